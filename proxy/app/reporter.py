@@ -1,0 +1,119 @@
+"""What the parts observe becomes metrics and log lines here, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from proxy.domain.quantities import Certainty
+from proxy.domain.states import State
+from proxy.domain.trip import Leg, Trip
+from proxy.gate import ANONYMOUS
+from proxy.observe.labels import Labels
+from proxy.observe.metrics import Metrics
+from proxy.observe.request_log import AttemptLine, RequestLine, RequestLog, ms, tokens_line
+
+_log = structlog.get_logger()
+_STORE_KINDS = {"timeout": "timeout", "closed": "connection", "connect": "connection", "script": "script"}
+
+
+class Reporter:
+    """Implements every observer protocol of the request path for one worker."""
+
+    def __init__(self, metrics: Metrics, labels: Labels, requests: RequestLog) -> None:
+        self._metrics = metrics
+        self._labels = labels
+        self._requests = requests
+
+    # ---- requests
+
+    def began(self) -> None:
+        self._metrics.requests_in_flight.inc()
+
+    def ended(self, trip: Trip) -> None:
+        metrics, labels = self._metrics, self._labels
+        metrics.requests_in_flight.dec()
+        endpoint, model = labels.endpoint(trip.endpoint), labels.model(trip.model)
+        client = labels.client(trip.client)
+        metrics.requests[endpoint, model, trip.status, client].inc()
+        if trip.code:
+            metrics.refusals[trip.code].inc()
+        if trip.legs:
+            metrics.duration[endpoint, model].observe(trip.total_s)
+            metrics.overhead[endpoint].observe(trip.overhead_s)
+            if trip.first_byte is not None:
+                metrics.time_to_first_byte[endpoint, model].observe(trip.first_byte - trip.started)
+        if trip.queued_s:
+            metrics.queue_wait.observe(trip.queued_s)
+        if self._requests.enabled:
+            self._requests.write(_line(trip))
+
+    def attempted(self, leg: Leg, model: str) -> None:
+        label = self._labels.model(model)
+        self._metrics.count_attempt(leg.key, label, leg.outcome)
+        usage = leg.usage
+        if usage is not None and usage.certainty is not Certainty.NOTHING:
+            self._metrics.count_tokens(leg.key, label, usage)
+
+    def retrying(self, leg: Leg) -> None:
+        self._metrics.retries[leg.outcome].inc()
+
+    def cooled(self, account: str, group: str, reason: str) -> None:
+        self._metrics.cooldowns[account, self._labels.model(group), reason].inc()
+
+    def served(self, model: str) -> None:
+        self._labels.upstream_served(model)
+
+    def stream_opened(self, change: int) -> None:
+        self._metrics.streams_open.inc(change)
+
+    # ---- admission and store
+
+    def reserved(self, result: str) -> None:
+        self._metrics.reservations[result].inc()
+
+    def line_length(self, change: int) -> None:
+        self._metrics.queue_length.inc(change)
+
+    def store_answered(self, seconds: float, items: int) -> None:  # noqa: ARG002 - items: for batch-size metrics
+        self._metrics.store.observe(seconds)
+
+    def store_failed(self, reason: str) -> None:
+        self._metrics.store_errors[_STORE_KINDS.get(reason, "other")].inc()
+
+    # ---- the pool
+
+    def state_changed(self, field: str, state: State, reason: str, details: Mapping[str, Any]) -> None:
+        if state is State.REMOVED:
+            self._metrics.keys_removed[reason].inc()
+        elif state is State.QUARANTINED:
+            self._metrics.keys_quarantined[reason].inc()
+        kind, _, name = field.partition("/")
+        what = "account" if kind == "a" else "key"
+        log = _log.info if state is State.ACTIVE else _log.warning
+        log(f"{what} is {state}", **{what: name}, reason=reason, **details)
+
+
+def _line(trip: Trip) -> RequestLine:
+    used = trip.legs[-1].usage if trip.legs else None
+    queued = 0.0
+    attempts = []
+    for leg in trip.legs:
+        attempts.append(AttemptLine(leg.key, leg.outcome, ms(leg.waited_s - queued), leg.status, ms(leg.took_s)))
+        queued = leg.waited_s
+    return RequestLine(
+        request_id=trip.id,
+        client=trip.client or ("anonymous" if trip.client == ANONYMOUS else ""),
+        endpoint=trip.endpoint or "-",
+        model=trip.model,
+        status=trip.status,
+        attempts=attempts,
+        tokens=tokens_line(used) if used is not None else None,
+        queue_ms=ms(trip.queued_s),
+        ttfb_ms=ms(trip.first_byte - trip.started) if trip.first_byte is not None else None,
+        total_ms=ms(trip.total_s),
+        overhead_ms=ms(trip.overhead_s),
+        source="client" if trip.cut and trip.status == 499 else trip.source,
+    )

@@ -1,0 +1,286 @@
+"""The supervisor: owns the sockets, the embedded store, the workers and the operators' listener. Serves no client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+import uvloop
+from aiohttp import web
+
+from proxy.app.control import Configure
+from proxy.app.crew import Crew
+from proxy.app.overview import Overview, Silent
+from proxy.ledger.clients import Clients
+from proxy.ledger.connection import Store, StoreError, StoreLost, connect, verify
+from proxy.ledger.embedded import EmbeddedValkey, StateDirBusy
+from proxy.ledger.ledger import Ledger, StoreUnavailable
+from proxy.ledger.runtime_dir import RuntimeDirUnsafe
+from proxy.ledger.valkey_process import EmbeddedFailed
+from proxy.observe import logs, shared_values
+from proxy.observe.redaction import Redactor
+from proxy.settings import RESTART_ONLY, Address, ConfigError, Settings, changed_sections, to_wire
+from proxy.web.operators import operators_app
+
+_log = structlog.get_logger()
+_LOOK_AT_FILES_S: Final = 1.0
+_STORE_COMES_UP_S: Final = 15.0
+_BACKLOG: Final = 4096
+
+
+class CannotStart(Exception):
+    """Why `quotapool serve` ends with exit code 2, in words for the person who started it."""
+
+
+class Supervisor:
+    """`load` reads the configuration again, for reloads."""
+
+    def __init__(self, settings: Settings, load: Callable[[], Settings]) -> None:
+        self.settings = settings
+        self._load = load
+        self._stop = asyncio.Event()
+        self._reload = asyncio.Event()
+        self._phase = "starting"
+        self._redactor = Redactor()
+        self._stack = contextlib.AsyncExitStack()
+        self._redis = ""
+        self._crew: Crew | None = None
+        self._overview: Overview | None = None
+        self._metrics_dir = Path()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises CannotStart."""
+        settings = self.settings
+        for key in settings.keys:
+            self._redactor.add(key.secret.get_secret_value())
+        log = logs.configure(settings.log.level, settings.log.format, self._redactor)
+        async with self._stack:
+            self._stack.callback(log.writer.flush)
+            listener = _bind("listen", settings.listen, self._stack)
+            operators = _bind("admin_listen", settings.admin_listen, self._stack)
+            _make_state_dir(settings.state_dir)
+            token = _admin_token(settings)
+            self._redactor.add(token)
+            store = await self._open_store()
+            await self._check_clients(store)
+            self._metrics_dir = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="quotapool-")))
+            shared_values.prepare(self._metrics_dir)
+            ledger = Ledger(store, settings.pool, patience_s=min(1.0, settings.store_patience), observer=Silent())
+            overview = self._overview = Overview(settings, ledger, self._metrics_dir)
+            await overview.begin()
+            crew = self._crew = Crew(
+                settings.workers, listener, self._metrics_dir, self._message(), overview.metrics.worker_restarts.inc
+            )
+            await self._open_operators(operators, token)
+            self._listen_to_signals()
+            await crew.start()
+            self._phase = ""
+            self._say_ready()
+            files = asyncio.create_task(self._watch_files())
+            while not self._stop.is_set():
+                await _first_of(self._stop, self._reload)
+                if self._reload.is_set() and not self._stop.is_set():
+                    self._reload.clear()
+                    await self._take_new_configuration()
+            files.cancel()
+            self._phase = "draining"
+            _log.info("draining", open_for_at_most_s=self.settings.drain_timeout)
+            listener.close()
+            await crew.drain(self.settings.drain_timeout)
+            _log.info("stopped")
+
+    # ---- start
+
+    def _message(self) -> Configure:
+        return Configure(to_wire(self.settings).decode(), self._redis, str(self._metrics_dir))
+
+    async def _open_store(self) -> Store:
+        settings = self.settings
+        if settings.redis is not None:
+            self._redis = settings.redis.get_secret_value()
+        else:
+            embedded = EmbeddedValkey(settings.state_dir, log=_log)
+            try:
+                self._redis = await embedded.start()
+            except (StateDirBusy, EmbeddedFailed, RuntimeDirUnsafe, OSError) as error:
+                raise CannotStart(str(error)) from error
+            self._stack.push_async_callback(embedded.stop)
+            watching = asyncio.create_task(embedded.watch())
+            self._stack.callback(watching.cancel)
+            if "KUBERNETES_SERVICE_HOST" in os.environ:
+                _log.warning(
+                    "no redis: is set, so this pod keeps budgets of its own; N pods would spend N times the budget",
+                    docs="docs/operations.md#store-not-shared",
+                )
+        store = connect(self._redis, ca_file=str(settings.ca_file) if settings.ca_file else None)
+        self._stack.push_async_callback(store.close)
+        deadline = time.monotonic() + _STORE_COMES_UP_S
+        while True:
+            try:
+                facts = await verify(store)
+            except StoreLost as lost:
+                if time.monotonic() > deadline:
+                    raise CannotStart(f"redis: {store.describe()} does not answer ({lost.reason})") from lost
+                await asyncio.sleep(0.2)
+                continue
+            except StoreError as unfit:
+                raise CannotStart(f"redis: {unfit}") from unfit
+            _log.info("store", at=store.describe(), server=facts.name, version=facts.version)
+            return store
+
+    async def _check_clients(self, store: Store) -> None:
+        problem = self.settings.bind_problem()
+        if problem is not None and not await Clients(store, self.settings.pool).all():
+            raise CannotStart(problem)
+
+    async def _open_operators(self, listener: socket.socket, token: str) -> None:
+        overview = self._overview
+        if overview is None:
+            return
+
+        async def metrics() -> tuple[bytes, str]:
+            overview.metrics.workers.set(self._crew.alive if self._crew else 0)
+            return await overview.page()
+
+        def ready() -> str:
+            return self._phase or ("" if self._crew and self._crew.alive else "no worker is alive")
+
+        runner = web.AppRunner(
+            operators_app(token=token, metrics=metrics, ready=ready, keys=overview.rows), access_log=None
+        )
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        await web.SockSite(runner, listener).start()
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_signal_handler(signal.SIGINT, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+
+    def _say_ready(self) -> None:
+        s = self.settings
+        for warning in s.warnings:
+            _log.warning(warning)
+        _log.info(
+            "ready",
+            base_url=f"http://{s.listen}/v1",
+            metrics=f"http://{s.admin_listen}/metrics",
+            keys=len(s.keys),
+            accounts=len({key.account for key in s.keys}),
+            workers=s.workers,
+        )
+
+    # ---- reload
+
+    async def _watch_files(self) -> None:
+        """Kubernetes swaps symlinks, editors replace files: what counts is what the path leads to now."""
+        seen = _stamps(self.settings.files)
+        while True:
+            await asyncio.sleep(_LOOK_AT_FILES_S)
+            now = _stamps(self.settings.files)
+            if now != seen:
+                seen = now
+                self._reload.set()
+
+    async def _take_new_configuration(self) -> None:
+        if self._overview is None or self._crew is None:
+            return
+        try:
+            new = self._load()
+        except ConfigError as error:
+            self._overview.metrics.config_reloads["refused"].inc()
+            _log.error("the new configuration is refused, the old one stays", problem=str(error))
+            return
+        changed = changed_sections(self.settings, new)
+        waiting = sorted(changed & RESTART_ONLY)
+        self.settings = new
+        for key in new.keys:
+            self._redactor.add(key.secret.get_secret_value())
+        self._overview.reload(new)
+        try:
+            await self._overview.start_changed_keys_anew()
+        except StoreUnavailable:
+            _log.warning("the store is away; keys whose secret changed start anew when it is back")
+        await self._crew.reload(self._message())
+        self._overview.metrics.config_reloads["ok"].inc()
+        _log.info("configuration reloaded", changed=sorted(changed), after_restart=waiting)
+
+
+def _bind(option: str, address: Address, stack: contextlib.AsyncExitStack) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    stack.callback(sock.close)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((address.host, address.port))
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise CannotStart(f"{option}: cannot listen on {address}: {why}. Is another process using it?") from error
+    sock.setblocking(False)
+    return sock
+
+
+def _make_state_dir(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotStart(f"state_dir: cannot create {path}: {error.strerror}") from error
+
+
+def _admin_token(settings: Settings) -> str:
+    """The configured one, else the one made at first start, readable by its owner only."""
+    if settings.admin_token is not None:
+        return settings.admin_token.get_secret_value()
+    path = settings.state_dir / "admin-token"
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if token := path.read_text(encoding="ascii").strip():
+                return token
+        token = secrets.token_urlsafe(32)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(token + "\n")
+    except OSError as error:
+        raise CannotStart(f"state_dir: cannot keep the admin token in {path}: {error.strerror}") from error
+    return token
+
+
+def _stamps(files: tuple[Path, ...]) -> list[tuple[str, int, int, int]]:
+    stamps = []
+    for file in files:
+        with contextlib.suppress(OSError):
+            found = file.stat()
+            stamps.append((str(file), found.st_ino, found.st_mtime_ns, found.st_size))
+    return stamps
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    tasks = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def serve(settings: Settings, load: Callable[[], Settings]) -> int:
+    """Run until told to stop; the process's exit code."""
+    try:
+        uvloop.run(Supervisor(settings, load).run())
+    except CannotStart as error:
+        sys.stderr.write(f"quotapool: {error}\n")
+        return 2
+    return 0

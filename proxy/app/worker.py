@@ -1,0 +1,245 @@
+"""One worker process: accepts clients on the inherited socket, serves them, and obeys the supervisor's pipe.
+
+Started as `python -m proxy.app.worker SLOT CONTROL_FD LISTEN_FD`; everything else comes over the pipe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+import ssl
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import structlog
+import uvloop
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from proxy.admission import Admission
+from proxy.app.control import Channel, Configure, Drain, Ready
+from proxy.app.keyring import keyring
+from proxy.app.reporter import Reporter
+from proxy.gate import Gate
+from proxy.ledger.clients import Clients
+from proxy.ledger.connection import StoreError, connect
+from proxy.ledger.ledger import Ledger
+from proxy.observe import logs, shared_values
+from proxy.observe.labels import Labels
+from proxy.observe.metrics import Metrics
+from proxy.observe.redaction import Redactor
+from proxy.openai import endpoints
+from proxy.pipeline import Pipeline
+from proxy.roster import Roster
+from proxy.settings import Settings, from_wire
+from proxy.upstream.credentials import Credentials
+from proxy.upstream.http import AiohttpUpstream, Timeouts
+from proxy.web.handlers import ClientHandler
+
+_log = structlog.get_logger()
+_LOOK_S: Final = 1.0  # an idle worker looks at the pool's version this often
+_IDLE_GRACE_S: Final = 1.0  # while draining, idle connections may bring one more request for this long
+_KEEP_ALIVE_S: Final = 75.0
+_LAG_S: Final = 0.5
+
+
+class Worker:
+    """All parts of one worker, built from one configuration."""
+
+    def __init__(self, slot: str, first: Configure) -> None:
+        self.settings = from_wire(first.settings.encode())
+        self.redactor = Redactor()
+        self._know_secrets(self.settings, first.redis)
+        shared_values.install(Path(first.metrics_dir), slot)
+        log = self.settings.log
+        self.logs = logs.configure(log.level, log.format, self.redactor, context={"worker": slot})
+        self.metrics = Metrics(CollectorRegistry())
+        self.labels = Labels(endpoints=(*endpoints.NAMES, endpoints.OTHER))
+        self.reporter = Reporter(self.metrics, self.labels, self.logs.requests)
+        self.store = connect(first.redis, ca_file=str(self.settings.ca_file) if self.settings.ca_file else None)
+        self.ledger = Ledger(
+            self.store,
+            self.settings.pool,
+            patience_s=self.settings.store_patience,
+            observer=self.reporter,
+            on_version=self._version_moved,
+        )
+        keys, secrets = keyring(self.settings)
+        self.roster = Roster(self.ledger, self.settings, keys, self.reporter)
+        self.clients = Clients(self.store, self.settings.pool)
+        self._client_hashes: dict[str, str] = {}
+        self.gate = Gate()
+        self.admission = Admission(
+            self.roster, self.ledger, max_waiting=self.settings.queue.max_waiting, observer=self.reporter
+        )
+        self.upstream = _upstream(self.settings)
+        self.pipeline = Pipeline(
+            self.settings,
+            gate=self.gate,
+            roster=self.roster,
+            admission=self.admission,
+            ledger=self.ledger,
+            upstream=self.upstream,
+            credentials=Credentials(secrets),
+            observer=self.reporter,
+            clean=self.redactor.clean_bytes,
+        )
+        self.handler = ClientHandler(self.pipeline, self.reporter)
+        self._refreshing: asyncio.Task[None] | None = None
+        self._configure_gate()
+
+    def _know_secrets(self, settings: Settings, redis: str) -> None:
+        for key in settings.keys:
+            self.redactor.add(key.secret.get_secret_value())
+        if settings.admin_token is not None:
+            self.redactor.add(settings.admin_token.get_secret_value())
+        if "@" in redis:
+            self.redactor.add(redis.partition("://")[2].rpartition("@")[0].rpartition(":")[2])
+
+    def _configure_gate(self) -> None:
+        written = {client.key_hash: client.id for client in self.settings.clients}
+        clients = {**self._client_hashes, **written}
+        self.gate.configure(
+            clients=clients,
+            hosts=self.settings.allowed_hosts,
+            origins=self.settings.allowed_origins,
+            allow_anonymous=self.settings.allow_anonymous,
+        )
+        limits = self.settings.limits.models
+        groups = [name for group, members in self.settings.groups.items() for name in (group, *members)]
+        self.labels.configure(models=(*self.settings.metrics.models, *limits, *groups), clients=clients.values())
+
+    def _version_moved(self) -> None:
+        self.roster.version_moved()
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.get_running_loop().create_task(self._refresh_clients())
+
+    async def _refresh_clients(self) -> None:
+        with contextlib.suppress(StoreError):  # the next look tries again
+            records = await self.clients.all()
+            hashes = {record.hash: name for name, record in records.items()}
+            if hashes != self._client_hashes:
+                self._client_hashes = hashes
+                self._configure_gate()
+
+    async def start(self) -> None:
+        """Know the pool before the first client is let in. Raises StoreUnavailable."""
+        await self.roster.refresh()
+        await self._refresh_clients()
+
+    async def reload(self, settings: Settings) -> None:
+        """Take over a new configuration; requests under way end with the old one."""
+        old, self.settings = self.settings, settings
+        self._know_secrets(settings, "")
+        keys, secrets = keyring(settings)
+        self.pipeline.settings, self.pipeline.credentials = settings, Credentials(secrets)
+        self.roster.reload(settings, keys)
+        self.admission.max_waiting = settings.queue.max_waiting
+        if (old.upstream, old.timeouts) != (settings.upstream, settings.timeouts):
+            replaced = self.upstream
+            self.upstream = self.pipeline.upstream = _upstream(settings)
+            asyncio.get_running_loop().call_later(settings.timeouts.first_byte, lambda: _close_later(replaced))
+        self._configure_gate()
+        await self.roster.refresh()
+
+    async def look(self) -> None:
+        """While idle no batch brings the version, so look for it; and measure how late our timers fire."""
+        while True:
+            due = time.monotonic() + _LAG_S
+            await asyncio.sleep(_LAG_S)
+            self.metrics.event_loop_lag.set(max(0.0, time.monotonic() - due))
+            await self.ledger.look()
+
+    async def close(self) -> None:
+        await self.ledger.flush()
+        await self.upstream.close()
+        await self.store.close()
+        self.logs.writer.flush()
+
+
+def _upstream(settings: Settings) -> AiohttpUpstream:
+    t = settings.timeouts
+    tls = ssl.create_default_context(cafile=str(settings.ca_file)) if settings.ca_file else None
+    return AiohttpUpstream(settings.upstream, Timeouts(t.connect, t.first_byte, t.between_bytes), tls=tls)
+
+
+_closing: set[asyncio.Task[None]] = set()
+
+
+def _close_later(upstream: AiohttpUpstream) -> None:
+    task = asyncio.get_running_loop().create_task(upstream.close())
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
+
+
+async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> None:
+    channel = await Channel.over(control)
+    first = await channel.receive()
+    if not isinstance(first, Configure):
+        return
+    worker = Worker(slot, first)
+    await worker.start()
+    server = web.Server(worker.handler, access_log=None, keepalive_timeout=_KEEP_ALIVE_S, max_field_size=65_536,
+                        max_line_size=65_536, auto_decompress=False, handler_cancellation=True)  # fmt: skip
+    runner = web.ServerRunner(server)
+    await runner.setup()
+    site = web.SockSite(runner, listener, backlog=4096)
+    await site.start()
+    # What was built so far lives as long as the process: keep the collector from walking it again and again.
+    gc.collect()
+    gc.freeze()
+    looking = asyncio.create_task(worker.look())
+    await channel.send(Ready())
+    patience = worker.settings.drain_timeout
+    while True:
+        message = await channel.receive()
+        if isinstance(message, Configure):
+            await worker.reload(from_wire(message.settings.encode()))
+            with contextlib.suppress(ConnectionError):
+                await channel.send(Ready())
+            continue
+        if isinstance(message, Drain):
+            patience = message.seconds
+        break
+    looking.cancel()
+    await _drain(worker, site, server, patience)
+    await runner.cleanup()
+    await worker.close()
+
+
+async def _drain(worker: Worker, site: web.SockSite, server: web.Server, patience_s: float) -> None:
+    """Stop accepting; let connections that are open bring and finish what they have."""
+    deadline = time.monotonic() + patience_s
+    grace = time.monotonic() + min(_IDLE_GRACE_S, patience_s / 2)
+    worker.handler.draining = True
+    if site._server is not None:  # noqa: SLF001 - stop() would close idle connections at once, under their requests
+        site._server.close()  # noqa: SLF001
+    while time.monotonic() < deadline:
+        busy = worker.handler.open > 0
+        if not busy and (time.monotonic() > grace or not server.connections):
+            break
+        await asyncio.sleep(0.02)
+    if worker.handler.open:
+        _log.warning("requests cut at the end of drain_timeout", open=worker.handler.open)
+
+
+def main(arguments: list[str]) -> None:
+    """`SLOT CONTROL_FD LISTEN_FD`."""
+    slot, control_fd, listen_fd = arguments[0], int(arguments[1]), int(arguments[2])
+    # The supervisor decides when to stop: a Ctrl-C in the terminal reaches the whole process group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    control, listener = socket.socket(fileno=control_fd), socket.socket(fileno=listen_fd)
+    control.setblocking(False)
+    listener.setblocking(False)
+    uvloop.run(_serve(slot, control, listener))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,73 @@
+"""`quotapool clients`: make, list and revoke client keys in the store."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from proxy.cli.attach import run_with_store
+from proxy.gate import digest
+from proxy.ledger.clients import Clients, new_key
+from proxy.ledger.connection import Store
+from proxy.settings import Settings
+from proxy.settings.model import SHORTEST_CLIENT_KEY
+
+
+def add(settings: Settings, name: str, given: str | None) -> int:
+    """Exit code 0, or 2 where the name is taken or the token too short."""
+    key = given or new_key()
+    if len(key) < SHORTEST_CLIENT_KEY:
+        return _fail(f"a client key needs at least {SHORTEST_CLIENT_KEY} characters")
+    if any(key == upstream.secret.get_secret_value() for upstream in settings.keys):
+        return _fail("that is a key of the pool; clients must not hold one")
+    if any(client.id == name for client in settings.clients):
+        return _fail(f"a client {name!r} stands in the configuration")
+
+    async def command(store: Store) -> int:
+        if not await Clients(store, settings.pool).add(name, digest(key)):
+            return _fail(f"a client {name!r} exists; revoke it first")
+        print(f"# client {name}: this is shown once, only its SHA-256 is kept")
+        print(f"export OPENAI_BASE_URL=http://{settings.listen}/v1")
+        print(f"export OPENAI_API_KEY={key if given is None else '<the token you gave>'}")
+        return 0
+
+    return run_with_store(settings, command)
+
+
+def show(settings: Settings, *, as_json: bool) -> int:
+    async def command(store: Store) -> int:
+        stored = await Clients(store, settings.pool).all()
+        rows: list[dict[str, str]] = [
+            {"id": name, "from": "store", "added": f"{datetime.fromtimestamp(record.added, UTC):%Y-%m-%d %H:%M} UTC"}
+            for name, record in sorted(stored.items())
+        ]
+        rows += [{"id": client.id, "from": "config", "added": ""} for client in settings.clients]
+        if as_json:
+            print(msgspec.json.encode({"clients": rows}).decode())
+            return 0
+        table = Table("client", "from", "added")
+        for row in rows:
+            table.add_row(row["id"], row["from"], row["added"])
+        Console().print(table if rows else "no clients: whoever reaches the port on this machine may call")
+        return 0
+
+    return run_with_store(settings, command)
+
+
+def revoke(settings: Settings, name: str) -> int:
+    async def command(store: Store) -> int:
+        if not await Clients(store, settings.pool).revoke(name):
+            return _fail(f"no client {name!r} in the store")
+        print(f"client {name} revoked")
+        return 0
+
+    return run_with_store(settings, command)
+
+
+def _fail(message: str) -> int:
+    sys.stderr.write(f"quotapool: {message}\n")
+    return 2

@@ -1,0 +1,177 @@
+"""The pool as one process sees it: accounts, their keys, who is usable, and whom to ask first.
+
+Pure: time and randomness are arguments. The store has the last word on budgets and states; this view only
+orders the candidates, so that the first one asked is nearly always the one that grants. No call here costs
+more with more keys, but for `replace` and `apply_states`, which run when the pool changes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from proxy.domain.states import RESTING, Record, State
+
+CANDIDATES = 8  # how many accounts one reserve may name
+_MODEL_REST_S = 300.0  # how long an account that lacks a model is not asked for it again
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One upstream key without its secret. `fingerprint` identifies the secret, and reveals nothing of it."""
+
+    id: str
+    account: str
+    fingerprint: str
+
+
+@dataclass(slots=True)
+class Account:
+    """Keys that share budgets, credit and stored objects, and what we last heard of its head-room."""
+
+    id: str
+    keys: list[Key]
+    usable: list[Key] = field(default_factory=list)
+    resting: list[tuple[float, Key]] = field(default_factory=list)  # (from when one request may try it again, key)
+    turn: int = 0
+    headroom: dict[str, float] = field(default_factory=dict)  # model group -> 0..1
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when any secret of the account does."""
+        return "+".join(sorted(k.fingerprint for k in self.keys))
+
+    def next_key(self) -> Key:
+        self.turn = (self.turn + 1) % len(self.usable)
+        return self.usable[self.turn]
+
+
+class Pool:
+    """Accounts by id, and the list of those that can be picked."""
+
+    def __init__(self, keys: Iterable[Key] = ()) -> None:
+        self.accounts: dict[str, Account] = {}
+        self.keys: dict[str, Key] = {}
+        self.records: dict[str, Record] = {}
+        self._pickable: list[Account] = []
+        self._resting: list[Account] = []
+        self._lacking: dict[tuple[str, str], float] = {}
+        self.replace(keys)
+
+    def __repr__(self) -> str:
+        return f"<Pool accounts={len(self.accounts)} pickable={len(self._pickable)} resting={len(self._resting)}>"
+
+    def replace(self, keys: Iterable[Key]) -> None:
+        """Take a new set of keys; what is known of accounts that stay is kept."""
+        accounts: dict[str, Account] = {}
+        self.keys = {}
+        for key in keys:
+            self.keys[key.id] = key
+            account = accounts.get(key.account)
+            if account is None:
+                known = self.accounts.get(key.account)
+                account = accounts[key.account] = Account(key.account, [])
+                if known is not None:
+                    account.headroom = known.headroom
+            account.keys.append(key)
+        self.accounts = accounts
+        self.apply_states(self.records)
+
+    def apply_states(self, records: Mapping[str, Record]) -> None:
+        """Sort accounts into pickable, resting and out, after what the store says."""
+        self.records = dict(records)
+        self._pickable, self._resting = [], []
+        for account in self.accounts.values():
+            of_account = self._record(f"a/{account.id}", account.fingerprint)
+            account.usable, account.resting = [], []
+            for key in account.keys:
+                record = of_account or self._record(f"k/{key.id}", key.fingerprint)
+                if record is None:
+                    account.usable.append(key)
+                elif record.state in RESTING:
+                    account.resting.append((record.until, key))
+            if account.usable:
+                self._pickable.append(account)
+            if account.resting:
+                self._resting.append(account)
+
+    def _record(self, name: str, fingerprint: str) -> Record | None:
+        record = self.records.get(name)
+        if record is None or (record.fingerprint and record.fingerprint != fingerprint):
+            return None
+        return record
+
+    def record_of(self, key: Key) -> Record | None:
+        """Why this key is out, its account's reason first; None if it is active."""
+        account = self.accounts[key.account]
+        return self._record(f"a/{account.id}", account.fingerprint) or self._record(f"k/{key.id}", key.fingerprint)
+
+    def state_of(self, key: Key) -> State:
+        record = self.record_of(key)
+        return record.state if record else State.ACTIVE
+
+    def lacks(self, account: str, model: str, now: float) -> None:
+        """Remember that upstream said this account has no access to this model."""
+        if len(self._lacking) > 10_000:
+            self._lacking.clear()
+        self._lacking[account, model] = now + _MODEL_REST_S
+
+    def heard(self, account: str, group: str, headroom: float) -> None:
+        """Remember the emptiest bucket's level, as a share of its depth, after a grant or an answer."""
+        known = self.accounts.get(account)
+        if known is not None:
+            if len(known.headroom) > 1_000:
+                known.headroom.clear()
+            known.headroom[group] = headroom
+
+    def pick(
+        self,
+        group: str,
+        model: str,
+        *,
+        now: float,
+        rng: random.Random,
+        exclude: Iterable[str] = (),
+        may_try_resting: bool = False,
+        prefer: Iterable[str] = (),
+    ) -> list[Key]:
+        """An ordered handful of keys, one an account: a resting one whose time has come, then those of `prefer`
+        (accounts the store named as ready), then random ones by head-room."""
+        pickable = self._pickable
+        if len(pickable) <= CANDIDATES:
+            chosen = pickable.copy()
+            rng.shuffle(chosen)
+        else:
+            chosen = [pickable[rng.randrange(len(pickable))] for _ in range(CANDIDATES)]
+        chosen.sort(key=lambda account: -account.headroom.get(group, 1.0))
+        named = [a for name in prefer if (a := self.accounts.get(name)) is not None and a.usable]
+        seen = set(exclude)
+        picked: list[Key] = []
+        if may_try_resting and self._resting:
+            account = self._resting[rng.randrange(len(self._resting))]
+            until, key = min(account.resting, key=lambda pair: pair[0])
+            if until <= now and account.id not in seen:
+                picked.append(key)
+        for account in (*named, *chosen):
+            if account.id in seen or (self._lacking and self._lacking.get((account.id, model), 0.0) > now):
+                continue
+            seen.add(account.id)
+            picked.append(account.next_key())
+        return picked[:CANDIDATES]
+
+    @property
+    def size(self) -> int:
+        return len(self._pickable)
+
+    def why_empty(self) -> str:
+        """With nothing pickable: `money`, `spend_limit`, `dead` or `suspect`, whichever helps the caller most.
+
+        A pool with one account that will come back is not dead, so money outranks death.
+        """
+        reasons = [r for k in self.keys.values() if (r := self.record_of(k)) is not None]
+        money = [r for r in reasons if r.state is State.QUARANTINED]
+        if money:
+            limits = all("limit" in r.reason for r in money)
+            return "spend_limit" if limits else "money"
+        return "suspect" if any(r.state is State.SUSPECT for r in reasons) else "dead"

@@ -1,0 +1,87 @@
+"""What is counted, and what it is counted against: dimensions, costs, limits, usage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Dimension(StrEnum):
+    """One way in which OpenAI limits a (account, model group)."""
+
+    RPM = "rpm"  # requests per minute
+    TPM = "tpm"  # tokens per minute
+    RPD = "rpd"  # requests per day
+    TPD = "tpd"  # tokens per day
+    IPM = "ipm"  # images per minute
+
+
+PERIOD_S: Final[dict[Dimension, float]] = {
+    Dimension.RPM: 60.0,
+    Dimension.TPM: 60.0,
+    Dimension.RPD: 86_400.0,
+    Dimension.TPD: 86_400.0,
+    Dimension.IPM: 60.0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one request takes: `requests`, `tokens` (as OpenAI's limiter counts them) and `images`."""
+
+    requests: int = 1
+    tokens: int = 0
+    images: int = 0
+
+    def of(self, dimension: Dimension) -> int:
+        if dimension is Dimension.TPM or dimension is Dimension.TPD:
+            return self.tokens
+        if dimension is Dimension.IPM:
+            return self.images
+        return self.requests
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Budgets of one (account, model group), per dimension; None means nobody wrote one."""
+
+    rpm: float | None = None
+    tpm: float | None = None
+    rpd: float | None = None
+    tpd: float | None = None
+    ipm: float | None = None
+
+    def of(self, dimension: Dimension) -> float | None:
+        value: float | None = getattr(self, dimension.value)
+        return value
+
+    def over(self, other: Limits) -> Limits:
+        """These limits where written, `other`'s elsewhere."""
+        return Limits(*(mine if (mine := self.of(d)) is not None else other.of(d) for d in Dimension))
+
+
+class Certainty(StrEnum):
+    """How well we know what a call used. Only NOTHING and EXACT may give tokens back."""
+
+    NOTHING = "nothing"  # upstream did no work for this call
+    AT_LEAST = "at_least"  # the answer was cut: this much was seen, there may be more
+    EXACT = "exact"  # upstream said so
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call. `cached_prompt` is a part of `prompt`, `reasoning` a part of `completion`."""
+
+    certainty: Certainty
+    prompt: int = 0
+    completion: int = 0
+    cached_prompt: int = 0
+    reasoning: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.prompt + self.completion
+
+
+NOTHING: Final = Usage(Certainty.NOTHING)

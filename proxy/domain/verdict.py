@@ -1,0 +1,60 @@
+"""What one upstream answer says, and about whom.
+
+`openai/classify.py` produces verdicts; `domain/retry.py` turns them into the next step of a request;
+`domain/pool.py` turns them into key states. The kinds follow the classes of `docs/keys.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    OK = "ok"
+    WAIT = "wait"  # rate limit: cool (account, model group) until `retry_after_s`
+    SLOW_DOWN = "slow_down"  # traffic grew too fast: wait and ramp
+    TOO_LARGE = "too_large"  # this one request exceeds the account's whole budget
+    MONEY = "money"  # out of credit or at a spend limit: quarantine, may come back
+    DEAD = "dead"  # invalid, revoked, deactivated, terminated: removed until a person acts
+    SUSPECT = "suspect"  # ambiguous 401/403: not proof of death
+    MODEL = "model"  # this model or feature is not for this account; another may have it
+    EGRESS = "egress"  # our network or region: every key fails alike, nobody is to blame
+    HEADER = "header"  # organisation/project headers do not match the key: our configuration
+    REQUEST = "request"  # the caller's fault: goes back unchanged, no other key, never counted
+    STATE = "state"  # the object lives in another account
+    SERVICE = "service"  # OpenAI is failing or overloaded: back off, the key is fine
+
+
+class Scope(StrEnum):
+    """What a MONEY or DEAD verdict is about. ACCOUNT takes the sibling keys with it."""
+
+    KEY = "key"
+    ACCOUNT = "account"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One answer, understood.
+
+    `reason` is a stable machine word for metrics, events and `check` (upstream's code where it has one);
+    `message` is upstream's text with secrets redacted, cut to 300 characters, for people;
+    `retry_after_s` is seconds from the answer, None where upstream gave none;
+    `dimension` is one of "requests", "tokens", "images" or "" where the answer names none;
+    `daily` is true for RPD/TPD messages; `limit` is the number the message names;
+    `shared_group` is X of upstream's "(for limit X)", "" where absent.
+    """
+
+    kind: Kind
+    reason: str = ""
+    scope: Scope = Scope.NONE
+    message: str = ""
+    retry_after_s: float | None = None
+    dimension: str = ""
+    daily: bool = False
+    limit: int | None = None
+    shared_group: str = ""
+
+
+OK = Verdict(Kind.OK)

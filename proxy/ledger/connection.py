@@ -1,0 +1,298 @@
+"""One connection to the store, whatever its kind: deadlines, no hidden retries, errors that say what was sent.
+
+Two promises, and why redis-py's defaults do not give them:
+
+- A command is sent at most once. redis-py repeats a command whose answer was lost, ten times by default; a
+  repeated reserve would charge twice, so retries are off and `StoreLost.sent` leaves the decision to the caller.
+- A call ends within `timeout_s`, connecting included. A connection that timed out is closed, never reused: a
+  late answer must not become the answer to the next question.
+
+RESP2 is chosen on purpose. Under RESP3 redis-py switches on maintenance notifications, which stretch timeouts
+and stop the pool from noticing that the server closed an idle connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final, TypeVar, cast
+
+from redis import exceptions as wire
+from redis.asyncio import Connection, ConnectionPool, Redis, RedisCluster, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+
+from proxy.ledger.address import Address, Kind, Login, parse
+
+MAX_CONNECTIONS: Final = 64
+
+Argument = bytes | str | int | float
+T = TypeVar("T")
+
+# redis-py's cluster errors are no RedisErrors; built-in TimeoutError, of our deadlines, is an OSError.
+_WIRE_ERRORS: Final = (wire.RedisError, wire.RedisClusterException, OSError)
+
+
+class StoreError(Exception):
+    """Anything the store did not do as asked."""
+
+
+class StoreLost(StoreError):
+    """The store cannot be used now. `reason` is a stable word for metrics, `detail` is for people.
+
+    `sent` is False only where the command certainly had no effect: nothing was written to a socket, or the
+    server said that it did not run it. True means "perhaps it ran".
+    """
+
+    def __init__(self, reason: str, *, sent: bool, detail: str = "") -> None:
+        super().__init__(f"the store is lost ({reason}): {detail}" if detail else f"the store is lost ({reason})")
+        self.reason = reason
+        self.sent = sent
+        self.detail = detail
+
+
+class StoreUnfit(StoreError):
+    """The store answers but must not be used as it is set up; the message says what to change."""
+
+
+class StoreRefused(StoreError):
+    """The server rejected a command for what it says: a bug in a script or in its caller."""
+
+
+# First word of an error reply that means "not run, because of the server's condition" -> reason.
+# In a script the same words come from its first write, so nothing of the script has taken effect either.
+_NOT_RUN: Final = {
+    "LOADING": "loading",
+    "READONLY": "read_only",
+    "MASTERDOWN": "read_only",
+    "OOM": "out_of_memory",
+    "MISCONF": "disk",
+    "BUSY": "busy",
+    "NOREPLICAS": "replicas",
+    "CLUSTERDOWN": "cluster_down",
+    "TRYAGAIN": "cluster_down",
+    "NOAUTH": "login",
+    "WRONGPASS": "login",
+}
+
+
+class Script:
+    """A Lua script `lua/<name>.lua`: its text, and the SHA-1 by which servers know it."""
+
+    def __init__(self, name: str, text: bytes | None = None) -> None:
+        if text is None:
+            text = (resources.files("proxy.ledger") / "lua" / f"{name}.lua").read_bytes()
+        self.name = name
+        self.text = text
+        self.sha1 = hashlib.sha1(text, usedforsecurity=False).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"Script({self.name!r}, sha1={self.sha1[:8]})"
+
+
+class Store:
+    """The store of one process. `client` serves ordinary commands, through `guard`."""
+
+    def __init__(
+        self, client: Redis | RedisCluster, address: Address, timeout_s: float, sentinel: Sentinel | None = None
+    ) -> None:
+        self.client = client
+        self.timeout_s = timeout_s
+        self._address = address
+        self._sentinel = sentinel
+
+    def describe(self) -> str:
+        """Where it is, without credentials."""
+        return self._address.describe()
+
+    async def evalsha_batch(self, script: Script, key: bytes | str, *args: bytes | str) -> bytes:
+        """`evalsha` with one key, for a script that answers one string."""
+        return cast("bytes", await self.evalsha(script, (key,), args))
+
+    async def evalsha(self, script: Script, keys: Sequence[bytes | str], args: Sequence[Argument]) -> Any:
+        """Run `script` with KEYS = `keys` (at least one, all of one slot) and ARGV = `args`.
+
+        A server that does not know the script (restarted, failed over) gets its text with the second try,
+        which is safe: NOSCRIPT means that it did not run. Raises StoreLost, StoreRefused.
+        """
+        try:
+            return await self._once("EVALSHA", script.sha1, len(keys), *keys, *args)
+        except wire.NoScriptError:
+            pass
+        return await self._once("EVAL", script.text, len(keys), *keys, *args)
+
+    async def guard(self, call: Awaitable[T]) -> T:
+        """The answer of one of `client`'s commands. Raises StoreLost, StoreRefused instead of redis-py's errors."""
+        try:
+            return await call
+        except _WIRE_ERRORS as error:
+            raise _ours(error, sent=True) from error
+
+    async def ping(self) -> None:
+        """Ask for a sign of life; also the way to find a lost store again, so it may take longer.
+
+        Where a Sentinel or a cluster's node is silent, the next one is asked only after `timeout_s`; a
+        command's own deadline would end before. Raises StoreLost.
+        """
+        try:
+            async with asyncio.timeout(self.timeout_s * (2 + len(self._address.hosts))):
+                await self.client.execute_command("PING")
+        except _WIRE_ERRORS as error:
+            raise _ours(error, sent=False) from error
+
+    async def close(self) -> None:
+        await self.client.aclose()
+        if self._sentinel is not None:
+            await self._sentinel.aclose()
+
+    async def _once(self, *command: Argument) -> Any:
+        if isinstance(self.client, RedisCluster):
+            return await self._once_in_cluster(self.client, *command)
+        sent = False
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                pool = self.client.connection_pool
+                connection = await pool.get_connection()  # type: ignore[no-untyped-call] # redis-py has no hints here
+                try:
+                    sent = True  # before the call: a write that fails half-way may have arrived
+                    await connection.send_command(*command)
+                    return await connection.read_response()
+                finally:
+                    await pool.release(connection)
+        except _WIRE_ERRORS as error:
+            raise _ours(error, sent=sent) from error
+
+    async def _once_in_cluster(self, client: RedisCluster, *command: Argument) -> Any:
+        sent = False
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await client.initialize()  # learns which node holds which slot; free when that is known
+                sent = True
+                return await client.execute_command(*command)
+        except _WIRE_ERRORS as error:
+            raise _ours(error, sent=sent) from error
+
+
+def connect(url: str, *, timeout_s: float = 0.25, ca_file: str | None = None) -> Store:
+    """The store that `url` names (kinds and options: `address.py`). Connects at the first command.
+
+    `timeout_s` bounds a whole call in seconds. Raises ValueError for a URL that cannot be understood.
+    """
+    address = parse(url, ca_file=ca_file)
+    timing: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    common: dict[str, Any] = timing | {
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+        "protocol": 2,
+        "driver_info": None,  # no CLIENT SETINFO: two round trips fewer for each new connection
+        "client_name": address.client_name,
+        "max_connections": MAX_CONNECTIONS,
+    }
+    login, tls = _login(address.login), _tls(address)
+    if address.kind is Kind.CLUSTER:
+        nodes = [ClusterNode(host, port) for host, port in address.hosts]
+        cluster = RedisCluster(startup_nodes=nodes, ssl=address.tls is not None, **common, **login, **tls)
+        return Store(cluster, address, timeout_s)
+    if address.kind is Kind.SENTINEL:
+        sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis-py has no hints here
+            address.hosts,
+            sentinel_kwargs=common | _login(address.sentinel_login) | {"ssl": address.tls is not None} | tls,
+            **common,
+        )
+        master = sentinel.master_for(address.master, db=address.db, ssl=address.tls is not None, **login, **tls)
+        return Store(master, address, timeout_s, sentinel)
+    if address.kind is Kind.UNIX:
+        pool = ConnectionPool(UnixDomainSocketConnection, path=address.path, db=address.db, **common, **login)
+    else:
+        ((host, port),) = address.hosts
+        transport = SSLConnection if address.tls else Connection
+        pool = ConnectionPool(transport, host=host, port=port, db=address.db, **common, **login, **tls)
+    return Store(Redis.from_pool(pool), address, timeout_s)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFacts:
+    """What `verify` learnt. `eviction` is "" and `max_memory_bytes` 0 where the server does not tell."""
+
+    name: str
+    version: str
+    eviction: str
+    max_memory_bytes: int
+
+
+async def verify(store: Store) -> StoreFacts:
+    """Refuse a store that would forget budgets, or could not run the scripts. Raises StoreUnfit, StoreLost.
+
+    Reads INFO alone: managed services forbid CONFIG. In a cluster every primary is looked at.
+    """
+    facts = [_fit(info, store.describe()) for info in await _info_of_each_primary(store)]
+    return facts[0]
+
+
+async def _info_of_each_primary(store: Store) -> list[dict[str, Any]]:
+    client = store.client
+    if not isinstance(client, RedisCluster):
+        return [await store.guard(client.info())]
+    await store.guard(client.initialize())
+    return [await store.guard(client.info(target_nodes=node)) for node in client.get_primaries()]
+
+
+def _fit(info: dict[str, Any], where: str) -> StoreFacts:
+    name = str(info.get("server_name") or ("valkey" if "valkey_version" in info else "redis"))
+    version = str(info.get("valkey_version") or info.get("redis_version") or "")
+    eviction = str(info.get("maxmemory_policy") or "")
+    if eviction not in {"", "noeviction"}:
+        raise StoreUnfit(
+            f"{where} may throw away budgets when memory is short (maxmemory-policy is {eviction}). "
+            "Set maxmemory-policy to noeviction there, or use another server for the pool."
+        )
+    if info.get("role") == "slave":
+        raise StoreUnfit(f"{where} is a replica and takes no writes. Name its primary, or use redis+sentinel://.")
+    # The scripts read the server's clock and then write; before Redis 5 a script may not do both.
+    if int(str(info.get("redis_version") or "5").partition(".")[0]) < 5:
+        raise StoreUnfit(f"{where} runs Redis {version}. Use Redis 5 or later, or Valkey.")
+    return StoreFacts(name, version, eviction, int(info.get("maxmemory") or 0))
+
+
+def _ours(error: Exception, *, sent: bool) -> Exception:
+    """Our exception for one of redis-py's. NOSCRIPT stays as it is, for `evalsha`."""
+    detail = str(error)
+    code = getattr(error, "status_code", None) or detail.partition(" ")[0]
+    if isinstance(error, wire.NoScriptError):
+        return error
+    if code in _NOT_RUN:
+        return StoreLost(_NOT_RUN[code], sent=False, detail=detail)
+    if isinstance(error, wire.AuthenticationError):
+        return StoreLost("login", sent=False, detail=detail)
+    if isinstance(error, wire.NoPermissionError):  # a script may have written before it met its forbidden command
+        return StoreLost("permission", sent=sent, detail=detail)
+    if isinstance(error, wire.MaxConnectionsError):
+        return StoreLost("too_many_calls", sent=False, detail=detail)
+    if isinstance(error, wire.TimeoutError | TimeoutError):
+        return StoreLost("timeout", sent=sent, detail=detail)
+    if isinstance(error, wire.ConnectionError | OSError):
+        return StoreLost("closed" if sent else "connect", sent=sent, detail=detail)
+    if isinstance(error, wire.RedisClusterException):
+        return StoreLost("cluster_down", sent=sent, detail=detail)
+    return StoreRefused(detail)
+
+
+def _login(login: Login) -> dict[str, Any]:
+    return {"username": login.username, "password": login.password}
+
+
+def _tls(address: Address) -> dict[str, Any]:
+    if address.tls is None:
+        return {}
+    return {
+        "ssl_ca_certs": address.tls.ca_file,
+        "ssl_certfile": address.tls.cert_file,
+        "ssl_keyfile": address.tls.key_file,
+        "ssl_cert_reqs": "required" if address.tls.verify else "none",
+        "ssl_check_hostname": address.tls.verify and address.tls.check_hostname,
+    }

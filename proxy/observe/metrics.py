@@ -1,0 +1,202 @@
+"""Every metric the proxy exports: `Metrics` counts in the workers, `PoolMetrics` is filled by the supervisor.
+
+Call `shared_values.install` before `Metrics` is created. `docs/metrics.md` shows this file to operators, and a
+test keeps the two equal. Values of `model`, `client` and `endpoint` come through `labels.Labels`, which bounds them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from proxy.domain.quantities import Certainty, Usage
+from proxy.domain.verdict import Kind
+from proxy.observe.families import Declaration, Declare, Family, GaugeFamily
+
+# A language model answers in milliseconds (embeddings) to ten minutes (reasoning).
+ANSWER_BUCKETS: Final = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0),
+)
+# Our own work and the store's: 100 microseconds to one second.
+WORK_BUCKETS: Final = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
+)
+QUEUE_BUCKETS: Final = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0)
+
+# Outcomes of an upstream attempt: what the answer said, or why there was none.
+NETWORK: Final = "network"  # no answer: refused, reset, timed out, cut
+CANCELLED: Final = "cancelled"  # the client left first
+OUTCOMES: Final = (*(kind.value for kind in Kind), NETWORK, CANCELLED)
+
+# `*_local`: decided by this replica alone while the store is gone.
+RESERVATION_RESULTS: Final = ("granted", "refused", "granted_local", "refused_local")
+STORE_ERRORS: Final = ("timeout", "connection", "script", "other")
+RELOAD_RESULTS: Final = ("ok", "refused")
+
+
+class Metrics:
+    """What one worker counts. Families are indexed by label values: `metrics.requests[e, m, 200, c].inc()`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        new = Declare(registry)
+        self.requests: Family[tuple[str, str, int, str], Counter] = new.counter(
+            "requests_total",
+            "endpoint model status client",
+            "requests",
+            "Requests answered to clients.",
+        )
+        self.requests_in_flight: Gauge = new.plain_gauge(
+            "requests_in_flight", "requests", "Requests accepted and not yet answered to the end."
+        )
+        self.streams_open: Gauge = new.plain_gauge("streams_open", "streams", "Answers being streamed to clients.")
+        self.tokens: Family[tuple[str, str, str], Counter] = new.counter(
+            "tokens_total",
+            "key model kind",
+            "tokens",
+            "Tokens used upstream; cached_prompt and reasoning are parts of prompt and completion.",
+        )
+        self.settled_tokens: Family[str, Counter] = new.counter(
+            "settled_tokens_total", "certainty", "tokens", "Tokens settled, by how well their number is known."
+        )
+        self.attempts: Family[tuple[str, str, str], Counter] = new.counter(
+            "upstream_attempts_total", "key model outcome", "attempts", "Calls made upstream."
+        )
+        self.retries: Family[str, Counter] = new.counter(
+            "retries_total", "reason", "attempts", "Requests sent once more, by what went wrong before."
+        )
+        self.time_to_first_byte: Family[tuple[str, str], Histogram] = new.histogram(
+            "time_to_first_byte_seconds",
+            "endpoint model",
+            ANSWER_BUCKETS,
+            "From the request's arrival to its first answered byte.",
+        )
+        self.duration: Family[tuple[str, str], Histogram] = new.histogram(
+            "request_duration_seconds",
+            "endpoint model",
+            ANSWER_BUCKETS,
+            "From the request's arrival to its last answered byte.",
+        )
+        self.overhead: Family[str, Histogram] = new.histogram(
+            "proxy_overhead_seconds",
+            "endpoint",
+            WORK_BUCKETS,
+            "The proxy's own part of the time: neither queue nor upstream.",
+        )
+        self.event_loop_lag: Gauge = new.plain_gauge(
+            "event_loop_lag_seconds", "seconds", "How late the slowest worker's timers fire.", "livemax"
+        )
+        self.reservations: Family[str, Counter] = new.counter(
+            "reservations_total", "result", "reservations", "Budgets asked for, by the answer."
+        )
+        self.refusals: Family[str, Counter] = new.counter(
+            "refusals_total", "reason", "requests", "Requests the proxy itself refused, by error code."
+        )
+        self.queue_length: Gauge = new.plain_gauge("queue_length", "requests", "Requests waiting for a budget.")
+        self.queue_wait: Histogram = new.plain_histogram(
+            "queue_wait_seconds", QUEUE_BUCKETS, "How long queued requests waited."
+        )
+        self.cooldowns: Family[tuple[str, str, str], Counter] = new.counter(
+            "cooldowns_total",
+            "account model reason",
+            "cool-downs",
+            "Times upstream told an account to wait with a model group.",
+        )
+        self.keys_removed: Family[str, Counter] = new.counter(
+            "keys_removed_total", "reason", "keys", "Keys taken out as dead."
+        )
+        self.keys_quarantined: Family[str, Counter] = new.counter(
+            "keys_quarantined_total", "reason", "keys", "Keys set aside as out of money."
+        )
+        self.store: Histogram = new.plain_histogram(
+            "store_seconds", WORK_BUCKETS, "One call to the store, as the request path sees it."
+        )
+        self.store_errors: Family[str, Counter] = new.counter(
+            "store_errors_total", "kind", "calls", "Calls to the store that failed."
+        )
+        self.declared: tuple[Declaration, ...] = tuple(new.declared)
+        self._start_at_zero()
+
+    def count_attempt(self, key: str, model: str, outcome: str) -> None:
+        """Count one call upstream. `outcome` is one of OUTCOMES."""
+        series = self.attempts.get((key, model, outcome))
+        if series is None:
+            # Born at 0 beside its siblings, or the first refusal of each key would hide from `rate()`.
+            self.attempts[key, model, Kind.WAIT.value].inc(0)
+            series = self.attempts[key, model, outcome]
+        series.inc()
+
+    def count_tokens(self, key: str, model: str, usage: Usage) -> None:
+        """Count one settled call. Kinds with no tokens make no series."""
+        tokens = self.tokens
+        if usage.prompt:
+            tokens[key, model, "prompt"].inc(usage.prompt)
+        if usage.completion:
+            tokens[key, model, "completion"].inc(usage.completion)
+        if usage.cached_prompt:
+            tokens[key, model, "cached_prompt"].inc(usage.cached_prompt)
+        if usage.reasoning:
+            tokens[key, model, "reasoning"].inc(usage.reasoning)
+        self.settled_tokens[usage.certainty.value].inc(usage.total)
+
+    def _start_at_zero(self) -> None:
+        """A series that is born at 1 hides its first event from `rate()`, so known ones are born at 0."""
+        for family, values in (
+            (self.reservations, RESERVATION_RESULTS),
+            (self.store_errors, STORE_ERRORS),
+            (self.settled_tokens, tuple(certainty.value for certainty in Certainty)),
+            (self.retries, (Kind.WAIT, Kind.MONEY, Kind.DEAD, Kind.SERVICE, NETWORK)),
+        ):
+            for value in values:
+                family[str(value)]
+
+
+class PoolMetrics:
+    """What the supervisor shows at scrape: the pool as the store has it, and the processes it watches.
+
+    Its registry holds nothing of `Metrics`; `/metrics` is this registry plus `shared_values.SharedValues`.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        new = Declare(registry)
+        self.key_state: GaugeFamily[tuple[str, str, str]] = new.gauge(
+            "key_state", "key account state", "0 or 1", "1 for the state a key is in, 0 for the others."
+        )
+        self.keys: GaugeFamily[str] = new.gauge("keys", "state", "keys", "Keys in each state.")
+        self.bucket_level: GaugeFamily[tuple[str, str, str]] = new.gauge(
+            "bucket_level",
+            "account model dimension",
+            "requests, tokens or images",
+            "What is left of a budget now; below zero is debt.",
+        )
+        self.bucket_limit: GaugeFamily[tuple[str, str, str]] = new.gauge(
+            "bucket_limit",
+            "account model dimension",
+            "requests, tokens or images",
+            "The budget in force, per minute or per day.",
+        )
+        self.cooldown: GaugeFamily[tuple[str, str]] = new.gauge(
+            "cooldown_seconds",
+            "account model",
+            "seconds",
+            "How long an account still has to wait with a model group.",
+        )
+        self.store_up: Gauge = new.plain_gauge("store_up", "0 or 1", "1 while the store answers.")
+        self.store_shared: Gauge = new.plain_gauge(
+            "store_shared", "0 or 1", "1 where other replicas can share the store, 0 where it is embedded."
+        )
+        self.workers: Gauge = new.plain_gauge("workers", "processes", "Worker processes alive.")
+        self.worker_restarts: Counter = new.plain_counter(
+            "worker_restarts_total", "processes", "Workers that died and were replaced."
+        )
+        self.config_reloads: Family[str, Counter] = new.counter(
+            "config_reloads_total", "result", "reloads", "Attempts to take over a changed configuration."
+        )
+        self.build_info: GaugeFamily[tuple[str, str]] = new.gauge(
+            "build_info", "version python", "1", "Always 1; its labels say what runs."
+        )
+        self.declared: tuple[Declaration, ...] = tuple(new.declared)
+        for result in RELOAD_RESULTS:
+            self.config_reloads[result]

@@ -1,0 +1,126 @@
+"""Reads OpenAI's `x-ratelimit-*` headers and its durations.
+
+OpenAI's buckets refill continuously, and `reset` is the time until the bucket is full, not until the next
+free slot: 5000/4998 answers `22ms`, which is 2/5000 of a minute (openai/openai-python#416).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+_MINUTE_S: Final = 60.0
+_DAY_S: Final = 86_400.0
+_LARGEST: Final = 10**15  # no real limit; larger numbers are garbage
+
+# Go's time.Duration.String(): 17ms, 1s, 8.64s, 6m0s, 1h2m3s; days for good measure.
+_GO_DURATION: Final = re.compile(
+    r"(?=\d)(?:(\d{1,6})d)?(?:(\d{1,8})h)?(?:(\d{1,9})m(?!s))?"
+    r"(?:(\d{1,12}(?:\.\d{1,12})?)(s|ms|[uµμ]s|ns))?",
+    re.ASCII,
+)
+_UNIT_S: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
+
+
+def parse_duration(text: str) -> float | None:
+    """Seconds of a Go-style duration such as `6m0s`, `17ms`, `1h2m3s`; None where it is none."""
+    if text[-2:] == "ms" and text[:-2].isdecimal() and len(text) < 12:
+        return int(text[:-2]) / 1000  # most answers of a well-filled bucket, at a third of the time
+    match = _GO_DURATION.fullmatch(text)
+    if match is None:
+        return None
+    days, hours, minutes, rest, unit = match.groups()
+    seconds = float(rest) * _UNIT_S[unit] if rest else 0.0
+    if minutes:
+        seconds += int(minutes) * 60
+    if hours:
+        seconds += int(hours) * 3_600
+    if days:
+        seconds += int(days) * 86_400
+    return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class RateHeaders:
+    """What one answer says of the buckets that admitted it. None where a header is absent or unreadable.
+
+    Limits and remaining are requests or tokens; `*_s` are seconds until that bucket is full. The
+    project-tokens trio comes only where the project has its own token limit.
+    """
+
+    limit_requests: int | None = None
+    remaining_requests: int | None = None
+    reset_requests_s: float | None = None
+    limit_tokens: int | None = None
+    remaining_tokens: int | None = None
+    reset_tokens_s: float | None = None
+    limit_project_tokens: int | None = None
+    remaining_project_tokens: int | None = None
+    reset_project_tokens_s: float | None = None
+
+    @property
+    def requests_are_daily(self) -> bool | None:
+        """Whether the requests trio shows RPD instead of RPM; None where the numbers cannot tell.
+
+        `remaining` is rounded down, so between used-1 and used slots are missing, and the reset lies between
+        (used-1)/limit and used/limit of the period. A reset that a minute explains is read as a minute:
+        a day's bucket gets so close to full once in 1,440 answers.
+        """
+        limit, remaining, reset_s = self.limit_requests, self.remaining_requests, self.reset_requests_s
+        if not limit or remaining is None or reset_s is None or remaining >= limit:
+            return None
+        used = limit - remaining
+        rounding_s = 0.005 + used / limit * 3.0  # OpenAI rounds; 5 % of a minute is far from a day
+        if reset_s <= used / limit * _MINUTE_S + rounding_s:
+            return False
+        if (used - 1) / limit * _DAY_S - rounding_s <= reset_s <= used / limit * _DAY_S + rounding_s:
+            return True
+        return None
+
+
+def read(headers: Mapping[str, str]) -> RateHeaders | None:
+    """The rate headers of one answer, or None where it has none. Garbage counts as absent; never raises.
+
+    `headers` is case-insensitive, or has lower-case names.
+    """
+    get = headers.get
+    limit_requests = get("x-ratelimit-limit-requests")
+    limit_tokens = get("x-ratelimit-limit-tokens")
+    remaining_requests = get("x-ratelimit-remaining-requests")
+    remaining_tokens = get("x-ratelimit-remaining-tokens")
+    limit_project = get("x-ratelimit-limit-project-tokens")
+    if (
+        limit_requests is None
+        and limit_tokens is None
+        and remaining_requests is None
+        and remaining_tokens is None
+        and limit_project is None
+    ):
+        return None
+    return RateHeaders(
+        _count(limit_requests),
+        _count(remaining_requests),
+        _seconds(get("x-ratelimit-reset-requests")),
+        _count(limit_tokens),
+        _count(remaining_tokens),
+        _seconds(get("x-ratelimit-reset-tokens")),
+        _count(limit_project),
+        None if limit_project is None else _count(get("x-ratelimit-remaining-project-tokens")),
+        None if limit_project is None else _seconds(get("x-ratelimit-reset-project-tokens")),
+    )
+
+
+def _count(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        number = int(text)
+    except ValueError:
+        return None
+    return number if 0 <= number <= _LARGEST else None
+
+
+def _seconds(text: str | None) -> float | None:
+    return None if text is None else parse_duration(text)

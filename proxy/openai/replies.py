@@ -1,0 +1,203 @@
+"""Errors that the proxy itself creates, in OpenAI's shape, so that SDKs raise the right exception.
+
+One constant per code; `docs/errors.md` is tested against `ALL`. Shape: OpenAI's `Error` schema,
+`{"error": {"message", "type", "param", "code"}}`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+# The Node SDK ignores a longer `retry-after` and retries early; the Python SDK gives up beyond 120 s.
+LONGEST_WAIT_S: Final = 60
+
+
+def error_body(message: str, type: str, code: str | None, param: str | None = None) -> bytes:  # noqa: A002  OpenAI's field name
+    """OpenAI's error JSON. Characters that UTF-8 cannot carry become `?`."""
+    sayable = message.encode("utf-8", "replace").decode("utf-8")
+    return msgspec.json.encode({"error": {"message": sayable, "type": type, "param": param, "code": code}})
+
+
+def retry_headers(seconds: float) -> list[tuple[str, str]]:
+    """Headers that steer an SDK's own retry, `seconds` before the request can succeed.
+
+    Up to 60 s: come back then, and not before. Longer (a daily limit, a monthly one): the true time, and
+    `x-should-retry: false`, since no SDK waits that long. Unknown or never (`inf`): only "do not retry".
+    """
+    if not math.isfinite(seconds):
+        return [("x-should-retry", "false")]
+    return [
+        ("retry-after", str(max(1, math.ceil(seconds)))),
+        ("retry-after-ms", str(max(1, math.ceil(seconds * 1000)))),
+        ("x-should-retry", "true" if seconds <= LONGEST_WAIT_S else "false"),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyError:
+    """One error the proxy can answer with. `should_retry` is for SDKs: may the same request succeed soon?"""
+
+    code: str
+    status: int
+    type: str
+    should_retry: bool
+    cause: str
+    remedy: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.cause} {self.remedy}"
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The header that tells SDKs whether to retry, for answers without a known wait."""
+        return [("x-should-retry", "true" if self.should_retry else "false")]
+
+    def body(self, message: str = "", *, type: str = "", param: str | None = None) -> bytes:  # noqa: A002  OpenAI's field name
+        """The JSON answer; `message` and `type` replace the general ones where the caller knows more."""
+        return error_body(message or self.message, type or self.type, self.code, param)
+
+
+_CALLER: Final = "invalid_request_error"
+_SERVER: Final = "server_error"
+_UNAVAILABLE: Final = "service_unavailable_error"
+_QUOTA: Final = "insufficient_quota"
+
+MISSING_PROXY_KEY: Final = ProxyError(
+    "missing_proxy_key", 401, _CALLER, False,
+    "No proxy key was sent.",
+    "Send your proxy key as `Authorization: Bearer <proxy key>`.",
+)  # fmt: skip
+INVALID_PROXY_KEY: Final = ProxyError(
+    "invalid_proxy_key", 401, _CALLER, False,
+    "This proxy key is unknown or was revoked.",
+    "Ask the proxy's operator for a valid one (`quotapool clients add`).",
+)  # fmt: skip
+OPENAI_KEY_SENT: Final = ProxyError(
+    "openai_key_sent", 401, _CALLER, False,
+    "This looks like an OpenAI key, but a proxy key is wanted here.",
+    "Use the key that the proxy's operator gave you; the proxy adds the OpenAI key itself.",
+)  # fmt: skip
+HOST_NOT_ALLOWED: Final = ProxyError(
+    "host_not_allowed", 403, _CALLER, False,
+    "The request's Host is neither loopback nor one that this proxy is configured for.",
+    "Call the proxy by 127.0.0.1 or localhost, or have its operator allow this host name or set up client keys.",
+)  # fmt: skip
+ORIGIN_NOT_ALLOWED: Final = ProxyError(
+    "origin_not_allowed", 403, _CALLER, False,
+    "Web pages of this Origin may not use this proxy.",
+    "Call the proxy from a server, or have its operator allow this origin or set up client keys.",
+)  # fmt: skip
+PATH_NOT_FOUND: Final = ProxyError(
+    "path_not_found", 404, _CALLER, False,
+    "This path is not part of the OpenAI API as this proxy serves it: paths begin with exactly one /v1/.",
+    "Set base_url to the proxy's address followed by /v1, for example http://127.0.0.1:8080/v1.",
+)  # fmt: skip
+PATH_NOT_ALLOWED: Final = ProxyError(
+    "path_not_allowed", 403, _CALLER, False,
+    "Organization and dashboard paths are never forwarded with the pool's keys.",
+    "Call https://api.openai.com yourself with your own admin key.",
+)  # fmt: skip
+METHOD_NOT_ALLOWED: Final = ProxyError(
+    "method_not_allowed", 405, _CALLER, False,
+    "This HTTP method is not part of the OpenAI API.",
+    "Use GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS.",
+)  # fmt: skip
+INVALID_JSON: Final = ProxyError(
+    "invalid_json", 400, _CALLER, False,
+    "The request's body is not a JSON object.",
+    "Send valid JSON, encoded as UTF-8.",
+)  # fmt: skip
+BODY_TOO_LARGE: Final = ProxyError(
+    "body_too_large", 413, _CALLER, False,
+    "The request's body is larger than this proxy accepts.",
+    "Send less, upload large inputs as files, or have the operator raise the limit.",
+)  # fmt: skip
+MODEL_NOT_AVAILABLE: Final = ProxyError(
+    "model_not_available", 404, _CALLER, False,
+    "No account of the pool has access to this model or feature.",
+    "Check the model's name, or ask the proxy's operator to add an account that has it.",
+)  # fmt: skip
+REQUEST_TOO_LARGE_FOR_POOL: Final = ProxyError(
+    "request_too_large_for_pool", 429, "tokens", False,
+    "This one request needs more tokens than any account of the pool may use in a whole minute or day (TPM, TPD).",
+    "Shorten the input or lower the maximum number of output tokens; waiting does not help.",
+)  # fmt: skip
+RATE_LIMIT_EXCEEDED: Final = ProxyError(
+    "rate_limit_exceeded", 429, "requests", True,
+    "Every account of the pool that could serve this request, or your own proxy key, is at its rate limit.",
+    "Retry after the time in the retry-after header.",
+)  # fmt: skip
+QUEUE_FULL: Final = ProxyError(
+    "queue_full", 429, "requests", True,
+    "The pool is at its rate limit and too many requests are already waiting for it.",
+    "Retry after the time in the retry-after header, or send fewer requests at once.",
+)  # fmt: skip
+QUEUE_TIMEOUT: Final = ProxyError(
+    "queue_timeout", 429, "requests", True,
+    "The request waited for the pool's rate limit as long as the proxy lets it.",
+    "Retry after the time in the retry-after header, or have the operator raise `queue.max_wait`.",
+)  # fmt: skip
+POOL_CREDIT_EXHAUSTED: Final = ProxyError(
+    "pool_credit_exhausted", 429, _QUOTA, False,
+    "Every account of the pool is out of credit or has inactive billing.",
+    "The operator must add credit at OpenAI; the proxy notices by itself.",
+)  # fmt: skip
+POOL_SPEND_LIMIT_REACHED: Final = ProxyError(
+    "pool_spend_limit_reached", 429, _QUOTA, False,
+    "Every account of the pool has reached a spend or usage limit.",
+    "The operator must raise a limit, or wait for its monthly reset; the proxy notices by itself.",
+)  # fmt: skip
+POOL_NO_USABLE_KEYS: Final = ProxyError(
+    "pool_no_usable_keys", 503, _UNAVAILABLE, False,
+    "No key of the pool is usable: all are invalid, removed or disabled.",
+    "The operator sees the reasons with `quotapool check` and must add or replace keys.",
+)  # fmt: skip
+UPSTREAM_KEY_REFUSED: Final = ProxyError(
+    "upstream_key_refused", 503, _UNAVAILABLE, True,
+    "OpenAI refused the key that was chosen, and a request that is streamed through cannot be sent a second time.",
+    "Retry: the refused key has left the pool, and another one will be used.",
+)  # fmt: skip
+UPSTREAM_UNREACHABLE: Final = ProxyError(
+    "upstream_unreachable", 502, _SERVER, True,
+    "The proxy could not connect to OpenAI.",
+    "Retry; if it goes on, the operator should check the proxy's network and status.openai.com.",
+)  # fmt: skip
+UPSTREAM_TIMEOUT: Final = ProxyError(
+    "upstream_timeout", 504, _SERVER, False,
+    "OpenAI did not answer in time; it may have done the work all the same.",
+    "Retry only if doing the work twice is harmless, or have the operator raise the timeout.",
+)  # fmt: skip
+UPSTREAM_PROTOCOL_ERROR: Final = ProxyError(
+    "upstream_protocol_error", 502, _SERVER, False,
+    "OpenAI's answer broke off or was not valid HTTP; it may have done the work all the same.",
+    "Retry only if doing the work twice is harmless.",
+)  # fmt: skip
+STORE_UNAVAILABLE: Final = ProxyError(
+    "store_unavailable", 503, _UNAVAILABLE, True,
+    "The proxy's budget store (Redis) does not answer, and the proxy is set to refuse requests without it.",
+    "Retry; if it goes on, the operator should check Redis or set `on_redis_loss: serve`.",
+)  # fmt: skip
+DRAINING: Final = ProxyError(
+    "draining", 503, _UNAVAILABLE, True,
+    "This proxy is shutting down and takes no new requests.",
+    "Retry; another replica or the restarted proxy will answer.",
+)  # fmt: skip
+PROXY_OVERLOADED: Final = ProxyError(
+    "proxy_overloaded", 503, _UNAVAILABLE, True,
+    "The proxy handles as many requests at once as it can.",
+    "Retry in a moment; if it goes on, the operator should add workers or replicas.",
+)  # fmt: skip
+INTERNAL_ERROR: Final = ProxyError(
+    "internal_error", 500, _SERVER, False,
+    "The proxy failed on this request by a fault of its own.",
+    "Give the operator the x-quotapool-request-id of this answer; the log has the details.",
+)  # fmt: skip
+
+ALL: Final[tuple[ProxyError, ...]] = tuple(
+    constant for constant in list(globals().values()) if isinstance(constant, ProxyError)
+)

@@ -1,0 +1,34 @@
+"""What the proxy itself answers instead of upstream: a catalogued error, with what this case adds to it."""
+
+from __future__ import annotations
+
+import math
+
+from proxy.openai import replies
+from proxy.openai.replies import ProxyError
+
+
+class Refusal(Exception):
+    """Ends a request with one of `replies.ALL`. `retry_after_s`: when the same request can succeed, None: unknown."""
+
+    def __init__(
+        self, error: ProxyError, message: str = "", *, retry_after_s: float | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message or error.message)
+        self.error = error
+        self.status = error.status
+        self._message = message
+        self._retry_after_s = retry_after_s
+        self._param = param
+
+    def body(self) -> bytes:
+        """OpenAI's error JSON."""
+        return self.error.body(self._message, param=self._param)
+
+    def headers(self) -> list[tuple[str, str]]:
+        steer = self.error.headers
+        if self._retry_after_s is not None:
+            steer = replies.retry_headers(self._retry_after_s)
+            if not math.isfinite(self._retry_after_s):
+                steer = self.error.headers
+        return [("content-type", "application/json"), ("x-quotapool-source", "proxy"), *steer]

@@ -1,0 +1,143 @@
+"""Passing an upstream answer on: read whole, as a watched stream, or as bytes nobody looks into.
+
+Before the point of no return nothing has reached the client, so an answer that turns out to be an error can still be
+dropped and another key asked. After it, a broken upstream is shown as a cut and never as a clean end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from multidict import CIMultiDictProxy
+
+from proxy.domain.quantities import Certainty, Usage
+from proxy.openai.headers import Header
+from proxy.openai.sse import StreamRelay
+from proxy.openai.usage import read_usage
+from proxy.upstream.http import Answer, read_body
+
+UNSEEN: Final = Usage(Certainty.AT_LEAST)
+_READ_WHOLE: Final = 4 * 2**20  # a JSON answer up to this size is sent in one piece, with its length
+
+
+class Downstream(Protocol):
+    """The client's side of one request."""
+
+    method: str
+    target: str  # path and query as they came
+    headers: CIMultiDictProxy[str]
+    started: bool  # the point of no return
+
+    async def read(self, most: int) -> bytes:
+        """The whole body. Raises Refusal (413) beyond `most` bytes."""
+        ...
+
+    def stream(self) -> AsyncIterator[bytes]:
+        """The body as it comes in, for what is never read or repeated."""
+        ...
+
+    async def start(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None: ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def finish(self) -> None: ...
+
+    def cut(self) -> None:
+        """Break the connection off, so that nobody takes what was sent for all."""
+        ...
+
+
+@dataclass(slots=True)
+class Passed:
+    """What became of an answer. `error`: an error event found while the client still had nothing."""
+
+    usage: Usage = UNSEEN
+    complete: bool = False
+    error: bytes | None = None
+    late_error: bytes | None = None
+
+
+async def pass_json(down: Downstream, answer: Answer, headers: Sequence[Header], passed: Passed) -> None:
+    """An answer whose usage stands in its JSON: read whole, then sent whole. A large one flows, usage at its end."""
+    body = await read_body(answer, _READ_WHOLE)
+    if len(body) > _READ_WHOLE:
+        await _flow(down, answer, headers, body, passed)
+        return
+    passed.usage = read_usage(body)
+    passed.complete = True
+    await down.start(answer.status, answer.reason, headers, len(body))
+    await down.write(body)
+    await down.finish()
+
+
+async def _flow(down: Downstream, answer: Answer, headers: Sequence[Header], body: bytes, passed: Passed) -> None:
+    length = answer.headers.get("Content-Length")
+    await down.start(answer.status, answer.reason, headers, int(length) if length else None)
+    await down.write(body)
+    tail = bytearray(body[-4096:])
+    while chunk := await answer.chunk():
+        await down.write(chunk)
+        tail += chunk[-4096:]
+        del tail[:-8192]
+    last = tail.rfind(b'"usage"')
+    if last >= 0:
+        passed.usage = read_usage(b"{" + bytes(tail[last:]))
+    passed.complete = True
+    await down.finish()
+
+
+async def pass_bytes(down: Downstream, answer: Answer, headers: Sequence[Header], passed: Passed) -> None:
+    """An answer that is nobody's business: files, audio, images."""
+    length = answer.headers.get("Content-Length")
+    await down.start(answer.status, answer.reason, headers, int(length) if length and length.isdigit() else None)
+    while chunk := await answer.chunk():
+        await down.write(chunk)
+    passed.complete = True
+    await down.finish()
+
+
+async def pass_stream(
+    down: Downstream, answer: Answer, headers: Sequence[Header], watch: StreamRelay, hold_s: float, passed: Passed
+) -> None:
+    """Server-sent events. The preamble is held at most `hold_s`; an error found in it is returned, not sent."""
+    held: list[bytes] = []
+    try:
+        ended = await _hold(answer, watch, hold_s, held)
+        if watch.error is not None and not watch.committed:
+            passed.error = watch.error
+            return
+        await down.start(answer.status, answer.reason, headers, None)
+        await down.write(b"".join(held))
+        if not ended:
+            while chunk := await answer.chunk():
+                if data := watch.feed(chunk):
+                    await down.write(data)
+        if rest := watch.finish():
+            await down.write(rest)
+        passed.complete = True
+        await down.finish()
+    finally:
+        passed.usage = watch.usage
+        if passed.error is None:
+            passed.late_error = watch.error
+
+
+async def _hold(answer: Answer, watch: StreamRelay, hold_s: float, held: list[bytes]) -> bool:
+    """Read until the first event that counts, an error, or `hold_s` from the first byte. True if the stream ended."""
+    deadline: float | None = None
+    while not watch.committed and watch.error is None:
+        try:
+            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                chunk = await answer.chunk()
+        except TimeoutError:
+            return False
+        if not chunk:
+            return True
+        if deadline is None:
+            deadline = time.monotonic() + hold_s
+        held.append(watch.feed(chunk))
+    return False

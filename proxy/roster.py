@@ -1,0 +1,132 @@
+"""The roster: this process's view of who is in the pool, kept in step with the store, and what becomes of verdicts."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from proxy.domain.pool import Key, Pool
+from proxy.domain.states import Record, State, field_of, rest_s, state_after
+from proxy.domain.verdict import Kind, Scope, Verdict
+from proxy.ledger.ledger import Candidate, Granted, Ledger, StoreUnavailable, Written, written_limits
+from proxy.settings import Settings
+
+_MOST_CACHED: Final = 20_000
+
+
+class RosterObserver(Protocol):
+    """Who wants to know of changes: metrics and logs."""
+
+    def state_changed(self, field: str, state: State, reason: str, details: Mapping[str, Any]) -> None: ...
+
+
+class Roster:
+    """Keys and accounts of the pool, with what the store knows of them.
+
+    The store's version number comes with every batch; when it has moved, the records are read again. A store that was
+    emptied is told what this process remembers, so that a removed key does not come back with it.
+    """
+
+    def __init__(self, ledger: Ledger, settings: Settings, keys: Sequence[Key], observer: RosterObserver) -> None:
+        self.pool = Pool(keys)
+        self.ledger = ledger
+        self._settings = settings
+        self._observer = observer
+        self._rng = random.Random()
+        self._written: dict[tuple[str, str], Written] = {}
+        self._refreshing: asyncio.Task[None] | None = None
+        self._known_epoch = ""
+
+    def reload(self, settings: Settings, keys: Sequence[Key]) -> None:
+        """Take a new configuration. Requests under way keep the keys they have."""
+        self._settings = settings
+        self._written.clear()
+        self.pool.replace(keys)
+
+    def candidate(self, key: Key, group: str) -> Candidate:
+        written = self._written.get((key.account, group))
+        if written is None:
+            if len(self._written) > _MOST_CACHED:
+                self._written.clear()
+            written = written_limits(self._settings.limits_for(key.account, group))
+            self._written[key.account, group] = written
+        return Candidate(key.account, key.id, self.pool.accounts[key.account].fingerprint, key.fingerprint, written)
+
+    # ---- in step with the store
+
+    def version_moved(self) -> None:
+        """Called by the ledger when an answer carries another version or epoch. Starts one refresh at a time."""
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.get_running_loop().create_task(self._refresh_until_current())
+
+    async def _refresh_until_current(self) -> None:
+        while True:
+            version, epoch = self.ledger.version, self.ledger.epoch
+            try:
+                await self.refresh()
+            except StoreUnavailable:
+                return  # the next answered batch comes back to this
+            if (version, epoch) == (self.ledger.version, self.ledger.epoch):
+                return
+
+    async def refresh(self) -> None:
+        """Read all records; if the store forgot them, remind it. Raises StoreUnavailable."""
+        epoch = self.ledger.epoch
+        if self._known_epoch and epoch != self._known_epoch:
+            await self._remind()
+        self._known_epoch = self.ledger.epoch or epoch
+        self.pool.apply_states(await self.ledger.records())
+
+    async def _remind(self) -> None:
+        """The store came back without its memory. Ours may be older than what was lost, but it is better than none."""
+        await self.ledger.begin_epoch(reseeded=True)
+        for field, record in self.pool.records.items():
+            await self.ledger.change_state(
+                field, record, rest_s=record.until - record.since, fingerprint=record.fingerprint
+            )
+
+    # ---- verdicts
+
+    async def report(self, verdict: Verdict, granted: Granted, *, status: int, request_id: str) -> None:
+        """Act on what upstream said about a key or its account. A store that is away is not a reason to fail."""
+        state = state_after(verdict)
+        candidate = granted.candidate
+        if state is None:
+            if verdict.kind is Kind.OK and granted.is_trial:
+                await self._back(candidate)
+            return
+        field = field_of(verdict, candidate.key, candidate.account)
+        print_ = candidate.account_fingerprint if verdict.scope is Scope.ACCOUNT else candidate.key_fingerprint
+        record = Record(
+            state,
+            verdict.reason,
+            0.0,
+            status=status,
+            message=verdict.message,
+            request_id=request_id,
+            fingerprint=print_,
+        )
+        rest = rest_s(state, 0, self._rng.random()) if state in {State.QUARANTINED, State.SUSPECT} else 0.0
+        await self._change(field, record, rest, print_, verdict.reason)
+
+    async def _back(self, candidate: Candidate) -> None:
+        """A trial succeeded: whatever made the key rest is over."""
+        for field, print_ in (
+            (f"a/{candidate.account}", candidate.account_fingerprint),
+            (f"k/{candidate.key}", candidate.key_fingerprint),
+        ):
+            if field in self.pool.records:
+                await self._change(field, None, 0.0, print_, "answered")
+
+    async def _change(self, field: str, record: Record | None, rest: float, print_: str, reason: str) -> None:
+        try:
+            changed = await self.ledger.change_state(field, record, rest_s=rest, fingerprint=print_)
+            if changed:
+                details = {"status": record.status, "upstream_request_id": record.request_id} if record else {}
+                self._observer.state_changed(field, record.state if record else State.ACTIVE, reason, details)
+            await self.refresh()
+        except StoreUnavailable:
+            if record is not None:  # this process at least stops using it
+                self.pool.apply_states({**self.pool.records, field: record})

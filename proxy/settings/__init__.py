@@ -1,0 +1,46 @@
+"""The configuration: one YAML file, the environment and secrets, as one frozen, checked object."""
+
+from __future__ import annotations
+
+from proxy.settings.errors import ConfigError, Place, Problem
+from proxy.settings.load import load
+from proxy.settings.model import (
+    Account,
+    Client,
+    GlobalLimits,
+    LimitSet,
+    Log,
+    Metrics,
+    Origin,
+    Queue,
+    Retry,
+    Settings,
+    Timeouts,
+    UpstreamKey,
+)
+from proxy.settings.transfer import RESTART_ONLY, changed_sections, from_wire, to_wire
+from proxy.settings.values import Address
+
+__all__ = [
+    "RESTART_ONLY",
+    "Account",
+    "Address",
+    "Client",
+    "ConfigError",
+    "GlobalLimits",
+    "LimitSet",
+    "Log",
+    "Metrics",
+    "Origin",
+    "Place",
+    "Problem",
+    "Queue",
+    "Retry",
+    "Settings",
+    "Timeouts",
+    "UpstreamKey",
+    "changed_sections",
+    "from_wire",
+    "load",
+    "to_wire",
+]

@@ -1,0 +1,17 @@
+"""An OpenAI-like upstream for demos and tests. It shares no code with the proxy, so each can prove the other wrong."""
+
+from proxy.simulator.command import main
+from proxy.simulator.config import AccountConfig, Limits, SimulatorConfig, generated_accounts, simulated_secret
+from proxy.simulator.server import RUNNER_OPTIONS, build_app, run
+
+__all__ = [
+    "RUNNER_OPTIONS",
+    "AccountConfig",
+    "Limits",
+    "SimulatorConfig",
+    "build_app",
+    "generated_accounts",
+    "main",
+    "run",
+    "simulated_secret",
+]

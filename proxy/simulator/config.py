@@ -1,0 +1,82 @@
+"""What a simulated OpenAI looks like: accounts, their keys and limits, speed, and the way of charging."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+import yaml
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+FIXED_TAIL: Final = "simulatedkeyforquotapool"  # 24 characters, the same in every key
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Limits of one (account, model): requests and tokens per minute and per day. None: unlimited."""
+
+    rpm: Positive | None = None
+    tpm: Positive | None = None
+    rpd: Positive | None = None
+    tpd: Positive | None = None
+
+
+class AccountConfig(Limits, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One account: its keys share its limits. `models` maps a model, or a pattern such as "gpt-4o*", to its own."""
+
+    id: Annotated[str, msgspec.Meta(min_length=1)]
+    keys: tuple[str, ...] = ()
+    models: dict[str, Limits] = {}
+
+    def limits_of(self, model: str) -> Limits:
+        """The limits of one model: an exact name, else the first pattern that fits, else the account's own."""
+        exact = self.models.get(model)
+        if exact is not None:
+            return exact
+        for pattern, limits in self.models.items():
+            if pattern.endswith("*") and model.startswith(pattern[:-1]):
+                return limits
+        return self
+
+
+class SimulatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole simulator.
+
+    charging: "keep" leaves the estimate charged, "correct" corrects it to the usage when the answer ends
+    (OpenAI documents the correction for Realtime only, so a proxy has to bear both).
+    latency_ms: milliseconds before the first byte. tokens_per_second: speed of each answer, None for at once.
+    completion_tokens: length of an answer that no limit of the request cuts shorter.
+    default_output_tokens: output counted for a request that names no maximum.
+    """
+
+    accounts: tuple[AccountConfig, ...] = ()
+    charging: Literal["keep", "correct"] = "keep"
+    latency_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    tokens_per_second: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    completion_tokens: Positive = 32
+    default_output_tokens: Positive = 16
+
+
+def simulated_secret(index: int) -> str:
+    """The secret of the generated key `index`: always the same one."""
+    return f"sk-sim-{index:02d}-{FIXED_TAIL}"
+
+
+def generated_accounts(count: int, limits: Limits) -> tuple[AccountConfig, ...]:
+    """`count` accounts of one key each, all with the same limits."""
+    return tuple(
+        AccountConfig(id=f"account-{index:02d}", keys=(simulated_secret(index),), **msgspec.structs.asdict(limits))
+        for index in range(count)
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML (or JSON, which is YAML) file. Raises OSError and ValueError."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(document, dict):
+        raise ValueError("the file must hold a mapping")  # noqa: TRY004  # one exception class for a wrong file
+    return document

@@ -1,0 +1,57 @@
+"""Rules for all tests: what is missing on a laptop is skipped and said; in CI it is a failure."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.valkey import running_valkey
+
+IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
+HOW_TO_GET = {
+    "promtool": "apt-get install prometheus",
+    "prometheus": "apt-get install prometheus",
+    "redis-server": "apt-get install redis-server",
+}
+
+
+def missing(what: str) -> None:
+    """Skip with advice; in CI fail, since a test that does not run proves nothing."""
+    message = f"{what} is not installed: {HOW_TO_GET.get(what, 'see CONTRIBUTING.md')}"
+    if IN_CI:
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[[str], str]:
+    """The path of a real program, or a skip (a failure in CI)."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            missing(name)
+        return str(path)
+
+    return find
+
+
+@pytest.fixture
+def valkey_url(tmp_path: Path) -> Iterator[str]:
+    """A real, empty Valkey of this test's own."""
+    with running_valkey(tmp_path) as url:
+        yield url
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """In CI no skip passes silently, whoever asked for it."""
+    outcome = yield
+    report = outcome.get_result()
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI: {report.longrepr}"

@@ -1,0 +1,200 @@
+"""Compose and Kubernetes manifests: valid, closed to the outside, without secrets, with one store for everybody."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+MANIFESTS = sorted((ROOT / "config" / "kubernetes").glob("*.yaml"))
+KUBERNETES = ("1.30", kubernetes_validate.latest_version())  # the first with `preStop: sleep` on, and the newest
+SECRET_NAME = re.compile(r"key|token|secret|password", re.IGNORECASE)
+
+
+# ---- compose ----
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "config" / "compose.yaml").read_text())
+
+
+def test_compose_publishes_on_loopback_only_and_never_the_store(compose: dict[str, Any]):
+    services = compose["services"]
+    published = [port for service in services.values() for port in service.get("ports", [])]
+
+    assert {port.rpartition(":")[0] for port in published} == {
+        "127.0.0.1:8080",
+        "127.0.0.1:9090",
+        "127.0.0.1:9091",
+    }
+    assert "ports" not in services["store"]
+    assert [name for name, service in services.items() if service["networks"] == ["store"]] == ["store"]
+    assert compose["networks"]["store"]["internal"] is True
+
+
+def test_every_compose_service_is_read_only_and_without_privileges(compose: dict[str, Any]):
+    for name, service in compose["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert "privileged" not in service, name
+
+
+def test_the_compose_store_keeps_its_ledger_and_never_evicts(compose: dict[str, Any]):
+    store = compose["services"]["store"]
+    command = store["command"]
+
+    assert command[command.index("--appendonly") + 1] == "yes"
+    assert command[command.index("--maxmemory-policy") + 1] == "noeviction"
+    assert "store:/data" in store["volumes"]
+    assert set(compose["volumes"]) == {"state", "store", "prometheus"}
+
+
+def test_compose_makes_a_client_key_before_the_proxy_starts_and_only_once(compose: dict[str, Any], tmp_path: Path):
+    services = compose["services"]
+    assert services["proxy"]["depends_on"]["client-key"] == {"condition": "service_completed_successfully"}
+    one_shot = services["client-key"]
+    assert one_shot["restart"] == "no"
+    assert one_shot["volumes"] == services["proxy"]["volumes"]
+
+    script = one_shot["command"][0].replace("$$", "$").replace("/var/lib/quotapool", str(tmp_path))
+    stand_in = tmp_path / "quotapool"  # says what it was asked
+    stand_in.write_text('#!/bin/sh\necho "asked: $*"\n')
+    stand_in.chmod(0o755)
+
+    def up() -> str:
+        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        command = [*one_shot["entrypoint"], script]
+        return subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, check=True).stdout
+
+    assert up() == "asked: clients add compose\n"
+    assert "asked" not in up()
+
+
+def test_compose_holds_no_secret_itself_and_gives_streams_time_to_end(compose: dict[str, Any]):
+    for name, service in compose["services"].items():
+        assert not [option for option in service.get("environment", {}) if SECRET_NAME.search(option)], name
+    assert compose["services"]["proxy"]["env_file"] == ["../.env"]
+    assert int(compose["services"]["proxy"]["stop_grace_period"].removesuffix("s")) > drain_seconds({})
+
+
+# ---- Kubernetes ----
+
+
+def documents(file: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(file.read_text()))
+
+
+def document(file: str, kind: str) -> dict[str, Any]:
+    (found,) = (doc for doc in documents(ROOT / "config" / "kubernetes" / file) if doc["kind"] == kind)
+    return found
+
+
+def drain_seconds(config: dict[str, Any]) -> int:
+    """`drain_timeout` of a configuration, in seconds; its default is 25 s."""
+    return int(config.get("drain_timeout", "25s").removesuffix("s"))
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+@pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: file.name)
+def test_the_manifests_are_valid_kubernetes(file: Path, version: str):
+    found = documents(file)
+    assert found
+    for doc in found:
+        kubernetes_validate.validate(doc, version, strict=True)
+
+
+@pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: file.name)
+def test_no_container_of_ours_may_become_root_or_write_to_its_root(file: Path):
+    for doc in documents(file):
+        if "template" not in doc.get("spec", {}):
+            continue
+        pod = doc["spec"]["template"]["spec"]
+        assert pod["automountServiceAccountToken"] is False
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            if container["name"] == "app":  # the reader's own
+                continue
+            security = pod.get("securityContext", {}) | container["securityContext"]
+            assert security["runAsNonRoot"] is True
+            assert security["readOnlyRootFilesystem"] is True
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert "memory" in container["resources"]["limits"]
+
+
+def test_the_sidecar_starts_before_the_app_and_outlives_it():
+    pod = document("sidecar.yaml", "Deployment")["spec"]["template"]["spec"]
+    (sidecar,) = pod["initContainers"]
+    config = yaml.safe_load(document("sidecar.yaml", "ConfigMap")["data"]["quotapool.yaml"])
+
+    assert sidecar["restartPolicy"] == "Always"
+    assert sidecar["startupProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
+    assert pod["terminationGracePeriodSeconds"] > drain_seconds(config)
+    assert "lifecycle" not in sidecar
+
+
+def test_the_sidecar_serves_its_pod_on_loopback_and_the_kubelet_on_all_interfaces():
+    template = document("sidecar.yaml", "Deployment")["spec"]["template"]
+    (sidecar,) = template["spec"]["initContainers"]
+    (app,) = template["spec"]["containers"]
+    environment = {entry["name"]: entry["value"] for entry in sidecar["env"]}
+
+    assert environment == {
+        "QUOTAPOOL_LISTEN": "127.0.0.1:18080",
+        "QUOTAPOOL_ADMIN_LISTEN": "0.0.0.0:19090",
+    }
+    assert sidecar["ports"] == [{"name": "metrics", "containerPort": 19090}]
+    assert template["metadata"]["annotations"]["prometheus.io/port"] == "19090"
+    assert {"name": "OPENAI_BASE_URL", "value": "http://127.0.0.1:18080/v1"} in app["env"]
+
+
+def test_all_replicas_share_one_store_and_may_reach_it():
+    store = document("store.yaml", "Service")["metadata"]["name"]
+    policy = document("store.yaml", "NetworkPolicy")["spec"]
+    (admitted,) = policy["ingress"][0]["from"]
+    valkey = document("store.yaml", "StatefulSet")["spec"]
+    (container,) = valkey["template"]["spec"]["containers"]
+
+    assert valkey["replicas"] == 1
+    assert container["args"][container["args"].index("--maxmemory-policy") + 1] == "noeviction"
+    assert container["args"][container["args"].index("--appendonly") + 1] == "yes"
+    for file in ("sidecar.yaml", "deployment.yaml"):
+        deployment = document(file, "Deployment")["spec"]
+        config = yaml.safe_load(document(file, "ConfigMap")["data"]["quotapool.yaml"])
+        assert deployment["replicas"] > 1
+        assert config["redis"] == f"redis://{store}:6379/0"
+        labels = deployment["template"]["metadata"]["labels"]
+        assert admitted["podSelector"]["matchLabels"].items() <= labels.items()
+
+
+def test_the_shared_proxy_has_client_keys_and_time_to_drain():
+    pod = document("deployment.yaml", "Deployment")["spec"]["template"]["spec"]
+    config = yaml.safe_load(document("deployment.yaml", "ConfigMap")["data"]["quotapool.yaml"])
+    (container,) = pod["containers"]
+    (clients,) = document("deployment.yaml", "Service")["spec"]["ports"]
+
+    assert config["clients"]
+    assert clients["targetPort"] == "clients"  # the operators' port is not part of the Service
+    hesitation = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] > hesitation + drain_seconds(config)
+
+
+@pytest.mark.parametrize("file", ["sidecar.yaml", "deployment.yaml"])
+def test_pool_keys_come_from_a_mounted_secret_that_no_manifest_contains(file: str):
+    config = yaml.safe_load(document(file, "ConfigMap")["data"]["quotapool.yaml"])
+    pod = document(file, "Deployment")["spec"]["template"]["spec"]
+    (container,) = (c for c in [*pod.get("initContainers", []), *pod["containers"]] if c["name"] == "quotapool")
+    (secret,) = (volume for volume in pod["volumes"] if "secret" in volume)
+    (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == secret["name"])
+
+    assert Path(config["keys_file"]).parent == Path(mount["mountPath"])
+    assert mount["readOnly"] is True
+    assert "Secret" not in {doc["kind"] for doc in documents(ROOT / "config" / "kubernetes" / file)}

@@ -1,0 +1,72 @@
+"""A real Valkey for tests: the embedded store's own binary, without persistence, on a Unix socket.
+
+process, url = start_valkey(tmp_path)
+...
+stop_valkey(process)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from proxy.ledger.valkey_process import answers, valkey_binary
+
+
+def start_valkey(tmp_path: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], str]:
+    """(process, `unix://` URL) of an empty server that answers; further `arguments` go to valkey-server.
+
+    Ready in about 20 ms. Raises RuntimeError with the server's log when it does not come up within 5 s.
+    """
+    place = tmp_path / "valkey.sock"
+    if len(os.fsencode(place)) > 99:  # a socket's path has room for 107 bytes
+        place = Path(tempfile.mkdtemp(prefix="quotapool-test-", dir="/tmp"), "valkey.sock")
+    log = tmp_path / "valkey.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [
+                *(str(valkey_binary()), "--port", "0", "--unixsocket", str(place), "--unixsocketperm", "600"),
+                *("--dir", str(tmp_path), "--save", "", "--appendonly", "no", *arguments),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    deadline = time.monotonic() + 5
+    while answers(place) != process.pid:
+        if process.poll() is not None or time.monotonic() > deadline:
+            stop_valkey(process)
+            raise RuntimeError(f"valkey-server did not come up: {log.read_text()}")
+        time.sleep(0.002)
+    return process, f"unix://{place}"
+
+
+def stop_valkey(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait(5)
+
+
+@contextlib.contextmanager
+def running_valkey(tmp_path: Path, *arguments: str) -> Iterator[str]:
+    """The URL of a server that lives as long as the block."""
+    process, url = start_valkey(tmp_path, *arguments)
+    try:
+        yield url
+    finally:
+        stop_valkey(process)
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nobody listened on a moment ago, low enough for a cluster bus above it."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port < 55_000:
+            return port

@@ -1,0 +1,86 @@
+"""No text leaves with a secret in it, whatever disguise the secret wears."""
+
+from __future__ import annotations
+
+import html
+import json
+from urllib.parse import quote
+
+import pytest
+
+from proxy.observe.redaction import Redactor
+
+ODD = 'pa"ss/w\\ö rd&1'  # a store's password: no shape, and every character that some format escapes
+KEY = "sk-proj-Abc123_def456-Ghi789T3BlbkFJjkl012MNO345"
+
+
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        lambda secret: secret,
+        json.dumps,
+        lambda secret: json.dumps(secret, ensure_ascii=False),
+        lambda secret: quote(secret, safe=""),
+        html.escape,
+        repr,
+    ],
+    ids=["plain", "json", "json unicode", "url", "html", "repr"],
+)
+def test_a_known_secret_is_found_in_every_disguise(disguise):
+    shown = disguise(ODD)
+    cleaned = Redactor([ODD]).clean(f"before {shown} after")
+    assert shown.strip("\"'") not in cleaned
+    assert cleaned.startswith("before ")
+    assert cleaned.endswith(" after")
+    assert "[redacted]" in cleaned
+
+
+def test_a_key_is_known_by_its_shape_even_when_nobody_added_it():
+    assert Redactor().clean(f"Authorization: Bearer {KEY}") == "Authorization: Bearer [redacted]"
+
+
+def test_a_secret_that_begins_with_another_one_leaves_no_end_behind():
+    redactor = Redactor(["hunter22", "hunter22-longer-Tail"])
+    assert redactor.clean("x hunter22-longer-Tail y hunter22 z") == "x [redacted] y [redacted] z"
+
+
+def test_a_secret_added_later_is_known_at_once_even_for_remembered_words():
+    redactor = Redactor()
+    assert redactor.word("my-model-name") == "my-model-name"
+    redactor.add("my-model-name")
+    assert redactor.word("my-model-name") == "[redacted]"
+
+
+def test_a_too_short_secret_is_refused_rather_than_blacking_out_every_word():
+    redactor = Redactor()
+    assert redactor.add("redis") is False
+    assert redactor.clean("redis is up") == "redis is up"
+
+
+def test_a_body_that_is_json_stays_json():
+    # Given an upstream that echoes the key at the very end of a string, without a full stop
+    body = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}", "status": 401}}).encode()
+    cleaned = json.loads(Redactor().clean_bytes(body))
+    assert cleaned == {"error": {"message": "Incorrect API key provided: [redacted]", "status": 401}}
+
+
+def test_a_body_that_is_not_json_is_cleaned_as_text_and_odd_bytes_survive():
+    assert Redactor().clean_bytes(b"\xff\xfe " + KEY.encode()) == b"\xff\xfe [redacted]"
+
+
+def test_a_clean_body_is_the_very_same_object():
+    body = b'{"choices":[]}'
+    assert Redactor([ODD]).clean_bytes(body) is body
+
+
+def test_secrets_are_found_in_nested_values_names_and_foreign_objects():
+    class Holder:
+        def __str__(self) -> str:
+            return f"Holder({KEY})"
+
+    cleaned = Redactor([ODD]).scrub({"a": [KEY, {ODD: 1}], "b": (Holder(), 2.5, None, True)})
+    assert cleaned == {"a": ["[redacted]", {"[redacted]": 1}], "b": ["Holder([redacted])", 2.5, None, True]}
+
+
+def test_a_redactor_does_not_show_what_it_knows():
+    assert ODD not in repr(Redactor([ODD]))

@@ -1,0 +1,104 @@
+"""What a complete JSON answer says it used."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.domain.quantities import Certainty, Usage
+from proxy.openai.jsontext import locate
+from proxy.openai.usage import UNTOLD, read_usage
+
+CHAT = {
+    "prompt_tokens": 19,
+    "completion_tokens": 10,
+    "total_tokens": 29,
+    "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0, "audio_tokens": 0},
+    "completion_tokens_details": {"reasoning_tokens": 3, "audio_tokens": 0},
+}
+RESPONSES = {
+    "input_tokens": 36,
+    "input_tokens_details": {"cached_tokens": 5, "cache_write_tokens": 0},
+    "output_tokens": 87,
+    "output_tokens_details": {"reasoning_tokens": 60},
+    "total_tokens": 123,
+}
+EXACT = Certainty.EXACT
+
+SHAPES = [
+    (CHAT, Usage(EXACT, 19, 10, 4, 3)),
+    (RESPONSES, Usage(EXACT, 36, 87, 5, 60)),
+    ({"prompt_tokens": 8, "total_tokens": 8}, Usage(EXACT, 8)),
+    ({"prompt_tokens": 8, "completion_tokens": 2, "prompt_tokens_details": None}, Usage(EXACT, 8, 2)),
+    ({"input_tokens": 50, "output_tokens": 1056, "total_tokens": 1106,
+      "input_tokens_details": {"text_tokens": 10, "image_tokens": 40}}, Usage(EXACT, 50, 1056)),
+    ({"type": "tokens", "input_tokens": 14, "input_token_details": {"text_tokens": 0, "audio_tokens": 14},
+      "output_tokens": 45, "total_tokens": 59}, Usage(EXACT, 14, 45)),
+    ({"input_tokens": 9, "input_token_details": {"cached_tokens": 6}, "output_tokens": 1}, Usage(EXACT, 9, 1, 6)),
+    ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, Usage(EXACT)),
+    ({"type": "duration", "seconds": 9}, UNTOLD),
+    ({}, UNTOLD),
+    (None, UNTOLD),
+    ("many", UNTOLD),
+    ([CHAT], UNTOLD),
+    ({"prompt_tokens": "19", "completion_tokens": None}, UNTOLD),
+    # Look-alike upstreams that count a part above its whole.
+    ({"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 9},
+      "completion_tokens_details": {"reasoning_tokens": 7}}, Usage(EXACT, 5, 2, 5, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("told", "expected"), SHAPES)
+@pytest.mark.parametrize("text", ["Hi", "x" * 50_000], ids=["short", "long"])
+@pytest.mark.parametrize("tail", [{}, {"service_tier": "default", "metadata": {"usage": "{}"}}], ids=["last", "middle"])
+def test_usage_is_read_in_every_shape_wherever_it_stands(told, expected, text, tail):
+    answer = json.dumps({"id": "x", "output": [{"content": text}], "usage": told, **tail}).encode()
+    assert read_usage(answer) == expected
+
+
+@pytest.mark.parametrize("size", [0, 20_000])
+def test_words_about_usage_in_the_answer_count_nothing(size):
+    trick = '"usage":{"prompt_tokens":999,"completion_tokens":999}}' + "x" * size
+    answer = {
+        "usage": CHAT,
+        "choices": [{"message": {"content": trick}, "usage": RESPONSES}],
+        "metadata": {"usage": RESPONSES, "a": trick},
+    }
+    assert read_usage(json.dumps(answer).encode()) == Usage(EXACT, 19, 10, 4, 3)
+    del answer["usage"]
+    assert read_usage(json.dumps(answer).encode()) == UNTOLD
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"{", b"[]", b"null", b"<html>", b'{"a":' * 100_000, b'{"usage":' + b"[" * 100_000, b"\xff" * 9000]
+)
+def test_an_answer_that_cannot_be_read_tells_nothing(answer):
+    assert read_usage(answer) == UNTOLD
+    assert UNTOLD.certainty is Certainty.AT_LEAST
+
+
+values = st.recursive(
+    st.none() | st.integers(0, 9) | st.sampled_from(["usage", '"usage":null', "}", '\\"usage', "é"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["usage", "a", '"usage', "{"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["usage", "a", "b", '"usage', "x}"]), values),
+    st.sampled_from([(",", ":"), (" , ", " : "), (",\r\n", ":\n")]),
+)
+def test_a_member_is_found_at_the_top_and_only_there(obj, separators):
+    text = json.dumps(obj, separators=separators).encode()
+    at = locate(text, b'"usage"')
+    if text.count(b'"usage"') > 8:
+        return
+    assert (at >= 0) == ("usage" in obj)
+    if at >= 0:
+        head, tail = text[:at], text[at:]
+        assert json.loads(b"{" + tail)["usage"] == obj["usage"]
+        names = list(obj)
+        assert list(json.loads(head.rstrip(b" ,\r\n") + b"}")) == names[: names.index("usage")]

@@ -1,0 +1,145 @@
+"""Where the pool's keys come from, what is cleaned off them, and which are refused."""
+
+from __future__ import annotations
+
+import pytest
+
+THREE_WAYS = ("OPENAI_API_KEYS=", "`keys:`", "`keys_file:`")
+
+
+def secrets(settings) -> list[str]:
+    return [key.secret.get_secret_value() for key in settings.keys]
+
+
+def test_keys_are_written_as_variables_or_files(load_yaml, tmp_path):
+    (tmp_path / "gamma").write_text("sk-gamma\n")
+    text = "keys: [{id: alpha, secret: '${ALPHA}', account: acme}, {secret_file: gamma}]"
+    settings = load_yaml(text, {"ALPHA": "sk-alpha"})
+    assert secrets(settings) == ["sk-alpha", "sk-gamma"]
+    # Without an id, a key has one by its secret's SHA-256 (sha256sum says e7b35190...);
+    # without an account it is its own.
+    assert [(key.id, key.account) for key in settings.keys] == [("alpha", "acme"), ("key-e7b35190",) * 2]
+    assert tmp_path / "gamma" in settings.files
+
+
+@pytest.mark.parametrize(
+    "separated", ["sk-a,sk-b", "sk-a sk-b", "sk-a\nsk-b\n", " 'sk-a' ,\n \"sk-b\"", "Bearer sk-a, sk-b"]
+)
+def test_a_variable_holds_many_keys(load_yaml, separated):
+    assert secrets(load_yaml(env={"OPENAI_API_KEYS": separated})) == ["sk-a", "sk-b"]
+
+
+def test_the_usual_variable_counts_only_when_nothing_else_gives_keys(load_yaml):
+    assert secrets(load_yaml(env={"OPENAI_API_KEY": "sk-usual"})) == ["sk-usual"]
+    assert secrets(load_yaml(env={"OPENAI_API_KEY": "sk-usual", "OPENAI_API_KEYS": "sk-a"})) == ["sk-a"]
+    assert secrets(load_yaml("keys: [{secret: sk-b}]", {"OPENAI_API_KEY": "sk-usual"})) == ["sk-b"]
+
+
+def test_keys_of_all_sources_form_one_pool(load_yaml, tmp_path):
+    (tmp_path / "keys.txt").write_text("\ufeff# team A\n\nsk-c\n  sk-d  \n", encoding="utf-8")
+    settings = load_yaml("{keys: [{secret: sk-b}], keys_file: keys.txt}", {"OPENAI_API_KEYS": "sk-e"})
+    assert secrets(settings) == ["sk-b", "sk-c", "sk-d", "sk-e"]
+    assert tmp_path / "keys.txt" in settings.files
+
+
+def test_a_keys_file_may_be_csv_with_columns_in_any_order(load_yaml, tmp_path):
+    (tmp_path / "keys.csv").write_text('# export\naccount,secret,id\nacme,sk-a,a\n\n,"sk-b",b\n,sk-c\n')
+    settings = load_yaml("keys_file: keys.csv", {})
+    assert [(key.id, key.account) for key in settings.keys][:2] == [("a", "acme"), ("b", "b")]
+    assert secrets(settings) == ["sk-a", "sk-b", "sk-c"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("# nothing\n", "quotapool.yaml:1: keys_file: holds no secret"),
+        ("sk-a,acme\n", "keys.txt:1: has a comma; a CSV file begins with a header such as id,secret,account"),
+        ("secret,acount\nsk-a,x\n", "keys.txt:1: acount: unknown column; did you mean 'account'?"),
+        ("\nid,secret\n\na,sk-a,b\n", "keys.txt:4: has 3 cells for 2 columns"),
+        ("id,secret\na,\n", "keys.txt:2: secret: is required"),
+        ("sk-a\n\nsk-admin-b\n", "keys.txt:3: secret: an sk-admin- key manages the organisation"),
+        ("sk-a sk-b\n", "keys.txt:1: secret: has blanks or characters outside ASCII"),
+        ("sk-a\n# x\nsk-a\n", "keys.txt:3: the same secret as keys.txt:1"),
+    ],
+)
+def test_a_wrong_line_of_a_keys_file_is_named(refusal, tmp_path, content, expected):
+    (tmp_path / "keys.txt").write_text(content)
+    message = refusal("keys_file: keys.txt", {}).replace(f"{tmp_path}/", "")
+    assert message.startswith(expected)
+    assert "\n" not in message
+
+
+def test_files_that_cannot_be_read_are_named(refusal):
+    assert refusal("keys_file: none.txt", {}) == (
+        "quotapool.yaml:1: keys_file: cannot be read: No such file or directory"
+    )
+    assert refusal("keys:\n- secret_file: none", {}) == (
+        "quotapool.yaml:2: keys[0].secret_file: cannot be read: No such file or directory"
+    )
+
+
+@pytest.mark.parametrize(
+    "copied",
+    ["sk-a", " sk-a\r\n", '"sk-a"', "'sk-a'", "Bearer sk-a", "bearer  'sk-a'", '"Bearer sk-a"\n', "' \"sk-a\" '"],
+)  # fmt: skip
+def test_what_copying_brings_along_is_cleaned_off(load_yaml, copied):
+    assert secrets(load_yaml("keys: [{secret: '${K}'}]", {"K": copied})) == ["sk-a"]
+
+
+@pytest.mark.parametrize(
+    ("secret", "expected"),
+    [
+        ("sk-admin-abc", "keys[0].secret: an sk-admin- key manages the organisation and cannot serve requests"),
+        ("Bearer SK-ADMIN-abc", "keys[0].secret: an sk-admin- key"),
+        ("sess-abc", "keys[0].secret: a sess- token is a browser's login and cannot serve requests"),
+        ("", "keys[0].secret: is empty"),
+        ("Bearer ", "keys[0].secret: is empty"),
+        ("sk-a\nsk-b", "keys[0].secret: has blanks"),
+        ("sk-ä", "keys[0].secret: has blanks or characters outside ASCII"),
+    ],
+)
+def test_what_cannot_be_an_upstream_key_is_refused(refusal, secret, expected):
+    assert f"quotapool.yaml:1: {expected}" in refusal("keys: [{secret: '${K}'}]", {"K": secret})
+
+
+def test_the_same_secret_or_id_twice_names_both_places(refusal):
+    text = "keys:\n- {id: a, secret: sk-1}\n- {id: b, secret: sk-1}\n- {id: a, secret: sk-2}"
+    assert refusal(text, {"OPENAI_API_KEYS": "sk-2"}).splitlines() == [
+        "quotapool.yaml:3: keys[1]: the same secret as quotapool.yaml:2: keys[0]",
+        "quotapool.yaml:4: keys[2]: the same id as quotapool.yaml:2: keys[0]",
+        "environment variable OPENAI_API_KEYS: entry 1: the same secret as quotapool.yaml:4: keys[2]",
+    ]
+
+
+@pytest.mark.parametrize("env", [{}, {"OPENAI_API_KEYS": ""}, {"OPENAI_API_KEY": " "}])
+def test_without_any_key_the_three_ways_to_give_some_are_told(refusal, env):
+    assert all(way in refusal(env=env) for way in THREE_WAYS)
+
+
+def test_a_client_is_kept_as_the_hash_of_its_key(load_yaml):
+    # printf %s client-key-of-mine | sha256sum
+    digest = "4650d95d9512ea0d93abba1a0342e99e3e5faf04a2b5b44daeee4bfe301e78c8"
+    (client,) = load_yaml("clients: [{id: a, key: client-key-of-mine}]").clients
+    assert (client.key, client.key_hash) == (None, digest)
+    (client,) = load_yaml(f"clients: [{{id: a, key_hash: 'sha256:{digest.upper()}'}}]").clients
+    assert client.key_hash == digest
+
+
+ONE, TWO = "client-key-number-1", "client-key-number-2"
+
+
+@pytest.mark.parametrize(
+    ("clients", "expected"),
+    [
+        ("[{id: a}]", "clients[0]: needs key or key_hash"),
+        ("[{id: a, key: tooshort}]", "clients[0]: key is too short: at least 16 characters"),
+        ("[{id: a, key_hash: abc}]", "clients[0].key_hash: must be the SHA-256"),
+        (f"[{{key: {ONE}}}]", "clients[0].id: is required"),
+        (f"[{{id: a, key: {ONE}}}, {{id: a, key: {TWO}}}]", "clients[1].id: the same id as clients[0]"),
+        (f"[{{id: a, key: {ONE}}}, {{id: b, key: {ONE}}}]", "clients[1]: the same key as clients[0]"),
+        ("[{id: a, key: '${UPSTREAM}'}]", "clients[0]: is the upstream key main; clients must not hold"),
+    ],
+)
+def test_a_client_that_cannot_be_told_apart_is_refused(refusal, clients, expected):
+    text = f"keys: [{{id: main, secret: '${{UPSTREAM}}'}}]\nclients: {clients}"
+    assert refusal(text, {"UPSTREAM": "sk-proj-upstream-1"}).startswith(f"quotapool.yaml:2: {expected}")
