@@ -7,13 +7,15 @@ asks the store, so a thousand waiting requests cost what one costs, and a large 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from proxy.domain.pool import Key
+from proxy.domain.pool import CANDIDATES, Key
 from proxy.domain.quantities import Cost, Dimension
 from proxy.ledger.ledger import Granted, Ledger, Refused
 from proxy.roster import Roster
@@ -24,7 +26,10 @@ _SHORTEST_NAP_S = 0.002
 
 @dataclass(slots=True)
 class Want:
-    """What a request needs. `exclude`: accounts that already said no to this very request."""
+    """What a request needs. `exclude`: accounts that already said no to this very request.
+
+    `max_wait_s`: how long it may stand in line, all attempts together.
+    """
 
     group: str
     model: str
@@ -65,16 +70,17 @@ class AdmissionObserver(Protocol):
     def line_length(self, change: int) -> None: ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiter:
     want: Want
     deadline: float
     future: asyncio.Future[Granted]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Line:
     waiting: deque[_Waiter] = field(default_factory=deque)
+    head_left: asyncio.Event = field(default_factory=asyncio.Event)
     pump: asyncio.Task[None] | None = None
     pace_s: float = 0.0  # seconds between grants lately, to foretell a newcomer's wait
     last_grant: float = 0.0
@@ -97,80 +103,91 @@ class Admission:
 
     async def admit(self, want: Want) -> Granted:
         """A reservation for `want`. Raises NoRoom, TooLarge, NobodyLeft, StoreUnavailable."""
+        patience_s = max(0.0, want.max_wait_s - want.stood_s)
+        wait_s, dimension = 0.0, None
         line = self._lines.get(want.group)
         if line is None or not line.waiting:
             result = await self._ask(want)
             if isinstance(result, Granted):
                 return result
             wait_s, dimension = result.wait_s or 0.0, result.dimension
-            if wait_s > want.max_wait_s:
-                raise NoRoom(wait_s, "rate_limit", dimension)
-            line = self._lines.setdefault(want.group, _Line())
-        else:
-            wait_s, dimension = 0.0, None
+            line = self._lines.get(want.group) or _Line()  # while we asked, others may have formed one
         foretold = max(wait_s, line.pace_s * (len(line.waiting) + 1))
-        if foretold > want.max_wait_s:
+        if foretold > patience_s:
             raise NoRoom(foretold, "rate_limit", dimension)
         if self._waiting >= self.max_waiting:
             raise NoRoom(foretold, "queue_full", dimension)
-        return await self._stand_in(line, want, foretold)
+        return await self._stand_in(line, want, patience_s, foretold)
 
-    async def _stand_in(self, line: _Line, want: Want, foretold: float) -> Granted:
+    async def _stand_in(self, line: _Line, want: Want, patience_s: float, foretold: float) -> Granted:
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(want, time.monotonic() + want.max_wait_s, loop.create_future())
+        joined = time.monotonic()
+        waiter = _Waiter(want, joined + patience_s, loop.create_future())
+        self._lines[want.group] = line
         line.waiting.append(waiter)
         self._waiting += 1
         self._observer.line_length(1)
         if line.pump is None:
             line.pump = loop.create_task(self._serve(want.group, line))
-        joined = time.monotonic()
+        granted: Granted | None = None
         try:
-            async with asyncio.timeout(want.max_wait_s):
-                return await waiter.future
+            async with asyncio.timeout(patience_s):
+                granted = await waiter.future
         except TimeoutError:
             raise NoRoom(max(foretold, line.pace_s), "queue_timeout", None) from None
         finally:
             want.stood_s += time.monotonic() - joined
             self._waiting -= 1
             self._observer.line_length(-1)
-            if not waiter.future.done():
-                waiter.future.cancel()
-            elif not waiter.future.cancelled() and waiter.future.exception() is None and _was_cancelled():
-                self._ledger.give_back(waiter.future.result())  # granted in the very turn in which the client left
+            if granted is None:
+                self._leave(line, waiter)
+        return granted
+
+    def _leave(self, line: _Line, waiter: _Waiter) -> None:
+        """Out of the line without a grant, or with one that came in the very turn in which the caller gave up."""
+        future = waiter.future
+        if not future.done():
+            future.cancel()
+            if line.waiting[0] is waiter:
+                line.head_left.set()  # the next one may need less
+            line.waiting.remove(waiter)
+        elif not future.cancelled() and future.exception() is None:
+            self._ledger.give_back(future.result())
 
     async def _serve(self, group: str, line: _Line) -> None:
+        """The line's pump: asks the store for the head only. Whoever left the line has left `line.waiting`."""
         try:
             while line.waiting:
                 head = line.waiting[0]
-                if head.future.done():
-                    line.waiting.popleft()
-                    continue
+                line.head_left.clear()
                 try:
                     result = await self._ask(head.want)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is the head's answer
-                    line.waiting.popleft()
                     if not head.future.done():
+                        line.waiting.popleft()
                         head.future.set_exception(error)
+                    continue
+                if head.future.done():
+                    if isinstance(result, Granted):
+                        self._ledger.give_back(result)
                     continue
                 if isinstance(result, Granted):
                     line.waiting.popleft()
                     self._note_pace(line)
-                    if head.future.done():
-                        self._ledger.give_back(result)
-                    else:
-                        head.future.set_result(result)
+                    head.future.set_result(result)
                     continue
                 wait_s = result.wait_s or 0.0
                 if time.monotonic() + wait_s > head.deadline:
                     line.waiting.popleft()
-                    if not head.future.done():
-                        head.future.set_exception(NoRoom(wait_s, "rate_limit", result.dimension))
+                    head.future.set_exception(NoRoom(wait_s, "rate_limit", result.dimension))
                     continue
-                await asyncio.sleep(min(max(wait_s, _SHORTEST_NAP_S), _LONGEST_NAP_S))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(max(wait_s, _SHORTEST_NAP_S), _LONGEST_NAP_S)):
+                        await line.head_left.wait()
         finally:
             line.pump = None
-            if not line.waiting:
-                self._lines.pop(group, None)
+            if not line.waiting and self._lines.get(group) is line:
+                del self._lines[group]
 
     @staticmethod
     def _note_pace(line: _Line) -> None:
@@ -192,8 +209,8 @@ class Admission:
             candidates = [self._roster.candidate(key, want.group) for key in keys]
             answer = await self._ledger.reserve(want.group, want.cost, candidates, may_try_resting=want.replayable)
             if isinstance(answer, Granted):
-                self._observer.reserved("trial" if answer.is_trial else "granted")
-                self._roster.pool.heard(answer.candidate.account, want.group, answer.headroom)
+                self._observer.reserved("granted_local" if answer.local else "granted")
+                self._roster.pool.heard(answer.candidate.account, want.group, answer.headroom, time.time())
                 return answer
             result = answer
             if answer.dead:
@@ -206,12 +223,22 @@ class Admission:
                 hints = answer.hints
             else:
                 break
-        self._observer.reserved("refused")
+        self._observer.reserved("refused_local" if self._ledger.away else "refused")
         if result is None or result.wait_s is None:
             return Refused(_LONGEST_NAP_S, None)
         return result
 
     def _pick(self, want: Want, hints: tuple[str, ...]) -> list[Key]:
+        pool = self._roster.pool
+        keys = self._pick_of(want, hints)
+        if not keys and pool.size > CANDIDATES:
+            # A random handful held nobody who may serve this: before saying that nobody can, look at everyone.
+            everyone = list(pool.accounts)
+            self._rng.shuffle(everyone)
+            keys = self._pick_of(want, everyone)
+        return keys
+
+    def _pick_of(self, want: Want, prefer: Sequence[str]) -> list[Key]:
         return self._roster.pool.pick(
             want.group,
             want.model,
@@ -219,10 +246,5 @@ class Admission:
             rng=self._rng,
             exclude=want.exclude,
             may_try_resting=want.replayable,
-            prefer=hints,
+            prefer=prefer,
         )
-
-
-def _was_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -27,29 +27,41 @@ class Gate:
         self._hosts: frozenset[str] = _LOOPBACK
         self._origins: frozenset[str] = frozenset()
         self._any_host = False
+        self._keys_required = False
         self._seen: dict[str, str] = {}  # token -> client; saves a hash a request
 
     def __repr__(self) -> str:
         return f"<Gate clients={len(self._clients)}>"
 
     def configure(
-        self, *, clients: Mapping[str, str], hosts: Iterable[str], origins: Iterable[str], allow_anonymous: bool
+        self,
+        *,
+        clients: Mapping[str, str],
+        hosts: Iterable[str],
+        origins: Iterable[str],
+        allow_anonymous: bool,
+        keys_required: bool = False,
     ) -> None:
-        """`clients`: SHA-256 (hex) of a key -> client id. With `allow_anonymous` any Host is served."""
+        """`clients`: SHA-256 (hex) of a key -> client id. With `allow_anonymous` any Host is served.
+
+        `keys_required`: other machines reach the port, so without clients nobody comes in: the last key may have been
+        revoked, and a Host header is easily forged.
+        """
         self._clients = dict(clients)
         self._hosts = _LOOPBACK | {host.lower() for host in hosts}
         self._origins = frozenset(origins)
         self._any_host = allow_anonymous
+        self._keys_required = keys_required
         self._seen.clear()
 
     @property
     def closed(self) -> bool:
         """Whether client keys are required."""
-        return bool(self._clients)
+        return bool(self._clients) or self._keys_required
 
     def enter(self, headers: Mapping[str, str]) -> str:
         """The client's id, ANONYMOUS where no keys are in use. Raises Refusal (401, 403)."""
-        if not self._clients:
+        if not self.closed:
             self._check_page(headers)
             return ANONYMOUS
         token = _token(headers)

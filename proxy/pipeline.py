@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from proxy.admission import Admission, NobodyLeft, NoRoom, TooLarge, Want
@@ -21,9 +21,10 @@ from proxy.domain.retry import Attempts, Budget, Step
 from proxy.domain.trip import Leg, Trip
 from proxy.domain.verdict import OK, Kind, Verdict
 from proxy.gate import Gate
-from proxy.ledger.ledger import Granted, Ledger, Observed, StoreUnavailable
+from proxy.ledger.ledger import Event, Granted, Ledger, Observed, StoreUnavailable
 from proxy.openai import ratelimits, replies
 from proxy.openai.classify import classify, classify_stream_error
+from proxy.openai.encoding import decoded
 from proxy.openai.endpoints import Endpoint, resolve
 from proxy.openai.headers import Header, downward, upward
 from proxy.openai.replies import ProxyError
@@ -71,6 +72,7 @@ class Job:
     streamed: bool = False
     strip_usage: bool = False
     length: str | None = None
+    retrying: bool = False  # holds one place of the retry budget
 
 
 @dataclass(slots=True)
@@ -89,6 +91,7 @@ class Outcome:
 
     verdict: Verdict = OK
     failure: UpstreamFailure | None = None
+    report: asyncio.Task[None] | None = None  # the store is being told of a verdict
     delivered: bool = False  # the client has its answer, or as much of it as there was
     held: Held | None = None
     usage: Usage = UNSEEN
@@ -98,6 +101,8 @@ class Outcome:
 # No work was done upstream: the tokens go back, the request itself counts ("unsuccessful requests contribute to your
 # per-minute limit", OpenAI's rate limit guide).
 _DID_NO_WORK: Final = frozenset(Kind) - {Kind.OK, Kind.SERVICE}
+# Refused at the door. What the caller did wrong (400, 404) may have been charged: only usage says it was not.
+_NOT_CHARGED: Final = _DID_NO_WORK - {Kind.REQUEST, Kind.STATE}
 _NOT_THIS_ACCOUNT: Final = frozenset({Kind.MODEL, Kind.TOO_LARGE, Kind.EGRESS, Kind.HEADER, Kind.STATE})
 _ABOUT_THE_KEY: Final = frozenset({Kind.MONEY, Kind.DEAD, Kind.SUSPECT, Kind.HEADER})
 
@@ -145,8 +150,7 @@ class Pipeline:
             await self._forward(down, job, trip, attempts)  # 429, 502, 503, 504 or upstream's answer
         finally:
             self._retries.active -= 1
-            if attempts.failures:
-                self._retries.retrying -= 1
+            self._end_retry(job)
 
     # ---- read and estimate
 
@@ -154,8 +158,8 @@ class Pipeline:
         """What the request is and what it will cost. Raises Refusal."""
         headers = down.headers
         is_json = headers.get("Content-Type", "").partition(";")[0].strip().lower() == "application/json"
-        has_body = "Content-Length" in headers or "Transfer-Encoding" in headers
-        if not has_body:
+        has_body = headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
+        if not has_body and endpoint.estimate is None:
             return Job(endpoint, b"", None, "", NO_MODEL, Cost(), endpoint.replayable)
         encoded = "Content-Encoding" in headers
         if endpoint.estimate is None and not (is_json and endpoint.json_body and not encoded):
@@ -164,19 +168,21 @@ class Pipeline:
         body = await down.read(self.settings.max_json_body)
         if endpoint.estimate is None:
             model, streamed = peek_model(body)
-            group = self.settings.group_of(model[:_LONGEST_MODEL]) if model else NO_MODEL
+            model = model[:_LONGEST_MODEL]
+            group = self.settings.group_of(model) if model else NO_MODEL
             return Job(endpoint, body, None, model, group, Cost(), endpoint.replayable, streamed)
         try:
             facts = read_request(endpoint.estimate, body)
         except InvalidRequest as invalid:
             raise Refusal(replies.INVALID_JSON, str(invalid), param=invalid.param) from invalid
+        model = facts.model[:_LONGEST_MODEL]
         inject = facts.stream and not facts.asked_usage and endpoint.dialect == "chat" and self.settings.inject_usage
         return Job(
             endpoint,
             inject_include_usage(body) if inject else body,
             None,
-            facts.model,
-            self.settings.group_of(facts.model[:_LONGEST_MODEL]),
+            model,
+            self.settings.group_of(model),
             facts.cost,
             endpoint.replayable and not (endpoint.replay_asks_body and facts.stateful),
             facts.stream,
@@ -189,32 +195,50 @@ class Pipeline:
         want = Want(job.group, job.model, job.cost, job.replayable, self.settings.queue.max_wait)
         held: Held | None = None
         while True:
-            granted = await self._admit(want, trip, nobody_is_fine=held is not None)  # 429, 503
+            tried = attempts.refusals + attempts.failures > 0
+            granted = await self._admit(want, trip, nobody_is_fine=tried)  # 429, 503
             if granted is None:
                 break
+            if granted.candidate.key not in self.credentials:  # a reload took it while the store was asked
+                self._ledger.give_back(granted)
+                continue
             leg = Leg(granted.candidate.key, granted.candidate.account, trip.queued_s)
             trip.legs.append(leg)
             outcome = await self._attempt(down, job, granted, leg, trip)
-            await self._roster.report(outcome.verdict, granted, status=leg.status, request_id=leg.upstream_request_id)
+            if outcome.report is not None:
+                await asyncio.shield(outcome.report)  # the next choice must know; who leaves now does not undo it
             if outcome.delivered:
                 return
-            held = outcome.held or held
-            if outcome.verdict.kind in _NOT_THIS_ACCOUNT:
+            self._end_retry(job)
+            kind = outcome.verdict.kind
+            if kind not in _ABOUT_THE_KEY:  # what is wrong with one of our keys is no answer to a client
+                held = outcome.held or held
+            if kind in _NOT_THIS_ACCOUNT:
                 want.exclude.add(leg.account)
+            if kind is Kind.TOO_LARGE and outcome.verdict.limit is not None:
+                # Only an account with a larger limit may be asked; our own estimate was too low.
+                want.cost = replace(want.cost, tokens=max(want.cost.tokens, outcome.verdict.limit + 1))
             step = self._next_step(job, outcome, attempts)
             if step is Step.ANSWER:
-                self._refuse_if_ours(outcome)  # 502, 503, 504
+                self._refuse_if_ours(outcome, final=attempts.failures > 0)  # 502, 503, 504
                 break
             self._observer.retrying(leg)
             if step is Step.NEXT:
                 attempts.refusals += 1
                 continue
             attempts.failures += 1
-            self._retries.retrying += attempts.failures == 1
-            pause = retry.pause_s(attempts.failures, outcome.verdict.retry_after_s, self._rng.random())
-            await asyncio.sleep(pause)
-        if held is not None:
-            await self._answer(down, held, trip, final=attempts.failures > 0)
+            job.retrying = True
+            self._retries.retrying += 1
+            await asyncio.sleep(retry.pause_s(attempts.failures, outcome.verdict.retry_after_s, self._rng.random()))
+        if held is None:
+            raise Refusal(replies.POOL_NO_USABLE_KEYS)  # each account refused its own key
+        await self._answer(down, held, trip, final=attempts.failures > 0)
+
+    def _end_retry(self, job: Job) -> None:
+        """The retry budget is for attempts under way: a request that is being answered, or waits, holds none of it."""
+        if job.retrying:
+            job.retrying = False
+            self._retries.retrying -= 1
 
     async def _admit(self, want: Want, trip: Trip, *, nobody_is_fine: bool) -> Granted | None:
         """A reservation. None: every account has refused this very request, so its last answer stands."""
@@ -238,17 +262,23 @@ class Pipeline:
         """Send the request with one key; pass a good answer on, or understand a bad one. Settles once, always."""
         outcome = Outcome()
         answer: Answer | None = None
+        observed: list[Observed] | None = None
         started = time.monotonic()
         try:
             answer = await self.upstream.send(down.method, down.target, self._headers(down, job, granted), _body(job))
-            leg.status = answer.status
-            leg.upstream_request_id = answer.headers.get("x-request-id", "")
+            leg.status, observed = answer.status, _observed(answer.headers)
+            if observed and job.streamed and answer.status < 400:
+                self._ledger.observe(granted, observed)  # what a stream's headers say is old when it ends
+                observed = None
+            headers = self._kept(answer, granted)
+            leg.upstream_request_id = next((value for name, value in headers if name.lower() == "x-request-id"), "")
             if answer.status < 400:
-                await self._relay(down, job, answer, outcome, trip)
+                self._end_retry(job)
+                await self._relay(down, job, answer, headers, outcome, trip)
             else:
-                body = await read_body(answer, _ERROR_BODY)
-                outcome.verdict = classify(answer.status, answer.headers, body)
-                headers = downward(answer.headers, answer.headers.items())
+                # Upstream may repeat the key: what it says is cleaned before anybody sees, logs or stores it.
+                headers, body, text = self._cleaned(headers, await read_body(answer, _ERROR_BODY))
+                outcome.verdict = classify(answer.status, answer.headers, text)
                 outcome.held = Held(answer.status, answer.reason, headers, body)
         except UpstreamFailure as failure:
             outcome.failure = failure
@@ -265,14 +295,20 @@ class Pipeline:
             if answer is not None:
                 answer.close()
             self._understand(job, outcome, leg)
-            self._settle(job, granted, outcome, answer)
+            self._settle(granted, outcome, leg.status, observed)
+            if outcome.verdict.kind is not Kind.OK or (outcome.delivered and outcome.failure is None):
+                # Told apart from no answer at all, which says nothing about a key that was resting.
+                outcome.report = self._roster.report(
+                    outcome.verdict, granted, status=leg.status, request_id=leg.upstream_request_id
+                )
             leg.usage = outcome.usage
             self._observer.attempted(leg, job.model)
         return outcome
 
-    async def _relay(self, down: Downstream, job: Job, answer: Answer, outcome: Outcome, trip: Trip) -> None:
+    async def _relay(
+        self, down: Downstream, job: Job, answer: Answer, headers: list[Header], outcome: Outcome, trip: Trip
+    ) -> None:
         """Pass a good answer on. A stream that begins with an error becomes a held error instead."""
-        headers = downward(answer.headers, answer.headers.items())
         headers.append(("x-quotapool-source", "upstream"))
         passed = Passed()
         trip.status, trip.source = answer.status, "upstream"
@@ -291,13 +327,13 @@ class Pipeline:
                 await pass_bytes(down, answer, headers, passed)
         finally:
             outcome.usage = passed.usage
+            if passed.late_error is not None:  # scored even if the client leaves on seeing it
+                outcome.verdict = classify_stream_error(self._clean(passed.late_error))
         if passed.error is not None:
-            outcome.verdict = classify_stream_error(passed.error)
-            outcome.held = Held(_STATUS_OF.get(outcome.verdict.kind, 500), "", headers, passed.error)
+            outcome.verdict = classify_stream_error(self._clean(passed.error))
+            outcome.held = _held_event(outcome.verdict, headers)
             return
         outcome.delivered = True
-        if passed.late_error is not None:
-            outcome.verdict = classify_stream_error(passed.late_error)
         self._observer.served(job.model)
 
     # ---- what it means
@@ -316,27 +352,33 @@ class Pipeline:
         elif verdict.kind is Kind.MODEL and job.model:
             self._roster.pool.lacks(leg.account, job.model, time.time())
 
-    def _settle(self, job: Job, granted: Granted, outcome: Outcome, answer: Answer | None) -> None:
-        """Correct the reservation. Only what upstream never heard of, refused, or counted exactly gives tokens back."""
+    def _settle(self, granted: Granted, outcome: Outcome, status: int, observed: Sequence[Observed] | None) -> None:
+        """Correct the reservation. Only what upstream never heard of, refused, or counted exactly gives tokens back.
+
+        `observed`: what the headers said; None: there were none, or it was told while the answer went on.
+        """
         if outcome.failure is not None and not outcome.failure.sent:
             outcome.usage = NOTHING
             self._ledger.give_back(granted)
             return
-        if outcome.verdict.kind in _DID_NO_WORK and not outcome.delivered:
+        kind, tokens = outcome.verdict.kind, granted.cost.tokens
+        refused = kind in _NOT_CHARGED and not outcome.delivered
+        if kind in _DID_NO_WORK and not outcome.delivered:
             outcome.usage = NOTHING
-        reserved, used = job.cost.tokens, outcome.usage.total
-        spare = reserved - used if outcome.usage.certainty is not Certainty.AT_LEAST else min(0, reserved - used)
-        observed = _observed(answer.headers) if answer is not None else ()
+        unused = tokens - outcome.usage.total
         self._ledger.settle(
             granted,
-            (0, spare, 0, spare, 0),
+            back=Cost(0, tokens) if refused else Cost(0),
+            unused_tokens=0 if refused else min(0, unused) if outcome.usage.certainty is Certainty.AT_LEAST else unused,
             cool_s=outcome.cool_s,
-            observed=observed,
-            headerless=not observed and answer is not None and answer.status < 300,
+            observed=observed or (),
+            refused=refused,
+            event=_event(outcome, granted.cost, status, observed),
         )
 
     def _next_step(self, job: Job, outcome: Outcome, attempts: Attempts) -> Step:
         resendable, most = job.body is not None, self.settings.retry.max_attempts - 1
+        self._retries.share = self.settings.retry.budget
         if outcome.failure is not None:
             again = retry.may_resend(
                 sent=outcome.failure.sent,
@@ -357,12 +399,12 @@ class Pipeline:
         )
 
     @staticmethod
-    def _refuse_if_ours(outcome: Outcome) -> None:
+    def _refuse_if_ours(outcome: Outcome, *, final: bool) -> None:
         """Raise Refusal where upstream's own answer, if there is one, would mislead the client."""
         failure = outcome.failure
         if failure is not None:
             error = _FAILED.get(failure.reason, replies.UPSTREAM_PROTOCOL_ERROR)
-            raise Refusal(error, f"{error.cause} ({failure}.) {error.remedy}") from failure
+            raise Refusal(error, f"{error.cause} ({failure}.) {error.remedy}", final=final) from failure
         if outcome.verdict.kind in _ABOUT_THE_KEY:
             raise Refusal(replies.UPSTREAM_KEY_REFUSED)
 
@@ -372,17 +414,32 @@ class Pipeline:
         if final and not any(name.lower() == "x-should-retry" for name, _ in headers):
             headers.append(("x-should-retry", "false"))
         trip.status, trip.source = held.status, "upstream"
-        body = self._clean(held.body)
-        await down.start(held.status, held.reason, headers, len(body))
-        await down.write(body)
+        await down.start(held.status, held.reason, headers, len(held.body))
+        await down.write(held.body)
         await down.finish()
+
+    def _cleaned(self, headers: list[Header], body: bytes) -> tuple[list[Header], bytes, bytes]:
+        """An error answer without secrets: headers and body for the client, and the text that the body says.
+
+        Upstream is asked for plain bytes. Where it encodes them all the same, the client gets them as they came,
+        unless there was something to clean in them.
+        """
+        encoding = next((value for name, value in headers if name.lower() == "content-encoding"), "")
+        said = decoded(body, encoding, _ERROR_BODY)
+        text = self._clean(said)
+        if said is body or text != said:
+            return [pair for pair in headers if pair[0].lower() != "content-encoding"], text, text
+        return headers, body, text
+
+    def _kept(self, answer: Answer, granted: Granted) -> list[Header]:
+        secret = self.credentials.secret(granted.candidate.key)
+        return downward(answer.headers, answer.headers.items(), secret=secret)
 
     def _headers(self, down: Downstream, job: Job, granted: Granted) -> list[Header]:
         headers = upward(
             down.headers,
             down.headers.items(),
             authorization=self.credentials.authorization(granted.candidate.key),
-            readable=job.endpoint.estimate is not None,
         )
         if job.length is not None:
             headers.append(("Content-Length", job.length))
@@ -418,22 +475,47 @@ _STATUS_OF: Final = {
 }
 
 
+def _held_event(verdict: Verdict, headers: list[Header]) -> Held:
+    """A stream that began with an error, as the same error is shown outside a stream."""
+    status = _STATUS_OF.get(verdict.kind, 500)
+    kind = "server_error" if status >= 500 else verdict.dimension or "invalid_request_error"
+    kept = [(name, value) for name, value in headers if name.lower() not in {"content-type", "x-quotapool-source"}]
+    body = replies.error_body(verdict.message or "The stream began with an error.", kind, verdict.reason)
+    return Held(status, "", [*kept, ("content-type", "application/json")], body)
+
+
 def _body(job: Job) -> bytes | AsyncIterator[bytes] | None:
     return job.stream if job.body is None else (job.body or None)
 
 
-def _observed(headers: Mapping[str, str]) -> tuple[Observed, ...]:
+def _observed(headers: Mapping[str, str]) -> list[Observed]:
     """What the rate headers say, as the ledger compares it."""
     rates = ratelimits.read(headers)
+    seen: list[Observed] = []
     if rates is None:
-        return ()
-    seen = []
+        return seen
     if rates.limit_requests is not None and rates.remaining_requests is not None:
         dimension = Dimension.RPD if rates.requests_are_daily else Dimension.RPM
         seen.append(Observed(dimension, rates.limit_requests, rates.remaining_requests))
     if rates.limit_tokens is not None and rates.remaining_tokens is not None:
         seen.append(Observed(Dimension.TPM, rates.limit_tokens, rates.remaining_tokens))
-    return tuple(seen)
+    if rates.limit_project_tokens is not None and rates.remaining_project_tokens is not None:
+        seen.append(Observed(Dimension.PROJECT_TPM, rates.limit_project_tokens, rates.remaining_project_tokens))
+    return seen
+
+
+def _event(outcome: Outcome, cost: Cost, status: int, observed: Sequence[Observed] | None) -> Event:
+    """What else the answer taught about the account."""
+    verdict = outcome.verdict
+    if verdict.kind is Kind.SLOW_DOWN:
+        return Event.SLOW_DOWN
+    if verdict.kind is Kind.WAIT and not verdict.daily and observed:
+        # Refused although a minute's worth is left: it enforces a shorter span, 60 a minute as one a second, say.
+        enough = all(o.remaining >= cost.of(o.dimension) for o in observed if o.dimension is not Dimension.RPD)
+        return Event.SHORTER_SPAN if enough else Event.NOTHING
+    if verdict.kind is Kind.OK and 200 <= status < 300 and observed is not None and not observed:
+        return Event.HEADERLESS
+    return Event.NOTHING
 
 
 def _no_room_message(error: ProxyError, full: NoRoom) -> str:

@@ -9,10 +9,19 @@ from proxy.openai.replies import ProxyError
 
 
 class Refusal(Exception):
-    """Ends a request with one of `replies.ALL`. `retry_after_s`: when the same request can succeed, None: unknown."""
+    """Ends a request with one of `replies.ALL`. `retry_after_s`: when the same request can succeed, None: unknown.
+
+    `final`: the proxy has retried already; a client's own retries would multiply that.
+    """
 
     def __init__(
-        self, error: ProxyError, message: str = "", *, retry_after_s: float | None = None, param: str | None = None
+        self,
+        error: ProxyError,
+        message: str = "",
+        *,
+        retry_after_s: float | None = None,
+        param: str | None = None,
+        final: bool = False,
     ) -> None:
         super().__init__(message or error.message)
         self.error = error
@@ -20,6 +29,7 @@ class Refusal(Exception):
         self._message = message
         self._retry_after_s = retry_after_s
         self._param = param
+        self._final = final
 
     def body(self) -> bytes:
         """OpenAI's error JSON."""
@@ -27,8 +37,8 @@ class Refusal(Exception):
 
     def headers(self) -> list[tuple[str, str]]:
         steer = self.error.headers
-        if self._retry_after_s is not None:
+        if self._final:
+            steer = [("x-should-retry", "false")]
+        elif self._retry_after_s is not None and math.isfinite(self._retry_after_s):
             steer = replies.retry_headers(self._retry_after_s)
-            if not math.isfinite(self._retry_after_s):
-                steer = self.error.headers
         return [("content-type", "application/json"), ("x-quotapool-source", "proxy"), *steer]

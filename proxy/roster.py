@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from proxy.domain.pool import Key, Pool
@@ -38,6 +38,8 @@ class Roster:
         self._written: dict[tuple[str, str], Written] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self._known_epoch = ""
+        self._unreported: dict[str, tuple[Record, float]] = {}  # seen while the store was away
+        self._reports: set[asyncio.Task[None]] = set()
 
     def reload(self, settings: Settings, keys: Sequence[Key]) -> None:
         """Take a new configuration. Requests under way keep the keys they have."""
@@ -77,6 +79,9 @@ class Roster:
         if self._known_epoch and epoch != self._known_epoch:
             await self._remind()
         self._known_epoch = self.ledger.epoch or epoch
+        for field, (record, rest) in list(self._unreported.items()):
+            await self.ledger.change_state(field, record, rest_s=rest, fingerprint=record.fingerprint)
+            self._unreported.pop(field, None)
         self.pool.apply_states(await self.ledger.records())
 
     async def _remind(self) -> None:
@@ -89,14 +94,17 @@ class Roster:
 
     # ---- verdicts
 
-    async def report(self, verdict: Verdict, granted: Granted, *, status: int, request_id: str) -> None:
-        """Act on what upstream said about a key or its account. A store that is away is not a reason to fail."""
+    def report(self, verdict: Verdict, granted: Granted, *, status: int, request_id: str) -> asyncio.Task[None] | None:
+        """Act on what upstream said about a key or its account; None where there is nothing to tell the store.
+
+        The task goes on if its request is cancelled. A store that is away is not a reason to fail.
+        """
         state = state_after(verdict)
         candidate = granted.candidate
         if state is None:
-            if verdict.kind is Kind.OK and granted.is_trial:
-                await self._back(candidate)
-            return
+            if verdict.kind is not Kind.OK or not granted.is_trial:
+                return None
+            return self._start(self._back(candidate))
         field = field_of(verdict, candidate.key, candidate.account)
         print_ = candidate.account_fingerprint if verdict.scope is Scope.ACCOUNT else candidate.key_fingerprint
         record = Record(
@@ -109,7 +117,13 @@ class Roster:
             fingerprint=print_,
         )
         rest = rest_s(state, 0, self._rng.random()) if state in {State.QUARANTINED, State.SUSPECT} else 0.0
-        await self._change(field, record, rest, print_, verdict.reason)
+        return self._start(self._change(field, record, rest, print_, verdict.reason))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._reports.add(task)
+        task.add_done_callback(self._reports.discard)
+        return task
 
     async def _back(self, candidate: Candidate) -> None:
         """A trial succeeded: whatever made the key rest is over."""
@@ -128,5 +142,6 @@ class Roster:
                 self._observer.state_changed(field, record.state if record else State.ACTIVE, reason, details)
             await self.refresh()
         except StoreUnavailable:
-            if record is not None:  # this process at least stops using it
+            if record is not None:  # this process at least stops using it, and tells the store later
+                self._unreported[field] = record, rest
                 self.pool.apply_states({**self.pool.records, field: record})

@@ -32,6 +32,8 @@ class Silent:
 
     def store_failed(self, reason: str) -> None: ...
 
+    def store_away(self, *, away: bool) -> None: ...
+
     def state_changed(self, field: str, state: State, reason: str, details: Mapping[str, Any]) -> None: ...
 
 
@@ -107,7 +109,7 @@ class Overview:
             bucket.refill(now, written)
             cooling[account, group] = max(0.0, bucket.cool_until - now)
             for i, dimension in enumerate(DIMENSIONS):
-                level = bucket.level[i]
+                level = bucket.level(i)
                 if level is not None:
                     levels[account, group, dimension.value] = level
                     limits[account, group, dimension.value] = bucket.limit(i, written)
@@ -150,7 +152,7 @@ class Overview:
                             "remaining": round(level, 3),
                         }
                         for i, dimension in enumerate(DIMENSIONS)
-                        if (level := bucket.level[i]) is not None
+                        if (level := bucket.level(i)) is not None
                     },
                 }
             )

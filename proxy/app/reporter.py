@@ -83,6 +83,12 @@ class Reporter:
     def store_failed(self, reason: str) -> None:
         self._metrics.store_errors[_STORE_KINDS.get(reason, "other")].inc()
 
+    def store_away(self, *, away: bool) -> None:
+        if away:
+            _log.error("the store is away", docs="docs/operations.md#the-store-is-down")
+        else:
+            _log.warning("the store is back")
+
     # ---- the pool
 
     def state_changed(self, field: str, state: State, reason: str, details: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from aiohttp import web
 
 from proxy.app.control import Configure
 from proxy.app.crew import Crew
+from proxy.app.keyring import secrets_in
 from proxy.app.overview import Overview, Silent
 from proxy.ledger.clients import Clients
 from proxy.ledger.connection import Store, StoreError, StoreLost, connect, verify
@@ -62,8 +63,7 @@ class Supervisor:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises CannotStart."""
         settings = self.settings
-        for key in settings.keys:
-            self._redactor.add(key.secret.get_secret_value())
+        self._know_secrets(settings)
         log = logs.configure(settings.log.level, settings.log.format, self._redactor)
         async with self._stack:
             self._stack.callback(log.writer.flush)
@@ -102,6 +102,10 @@ class Supervisor:
 
     # ---- start
 
+    def _know_secrets(self, settings: Settings) -> None:
+        for secret in secrets_in(settings, settings.redis.get_secret_value() if settings.redis else ""):
+            self._redactor.add(secret)
+
     def _message(self) -> Configure:
         return Configure(to_wire(self.settings).decode(), self._redis, str(self._metrics_dir))
 
@@ -121,7 +125,7 @@ class Supervisor:
             if "KUBERNETES_SERVICE_HOST" in os.environ:
                 _log.warning(
                     "no redis: is set, so this pod keeps budgets of its own; N pods would spend N times the budget",
-                    docs="docs/operations.md#store-not-shared",
+                    docs="docs/operations.md#the-store-is-not-shared",
                 )
         store = connect(self._redis, ca_file=str(settings.ca_file) if settings.ca_file else None)
         self._stack.push_async_callback(store.close)
@@ -206,8 +210,7 @@ class Supervisor:
         changed = changed_sections(self.settings, new)
         waiting = sorted(changed & RESTART_ONLY)
         self.settings = new
-        for key in new.keys:
-            self._redactor.add(key.secret.get_secret_value())
+        self._know_secrets(new)
         self._overview.reload(new)
         try:
             await self._overview.start_changed_keys_anew()

@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry
 
 from proxy.admission import Admission
 from proxy.app.control import Channel, Configure, Drain, Ready
-from proxy.app.keyring import keyring
+from proxy.app.keyring import keyring, secrets_in
 from proxy.app.reporter import Reporter
 from proxy.gate import Gate
 from proxy.ledger.clients import Clients
@@ -40,6 +40,7 @@ from proxy.settings import Settings, from_wire
 from proxy.upstream.credentials import Credentials
 from proxy.upstream.http import AiohttpUpstream, Timeouts
 from proxy.web.handlers import ClientHandler
+from proxy.web.listener import Listener
 
 _log = structlog.get_logger()
 _LOOK_S: Final = 1.0  # an idle worker looks at the pool's version this often
@@ -68,6 +69,7 @@ class Worker:
             patience_s=self.settings.store_patience,
             observer=self.reporter,
             on_version=self._version_moved,
+            serve_alone=self.settings.on_redis_loss == "serve",
         )
         keys, secrets = keyring(self.settings)
         self.roster = Roster(self.ledger, self.settings, keys, self.reporter)
@@ -94,12 +96,8 @@ class Worker:
         self._configure_gate()
 
     def _know_secrets(self, settings: Settings, redis: str) -> None:
-        for key in settings.keys:
-            self.redactor.add(key.secret.get_secret_value())
-        if settings.admin_token is not None:
-            self.redactor.add(settings.admin_token.get_secret_value())
-        if "@" in redis:
-            self.redactor.add(redis.partition("://")[2].rpartition("@")[0].rpartition(":")[2])
+        for secret in secrets_in(settings, redis):
+            self.redactor.add(secret)
 
     def _configure_gate(self) -> None:
         written = {client.key_hash: client.id for client in self.settings.clients}
@@ -109,6 +107,7 @@ class Worker:
             hosts=self.settings.allowed_hosts,
             origins=self.settings.allowed_origins,
             allow_anonymous=self.settings.allow_anonymous,
+            keys_required=self.settings.bind_problem() is not None,
         )
         limits = self.settings.limits.models
         groups = [name for group, members in self.settings.groups.items() for name in (group, *members)]
@@ -184,8 +183,8 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
         return
     worker = Worker(slot, first)
     await worker.start()
-    server = web.Server(worker.handler, access_log=None, keepalive_timeout=_KEEP_ALIVE_S, max_field_size=65_536,
-                        max_line_size=65_536, auto_decompress=False, handler_cancellation=True)  # fmt: skip
+    server = Listener(worker.handler, access_log=None, keepalive_timeout=_KEEP_ALIVE_S, max_field_size=65_536,
+                      max_line_size=65_536, auto_decompress=False, handler_cancellation=True)  # fmt: skip
     runner = web.ServerRunner(server)
     await runner.setup()
     site = web.SockSite(runner, listener, backlog=4096)

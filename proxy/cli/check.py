@@ -9,15 +9,16 @@ from typing import Any, Final
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from proxy.app.keyring import keyring
+from proxy.app.keyring import keyring, secrets_in
 from proxy.app.overview import Overview, Silent
 from proxy.cli.attach import run_with_store
 from proxy.domain.states import State
 from proxy.domain.verdict import Kind, Verdict
 from proxy.ledger.connection import Store
 from proxy.ledger.ledger import Ledger
+from proxy.observe.redaction import Redactor
 from proxy.openai.classify import classify
 from proxy.settings import Settings
 from proxy.upstream.credentials import Credentials
@@ -62,11 +63,12 @@ async def _probe_all(settings: Settings) -> dict[str, Probe]:
     tls = ssl.create_default_context(cafile=str(settings.ca_file)) if settings.ca_file else None
     upstream = AiohttpUpstream(settings.upstream, _PATIENCE, tls=tls)
     credentials = Credentials(secrets)
+    redactor = Redactor(secrets_in(settings, ""))
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def probe(key_id: str) -> Probe:
         async with gate:
-            return await _probe(upstream, credentials.authorization(key_id))
+            return await _probe(upstream, credentials.authorization(key_id), redactor)
 
     try:
         answers = await asyncio.gather(*(probe(key.id) for key in keys))
@@ -75,13 +77,14 @@ async def _probe_all(settings: Settings) -> dict[str, Probe]:
     return {key.id: answer for key, answer in zip(keys, answers, strict=True)}
 
 
-async def _probe(upstream: AiohttpUpstream, authorization: str) -> Probe:
+async def _probe(upstream: AiohttpUpstream, authorization: str, redactor: Redactor) -> Probe:
     try:
-        answer = await upstream.send("GET", "/v1/models", [("Authorization", authorization)], None)
+        headers = [("Authorization", authorization), ("Accept-Encoding", "identity")]
+        answer = await upstream.send("GET", "/v1/models", headers, None)
     except UpstreamFailure as failure:
         return Probe(False, "no answer", str(failure))
     try:
-        body = await read_body(answer, 2**20)
+        body = redactor.clean_bytes(await read_body(answer, 2**20))
     except UpstreamFailure as failure:
         return Probe(False, "no answer", str(failure))
     finally:
@@ -123,7 +126,8 @@ def _advice(row: dict[str, Any], probe: Probe) -> str:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    table = Table("key", "account", "state", "upstream says", "left (per model)", "what to do")
+    titles = ("key", "account", "state", "upstream says", "left (per model)", "what to do")
+    table = Table(*(Column(title, overflow="fold") for title in titles))
     for row in rows:
         colour = "green" if row["usable"] else "red"
         state = row["state"] + (f"\n{row['reason']}" if row.get("reason") else "")

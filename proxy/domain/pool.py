@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from proxy.domain.states import RESTING, Record, State
 
 CANDIDATES = 8  # how many accounts one reserve may name
+_REFILL_S = 60.0  # most budgets are per minute; for a daily one this errs for a moment, and the store decides
 _MODEL_REST_S = 300.0  # how long an account that lacks a model is not asked for it again
 
 
@@ -35,12 +36,18 @@ class Account:
     usable: list[Key] = field(default_factory=list)
     resting: list[tuple[float, Key]] = field(default_factory=list)  # (from when one request may try it again, key)
     turn: int = 0
-    headroom: dict[str, float] = field(default_factory=dict)  # model group -> 0..1
+    headroom: dict[str, tuple[float, float]] = field(default_factory=dict)  # model group -> (0..1, heard at)
 
     @property
     def fingerprint(self) -> str:
         """Changes when any secret of the account does."""
         return "+".join(sorted(k.fingerprint for k in self.keys))
+
+    def expected(self, group: str, now: float) -> float:
+        """Head-room now: what was heard, and what a minute's budget has refilled since. Else an account that was
+        nearly empty when it was last used would be passed over for ever."""
+        share, at = self.headroom.get(group, (1.0, now))
+        return min(1.0, share + max(0.0, now - at) / _REFILL_S)
 
     def next_key(self) -> Key:
         self.turn = (self.turn + 1) % len(self.usable)
@@ -117,13 +124,13 @@ class Pool:
             self._lacking.clear()
         self._lacking[account, model] = now + _MODEL_REST_S
 
-    def heard(self, account: str, group: str, headroom: float) -> None:
-        """Remember the emptiest bucket's level, as a share of its depth, after a grant or an answer."""
+    def heard(self, account: str, group: str, headroom: float, now: float) -> None:
+        """Remember the emptiest bucket's level, as a share of its depth, after a grant."""
         known = self.accounts.get(account)
         if known is not None:
             if len(known.headroom) > 1_000:
                 known.headroom.clear()
-            known.headroom[group] = headroom
+            known.headroom[group] = (headroom, now)
 
     def pick(
         self,
@@ -144,7 +151,8 @@ class Pool:
             rng.shuffle(chosen)
         else:
             chosen = [pickable[rng.randrange(len(pickable))] for _ in range(CANDIDATES)]
-        chosen.sort(key=lambda account: -account.headroom.get(group, 1.0))
+        # By tenths: what we last heard is some calls old, and by exact figures one favourite would get them all.
+        chosen.sort(key=lambda account: -round(10 * account.expected(group, now)))
         named = [a for name in prefer if (a := self.accounts.get(name)) is not None and a.usable]
         seen = set(exclude)
         picked: list[Key] = []

@@ -15,6 +15,7 @@ class Dimension(StrEnum):
     RPD = "rpd"  # requests per day
     TPD = "tpd"  # tokens per day
     IPM = "ipm"  # images per minute
+    PROJECT_TPM = "project_tpm"  # tokens per minute of the project, beside the organisation's; always learned
 
 
 PERIOD_S: Final[dict[Dimension, float]] = {
@@ -23,7 +24,11 @@ PERIOD_S: Final[dict[Dimension, float]] = {
     Dimension.RPD: 86_400.0,
     Dimension.TPD: 86_400.0,
     Dimension.IPM: 60.0,
+    Dimension.PROJECT_TPM: 60.0,
 }
+
+
+_OF_TOKENS: Final = frozenset({Dimension.TPM, Dimension.TPD, Dimension.PROJECT_TPM})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,7 @@ class Cost:
     images: int = 0
 
     def of(self, dimension: Dimension) -> int:
-        if dimension is Dimension.TPM or dimension is Dimension.TPD:
+        if dimension in _OF_TOKENS:
             return self.tokens
         if dimension is Dimension.IPM:
             return self.images
@@ -51,6 +56,7 @@ class Limits:
     rpd: float | None = None
     tpd: float | None = None
     ipm: float | None = None
+    project_tpm: float | None = None
 
     def of(self, dimension: Dimension) -> float | None:
         value: float | None = getattr(self, dimension.value)

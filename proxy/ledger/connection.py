@@ -253,9 +253,9 @@ def _fit(info: dict[str, Any], where: str) -> StoreFacts:
         )
     if info.get("role") == "slave":
         raise StoreUnfit(f"{where} is a replica and takes no writes. Name its primary, or use redis+sentinel://.")
-    # The scripts read the server's clock and then write; before Redis 5 a script may not do both.
-    if int(str(info.get("redis_version") or "5").partition(".")[0]) < 5:
-        raise StoreUnfit(f"{where} runs Redis {version}. Use Redis 5 or later, or Valkey.")
+    # The scripts use SET ... GET and ZADD ... GT, which Redis has since 6.2.
+    if [int(part) for part in str(info.get("redis_version") or "6.2").split(".")[:2]] < [6, 2]:
+        raise StoreUnfit(f"{where} runs Redis {version}. Use Redis 6.2 or later, or Valkey.")
     return StoreFacts(name, version, eviction, int(info.get("maxmemory") or 0))
 
 

@@ -1,9 +1,6 @@
 """The ledger: reserve a budget, settle it, change a state. What every replica agrees on.
 
-Reserves and settles that come up while a batch is under way go out together as the next one (at most 64), so the
-store sees few large calls under load and one small call when idle. A batch that was not answered is sent again with
-the same id until the store answers or the callers' patience ends; the store does each batch once. A batch given up on
-stays in doubt: it is sent again when the store is back, and what it may have reserved is then given back.
+While the store is away, callers are told so (`refuse`), or served from this process's share (`serve`, `local.py`).
 """
 
 from __future__ import annotations
@@ -14,109 +11,35 @@ import math
 import random
 import secrets
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
-from proxy.domain.bucket import DIMENSIONS, UNKNOWN, Bucket
-from proxy.domain.quantities import Cost, Dimension, Limits
+from proxy.domain.bucket import DIMENSIONS, Bucket, Moment
+from proxy.domain.quantities import Cost, Dimension
 from proxy.domain.states import OBSERVED, Record, State
-from proxy.ledger.connection import Script, Store, StoreLost, StoreRefused
+from proxy.ledger.batches import Batches, Item, StoreObserver
+from proxy.ledger.connection import Script, Store, StoreLost
+from proxy.ledger.grants import Candidate, Event, Granted, Observed, Refused, Written, written_limits
+from proxy.ledger.local import LocalBudgets
 
-MOST_IN_BATCH: Final = 64
 _UNBOUNDED: Final = -1e18
-_SETTLED_IN_VAIN: Final = 50_000  # settles kept while the store is away; the oldest go first
+_WAS_UNBOUNDED: Final = Moment(_UNBOUNDED, _UNBOUNDED, 0.0, 0.0)
+_NO_COST: Final = Cost(0)
+_REPLICA_LIVES_S: Final = 10.0
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
-
-Written = tuple[float, float, float, float, float]
 
 
 class StoreUnavailable(Exception):
     """The store did not answer within the caller's patience."""
 
 
-class StoreObserver(Protocol):
-    """Who wants to know how the store does: the metrics."""
-
-    def store_answered(self, seconds: float, items: int) -> None: ...
-
-    def store_failed(self, reason: str) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A key that may serve a request. `written` are the limits somebody wrote, UNKNOWN where nobody did."""
-
-    account: str
-    key: str
-    account_fingerprint: str
-    key_fingerprint: str
-    written: Written
-
-
-@dataclass(slots=True)
-class Granted:
-    """A reservation. `level` and `charged` are the account's bucket right after it; `at` is the store's time."""
-
-    id: str
-    group: str
-    cost: Cost
-    candidate: Candidate
-    at: float
-    level: list[float]
-    charged: list[float]
-    is_trial: bool
-    headroom: float
-    settled: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """No candidate has room. `wait_s` None: no waiting helps; `dead`: candidates the store knows as not usable."""
-
-    wait_s: float | None
-    dimension: Dimension | None
-    hints: tuple[str, ...] = ()
-    dead: tuple[Candidate, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """What upstream's headers said of one dimension, at the moment it admitted the request."""
-
-    dimension: Dimension
-    limit: float
-    remaining: float
-
-
-@dataclass(slots=True)
-class _Item:
-    payload: list[Any]
-    future: asyncio.Future[Any] | None = None
-    reservation: tuple[str, str, Cost, Sequence[Candidate]] | None = None
-
-
-@dataclass(slots=True)
-class _Batch:
-    id: str
-    items: list[_Item]
-    body: bytes = b""
-
-
-def written_limits(limits: Limits) -> Written:
-    """`limits` as the script wants them."""
-    values = [float(v) if (v := limits.of(d)) is not None else UNKNOWN for d in DIMENSIONS]
-    return (values[0], values[1], values[2], values[3], values[4])
-
-
 class Ledger:
-    """One process's way to the shared ledger. `name` makes its batch ids unique among all replicas."""
+    """One process's way to the shared ledger. `serve_alone`: go on with a share while the store is away."""
 
     def __init__(
         self,
@@ -126,26 +49,33 @@ class Ledger:
         patience_s: float,
         observer: StoreObserver,
         on_version: Callable[[], None] = lambda: None,
+        serve_alone: bool = False,
         rng: random.Random | None = None,
     ) -> None:
         self.store = store
         self.prefix = f"qp:{{{pool}}}"
         self.epoch = ""
         self.version = -1
+        self.replicas = 1
         self._patience_s = patience_s
         self._observer = observer
         self._on_version = on_version
         self._rng = rng or random.Random()
         self._name = secrets.token_hex(6)
         self._serial = 0
-        self._queue: deque[_Item] = deque()
-        self._doubtful: deque[_Batch] = deque()
-        self._task: asyncio.Task[None] | None = None
-        self._script = Script("ledger")
+        self._clock_ahead = 0.0  # the store's clock less our monotonic one
+        self._local = LocalBudgets() if serve_alone else None
+        self._local_since = False
         self._state_script = Script("state")
+        self._batches = Batches(store, self.prefix, patience_s=patience_s, observer=observer, heard=self._heard)
 
     def __repr__(self) -> str:
-        return f"<Ledger {self.prefix} queued={len(self._queue)} doubtful={len(self._doubtful)}>"
+        return f"<Ledger {self.prefix} {self._batches!r}>"
+
+    @property
+    def away(self) -> bool:
+        """The store was given up on and has not answered since."""
+        return self._batches.away
 
     # ---- budgets
 
@@ -156,70 +86,139 @@ class Ledger:
 
         If the caller is cancelled meanwhile, what may have been reserved is given back.
         """
+        if self._batches.away and self._local is not None:
+            return self._alone(group, cost, candidates)
         self._serial += 1
-        payload = [
-            1,
-            group,
-            cost.requests,
-            cost.tokens,
-            cost.images,
-            may_try_resting,
-            self._rng.random(),
-            [(c.account, c.key, c.account_fingerprint, c.key_fingerprint, *c.written) for c in candidates],
+        name = f"{self._name}-{self._serial}"
+        names = [
+            (c.account, c.key, c.account_fingerprint, c.key_fingerprint, c.burst_s, *c.written) for c in candidates
         ]
+        payload = [1, group, cost.requests, cost.tokens, cost.images, may_try_resting, self._rng.random(), names]
         future: asyncio.Future[Granted | Refused] = asyncio.get_running_loop().create_future()
-        self._put(_Item(payload, future, (f"{self._name}-{self._serial}", group, cost, candidates)))
+
+        def done(result: list[Any]) -> None:
+            answer = _understood(result, name, group, cost, candidates)
+            if not future.done():
+                future.set_result(answer)
+            elif isinstance(answer, Granted):
+                self.give_back(answer)  # its caller has left, or was served another way
+
+        def failed() -> None:
+            if future.done():
+                return
+            if self._local is not None:
+                future.set_result(self._alone(group, cost, candidates))
+            else:
+                future.set_exception(StoreUnavailable("the store does not answer"))
+
+        self._batches.put(Item(payload, done, failed, wanted=lambda: not future.done()))
         try:
-            return await future
+            answer = await future
         except asyncio.CancelledError:
             # Granted in the very turn in which the caller left: nobody else would give it back.
-            if future.done() and not future.cancelled() and isinstance(granted := future.result(), Granted):
-                self.give_back(granted)
+            came = future.result() if future.done() and not future.cancelled() and not future.exception() else None
+            if isinstance(came, Granted):
+                self.give_back(came)
             raise
+        if self._local is not None and isinstance(answer, Granted) and not answer.local:
+            self._local.heard(answer)
+        return answer
 
     def give_back(self, granted: Granted) -> None:
         """Settle a reservation that upstream never heard of."""
-        self.settle(granted, (granted.cost.requests, granted.cost.tokens, 0, granted.cost.tokens, granted.cost.images))
+        self.settle(granted, back=granted.cost)
 
     def settle(
         self,
         granted: Granted,
-        give: Sequence[float] = (0, 0, 0, 0, 0),
         *,
+        back: Cost = _NO_COST,
+        unused_tokens: float = 0.0,
         cool_s: float = 0.0,
-        observed: Iterable[Observed] = (),
-        headerless: bool = False,
+        observed: Sequence[Observed] = (),
+        refused: bool = False,
+        event: Event = Event.NOTHING,
     ) -> None:
-        """Correct a reservation, once: `give` per dimension, positive gives back. Returns at once; the correction
-        goes out with the next batch and is not lost while this process lives. A second call does nothing."""
+        """Correct a reservation, once. Returns at once; the correction goes out with the next batch and is not lost
+        while this process lives. A second call does nothing.
+
+        `back`: what upstream never charged; `unused_tokens`: reserved less used (negative: more was used);
+        `refused`: upstream's `remaining` is from before this request, which it did not admit.
+        """
         if granted.settled:
             return
         granted.settled = True
-        self._put(
-            _Item(
+        if granted.local and self._local is not None and self._batches.away:
+            self._local.settle(granted, back, unused_tokens, cool_s, self._now())
+            return
+        not_admitted = granted.cost if refused else _NO_COST
+        self._correct(granted, back, unused_tokens, cool_s, _evidence(granted, observed, not_admitted), event)
+
+    def observe(self, granted: Granted, observed: Sequence[Observed]) -> None:
+        """What a long answer's headers said, while the answer goes on. Its settling carries no evidence again."""
+        if observed and not granted.local:
+            self._correct(granted, _NO_COST, 0.0, 0.0, _evidence(granted, observed, _NO_COST), Event.NOTHING)
+
+    def _correct(
+        self,
+        granted: Granted,
+        back: Cost,
+        unused_tokens: float,
+        cool_s: float,
+        evidence: list[tuple[float, ...]],
+        event: Event,
+    ) -> None:
+        candidate = granted.candidate
+        self._batches.put(
+            Item(
                 [
                     2,
                     granted.group,
-                    granted.candidate.account,
-                    *granted.candidate.written,
-                    list(give),
+                    candidate.account,
+                    candidate.burst_s,
+                    *candidate.written,
+                    back.requests,
+                    back.tokens,
+                    back.images,
+                    unused_tokens,
                     cool_s,
-                    [(DIMENSIONS.index(o.dimension) + 1, o.limit, o.remaining) for o in observed],
-                    (granted.level, granted.charged),
-                    headerless,
+                    granted.at,
+                    evidence,
+                    int(event),
                 ]
             )
         )
 
-    async def flush(self) -> None:
-        """Wait until everything queued has been answered or given up on."""
-        while self._task is not None:
-            await asyncio.wait({self._task})
+    async def flush(self, seconds: float = 5.0) -> None:
+        """Wait until everything queued has been answered, at most for `seconds`."""
+        await self._batches.flush(seconds)
+
+    # ---- while the store is away
+
+    def _now(self) -> float:
+        return time.monotonic() + self._clock_ahead
+
+    def _alone(self, group: str, cost: Cost, candidates: Sequence[Candidate]) -> Granted | Refused:
+        """From this process's share, which is owed."""
+        if self._local is None:
+            raise StoreUnavailable("the store does not answer")
+        if not self._local_since:
+            self._local_since = True
+            self._local.begin(self.replicas)
+        return self._local.reserve(group, cost, candidates, self._now())
+
+    def _pay(self) -> None:
+        """The store is back: charge there what was taken without it."""
+        self._local_since = False
+        for group, debt in self._local.pay() if self._local is not None else ():
+            taken = Cost(-debt.requests, -debt.tokens, -debt.images)
+            granted = Granted("", group, _NO_COST, debt.candidate, self._now(), 0.0, False, {}, {})
+            self._correct(granted, taken, debt.unused_tokens, 0.0, [], Event.NOTHING)
 
     # ---- states
 
     async def change_state(
-        self, field_name: str, record: Record | None, *, rest_s: float = 0.0, by: str = OBSERVED, fingerprint: str
+        self, field: str, record: Record | None, *, rest_s: float = 0.0, by: str = OBSERVED, fingerprint: str
     ) -> bool:
         """Ask for a state change by the rules of `domain/states.py`; True if it took place. Raises StoreUnavailable.
 
@@ -239,9 +238,9 @@ class Ledger:
                     "fingerprint": record.fingerprint,
                 }
             )
-        args = (field_name, body, rest_s, record.by if record else by, fingerprint)
+        args = (field, body, rest_s, record.by if record else by, fingerprint)
         changed, version, _ = await self._patiently(lambda: self.store.evalsha(self._state_script, [self.prefix], args))
-        self._heard(int(version))
+        self._note(int(version), self.epoch)
         return bool(changed)
 
     async def records(self) -> dict[str, Record]:
@@ -255,7 +254,7 @@ class Ledger:
         seconds, _ = await self._patiently(self.store.client.time)
         key, value = f"{self.prefix}:epoch", f"{'r' if reseeded else 'f'}:{seconds}"
         await self._patiently(lambda: self.store.client.set(key, value, nx=True))
-        self.epoch = (await self._patiently(lambda: self.store.client.get(key))).decode()
+        self.epoch = _text(await self._patiently(lambda: self.store.client.get(key)))
         return self.epoch
 
     async def buckets(self) -> tuple[float, dict[tuple[str, str], Bucket]]:
@@ -266,13 +265,12 @@ class Ledger:
         client, index = self.store.client, f"{self.prefix}:buckets"
         seconds, micros = await self._patiently(client.time)
         members = sorted(await self._patiently(lambda: client.smembers(index)))
-        names = [(_unpack(m)[0], _unpack(m)[1]) for m in members]
         found: dict[tuple[str, str], Bucket] = {}
-        for start in range(0, len(names), 500):
-            part = names[start : start + 500]
-            keys = [f"{self.prefix}:b:{account}:{group}" for account, group in part]
+        for start in range(0, len(members), 500):
+            part = [(member, tuple(_unpack(member))) for member in members[start : start + 500]]
+            keys = [f"{self.prefix}:b2:{account}:{group}" for _, (account, group) in part]
             values = await self._patiently(partial(client.mget, keys))
-            for member, name, raw in zip(members[start : start + 500], part, values, strict=True):
+            for (member, name), raw in zip(part, values, strict=True):
                 if raw is not None:
                     found[name] = _bucket(raw)
                 else:  # it expired
@@ -280,115 +278,76 @@ class Ledger:
         return seconds + micros / 1e6, found
 
     async def look(self) -> None:
-        """Hear of changes while no batch brings them. A store that is away is nothing to report here."""
-        version, epoch = f"{self.prefix}:version", f"{self.prefix}:epoch"
+        """Hear of changes while no batch brings them, be counted among the replicas, and count them.
+
+        A store that is away is nothing to report here.
+        """
+        replicas, now = f"{self.prefix}:replicas", time.time()
         with contextlib.suppress(StoreLost):
-            seen, since = await self.store.guard(self.store.client.mget(version, epoch))
-            self._heard(int(seen or 0), _text(since or b""))
+            keys = (f"{self.prefix}:version", f"{self.prefix}:epoch")
+            version, epoch = await self.store.guard(self.store.client.mget(*keys))
+            self._note(int(version or 0), _text(epoch or b""))
+            await self.store.guard(self.store.client.zadd(replicas, {self._name: now}))
+            await self.store.guard(self.store.client.zremrangebyscore(replicas, 0, now - _REPLICA_LIVES_S))
+            self.replicas = max(1, await self.store.guard(self.store.client.zcard(replicas)))
 
-    # ---- the loop
+    def _heard(self, version: int, epoch: str, now: float) -> None:
+        self._clock_ahead = now - time.monotonic()
+        if self._local_since:
+            self._pay()
+        self._note(version, epoch)
 
-    def _put(self, item: _Item) -> None:
-        self._queue.append(item)
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
-
-    async def _run(self) -> None:
-        try:
-            while self._queue or self._doubtful:
-                if self._queue:
-                    items = [self._queue.popleft() for _ in range(min(len(self._queue), MOST_IN_BATCH))]
-                    # Whoever left before this batch was sent takes nothing.
-                    items = [i for i in items if i.future is None or not i.future.done()]
-                    if not items:
-                        continue
-                    self._serial += 1
-                    batch = _Batch(f"{self._name}.{self._serial}", items, _pack([i.payload for i in items]))
-                else:
-                    batch = self._doubtful.popleft()
-                if not await self._deliver(batch) and not self._queue:
-                    await asyncio.sleep(0.2)
-        finally:
-            self._task = None
-
-    async def _deliver(self, batch: _Batch) -> bool:
-        deadline = time.monotonic() + self._patience_s
-        pause = 0.02
-        while True:
-            started = time.monotonic()
-            try:
-                answer = await self.store.evalsha_batch(self._script, self.prefix, batch.id, batch.body)
-            except StoreLost as lost:
-                self._observer.store_failed(lost.reason)
-                if time.monotonic() + pause > deadline:
-                    self._give_up(batch)
-                    return False
-                await asyncio.sleep(pause * (0.5 + self._rng.random() / 2))
-                pause = min(pause * 2, 0.2)
-                continue
-            except StoreRefused as bug:
-                self._observer.store_failed("script")
-                self._fail(batch.items, f"the store rejected a batch: {bug}")
-                return True
-            self._observer.store_answered(time.monotonic() - started, len(batch.items))
-            version, epoch, _, results = _unpack(answer)
-            for item, result in zip(batch.items, results, strict=True):
-                if item.reservation is not None:
-                    self._answer(item, result)
-            self._heard(version, epoch.decode() if isinstance(epoch, bytes) else epoch)
-            return True
-
-    def _answer(self, item: _Item, result: list[Any]) -> None:
-        assert item.reservation is not None  # noqa: S101 - narrows the type; reserves always carry one
-        name, group, cost, candidates = item.reservation
-        answer: Granted | Refused
-        if result[0] == 1:
-            _, index, at, level, charged, is_trial, headroom = result
-            answer = Granted(name, group, cost, candidates[index - 1], at, level, charged, bool(is_trial), headroom)
-        else:
-            _, wait, dimension, hints, dead = result
-            answer = Refused(
-                wait if wait >= 0 else None,
-                DIMENSIONS[dimension - 1] if dimension else None,
-                tuple(hints),
-                tuple(candidates[n - 1] for n in dead),
-            )
-        if item.future is not None and not item.future.done():
-            item.future.set_result(answer)
-        elif isinstance(answer, Granted):
-            self.give_back(answer)  # its caller has left
-
-    def _give_up(self, batch: _Batch) -> None:
-        self._doubtful.append(batch)
-        while sum(len(b.items) for b in self._doubtful) > _SETTLED_IN_VAIN:
-            self._doubtful.popleft()
-        self._fail((*batch.items, *self._queue), "the store does not answer")
-
-    @staticmethod
-    def _fail(items: Iterable[_Item], why: str) -> None:
-        for item in items:
-            if item.future is not None and not item.future.done():
-                item.future.set_exception(StoreUnavailable(why))
-
-    def _heard(self, version: int, epoch: str | None = None) -> None:
-        changed = version != self.version or (epoch is not None and epoch != self.epoch)
-        self.version = version
-        if epoch is not None:
-            self.epoch = epoch
+    def _note(self, version: int, epoch: str) -> None:
+        changed = version != self.version or epoch != self.epoch
+        self.version, self.epoch = version, epoch
         if changed:
             self._on_version()
 
-    async def _patiently(self, call: Callable[[], Any]) -> Any:
-        """Repeat an idempotent call until the store answers. Raises StoreUnavailable when patience ends."""
+    async def _patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Repeat an idempotent call until the store answers. Raises StoreUnavailable when patience ends, at once while
+        the store is known to be away."""
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
                 return await self.store.guard(call())
             except StoreLost as lost:
                 self._observer.store_failed(lost.reason)
-                if time.monotonic() > deadline:
+                if self._batches.away or time.monotonic() > deadline:
                     raise StoreUnavailable(str(lost)) from lost
                 await asyncio.sleep(0.05)
+
+
+def _understood(
+    result: list[Any], name: str, group: str, cost: Cost, candidates: Sequence[Candidate]
+) -> Granted | Refused:
+    """The script's answer to a reserve."""
+    if result[0] == 1:
+        _, index, at, headroom, is_trial, flat = result
+        moments: dict[Dimension, Moment] = {}
+        learned: dict[Dimension, float] = {}
+        for i in range(0, len(flat), 6):
+            dimension = DIMENSIONS[flat[i] - 1]
+            moments[dimension] = Moment(flat[i + 1], flat[i + 2], flat[i + 3], flat[i + 4])
+            learned[dimension] = flat[i + 5]
+        return Granted(name, group, cost, candidates[index - 1], at, headroom, bool(is_trial), moments, learned)
+    _, wait, which, hints, dead = result
+    return Refused(
+        wait if wait >= 0 else None,
+        DIMENSIONS[which - 1] if which else None,
+        tuple(hints),
+        tuple(candidates[n - 1] for n in dead),
+    )
+
+
+def _evidence(granted: Granted, observed: Sequence[Observed], not_admitted: Cost) -> list[tuple[float, ...]]:
+    """What upstream said beside what we thought, as the script compares it."""
+    evidence: list[tuple[float, ...]] = []
+    for o in observed:
+        then = granted.moments.get(o.dimension, _WAS_UNBOUNDED)
+        remaining = o.remaining - not_admitted.of(o.dimension)
+        index = DIMENSIONS.index(o.dimension) + 1
+        evidence.append((index, o.limit, remaining, then.kept, then.corrected, then.charged, then.recent))
+    return evidence
 
 
 def _bucket(raw: bytes) -> Bucket:
@@ -396,9 +355,16 @@ def _bucket(raw: bytes) -> Bucket:
     return Bucket(
         at=value["at"],
         cool_until=value["cool"],
-        level=[None if level <= _UNBOUNDED else level for level in value["level"]],
+        kept=[None if level <= _UNBOUNDED else level for level in value["kept"]],
+        corrected=[None if level <= _UNBOUNDED else level for level in value["corrected"]],
         learned=[math.inf if limit >= -_UNBOUNDED else limit for limit in value["learned"]],
         charged=list(value["charged"]),
+        recent=list(value["recent"]),
+        margin=list(value["margin"]),
+        lean=value["lean"],
+        seen=value["seen"],
+        burst_s=value["burst_s"],
+        ramp=value["ramp"],
     )
 
 
@@ -420,3 +386,17 @@ def _record(raw: bytes) -> Record:
         by=value["by"],
         fingerprint=value["fingerprint"],
     )
+
+
+__all__ = [
+    "Candidate",
+    "Event",
+    "Granted",
+    "Ledger",
+    "Observed",
+    "Refused",
+    "StoreObserver",
+    "StoreUnavailable",
+    "Written",
+    "written_limits",
+]

@@ -30,8 +30,13 @@ _NOT_UPWARD: Final = HOP_BY_HOP | {
     "cookie",
     "content-length",  # set anew from the body that is sent
     "expect",  # answered by the proxy, before it chooses a key
+    "accept-encoding",  # every answer must be readable: its usage, and what an error says about the key
     "openai-organization",
     "openai-project",
+    "sec-websocket-extensions",  # the handshake goes with `Upgrade`; the protocols can hold the client's key
+    "sec-websocket-key",
+    "sec-websocket-protocol",
+    "sec-websocket-version",
 }
 _NOT_DOWNWARD: Final = HOP_BY_HOP | {"set-cookie", "openai-organization", "openai-project", "content-length"}
 _OURS: Final = "x-quotapool-"
@@ -40,37 +45,36 @@ _RATE: Final = "x-ratelimit-"
 Header = tuple[str, str]
 
 
-def _named_by_connection(headers: Mapping[str, str]) -> frozenset[str]:
+def _dropped(always: frozenset[str], headers: Mapping[str, str], items: Iterable[Header]) -> frozenset[str]:
+    """`always`, and what the sender's `Connection` lines name. `headers` tells whether there is any such line."""
     value = headers.get("Connection")
-    if not value or value.lower() in {"keep-alive", "close"}:
-        return frozenset()
-    return frozenset(name.strip().lower() for name in value.split(","))
+    if not value:
+        return always
+    named = {part.strip().lower() for name, v in items if name.lower() == "connection" for part in v.split(",")}
+    return always if named <= HOP_BY_HOP | {"close"} else always | named
 
 
-def upward(headers: Mapping[str, str], items: Iterable[Header], *, authorization: str, readable: bool) -> list[Header]:
-    """The request's headers for upstream, with the pool key's credentials.
-
-    `readable`: the answer's usage must be read, so it is asked for uncompressed.
-    """
-    dropped = _NOT_UPWARD | _named_by_connection(headers)
+def upward(headers: Mapping[str, str], items: Iterable[Header], *, authorization: str) -> list[Header]:
+    """The request's headers for upstream, with the pool key's credentials. The answer is asked for uncompressed."""
+    items = list(items)
+    dropped = _dropped(_NOT_UPWARD, headers, items)
     sent = [
-        (name, value)
-        for name, value in items
-        if (low := name.lower()) not in dropped
-        and not low.startswith(_OURS)
-        and not (readable and low == "accept-encoding")
+        (name, value) for name, value in items if (low := name.lower()) not in dropped and not low.startswith(_OURS)
     ]
-    if readable:
-        sent.append(("Accept-Encoding", "identity"))
+    sent.append(("Accept-Encoding", "identity"))
     sent.append(("Authorization", authorization))
     return sent
 
 
-def downward(headers: Mapping[str, str], items: Iterable[Header]) -> list[Header]:
-    """The answer's headers for the client. The length is added by whoever sends the body."""
-    dropped = _NOT_DOWNWARD | _named_by_connection(headers)
+def downward(headers: Mapping[str, str], items: Iterable[Header], *, secret: str) -> list[Header]:
+    """The answer's headers for the client, none of which may repeat the key's `secret`.
+
+    The length is added by whoever sends the body.
+    """
+    items = list(items)
+    dropped = _dropped(_NOT_DOWNWARD, headers, items)
     return [
         (name, value)
         for name, value in items
-        if (low := name.lower()) not in dropped and not low.startswith((_OURS, _RATE))
+        if (low := name.lower()) not in dropped and not low.startswith((_OURS, _RATE)) and secret not in value
     ]

@@ -112,6 +112,11 @@ INVALID_JSON: Final = ProxyError(
     "The request's body is not a JSON object.",
     "Send valid JSON, encoded as UTF-8.",
 )  # fmt: skip
+INVALID_HTTP: Final = ProxyError(
+    "invalid_http", 400, _CALLER, False,
+    "This is not a valid HTTP/1.1 request, or one of its header lines is longer than 64 KiB.",
+    "Use an OpenAI SDK or another HTTP client, and send long texts in the body.",
+)  # fmt: skip
 BODY_TOO_LARGE: Final = ProxyError(
     "body_too_large", 413, _CALLER, False,
     "The request's body is larger than this proxy accepts.",
@@ -179,8 +184,8 @@ UPSTREAM_PROTOCOL_ERROR: Final = ProxyError(
 )  # fmt: skip
 STORE_UNAVAILABLE: Final = ProxyError(
     "store_unavailable", 503, _UNAVAILABLE, True,
-    "The proxy's budget store (Redis) does not answer, and the proxy is set to refuse requests without it.",
-    "Retry; if it goes on, the operator should check Redis or set `on_redis_loss: serve`.",
+    "The proxy's budget store (Redis) does not answer.",
+    "Retry; if it goes on, the operator should check Redis.",
 )  # fmt: skip
 DRAINING: Final = ProxyError(
     "draining", 503, _UNAVAILABLE, True,

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from proxy.settings import tree
 from proxy.settings.document import read_document
 from proxy.settings.draft import Draft
-from proxy.settings.environment import CONFIG, Variables, apply_overrides, fill_in, read_variables
+from proxy.settings.environment import CONFIG, apply_overrides, fill_in, read_variables
 from proxy.settings.errors import ConfigError, Option, Place, nearest, shown
 from proxy.settings.keys import gather_keys
-from proxy.settings.model import Origin, Settings, default_state_dir
+from proxy.settings.model import Origin, Settings, default_state_dir, home_of
 from proxy.settings.values import Address, sha256_hex
 
 _PATHS: Final = frozenset({"state_dir", "keys_file", "ca_file", "secret_file"})
@@ -47,7 +47,8 @@ def load(
             raise ConfigError(draft.problems)
         _advise_on_literals(draft.values, (), draft)
         used = fill_in(draft, variables)
-    home = _home(variables)
+    values = {name: variable.value for name, variable in variables.items()}
+    home = home_of(values)
     _anchor_paths(draft.values, config.absolute().parent if config else Path.cwd(), home)
     apply_overrides(draft, variables, used)
     for name, value in (overrides or {}).items():
@@ -56,7 +57,7 @@ def load(
             draft.put(tuple(name.split(".")), plain, Place("command line"))
     _anchor_paths(draft.values, Path.cwd(), home)
     if draft.values.get("state_dir") is None:
-        draft.values["state_dir"] = default_state_dir({name: v.value for name, v in variables.items()})
+        draft.values["state_dir"] = default_state_dir(values)
     gather_keys(draft, variables)
     return _checked(draft)
 
@@ -132,11 +133,6 @@ def _anchor_paths(value: Any, base: Path, home: Path) -> None:
             value[name] = str(base / path)
         else:
             _anchor_paths(item, base, home)
-
-
-def _home(variables: Variables) -> Path:
-    home = variables.get("HOME")
-    return Path(home.value) if home and home.value else Path("~").expanduser()
 
 
 def _is_local(url: str) -> bool:

@@ -56,7 +56,7 @@ class LimitSet(Section):
     @property
     def limits(self) -> Limits:
         """The same, as the domain knows it."""
-        return Limits(*(getattr(self, dimension.value) for dimension in Dimension))
+        return Limits(*(getattr(self, dimension.value, None) for dimension in Dimension))
 
 
 class UpstreamKey(Section):
@@ -152,13 +152,22 @@ class Origin:
     warnings: tuple[str, ...] = ()
 
 
+def home_of(env: Mapping[str, str]) -> Path:
+    """The user's home directory, or / for a user without one, as container engines say it too."""
+    if home := env.get("HOME"):
+        return Path(home)
+    try:
+        return Path("~").expanduser()
+    except RuntimeError:
+        return Path("/")
+
+
 def default_state_dir(env: Mapping[str, str]) -> Path:
     """The user's state directory, by the XDG base directory specification."""
     base = env.get("XDG_STATE_HOME", "")
     if Path(base).is_absolute():  # the specification: relative paths are to be ignored
         return Path(base) / "quotapool"
-    home = Path(env.get("HOME") or Path("~").expanduser())
-    return home.absolute() / ".local" / "state" / "quotapool"
+    return home_of(env).absolute() / ".local" / "state" / "quotapool"
 
 
 class Settings(Section):
@@ -187,7 +196,7 @@ class Settings(Section):
     queue: Queue = Queue()
     drain_timeout: Duration = 25.0
     on_redis_loss: Literal["serve", "refuse"] = "serve"
-    store_patience: PositiveDuration = 5.0
+    store_patience: PositiveDuration = 2.0
     inject_usage: bool = True
     stream_hold: Duration = 0.5
     max_json_body: Size = 64 * 2**20

@@ -9,7 +9,18 @@ from proxy.settings.values import REVEAL
 
 # Sockets, the store and what is built once at start; everything else takes effect with a reload.
 RESTART_ONLY: Final[frozenset[str]] = frozenset(
-    {"listen", "admin_listen", "redis", "pool", "state_dir", "workers", "ca_file", "log"}
+    {
+        "listen",
+        "admin_listen",
+        "admin_token",
+        "redis",
+        "store_patience",
+        "pool",
+        "state_dir",
+        "workers",
+        "ca_file",
+        "log",
+    }
 )
 
 

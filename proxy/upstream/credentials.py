@@ -17,9 +17,16 @@ class Credentials:
     def __repr__(self) -> str:
         return f"<Credentials of {len(self._authorization)} keys>"
 
+    def __contains__(self, key_id: str) -> bool:
+        return key_id in self._authorization
+
     def authorization(self, key_id: str) -> str:
         """Value of the Authorization header for this key."""
         return self._authorization[key_id]
+
+    def secret(self, key_id: str) -> str:
+        """For finding it in what upstream says, so that it goes no further."""
+        return self._authorization[key_id].removeprefix("Bearer ")
 
 
 def fingerprint(secret: str) -> str:

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Sequence
 from http import HTTPStatus
 from typing import Final
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
 
 from proxy.openai import replies
@@ -52,6 +53,8 @@ class AiohttpDownstream:
         self.started_at: float | None = None
         self.keep_alive = request.keep_alive
         self.was_cut = False
+        self.malformed = False  # the body's chunked encoding is broken
+        self._expects = self.headers.get("Expect", "").lower() == "100-continue"
 
     async def read(self, most: int) -> bytes:
         length = self._request.content_length
@@ -61,7 +64,7 @@ class AiohttpDownstream:
         content = self._request.content
         pieces: list[bytes] = []
         size = 0
-        while piece := await content.readany():
+        while piece := await self._piece(content):
             pieces.append(piece)
             size += len(piece)
             if size > most:
@@ -71,19 +74,33 @@ class AiohttpDownstream:
     async def stream(self) -> AsyncIterator[bytes]:
         self._say_continue()
         content = self._request.content
-        while piece := await content.readany():
+        while piece := await self._piece(content):
             yield piece
+
+    async def _piece(self, content: StreamReader) -> bytes:
+        try:
+            return await content.readany()
+        except HttpProcessingError as broken:
+            self.malformed = True
+            self.keep_alive = False
+            raise Refusal(replies.INVALID_HTTP) from broken
 
     def _say_continue(self) -> None:
         """aiohttp's low-level server leaves `Expect: 100-continue` to us."""
         transport = self._request.transport
-        if transport is not None and self.headers.get("Expect", "").lower() == "100-continue":
-            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._expects and transport is not None:
+            self._expects = False
+            if self._request.version >= HttpVersion11:
+                transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     async def start(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None:
         out = CIMultiDict(headers)
         out.add("x-quotapool-request-id", self._request_id)
         writer = self._writer
+        if self._expects:
+            self.keep_alive = False  # the client may still send the body or not: what follows could be either
+        if status == HTTPStatus.NO_CONTENT:
+            length = None  # RFC 9110 §8.6
         if length is not None:
             out.add("Content-Length", str(length))
             writer.length = length
@@ -96,6 +113,8 @@ class AiohttpDownstream:
             self.keep_alive = False  # HTTP/1.0: the end of the connection ends the body
         if not self.keep_alive:
             out["Connection"] = "close"
+        elif self._request.version < HttpVersion11:
+            out["Connection"] = "keep-alive"
         self.started = True
         self.started_at = time.monotonic()
         await writer.write_headers(f"HTTP/1.1 {status} {reason or _phrase(status)}", out)

@@ -50,10 +50,12 @@ class ClientHandler:
             await self._pipeline.serve(down, trip)
         except Refusal as refusal:
             await self._refuse(down, trip, refusal)
-        except (asyncio.CancelledError, ConnectionError):
-            trip.cut = True
-            trip.status = trip.status or 499
+        except asyncio.CancelledError:
+            trip.cut, trip.status = True, trip.status or 499
             raise
+        except ConnectionError:  # the client left; to raise it would make aiohttp log a traceback and answer 500
+            trip.cut, trip.status = True, trip.status or 499
+            down.cut()
         except Exception:  # noqa: BLE001 - the last stand: a bug must not become a broken connection
             _log.exception("request failed", request_id=trip.id)
             if down.started:
@@ -68,8 +70,11 @@ class ClientHandler:
 
     @staticmethod
     async def _refuse(down: AiohttpDownstream, trip: Trip, refusal: Refusal) -> None:
+        if down.malformed:  # whatever became of it upstream, the cause was the client's broken upload
+            refusal = Refusal(replies.INVALID_HTTP)
         trip.status, trip.code, trip.source = refusal.status, refusal.error.code, "proxy"
         if down.started:
+            trip.cut = True
             down.cut()
             return
         body = refusal.body()

@@ -50,7 +50,8 @@ def _token_wanted(token: str) -> Any:
         if request.path in _OPEN:
             return await handler(request)
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+        told = given.strip().encode("utf-8", "surrogateescape")  # any bytes may come in a header
+        if scheme.lower() != "bearer" or not hmac.compare_digest(told, token.encode()):
             return web.json_response(
                 {"error": {"message": "The admin token is wanted: Authorization: Bearer <state_dir>/admin-token"}},
                 status=401,

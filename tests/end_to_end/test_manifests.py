@@ -40,6 +40,22 @@ def test_compose_publishes_on_loopback_only_and_never_the_store(compose: dict[st
     assert compose["networks"]["store"]["internal"] is True
 
 
+def test_the_prometheus_of_compose_differs_from_the_plain_one_in_its_target_only(compose: dict[str, Any]):
+    prometheus = compose["services"]["prometheus"]
+    (chosen,) = (word.partition("=")[2] for word in prometheus["command"] if word.startswith("--config.file="))
+    assert prometheus["volumes"][0] == "./prometheus:/etc/prometheus:ro"
+
+    folder = ROOT / "config" / "prometheus"
+    of_compose = yaml.safe_load((folder / Path(chosen).name).read_text())
+    plain = yaml.safe_load((folder / "prometheus.yml").read_text())
+
+    (scrape,) = of_compose["scrape_configs"]
+    assert scrape.pop("static_configs") == [{"targets": ["proxy:9090"]}]
+    assert plain["scrape_configs"][0].pop("static_configs") == [{"targets": ["127.0.0.1:9090"]}]
+    assert of_compose == plain
+    assert "9090" in compose["services"]["proxy"]["ports"][1].rpartition(":")[2]
+
+
 def test_every_compose_service_is_read_only_and_without_privileges(compose: dict[str, Any]):
     for name, service in compose["services"].items():
         assert service["read_only"] is True, name

@@ -113,6 +113,6 @@ def test_defaults_are_those_of_the_design():
     assert settings.upstream == "https://api.openai.com"
     assert (settings.redis, settings.pool, settings.workers) == (None, "default", 1)
     assert (settings.queue.max_wait, settings.queue.max_waiting) == (30, 1000)
-    assert (settings.drain_timeout, settings.stream_hold, settings.store_patience) == (25, 0.5, 5)
+    assert (settings.drain_timeout, settings.stream_hold, settings.store_patience) == (25, 0.5, 2)
     assert settings.max_json_body == 67_108_864
     assert (settings.on_redis_loss, settings.inject_usage, settings.allow_anonymous) == ("serve", True, False)

@@ -1,17 +1,21 @@
--- ledger, version 1: reserves and settles of one worker, as one atomic batch.
+-- ledger, version 2: reserves and settles of one worker, as one atomic batch.
 --
 -- KEYS[1]  qp:{pool}            prefix; every other key of the pool carries the same hash tag, hence the same slot
 -- ARGV[1]  batch id             repeated, the first answer is returned and nothing is done again
 -- ARGV[2]  msgpack array of items, done in order; an item never raises, since Lua does not roll back
 --   reserve {1, group, requests, tokens, images, may_try_resting, jitter, candidates}
---           candidates: {account, key, account_fingerprint, key_fingerprint, rpm, tpm, rpd, tpd, ipm}; -1: not written
---   settle  {2, group, account, rpm, tpm, rpd, tpd, ipm, give[5], cool_s, observed, base, headerless}
---           give: per dimension, positive gives back; cool_s: 0 or seconds to rest from now
---           observed: {{dimension 1..5, limit, remaining}, ...}; base: {level[5], charged[5]} as reserve answered
---           headerless: upstream answered well and named no limits: what nobody wrote is unbounded
+--           candidates: {account, key, account_fingerprint, key_fingerprint, burst_s, rpm, tpm, rpd, tpd, ipm}
+--           a limit of -1: nobody wrote one
+--   settle  {2, group, account, burst_s, rpm, tpm, rpd, tpd, ipm, back_requests, back_tokens, back_images, unused_tokens,
+--            cool_s, reserved_at, evidence, event}
+--           back_*: what upstream never charged; unused_tokens: reserved less used, negative where more was used
+--           cool_s: 0, or seconds to rest from now
+--           evidence: {{dimension 1..6, limit, remaining, kept, corrected, charged, recent}, ...}; kept -1e18: was unbounded
+--           event: 0 nothing, 1 headerless (answered well, named no limits), 2 slow_down, 3 refused for a shorter span
 --
 -- Stored
---   qp:{pool}:b:<account>:<group>   msgpack {v, at, cool, level[5], learned[5], charged[5]}; -1: unknown; 1e18: unbounded
+--   qp:{pool}:b2:<account>:<group>  msgpack map, the fields of domain/bucket.py's Bucket; -1e18: no level (unbounded);
+--                                   learned -1: unknown, 1e18: upstream names none
 --   qp:{pool}:next:<group>          sorted set: account -> second at which a request like its last one fits
 --   qp:{pool}:buckets               set of msgpack {account, group}: which buckets exist, for those who look at all
 --   qp:{pool}:states                hash, see state.lua; read here
@@ -19,12 +23,13 @@
 --   qp:{pool}:batch:<id>            the answer, kept for two minutes
 --
 -- Returns  msgpack {version, epoch, now, results}
---   reserve granted {1, candidate 1.., now, level[5], charged[5], is_trial, headroom}
---   reserve refused {0, wait_s (-1: never), dimension 0..5, hints, dead}
+--   reserve granted {1, candidate 1.., now, headroom, is_trial, moments}
+--           moments: flat, {dimension, kept, corrected, charged, recent, learned} for each bounded dimension
+--   reserve refused {0, wait_s (-1: never), dimension 0..6, hints, dead}
 --           hints: accounts that may be ready now; dead: candidates (1..) whose key may not be used
 --   settle          {2, headroom}
 --
--- The arithmetic is domain/bucket.py's, which is its specification.
+-- The arithmetic and its constants are domain/bucket.py's, which is its specification.
 
 local prefix = KEYS[1]
 local batch_key = prefix .. ':batch:' .. ARGV[1]
@@ -32,15 +37,24 @@ local before = redis.call('GET', batch_key)
 if before then return before end
 
 local UNBOUNDED = 1e18
-local PERIOD = {60, 60, 86400, 86400, 60}
-local GUESS = {500, 200000, UNBOUNDED, UNBOUNDED, UNBOUNDED}
-local GUESSED_BURST = 10
-local BREATH_S = 1.2
+local N = 6
+local PERIOD = {60, 60, 86400, 86400, 60, 60}
+local GUESS = {500, 200000, UNBOUNDED, UNBOUNDED, UNBOUNDED, UNBOUNDED}
+local IS_TOKENS = {false, true, false, true, false, true}
+local GUESSED_BURST, BREATH_S, REORDER_S, RAISE, LEARN, TRUSTED = 3, 1.2, 0.3, 0.2, 0.1, -0.02
+local WIDEST_MARGIN, MARGIN_DECAY_S, SHORTEST_BURST_S, BURST_GROWTH_S = 0.2, 600, 1, 600
+local SLOWED, SLOWEST, RAMP_GROWTH = 0.7, 0.05, 1.5 ^ (1 / 900)
 -- A bucket whose limits nobody named may be a caller's invention; it is not kept for long.
 local BUCKET_TTL_MS, INVENTED_TTL_MS = 3 * 86400 * 1000, 600 * 1000
 
 local time = redis.call('TIME')
 local clock = tonumber(time[1]) + tonumber(time[2]) / 1e6
+local min, max, abs, exp = math.min, math.max, math.abs, math.exp
+
+-- A store that lost its memory: a missing bucket is then not a full one. '' no epoch yet; 'f:…' fresh; 'r:<second>' reseeded.
+local epoch = redis.call('GET', prefix .. ':epoch') or ''
+local start_low = epoch == ''
+if string.sub(epoch, 1, 2) == 'r:' then start_low = clock - tonumber(string.sub(epoch, 3)) < 120 end
 
 local function limit_of(b, written, i)
   local wrote, learned = written[i], b.learned[i]
@@ -52,51 +66,67 @@ local function limit_of(b, written, i)
   return GUESS[i]
 end
 
-local function depth(limit, i)
-  return limit - limit / PERIOD[i] * BREATH_S
+local function depth_of(b, written, i, burst_s)
+  local limit, period = limit_of(b, written, i), PERIOD[i]
+  local span = period
+  if period <= 60 then
+    span = min(burst_s, b.burst_s, period)
+    limit = limit * b.ramp
+  end
+  return limit * max(span - BREATH_S, span * 0.5) / period
 end
 
--- A store that lost its memory: a missing bucket is then not a full one. ''  no epoch yet; 'f:' fresh; 'r:<second>' reseeded.
-local epoch = redis.call('GET', prefix .. ':epoch') or ''
-local start_low = epoch == ''
-if string.sub(epoch, 1, 2) == 'r:' then start_low = clock - tonumber(string.sub(epoch, 3)) < 120 end
+local function rate_of(b, written, i)
+  local rate = limit_of(b, written, i) / PERIOD[i]
+  if PERIOD[i] <= 60 then rate = rate * b.ramp end
+  return rate
+end
 
-local function load_bucket(key, written)
+local function refill(b, written, burst_s)
+  local elapsed = max(0, clock - b.at)
+  b.at = b.at + elapsed
+  if b.ramp < 1 then b.ramp = min(1, b.ramp * RAMP_GROWTH ^ elapsed) end
+  if b.burst_s < 60 then b.burst_s = min(60, b.burst_s * 2 ^ (elapsed / BURST_GROWTH_S)) end
+  local fade, narrow = exp(-elapsed / REORDER_S), exp(-elapsed / MARGIN_DECAY_S)
+  for i = 1, N do
+    b.recent[i] = b.recent[i] * fade
+    b.margin[i] = b.margin[i] * narrow
+    if limit_of(b, written, i) >= UNBOUNDED then
+      b.kept[i], b.corrected[i] = -UNBOUNDED, -UNBOUNDED
+    else
+      local full = depth_of(b, written, i, burst_s)
+      if b.kept[i] <= -UNBOUNDED then
+        local start = full
+        if i == 1 and written[i] < 0 and b.learned[i] < 0 then start = min(full, GUESSED_BURST) end
+        if start_low and PERIOD[i] <= 60 then start = 0 end
+        b.kept[i], b.corrected[i] = start, start
+      else
+        local gained = elapsed * rate_of(b, written, i)
+        b.kept[i] = min(full, b.kept[i] + gained)
+        b.corrected[i] = min(full, b.corrected[i] + gained)
+      end
+    end
+  end
+end
+
+local function load_bucket(key, written, burst_s)
   local raw = redis.call('GET', key)
   local b
   if raw then
     b = cmsgpack.unpack(raw)
   else
-    b = {v = 1, at = clock, cool = 0, level = {-UNBOUNDED, -UNBOUNDED, -UNBOUNDED, -UNBOUNDED, -UNBOUNDED},
-         learned = {-1, -1, -1, -1, -1}, charged = {0, 0, 0, 0, 0}}
+    local none, zero = -UNBOUNDED, {0, 0, 0, 0, 0, 0}
+    b = {at = clock, cool = 0, lean = 0, seen = 0, burst_s = 60, ramp = 1,
+         kept = {none, none, none, none, none, none}, corrected = {none, none, none, none, none, none},
+         learned = {-1, -1, -1, -1, -1, -1}, charged = {0, 0, 0, 0, 0, 0}, recent = zero, margin = {0, 0, 0, 0, 0, 0}}
   end
-  local elapsed = clock - b.at
-  if elapsed < 0 then elapsed = 0 end
-  b.at = b.at + elapsed
-  for i = 1, 5 do
-    local limit = limit_of(b, written, i)
-    if limit >= UNBOUNDED then
-      b.level[i] = -UNBOUNDED
-    else
-      local full = depth(limit, i)
-      local level = b.level[i]
-      if level <= -UNBOUNDED then
-        level = full
-        if i == 1 and written[i] < 0 and b.learned[i] < 0 and GUESSED_BURST < full then level = GUESSED_BURST end
-        if start_low and PERIOD[i] <= 60 then level = 0 end
-      else
-        level = level + elapsed * limit / PERIOD[i]
-        if level > full then level = full end
-      end
-      b.level[i] = level
-    end
-  end
+  refill(b, written, burst_s)
   return b
 end
 
 local function save_bucket(key, b, account, group)
   local ttl = INVENTED_TTL_MS
-  for i = 1, 5 do
+  for i = 1, N do
     if b.learned[i] >= 0 then ttl = BUCKET_TTL_MS end
   end
   if not redis.call('SET', key, cmsgpack.pack(b), 'PX', ttl, 'GET') then
@@ -104,19 +134,21 @@ local function save_bucket(key, b, account, group)
   end
 end
 
+local function level_of(b, i)
+  if b.lean < TRUSTED then return b.corrected[i] end
+  return b.kept[i]
+end
+
 -- seconds until `cost` fits (-1: never), and the dimension that decides (0: a cool-down)
-local function wait_for(b, cost, written)
-  local longest, which = 0, 0
-  if b.cool > b.at then longest = b.cool - b.at end
-  for i = 1, 5 do
-    local amount, level = cost[i], b.level[i]
+local function wait_for(b, cost, written, burst_s)
+  local longest, which = max(0, b.cool - b.at), 0
+  for i = 1, N do
+    local amount, level = cost[i], level_of(b, i)
     if amount > 0 and level > -UNBOUNDED then
-      local limit = limit_of(b, written, i)
-      if amount > limit then return -1, i end
-      local need = depth(limit, i)
-      if amount < need then need = amount end
+      if amount > limit_of(b, written, i) then return -1, i end
+      local need = min(amount + b.margin[i], depth_of(b, written, i, burst_s))
       if level < need then
-        local wait = (need - level) * PERIOD[i] / limit
+        local wait = (need - level) / rate_of(b, written, i)
         if wait > longest then longest, which = wait, i end
       end
     end
@@ -125,27 +157,34 @@ local function wait_for(b, cost, written)
 end
 
 local function headroom(b, written)
+  if b.cool > b.at then return 0 end
   local least = 1
-  for i = 1, 5 do
-    if b.level[i] > -UNBOUNDED then
+  for i = 1, N do
+    local level = level_of(b, i)
+    if level > -UNBOUNDED then
       local limit = limit_of(b, written, i)
-      if limit <= 0 then return 0 end
-      local share = b.level[i] / limit
+      local share = limit > 0 and level / limit or 0
       if share < least then least = share end
     end
   end
-  if b.cool > b.at then return 0 end
   return least
 end
 
-local function five(item, from)
-  return {item[from], item[from + 1], item[from + 2], item[from + 3], item[from + 4]}
+local function add(b, i, to_kept, to_corrected)
+  if b.kept[i] > -UNBOUNDED then
+    b.kept[i] = b.kept[i] + to_kept
+    b.corrected[i] = b.corrected[i] + to_corrected
+  end
 end
 
--- may this key be used? 1 yes, 2 yes as a trial of a resting one, 0 no. Notes the trial, so that only one request tries.
+local function written_of(item, from)
+  return {item[from], item[from + 1], item[from + 2], item[from + 3], item[from + 4], -1}
+end
+
+-- may this key be used? 1 yes, 2 yes as a trial of a resting one, 0 no
 local function usable(account, key, account_print, key_print, may_try)
   local raw = redis.call('HMGET', prefix .. ':states', 'a/' .. account, 'k/' .. key)
-  local trial = 1
+  local use = 1
   for n = 1, 2 do
     if raw[n] then
       local record = cmsgpack.unpack(raw[n])
@@ -153,13 +192,14 @@ local function usable(account, key, account_print, key_print, may_try)
       if record.fingerprint == '' or record.fingerprint == print then
         if record.state ~= 'quarantined' and record.state ~= 'suspect' then return 0 end
         if not may_try or clock < record['until'] then return 0 end
-        trial = 2
+        use = 2
       end
     end
   end
-  return trial
+  return use
 end
 
+-- Only one request tries: the next try is moved before this one has answered.
 local function note_trial(account, key, jitter)
   for _, name in ipairs({'a/' .. account, 'k/' .. key}) do
     local raw = redis.call('HGET', prefix .. ':states', name)
@@ -167,43 +207,55 @@ local function note_trial(account, key, jitter)
       local record = cmsgpack.unpack(raw)
       record.tries = record.tries + 1
       local first = record.state == 'suspect' and 30 or 60
-      local rest = math.min(first * 2 ^ math.min(record.tries, 16), 900)
-      record['until'] = clock + rest * (1 + 0.25 * jitter)
+      record['until'] = clock + min(first * 2 ^ min(record.tries, 16), 900) * (1 + 0.25 * jitter)
       redis.call('HSET', prefix .. ':states', name, cmsgpack.pack(record))
       redis.call('INCR', prefix .. ':version')
     end
   end
 end
 
+local function moments(b)
+  local flat = {}
+  for i = 1, N do
+    if b.kept[i] > -UNBOUNDED then
+      local n = #flat
+      flat[n + 1], flat[n + 2], flat[n + 3] = i, b.kept[i], b.corrected[i]
+      flat[n + 4], flat[n + 5], flat[n + 6] = b.charged[i], b.recent[i], b.learned[i]
+    end
+  end
+  return flat
+end
+
 local function reserve(item)
   local group, may_try, jitter, candidates = item[2], item[6], item[7], item[8]
-  local cost = {item[3], item[4], item[3], item[4], item[5]}
+  local requests, tokens, images = item[3], item[4], item[5]
+  local cost = {requests, tokens, requests, tokens, images, tokens}
   local next_key = prefix .. ':next:' .. group
-  local soonest, dimension, dead, fits_somewhere = -1, 0, {}, false
-  local asked = {}
+  local soonest, dimension, dead, fits_somewhere, asked = -1, 0, {}, false, {}
   for n, c in ipairs(candidates) do
-    local account, key, written = c[1], c[2], five(c, 5)
+    local account, key, burst_s, written = c[1], c[2], c[5], written_of(c, 6)
     asked[account] = true
     local use = usable(account, key, c[3], c[4], may_try)
     if use == 0 then
       dead[#dead + 1] = n
       redis.call('ZREM', next_key, account)
     else
-      local bucket_key = prefix .. ':b:' .. account .. ':' .. group
-      local b = load_bucket(bucket_key, written)
-      local wait, which = wait_for(b, cost, written)
+      local bucket_key = prefix .. ':b2:' .. account .. ':' .. group
+      local b = load_bucket(bucket_key, written, burst_s)
+      local wait, which = wait_for(b, cost, written, burst_s)
       if wait == 0 then
-        for i = 1, 5 do
-          if b.level[i] > -UNBOUNDED then b.level[i] = b.level[i] - cost[i] end
+        for i = 1, N do
+          add(b, i, -cost[i], -cost[i])
           b.charged[i] = b.charged[i] + cost[i]
+          b.recent[i] = b.recent[i] + cost[i]
         end
         save_bucket(bucket_key, b, account, group)
         if use == 2 then note_trial(account, key, jitter) end
-        local again = wait_for(b, cost, written)
-        redis.call('ZADD', next_key, b.at + math.max(0, again), account)
-        return {1, n, b.at, b.level, b.charged, use == 2, headroom(b, written)}
+        local again = wait_for(b, cost, written, burst_s)
+        redis.call('ZADD', next_key, b.at + max(0, again), account)
+        return {1, n, b.at, headroom(b, written), use == 2, moments(b)}
       end
-      if wait >= 0 then
+      if wait > 0 then
         fits_somewhere = true
         redis.call('ZADD', next_key, b.at + wait, account)
         if soonest < 0 or wait < soonest then soonest, dimension = wait, which end
@@ -217,7 +269,7 @@ local function reserve(item)
   local ready = redis.call('ZRANGE', next_key, 0, 7, 'WITHSCORES')
   for r = 1, #ready, 2 do
     if not asked[ready[r]] then
-      local wait = math.max(0, tonumber(ready[r + 1]) - clock)
+      local wait = max(0, tonumber(ready[r + 1]) - clock)
       if wait == 0 then hints[#hints + 1] = ready[r] end
       if soonest < 0 or wait < soonest then soonest = wait end
     end
@@ -225,36 +277,76 @@ local function reserve(item)
   return {0, soonest, dimension, hints, dead}
 end
 
-local function settle(item)
-  local group, account, written = item[2], item[3], five(item, 4)
-  local give, cool_s, observed, base, headerless = item[9], item[10], item[11], item[12], item[13]
-  local bucket_key = prefix .. ':b:' .. account .. ':' .. group
-  local b = load_bucket(bucket_key, written)
-  for _, o in ipairs(observed) do
-    local i, limit, remaining = o[1], o[2], o[3]
+-- what of upstream's level minus ours is not explained by calls that were near in time
+local function surprise(difference, earlier, later, may_raise)
+  if difference < -later then return difference + later end
+  if difference > earlier and may_raise then return difference - earlier end
+  return 0
+end
+
+local function compare(b, e, age, written)
+  local i, limit = e[1], limit_of(b, written, e[1])
+  local since = max(0, b.charged[i] - e[6])
+  local later = age > 0 and since * min(1, REORDER_S / age) or since
+  local earlier = e[7] + limit / PERIOD[i] * BREATH_S
+  local may_raise = limit >= e[2]
+  local kept = surprise(e[3] - e[4], earlier, later, may_raise)
+  local corrected = surprise(e[3] - e[5], earlier, later, may_raise)
+  local leading = b.lean < TRUSTED and corrected or kept
+  add(b, i, kept < 0 and kept or kept * RAISE, corrected < 0 and corrected or corrected * RAISE)
+  if leading < 0 then
+    b.margin[i] = min(WIDEST_MARGIN * limit, max(b.margin[i], -leading) - leading / 4)
+  end
+  if IS_TOKENS[i] then
+    local told = (abs(corrected) - abs(kept)) / limit * 20
+    b.lean = b.lean + LEARN * (max(-1, min(1, told)) - b.lean)
+  end
+end
+
+local function follow(b, reserved_at, evidence, written, burst_s)
+  local fresh = reserved_at >= b.seen
+  if #evidence > 0 and fresh then b.seen = reserved_at end
+  for _, e in ipairs(evidence) do
+    local i = e[1]
     local guessed = written[i] < 0 and b.learned[i] < 0
-    b.learned[i] = limit
-    local since = math.max(0, b.charged[i] - base[2][i])
-    if guessed or b.level[i] <= -UNBOUNDED or base[1][i] <= -UNBOUNDED then
-      b.level[i] = math.min(depth(limit_of(b, written, i), i), remaining - since)
-    elseif b.charged[i] >= base[2][i] and base[1][i] - since > remaining then
-      b.level[i] = b.level[i] - (base[1][i] - since - remaining)
+    b.learned[i] = e[2]
+    if guessed or e[4] <= -UNBOUNDED or b.kept[i] <= -UNBOUNDED then
+      local since = e[4] > -UNBOUNDED and max(0, b.charged[i] - e[6]) or 0
+      local level = min(depth_of(b, written, i, burst_s), e[3] - since)
+      b.kept[i], b.corrected[i] = level, level
+    elseif fresh then
+      compare(b, e, max(0, b.at - reserved_at), written)
     end
   end
-  for i = 1, 5 do
-    if b.level[i] > -UNBOUNDED then b.level[i] = b.level[i] + give[i] end
-    b.charged[i] = b.charged[i] - give[i]
+end
+
+local function settle(item)
+  local group, account, burst_s, written = item[2], item[3], item[4], written_of(item, 5)
+  local requests, tokens, images, unused = item[10], item[11], item[12], item[13]
+  local cool_s, reserved_at, evidence, event = item[14], item[15], item[16], item[17]
+  local bucket_key = prefix .. ':b2:' .. account .. ':' .. group
+  local b = load_bucket(bucket_key, written, burst_s)
+  follow(b, reserved_at, evidence, written, burst_s)
+  local back = {requests, tokens, requests, tokens, images, tokens}
+  for i = 1, N do
+    local freed = IS_TOKENS[i] and unused or 0
+    add(b, i, back[i] + min(0, freed), back[i] + freed)
+    b.charged[i] = b.charged[i] - back[i]
   end
-  if headerless then
-    for i = 1, 5 do
+  if event == 1 then
+    for i = 1, N do
       if b.learned[i] < 0 then b.learned[i] = UNBOUNDED end
     end
+    if b.seen == 0 then b.lean = -1 end
+    refill(b, written, burst_s)
+  elseif event == 2 then
+    b.ramp = max(SLOWEST, b.ramp * SLOWED)
+  elseif event == 3 then
+    b.burst_s = max(SHORTEST_BURST_S, b.burst_s / 2)
   end
-  local next_key = prefix .. ':next:' .. group
   if cool_s > 0 then
-    local cool = b.at + cool_s
-    if cool > b.cool then b.cool = cool end
-    redis.call('ZADD', next_key, 'GT', b.cool, account)
+    b.cool = max(b.cool, b.at + cool_s)
+    redis.call('ZADD', prefix .. ':next:' .. group, 'GT', b.cool, account)
   end
   save_bucket(bucket_key, b, account, group)
   return {2, headroom(b, written)}

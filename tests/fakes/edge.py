@@ -1,0 +1,244 @@
+"""Both edges of the network, faked: an upstream that says what a test scripts, and a client that can leave or stall.
+
+    upstream.next(fails("reset"), chat_answer())      # what the next requests get, whichever key they carry
+    client = Client(body=chat_body())
+    await pipeline.serve(client, trip)
+
+A body is a list of bytes and of `asyncio.Event`s: at an event it stands still until the event is set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from proxy.openai import replies
+from proxy.refusal import Refusal
+from proxy.upstream.http import Body, Header, UpstreamFailure
+
+Piece = bytes | asyncio.Event | UpstreamFailure
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What upstream does with one request. `before`: something to wait for, or a failure, instead of an answer."""
+
+    status: int = 200
+    headers: Sequence[Header] = (("Content-Type", "application/json"),)
+    pieces: Sequence[Piece] = ()
+    before: Piece | None = None
+    reads_body: bool = True
+
+    def named(self, **headers: str) -> Reply:
+        more = [(name.replace("_", "-"), value) for name, value in headers.items()]
+        return replace(self, headers=[*self.headers, *more])
+
+
+def says(status: int, document: Any, **headers: str) -> Reply:
+    """A JSON answer."""
+    return Reply(status, pieces=[json.dumps(document).encode()]).named(**headers)
+
+
+def error(status: int, code: str | None, message: str = "", type: str = "invalid_request_error", **headers: str) -> Reply:  # noqa: A002
+    """OpenAI's error shape."""
+    said = {"message": message or f"This is {code}.", "type": type, "param": None, "code": code}
+    return says(status, {"error": said}, **headers)
+
+
+def chat_answer(prompt: int = 10, completion: int = 20) -> Reply:
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Hello!"}, "finish_reason": "stop"}
+    return says(200, {"id": "chatcmpl-1", "object": "chat.completion", "choices": [choice], "usage": usage})
+
+
+def stream(*pieces: Piece) -> Reply:
+    return Reply(headers=[("Content-Type", "text/event-stream")], pieces=pieces)
+
+
+def event(document: Any) -> bytes:
+    return b"data: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"
+
+
+def delta(**what: Any) -> bytes:
+    return event({"choices": [{"index": 0, "delta": what, "finish_reason": None}]})
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def usage_chunk(prompt: int, completion: int) -> bytes:
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return event({"choices": [], "usage": usage})
+
+
+def failure(reason: str = "reset", *, sent: bool = True) -> UpstreamFailure:
+    return UpstreamFailure(reason, f"this is a faked {reason}", sent=sent)
+
+
+def fails(reason: str = "reset", *, sent: bool = True) -> Reply:
+    return Reply(before=failure(reason, sent=sent))
+
+
+@dataclass
+class Sent:
+    """One request as upstream saw it."""
+
+    key: str
+    method: str
+    target: str
+    headers: CIMultiDict[str]
+    body: bytes
+
+
+class FakeAnswer:
+    def __init__(self, upstream: FakeUpstream, reply: Reply) -> None:
+        self._upstream = upstream
+        self._pieces = deque(reply.pieces)
+        self._open = True
+        self.status = reply.status
+        self.reason = ""
+        self.headers = CIMultiDict(reply.headers)
+        self.given = 0  # pieces handed out
+
+    async def chunk(self) -> bytes:
+        await asyncio.sleep(0)
+        while self._pieces and isinstance(self._pieces[0], asyncio.Event):
+            await self._pieces[0].wait()
+            self._pieces.popleft()
+        if not self._pieces:
+            return b""
+        piece = self._pieces.popleft()
+        if isinstance(piece, UpstreamFailure):
+            raise piece
+        self.given += 1
+        return piece
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._upstream.open -= 1
+
+
+class FakeUpstream:
+    """Implements `Upstream`. `secrets`: key id to secret, to tell whose request it was."""
+
+    def __init__(self, secrets: Mapping[str, str]) -> None:
+        self._keys = {f"Bearer {secret}": key for key, secret in secrets.items()}
+        self._next: deque[Reply] = deque()
+        self.always: dict[str, Reply] = {}
+        self.otherwise = chat_answer()
+        self.sent: list[Sent] = []
+        self.answers: list[FakeAnswer] = []
+        self.open = 0  # answers not closed yet
+
+    def next(self, *scripted: Reply) -> None:
+        """What the next requests get."""
+        self._next.extend(scripted)
+
+    async def send(self, method: str, target: str, headers: Sequence[Header], body: Body) -> FakeAnswer:
+        known = CIMultiDict(headers)
+        key = self._keys[known["Authorization"]]
+        reply = self._next.popleft() if self._next else self.always.get(key, self.otherwise)
+        seen = Sent(key, method, target, known, b"")
+        if not (isinstance(reply.before, UpstreamFailure) and not reply.before.sent):
+            self.sent.append(seen)
+        await asyncio.sleep(0)
+        if isinstance(reply.before, asyncio.Event):
+            await reply.before.wait()
+        if isinstance(reply.before, UpstreamFailure):
+            raise reply.before
+        if isinstance(body, bytes):
+            seen.body = body
+        elif body is not None and reply.reads_body:
+            async for piece in body:
+                seen.body += piece
+        answer = FakeAnswer(self, reply)
+        self.answers.append(answer)
+        self.open += 1
+        return answer
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+@dataclass
+class Client:
+    """Implements `Downstream`, and records what the client got. `leaves_at`: the nth write finds the client gone."""
+
+    body: bytes | Sequence[bytes] = b""
+    method: str = "POST"
+    target: str = "/v1/chat/completions"
+    more_headers: Iterable[Header] = (("Content-Type", "application/json"),)
+    leaves_at: int = -1
+    stalls: asyncio.Event | None = None  # each write waits for it: a slow client
+
+    started: bool = False
+    status: int = 0
+    answered: list[Header] = field(default_factory=list)
+    length: int | None = None
+    pieces: list[bytes] = field(default_factory=list)
+    finished: bool = False
+    was_cut: bool = False
+    writes: int = 0
+
+    def __post_init__(self) -> None:
+        length = [("Content-Length", str(len(self.body)))] if isinstance(self.body, bytes) and self.body else []
+        chunked = [] if isinstance(self.body, bytes) else [("Transfer-Encoding", "chunked")]
+        named = [("Host", "127.0.0.1:8080"), *self.more_headers, *length, *chunked]
+        self.headers = CIMultiDictProxy(CIMultiDict(named))
+
+    @property
+    def got(self) -> bytes:
+        return b"".join(self.pieces)
+
+    def header(self, name: str) -> str | None:
+        return next((value for n, value in self.answered if n.lower() == name), None)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.got)["error"]
+        return found
+
+    async def read(self, most: int) -> bytes:
+        await asyncio.sleep(0)
+        body = self.body if isinstance(self.body, bytes) else b"".join(self.body)
+        if len(body) > most:
+            raise Refusal(replies.BODY_TOO_LARGE)
+        return body
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        for piece in [self.body] if isinstance(self.body, bytes) else self.body:
+            await asyncio.sleep(0)
+            yield piece
+
+    async def start(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None:
+        self.started, self.status, self.answered, self.length = True, status, list(headers), length
+        await asyncio.sleep(0)
+
+    async def write(self, data: bytes) -> None:
+        if self.writes == self.leaves_at:
+            raise ConnectionResetError("the client left")
+        self.writes += 1
+        self.pieces.append(data)
+        await asyncio.sleep(0)
+        if self.stalls is not None:
+            await self.stalls.wait()
+
+    async def finish(self) -> None:
+        await asyncio.sleep(0)
+        self.finished = True
+
+    def cut(self) -> None:
+        self.was_cut = True
+
+
+def chat_body(model: str = "gpt-4o", max_tokens: int = 1000, **more: Any) -> bytes:
+    """A chat that reserves `max_tokens` (OpenAI counts the larger of that and characters / 4)."""
+    said = [{"role": "user", "content": "hello"}]
+    return json.dumps({"model": model, "messages": said, "max_tokens": max_tokens, **more}).encode()

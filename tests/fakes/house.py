@@ -1,0 +1,240 @@
+"""The request path as a whole, on a real store, between the faked edges of `edge.py`.
+
+    async with open_house(valkey_url, {"a": 1, "b": 2}) as house:     # account a has key a1, account b has b1 and b2
+        client = await house.ask()
+        assert await house.taken("a") == (1, 30)                      # requests and tokens its bucket is short of
+
+Each account may have 1,000 requests and 1,000,000 tokens a day: refilled so slowly that a test can count what was taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from proxy.admission import Admission, Want
+from proxy.app.keyring import keyring
+from proxy.domain.bucket import DIMENSIONS, Bucket
+from proxy.domain.quantities import Cost, Dimension
+from proxy.domain.states import Record, State
+from proxy.domain.trip import Leg, Trip
+from proxy.gate import Gate
+from proxy.ledger.connection import connect
+from proxy.ledger.ledger import Candidate, Granted, Ledger, Refused
+from proxy.observe.redaction import Redactor
+from proxy.pipeline import Pipeline
+from proxy.refusal import Refusal
+from proxy.roster import Roster
+from proxy.settings import Settings
+from proxy.upstream.credentials import Credentials
+from tests.fakes.edge import Client, FakeUpstream, chat_body
+
+REQUESTS_A_DAY, TOKENS_A_DAY = 1_000, 1_000_000
+PLENTY = {"rpm": 100_000, "tpm": 100_000_000, "rpd": REQUESTS_A_DAY, "tpd": TOKENS_A_DAY}
+GROUP = "gpt-4o"
+
+
+class Recorder:
+    """Implements every observer protocol of the request path: what metrics and logs would have heard."""
+
+    def __init__(self) -> None:
+        self.legs: list[Leg] = []
+        self.cooled_groups: list[tuple[str, str, str]] = []
+        self.states: list[tuple[str, State, str]] = []
+        self.retries = 0
+        self.waiting = 0
+        self.streams = 0
+        self.results: Counter[str] = Counter()
+        self.store_losses: Counter[str] = Counter()
+
+    def attempted(self, leg: Leg, model: str) -> None:
+        self.legs.append(leg)
+
+    def retrying(self, leg: Leg) -> None:
+        self.retries += 1
+
+    def cooled(self, account: str, group: str, reason: str) -> None:
+        self.cooled_groups.append((account, group, reason))
+
+    def served(self, model: str) -> None:
+        """Nothing to record."""
+
+    def stream_opened(self, change: int) -> None:
+        self.streams += change
+
+    def reserved(self, result: str) -> None:
+        self.results[result] += 1
+
+    def line_length(self, change: int) -> None:
+        self.waiting += change
+
+    def store_answered(self, seconds: float, items: int) -> None:
+        """Nothing to record."""
+
+    def store_failed(self, reason: str) -> None:
+        self.store_losses[reason] += 1
+
+    def state_changed(self, field: str, state: State, reason: str, details: Mapping[str, Any]) -> None:
+        self.states.append((field, state, reason))
+
+
+class WatchedLedger(Ledger):
+    """The real ledger, with a list of who was granted what and how often it was settled."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.granted: list[Granted] = []
+        self.settled: Counter[str] = Counter()
+        self.asks: list[Cost] = []  # the cost of each reserve, in order
+
+    async def reserve(self, group: str, cost: Cost, *args: Any, **kwargs: Any) -> Granted | Refused:
+        self.asks.append(cost)
+        answer = await super().reserve(group, cost, *args, **kwargs)
+        if isinstance(answer, Granted):
+            self.granted.append(answer)
+        return answer
+
+    def settle(self, granted: Granted, **kwargs: Any) -> None:
+        self.settled[granted.id] += 1
+        super().settle(granted, **kwargs)
+
+
+class House:
+    def __init__(self, url: str, accounts: Mapping[str, int], options: dict[str, Any]) -> None:
+        keys = [
+            {"id": f"{account}{n}", "account": account, "secret": f"sk-test-{account}{n}-{'x' * 32}"}
+            for account, count in accounts.items()
+            for n in range(1, count + 1)
+        ]
+        self.settings = Settings.model_validate({"limits": {"default": PLENTY}, "keys": keys, **options})
+        self.recorder = Recorder()
+        self.store = connect(url)
+        self.ledger = WatchedLedger(
+            self.store,
+            "test",
+            patience_s=self.settings.store_patience,
+            observer=self.recorder,
+            on_version=lambda: self.roster.version_moved(),
+        )
+        known, self.secrets = keyring(self.settings)
+        self.roster = Roster(self.ledger, self.settings, known, self.recorder)
+        self.admission = Admission(
+            self.roster, self.ledger, max_waiting=self.settings.queue.max_waiting, observer=self.recorder
+        )
+        self.upstream = FakeUpstream(self.secrets)
+        redactor = Redactor()
+        for secret in self.secrets.values():
+            redactor.add(secret)
+        self.pipeline = Pipeline(
+            self.settings,
+            gate=Gate(),
+            roster=self.roster,
+            admission=self.admission,
+            ledger=self.ledger,
+            upstream=self.upstream,
+            credentials=Credentials(self.secrets),
+            observer=self.recorder,
+            clean=redactor.clean_bytes,
+        )
+
+    # ---- clients
+
+    async def ask(self, client: Client | None = None, trip: Trip | None = None) -> Client:
+        """One request, answered as the listener would; everything it set off has come to an end."""
+        client = client or Client(chat_body())
+        await self.serve(client, trip or Trip("test", time.monotonic(), client.method))
+        await self.quiet()
+        return client
+
+    async def serve(self, client: Client, trip: Trip) -> None:
+        try:
+            await self.pipeline.serve(client, trip)
+        except Refusal as refusal:
+            assert not client.started
+            body = refusal.body()
+            await client.start(refusal.status, "", refusal.headers(), len(body))
+            await client.write(body)
+            await client.finish()
+
+    async def quiet(self) -> None:
+        """Until all is settled and told to the store."""
+        while self.roster._reports:
+            await asyncio.wait(set(self.roster._reports))
+        await self.ledger.flush()
+
+    def is_idle(self) -> bool:
+        """Whether nothing is left of all requests: no place in line or in a budget, no open answer or stream."""
+        retries = self.pipeline._retries
+        return (
+            (retries.active, retries.retrying, self.upstream.open, self.recorder.waiting, self.recorder.streams)
+            == (0, 0, 0, 0, 0)
+            and repr(self.admission) == "<Admission lines=0 waiting=0>"
+            and all(self.ledger.settled[g.id] == 1 for g in self.ledger.granted)
+            and all(times == 1 for times in self.ledger.settled.values())
+        )
+
+    @property
+    def accounts_asked(self) -> list[str]:
+        """Whose keys upstream saw, in order."""
+        return [self.account_of(sent.key) for sent in self.upstream.sent]
+
+    def account_of(self, key: str) -> str:
+        return self.roster.pool.keys[key].account
+
+    # ---- what the store says
+
+    async def bucket(self, account: str, group: str = GROUP) -> Bucket | None:
+        _, found = await self.ledger.buckets()
+        return found.get((account, group))
+
+    async def taken(self, account: str, group: str = GROUP) -> tuple[int, int]:
+        """(requests, tokens) that this account's daily buckets are short of; tokens to the nearest ten."""
+        bucket = await self.bucket(account, group)
+        if bucket is None:
+            return 0, 0
+        requests = bucket.corrected[DIMENSIONS.index(Dimension.RPD)]
+        tokens = bucket.corrected[DIMENSIONS.index(Dimension.TPD)]
+        assert requests is not None
+        assert tokens is not None
+        return round(REQUESTS_A_DAY - requests), round((TOKENS_A_DAY - tokens) / 10 - 1) * 10
+
+    async def rests_s(self, account: str, group: str = GROUP) -> float:
+        """Seconds of cool-down that this account's bucket has left."""
+        bucket = await self.bucket(account, group)
+        return max(0.0, bucket.cool_until - bucket.at) if bucket else 0.0
+
+    async def states(self) -> dict[str, Record]:
+        return await self.ledger.records()
+
+    # ---- the line
+
+    def want(self, tokens: int = 1000, max_wait_s: float = 5.0, model: str = GROUP) -> Want:
+        return Want(model, model, Cost(1, tokens), replayable=True, max_wait_s=max_wait_s)
+
+    async def fill(self, account: str, tokens: int, group: str = GROUP) -> Granted:
+        """Take tokens away from an account, as another replica would."""
+        key = self.roster.pool.accounts[account].keys[0]
+        candidate: Candidate = self.roster.candidate(key, group)
+        granted = await Ledger.reserve(self.ledger, group, Cost(1, tokens), [candidate])
+        assert isinstance(granted, Granted)
+        return granted
+
+    async def close(self) -> None:
+        await self.quiet()
+        await self.store.close()
+
+
+@contextlib.asynccontextmanager
+async def open_house(url: str, accounts: Mapping[str, int], **options: Any) -> AsyncIterator[House]:
+    """`accounts`: how many keys each has. `options` as in the configuration file."""
+    house = House(url, accounts, options)
+    await house.ledger.begin_epoch(reseeded=False)
+    await house.roster.refresh()
+    try:
+        yield house
+    finally:
+        await house.close()
