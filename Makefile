@@ -35,8 +35,8 @@ check: $(VENV)/.dev $(VENV)/.model-if-possible ## What CI runs: lint, format, ty
 soak: $(VENV)/.dev ## The long load tests, minutes each
 	$(BIN)/python -m pytest -rs tests/soak
 
-bench: $(VENV)/.dev ## Benchmarks
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.dev ## The benchmarks, one after another
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
 
 lock: $(VENV)/lock/bin/uv ## Pin the newest versions that pyproject.toml allows
 	$(COMPILE) --upgrade pyproject.toml --output-file requirements.txt

@@ -136,7 +136,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"\nQuotapool with {len(keys)} keys, in front of {options.model or 'a simulated OpenAI'}:\n")
         show.one_chat()
         show.one_stream()
-        show.many_at_once(8 if options.model else 20, "many at once")
+        show.many_at_once(AT_ONCE if options.model else 20, "many at once")
         if not options.model:
             show.a_key_runs_dry(source_url)
         show.totals()

@@ -146,40 +146,47 @@ class Admission:
     def _leave(self, line: _Line, waiter: _Waiter) -> None:
         """Out of the line without a grant, or with one that came in the very turn in which the caller gave up."""
         future = waiter.future
-        if not future.done():
-            future.cancel()
-            if line.waiting[0] is waiter:
-                line.head_left.set()  # the next one may need less
+        if future.done() and not future.cancelled():
+            if future.exception() is None:
+                self._ledger.give_back(future.result())
+            return
+        future.cancel()
+        if line.waiting and line.waiting[0] is waiter:
+            line.head_left.set()  # the next one may need less
+        with contextlib.suppress(ValueError):  # the pump may have seen it first
             line.waiting.remove(waiter)
-        elif not future.cancelled() and future.exception() is None:
-            self._ledger.give_back(future.result())
 
     async def _serve(self, group: str, line: _Line) -> None:
-        """The line's pump: asks the store for the head only. Whoever left the line has left `line.waiting`."""
+        """The line's pump: asks the store for the head only."""
         try:
             while line.waiting:
                 head = line.waiting[0]
+                if head.future.done():  # it is leaving
+                    line.waiting.popleft()
+                    continue
                 line.head_left.clear()
+                answer: Granted | Refused | Exception
                 try:
-                    result = await self._ask(head.want)
+                    answer = await self._ask(head.want)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is the head's answer
-                    if not head.future.done():
-                        line.waiting.popleft()
-                        head.future.set_exception(error)
-                    continue
+                    answer = error
+                wait_s = 0.0
+                if isinstance(answer, Refused):
+                    wait_s = answer.wait_s or 0.0
+                    if time.monotonic() + wait_s > head.deadline:
+                        answer = NoRoom(wait_s, "rate_limit", answer.dimension)
                 if head.future.done():
-                    if isinstance(result, Granted):
-                        self._ledger.give_back(result)
+                    if isinstance(answer, Granted):
+                        self._ledger.give_back(answer)
                     continue
-                if isinstance(result, Granted):
+                if isinstance(answer, Granted):
                     line.waiting.popleft()
                     self._note_pace(line)
-                    head.future.set_result(result)
+                    head.future.set_result(answer)
                     continue
-                wait_s = result.wait_s or 0.0
-                if time.monotonic() + wait_s > head.deadline:
+                if isinstance(answer, Exception):
                     line.waiting.popleft()
-                    head.future.set_exception(NoRoom(wait_s, "rate_limit", result.dimension))
+                    head.future.set_exception(answer)
                     continue
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(max(wait_s, _SHORTEST_NAP_S), _LONGEST_NAP_S)):
@@ -207,7 +214,14 @@ class Admission:
                     raise TooLarge(result.dimension)
                 raise NobodyLeft("excluded" if self._roster.pool.size else self._roster.pool.why_empty())
             candidates = [self._roster.candidate(key, want.group) for key in keys]
-            answer = await self._ledger.reserve(want.group, want.cost, candidates, may_try_resting=want.replayable)
+            asked = {key.account for key in keys}
+            answer = await self._ledger.reserve(
+                want.group,
+                want.cost,
+                candidates,
+                may_try_resting=want.replayable,
+                forget=[name for name in hints if name not in asked],
+            )
             if isinstance(answer, Granted):
                 self._observer.reserved("granted_local" if answer.local else "granted")
                 self._roster.pool.heard(answer.candidate.account, want.group, answer.headroom, time.time())
@@ -245,6 +259,6 @@ class Admission:
             now=time.time(),
             rng=self._rng,
             exclude=want.exclude,
-            may_try_resting=want.replayable,
+            may_try_resting=want.replayable and not self._ledger.away,  # only the store can make it one trial
             prefer=prefer,
         )

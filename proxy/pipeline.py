@@ -41,6 +41,7 @@ NO_MODEL: Final = "-"  # the model group of requests that name no model
 _LONGEST_MODEL: Final = 128  # characters of a model name that make its group
 _ERROR_BODY: Final = 2**20  # an error answer is read up to here
 _DEFAULT_COOL_S: Final = 5.0  # a rate limit that names no time
+_MOST_IDLE: Final = 8  # connections that one request may find closed under it
 _MOST_COOL_S: Final = 86_400.0
 
 
@@ -140,7 +141,7 @@ class Pipeline:
         trip.client = self._gate.enter(down.headers)  # 401, 403
         endpoint = resolve(down.method, down.target)
         if isinstance(endpoint, ProxyError):
-            raise Refusal(endpoint)  # 403, 404, 405
+            raise Refusal(endpoint, _with_base_url(endpoint, down.headers))  # 403, 404, 405
         trip.endpoint = endpoint.name
         job = await self._read(down, endpoint)  # 400, 413
         trip.model, trip.streamed = job.model, job.streamed
@@ -263,6 +264,7 @@ class Pipeline:
         outcome = Outcome()
         answer: Answer | None = None
         observed: list[Observed] | None = None
+        credentials = self.credentials  # a reload in the meantime brings others
         started = time.monotonic()
         try:
             answer = await self.upstream.send(down.method, down.target, self._headers(down, job, granted), _body(job))
@@ -270,7 +272,8 @@ class Pipeline:
             if observed and job.streamed and answer.status < 400:
                 self._ledger.observe(granted, observed)  # what a stream's headers say is old when it ends
                 observed = None
-            headers = self._kept(answer, granted)
+            secret = credentials.secret(granted.candidate.key)
+            headers = downward(answer.headers, answer.headers.items(), secret=secret)
             leg.upstream_request_id = next((value for name, value in headers if name.lower() == "x-request-id"), "")
             if answer.status < 400:
                 self._end_retry(job)
@@ -380,6 +383,8 @@ class Pipeline:
         resendable, most = job.body is not None, self.settings.retry.max_attempts - 1
         self._retries.share = self.settings.retry.budget
         if outcome.failure is not None:
+            if outcome.failure.idle and resendable and job.replayable and attempts.refusals < _MOST_IDLE:
+                return Step.NEXT  # no sign of trouble upstream, so neither a pause nor a share of the retries
             again = retry.may_resend(
                 sent=outcome.failure.sent,
                 resendable=resendable,
@@ -431,10 +436,6 @@ class Pipeline:
             return [pair for pair in headers if pair[0].lower() != "content-encoding"], text, text
         return headers, body, text
 
-    def _kept(self, answer: Answer, granted: Granted) -> list[Header]:
-        secret = self.credentials.secret(granted.candidate.key)
-        return downward(answer.headers, answer.headers.items(), secret=secret)
-
     def _headers(self, down: Downstream, job: Job, granted: Granted) -> list[Header]:
         headers = upward(
             down.headers,
@@ -473,6 +474,15 @@ _STATUS_OF: Final = {
     Kind.MODEL: 404,
     Kind.SERVICE: 503,
 }
+
+
+def _with_base_url(error: ProxyError, headers: Mapping[str, str]) -> str:
+    """For a path that misses /v1 or has it twice: the base_url by which this client reaches us. Else ""."""
+    host = headers.get("Host", "")
+    if error is not replies.PATH_NOT_FOUND or not host:
+        return ""
+    scheme = "https" if headers.get("X-Forwarded-Proto") == "https" else "http"
+    return f"{error.cause} Set base_url to {scheme}://{host}/v1."
 
 
 def _held_event(verdict: Verdict, headers: list[Header]) -> Held:

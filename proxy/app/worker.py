@@ -45,7 +45,9 @@ from proxy.web.listener import Listener
 _log = structlog.get_logger()
 _LOOK_S: Final = 1.0  # an idle worker looks at the pool's version this often
 _IDLE_GRACE_S: Final = 1.0  # while draining, idle connections may bring one more request for this long
+_NEXT_S: Final = 0.25  # and so may one whose answer had begun, without a word of closing, before the drain
 _KEEP_ALIVE_S: Final = 75.0
+_CUT_S: Final = 0.1
 _LAG_S: Final = 0.5
 
 
@@ -69,6 +71,7 @@ class Worker:
             patience_s=self.settings.store_patience,
             observer=self.reporter,
             on_version=self._version_moved,
+            on_headroom=lambda account, group, share: self.roster.pool.heard(account, group, share, time.time()),
             serve_alone=self.settings.on_redis_loss == "serve",
         )
         keys, secrets = keyring(self.settings)
@@ -185,7 +188,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     await worker.start()
     server = Listener(worker.handler, access_log=None, keepalive_timeout=_KEEP_ALIVE_S, max_field_size=65_536,
                       max_line_size=65_536, auto_decompress=False, handler_cancellation=True)  # fmt: skip
-    runner = web.ServerRunner(server)
+    runner = web.ServerRunner(server, shutdown_timeout=_CUT_S)  # `_drain` has waited; what is left is cut
     await runner.setup()
     site = web.SockSite(runner, listener, backlog=4096)
     await site.start()
@@ -215,12 +218,12 @@ async def _drain(worker: Worker, site: web.SockSite, server: web.Server, patienc
     """Stop accepting; let connections that are open bring and finish what they have."""
     deadline = time.monotonic() + patience_s
     grace = time.monotonic() + min(_IDLE_GRACE_S, patience_s / 2)
-    worker.handler.draining = True
+    worker.handler.drain()
     if site._server is not None:  # noqa: SLF001 - stop() would close idle connections at once, under their requests
         site._server.close()  # noqa: SLF001
     while time.monotonic() < deadline:
-        busy = worker.handler.open > 0
-        if not busy and (time.monotonic() > grace or not server.connections):
+        silent_from = max(grace, worker.handler.ended_at + _NEXT_S)
+        if not worker.handler.open and (time.monotonic() > silent_from or not server.connections):
             break
         await asyncio.sleep(0.02)
     if worker.handler.open:

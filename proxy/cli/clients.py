@@ -13,7 +13,7 @@ from proxy.cli.attach import run_with_store
 from proxy.gate import digest
 from proxy.ledger.clients import Clients, new_key
 from proxy.ledger.connection import Store
-from proxy.settings import Settings
+from proxy.settings import Address, Settings
 from proxy.settings.model import SHORTEST_CLIENT_KEY
 
 
@@ -31,7 +31,9 @@ def add(settings: Settings, name: str, given: str | None) -> int:
         if not await Clients(store, settings.pool).add(name, digest(key)):
             return _fail(f"a client {name!r} exists; revoke it first")
         print(f"# client {name}: this is shown once, only its SHA-256 is kept")
-        print(f"export OPENAI_BASE_URL=http://{settings.listen}/v1")
+        everywhere = settings.listen.host in {"0.0.0.0", "::"}
+        here = Address("127.0.0.1", settings.listen.port) if everywhere else settings.listen
+        print(f"export OPENAI_BASE_URL=http://{here}/v1")
         print(f"export OPENAI_API_KEY={key if given is None else '<the token you gave>'}")
         return 0
 

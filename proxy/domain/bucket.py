@@ -16,7 +16,8 @@ documented. So each bucket keeps two levels: `kept` (the estimate stays charged)
 came back). Upstream's `remaining` says which of them it agrees with (`lean`), and the cautious one leads until then.
 
 Evidence. `remaining` describes the moment of one reservation. What calls reserved within `REORDER_S` of it explain,
-either side, teaches nothing. A level too high is lowered at once and widens the margin, since somebody else uses the
+either side, teaches nothing, and what was taught since applies to that moment too: calls in flight that all show the
+same surprise teach it once. A level too high is lowered at once and widens the margin, since somebody else uses the
 account; a level too low is raised by a part, since a correction may reach upstream before it reaches us.
 """
 
@@ -61,6 +62,8 @@ class Moment:
     corrected: float
     charged: float
     recent: float
+    taught_kept: float = 0.0
+    taught_corrected: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,8 @@ class Bucket:
     """Levels of one (account, model group). None: unbounded.
 
     `learned`: limits upstream named (UNKNOWN, a number, or inf: it names none); `charged`: all that was ever taken;
-    `recent`: what was taken within about REORDER_S; `seen`: when the newest evidence was reserved.
+    `recent`: what was taken within about REORDER_S; `taught_*`: by how much evidence moved a level, in all;
+    `seen`: when the newest evidence was reserved.
     """
 
     at: float
@@ -89,6 +93,8 @@ class Bucket:
     charged: list[float] = field(default_factory=lambda: [0.0] * len(DIMENSIONS))
     recent: list[float] = field(default_factory=lambda: [0.0] * len(DIMENSIONS))
     margin: list[float] = field(default_factory=lambda: [0.0] * len(DIMENSIONS))
+    taught_kept: list[float] = field(default_factory=lambda: [0.0] * len(DIMENSIONS))
+    taught_corrected: list[float] = field(default_factory=lambda: [0.0] * len(DIMENSIONS))
     lean: float = 0.0  # -1: upstream corrects, 1: it keeps the estimate
     seen: float = 0.0
     burst_s: float = 60.0
@@ -169,7 +175,8 @@ class Bucket:
         kept, corrected = self.kept[index], self.corrected[index]
         if kept is None or corrected is None:
             return None
-        return Moment(kept, corrected, self.charged[index], self.recent[index])
+        taught = self.taught_kept[index], self.taught_corrected[index]
+        return Moment(kept, corrected, self.charged[index], self.recent[index], *taught)
 
     def settle(self, back: Cost, unused_tokens: float) -> None:
         """`back`: what upstream never charged. `unused_tokens`: reserved less used, which upstream may have corrected;
@@ -184,15 +191,19 @@ class Bucket:
         """Learn limits and correct levels by what upstream said of the reservation made at `reserved_at`."""
         news = list(evidence)
         fresh = reserved_at >= self.seen
-        self.seen = max(self.seen, reserved_at)
+        if news:
+            self.seen = max(self.seen, reserved_at)
         for e in news:
             i = DIMENSIONS.index(e.dimension)
             guessed = written.of(e.dimension) is None and self.learned[i] < 0
             self.learned[i] = e.limit
-            if guessed or e.then is None or self.kept[i] is None:
+            kept, corrected = self.kept[i], self.corrected[i]
+            if guessed or kept is None or corrected is None:
                 since = max(0.0, self.charged[i] - e.then.charged) if e.then else 0.0
-                self.kept[i] = self.corrected[i] = min(self.depth(i, written, burst_s), e.remaining - since)
-            elif fresh:
+                level = min(self.depth(i, written, burst_s), e.remaining - since)
+                self._teach(i, level - (kept or 0.0), level - (corrected or 0.0))
+                self.kept[i] = self.corrected[i] = level
+            elif fresh and e.then is not None:
                 self._compare(i, e, e.then, max(0.0, self.at - reserved_at), written)
 
     def _compare(self, i: int, e: Evidence, then: Moment, age: float, written: Limits) -> None:
@@ -201,23 +212,27 @@ class Bucket:
         limit = self.limit(i, written)
         before = then.recent + limit / PERIOD_S[e.dimension] * BREATH_S
         may_raise = limit >= e.limit  # a lower limit that somebody wrote says nothing about upstream's level
-        kept = _surprise(e.remaining - then.kept, before, after, may_raise=may_raise)
-        corrected = _surprise(e.remaining - then.corrected, before, after, may_raise=may_raise)
+        then_kept = then.kept + self.taught_kept[i] - then.taught_kept
+        then_corrected = then.corrected + self.taught_corrected[i] - then.taught_corrected
+        kept = _surprise(e.remaining - then_kept, before, after, may_raise=may_raise)
+        corrected = _surprise(e.remaining - then_corrected, before, after, may_raise=may_raise)
         leading = corrected if self.lean < TRUSTED else kept
-        self._add(i, kept if kept < 0 else kept * RAISE, corrected if corrected < 0 else corrected * RAISE)
+        lesson = kept if kept < 0 else kept * RAISE, corrected if corrected < 0 else corrected * RAISE
+        self._add(i, *lesson)
+        self._teach(i, *lesson)
         if leading < 0:
             wider = max(self.margin[i], -leading) - leading / 4
             self.margin[i] = min(WIDEST_MARGIN * limit, wider)
-        if Cost(0, 1).of(e.dimension):
+        if Cost(0, 1).of(e.dimension) and limit > 0:
             told = (abs(corrected) - abs(kept)) / limit * 20
             self.lean += LEARN * (max(-1.0, min(1.0, told)) - self.lean)
 
-    def trust_usage(self, written: Limits) -> None:
+    def trust_usage(self, written: Limits, burst_s: float = 60.0) -> None:
         """Upstream answered well and named no limits: what nobody wrote is unbounded, and usage is all there is."""
         self.learned = [math.inf if learned < 0 else learned for learned in self.learned]
         if not self.seen:
             self.lean = -1.0
-        self.refill(self.at, written)
+        self.refill(self.at, written, burst_s=burst_s)
 
     def shorten_burst(self) -> None:
         """Upstream refused while it had enough left for the minute: it enforces shorter spans."""
@@ -226,6 +241,10 @@ class Bucket:
     def slow_down(self) -> None:
         """Traffic grew too fast for upstream: a part of the rate now, the rest little by little."""
         self.ramp = max(SLOWEST, self.ramp * SLOWED)
+
+    def _teach(self, i: int, kept: float, corrected: float) -> None:
+        self.taught_kept[i] += kept
+        self.taught_corrected[i] += corrected
 
     def _add(self, i: int, to_kept: float, to_corrected: float) -> None:
         kept, corrected = self.kept[i], self.corrected[i]

@@ -101,6 +101,7 @@ class Pool:
             if account.usable:
                 self._pickable.append(account)
             if account.resting:
+                account.resting.sort(key=lambda pair: pair[0])
                 self._resting.append(account)
 
     def _record(self, name: str, fingerprint: str) -> Record | None:
@@ -125,7 +126,7 @@ class Pool:
         self._lacking[account, model] = now + _MODEL_REST_S
 
     def heard(self, account: str, group: str, headroom: float, now: float) -> None:
-        """Remember the emptiest bucket's level, as a share of its depth, after a grant."""
+        """Remember the emptiest bucket's level, as a share of its depth, after a grant or an answer."""
         known = self.accounts.get(account)
         if known is not None:
             if len(known.headroom) > 1_000:
@@ -158,7 +159,7 @@ class Pool:
         picked: list[Key] = []
         if may_try_resting and self._resting:
             account = self._resting[rng.randrange(len(self._resting))]
-            until, key = min(account.resting, key=lambda pair: pair[0])
+            until, key = account.resting[0]
             if until <= now and account.id not in seen:
                 picked.append(key)
         for account in (*named, *chosen):

@@ -86,8 +86,9 @@ def may_resend(
 
 
 def pause_s(failures: int, retry_after_s: float | None, jitter: float) -> float:
-    """Seconds before trying again: what upstream asks for if that is short, else doubling; full jitter."""
-    pause: float = min(FIRST_PAUSE_S * 2.0 ** max(0, failures - 1), LONGEST_PAUSE_S)
+    """Seconds before trying again: doubling, spread over the upper half by `jitter` in [0, 1); never before what
+    upstream asks for, if that is short, and spread over a quarter beyond it."""
+    pause: float = min(FIRST_PAUSE_S * 2.0 ** min(max(0, failures - 1), 16), LONGEST_PAUSE_S) * (0.5 + 0.5 * jitter)
     if retry_after_s is not None and retry_after_s <= LONGEST_PAUSE_S:
-        pause = max(pause, retry_after_s)
-    return pause * (0.5 + 0.5 * jitter)
+        pause = max(pause, retry_after_s * (1.0 + 0.25 * jitter))
+    return pause

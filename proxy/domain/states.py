@@ -59,11 +59,11 @@ class Record:
     fingerprint: str = ""  # of the secret(s) this was seen with; another fingerprint starts anew
 
 
-def may_replace(old: Record | None, new: Record | None) -> bool:
-    """Whether `new` (None: active again) may take the place of `old` (None: active)."""
+def may_replace(old: Record | None, new: Record | None, *, by: str = OBSERVED) -> bool:
+    """Whether `new` (None: active again, as `by` says) may take the place of `old` (None: active)."""
     if old is None:
         return new is not None
-    by = OBSERVED if new is None else new.by
+    by = by if new is None else new.by
     if by == OPERATOR:
         return True
     if old.by == OPERATOR:

@@ -47,7 +47,7 @@ class Item:
     `wanted` False: whoever asked has left before it was sent, so it need not be.
     """
 
-    payload: list[Any]
+    payload: list[Any]  # what MessagePack knows, in the script's order
     done: Callable[[list[Any]], None] = lambda _: None
     failed: Callable[[], None] = lambda: None
     wanted: Callable[[], bool] = lambda: True
@@ -157,6 +157,7 @@ class Batches:
         while sum(len(b.items) for b in self._doubtful) > MOST_IN_DOUBT:
             self._doubtful.pop()
         _fail((*batch.items, *self._queue))
+        self._queue = deque(item for item in self._queue if item.wanted())  # an outage may last: keep no refused ones
 
 
 def _fail(items: Iterable[Item]) -> None:

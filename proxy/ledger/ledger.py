@@ -29,6 +29,9 @@ _UNBOUNDED: Final = -1e18
 _WAS_UNBOUNDED: Final = Moment(_UNBOUNDED, _UNBOUNDED, 0.0, 0.0)
 _NO_COST: Final = Cost(0)
 _REPLICA_LIVES_S: Final = 10.0
+_MOST_TOKENS: Final = 10_000_000.0  # of one call; an upstream that says more does not put a bucket into debt for ever
+_LONGEST_COOL_S: Final = 7 * 86_400.0
+_MOST: Final = 1e15  # of anything else
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
@@ -49,6 +52,7 @@ class Ledger:
         patience_s: float,
         observer: StoreObserver,
         on_version: Callable[[], None] = lambda: None,
+        on_headroom: Callable[[str, str, float], None] = lambda _account, _group, _share: None,
         serve_alone: bool = False,
         rng: random.Random | None = None,
     ) -> None:
@@ -60,6 +64,7 @@ class Ledger:
         self._patience_s = patience_s
         self._observer = observer
         self._on_version = on_version
+        self._on_headroom = on_headroom
         self._rng = rng or random.Random()
         self._name = secrets.token_hex(6)
         self._serial = 0
@@ -80,10 +85,18 @@ class Ledger:
     # ---- budgets
 
     async def reserve(
-        self, group: str, cost: Cost, candidates: Sequence[Candidate], *, may_try_resting: bool = False
+        self,
+        group: str,
+        cost: Cost,
+        candidates: Sequence[Candidate],
+        *,
+        may_try_resting: bool = False,
+        forget: Sequence[str] = (),
     ) -> Granted | Refused:
         """Take `cost` from the first candidate that has room, in one atomic step. Raises StoreUnavailable.
 
+        `forget`: accounts that an earlier refusal named as ready and that cannot be asked. Else they would be named
+        again, and their being ready would be taken for the wait.
         If the caller is cancelled meanwhile, what may have been reserved is given back.
         """
         if self._batches.away and self._local is not None:
@@ -93,7 +106,8 @@ class Ledger:
         names = [
             (c.account, c.key, c.account_fingerprint, c.key_fingerprint, c.burst_s, *c.written) for c in candidates
         ]
-        payload = [1, group, cost.requests, cost.tokens, cost.images, may_try_resting, self._rng.random(), names]
+        amounts = (_bounded(amount, _MOST) for amount in (cost.requests, cost.tokens, cost.images))
+        payload = [1, group, *amounts, may_try_resting, self._rng.random(), names, list(forget)]
         future: asyncio.Future[Granted | Refused] = asyncio.get_running_loop().create_future()
 
         def done(result: list[Any]) -> None:
@@ -177,15 +191,14 @@ class Ledger:
                     candidate.account,
                     candidate.burst_s,
                     *candidate.written,
-                    back.requests,
-                    back.tokens,
-                    back.images,
-                    unused_tokens,
-                    cool_s,
+                    *(_bounded(amount, _MOST) for amount in (back.requests, back.tokens, back.images)),
+                    _bounded(unused_tokens, _MOST_TOKENS),
+                    _bounded(cool_s, _LONGEST_COOL_S),
                     granted.at,
                     evidence,
                     int(event),
-                ]
+                ],
+                lambda result: self._on_headroom(candidate.account, granted.group, result[1]),
             )
         )
 
@@ -325,10 +338,10 @@ def _understood(
         _, index, at, headroom, is_trial, flat = result
         moments: dict[Dimension, Moment] = {}
         learned: dict[Dimension, float] = {}
-        for i in range(0, len(flat), 6):
+        for i in range(0, len(flat), 8):
             dimension = DIMENSIONS[flat[i] - 1]
-            moments[dimension] = Moment(flat[i + 1], flat[i + 2], flat[i + 3], flat[i + 4])
-            learned[dimension] = flat[i + 5]
+            moments[dimension] = Moment(*flat[i + 1 : i + 7])
+            learned[dimension] = flat[i + 7]
         return Granted(name, group, cost, candidates[index - 1], at, headroom, bool(is_trial), moments, learned)
     _, wait, which, hints, dead = result
     return Refused(
@@ -344,10 +357,20 @@ def _evidence(granted: Granted, observed: Sequence[Observed], not_admitted: Cost
     evidence: list[tuple[float, ...]] = []
     for o in observed:
         then = granted.moments.get(o.dimension, _WAS_UNBOUNDED)
-        remaining = o.remaining - not_admitted.of(o.dimension)
+        if not (o.limit >= 0 and math.isfinite(o.limit) and math.isfinite(o.remaining)):
+            continue
+        remaining = _bounded(o.remaining - not_admitted.of(o.dimension), _MOST)
         index = DIMENSIONS.index(o.dimension) + 1
-        evidence.append((index, o.limit, remaining, then.kept, then.corrected, then.charged, then.recent))
+        taught = then.taught_kept, then.taught_corrected
+        evidence.append(
+            (index, _bounded(o.limit, _MOST), remaining, then.kept, then.corrected, then.charged, then.recent, *taught)
+        )
     return evidence
+
+
+def _bounded(value: float, most: float) -> float:
+    """`value` within ±most; 0 for NaN, which would stay in a bucket for ever."""
+    return 0.0 if math.isnan(value) else float(max(-most, min(most, value)))
 
 
 def _bucket(raw: bytes) -> Bucket:
@@ -361,6 +384,8 @@ def _bucket(raw: bytes) -> Bucket:
         charged=list(value["charged"]),
         recent=list(value["recent"]),
         margin=list(value["margin"]),
+        taught_kept=list(value["taught_kept"]),
+        taught_corrected=list(value["taught_corrected"]),
         lean=value["lean"],
         seen=value["seen"],
         burst_s=value["burst_s"],

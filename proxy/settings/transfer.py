@@ -14,6 +14,7 @@ RESTART_ONLY: Final[frozenset[str]] = frozenset(
         "admin_listen",
         "admin_token",
         "redis",
+        "on_redis_loss",
         "store_patience",
         "pool",
         "state_dir",

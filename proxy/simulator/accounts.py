@@ -17,7 +17,7 @@ from proxy.simulator.faults import Fault, FaultRequest, Kind
 class Tally(msgspec.Struct, kw_only=True):
     """Counts of one key or one account. Billed tokens include those of cut and broken streams.
 
-    `cut_*` are answers the client left (a plain one bills its prompt only), with the tokens produced by then;
+    `charged_tokens` are the estimates charged at admission. `cut_*` are answers the client left (a plain one bills its prompt only), with the tokens produced by then;
     `broken_streams` are answers a fault cut.
     `after_death` are attempts answered by a dead or money fault (the first is how a proxy learns of it), with the Unix
     times of the first and the last.
@@ -25,6 +25,7 @@ class Tally(msgspec.Struct, kw_only=True):
 
     attempts: int = 0
     admitted: int = 0
+    charged_tokens: int = 0
     completed: int = 0
     open_streams: int = 0
     refused: dict[str, int] = msgspec.field(default_factory=dict)

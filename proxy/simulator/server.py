@@ -136,6 +136,7 @@ class Simulator:
                 return errors.rate_limited(refusal, model, model_group(model), account.organization)
         for tally in call.key.tallies:
             tally.admitted += 1
+            tally.charged_tokens += estimate
         return Visit(call.key, budget, estimate, self.config.charging == "correct")
 
     async def answer(

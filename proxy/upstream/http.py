@@ -10,7 +10,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import aiohttp
 from multidict import CIMultiDict
@@ -34,15 +34,17 @@ class Timeouts:
 
 
 class UpstreamFailure(Exception):
-    """No answer, or a broken one. `sent`: at least one byte of the request may have reached upstream.
+    """No answer, or a broken one. `sent`: at least one byte of the request may have reached upstream. `idle`: it went
+    out on a connection kept from before, which upstream closed without a word, as servers do with idle ones.
 
     `reason` is a stable word for metrics and logs: connect, tls, timeout, reset, protocol. The text names no secret.
     """
 
-    def __init__(self, reason: str, detail: str, *, sent: bool) -> None:
+    def __init__(self, reason: str, detail: str, *, sent: bool, idle: bool = False) -> None:
         super().__init__(detail)
         self.reason = reason
         self.sent = sent
+        self.idle = idle
 
 
 class Answer(Protocol):
@@ -125,6 +127,7 @@ class AiohttpUpstream:
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_NOT_ADDED,
             timeout=self._timeout,
+            trace_configs=[_note_reuse()],
             read_bufsize=_READ_BUFFER,
             max_line_size=65_536,
             max_field_size=65_536,
@@ -135,8 +138,15 @@ class AiohttpUpstream:
 
     async def send(self, method: str, target: str, headers: Sequence[Header], body: Body) -> AiohttpAnswer:
         url = URL(f"{self._origin}{self._prefix}{target}", encoded=True)
+        reused: list[bool] = []
         request = self._session.request(
-            method, url, headers=CIMultiDict(headers), data=body, allow_redirects=False, expect100=False
+            method,
+            url,
+            headers=CIMultiDict(headers),
+            data=body,
+            allow_redirects=False,
+            expect100=False,
+            trace_request_ctx=reused,
         )
         try:
             async with asyncio.timeout(self._first_byte):
@@ -144,11 +154,24 @@ class AiohttpUpstream:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            raise _failure(error, sent=not isinstance(error, aiohttp.ClientConnectorError)) from error
+            failure = _failure(error, sent=not isinstance(error, aiohttp.ClientConnectorError))
+            failure.idle = failure.reason == "reset" and bool(reused)
+            raise failure from error
         return AiohttpAnswer(response)
 
     async def close(self) -> None:
         await self._session.close()
+
+
+def _note_reuse() -> aiohttp.TraceConfig:
+    """Adds a mark to a request's list when its connection was an open one: aiohttp tells this in no other way."""
+
+    async def reused(_session: aiohttp.ClientSession, context: Any, _params: Any) -> None:
+        context.trace_request_ctx.append(True)
+
+    config = aiohttp.TraceConfig()
+    config.on_connection_reuseconn.append(reused)
+    return config
 
 
 def _failure(error: Exception, *, sent: bool) -> UpstreamFailure:

@@ -35,8 +35,21 @@ class ClientHandler:
         self._observer = observer
         self._prefix = f"qp-{secrets.token_hex(4)}-"
         self._serial = 0
-        self.open = 0
         self.draining = False
+        self.ended_at = 0.0  # when the last request ended, on the monotonic clock
+        self._open: set[AiohttpDownstream] = set()
+
+    @property
+    def open(self) -> int:
+        """Requests not yet answered to the end."""
+        return len(self._open)
+
+    def drain(self) -> None:
+        """From now on each answer that begins says that its connection closes with it."""
+        self.draining = True
+        for down in self._open:
+            if not down.started:
+                down.keep_alive = False
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         self._serial += 1
@@ -44,7 +57,7 @@ class ClientHandler:
         down = AiohttpDownstream(request, trip.id)
         if self.draining:
             down.keep_alive = False
-        self.open += 1
+        self._open.add(down)
         self._observer.began()
         try:
             await self._pipeline.serve(down, trip)
@@ -63,7 +76,8 @@ class ClientHandler:
             else:
                 await self._refuse(down, trip, Refusal(replies.INTERNAL_ERROR))
         finally:
-            self.open -= 1
+            self._open.discard(down)
+            self.ended_at = time.monotonic()
             trip.ended, trip.first_byte = time.monotonic(), down.started_at
             self._observer.ended(trip)
         return down.written()

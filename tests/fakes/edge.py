@@ -146,12 +146,13 @@ class FakeUpstream:
         key = self._keys[known["Authorization"]]
         reply = self._next.popleft() if self._next else self.always.get(key, self.otherwise)
         seen = Sent(key, method, target, known, b"")
-        if not (isinstance(reply.before, UpstreamFailure) and not reply.before.sent):
-            self.sent.append(seen)
+        self.sent.append(seen)
         await asyncio.sleep(0)
         if isinstance(reply.before, asyncio.Event):
             await reply.before.wait()
         if isinstance(reply.before, UpstreamFailure):
+            if not reply.before.sent:
+                self.sent.remove(seen)  # known only now: whoever was cancelled before must take it for sent
             raise reply.before
         if isinstance(body, bytes):
             seen.body = body

@@ -24,7 +24,7 @@ from proxy.domain.states import Record, State
 from proxy.domain.trip import Leg, Trip
 from proxy.gate import Gate
 from proxy.ledger.connection import connect
-from proxy.ledger.ledger import Candidate, Granted, Ledger, Refused
+from proxy.ledger.ledger import Granted, Ledger, Refused
 from proxy.observe.redaction import Redactor
 from proxy.pipeline import Pipeline
 from proxy.refusal import Refusal
@@ -115,7 +115,7 @@ class House:
         self.store = connect(url)
         self.ledger = WatchedLedger(
             self.store,
-            "test",
+            self.settings.pool,
             patience_s=self.settings.store_patience,
             observer=self.recorder,
             on_version=lambda: self.roster.version_moved(),
@@ -161,9 +161,13 @@ class House:
             await client.finish()
 
     async def quiet(self) -> None:
-        """Until all is settled and told to the store."""
-        while self.roster._reports:
-            await asyncio.wait(set(self.roster._reports))
+        """Until all is settled and told to the store, and lines that were left are closed."""
+        while True:
+            lines = self.admission._lines.values()
+            tasks = {line.pump for line in lines if line.pump is not None and not line.waiting} | self.roster._reports
+            if not tasks:
+                break
+            await asyncio.wait(tasks)
         await self.ledger.flush()
 
     def is_idle(self) -> bool:
@@ -215,13 +219,18 @@ class House:
     def want(self, tokens: int = 1000, max_wait_s: float = 5.0, model: str = GROUP) -> Want:
         return Want(model, model, Cost(1, tokens), replayable=True, max_wait_s=max_wait_s)
 
-    async def fill(self, account: str, tokens: int, group: str = GROUP) -> Granted:
-        """Take tokens away from an account, as another replica would."""
-        key = self.roster.pool.accounts[account].keys[0]
-        candidate: Candidate = self.roster.candidate(key, group)
-        granted = await Ledger.reserve(self.ledger, group, Cost(1, tokens), [candidate])
+    async def drain(self, account: str, tokens: float, group: str = GROUP) -> None:
+        """Take so much from an account's tokens a minute that `tokens` are left, or fewer than none, as another
+        replica might. It takes one request, too."""
+        candidate = self.roster.candidate(self.roster.pool.accounts[account].keys[0], group)
+        granted = await Ledger.reserve(self.ledger, group, Cost(1, 0), [candidate])
         assert isinstance(granted, Granted)
-        return granted
+        bucket = await self.bucket(account, group)
+        assert bucket is not None
+        level = bucket.level(DIMENSIONS.index(Dimension.TPM))
+        assert level is not None
+        Ledger.settle(self.ledger, granted, unused_tokens=min(0.0, tokens - level))
+        await self.ledger.flush()
 
     async def close(self) -> None:
         await self.quiet()
@@ -229,7 +238,7 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def open_house(url: str, accounts: Mapping[str, int], **options: Any) -> AsyncIterator[House]:
+async def open_house(url: str, accounts: Mapping[str, int], /, **options: Any) -> AsyncIterator[House]:
     """`accounts`: how many keys each has. `options` as in the configuration file."""
     house = House(url, accounts, options)
     await house.ledger.begin_epoch(reseeded=False)

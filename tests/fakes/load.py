@@ -42,7 +42,7 @@ class End(StrEnum):
     LOST = "lost"  # the connection broke before the answer began
     CUT = "cut"  # the answer broke off, and HTTP shows that it did
     SHORT = "short"  # HTTP says the answer is whole, and it is not: what must never be
-    EVENT = "event"  # a whole stream that carries an error event
+    EVENT = "event"  # a whole answer under status 200 that carries an error
     UNREACHED = "unreached"  # no connection came about
     LATE = "late"  # no end within a minute
 
@@ -268,6 +268,8 @@ def _judge(kind: Kind, status: int, body: bytes) -> tuple[End, str]:
         if kind is Kind.STREAM_USAGE and b'"total_tokens"' not in body:
             return End.SHORT, "no usage"
         return End.OK, ""
+    if kind is Kind.RESPONSES and b'"status": "failed"' in body:
+        return End.EVENT, body[:500].decode(errors="replace")
     try:
         return (End.OK, "") if json.loads(body)["usage"]["total_tokens"] > 0 else (End.SHORT, "no usage")
     except (ValueError, KeyError, TypeError):

@@ -26,8 +26,8 @@ def running_simulator(keys: int, *options: str) -> Iterator[Simulator]:
 
 @contextlib.contextmanager
 def running_proxy(directory: Path, config: dict[str, Any], **options: Any) -> Iterator[RunningProxy]:
-    """A proxy that lives as long as the block; killed if it does not stop when told to."""
-    proxy = start_proxy_process(directory, config, **options)
+    """A proxy that lives as long as the block, and does not wait for forgotten connections; killed if it hangs."""
+    proxy = start_proxy_process(directory, {"drain_timeout": 0.2, **config}, **options)
     try:
         yield proxy
     finally:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.fakes.load import End, Load
-from tests.fakes.processes import RunningProxy, Simulator, pool_config
+from tests.fakes.processes import RunningProxy, Simulator, pool_config, wait_until
 from tests.scenarios.bookkeeping import (
     expect_equal_books,
     proxy_book,
@@ -15,7 +15,6 @@ from tests.scenarios.bookkeeping import (
     upstream_book,
     upstream_sum,
 )
-from tests.fakes.processes import wait_until
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def four_keys_die(
     workers: int = 1,
     replicas: int = 1,
     redis: str | None = None,
-    seconds: float = 4.0,
+    seconds: float = 3.0,
     clients: int = 12,
 ) -> Figures:
     """Given steady load on ten keys, if four of them die, I expect no client to see an error, nothing to reach a dead

@@ -3,20 +3,23 @@
 -- KEYS[1]  qp:{pool}            prefix; every other key of the pool carries the same hash tag, hence the same slot
 -- ARGV[1]  batch id             repeated, the first answer is returned and nothing is done again
 -- ARGV[2]  msgpack array of items, done in order; an item never raises, since Lua does not roll back
---   reserve {1, group, requests, tokens, images, may_try_resting, jitter, candidates}
+--   reserve {1, group, requests, tokens, images, may_try_resting, jitter, candidates, forget}
 --           candidates: {account, key, account_fingerprint, key_fingerprint, burst_s, rpm, tpm, rpd, tpd, ipm}
 --           a limit of -1: nobody wrote one
+--           forget: accounts hinted at before that the caller cannot ask; they are hinted at again once somebody can
 --   settle  {2, group, account, burst_s, rpm, tpm, rpd, tpd, ipm, back_requests, back_tokens, back_images, unused_tokens,
 --            cool_s, reserved_at, evidence, event}
 --           back_*: what upstream never charged; unused_tokens: reserved less used, negative where more was used
 --           cool_s: 0, or seconds to rest from now
---           evidence: {{dimension 1..6, limit, remaining, kept, corrected, charged, recent}, ...}; kept -1e18: was unbounded
+--           evidence: {{dimension 1..6, limit, remaining, kept, corrected, charged, recent, taught_kept, taught_corrected}, ...}
+--             the last six as the reserve's moments; kept -1e18: was unbounded
 --           event: 0 nothing, 1 headerless (answered well, named no limits), 2 slow_down, 3 refused for a shorter span
 --
 -- Stored
 --   qp:{pool}:b2:<account>:<group>  msgpack map, the fields of domain/bucket.py's Bucket; -1e18: no level (unbounded);
 --                                   learned -1: unknown, 1e18: upstream names none
---   qp:{pool}:next:<group>          sorted set: account -> second at which a request like its last one fits
+--   qp:{pool}:next:<group>          sorted set: account -> second at which a request like its last one fits;
+--                                   forgotten ten minutes after the group's last reserve
 --   qp:{pool}:buckets               set of msgpack {account, group}: which buckets exist, for those who look at all
 --   qp:{pool}:states                hash, see state.lua; read here
 --   qp:{pool}:version, :epoch       see state.lua; read here
@@ -24,7 +27,8 @@
 --
 -- Returns  msgpack {version, epoch, now, results}
 --   reserve granted {1, candidate 1.., now, headroom, is_trial, moments}
---           moments: flat, {dimension, kept, corrected, charged, recent, learned} for each bounded dimension
+--           moments: flat, {dimension, kept, corrected, charged, recent, taught_kept, taught_corrected, learned}
+--             for each bounded dimension
 --   reserve refused {0, wait_s (-1: never), dimension 0..6, hints, dead}
 --           hints: accounts that may be ready now; dead: candidates (1..) whose key may not be used
 --   settle          {2, headroom}
@@ -46,6 +50,8 @@ local WIDEST_MARGIN, MARGIN_DECAY_S, SHORTEST_BURST_S, BURST_GROWTH_S = 0.2, 600
 local SLOWED, SLOWEST, RAMP_GROWTH = 0.7, 0.05, 1.5 ^ (1 / 900)
 -- A bucket whose limits nobody named may be a caller's invention; it is not kept for long.
 local BUCKET_TTL_MS, INVENTED_TTL_MS = 3 * 86400 * 1000, 600 * 1000
+-- An account that has been ready for this long while callers were refused has left the pool: nobody asks it.
+local UNHEARD_S = 30
 
 local time = redis.call('TIME')
 local clock = tonumber(time[1]) + tonumber(time[2]) / 1e6
@@ -118,10 +124,11 @@ local function load_bucket(key, written, burst_s)
     local none, zero = -UNBOUNDED, {0, 0, 0, 0, 0, 0}
     b = {at = clock, cool = 0, lean = 0, seen = 0, burst_s = 60, ramp = 1,
          kept = {none, none, none, none, none, none}, corrected = {none, none, none, none, none, none},
-         learned = {-1, -1, -1, -1, -1, -1}, charged = {0, 0, 0, 0, 0, 0}, recent = zero, margin = {0, 0, 0, 0, 0, 0}}
+         learned = {-1, -1, -1, -1, -1, -1}, charged = {0, 0, 0, 0, 0, 0}, recent = zero, margin = {0, 0, 0, 0, 0, 0},
+         taught_kept = {0, 0, 0, 0, 0, 0}, taught_corrected = {0, 0, 0, 0, 0, 0}}
   end
   refill(b, written, burst_s)
-  return b
+  return b, not raw
 end
 
 local function save_bucket(key, b, account, group)
@@ -220,7 +227,8 @@ local function moments(b)
     if b.kept[i] > -UNBOUNDED then
       local n = #flat
       flat[n + 1], flat[n + 2], flat[n + 3] = i, b.kept[i], b.corrected[i]
-      flat[n + 4], flat[n + 5], flat[n + 6] = b.charged[i], b.recent[i], b.learned[i]
+      flat[n + 4], flat[n + 5], flat[n + 6] = b.charged[i], b.recent[i], b.taught_kept[i]
+      flat[n + 7], flat[n + 8] = b.taught_corrected[i], b.learned[i]
     end
   end
   return flat
@@ -232,6 +240,7 @@ local function reserve(item)
   local cost = {requests, tokens, requests, tokens, images, tokens}
   local next_key = prefix .. ':next:' .. group
   local soonest, dimension, dead, fits_somewhere, asked = -1, 0, {}, false, {}
+  for _, account in ipairs(item[9] or {}) do redis.call('ZREM', next_key, account) end
   for n, c in ipairs(candidates) do
     local account, key, burst_s, written = c[1], c[2], c[5], written_of(c, 6)
     asked[account] = true
@@ -241,7 +250,7 @@ local function reserve(item)
       redis.call('ZREM', next_key, account)
     else
       local bucket_key = prefix .. ':b2:' .. account .. ':' .. group
-      local b = load_bucket(bucket_key, written, burst_s)
+      local b, is_new = load_bucket(bucket_key, written, burst_s)
       local wait, which = wait_for(b, cost, written, burst_s)
       if wait == 0 then
         for i = 1, N do
@@ -253,8 +262,11 @@ local function reserve(item)
         if use == 2 then note_trial(account, key, jitter) end
         local again = wait_for(b, cost, written, burst_s)
         redis.call('ZADD', next_key, b.at + max(0, again), account)
+        redis.call('PEXPIRE', next_key, INVENTED_TTL_MS)
         return {1, n, b.at, headroom(b, written), use == 2, moments(b)}
       end
+      -- A bucket that starts empty refills from now on, not from its first grant.
+      if is_new and start_low then save_bucket(bucket_key, b, account, group) end
       if wait > 0 then
         fits_somewhere = true
         redis.call('ZADD', next_key, b.at + wait, account)
@@ -266,6 +278,8 @@ local function reserve(item)
   end
   -- Accounts that were not asked but may be ready sooner: the caller knows their keys and asks again.
   local hints = {}
+  redis.call('ZREMRANGEBYSCORE', next_key, '-inf', clock - UNHEARD_S)
+  redis.call('PEXPIRE', next_key, INVENTED_TTL_MS)
   local ready = redis.call('ZRANGE', next_key, 0, 7, 'WITHSCORES')
   for r = 1, #ready, 2 do
     if not asked[ready[r]] then
@@ -284,20 +298,27 @@ local function surprise(difference, earlier, later, may_raise)
   return 0
 end
 
+local function teach(b, i, kept, corrected)
+  b.taught_kept[i] = b.taught_kept[i] + kept
+  b.taught_corrected[i] = b.taught_corrected[i] + corrected
+end
+
 local function compare(b, e, age, written)
   local i, limit = e[1], limit_of(b, written, e[1])
   local since = max(0, b.charged[i] - e[6])
   local later = age > 0 and since * min(1, REORDER_S / age) or since
   local earlier = e[7] + limit / PERIOD[i] * BREATH_S
   local may_raise = limit >= e[2]
-  local kept = surprise(e[3] - e[4], earlier, later, may_raise)
-  local corrected = surprise(e[3] - e[5], earlier, later, may_raise)
+  local kept = surprise(e[3] - (e[4] + b.taught_kept[i] - e[8]), earlier, later, may_raise)
+  local corrected = surprise(e[3] - (e[5] + b.taught_corrected[i] - e[9]), earlier, later, may_raise)
   local leading = b.lean < TRUSTED and corrected or kept
-  add(b, i, kept < 0 and kept or kept * RAISE, corrected < 0 and corrected or corrected * RAISE)
+  local to_kept, to_corrected = kept < 0 and kept or kept * RAISE, corrected < 0 and corrected or corrected * RAISE
+  add(b, i, to_kept, to_corrected)
+  teach(b, i, to_kept, to_corrected)
   if leading < 0 then
     b.margin[i] = min(WIDEST_MARGIN * limit, max(b.margin[i], -leading) - leading / 4)
   end
-  if IS_TOKENS[i] then
+  if IS_TOKENS[i] and limit > 0 then
     local told = (abs(corrected) - abs(kept)) / limit * 20
     b.lean = b.lean + LEARN * (max(-1, min(1, told)) - b.lean)
   end
@@ -310,11 +331,13 @@ local function follow(b, reserved_at, evidence, written, burst_s)
     local i = e[1]
     local guessed = written[i] < 0 and b.learned[i] < 0
     b.learned[i] = e[2]
-    if guessed or e[4] <= -UNBOUNDED or b.kept[i] <= -UNBOUNDED then
+    local known = b.kept[i] > -UNBOUNDED
+    if guessed or not known then
       local since = e[4] > -UNBOUNDED and max(0, b.charged[i] - e[6]) or 0
       local level = min(depth_of(b, written, i, burst_s), e[3] - since)
+      teach(b, i, level - (known and b.kept[i] or 0), level - (known and b.corrected[i] or 0))
       b.kept[i], b.corrected[i] = level, level
-    elseif fresh then
+    elseif fresh and e[4] > -UNBOUNDED then
       compare(b, e, max(0, b.at - reserved_at), written)
     end
   end

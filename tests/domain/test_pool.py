@@ -1,0 +1,229 @@
+"""The pool as one process sees it: who may be asked, in which order, and at what cost."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from proxy.domain.pool import CANDIDATES, Account, Key, Pool
+from proxy.domain.states import OPERATOR, Record, State
+
+GPT = "gpt-4o"
+
+
+def pool(*keys: str) -> Pool:
+    """A pool of `account/key` names; the fingerprint is the key's name."""
+    return Pool(Key(id=name, account=name.partition("/")[0], fingerprint=f"fp-{name}") for name in keys)
+
+
+def picked(some: Pool, *, now: float = 100.0, seed: int = 1, **options) -> list[str]:
+    return [key.id for key in some.pick(GPT, GPT, now=now, rng=random.Random(seed), **options)]
+
+
+def rest(state: State = State.QUARANTINED, *, until: float = 200.0, reason: str = "money", **fields) -> Record:
+    return Record(state, reason, 0.0, until, **fields)
+
+
+# ---- who is in
+
+
+@pytest.mark.parametrize(
+    ("records", "usable"),
+    [
+        ({}, {"a/1", "a/2", "b/1"}),
+        ({"k/a/1": rest(State.REMOVED)}, {"a/2", "b/1"}),
+        ({"a/a": rest(State.REMOVED)}, {"b/1"}),  # the account's death is its keys'
+        ({"k/b/1": rest(State.DISABLED, by=OPERATOR), "k/a/2": rest(State.DRAINING, by=OPERATOR)}, {"a/1"}),
+        ({"k/a/1": rest(State.QUARANTINED), "k/a/2": rest(State.SUSPECT)}, {"b/1"}),
+        ({"a/nobody": rest(State.REMOVED)}, {"a/1", "a/2", "b/1"}),
+        # Seen with another secret: says nothing about today's.
+        ({"k/a/1": rest(State.REMOVED, fingerprint="fp-older")}, {"a/1", "a/2", "b/1"}),
+        ({"k/a/1": rest(State.REMOVED, fingerprint="fp-a/1")}, {"a/2", "b/1"}),
+        ({"a/a": rest(State.REMOVED, fingerprint="fp-a/1+fp-a/2")}, {"b/1"}),
+        ({"a/a": rest(State.REMOVED, fingerprint="fp-a/1+fp-a/0")}, {"a/1", "a/2", "b/1"}),
+    ],
+)
+def test_only_keys_that_are_active_like_their_account_are_picked(records, usable):
+    three = pool("a/1", "a/2", "b/1")
+    three.apply_states(records)
+    seen = {key for seed in range(20) for key in picked(three, seed=seed)}
+    assert seen == usable
+
+
+def test_each_account_offers_one_key_and_they_take_turns():
+    two = pool("a/1", "a/2", "a/3", "b/1")
+    turns = [picked(two) for _ in range(6)]
+    assert all(len({name.partition("/")[0] for name in keys}) == len(keys) == 2 for keys in turns)
+    assert Counter(key for keys in turns for key in keys) == {"a/1": 2, "a/2": 2, "a/3": 2, "b/1": 6}
+
+
+def test_a_new_configuration_keeps_what_is_known_of_accounts_that_stay():
+    some = pool("a/1", "b/1")
+    some.apply_states({"k/a/1": rest(State.REMOVED, fingerprint="fp-a/1")})
+    some.heard("b", GPT, 0.1, 100.0)
+    some.replace([Key("a/1", "a", "fp-new"), Key("b/1", "b", "fp-b/1"), Key("c/1", "c", "fp-c/1")])
+    assert picked(some)[-1] == "b/1"  # still the emptiest
+    assert set(picked(some)) == {"a/1", "b/1", "c/1"}  # and a's new secret starts anew
+
+
+# ---- the order
+
+
+def test_accounts_the_store_named_as_ready_come_first():
+    many = pool(*(f"{n:03}/1" for n in range(100)))
+    assert picked(many, prefer=("042", "007", "nobody"))[:2] == ["042/1", "007/1"]
+
+
+def test_accounts_that_said_no_to_this_request_are_left_out():
+    assert picked(pool("a/1", "b/1", "c/1"), exclude={"a", "c"}) == ["b/1"]
+
+
+def test_an_account_that_lacks_a_model_is_not_asked_for_it_for_five_minutes():
+    two = pool("a/1", "b/1")
+    two.lacks("a", GPT, now=100.0)
+    assert picked(two, now=399.0) == ["b/1"]
+    assert set(picked(two, now=401.0)) == {"a/1", "b/1"}
+    other_model = two.pick("gpt-4o-mini", "gpt-4o-mini", now=100.0, rng=random.Random(1))
+    assert {key.id for key in other_model} == {"a/1", "b/1"}
+
+
+@pytest.mark.parametrize(
+    ("now", "may_try", "exclude", "expected"),
+    [
+        (201.0, True, (), ["a/1", "b/1"]),  # its time has come: first, so that it is tried at all
+        (199.0, True, (), ["b/1"]),
+        (201.0, False, (), ["b/1"]),  # a request that may not be done twice is no trial
+        (201.0, True, ("a",), ["b/1"]),
+    ],
+)
+def test_a_resting_key_is_tried_when_its_time_has_come(now, may_try, exclude, expected):
+    two = pool("a/1", "b/1")
+    two.apply_states({"k/a/1": rest(until=200.0)})
+    assert picked(two, now=now, may_try_resting=may_try, exclude=exclude) == expected
+
+
+def test_of_an_accounts_resting_keys_the_one_due_first_is_tried():
+    some = pool("a/1", "a/2", "a/3")
+    some.apply_states({"k/a/1": rest(until=300.0), "k/a/2": rest(until=150.0), "k/a/3": rest(until=200.0)})
+    assert picked(some, now=160.0, may_try_resting=True) == ["a/2"]
+
+
+def test_a_removed_key_is_never_a_trial():
+    some = pool("a/1")
+    some.apply_states({"k/a/1": rest(State.REMOVED, until=0.0)})
+    assert picked(some, now=1e9, may_try_resting=True) == []
+
+
+def test_a_large_pools_load_is_spread_over_all_its_accounts():
+    many = pool(*(f"{n:03}/1" for n in range(100)))
+    rng = random.Random(3)
+    firsts = Counter(many.pick(GPT, GPT, now=0.0, rng=rng)[0].account for _ in range(5_000))
+    # 50 each, within six standard deviations (7 each)
+    assert len(firsts) == 100
+    assert max(firsts.values()) < 92
+
+
+# ---- what it costs
+
+
+class Counting(dict):
+    """Head-room that counts how often it is read."""
+
+    reads = 0
+
+    def get(self, *arguments):
+        Counting.reads += 1
+        return super().get(*arguments)
+
+
+class CountingRandom(random.Random):
+    """Dice that count how often they are thrown."""
+
+    throws = 0
+
+    def randrange(self, *arguments):
+        self.throws += 1
+        return super().randrange(*arguments)
+
+
+def cost_of_a_pick(keys: int, keys_an_account: int = 1) -> tuple[int, int, int]:
+    """(head-room reads, throws, keys) of one pick."""
+    some = Pool(Key(f"{n}", f"{n // keys_an_account}", f"fp-{n}") for n in range(keys))
+    for account in some.accounts.values():
+        account.headroom = Counting()
+    Counting.reads, dice = 0, CountingRandom(1)
+    chosen = some.pick(GPT, GPT, now=0.0, rng=dice, may_try_resting=True)
+    return Counting.reads, dice.throws, len(chosen)
+
+
+def test_a_pick_costs_the_same_from_ten_keys_and_from_ten_thousand():
+    reads, throws, _ = cost_of_a_pick(10)
+    assert (reads, throws) == (CANDIDATES, CANDIDATES)
+    assert cost_of_a_pick(10_000)[:2] == (CANDIDATES, CANDIDATES)
+    assert cost_of_a_pick(10_000, keys_an_account=100)[:2] == (CANDIDATES, CANDIDATES)
+
+
+class CountedUntil(float):
+    """A resting key's time that counts how often it is compared."""
+
+    compared = 0
+
+    def __lt__(self, other):
+        CountedUntil.compared += 1
+        return float.__lt__(self, other)
+
+    def __le__(self, other):
+        CountedUntil.compared += 1
+        return float.__le__(self, other)
+
+
+def test_finding_the_resting_key_that_is_due_costs_the_same_with_a_thousand_resting():
+    some = Pool(Key(f"{n}", "a", f"fp-{n}") for n in range(1_000))
+    some.apply_states({f"k/{n}": rest(until=CountedUntil(100 + (n * 37) % 1_000)) for n in range(1_000)})
+    CountedUntil.compared = 0
+    assert picked(some, now=100.0, may_try_resting=True) == ["0"]
+    assert CountedUntil.compared == 1
+
+
+# ---- why nobody is left
+
+
+@pytest.mark.parametrize(
+    ("records", "reason"),
+    [
+        ({"k/a/1": rest(State.REMOVED), "k/b/1": rest(State.REMOVED)}, "dead"),
+        ({"k/a/1": rest(State.REMOVED), "k/b/1": rest(State.SUSPECT)}, "suspect"),
+        ({"k/a/1": rest(State.REMOVED), "k/b/1": rest(reason="insufficient_quota")}, "money"),
+        ({"k/a/1": rest(State.SUSPECT), "a/b": rest(reason="billing_hard_limit_reached")}, "spend_limit"),
+        ({"k/a/1": rest(reason="insufficient_quota"), "a/b": rest(reason="billing_hard_limit_reached")}, "money"),
+    ],
+)
+def test_an_empty_pools_reason_is_the_one_that_helps_most(records, reason):
+    two = pool("a/1", "b/1")
+    two.apply_states(records)
+    assert two.size == 0
+    assert two.why_empty() == reason
+
+
+def test_a_keys_own_record_stands_behind_its_accounts():
+    one = pool("a/1")
+    of_key, of_account = rest(State.REMOVED), rest(State.QUARANTINED)
+    one.apply_states({"k/a/1": of_key})
+    assert (one.record_of(one.keys["a/1"]), one.state_of(one.keys["a/1"])) == (of_key, State.REMOVED)
+    one.apply_states({"k/a/1": of_key, "a/a": of_account})
+    assert one.state_of(one.keys["a/1"]) is State.QUARANTINED
+    one.apply_states({})
+    assert one.state_of(one.keys["a/1"]) is State.ACTIVE
+    assert "pickable=1" in repr(one)
+
+
+def test_what_is_remembered_of_models_and_head_room_is_bounded():
+    one = pool("a/1")
+    for n in range(12_000):
+        one.lacks("a", f"invented-{n}", 0.0)
+        one.heard("a", f"invented-{n}", 0.5, 0.0)
+    account: Account = one.accounts["a"]
+    assert len(account.headroom) <= 1_001
+    assert len(one._lacking) <= 10_001

@@ -1,0 +1,183 @@
+"""Who may call: client keys made, listed and revoked while the proxy runs, and the rules where there are none."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+
+from tests.fakes.processes import RunningProxy, Simulator, pool_config, wait_until
+from tests.fakes.running import post_json, raw, reset, running_proxy, running_simulator, seen_upstream
+from tests.fakes.valkey import free_port
+
+OWN_TOKEN = "a-token-from-another-proxy"
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[Simulator]:
+    with running_simulator(1) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def open_proxy(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProxy]:
+    """Without client keys, for one host name and one web page besides this machine."""
+    config = pool_config(
+        simulator, allowed_hosts=["quotapool.internal"], allowed_origins=["https://app.example.com"], workers=2
+    )
+    with running_proxy(tmp_path_factory.mktemp("open"), config) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def empty_log(simulator: Simulator) -> None:
+    reset(simulator)
+
+
+def add(proxy: RunningProxy, name: str, *more: str) -> dict[str, str]:
+    """`quotapool clients add`: the two variables it prints."""
+    done = proxy.command("clients", "add", name, *more)
+    assert done.returncode == 0, done.stderr
+    return dict(re.findall(r"^export (\w+)=(.*)$", done.stdout, re.MULTILINE))
+
+
+def clients(proxy: RunningProxy) -> list[dict[str, str]]:
+    return list(json.loads(proxy.command("clients", "list", "--json").stdout)["clients"])
+
+
+def status(proxy: RunningProxy, key: str | None, **headers: str) -> int:
+    authorization = {} if key is None else {"Authorization": f"Bearer {key}"}
+    return raw(proxy.base_url, "GET", "/v1/models", {**authorization, **headers}).status
+
+
+def test_the_life_of_a_client_key(simulator, tmp_path):
+    with running_proxy(tmp_path, pool_config(simulator, workers=2)) as proxy:
+        # Before the first key everybody on this machine may call.
+        assert status(proxy, None) == 200
+
+        # The printed pair is all that a client needs.
+        printed = add(proxy, "backend")
+        assert printed["OPENAI_BASE_URL"] == proxy.base_url
+        wait_until(lambda: {status(proxy, None) for _ in range(6)} == {401}, "all workers want keys", 2)
+        with OpenAI(base_url=printed["OPENAI_BASE_URL"], api_key=printed["OPENAI_API_KEY"], max_retries=0) as client:
+            assert client.models.list().data
+        assert clients(proxy)[0]["id"] == "backend"
+        listed = proxy.command("clients", "list")
+        assert "backend" in listed.stdout
+        assert printed["OPENAI_API_KEY"] not in listed.stdout
+
+        # A second one, of an existing token; the same name twice is refused.
+        assert add(proxy, "batch", "--key", OWN_TOKEN)["OPENAI_API_KEY"] == "<the token you gave>"
+        wait_until(lambda: {status(proxy, OWN_TOKEN) for _ in range(6)} == {200}, "the second key works", 2)
+        again = proxy.command("clients", "add", "batch")
+        assert (again.returncode, "exists" in again.stderr) == (2, True)
+
+        # Requests are counted by client.
+        wait_until(lambda: proxy.total("quotapool_requests_total", client="batch") > 0, "counted by client", 2)
+
+        # Revoked, it stops working within a second, in every worker.
+        assert proxy.command("clients", "revoke", "backend").returncode == 0
+        wait_until(
+            lambda: {status(proxy, printed["OPENAI_API_KEY"]) for _ in range(6)} == {401}, "the key is refused", 1.2
+        )
+        assert status(proxy, OWN_TOKEN) == 200
+        assert proxy.command("clients", "revoke", "backend").returncode == 2
+        assert [client["id"] for client in clients(proxy)] == ["batch"]
+
+
+def test_each_kind_of_wrong_key_is_told_apart(simulator, tmp_path):
+    config = pool_config(simulator, clients=[{"id": "ours", "key": OWN_TOKEN}])
+    with running_proxy(tmp_path, config) as proxy:
+        for key, code in (
+            (None, "missing_proxy_key"),
+            ("qp-unknown-key-0123456789", "invalid_proxy_key"),
+            (OWN_TOKEN + "x", "invalid_proxy_key"),
+            (OWN_TOKEN[:-1], "invalid_proxy_key"),
+            (OWN_TOKEN.upper(), "invalid_proxy_key"),
+            ("sk-proj-abcdefghijklmnop", "openai_key_sent"),
+            (simulator.secrets[0], "openai_key_sent"),
+        ):
+            headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+            answer = raw(proxy.base_url, "GET", "/v1/models", headers)
+            assert (answer.status, answer.error["code"]) == (401, code)
+            assert answer.error["type"] == "invalid_request_error"
+            assert answer.header("x-should-retry") == "false"
+        assert raw(proxy.base_url, "GET", "/v1/models", {"Authorization": "Basic dXNlcjpwdw=="}).status == 401
+        assert seen_upstream(simulator) == []
+
+        # The same key where Azure's SDK and browsers' WebSockets put it; and a page may call, since it holds a key.
+        assert status(proxy, None, **{"api-key": OWN_TOKEN}) == 200
+        protocols = f"realtime, openai-insecure-api-key.{OWN_TOKEN}"
+        assert status(proxy, None, **{"Sec-WebSocket-Protocol": protocols}) == 200
+        assert status(proxy, OWN_TOKEN, Host="anything.example", Origin="https://evil.example") == 200
+        with OpenAI(base_url=proxy.base_url, api_key="sk-proj-x", max_retries=0) as client:
+            with pytest.raises(openai.AuthenticationError) as raised:
+                client.models.list()
+            assert "proxy key" in raised.value.message
+
+
+@pytest.mark.parametrize(("headers", "expected"), [
+    ({}, 200),
+    ({"Host": "localhost:1234"}, 200),
+    ({"Host": "[::1]:8080"}, 200),
+    ({"Host": "QuotaPool.internal"}, 200),
+    ({"Host": "quotapool.internal:9999"}, 200),
+    ({"Host": "rebound.evil.example"}, 403),
+    ({"Host": "127.0.0.1.evil.example"}, 403),
+    ({"Host": "quotapool.internal.evil.example"}, 403),
+    ({"Host": ""}, 403),
+    ({"Origin": "https://app.example.com"}, 200),
+    ({"Origin": "https://evil.example"}, 403),
+    ({"Origin": "http://app.example.com"}, 403),
+    ({"Origin": "http://localhost:3000"}, 403),
+    ({"Origin": "null"}, 403),
+])  # fmt: skip
+def test_without_keys_no_web_page_can_spend_the_pools_money(headers, expected, open_proxy, simulator):
+    body = {"model": "text-embedding-3-small", "input": "x"}
+    answer = post_json(open_proxy.base_url, "/v1/embeddings", body, headers)
+    assert answer.status == expected
+    assert len(seen_upstream(simulator)) == (expected == 200)
+    if expected == 403:
+        assert answer.error["code"] == ("origin_not_allowed" if "Origin" in headers else "host_not_allowed")
+
+
+def test_without_keys_any_token_is_taken_and_none_goes_upstream(open_proxy, simulator):
+    assert status(open_proxy, "whatever-the-client-has") == 200
+    assert "whatever-the-client-has" not in json.dumps(seen_upstream(simulator))
+
+
+def beyond_loopback(simulator: Simulator, **more: Any) -> dict[str, Any]:
+    return pool_config(simulator, listen=f"0.0.0.0:{free_port()}", **more)
+
+
+def test_beyond_loopback_a_proxy_without_client_keys_does_not_start_and_names_three_ways_out(
+    simulator, start_proxy, tmp_path
+):
+    proxy = start_proxy(beyond_loopback(simulator), wait=False)
+    assert proxy.process.wait(15) == 2
+    message = proxy.log()
+    assert "clients add" in message
+    assert f"listen: 127.0.0.1:{proxy.config['listen'].rpartition(':')[2]}" in message
+    assert "allow_anonymous: true" in message
+
+    # The first way: the command works before the proxy has ever run.
+    printed = add(proxy, "first")
+    served = start_proxy(proxy.config)
+    url = served.base_url.replace("0.0.0.0", "127.0.0.1")
+    assert raw(url, "GET", "/v1/models").status == 401
+    authorization = {"Authorization": f"Bearer {printed['OPENAI_API_KEY']}"}
+    assert raw(url, "GET", "/v1/models", authorization).status == 200
+    assert served.stop() == 0
+
+
+def test_beyond_loopback_anonymous_clients_are_served_where_somebody_wrote_so(simulator, tmp_path):
+    with running_proxy(tmp_path, beyond_loopback(simulator, allow_anonymous=True)) as proxy:
+        url = proxy.base_url.replace("0.0.0.0", "127.0.0.1")
+        assert raw(url, "GET", "/v1/models", {"Host": "quotapool.svc"}).status == 200
+        # A page is still kept out.
+        assert raw(url, "GET", "/v1/models", {"Origin": "https://evil.example"}).status == 403
