@@ -122,7 +122,9 @@ def test_a_broken_connection_is_tried_again_where_that_is_harmless(
         (1, 60.0, 0.125, 0.25),  # nobody holds a client for a minute
     ],
 )
-def test_pauses_double_are_spread_and_never_end_before_what_upstream_asks_for(failures, retry_after_s, shortest, longest):
+def test_pauses_double_are_spread_and_never_end_before_what_upstream_asks_for(
+    failures, retry_after_s, shortest, longest
+):
     assert pause_s(failures, retry_after_s, 0.0) == pytest.approx(shortest)
     assert pause_s(failures, retry_after_s, 1.0) == pytest.approx(longest)
 

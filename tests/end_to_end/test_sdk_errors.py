@@ -228,7 +228,7 @@ def test_the_sdks_own_retry_comes_when_there_is_room(pool, tmp_path):
         began = time.monotonic()
         assert chat(client).usage
         # 120 a minute are one each 0.5 s.
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 5
         assert proxy.total("quotapool_requests_total", status="429") >= 2
 
 

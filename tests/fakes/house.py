@@ -78,6 +78,9 @@ class Recorder:
     def store_failed(self, reason: str) -> None:
         self.store_losses[reason] += 1
 
+    def store_away(self, *, away: bool) -> None:
+        self.store_losses["away"] += away
+
     def state_changed(self, field: str, state: State, reason: str, details: Mapping[str, Any]) -> None:
         self.states.append((field, state, reason))
 
@@ -146,8 +149,9 @@ class House:
     async def ask(self, client: Client | None = None, trip: Trip | None = None) -> Client:
         """One request, answered as the listener would; everything it set off has come to an end."""
         client = client or Client(chat_body())
-        await self.serve(client, trip or Trip("test", time.monotonic(), client.method))
-        await self.quiet()
+        async with asyncio.timeout(10):  # no story here takes a second
+            await self.serve(client, trip or Trip("test", time.monotonic(), client.method))
+            await self.quiet()
         return client
 
     async def serve(self, client: Client, trip: Trip) -> None:

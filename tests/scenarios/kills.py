@@ -64,6 +64,7 @@ def a_worker_is_killed(
     start_proxy: Callable[..., RunningProxy],
     *,
     kills: int = 1,
+    apart_s: float = 1.0,
     clients: int = 16,
 ) -> list[Figures]:
     """If one of two workers is killed, I expect only the connections it held to break, another worker soon after, and
@@ -72,9 +73,9 @@ def a_worker_is_killed(
     proxy = start_proxy(pool_config(simulator, workers=2))
     figures = []
     lost_before = 0
-    with Load(proxy.base_url, clients=clients, seconds=30.0 * kills) as load:
+    with Load(proxy.base_url, clients=clients, seconds=(30.0 + apart_s) * kills) as load:
         for _ in range(kills):
-            time.sleep(1.0)
+            time.sleep(apart_s)
             counted = proxy_book([proxy])
             pids = set(proxy.worker_pids())
             held = {pid: ports_of(proxy, pid) for pid in pids}
@@ -83,9 +84,9 @@ def a_worker_is_killed(
             held_ports = ports_of(proxy, victim)
             began = time.monotonic()
             os.kill(victim, signal.SIGKILL)
-            wait_until(lambda p=pids: len(set(proxy.worker_pids()) - p) == 1, "a new worker", 10)
+            wait_until(lambda p=pids: len(set(proxy.worker_pids()) - p) == 1, "a new worker", 20)
             (new,) = set(proxy.worker_pids()) - pids
-            wait_until(lambda n=new: _accepts(proxy, n), "the new worker accepts connections", 10)
+            wait_until(lambda n=new: _accepts(proxy, n), "the new worker accepts connections", 20)
             healed_s = time.monotonic() - began
             assert proxy_book([proxy]).attempts >= counted.attempts, "what the dead worker counted is kept"
             time.sleep(0.5)
@@ -144,6 +145,7 @@ def the_store_is_killed(
     directory: Path,
     *,
     kills: int = 1,
+    apart_s: float = 2.0,
     workers: int = 2,
     keys: int = 4,
 ) -> list[Figures]:
@@ -154,8 +156,8 @@ def the_store_is_killed(
     simulator.fault(0, "account_deactivated")
     figures = []
     with (
-        Load(proxy.base_url, clients=8, seconds=30.0 * kills, model=FAST) as busy,
-        Load(proxy.base_url, clients=2 * keys, seconds=30.0 * kills, model=SLOW) as scarce,
+        Load(proxy.base_url, clients=8, seconds=(30.0 + apart_s) * kills, model=FAST) as busy,
+        Load(proxy.base_url, clients=2 * keys, seconds=(30.0 + apart_s) * kills, model=SLOW) as scarce,
     ):
         wait_until(lambda: proxy.total("quotapool_key_state", key="key-0", state="removed") == 1, "removed", 10)
         wait_until(lambda: _used_up(proxy, alive=keys - 1), "the scarce budgets are used up", 20)
@@ -164,11 +166,11 @@ def the_store_is_killed(
             old = proxy.store_pid()
             began = time.monotonic()
             os.kill(old, signal.SIGKILL)
-            wait_until(lambda o=old: proxy.store_pid() != o and _is_up(proxy), "the store is back", 10)
+            wait_until(lambda o=old: proxy.store_pid() != o and _is_up(proxy), "the store is back", 20)
             level = sum(levels(proxy, model=SLOW).values())
             healed_s = time.monotonic() - began
             assert level < 3 * keys + keys * (healed_s + 0.5), f"budgets were refilled: {level}"
-            time.sleep(2.0)
+            time.sleep(apart_s)
             silence = busy.longest_silence(began - 0.5, time.monotonic())
             figures.append(Figures(silence, 0, f"store up again after {healed_s:.2f} s, level {level:.1f}"))
         busy.stop()

@@ -34,12 +34,15 @@ def test_four_of_ten_keys_die_in_two_replicas(start_simulator, start_proxy, valk
     print(dying_keys.four_keys_die(start_simulator, start_proxy, replicas=2, redis=valkey_url, seconds=90))
 
 
+# Kills stand apart: what dies again within seconds of its start is replaced ever more slowly, on purpose.
+
+
 def test_workers_killed_again_and_again(start_simulator, start_proxy):
-    print(kills.a_worker_is_killed(start_simulator, start_proxy, kills=10))
+    print(kills.a_worker_is_killed(start_simulator, start_proxy, kills=10, apart_s=8.0))
 
 
 def test_the_store_killed_again_and_again(start_simulator, start_proxy, tmp_path):
-    print(kills.the_store_is_killed(start_simulator, start_proxy, tmp_path, kills=5, keys=10))
+    print(kills.the_store_is_killed(start_simulator, start_proxy, tmp_path, kills=5, apart_s=12.0, keys=10))
 
 
 @pytest.mark.parametrize("run", range(5))
@@ -47,7 +50,7 @@ def test_the_supervisor_killed(start_simulator, start_proxy, tmp_path, run):
     print(run, kills.the_supervisor_is_killed(start_simulator, start_proxy, tmp_path, keys=10))
 
 
-@pytest.mark.parametrize("tokens_per_second", [200.0, 32.0, 11.0, 4.0])
+@pytest.mark.parametrize("tokens_per_second", [200.0, 32.0, 11.0, 5.0])
 def test_stopped_under_load(start_simulator, start_proxy, tokens_per_second):
     print(kills.it_is_stopped(start_simulator, start_proxy, clients=30, tokens_per_second=tokens_per_second))
 

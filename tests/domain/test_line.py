@@ -1,0 +1,134 @@
+"""Who is next: fair among clients, first in first out within one, and nobody starved."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.domain.line import FairLine
+
+
+class Waiter:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def served(line: FairLine[Waiter], most: int = 10_000) -> list[str]:
+    """Names in the order in which they are served."""
+    order = []
+    while (head := line.head()) is not None and len(order) < most:
+        line.served(head)
+        order.append(head.name)
+    return order
+
+
+def test_one_client_is_served_in_the_order_of_arrival():
+    line: FairLine[Waiter] = FairLine()
+    for n in range(5):
+        line.join("a", Waiter(f"a{n}"))
+    assert served(line) == ["a0", "a1", "a2", "a3", "a4"]
+
+
+def test_a_flood_of_one_client_waits_behind_itself():
+    line: FairLine[Waiter] = FairLine()
+    for n in range(100):
+        line.join("flood", Waiter("flood"))
+    line.join("b", Waiter("b"))
+    line.join("c", Waiter("c"))
+    # Given tags 1, 2, 3… for the flood's and 1 for b and c, I expect both among the first three.
+    assert set(served(line)[:3]) == {"flood", "b", "c"}
+
+
+def test_weights_share_in_proportion():
+    line: FairLine[Waiter] = FairLine()
+    for _ in range(90):
+        line.join("heavy", Waiter("heavy"), weight=2.0)
+        line.join("light", Waiter("light"), weight=1.0)
+    first = served(line)[:90]
+    # Twice the weight, twice the turns: 60 and 30 of 90, give or take the one at the edge.
+    assert abs(first.count("heavy") - 60) <= 1
+
+
+def test_cost_counts_against_the_share():
+    line: FairLine[Waiter] = FairLine()
+    for _ in range(40):
+        line.join("large", Waiter("large"), cost=4.0)
+        line.join("small", Waiter("small"), cost=1.0)
+    first = served(line)[:50]
+    # In the time in which large gets 10 times 4, small gets 40 times 1.
+    assert abs(first.count("large") - 10) <= 1
+
+
+def test_a_large_request_is_not_starved_by_small_ones_that_keep_coming():
+    line: FairLine[Waiter] = FairLine()
+    line.join("a", Waiter("large"), cost=10.0)
+    passed = 0
+    while True:
+        line.join("b", Waiter("small"), cost=1.0)
+        head = line.head()
+        assert head is not None
+        line.served(head)
+        if head.name == "large":
+            break
+        passed += 1
+    # Tags of b: 1, 2, … 10; at 10 the large one, which came first, is first.
+    assert passed <= 10
+
+
+def test_a_higher_priority_goes_before_a_lower_one():
+    line: FairLine[Waiter] = FairLine()
+    line.join("batch", Waiter("batch"), priority=-1)
+    line.join("chat", Waiter("chat"))
+    line.join("urgent", Waiter("urgent"), priority=1)
+    assert served(line) == ["urgent", "chat", "batch"]
+
+
+def test_one_client_may_stand_in_two_priorities():
+    line: FairLine[Waiter] = FairLine()
+    line.join("a", Waiter("a-batch"), priority=-1)
+    line.join("a", Waiter("a-chat"))
+    assert served(line) == ["a-chat", "a-batch"]
+
+
+def test_whoever_leaves_frees_the_place_at_once():
+    line: FairLine[Waiter] = FairLine()
+    first, second, third = Waiter("1"), Waiter("2"), Waiter("3")
+    for waiter in (first, second, third):
+        line.join("a", waiter)
+    line.leave(second)
+    assert len(line) == 2
+    line.leave(first)
+    assert len(line) == 1
+    assert served(line) == ["3"]
+    assert len(line) == 0
+
+
+def test_an_empty_line_forgets_what_was_taken():
+    line: FairLine[Waiter] = FairLine()
+    for _ in range(50):
+        line.join("a", Waiter("a"))
+    served(line)
+    line.join("a", Waiter("a"))
+    line.join("b", Waiter("b"))
+    assert served(line) == ["a", "b"]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 5), st.booleans(), st.integers(-1, 1)), max_size=60))
+def test_everybody_who_stays_is_served_once_and_in_order_within_client_and_priority(arrivals):
+    line: FairLine[Waiter] = FairLine()
+    stays: dict[tuple[str, int], list[str]] = {}
+    for n, (client, cost, stay, priority) in enumerate(arrivals):
+        waiter = Waiter(f"{client}{n}")
+        line.join(client, waiter, cost=cost, priority=priority)
+        if stay:
+            stays.setdefault((client, priority), []).append(waiter.name)
+        else:
+            line.leave(waiter)
+    order = served(line)
+    assert sorted(order) == sorted(name for names in stays.values() for name in names)
+    for names in stays.values():
+        assert [name for name in order if name in names] == names
+    assert len(line) == 0
