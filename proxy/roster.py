@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from proxy.domain.pool import Key, Pool
 from proxy.domain.states import Record, State, field_of, rest_s, state_after
 from proxy.domain.verdict import Kind, Scope, Verdict
-from proxy.ledger.ledger import Candidate, Granted, Ledger, StoreUnavailable, Written, written_limits
+from proxy.ledger.clients import ClientBook
+from proxy.ledger.connection import StoreLost
+from proxy.ledger.ledger import Candidate, Granted, Ledger, StoreUnavailable, written_limits
 from proxy.settings import Settings
 
-_MOST_CACHED: Final = 20_000
+_MOST_CACHED: Final = 50_000
+_TRY_AGAIN_S: Final = 0.5
 
 
 class RosterObserver(Protocol):
@@ -29,13 +32,21 @@ class Roster:
     emptied is told what this process remembers, so that a removed key does not come back with it.
     """
 
-    def __init__(self, ledger: Ledger, settings: Settings, keys: Sequence[Key], observer: RosterObserver) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        settings: Settings,
+        keys: Sequence[Key],
+        observer: RosterObserver,
+        clients: ClientBook | None = None,
+    ) -> None:
         self.pool = Pool(keys)
         self.ledger = ledger
         self._settings = settings
         self._observer = observer
         self._rng = random.Random()
-        self._written: dict[tuple[str, str], Written] = {}
+        self._clients = clients
+        self._candidates: dict[tuple[str, str], Candidate] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self._known_epoch = ""
         self._unreported: dict[str, tuple[Record, float]] = {}  # seen while the store was away
@@ -44,17 +55,20 @@ class Roster:
     def reload(self, settings: Settings, keys: Sequence[Key]) -> None:
         """Take a new configuration. Requests under way keep the keys they have."""
         self._settings = settings
-        self._written.clear()
+        self._candidates.clear()
         self.pool.replace(keys)
 
     def candidate(self, key: Key, group: str) -> Candidate:
-        written = self._written.get((key.account, group))
-        if written is None:
-            if len(self._written) > _MOST_CACHED:
-                self._written.clear()
+        """The key as the ledger wants it, with the limits somebody wrote. Remembered until the next reload."""
+        candidate = self._candidates.get((key.id, group))
+        if candidate is None:
+            if len(self._candidates) > _MOST_CACHED:
+                self._candidates.clear()
+            account = self.pool.accounts[key.account]
             written = written_limits(self._settings.limits_for(key.account, group))
-            self._written[key.account, group] = written
-        return Candidate(key.account, key.id, self.pool.accounts[key.account].fingerprint, key.fingerprint, written)
+            candidate = Candidate(key.account, key.id, account.fingerprint, key.fingerprint, written)
+            self._candidates[key.id, group] = candidate
+        return candidate
 
     # ---- in step with the store
 
@@ -69,7 +83,8 @@ class Roster:
             try:
                 await self.refresh()
             except StoreUnavailable:
-                return  # the next answered batch comes back to this
+                await asyncio.sleep(_TRY_AGAIN_S)
+                continue
             if (version, epoch) == (self.ledger.version, self.ledger.epoch):
                 return
 
@@ -83,14 +98,25 @@ class Roster:
             await self.ledger.change_state(field, record, rest_s=rest, fingerprint=record.fingerprint)
             self._unreported.pop(field, None)
         self.pool.apply_states(await self.ledger.records())
+        if self._clients is not None:
+            await self._with_clients(self._clients.refresh)
 
     async def _remind(self) -> None:
         """The store came back without its memory. Ours may be older than what was lost, but it is better than none."""
         await self.ledger.begin_epoch(reseeded=True)
+        if self._clients is not None:
+            await self._with_clients(self._clients.remind)
         for field, record in self.pool.records.items():
             await self.ledger.change_state(
                 field, record, rest_s=record.until - record.since, fingerprint=record.fingerprint
             )
+
+    @staticmethod
+    async def _with_clients(step: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await step()
+        except StoreLost as lost:
+            raise StoreUnavailable(str(lost)) from lost
 
     # ---- verdicts
 

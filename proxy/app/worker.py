@@ -26,8 +26,8 @@ from proxy.app.control import Channel, Configure, Drain, Ready
 from proxy.app.keyring import keyring, secrets_in
 from proxy.app.reporter import Reporter
 from proxy.gate import Gate
-from proxy.ledger.clients import Clients
-from proxy.ledger.connection import StoreError, connect
+from proxy.ledger.clients import ClientBook, Clients
+from proxy.ledger.connection import connect
 from proxy.ledger.ledger import Ledger
 from proxy.observe import logs, shared_values
 from proxy.observe.labels import Labels
@@ -46,7 +46,6 @@ _log = structlog.get_logger()
 _LOOK_S: Final = 1.0  # an idle worker looks at the pool's version this often
 _IDLE_GRACE_S: Final = 1.0  # while draining, idle connections may bring one more request for this long
 _NEXT_S: Final = 0.25  # and so may one whose answer had begun, without a word of closing, before the drain
-_KEEP_ALIVE_S: Final = 75.0
 _CUT_S: Final = 0.1
 _LAG_S: Final = 0.5
 
@@ -75,9 +74,8 @@ class Worker:
             serve_alone=self.settings.on_redis_loss == "serve",
         )
         keys, secrets = keyring(self.settings)
-        self.roster = Roster(self.ledger, self.settings, keys, self.reporter)
-        self.clients = Clients(self.store, self.settings.pool)
-        self._client_hashes: dict[str, str] = {}
+        self.clients = ClientBook(Clients(self.store, self.settings.pool), self._configure_gate)
+        self.roster = Roster(self.ledger, self.settings, keys, self.reporter, self.clients)
         self.gate = Gate()
         self.admission = Admission(
             self.roster, self.ledger, max_waiting=self.settings.queue.max_waiting, observer=self.reporter
@@ -95,7 +93,6 @@ class Worker:
             clean=self.redactor.clean_bytes,
         )
         self.handler = ClientHandler(self.pipeline, self.reporter)
-        self._refreshing: asyncio.Task[None] | None = None
         self._configure_gate()
 
     def _know_secrets(self, settings: Settings, redis: str) -> None:
@@ -104,7 +101,7 @@ class Worker:
 
     def _configure_gate(self) -> None:
         written = {client.key_hash: client.id for client in self.settings.clients}
-        clients = {**self._client_hashes, **written}
+        clients = {**self.clients.hashes, **written}
         self.gate.configure(
             clients=clients,
             hosts=self.settings.allowed_hosts,
@@ -118,21 +115,10 @@ class Worker:
 
     def _version_moved(self) -> None:
         self.roster.version_moved()
-        if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.get_running_loop().create_task(self._refresh_clients())
-
-    async def _refresh_clients(self) -> None:
-        with contextlib.suppress(StoreError):  # the next look tries again
-            records = await self.clients.all()
-            hashes = {record.hash: name for name, record in records.items()}
-            if hashes != self._client_hashes:
-                self._client_hashes = hashes
-                self._configure_gate()
 
     async def start(self) -> None:
         """Know the pool before the first client is let in. Raises StoreUnavailable."""
         await self.roster.refresh()
-        await self._refresh_clients()
 
     async def reload(self, settings: Settings) -> None:
         """Take over a new configuration; requests under way end with the old one."""
@@ -186,8 +172,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
         return
     worker = Worker(slot, first)
     await worker.start()
-    server = Listener(worker.handler, access_log=None, keepalive_timeout=_KEEP_ALIVE_S, max_field_size=65_536,
-                      max_line_size=65_536, auto_decompress=False, handler_cancellation=True)  # fmt: skip
+    server = Listener(worker.handler)
     runner = web.ServerRunner(server, shutdown_timeout=_CUT_S)  # `_drain` has waited; what is left is cut
     await runner.setup()
     site = web.SockSite(runner, listener, backlog=4096)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -51,6 +52,27 @@ class Clients:
 
     async def _changed(self) -> None:
         await self._store.guard(self._store.client.incr(self._version))
+
+
+class ClientBook:
+    """One process's copy of the store's client keys, for the gate. `changed` is told when it differs from before."""
+
+    def __init__(self, clients: Clients, changed: Callable[[], None]) -> None:
+        self.hashes: dict[str, str] = {}  # SHA-256 -> client id
+        self._clients = clients
+        self._changed = changed
+
+    async def refresh(self) -> None:
+        """Read all. Raises StoreLost."""
+        hashes = {record.hash: name for name, record in (await self._clients.all()).items()}
+        if hashes != self.hashes:
+            self.hashes = hashes
+            self._changed()
+
+    async def remind(self) -> None:
+        """Give a store that lost its memory the keys back. Raises StoreLost."""
+        for key_hash, name in self.hashes.items():
+            await self._clients.add(name, key_hash)
 
 
 def new_key() -> str:

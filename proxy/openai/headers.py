@@ -1,4 +1,4 @@
-"""Which headers cross the proxy. Everything not named here passes, in order and in the sender's spelling.
+"""Which headers cross the proxy. Everything not named here passes, in order and with duplicates.
 
 Hop-by-hop: RFC 9110 §7.6.1. Credentials, organisation and project belong to the pool's key and are replaced or
 dropped. `Set-Cookie` is Cloudflare's for api.openai.com (openai-upstream facts §2). The rate headers of one key say
@@ -47,8 +47,7 @@ Header = tuple[str, str]
 
 def _dropped(always: frozenset[str], headers: Mapping[str, str], items: Iterable[Header]) -> frozenset[str]:
     """`always`, and what the sender's `Connection` lines name. `headers` tells whether there is any such line."""
-    value = headers.get("Connection")
-    if not value:
+    if "Connection" not in headers:
         return always
     named = {part.strip().lower() for name, v in items if name.lower() == "connection" for part in v.split(",")}
     return always if named <= HOP_BY_HOP | {"close"} else always | named

@@ -35,6 +35,8 @@ from proxy.settings.values import (
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 
+BurstSpan = Annotated[PositiveDuration, Field(le=60)]
+
 SHORTEST_CLIENT_KEY = 16  # characters: what is shorter can be guessed
 
 
@@ -70,10 +72,11 @@ class UpstreamKey(Section):
 
 
 class Account(LimitSet):
-    """An OpenAI project or organisation: its own limits override its tier's."""
+    """An OpenAI project or organisation: its own limits override its tier's. `burst` in seconds of a minute's limit."""
 
     tier: str | None = None
     weight: Amount = 1.0
+    burst: BurstSpan | None = None
 
 
 class GlobalLimits(Section):
@@ -81,13 +84,15 @@ class GlobalLimits(Section):
 
     default: LimitSet = LimitSet()
     models: dict[ModelName, LimitSet] = {}
+    burst: BurstSpan = 60.0
 
 
 class Queue(Section):
-    """How long (seconds) and how many requests wait for budget."""
+    """How long (seconds) and how many requests wait for budget; what share of it batch traffic leaves to others."""
 
     max_wait: Duration = 30.0
     max_waiting: int = Field(default=1000, ge=0)
+    batch_leaves: float = Field(default=0.1, ge=0, lt=1)
 
 
 class Client(Section):
@@ -96,6 +101,9 @@ class Client(Section):
     id: Name
     key: Token | None = None  # always None once loaded
     key_hash: KeyHash
+    weight: Amount = 1.0
+    priority: Literal["high", "normal", "batch"] = "normal"
+    max_wait: Duration | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -191,6 +199,9 @@ class Settings(Section):
     accounts: dict[Name, Account] = {}
     limits: GlobalLimits = GlobalLimits()
     groups: dict[ModelName, tuple[ModelName, ...]] = {}
+    long_context: dict[ModelName, int] = {}
+    sticky: bool = True
+    merge_organizations: bool = False
     clients: tuple[Client, ...] = ()
 
     queue: Queue = Queue()
@@ -221,6 +232,11 @@ class Settings(Section):
     def group_of(self, model: str) -> str:
         """The model group whose limit `model` shares."""
         return self._groups.of(model)
+
+    def burst_for(self, account: str) -> float:
+        """How many seconds of a minute's limit this account may use at once."""
+        own = self.accounts.get(account)
+        return self.limits.burst if own is None or own.burst is None else own.burst
 
     def limits_for(self, account: str, model_group: str) -> Limits:
         """What somebody wrote for this account and model group; None in a dimension: learn it from upstream."""

@@ -17,7 +17,8 @@ from proxy.simulator.faults import Fault, FaultRequest, Kind
 class Tally(msgspec.Struct, kw_only=True):
     """Counts of one key or one account. Billed tokens include those of cut and broken streams.
 
-    `charged_tokens` are the estimates charged at admission. `cut_*` are answers the client left (a plain one bills its prompt only), with the tokens produced by then;
+    `charged_tokens` are the estimates charged at admission. `cut_*` are answers the client left (a plain one bills its
+    prompt only), with the tokens produced by then;
     `broken_streams` are answers a fault cut.
     `after_death` are attempts answered by a dead or money fault (the first is how a proxy learns of it), with the Unix
     times of the first and the last.

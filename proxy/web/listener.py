@@ -6,6 +6,9 @@ a client's key or a prompt, and anyone can send them, so neither is done.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Final
+
 import structlog
 from aiohttp import web
 
@@ -13,6 +16,8 @@ from proxy.openai import replies
 from proxy.refusal import Refusal
 
 _log = structlog.get_logger()
+_KEEP_ALIVE_S: Final = 75.0
+_LONGEST_LINE: Final = 65_536  # bytes of one header line; OpenAI takes 64 KiB of headers in all
 
 
 class Connection(web.RequestHandler):
@@ -46,7 +51,19 @@ class Connection(web.RequestHandler):
 
 
 class Listener(web.Server):
-    """Makes a `Connection` for each client."""
+    """Makes a `Connection` for each client: long headers are read, bodies are not decompressed, and a client that
+    leaves cancels its request."""
+
+    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
+        super().__init__(
+            handler,
+            access_log=None,
+            keepalive_timeout=_KEEP_ALIVE_S,
+            max_field_size=_LONGEST_LINE,
+            max_line_size=_LONGEST_LINE,
+            auto_decompress=False,
+            handler_cancellation=True,
+        )
 
     def __call__(self) -> Connection:
         return Connection(self, loop=self._loop, **self._kwargs)

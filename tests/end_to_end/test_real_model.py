@@ -23,7 +23,8 @@ from openai import AsyncOpenAI, AuthenticationError
 MODEL_SERVER = Path(__file__).parents[2] / "demo" / "model_server.py"
 SERVER_KEYS = {"alpha": "sk-model-alpha", "bravo": "sk-model-bravo", "charlie": "sk-model-charlie"}
 MODEL = "smollm2"
-MAX_TOKENS = 16
+MAX_TOKENS = 8
+CHATS = 8
 DIMENSIONS = 576  # of SmolLM2-135M's hidden states, as its authors published them
 
 Labels = frozenset[tuple[str, str]]
@@ -74,7 +75,9 @@ class ModelServer:
 
 @pytest.fixture(scope="module")
 def model_server() -> Iterator[ModelServer]:
-    command = [sys.executable, str(MODEL_SERVER), "--port", "0", "--keys", ",".join(SERVER_KEYS.values())]
+    # One thread: llama.cpp's threads wait for each other by spinning, which a busy machine punishes tenfold.
+    options = ["--port", "0", "--keys", ",".join(SERVER_KEYS.values()), "--threads", "1"]
+    command = [sys.executable, str(MODEL_SERVER), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             ready = process.stdout.readline() if process.stdout else ""
@@ -163,7 +166,7 @@ async def test_chats_through_the_pool_add_up_to_the_usage_the_server_reported(
 ):
     before = model_server.counted()
 
-    answers = await asyncio.gather(*(client.chat.completions.create(**question(n)) for n in range(12)))
+    answers = await asyncio.gather(*(client.chat.completions.create(**question(n)) for n in range(CHATS)))
 
     assert all(answer.choices[0].message.content for answer in answers)
     reported = Tokens(
@@ -176,7 +179,7 @@ async def test_chats_through_the_pool_add_up_to_the_usage_the_server_reported(
 
 
 async def test_the_three_keys_share_the_load(proxy: RunningProxy, client: AsyncOpenAI):
-    await asyncio.gather(*(client.chat.completions.create(**question(n)) for n in range(12)))
+    await asyncio.gather(*(client.chat.completions.create(**question(n)) for n in range(CHATS)))
 
     until = time.monotonic() + 5
     used: set[str] = set()
@@ -245,7 +248,7 @@ async def test_a_key_the_server_does_not_know_never_shows_to_a_client(
     proxy = start_proxy(pool_of({"stranger": "sk-model-stranger", **SERVER_KEYS}, model_server))
 
     async with AsyncOpenAI(base_url=proxy.base_url, api_key="any", max_retries=0, timeout=60) as sdk:
-        answers = await asyncio.gather(*(sdk.chat.completions.create(**question(n)) for n in range(12)))
+        answers = await asyncio.gather(*(sdk.chat.completions.create(**question(n)) for n in range(CHATS)))
 
     assert all(answer.choices[0].message.content for answer in answers)
 

@@ -13,7 +13,7 @@ import math
 from dataclasses import fields, replace
 
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from proxy.domain.bucket import DIMENSIONS, NEVER, Bucket, Evidence, Moment
@@ -221,7 +221,24 @@ steps = st.lists(
 )
 
 
+def settled(nth: int, seen: Seen, *, cool_s: float = 0.0) -> tuple[object, ...]:
+    return ("settle", nth, 0.0, False, cool_s, seen, False, Event.NOTHING, False)
+
+
+WRITTEN = ("configure", Limits(rpm=500, tpm=30_000), 60.0)
+CALL = ("reserve", Cost(1, 500))
+# What chance meets too seldom, though load meets it all the time.
+IN_FLIGHT_TOGETHER = [WRITTEN, CALL, CALL, CALL, *[settled(0, [(1, None, -0.4)])] * 3]
+IN_FLIGHT_TOGETHER_AND_RAISED = [WRITTEN, *[CALL] * 20, ("wait", 0.5), CALL, CALL, *[settled(20, [(1, None, 0.3)])] * 2]
+LATER_CALLS_EXPLAIN_A_PART = [WRITTEN, CALL, ("wait", 0.4), CALL, CALL, ("wait", 0.5), settled(0, [(1, None, -0.4)])]
+TWO_COOL_DOWNS = [WRITTEN, CALL, CALL, settled(0, [], cool_s=2.5), settled(0, [], cool_s=0.5), CALL]
+
+
 @settings(max_examples=200, deadline=None)
+@example("fresh", IN_FLIGHT_TOGETHER)
+@example("fresh", IN_FLIGHT_TOGETHER_AND_RAISED)
+@example("fresh", LATER_CALLS_EXPLAIN_A_PART)
+@example("fresh", TWO_COOL_DOWNS)
 @given(st.sampled_from(["fresh", "fresh", "reseeded", "unmarked"]), steps)
 def test_every_trace_leaves_the_script_and_the_specification_with_the_same_bucket(server, start, steps):
     async def drive() -> None:

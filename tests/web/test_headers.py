@@ -1,0 +1,125 @@
+"""Which headers cross the proxy, both ways: a few rules, and beyond them every byte, in order, duplicates included."""
+
+from __future__ import annotations
+
+import string
+
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict
+
+from proxy.openai.headers import downward, upward
+from tests.fakes.wire import parse_head, post
+
+HOP_BY_HOP = "Connection Keep-Alive Proxy-Authenticate Proxy-Authorization Proxy-Connection TE Trailer"
+HOP_BY_HOP += " Transfer-Encoding Upgrade"
+OURS_TO_SET = "Host Authorization api-key Cookie Content-Length Expect Accept-Encoding OpenAI-Organization OpenAI-Project"
+HANDSHAKE = "Sec-WebSocket-Key Sec-WebSocket-Version Sec-WebSocket-Protocol Sec-WebSocket-Extensions"
+NEVER_UP = {name.lower() for name in f"{HOP_BY_HOP} {OURS_TO_SET} {HANDSHAKE}".split()}
+NEVER_DOWN = {
+    name.lower() for name in f"{HOP_BY_HOP} Set-Cookie OpenAI-Organization OpenAI-Project Content-Length".split()
+}
+SECRET = "sk-test-secret-0123456789"  # noqa: S105 - a made-up one
+
+names = st.one_of(
+    st.text(string.ascii_letters + string.digits + "-_.!~", min_size=1, max_size=20),
+    st.sampled_from("Content-Type User-Agent X-Stainless-Lang Accept traceparent OpenAI-Beta Idempotency-Key".split()),  # noqa: SIM905
+    st.sampled_from([*sorted(NEVER_UP | NEVER_DOWN), "X-RateLimit-Limit-Requests", "X-Quotapool-Source"]),
+)
+values = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"), max_size=30)
+fields = st.lists(st.tuples(names, values), max_size=12)
+connections = st.lists(
+    st.tuples(st.sampled_from(["Connection", "connection"]), st.lists(names, max_size=3).map(", ".join)), max_size=2
+)
+
+
+def named_by_connection(items) -> set[str]:
+    return {part.strip().lower() for name, v in items if name.lower() == "connection" for part in v.split(",")}
+
+
+@given(fields, connections)
+def test_upward_only_the_named_rules_change_anything(some, more):
+    items = some + more
+    headers = CIMultiDict(items)
+    dropped = NEVER_UP | named_by_connection(items)
+    kept = [
+        (n, v) for n, v in items if n.lower() not in dropped and not n.lower().startswith("x-quotapool-")
+    ]
+    sent = upward(headers, headers.items(), authorization="Bearer x")
+    assert sent == [*kept, ("Accept-Encoding", "identity"), ("Authorization", "Bearer x")]
+
+
+@given(fields, connections)
+def test_downward_only_the_named_rules_change_anything(some, more):
+    items = some + more
+    headers = CIMultiDict(items)
+    dropped = NEVER_DOWN | named_by_connection(items)
+    kept = [
+        (n, v)
+        for n, v in items
+        if n.lower() not in dropped and not n.lower().startswith(("x-quotapool-", "x-ratelimit-"))
+    ]
+    assert downward(headers, headers.items(), secret=SECRET) == kept
+
+
+def test_a_header_that_repeats_the_keys_secret_stays_behind():
+    items = [("X-Debug", f"used {SECRET}!"), ("X-Other", "fine")]
+    assert downward(CIMultiDict(items), items, secret=SECRET) == [("X-Other", "fine")]
+
+
+async def test_a_request_arrives_upstream_as_it_was_sent(wire):
+    """In order, with duplicates and letters of any script; the key replaced, the length recomputed."""
+    sent = [
+        ("x-b", "2"), ("X-A", "1"), ("x-b", "3"), ("X-Odd", "caf\u00e9 \t tab"), ("Accept", "*/*"),
+        ("OpenAI-Beta", "assistants=v2"), ("Idempotency-Key", "k"), ("X-Empty", ""),
+    ]  # fmt: skip
+    gone = [
+        "Authorization: Bearer the-clients-own", "Cookie: a=b", "OpenAI-Organization: org-x", "OpenAI-Project: p",
+        "Connection: close, X-Hop", "Connection: X-Hop2", "X-Hop: 1", "X-Hop2: 2", "TE: trailers",
+        "Accept-Encoding: br", "X-Quotapool-Request-Id: forged", "Proxy-Authorization: Basic x",
+    ]  # fmt: skip
+    body = b'{"model": "gpt-4o",  "messages": []}'
+    head = "".join(f"{n}: {v}\r\n" for n, v in sent) + "".join(f"{line}\r\n" for line in gone)
+    data = (
+        f"POST /v1/chat/completions?a=%C3%A9&b=x+y HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"{head}Content-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+    await wire.ask(data)
+    arrived, _, arrived_body = wire.upstream.requests[0].partition(b"\r\n\r\n")
+    first, got = parse_head(arrived + b"\r\n\r\n")
+    assert first == "POST /v1/chat/completions?a=%C3%A9&b=x+y HTTP/1.1"
+    assert arrived_body == body
+    ours = {"host", "accept-encoding", "authorization", "content-length", "content-type"}
+    assert [(n, v) for n, v in got if n.lower() not in ours] == [(n, v.encode().decode("latin-1")) for n, v in sent]
+    mine = {n.lower(): v for n, v in got}
+    assert mine["authorization"] == f"Bearer {wire.house.secrets['a1']}"
+    assert mine["accept-encoding"] == "identity"
+    assert mine["content-length"] == str(len(body))
+    assert mine["host"].startswith("127.0.0.1:")
+    assert len(got) == len(sent) + len(ours)
+
+
+async def test_an_answer_arrives_at_the_client_as_upstream_sent_it(wire):
+    sent = [("x-b", "2"), ("X-A", "1"), ("x-b", "3"), ("x-request-id", "req_1"), ("Content-Type", "application/json"),
+            ("Date", "Sun, 22 Nov 2026 12:00:00 GMT"), ("openai-processing-ms", "7"), ("cf-ray", "z"), ("Server", "cloudflare")]  # fmt: skip
+    gone = ["Set-Cookie: __cf_bm=1", "openai-organization: org-x", "x-ratelimit-limit-requests: 5", "Keep-Alive: timeout=5",
+            "x-ratelimit-remaining-requests: 4", "Connection: keep-alive, X-Hop", "X-Hop: 1", "x-quotapool-source: forged"]  # fmt: skip
+    lines = [*(f"{n}: {v}" for n, v in sent), *gone, "Content-Length: 2"]
+    wire.upstream.answer = ("HTTP/1.1 201 Made Up\r\n" + "".join(f"{line}\r\n" for line in lines) + "\r\n{}").encode()
+    head, body = await wire.ask(post(b'{"model": "gpt-4o"}'))
+    first, got = parse_head(head)
+    assert (first, body) == ("HTTP/1.1 201 Made Up", b"{}")
+    assert [(n.lower(), v) for n, v in got[: len(sent)]] == [(n.lower(), v) for n, v in sent]
+    added = dict(got[len(sent) :])
+    assert sorted(added) == ["Content-Length", "x-quotapool-request-id", "x-quotapool-source"]
+    assert added["x-quotapool-source"] == "upstream"
+
+
+async def test_headers_of_nearly_64_kib_pass_and_longer_lines_are_refused(wire):
+    head, _ = await wire.ask(post(b'{"model": "gpt-4o"}', "X-Long: " + "x" * 60_000))
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"x" * 60_000 in wire.upstream.requests[0]
+    head, body = await wire.ask(post(b'{"model": "gpt-4o"}', "X-Long: " + "x" * 70_000))
+    assert head.split()[1] == b"400"
+    assert b"invalid_http" in body
+    assert len(wire.upstream.requests) == 1
