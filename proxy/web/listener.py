@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 from aiohttp import web
+from aiohttp.web_protocol import _ErrInfo
 
 from proxy.openai import replies
 from proxy.refusal import Refusal
@@ -24,6 +25,15 @@ class Connection(web.RequestHandler):
     """One client's connection."""
 
     __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        """aiohttp queues an error behind the request under way, whose broken body would then never end: end it."""
+        super().data_received(data)
+        request = self._current_request
+        if self._messages and request is not None and not request.content.is_eof():
+            last = self._messages[-1][0]
+            if isinstance(last, _ErrInfo):
+                request.content.set_exception(last.exc)
 
     def handle_error(
         self,

@@ -45,7 +45,9 @@ def says(status: int, document: Any, **headers: str) -> Reply:
     return Reply(status, pieces=[json.dumps(document).encode()]).named(**headers)
 
 
-def error(status: int, code: str | None, message: str = "", type: str = "invalid_request_error", **headers: str) -> Reply:  # noqa: A002
+def error(
+    status: int, code: str | None, message: str = "", type: str = "invalid_request_error", **headers: str
+) -> Reply:  # noqa: A002
     """OpenAI's error shape."""
     said = {"message": message or f"This is {code}.", "type": type, "param": None, "code": code}
     return says(status, {"error": said}, **headers)

@@ -1,11 +1,11 @@
 """HTTP as bytes on both sides of the real listener: an upstream that answers with exact bytes, a client that sends them.
 
-    async with open_wire(valkey_url) as wire:
-        wire.upstream.answer = b"HTTP/1.1 204 No Content\\r\\n\\r\\n"
-        client = await wire.connect()
-        await client.send(b"GET /v1/models HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
-        head, body = await client.answer()
-        assert wire.upstream.requests[0].startswith(b"GET /v1/models")
+async with open_wire(valkey_url) as wire:
+    wire.upstream.answer = b"HTTP/1.1 204 No Content\\r\\n\\r\\n"
+    client = await wire.connect()
+    await client.send(b"GET /v1/models HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
+    head, body = await client.answer()
+    assert wire.upstream.requests[0].startswith(b"GET /v1/models")
 """
 
 from __future__ import annotations

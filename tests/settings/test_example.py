@@ -20,7 +20,7 @@ ENV = {
     "HOME": "/home/op",
 }
 # What an operator must choose; the example shows a choice, and there is no default to compare it with.
-CHOICES = {"keys", "limits", "tiers", "accounts", "groups", "clients"}
+CHOICES = {"keys", "limits", "tiers", "accounts", "groups", "long_context", "clients"}
 
 
 def everything_live() -> str:
@@ -88,7 +88,7 @@ def test_the_example_is_valid_with_all_its_suggestions_taken(tmp_path):
     (tmp_path / "all.yaml").write_text(text)
     settings = load(tmp_path / "all.yaml", env=ENV)
     assert settings.keys[2].secret.get_secret_value() == "sk-proj-gamma"
-    assert [client.id for client in settings.clients] == ["backend", "batch"]
+    assert [client.id for client in settings.clients] == ["backend", "nightly", "batch"]
     assert settings.limits_for("acme", "gpt-4o").rpm == 60
 
 

@@ -13,7 +13,9 @@ from tests.fakes.wire import parse_head, post
 
 HOP_BY_HOP = "Connection Keep-Alive Proxy-Authenticate Proxy-Authorization Proxy-Connection TE Trailer"
 HOP_BY_HOP += " Transfer-Encoding Upgrade"
-OURS_TO_SET = "Host Authorization api-key Cookie Content-Length Expect Accept-Encoding OpenAI-Organization OpenAI-Project"
+OURS_TO_SET = (
+    "Host Authorization api-key Cookie Content-Length Expect Accept-Encoding OpenAI-Organization OpenAI-Project"
+)
 HANDSHAKE = "Sec-WebSocket-Key Sec-WebSocket-Version Sec-WebSocket-Protocol Sec-WebSocket-Extensions"
 NEVER_UP = {name.lower() for name in f"{HOP_BY_HOP} {OURS_TO_SET} {HANDSHAKE}".split()}
 NEVER_DOWN = {
@@ -42,9 +44,7 @@ def test_upward_only_the_named_rules_change_anything(some, more):
     items = some + more
     headers = CIMultiDict(items)
     dropped = NEVER_UP | named_by_connection(items)
-    kept = [
-        (n, v) for n, v in items if n.lower() not in dropped and not n.lower().startswith("x-quotapool-")
-    ]
+    kept = [(n, v) for n, v in items if n.lower() not in dropped and not n.lower().startswith("x-quotapool-")]
     sent = upward(headers, headers.items(), authorization="Bearer x")
     assert sent == [*kept, ("Accept-Encoding", "identity"), ("Authorization", "Bearer x")]
 
