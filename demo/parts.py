@@ -39,7 +39,7 @@ def child(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]
 def upstream(model: str | None, keys: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and its URL, which it says in its first line."""
     if model:
-        command = [sys.executable, str(MODEL_SERVER), "--port", "0", "--keys", ",".join(keys)]
+        command = [sys.executable, str(MODEL_SERVER), "--port", "0", "--keys", ",".join(keys), "--threads", "1"]
     else:
         command = [sys.executable, "-m", "proxy.simulator", "--port", "0", "--keys", str(len(keys))]
         command += ["--latency-ms", "30", "--tokens-per-second", "200"]

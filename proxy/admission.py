@@ -1,7 +1,9 @@
 """Admission: pick a key and take its budget, or wait in line for it, or say for how long there will be none.
 
-One line per model group, first in, first out. While somebody waits, newcomers queue behind; only the head of the line
-asks the store, so a thousand waiting requests cost what one costs, and a large request is not starved by small ones.
+One fair line per model group (`domain/line.py`). While somebody waits, newcomers queue behind. Only the head of the
+line asks the store, so a thousand waiting requests cost what one costs; it claims the next room of the account that has
+it soonest, so that no other replica overtakes it and no small request starves a large one. While the head waits for
+long (a large request, say), the few behind it may use the other accounts.
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ import asyncio
 import contextlib
 import random
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from proxy.domain.line import FairLine
 from proxy.domain.pool import CANDIDATES, Key
 from proxy.domain.quantities import Cost, Dimension
 from proxy.ledger.ledger import Granted, Ledger, Refused
@@ -22,6 +24,8 @@ from proxy.roster import Roster
 
 _LONGEST_NAP_S = 1.0  # a state change or another replica's settle may bring room earlier than was foretold
 _SHORTEST_NAP_S = 0.002
+_HEADS = 4  # how many of the line may ask while the first has long to wait
+_LONG_S = 0.25
 
 
 @dataclass(slots=True)
@@ -38,6 +42,16 @@ class Want:
     max_wait_s: float
     exclude: set[str] = field(default_factory=set)
     stood_s: float = 0.0  # seconds spent in line, all attempts together
+    client: str = ""
+    weight: float = 1.0
+    priority: int = 0
+    leave: float = 0.0  # share of each budget that must stay for others
+    sticky: int | None = None  # requests with the same number like the same account
+
+    @property
+    def share(self) -> float:
+        """Its part of a budget, for fairness: a request and a thousand tokens weigh the same."""
+        return self.cost.requests + self.cost.tokens / 1000
 
 
 class NoRoom(Exception):
@@ -72,14 +86,17 @@ class AdmissionObserver(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
+    name: str
     want: Want
+    joined: float
     deadline: float
     future: asyncio.Future[Granted]
+    asked: bool = False  # the store knows it, and may keep room for it
 
 
 @dataclass(slots=True, eq=False)
 class _Line:
-    waiting: deque[_Waiter] = field(default_factory=deque)
+    waiting: FairLine[_Waiter] = field(default_factory=FairLine)
     head_left: asyncio.Event = field(default_factory=asyncio.Event)
     pump: asyncio.Task[None] | None = None
     pace_s: float = 0.0  # seconds between grants lately, to foretell a newcomer's wait
@@ -96,6 +113,7 @@ class Admission:
         self._observer = observer
         self._lines: dict[str, _Line] = {}
         self._waiting = 0
+        self._serial = 0
         self._rng = random.Random()
 
     def __repr__(self) -> str:
@@ -112,19 +130,27 @@ class Admission:
                 return result
             wait_s, dimension = result.wait_s or 0.0, result.dimension
             line = self._lines.get(want.group) or _Line()  # while we asked, others may have formed one
-        foretold = max(wait_s, line.pace_s * (len(line.waiting) + 1))
+        foretold = max(wait_s, line.pace_s * (line.waiting.ahead(want.client, want.priority) + 1))
         if foretold > patience_s:
             raise NoRoom(foretold, "rate_limit", dimension)
-        if self._waiting >= self.max_waiting:
+        if not self._has_place(line, want):
             raise NoRoom(foretold, "queue_full", dimension)
         return await self._stand_in(line, want, patience_s, foretold)
+
+    def _has_place(self, line: _Line, want: Want) -> bool:
+        """A client may fill the queue up to four times what it leaves free, so that a flood cannot shut others out."""
+        free = self.max_waiting - self._waiting
+        if not want.client:
+            return free > 0
+        return free > 0 and line.waiting.standing(want.client, want.priority) < max(1, 4 * free)
 
     async def _stand_in(self, line: _Line, want: Want, patience_s: float, foretold: float) -> Granted:
         loop = asyncio.get_running_loop()
         joined = time.monotonic()
-        waiter = _Waiter(want, joined + patience_s, loop.create_future())
+        self._serial += 1
+        waiter = _Waiter(str(self._serial), want, joined, joined + patience_s, loop.create_future())
         self._lines[want.group] = line
-        line.waiting.append(waiter)
+        line.waiting.join(want.client, waiter, cost=want.share, weight=want.weight, priority=want.priority)
         self._waiting += 1
         self._observer.line_length(1)
         if line.pump is None:
@@ -151,50 +177,67 @@ class Admission:
                 self._ledger.give_back(future.result())
             return
         future.cancel()
-        if line.waiting and line.waiting[0] is waiter:
+        if waiter.asked:
+            self._ledger.release(waiter.want.group, waiter.name)
+        was_head = line.waiting.head() is waiter
+        line.waiting.leave(waiter)
+        if was_head:
             line.head_left.set()  # the next one may need less
-        with contextlib.suppress(ValueError):  # the pump may have seen it first
-            line.waiting.remove(waiter)
 
     async def _serve(self, group: str, line: _Line) -> None:
-        """The line's pump: asks the store for the head only."""
+        """The line's pump: asks for the head, and for the few behind it while the head has long to wait."""
         try:
-            while line.waiting:
-                head = line.waiting[0]
-                if head.future.done():  # it is leaving
-                    line.waiting.popleft()
-                    continue
+            while len(line.waiting):
                 line.head_left.clear()
-                answer: Granted | Refused | Exception
-                try:
-                    answer = await self._ask(head.want)
-                except Exception as error:  # noqa: BLE001 - whatever it is, it is the head's answer
-                    answer = error
-                wait_s = 0.0
-                if isinstance(answer, Refused):
-                    wait_s = answer.wait_s or 0.0
-                    if time.monotonic() + wait_s > head.deadline:
-                        answer = NoRoom(wait_s, "rate_limit", answer.dimension)
-                if head.future.done():
-                    if isinstance(answer, Granted):
-                        self._ledger.give_back(answer)
-                    continue
-                if isinstance(answer, Granted):
-                    line.waiting.popleft()
-                    self._note_pace(line)
-                    head.future.set_result(answer)
-                    continue
-                if isinstance(answer, Exception):
-                    line.waiting.popleft()
-                    head.future.set_exception(answer)
-                    continue
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(max(wait_s, _SHORTEST_NAP_S), _LONGEST_NAP_S)):
-                        await line.head_left.wait()
+                nap_s = _LONGEST_NAP_S
+                for place, waiter in enumerate(line.waiting.first(_HEADS)):
+                    wait_s = await self._ask_for(line, waiter)
+                    if wait_s is None:  # the line has moved
+                        nap_s = 0.0
+                        break
+                    nap_s = min(nap_s, wait_s)
+                    if place == 0 and wait_s < _LONG_S:
+                        break
+                if nap_s > 0 and len(line.waiting):
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(max(nap_s, _SHORTEST_NAP_S)):
+                            await line.head_left.wait()
         finally:
             line.pump = None
-            if not line.waiting and self._lines.get(group) is line:
+            if not len(line.waiting) and self._lines.get(group) is line:
                 del self._lines[group]
+
+    async def _ask_for(self, line: _Line, waiter: _Waiter) -> float | None:
+        """Ask the store for one who stands in line. Seconds until there is room; None: served, refused or gone."""
+        if waiter.future.done():
+            line.waiting.leave(waiter)
+            return None
+        answer: Granted | Refused | Exception
+        try:
+            waiter.asked = True
+            answer = await self._ask(waiter.want, waiter)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's answer
+            answer = error
+        wait_s = 0.0
+        if isinstance(answer, Refused):
+            wait_s = answer.wait_s or 0.0
+            if time.monotonic() + wait_s > waiter.deadline:
+                answer = NoRoom(wait_s, "rate_limit", answer.dimension)
+        if waiter.future.done():  # left while the store was asked
+            line.waiting.leave(waiter)
+            if isinstance(answer, Granted):
+                self._ledger.give_back(answer)
+            return None
+        if isinstance(answer, Refused):
+            return wait_s
+        if isinstance(answer, Granted):
+            line.waiting.served(waiter)
+            self._note_pace(line)
+            waiter.future.set_result(answer)
+        else:
+            line.waiting.leave(waiter)
+            waiter.future.set_exception(answer)
+        return None
 
     @staticmethod
     def _note_pace(line: _Line) -> None:
@@ -203,7 +246,7 @@ class Admission:
             line.pace_s += 0.2 * (now - line.last_grant - line.pace_s)
         line.last_grant = now
 
-    async def _ask(self, want: Want) -> Granted | Refused:
+    async def _ask(self, want: Want, waiter: _Waiter | None = None) -> Granted | Refused:
         """One look at the pool: a grant, or how long until there is room. Raises TooLarge, NobodyLeft."""
         hints: tuple[str, ...] = ()
         result: Refused | None = None
@@ -221,6 +264,9 @@ class Admission:
                 candidates,
                 may_try_resting=want.replayable,
                 forget=[name for name in hints if name not in asked],
+                leave=want.leave,
+                owner=waiter.name if waiter else "",
+                arrived=waiter.joined if waiter else None,
             )
             if isinstance(answer, Granted):
                 self._observer.reserved("granted_local" if answer.local else "granted")
@@ -261,4 +307,5 @@ class Admission:
             exclude=want.exclude,
             may_try_resting=want.replayable and not self._ledger.away,  # only the store can make it one trial
             prefer=prefer,
+            sticky=want.sticky,
         )

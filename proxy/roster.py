@@ -40,7 +40,8 @@ class Roster:
         observer: RosterObserver,
         clients: ClientBook | None = None,
     ) -> None:
-        self.pool = Pool(keys)
+        self.pool = Pool()
+        self.pool.replace(keys, _weights(settings))
         self.ledger = ledger
         self._settings = settings
         self._observer = observer
@@ -56,7 +57,7 @@ class Roster:
         """Take a new configuration. Requests under way keep the keys they have."""
         self._settings = settings
         self._candidates.clear()
-        self.pool.replace(keys)
+        self.pool.replace(keys, _weights(settings))
 
     def candidate(self, key: Key, group: str) -> Candidate:
         """The key as the ledger wants it, with the limits somebody wrote. Remembered until the next reload."""
@@ -66,7 +67,8 @@ class Roster:
                 self._candidates.clear()
             account = self.pool.accounts[key.account]
             written = written_limits(self._settings.limits_for(key.account, group))
-            candidate = Candidate(key.account, key.id, account.fingerprint, key.fingerprint, written)
+            burst_s = self._settings.burst_for(key.account)
+            candidate = Candidate(key.account, key.id, account.fingerprint, key.fingerprint, written, burst_s)
             self._candidates[key.id, group] = candidate
         return candidate
 
@@ -171,3 +173,7 @@ class Roster:
             if record is not None:  # this process at least stops using it, and tells the store later
                 self._unreported[field] = record, rest
                 self.pool.apply_states({**self.pool.records, field: record})
+
+
+def _weights(settings: Settings) -> dict[str, float]:
+    return {name: account.weight for name, account in settings.accounts.items()}

@@ -149,8 +149,13 @@ class Bucket:
                 gained = elapsed * self.rate(i, written)
                 self.kept[i], self.corrected[i] = min(full, kept + gained), min(full, corrected + gained)
 
-    def wait(self, cost: Cost, written: Limits, burst_s: float = 60.0) -> tuple[float, Dimension | None]:
-        """Seconds until `cost` fits (0: now; NEVER) and the dimension that decides. Call `refill` first."""
+    def wait(
+        self, cost: Cost, written: Limits, burst_s: float = 60.0, leave: float = 0.0
+    ) -> tuple[float, Dimension | None]:
+        """Seconds until `cost` fits (0: now; NEVER) and the dimension that decides. Call `refill` first.
+
+        `leave`: the share of the depth that must stay for others.
+        """
         longest, which = max(0.0, self.cool_until - self.at), None
         for i, dimension in enumerate(DIMENSIONS):
             amount, level = cost.of(dimension), self.level(i)
@@ -158,7 +163,8 @@ class Bucket:
                 continue
             if amount > self.limit(i, written):
                 return NEVER, dimension
-            need = min(amount + self.margin[i], self.depth(i, written, burst_s))
+            full = self.depth(i, written, burst_s)
+            need = min(amount + self.margin[i] + leave * full, full)
             if level < need and (need - level) / self.rate(i, written) > longest:
                 longest, which = (need - level) / self.rate(i, written), dimension
         return longest, which

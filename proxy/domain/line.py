@@ -34,21 +34,21 @@ class FairLine(Generic[T]):
         self._behind: dict[str, deque[tuple[int, float, float, T]]] = {}  # each client's waiters behind its first
         self._first: list[_Ticket[T]] = []
         self._ticket: dict[int, _Ticket[T]] = {}
-        self._gone: set[int] = set()
+        self._present: set[int] = set()
+        self._gone: set[int] = set()  # left while behind their client's first
         self._last_tag: dict[str, float] = {}
         self._virtual = 0.0
         self._order = itertools.count()
-        self._size = 0
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._present)
 
     def __repr__(self) -> str:
-        return f"<FairLine waiting={self._size} clients={len(self._behind)}>"
+        return f"<FairLine waiting={len(self._present)} clients={len(self._behind)}>"
 
     def join(self, client: str, item: T, *, cost: float = 1.0, weight: float = 1.0, priority: int = 0) -> None:
         """Stand in line. A higher `priority` is always before a lower one; equals share by `weight`."""
-        self._size += 1
+        self._present.add(id(item))
         lane = f"{priority}/{client}"
         if lane in self._behind:
             self._behind[lane].append((priority, cost, weight, item))
@@ -70,6 +70,28 @@ class FairLine(Generic[T]):
             heapq.heappop(self._first)
         return self._first[0].item if self._first else None
 
+    def first(self, most: int) -> list[T]:
+        """Who is next, and who after that, as it stands now; all stay in the line."""
+        if len(self._first) == 1:
+            head = self.head()
+            if head is None:
+                return []
+            (behind,) = self._behind.values()
+            rest = (item for *_, item in behind if id(item) not in self._gone)
+            return [head, *itertools.islice(rest, most - 1)]
+        self.head()  # drops those who left
+        return [ticket.item for ticket in heapq.nsmallest(most, self._first) if not ticket.left]
+
+    def ahead(self, client: str, priority: int = 0) -> int:
+        """About how many will be served before a newcomer of this client: its own, and as many of each other's."""
+        own = self._behind.get(f"{priority}/{client}")
+        return min(len(self._present), (len(own) + 1 if own is not None else 1) * max(1, len(self._behind)))
+
+    def standing(self, client: str, priority: int = 0) -> int:
+        """How many of this client wait (some may have left meanwhile)."""
+        own = self._behind.get(f"{priority}/{client}")
+        return len(own) + 1 if own is not None else 0
+
     def served(self, item: T) -> None:
         """`item` got what it waited for: the line's time goes on to its tag."""
         ticket = self._ticket.get(id(item))
@@ -78,14 +100,15 @@ class FairLine(Generic[T]):
         self.leave(item)
 
     def leave(self, item: T) -> None:
-        """Out of the line, served or not. Cheap for a client's first; others are skipped when their turn comes."""
+        """Out of the line, served or not; nothing for one who is not in it."""
+        if id(item) not in self._present:
+            return
+        self._present.discard(id(item))
         ticket = self._ticket.pop(id(item), None)
         if ticket is None:
-            self._gone.add(id(item))
-            self._size -= 1
+            self._gone.add(id(item))  # skipped when its turn comes
             return
         ticket.left = True
-        self._size -= 1
         self._next_of(ticket.client)
 
     def _next_of(self, lane: str) -> None:

@@ -7,12 +7,17 @@ more with more keys, but for `replace` and `apply_states`, which run when the po
 
 from __future__ import annotations
 
+import bisect
 import random
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from proxy.domain.states import RESTING, Record, State
 
+_PLACES = 16  # of each account on the ring
+_STEPS = 64  # how far to look for a usable one
+_SHORT = 0.15  # head-room below which a sticky request goes elsewhere
 CANDIDATES = 8  # how many accounts one reserve may name
 _REFILL_S = 60.0  # most budgets are per minute; for a daily one this errs for a moment, and the store decides
 _MODEL_REST_S = 300.0  # how long an account that lacks a model is not asked for it again
@@ -36,6 +41,7 @@ class Account:
     usable: list[Key] = field(default_factory=list)
     resting: list[tuple[float, Key]] = field(default_factory=list)  # (from when one request may try it again, key)
     turn: int = 0
+    weight: float = 1.0
     headroom: dict[str, tuple[float, float]] = field(default_factory=dict)  # model group -> (0..1, heard at)
 
     @property
@@ -54,6 +60,11 @@ class Account:
         return self.usable[self.turn]
 
 
+def _ring(accounts: Iterable[Account]) -> list[tuple[int, Account]]:
+    places = [(zlib.crc32(f"{a.id}#{n}".encode()), a) for a in accounts for n in range(_PLACES)]
+    return sorted(places, key=lambda place: place[0])
+
+
 class Pool:
     """Accounts by id, and the list of those that can be picked."""
 
@@ -64,13 +75,14 @@ class Pool:
         self._pickable: list[Account] = []
         self._resting: list[Account] = []
         self._lacking: dict[tuple[str, str], float] = {}
+        self._ring: list[tuple[int, Account]] = []
         self.replace(keys)
 
     def __repr__(self) -> str:
         return f"<Pool accounts={len(self.accounts)} pickable={len(self._pickable)} resting={len(self._resting)}>"
 
-    def replace(self, keys: Iterable[Key]) -> None:
-        """Take a new set of keys; what is known of accounts that stay is kept."""
+    def replace(self, keys: Iterable[Key], weights: Mapping[str, float] | None = None) -> None:
+        """Take a new set of keys; what is known of accounts that stay is kept. `weights` by account, 1 by default."""
         accounts: dict[str, Account] = {}
         self.keys = {}
         for key in keys:
@@ -83,6 +95,10 @@ class Pool:
                     account.headroom = known.headroom
             account.keys.append(key)
         self.accounts = accounts
+        for name, weight in (weights or {}).items():
+            if name in accounts:
+                accounts[name].weight = weight
+        self._ring = _ring(accounts.values())
         self.apply_states(self.records)
 
     def apply_states(self, records: Mapping[str, Record]) -> None:
@@ -143,9 +159,10 @@ class Pool:
         exclude: Iterable[str] = (),
         may_try_resting: bool = False,
         prefer: Iterable[str] = (),
+        sticky: int | None = None,
     ) -> list[Key]:
-        """An ordered handful of keys, one an account: a resting one whose time has come, then those of `prefer`
-        (accounts the store named as ready), then random ones by head-room."""
+        """An ordered handful of keys, one an account: a resting one whose time has come, then the one that `sticky`
+        requests like, then those of `prefer` (accounts the store named as ready), then random ones by head-room."""
         pickable = self._pickable
         if len(pickable) <= CANDIDATES:
             chosen = pickable.copy()
@@ -153,7 +170,8 @@ class Pool:
         else:
             chosen = [pickable[rng.randrange(len(pickable))] for _ in range(CANDIDATES)]
         # By tenths: what we last heard is some calls old, and by exact figures one favourite would get them all.
-        chosen.sort(key=lambda account: -round(10 * account.expected(group, now)))
+        chosen.sort(key=lambda account: -round(10 * account.weight * account.expected(group, now)))
+        favourite = self._favourite(sticky, group, now) if sticky is not None else ()
         named = [a for name in prefer if (a := self.accounts.get(name)) is not None and a.usable]
         seen = set(exclude)
         picked: list[Key] = []
@@ -162,12 +180,25 @@ class Pool:
             until, key = account.resting[0]
             if until <= now and account.id not in seen:
                 picked.append(key)
-        for account in (*named, *chosen):
+        for account in (*favourite, *named, *chosen):
             if account.id in seen or (self._lacking and self._lacking.get((account.id, model), 0.0) > now):
                 continue
             seen.add(account.id)
             picked.append(account.next_key())
         return picked[:CANDIDATES]
+
+    def _favourite(self, sticky: int, group: str, now: float) -> tuple[Account, ...]:
+        """Where requests of this number go: the next usable account on a ring of hashes, so that a change of the pool
+        moves only the numbers of the accounts it concerns. None once that account is short: cached tokens are cheaper,
+        but not worth waiting for."""
+        if not self._ring:
+            return ()
+        start = bisect.bisect(self._ring, sticky & 0xFFFFFFFF, key=lambda place: place[0])
+        for step in range(_STEPS):
+            account = self._ring[(start + step) % len(self._ring)][1]
+            if account.usable:
+                return (account,) if account.expected(group, now) > _SHORT else ()
+        return ()
 
     @property
     def size(self) -> int:

@@ -92,22 +92,28 @@ class Ledger:
         *,
         may_try_resting: bool = False,
         forget: Sequence[str] = (),
+        leave: float = 0.0,
+        owner: str = "",
+        arrived: float | None = None,
     ) -> Granted | Refused:
         """Take `cost` from the first candidate that has room, in one atomic step. Raises StoreUnavailable.
 
+        `leave`: the share of each budget that must stay for others. `owner`: who stands in line, and thereby gets the
+        next room of an account; `arrived`: since when, by the monotonic clock (None: now).
         `forget`: accounts that an earlier refusal named as ready and that cannot be asked. Else they would be named
         again, and their being ready would be taken for the wait.
         If the caller is cancelled meanwhile, what may have been reserved is given back.
         """
         if self._batches.away and self._local is not None:
-            return self._alone(group, cost, candidates)
+            return self._alone(group, cost, candidates, leave)
         self._serial += 1
         name = f"{self._name}-{self._serial}"
         names = [
             (c.account, c.key, c.account_fingerprint, c.key_fingerprint, c.burst_s, *c.written) for c in candidates
         ]
         amounts = (_bounded(amount, _MOST) for amount in (cost.requests, cost.tokens, cost.images))
-        payload = [1, group, *amounts, may_try_resting, self._rng.random(), names, list(forget)]
+        payload = [1, group, *amounts, may_try_resting, self._rng.random(), names, list(forget), leave]
+        payload += [self._owner(owner), self._now() if arrived is None else self._stored(arrived)]
         future: asyncio.Future[Granted | Refused] = asyncio.get_running_loop().create_future()
 
         def done(result: list[Any]) -> None:
@@ -121,7 +127,7 @@ class Ledger:
             if future.done():
                 return
             if self._local is not None:
-                future.set_result(self._alone(group, cost, candidates))
+                future.set_result(self._alone(group, cost, candidates, leave))
             else:
                 future.set_exception(StoreUnavailable("the store does not answer"))
 
@@ -137,6 +143,11 @@ class Ledger:
         if self._local is not None and isinstance(answer, Granted) and not answer.local:
             self._local.heard(answer)
         return answer
+
+    def release(self, group: str, owner: str) -> None:
+        """`owner` has left the line: the room it was to get is for others."""
+        if not self._batches.away:
+            self._batches.put(Item([3, group, self._owner(owner)]))
 
     def give_back(self, granted: Granted) -> None:
         """Settle a reservation that upstream never heard of."""
@@ -211,14 +222,21 @@ class Ledger:
     def _now(self) -> float:
         return time.monotonic() + self._clock_ahead
 
-    def _alone(self, group: str, cost: Cost, candidates: Sequence[Candidate]) -> Granted | Refused:
+    def _owner(self, name: str) -> str:
+        return f"{self._name}/{name}" if name else ""
+
+    def _stored(self, moment: float) -> float:
+        """A moment of our monotonic clock by the store's."""
+        return moment + self._clock_ahead
+
+    def _alone(self, group: str, cost: Cost, candidates: Sequence[Candidate], leave: float) -> Granted | Refused:
         """From this process's share, which is owed."""
         if self._local is None:
             raise StoreUnavailable("the store does not answer")
         if not self._local_since:
             self._local_since = True
             self._local.begin(self.replicas)
-        return self._local.reserve(group, cost, candidates, self._now())
+        return self._local.reserve(group, cost, candidates, self._now(), leave)
 
     def _pay(self) -> None:
         """The store is back: charge there what was taken without it."""

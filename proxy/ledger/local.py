@@ -49,11 +49,13 @@ class LocalBudgets:
         self._share = 1.0 / max(1, replicas)
         self._buckets.clear()
 
-    def reserve(self, group: str, cost: Cost, candidates: Sequence[Candidate], now: float) -> Granted | Refused:
+    def reserve(
+        self, group: str, cost: Cost, candidates: Sequence[Candidate], now: float, leave: float = 0.0
+    ) -> Granted | Refused:
         soonest, which = NEVER, None
         for candidate in candidates:
             bucket, limits = self._bucket(candidate, group, now)
-            wait, dimension = bucket.wait(cost, limits, candidate.burst_s)
+            wait, dimension = bucket.wait(cost, limits, candidate.burst_s, leave)
             if wait <= 0:
                 bucket.take(cost)
                 debt = self.owed.setdefault((candidate.account, group), Debt(candidate))

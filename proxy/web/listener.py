@@ -34,6 +34,7 @@ class Connection(web.RequestHandler):
             last = self._messages[-1][0]
             if isinstance(last, _ErrInfo):
                 request.content.set_exception(last.exc)
+                request.content.feed_eof()  # else aiohttp reads on after the answer, and logs what it finds
 
     def handle_error(
         self,

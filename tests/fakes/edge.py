@@ -46,10 +46,10 @@ def says(status: int, document: Any, **headers: str) -> Reply:
 
 
 def error(
-    status: int, code: str | None, message: str = "", type: str = "invalid_request_error", **headers: str
-) -> Reply:  # noqa: A002
-    """OpenAI's error shape."""
-    said = {"message": message or f"This is {code}.", "type": type, "param": None, "code": code}
+    status: int, code: str | None, message: str = "", kind: str = "invalid_request_error", **headers: str
+) -> Reply:
+    """OpenAI's error shape; `kind` is its `type`."""
+    said = {"message": message or f"This is {code}.", "type": kind, "param": None, "code": code}
     return says(status, {"error": said}, **headers)
 
 

@@ -4,7 +4,7 @@
         client = await house.ask()
         assert await house.taken("a") == (1, 30)                      # requests and tokens its bucket is short of
 
-Each account may have 1,000 requests and 1,000,000 tokens a day: refilled so slowly that a test can count what was taken.
+Each account may have 1,000 requests and 1,000,000 tokens a day: refilled so slowly that a test can count them.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class House:
             self.settings.pool,
             patience_s=self.settings.store_patience,
             observer=self.recorder,
-            on_version=lambda: self.roster.version_moved(),
+            on_version=lambda: self.roster.version_moved(),  # noqa: PLW0108 - there is no roster yet
         )
         known, self.secrets = keyring(self.settings)
         self.roster = Roster(self.ledger, self.settings, known, self.recorder)

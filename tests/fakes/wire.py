@@ -1,4 +1,4 @@
-"""HTTP as bytes on both sides of the real listener: an upstream that answers with exact bytes, a client that sends them.
+"""HTTP as bytes on both sides of the real listener: an upstream and a client that say exactly what they are told.
 
 async with open_wire(valkey_url) as wire:
     wire.upstream.answer = b"HTTP/1.1 204 No Content\\r\\n\\r\\n"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from proxy.domain import retry
-from tests.fakes.edge import DONE, Client, Reply, chat_answer, chat_body, delta, error, failure, fails, stream
+from tests.fakes.edge import DONE, Client, Reply, chat_answer, chat_body, delta, error, fails, failure, stream
 
 JSON = (("Content-Type", "application/json"),)
 
@@ -80,7 +80,7 @@ TABLE = [
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 async def test_a_broken_attempt(open_pool, row):
-    """If the first attempt breaks like this, I expect a second one or a clear error, and its budget kept or given back."""
+    """If the first attempt breaks like this, I expect a second one or a clear error, its budget kept or given back."""
     pool = await open_pool({"a": 1})
     pool.upstream.next(row.reply)
     client = await pool.ask(row.client())
@@ -103,7 +103,7 @@ async def test_a_broken_attempt(open_pool, row):
         error(401, "invalid_api_key"),
         error(429, "insufficient_quota"),
         error(429, "rate_limit_exceeded", retry_after="7"),
-        error(500, None, type="server_error"),
+        error(500, None, kind="server_error"),
     ],
     ids=["dead key", "no money", "rate limit", "server error"],
 )
@@ -113,7 +113,7 @@ async def test_a_streamed_body_is_never_sent_twice(open_pool, reply):
     client = await pool.ask(upload())
     assert len(pool.upstream.sent) == 1
     assert pool.upstream.sent[0].body == b"--x\r\ndata\r\n--x--"
-    if reply.status in {401} or b"quota" in reply.pieces[0]:
+    if reply.status == 401 or b"quota" in reply.pieces[0]:
         assert (client.status, client.error["code"]) == (503, "upstream_key_refused")
         assert client.header("x-should-retry") == "true"
     else:

@@ -31,10 +31,6 @@ class Row:
     rests_s: float = 0.0
 
 
-def refused(status: int, code: str | None, message: str = "", type: str = "invalid_request_error", **headers: str):  # noqa: A002
-    return error(status, code, message, type, **headers)
-
-
 TPM_REACHED = (
     "Rate limit reached for gpt-4o in organization org-x on tokens per min (TPM): "
     "Limit 30000, Used 29554, Requested 3082. Please try again in 9.816s."
@@ -45,40 +41,40 @@ NO_MODEL = "The model `gpt-4o` does not exist or you do not have access to it."
 COUNTRY = "Country, region, or territory not supported"
 
 TABLE = [
-    Row("a rate limit", refused(429, "rate_limit_exceeded", TPM_REACHED, "tokens"), MOVES_ON, BACK, None, 9.816),
-    Row("retry-after wins over the text", refused(429, "rate_limit_exceeded", TPM_REACHED, "tokens", retry_after="56"),
+    Row("a rate limit", error(429, "rate_limit_exceeded", TPM_REACHED, "tokens"), MOVES_ON, BACK, None, 9.816),
+    Row("retry-after wins over the text", error(429, "rate_limit_exceeded", TPM_REACHED, "tokens", retry_after="56"),
         MOVES_ON, BACK, None, 56.0),
-    Row("a rate limit without a time", refused(429, "rate_limit_exceeded", "Too many.", "requests"),
+    Row("a rate limit without a time", error(429, "rate_limit_exceeded", "Too many.", "requests"),
         MOVES_ON, BACK, None, 5.0),
     Row("a 429 nobody explains", Reply(429, pieces=[b"<html>busy</html>"]), MOVES_ON, BACK, None, 5.0),
-    Row("traffic grew too fast", refused(429, "slow_down", "Slow down.", "rate_limit_error", retry_after="7"),
+    Row("traffic grew too fast", error(429, "slow_down", "Slow down.", "rate_limit_error", retry_after="7"),
         MOVES_ON, BACK, None, 7.0),
-    Row("no credit", refused(429, "credit_balance_exhausted", "You have no credits remaining.", "insufficient_quota"),
+    Row("no credit", error(429, "credit_balance_exhausted", "You have no credits remaining.", "insufficient_quota"),
         MOVES_ON, BACK, ("account", State.QUARANTINED)),
-    Row("quota, old wording", refused(429, "insufficient_quota", QUOTA, "insufficient_quota"),
+    Row("quota, old wording", error(429, "insufficient_quota", QUOTA, "insufficient_quota"),
         MOVES_ON, BACK, ("account", State.QUARANTINED)),
-    Row("a project's spend limit", refused(429, "project_spend_limit_exceeded", "", "insufficient_quota"),
+    Row("a project's spend limit", error(429, "project_spend_limit_exceeded", "", "insufficient_quota"),
         MOVES_ON, BACK, ("account", State.QUARANTINED)),
-    Row("an invalid key", refused(401, "invalid_api_key", "Incorrect API key provided: sk-***."),
+    Row("an invalid key", error(401, "invalid_api_key", "Incorrect API key provided: sk-***."),
         MOVES_ON, BACK, ("key", State.REMOVED)),
-    Row("a deactivated account", refused(401, "account_deactivated", DEACTIVATED),
+    Row("a deactivated account", error(401, "account_deactivated", DEACTIVATED),
         MOVES_ON, BACK, ("account", State.REMOVED)),
-    Row("terminated, as 429", refused(429, None, "Your access was terminated due to violation of our policies", "x"),
+    Row("terminated, as 429", error(429, None, "Your access was terminated due to violation of our policies", "x"),
         MOVES_ON, BACK, ("account", State.REMOVED)),
-    Row("a 401 without a reason", refused(401, None, "Invalid Authentication"), MOVES_ON, BACK, ("key", State.SUSPECT)),
-    Row("no access to the model", refused(404, "model_not_found", NO_MODEL), MOVES_ON, BACK),
-    Row("our country", refused(403, "unsupported_country_region_territory", COUNTRY, "request_forbidden"),
+    Row("a 401 without a reason", error(401, None, "Invalid Authentication"), MOVES_ON, BACK, ("key", State.SUSPECT)),
+    Row("no access to the model", error(404, "model_not_found", NO_MODEL), MOVES_ON, BACK),
+    Row("our country", error(403, "unsupported_country_region_territory", COUNTRY, "request_forbidden"),
         MOVES_ON, BACK),
-    Row("a wrong project header", refused(401, "mismatched_project", "OpenAI-Project header should match project"),
+    Row("a wrong project header", error(401, "mismatched_project", "OpenAI-Project header should match project"),
         MOVES_ON, BACK),
-    Row("OpenAI's own fault", refused(500, None, "The server had an error", "server_error"), MOVES_ON, KEPT),
-    Row("overloaded", refused(503, "server_is_overloaded", "", "service_unavailable_error"), MOVES_ON, KEPT),
-    Row("the caller's mistake", refused(400, "invalid_value", "Invalid value: 'temperature'"), STAYS, BACK),
-    Row("nothing there", refused(404, None, "Invalid URL (POST /v1/chat/completion)"), STAYS, BACK),
-    Row("too much text", refused(413, None, "Request too large"), STAYS, BACK),
-    Row("a policy refusal", refused(400, "invalid_prompt", "Invalid prompt: flagged"), STAYS, BACK),
-    Row("a content filter", refused(400, "content_policy_violation", "Your request was rejected"), STAYS, BACK),
-    Row("another account's object", refused(400, "previous_response_not_found", "Previous response with id 'r'"),
+    Row("OpenAI's own fault", error(500, None, "The server had an error", "server_error"), MOVES_ON, KEPT),
+    Row("overloaded", error(503, "server_is_overloaded", "", "service_unavailable_error"), MOVES_ON, KEPT),
+    Row("the caller's mistake", error(400, "invalid_value", "Invalid value: 'temperature'"), STAYS, BACK),
+    Row("nothing there", error(404, None, "Invalid URL (POST /v1/chat/completion)"), STAYS, BACK),
+    Row("too much text", error(413, None, "Request too large"), STAYS, BACK),
+    Row("a policy refusal", error(400, "invalid_prompt", "Invalid prompt: flagged"), STAYS, BACK),
+    Row("a content filter", error(400, "content_policy_violation", "Your request was rejected"), STAYS, BACK),
+    Row("another account's object", error(400, "previous_response_not_found", "Previous response with id 'r'"),
         STAYS, BACK),
 ]  # fmt: skip
 
@@ -137,9 +133,9 @@ async def test_a_good_answer_that_tells_no_usage_stays_charged_as_reserved(open_
 @pytest.mark.parametrize(
     ("reply", "siblings_out"),
     [
-        pytest.param(refused(401, "account_deactivated", DEACTIVATED), True, id="a dead account"),
-        pytest.param(refused(429, "insufficient_quota", QUOTA, "insufficient_quota"), True, id="an account's money"),
-        pytest.param(refused(401, "invalid_api_key"), False, id="a dead key"),
+        pytest.param(error(401, "account_deactivated", DEACTIVATED), True, id="a dead account"),
+        pytest.param(error(429, "insufficient_quota", QUOTA, "insufficient_quota"), True, id="an account's money"),
+        pytest.param(error(401, "invalid_api_key"), False, id="a dead key"),
     ],
 )
 async def test_the_keys_of_one_account_leave_together_where_the_account_is_what_failed(open_pool, reply, siblings_out):

@@ -3,9 +3,10 @@
 -- KEYS[1]  qp:{pool}            prefix; every other key of the pool carries the same hash tag, hence the same slot
 -- ARGV[1]  batch id             repeated, the first answer is returned and nothing is done again
 -- ARGV[2]  msgpack array of items, done in order; an item never raises, since Lua does not roll back
---   reserve {1, group, requests, tokens, images, may_try_resting, jitter, candidates, forget}
+--   reserve {1, group, requests, tokens, images, may_try_resting, jitter, candidates, forget, leave, owner, arrived}
 --           candidates: {account, key, account_fingerprint, key_fingerprint, burst_s, rpm, tpm, rpd, tpd, ipm}
 --           a limit of -1: nobody wrote one
+--           leave: share of each budget that must stay for others; owner: '' or who stands in line; arrived: its second
 --           forget: accounts hinted at before that the caller cannot ask; they are hinted at again once somebody can
 --   settle  {2, group, account, burst_s, rpm, tpm, rpd, tpd, ipm, back_requests, back_tokens, back_images, unused_tokens,
 --            cool_s, reserved_at, evidence, event}
@@ -14,12 +15,15 @@
 --           evidence: {{dimension 1..6, limit, remaining, kept, corrected, charged, recent, taught_kept, taught_corrected}, ...}
 --             the last six as the reserve's moments; kept -1e18: was unbounded
 --           event: 0 nothing, 1 headerless (answered well, named no limits), 2 slow_down, 3 refused for a shorter span
+--   release {3, group, owner}     owner left the line: what it claimed is free
 --
 -- Stored
 --   qp:{pool}:b2:<account>:<group>  msgpack map, the fields of domain/bucket.py's Bucket; -1e18: no level (unbounded);
 --                                   learned -1: unknown, 1e18: upstream names none
 --   qp:{pool}:next:<group>          sorted set: account -> second at which a request like its last one fits;
 --                                   forgotten ten minutes after the group's last reserve
+--   qp:{pool}:claims:<group>        hash: account -> msgpack {owner, arrived, until}: who stands in line and gets its next room;
+--                                   whoever came later leaves that account alone, in whichever replica
 --   qp:{pool}:buckets               set of msgpack {account, group}: which buckets exist, for those who look at all
 --   qp:{pool}:states                hash, see state.lua; read here
 --   qp:{pool}:version, :epoch       see state.lua; read here
@@ -32,6 +36,7 @@
 --   reserve refused {0, wait_s (-1: never), dimension 0..6, hints, dead}
 --           hints: accounts that may be ready now; dead: candidates (1..) whose key may not be used
 --   settle          {2, headroom}
+--   release         {3}
 --
 -- The arithmetic and its constants are domain/bucket.py's, which is its specification.
 
@@ -147,13 +152,14 @@ local function level_of(b, i)
 end
 
 -- seconds until `cost` fits (-1: never), and the dimension that decides (0: a cool-down)
-local function wait_for(b, cost, written, burst_s)
+local function wait_for(b, cost, written, burst_s, leave)
   local longest, which = max(0, b.cool - b.at), 0
   for i = 1, N do
     local amount, level = cost[i], level_of(b, i)
     if amount > 0 and level > -UNBOUNDED then
       if amount > limit_of(b, written, i) then return -1, i end
-      local need = min(amount + b.margin[i], depth_of(b, written, i, burst_s))
+      local full = depth_of(b, written, i, burst_s)
+      local need = min(amount + b.margin[i] + leave * full, full)
       if level < need then
         local wait = (need - level) / rate_of(b, written, i)
         if wait > longest then longest, which = wait, i end
@@ -234,8 +240,38 @@ local function moments(b)
   return flat
 end
 
+-- the claims that keep this caller from an account, and its own; the stale ones go
+local function claims_against(claims_key, owner, arrived)
+  local held = {}
+  if redis.call('EXISTS', claims_key) == 0 then return held end
+  local raw = redis.call('HGETALL', claims_key)
+  for r = 1, #raw, 2 do
+    local claim = cmsgpack.unpack(raw[r + 1])
+    if claim[3] < clock then
+      redis.call('HDEL', claims_key, raw[r])
+    elseif claim[1] == owner or claim[2] < arrived then
+      held[raw[r]] = claim
+    end
+  end
+  return held
+end
+
+local CLAIM_S, CLAIM_GRACE_S = 1, 0.15
+
+-- whoever stands in line and was refused gets the next room of the account that has it soonest
+local function claim(claims_key, claims, owner, arrived, account, wait)
+  for held, by in pairs(claims) do
+    if by[1] == owner and held ~= account then redis.call('HDEL', claims_key, held) end
+  end
+  redis.call('HSET', claims_key, account, cmsgpack.pack({owner, arrived, clock + min(wait, CLAIM_S) + CLAIM_GRACE_S}))
+  redis.call('PEXPIRE', claims_key, 5000)
+end
+
 local function reserve(item)
   local group, may_try, jitter, candidates = item[2], item[6], item[7], item[8]
+  local leave, owner, arrived = item[10], item[11], item[12]
+  local claims_key = prefix .. ':claims:' .. group
+  local claims, best, best_wait = claims_against(claims_key, owner, arrived), nil, 0
   local requests, tokens, images = item[3], item[4], item[5]
   local cost = {requests, tokens, requests, tokens, images, tokens}
   local next_key = prefix .. ':next:' .. group
@@ -248,10 +284,14 @@ local function reserve(item)
     if use == 0 then
       dead[#dead + 1] = n
       redis.call('ZREM', next_key, account)
+    elseif claims[account] and claims[account][1] ~= owner then
+      fits_somewhere = true
+      local wait = max(0.01, claims[account][3] - clock)
+      if soonest < 0 or wait < soonest then soonest, dimension = wait, 0 end
     else
       local bucket_key = prefix .. ':b2:' .. account .. ':' .. group
       local b, is_new = load_bucket(bucket_key, written, burst_s)
-      local wait, which = wait_for(b, cost, written, burst_s)
+      local wait, which = wait_for(b, cost, written, burst_s, leave)
       if wait == 0 then
         for i = 1, N do
           add(b, i, -cost[i], -cost[i])
@@ -260,7 +300,8 @@ local function reserve(item)
         end
         save_bucket(bucket_key, b, account, group)
         if use == 2 then note_trial(account, key, jitter) end
-        local again = wait_for(b, cost, written, burst_s)
+        if claims[account] then redis.call('HDEL', claims_key, account) end
+        local again = wait_for(b, cost, written, burst_s, leave)
         redis.call('ZADD', next_key, b.at + max(0, again), account)
         redis.call('PEXPIRE', next_key, INVENTED_TTL_MS)
         return {1, n, b.at, headroom(b, written), use == 2, moments(b)}
@@ -269,6 +310,7 @@ local function reserve(item)
       if is_new and start_low then save_bucket(bucket_key, b, account, group) end
       if wait > 0 then
         fits_somewhere = true
+        if not best or wait < best_wait then best, best_wait = account, wait end
         redis.call('ZADD', next_key, b.at + wait, account)
         if soonest < 0 or wait < soonest then soonest, dimension = wait, which end
       elseif not fits_somewhere then
@@ -276,6 +318,7 @@ local function reserve(item)
       end
     end
   end
+  if owner ~= '' and best then claim(claims_key, claims, owner, arrived, best, best_wait) end
   -- Accounts that were not asked but may be ready sooner: the caller knows their keys and asks again.
   local hints = {}
   redis.call('ZREMRANGEBYSCORE', next_key, '-inf', clock - UNHEARD_S)
@@ -375,10 +418,19 @@ local function settle(item)
   return {2, headroom(b, written)}
 end
 
+local function release(item)
+  local claims_key = prefix .. ':claims:' .. item[2]
+  local raw = redis.call('HGETALL', claims_key)
+  for r = 1, #raw, 2 do
+    if cmsgpack.unpack(raw[r + 1])[1] == item[3] then redis.call('HDEL', claims_key, raw[r]) end
+  end
+  return {3}
+end
+
+local DO = {reserve, settle, release}
 local results = {}
 for n, item in ipairs(cmsgpack.unpack(ARGV[2])) do
-  local done = item[1] == 1 and reserve or settle
-  results[n] = done(item)
+  results[n] = DO[item[1]](item)
 end
 local version = redis.call('GET', prefix .. ':version') or '0'
 local answer = cmsgpack.pack({tonumber(version), epoch, clock, results})
