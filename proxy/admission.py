@@ -236,6 +236,7 @@ class Admission:
             waiter.future.set_result(answer)
         else:
             line.waiting.leave(waiter)
+            self._ledger.release(waiter.want.group, waiter.name)
             waiter.future.set_exception(answer)
         return None
 

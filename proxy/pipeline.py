@@ -10,35 +10,46 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 from proxy.admission import Admission, NobodyLeft, NoRoom, TooLarge, Want
+from proxy.denials import failed, no_room, nobody_left, not_served
 from proxy.domain import retry
-from proxy.domain.quantities import NOTHING, Certainty, Cost, Dimension, Usage
+from proxy.domain.quantities import NOTHING, Certainty, Cost
 from proxy.domain.retry import Attempts, Budget, Step
 from proxy.domain.trip import Leg, Trip
-from proxy.domain.verdict import OK, Kind, Verdict
+from proxy.domain.verdict import Kind
 from proxy.gate import Gate
-from proxy.ledger.ledger import Event, Granted, Ledger, Observed, StoreUnavailable
-from proxy.openai import ratelimits, replies
+from proxy.job import Job, read_job, want_of
+from proxy.ledger.ledger import Granted, Ledger, Observed, StoreUnavailable
+from proxy.openai import replies
 from proxy.openai.classify import classify, classify_stream_error
 from proxy.openai.encoding import decoded
-from proxy.openai.endpoints import Endpoint, resolve
+from proxy.openai.endpoints import resolve
 from proxy.openai.headers import Header, downward, upward
 from proxy.openai.replies import ProxyError
-from proxy.openai.requests import InvalidRequest, inject_include_usage, peek_model, read_request
 from proxy.openai.sse import StreamRelay
+from proxy.outcome import (
+    ABOUT_THE_KEY,
+    DID_NO_WORK,
+    NOT_CHARGED,
+    NOT_THIS_ACCOUNT,
+    Held,
+    Outcome,
+    event_of,
+    held_event,
+    observed_in,
+)
+from proxy.rates import PoolRates
 from proxy.refusal import Refusal
-from proxy.relay import UNSEEN, Downstream, Passed, pass_bytes, pass_json, pass_stream
+from proxy.relay import Downstream, Passed, pass_bytes, pass_json, pass_stream
 from proxy.roster import Roster
 from proxy.settings import Settings
 from proxy.upstream.credentials import Credentials
 from proxy.upstream.http import Answer, Upstream, UpstreamFailure, read_body
 
-NO_MODEL: Final = "-"  # the model group of requests that name no model
-_LONGEST_MODEL: Final = 128  # characters of a model name that make its group
 _ERROR_BODY: Final = 2**20  # an error answer is read up to here
 _DEFAULT_COOL_S: Final = 5.0  # a rate limit that names no time
 _MOST_IDLE: Final = 8  # connections that one request may find closed under it
@@ -59,55 +70,6 @@ class TripObserver(Protocol):
     def stream_opened(self, change: int) -> None: ...
 
 
-@dataclass(slots=True)
-class Job:
-    """A request that passed the gate. `body` None: it streams from the client and cannot be sent twice."""
-
-    endpoint: Endpoint
-    body: bytes | None
-    stream: AsyncIterator[bytes] | None
-    model: str
-    group: str
-    cost: Cost
-    replayable: bool
-    streamed: bool = False
-    strip_usage: bool = False
-    length: str | None = None
-    retrying: bool = False  # holds one place of the retry budget
-
-
-@dataclass(slots=True)
-class Held:
-    """An upstream error, read but not passed on yet: the client's answer if nobody does better."""
-
-    status: int
-    reason: str
-    headers: list[Header]
-    body: bytes
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How one attempt ended. What stays unknown remains charged: `usage` is AT_LEAST nothing until told better."""
-
-    verdict: Verdict = OK
-    failure: UpstreamFailure | None = None
-    report: asyncio.Task[None] | None = None  # the store is being told of a verdict
-    delivered: bool = False  # the client has its answer, or as much of it as there was
-    held: Held | None = None
-    usage: Usage = UNSEEN
-    cool_s: float = 0.0
-
-
-# No work was done upstream: the tokens go back, the request itself counts ("unsuccessful requests contribute to your
-# per-minute limit", OpenAI's rate limit guide).
-_DID_NO_WORK: Final = frozenset(Kind) - {Kind.OK, Kind.SERVICE}
-# Refused at the door. What the caller did wrong (400, 404) may have been charged: only usage says it was not.
-_NOT_CHARGED: Final = _DID_NO_WORK - {Kind.REQUEST, Kind.STATE}
-_NOT_THIS_ACCOUNT: Final = frozenset({Kind.MODEL, Kind.TOO_LARGE, Kind.EGRESS, Kind.HEADER, Kind.STATE})
-_ABOUT_THE_KEY: Final = frozenset({Kind.MONEY, Kind.DEAD, Kind.SUSPECT, Kind.HEADER})
-
-
 class Pipeline:
     """Serves requests with one pool. All its parts are given to it; it owns none."""
 
@@ -124,8 +86,7 @@ class Pipeline:
         observer: TripObserver,
         clean: Callable[[bytes], bytes],
     ) -> None:
-        self.settings = settings
-        self.credentials = credentials
+        self.configure(settings, credentials)
         self._gate = gate
         self._roster = roster
         self._admission = admission
@@ -134,16 +95,23 @@ class Pipeline:
         self._observer = observer
         self._clean = clean
         self._retries = Budget(settings.retry.budget)
+        self._rates = PoolRates(roster.pool)
         self._rng = random.Random()
+
+    def configure(self, settings: Settings, credentials: Credentials) -> None:
+        """Take a configuration, at the start or while requests are under way."""
+        self.settings = settings
+        self.credentials = credentials
+        self._known_clients = {client.id: client for client in settings.clients}
 
     async def serve(self, down: Downstream, trip: Trip) -> None:
         """Answer one request. Raises Refusal for what the proxy answers itself."""
         trip.client = self._gate.enter(down.headers)  # 401, 403
         endpoint = resolve(down.method, down.target)
         if isinstance(endpoint, ProxyError):
-            raise Refusal(endpoint, _with_base_url(endpoint, down.headers))  # 403, 404, 405
+            raise not_served(endpoint, down.headers)  # 403, 404, 405
         trip.endpoint = endpoint.name
-        job = await self._read(down, endpoint)  # 400, 413
+        job = await read_job(down, endpoint, self.settings, self._roster)  # 400, 413
         trip.model, trip.streamed = job.model, job.streamed
         self._retries.active += 1
         attempts = Attempts()
@@ -153,47 +121,10 @@ class Pipeline:
             self._retries.active -= 1
             self._end_retry(job)
 
-    # ---- read and estimate
-
-    async def _read(self, down: Downstream, endpoint: Endpoint) -> Job:
-        """What the request is and what it will cost. Raises Refusal."""
-        headers = down.headers
-        is_json = headers.get("Content-Type", "").partition(";")[0].strip().lower() == "application/json"
-        has_body = headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
-        if not has_body and endpoint.estimate is None:
-            return Job(endpoint, b"", None, "", NO_MODEL, Cost(), endpoint.replayable)
-        encoded = "Content-Encoding" in headers
-        if endpoint.estimate is None and not (is_json and endpoint.json_body and not encoded):
-            length = headers.get("Content-Length")
-            return Job(endpoint, None, down.stream(), "", NO_MODEL, Cost(), replayable=False, length=length)
-        body = await down.read(self.settings.max_json_body)
-        if endpoint.estimate is None:
-            model, streamed = peek_model(body)
-            model = model[:_LONGEST_MODEL]
-            group = self.settings.group_of(model) if model else NO_MODEL
-            return Job(endpoint, body, None, model, group, Cost(), endpoint.replayable, streamed)
-        try:
-            facts = read_request(endpoint.estimate, body)
-        except InvalidRequest as invalid:
-            raise Refusal(replies.INVALID_JSON, str(invalid), param=invalid.param) from invalid
-        model = facts.model[:_LONGEST_MODEL]
-        inject = facts.stream and not facts.asked_usage and endpoint.dialect == "chat" and self.settings.inject_usage
-        return Job(
-            endpoint,
-            inject_include_usage(body) if inject else body,
-            None,
-            model,
-            self.settings.group_of(model),
-            facts.cost,
-            endpoint.replayable and not (endpoint.replay_asks_body and facts.stateful),
-            facts.stream,
-            strip_usage=inject,
-        )
-
     # ---- one attempt after another
 
     async def _forward(self, down: Downstream, job: Job, trip: Trip, attempts: Attempts) -> None:
-        want = Want(job.group, job.model, job.cost, job.replayable, self.settings.queue.max_wait)
+        want = want_of(job, down.headers, trip.client, self._known_clients.get(trip.client), self.settings)
         held: Held | None = None
         while True:
             tried = attempts.refusals + attempts.failures > 0
@@ -211,10 +142,12 @@ class Pipeline:
             if outcome.delivered:
                 return
             self._end_retry(job)
+            if outcome.verdict.shared_group:
+                await self._roster.learn_group(job.model, outcome.verdict.shared_group)
             kind = outcome.verdict.kind
-            if kind not in _ABOUT_THE_KEY:  # what is wrong with one of our keys is no answer to a client
+            if kind not in ABOUT_THE_KEY:  # what is wrong with one of our keys is no answer to a client
                 held = outcome.held or held
-            if kind in _NOT_THIS_ACCOUNT:
+            if kind in NOT_THIS_ACCOUNT:
                 want.exclude.add(leg.account)
             if kind is Kind.TOO_LARGE and outcome.verdict.limit is not None:
                 # Only an account with a larger limit may be asked; our own estimate was too low.
@@ -244,20 +177,23 @@ class Pipeline:
     async def _admit(self, want: Want, trip: Trip, *, nobody_is_fine: bool) -> Granted | None:
         """A reservation. None: every account has refused this very request, so its last answer stands."""
         try:
-            return await self._admission.admit(want)
+            granted = await self._admission.admit(want)
         except NoRoom as full:
-            error = _NO_ROOM[full.reason]
-            raise Refusal(error, _no_room_message(error, full), retry_after_s=full.wait_s) from full
+            refusal = no_room(full)
+            refusal.also = self._rates.lines(want.group)
+            raise refusal from full
         except TooLarge as large:
             raise Refusal(replies.REQUEST_TOO_LARGE_FOR_POOL) from large
         except NobodyLeft as nobody:
             if nobody_is_fine and nobody.reason == "excluded":
                 return None
-            raise Refusal(_NOBODY[nobody.reason]) from nobody
+            raise nobody_left(nobody) from nobody
         except StoreUnavailable as gone:
             raise Refusal(replies.STORE_UNAVAILABLE, retry_after_s=1.0) from gone
         finally:
             trip.queued_s = want.stood_s
+        self._rates.heard(granted)
+        return granted
 
     async def _attempt(self, down: Downstream, job: Job, granted: Granted, leg: Leg, trip: Trip) -> Outcome:
         """Send the request with one key; pass a good answer on, or understand a bad one. Settles once, always."""
@@ -267,13 +203,17 @@ class Pipeline:
         credentials = self.credentials  # a reload in the meantime brings others
         started = time.monotonic()
         try:
-            answer = await self.upstream.send(down.method, down.target, self._headers(down, job, granted), _body(job))
-            leg.status, observed = answer.status, _observed(answer.headers)
+            answer = await self.upstream.send(down.method, down.target, self._headers(down, job, granted), job.to_send)
+            leg.status, observed = answer.status, observed_in(answer.headers)
             if observed and job.streamed and answer.status < 400:
                 self._ledger.observe(granted, observed)  # what a stream's headers say is old when it ends
                 observed = None
             secret = credentials.secret(granted.candidate.key)
             headers = downward(answer.headers, answer.headers.items(), secret=secret)
+            headers += self._rates.lines(job.group)
+            organization = answer.headers.get("openai-organization")
+            if organization is not None:
+                self._roster.heard_organization(leg.account, organization)
             leg.upstream_request_id = next((value for name, value in headers if name.lower() == "x-request-id"), "")
             if answer.status < 400:
                 self._end_retry(job)
@@ -334,7 +274,7 @@ class Pipeline:
                 outcome.verdict = classify_stream_error(self._clean(passed.late_error))
         if passed.error is not None:
             outcome.verdict = classify_stream_error(self._clean(passed.error))
-            outcome.held = _held_event(outcome.verdict, headers)
+            outcome.held = held_event(outcome.verdict, headers)
             return
         outcome.delivered = True
         self._observer.served(job.model)
@@ -365,8 +305,8 @@ class Pipeline:
             self._ledger.give_back(granted)
             return
         kind, tokens = outcome.verdict.kind, granted.cost.tokens
-        refused = kind in _NOT_CHARGED and not outcome.delivered
-        if kind in _DID_NO_WORK and not outcome.delivered:
+        refused = kind in NOT_CHARGED and not outcome.delivered
+        if kind in DID_NO_WORK and not outcome.delivered:
             outcome.usage = NOTHING
         unused = tokens - outcome.usage.total
         self._ledger.settle(
@@ -376,7 +316,7 @@ class Pipeline:
             cool_s=outcome.cool_s,
             observed=observed or (),
             refused=refused,
-            event=_event(outcome, granted.cost, status, observed),
+            event=event_of(outcome, granted.cost, status, observed),
         )
 
     def _next_step(self, job: Job, outcome: Outcome, attempts: Attempts) -> Step:
@@ -406,11 +346,9 @@ class Pipeline:
     @staticmethod
     def _refuse_if_ours(outcome: Outcome, *, final: bool) -> None:
         """Raise Refusal where upstream's own answer, if there is one, would mislead the client."""
-        failure = outcome.failure
-        if failure is not None:
-            error = _FAILED.get(failure.reason, replies.UPSTREAM_PROTOCOL_ERROR)
-            raise Refusal(error, f"{error.cause} ({failure}.) {error.remedy}", final=final) from failure
-        if outcome.verdict.kind in _ABOUT_THE_KEY:
+        if (failure := outcome.failure) is not None:
+            raise failed(failure, final=final) from failure
+        if outcome.verdict.kind in ABOUT_THE_KEY:
             raise Refusal(replies.UPSTREAM_KEY_REFUSED)
 
     async def _answer(self, down: Downstream, held: Held, trip: Trip, *, final: bool) -> None:
@@ -445,99 +383,3 @@ class Pipeline:
         if job.length is not None:
             headers.append(("Content-Length", job.length))
         return headers
-
-
-_NO_ROOM: Final = {
-    "rate_limit": replies.RATE_LIMIT_EXCEEDED,
-    "queue_full": replies.QUEUE_FULL,
-    "queue_timeout": replies.QUEUE_TIMEOUT,
-}
-_NOBODY: Final = {
-    "money": replies.POOL_CREDIT_EXHAUSTED,
-    "spend_limit": replies.POOL_SPEND_LIMIT_REACHED,
-    "dead": replies.POOL_NO_USABLE_KEYS,
-    "suspect": replies.POOL_NO_USABLE_KEYS,
-    "excluded": replies.MODEL_NOT_AVAILABLE,
-}
-_FAILED: Final = {
-    "connect": replies.UPSTREAM_UNREACHABLE,
-    "tls": replies.UPSTREAM_UNREACHABLE,
-    "timeout": replies.UPSTREAM_TIMEOUT,
-}
-# Errors under HTTP 200 become what the same error is outside a stream.
-_STATUS_OF: Final = {
-    Kind.WAIT: 429,
-    Kind.SLOW_DOWN: 429,
-    Kind.TOO_LARGE: 429,
-    Kind.REQUEST: 400,
-    Kind.STATE: 400,
-    Kind.MODEL: 404,
-    Kind.SERVICE: 503,
-}
-
-
-def _with_base_url(error: ProxyError, headers: Mapping[str, str]) -> str:
-    """For a path that misses /v1 or has it twice: the base_url by which this client reaches us. Else ""."""
-    host = headers.get("Host", "")
-    if error is not replies.PATH_NOT_FOUND or not host:
-        return ""
-    scheme = "https" if headers.get("X-Forwarded-Proto") == "https" else "http"
-    return f"{error.cause} Set base_url to {scheme}://{host}/v1."
-
-
-def _held_event(verdict: Verdict, headers: list[Header]) -> Held:
-    """A stream that began with an error, as the same error is shown outside a stream."""
-    status = _STATUS_OF.get(verdict.kind, 500)
-    kind = "server_error" if status >= 500 else verdict.dimension or "invalid_request_error"
-    kept = [(name, value) for name, value in headers if name.lower() not in {"content-type", "x-quotapool-source"}]
-    body = replies.error_body(verdict.message or "The stream began with an error.", kind, verdict.reason)
-    return Held(status, "", [*kept, ("content-type", "application/json")], body)
-
-
-def _body(job: Job) -> bytes | AsyncIterator[bytes] | None:
-    return job.stream if job.body is None else (job.body or None)
-
-
-def _observed(headers: Mapping[str, str]) -> list[Observed]:
-    """What the rate headers say, as the ledger compares it."""
-    rates = ratelimits.read(headers)
-    seen: list[Observed] = []
-    if rates is None:
-        return seen
-    if rates.limit_requests is not None and rates.remaining_requests is not None:
-        dimension = Dimension.RPD if rates.requests_are_daily else Dimension.RPM
-        seen.append(Observed(dimension, rates.limit_requests, rates.remaining_requests))
-    if rates.limit_tokens is not None and rates.remaining_tokens is not None:
-        seen.append(Observed(Dimension.TPM, rates.limit_tokens, rates.remaining_tokens))
-    if rates.limit_project_tokens is not None and rates.remaining_project_tokens is not None:
-        seen.append(Observed(Dimension.PROJECT_TPM, rates.limit_project_tokens, rates.remaining_project_tokens))
-    return seen
-
-
-def _event(outcome: Outcome, cost: Cost, status: int, observed: Sequence[Observed] | None) -> Event:
-    """What else the answer taught about the account."""
-    verdict = outcome.verdict
-    if verdict.kind is Kind.SLOW_DOWN:
-        return Event.SLOW_DOWN
-    if verdict.kind is Kind.WAIT and not verdict.daily and observed:
-        # Refused although a minute's worth is left: it enforces a shorter span, 60 a minute as one a second, say.
-        enough = all(o.remaining >= cost.of(o.dimension) for o in observed if o.dimension is not Dimension.RPD)
-        return Event.SHORTER_SPAN if enough else Event.NOTHING
-    if verdict.kind is Kind.OK and 200 <= status < 300 and observed is not None and not observed:
-        return Event.HEADERLESS
-    return Event.NOTHING
-
-
-def _no_room_message(error: ProxyError, full: NoRoom) -> str:
-    """The catalogue's words with the pool's true wait."""
-    which = f" on {_DIMENSION_NAMES[full.dimension]}" if full.dimension else ""
-    return f"{error.cause.rstrip('.')}{which}. Please try again in {max(full.wait_s, 0.001):.3f}s."
-
-
-_DIMENSION_NAMES: Final = {
-    Dimension.RPM: "requests per min (RPM)",
-    Dimension.TPM: "tokens per min (TPM)",
-    Dimension.RPD: "requests per day (RPD)",
-    Dimension.TPD: "tokens per day (TPD)",
-    Dimension.IPM: "images per min (IPM)",
-}

@@ -30,6 +30,7 @@ class Refusal(Exception):
         self._retry_after_s = retry_after_s
         self._param = param
         self._final = final
+        self.also: list[tuple[str, str]] = []  # the pool's rate headers, where they are known
 
     def body(self) -> bytes:
         """OpenAI's error JSON."""
@@ -41,4 +42,4 @@ class Refusal(Exception):
             steer = [("x-should-retry", "false")]
         elif self._retry_after_s is not None and math.isfinite(self._retry_after_s):
             steer = replies.retry_headers(self._retry_after_s)
-        return [("content-type", "application/json"), ("x-quotapool-source", "proxy"), *steer]
+        return [("content-type", "application/json"), ("x-quotapool-source", "proxy"), *steer, *self.also]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from proxy.domain.pool import Key, Pool
@@ -24,6 +26,10 @@ class RosterObserver(Protocol):
 
     def state_changed(self, field: str, state: State, reason: str, details: Mapping[str, Any]) -> None: ...
 
+    def group_learned(self, model: str, group: str) -> None: ...
+
+    def same_organization(self, account: str, twin: str) -> None: ...
+
 
 class Roster:
     """Keys and accounts of the pool, with what the store knows of them.
@@ -41,23 +47,64 @@ class Roster:
         clients: ClientBook | None = None,
     ) -> None:
         self.pool = Pool()
-        self.pool.replace(keys, _weights(settings))
         self.ledger = ledger
         self._settings = settings
+        self._keys = tuple(keys)
+        self._said_groups: dict[str, str] = {}  # model -> group, from upstream's "(for limit X)"
+        self._organizations: dict[str, str] = {}
+        self._merged: dict[str, str] = {}  # account -> the one it turned out to be
         self._observer = observer
         self._rng = random.Random()
         self._clients = clients
-        self._candidates: dict[tuple[str, str], Candidate] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self._known_epoch = ""
         self._unreported: dict[str, tuple[Record, float]] = {}  # seen while the store was away
         self._reports: set[asyncio.Task[None]] = set()
+        self._candidates: dict[tuple[str, str], Candidate] = {}
+        self._replace_keys()
+
+    def _replace_keys(self) -> None:
+        self._candidates.clear()
+        keys = [replace(key, account=self._merged.get(key.account, key.account)) for key in self._keys]
+        self.pool.replace(keys, _weights(self._settings))
 
     def reload(self, settings: Settings, keys: Sequence[Key]) -> None:
         """Take a new configuration. Requests under way keep the keys they have."""
         self._settings = settings
-        self._candidates.clear()
-        self.pool.replace(keys, _weights(settings))
+        self._keys = tuple(keys)
+        self._replace_keys()
+
+    def group_of(self, model: str) -> str:
+        """The model group whose limit `model` shares: as upstream said, else as configured."""
+        said = self._said_groups.get(model)
+        return self._settings.group_of(model) if said is None else said
+
+    async def learn_group(self, model: str, shared: str) -> None:
+        """Upstream refused `model` "for limit `shared`": they share a bucket. All replicas hear of it."""
+        group = self._settings.group_of(shared)
+        if (
+            not model
+            or self.group_of(model) == group
+            or any(model in members for members in self._settings.groups.values())
+        ):
+            return
+        self._said_groups[model] = group
+        self._observer.group_learned(model, group)
+        with contextlib.suppress(StoreUnavailable):
+            await self.ledger.tell_group(model, group)
+
+    def heard_organization(self, account: str, organization: str) -> None:
+        """An answer names the organisation behind an account. Two accounts of one share its limits, told or not."""
+        if self._organizations.get(account) == organization or account not in self.pool.accounts:
+            return
+        twin = next((a for a, o in self._organizations.items() if o == organization and a != account), None)
+        self._organizations[account] = organization
+        if twin is None:
+            return
+        self._observer.same_organization(account, twin)
+        if self._settings.merge_organizations:
+            self._merged[account] = self._merged.get(twin, twin)
+            self._replace_keys()
 
     def candidate(self, key: Key, group: str) -> Candidate:
         """The key as the ledger wants it, with the limits somebody wrote. Remembered until the next reload."""
@@ -100,6 +147,7 @@ class Roster:
             await self.ledger.change_state(field, record, rest_s=rest, fingerprint=record.fingerprint)
             self._unreported.pop(field, None)
         self.pool.apply_states(await self.ledger.records())
+        self._said_groups = await self.ledger.told_groups()
         if self._clients is not None:
             await self._with_clients(self._clients.refresh)
 

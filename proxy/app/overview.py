@@ -36,6 +36,10 @@ class Silent:
 
     def state_changed(self, field: str, state: State, reason: str, details: Mapping[str, Any]) -> None: ...
 
+    def group_learned(self, model: str, group: str) -> None: ...
+
+    def same_organization(self, account: str, twin: str) -> None: ...
+
 
 class Overview:
     """A view from above on one pool. `metrics_dir` is where the workers count."""

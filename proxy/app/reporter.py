@@ -91,6 +91,17 @@ class Reporter:
 
     # ---- the pool
 
+    def group_learned(self, model: str, group: str) -> None:
+        _log.info("upstream says that a model shares a limit", model=model, group=group)
+
+    def same_organization(self, account: str, twin: str) -> None:
+        _log.warning(
+            "two accounts belong to one OpenAI organisation and share its limits",
+            account=account,
+            twin=twin,
+            remedy="give their keys the same account, or set merge_organizations: true",
+        )
+
     def state_changed(self, field: str, state: State, reason: str, details: Mapping[str, Any]) -> None:
         if state is State.REMOVED:
             self._metrics.keys_removed[reason].inc()

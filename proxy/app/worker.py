@@ -125,7 +125,7 @@ class Worker:
         old, self.settings = self.settings, settings
         self._know_secrets(settings, "")
         keys, secrets = keyring(settings)
-        self.pipeline.settings, self.pipeline.credentials = settings, Credentials(secrets)
+        self.pipeline.configure(settings, Credentials(secrets))
         self.roster.reload(settings, keys)
         self.admission.max_waiting = settings.queue.max_waiting
         if (old.upstream, old.timeouts) != (settings.upstream, settings.timeouts):

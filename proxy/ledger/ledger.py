@@ -279,6 +279,16 @@ class Ledger:
         raw = await self._patiently(lambda: self.store.client.hgetall(f"{self.prefix}:states"))
         return {_text(name): _record(value) for name, value in raw.items()}
 
+    async def tell_group(self, model: str, group: str) -> None:
+        """Remember for all replicas that `model` shares the limit of `group`. Raises StoreUnavailable."""
+        await self._patiently(lambda: self.store.client.hset(f"{self.prefix}:groups", model, group))
+        self._note(int(await self._patiently(lambda: self.store.client.incr(f"{self.prefix}:version"))), self.epoch)
+
+    async def told_groups(self) -> dict[str, str]:
+        """Model -> group, as upstream's messages told. Raises StoreUnavailable."""
+        raw = await self._patiently(lambda: self.store.client.hgetall(f"{self.prefix}:groups"))
+        return {_text(model): _text(group) for model, group in raw.items()}
+
     async def begin_epoch(self, *, reseeded: bool) -> str:
         """Mark the store as one that remembers, unless it is marked. A reseeded one starts new buckets low for two
         minutes. Returns the epoch in force. Raises StoreUnavailable."""

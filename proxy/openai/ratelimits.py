@@ -42,6 +42,17 @@ def parse_duration(text: str) -> float | None:
     return seconds
 
 
+def format_duration(seconds: float) -> str:
+    """Seconds as OpenAI writes them: `17ms`, `8.64s`, `6m0s`, `1h2m3s`."""
+    millis = max(0, round(seconds * 1000))
+    if millis < 1000:
+        return f"{millis}ms"
+    minutes, millis = divmod(millis, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{millis / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + text
+
+
 @dataclass(frozen=True, slots=True)
 class RateHeaders:
     """What one answer says of the buckets that admitted it. None where a header is absent or unreadable.

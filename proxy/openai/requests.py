@@ -56,6 +56,7 @@ class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     service_tier: str | None = None
     prompt_cache_key: str | None = None
     user: str | None = None
+    prompt_tokens: int = 0  # characters / 4: what the prompt alone is taken for
 
 
 class _Common(msgspec.Struct, gc=False):
@@ -259,6 +260,7 @@ def _facts(
         _text(r.service_tier),
         _text(r.prompt_cache_key),
         _text(r.user),
+        characters // CHARACTERS_PER_TOKEN,
     )
 
 

@@ -1,0 +1,69 @@
+"""Which of the proxy's own errors a situation becomes: no room, nobody left, upstream out of reach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from proxy.admission import NobodyLeft, NoRoom
+from proxy.domain.quantities import Dimension
+from proxy.openai import replies
+from proxy.openai.replies import ProxyError
+from proxy.refusal import Refusal
+from proxy.upstream.http import UpstreamFailure
+
+_NO_ROOM: Final = {
+    "rate_limit": replies.RATE_LIMIT_EXCEEDED,
+    "queue_full": replies.QUEUE_FULL,
+    "queue_timeout": replies.QUEUE_TIMEOUT,
+}
+_NOBODY: Final = {
+    "money": replies.POOL_CREDIT_EXHAUSTED,
+    "spend_limit": replies.POOL_SPEND_LIMIT_REACHED,
+    "dead": replies.POOL_NO_USABLE_KEYS,
+    "suspect": replies.POOL_NO_USABLE_KEYS,
+    "excluded": replies.MODEL_NOT_AVAILABLE,
+}
+_FAILED: Final = {
+    "connect": replies.UPSTREAM_UNREACHABLE,
+    "tls": replies.UPSTREAM_UNREACHABLE,
+    "timeout": replies.UPSTREAM_TIMEOUT,
+}
+
+
+def no_room(full: NoRoom) -> Refusal:
+    """429 with the pool's true wait."""
+    error = _NO_ROOM[full.reason]
+    which = f" on {_DIMENSION_NAMES[full.dimension]}" if full.dimension else ""
+    message = f"{error.cause.rstrip('.')}{which}. Please try again in {max(full.wait_s, 0.001):.3f}s."
+    return Refusal(error, message, retry_after_s=full.wait_s)
+
+
+def nobody_left(nobody: NobodyLeft) -> Refusal:
+    """429 where money is missing, 503 where no key is usable, 404 where no account has the model."""
+    return Refusal(_NOBODY[nobody.reason])
+
+
+def failed(failure: UpstreamFailure, *, final: bool) -> Refusal:
+    """502 or 504. `final`: we have retried; a client's retries would multiply ours."""
+    error = _FAILED.get(failure.reason, replies.UPSTREAM_PROTOCOL_ERROR)
+    return Refusal(error, f"{error.cause} ({failure}.) {error.remedy}", final=final)
+
+
+def not_served(error: ProxyError, headers: Mapping[str, str]) -> Refusal:
+    """403, 404, 405. A path that misses /v1 or has it twice is told the base_url by which this client reaches us."""
+    host = headers.get("Host", "")
+    if error is not replies.PATH_NOT_FOUND or not host:
+        return Refusal(error)
+    scheme = "https" if headers.get("X-Forwarded-Proto") == "https" else "http"
+    return Refusal(error, f"{error.cause} Set base_url to {scheme}://{host}/v1.")
+
+
+_DIMENSION_NAMES: Final = {
+    Dimension.RPM: "requests per min (RPM)",
+    Dimension.TPM: "tokens per min (TPM)",
+    Dimension.RPD: "requests per day (RPD)",
+    Dimension.TPD: "tokens per day (TPD)",
+    Dimension.IPM: "images per min (IPM)",
+    Dimension.PROJECT_TPM: "project tokens per min (TPM)",
+}

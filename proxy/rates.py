@@ -1,0 +1,97 @@
+"""The pool's own `x-ratelimit-*` headers: what a client may use, in the shape that OpenAI's clients read.
+
+One key's headers say nothing about the pool. So the buckets that grants show are added up for each model group, at
+most once a second, and the lines are kept; a request pays for a look in a dictionary. Accounts that this process has
+not used lately are taken to be like the others. `reset` is the time until full, as OpenAI's is.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+from proxy.domain.bucket import GUESS
+from proxy.domain.pool import Pool
+from proxy.domain.quantities import Dimension
+from proxy.ledger.ledger import Granted
+from proxy.openai.headers import Header
+from proxy.openai.ratelimits import format_duration
+
+_EVERY_S: Final = 1.0
+_MOST_GROUPS: Final = 1_000
+_SHOWN: Final = ((Dimension.RPM, "requests", GUESS[0]), (Dimension.TPM, "tokens", GUESS[1]))
+
+
+@dataclass(slots=True)
+class _Sight:
+    """One account's bucket as a grant showed it."""
+
+    limit: float
+    level: float
+    at: float
+
+
+@dataclass(slots=True)
+class _Group:
+    sights: dict[str, dict[Dimension, _Sight]] = field(default_factory=dict)
+    lines: list[Header] = field(default_factory=list)
+    due: float = 0.0
+
+
+class PoolRates:
+    """By model group."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._groups: dict[str, _Group] = {}
+
+    def heard(self, granted: Granted) -> None:
+        """A grant shows what its account has left."""
+        group = self._groups.get(granted.group)
+        if group is None:
+            if len(self._groups) > _MOST_GROUPS:
+                self._groups.clear()
+            group = self._groups[granted.group] = _Group()
+        now = time.monotonic()
+        sights = {}
+        for dimension, _, guess in _SHOWN:
+            moment = granted.moments.get(dimension)
+            if moment is not None:
+                written = granted.candidate.written[0 if dimension is Dimension.RPM else 1]
+                limits = [limit for limit in (written, granted.learned[dimension]) if limit >= 0]
+                sights[dimension] = _Sight(min(limits, default=guess), moment.kept, now)
+        group.sights[granted.candidate.account] = sights
+
+    def lines(self, name: str) -> list[Header]:
+        """The headers for an answer about this model group; none where no limits are known."""
+        group = self._groups.get(name)
+        if group is None:
+            return []
+        now = time.monotonic()
+        if now >= group.due:
+            group.due = now + _EVERY_S
+            group.lines = self._add_up(group, now)
+        return group.lines
+
+    def _add_up(self, group: _Group, now: float) -> list[Header]:
+        accounts = self._pool.accounts
+        group.sights = {name: sights for name, sights in group.sights.items() if name in accounts}
+        limits, rest, resets = [], [], []
+        for dimension, what, _ in _SHOWN:
+            seen = [
+                sights[dimension]
+                for name, sights in group.sights.items()
+                if dimension in sights and accounts[name].usable
+            ]
+            if not seen:
+                continue
+            limit = sum(s.limit for s in seen)
+            level = sum(min(s.limit, max(0.0, s.level + (now - s.at) * s.limit / 60)) for s in seen)
+            scale = max(1.0, self._pool.size / len(seen))
+            limits.append((f"x-ratelimit-limit-{what}", str(int(limit * scale))))
+            rest.append((f"x-ratelimit-remaining-{what}", str(int(level * scale))))
+            resets.append(
+                (f"x-ratelimit-reset-{what}", format_duration((limit - level) / limit * 60 if limit else 0.0))
+            )
+        return [*limits, *rest, *resets]
