@@ -227,6 +227,7 @@ class Admission:
             line.waiting.leave(waiter)
             if isinstance(answer, Granted):
                 self._ledger.give_back(answer)
+            self._ledger.release(waiter.want.group, waiter.name)  # the question may have come after the farewell
             return None
         if isinstance(answer, Refused):
             return wait_s

@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
-from proxy.domain.bucket import GUESS
 from proxy.domain.pool import Pool
 from proxy.domain.quantities import Dimension
 from proxy.ledger.ledger import Granted
@@ -20,7 +19,7 @@ from proxy.openai.ratelimits import format_duration
 
 _EVERY_S: Final = 1.0
 _MOST_GROUPS: Final = 1_000
-_SHOWN: Final = ((Dimension.RPM, "requests", GUESS[0]), (Dimension.TPM, "tokens", GUESS[1]))
+_SHOWN: Final = ((Dimension.RPM, "requests"), (Dimension.TPM, "tokens"))
 
 
 @dataclass(slots=True)
@@ -55,12 +54,13 @@ class PoolRates:
             group = self._groups[granted.group] = _Group()
         now = time.monotonic()
         sights = {}
-        for dimension, _, guess in _SHOWN:
+        for dimension, _ in _SHOWN:
             moment = granted.moments.get(dimension)
             if moment is not None:
                 written = granted.candidate.written[0 if dimension is Dimension.RPM else 1]
                 limits = [limit for limit in (written, granted.learned[dimension]) if limit >= 0]
-                sights[dimension] = _Sight(min(limits, default=guess), moment.kept, now)
+                if limits:  # else it is our own guess, which is nothing to tell
+                    sights[dimension] = _Sight(min(limits), moment.kept, now)
         group.sights[granted.candidate.account] = sights
 
     def lines(self, name: str) -> list[Header]:
@@ -78,7 +78,7 @@ class PoolRates:
         accounts = self._pool.accounts
         group.sights = {name: sights for name, sights in group.sights.items() if name in accounts}
         limits, rest, resets = [], [], []
-        for dimension, what, _ in _SHOWN:
+        for dimension, what in _SHOWN:
             seen = [
                 sights[dimension]
                 for name, sights in group.sights.items()

@@ -51,7 +51,8 @@ class Roster:
         self._settings = settings
         self._keys = tuple(keys)
         self._said_groups: dict[str, str] = {}  # model -> group, from upstream's "(for limit X)"
-        self._organizations: dict[str, str] = {}
+        self._organizations: dict[str, str] = {}  # account -> organisation
+        self._first_of: dict[str, str] = {}  # organisation -> the account that first answered for it
         self._merged: dict[str, str] = {}  # account -> the one it turned out to be
         self._observer = observer
         self._rng = random.Random()
@@ -82,11 +83,8 @@ class Roster:
     async def learn_group(self, model: str, shared: str) -> None:
         """Upstream refused `model` "for limit `shared`": they share a bucket. All replicas hear of it."""
         group = self._settings.group_of(shared)
-        if (
-            not model
-            or self.group_of(model) == group
-            or any(model in members for members in self._settings.groups.values())
-        ):
+        written = any(model in members for members in self._settings.groups.values())
+        if not model or written or self.group_of(model) == group:
             return
         self._said_groups[model] = group
         self._observer.group_learned(model, group)
@@ -97,9 +95,9 @@ class Roster:
         """An answer names the organisation behind an account. Two accounts of one share its limits, told or not."""
         if self._organizations.get(account) == organization or account not in self.pool.accounts:
             return
-        twin = next((a for a, o in self._organizations.items() if o == organization and a != account), None)
         self._organizations[account] = organization
-        if twin is None:
+        twin = self._first_of.setdefault(organization, account)
+        if twin == account:
             return
         self._observer.same_organization(account, twin)
         if self._settings.merge_organizations:
