@@ -115,7 +115,9 @@ async def test_an_answer_arrives_at_the_client_as_upstream_sent_it(wire):
     assert (first, body) == ("HTTP/1.1 201 Made Up", b"{}")
     assert [(n.lower(), v) for n, v in got[: len(sent)]] == [(n.lower(), v) for n, v in sent]
     added = dict(got[len(sent) :])
-    assert sorted(added) == ["Content-Length", "x-quotapool-request-id", "x-quotapool-source"]
+    ours = {f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")}
+    assert set(added) == {"Content-Length", "x-quotapool-request-id", "x-quotapool-source", *ours}
+    assert added["x-ratelimit-limit-requests"] != "5"  # the pool's own, not the one key's
     assert added["x-quotapool-source"] == "upstream"
 
 
