@@ -34,7 +34,7 @@ def test_one_client_is_served_in_the_order_of_arrival():
 
 def test_a_flood_of_one_client_waits_behind_itself():
     line: FairLine[Waiter] = FairLine()
-    for n in range(100):
+    for _ in range(100):
         line.join("flood", Waiter("flood"))
     line.join("b", Waiter("b"))
     line.join("c", Waiter("c"))
