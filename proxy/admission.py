@@ -4,6 +4,8 @@ One fair line per model group (`domain/line.py`). While somebody waits, newcomer
 line asks the store, so a thousand waiting requests cost what one costs; it claims the next room of the account that has
 it soonest, so that no other replica overtakes it and no small request starves a large one. While the head waits for
 long (a large request, say), the few behind it may use the other accounts.
+
+Whoever is refused is told a time of its own (`_Promises`), so that callers refused together come back one by one.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ _LONGEST_NAP_S = 1.0  # a state change or another replica's settle may bring roo
 _SHORTEST_NAP_S = 0.002
 _HEADS = 4  # how many of the line may ask while the first has long to wait
 _LONG_S = 0.25
+_LONGEST_TOLD_S = 60.0  # what is told beyond, no SDK waits for
+_MOST_PROMISES = 1_000
 
 
 @dataclass(slots=True)
@@ -103,6 +107,26 @@ class _Line:
     last_grant: float = 0.0
 
 
+@dataclass(slots=True)
+class _Promises:
+    """The times told to those who were refused, of one model group. A promise keeps no room: who does not come back
+    costs nothing but a later time for those refused soon after, and that passes with the time itself."""
+
+    until: float = 0.0  # the next one refused is told no earlier moment
+    pace_s: float = 0.0  # between two of them
+
+    def slot(self, wait_s: float, pace_s: float, now: float) -> float:
+        """Seconds to tell one for whom there is room in `wait_s` if nobody else comes; `pace_s` 0: as before."""
+        if wait_s > _LONGEST_TOLD_S:
+            return wait_s
+        self.pace_s = pace_s or self.pace_s
+        told = max(wait_s, self.until - now)
+        if told > _LONGEST_TOLD_S:  # more than a minute has room for: its second half is told once more
+            told = min(_LONGEST_TOLD_S, max(wait_s, told - _LONGEST_TOLD_S / 2))
+        self.until = now + told + self.pace_s
+        return told
+
+
 class Admission:
     """Grants for one process's requests."""
 
@@ -112,6 +136,7 @@ class Admission:
         self.max_waiting = max_waiting
         self._observer = observer
         self._lines: dict[str, _Line] = {}
+        self._promises: dict[str, _Promises] = {}
         self._waiting = 0
         self._serial = 0
         self._rng = random.Random()
@@ -122,20 +147,30 @@ class Admission:
     async def admit(self, want: Want) -> Granted:
         """A reservation for `want`. Raises NoRoom, TooLarge, NobodyLeft, StoreUnavailable."""
         patience_s = max(0.0, want.max_wait_s - want.stood_s)
-        wait_s, dimension = 0.0, None
+        refused = Refused(0.0, None)
         line = self._lines.get(want.group)
         if line is None or not line.waiting:
             result = await self._ask(want)
             if isinstance(result, Granted):
                 return result
-            wait_s, dimension = result.wait_s or 0.0, result.dimension
+            refused = result
             line = self._lines.get(want.group) or _Line()  # while we asked, others may have formed one
-        foretold = max(wait_s, line.pace_s * (line.waiting.ahead(want.client, want.priority) + 1))
+        foretold = max(refused.wait_s or 0.0, line.pace_s * (line.waiting.ahead(want.client, want.priority) + 1))
         if foretold > patience_s:
-            raise NoRoom(foretold, "rate_limit", dimension)
+            raise self._no_room(want.group, "rate_limit", foretold, refused, line)
         if not self._has_place(line, want):
-            raise NoRoom(foretold, "queue_full", dimension)
+            raise self._no_room(want.group, "queue_full", foretold, refused, line)
         return await self._stand_in(line, want, patience_s, foretold)
+
+    def _no_room(self, group: str, reason: str, wait_s: float, refused: Refused, line: _Line) -> NoRoom:
+        """A refusal with a time that nobody else was told."""
+        if len(self._promises) > _MOST_PROMISES:
+            self._promises.clear()
+        promises = self._promises.setdefault(group, _Promises())
+        # All accounts gain room at once, and each of the other processes makes promises of its own.
+        pace_s = refused.refill_s / max(1, self._roster.pool.size) * max(1, self._ledger.replicas)
+        told_s = promises.slot(wait_s, pace_s or line.pace_s, time.monotonic())
+        return NoRoom(told_s, reason, refused.dimension)
 
     def _has_place(self, line: _Line, want: Want) -> bool:
         """A client may fill the queue up to four times what it leaves free, so that a flood cannot shut others out."""
@@ -160,7 +195,8 @@ class Admission:
             async with asyncio.timeout(patience_s):
                 granted = await waiter.future
         except TimeoutError:
-            raise NoRoom(max(foretold, line.pace_s), "queue_timeout", None) from None
+            wait_s = max(foretold, line.pace_s)
+            raise self._no_room(want.group, "queue_timeout", wait_s, Refused(wait_s, None), line) from None
         finally:
             want.stood_s += time.monotonic() - joined
             self._waiting -= 1
@@ -222,7 +258,7 @@ class Admission:
         if isinstance(answer, Refused):
             wait_s = answer.wait_s or 0.0
             if time.monotonic() + wait_s > waiter.deadline:
-                answer = NoRoom(wait_s, "rate_limit", answer.dimension)
+                answer = self._no_room(waiter.want.group, "rate_limit", wait_s, answer, line)
         if waiter.future.done():  # left while the store was asked
             line.waiting.leave(waiter)
             if isinstance(answer, Granted):

@@ -11,7 +11,7 @@ from typing import Final
 from proxy.admission import Want
 from proxy.domain.quantities import Cost
 from proxy.openai import replies
-from proxy.openai.endpoints import Endpoint
+from proxy.openai.endpoints import IMAGES, Endpoint
 from proxy.openai.requests import InvalidRequest, RequestFacts, inject_include_usage, peek_model, read_request
 from proxy.refusal import Refusal
 from proxy.relay import Downstream
@@ -63,10 +63,11 @@ async def read_job(down: Downstream, endpoint: Endpoint, settings: Settings, ros
         return Job(endpoint, None, down.stream(), "", NO_MODEL, Cost(), replayable=False, length=length)
     body = await down.read(settings.max_json_body)
     if endpoint.estimate is None:
-        model, streamed = peek_model(body)
+        model, streamed, count = peek_model(body)
         model = model[:_LONGEST_MODEL]
         group = roster.group_of(model) if model else NO_MODEL
-        return Job(endpoint, body, None, model, group, Cost(), endpoint.replayable, streamed)
+        cost = Cost(1, 0, count) if endpoint.name == IMAGES else Cost()
+        return Job(endpoint, body, None, model, group, cost, endpoint.replayable, streamed)
     try:
         facts = read_request(endpoint.estimate, body)
     except InvalidRequest as invalid:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +13,7 @@ from proxy.ledger.ledger import Event, Observed
 from proxy.openai import ratelimits, replies
 from proxy.openai.headers import Header
 from proxy.relay import UNSEEN
-from proxy.upstream.http import UpstreamFailure
+from proxy.upstream.http import Answer, UpstreamFailure
 
 
 @dataclass(slots=True)
@@ -30,6 +30,8 @@ class Held:
 class Outcome:
     """How one attempt ended. What stays unknown remains charged: `usage` is AT_LEAST nothing until told better."""
 
+    answer: Answer | None = None
+    observed: list[Observed] | None = None  # its rate headers; None: none came, or they were told while it went on
     verdict: Verdict = OK
     failure: UpstreamFailure | None = None
     report: asyncio.Task[None] | None = None  # the store is being told of a verdict
@@ -85,9 +87,9 @@ def observed_in(headers: Mapping[str, str]) -> list[Observed]:
     return seen
 
 
-def event_of(outcome: Outcome, cost: Cost, status: int, observed: Sequence[Observed] | None) -> Event:
+def event_of(outcome: Outcome, cost: Cost, status: int) -> Event:
     """What else the answer taught about the account."""
-    verdict = outcome.verdict
+    verdict, observed = outcome.verdict, outcome.observed
     if verdict.kind is Kind.SLOW_DOWN:
         return Event.SLOW_DOWN
     if verdict.kind is Kind.WAIT and not verdict.daily and observed:

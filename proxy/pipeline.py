@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -23,7 +23,7 @@ from proxy.domain.trip import Leg, Trip
 from proxy.domain.verdict import Kind
 from proxy.gate import Gate
 from proxy.job import Job, read_job, want_of
-from proxy.ledger.ledger import Granted, Ledger, Observed, StoreUnavailable
+from proxy.ledger.ledger import Granted, Ledger, StoreUnavailable
 from proxy.openai import replies
 from proxy.openai.classify import classify, classify_stream_error
 from proxy.openai.encoding import decoded
@@ -198,32 +198,17 @@ class Pipeline:
     async def _attempt(self, down: Downstream, job: Job, granted: Granted, leg: Leg, trip: Trip) -> Outcome:
         """Send the request with one key; pass a good answer on, or understand a bad one. Settles once, always."""
         outcome = Outcome()
-        answer: Answer | None = None
-        observed: list[Observed] | None = None
-        credentials = self.credentials  # a reload in the meantime brings others
+        total = self.settings.timeouts.total
         started = time.monotonic()
         try:
-            answer = await self.upstream.send(down.method, down.target, self._headers(down, job, granted), job.to_send)
-            leg.status, observed = answer.status, observed_in(answer.headers)
-            if observed and job.streamed and answer.status < 400:
-                self._ledger.observe(granted, observed)  # what a stream's headers say is old when it ends
-                observed = None
-            secret = credentials.secret(granted.candidate.key)
-            headers = downward(answer.headers, answer.headers.items(), secret=secret)
-            headers += self._rates.lines(job.group)
-            organization = answer.headers.get("openai-organization")
-            if organization is not None:
-                self._roster.heard_organization(leg.account, organization)
-            leg.upstream_request_id = next((value for name, value in headers if name.lower() == "x-request-id"), "")
-            if answer.status < 400:
-                self._end_retry(job)
-                await self._relay(down, job, answer, headers, outcome, trip)
+            if total is None:
+                await self._exchange(down, job, granted, leg, trip, outcome)
             else:
-                # Upstream may repeat the key: what it says is cleaned before anybody sees, logs or stores it.
-                headers, body, text = self._cleaned(headers, await read_body(answer, _ERROR_BODY))
-                outcome.verdict = classify(answer.status, answer.headers, text)
-                outcome.held = Held(answer.status, answer.reason, headers, body)
-        except UpstreamFailure as failure:
+                async with asyncio.timeout(total):
+                    await self._exchange(down, job, granted, leg, trip, outcome)
+        except (UpstreamFailure, TimeoutError) as failure:
+            if not isinstance(failure, UpstreamFailure):
+                failure = UpstreamFailure("timeout", "upstream took longer than timeouts.total", sent=True)
             outcome.failure = failure
             if down.started:  # past the point of no return: show the cut
                 outcome.delivered = trip.cut = True
@@ -235,10 +220,10 @@ class Pipeline:
             # Nothing in here awaits, so whatever is cancelled the reservation is settled, and settled once.
             leg.took_s = time.monotonic() - started
             trip.upstream_s += leg.took_s
-            if answer is not None:
-                answer.close()
+            if outcome.answer is not None:
+                outcome.answer.close()
             self._understand(job, outcome, leg)
-            self._settle(granted, outcome, leg.status, observed)
+            self._settle(granted, outcome, leg.status)
             if outcome.verdict.kind is not Kind.OK or (outcome.delivered and outcome.failure is None):
                 # Told apart from no answer at all, which says nothing about a key that was resting.
                 outcome.report = self._roster.report(
@@ -247,6 +232,34 @@ class Pipeline:
             leg.usage = outcome.usage
             self._observer.attempted(leg, job.model)
         return outcome
+
+    async def _exchange(
+        self, down: Downstream, job: Job, granted: Granted, leg: Leg, trip: Trip, outcome: Outcome
+    ) -> None:
+        """One request up, one answer down. Raises UpstreamFailure; ConnectionError where the client has left."""
+        credentials = self.credentials  # a reload in the meantime brings others
+        answer = outcome.answer = await self.upstream.send(
+            down.method, down.target, self._headers(down, job, granted), job.to_send
+        )
+        leg.status, outcome.observed = answer.status, observed_in(answer.headers)
+        if outcome.observed and job.streamed and answer.status < 400:
+            self._ledger.observe(granted, outcome.observed)  # what a stream's headers say is old when it ends
+            outcome.observed = None
+        organization = answer.headers.get("openai-organization")
+        if organization is not None:
+            self._roster.heard_organization(leg.account, organization)
+        secret = credentials.secret(granted.candidate.key)
+        headers = downward(answer.headers, answer.headers.items(), secret=secret)
+        headers += self._rates.lines(job.group)
+        leg.upstream_request_id = next((value for name, value in headers if name.lower() == "x-request-id"), "")
+        if answer.status < 400:
+            self._end_retry(job)
+            await self._relay(down, job, answer, headers, outcome, trip)
+            return
+        # Upstream may repeat the key: what it says is cleaned before anybody sees, logs or stores it.
+        headers, body, text = self._cleaned(headers, await read_body(answer, _ERROR_BODY))
+        outcome.verdict = classify(answer.status, answer.headers, text)
+        outcome.held = Held(answer.status, answer.reason, headers, body)
 
     async def _relay(
         self, down: Downstream, job: Job, answer: Answer, headers: list[Header], outcome: Outcome, trip: Trip
@@ -295,11 +308,8 @@ class Pipeline:
         elif verdict.kind is Kind.MODEL and job.model:
             self._roster.pool.lacks(leg.account, job.model, time.time())
 
-    def _settle(self, granted: Granted, outcome: Outcome, status: int, observed: Sequence[Observed] | None) -> None:
-        """Correct the reservation. Only what upstream never heard of, refused, or counted exactly gives tokens back.
-
-        `observed`: what the headers said; None: there were none, or it was told while the answer went on.
-        """
+    def _settle(self, granted: Granted, outcome: Outcome, status: int) -> None:
+        """Correct the reservation. Only what upstream never heard of, refused, or counted exactly gives tokens back."""
         if outcome.failure is not None and not outcome.failure.sent:
             outcome.usage = NOTHING
             self._ledger.give_back(granted)
@@ -314,9 +324,9 @@ class Pipeline:
             back=Cost(0, tokens) if refused else Cost(0),
             unused_tokens=0 if refused else min(0, unused) if outcome.usage.certainty is Certainty.AT_LEAST else unused,
             cool_s=outcome.cool_s,
-            observed=observed or (),
+            observed=outcome.observed or (),
             refused=refused,
-            event=event_of(outcome, granted.cost, status, observed),
+            event=event_of(outcome, granted.cost, status),
         )
 
     def _next_step(self, job: Job, outcome: Outcome, attempts: Attempts) -> Step:

@@ -16,6 +16,8 @@ HOW_TO_GET = {
     "promtool": "apt-get install prometheus",
     "prometheus": "apt-get install prometheus",
     "redis-server": "apt-get install redis-server",
+    "node": "apt-get install nodejs npm",
+    "npm": "apt-get install npm",
 }
 
 

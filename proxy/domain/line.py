@@ -80,7 +80,7 @@ class FairLine(Generic[T]):
             rest = (item for *_, item in behind if id(item) not in self._gone)
             return [head, *itertools.islice(rest, most - 1)]
         self.head()  # drops those who left
-        return [ticket.item for ticket in heapq.nsmallest(most, self._first) if not ticket.left]
+        return [ticket.item for ticket in heapq.nsmallest(most, (t for t in self._first if not t.left))]
 
     def ahead(self, client: str, priority: int = 0) -> int:
         """About how many will be served before a newcomer of this client: its own, and as many of each other's."""

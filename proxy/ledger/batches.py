@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import msgspec
+import structlog
 
 from proxy.ledger.connection import Script, Store, StoreLost, StoreRefused
 
+_log = structlog.get_logger()
 MOST_IN_BATCH: Final = 64
 MOST_IN_DOUBT: Final = 50_000  # items kept while the store is away; the oldest go first
 _FIRST_PAUSE_S: Final = 0.02
@@ -145,7 +147,11 @@ class Batches:
                     self.away = False
                     self._observer.store_away(away=False)
                 for item, result in zip(batch.items, results, strict=True):
-                    item.done(result)
+                    try:
+                        item.done(result)
+                    except Exception:  # noqa: BLE001 - one caller's bug must not leave all others waiting
+                        _log.exception("a ledger answer was not understood")
+                        item.failed()
                 self._heard(version, epoch.decode() if isinstance(epoch, bytes) else epoch, now)
                 return
 

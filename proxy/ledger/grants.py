@@ -49,12 +49,16 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """No candidate has room. `wait_s` None: no waiting helps; `dead`: candidates the store knows as not usable."""
+    """No candidate has room. `wait_s` None: no waiting helps; `dead`: candidates the store knows as not usable.
+
+    `refill_s`: in which the account that decides gains this cost once more; 0: not known.
+    """
 
     wait_s: float | None
     dimension: Dimension | None
     hints: tuple[str, ...] = ()
     dead: tuple[Candidate, ...] = ()
+    refill_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

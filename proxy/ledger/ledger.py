@@ -371,12 +371,13 @@ def _understood(
             moments[dimension] = Moment(*flat[i + 1 : i + 7])
             learned[dimension] = flat[i + 7]
         return Granted(name, group, cost, candidates[index - 1], at, headroom, bool(is_trial), moments, learned)
-    _, wait, which, hints, dead = result
+    _, wait, which, hints, dead, refill_s = result
     return Refused(
         wait if wait >= 0 else None,
         DIMENSIONS[which - 1] if which else None,
         tuple(hints),
         tuple(candidates[n - 1] for n in dead),
+        refill_s,
     )
 
 

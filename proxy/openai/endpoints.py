@@ -53,6 +53,7 @@ NAMES: Final = frozenset(
     """.split()  # noqa: SIM905  a list of 27 quoted words reads worse
 )
 OTHER: Final = "other"
+IMAGES: Final = "images"  # counts against images per minute
 
 # POST bodies that are multipart or SDP, never JSON: they are streamed through unread.
 _NOT_JSON: Final = re.compile(

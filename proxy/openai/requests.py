@@ -105,6 +105,7 @@ class _Embeddings(_Common, gc=False):
 class _Peek(msgspec.Struct, gc=False):
     model: Any = None
     stream: Any = None
+    n: Any = None
 
 
 class _StreamOptions(msgspec.Struct, gc=False):
@@ -167,13 +168,13 @@ def read_request(kind: Kind, body: bytes, default_output: int = DEFAULT_OUTPUT) 
         raise InvalidRequest(f"The request body is not valid JSON: {error}.") from None
 
 
-def peek_model(body: bytes) -> tuple[str, bool]:
-    """(model, stream) of any JSON body; ("", False) where it tells neither. Never raises."""
+def peek_model(body: bytes) -> tuple[str, bool, int]:
+    """(model, stream, n) of any JSON body; ("", False, 1) where it tells nothing. Never raises."""
     try:
         seen = decode_leniently(_peek, body)
     except BROKEN:
-        return "", False
-    return seen.model if type(seen.model) is str else "", seen.stream is True
+        return "", False, 1
+    return seen.model if type(seen.model) is str else "", seen.stream is True, _positive(seen.n) or 1
 
 
 def inject_include_usage(body: bytes) -> bytes:

@@ -106,6 +106,7 @@ class Load:
     """`clients` in closed loop, or `rate` requests a second in open loop, for `seconds` and at most `most` requests.
 
     `leave`: share of streams (0..1) whose clients break them off after the first bytes of the answer.
+    `key`: the clients' key, where they need one.
     """
 
     def __init__(
@@ -119,12 +120,14 @@ class Load:
         model: str = MODEL,
         max_tokens: int | None = None,
         leave: float = 0.0,
+        key: str = "",
     ) -> None:
         assert bool(clients) != bool(rate), "either closed loop or open loop"
         self.records: list[Record] = []
         self._urls, self._clients, self._rate = base_urls, clients, rate
         self._seconds, self._most, self._mix = seconds, most, mix
         self._model, self._max_tokens, self._leave = model, max_tokens, leave
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._begun = 0
         self._stopping, self._keep = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -234,7 +237,7 @@ class Load:
         record = Record(kind, time.monotonic())
         answer: aiohttp.ClientResponse | None = None
         try:
-            answer = await session.post(base_url + path, json=body)
+            answer = await session.post(base_url + path, json=body, headers=self._headers)
             record.status = answer.status
             if leaves and answer.status == 200:
                 await answer.content.readany()

@@ -131,7 +131,7 @@ def test_a_bottomless_body_is_refused_and_crashes_nothing(kind, field):
     deep = b'{"model":"m","' + field.encode() + b'":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
     with pytest.raises(InvalidRequest, match="deep"):
         read_request(kind, deep)
-    assert peek_model(deep) == ("", False)
+    assert peek_model(deep) == ("", False, 1)
     assert inject_include_usage(deep) is deep
 
 
@@ -157,7 +157,7 @@ def test_optional_fields_of_any_type_are_left_to_upstream(kind, fields):
 def test_half_an_emoji_is_left_to_upstream():
     cut = b'{"model":"m","messages":[{"role":"user","content":"' + b"x" * 399 + b'\\ud83d"}],"temperature":1e999}'
     assert read_request("chat", cut).cost.tokens == 100
-    assert peek_model(cut) == ("m", False)
+    assert peek_model(cut) == ("m", False, 1)
 
 
 @pytest.mark.parametrize("flag", ["yes", 1, {}, "true"])
@@ -221,7 +221,15 @@ def test_the_ids_and_hints_that_routing_needs_are_read():
     ],
 )
 def test_a_model_can_be_peeked_from_any_body(sent, seen):
-    assert peek_model(sent) == seen
+    assert peek_model(sent)[:2] == seen
+
+
+@pytest.mark.parametrize(
+    ("sent", "count"),
+    [(b'{"model": "gpt-image-1", "n": 4}', 4), (b'{"model": "gpt-image-1"}', 1), (b'{"n": "many"}', 1), (b"[]", 1)],
+)
+def test_the_number_of_images_is_read_and_is_one_by_default(sent, count):
+    assert peek_model(sent)[2] == count
 
 
 ASK = b'"stream_options":{"include_usage":true}'

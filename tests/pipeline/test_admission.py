@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 
 import pytest
 
-from proxy.admission import NobodyLeft, NoRoom, TooLarge
+from proxy.admission import NobodyLeft, NoRoom, TooLarge, _Line, _Promises
 from proxy.domain.quantities import Cost, Dimension
 from proxy.domain.trip import Trip
-from proxy.ledger.ledger import Granted
+from proxy.ledger.ledger import Granted, Refused
 from tests.fakes.edge import Client, chat_body, error
 from tests.fakes.house import GROUP
 
@@ -271,6 +272,71 @@ async def test_a_full_line_of_invented_models_leaves_nothing_behind(open_pool):
         await pool.drain("a", -500, model)
         await no_room(pool.admission.admit(pool.want(1, model=model)))
     assert repr(pool.admission) == "<Admission lines=0 waiting=0>"
+
+
+# ---- who is refused gets a time of its own
+
+
+async def test_those_refused_at_one_moment_are_told_to_come_one_after_another(open_pool):
+    """Given one account of 1000 tokens a second and four who want 1000 each, I expect one more second for each."""
+    pool = await open_pool({"a": 1}, **SLOW)
+    await pool.drain("a", 0)
+    told = [(await no_room(pool.admission.admit(pool.want(1000, max_wait_s=0)))).wait_s for _ in range(4)]
+    assert told == pytest.approx([1, 2, 3, 4], abs=0.1)
+
+
+async def test_two_accounts_halve_the_time_between_the_slots(open_pool):
+    pool = await open_pool({"a": 1, "b": 1}, **SLOW)
+    await pool.drain("a", 0)
+    await pool.drain("b", 0)
+    told = [(await no_room(pool.admission.admit(pool.want(1000, max_wait_s=0)))).wait_s for _ in range(4)]
+    assert told == pytest.approx([1, 1.5, 2, 2.5], abs=0.1)
+
+
+async def test_with_two_replicas_each_hands_out_every_other_slot(open_pool):
+    pool = await open_pool({"a": 1}, **SLOW)
+    pool.ledger.replicas = 2
+    await pool.drain("a", 0)
+    told = [(await no_room(pool.admission.admit(pool.want(1000, max_wait_s=0)))).wait_s for _ in range(3)]
+    assert told == pytest.approx([1, 3, 5], abs=0.1)
+
+
+async def test_groups_have_slots_of_their_own(open_pool):
+    pool = await open_pool({"a": 1}, **SLOW)
+    for model in (GROUP, "gpt-4o-mini"):
+        await pool.drain("a", 0, model)
+        refused = await no_room(pool.admission.admit(pool.want(1000, max_wait_s=0, model=model)))
+        assert refused.wait_s == pytest.approx(1, abs=0.1)
+
+
+def test_slots_that_nobody_used_are_forgotten_with_the_time():
+    promises = _Promises()
+    assert [promises.slot(1.0, 1.0, now=100.0) for _ in range(5)] == [1, 2, 3, 4, 5]
+    assert promises.slot(1.0, 1.0, now=103.0) == 3  # the sixth slot, at 106
+    assert promises.slot(1.0, 1.0, now=120.0) == 1
+
+
+def test_a_longer_true_wait_is_never_shortened():
+    promises = _Promises()
+    assert promises.slot(5.0, 1.0, now=0.0) == 5
+    assert promises.slot(20.0, 1.0, now=0.0) == 20
+    assert promises.slot(86_400.0, 1.0, now=0.0) == 86_400
+
+
+def test_nobody_is_told_more_than_a_minute_and_the_surplus_is_spread():
+    """Given room each second and 200 refused at once, I expect no moment that many are told, and none after 60 s."""
+    promises = _Promises()
+    told = [promises.slot(1.0, 1.0, now=0.0) for _ in range(200)]
+    assert told[:60] == list(range(1, 61))
+    assert all(30 < t <= 60 for t in told[60:])
+    assert max(Counter(told).values()) <= 6
+
+
+async def test_a_refusal_leaves_nothing_behind_for_invented_models(open_pool):
+    pool = await open_pool({"a": 1}, **SLOW)
+    for n in range(2100):
+        pool.admission._no_room(f"gpt-{n}", "rate_limit", 1.0, Refused(1.0, None), _Line())
+    assert len(pool.admission._promises) <= 1_001
 
 
 # ---- who is asked

@@ -40,7 +40,7 @@ def nobody_notices(
     """If upstream fails a few times in each way before the first byte, I expect clients to see nothing but answers,
     each failed attempt to be tried again, and every key to stay in use."""
     simulator = start_simulator(10, "--rpm", "200000", "--tpm", "0", "--latency-ms", "30")
-    proxy = start_proxy(pool_config(simulator, timeouts={"first_byte": "1s", "connect": "1s"}))
+    proxy = start_proxy(pool_config(simulator, timeouts={"first_byte": "3s", "connect": "1s"}))
     with Load(proxy.base_url, clients=clients, seconds=60.0 * rounds) as load:
         for _ in range(rounds):
             for key, (fault, options) in enumerate(UNNOTICED.items()):

@@ -33,8 +33,9 @@
 --   reserve granted {1, candidate 1.., now, headroom, is_trial, moments}
 --           moments: flat, {dimension, kept, corrected, charged, recent, taught_kept, taught_corrected, learned}
 --             for each bounded dimension
---   reserve refused {0, wait_s (-1: never), dimension 0..6, hints, dead}
+--   reserve refused {0, wait_s (-1: never), dimension 0..6, hints, dead, refill_s}
 --           hints: accounts that may be ready now; dead: candidates (1..) whose key may not be used
+--           refill_s: in which the account that decides gains this cost once more; 0: not known
 --   settle          {2, headroom}
 --   release         {3}
 --
@@ -275,7 +276,7 @@ local function reserve(item)
   local requests, tokens, images = item[3], item[4], item[5]
   local cost = {requests, tokens, requests, tokens, images, tokens}
   local next_key = prefix .. ':next:' .. group
-  local soonest, dimension, dead, fits_somewhere, asked = -1, 0, {}, false, {}
+  local soonest, dimension, dead, fits_somewhere, asked, refill_s = -1, 0, {}, false, {}, 0
   for _, account in ipairs(item[9] or {}) do redis.call('ZREM', next_key, account) end
   for n, c in ipairs(candidates) do
     local account, key, burst_s, written = c[1], c[2], c[5], written_of(c, 6)
@@ -312,7 +313,10 @@ local function reserve(item)
         fits_somewhere = true
         if not best or wait < best_wait then best, best_wait = account, wait end
         redis.call('ZADD', next_key, b.at + wait, account)
-        if soonest < 0 or wait < soonest then soonest, dimension = wait, which end
+        if soonest < 0 or wait < soonest then
+          soonest, dimension = wait, which
+          refill_s = which > 0 and cost[which] / rate_of(b, written, which) or 0
+        end
       elseif not fits_somewhere then
         dimension = which
       end
@@ -331,7 +335,7 @@ local function reserve(item)
       if soonest < 0 or wait < soonest then soonest = wait end
     end
   end
-  return {0, soonest, dimension, hints, dead}
+  return {0, soonest, dimension, hints, dead, refill_s}
 end
 
 -- what of upstream's level minus ours is not explained by calls that were near in time
