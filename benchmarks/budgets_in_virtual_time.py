@@ -1,39 +1,59 @@
-"""Hours of load on a pool in virtual time: does it use what it has, and does upstream ever have to refuse?
+"""Hours of load on a pool in virtual time: does it use what it has, does upstream refuse, who waits for how long?
 
-Two programs that share no code are played against each other: our bucket arithmetic (`proxy.domain.bucket`, the
-specification of the Lua script) and the simulated upstream's own limiter (`proxy.simulator.buckets`). Between them:
-network delays, answers of different lengths, two ways of charging, other users of the same accounts, lost answers.
+Two programs that share no code are played against each other: ours (the bucket's arithmetic, which is the
+specification of the Lua script, the pick of accounts and the fair line, all of `proxy.domain`) and the simulated
+upstream's own limiter (`proxy.simulator.buckets`). Between them: network delays, answers of different lengths, two ways
+of charging, other users of the same accounts, lost answers. The line is served as `proxy/admission.py` does it. All
+replicas share one ledger, so that one line stands for any number of them.
 
-    python benchmarks/budgets_in_virtual_time.py            # the table of docs/budgets.md
+    python benchmarks/budgets_in_virtual_time.py            # the tables of docs/budgets.md
     python benchmarks/budgets_in_virtual_time.py --seconds 36000 --seeds 3
 """
 
 from __future__ import annotations
 
 import argparse
+import bisect
 import heapq
 import itertools
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxy.domain.bucket import Bucket, Evidence, Moment
+from proxy.domain.bucket import DIMENSIONS, Bucket, Evidence, Moment
+from proxy.domain.line import FairLine
+from proxy.domain.pool import Key, Pool
 from proxy.domain.quantities import Cost, Dimension, Limits
 from proxy.simulator.buckets import Budget
 from proxy.simulator.config import Limits as UpstreamLimits
 
-MODELLED = (Dimension.RPM, Dimension.TPM)
+MODELLED = {Dimension.RPM: "requests", Dimension.TPM: "tokens"}
+GROUP = "model"
+HEADS, LONG_S, LONGEST_NAP_S, SHORTEST_NAP_S = 4, 0.25, 1.0, 0.002  # as in proxy/admission.py
+HINTS = 8
+MAX_WAITING = 1_000
+SOMEBODY = "somebody"
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One run. Times in seconds; `others`: the share of three accounts' tokens that somebody else takes."""
+    """One run. Times in seconds.
+
+    `load`: rpm (small requests), tpm (large ones) or mixed (chats, streams, embeddings, long contexts). `offered`: a
+    share of the budget, at random moments; 0: always more than fits. `burst`: every twentieth arrival brings so many at
+    once. `others`: the share of three accounts that somebody else takes. `lost`: the share of answers whose headers
+    never reach us. `greedy`: twenty clients, one of which offers a hundred times what each other one does.
+    """
 
     charging: str  # keep | correct
-    bound: str  # rpm | tpm
+    load: str
     others: float = 0.0
-    lost: float = 0.0  # share of answers whose headers never reach us
+    lost: float = 0.0
+    offered: float = 0.0
+    burst: int = 1
+    greedy: bool = False
     accounts: int = 10
     rpm: int = 60
     tpm: int = 40_000
@@ -41,16 +61,6 @@ class Case:
     warm_up: float = 120.0
     delay: tuple[float, float] = (0.003, 0.04)
     seed: int = 1
-
-
-@dataclass(slots=True)
-class Outcome:
-    admitted: int = 0
-    refused: int = 0
-    charged: float = 0.0
-    taken_by_others: float = 0.0
-    requests_of_others: int = 0
-    waits: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +71,85 @@ class Request:
     duration: float
 
 
-def mixed(case: Case, rng: random.Random) -> Iterator[Request]:
-    """Chats and streams of all lengths. RPM-bound: small ones; TPM-bound: estimates well above the usage."""
+@dataclass(slots=True, eq=False)
+class Waiter:
+    request: Request
+    arrived: float
+    client: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Counts of the time after the warm-up. `asked` and `served`: requests by client."""
+
+    admitted: int = 0
+    refused: int = 0
+    charged: float = 0.0
+    tokens_of_others: float = 0.0
+    requests_of_others: int = 0
+    waits: list[float] = field(default_factory=list)
+    asked: Counter[str] = field(default_factory=Counter)
+    served: Counter[str] = field(default_factory=Counter)
+    full: int = 0  # arrivals that found the queue full
+
+    @property
+    def share_refused(self) -> float:
+        return self.refused / max(1, self.admitted + self.refused)
+
+    def used(self, case: Case) -> float:
+        """What was used of the refill of the dimension that binds, less what others took."""
+        window = case.accounts * (case.seconds - case.warm_up) / 60
+        if case.load == "rpm":
+            return self.admitted / (window * case.rpm - self.requests_of_others)
+        return self.charged / (window * case.tpm - self.tokens_of_others)
+
+    def wait(self, quantile: float) -> float:
+        waits = sorted(self.waits)
+        return waits[int(len(waits) * quantile)] if waits else 0.0
+
+
+def requests(load: str, rng: random.Random) -> Iterator[Request]:
+    """Of all lengths; estimates are above the usage, as they are where they come from max_tokens."""
     while True:
-        if case.bound == "rpm":
-            estimate = rng.randint(50, 500)
-            used = int(estimate * rng.uniform(0.2, 1.0))
-        else:
+        part, kind = rng.uniform(0.05, 0.9), rng.random()
+        if load == "rpm":
+            estimate, part = rng.randint(50, 500), rng.uniform(0.2, 1.0)
+        elif load == "tpm":
             estimate = rng.choice((500, 1000, 2000, 4000))
-            used = int(estimate * rng.uniform(0.05, 0.9))
+        elif kind < 0.15:  # embeddings
+            yield Request(estimate := rng.randint(50, 500), estimate, 0.1, 0.1)
+            continue
+        elif kind < 0.2:  # a long context
+            estimate, part = rng.randint(10_000, 30_000), rng.uniform(0.8, 1.0)
+        else:
+            estimate = rng.randint(200, 4000)
         duration = rng.choice((0.3, 1.0, 3.0, 10.0))
-        yield Request(estimate, used, min(duration, 0.4) if rng.random() < 0.5 else duration, duration)
+        yield Request(estimate, int(estimate * part), min(duration, 0.4) if rng.random() < 0.5 else duration, duration)
+
+
+def capacity(case: Case) -> float:
+    """Requests a second that all accounts together have room for."""
+    sample = list(itertools.islice(requests(case.load, random.Random(0)), 20_000))
+    mean = sum(r.estimate if case.charging == "keep" else r.used for r in sample) / len(sample)
+    return case.accounts / 60 * min(case.rpm, case.tpm / mean)
+
+
+class NextReady:
+    """When each account may have room: the sorted set beside the buckets in the store."""
+
+    def __init__(self) -> None:
+        self._when: dict[str, float] = {}
+        self._sorted: list[tuple[float, str]] = []
+
+    def put(self, account: str, when: float) -> None:
+        old = self._when.get(account)
+        if old is not None:
+            del self._sorted[bisect.bisect_left(self._sorted, (old, account))]
+        self._when[account] = when
+        bisect.insort(self._sorted, (when, account))
+
+    def soonest(self) -> list[tuple[float, str]]:
+        return self._sorted[:HINTS]
 
 
 class World:
@@ -80,131 +158,213 @@ class World:
     def __init__(self, case: Case) -> None:
         self.case = case
         self.rng = random.Random(case.seed)
-        self.upstream = [Budget(UpstreamLimits(rpm=case.rpm, tpm=case.tpm), 0.0) for _ in range(case.accounts)]
-        self.ours = [Bucket(0.0) for _ in range(case.accounts)]
+        names = [str(n) for n in range(case.accounts)]
+        self.pool = Pool(Key(name, name, "") for name in names)
+        self.upstream = {name: Budget(UpstreamLimits(rpm=case.rpm, tpm=case.tpm), 0.0) for name in names}
+        for account in self.upstream.values():
+            for limited in account.buckets:
+                limited.level = 0.0
+        self.ours = {name: Bucket(0.0) for name in names}
         self.written = Limits()
+        self.ready = NextReady()
+        self.line: FairLine[Waiter] = FairLine()
+        self.load = requests(case.load, self.rng)
         self.outcome = Outcome()
         self.events: list[tuple[float, int, str, tuple[Any, ...]]] = []
         self.order = itertools.count()
-        self.now = 0.0
+        self.now = self.look_at = 0.0
 
     def at(self, delay: float, what: str, *arguments: Any) -> None:
         heapq.heappush(self.events, (self.now + delay, next(self.order), what, arguments))
 
     def run(self) -> Outcome:
-        """Offer more than fits, always: whoever is next in line goes as soon as one account has room."""
+        """From buckets that are empty upstream, which we do not know, to the end of the case's time."""
         case = self.case
-        for account in self.upstream:
-            for bucket in account.buckets:
-                bucket.level = 0.0  # a window that starts with nearly empty buckets
-        if case.others:
-            for account in range(3):
-                self.at(self.rng.random(), "other", account)
-        line = mixed(case, self.rng)
-        head = next(line)
+        for name in list(self.upstream)[: 3 if case.others else 0]:
+            self.at(self.rng.random(), "other", name)
+        if case.offered:
+            rate = case.offered * capacity(case)
+            shares = {f"client {n}": 1 / 20 for n in range(1, 20)} if case.greedy else {}
+            shares["greedy" if case.greedy else SOMEBODY] = 100 / 20 if case.greedy else 1.0
+            for client, share in shares.items():
+                self.at(0.0, "arrivals", client, rate * share)
         while self.now < case.seconds:
-            wait = self.dispatch(head)
-            while wait == 0:
-                head = next(line)
-                wait = self.dispatch(head)
-            if self.events and self.events[0][0] <= self.now + wait:
+            if self.events and self.events[0][0] <= self.look_at:
                 self.now, _, what, arguments = heapq.heappop(self.events)
                 getattr(self, f"on_{what}")(*arguments)
             else:
-                self.now += wait
+                self.now = self.look_at
+                self.look_at = self.now + self.serve()
         return self.outcome
 
-    def dispatch(self, request: Request) -> float:
-        """Reserve and send; or the seconds until some account has room."""
-        cost = Cost(1, request.estimate)
-        best, soonest = -1, 1.0
-        best_level = -1.0
-        for i, bucket in enumerate(self.ours):
-            bucket.refill(self.now, self.written)
-            wait, _ = bucket.wait(cost, self.written)
-            if wait <= 0:
-                level = min((bucket.level(0) or 0) / self.case.rpm, (bucket.level(1) or 0) / self.case.tpm)
-                if level > best_level:
-                    best, best_level = i, level
-            soonest = min(soonest, wait)
-        if best < 0:
-            return max(soonest, 1e-6)
-        bucket = self.ours[best]
+    # ---- our side, as proxy/admission.py has it
+
+    def join(self, client: str) -> None:
+        waiter = Waiter(next(self.load), self.now, client)
+        self.outcome.asked[client] += self.counts
+        free = MAX_WAITING - len(self.line)
+        if free <= 0 or self.line.standing(client) >= max(1, 4 * free):
+            self.outcome.full += self.counts
+            return
+        if not self.line:
+            self.look_at = self.now
+        self.line.join(client, waiter, cost=1 + waiter.request.estimate / 1000)
+
+    def serve(self) -> float:
+        """Serve whom the budgets have room for; the seconds until the next look."""
+        while True:
+            while not self.case.offered and len(self.line) < 2 * HEADS:
+                self.join(SOMEBODY)
+            claimed: set[str] = set()
+            nap_s, moved = LONGEST_NAP_S, False
+            for place, waiter in enumerate(self.line.first(HEADS)):
+                wait = self.ask(waiter.request, claimed)
+                if wait == 0:
+                    self.line.served(waiter)
+                    if self.counts:
+                        self.outcome.waits.append(self.now - waiter.arrived)
+                        self.outcome.served[waiter.client] += 1
+                    moved = True
+                    break
+                nap_s = min(nap_s, wait)
+                if place == 0 and wait < LONG_S:
+                    break
+            if not moved:
+                return max(nap_s, SHORTEST_NAP_S)
+
+    def ask(self, request: Request, claimed: set[str]) -> float:
+        """Reserve and send; or the seconds until some account has room, and a claim on the one that has it first."""
+        cost, hints = Cost(1, request.estimate), list[str]()
+        soonest, best, asked = LONGEST_NAP_S, "", set[str]()
+        for _ in range(4):
+            keys = self.pool.pick(GROUP, GROUP, now=self.now, rng=self.rng, prefer=hints, exclude=claimed)
+            for key in keys:
+                name, bucket = key.account, self.ours[key.account]
+                asked.add(name)
+                bucket.refill(self.now, self.written)
+                wait, _ = bucket.wait(cost, self.written)
+                if wait <= 0:
+                    self.send(name, bucket, request, cost)
+                    return 0.0
+                self.ready.put(name, self.now + wait)
+                if wait < soonest:
+                    soonest, best = wait, name
+            unasked = [(at, name) for at, name in self.ready.soonest() if name not in asked and name not in claimed]
+            if unasked:
+                soonest = min(soonest, max(SHORTEST_NAP_S, unasked[0][0] - self.now))
+            hints = [name for at, name in unasked if at <= self.now]
+            if not hints:
+                break
+        if best:
+            claimed.add(best)
+        return max(soonest, 1e-6)
+
+    def send(self, name: str, bucket: Bucket, request: Request, cost: Cost) -> None:
         bucket.take(cost)
-        moments = {d: bucket.moment(list(Dimension).index(d)) for d in MODELLED}
+        again, _ = bucket.wait(cost, self.written)
+        self.ready.put(name, self.now + again)
+        level = min((bucket.level(i) or 0.0) / bucket.limit(i, self.written) for i in range(2))
+        self.pool.heard(name, GROUP, level, self.now)
+        moments = {d: bucket.moment(DIMENSIONS.index(d)) for d in MODELLED}
         delay = self.rng.uniform(*self.case.delay) + (0.15 if self.rng.random() < 0.02 else 0.0)
-        self.at(delay, "arrival", best, request, self.now, moments)
-        return 0.0
+        self.at(delay, "arrival", name, request, self.now, moments)
+
+    @property
+    def counts(self) -> bool:
+        return self.now > self.case.warm_up
+
+    # ---- what happens
+
+    def on_arrivals(self, client: str, rate: float) -> None:
+        burst = self.case.burst if self.rng.random() < 0.05 else 1
+        for _ in range(burst):
+            self.join(client)
+        mean = 1 + 0.05 * (self.case.burst - 1)
+        self.at(self.rng.expovariate(rate / mean), "arrivals", client, rate)
 
     def on_arrival(
-        self, account: int, request: Request, reserved_at: float, moments: dict[Dimension, Moment | None]
+        self, name: str, request: Request, reserved_at: float, moments: dict[Dimension, Moment | None]
     ) -> None:
-        refusal = self.upstream[account].admit(request.estimate, self.now)
-        gauges = {gauge.kind: gauge for gauge in self.upstream[account].gauges(self.now)}
-        counts = self.now > self.case.warm_up
+        """The request reaches upstream."""
+        refusal = self.upstream[name].admit(request.estimate, self.now)
+        gauges = {gauge.kind: gauge for gauge in self.upstream[name].gauges(self.now)}
         heard = self.rng.random() >= self.case.lost
         back = Cost(1, request.estimate) if refusal else Cost(0)
         evidence = [
             Evidence(d, gauges[kind].limit, gauges[kind].remaining - back.of(d), moments[d])
-            for d, kind in ((Dimension.RPM, "requests"), (Dimension.TPM, "tokens"))
+            for d, kind in MODELLED.items()
         ]
         if refusal is not None:
-            self.outcome.refused += counts
-            self.at(0.01, "refused", account, request, reserved_at, evidence, refusal.wait_s or 1.0)
+            self.outcome.refused += self.counts
+            self.at(0.01, "refused", name, request, reserved_at, evidence, refusal.wait_s or 1.0)
             return
-        self.outcome.admitted += counts
-        self.outcome.charged += counts * (request.used if self.case.charging == "correct" else request.estimate)
+        self.outcome.admitted += self.counts
+        self.outcome.charged += self.counts * (request.used if self.case.charging == "correct" else request.estimate)
         if heard:
-            self.at(request.first_byte + 0.01, "headers", account, reserved_at, evidence)
-        self.at(request.duration, "done", account, request)
-        self.at(request.duration + 0.01, "settled", account, request)
+            self.at(request.first_byte + 0.01, "headers", name, reserved_at, evidence)
+        self.at(request.duration, "done", name, request)
+        self.at(request.duration + 0.01, "settled", name, request)
 
     def on_refused(
-        self, account: int, request: Request, reserved_at: float, evidence: list[Evidence], wait: float
+        self, name: str, request: Request, reserved_at: float, evidence: list[Evidence], wait: float
     ) -> None:
-        bucket = self.ours[account]
+        bucket = self.ours[name]
         bucket.refill(self.now, self.written)
         bucket.follow(reserved_at, evidence, self.written)
         bucket.settle(Cost(0, request.estimate), 0.0)
         bucket.cool_until = max(bucket.cool_until, self.now + wait)
 
-    def on_headers(self, account: int, reserved_at: float, evidence: list[Evidence]) -> None:
-        bucket = self.ours[account]
+    def on_headers(self, name: str, reserved_at: float, evidence: list[Evidence]) -> None:
+        bucket = self.ours[name]
         bucket.refill(self.now, self.written)
         bucket.follow(reserved_at, evidence, self.written)
 
-    def on_done(self, account: int, request: Request) -> None:
+    def on_done(self, name: str, request: Request) -> None:
         if self.case.charging == "correct":
-            self.upstream[account].correct(request.estimate, request.used, self.now)
+            self.upstream[name].correct(request.estimate, request.used, self.now)
 
-    def on_settled(self, account: int, request: Request) -> None:
-        bucket = self.ours[account]
+    def on_settled(self, name: str, request: Request) -> None:
+        bucket = self.ours[name]
         bucket.refill(self.now, self.written)
         bucket.settle(Cost(0), request.estimate - request.used)
 
-    def on_other(self, account: int) -> None:
+    def on_other(self, name: str) -> None:
         """Somebody else's request on the same account, unannounced."""
-        tokens = 1000 if self.case.bound == "tpm" else 100
-        if self.upstream[account].admit(tokens, self.now) is None and self.now > self.case.warm_up:
-            self.outcome.taken_by_others += tokens
+        tokens = 100 if self.case.load == "rpm" else 1000
+        if self.upstream[name].admit(tokens, self.now) is None and self.counts:
+            self.outcome.tokens_of_others += tokens
             self.outcome.requests_of_others += 1
-        share = self.case.tpm / tokens if self.case.bound == "tpm" else self.case.rpm
-        self.at(self.rng.expovariate(self.case.others * share / 60), "other", account)
+        share = self.case.rpm if self.case.load == "rpm" else self.case.tpm / tokens
+        self.at(self.rng.expovariate(self.case.others * share / 60), "other", name)
 
 
-def report(case: Case) -> tuple[float, float]:
-    """(goodput as a share of the possible, share of attempts that upstream refused); prints one line."""
-    outcome = World(case).run()
-    window = case.seconds - case.warm_up
-    requests = case.accounts * window * case.rpm / 60 - outcome.requests_of_others
-    tokens = case.accounts * window * case.tpm / 60 - outcome.taken_by_others
-    used = outcome.admitted / requests if case.bound == "rpm" else outcome.charged / tokens
-    refused = outcome.refused / max(1, outcome.admitted + outcome.refused)
-    print(
-        f"| {case.charging} | {case.bound} | {case.others:.0%} | {case.lost:.0%} | {case.seed} "
-        f"| {outcome.admitted} | {used:.2%} | {outcome.refused} | {refused:.3%} |"
+def jain(values: list[float]) -> float:
+    """Jain's index of fairness: 1 where all get the same."""
+    return sum(values) ** 2 / (len(values) * sum(value * value for value in values))
+
+
+def cases(seconds: float, seeds: int) -> Iterator[tuple[str, Case]]:
+    """(what it shows, the case)."""
+    both, every = ("keep", "correct"), range(1, seeds + 1)
+    for charging, load, seed in itertools.product(both, ("rpm", "tpm", "mixed"), every):
+        more = {"seconds": seconds, "seed": seed}
+        yield "more than fits", Case(charging, load, **more)
+        yield "others take 30 % of three accounts", Case(charging, load, others=0.3, **more)
+        yield "a fifth of the answers lost", Case(charging, load, lost=0.2, **more)
+        yield "95 % offered", Case(charging, load, offered=0.95, **more)
+    for charging, seed in itertools.product(both, every):
+        yield "95 % offered, bursts of 30", Case(charging, "mixed", offered=0.95, burst=30, seconds=seconds, seed=seed)
+    for charging in both:
+        yield "1,000 accounts, more than fits", Case(charging, "tpm", accounts=1000, seconds=min(seconds, 300.0))
+
+
+def row(what: str, case: Case, outcome: Outcome) -> str:
+    """One line of the table; waits only where less was offered than fits."""
+    waits = f"{outcome.wait(0.5):.2f} s | {outcome.wait(0.99):.2f} s" if case.offered else "|"
+    return (
+        f"| {what} | {case.load} | {case.charging} | {case.seed} | {outcome.admitted:,} | {outcome.used(case):.2%} "
+        f"| {outcome.refused} | {outcome.share_refused:.3%} | {waits} |"
     )
-    return used, refused
 
 
 def main() -> None:
@@ -212,12 +372,20 @@ def main() -> None:
     asked.add_argument("--seconds", type=float, default=3600.0)
     asked.add_argument("--seeds", type=int, default=1)
     options = asked.parse_args()
-    print("| charging | bound by | others | lost | seed | admitted | used | refused | share |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
-    for charging, bound in itertools.product(("keep", "correct"), ("rpm", "tpm")):
-        for others, lost in ((0.0, 0.0), (0.3, 0.0), (0.0, 0.2)):
-            for seed in range(1, options.seeds + 1):
-                report(Case(charging, bound, others, lost, seconds=options.seconds, seed=seed))
+    print("| case | load | charging | seed | admitted | used | refused | share | wait p50 | wait p99 |")
+    print("|---|---|---|---:|---:|---:|---:|---:|---:|---:|")
+    for what, case in cases(options.seconds, options.seeds):
+        print(row(what, case, World(case).run()), flush=True)
+    print("\nTwenty clients; one offers a hundred times what each of the nineteen does:\n")
+    print("| charging | what the nineteen got of what they asked for | Jain's index among them | used |")
+    print("|---|---:|---:|---:|")
+    for charging in ("keep", "correct"):
+        case = Case(charging, "tpm", offered=0.9, greedy=True, seconds=options.seconds)
+        outcome = World(case).run()
+        equals = [name for name in outcome.asked if name != "greedy"]
+        share = sum(outcome.served[name] for name in equals) / sum(outcome.asked[name] for name in equals)
+        fair = jain([outcome.served[name] / outcome.asked[name] for name in equals])
+        print(f"| {charging} | {share:.2%} | {fair:.4f} | {outcome.used(case):.2%} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -218,6 +218,7 @@ class Roster:
         except StoreUnavailable:
             if record is not None:  # this process at least stops using it, and tells the store later
                 self._unreported[field] = record, rest
+                self.version_moved()
                 self.pool.apply_states({**self.pool.records, field: record})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,6 +50,7 @@ class Overview:
         self.ledger = ledger
         keys, _ = keyring(settings)
         self.roster = Roster(ledger, settings, keys, Silent())
+        self._told: set[tuple[str, str, str]] = set()
         self._registry = CollectorRegistry()
         self.metrics = PoolMetrics(self._registry)
         if metrics_dir is not None:
@@ -104,6 +106,7 @@ class Overview:
     def _show_buckets(self, now: float, buckets: Mapping[tuple[str, str], Bucket]) -> None:
         levels: dict[tuple[str, str, str], float] = {}
         limits: dict[tuple[str, str, str], float] = {}
+        allowed: dict[tuple[str, str, str], float] = {}
         cooling: dict[tuple[str, str], float] = {}
         for (account, group), bucket in list(buckets.items())[:_MOST_BUCKETS]:
             # Only what upstream has named limits for: a caller can invent models, and must not invent series.
@@ -117,9 +120,27 @@ class Overview:
                 if level is not None:
                     levels[account, group, dimension.value] = level
                     limits[account, group, dimension.value] = bucket.limit(i, written)
+                wrote = written.of(dimension)
+                if wrote is not None and wrote < bucket.learned[i] < math.inf:
+                    allowed[account, group, dimension.value] = bucket.learned[i]
+        self._tell_held_back(allowed)
         self.metrics.bucket_level.show(levels)
         self.metrics.bucket_limit.show(limits)
+        self.metrics.bucket_upstream_limit.show(allowed)
         self.metrics.cooldown.show(cooling)
+
+    def _tell_held_back(self, allowed: Mapping[tuple[str, str, str], float]) -> None:
+        """One line for each limit that upstream would allow to be higher."""
+        for (account, group, dimension), limit in allowed.items():
+            if (account, group, dimension) not in self._told:
+                self._told.add((account, group, dimension))
+                _log.info(
+                    "upstream allows more than the limit that is written",
+                    account=account,
+                    model=group,
+                    dimension=dimension,
+                    upstream_limit=limit,
+                )
 
     async def rows(self) -> list[dict[str, Any]]:
         """Each key as a JSON-like row: state, reason, and what is left by model group. Raises StoreUnavailable."""

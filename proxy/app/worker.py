@@ -119,6 +119,7 @@ class Worker:
     async def start(self) -> None:
         """Know the pool before the first client is let in. Raises StoreUnavailable."""
         await self.roster.refresh()
+        await self.ledger.look()  # be one of the replicas, and know how many they are, should the store go now
 
     async def reload(self, settings: Settings) -> None:
         """Take over a new configuration; requests under way end with the old one."""

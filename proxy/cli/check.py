@@ -147,6 +147,12 @@ def _left(row: dict[str, Any]) -> list[str]:
             for name in ("rpm", "tpm", "rpd", "tpd", "ipm")
             if name in budget
         ]
+        more = [
+            f"{name}: upstream allows {budget[name]['learned']:,.0f}"
+            for name in ("rpm", "tpm", "rpd", "tpd", "ipm")
+            if name in budget and (budget[name]["learned"] or 0) > budget[name]["limit"]
+        ]
+        parts += more
         cooling = f" (waits {budget['cooling_s']:.0f} s)" if budget["cooling_s"] else ""
         lines.append(f"{budget['model']}: {', '.join(parts) or 'no limits known'}{cooling}")
     return lines

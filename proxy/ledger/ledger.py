@@ -29,6 +29,7 @@ _UNBOUNDED: Final = -1e18
 _WAS_UNBOUNDED: Final = Moment(_UNBOUNDED, _UNBOUNDED, 0.0, 0.0)
 _NO_COST: Final = Cost(0)
 _REPLICA_LIVES_S: Final = 10.0
+_ALL_ARE_BACK_S: Final = 1.0  # in which every replica has noticed that the store is back, and paid
 _MOST_TOKENS: Final = 10_000_000.0  # of one call; an upstream that says more does not put a bucket into debt for ever
 _LONGEST_COOL_S: Final = 7 * 86_400.0
 _MOST: Final = 1e15  # of anything else
@@ -61,6 +62,7 @@ class Ledger:
         self.epoch = ""
         self.version = -1
         self.replicas = 1
+        self._counted = 1  # of them, at the last look
         self._patience_s = patience_s
         self._observer = observer
         self._on_version = on_version
@@ -70,7 +72,8 @@ class Ledger:
         self._serial = 0
         self._clock_ahead = 0.0  # the store's clock less our monotonic one
         self._local = LocalBudgets() if serve_alone else None
-        self._local_since = False
+        self._left_epoch = ""  # of the store that was lost
+        self._rejoining: asyncio.TimerHandle | None = None
         self._state_script = Script("state")
         self._batches = Batches(store, self.prefix, patience_s=patience_s, observer=observer, heard=self._heard)
 
@@ -79,8 +82,12 @@ class Ledger:
 
     @property
     def away(self) -> bool:
-        """The store was given up on and has not answered since."""
-        return self._batches.away
+        """The store was given up on and has not answered since, or not for long enough to be shared again."""
+        return self._batches.away or self._serves_alone
+
+    @property
+    def _serves_alone(self) -> bool:
+        return self._local is not None and self._local.active
 
     # ---- budgets
 
@@ -104,7 +111,7 @@ class Ledger:
         again, and their being ready would be taken for the wait.
         If the caller is cancelled meanwhile, what may have been reserved is given back.
         """
-        if self._batches.away and self._local is not None:
+        if self._local is not None and self.away:
             return self._alone(group, cost, candidates, leave)
         self._serial += 1
         name = f"{self._name}-{self._serial}"
@@ -173,8 +180,10 @@ class Ledger:
         if granted.settled:
             return
         granted.settled = True
-        if granted.local and self._local is not None and self._batches.away:
-            self._local.settle(granted, back, unused_tokens, cool_s, self._now())
+        if self._local is not None and cool_s > 0:
+            self._local.cools(granted, self._now() + min(cool_s, _LONGEST_COOL_S), self._now())
+        if granted.local and self._local is not None and self._local.active:
+            self._local.settle(granted, back, unused_tokens, self._now())
             return
         not_admitted = granted.cost if refused else _NO_COST
         self._correct(granted, back, unused_tokens, cool_s, _evidence(granted, observed, not_admitted), event)
@@ -215,6 +224,9 @@ class Ledger:
 
     async def flush(self, seconds: float = 5.0) -> None:
         """Wait until everything queued has been answered, at most for `seconds`."""
+        if self._rejoining is not None:
+            self._rejoining.cancel()
+            self._rejoin()
         await self._batches.flush(seconds)
 
     # ---- while the store is away
@@ -231,20 +243,33 @@ class Ledger:
 
     def _alone(self, group: str, cost: Cost, candidates: Sequence[Candidate], leave: float) -> Granted | Refused:
         """From this process's share, which is owed."""
-        if self._local is None:
+        if self._local is None or self.version < 0:  # who never heard the store knows neither levels nor replicas
             raise StoreUnavailable("the store does not answer")
-        if not self._local_since:
-            self._local_since = True
+        if not self._local.active:
             self._local.begin(self.replicas)
+            self._left_epoch = self.epoch
         return self._local.reserve(group, cost, candidates, self._now(), leave)
 
-    def _pay(self) -> None:
-        """The store is back: charge there what was taken without it."""
-        self._local_since = False
-        for group, debt in self._local.pay() if self._local is not None else ():
-            taken = Cost(-debt.requests, -debt.tokens, -debt.images)
-            granted = Granted("", group, _NO_COST, debt.candidate, self._now(), 0.0, False, {}, {})
-            self._correct(granted, taken, debt.unused_tokens, 0.0, [], Event.NOTHING)
+    def _come_back(self, epoch: str) -> None:
+        """The store is back. What we owe is paid at once, but our share goes on until the others have paid too: before,
+        the store's levels are too high by what they owe. One that forgot everything starts low, as if all was paid."""
+        self._pay(forgiven=epoch != self._left_epoch)
+        self._rejoining = asyncio.get_running_loop().call_later(_ALL_ARE_BACK_S, self._rejoin)
+
+    def _rejoin(self) -> None:
+        self._rejoining = None
+        if self._local is None or self._batches.away:  # gone again: its next answer begins anew
+            return
+        self._pay()
+        self._local.end()
+
+    def _pay(self, *, forgiven: bool = False) -> None:
+        """Charge in the store what was taken without it."""
+        debts = self._local.pay(self._now()) if self._local is not None else []
+        for debt in debts if not forgiven else ():
+            c = debt.candidate
+            amounts = [[_bounded(amount, _MOST) for amount in taken] for taken in (debt.kept, debt.corrected)]
+            self._batches.put(Item([4, debt.group, c.account, c.burst_s, *c.written, *amounts, debt.cool_s]))
 
     # ---- states
 
@@ -323,19 +348,22 @@ class Ledger:
 
         A store that is away is nothing to report here.
         """
-        replicas, now = f"{self.prefix}:replicas", time.time()
+        replicas = f"{self.prefix}:replicas"
         with contextlib.suppress(StoreLost):
             keys = (f"{self.prefix}:version", f"{self.prefix}:epoch")
             version, epoch = await self.store.guard(self.store.client.mget(*keys))
             self._note(int(version or 0), _text(epoch or b""))
+            now, _ = await self.store.guard(self.store.client.time())  # machines' own clocks may differ by more
             await self.store.guard(self.store.client.zadd(replicas, {self._name: now}))
             await self.store.guard(self.store.client.zremrangebyscore(replicas, 0, now - _REPLICA_LIVES_S))
-            self.replicas = max(1, await self.store.guard(self.store.client.zcard(replicas)))
+            counted = await self.store.guard(self.store.client.zcard(replicas))
+            # The first to look after a long absence of the store sees nobody else yet.
+            self.replicas, self._counted = max(1, counted, self._counted), counted
 
     def _heard(self, version: int, epoch: str, now: float) -> None:
         self._clock_ahead = now - time.monotonic()
-        if self._local_since:
-            self._pay()
+        if self._serves_alone and self._rejoining is None:
+            self._come_back(epoch)
         self._note(version, epoch)
 
     def _note(self, version: int, epoch: str) -> None:

@@ -177,6 +177,12 @@ class PoolMetrics:
             "requests, tokens or images",
             "The budget in force, per minute or per day.",
         )
+        self.bucket_upstream_limit: GaugeFamily[tuple[str, str, str]] = new.gauge(
+            "bucket_upstream_limit",
+            "account model dimension",
+            "requests, tokens or images",
+            "What upstream allows where the configuration wrote less.",
+        )
         self.cooldown: GaugeFamily[tuple[str, str]] = new.gauge(
             "cooldown_seconds",
             "account model",

@@ -1,8 +1,8 @@
 """Refusals that steer: the official SDKs, left at their defaults, come back when there is room, and not before.
 
-Their rules (openai-python `_base_client.py`, openai-node `client.ts`): two retries; `retry-after-ms`, then `retry-after`;
-Python obeys up to 120 s and gives up beyond, Node ignores what is above 60 s and comes back early; `x-should-retry`
-overrides both.
+Their rules (openai-python `_base_client.py`, openai-node `client.ts`): two retries, after `retry-after-ms` or else
+`retry-after`. Python obeys up to 120 s and gives up beyond; Node ignores what is above 60 s and comes back early;
+`x-should-retry` overrides both.
 """
 
 from __future__ import annotations

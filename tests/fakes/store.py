@@ -73,7 +73,7 @@ async def granted(ledger: Ledger, *args: Any, **kwargs: Any) -> Granted:
 
 
 async def move_time(ledger: Ledger, seconds: float) -> None:
-    """Let `seconds` pass for every bucket, hint and state of the pool, by making all of them that much older."""
+    """Let `seconds` pass for every bucket, hint, claim and state of the pool, by making all that much older."""
     client, prefix = ledger.store.client, ledger.prefix
     names = [unpack(member) for member in await client.smembers(f"{prefix}:buckets")]
     for account, group in names:
@@ -87,6 +87,9 @@ async def move_time(ledger: Ledger, seconds: float) -> None:
         hints = await client.zrange(f"{prefix}:next:{group}", 0, -1, withscores=True)
         if hints:
             await client.zadd(f"{prefix}:next:{group}", {account: score - seconds for account, score in hints})
+        for account, raw in (await client.hgetall(f"{prefix}:claims:{group}")).items():
+            owner, arrived, until = unpack(raw)
+            await client.hset(f"{prefix}:claims:{group}", account, pack([owner, arrived - seconds, until - seconds]))
     for field, raw in (await client.hgetall(f"{prefix}:states")).items():
         record = unpack(raw)
         record["since"] -= seconds

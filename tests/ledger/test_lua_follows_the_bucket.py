@@ -56,12 +56,12 @@ class Both:
         bucket.refill(self.store.now, limits, start_empty=self.start != "fresh", burst_s=burst_s)
         return bucket
 
-    async def reserve(self, cost: Cost) -> str:
-        """The end of it: granted, refused or never."""
+    async def reserve(self, cost: Cost, leave: float = 0.0) -> str:
+        """The end of it: granted, refused or never. `leave`: the share that must stay for others."""
         limits, burst_s = self.limits, self.burst_s
-        answer = await self.ledger.reserve(GROUP, cost, [candidate("a", limits, burst_s=burst_s)])
+        answer = await self.ledger.reserve(GROUP, cost, [candidate("a", limits, burst_s=burst_s)], leave=leave)
         bucket = self.refilled(limits, burst_s)
-        wait, which = bucket.wait(cost, limits, burst_s)
+        wait, which = bucket.wait(cost, limits, burst_s, leave)
         if isinstance(answer, Granted):
             assert wait == pytest.approx(0, abs=1e-6)
             bucket.take(cost)
@@ -178,6 +178,7 @@ reserves = st.tuples(
     st.builds(
         Cost, requests=st.sampled_from([0, 1, 1, 1, 3, 60]), tokens=amounts, images=st.sampled_from([0, 0, 1, 5])
     ),
+    st.sampled_from([0.0, 0.0, 0.0, 0.1, 0.6]),
 )
 said = st.tuples(
     st.sampled_from([*[None] * 12, 0.0, 3.0, 60.0, 500.0, 30_000.0, 1e6]),
@@ -231,6 +232,7 @@ CALL = ("reserve", Cost(1, 500))
 IN_FLIGHT_TOGETHER = [WRITTEN, CALL, CALL, CALL, *[settled(0, [(1, None, -0.4)])] * 3]
 IN_FLIGHT_TOGETHER_AND_RAISED = [WRITTEN, *[CALL] * 20, ("wait", 0.5), CALL, CALL, *[settled(20, [(1, None, 0.3)])] * 2]
 LATER_CALLS_EXPLAIN_A_PART = [WRITTEN, CALL, ("wait", 0.4), CALL, CALL, ("wait", 0.5), settled(0, [(1, None, -0.4)])]
+A_PART_LEFT_TO_OTHERS = [WRITTEN, CALL, ("reserve", Cost(1, 26_500), 0.1), ("reserve", Cost(1, 26_300), 0.1)]
 TWO_COOL_DOWNS = [WRITTEN, CALL, CALL, settled(0, [], cool_s=2.5), settled(0, [], cool_s=0.5), CALL]
 
 
@@ -239,6 +241,7 @@ TWO_COOL_DOWNS = [WRITTEN, CALL, CALL, settled(0, [], cool_s=2.5), settled(0, []
 @example("fresh", IN_FLIGHT_TOGETHER_AND_RAISED)
 @example("fresh", LATER_CALLS_EXPLAIN_A_PART)
 @example("fresh", TWO_COOL_DOWNS)
+@example("fresh", A_PART_LEFT_TO_OTHERS)
 @given(st.sampled_from(["fresh", "fresh", "reseeded", "unmarked"]), steps)
 def test_every_trace_leaves_the_script_and_the_specification_with_the_same_bucket(server, start, steps):
     async def drive() -> None:

@@ -1,4 +1,4 @@
-"""The figures of merit with real processes: what a pool at its limit uses, what upstream refuses, how long clients wait.
+"""The figures of merit with real processes: what a pool at its limit uses, what upstream refuses, who waits how long.
 
 Buckets are drained first, by offering far more than they hold; the window that is measured begins with nearly empty
 ones. What was possible is the refill of the dimension that binds, and the little that was left when the window began.
@@ -22,6 +22,7 @@ MODEL = "gpt-4o-mini"
 ACCOUNTS, RPM, TPM = 10, 60, 40_000
 COMPLETION_TOKENS = 1_500  # of an answer that its max_tokens does not cut shorter
 SPEED = 400  # tokens a second
+LATENCY_S = 0.15  # before the first byte
 DRAIN_S, SETTLE_S = 25.0, 15.0
 OTHERS_TOKENS = 1_000  # of each request by somebody else
 
@@ -86,9 +87,6 @@ def start_upstream(case: Case) -> Simulator:
     return Simulator.start(ACCOUNTS, *(word for name, value in options.items() for word in (f"--{name}", str(value))))
 
 
-LATENCY_S = 0.15
-
-
 def body_of(case: Case, rng: random.Random) -> dict[str, Any]:
     """A chat of some size, every second one a stream. RPM-bound: small ones."""
     most = rng.randint(50, 500) if case.bound == "rpm" else rng.choice((500, 1000, 2000, 4000))
@@ -130,7 +128,7 @@ class Driver:
             tasks: set[asyncio.Task[None]] = set()
             rate = capacity(self.case)
             await self._offer(session, tasks, rate * 4, DRAIN_S, {"x-quotapool-max-wait": "0"})
-            await self._offer(session, tasks, rate * max(1.0, self.case.offered), SETTLE_S, {})
+            await self._offer(session, tasks, rate * self.case.offered, SETTLE_S, {})
             start, before = await self._look()
             await self._offer(session, tasks, rate * self.case.offered, self.case.seconds, {})
             end, after = await self._look()

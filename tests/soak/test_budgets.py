@@ -1,6 +1,6 @@
 """Budgets that tell the truth, with real processes, at full length: an hour and a half in all, `pytest tests/soak -s`.
 
-QUOTAPOOL_SOAK_SECONDS (300) is the length of each window.
+SOAK_SECONDS (300) is the length of each window.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.fakes.processes import pool_config
 from tests.fakes.valkey import running_valkey
 from tests.scenarios.full_budgets import Case, Driver, Figures, start_upstream
 
-SECONDS = float(os.environ.get("QUOTAPOOL_SOAK_SECONDS", "300"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "300"))
 
 
 @pytest.fixture

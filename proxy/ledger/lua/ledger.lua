@@ -16,6 +16,8 @@
 --             the last six as the reserve's moments; kept -1e18: was unbounded
 --           event: 0 nothing, 1 headerless (answered well, named no limits), 2 slow_down, 3 refused for a shorter span
 --   release {3, group, owner}     owner left the line: what it claimed is free
+--   pay     {4, group, account, burst_s, rpm, tpm, rpd, tpd, ipm, kept 1..6, corrected 1..6, cool_s}
+--           what a worker took while it did not reach the store, by dimension, in both predictions
 --
 -- Stored
 --   qp:{pool}:b2:<account>:<group>  msgpack map, the fields of domain/bucket.py's Bucket; -1e18: no level (unbounded);
@@ -38,6 +40,7 @@
 --           refill_s: in which the account that decides gains this cost once more; 0: not known
 --   settle          {2, headroom}
 --   release         {3}
+--   pay             {4}
 --
 -- The arithmetic and its constants are domain/bucket.py's, which is its specification.
 
@@ -301,7 +304,9 @@ local function reserve(item)
         end
         save_bucket(bucket_key, b, account, group)
         if use == 2 then note_trial(account, key, jitter) end
-        if claims[account] then redis.call('HDEL', claims_key, account) end
+        for held, by in pairs(claims) do
+          if by[1] == owner then redis.call('HDEL', claims_key, held) end
+        end
         local again = wait_for(b, cost, written, burst_s, leave)
         redis.call('ZADD', next_key, b.at + max(0, again), account)
         redis.call('PEXPIRE', next_key, INVENTED_TTL_MS)
@@ -431,7 +436,22 @@ local function release(item)
   return {3}
 end
 
-local DO = {reserve, settle, release}
+local function pay(item)
+  local group, account, burst_s, written = item[2], item[3], item[4], written_of(item, 5)
+  local kept, corrected, cool_s = item[10], item[11], item[12]
+  local bucket_key = prefix .. ':b2:' .. account .. ':' .. group
+  local b = load_bucket(bucket_key, written, burst_s)
+  for i = 1, N do
+    add(b, i, -kept[i], -corrected[i])
+    b.charged[i] = b.charged[i] + kept[i]
+  end
+  b.cool = max(b.cool, b.at + cool_s)
+  redis.call('ZADD', prefix .. ':next:' .. group, 'GT', b.cool, account)
+  save_bucket(bucket_key, b, account, group)
+  return {4}
+end
+
+local DO = {reserve, settle, release, pay}
 local results = {}
 for n, item in ipairs(cmsgpack.unpack(ARGV[2])) do
   results[n] = DO[item[1]](item)
