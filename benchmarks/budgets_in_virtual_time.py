@@ -17,9 +17,11 @@ import bisect
 import heapq
 import itertools
 import random
+import statistics
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from proxy.domain.bucket import DIMENSIONS, Bucket, Evidence, Moment
@@ -109,13 +111,15 @@ class Outcome:
 
 
 def requests(load: str, rng: random.Random) -> Iterator[Request]:
-    """Of all lengths; estimates are above the usage, as they are where they come from max_tokens."""
+    """Of all lengths; estimates are mostly above the usage, as they are where they come from max_tokens. But where an
+    answer uses all of that, its prompt comes on top."""
     while True:
-        part, kind = rng.uniform(0.05, 0.9), rng.random()
+        part, kind = rng.uniform(0.05, 1.0), rng.random()
         if load == "rpm":
             estimate, part = rng.randint(50, 500), rng.uniform(0.2, 1.0)
         elif load == "tpm":
             estimate = rng.choice((500, 1000, 2000, 4000))
+            part = min(1.0, 1500 / estimate) + rng.randint(5, 200) / estimate
         elif kind < 0.15:  # embeddings
             yield Request(estimate := rng.randint(50, 500), estimate, 0.1, 0.1)
             continue
@@ -127,11 +131,16 @@ def requests(load: str, rng: random.Random) -> Iterator[Request]:
         yield Request(estimate, int(estimate * part), min(duration, 0.4) if rng.random() < 0.5 else duration, duration)
 
 
+@lru_cache
+def mean_tokens(charging: str, load: str) -> float:
+    """What a request is charged on average."""
+    sample = itertools.islice(requests(load, random.Random(0)), 200_000)
+    return statistics.fmean(r.estimate if charging == "keep" else r.used for r in sample)
+
+
 def capacity(case: Case) -> float:
     """Requests a second that all accounts together have room for."""
-    sample = list(itertools.islice(requests(case.load, random.Random(0)), 20_000))
-    mean = sum(r.estimate if case.charging == "keep" else r.used for r in sample) / len(sample)
-    return case.accounts / 60 * min(case.rpm, case.tpm / mean)
+    return case.accounts / 60 * min(case.rpm, case.tpm / mean_tokens(case.charging, case.load))
 
 
 class NextReady:

@@ -1,4 +1,4 @@
-"""The pictures of docs/budgets.md, as SVG written by hand: the two predictions beside the truth, and what each case used.
+"""The pictures of docs/budgets.md, as hand-written SVG: the two predictions beside the truth, and what each case used.
 
 The first two come from a run in virtual time, the last from the table that stands in docs/budgets.md.
 

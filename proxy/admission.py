@@ -28,6 +28,7 @@ _LONGEST_NAP_S = 1.0  # a state change or another replica's settle may bring roo
 _SHORTEST_NAP_S = 0.002
 _HEADS = 4  # how many of the line may ask while the first has long to wait
 _LONG_S = 0.25
+_PRECEDENCE_S = 86_400.0  # across replicas, a higher priority counts as having come a day earlier
 _MOST_AT_ONCE = 32
 _LONGEST_TOLD_S = 60.0  # what is told beyond, no SDK waits for
 _MOST_PROMISES = 1_000
@@ -102,7 +103,7 @@ class _Waiter:
 @dataclass(slots=True, eq=False)
 class _Line:
     waiting: FairLine[_Waiter] = field(default_factory=FairLine)
-    head_left: asyncio.Event = field(default_factory=asyncio.Event)
+    news: asyncio.Event = field(default_factory=asyncio.Event)  # another head, or one that may be asked beside it
     pump: asyncio.Task[None] | None = None
     pace_s: float = 0.0  # seconds between grants lately, to foretell a newcomer's wait
     last_grant: float = 0.0
@@ -191,6 +192,8 @@ class Admission:
         self._observer.line_length(1)
         if line.pump is None:
             line.pump = loop.create_task(self._serve(want.group, line))
+        elif len(line.waiting) <= _HEADS or line.waiting.head() is waiter:
+            line.news.set()  # whom the pump waits for need not be whom it would ask now
         granted: Granted | None = None
         try:
             async with asyncio.timeout(patience_s):
@@ -219,7 +222,7 @@ class Admission:
         was_head = line.waiting.head() is waiter
         line.waiting.leave(waiter)
         if was_head:
-            line.head_left.set()  # the next one may need less
+            line.news.set()  # the next one may need less
 
     async def _serve(self, group: str, line: _Line) -> None:
         """The line's pump: asks for the head, and for the few behind it while the head has long to wait.
@@ -230,7 +233,7 @@ class Admission:
         at_once = 1
         try:
             while len(line.waiting):
-                line.head_left.clear()
+                line.news.clear()
                 heads = line.waiting.first(at_once)
                 waits = await asyncio.gather(*(self._ask_for(line, waiter) for waiter in heads))
                 refused = [wait_s for wait_s in waits if wait_s is not None]
@@ -250,7 +253,7 @@ class Admission:
                 if nap_s > 0 and len(line.waiting):
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(max(nap_s, _SHORTEST_NAP_S)):
-                            await line.head_left.wait()
+                            await line.news.wait()
         finally:
             line.pump = None
             if not len(line.waiting) and self._lines.get(group) is line:
@@ -322,7 +325,7 @@ class Admission:
                 forget=[name for name in hints if name not in asked],
                 leave=want.leave,
                 owner=waiter.name if waiter else "",
-                arrived=waiter.joined if waiter else None,
+                arrived=(waiter.joined if waiter else time.monotonic()) - want.priority * _PRECEDENCE_S,
             )
             if isinstance(answer, Granted):
                 self._observer.reserved("granted_local" if answer.local else "granted")

@@ -142,7 +142,8 @@ class Pipeline:
             if outcome.delivered:
                 return
             self._end_retry(job)
-            if outcome.verdict.shared_group:
+            # A long context's limit has a name of its own, which is not the model's.
+            if outcome.verdict.shared_group and job.group == self._roster.group_of(job.model):
                 await self._roster.learn_group(job.model, outcome.verdict.shared_group)
             kind = outcome.verdict.kind
             if kind not in ABOUT_THE_KEY:  # what is wrong with one of our keys is no answer to a client

@@ -66,6 +66,7 @@ class Roster:
 
     def _replace_keys(self) -> None:
         self._candidates.clear()
+        self._written_groups = {model for members in self._settings.groups.values() for model in members}
         keys = [replace(key, account=self._merged.get(key.account, key.account)) for key in self._keys]
         self.pool.replace(keys, _weights(self._settings))
 
@@ -76,15 +77,14 @@ class Roster:
         self._replace_keys()
 
     def group_of(self, model: str) -> str:
-        """The model group whose limit `model` shares: as upstream said, else as configured."""
-        said = self._said_groups.get(model)
+        """The model group whose limit `model` shares: as somebody wrote, else as upstream said, else by its name."""
+        said = None if model in self._written_groups else self._said_groups.get(model)
         return self._settings.group_of(model) if said is None else said
 
     async def learn_group(self, model: str, shared: str) -> None:
         """Upstream refused `model` "for limit `shared`": they share a bucket. All replicas hear of it."""
         group = self._settings.group_of(shared)
-        written = any(model in members for members in self._settings.groups.values())
-        if not model or written or self.group_of(model) == group:
+        if not model or model in self._written_groups or self.group_of(model) == group:
             return
         self._said_groups[model] = group
         self._observer.group_learned(model, group)
@@ -152,6 +152,8 @@ class Roster:
     async def _remind(self) -> None:
         """The store came back without its memory. Ours may be older than what was lost, but it is better than none."""
         await self.ledger.begin_epoch(reseeded=True)
+        for model, group in self._said_groups.items():
+            await self.ledger.tell_group(model, group)
         if self._clients is not None:
             await self._with_clients(self._clients.remind)
         for field, record in self.pool.records.items():

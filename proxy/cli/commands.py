@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 clients = typer.Typer(help="Client keys: who may call the proxy.", no_args_is_help=True)
 app.add_typer(clients, name="clients")
+keys = typer.Typer(help="Upstream keys: look, and have the last word.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file; also QUOTAPOOL_CONFIG.", show_default=False)
@@ -117,6 +119,49 @@ def simulate(context: typer.Context) -> None:
     from proxy.simulator import main
 
     sys.exit(main(context.args))
+
+
+KeyArgument = Annotated[str, typer.Argument(help="The key's id.")]
+
+
+@keys.command("list")
+def keys_list(config: ConfigOption = None, env_file: EnvFileOption = None, json: JsonOption = False) -> None:
+    """Each key's state and reason, without asking upstream."""
+    from proxy.cli.keys import show
+
+    raise typer.Exit(show(_settings(config, env_file), as_json=json))
+
+
+@keys.command("enable")
+def keys_enable(key: KeyArgument, config: ConfigOption = None, env_file: EnvFileOption = None) -> None:
+    """Active again: a removed, quarantined, disabled or draining key."""
+    from proxy.cli.keys import say
+
+    raise typer.Exit(say(_settings(config, env_file), "enable", key))
+
+
+@keys.command("disable")
+def keys_disable(key: KeyArgument, config: ConfigOption = None, env_file: EnvFileOption = None) -> None:
+    """No requests until it is enabled."""
+    from proxy.cli.keys import say
+
+    raise typer.Exit(say(_settings(config, env_file), "disable", key))
+
+
+@keys.command("drain")
+def keys_drain(key: KeyArgument, config: ConfigOption = None, env_file: EnvFileOption = None) -> None:
+    """No new requests; those under way end. The same as disable, with the intention told."""
+    from proxy.cli.keys import say
+
+    raise typer.Exit(say(_settings(config, env_file), "drain", key))
+
+
+@keys.command("remove")
+def keys_remove(key: KeyArgument, config: ConfigOption = None, env_file: EnvFileOption = None) -> None:
+    """Out for good, over restarts, until it is enabled or its secret changes."""
+    from proxy.cli.keys import say
+
+    raise typer.Exit(say(_settings(config, env_file), "remove", key))
 
 
 @clients.command("add")

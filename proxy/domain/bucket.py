@@ -123,7 +123,14 @@ class Bucket:
 
     def level(self, index: int) -> float | None:
         """The prediction that leads."""
-        return self.corrected[index] if self.lean < TRUSTED else self.kept[index]
+        return self.corrected[index] if self._corrected_leads(index) else self.kept[index]
+
+    def _corrected_leads(self, index: int) -> bool:
+        """By what upstream's answers showed; until they do, where it is the more cautious one."""
+        kept, corrected = self.kept[index], self.corrected[index]
+        if abs(self.lean) > abs(TRUSTED) or kept is None or corrected is None:
+            return self.lean < TRUSTED
+        return corrected < kept
 
     def refill(self, now: float, written: Limits, *, start_empty: bool = False, burst_s: float = 60.0) -> None:
         """Bring everything to `now`; a clock that went back counts as standing still."""
@@ -186,11 +193,11 @@ class Bucket:
 
     def settle(self, back: Cost, unused_tokens: float) -> None:
         """`back`: what upstream never charged. `unused_tokens`: reserved less used, which upstream may have corrected;
-        negative (more was used than reserved) is a debt in both predictions."""
+        negative where more was used, a debt if upstream corrects. Where the estimate stays charged, it stays."""
         for i, dimension in enumerate(DIMENSIONS):
             amount = back.of(dimension)
             freed = unused_tokens if Cost(0, 1).of(dimension) else 0.0
-            self._add(i, amount + min(0.0, freed), amount + freed)
+            self._add(i, amount, amount + freed)
             self.charged[i] -= amount
 
     def follow(self, reserved_at: float, evidence: Iterable[Evidence], written: Limits, burst_s: float = 60.0) -> None:
@@ -222,7 +229,7 @@ class Bucket:
         then_corrected = then.corrected + self.taught_corrected[i] - then.taught_corrected
         kept = _surprise(e.remaining - then_kept, before, after, may_raise=may_raise)
         corrected = _surprise(e.remaining - then_corrected, before, after, may_raise=may_raise)
-        leading = corrected if self.lean < TRUSTED else kept
+        leading = corrected if self._corrected_leads(i) else kept
         lesson = kept if kept < 0 else kept * RAISE, corrected if corrected < 0 else corrected * RAISE
         self._add(i, *lesson)
         self._teach(i, *lesson)

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import deque
+import sys
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -34,7 +35,8 @@ class FairLine(Generic[T]):
         self._behind: dict[str, deque[tuple[int, float, float, T]]] = {}  # each client's waiters behind its first
         self._first: list[_Ticket[T]] = []
         self._ticket: dict[int, _Ticket[T]] = {}
-        self._present: set[int] = set()
+        self._standing: Counter[str] = Counter()  # by lane
+        self._present: dict[int, tuple[str, float]] = {}  # whose lane, and how far a grant moves its tag
         self._gone: set[int] = set()  # left while behind their client's first
         self._last_tag: dict[str, float] = {}
         self._virtual = 0.0
@@ -48,8 +50,9 @@ class FairLine(Generic[T]):
 
     def join(self, client: str, item: T, *, cost: float = 1.0, weight: float = 1.0, priority: int = 0) -> None:
         """Stand in line. A higher `priority` is always before a lower one; equals share by `weight`."""
-        self._present.add(id(item))
         lane = f"{priority}/{client}"
+        self._present[id(item)] = lane, cost / weight
+        self._standing[lane] += 1
         if lane in self._behind:
             self._behind[lane].append((priority, cost, weight, item))
         else:
@@ -71,45 +74,74 @@ class FairLine(Generic[T]):
         return self._first[0].item if self._first else None
 
     def first(self, most: int) -> list[T]:
-        """Who is next, and who after that, as it stands now; all stay in the line."""
-        if len(self._first) == 1:
-            head = self.head()
-            if head is None:
-                return []
-            (behind,) = self._behind.values()
-            rest = (item for *_, item in behind if id(item) not in self._gone)
-            return [head, *itertools.islice(rest, most - 1)]
-        self.head()  # drops those who left
-        return [ticket.item for ticket in heapq.nsmallest(most, (t for t in self._first if not t.left))]
+        """Who is next, and who after that if all are served in turn; all stay in the line."""
+        head = self.head()
+        if most <= 1 or head is None:
+            return [] if head is None else [head]
+        coming = [(ticket.sort, ticket) for ticket in heapq.nsmallest(most, (t for t in self._first if not t.left))]
+        behind = {ticket.client: iter(self._behind[ticket.client]) for _, ticket in coming}
+        last_tag = {lane: self._last_tag[lane] for lane in behind}
+        found: list[T] = []
+        virtual = self._virtual
+        while coming and len(found) < most:
+            (rank, tag, _), ticket = heapq.heappop(coming)
+            found.append(ticket.item)
+            virtual = max(virtual, tag)
+            after = next((w for w in behind[ticket.client] if id(w[-1]) not in self._gone), None)
+            if after is not None:
+                _, cost, weight, item = after
+                # Behind those that have their tags already, as it will be.
+                last_tag[ticket.client] = tag = max(virtual, last_tag[ticket.client]) + cost / weight
+                sort = rank, tag, sys.maxsize + len(found)
+                heapq.heappush(coming, (sort, _Ticket(sort, ticket.client, item)))
+        return found
 
     def ahead(self, client: str, priority: int = 0) -> int:
         """About how many will be served before a newcomer of this client: its own, and as many of each other's."""
-        own = self._behind.get(f"{priority}/{client}")
-        return min(len(self._present), (len(own) + 1 if own is not None else 1) * max(1, len(self._behind)))
+        own = self._standing[f"{priority}/{client}"] or 1
+        return min(len(self._present), own * max(1, len(self._behind)))
 
     def standing(self, client: str, priority: int = 0) -> int:
-        """How many of this client wait (some may have left meanwhile)."""
-        own = self._behind.get(f"{priority}/{client}")
-        return len(own) + 1 if own is not None else 0
+        """How many of this client wait."""
+        return self._standing[f"{priority}/{client}"]
 
     def served(self, item: T) -> None:
-        """`item` got what it waited for: the line's time goes on to its tag."""
+        """`item` got what it waited for: the line's time goes on to its tag. Whoever is served before its client's
+        first pays for it all the same: the client's next tag is later by as much."""
         ticket = self._ticket.get(id(item))
         if ticket is not None:
             self._virtual = max(self._virtual, ticket.sort[1])
-        self.leave(item)
+        elif id(item) in self._present:
+            lane, share = self._present[id(item)]
+            self._last_tag[lane] += share
+        self._out(item)
 
     def leave(self, item: T) -> None:
-        """Out of the line, served or not; nothing for one who is not in it."""
-        if id(item) not in self._present:
+        """Out of the line without having been served, which costs nothing; nothing for one who is not in it."""
+        if id(item) in self._ticket:
+            lane, share = self._present[id(item)]
+            self._last_tag[lane] -= share
+        self._out(item)
+
+    def _out(self, item: T) -> None:
+        known = self._present.pop(id(item), None)
+        if known is None:
             return
-        self._present.discard(id(item))
+        self._standing[known[0]] -= 1
         ticket = self._ticket.pop(id(item), None)
         if ticket is None:
             self._gone.add(id(item))  # skipped when its turn comes
+            if len(self._gone) > 16 + 2 * len(self._present):
+                self._forget_gone()
             return
         ticket.left = True
         self._next_of(ticket.client)
+
+    def _forget_gone(self) -> None:
+        """Else those who come and go behind a first that waits for long would fill the memory."""
+        for lane, waiting in self._behind.items():
+            self._behind[lane] = deque(w for w in waiting if id(w[-1]) not in self._gone)
+        self._gone.clear()
 
     def _next_of(self, lane: str) -> None:
         waiting = self._behind[lane]
@@ -120,7 +152,7 @@ class FairLine(Generic[T]):
                 continue
             self._come_first(lane, priority, cost, weight, item)
             return
-        del self._behind[lane]
+        del self._behind[lane], self._standing[lane]
         if not self._behind:  # an empty line forgets: nobody pays for what was long ago
             self._first.clear()
             self._last_tag.clear()

@@ -31,6 +31,8 @@ _NO_COST: Final = Cost(0)
 _REPLICA_LIVES_S: Final = 10.0
 _ALL_ARE_BACK_S: Final = 1.0  # in which every replica has noticed that the store is back, and paid
 _MOST_TOKENS: Final = 10_000_000.0  # of one call; an upstream that says more does not put a bucket into debt for ever
+_CLOCK_STEPS_S: Final = 0.5  # a difference that is no delay: another server's clock, or one that was set
+_CLOCK_DRIFTS_S: Final = 1e-6  # an answer
 _LONGEST_COOL_S: Final = 7 * 86_400.0
 _MOST: Final = 1e15  # of anything else
 
@@ -106,7 +108,8 @@ class Ledger:
         """Take `cost` from the first candidate that has room, in one atomic step. Raises StoreUnavailable.
 
         `leave`: the share of each budget that must stay for others. `owner`: who stands in line, and thereby gets the
-        next room of an account; `arrived`: since when, by the monotonic clock (None: now).
+        next room of an account; `arrived`: since when, by the monotonic clock (None: now); who came earlier goes
+        first.
         `forget`: accounts that an earlier refusal named as ready and that cannot be asked. Else they would be named
         again, and their being ready would be taken for the wait.
         If the caller is cancelled meanwhile, what may have been reserved is given back.
@@ -120,7 +123,7 @@ class Ledger:
         ]
         amounts = (_bounded(amount, _MOST) for amount in (cost.requests, cost.tokens, cost.images))
         payload = [1, group, *amounts, may_try_resting, self._rng.random(), names, list(forget), leave]
-        payload += [self._owner(owner), self._now() if arrived is None else self._stored(arrived)]
+        payload += [self._owner(owner), self._stored(arrived)]
         future: asyncio.Future[Granted | Refused] = asyncio.get_running_loop().create_future()
 
         def done(result: list[Any]) -> None:
@@ -180,17 +183,22 @@ class Ledger:
         if granted.settled:
             return
         granted.settled = True
+        not_admitted = granted.cost if refused else _NO_COST
         if self._local is not None and cool_s > 0:
             self._local.cools(granted, self._now() + min(cool_s, _LONGEST_COOL_S), self._now())
         if granted.local and self._local is not None and self._local.active:
-            self._local.settle(granted, back, unused_tokens, self._now())
+            told = [o for o in observed if _is_sound(o)]
+            unused_tokens = _bounded(unused_tokens, _MOST_TOKENS)
+            self._local.settle(granted, back, unused_tokens, told, not_admitted, self._now())
             return
-        not_admitted = granted.cost if refused else _NO_COST
         self._correct(granted, back, unused_tokens, cool_s, _evidence(granted, observed, not_admitted), event)
 
     def observe(self, granted: Granted, observed: Sequence[Observed]) -> None:
         """What a long answer's headers said, while the answer goes on. Its settling carries no evidence again."""
-        if observed and not granted.local:
+        if granted.local and self._local is not None and self._local.active:
+            told = [o for o in observed if _is_sound(o)]
+            self._local.settle(granted, _NO_COST, 0.0, told, _NO_COST, self._now())
+        elif observed:
             self._correct(granted, _NO_COST, 0.0, 0.0, _evidence(granted, observed, _NO_COST), Event.NOTHING)
 
     def _correct(
@@ -237,9 +245,9 @@ class Ledger:
     def _owner(self, name: str) -> str:
         return f"{self._name}/{name}" if name else ""
 
-    def _stored(self, moment: float) -> float:
-        """A moment of our monotonic clock by the store's."""
-        return moment + self._clock_ahead
+    def _stored(self, moment: float | None) -> float | None:
+        """A moment of our monotonic clock by the store's; None before its clock was heard."""
+        return None if moment is None or not self._clock_ahead else moment + self._clock_ahead
 
     def _alone(self, group: str, cost: Cost, candidates: Sequence[Candidate], leave: float) -> Granted | Refused:
         """From this process's share, which is owed."""
@@ -361,7 +369,10 @@ class Ledger:
             self.replicas, self._counted = max(1, counted, self._counted), counted
 
     def _heard(self, version: int, epoch: str, now: float) -> None:
-        self._clock_ahead = now - time.monotonic()
+        # What is heard is late by the answer's way, so the latest clock is the truest; it follows a drift all the same.
+        ahead = now - time.monotonic()
+        steps = abs(ahead - self._clock_ahead) > _CLOCK_STEPS_S
+        self._clock_ahead = ahead if steps else max(ahead, self._clock_ahead - _CLOCK_DRIFTS_S)
         if self._serves_alone and self._rejoining is None:
             self._come_back(epoch)
         self._note(version, epoch)
@@ -413,9 +424,10 @@ def _evidence(granted: Granted, observed: Sequence[Observed], not_admitted: Cost
     """What upstream said beside what we thought, as the script compares it."""
     evidence: list[tuple[float, ...]] = []
     for o in observed:
-        then = granted.moments.get(o.dimension, _WAS_UNBOUNDED)
-        if not (o.limit >= 0 and math.isfinite(o.limit) and math.isfinite(o.remaining)):
+        if not _is_sound(o):
             continue
+        # What this process saw alone is no measure for the store's buckets.
+        then = _WAS_UNBOUNDED if granted.local else granted.moments.get(o.dimension, _WAS_UNBOUNDED)
         remaining = _bounded(o.remaining - not_admitted.of(o.dimension), _MOST)
         index = DIMENSIONS.index(o.dimension) + 1
         taught = then.taught_kept, then.taught_corrected
@@ -423,6 +435,10 @@ def _evidence(granted: Granted, observed: Sequence[Observed], not_admitted: Cost
             (index, _bounded(o.limit, _MOST), remaining, then.kept, then.corrected, then.charged, then.recent, *taught)
         )
     return evidence
+
+
+def _is_sound(observed: Observed) -> bool:
+    return observed.limit >= 0 and math.isfinite(observed.limit) and math.isfinite(observed.remaining)
 
 
 def _bounded(value: float, most: float) -> float:

@@ -3,7 +3,8 @@
 Each of N replicas goes on with what it last saw of a bucket as if every request cost N times as much: with an Nth of
 the level, at an Nth of the rate, yet with no request too large that was not too large before. Together they take no
 more than one would. What was taken is owed: by how much a bucket would be fuller had nothing been taken, so that time
-pays here what it would have paid there. A bucket this process never saw starts empty.
+pays here what it would have paid there. A bucket this process never saw starts empty. Upstream's own word on what is
+left is followed here as in the store; it is the one thing that replicas still share.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.domain.bucket import DIMENSIONS, NEVER, Bucket
+from proxy.domain.bucket import DIMENSIONS, NEVER, Bucket, Evidence
 from proxy.domain.quantities import Cost, Dimension, Limits
-from proxy.ledger.grants import Candidate, Granted, Refused
+from proxy.ledger.grants import Candidate, Granted, Observed, Refused
 
 _MOST_REMEMBERED: Final = 50_000
 _UNITS: Final = (Cost(1, 0, 0), Cost(0, 1, 0), Cost(0, 0, 1))
@@ -34,9 +35,12 @@ class Debt:
 
 @dataclass(slots=True)
 class _Share:
-    """One bucket as if all replicas took what this one takes, and as it would be if nobody took anything."""
+    """One bucket as if all replicas took what this one takes, and as it would be if nobody took anything.
+
+    `since`: when it was made; what was granted before says nothing about it."""
 
     candidate: Candidate
+    since: float
     limits: Limits
     bucket: Bucket
     untouched: Bucket
@@ -44,6 +48,19 @@ class _Share:
     def refill(self, now: float) -> None:
         for bucket in (self.bucket, self.untouched):
             bucket.refill(now, self.limits, start_empty=True, burst_s=self.candidate.burst_s)
+
+    def follow(self, granted: Granted, observed: Sequence[Observed], not_admitted: Cost) -> None:
+        """Upstream's word on what was left when it admitted `granted`, as if it had admitted what it refused."""
+        if granted.at < self.since:
+            return
+        known = self.bucket.learned.copy()
+        evidence = [
+            Evidence(o.dimension, o.limit, o.remaining - not_admitted.of(o.dimension), granted.moments.get(o.dimension))
+            for o in observed
+        ]
+        self.bucket.follow(granted.at, evidence, self.limits, self.candidate.burst_s)
+        if self.bucket.learned != known:  # what both were before was a guess
+            self.untouched = deepcopy(self.bucket)
 
     def headroom(self) -> float:
         """The emptiest dimension's level as a share of its limit."""
@@ -101,14 +118,25 @@ class LocalBudgets:
                 share.bucket.take(self._weighed(cost))
                 self._serial += 1
                 name, headroom = f"local-{self._serial}", share.headroom()
-                return Granted(name, group, cost, candidate, now, headroom, False, {}, {}, local=True)
+                moments = {d: m for i, d in enumerate(DIMENSIONS) if (m := share.bucket.moment(i)) is not None}
+                learned = {d: share.bucket.learned[DIMENSIONS.index(d)] for d in moments}
+                return Granted(name, group, cost, candidate, now, headroom, False, moments, learned, local=True)
             if wait < soonest or which is None:
                 soonest, which = min(soonest, wait), dimension
         return Refused(None if soonest == NEVER else soonest, which)
 
-    def settle(self, granted: Granted, back: Cost, unused_tokens: float, now: float) -> None:
+    def settle(
+        self,
+        granted: Granted,
+        back: Cost,
+        unused_tokens: float,
+        observed: Sequence[Observed],
+        not_admitted: Cost,
+        now: float,
+    ) -> None:
         """Correct a reservation that was granted here."""
         share = self._share(granted.candidate, granted.group, now)
+        share.follow(granted, observed, self._weighed(not_admitted))
         share.bucket.settle(self._weighed(back), unused_tokens * self._replicas)
 
     # ---- when it is back
@@ -140,7 +168,7 @@ class LocalBudgets:
         if share is None:
             limits = Limits(*(None if limit < 0 else limit for limit in candidate.written))
             bucket = self._from_memory(key, now)
-            share = self._shares[key] = _Share(candidate, limits, bucket, deepcopy(bucket))
+            share = self._shares[key] = _Share(candidate, now, limits, bucket, deepcopy(bucket))
         share.refill(now)
         return share
 

@@ -189,13 +189,16 @@ def test_unused_tokens_come_back_in_one_prediction_and_stay_charged_in_the_cauti
     assert b.level(TPM) == close(57_800)
 
 
-def test_more_used_than_reserved_is_a_debt_in_both_predictions():
+def test_more_used_than_reserved_is_a_debt_until_upstream_shows_that_it_keeps_the_estimate():
     b = bucket()
     b.take(Cost(1, 58_000))
     b.settle(Cost(0), -3_000)  # 800 were left
-    assert (b.kept[TPM], b.corrected[TPM]) == (close(-2_200), close(-2_200))
+    assert (b.kept[TPM], b.corrected[TPM]) == (close(800), close(-2_200))
+    assert b.level(TPM) == close(-2_200)
     b.refill(2.2, WRITTEN)
     assert b.level(TPM) == close(0)  # paid by time
+    b.lean = 0.5
+    assert b.level(TPM) == close(3_000)
 
 
 # ---- for any trace

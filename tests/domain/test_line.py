@@ -132,3 +132,75 @@ def test_everybody_who_stays_is_served_once_and_in_order_within_client_and_prior
     for names in stays.values():
         assert [name for name in order if name in names] == names
     assert len(line) == 0
+
+
+def test_the_first_few_are_those_who_will_be_served_in_turn():
+    """Given weights of 3 and 1, I expect three of the one before the first of the other, and so on."""
+    line: FairLine[Waiter] = FairLine()
+    for _ in range(8):
+        line.join("heavy", Waiter("heavy"), weight=3.0)
+        line.join("light", Waiter("light"))
+    first = [waiter.name for waiter in line.first(8)]
+    assert first.count("heavy") == 6
+    assert first == served(line)[:8]
+
+
+def test_who_is_served_before_its_clients_first_pays_for_it():
+    """Given a large one of client a that must wait, and b, I expect what passes it to count as a's share."""
+    line: FairLine[Waiter] = FairLine()
+    line.join("a", Waiter("large"), cost=2.0)
+    small = Waiter("small")
+    line.join("a", small, cost=4.0)
+    line.join("a", Waiter("a"))
+    for n in range(9):
+        line.join("b", Waiter(f"b{n}"))
+    line.served(small)
+    # a's tags: 2 for the large one, and 2 + 4 + 1 = 7 for the next; b's are 1, 2, 3…
+    order = served(line)
+    assert order.index("large") <= 2
+    assert 6 <= order.index("a") - 1 <= 7
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 5), st.integers(0, 4), st.integers(-1, 1)), max_size=40),
+    st.integers(0, 12),
+)
+def test_first_foretells_the_order_of_service_whoever_has_left(arrivals, most):
+    line: FairLine[Waiter] = FairLine()
+    for n, (client, cost, fate, priority) in enumerate(arrivals):
+        waiter = Waiter(f"{client}{n}")
+        line.join(client, waiter, cost=cost, priority=priority)
+        if fate == 0:
+            line.leave(waiter)
+        if fate == 1 and (head := line.head()) is not None:
+            line.served(head)
+    foretold = [waiter.name for waiter in line.first(most)]
+    assert foretold == served(line)[: len(foretold)]
+    assert len(foretold) <= max(most, 1)
+
+
+def test_leaving_costs_nothing():
+    """Given a client nine of whose ten gave up, I expect its tenth to stand where its first stood."""
+    line: FairLine[Waiter] = FairLine()
+    hasty = [Waiter(f"a{n}") for n in range(10)]
+    for waiter in hasty:
+        line.join("a", waiter)
+    for n in range(5):
+        line.join("b", Waiter(f"b{n}"))
+    for waiter in hasty[:9]:
+        line.leave(waiter)
+    assert served(line)[:3] == ["b0", "a9", "b1"]
+
+
+def test_who_comes_and_goes_behind_a_first_is_neither_counted_nor_kept():
+    line: FairLine[Waiter] = FairLine()
+    line.join("a", Waiter("first"))
+    for n in range(1_000):
+        waiter = Waiter(f"a{n}")
+        line.join("a", waiter)
+        line.leave(waiter)
+    assert (len(line), line.standing("a"), line.ahead("a")) == (1, 1, 1)
+    assert sum(len(waiting) for waiting in line._behind.values()) < 50
+    last = Waiter("last")
+    line.join("a", last)
+    assert (line.standing("a"), served(line)) == (2, ["first", "last"])

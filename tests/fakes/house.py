@@ -45,6 +45,8 @@ class Recorder:
         self.legs: list[Leg] = []
         self.cooled_groups: list[tuple[str, str, str]] = []
         self.states: list[tuple[str, State, str]] = []
+        self.groups: list[tuple[str, str]] = []  # (model, group) as upstream told
+        self.twins: list[tuple[str, str]] = []  # accounts that turned out to share an organisation
         self.retries = 0
         self.waiting = 0
         self.streams = 0
@@ -83,6 +85,12 @@ class Recorder:
 
     def state_changed(self, field: str, state: State, reason: str, details: Mapping[str, Any]) -> None:
         self.states.append((field, state, reason))
+
+    def group_learned(self, model: str, group: str) -> None:
+        self.groups.append((model, group))
+
+    def same_organization(self, account: str, twin: str) -> None:
+        self.twins.append((account, twin))
 
 
 class WatchedLedger(Ledger):

@@ -233,6 +233,9 @@ async def test_processes_that_look_are_counted_as_replicas_until_they_are_silent
     assert ledger.replicas == 4
     for name, score in await ledger.store.client.zrange(f"{ledger.prefix}:replicas", 0, -1, withscores=True):
         await ledger.store.client.zadd(f"{ledger.prefix}:replicas", {name: score - 11})
+    # I expect nobody to jump to the conclusion that it is alone: after an outage, the first to look sees only itself.
+    await ledger.look()
+    assert ledger.replicas == 4
     await ledger.look()
     assert ledger.replicas == 1
     for store in stores:

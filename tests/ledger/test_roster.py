@@ -241,13 +241,13 @@ async def test_a_key_seen_dead_while_the_store_is_away_is_out_at_once_and_told_l
         answer = await granted_to(one, "a1")
         network.lose(0, "down")
         network.cut()
-        await report(one, Verdict(Kind.DEAD, "invalid_api_key", Scope.KEY), answer)
+        task = one.roster.report(Verdict(Kind.DEAD, "invalid_api_key", Scope.KEY), answer, status=401, request_id="")
+        assert task is not None
+        await task
         assert one.state("a1") is State.REMOVED
         network.heal()
-        await granted_to(one, "b1")
-        await one.roster.refresh()
-        assert (await one.ledger.records())["k/a1"].state is State.REMOVED
         await one.quiet()
+        assert (await one.ledger.records())["k/a1"].state is State.REMOVED
         await one.store.close()
 
 

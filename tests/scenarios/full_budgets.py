@@ -1,7 +1,7 @@
 """The figures of merit with real processes: what a pool at its limit uses, what upstream refuses, who waits how long.
 
 Buckets are drained first, by offering far more than they hold; the window that is measured begins with nearly empty
-ones. What was possible is the refill of the dimension that binds, and the little that was left when the window began.
+ones. What was possible is the refill of the dimension that binds, less what others took.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ COMPLETION_TOKENS = 1_500  # of an answer that its max_tokens does not cut short
 SPEED = 400  # tokens a second
 LATENCY_S = 0.15  # before the first byte
 DRAIN_S, SETTLE_S = 25.0, 15.0
+TPM_SIZES = (500, 1_000, 2_000, 4_000)
 OTHERS_TOKENS = 1_000  # of each request by somebody else
 
 
@@ -37,7 +38,7 @@ class Case:
     offered: float = 1.5
     others: float = 0.0
     seconds: float = 300.0
-    max_wait: str = "2s"
+    max_wait: str = "10s"
 
 
 @dataclass(slots=True)
@@ -51,9 +52,11 @@ class Ask:
 
 @dataclass(slots=True)
 class Figures:
-    """What the window showed. `waits`: seconds until the answer began, less upstream's own time, sorted."""
+    """What the window showed. `left`: what the buckets held when it began, as a share of their limits. `waits`: seconds
+    until the answer began, less upstream's own time, sorted."""
 
     used: float
+    left: float
     attempts: int
     refused_upstream: int
     clients: Counter[int | str]
@@ -67,9 +70,10 @@ class Figures:
         return self.waits[int(len(self.waits) * quantile)] if self.waits else 0.0
 
     def __str__(self) -> str:
+        refused = f"{self.refused_upstream} of {self.attempts} ({self.share_refused:.3%})"
+        waits = f"p50 {self.wait(0.5):.2f} s, p99 {self.wait(0.99):.2f} s"
         return (
-            f"used {self.used:.2%}, upstream refused {self.refused_upstream} of {self.attempts} "
-            f"({self.share_refused:.3%}), wait p50 {self.wait(0.5):.2f} s, p99 {self.wait(0.99):.2f} s, "
+            f"used {self.used:.2%} (began at {self.left:.1%}), upstream refused {refused}, wait {waits}, "
             f"clients saw {dict(self.clients)}"
         )
 
@@ -87,11 +91,17 @@ def start_upstream(case: Case) -> Simulator:
     return Simulator.start(ACCOUNTS, *(word for name, value in options.items() for word in (f"--{name}", str(value))))
 
 
-def body_of(case: Case, rng: random.Random) -> dict[str, Any]:
-    """A chat of some size, every second one a stream. RPM-bound: small ones."""
-    most = rng.randint(50, 500) if case.bound == "rpm" else rng.choice((500, 1000, 2000, 4000))
-    prompt = "x" * rng.randint(20, 800)
-    messages = [{"role": "user", "content": prompt}]
+def sizes(case: Case, rng: random.Random) -> Iterator[int]:
+    """max_tokens, in a random order that brings each about equally often within any dozen requests: what is offered is
+    then the same share of the budget in any minute. RPM-bound: small ones."""
+    choice = tuple(range(50, 500, 75)) if case.bound == "rpm" else TPM_SIZES
+    while True:
+        yield from rng.sample(choice, len(choice))
+
+
+def body_of(most: int, rng: random.Random) -> dict[str, Any]:
+    """A chat with a prompt of some length; every second one a stream."""
+    messages = [{"role": "user", "content": "x" * rng.randint(20, 800)}]
     return {"model": MODEL, "messages": messages, "max_tokens": most, "stream": rng.random() < 0.5}
 
 
@@ -100,9 +110,8 @@ def capacity(case: Case) -> float:
     if case.bound == "rpm":
         return ACCOUNTS * RPM / 60
     prompt = 410 / 4
-    charged = [500, 1000, 2000, 4000]
-    used = [min(most, COMPLETION_TOKENS) + prompt for most in charged]
-    mean = sum(charged if case.charging == "keep" else used) / 4
+    used = [min(most, COMPLETION_TOKENS) + prompt for most in TPM_SIZES]
+    mean = sum(TPM_SIZES if case.charging == "keep" else used) / len(TPM_SIZES)
     return ACCOUNTS * TPM / 60 / mean
 
 
@@ -116,6 +125,9 @@ class Driver:
     asks: list[Ask] = field(default_factory=list)
     others: list[tuple[float, int]] = field(default_factory=list)  # (when, status)
     rng: random.Random = field(default_factory=lambda: random.Random(1))
+
+    def __post_init__(self) -> None:
+        self.sizes = sizes(self.case, self.rng)
 
     def run(self) -> Figures:
         return asyncio.run(self._run())
@@ -148,10 +160,10 @@ class Driver:
         seconds: float,
         headers: dict[str, str],
     ) -> None:
-        """Requests at random moments, `rate` a second on average."""
+        """Requests at somewhat random moments, `rate` a second."""
         until = due = time.monotonic()
         until += seconds
-        while (due := due + self.rng.expovariate(rate)) < until:
+        while (due := due + self.rng.uniform(0.2, 1.8) / rate) < until:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             task = asyncio.create_task(self._ask(session, self.urls[len(self.asks) % len(self.urls)], headers))
             tasks.add(task)
@@ -159,7 +171,7 @@ class Driver:
         await asyncio.sleep(max(0.0, until - time.monotonic()))
 
     async def _ask(self, session: aiohttp.ClientSession, url: str, headers: dict[str, str]) -> None:
-        body = body_of(self.case, self.rng)
+        body = body_of(next(self.sizes), self.rng)
         ask = Ask(time.monotonic())
         self.asks.append(ask)
         try:
@@ -208,10 +220,11 @@ class Driver:
             gauge["remaining"] for a in before for gauges in a["buckets"].values() for gauge in gauges
             if gauge["kind"] == kind
         )  # fmt: skip
-        possible = ACCOUNTS * limit / 60 * (end - start) + left - by_others
+        possible = ACCOUNTS * limit / 60 * (end - start) - by_others
         mine = [ask for ask in self.asks if start <= ask.sent < end]
         return Figures(
             taken / possible,
+            left / ACCOUNTS / limit,
             admitted + refused,
             refused,
             Counter(ask.status for ask in mine),

@@ -6,7 +6,8 @@
 --   reserve {1, group, requests, tokens, images, may_try_resting, jitter, candidates, forget, leave, owner, arrived}
 --           candidates: {account, key, account_fingerprint, key_fingerprint, burst_s, rpm, tpm, rpd, tpd, ipm}
 --           a limit of -1: nobody wrote one
---           leave: share of each budget that must stay for others; owner: '' or who stands in line; arrived: its second
+--           leave: share of each budget that must stay for others; owner: '' or who stands in line;
+--           arrived: its second, earlier for a higher priority: who came earlier goes first; nil: now
 --           forget: accounts hinted at before that the caller cannot ask; they are hinted at again once somebody can
 --   settle  {2, group, account, burst_s, rpm, tpm, rpd, tpd, ipm, back_requests, back_tokens, back_images, unused_tokens,
 --            cool_s, reserved_at, evidence, event}
@@ -150,8 +151,13 @@ local function save_bucket(key, b, account, group)
   end
 end
 
+local function corrected_leads(b, i)
+  if abs(b.lean) > -TRUSTED then return b.lean < TRUSTED end
+  return b.corrected[i] < b.kept[i]
+end
+
 local function level_of(b, i)
-  if b.lean < TRUSTED then return b.corrected[i] end
+  if corrected_leads(b, i) then return b.corrected[i] end
   return b.kept[i]
 end
 
@@ -177,8 +183,8 @@ local function headroom(b, written)
   if b.cool > b.at then return 0 end
   local least = 1
   for i = 1, N do
-    local level = level_of(b, i)
-    if level > -UNBOUNDED then
+    local level, guessed = level_of(b, i), written[i] < 0 and b.learned[i] < 0
+    if level > -UNBOUNDED and not guessed then -- a guess is no reason to pass an account over
       local limit = limit_of(b, written, i)
       local share = limit > 0 and level / limit or 0
       if share < least then least = share end
@@ -273,7 +279,7 @@ end
 
 local function reserve(item)
   local group, may_try, jitter, candidates = item[2], item[6], item[7], item[8]
-  local leave, owner, arrived = item[10], item[11], item[12]
+  local leave, owner, arrived = item[10], item[11], item[12] or clock
   local claims_key = prefix .. ':claims:' .. group
   local claims, best, best_wait = claims_against(claims_key, owner, arrived), nil, 0
   local requests, tokens, images = item[3], item[4], item[5]
@@ -363,7 +369,7 @@ local function compare(b, e, age, written)
   local may_raise = limit >= e[2]
   local kept = surprise(e[3] - (e[4] + b.taught_kept[i] - e[8]), earlier, later, may_raise)
   local corrected = surprise(e[3] - (e[5] + b.taught_corrected[i] - e[9]), earlier, later, may_raise)
-  local leading = b.lean < TRUSTED and corrected or kept
+  local leading = corrected_leads(b, i) and corrected or kept
   local to_kept, to_corrected = kept < 0 and kept or kept * RAISE, corrected < 0 and corrected or corrected * RAISE
   add(b, i, to_kept, to_corrected)
   teach(b, i, to_kept, to_corrected)
@@ -405,7 +411,7 @@ local function settle(item)
   local back = {requests, tokens, requests, tokens, images, tokens}
   for i = 1, N do
     local freed = IS_TOKENS[i] and unused or 0
-    add(b, i, back[i] + min(0, freed), back[i] + freed)
+    add(b, i, back[i], back[i] + freed)
     b.charged[i] = b.charged[i] - back[i]
   end
   if event == 1 then

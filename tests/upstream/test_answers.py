@@ -1,0 +1,311 @@
+"""What upstream may say and what it may not: every framing of HTTP/1.1, whole, in pieces, broken off, and malformed.
+
+The same promises for aiohttp's client, the reference, and for the lean one; where they differ the test says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from proxy.upstream.http import UpstreamFailure
+from tests.fakes.upstream_server import CLIENTS, answering, get, once, talk_to, whole
+
+OK = b"HTTP/1.1 200 OK\r\n"
+LENGTH = OK + b"Content-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+TWO_CHUNKS = CHUNKED + b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"
+DECORATED = CHUNKED + b'2;name=value;q="a b"\r\nhe\r\n03;x\r\nllo\r\n0;last\r\nX-Digest: abc\r\nX-More: d\r\n\r\n'
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + LENGTH
+NO_CONTENT = b"HTTP/1.1 204 No Content\r\nX-A: 1\r\n\r\n"
+NOT_MODIFIED = b'HTTP/1.1 304 Not Modified\r\nETag: "x"\r\nContent-Length: 5\r\n\r\n'
+HEAD_ONLY = OK + b"Content-Length: 5\r\n\r\n"
+EMPTY = OK + b"Content-Length: 0\r\n\r\n"
+OLD_KEEP = b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello"
+TO_THE_END = OK + b"Content-Type: text/plain\r\n\r\nhello"
+OLD = b"HTTP/1.0 200 OK\r\n\r\nhello"
+FAREWELL = OK + b"Connection: close\r\nContent-Length: 5\r\n\r\nhello"
+
+LASTING = {  # (method, answer, status, body) that leave the connection open
+    "a length": ("GET", LENGTH, 200, b"hello"),
+    "chunks": ("GET", TWO_CHUNKS, 200, b"hello"),
+    "chunks with extensions and trailers": ("GET", DECORATED, 200, b"hello"),
+    "interim answers before": ("GET", INTERIM, 200, b"hello"),
+    "204": ("GET", NO_CONTENT, 204, b""),
+    "304 with a length": ("GET", NOT_MODIFIED, 304, b""),
+    "nothing": ("GET", EMPTY, 200, b""),
+    "HTTP/1.0 that keeps alive": ("GET", OLD_KEEP, 200, b"hello"),
+}
+ENDING = {
+    "until the end": ("GET", TO_THE_END, 200, b"hello"),
+    "HTTP/1.0": ("GET", OLD, 200, b"hello"),
+    "a last answer": ("GET", FAREWELL, 200, b"hello"),
+    "HEAD": ("HEAD", HEAD_ONLY, 200, b""),
+}
+GOOD = {**LASTING, **ENDING}
+
+
+@pytest.mark.parametrize("case", GOOD)
+async def test_an_answer_cut_at_any_byte_is_understood(kind, case):
+    """Each answer in two segments, for every place to cut it, and then in as many segments as it has bytes."""
+    method, wire, status, body = GOOD[case]
+    cuts = [(wire[:n], wire[n:]) for n in range(1, len(wire))] + [tuple(wire[n : n + 1] for n in range(len(wire)))]
+    left = iter(cuts)
+
+    async def script(visit) -> None:
+        while True:
+            await visit.request()
+            await visit.say(*next(left))
+            if case in ENDING:
+                return
+
+    async with talk_to(kind, script) as (client, _):
+        for _ in cuts:
+            assert await get(client, method) == (status, body)
+
+
+@pytest.mark.parametrize("case", LASTING)
+async def test_a_connection_serves_again_after(kind, case):
+    method, wire, status, body = LASTING[case]
+    async with talk_to(kind, answering([wire])) as (client, server):
+        for _ in range(3):
+            assert await get(client, method) == (status, body)
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("case", ENDING)
+async def test_a_connection_is_not_used_again_after(kind, case):
+    """aiohttp uses one again after HEAD; the lean client doesn't: llhttp would take the next answer for this body."""
+    method, wire, status, body = ENDING[case]
+
+    async def script(visit) -> None:
+        await visit.request()
+        await visit.say(wire)
+        if case != "until the end" and case != "HTTP/1.0":
+            await visit.gone() if kind == "lean" or case != "HEAD" else None
+
+    async with talk_to(kind, script) as (client, server):
+        for _ in range(2):
+            assert await get(client, method) == (status, body)
+        assert server.connections == 2
+
+
+async def test_headers_keep_their_order_their_spelling_and_their_bytes(kind):
+    wire = OK + b"x-B: 1\r\nX-a:2\r\nSet-Cookie: a\r\nx-b:   3  \r\nSet-Cookie: b\r\nX-Raw: \xff\xc3\xa9\r\nX-No:\r\n"
+    async with talk_to(kind, answering([wire + b"Content-Length: 0\r\n\r\n"])) as (client, _):
+        answer = await client.send("GET", "/", [], None)
+        answer.close()
+    assert [(name, value) for name, value in answer.headers.items()][:-1] == [
+        ("x-B", "1"),
+        ("X-a", "2"),
+        ("Set-Cookie", "a"),
+        ("x-b", "3"),
+        ("Set-Cookie", "b"),
+        ("X-Raw", "\udcffé"),
+        ("X-No", ""),
+    ]
+    assert answer.headers["X-B"] == "1"
+    assert answer.reason == "OK"
+
+
+async def test_trailers_are_no_headers(kind):
+    async with talk_to(kind, answering([DECORATED])) as (client, _):
+        answer = await client.send("GET", "/", [], None)
+        assert await whole(answer) == b"hello"
+    assert "X-Digest" not in answer.headers
+
+
+async def test_no_redirect_is_followed_no_cookie_kept_and_nothing_unpacked(kind):
+    wire = b"HTTP/1.1 302 Found\r\nLocation: /b\r\nSet-Cookie: a=b\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\n\x1f\x8b\x08"
+    heads = []
+
+    async def script(visit) -> None:
+        while True:
+            heads.append(await visit.request())
+            await visit.say(wire)
+
+    async with talk_to(kind, script) as (client, _):
+        assert await get(client) == (302, b"\x1f\x8b\x08")
+        assert await get(client) == (302, b"\x1f\x8b\x08")
+    assert len(heads) == 2
+    assert b"ookie" not in heads[1]
+
+
+MALFORMED = {
+    "two lengths": OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+    "a list of lengths": OK + b"Content-Length: 5, 5\r\n\r\nhello",
+    "a signed length": OK + b"Content-Length: +5\r\n\r\nhello",
+    "a negative length": OK + b"Content-Length: -5\r\n\r\nhello",
+    "an empty length": OK + b"Content-Length:\r\n\r\nhello",
+    "a length and chunks": OK + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "chunks and a length": OK + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "a chunk size that is none": CHUNKED + b"5g\r\nhello\r\n0\r\n\r\n",
+    "a hexadecimal prefix": CHUNKED + b"0x5\r\nhello\r\n0\r\n\r\n",
+    "a negative chunk size": CHUNKED + b"-5\r\nhello\r\n0\r\n\r\n",
+    "a chunk size beyond 64 bits": CHUNKED + b"10000000000000005\r\nhello\r\n0\r\n\r\n",
+    "a chunk longer than its size": CHUNKED + b"4\r\nhello\r\n0\r\n\r\n",
+    "a header without a name": OK + b": 1\r\nContent-Length: 5\r\n\r\nhello",
+    "a NUL in a header": OK + b"X-A: a\0b\r\nContent-Length: 5\r\n\r\nhello",
+    "a lone CR in a header": OK + b"X-A: a\rX-B: b\r\nContent-Length: 5\r\n\r\nhello",
+    "another protocol": b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
+    "a status of four digits": b"HTTP/1.1 2000 OK\r\nContent-Length: 5\r\n\r\nhello",
+}
+STRICTER = {
+    # aiohttp's client lets these through; we do not: a proxy must not guess where an answer ends.
+    "two different codings": OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "chunked before another coding": OK + b"Transfer-Encoding: chunked, gzip\r\n\r\nhello",
+    "chunked twice": OK + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "a coding that is not chunked": OK + b"Transfer-Encoding: identity\r\n\r\nhello",
+    "equal lengths": OK + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+    "a folded header": OK + b"X-A: 1\r\n 2\r\nContent-Length: 5\r\n\r\nhello",
+    "a space before the colon": OK + b"Content-Length : 5\r\n\r\nhello",
+    "lines that end with LF": b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello",
+    "HTTP/2.0 in the status line": b"HTTP/2.0 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    "HTTP/0.9 in the status line": b"HTTP/0.9 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    "a status below 100": b"HTTP/1.1 099 What\r\nContent-Length: 5\r\n\r\nhello",
+    "a switch of protocols": b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\nhello",
+    "a space after a chunk size": CHUNKED + b"5 \r\nhello\r\n0\r\n\r\n",
+}
+
+
+async def refused(kind: str, wire: bytes) -> UpstreamFailure:
+    """The failure that such an answer is; its connection must be gone after it."""
+    left = asyncio.Event()
+
+    async def script(visit) -> None:
+        await visit.request()
+        await visit.say(wire)
+        await visit.gone()
+        left.set()
+
+    async with talk_to(kind, script) as (client, _):
+        with pytest.raises(UpstreamFailure) as failed:
+            await get(client)
+        await asyncio.wait_for(left.wait(), 2)
+    return failed.value
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+async def test_an_answer_that_can_be_misread_is_refused(kind, case):
+    failure = await refused(kind, MALFORMED[case])
+    assert (failure.reason, failure.sent, failure.idle) == ("protocol", True, False)
+
+
+@pytest.mark.parametrize("case", STRICTER)
+async def test_the_lean_client_refuses_more(case):
+    failure = await refused("lean", STRICTER[case])
+    assert (failure.reason, failure.sent, failure.idle) == ("protocol", True, False)
+
+
+OVERSIZED = {
+    "one long header": OK + b"X-A: " + b"a" * 70_000 + b"\r\nContent-Length: 0\r\n\r\n",
+    "a header without end": OK + b"X-A: " + b"a" * 200_000,
+    "a reason without end": b"HTTP/1.1 200 " + b"a" * 200_000,
+}
+STRICTLY_OVERSIZED = {  # the reference limits each line, not their sum
+    "many headers": OK
+    + b"".join(b"X-%04d: %b\r\n" % (n, b"a" * 90) for n in range(700))
+    + b"Content-Length: 0\r\n\r\n",
+    "interim answers without end": b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 2000,
+    "a chunk extension without end": CHUNKED + b"5;" + b"a" * 300_000,
+    "a trailer without end": CHUNKED + b"0\r\nX-A: " + b"a" * 600_000,
+}
+
+
+@pytest.mark.parametrize("case", OVERSIZED)
+async def test_a_head_of_more_than_64_kib_is_refused(kind, case):
+    failure = await refused(kind, OVERSIZED[case])
+    assert (failure.reason, failure.sent) == ("protocol", True)
+
+
+@pytest.mark.parametrize("case", STRICTLY_OVERSIZED)
+async def test_the_lean_client_bounds_everything_that_is_not_the_body(case):
+    failure = await refused("lean", STRICTLY_OVERSIZED[case])
+    assert (failure.reason, failure.sent) == ("protocol", True)
+
+
+async def test_a_head_of_almost_64_kib_is_fine(kind):
+    wire = OK + b"X-A: " + b"a" * 65_000 + b"\r\nContent-Length: 5\r\n\r\nhello"
+    async with talk_to(kind, answering([wire])) as (client, _):
+        assert await get(client) == (200, b"hello")
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+@pytest.mark.parametrize("wire", [LENGTH, TWO_CHUNKS, DECORATED], ids=["a length", "chunks", "trailers"])
+async def test_an_answer_broken_off_at_any_byte_is_a_failure(kind, wire, reset):
+    """Never a clean end, and never a body that is shorter than promised."""
+    for n in range(len(wire)):
+        async with talk_to(kind, once(wire[:n], reset=reset)) as (client, _):
+            with pytest.raises(UpstreamFailure) as failed:
+                await get(client)
+        failure = failed.value
+        assert (failure.reason, failure.sent, failure.idle) == ("reset", True, False), wire[:n]
+
+
+async def test_what_came_before_the_break_can_be_read(kind):
+    async with talk_to(kind, once(LENGTH[:-2])) as (client, _):
+        answer = await client.send("GET", "/", [], None)
+        assert await answer.chunk() == b"hel"
+        for _ in range(2):
+            with pytest.raises(UpstreamFailure):
+                await answer.chunk()
+        answer.close()
+
+
+async def test_a_body_until_the_end_that_ends_in_a_reset_is_a_failure():
+    """aiohttp takes the reset for the end."""
+    async with talk_to("lean", once(TO_THE_END, reset=True)) as (client, _):
+        with pytest.raises(UpstreamFailure) as failed:
+            await get(client)
+    assert failed.value.reason == "reset"
+
+
+LEFTOVERS = [("lean", OK), *((kind, over) for kind in CLIENTS for over in (LENGTH, b"junk", b"\0"))]
+
+
+@pytest.mark.parametrize(("client_kind", "leftover"), LEFTOVERS)
+@pytest.mark.parametrize("wire", [LENGTH, TWO_CHUNKS, NO_CONTENT], ids=["a length", "chunks", "204"])
+async def test_bytes_after_an_answer_are_never_taken_for_the_next(client_kind, wire, leftover):
+    """The answer itself is good; its connection is not: somebody else's answer may be on it.
+
+    aiohttp may fail the good answer as well; and after half a head (not asked of it) it reads the next one's as its end.
+    """
+    status, body = (204, b"") if wire is NO_CONTENT else (200, b"hello")
+
+    async def script(visit) -> None:
+        await visit.request()
+        if visit.number == 1:
+            await visit.say(wire + leftover)
+            await visit.gone()
+        else:
+            await visit.say(EMPTY)
+
+    async with talk_to(client_kind, script) as (client, server):
+        try:
+            assert await get(client) == (status, body)
+        except UpstreamFailure as failure:
+            assert (client_kind, failure.reason) == ("reference", "protocol")
+        assert await get(client) == (200, b"")
+        assert server.connections == 2
+
+
+async def test_bytes_that_come_while_a_connection_is_idle_end_it():
+    """aiohttp's client would give them to the next request as its answer."""
+
+    async def script(visit) -> None:
+        await visit.request()
+        await visit.say(LENGTH)
+        if visit.number == 1:
+            await told.wait()
+            await visit.say(LENGTH)
+        await visit.gone()
+
+    told = asyncio.Event()
+    async with talk_to("lean", script) as (client, server):
+        assert await get(client) == (200, b"hello")
+        told.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert await get(client) == (200, b"hello")
+        assert server.connections == 2
