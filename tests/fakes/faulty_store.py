@@ -93,7 +93,8 @@ class FaultyStore:
         self._servers += 1
         directory, port = self._directory / f"valkey-{self._servers}", free_port()
         directory.mkdir()
-        process, url = start_valkey(directory, "--port", str(port), "--bind", "127.0.0.1", *arguments)
+        listening = "--port", str(port), "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0"
+        process, url = start_valkey(directory, *listening, *arguments)
         return process, url.removeprefix("unix://"), port
 
     def _replace(self, process: subprocess.Popen[bytes], path: str, port: int) -> None:

@@ -141,11 +141,11 @@ async def talk_to(
 
 
 async def whole(answer: Answer) -> bytes:
-    body = b""
+    pieces = []
     while piece := await answer.chunk():
-        body += piece
+        pieces.append(piece)
     answer.close()
-    return body
+    return b"".join(pieces)
 
 
 async def get(client: Upstream, method: str = "GET") -> tuple[int, bytes]:

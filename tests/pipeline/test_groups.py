@@ -181,7 +181,7 @@ async def test_by_option_accounts_of_one_organisation_share_one_budget(open_pool
     assert set(pool.roster.pool.accounts) == {kept, "c"}
     assert len(pool.roster.pool.accounts[kept].keys) == 3
     seen, before = len(pool.upstream.sent), (await pool.taken(kept))[0]
-    for _ in range(12):
+    for _ in range(40):
         await pool.ask()
     of_both = [sent.key for sent in pool.upstream.sent[seen:] if sent.key != "c1"]
     assert set(of_both) == {"a1", "a2", "b1"}

@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ COST = 200  # tokens of one request: OpenAI charges its max_tokens where that is
 RATE = 20.0  # requests a second that all budgets refill together
 OFFERED = 1.1
 TPM = round(RATE * 60 * COST / ACCOUNTS)
-SETTLING_S = 2.0  # after a fault, what happens still counts as its doing
+SETTLING_S = 1.5  # after a fault, what happens still counts as its doing
+MINUTE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,8 @@ class Counts:
 class Figures:
     """What one fault did, from its beginning until `SETTLING_S` after its end.
 
-    `ends`: requests by their end. `oversold`: refused by upstream's own limiter, as a share of the budget of that time.
-    `used`: admitted by upstream, as a share of the same. `back_s`: from the fault's end until every replica had its
+    `ends`: requests by their end. `oversold`: refused by upstream's own limiter, as a share of the budget of that time,
+    of a minute at least. `used`: admitted by upstream, as a share of that time's budget. `back_s`: from the fault's end until every replica had its
     reservations from the store again, and from nowhere else. `silence_s`: the longest time without a good answer.
     """
 
@@ -60,7 +62,7 @@ class Figures:
 
     @property
     def errors(self) -> int:
-        """What clients saw beside answers and the refusals that 110 % of the budget must bring."""
+        """What clients saw beside answers and the refusals that more than the budget must bring."""
         return sum(self.ends.values()) - self.ends["ok"] - self.ends["429"]
 
 
@@ -82,10 +84,14 @@ class Pool:
         admitted = upstream_sum(self.simulator, "admitted")
         return Counts(time.monotonic(), admitted, refused_upstream(self.simulator), granted, alone)
 
-    def suffer(self, begin: Callable[[], None], seconds: float) -> Figures:
-        """Let the fault be for `seconds`, heal it, and look on until all is as it was."""
+    def suffer(
+        self, begin: Callable[[], None], seconds: float, *, meanwhile: Callable[[], None] = lambda: None
+    ) -> Figures:
+        """Let the fault be for `seconds`, look at it at its half, heal it, and look on until all is as it was."""
         before = self.counts()
         begin()
+        time.sleep(max(0.0, before.at + seconds / 2 - time.monotonic()))
+        meanwhile()
         time.sleep(max(0.0, before.at + seconds - time.monotonic()))
         self.store.heal()
         healed = time.monotonic()
@@ -96,7 +102,7 @@ class Pool:
         ended = [r for r in self.load.records if before.at <= r.ended <= after.at]
         return Figures(
             Counter(str(r.status) if r.end is End.STATUS else r.end.value for r in ended),
-            (after.refused - before.refused) / (RATE * took_s),
+            (after.refused - before.refused) / (RATE * max(took_s, MINUTE_S)),
             (after.admitted - before.admitted) / (RATE * took_s),
             back_s,
             self.load.longest_silence(before.at, after.at),
@@ -105,17 +111,16 @@ class Pool:
         )
 
     def _wait_until_shared(self, healed: float) -> float:
-        last, quiet_since = self.counts(), healed
+        """Seconds from `healed` until every replica was granted something by the store and nothing without it."""
+        first = last = self.counts()
         while True:
             time.sleep(0.05)
             now = self.counts()
-            if now.alone != last.alone or any(g == was for g, was in zip(now.granted, last.granted, strict=True)):
-                if now.alone != last.alone:
-                    quiet_since = now.at
-                last = now if now.alone != last.alone else last
-                assert now.at < healed + 20, "the replicas do not come back to the store"
-                continue
-            return quiet_since - healed
+            if now.alone != last.alone:
+                last = now
+            elif all(g > was for g, was in zip(now.granted, last.granted, strict=True)):
+                return 0.0 if last is first else last.at - healed
+            assert now.at < healed + 20, "the replicas do not come back to the store"
 
     def metric(self, name: str, **labels: str) -> list[float]:
         return [proxy.total(name, **labels) for proxy in self.proxies]
@@ -134,9 +139,16 @@ class Pool:
 
 @contextlib.contextmanager
 def pool_under_load(
-    directory: Path, *, replicas: int, seconds: float, on_loss: str = "serve", max_wait: str = "1s", **options: Any
+    directory: Path,
+    *,
+    replicas: int,
+    seconds: float,
+    offered: float = OFFERED,
+    on_loss: str = "serve",
+    max_wait: str = "1s",
+    **options: Any,
 ) -> Iterator[Pool]:
-    """Ten accounts with nearly empty budgets and one that is deactivated, offered 110 % of the budget for `seconds`."""
+    """Ten accounts with nearly empty budgets and one that is deactivated, offered more than the budget for `seconds`."""
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(faulty_store(directory))
         simulator = Simulator.start(ACCOUNTS + 1, "--rpm", "0", "--tpm", str(TPM), "--latency-ms", "100")
@@ -144,15 +156,16 @@ def pool_under_load(
         config = pool_config(simulator, redis=store.url, on_redis_loss=on_loss, queue={"max_wait": max_wait}, **options)
         proxies = []
         for n in range(replicas):
-            proxy = start_proxy_process(directory / f"replica-{n}", config)
+            proxy = start_proxy_process(directory / f"replica-{n}", config, wait=False)
             stack.callback(_end, proxy)
             proxies.append(proxy)
-        key = _client_key(proxies[0])
         simulator.fault(ACCOUNTS, "account_deactivated")
-        for n in range(ACCOUNTS):
-            _use_up(simulator, n)
+        with ThreadPoolExecutor(ACCOUNTS) as threads:
+            list(threads.map(lambda n: _use_up(simulator, n), range(ACCOUNTS)))
+        wait_until(lambda: all(proxy.ready() for proxy in proxies), "the replicas become ready")
+        key = _client_key(proxies[0])
         urls = [proxy.base_url for proxy in proxies]
-        load = Load(*urls, rate=RATE * OFFERED, seconds=seconds, mix=[Kind.CHAT], max_tokens=COST, key=key)
+        load = Load(*urls, rate=RATE * offered, seconds=seconds, mix=[Kind.CHAT], max_tokens=COST, key=key)
         with load:
             pool = Pool(simulator, store, proxies, load, key)
             dead = f"key-{ACCOUNTS}"
@@ -160,7 +173,7 @@ def pool_under_load(
                 lambda: pool.metric("quotapool_key_state", key=dead, state="removed") == [1.0] * replicas,
                 "everybody knows that the key is dead",
             )
-            time.sleep(3.0)  # the first guesses are corrected
+            time.sleep(2.0)  # the first guesses are corrected
             yield pool
             load.stop()
 

@@ -82,8 +82,8 @@ async def test_a_connection_is_not_used_again_after(kind, case):
     async def script(visit) -> None:
         await visit.request()
         await visit.say(wire)
-        if case != "until the end" and case != "HTTP/1.0":
-            await visit.gone() if kind == "lean" or case != "HEAD" else None
+        if case == "a last answer":
+            await visit.gone()
 
     async with talk_to(kind, script) as (client, server):
         for _ in range(2):
@@ -117,7 +117,8 @@ async def test_trailers_are_no_headers(kind):
 
 
 async def test_no_redirect_is_followed_no_cookie_kept_and_nothing_unpacked(kind):
-    wire = b"HTTP/1.1 302 Found\r\nLocation: /b\r\nSet-Cookie: a=b\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\n\x1f\x8b\x08"
+    wire = b"HTTP/1.1 302 Found\r\nLocation: /b\r\nSet-Cookie: a=b\r\nContent-Encoding: gzip\r\n"
+    wire += b"Content-Length: 3\r\n\r\n\x1f\x8b\x08"
     heads = []
 
     async def script(visit) -> None:
@@ -269,7 +270,7 @@ LEFTOVERS = [("lean", OK), *((kind, over) for kind in CLIENTS for over in (LENGT
 async def test_bytes_after_an_answer_are_never_taken_for_the_next(client_kind, wire, leftover):
     """The answer itself is good; its connection is not: somebody else's answer may be on it.
 
-    aiohttp may fail the good answer as well; and after half a head (not asked of it) it reads the next one's as its end.
+    aiohttp may fail the good answer as well. Not asked of it: after half a head it reads the next one's as its end.
     """
     status, body = (204, b"") if wire is NO_CONTENT else (200, b"hello")
 
@@ -285,7 +286,8 @@ async def test_bytes_after_an_answer_are_never_taken_for_the_next(client_kind, w
         try:
             assert await get(client) == (status, body)
         except UpstreamFailure as failure:
-            assert (client_kind, failure.reason) == ("reference", "protocol")
+            if (client_kind, failure.reason) != ("reference", "protocol"):
+                raise
         assert await get(client) == (200, b"")
         assert server.connections == 2
 

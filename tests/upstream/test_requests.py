@@ -44,8 +44,15 @@ def lines(request: bytes) -> list[bytes]:
 
 
 async def test_nothing_is_added_but_host(kind):
-    request = await seen(kind, "GET", "/v1/models?a=b%20c&&d", [("x-B", "1"), ("X-a", "2"), ("x-b", "3")], None)
-    assert lines(request) == [b"GET /v1/models?a=b%20c&&d HTTP/1.1", b"x-B: 1", b"X-a: 2", b"x-b: 3"]
+    request = await seen(kind, "GET", "/v1/models?a=b%20c&&d", [("x-B", "1"), ("X-a", "2"), ("x-B", "3")], None)
+    assert lines(request)[0] == b"GET /v1/models?a=b%20c&&d HTTP/1.1"
+    assert sorted(lines(request)[1:]) == [b"X-a: 2", b"x-B: 1", b"x-B: 3"]
+
+
+async def test_headers_go_out_in_their_order_and_spelling():
+    """aiohttp's client moves repeated ones together, and forgets those spelled in another way."""
+    request = await seen("lean", "GET", "/", [("x-B", "1"), ("X-a", "2"), ("x-b", "3")], None)
+    assert lines(request)[1:] == [b"x-B: 1", b"X-a: 2", b"x-b: 3"]
 
 
 async def test_bytes_beyond_ascii_are_passed_on(kind):
