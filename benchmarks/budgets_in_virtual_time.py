@@ -36,6 +36,7 @@ GROUP = "model"
 HEADS, LONG_S, LONGEST_NAP_S, SHORTEST_NAP_S = 4, 0.25, 1.0, 0.002  # as in proxy/admission.py
 HINTS = 8
 MAX_WAITING = 1_000
+TPM_SIZES = (500, 1_000, 2_000, 4_000)
 SOMEBODY = "somebody"
 
 
@@ -113,12 +114,14 @@ class Outcome:
 def requests(load: str, rng: random.Random) -> Iterator[Request]:
     """Of all lengths; estimates are mostly above the usage, as they are where they come from max_tokens. But where an
     answer uses all of that, its prompt comes on top."""
+    sizes: list[int] = []
     while True:
+        sizes = sizes or rng.sample(TPM_SIZES, len(TPM_SIZES))  # each equally often, in any stretch of time
         part, kind = rng.uniform(0.05, 1.0), rng.random()
         if load == "rpm":
             estimate, part = rng.randint(50, 500), rng.uniform(0.2, 1.0)
         elif load == "tpm":
-            estimate = rng.choice((500, 1000, 2000, 4000))
+            estimate = sizes.pop()
             part = min(1.0, 1500 / estimate) + rng.randint(5, 200) / estimate
         elif kind < 0.15:  # embeddings
             yield Request(estimate := rng.randint(50, 500), estimate, 0.1, 0.1)
@@ -181,7 +184,7 @@ class World:
         self.outcome = Outcome()
         self.events: list[tuple[float, int, str, tuple[Any, ...]]] = []
         self.order = itertools.count()
-        self.now = self.look_at = 0.0
+        self.now, self.look_at = 0.0, 1.0
 
     def at(self, delay: float, what: str, *arguments: Any) -> None:
         heapq.heappush(self.events, (self.now + delay, next(self.order), what, arguments))
@@ -289,7 +292,7 @@ class World:
         for _ in range(burst):
             self.join(client)
         mean = 1 + 0.05 * (self.case.burst - 1)
-        self.at(self.rng.expovariate(rate / mean), "arrivals", client, rate)
+        self.at(self.rng.uniform(0.2, 1.8) * mean / rate, "arrivals", client, rate)
 
     def on_arrival(
         self, name: str, request: Request, reserved_at: float, moments: dict[Dimension, Moment | None]

@@ -37,7 +37,7 @@ HEADERS = [
     ("Authorization", "Bearer sk-" + "0" * 40),
 ]
 ANSWER_HEADERS = (
-    b"HTTP/1.1 200 OK\r\nDate: Sun, 22 Nov 2026 12:00:00 GMT\r\nopenai-processing-ms: 12\r\nopenai-version: 2020-10-01\r\n"
+    b"HTTP/1.1 200 OK\r\nDate: Sun, 22 Nov 2026 12:00:00 GMT\r\nopenai-processing-ms: 12\r\nopenai-version: 2020\r\n"
     b"x-ratelimit-limit-requests: 10000\r\nx-ratelimit-remaining-requests: 9999\r\nx-ratelimit-reset-requests: 6ms\r\n"
     b"x-ratelimit-limit-tokens: 200000\r\nx-ratelimit-remaining-tokens: 199000\r\nx-ratelimit-reset-tokens: 1s\r\n"
     b"x-request-id: req_0123456789\r\nServer: cloudflare\r\n"

@@ -108,7 +108,7 @@ def test_every_command_and_option_exists(page: Path):
 
 
 def test_a_command_that_does_not_exist_would_be_found():
-    assert problem_with(["keys", "list"]) == "quotapool keys list: no command keys"
+    assert problem_with(["money", "list"]) == "quotapool money list: no command money"
     assert problem_with(["check", "--jsn"]) == "quotapool check --jsn: no option --jsn"
     assert problem_with(["clients", "revoke", "NAME", "--config", "FILE"]) == ""
     assert len(list(commands_in(ROOT / "README.md"))) >= 5

@@ -38,7 +38,8 @@ from proxy.pipeline import Pipeline
 from proxy.roster import Roster
 from proxy.settings import Settings, from_wire
 from proxy.upstream.credentials import Credentials
-from proxy.upstream.http import AiohttpUpstream, Timeouts
+from proxy.upstream.http import Timeouts
+from proxy.upstream.lean import LeanUpstream
 from proxy.web.handlers import ClientHandler
 from proxy.web.listener import Listener
 
@@ -151,16 +152,16 @@ class Worker:
         self.logs.writer.flush()
 
 
-def _upstream(settings: Settings) -> AiohttpUpstream:
+def _upstream(settings: Settings) -> LeanUpstream:
     t = settings.timeouts
     tls = ssl.create_default_context(cafile=str(settings.ca_file)) if settings.ca_file else None
-    return AiohttpUpstream(settings.upstream, Timeouts(t.connect, t.first_byte, t.between_bytes), tls=tls)
+    return LeanUpstream(settings.upstream, Timeouts(t.connect, t.first_byte, t.between_bytes), tls=tls)
 
 
 _closing: set[asyncio.Task[None]] = set()
 
 
-def _close_later(upstream: AiohttpUpstream) -> None:
+def _close_later(upstream: LeanUpstream) -> None:
     task = asyncio.get_running_loop().create_task(upstream.close())
     _closing.add(task)
     task.add_done_callback(_closing.discard)

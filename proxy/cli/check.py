@@ -22,7 +22,8 @@ from proxy.observe.redaction import Redactor
 from proxy.openai.classify import classify
 from proxy.settings import Settings
 from proxy.upstream.credentials import Credentials
-from proxy.upstream.http import AiohttpUpstream, Timeouts, UpstreamFailure, read_body
+from proxy.upstream.http import Timeouts, UpstreamFailure, read_body
+from proxy.upstream.lean import LeanUpstream
 
 _AT_ONCE: Final = 16
 _PATIENCE: Final = Timeouts(connect=5.0, first_byte=15.0, between_bytes=15.0)
@@ -61,7 +62,7 @@ def run(settings: Settings, *, as_json: bool) -> int:
 async def _probe_all(settings: Settings) -> dict[str, Probe]:
     keys, secrets = keyring(settings)
     tls = ssl.create_default_context(cafile=str(settings.ca_file)) if settings.ca_file else None
-    upstream = AiohttpUpstream(settings.upstream, _PATIENCE, tls=tls)
+    upstream = LeanUpstream(settings.upstream, _PATIENCE, tls=tls)
     credentials = Credentials(secrets)
     redactor = Redactor(secrets_in(settings, ""))
     gate = asyncio.Semaphore(_AT_ONCE)
@@ -77,7 +78,7 @@ async def _probe_all(settings: Settings) -> dict[str, Probe]:
     return {key.id: answer for key, answer in zip(keys, answers, strict=True)}
 
 
-async def _probe(upstream: AiohttpUpstream, authorization: str, redactor: Redactor) -> Probe:
+async def _probe(upstream: LeanUpstream, authorization: str, redactor: Redactor) -> Probe:
     try:
         headers = [("Authorization", authorization), ("Accept-Encoding", "identity")]
         answer = await upstream.send("GET", "/v1/models", headers, None)

@@ -203,7 +203,7 @@ class Bucket:
     def follow(self, reserved_at: float, evidence: Iterable[Evidence], written: Limits, burst_s: float = 60.0) -> None:
         """Learn limits and correct levels by what upstream said of the reservation made at `reserved_at`."""
         news = list(evidence)
-        fresh = reserved_at >= self.seen
+        fresh = reserved_at > self.seen or not self.seen  # of those reserved at one moment, the first one heard
         if news:
             self.seen = max(self.seen, reserved_at)
         for e in news:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
+
+import msgspec
 
 from proxy.domain.bucket import DIMENSIONS, UNKNOWN, Moment
 from proxy.domain.quantities import Cost, Dimension, Limits
@@ -27,6 +29,12 @@ class Candidate:
     key_fingerprint: str
     written: Written
     burst_s: float = 60.0  # how many seconds of a minute's limit may come at once
+    packed: msgspec.Raw = field(init=False, compare=False, repr=False)  # as the script reads it
+
+    def __post_init__(self) -> None:
+        prints = self.account_fingerprint, self.key_fingerprint
+        whole = (self.account, self.key, *prints, self.burst_s, *self.written)
+        object.__setattr__(self, "packed", msgspec.Raw(msgspec.msgpack.encode(whole)))
 
 
 @dataclass(slots=True)

@@ -118,9 +118,7 @@ class Ledger:
             return self._alone(group, cost, candidates, leave)
         self._serial += 1
         name = f"{self._name}-{self._serial}"
-        names = [
-            (c.account, c.key, c.account_fingerprint, c.key_fingerprint, c.burst_s, *c.written) for c in candidates
-        ]
+        names = [candidate.packed for candidate in candidates]
         amounts = (_bounded(amount, _MOST) for amount in (cost.requests, cost.tokens, cost.images))
         payload = [1, group, *amounts, may_try_resting, self._rng.random(), names, list(forget), leave]
         payload += [self._owner(owner), self._stored(arrived)]
@@ -136,10 +134,10 @@ class Ledger:
         def failed() -> None:
             if future.done():
                 return
-            if self._local is not None:
+            try:
                 future.set_result(self._alone(group, cost, candidates, leave))
-            else:
-                future.set_exception(StoreUnavailable("the store does not answer"))
+            except StoreUnavailable as lost:
+                future.set_exception(lost)
 
         self._batches.put(Item(payload, done, failed, wanted=lambda: not future.done()))
         try:

@@ -53,13 +53,14 @@ class _Share:
         """Upstream's word on what was left when it admitted `granted`, as if it had admitted what it refused."""
         if granted.at < self.since:
             return
-        known = self.bucket.learned.copy()
+        guessed = {d for i, d in enumerate(DIMENSIONS) if self.limits.of(d) is None and self.bucket.learned[i] < 0}
         evidence = [
             Evidence(o.dimension, o.limit, o.remaining - not_admitted.of(o.dimension), granted.moments.get(o.dimension))
             for o in observed
         ]
         self.bucket.follow(granted.at, evidence, self.limits, self.candidate.burst_s)
-        if self.bucket.learned != known:  # what both were before was a guess
+        self.untouched.learned = self.bucket.learned.copy()
+        if any(e.dimension in guessed for e in evidence):  # what both were before was a guess
             self.untouched = deepcopy(self.bucket)
 
     def headroom(self) -> float:

@@ -132,14 +132,30 @@ def test_a_surprise_upward_is_not_multiplied_by_the_calls_that_show_it():
     b.take(Cost(0, 58_800))
     b.refill(2.0, WRITTEN)  # 2,000; recent has faded
     moments = []
-    for _ in range(30):
+    for n in range(30):
+        b.refill(2.0 + n / 1000, WRITTEN)
         b.take(Cost(0, 10))
         moments.append(b.moment(TPM))
     # If upstream has 40,000 in truth
     for taken, then in enumerate(moments, 1):
-        b.follow(2.0, [told(b, TPM, 60_000, 40_000 - 10 * taken, then)], WRITTEN)
+        b.follow(2.0 + (taken - 1) / 1000, [told(b, TPM, 60_000, 40_000 - 10 * taken, then)], WRITTEN)
     # I expect a level that approaches the truth and never exceeds it
     assert 20_000 < (b.level(TPM) or 0) < 40_000
+
+
+def test_of_calls_reserved_at_one_moment_the_one_heard_first_counts():
+    """Given two at one moment that overtook each other, if the slower one's answer ends after ten seconds, I expect it
+    to teach nothing: what it calls missing is the other one."""
+    b = bucket(1.0)
+    b.take(Cost(1, 20_000))
+    first = b.moment(TPM)
+    b.take(Cost(1, 10_000))
+    second = b.moment(TPM)
+    b.follow(1.0, [told(b, TPM, 60_000, 30_000, second)], WRITTEN)
+    assert b.level(TPM) == close(28_800)
+    b.refill(11.0, WRITTEN)
+    b.follow(1.0, [told(b, TPM, 60_000, 30_000, first)], WRITTEN)
+    assert b.level(TPM) == close(38_800)
 
 
 def test_older_evidence_never_overrides_newer():

@@ -19,7 +19,8 @@ from typing import Any
 from aiohttp import web
 
 from proxy.domain.trip import Trip
-from proxy.upstream.http import AiohttpUpstream, Timeouts
+from proxy.upstream.http import Timeouts
+from proxy.upstream.lean import LeanUpstream
 from proxy.web.handlers import ClientHandler
 from proxy.web.listener import Listener
 from tests.fakes.house import House, open_house
@@ -183,7 +184,7 @@ async def open_wire(url: str, *, timeouts: Timeouts | None = None, **options: An
     async with open_house(url, {"a": 1}, **options) as house:
         raw, ends = RawUpstream(), Ends()
         base = f"http://127.0.0.1:{await raw.start()}"
-        upstream = AiohttpUpstream(base, timeouts or Timeouts(2.0, PATIENCE_S, PATIENCE_S))
+        upstream = LeanUpstream(base, timeouts or Timeouts(2.0, PATIENCE_S, PATIENCE_S))
         house.pipeline.upstream = upstream
         handler = ClientHandler(house.pipeline, ends)
         runner = web.ServerRunner(Listener(handler), shutdown_timeout=0.1)

@@ -20,7 +20,7 @@ from tests.scenarios.bookkeeping import key_row, refused_upstream, upstream_sum
 ACCOUNTS = 10  # and one that dies at the start
 COST = 200  # tokens of one request: OpenAI charges its max_tokens where that is more than the prompt
 RATE = 20.0  # requests a second that all budgets refill together
-OFFERED = 1.1
+OFFERED = 1.2
 TPM = round(RATE * 60 * COST / ACCOUNTS)
 SETTLING_S = 1.5  # after a fault, what happens still counts as its doing
 MINUTE_S = 60.0
@@ -42,8 +42,9 @@ class Figures:
     """What one fault did, from its beginning until `SETTLING_S` after its end.
 
     `ends`: requests by their end. `oversold`: refused by upstream's own limiter, as a share of the budget of that time,
-    of a minute at least. `used`: admitted by upstream, as a share of that time's budget. `back_s`: from the fault's end until every replica had its
-    reservations from the store again, and from nowhere else. `silence_s`: the longest time without a good answer.
+    of a minute at least. `used`: admitted by upstream, as a share of that time's budget. `back_s`: from the fault's end
+    until every replica had its reservations from the store again, and from nowhere else. `silence_s`: the longest time
+    without a good answer.
     """
 
     ends: Counter[str]
@@ -127,10 +128,14 @@ class Pool:
 
     def still_knows_the_client(self) -> bool:
         """A client key that was made by command is let in, and none that nobody made is."""
-        bearer = {"Authorization": f"Bearer {self.client_key}"}, {"Authorization": "Bearer qp-somebody-else-entirely"}
-        return [fetch(f"{p.base_url}/models", headers=h)[0] for p in self.proxies for h in bearer] == [200, 401] * len(
-            self.proxies
-        )
+        for proxy in self.proxies:
+            known, other = (
+                fetch(f"{proxy.base_url}/models", headers={"Authorization": f"Bearer {key}"})[0]
+                for key in (self.client_key, "qp-somebody-else-entirely")
+            )
+            if known == 401 or other != 401:  # it may be refused for its turn, but not at the gate
+                return False
+        return True
 
     def died_once(self) -> bool:
         """The dead key was asked once, and never again."""
@@ -148,7 +153,7 @@ def pool_under_load(
     max_wait: str = "1s",
     **options: Any,
 ) -> Iterator[Pool]:
-    """Ten accounts with nearly empty budgets and one that is deactivated, offered more than the budget for `seconds`."""
+    """Ten accounts with nearly empty budgets and one that is deactivated, offered more than their budget."""
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(faulty_store(directory))
         simulator = Simulator.start(ACCOUNTS + 1, "--rpm", "0", "--tpm", str(TPM), "--latency-ms", "100")
@@ -160,10 +165,10 @@ def pool_under_load(
             stack.callback(_end, proxy)
             proxies.append(proxy)
         simulator.fault(ACCOUNTS, "account_deactivated")
-        with ThreadPoolExecutor(ACCOUNTS) as threads:
-            list(threads.map(lambda n: _use_up(simulator, n), range(ACCOUNTS)))
         wait_until(lambda: all(proxy.ready() for proxy in proxies), "the replicas become ready")
         key = _client_key(proxies[0])
+        with ThreadPoolExecutor(ACCOUNTS) as threads:
+            list(threads.map(lambda n: _use_up(simulator, n), range(ACCOUNTS)))
         urls = [proxy.base_url for proxy in proxies]
         load = Load(*urls, rate=RATE * offered, seconds=seconds, mix=[Kind.CHAT], max_tokens=COST, key=key)
         with load:

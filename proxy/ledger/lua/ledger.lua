@@ -383,7 +383,7 @@ local function compare(b, e, age, written)
 end
 
 local function follow(b, reserved_at, evidence, written, burst_s)
-  local fresh = reserved_at >= b.seen
+  local fresh = reserved_at > b.seen or b.seen == 0
   if #evidence > 0 and fresh then b.seen = reserved_at end
   for _, e in ipairs(evidence) do
     local i = e[1]
