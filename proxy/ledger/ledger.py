@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 
-from proxy.domain.bucket import DIMENSIONS, Bucket, Moment
-from proxy.domain.quantities import Cost, Dimension
-from proxy.domain.states import OBSERVED, Record, State
+from proxy.domain.bucket import Bucket
+from proxy.domain.quantities import Cost
+from proxy.domain.states import OBSERVED, Record
 from proxy.ledger.batches import Batches, Item, StoreObserver
 from proxy.ledger.connection import Script, Store, StoreLost
 from proxy.ledger.grants import Candidate, Event, Granted, Observed, Refused, Written, written_limits
 from proxy.ledger.local import LocalBudgets
+from proxy.ledger.messages import MOST, bounded, bucket_of, evidence_of, is_sound, record_of, text_of, understood
 
-_UNBOUNDED: Final = -1e18
-_WAS_UNBOUNDED: Final = Moment(_UNBOUNDED, _UNBOUNDED, 0.0, 0.0)
 _NO_COST: Final = Cost(0)
 _REPLICA_LIVES_S: Final = 10.0
 _ALL_ARE_BACK_S: Final = 1.0  # in which every replica has noticed that the store is back, and paid
@@ -34,7 +32,6 @@ _MOST_TOKENS: Final = 10_000_000.0  # of one call; an upstream that says more do
 _CLOCK_STEPS_S: Final = 0.5  # a difference that is no delay: another server's clock, or one that was set
 _CLOCK_DRIFTS_S: Final = 1e-6  # an answer
 _LONGEST_COOL_S: Final = 7 * 86_400.0
-_MOST: Final = 1e15  # of anything else
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
@@ -119,13 +116,13 @@ class Ledger:
         self._serial += 1
         name = f"{self._name}-{self._serial}"
         names = [candidate.packed for candidate in candidates]
-        amounts = (_bounded(amount, _MOST) for amount in (cost.requests, cost.tokens, cost.images))
+        amounts = (bounded(amount, MOST) for amount in (cost.requests, cost.tokens, cost.images))
         payload = [1, group, *amounts, may_try_resting, self._rng.random(), names, list(forget), leave]
         payload += [self._owner(owner), self._stored(arrived)]
         future: asyncio.Future[Granted | Refused] = asyncio.get_running_loop().create_future()
 
         def done(result: list[Any]) -> None:
-            answer = _understood(result, name, group, cost, candidates)
+            answer = understood(result, name, group, cost, candidates)
             if not future.done():
                 future.set_result(answer)
             elif isinstance(answer, Granted):
@@ -185,19 +182,19 @@ class Ledger:
         if self._local is not None and cool_s > 0:
             self._local.cools(granted, self._now() + min(cool_s, _LONGEST_COOL_S), self._now())
         if granted.local and self._local is not None and self._local.active:
-            told = [o for o in observed if _is_sound(o)]
-            unused_tokens = _bounded(unused_tokens, _MOST_TOKENS)
+            told = [o for o in observed if is_sound(o)]
+            unused_tokens = bounded(unused_tokens, _MOST_TOKENS)
             self._local.settle(granted, back, unused_tokens, told, not_admitted, self._now())
             return
-        self._correct(granted, back, unused_tokens, cool_s, _evidence(granted, observed, not_admitted), event)
+        self._correct(granted, back, unused_tokens, cool_s, evidence_of(granted, observed, not_admitted), event)
 
     def observe(self, granted: Granted, observed: Sequence[Observed]) -> None:
         """What a long answer's headers said, while the answer goes on. Its settling carries no evidence again."""
         if granted.local and self._local is not None and self._local.active:
-            told = [o for o in observed if _is_sound(o)]
+            told = [o for o in observed if is_sound(o)]
             self._local.settle(granted, _NO_COST, 0.0, told, _NO_COST, self._now())
         elif observed:
-            self._correct(granted, _NO_COST, 0.0, 0.0, _evidence(granted, observed, _NO_COST), Event.NOTHING)
+            self._correct(granted, _NO_COST, 0.0, 0.0, evidence_of(granted, observed, _NO_COST), Event.NOTHING)
 
     def _correct(
         self,
@@ -217,9 +214,9 @@ class Ledger:
                     candidate.account,
                     candidate.burst_s,
                     *candidate.written,
-                    *(_bounded(amount, _MOST) for amount in (back.requests, back.tokens, back.images)),
-                    _bounded(unused_tokens, _MOST_TOKENS),
-                    _bounded(cool_s, _LONGEST_COOL_S),
+                    *(bounded(amount, MOST) for amount in (back.requests, back.tokens, back.images)),
+                    bounded(unused_tokens, _MOST_TOKENS),
+                    bounded(cool_s, _LONGEST_COOL_S),
                     granted.at,
                     evidence,
                     int(event),
@@ -274,7 +271,7 @@ class Ledger:
         debts = self._local.pay(self._now()) if self._local is not None else []
         for debt in debts if not forgiven else ():
             c = debt.candidate
-            amounts = [[_bounded(amount, _MOST) for amount in taken] for taken in (debt.kept, debt.corrected)]
+            amounts = [[bounded(amount, MOST) for amount in taken] for taken in (debt.kept, debt.corrected)]
             self._batches.put(Item([4, debt.group, c.account, c.burst_s, *c.written, *amounts, debt.cool_s]))
 
     # ---- states
@@ -308,7 +305,7 @@ class Ledger:
     async def records(self) -> dict[str, Record]:
         """All keys and accounts that are not active, by field name. Raises StoreUnavailable."""
         raw = await self._patiently(lambda: self.store.client.hgetall(f"{self.prefix}:states"))
-        return {_text(name): _record(value) for name, value in raw.items()}
+        return {text_of(name): record_of(value) for name, value in raw.items()}
 
     async def tell_group(self, model: str, group: str) -> None:
         """Remember for all replicas that `model` shares the limit of `group`. Raises StoreUnavailable."""
@@ -318,7 +315,7 @@ class Ledger:
     async def told_groups(self) -> dict[str, str]:
         """Model -> group, as upstream's messages told. Raises StoreUnavailable."""
         raw = await self._patiently(lambda: self.store.client.hgetall(f"{self.prefix}:groups"))
-        return {_text(model): _text(group) for model, group in raw.items()}
+        return {text_of(model): text_of(group) for model, group in raw.items()}
 
     async def begin_epoch(self, *, reseeded: bool) -> str:
         """Mark the store as one that remembers, unless it is marked. A reseeded one starts new buckets low for two
@@ -326,7 +323,7 @@ class Ledger:
         seconds, _ = await self._patiently(self.store.client.time)
         key, value = f"{self.prefix}:epoch", f"{'r' if reseeded else 'f'}:{seconds}"
         await self._patiently(lambda: self.store.client.set(key, value, nx=True))
-        self.epoch = _text(await self._patiently(lambda: self.store.client.get(key)))
+        self.epoch = text_of(await self._patiently(lambda: self.store.client.get(key)))
         return self.epoch
 
     async def buckets(self) -> tuple[float, dict[tuple[str, str], Bucket]]:
@@ -344,7 +341,7 @@ class Ledger:
             values = await self._patiently(partial(client.mget, keys))
             for (member, name), raw in zip(part, values, strict=True):
                 if raw is not None:
-                    found[name] = _bucket(raw)
+                    found[name] = bucket_of(raw)
                 else:  # it expired
                     await self._patiently(partial(client.srem, index, member))
         return seconds + micros / 1e6, found
@@ -358,7 +355,7 @@ class Ledger:
         with contextlib.suppress(StoreLost):
             keys = (f"{self.prefix}:version", f"{self.prefix}:epoch")
             version, epoch = await self.store.guard(self.store.client.mget(*keys))
-            self._note(int(version or 0), _text(epoch or b""))
+            self._note(int(version or 0), text_of(epoch or b""))
             now, _ = await self.store.guard(self.store.client.time())  # machines' own clocks may differ by more
             await self.store.guard(self.store.client.zadd(replicas, {self._name: now}))
             await self.store.guard(self.store.client.zremrangebyscore(replicas, 0, now - _REPLICA_LIVES_S))
@@ -393,95 +390,6 @@ class Ledger:
                 if self._batches.away or time.monotonic() > deadline:
                     raise StoreUnavailable(str(lost)) from lost
                 await asyncio.sleep(0.05)
-
-
-def _understood(
-    result: list[Any], name: str, group: str, cost: Cost, candidates: Sequence[Candidate]
-) -> Granted | Refused:
-    """The script's answer to a reserve."""
-    if result[0] == 1:
-        _, index, at, headroom, is_trial, flat = result
-        moments: dict[Dimension, Moment] = {}
-        learned: dict[Dimension, float] = {}
-        for i in range(0, len(flat), 8):
-            dimension = DIMENSIONS[flat[i] - 1]
-            moments[dimension] = Moment(*flat[i + 1 : i + 7])
-            learned[dimension] = flat[i + 7]
-        return Granted(name, group, cost, candidates[index - 1], at, headroom, bool(is_trial), moments, learned)
-    _, wait, which, hints, dead, refill_s = result
-    return Refused(
-        wait if wait >= 0 else None,
-        DIMENSIONS[which - 1] if which else None,
-        tuple(hints),
-        tuple(candidates[n - 1] for n in dead),
-        refill_s,
-    )
-
-
-def _evidence(granted: Granted, observed: Sequence[Observed], not_admitted: Cost) -> list[tuple[float, ...]]:
-    """What upstream said beside what we thought, as the script compares it."""
-    evidence: list[tuple[float, ...]] = []
-    for o in observed:
-        if not _is_sound(o):
-            continue
-        # What this process saw alone is no measure for the store's buckets.
-        then = _WAS_UNBOUNDED if granted.local else granted.moments.get(o.dimension, _WAS_UNBOUNDED)
-        remaining = _bounded(o.remaining - not_admitted.of(o.dimension), _MOST)
-        index = DIMENSIONS.index(o.dimension) + 1
-        taught = then.taught_kept, then.taught_corrected
-        evidence.append(
-            (index, _bounded(o.limit, _MOST), remaining, then.kept, then.corrected, then.charged, then.recent, *taught)
-        )
-    return evidence
-
-
-def _is_sound(observed: Observed) -> bool:
-    return observed.limit >= 0 and math.isfinite(observed.limit) and math.isfinite(observed.remaining)
-
-
-def _bounded(value: float, most: float) -> float:
-    """`value` within ±most; 0 for NaN, which would stay in a bucket for ever."""
-    return 0.0 if math.isnan(value) else float(max(-most, min(most, value)))
-
-
-def _bucket(raw: bytes) -> Bucket:
-    value: Mapping[str, Any] = _unpack(raw)
-    return Bucket(
-        at=value["at"],
-        cool_until=value["cool"],
-        kept=[None if level <= _UNBOUNDED else level for level in value["kept"]],
-        corrected=[None if level <= _UNBOUNDED else level for level in value["corrected"]],
-        learned=[math.inf if limit >= -_UNBOUNDED else limit for limit in value["learned"]],
-        charged=list(value["charged"]),
-        recent=list(value["recent"]),
-        margin=list(value["margin"]),
-        taught_kept=list(value["taught_kept"]),
-        taught_corrected=list(value["taught_corrected"]),
-        lean=value["lean"],
-        seen=value["seen"],
-        burst_s=value["burst_s"],
-        ramp=value["ramp"],
-    )
-
-
-def _text(raw: bytes | str) -> str:
-    return raw if isinstance(raw, str) else raw.decode()
-
-
-def _record(raw: bytes) -> Record:
-    value: Mapping[str, Any] = _unpack(raw)
-    return Record(
-        state=State(value["state"]),
-        reason=value["reason"],
-        since=value["since"],
-        until=value["until"],
-        tries=int(value["tries"]),
-        status=int(value["status"]),
-        message=value["message"],
-        request_id=value["request_id"],
-        by=value["by"],
-        fingerprint=value["fingerprint"],
-    )
 
 
 __all__ = [

@@ -1,0 +1,109 @@
+"""What goes over the wire to the scripts and comes back, as the ledger's own types. The formats: `lua/*.lua`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from proxy.domain.bucket import DIMENSIONS, Bucket, Moment
+from proxy.domain.quantities import Cost, Dimension
+from proxy.domain.states import Record, State
+from proxy.ledger.grants import Candidate, Granted, Observed, Refused
+
+_UNBOUNDED: Final = -1e18
+_WAS_UNBOUNDED: Final = Moment(_UNBOUNDED, _UNBOUNDED, 0.0, 0.0)
+MOST: Final = 1e15  # of anything else
+
+_unpack = msgspec.msgpack.Decoder().decode
+
+
+def understood(
+    result: list[Any], name: str, group: str, cost: Cost, candidates: Sequence[Candidate]
+) -> Granted | Refused:
+    """The script's answer to a reserve."""
+    if result[0] == 1:
+        _, index, at, headroom, is_trial, flat = result
+        moments: dict[Dimension, Moment] = {}
+        learned: dict[Dimension, float] = {}
+        for i in range(0, len(flat), 8):
+            dimension = DIMENSIONS[flat[i] - 1]
+            moments[dimension] = Moment(*flat[i + 1 : i + 7])
+            learned[dimension] = flat[i + 7]
+        return Granted(name, group, cost, candidates[index - 1], at, headroom, bool(is_trial), moments, learned)
+    _, wait, which, hints, dead, refill_s = result
+    return Refused(
+        wait if wait >= 0 else None,
+        DIMENSIONS[which - 1] if which else None,
+        tuple(hints),
+        tuple(candidates[n - 1] for n in dead),
+        refill_s,
+    )
+
+
+def evidence_of(granted: Granted, observed: Sequence[Observed], not_admitted: Cost) -> list[tuple[float, ...]]:
+    """What upstream said beside what we thought, as the script compares it."""
+    evidence: list[tuple[float, ...]] = []
+    for o in observed:
+        if not is_sound(o):
+            continue
+        # What this process saw alone is no measure for the store's buckets.
+        then = _WAS_UNBOUNDED if granted.local else granted.moments.get(o.dimension, _WAS_UNBOUNDED)
+        remaining = bounded(o.remaining - not_admitted.of(o.dimension), MOST)
+        index = DIMENSIONS.index(o.dimension) + 1
+        taught = then.taught_kept, then.taught_corrected
+        evidence.append(
+            (index, bounded(o.limit, MOST), remaining, then.kept, then.corrected, then.charged, then.recent, *taught)
+        )
+    return evidence
+
+
+def is_sound(observed: Observed) -> bool:
+    return observed.limit >= 0 and math.isfinite(observed.limit) and math.isfinite(observed.remaining)
+
+
+def bounded(value: float, most: float) -> float:
+    """`value` within ±most; 0 for NaN, which would stay in a bucket for ever."""
+    return 0.0 if math.isnan(value) else float(max(-most, min(most, value)))
+
+
+def bucket_of(raw: bytes) -> Bucket:
+    value: Mapping[str, Any] = _unpack(raw)
+    return Bucket(
+        at=value["at"],
+        cool_until=value["cool"],
+        kept=[None if level <= _UNBOUNDED else level for level in value["kept"]],
+        corrected=[None if level <= _UNBOUNDED else level for level in value["corrected"]],
+        learned=[math.inf if limit >= -_UNBOUNDED else limit for limit in value["learned"]],
+        charged=list(value["charged"]),
+        recent=list(value["recent"]),
+        margin=list(value["margin"]),
+        taught_kept=list(value["taught_kept"]),
+        taught_corrected=list(value["taught_corrected"]),
+        lean=value["lean"],
+        seen=value["seen"],
+        burst_s=value["burst_s"],
+        ramp=value["ramp"],
+    )
+
+
+def text_of(raw: bytes | str) -> str:
+    return raw if isinstance(raw, str) else raw.decode()
+
+
+def record_of(raw: bytes) -> Record:
+    value: Mapping[str, Any] = _unpack(raw)
+    return Record(
+        state=State(value["state"]),
+        reason=value["reason"],
+        since=value["since"],
+        until=value["until"],
+        tries=int(value["tries"]),
+        status=int(value["status"]),
+        message=value["message"],
+        request_id=value["request_id"],
+        by=value["by"],
+        fingerprint=value["fingerprint"],
+    )
