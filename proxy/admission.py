@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from proxy.domain.line import FairLine
-from proxy.domain.pool import CANDIDATES, Key
+from proxy.domain.pool import PAIR, Key
 from proxy.domain.quantities import Cost, Dimension
 from proxy.ledger.ledger import Granted, Ledger, Refused, StoreUnavailable
 from proxy.roster import Roster
@@ -31,7 +31,8 @@ _LONG_S = 0.25
 _PRECEDENCE_S = 86_400.0  # across replicas, a higher priority counts as having come a day earlier
 _MOST_AT_ONCE = 32
 _LONGEST_TOLD_S = 60.0  # what is told beyond, no SDK waits for
-_MOST_PROMISES = 1_000
+_MOST_GROUPS = 1_000  # model groups of which something is remembered
+_TIGHT_S = 5.0  # after a refusal, more accounts are named at once
 
 
 @dataclass(slots=True)
@@ -139,6 +140,7 @@ class Admission:
         self._observer = observer
         self._lines: dict[str, _Line] = {}
         self._promises: dict[str, _Promises] = {}
+        self._tight: dict[str, float] = {}  # model group -> until when a random pair is too few to ask
         self._waiting = 0
         self._serial = 0
         self._rng = random.Random()
@@ -166,7 +168,7 @@ class Admission:
 
     def _no_room(self, group: str, reason: str, wait_s: float, refused: Refused, line: _Line) -> NoRoom:
         """A refusal with a time that nobody else was told."""
-        if len(self._promises) > _MOST_PROMISES:
+        if len(self._promises) > _MOST_GROUPS:
             self._promises.clear()
         promises = self._promises.setdefault(group, _Promises())
         # All accounts gain room at once, and each of the other processes makes promises of its own.
@@ -310,7 +312,8 @@ class Admission:
         hints: tuple[str, ...] = ()
         result: Refused | None = None
         for _ in range(4):
-            keys = self._pick(want, hints)
+            few = not self._tight or self._tight.get(want.group, 0.0) < time.monotonic()
+            keys = self._pick(want, hints, few=few)
             if not keys:
                 if result is not None and result.dimension is not None and result.wait_s is None:
                     raise TooLarge(result.dimension)
@@ -332,6 +335,7 @@ class Admission:
                 self._roster.pool.heard(answer.candidate.account, want.group, answer.headroom, time.time())
                 return answer
             result = answer
+            self._note_tight(want.group)
             if answer.dead:
                 await self._roster.refresh()
             elif answer.wait_s is None and answer.dimension is not None:
@@ -340,24 +344,29 @@ class Admission:
                 want.exclude.update(c.account for c in candidates)  # look for a larger account among the others
             elif answer.hints and answer.hints != hints:
                 hints = answer.hints
-            else:
+            elif not few or self._roster.pool.size <= len(keys):
                 break
         self._observer.reserved("refused_local" if self._ledger.away else "refused")
         if result is None or result.wait_s is None:
             return Refused(_LONGEST_NAP_S, None)
         return result
 
-    def _pick(self, want: Want, hints: tuple[str, ...]) -> list[Key]:
+    def _note_tight(self, group: str) -> None:
+        if len(self._tight) > _MOST_GROUPS:
+            self._tight.clear()
+        self._tight[group] = time.monotonic() + _TIGHT_S
+
+    def _pick(self, want: Want, hints: tuple[str, ...], *, few: bool) -> list[Key]:
         pool = self._roster.pool
-        keys = self._pick_of(want, hints)
-        if not keys and pool.size > CANDIDATES:
+        keys = self._pick_of(want, hints, few=few)
+        if not keys and pool.size > PAIR:
             # A random handful held nobody who may serve this: before saying that nobody can, look at everyone.
             everyone = list(pool.accounts)
             self._rng.shuffle(everyone)
-            keys = self._pick_of(want, everyone)
+            keys = self._pick_of(want, everyone, few=False)
         return keys
 
-    def _pick_of(self, want: Want, prefer: Sequence[str]) -> list[Key]:
+    def _pick_of(self, want: Want, prefer: Sequence[str], *, few: bool) -> list[Key]:
         return self._roster.pool.pick(
             want.group,
             want.model,
@@ -367,4 +376,5 @@ class Admission:
             may_try_resting=want.replayable and not self._ledger.away,  # only the store can make it one trial
             prefer=prefer,
             sticky=want.sticky,
+            few=few,
         )

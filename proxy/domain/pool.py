@@ -17,7 +17,8 @@ from proxy.domain.states import RESTING, Record, State
 
 _STEPS = 64  # how far to look for a usable one
 _SHORT = 0.15  # head-room below which a sticky request goes elsewhere
-CANDIDATES = 8  # how many accounts one reserve may name
+PAIR = 2  # accounts that one reserve names while there is room: the fuller of two random ones is nearly the fullest
+CANDIDATES = 6  # and while there is little
 _REFILL_S = 60.0  # most budgets are per minute; for a daily one this errs for a moment, and the store decides
 _MODEL_REST_S = 300.0  # how long an account that lacks a model is not asked for it again
 
@@ -164,15 +165,14 @@ class Pool:
         may_try_resting: bool = False,
         prefer: Iterable[str] = (),
         sticky: int | None = None,
+        few: bool = False,
     ) -> list[Key]:
         """An ordered handful of keys, one an account: a resting one whose time has come, then the one that `sticky`
-        requests like, then those of `prefer` (accounts the store named as ready), then random ones by head-room."""
+        requests like, then those of `prefer` (accounts the store named as ready), then random ones by head-room.
+
+        `few`: a random pair is enough, since there was room lately."""
         pickable = self._pickable
-        if len(pickable) <= CANDIDATES:
-            chosen = pickable.copy()
-            rng.shuffle(chosen)
-        else:
-            chosen = [pickable[rng.randrange(len(pickable))] for _ in range(CANDIDATES)]
+        chosen = rng.sample(pickable, min(PAIR if few else CANDIDATES, len(pickable)))
         # By tenths: what we last heard is some calls old, and by exact figures one favourite would get them all.
         chosen.sort(key=lambda account: -round(10 * account.weight * account.expected(group, now)))
         favourite = self._favourite(sticky, group, now) if sticky is not None else ()

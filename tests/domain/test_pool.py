@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from proxy.domain.pool import CANDIDATES, Account, Key, Pool
+from proxy.domain.pool import CANDIDATES, PAIR, Account, Key, Pool
 from proxy.domain.states import OPERATOR, Record, State
 
 GPT = "gpt-4o"
@@ -138,31 +138,26 @@ class Counting(dict):
         return super().get(*arguments)
 
 
-class CountingRandom(random.Random):
-    """Dice that count how often they are thrown."""
-
-    throws = 0
-
-    def randrange(self, *arguments):
-        self.throws += 1
-        return super().randrange(*arguments)
-
-
-def cost_of_a_pick(keys: int, keys_an_account: int = 1) -> tuple[int, int, int]:
-    """(head-room reads, throws, keys) of one pick."""
+def cost_of_a_pick(keys: int, keys_an_account: int = 1, *, few: bool = False) -> tuple[int, int]:
+    """(head-room reads, keys) of one pick."""
     some = Pool(Key(f"{n}", f"{n // keys_an_account}", f"fp-{n}") for n in range(keys))
     for account in some.accounts.values():
         account.headroom = Counting()
-    Counting.reads, dice = 0, CountingRandom(1)
-    chosen = some.pick(GPT, GPT, now=0.0, rng=dice, may_try_resting=True)
-    return Counting.reads, dice.throws, len(chosen)
+    Counting.reads = 0
+    chosen = some.pick(GPT, GPT, now=0.0, rng=random.Random(1), may_try_resting=True, few=few)
+    return Counting.reads, len(chosen)
 
 
 def test_a_pick_costs_the_same_from_ten_keys_and_from_ten_thousand():
-    reads, throws, _ = cost_of_a_pick(10)
-    assert (reads, throws) == (CANDIDATES, CANDIDATES)
-    assert cost_of_a_pick(10_000)[:2] == (CANDIDATES, CANDIDATES)
-    assert cost_of_a_pick(10_000, keys_an_account=100)[:2] == (CANDIDATES, CANDIDATES)
+    assert cost_of_a_pick(10) == (CANDIDATES, CANDIDATES)
+    assert cost_of_a_pick(10_000) == (CANDIDATES, CANDIDATES)
+    assert cost_of_a_pick(10_000, keys_an_account=100) == (CANDIDATES, CANDIDATES)
+
+
+def test_while_there_is_room_a_random_pair_is_looked_at():
+    assert cost_of_a_pick(10, few=True) == (PAIR, PAIR)
+    assert cost_of_a_pick(10_000, few=True) == (PAIR, PAIR)
+    assert cost_of_a_pick(1, few=True) == (1, 1)
 
 
 class CountedUntil(float):

@@ -23,6 +23,7 @@ from tests.fakes.store import ClockedStore, candidate, ledger_on, move_time
 from tests.fakes.valkey import running_valkey
 
 GROUP = "gpt-4o"
+TOKENS = {Dimension.TPM, Dimension.TPD, Dimension.PROJECT_TPM}
 Seen = list[tuple[int, float | None, float]]
 _serial = itertools.count()
 
@@ -159,7 +160,8 @@ class Both:
             self.open[n] = granted, at - seconds, moments
 
     async def compare(self) -> None:
-        """Every field of the stored bucket is the specification's, within a millionth."""
+        """Every field of the stored bucket is the specification's, within a millionth, and within what the limit
+        refills in the microsecond that is lost when Unix seconds are added and taken away as doubles."""
         _, buckets = await self.ledger.buckets()
         stored = buckets["a", GROUP]
         for field in fields(Bucket):
@@ -167,7 +169,8 @@ class Both:
             if isinstance(ours, list):
                 for dimension, one, other in zip(DIMENSIONS, ours, theirs, strict=True):
                     assert (one is None) == (other is None), (field.name, dimension, ours, theirs)
-                    assert one is None or other == pytest.approx(one, rel=1e-6, abs=1e-6), (field.name, dimension)
+                    slack = 5e-3 if dimension in TOKENS else 1e-5
+                    assert one is None or other == pytest.approx(one, rel=1e-6, abs=slack), (field.name, dimension)
             else:
                 assert theirs == pytest.approx(ours, rel=1e-6, abs=1e-6), field.name
 
