@@ -421,10 +421,10 @@ async def test_a_flood_in_one_replica_does_not_shut_out_the_clients_of_another(r
     crowd.asks(both[0], "flood", 400)
     for n, name in enumerate(NINETEEN):
         crowd.keeps(both[n % 2], name, at_once=1)
-    await crowd.for_seconds(2.5)
+    await crowd.for_seconds(5)
     assert jain(crowd.got[name] for name in NINETEEN) >= 0.98
-    assert crowd.got["flood"] <= 1.3 * 5 * 2.5
-    assert sum(crowd.got.values()) == pytest.approx(250, abs=15)
+    assert crowd.got["flood"] <= 1.3 * 5 * 5
+    assert sum(crowd.got.values()) == pytest.approx(500, abs=20)
 
 
 async def test_across_replicas_nobody_is_overtaken_for_long(replicas):
