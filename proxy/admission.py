@@ -54,6 +54,12 @@ class Want:
     priority: int = 0
     leave: float = 0.0  # share of each budget that must stay for others
     sticky: int | None = None  # requests with the same number like the same account
+    only: frozenset[str] | None = None  # accounts that hold what the request names; None: any account will do
+
+    @property
+    def lane(self) -> str:
+        """Which line it stands in: who needs one certain account must not hold up those whom any can serve."""
+        return self.group if self.only is None else f"{self.group}\n{sorted(self.only)}"
 
     @property
     def share(self) -> float:
@@ -78,7 +84,8 @@ class TooLarge(Exception):
 
 
 class NobodyLeft(Exception):
-    """No account can serve this. `reason`: money, spend_limit, dead, suspect; or excluded: all said no to this one."""
+    """No account can serve this. `reason`: money, spend_limit, dead, suspect; excluded: all said no to this one; or
+    pinned: the one account that could is out."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -108,6 +115,7 @@ class _Line:
     pump: asyncio.Task[None] | None = None
     pace_s: float = 0.0  # seconds between grants lately, to foretell a newcomer's wait
     last_grant: float = 0.0
+    accounts: int = 0  # that can serve it; 0: all
 
 
 @dataclass(slots=True)
@@ -152,27 +160,29 @@ class Admission:
         """A reservation for `want`. Raises NoRoom, TooLarge, NobodyLeft, StoreUnavailable."""
         patience_s = max(0.0, want.max_wait_s - want.stood_s)
         refused = Refused(0.0, None)
-        line = self._lines.get(want.group)
+        line = self._lines.get(want.lane)
         if line is None or not line.waiting:
             result = await self._ask(want)
             if isinstance(result, Granted):
                 return result
             refused = result
-            line = self._lines.get(want.group) or _Line()  # while we asked, others may have formed one
+            # While we asked, others may have formed one.
+            line = self._lines.get(want.lane) or _Line(accounts=len(want.only or ()))
         foretold = max(refused.wait_s or 0.0, line.pace_s * (line.waiting.ahead(want.client, want.priority) + 1))
         if foretold > patience_s:
-            raise self._no_room(want.group, "rate_limit", foretold, refused, line)
+            raise self._no_room(want.lane, "rate_limit", foretold, refused, line)
         if not self._has_place(line, want):
-            raise self._no_room(want.group, "queue_full", foretold, refused, line)
+            raise self._no_room(want.lane, "queue_full", foretold, refused, line)
         return await self._stand_in(line, want, patience_s, foretold)
 
-    def _no_room(self, group: str, reason: str, wait_s: float, refused: Refused, line: _Line) -> NoRoom:
+    def _no_room(self, lane: str, reason: str, wait_s: float, refused: Refused, line: _Line) -> NoRoom:
         """A refusal with a time that nobody else was told."""
         if len(self._promises) > _MOST_GROUPS:
             self._promises.clear()
-        promises = self._promises.setdefault(group, _Promises())
+        promises = self._promises.setdefault(lane, _Promises())
         # All accounts gain room at once, and each of the other processes makes promises of its own.
-        pace_s = refused.refill_s / max(1, self._roster.pool.size) * max(1, self._ledger.replicas)
+        accounts = line.accounts or self._roster.pool.size
+        pace_s = refused.refill_s / max(1, accounts) * max(1, self._ledger.replicas)
         told_s = promises.slot(wait_s, pace_s or line.pace_s, time.monotonic())
         return NoRoom(told_s, reason, refused.dimension)
 
@@ -188,12 +198,12 @@ class Admission:
         joined = time.monotonic()
         self._serial += 1
         waiter = _Waiter(str(self._serial), want, joined, joined + patience_s, loop.create_future())
-        self._lines[want.group] = line
+        self._lines[want.lane] = line
         line.waiting.join(want.client, waiter, cost=want.share, weight=want.weight, priority=want.priority)
         self._waiting += 1
         self._observer.line_length(1)
         if line.pump is None:
-            line.pump = loop.create_task(self._serve(want.group, line))
+            line.pump = loop.create_task(self._serve(want.lane, line))
         elif len(line.waiting) <= _HEADS or line.waiting.head() is waiter:
             line.news.set()  # whom the pump waits for need not be whom it would ask now
         granted: Granted | None = None
@@ -202,7 +212,7 @@ class Admission:
                 granted = await waiter.future
         except TimeoutError:
             wait_s = max(foretold, line.pace_s)
-            raise self._no_room(want.group, "queue_timeout", wait_s, Refused(wait_s, None), line) from None
+            raise self._no_room(want.lane, "queue_timeout", wait_s, Refused(wait_s, None), line) from None
         finally:
             want.stood_s += time.monotonic() - joined
             self._waiting -= 1
@@ -226,7 +236,7 @@ class Admission:
         if was_head:
             line.news.set()  # the next one may need less
 
-    async def _serve(self, group: str, line: _Line) -> None:
+    async def _serve(self, lane: str, line: _Line) -> None:
         """The line's pump: asks for the head, and for the few behind it while the head has long to wait.
 
         Where there was room for some, it asks for twice as many at once: else a line would move no faster than one
@@ -258,8 +268,8 @@ class Admission:
                             await line.news.wait()
         finally:
             line.pump = None
-            if not len(line.waiting) and self._lines.get(group) is line:
-                del self._lines[group]
+            if not len(line.waiting) and self._lines.get(lane) is line:
+                del self._lines[lane]
 
     async def _ask_for(self, line: _Line, waiter: _Waiter) -> float | None:
         """Ask the store for one who stands in line. Seconds until there is room; None: served, refused or gone."""
@@ -276,7 +286,7 @@ class Admission:
         if isinstance(answer, Refused):
             wait_s = answer.wait_s or 0.0
             if time.monotonic() + wait_s > waiter.deadline:
-                answer = self._no_room(waiter.want.group, "rate_limit", wait_s, answer, line)
+                answer = self._no_room(waiter.want.lane, "rate_limit", wait_s, answer, line)
         if waiter.future.done():  # left while the store was asked
             line.waiting.leave(waiter)
             if isinstance(answer, Granted):
@@ -317,7 +327,7 @@ class Admission:
             if not keys:
                 if result is not None and result.dimension is not None and result.wait_s is None:
                     raise TooLarge(result.dimension)
-                raise NobodyLeft("excluded" if self._roster.pool.size else self._roster.pool.why_empty())
+                raise NobodyLeft(self._why_nobody(want))
             candidates = [self._roster.candidate(key, want.group) for key in keys]
             asked = {key.account for key in keys}
             answer = await self._ledger.reserve(
@@ -329,6 +339,7 @@ class Admission:
                 leave=want.leave,
                 owner=waiter.name if waiter else "",
                 arrived=(waiter.joined if waiter else time.monotonic()) - want.priority * _PRECEDENCE_S,
+                alone=want.only is not None,
             )
             if isinstance(answer, Granted):
                 self._observer.reserved("granted_local" if answer.local else "granted")
@@ -339,17 +350,22 @@ class Admission:
             if answer.dead:
                 await self._roster.refresh()
             elif answer.wait_s is None and answer.dimension is not None:
-                if self._roster.pool.size <= len(keys):
+                if want.only is not None or self._roster.pool.size <= len(keys):
                     raise TooLarge(answer.dimension)
                 want.exclude.update(c.account for c in candidates)  # look for a larger account among the others
             elif answer.hints and answer.hints != hints:
                 hints = answer.hints
-            elif not few or self._roster.pool.size <= len(keys):
+            elif not few or want.only is not None or self._roster.pool.size <= len(keys):
                 break
         self._observer.reserved("refused_local" if self._ledger.away else "refused")
         if result is None or result.wait_s is None:
             return Refused(_LONGEST_NAP_S, None)
         return result
+
+    def _why_nobody(self, want: Want) -> str:
+        if want.only is not None and not want.only <= want.exclude:
+            return "pinned"
+        return "excluded" if self._roster.pool.size else self._roster.pool.why_empty()
 
     def _note_tight(self, group: str) -> None:
         if len(self._tight) > _MOST_GROUPS:
@@ -359,7 +375,7 @@ class Admission:
     def _pick(self, want: Want, hints: tuple[str, ...], *, few: bool) -> list[Key]:
         pool = self._roster.pool
         keys = self._pick_of(want, hints, few=few)
-        if not keys and pool.size > PAIR:
+        if not keys and pool.size > PAIR and want.only is None:
             # A random handful held nobody who may serve this: before saying that nobody can, look at everyone.
             everyone = list(pool.accounts)
             self._rng.shuffle(everyone)
@@ -377,4 +393,5 @@ class Admission:
             prefer=prefer,
             sticky=want.sticky,
             few=few,
+            only=want.only,
         )

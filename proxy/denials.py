@@ -23,6 +23,7 @@ _NOBODY: Final = {
     "dead": replies.POOL_NO_USABLE_KEYS,
     "suspect": replies.POOL_NO_USABLE_KEYS,
     "excluded": replies.MODEL_NOT_AVAILABLE,
+    "pinned": replies.OBJECT_ACCOUNT_UNAVAILABLE,
 }
 _FAILED: Final = {
     "connect": replies.UPSTREAM_UNREACHABLE,
@@ -44,18 +45,28 @@ def nobody_left(nobody: NobodyLeft) -> Refusal:
     return Refusal(_NOBODY[nobody.reason])
 
 
+def refuse_beyond_the_day(method: str, target: str, left_s: float) -> None:
+    """429 for what may cost money while the pool's day is spent, for `left_s` more seconds. What only looks, deletes or
+    cancels goes on."""
+    if left_s > 0 and method == "POST" and not target.partition("?")[0].rstrip("/").endswith("/cancel"):
+        raise Refusal(replies.POOL_DAILY_LIMIT_REACHED, retry_after_s=left_s)
+
+
 def failed(failure: UpstreamFailure, *, final: bool) -> Refusal:
     """502 or 504. `final`: we have retried; a client's retries would multiply ours."""
     error = _FAILED.get(failure.reason, replies.UPSTREAM_PROTOCOL_ERROR)
     return Refusal(error, f"{error.cause} ({failure}.) {error.remedy}", final=final)
 
 
-def not_served(error: ProxyError, headers: Mapping[str, str]) -> Refusal:
-    """403, 404, 405. A path that misses /v1 or has it twice is told the base_url by which this client reaches us."""
+def not_served(error: ProxyError, headers: Mapping[str, str], *, tls: bool) -> Refusal:
+    """403, 404, 405. A path that misses /v1 or has it twice is told the base_url by which this client reaches us.
+
+    `tls`: our own listener has it.
+    """
     host = headers.get("Host", "")
     if error is not replies.PATH_NOT_FOUND or not host:
         return Refusal(error)
-    scheme = "https" if headers.get("X-Forwarded-Proto") == "https" else "http"
+    scheme = "https" if tls or headers.get("X-Forwarded-Proto") == "https" else "http"
     return Refusal(error, f"{error.cause} Set base_url to {scheme}://{host}/v1.")
 
 

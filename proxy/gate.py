@@ -28,6 +28,7 @@ class Gate:
         self._origins: frozenset[str] = frozenset()
         self._any_host = False
         self._keys_required = False
+        self._suspended: frozenset[str] = frozenset()
         self._seen: dict[str, str] = {}  # token -> client; saves a hash a request
 
     def __repr__(self) -> str:
@@ -41,12 +42,14 @@ class Gate:
         origins: Iterable[str],
         allow_anonymous: bool,
         keys_required: bool = False,
+        suspended: Iterable[str] = (),
     ) -> None:
         """`clients`: SHA-256 (hex) of a key -> client id. With `allow_anonymous` any Host is served.
 
         `keys_required`: other machines reach the port, so without clients nobody comes in: the last key may have been
-        revoked, and a Host header is easily forged.
+        revoked, and a Host header is easily forged. `suspended`: ids of clients that are known and not served.
         """
+        self._suspended = frozenset(suspended)
         self._clients = dict(clients)
         self._hosts = _LOOPBACK | {host.lower() for host in hosts}
         self._origins = frozenset(origins)
@@ -64,7 +67,7 @@ class Gate:
         if not self.closed:
             self._check_page(headers)
             return ANONYMOUS
-        token = _token(headers)
+        token = token_of(headers)
         if not token:
             raise Refusal(replies.MISSING_PROXY_KEY)
         client = self._seen.get(token)
@@ -75,6 +78,8 @@ class Gate:
             if len(self._seen) > 10_000:
                 self._seen.clear()
             self._seen[token] = client
+        if client in self._suspended:
+            raise Refusal(replies.CLIENT_SUSPENDED)
         return client
 
     def _check_page(self, headers: Mapping[str, str]) -> None:
@@ -89,7 +94,7 @@ class Gate:
             raise Refusal(replies.ORIGIN_NOT_ALLOWED)
 
 
-def _token(headers: Mapping[str, str]) -> str:
+def token_of(headers: Mapping[str, str]) -> str:
     """The client key: Authorization, Azure's `api-key`, or the browser's WebSocket subprotocol."""
     scheme, _, token = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():

@@ -10,9 +10,19 @@ from typing import Final
 
 from proxy.admission import Want
 from proxy.domain.quantities import Cost
+from proxy.objects.placement import Placement
 from proxy.openai import replies
+from proxy.openai.encoding import decoded
 from proxy.openai.endpoints import IMAGES, Endpoint
-from proxy.openai.requests import InvalidRequest, RequestFacts, inject_include_usage, peek_model, read_request
+from proxy.openai.forms import boundary_of, fields_in
+from proxy.openai.requests import (
+    InvalidRequest,
+    RequestFacts,
+    inject_include_usage,
+    peek_model,
+    read_request,
+    speech_characters,
+)
 from proxy.refusal import Refusal
 from proxy.relay import Downstream
 from proxy.roster import Roster
@@ -24,6 +34,8 @@ _SECONDS: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|)")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
 _PRIORITY: Final = {"high": 1, "normal": 0, "batch": -1}
 _CACHED_FROM: Final = 1024  # prompt tokens from which upstream caches (prompt caching guide)
+_PEEK: Final = 65_536  # bytes of a form that are looked at for its model's name
+_TIERS: Final = frozenset({"flex", "priority", "fast", "scale"})
 _PREFIX: Final = 4096  # bytes of a body that tell whether two long prompts begin alike
 
 
@@ -43,6 +55,11 @@ class Job:
     length: str | None = None
     sticky: int | None = None
     retrying: bool = False  # holds one place of the retry budget
+    tier: str = ""  # the service tier asked for; "": whichever upstream gives
+    prompt_tokens: int = 0  # what the prompt alone is taken for, should upstream not count it
+    characters: int = 0  # to be spoken, which nobody counts in an answer of sound
+    store: bool | None = None  # as the body says
+    placement: Placement | None = None  # what it has to do with stored objects; None: nothing
 
     @property
     def to_send(self) -> bytes | AsyncIterator[bytes] | None:
@@ -50,30 +67,33 @@ class Job:
         return self.stream if self.body is None else (self.body or None)
 
 
-async def read_job(down: Downstream, endpoint: Endpoint, settings: Settings, roster: Roster) -> Job:
-    """Read and estimate. Raises Refusal (400, 413)."""
+async def read_job(
+    down: Downstream, endpoint: Endpoint, settings: Settings, roster: Roster, *, whole: bool = False
+) -> Job:
+    """Read and estimate. `whole`: a form that names a model is read to its end. Raises Refusal (400, 413)."""
     headers = down.headers
-    is_json = headers.get("Content-Type", "").partition(";")[0].strip().lower() == "application/json"
+    content_type = headers.get("Content-Type", "")
+    is_json = content_type.partition(";")[0].strip().lower() == "application/json"
     has_body = headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
     if not has_body and endpoint.estimate is None:
         return Job(endpoint, b"", None, "", NO_MODEL, Cost(), endpoint.replayable)
-    encoded = "Content-Encoding" in headers
-    if endpoint.estimate is None and not (is_json and endpoint.json_body and not encoded):
-        length = headers.get("Content-Length")
-        return Job(endpoint, None, down.stream(), "", NO_MODEL, Cost(), replayable=False, length=length)
+    if endpoint.estimate is None and not (is_json and endpoint.json_body):
+        return await _streamed(down, endpoint, content_type, roster, settings.max_json_body if whole else _PEEK)
     body = await down.read(settings.max_json_body)
+    text = _plain(body, headers.get("Content-Encoding", ""), settings.max_json_body)
     if endpoint.estimate is None:
-        model, streamed, count = peek_model(body)
+        model, streamed, count = peek_model(text)
         model = model[:_LONGEST_MODEL]
-        group = roster.group_of(model) if model else NO_MODEL
-        cost = Cost(1, 0, count) if endpoint.name == IMAGES else Cost()
-        return Job(endpoint, body, None, model, group, cost, endpoint.replayable, streamed)
+        named = _named(endpoint, model, count, roster)
+        characters = speech_characters(text) if endpoint.path == "audio/speech" else 0
+        return Job(endpoint, body, None, model, *named, endpoint.replayable, streamed, characters=characters)
     try:
-        facts = read_request(endpoint.estimate, body)
+        facts = read_request(endpoint.estimate, text)
     except InvalidRequest as invalid:
         raise Refusal(replies.INVALID_JSON, str(invalid), param=invalid.param) from invalid
     model = facts.model[:_LONGEST_MODEL]
     inject = facts.stream and not facts.asked_usage and endpoint.dialect == "chat" and settings.inject_usage
+    inject = inject and text is body  # what came encoded goes on as it came
     return Job(
         endpoint,
         inject_include_usage(body) if inject else body,
@@ -84,8 +104,55 @@ async def read_job(down: Downstream, endpoint: Endpoint, settings: Settings, ros
         endpoint.replayable and not (endpoint.replay_asks_body and facts.stateful),
         facts.stream,
         strip_usage=inject,
-        sticky=_sticky(facts, body) if settings.sticky else None,
+        sticky=_sticky(facts, text) if settings.sticky else None,
+        tier=facts.service_tier if facts.service_tier in _TIERS else "",
+        prompt_tokens=facts.prompt_tokens,
+        store=facts.store,
     )
+
+
+def _plain(body: bytes, encoding: str, most: int) -> bytes:
+    """What a body says, the very same object where it is not encoded. Raises Refusal (400, 413)."""
+    text = decoded(body, encoding, most + 1)
+    if len(text) > most:
+        raise Refusal(replies.BODY_TOO_LARGE, f"The body says more than the {most} bytes this proxy reads.")
+    if body and not text:
+        raise Refusal(replies.INVALID_JSON, "The body's Content-Encoding cannot be read here; send gzip or none.")
+    return text
+
+
+def _named(endpoint: Endpoint, model: str, count: int, roster: Roster) -> tuple[str, Cost]:
+    """Group and cost of a request that is not counted in tokens."""
+    return roster.group_of(model) if model else NO_MODEL, Cost(1, 0, count) if endpoint.name == IMAGES else Cost()
+
+
+async def _streamed(down: Downstream, endpoint: Endpoint, content_type: str, roster: Roster, most: int) -> Job:
+    """A body that passes as it comes. Of a form whose model tells what it costs, the beginning is looked at first."""
+    stream, length = down.stream(), down.headers.get("Content-Length")
+    model, streamed, count = "", False, 1
+    boundary = boundary_of(content_type) if endpoint.names_model else b""
+    if boundary and "Content-Encoding" not in down.headers:
+        held, look_at, found = bytearray(), 0, dict[str, str]()
+        while ("model" not in found or most > _PEEK) and len(held) < most:
+            piece = await anext(stream, b"")
+            held += piece
+            if len(held) >= look_at or not piece:  # ever more rarely, so that tiny pieces cost no more than large ones
+                look_at = 2 * len(held)
+                found = fields_in(bytes(held), boundary)
+            if not piece:
+                break
+        stream = _after(bytes(held), stream)
+        model, streamed = found.get("model", "")[:_LONGEST_MODEL], found.get("stream", "").lower() == "true"
+        count = int(said) if (said := found.get("n", "1")).isdecimal() and len(said) < 4 else 1
+    named = _named(endpoint, model, max(1, count), roster)
+    return Job(endpoint, None, stream, model, *named, replayable=False, streamed=streamed, length=length)
+
+
+async def _after(held: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if held:
+        yield held
+    async for piece in rest:
+        yield piece
 
 
 def _group(model: str, facts: RequestFacts, settings: Settings, roster: Roster) -> str:
@@ -127,6 +194,7 @@ def want_of(job: Job, headers: Mapping[str, str], client: str, known: Client | N
         priority=priority,
         leave=settings.queue.batch_leaves if priority < 0 else 0.0,
         sticky=job.sticky,
+        only=job.placement.only if job.placement is not None else None,
     )
 
 

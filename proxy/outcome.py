@@ -12,6 +12,7 @@ from proxy.domain.verdict import OK, Kind, Verdict
 from proxy.ledger.ledger import Event, Observed
 from proxy.openai import ratelimits, replies
 from proxy.openai.headers import Header
+from proxy.openai.sse import StreamRelay
 from proxy.relay import UNSEEN
 from proxy.upstream.http import Answer, UpstreamFailure
 
@@ -39,6 +40,7 @@ class Outcome:
     held: Held | None = None
     usage: Usage = UNSEEN
     cool_s: float = 0.0
+    watch: StreamRelay | None = None  # of a stream that is being relayed
 
 
 # No work was done upstream: the tokens go back, the request itself counts ("unsuccessful requests contribute to your
@@ -48,6 +50,11 @@ DID_NO_WORK: Final = frozenset(Kind) - {Kind.OK, Kind.SERVICE}
 NOT_CHARGED: Final = DID_NO_WORK - {Kind.REQUEST, Kind.STATE}
 NOT_THIS_ACCOUNT: Final = frozenset({Kind.MODEL, Kind.TOO_LARGE, Kind.EGRESS, Kind.HEADER, Kind.STATE})
 ABOUT_THE_KEY: Final = frozenset({Kind.MONEY, Kind.DEAD, Kind.SUSPECT, Kind.HEADER})
+
+
+def is_page(verdict: Verdict) -> bool:
+    """Something on the way answered instead of the API: its page would tell a client nothing."""
+    return verdict.kind is Kind.EGRESS and verdict.reason.startswith("http_")
 
 
 # Errors under HTTP 200 become what the same error is outside a stream.

@@ -10,26 +10,30 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Final, Protocol
 
 from proxy.admission import Admission, NobodyLeft, NoRoom, TooLarge, Want
-from proxy.denials import failed, no_room, nobody_left, not_served
+from proxy.denials import failed, no_room, nobody_left, not_served, refuse_beyond_the_day
 from proxy.domain import retry
-from proxy.domain.quantities import NOTHING, Certainty, Cost
+from proxy.domain.quantities import NOTHING, Certainty, Cost, Details, Usage
 from proxy.domain.retry import Attempts, Budget, Step
 from proxy.domain.trip import Leg, Trip
 from proxy.domain.verdict import Kind
 from proxy.gate import Gate
-from proxy.job import Job, read_job, want_of
+from proxy.job import NO_MODEL, Job, read_job, want_of
 from proxy.ledger.ledger import Granted, Ledger, StoreUnavailable
+from proxy.models import Catalogue, refuse_model
+from proxy.objects.placement import Asked, Objects, Placement, concerns
 from proxy.openai import replies
 from proxy.openai.classify import classify, classify_stream_error
 from proxy.openai.encoding import decoded
 from proxy.openai.endpoints import resolve
 from proxy.openai.headers import Header, downward, upward
 from proxy.openai.replies import ProxyError
+from proxy.openai.safety import is_policy_refusal
 from proxy.openai.sse import StreamRelay
 from proxy.outcome import (
     ABOUT_THE_KEY,
@@ -40,8 +44,11 @@ from proxy.outcome import (
     Outcome,
     event_of,
     held_event,
+    is_page,
     observed_in,
 )
+from proxy.probes.egress import EgressWatch
+from proxy.probes.policy import PolicyWatch
 from proxy.rates import PoolRates
 from proxy.refusal import Refusal
 from proxy.relay import Downstream, Passed, pass_bytes, pass_json, pass_stream
@@ -49,8 +56,11 @@ from proxy.roster import Roster
 from proxy.settings import Settings
 from proxy.upstream.credentials import Credentials
 from proxy.upstream.http import Answer, Upstream, UpstreamFailure, read_body
+from proxy.upstream.routes import Route
 
 _ERROR_BODY: Final = 2**20  # an error answer is read up to here
+_READ_ON_S: Final = 60.0  # how long a stream is read on after its client has left, where it is
+_MOST_FETCHED: Final = 4 * 2**20  # what is asked for on a client's behalf is read up to here
 _DEFAULT_COOL_S: Final = 5.0  # a rate limit that names no time
 _MOST_IDLE: Final = 8  # connections that one request may find closed under it
 _MOST_COOL_S: Final = 86_400.0
@@ -59,7 +69,7 @@ _MOST_COOL_S: Final = 86_400.0
 class TripObserver(Protocol):
     """Who wants to know how requests fare: metrics and logs."""
 
-    def attempted(self, leg: Leg, model: str) -> None: ...
+    def attempted(self, leg: Leg, trip: Trip) -> None: ...
 
     def retrying(self, leg: Leg) -> None: ...
 
@@ -85,6 +95,8 @@ class Pipeline:
         credentials: Credentials,
         observer: TripObserver,
         clean: Callable[[bytes], bytes],
+        egress: EgressWatch,
+        policy: PolicyWatch,
     ) -> None:
         self.configure(settings, credentials)
         self._gate = gate
@@ -94,9 +106,17 @@ class Pipeline:
         self.upstream = upstream
         self._observer = observer
         self._clean = clean
+        self._egress = egress
+        self._policy = policy
         self._retries = Budget(settings.retry.budget)
         self._rates = PoolRates(roster.pool)
         self._rng = random.Random()
+        self.objects: Objects | None = None  # who knows where stored objects live
+        self.elsewhere: Mapping[str, Upstream] = {}  # by address: the upstreams of keys that have one of their own
+        names_of = lambda key: self.credentials.names(key)  # noqa: E731, PLW0108 - a reload brings other credentials
+        self._catalogue = Catalogue(roster.pool, self.fetch, names_of)
+        self._reading_on: set[asyncio.Task[None]] = set()
+        self.closed_until = 0.0  # Unix seconds: the pool's daily limit is reached until then
 
     def configure(self, settings: Settings, credentials: Credentials) -> None:
         """Take a configuration, at the start or while requests are under way."""
@@ -109,10 +129,21 @@ class Pipeline:
         trip.client = self._gate.enter(down.headers)  # 401, 403
         endpoint = resolve(down.method, down.target)
         if isinstance(endpoint, ProxyError):
-            raise not_served(endpoint, down.headers)  # 403, 404, 405
+            raise not_served(endpoint, down.headers, tls=self.settings.tls is not None)  # 403, 404, 405
         trip.endpoint = endpoint.name
-        job = await read_job(down, endpoint, self.settings, self._roster)  # 400, 413
+        if self.closed_until:
+            refuse_beyond_the_day(down.method, down.target, self.closed_until - time.time())  # 429
+        client = self._known_clients.get(trip.client)
+        if endpoint.name == "models" and await self._catalogue.serve(down, endpoint, client, trip):  # 404
+            return
+        whole = client is not None and bool(client.models)
+        job = await read_job(down, endpoint, self.settings, self._roster, whole=whole)  # 400, 413
+        refuse_model(client, job)  # 403
         trip.model, trip.streamed = job.model, job.streamed
+        if self.objects is not None:
+            job.placement = await self._place(self.objects, down, job, trip.client)  # 400, 404, 503
+        if self.settings.safety.identifier and job.body is not None and endpoint.estimate in {"chat", "responses"}:
+            job.body = self._policy.identified(job.body, trip.client, down.headers)
         self._retries.active += 1
         attempts = Attempts()
         try:
@@ -121,11 +152,45 @@ class Pipeline:
             self._retries.active -= 1
             self._end_retry(job)
 
+    async def _place(self, objects: Objects, down: Downstream, job: Job, client: str) -> Placement | None:
+        """Where the objects that the request names live, and who reads its answer for new ones. None: neither."""
+        body = job.body
+        if body and "Content-Encoding" in down.headers:
+            body = decoded(body, down.headers["Content-Encoding"], self.settings.max_json_body)
+        asked = Asked(job.endpoint.name, down.method, down.target, body, job.model, job.store, client)
+        if not concerns(asked):
+            return None
+        if job.stream is not None:
+            job.stream = objects.watched(job.stream, asked)
+        return await objects.place(asked)
+
+    async def fetch(self, account: str, target: str) -> tuple[int, bytes]:
+        """What a key of this account gets; (0, b"") where there was no answer. It takes no budget."""
+        known = self._roster.pool.accounts.get(account)
+        if known is None or not known.usable:
+            return 0, b""
+        key = known.next_key().id
+        route = self.credentials.route(key)
+        headers = [self.credentials.header(key), ("Accept", "application/json"), ("Accept-Encoding", "identity")]
+        target = target if route is None else route.target(target)
+        try:
+            answer = await self._upstream_of(route).send("GET", target, headers, None)
+            try:
+                return answer.status, await read_body(answer, _MOST_FETCHED)
+            finally:
+                answer.close()
+        except UpstreamFailure:
+            return 0, b""
+
     # ---- one attempt after another
 
     async def _forward(self, down: Downstream, job: Job, trip: Trip, attempts: Attempts) -> None:
         want = want_of(job, down.headers, trip.client, self._known_clients.get(trip.client), self.settings)
+        unread = job.body is None and job.endpoint.names_model  # names a model that nobody looked for
+        renamable = job.body is not None and "Content-Encoding" not in down.headers
+        want.exclude |= self.credentials.closed_to(job.model or "?" * unread, renamable=renamable)
         held: Held | None = None
+        nobody = replies.POOL_NO_USABLE_KEYS  # if each account refuses its own key
         while True:
             tried = attempts.refusals + attempts.failures > 0
             granted = await self._admit(want, trip, nobody_is_fine=tried)  # 429, 503
@@ -135,6 +200,7 @@ class Pipeline:
                 self._ledger.give_back(granted)
                 continue
             leg = Leg(granted.candidate.key, granted.candidate.account, trip.queued_s)
+            leg.prompt_estimate = job.prompt_tokens
             trip.legs.append(leg)
             outcome = await self._attempt(down, job, granted, leg, trip)
             if outcome.report is not None:
@@ -146,8 +212,9 @@ class Pipeline:
             if outcome.verdict.shared_group and job.group == self._roster.group_of(job.model):
                 await self._roster.learn_group(job.model, outcome.verdict.shared_group)
             kind = outcome.verdict.kind
-            if kind not in ABOUT_THE_KEY:  # what is wrong with one of our keys is no answer to a client
-                held = outcome.held or held
+            nobody = replies.EGRESS_REFUSED if is_page(outcome.verdict) else nobody
+            if kind not in ABOUT_THE_KEY and not is_page(outcome.verdict):
+                held = outcome.held or held  # what is wrong with one of our keys is no answer to a client
             if kind in NOT_THIS_ACCOUNT:
                 want.exclude.add(leg.account)
             if kind is Kind.TOO_LARGE and outcome.verdict.limit is not None:
@@ -166,7 +233,7 @@ class Pipeline:
             self._retries.retrying += 1
             await asyncio.sleep(retry.pause_s(attempts.failures, outcome.verdict.retry_after_s, self._rng.random()))
         if held is None:
-            raise Refusal(replies.POOL_NO_USABLE_KEYS)  # each account refused its own key
+            raise Refusal(nobody)
         await self._answer(down, held, trip, final=attempts.failures > 0)
 
     def _end_retry(self, job: Job) -> None:
@@ -221,27 +288,69 @@ class Pipeline:
             # Nothing in here awaits, so whatever is cancelled the reservation is settled, and settled once.
             leg.took_s = time.monotonic() - started
             trip.upstream_s += leg.took_s
-            if outcome.answer is not None:
-                outcome.answer.close()
-            self._understand(job, outcome, leg)
-            self._settle(granted, outcome, leg.status)
-            if outcome.verdict.kind is not Kind.OK or (outcome.delivered and outcome.failure is None):
-                # Told apart from no answer at all, which says nothing about a key that was resting.
-                outcome.report = self._roster.report(
-                    outcome.verdict, granted, status=leg.status, request_id=leg.upstream_request_id
-                )
-            leg.usage = outcome.usage
-            self._observer.attempted(leg, job.model)
+            end = partial(self._end, job, granted, leg, trip, outcome)
+            if leg.outcome == "cancelled" and outcome.watch is not None and self.settings.finish_cut_streams:
+                self._read_on(outcome, end)
+            else:
+                end()
         return outcome
+
+    def _end(self, job: Job, granted: Granted, leg: Leg, trip: Trip, outcome: Outcome) -> None:
+        """All that is done when an attempt is over."""
+        if outcome.answer is not None:
+            outcome.answer.close()
+        self._understand(job, outcome, leg)
+        self._watch(outcome, leg, trip.client)
+        self._settle(granted, outcome, leg.status)
+        if outcome.verdict.kind is not Kind.OK or (outcome.delivered and outcome.failure is None):
+            # Told apart from no answer at all, which says nothing about a key that was resting.
+            outcome.report = self._roster.report(
+                outcome.verdict, granted, status=leg.status, request_id=leg.upstream_request_id
+            )
+        leg.usage, leg.tier = outcome.usage, outcome.usage.tier or job.tier  # what was done counts, not what was asked
+        self._observer.attempted(leg, trip)
+
+    def _read_on(self, outcome: Outcome, end: Callable[[], None]) -> None:
+        """The client has left its stream: read the rest for what it says it used, and only then end the attempt."""
+        answer, watch = outcome.answer, outcome.watch
+
+        async def read() -> None:
+            try:
+                if answer is not None and watch is not None:
+                    async with asyncio.timeout(_READ_ON_S):
+                        while chunk := await answer.chunk():
+                            watch.feed(chunk)
+            except (TimeoutError, UpstreamFailure):
+                pass  # what was seen until then counts
+
+        def over(task: asyncio.Task[None]) -> None:  # even if it was cancelled before it began
+            self._reading_on.discard(task)
+            outcome.usage = outcome.usage if watch is None else watch.usage
+            end()
+
+        task = asyncio.get_running_loop().create_task(read())
+        self._reading_on.add(task)
+        task.add_done_callback(over)
+
+    async def close(self) -> None:
+        """Let go of the streams that are still read although their clients have left."""
+        for task in self._reading_on:
+            task.cancel()
+        await asyncio.gather(*self._reading_on, return_exceptions=True)
 
     async def _exchange(
         self, down: Downstream, job: Job, granted: Granted, leg: Leg, trip: Trip, outcome: Outcome
     ) -> None:
         """One request up, one answer down. Raises UpstreamFailure; ConnectionError where the client has left."""
         credentials = self.credentials  # a reload in the meantime brings others
-        answer = outcome.answer = await self.upstream.send(
-            down.method, down.target, self._headers(down, job, granted), job.to_send
-        )
+        sent = self._headers(down, job, credentials.header(granted.candidate.key))
+        route = credentials.route(granted.candidate.key)
+        if route is None:
+            answer = outcome.answer = await self.upstream.send(down.method, down.target, sent, job.to_send)
+        else:
+            body = job.to_send if job.body is None else route.body(job.body, job.model) or None
+            target = route.target(down.target)
+            answer = outcome.answer = await self._upstream_of(route).send(down.method, target, sent, body)
         leg.status, outcome.observed = answer.status, observed_in(answer.headers)
         if outcome.observed and job.streamed and answer.status < 400:
             self._ledger.observe(granted, outcome.observed)  # what a stream's headers say is old when it ends
@@ -270,18 +379,28 @@ class Pipeline:
         passed = Passed()
         trip.status, trip.source = answer.status, "upstream"
         content_type = answer.headers.get("Content-Type", "")
+        is_json = content_type.startswith("application/json")
+        keeper = job.placement.keeper if job.placement is not None else None
+        if keeper is not None:
+            keeper.account = trip.legs[-1].account
+            if "Location" in answer.headers:
+                keeper.located(answer.headers["Location"])
         try:
             if content_type.startswith("text/event-stream") and job.endpoint.dialect is not None:
-                watch = StreamRelay(job.endpoint.dialect, job.strip_usage)
+                watch = outcome.watch = StreamRelay(job.endpoint.dialect, job.strip_usage)
                 self._observer.stream_opened(1)
                 try:
-                    await pass_stream(down, answer, headers, watch, self.settings.stream_hold, passed)
+                    await pass_stream(down, answer, headers, watch, self.settings.stream_hold, passed, keeper)
                 finally:
                     self._observer.stream_opened(-1)
-            elif job.endpoint.estimate is not None:
-                await pass_json(down, answer, headers, passed)
+            elif job.endpoint.estimate is not None or (job.endpoint.tells_usage and is_json):
+                await pass_json(down, answer, headers, passed, keeper)
+            elif keeper is not None and (is_json or keeper.shows_others):
+                await pass_json(down, answer, headers, passed, keeper, counts=False)
             else:
                 await pass_bytes(down, answer, headers, passed)
+                if job.characters and passed.complete:
+                    passed.usage = Usage(Certainty.EXACT, details=Details(characters=job.characters))
         finally:
             outcome.usage = passed.usage
             if passed.late_error is not None:  # scored even if the client leaves on seeing it
@@ -309,6 +428,17 @@ class Pipeline:
         elif verdict.kind is Kind.MODEL and job.model:
             self._roster.pool.lacks(leg.account, job.model, time.time())
 
+    def _watch(self, outcome: Outcome, leg: Leg, client: str) -> None:
+        """What an attempt says about our network, and about the caller's content."""
+        if outcome.failure is not None:
+            self._egress.failed(outcome.failure.reason)
+        elif outcome.verdict.kind is Kind.EGRESS:
+            self._egress.refused(leg.account, outcome.verdict.reason)
+        elif leg.status:
+            self._egress.answered()
+            if outcome.verdict.kind is Kind.REQUEST and is_policy_refusal(outcome.verdict):
+                self._policy.refused(client, outcome.verdict.reason)
+
     def _settle(self, granted: Granted, outcome: Outcome, status: int) -> None:
         """Correct the reservation. Only what upstream never heard of, refused, or counted exactly gives tokens back."""
         if outcome.failure is not None and not outcome.failure.sent:
@@ -319,7 +449,8 @@ class Pipeline:
         refused = kind in NOT_CHARGED and not outcome.delivered
         if kind in DID_NO_WORK and not outcome.delivered:
             outcome.usage = NOTHING
-        unused = tokens - outcome.usage.total
+        # What was used by a model that nobody named belongs to no model's budget.
+        unused = tokens - outcome.usage.total if granted.group != NO_MODEL else 0
         self._ledger.settle(
             granted,
             back=Cost(0, tokens) if refused else Cost(0),
@@ -385,11 +516,19 @@ class Pipeline:
             return [pair for pair in headers if pair[0].lower() != "content-encoding"], text, text
         return headers, body, text
 
-    def _headers(self, down: Downstream, job: Job, granted: Granted) -> list[Header]:
+    def _upstream_of(self, route: Route | None) -> Upstream:
+        upstream = self.upstream if route is None else self.elsewhere.get(route.base)
+        if upstream is None:
+            raise UpstreamFailure("connect", "this upstream was taken out of the configuration", sent=False)
+        return upstream
+
+    def _headers(self, down: Downstream, job: Job, credential: Header) -> list[Header]:
         headers = upward(
             down.headers,
             down.headers.items(),
-            authorization=self.credentials.authorization(granted.candidate.key),
+            name=credential[0],
+            authorization=credential[1],
+            readable=job.endpoint.readable,
         )
         if job.length is not None:
             headers.append(("Content-Length", job.length))

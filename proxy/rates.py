@@ -23,17 +23,8 @@ _SHOWN: Final = ((Dimension.RPM, "requests"), (Dimension.TPM, "tokens"))
 
 
 @dataclass(slots=True)
-class _Sight:
-    """One account's bucket as a grant showed it."""
-
-    limit: float
-    level: float
-    at: float
-
-
-@dataclass(slots=True)
 class _Group:
-    sights: dict[str, dict[Dimension, _Sight]] = field(default_factory=dict)
+    seen: dict[str, tuple[Granted, float]] = field(default_factory=dict)  # account -> its last grant, and when
     lines: list[Header] = field(default_factory=list)
     due: float = 0.0
 
@@ -52,16 +43,7 @@ class PoolRates:
             if len(self._groups) > _MOST_GROUPS:
                 self._groups.clear()
             group = self._groups[granted.group] = _Group()
-        now = time.monotonic()
-        sights = {}
-        for dimension, _ in _SHOWN:
-            moment = granted.moments.get(dimension)
-            if moment is not None:
-                written = granted.candidate.written[0 if dimension is Dimension.RPM else 1]
-                limits = [limit for limit in (written, granted.learned[dimension]) if limit >= 0]
-                if limits:  # else it is our own guess, which is nothing to tell
-                    sights[dimension] = _Sight(min(limits), moment.kept, now)
-        group.sights[granted.candidate.account] = sights
+        group.seen[granted.candidate.account] = granted, time.monotonic()
 
     def lines(self, name: str) -> list[Header]:
         """The headers for an answer about this model group; none where no limits are known."""
@@ -76,18 +58,18 @@ class PoolRates:
 
     def _add_up(self, group: _Group, now: float) -> list[Header]:
         accounts = self._pool.accounts
-        group.sights = {name: sights for name, sights in group.sights.items() if name in accounts}
+        group.seen = {name: seen for name, seen in group.seen.items() if name in accounts}
         limits, rest, resets = [], [], []
         for dimension, what in _SHOWN:
             seen = [
-                sights[dimension]
-                for name, sights in group.sights.items()
-                if dimension in sights and accounts[name].usable
+                (limit, granted.moments[dimension].kept + (now - at) * limit / 60)
+                for name, (granted, at) in group.seen.items()
+                if accounts[name].usable and (limit := _limit(granted, dimension)) is not None
             ]
             if not seen:
                 continue
-            limit = sum(s.limit for s in seen)
-            level = sum(min(s.limit, max(0.0, s.level + (now - s.at) * s.limit / 60)) for s in seen)
+            limit = sum(limit for limit, _ in seen)
+            level = sum(min(limit, max(0.0, level)) for limit, level in seen)
             scale = max(1.0, self._pool.size / len(seen))
             limits.append((f"x-ratelimit-limit-{what}", str(int(limit * scale))))
             rest.append((f"x-ratelimit-remaining-{what}", str(int(level * scale))))
@@ -95,3 +77,11 @@ class PoolRates:
                 (f"x-ratelimit-reset-{what}", format_duration((limit - level) / limit * 60 if limit else 0.0))
             )
         return [*limits, *rest, *resets]
+
+
+def _limit(granted: Granted, dimension: Dimension) -> float | None:
+    """The account's limit; None where it is our own guess, which is nothing to tell."""
+    if dimension not in granted.moments:
+        return None
+    written = granted.candidate.written[0 if dimension is Dimension.RPM else 1]
+    return min((limit for limit in (written, granted.learned[dimension]) if limit >= 0), default=None)

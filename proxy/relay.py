@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -18,10 +18,11 @@ from proxy.domain.quantities import Certainty, Usage
 from proxy.openai.headers import Header
 from proxy.openai.sse import StreamRelay
 from proxy.openai.usage import read_usage
-from proxy.upstream.http import Answer, read_body
+from proxy.upstream.http import Answer, UpstreamFailure, read_body
 
 UNSEEN: Final = Usage(Certainty.AT_LEAST)
 _READ_WHOLE: Final = 4 * 2**20  # a JSON answer up to this size is sent in one piece, with its length
+_LONGEST_LIST: Final = 32 * 2**20  # and one that names stored objects, up to this
 
 
 class Downstream(Protocol):
@@ -44,6 +45,10 @@ class Downstream(Protocol):
 
     async def write(self, data: bytes) -> None: ...
 
+    def put(self, data: bytes) -> Awaitable[None] | None:
+        """Write at once; what comes back is to be awaited before the next piece. Raises ConnectionResetError."""
+        ...
+
     async def finish(self) -> None: ...
 
     def cut(self) -> None:
@@ -61,14 +66,50 @@ class Passed:
     late_error: bytes | None = None
 
 
-async def pass_json(down: Downstream, answer: Answer, headers: Sequence[Header], passed: Passed) -> None:
-    """An answer whose usage stands in its JSON: read whole, then sent whole. A large one flows, usage at its end."""
-    body = await read_body(answer, _READ_WHOLE)
-    if len(body) > _READ_WHOLE:
+class Keeper(Protocol):
+    """Reads an answer for the ids of stored objects (`objects/keeper.py`)."""
+
+    account: str  # who answered, told before
+
+    @property
+    def shows_others(self) -> bool:
+        """The answer must not pass unread."""
+        ...
+
+    async def answered(self, body: bytes) -> bytes: ...
+
+    def began(self, object_id: str) -> None: ...
+
+    def located(self, location: str) -> None: ...
+
+    def ends(self, event: bytes) -> None: ...
+
+    async def written(self) -> None: ...
+
+
+async def pass_json(
+    down: Downstream,
+    answer: Answer,
+    headers: Sequence[Header],
+    passed: Passed,
+    keeper: Keeper | None = None,
+    *,
+    counts: bool = True,
+) -> None:
+    """A JSON answer, read whole and then sent whole. A large one flows, usage at its end. What it says of stored
+    objects is kept before the client knows it. `counts`: it says what it used."""
+    most = _READ_WHOLE if keeper is None else _LONGEST_LIST
+    body = await read_body(answer, most)
+    if len(body) > most:
+        if keeper is not None and keeper.shows_others:
+            raise UpstreamFailure("protocol", "the list is too long to be told whose objects it shows", sent=True)
         await _flow(down, answer, headers, body, passed)
         return
-    passed.usage = read_usage(body)
+    if counts:
+        passed.usage = read_usage(body)
     passed.complete = True
+    if keeper is not None:
+        body = await keeper.answered(body)
     await down.start(answer.status, answer.reason, headers, len(body))
     await down.write(body)
     await down.finish()
@@ -94,14 +135,19 @@ async def pass_bytes(down: Downstream, answer: Answer, headers: Sequence[Header]
     """An answer that is nobody's business: files, audio, images."""
     length = answer.headers.get("Content-Length")
     await down.start(answer.status, answer.reason, headers, int(length) if length and length.isdigit() else None)
-    while chunk := await answer.chunk():
-        await down.write(chunk)
+    await answer.pour(down.put)
     passed.complete = True
     await down.finish()
 
 
 async def pass_stream(
-    down: Downstream, answer: Answer, headers: Sequence[Header], watch: StreamRelay, hold_s: float, passed: Passed
+    down: Downstream,
+    answer: Answer,
+    headers: Sequence[Header],
+    watch: StreamRelay,
+    hold_s: float,
+    passed: Passed,
+    keeper: Keeper | None = None,
 ) -> None:
     """Server-sent events. The preamble is held at most `hold_s`; an error found in it is returned, not sent."""
     held: list[bytes] = []
@@ -110,12 +156,17 @@ async def pass_stream(
         if watch.error is not None and not watch.committed:
             passed.error = watch.error
             return
+        if keeper is not None and watch.object_id:
+            keeper.began(watch.object_id)  # written while the rest comes in
+        kept = keeper is None or await _kept(keeper, watch)
         await down.start(answer.status, answer.reason, headers, None)
         await down.write(b"".join(held))
         if not ended:
-            while chunk := await answer.chunk():
-                if data := watch.feed(chunk):
-                    await down.write(data)
+            while not kept and keeper is not None and (chunk := await answer.chunk()):
+                data = watch.feed(chunk)
+                kept = await _kept(keeper, watch)
+                await down.write(data)
+            await answer.pour(lambda chunk: down.put(watch.feed(chunk)))
         if rest := watch.finish():
             await down.write(rest)
         passed.complete = True
@@ -124,6 +175,16 @@ async def pass_stream(
         passed.usage = watch.usage
         if passed.error is None:
             passed.late_error = watch.error
+
+
+async def _kept(keeper: Keeper, watch: StreamRelay) -> bool:
+    """Whether the stream has told all there is to keep; if so, it is kept before the client is told."""
+    if not watch.complete:
+        return False
+    if watch.last:
+        keeper.ends(watch.last)
+    await keeper.written()
+    return True
 
 
 async def _hold(answer: Answer, watch: StreamRelay, hold_s: float, held: list[bytes]) -> bool:

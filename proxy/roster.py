@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from proxy.domain.pool import Key, Pool
-from proxy.domain.states import Record, State, field_of, rest_s, state_after
-from proxy.domain.verdict import Kind, Scope, Verdict
+from proxy.domain.states import Record, State, field_of, first_rest_s, state_after
+from proxy.domain.verdict import Kind, Verdict
 from proxy.ledger.clients import ClientBook
 from proxy.ledger.connection import StoreLost
-from proxy.ledger.ledger import Candidate, Granted, Ledger, StoreUnavailable, written_limits
+from proxy.ledger.ledger import Braked, Candidate, Granted, Ledger, StoreUnavailable, written_limits
 from proxy.settings import Settings
 
 _MOST_CACHED: Final = 50_000
@@ -29,6 +30,8 @@ class RosterObserver(Protocol):
     def group_learned(self, model: str, group: str) -> None: ...
 
     def same_organization(self, account: str, twin: str) -> None: ...
+
+    def removals_stopped(self, field: str, reason: str) -> None: ...
 
 
 class Roster:
@@ -51,9 +54,11 @@ class Roster:
         self._settings = settings
         self._keys = tuple(keys)
         self._said_groups: dict[str, str] = {}  # model -> group, from upstream's "(for limit X)"
-        self._organizations: dict[str, str] = {}  # account -> organisation
+        self._organizations: dict[str, str] = {}  # account -> organisation, as answers named it
+        self._told_organizations: dict[str, str] = {}  # the same, of accounts that share one, from the store
         self._first_of: dict[str, str] = {}  # organisation -> the account that first answered for it
         self._merged: dict[str, str] = {}  # account -> the one it turned out to be
+        self._urgency: dict[str, float] = {}  # account -> factor of its weight
         self._observer = observer
         self._rng = random.Random()
         self._clients = clients
@@ -68,7 +73,30 @@ class Roster:
         self._candidates.clear()
         self._written_groups = {model for members in self._settings.groups.values() for model in members}
         keys = [replace(key, account=self._merged.get(key.account, key.account)) for key in self._keys]
-        self.pool.replace(keys, _weights(self._settings))
+        self.pool.replace(keys, self._weights(), self._known_organizations())
+
+    def _known_organizations(self) -> dict[str, str]:
+        """By account: as somebody wrote, else, where such accounts count as one, as their answers said."""
+        said = self._told_organizations if self._settings.merge_organizations else {}
+        written = {name: a.organization for name, a in self._settings.accounts.items() if a.organization}
+        return {**said, **written}
+
+    def _weights(self) -> dict[str, float]:
+        weights = {name: account.weight for name, account in self._settings.accounts.items()}
+        return weights | {name: weights.get(name, 1.0) * factor for name, factor in self._urgency.items()}
+
+    def hurry(self, urgency: Mapping[str, float]) -> None:
+        """Take factors of accounts' weights: above 1 where credit would expire unused."""
+        before, self._urgency = self._urgency, dict(urgency)
+        weights = self._weights()
+        for name in before.keys() | urgency.keys():
+            if account := self.pool.accounts.get(name):
+                account.weight = weights.get(name, 1.0)
+
+    @property
+    def merged(self) -> Mapping[str, str]:
+        """Accounts that turned out to be another one's: name -> whose they are now."""
+        return self._merged
 
     def reload(self, settings: Settings, keys: Sequence[Key]) -> None:
         """Take a new configuration. Requests under way keep the keys they have."""
@@ -102,7 +130,13 @@ class Roster:
         self._observer.same_organization(account, twin)
         if self._settings.merge_organizations:
             self._merged[account] = self._merged.get(twin, twin)
+            self._told_organizations |= {account: organization, twin: organization}
             self._replace_keys()
+            self._start(self._tell_organization((account, twin), organization))
+
+    async def _tell_organization(self, accounts: Sequence[str], organization: str) -> None:
+        with contextlib.suppress(StoreUnavailable):  # each process hears it from the answers itself
+            await self.ledger.tell_organization(accounts, organization)
 
     def candidate(self, key: Key, group: str) -> Candidate:
         """The key as the ledger wants it, with the limits somebody wrote. Remembered until the next reload."""
@@ -113,7 +147,8 @@ class Roster:
             account = self.pool.accounts[key.account]
             written = written_limits(self._settings.limits_for(key.account, group))
             burst_s = self._settings.burst_for(key.account)
-            candidate = Candidate(key.account, key.id, account.fingerprint, key.fingerprint, written, burst_s)
+            prints = account.fingerprint, key.fingerprint
+            candidate = Candidate(key.account, key.id, *prints, written, burst_s, account.organization)
             self._candidates[key.id, group] = candidate
         return candidate
 
@@ -142,8 +177,13 @@ class Roster:
             await self._remind()
         self._known_epoch = self.ledger.epoch or epoch
         for field, (record, rest) in list(self._unreported.items()):
-            await self.ledger.change_state(field, record, rest_s=rest, fingerprint=record.fingerprint)
+            await self._observe(field, record, rest)
             self._unreported.pop(field, None)
+        if self._settings.merge_organizations:
+            told = await self.ledger.told_organizations()
+            if told != self._told_organizations:
+                self._told_organizations = told
+                self._replace_keys()
         self.pool.apply_states(await self.ledger.records())
         self._said_groups = await self.ledger.told_groups()
         if self._clients is not None:
@@ -175,14 +215,24 @@ class Roster:
 
         The task goes on if its request is cancelled. A store that is away is not a reason to fail.
         """
+        work = self._consequence(verdict, granted.candidate, granted.is_trial, status, request_id)
+        return None if work is None else self._start(work)
+
+    async def found(self, verdict: Verdict, candidate: Candidate, *, status: int, request_id: str) -> None:
+        """The same for an answer that was no reservation's: an operator wanted to know."""
+        work = self._consequence(verdict, candidate, False, status, request_id)
+        if work is not None:
+            await work
+
+    def _consequence(
+        self, verdict: Verdict, candidate: Candidate, is_trial: bool, status: int, request_id: str
+    ) -> Coroutine[Any, Any, None] | None:
         state = state_after(verdict)
-        candidate = granted.candidate
         if state is None:
-            if verdict.kind is not Kind.OK or not granted.is_trial:
-                return None
-            return self._start(self._back(candidate))
-        field = field_of(verdict, candidate.key, candidate.account)
-        print_ = candidate.account_fingerprint if verdict.scope is Scope.ACCOUNT else candidate.key_fingerprint
+            return self._back(candidate) if verdict.kind is Kind.OK and is_trial else None
+        field = field_of(verdict, candidate.key, candidate.account, candidate.organization)
+        of_account = field.startswith("a/")
+        print_ = candidate.account_fingerprint if of_account else candidate.key_fingerprint
         record = Record(
             state,
             verdict.reason,
@@ -192,8 +242,10 @@ class Roster:
             request_id=request_id,
             fingerprint=print_,
         )
-        rest = rest_s(state, 0, self._rng.random()) if state in {State.QUARANTINED, State.SUSPECT} else 0.0
-        return self._start(self._change(field, record, rest, print_, verdict.reason))
+        # A removal that the brake stops makes a suspect.
+        resting = State.SUSPECT if state is State.REMOVED else state
+        rest = first_rest_s(resting, verdict.reason, time.time(), self._rng.random())
+        return self._change(field, record, rest, print_, verdict.reason)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -206,16 +258,17 @@ class Roster:
         for field, print_ in (
             (f"a/{candidate.account}", candidate.account_fingerprint),
             (f"k/{candidate.key}", candidate.key_fingerprint),
+            (f"o/{candidate.organization}", candidate.key_fingerprint),
         ):
             if field in self.pool.records:
                 await self._change(field, None, 0.0, print_, "answered")
 
     async def _change(self, field: str, record: Record | None, rest: float, print_: str, reason: str) -> None:
         try:
-            changed = await self.ledger.change_state(field, record, rest_s=rest, fingerprint=print_)
-            if changed:
-                details = {"status": record.status, "upstream_request_id": record.request_id} if record else {}
-                self._observer.state_changed(field, record.state if record else State.ACTIVE, reason, details)
+            if record is not None:
+                await self._observe(field, record, rest)
+            elif await self.ledger.change_state(field, None, fingerprint=print_):
+                self._observer.state_changed(field, State.ACTIVE, reason, {})
             await self.refresh()
         except StoreUnavailable:
             if record is not None:  # this process at least stops using it, and tells the store later
@@ -223,6 +276,14 @@ class Roster:
                 self.version_moved()
                 self.pool.apply_states({**self.pool.records, field: record})
 
-
-def _weights(settings: Settings) -> dict[str, float]:
-    return {name: account.weight for name, account in settings.accounts.items()}
+    async def _observe(self, field: str, record: Record, rest: float) -> None:
+        """Tell the store what was seen, and the observer what came of it. Raises StoreUnavailable."""
+        changed, braked = await self.ledger.observe_state(
+            field, record, rest_s=rest, fingerprint=record.fingerprint, max_removals=self._settings.max_removals
+        )
+        if braked is Braked.FIRST:
+            self._observer.removals_stopped(field, record.reason)
+        if changed:
+            state = State.SUSPECT if braked else record.state
+            details = {"status": record.status, "upstream_request_id": record.request_id}
+            self._observer.state_changed(field, state, record.reason, details)

@@ -13,6 +13,7 @@ from tests.fakes.valkey import running_valkey
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 HOW_TO_GET = {
+    "chromium": "apt-get install chromium",
     "promtool": "apt-get install prometheus",
     "prometheus": "apt-get install prometheus",
     "redis-server": "apt-get install redis-server",

@@ -12,6 +12,8 @@ from typing import Final
 
 import msgspec
 
+from proxy.money.cards import CardSet
+
 _LENGTH: Final = 4
 
 
@@ -29,12 +31,26 @@ class Drain(msgspec.Struct, tag="drain"):
     seconds: float
 
 
+class Purse(msgspec.Struct, tag="purse", frozen=True):
+    """Supervisor to worker, whenever it changes: `urgency` by account (factors of its weight, 1 where absent), and the
+    Unix second until which the pool's daily limit refuses what costs money; 0: it does not."""
+
+    urgency: dict[str, float] = {}
+    closed_until: float = 0.0
+
+
+class Cards(msgspec.Struct, tag="cards", frozen=True):
+    """Supervisor to worker, at the start, when the UTC day turns and when the option `prices` changes."""
+
+    cards: CardSet
+
+
 class Ready(msgspec.Struct, tag="ready"):
     """Worker to supervisor: it accepts connections, or has taken a new configuration."""
 
 
-Message = Configure | Drain | Ready
-_decoder: Final[msgspec.json.Decoder[Configure | Drain | Ready]] = msgspec.json.Decoder(Message)
+Message = Configure | Drain | Ready | Purse | Cards
+_decoder: Final[msgspec.json.Decoder[Configure | Drain | Ready | Purse | Cards]] = msgspec.json.Decoder(Message)
 
 
 class Channel:

@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from proxy.app.control import Channel, Configure, Drain, Ready
+from proxy.app.control import Channel, Configure, Drain, Message, Ready
 from proxy.observe import shared_values
 
 _log = structlog.get_logger()
@@ -63,6 +63,10 @@ class Crew:
         self._configure = configure
         await asyncio.gather(*(member.reload(configure) for member in self._members))
 
+    async def tell(self, message: Message) -> None:
+        """Tell all workers, and each one that is born later; the last message of each kind stands."""
+        await asyncio.gather(*(member.tell(message) for member in self._members))
+
     async def drain(self, seconds: float) -> None:
         """Let all finish; whoever has not after `seconds` and a little is killed."""
         await asyncio.gather(*(member.drain(seconds) for member in self._members))
@@ -78,6 +82,8 @@ class _Member:
         self._metrics_dir = metrics_dir
         self._on_restart = on_restart
         self._configure: Configure | None = None
+        self._standing: dict[type, Message] = {}  # what a newborn worker is told after its configuration
+        self._introduced = False  # has its configuration, which must come first
         self._channel: Channel | None = None
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -122,6 +128,7 @@ class _Member:
         finally:
             theirs.close()
         ours.setblocking(False)
+        self._introduced = False
         self._channel = await Channel.over(ours)
         hearing = asyncio.create_task(self._hear(self._channel))
         status = await self.process.wait()
@@ -136,6 +143,9 @@ class _Member:
             return
         with suppress(ConnectionError):
             await channel.send(self._configure)
+            self._introduced = True
+            for kind in list(self._standing):
+                await channel.send(self._standing[kind])
         while isinstance(await channel.receive(), Ready):
             self.ready.set()
             self.first_try.set()
@@ -145,6 +155,12 @@ class _Member:
         if self._channel is not None and self.is_alive:
             with suppress(ConnectionError):
                 await self._channel.send(configure)
+
+    async def tell(self, message: Message) -> None:
+        self._standing[type(message)] = message
+        if self._channel is not None and self._introduced and self.is_alive:
+            with suppress(ConnectionError):
+                await self._channel.send(message)
 
     async def drain(self, seconds: float) -> None:
         self._stopping = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from proxy import __version__
 from proxy.app.keyring import keyring
+from proxy.app.treasury import credit_rows
 from proxy.domain.bucket import DIMENSIONS, Bucket
 from proxy.domain.states import OPERATOR, Record, State
 from proxy.ledger.ledger import Ledger, StoreUnavailable
+from proxy.money.spend import SpendBook
+from proxy.money.treasurer import Treasurer
 from proxy.observe.metrics import PoolMetrics
 from proxy.observe.shared_values import SharedValues
 from proxy.roster import Roster
@@ -41,6 +45,8 @@ class Silent:
 
     def same_organization(self, account: str, twin: str) -> None: ...
 
+    def removals_stopped(self, field: str, reason: str) -> None: ...
+
 
 class Overview:
     """A view from above on one pool. `metrics_dir` is where the workers count."""
@@ -50,7 +56,10 @@ class Overview:
         self.ledger = ledger
         keys, _ = keyring(settings)
         self.roster = Roster(ledger, settings, keys, Silent())
+        book = SpendBook(ledger.store, settings.pool)
+        self.treasurer = Treasurer(settings, ledger, book, self.roster.pool)
         self._told: set[tuple[str, str, str]] = set()
+        self._stopped = 0
         self._registry = CollectorRegistry()
         self.metrics = PoolMetrics(self._registry)
         if metrics_dir is not None:
@@ -59,7 +68,7 @@ class Overview:
         self.metrics.store_shared.set(0 if settings.redis is None else 1)
 
     def reload(self, settings: Settings) -> None:
-        self.settings = settings
+        self.settings = self.treasurer.settings = settings
         self.roster.reload(settings, keyring(settings)[0])
 
     async def begin(self) -> None:
@@ -73,20 +82,33 @@ class Overview:
         pool = self.roster.pool
         for field, record in (await self.ledger.records()).items():
             kind, _, name = field.partition("/")
+            if kind == "o":
+                await self._start_organization_anew(name, record)
+                continue
             holder = pool.accounts.get(name) if kind == "a" else pool.keys.get(name)
             if holder is None or not record.fingerprint or record.fingerprint == holder.fingerprint:
                 continue
             await self.ledger.change_state(field, None, by=OPERATOR, fingerprint=holder.fingerprint)
             _log.info("the secret changed, so the key starts anew", field=field, was=record.state)
 
+    async def _start_organization_anew(self, name: str, record: Record) -> None:
+        """Its record holds while any of its keys has the secret that was seen."""
+        prints = {key.fingerprint for account in self.roster.pool.organizations.get(name, ()) for key in account.keys}
+        if prints and record.fingerprint and record.fingerprint not in prints:
+            await self.ledger.change_state(f"o/{name}", None, by=OPERATOR, fingerprint="")
+            _log.info("the secret changed, so the organization starts anew", organization=name, was=record.state)
+
     async def page(self) -> tuple[bytes, str]:
         """The `/metrics` page. A store that is away takes only its own rows with it."""
         try:
             await self.roster.refresh()
             now, buckets = await self.ledger.buckets()
+            stopped = await self.ledger.stopped()
         except StoreUnavailable:
             self.metrics.store_up.set(0)
         else:
+            self.metrics.removals_stopped.inc(max(0, stopped - self._stopped))
+            self._stopped = stopped
             self.metrics.store_up.set(1)
             self._show_buckets(now, buckets)
         self._show_keys()
@@ -146,24 +168,28 @@ class Overview:
         """Each key as a JSON-like row: state, reason, and what is left by model group. Raises StoreUnavailable."""
         await self.roster.refresh()
         now, buckets = await self.ledger.buckets()
+        credit = await credit_rows(self.treasurer)
+        cooling = _cooling(now, buckets)
         pool = self.roster.pool
+        of_account: dict[str, dict[str, Bucket]] = defaultdict(dict)
+        for (account, group), bucket in buckets.items():
+            of_account[account][group] = bucket
         return [
             {
                 "id": key.id,
                 "account": key.account,
+                "organization": pool.accounts[key.account].organization or None,
                 **_state_row(pool.record_of(key)),
-                "budgets": self._budget_rows(key.account, now, buckets),
+                "cooling_s": cooling.get(key.account, 0.0),
+                "credit": credit.get(key.account, {}),
+                "budgets": self._budget_rows(key.account, now, of_account.get(key.account, {})),
             }
             for key in pool.keys.values()
         ]
 
-    def _budget_rows(
-        self, account: str, now: float, buckets: Mapping[tuple[str, str], Bucket]
-    ) -> Sequence[dict[str, Any]]:
+    def _budget_rows(self, account: str, now: float, buckets: Mapping[str, Bucket]) -> Sequence[dict[str, Any]]:
         rows = []
-        for (owner, group), bucket in buckets.items():
-            if owner != account:
-                continue
+        for group, bucket in buckets.items():
             written = self.settings.limits_for(account, group)
             bucket.refill(now, written)
             rows.append(
@@ -182,6 +208,15 @@ class Overview:
                 }
             )
         return rows
+
+
+def _cooling(now: float, buckets: Mapping[tuple[str, str], Bucket]) -> dict[str, float]:
+    """By account: seconds until the first of its model groups may be asked again; 0 where one may be now."""
+    waits: dict[str, float] = {}
+    for (account, _), bucket in buckets.items():
+        wait = round(max(0.0, bucket.cool_until - now), 3)
+        waits[account] = min(wait, waits.get(account, wait))
+    return waits
 
 
 def _state_row(record: Record | None) -> dict[str, Any]:

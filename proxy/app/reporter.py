@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -23,6 +23,7 @@ class Reporter:
     """Implements every observer protocol of the request path for one worker."""
 
     def __init__(self, metrics: Metrics, labels: Labels, requests: RequestLog) -> None:
+        self.spend: Callable[[Leg, Trip], None] = lambda _leg, _trip: None  # who prices attempts, once it is there
         self._metrics = metrics
         self._labels = labels
         self._requests = requests
@@ -50,12 +51,13 @@ class Reporter:
         if self._requests.enabled:
             self._requests.write(_line(trip))
 
-    def attempted(self, leg: Leg, model: str) -> None:
-        label = self._labels.model(model)
+    def attempted(self, leg: Leg, trip: Trip) -> None:
+        label = self._labels.model(trip.model)
         self._metrics.count_attempt(leg.key, label, leg.outcome)
         usage = leg.usage
         if usage is not None and usage.certainty is not Certainty.NOTHING:
             self._metrics.count_tokens(leg.key, label, usage)
+            self.spend(leg, trip)
 
     def retrying(self, leg: Leg) -> None:
         self._metrics.retries[leg.outcome].inc()
@@ -68,6 +70,17 @@ class Reporter:
 
     def stream_opened(self, change: int) -> None:
         self._metrics.streams_open.inc(change)
+
+    def session_opened(self, account: str, change: int) -> None:
+        self._metrics.websockets_open[account].inc(change)
+
+    # ---- money
+
+    def spent(self, account: str, kind: str, usd: float) -> None:
+        self._metrics.spend[account, kind].inc(usd)
+
+    def unpriced(self, model: str, requests: int) -> None:
+        self._metrics.unpriced[self._labels.model(model)].inc(requests)
 
     # ---- admission and store
 
@@ -82,6 +95,9 @@ class Reporter:
 
     def store_failed(self, reason: str) -> None:
         self._metrics.store_errors[_STORE_KINDS.get(reason, "other")].inc()
+
+    def objects_unwritten(self, records: int) -> None:
+        self._metrics.objects_unwritten.inc(records)
 
     def store_away(self, *, away: bool) -> None:
         if away:
@@ -102,13 +118,40 @@ class Reporter:
             remedy="give their keys the same account, or set merge_organizations: true",
         )
 
+    def removals_stopped(self, field: str, reason: str) -> None:
+        _log.error(
+            "too many keys died within a minute: no more are removed, they only rest",
+            last=field,
+            reason=reason,
+            docs="docs/operations.md#keys-die-in-numbers",
+        )
+
+    def egress_trouble(self, *, on: bool, reason: str, first: bool) -> None:
+        self._metrics.egress_trouble.set(1 if on else 0)
+        if first and on:
+            docs = "docs/operations.md#our-network-is-refused"
+            _log.error("upstream does not serve our network; no key is to blame", reason=reason, docs=docs)
+        elif first:
+            _log.warning("upstream serves our network again", reason=reason)
+
+    def policy_refused(self, client: str, reason: str) -> None:
+        self._metrics.policy_refusals[self._labels.client(client), reason].inc()
+
+    def client_suspended(self, client: str, refusals: int) -> None:
+        _log.error(
+            "a client is suspended for policy refusals",
+            client=client,
+            refusals_within_an_hour=refusals,
+            remedy=f"quotapool clients resume {client}",
+        )
+
     def state_changed(self, field: str, state: State, reason: str, details: Mapping[str, Any]) -> None:
         if state is State.REMOVED:
             self._metrics.keys_removed[reason].inc()
         elif state is State.QUARANTINED:
             self._metrics.keys_quarantined[reason].inc()
         kind, _, name = field.partition("/")
-        what = "account" if kind == "a" else "key"
+        what = {"o": "organization", "a": "account"}.get(kind, "key")
         log = _log.info if state is State.ACTIVE else _log.warning
         log(f"{what} is {state}", **{what: name}, reason=reason, **details)
 

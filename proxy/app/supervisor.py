@@ -19,25 +19,35 @@ import structlog
 import uvloop
 from aiohttp import web
 
+from proxy.app.answering import Answers
 from proxy.app.control import Configure
 from proxy.app.crew import Crew
+from proxy.app.desk import Desk
+from proxy.app.herald import Herald
+from proxy.app.key_sources import KeySources
 from proxy.app.keyring import secrets_in
+from proxy.app.openai_says import OpenAISays
 from proxy.app.overview import Overview, Silent
+from proxy.app.pricing import Pricing
+from proxy.app.probing import Probing
+from proxy.app.treasury import Treasury
 from proxy.ledger.clients import Clients
 from proxy.ledger.connection import Store, StoreError, StoreLost, connect, verify
 from proxy.ledger.embedded import EmbeddedValkey, StateDirBusy
 from proxy.ledger.ledger import Ledger, StoreUnavailable
 from proxy.ledger.runtime_dir import RuntimeDirUnsafe
 from proxy.ledger.valkey_process import EmbeddedFailed
+from proxy.ledger.vault import Vault
 from proxy.observe import logs, shared_values
 from proxy.observe.redaction import Redactor
-from proxy.settings import RESTART_ONLY, Address, ConfigError, Settings, changed_sections, to_wire
+from proxy.settings import Address, ConfigError, Settings, changed_sections, for_workers, to_wire, waiting_for_restart
 from proxy.web.operators import operators_app
 
 _log = structlog.get_logger()
 _LOOK_AT_FILES_S: Final = 1.0
 _STORE_COMES_UP_S: Final = 15.0
 _BACKLOG: Final = 4096
+_OPERATORS_STORE_S: Final = 5.0  # for whole vaults; no client waits for it
 
 
 class CannotStart(Exception):
@@ -52,12 +62,21 @@ class Supervisor:
         self._load = load
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
+        self._keys_moved = asyncio.Event()
+        self._limits_moved = asyncio.Event()
+        self._says: OpenAISays | None = None
+        self._taking = asyncio.Lock()  # one new configuration after the other
+        self._sources: KeySources | None = None
+        self._operators_store: Store | None = None
         self._phase = "starting"
         self._redactor = Redactor()
         self._stack = contextlib.AsyncExitStack()
         self._redis = ""
         self._crew: Crew | None = None
         self._overview: Overview | None = None
+        self._pricing: Pricing | None = None
+        self._herald: Herald | None = None
+        self._probing: Probing | None = None
         self._metrics_dir = Path()
 
     async def run(self) -> None:
@@ -73,27 +92,58 @@ class Supervisor:
             token = _admin_token(settings)
             self._redactor.add(token)
             store = await self._open_store()
+            await self._open_vault()
+            settings = self.settings  # with the vault's keys
             await self._check_clients(store)
             self._metrics_dir = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="quotapool-")))
             shared_values.prepare(self._metrics_dir)
             ledger = Ledger(store, settings.pool, patience_s=min(1.0, settings.store_patience), observer=Silent())
             overview = self._overview = Overview(settings, ledger, self._metrics_dir)
             await overview.begin()
+            probing = self._probing = Probing(self._served(), ledger, self._redactor, overview.metrics)
+            self._stack.push_async_callback(probing.aclose)
             crew = self._crew = Crew(
                 settings.workers, listener, self._metrics_dir, self._message(), overview.metrics.worker_restarts.inc
             )
             await self._open_operators(operators, token)
             self._listen_to_signals()
+            self._pricing = Pricing(crew.tell)
+            self._pricing.configure(self.settings.prices)
+            pricing = asyncio.create_task(self._pricing.run())  # while the workers start
+            told = self._says = OpenAISays(
+                self._operators_store or store, lambda: self.settings, self._limits_moved.set
+            )
+            treasury = Treasury(overview.treasurer, overview.metrics, crew.tell)
+            herald = self._herald = Herald(settings, overview, treasury, self._redactor.clean, lambda: told.key_ends)
+            await herald.begin()
+            money = [asyncio.create_task(treasury.run()), asyncio.create_task(herald.run())]
             await crew.start()
             self._phase = ""
             self._say_ready()
+            says = asyncio.create_task(told.run())
+            probes = asyncio.create_task(probing.prober.run())
             files = asyncio.create_task(self._watch_files())
+            vault = asyncio.create_task(self._watch_vault())
             while not self._stop.is_set():
-                await _first_of(self._stop, self._reload)
+                await _first_of(self._stop, self._reload, self._keys_moved, self._limits_moved)
                 if self._reload.is_set() and not self._stop.is_set():
                     self._reload.clear()
                     await self._take_new_configuration()
+                if self._keys_moved.is_set() and not self._stop.is_set():
+                    self._keys_moved.clear()
+                    await self._take_keys()
+                if self._limits_moved.is_set() and not self._stop.is_set():
+                    self._limits_moved.clear()
+                    overview.reload(self._served())
+                    await crew.reload(self._message())
+            says.cancel()
+            probes.cancel()
             files.cancel()
+            vault.cancel()
+            pricing.cancel()
+            for task in money:
+                task.cancel()
+            await herald.stop()
             self._phase = "draining"
             _log.info("draining", open_for_at_most_s=self.settings.drain_timeout)
             listener.close()
@@ -106,8 +156,12 @@ class Supervisor:
         for secret in secrets_in(settings, settings.redis.get_secret_value() if settings.redis else ""):
             self._redactor.add(secret)
 
+    def _served(self) -> Settings:
+        """The settings with the limits that OpenAI told."""
+        return self.settings if self._says is None else self._says.over(self.settings)
+
     def _message(self) -> Configure:
-        return Configure(to_wire(self.settings).decode(), self._redis, str(self._metrics_dir))
+        return Configure(to_wire(for_workers(self._served())).decode(), self._redis, str(self._metrics_dir))
 
     async def _open_store(self) -> Store:
         settings = self.settings
@@ -143,6 +197,16 @@ class Supervisor:
             _log.info("store", at=store.describe(), server=facts.name, version=facts.version)
             return store
 
+    async def _open_vault(self) -> None:
+        """From here on `settings` has the keys that were added at run time, too."""
+        ca_file = str(self.settings.ca_file) if self.settings.ca_file else None
+        store = self._operators_store = connect(self._redis, timeout_s=_OPERATORS_STORE_S, ca_file=ca_file)
+        self._stack.push_async_callback(store.close)
+        sources = self._sources = KeySources(Vault(store, self.settings.pool), self.settings, know=self._redactor.add)
+        with contextlib.suppress(StoreError):  # the ledger says so, and the watch tries again
+            await sources.read()
+        self.settings = sources.merged()
+
     async def _check_clients(self, store: Store) -> None:
         problem = self.settings.bind_problem()
         if problem is not None and not await Clients(store, self.settings.pool).all():
@@ -155,17 +219,27 @@ class Supervisor:
 
         async def metrics() -> tuple[bytes, str]:
             overview.metrics.workers.set(self._crew.alive if self._crew else 0)
+            overview.metrics.locked_keys.set(len(self._sources.missing) if self._sources else 0)
             return await overview.page()
 
         def ready() -> str:
             return self._phase or ("" if self._crew and self._crew.alive else "no worker is alive")
 
-        runner = web.AppRunner(
-            operators_app(token=token, metrics=metrics, ready=ready, keys=overview.rows), access_log=None
+        if self._sources is None or self._operators_store is None:
+            return
+        desk = Desk(overview, self._sources, self._redactor, self._probing.prober.probe_now if self._probing else None)
+        answers = Answers(desk, self._operators_store, self._take_keys)
+        app = operators_app(
+            token=token, metrics=metrics, ready=ready, answerers=answers.by_name(), hosts=self._operators_hosts
         )
+        runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, listener).start()
+
+    def _operators_hosts(self) -> set[str]:
+        host = self.settings.admin_listen.host
+        return {*self.settings.allowed_hosts, f"[{host}]" if ":" in host else host}
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -179,7 +253,7 @@ class Supervisor:
             _log.warning(warning)
         _log.info(
             "ready",
-            base_url=f"http://{s.listen}/v1",
+            base_url=f"{'http' if s.tls is None else 'https'}://{s.listen}/v1",
             metrics=f"http://{s.admin_listen}/metrics",
             keys=len(s.keys),
             accounts=len({key.account for key in s.keys}),
@@ -198,6 +272,22 @@ class Supervisor:
                 seen = now
                 self._reload.set()
 
+    async def _watch_vault(self) -> None:
+        if self._sources is not None:
+            await self._sources.watch(self._keys_moved.set)
+
+    async def _take_keys(self) -> None:
+        """The vault has changed. What comes of it goes the way of a reload, so that no request is dropped."""
+        if self._overview is None or self._crew is None or self._sources is None:
+            return
+        async with self._taking:
+            new = self._sources.merged()
+            if new == self.settings:
+                return
+            before, after = ({key.id for key in settings.keys} for settings in (self.settings, new))
+            await self._take(new)
+        _log.info("keys changed", added=len(after - before), gone=len(before - after), keys=len(after))
+
     async def _take_new_configuration(self) -> None:
         if self._overview is None or self._crew is None:
             return
@@ -207,18 +297,38 @@ class Supervisor:
             self._overview.metrics.config_reloads["refused"].inc()
             _log.error("the new configuration is refused, the old one stays", problem=str(error))
             return
-        changed = changed_sections(self.settings, new)
-        waiting = sorted(changed & RESTART_ONLY)
+        self._know_secrets(new)
+        if self._sources is not None:
+            with contextlib.suppress(StoreError):
+                await self._sources.take(new)
+        async with self._taking:
+            if self._sources is not None:
+                new = self._sources.merged()
+            changed = changed_sections(self.settings, new)
+            waiting = sorted(waiting_for_restart(self.settings, new))
+            await self._take(new)
+        self._overview.metrics.config_reloads["ok"].inc()
+        _log.info("configuration reloaded", changed=sorted(changed), after_restart=waiting)
+
+    async def _take(self, new: Settings) -> None:
+        if self._overview is None or self._crew is None:
+            return
         self.settings = new
         self._know_secrets(new)
-        self._overview.reload(new)
+        self._overview.reload(self._served())
+        if self._probing is not None:
+            await self._probing.take(self._served())
+        if self._says is not None:
+            self._says.reload()
+        if self._pricing is not None:
+            self._pricing.configure(new.prices)
+        if self._herald is not None:
+            await self._herald.reload(new)
         try:
             await self._overview.start_changed_keys_anew()
         except StoreUnavailable:
             _log.warning("the store is away; keys whose secret changed start anew when it is back")
         await self._crew.reload(self._message())
-        self._overview.metrics.config_reloads["ok"].inc()
-        _log.info("configuration reloaded", changed=sorted(changed), after_restart=waiting)
 
 
 def _bind(option: str, address: Address, stack: contextlib.AsyncExitStack) -> socket.socket:

@@ -18,36 +18,45 @@ from typing import Final
 
 import structlog
 import uvloop
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from proxy.admission import Admission
-from proxy.app.control import Channel, Configure, Drain, Ready
-from proxy.app.keyring import keyring, secrets_in
+from proxy.app.control import Cards, Channel, Configure, Drain, Purse, Ready
+from proxy.app.keyring import credentials_of, keyring, secrets_in
 from proxy.app.reporter import Reporter
 from proxy.gate import Gate
 from proxy.ledger.clients import ClientBook, Clients
 from proxy.ledger.connection import connect
 from proxy.ledger.ledger import Ledger
+from proxy.money.meter import SpendMeter
+from proxy.money.spend import SpendBook
+from proxy.objects.book import Book
+from proxy.objects.placement import Objects
 from proxy.observe import logs, shared_values
 from proxy.observe.labels import Labels
 from proxy.observe.metrics import Metrics
 from proxy.observe.redaction import Redactor
 from proxy.openai import endpoints
 from proxy.pipeline import Pipeline
+from proxy.probes.egress import EgressWatch
+from proxy.probes.policy import PolicyWatch
 from proxy.roster import Roster
+from proxy.sessions import Sessions
 from proxy.settings import Settings, from_wire
 from proxy.upstream.credentials import Credentials
+from proxy.upstream.fleet import Fleet
 from proxy.upstream.http import Timeouts
-from proxy.upstream.lean import LeanUpstream
+from proxy.web.cors import Cors
 from proxy.web.handlers import ClientHandler
 from proxy.web.listener import Listener
+from proxy.web.server import Server
 
 _log = structlog.get_logger()
 _LOOK_S: Final = 1.0  # an idle worker looks at the pool's version this often
 _IDLE_GRACE_S: Final = 1.0  # while draining, idle connections may bring one more request for this long
 _NEXT_S: Final = 0.25  # and so may one whose answer had begun, without a word of closing, before the drain
 _CUT_S: Final = 0.1
+_LAST_WORDS_S: Final = 1.0  # for clients of sessions to answer that they close
 _LAG_S: Final = 0.5
 
 
@@ -74,26 +83,53 @@ class Worker:
             on_headroom=lambda account, group, share: self.roster.pool.heard(account, group, share, time.time()),
             serve_alone=self.settings.on_redis_loss == "serve",
         )
-        keys, secrets = keyring(self.settings)
+        self.spend = SpendMeter(SpendBook(self.store, self.settings.pool), self.reporter)
+        self.reporter.spend = self.spend.note
+        keys, _ = keyring(self.settings)
         self.clients = ClientBook(Clients(self.store, self.settings.pool), self._configure_gate)
         self.roster = Roster(self.ledger, self.settings, keys, self.reporter, self.clients)
         self.gate = Gate()
+        clients = Clients(self.store, self.settings.pool)
+        self.egress = EgressWatch(self.ledger, self.reporter, lambda: self.roster.pool.size)
+        self.policy = PolicyWatch(self.settings.safety, self.ledger, clients, self.reporter)
         self.admission = Admission(
             self.roster, self.ledger, max_waiting=self.settings.queue.max_waiting, observer=self.reporter
         )
-        self.upstream = _upstream(self.settings)
+        credentials = credentials_of(self.settings)
+        self.fleet = _fleet(self.settings, credentials)
         self.pipeline = Pipeline(
             self.settings,
             gate=self.gate,
             roster=self.roster,
             admission=self.admission,
             ledger=self.ledger,
-            upstream=self.upstream,
-            credentials=Credentials(secrets),
+            upstream=self.fleet.main,
+            credentials=credentials,
             observer=self.reporter,
             clean=self.redactor.clean_bytes,
+            egress=self.egress,
+            policy=self.policy,
         )
-        self.handler = ClientHandler(self.pipeline, self.reporter)
+        self.book = Book(
+            self.store, self.settings.pool, retention_s=self.settings.objects.retention, observer=self.reporter
+        )
+        self.pipeline.objects = Objects(
+            self.book, self.roster, search=self.settings.objects.search, fetch=self.pipeline.fetch
+        )
+        self.sessions = Sessions(
+            self.pipeline,
+            gate=self.gate,
+            roster=self.roster,
+            admission=self.admission,
+            ledger=self.ledger,
+            observer=self.reporter,
+            clean=self.redactor.clean_bytes,
+            egress=self.egress,
+            policy=self.policy,
+        )
+        self.pipeline.elsewhere = self.fleet.others
+        self.handler = ClientHandler(self.pipeline, self.reporter, self.sessions)
+        self.tls = self.settings.tls.context() if self.settings.tls is not None else None
         self._configure_gate()
 
     def _know_secrets(self, settings: Settings, redis: str) -> None:
@@ -109,7 +145,9 @@ class Worker:
             origins=self.settings.allowed_origins,
             allow_anonymous=self.settings.allow_anonymous,
             keys_required=self.settings.bind_problem() is not None,
+            suspended=self.clients.suspended,
         )
+        self.handler.cors = Cors(self.settings.allowed_origins)
         limits = self.settings.limits.models
         groups = [name for group, members in self.settings.groups.items() for name in (group, *members)]
         self.labels.configure(models=(*self.settings.metrics.models, *limits, *groups), clients=clients.values())
@@ -126,16 +164,38 @@ class Worker:
         """Take over a new configuration; requests under way end with the old one."""
         old, self.settings = self.settings, settings
         self._know_secrets(settings, "")
-        keys, secrets = keyring(settings)
-        self.pipeline.configure(settings, Credentials(secrets))
+        self.policy.settings = settings.safety
+        self._reload_certificate(settings)
+        keys, _ = keyring(settings)
+        credentials = credentials_of(settings)
+        if (old.upstream, old.timeouts) != (settings.upstream, settings.timeouts) or (
+            credentials.bases != self.pipeline.credentials.bases
+        ):
+            replaced, self.fleet = self.fleet, _fleet(settings, credentials)
+            self.pipeline.upstream, self.pipeline.elsewhere = self.fleet.main, self.fleet.others
+            asyncio.get_running_loop().call_later(settings.timeouts.first_byte, lambda: _close_later(replaced))
+        self.pipeline.configure(settings, credentials)
         self.roster.reload(settings, keys)
         self.admission.max_waiting = settings.queue.max_waiting
-        if (old.upstream, old.timeouts) != (settings.upstream, settings.timeouts):
-            replaced = self.upstream
-            self.upstream = self.pipeline.upstream = _upstream(settings)
-            asyncio.get_running_loop().call_later(settings.timeouts.first_byte, lambda: _close_later(replaced))
+        self.book.configure(retention_s=settings.objects.retention)
+        if self.pipeline.objects is not None:
+            self.pipeline.objects.search = settings.objects.search
         self._configure_gate()
         await self.roster.refresh()
+
+    def _reload_certificate(self, settings: Settings) -> None:
+        """The context stays, so that the listener does: its next handshakes use the files as they are now."""
+        if self.tls is None or settings.tls is None:
+            return
+        try:
+            settings.tls.load_into(self.tls)
+        except OSError as error:
+            _log.error("the new certificate is refused, the old one stays", problem=str(error))
+
+    def take_purse(self, purse: Purse) -> None:
+        """Ask first the accounts whose credit would expire unused; refuse what costs money beyond the daily limit."""
+        self.roster.hurry(purse.urgency)
+        self.pipeline.closed_until = purse.closed_until
 
     async def look(self) -> None:
         """While idle no batch brings the version, so look for it; and measure how late our timers fire."""
@@ -146,23 +206,27 @@ class Worker:
             await self.ledger.look()
 
     async def close(self) -> None:
+        await self.pipeline.close()
         await self.ledger.flush()
-        await self.upstream.close()
+        await self.book.close()
+        await self.spend.close()
+        await self.fleet.close()
         await self.store.close()
         self.logs.writer.flush()
 
 
-def _upstream(settings: Settings) -> LeanUpstream:
+def _fleet(settings: Settings, credentials: Credentials) -> Fleet:
     t = settings.timeouts
     tls = ssl.create_default_context(cafile=str(settings.ca_file)) if settings.ca_file else None
-    return LeanUpstream(settings.upstream, Timeouts(t.connect, t.first_byte, t.between_bytes), tls=tls)
+    timeouts = Timeouts(t.connect, t.first_byte, t.between_bytes)
+    return Fleet(settings.upstream, credentials.bases, timeouts, tls=tls)
 
 
 _closing: set[asyncio.Task[None]] = set()
 
 
-def _close_later(upstream: LeanUpstream) -> None:
-    task = asyncio.get_running_loop().create_task(upstream.close())
+def _close_later(fleet: Fleet) -> None:
+    task = asyncio.get_running_loop().create_task(fleet.close())
     _closing.add(task)
     task.add_done_callback(_closing.discard)
 
@@ -174,15 +238,14 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
         return
     worker = Worker(slot, first)
     await worker.start()
-    server = Listener(worker.handler)
-    runner = web.ServerRunner(server, shutdown_timeout=_CUT_S)  # `_drain` has waited; what is left is cut
-    await runner.setup()
-    site = web.SockSite(runner, listener, backlog=4096)
-    await site.start()
+    upgraded = Listener(worker.handler)  # WebSockets
+    server = Server(worker.handler.serve, upgraded)
+    accepting = await asyncio.get_running_loop().create_server(server, sock=listener, backlog=4096, ssl=worker.tls)
     # What was built so far lives as long as the process: keep the collector from walking it again and again.
     gc.collect()
     gc.freeze()
     looking = asyncio.create_task(worker.look())
+    booking = asyncio.create_task(worker.spend.run())
     await channel.send(Ready())
     patience = worker.settings.drain_timeout
     while True:
@@ -192,29 +255,37 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
             with contextlib.suppress(ConnectionError):
                 await channel.send(Ready())
             continue
+        if isinstance(message, Purse):
+            worker.take_purse(message)
+            continue
+        if isinstance(message, Cards):
+            worker.spend.take_cards(message.cards)
+            continue
         if isinstance(message, Drain):
             patience = message.seconds
         break
     looking.cancel()
-    await _drain(worker, site, server, patience)
-    await runner.cleanup()
+    await _drain(worker, accepting, server, patience)
+    await worker.sessions.close(_LAST_WORDS_S)
+    await server.close()
+    await upgraded.shutdown(_CUT_S)  # `_drain` has waited; what is left is cut
+    booking.cancel()
     await worker.close()
 
 
-async def _drain(worker: Worker, site: web.SockSite, server: web.Server, patience_s: float) -> None:
+async def _drain(worker: Worker, accepting: asyncio.Server, server: Server, patience_s: float) -> None:
     """Stop accepting; let connections that are open bring and finish what they have."""
     deadline = time.monotonic() + patience_s
     grace = time.monotonic() + min(_IDLE_GRACE_S, patience_s / 2)
     worker.handler.drain()
-    if site._server is not None:  # noqa: SLF001 - stop() would close idle connections at once, under their requests
-        site._server.close()  # noqa: SLF001
+    accepting.close()
     while time.monotonic() < deadline:
         silent_from = max(grace, worker.handler.ended_at + _NEXT_S)
         if not worker.handler.open and (time.monotonic() > silent_from or not server.connections):
             break
         await asyncio.sleep(0.02)
-    if worker.handler.open:
-        _log.warning("requests cut at the end of drain_timeout", open=worker.handler.open)
+    if cut := worker.handler.open - worker.sessions.open:
+        _log.warning("requests cut at the end of drain_timeout", open=cut)
 
 
 def main(arguments: list[str]) -> None:

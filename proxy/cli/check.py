@@ -1,143 +1,109 @@
-"""`quotapool check`: ask upstream about each key, ask the store what is known of it, say what to do next."""
+"""`quotapool check`: ask upstream about each key, ask the store what is known of it, say what to do next.
+
+Exit codes: 0 every key is valid and active; 1 at least one is not; 2 it could not be found out.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import ssl
-from dataclasses import dataclass
+from collections import Counter
 from typing import Any, Final
 
 import msgspec
 from rich.console import Console
 from rich.table import Column, Table
 
-from proxy.app.keyring import keyring, secrets_in
-from proxy.app.overview import Overview, Silent
-from proxy.cli.attach import run_with_store
+from proxy.app.asking import Asked, Asker, ask_all
+from proxy.app.desk import LOCKED, Desk, next_step
+from proxy.cli.at_desk import run_at_desk
+from proxy.cli.credit import credit_lines
+from proxy.cli.keys import state_word
+from proxy.cli.said import add_said, print_said
 from proxy.domain.states import State
-from proxy.domain.verdict import Kind, Verdict
-from proxy.ledger.connection import Store
-from proxy.ledger.ledger import Ledger
-from proxy.observe.redaction import Redactor
-from proxy.openai.classify import classify
 from proxy.settings import Settings
-from proxy.upstream.credentials import Credentials
-from proxy.upstream.http import Timeouts, UpstreamFailure, read_body
-from proxy.upstream.lean import LeanUpstream
 
-_AT_ONCE: Final = 16
-_PATIENCE: Final = Timeouts(connect=5.0, first_byte=15.0, between_bytes=15.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """What `GET /v1/models` said with one key: it proves validity, and says nothing about credit."""
-
-    ok: bool
-    word: str
-    detail: str = ""
+_PER_SECOND: Final = 500.0
+_FEW: Final = 30  # keys that are all shown
+_MOST_SHOWN: Final = 100  # bad ones, without --all
+_DIMENSIONS: Final = ("rpm", "tpm", "rpd", "tpd", "ipm")
+_NOT_ASKED: Final = Asked(False, "not asked", "its secret is locked")
 
 
-def run(settings: Settings, *, as_json: bool) -> int:
+def run(settings: Settings, *, as_json: bool, show_all: bool = False) -> int:
     """Exit code 0 only where every key is valid and active."""
 
-    async def command(store: Store) -> int:
-        ledger = Ledger(store, settings.pool, patience_s=3.0, observer=Silent())
-        overview = Overview(settings, ledger)
-        rows, probes = await asyncio.gather(overview.rows(), _probe_all(settings))
+    async def command(desk: Desk) -> int:
+        rows, asked = await asyncio.gather(desk.rows(), _ask_all(desk))
         for row in rows:
-            probe = probes[row["id"]]
-            row |= {"valid": probe.ok, "answer": probe.word, "detail": probe.detail}
-            row["usable"] = probe.ok and row["state"] == State.ACTIVE.value
-            row["next"] = _advice(row, probe)
+            heard = asked.get(row["id"], _NOT_ASKED)
+            row |= {"valid": heard.ok, "answer": heard.word, "detail": heard.detail}
+            row["usable"] = heard.ok and row["state"] == State.ACTIVE.value
+            row["next"] = row["next"] if row["state"] == LOCKED else next_step(row, heard)
+        problems = await add_said(desk.settings, desk.overview.ledger.store, rows)
         if as_json:
-            print(msgspec.json.encode({"keys": rows}).decode())
+            print(msgspec.json.encode({"keys": rows, "summary": _summary(rows), "problems": problems}).decode())
         else:
-            _print(rows)
+            _print(rows, problems, show_all=show_all)
         return 0 if all(row["usable"] for row in rows) else 1
 
-    return run_with_store(settings, command)
+    return run_at_desk(settings, command)
 
 
-async def _probe_all(settings: Settings) -> dict[str, Probe]:
-    keys, secrets = keyring(settings)
-    tls = ssl.create_default_context(cafile=str(settings.ca_file)) if settings.ca_file else None
-    upstream = LeanUpstream(settings.upstream, _PATIENCE, tls=tls)
-    credentials = Credentials(secrets)
-    redactor = Redactor(secrets_in(settings, ""))
-    gate = asyncio.Semaphore(_AT_ONCE)
-
-    async def probe(key_id: str) -> Probe:
-        async with gate:
-            return await _probe(upstream, credentials.authorization(key_id), redactor)
-
+async def _ask_all(desk: Desk) -> dict[str, Asked]:
+    asker = Asker(desk.settings, desk.redactor, per_second=_PER_SECOND)
     try:
-        answers = await asyncio.gather(*(probe(key.id) for key in keys))
+        return {key.id: asked async for key, asked in ask_all(asker, desk.settings.keys, lambda key: key)}
     finally:
-        await upstream.close()
-    return {key.id: answer for key, answer in zip(keys, answers, strict=True)}
+        await asker.close()
 
 
-async def _probe(upstream: LeanUpstream, authorization: str, redactor: Redactor) -> Probe:
-    try:
-        headers = [("Authorization", authorization), ("Accept-Encoding", "identity")]
-        answer = await upstream.send("GET", "/v1/models", headers, None)
-    except UpstreamFailure as failure:
-        return Probe(False, "no answer", str(failure))
-    try:
-        body = redactor.clean_bytes(await read_body(answer, 2**20))
-    except UpstreamFailure as failure:
-        return Probe(False, "no answer", str(failure))
-    finally:
-        answer.close()
-    verdict = classify(answer.status, answer.headers, body)
-    return Probe(verdict.kind is Kind.OK, _word(verdict), verdict.message)
+def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """`usable` of `keys`, and how many there are of each state and each answer of upstream."""
+    return {
+        "keys": len(rows),
+        "usable": sum(row["usable"] for row in rows),
+        "states": dict(Counter(row["state"] for row in rows)),
+        "answers": dict(Counter(row["answer"] for row in rows)),
+    }
 
 
-def _word(verdict: Verdict) -> str:
-    return (
-        "valid" if verdict.kind is Kind.OK else f"{verdict.kind}: {verdict.reason}" if verdict.reason else verdict.kind
-    )
+def _print(rows: list[dict[str, Any]], problems: list[str], *, show_all: bool) -> None:
+    out = Console()
+    bad = [row for row in rows if not row["usable"]]
+    everything = show_all or len(rows) <= _FEW
+    shown = rows if everything else bad[:_MOST_SHOWN]
+    if shown:
+        out.print(_table(shown))
+    print_said(out, shown, problems)
+    if not everything and len(bad) > len(shown):
+        out.print(f"... and {len(bad) - len(shown)} more that are not usable; --all shows every key")
+    summary = _summary(rows)
+    if not everything:
+        for title in ("states", "answers"):
+            counts = ", ".join(f"{count:,} {word}" for word, count in sorted(summary[title].items()))
+            out.print(f"{title}: {counts}", markup=False)
+    out.print(f"{summary['usable']} of {len(rows)} keys usable")
 
 
-def _advice(row: dict[str, Any], probe: Probe) -> str:
-    """What an operator should do about this key, in one line."""
-    reason = str(row.get("reason", ""))
-    if row["state"] == State.QUARANTINED:
-        if "limit" in reason:
-            return "raise the spend limit, or wait for its monthly reset; it comes back by itself"
-        if reason == "billing_not_active":
-            return "set up billing for this account; it comes back by itself"
-        return "add credit (a higher spend limit is not credit); it comes back by itself"
-    if row["state"] == State.REMOVED:
-        if "terminated" in reason:
-            return "OpenAI ended this account's access: appeal to OpenAI, or replace the key"
-        if "deactivated" in reason:
-            return "the OpenAI account is deactivated: ask OpenAI, or replace the key"
-        return "replace the key: change its secret in the configuration, and it starts anew"
-    if row["state"] == State.SUSPECT:
-        return "look at the key's permissions; it is tried again by itself"
-    if not probe.ok:
-        if probe.word == "no answer":
-            return "check the network between here and upstream"
-        if probe.word.startswith(Kind.EGRESS):
-            return "this network or region may not call OpenAI; the key may be fine"
-        return "replace the key"
-    return ""
-
-
-def _print(rows: list[dict[str, Any]]) -> None:
+def _table(rows: list[dict[str, Any]]) -> Table:
     titles = ("key", "account", "state", "upstream says", "left (per model)", "what to do")
     table = Table(*(Column(title, overflow="fold") for title in titles))
     for row in rows:
         colour = "green" if row["usable"] else "red"
-        state = row["state"] + (f"\n{row['reason']}" if row.get("reason") else "")
+        state = state_word(row) + (f"\n{row['reason']}" if row.get("reason") else "")
         table.add_row(
-            row["id"], row["account"], f"[{colour}]{state}[/]", row["answer"], "\n".join(_left(row)), row["next"]
+            row["id"],
+            _owner(row),
+            f"[{colour}]{state}[/]",
+            row["answer"],
+            "\n".join([*credit_lines(row), *_left(row)]),
+            row["next"],
         )
-    Console().print(table)
-    usable = sum(row["usable"] for row in rows)
-    Console().print(f"{usable} of {len(rows)} keys usable")
+    return table
+
+
+def _owner(row: dict[str, Any]) -> str:
+    return f"{row['account']}\n({row['organization']})" if row.get("organization") else str(row["account"])
 
 
 def _left(row: dict[str, Any]) -> list[str]:
@@ -145,12 +111,12 @@ def _left(row: dict[str, Any]) -> list[str]:
     for budget in row["budgets"]:
         parts = [
             f"{name} {max(0, budget[name]['remaining']):,.0f}/{budget[name]['limit']:,.0f}"
-            for name in ("rpm", "tpm", "rpd", "tpd", "ipm")
+            for name in _DIMENSIONS
             if name in budget
         ]
         more = [
             f"{name}: upstream allows {budget[name]['learned']:,.0f}"
-            for name in ("rpm", "tpm", "rpd", "tpd", "ipm")
+            for name in _DIMENSIONS
             if name in budget and (budget[name]["learned"] or 0) > budget[name]["limit"]
         ]
         parts += more

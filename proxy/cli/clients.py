@@ -42,18 +42,21 @@ def add(settings: Settings, name: str, given: str | None) -> int:
 
 def show(settings: Settings, *, as_json: bool) -> int:
     async def command(store: Store) -> int:
-        stored = await Clients(store, settings.pool).all()
+        clients = Clients(store, settings.pool)
+        stored, suspended = await clients.all(), await clients.suspended()
         rows: list[dict[str, str]] = [
             {"id": name, "from": "store", "added": f"{datetime.fromtimestamp(record.added, UTC):%Y-%m-%d %H:%M} UTC"}
             for name, record in sorted(stored.items())
         ]
         rows += [{"id": client.id, "from": "config", "added": ""} for client in settings.clients]
+        for row in rows:
+            row["suspended"] = suspended[row["id"]].reason if row["id"] in suspended else ""
         if as_json:
             print(msgspec.json.encode({"clients": rows}).decode())
             return 0
-        table = Table("client", "from", "added")
+        table = Table("client", "from", "added", "suspended for")
         for row in rows:
-            table.add_row(row["id"], row["from"], row["added"])
+            table.add_row(row["id"], row["from"], row["added"], row["suspended"])
         Console().print(table if rows else "no clients: whoever reaches the port on this machine may call")
         return 0
 
@@ -65,6 +68,18 @@ def revoke(settings: Settings, name: str) -> int:
         if not await Clients(store, settings.pool).revoke(name):
             return _fail(f"no client {name!r} in the store")
         print(f"client {name} revoked")
+        return 0
+
+    return run_with_store(settings, command)
+
+
+def resume(settings: Settings, name: str) -> int:
+    """Serve a client again that was suspended for policy refusals. 2: it was not suspended."""
+
+    async def command(store: Store) -> int:
+        if not await Clients(store, settings.pool).resume(name):
+            return _fail(f"client {name!r} is not suspended")
+        print(f"client {name} is served again")
         return 0
 
     return run_with_store(settings, command)

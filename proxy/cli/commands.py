@@ -24,6 +24,14 @@ clients = typer.Typer(help="Client keys: who may call the proxy.", no_args_is_he
 app.add_typer(clients, name="clients")
 keys = typer.Typer(help="Upstream keys: look, and have the last word.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
+openai = typer.Typer(help="What OpenAI itself says, with an admin key.", no_args_is_help=True)
+app.add_typer(openai, name="openai")
+
+alerts = typer.Typer(help="Alerts: webhooks, chats and e-mail.", no_args_is_help=True)
+app.add_typer(alerts, name="alerts")
+
+objects = typer.Typer(help="Stored objects: which account holds what.", no_args_is_help=True)
+app.add_typer(objects, name="objects")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file; also QUOTAPOOL_CONFIG.", show_default=False)
@@ -85,11 +93,31 @@ def serve(
 
 
 @app.command()
-def check(config: ConfigOption = None, env_file: EnvFileOption = None, json: JsonOption = False) -> None:
+def check(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    json: JsonOption = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every key of a large pool, not only bad ones.")] = False,
+) -> None:
     """Each key: is it valid, its state, what is left, what to do. Exit code 1 if one is not usable."""
     from proxy.cli.check import run
 
-    raise typer.Exit(run(_settings(config, env_file), as_json=json))
+    raise typer.Exit(run(_settings(config, env_file), as_json=json, show_all=everything))
+
+
+@app.command()
+def usage(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    by: Annotated[str, typer.Option(help="account, key, model, client or day.")] = "model",
+    since: Annotated[str, typer.Option(help="A UTC day (2026-11-01), a number of days (7d), or month.")] = "month",
+    csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """What was spent, exact, estimated and unpriced, and what cannot be seen from here."""
+    from proxy.cli.usage import run
+
+    raise typer.Exit(run(_settings(config, env_file), by=by, since=since, as_csv=csv, as_json=json))
 
 
 @app.command()
@@ -157,11 +185,123 @@ def keys_drain(key: KeyArgument, config: ConfigOption = None, env_file: EnvFileO
 
 
 @keys.command("remove")
-def keys_remove(key: KeyArgument, config: ConfigOption = None, env_file: EnvFileOption = None) -> None:
+def keys_remove(
+    key: KeyArgument,
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    delete: Annotated[
+        bool, typer.Option("--forget", help="Delete it with its secret: a key that was added at run time.")
+    ] = False,
+) -> None:
     """Out for good, over restarts, until it is enabled or its secret changes."""
-    from proxy.cli.keys import say
+    from proxy.cli.keys import forget, say
 
-    raise typer.Exit(say(_settings(config, env_file), "remove", key))
+    settings = _settings(config, env_file)
+    raise typer.Exit(forget(settings, key) if delete else say(settings, "remove", key))
+
+
+@keys.command("probe")
+def keys_probe(
+    key: KeyArgument, config: ConfigOption = None, env_file: EnvFileOption = None, json: JsonOption = False
+) -> None:
+    """Ask OpenAI about one key now. Exit code 1 if it is not valid."""
+    from proxy.cli.keys import probe
+
+    raise typer.Exit(probe(_settings(config, env_file), key, as_json=json))
+
+
+NoCheckOption = Annotated[bool, typer.Option("--no-check", help="Do not ask OpenAI whether it is valid.")]
+ReplaceOption = Annotated[bool, typer.Option("--replace", help="A new secret for an id that was added before.")]
+
+
+@keys.command("add")
+def keys_add(
+    secret: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    name: Annotated[str | None, typer.Option("--id", help="Its name.", show_default="key- and 8 hex digits")] = None,
+    account: Annotated[str | None, typer.Option(help="Whose limits it shares.", show_default="its own")] = None,
+    tier: Annotated[str | None, typer.Option(help="One of tiers:, for its account.", show_default=False)] = None,
+    no_check: NoCheckOption = False,
+    replace: ReplaceOption = False,
+) -> None:
+    """Add a key while the proxy runs. Its secret is read from standard input, or asked for at a terminal."""
+    from proxy.cli.keys import add
+
+    if secret:
+        typer.echo(
+            "quotapool: a secret is not taken as an argument: other users see it in the list of processes, and the "
+            "shell keeps it. Give it on standard input. If that was a real one, it should be replaced",
+            err=True,
+        )
+        raise typer.Exit(2)
+    raise typer.Exit(add(_settings(config, env_file), name, account, tier, check=not no_check, replace=replace))
+
+
+@keys.command("import")
+def keys_import(
+    file: Annotated[Path, typer.Argument(help="One secret a line, or CSV with a first line of names.")],
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    no_check: NoCheckOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check, and store nothing.")] = False,
+    replace: ReplaceOption = False,
+    at_once: Annotated[int, typer.Option(min=1, max=1000, help="Checks under way at once.")] = 64,
+    per_second: Annotated[float, typer.Option(min=0.1, help="Checks a second, at most.")] = 200.0,
+    json: JsonOption = False,
+    report: Annotated[Path | None, typer.Option(help="A file for the whole report.", show_default=False)] = None,
+) -> None:
+    """Add thousands of keys; may be repeated. Exit code 1 if a line's key is not in the pool afterwards."""
+    from proxy.cli.keys_import import run
+
+    raise typer.Exit(
+        run(
+            _settings(config, env_file),
+            file,
+            check=not no_check,
+            dry_run=dry_run,
+            replace=replace,
+            at_once=at_once,
+            per_second=per_second,
+            as_json=json,
+            report_file=report,
+        )
+    )
+
+
+@keys.command("rotate-master-key")
+def keys_rotate_master_key(
+    new_file: Annotated[Path, typer.Option("--new-file", help="Holds the new master key; made if it is not there.")],
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+) -> None:
+    """Seal the keys that were added at run time with another master key, all at once or none."""
+    from proxy.cli.keys import rotate_master_key
+
+    raise typer.Exit(rotate_master_key(_settings(config, env_file), new_file))
+
+
+@keys.command("topup")
+def keys_topup(
+    account: Annotated[str, typer.Argument(help="The account (of a key without one: the key's id).")],
+    usd: Annotated[float, typer.Argument(help="Dollars of credit that were bought.")],
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    expires: Annotated[str | None, typer.Option(help="First day (UTC) it is gone.", show_default="never")] = None,
+    granted: Annotated[str | None, typer.Option(help="First day (UTC) it counts.", show_default="today")] = None,
+) -> None:
+    """Record credit that was bought, and try the account again at once."""
+    from proxy.cli.topup import run
+
+    raise typer.Exit(run(_settings(config, env_file), account, usd, granted=granted, expires=expires))
+
+
+@alerts.command("test")
+def alerts_test(config: ConfigOption = None, env_file: EnvFileOption = None) -> None:
+    """Send one alert to each target and say what happened. Exit code 1 if one did not take it."""
+    from proxy.cli.alerts import run
+
+    raise typer.Exit(run(_settings(config, env_file)))
 
 
 @clients.command("add")
@@ -187,6 +327,16 @@ def clients_list(config: ConfigOption = None, env_file: EnvFileOption = None, js
     raise typer.Exit(show(_settings(config, env_file), as_json=json))
 
 
+@clients.command("resume")
+def clients_resume(
+    name: Annotated[str, typer.Argument(help="Who.")], config: ConfigOption = None, env_file: EnvFileOption = None
+) -> None:
+    """Serve a client again that was suspended for policy refusals (safety.suspend_after)."""
+    from proxy.cli.clients import resume
+
+    raise typer.Exit(resume(_settings(config, env_file), name))
+
+
 @clients.command("revoke")
 def clients_revoke(
     name: Annotated[str, typer.Argument(help="Whose key.")], config: ConfigOption = None, env_file: EnvFileOption = None
@@ -195,3 +345,66 @@ def clients_revoke(
     from proxy.cli.clients import revoke
 
     raise typer.Exit(revoke(_settings(config, env_file), name))
+
+
+@openai.command("limits")
+def openai_limits(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    write: Annotated[bool, typer.Option("--write", help="As YAML for the configuration file.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """The rate limits of each account's project, by model."""
+    from proxy.cli.openai import limits
+
+    raise typer.Exit(limits(_settings(config, env_file), write=write, as_json=json))
+
+
+@openai.command("reconcile")
+def openai_reconcile(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    since: Annotated[str, typer.Option(help="First day (UTC): 2026-11-01, 7d (with today), or month.")] = "7d",
+    until: Annotated[str | None, typer.Option(help="Last day (UTC).", show_default="today")] = None,
+    json: JsonOption = False,
+    csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
+) -> None:
+    """Our spend beside OpenAI's costs, by day and key, and what can explain the difference."""
+    from proxy.cli.openai import reconciliation
+
+    raise typer.Exit(reconciliation(_settings(config, env_file), since, until, as_json=json, as_csv=csv))
+
+
+ObjectArgument = Annotated[str, typer.Argument(help="The object's id: file-…, batch_…, resp_… and so on.")]
+
+
+@objects.command("list")
+def objects_list(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    client: Annotated[str | None, typer.Option(help="Only this client's.", show_default=False)] = None,
+    account: Annotated[str | None, typer.Option(help="Only this account's.", show_default=False)] = None,
+    json: JsonOption = False,
+) -> None:
+    """Files, batches, vector stores and the like, with their account and client. Not responses: they are too many."""
+    from proxy.cli.objects import show
+
+    raise typer.Exit(show(_settings(config, env_file), client=client, account=account, as_json=json))
+
+
+@objects.command("find")
+def objects_find(
+    object_id: ObjectArgument, config: ConfigOption = None, env_file: EnvFileOption = None, json: JsonOption = False
+) -> None:
+    """The account that holds an object, responses too."""
+    from proxy.cli.objects import find
+
+    raise typer.Exit(find(_settings(config, env_file), object_id, as_json=json))
+
+
+@objects.command("forget")
+def objects_forget(object_id: ObjectArgument, config: ConfigOption = None, env_file: EnvFileOption = None) -> None:
+    """Forget whose an object is, within a minute; the object itself stays at OpenAI."""
+    from proxy.cli.objects import forget
+
+    raise typer.Exit(forget(_settings(config, env_file), object_id))

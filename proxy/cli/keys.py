@@ -4,78 +4,147 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from typing import Final
+from getpass import getpass
+from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from proxy.app.overview import Overview, Silent
-from proxy.cli.attach import run_with_store
-from proxy.domain.states import OPERATOR, Record, State
-from proxy.ledger.connection import Store
-from proxy.ledger.ledger import Ledger
+from proxy.app import master_keys
+from proxy.app.desk import Desk, Entry, next_step
+from proxy.app.probing import Probing
+from proxy.cli.at_desk import fail, run_at_desk
+from proxy.domain.states import State
+from proxy.ledger.seal import MasterKey, new_master_key
 from proxy.settings import Settings
 
-SAYINGS: Final = {
-    "enable": None,  # active again, whatever was observed or said before
-    "disable": State.DISABLED,
-    "drain": State.DRAINING,
-    "remove": State.REMOVED,
-}
+
+def state_word(row: dict[str, Any]) -> str:
+    """A key's state as people see it: an active one of whose account all model groups must wait is cooling."""
+    return "cooling" if row["state"] == State.ACTIVE and row.get("cooling_s") else str(row["state"])
 
 
 def show(settings: Settings, *, as_json: bool) -> int:
     """Each key's state without asking upstream; exit code 0."""
 
-    async def command(store: Store) -> int:
-        rows = await _overview(settings, store).rows()
+    async def command(desk: Desk) -> int:
+        rows = await desk.rows()
         if as_json:
             print(msgspec.json.encode({"keys": rows}).decode())
             return 0
-        table = Table("key", "account", "state", "reason", "since", "next try")
+        table = Table("key", "account", "state", "reason", "since", "next try", "from")
         for row in rows:
             table.add_row(
                 row["id"],
                 row["account"],
-                row["state"],
+                state_word(row),
                 row.get("reason", ""),
                 _when(row.get("since")),
                 _when(row.get("next_try")),
+                row["source"],
             )
         Console().print(table)
         return 0
 
-    return run_with_store(settings, command)
+    return run_at_desk(settings, command)
 
 
 def say(settings: Settings, saying: str, name: str) -> int:
-    """Carry out one of SAYINGS for a key. `enable` also lifts what was observed of its account. 2: no such key."""
+    """Carry out one of the desk's SAYINGS for a key. 2: no such key."""
 
-    async def command(store: Store) -> int:
-        overview = _overview(settings, store)
-        pool = overview.roster.pool
-        key = pool.keys.get(name)
-        if key is None:
-            sys.stderr.write(f"quotapool: no key {name!r} in the configuration; `quotapool keys list` shows them\n")
-            return 2
-        ledger, state = overview.ledger, SAYINGS[saying]
-        if state is None:
-            account = pool.accounts[key.account]
-            await ledger.change_state(f"a/{account.id}", None, by=OPERATOR, fingerprint=account.fingerprint)
-            await ledger.change_state(f"k/{key.id}", None, by=OPERATOR, fingerprint=key.fingerprint)
-        else:
-            record = Record(state, "operator", 0.0, by=OPERATOR, fingerprint=key.fingerprint)
-            await ledger.change_state(f"k/{key.id}", record, fingerprint=key.fingerprint)
-        await overview.roster.refresh()
-        print(f"key {name} is {pool.state_of(key)}")
+    async def command(desk: Desk) -> int:
+        print(f"key {name} is {await desk.say(saying, name)}")
         return 0
 
-    return run_with_store(settings, command)
+    return run_at_desk(settings, command)
 
 
-def _overview(settings: Settings, store: Store) -> Overview:
-    return Overview(settings, Ledger(store, settings.pool, patience_s=3.0, observer=Silent()))
+def forget(settings: Settings, name: str) -> int:
+    """Delete a stored key and its secret. 2: no such key, or a configured one."""
+
+    async def command(desk: Desk) -> int:
+        await desk.forget(name)
+        print(f"key {name} and its secret are deleted")
+        return 0
+
+    return run_at_desk(settings, command)
+
+
+def add(
+    settings: Settings, name: str | None, account: str | None, tier: str | None, *, check: bool, replace: bool
+) -> int:
+    """Read a secret from standard input, or ask for it at a terminal; its id is shown, the secret never."""
+    secret = getpass("OpenAI key (not shown): ") if sys.stdin.isatty() else sys.stdin.readline()
+    if not secret.strip():
+        return fail("no secret came on standard input")
+    entry = Entry(secret.strip(), name, account, {"tier": tier} if tier else {})
+
+    async def command(desk: Desk) -> int:
+        added, word = await desk.add(entry, check=check, replace=replace)
+        print(f"key {added}: {word}")
+        return 0
+
+    return run_at_desk(settings, command)
+
+
+def probe(settings: Settings, name: str, *, as_json: bool) -> int:
+    """Ask upstream about one key now. 0: valid, 1: not."""
+
+    async def command(desk: Desk) -> int:
+        probing = Probing(desk.settings, desk.overview.ledger, desk.redactor)
+        desk.probe_now = probing.prober.probe_now
+        try:
+            asked = await desk.probe(name)
+        finally:
+            await probing.aclose()
+        row = await desk.row(name)
+        next_ = next_step(row, asked)
+        if as_json:
+            answer = {"id": name, "valid": asked.ok, "answer": asked.word, "detail": asked.detail}
+            print(msgspec.json.encode({**answer, "state": row["state"], "next": next_}).decode())
+        else:
+            detail = f" ({asked.detail})" if asked.detail else ""
+            print(f"key {name}: upstream says {asked.word}{detail}; its state here is {row['state']}")
+            if next_:
+                print(next_)
+        return 0 if asked.ok else 1
+
+    return run_at_desk(settings, command)
+
+
+def rotate_master_key(settings: Settings, new_file: Path) -> int:
+    """Seal the vault anew, all keys or none. `new_file` holds the new master key, or will, if it is not there."""
+
+    async def command(desk: Desk) -> int:
+        text = _new_text(new_file)
+        try:
+            new = MasterKey(text)
+        except ValueError as error:
+            return fail(f"{new_file}: {error}")
+        desk.redactor.add(text)
+        own = master_keys.own_file(settings)
+        is_own = settings.redis is None and settings.master_key is None and settings.master_key_file is None
+        if is_own and own.exists():  # should this end half-way, both are accepted
+            master_keys.write(own, *dict.fromkeys([*master_keys.lines_of(own), text]))
+        masters = master_keys.master_keys(settings, desk.redactor.add)
+        count = await desk.sources.vault.rotate(masters, new)
+        if is_own:
+            master_keys.write(own, text)
+            print(f"{count} keys sealed anew; {own} has the new master key")
+        else:
+            print(f"{count} keys sealed anew; now give every replica the key in {new_file} in place of the old one")
+        return 0
+
+    return run_at_desk(settings, command)
+
+
+def _new_text(new_file: Path) -> str:
+    if not new_file.exists():
+        master_keys.write(new_file, new_master_key())
+        print(f"a new master key was made in {new_file}")
+    return master_keys.read_file(new_file)
 
 
 def _when(seconds: float | None) -> str:

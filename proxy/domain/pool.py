@@ -13,7 +13,8 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from proxy.domain.states import RESTING, Record, State
+from proxy.domain.states import Record, State
+from proxy.domain.wallet import MONTHLY_STOP
 
 _STEPS = 64  # how far to look for a usable one
 _SHORT = 0.15  # head-room below which a sticky request goes elsewhere
@@ -42,6 +43,7 @@ class Account:
     resting: list[tuple[float, Key]] = field(default_factory=list)  # (from when one request may try it again, key)
     turn: int = 0
     weight: float = 1.0
+    organization: str = ""  # "" where nobody named one
     headroom: dict[str, tuple[float, float]] = field(default_factory=dict)  # model group -> (0..1, heard at)
 
     @property
@@ -79,6 +81,7 @@ class Pool:
         self.records: dict[str, Record] = {}
         self._pickable: list[Account] = []
         self._resting: list[Account] = []
+        self.organizations: dict[str, list[Account]] = {}
         self._lacking: dict[tuple[str, str], float] = {}
         self._ring: list[tuple[int, Account]] = []
         self.replace(keys)
@@ -86,8 +89,14 @@ class Pool:
     def __repr__(self) -> str:
         return f"<Pool accounts={len(self.accounts)} pickable={len(self._pickable)} resting={len(self._resting)}>"
 
-    def replace(self, keys: Iterable[Key], weights: Mapping[str, float] | None = None) -> None:
-        """Take a new set of keys; what is known of accounts that stay is kept. `weights` by account, 1 by default."""
+    def replace(
+        self,
+        keys: Iterable[Key],
+        weights: Mapping[str, float] | None = None,
+        organizations: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take a new set of keys; what is known of accounts that stay is kept. By account: `weights`, 1 by default, and
+        `organizations`."""
         accounts: dict[str, Account] = {}
         self.keys = {}
         for key in keys:
@@ -103,6 +112,11 @@ class Pool:
         for name, weight in (weights or {}).items():
             if name in accounts:
                 accounts[name].weight = weight
+        self.organizations = {}
+        for name, organization in (organizations or {}).items():
+            if name in accounts:
+                accounts[name].organization = organization
+                self.organizations.setdefault(organization, []).append(accounts[name])
         self._ring = _ring(accounts.values())
         self.apply_states(self.records)
 
@@ -111,14 +125,15 @@ class Pool:
         self.records = dict(records)
         self._pickable, self._resting = [], []
         for account in self.accounts.values():
-            of_account = self._record(f"a/{account.id}", account.fingerprint)
+            shared = self._shared(account)
             account.usable, account.resting = [], []
             for key in account.keys:
-                record = of_account or self._record(f"k/{key.id}", key.fingerprint)
-                if record is None:
+                own = self._record(f"k/{key.id}", key.fingerprint)
+                held = shared if own is None else [*shared, own]
+                if not held:
                     account.usable.append(key)
-                elif record.state in RESTING:
-                    account.resting.append((record.until, key))
+                elif all(record.may_be_tried for record in held):
+                    account.resting.append((max(record.until for record in held), key))
             if account.usable:
                 self._pickable.append(account)
             if account.resting:
@@ -131,14 +146,40 @@ class Pool:
             return None
         return record
 
+    def _shared(self, account: Account) -> list[Record]:
+        """What is wrong with the account or its organisation. The latter's record holds whatever secret it was seen
+        with: the organisation has many."""
+        of_organization = self.records.get(f"o/{account.organization}") if account.organization else None
+        of_account = self._record(f"a/{account.id}", account.fingerprint)
+        return [record for record in (of_organization, of_account) if record is not None]
+
     def record_of(self, key: Key) -> Record | None:
-        """Why this key is out, its account's reason first; None if it is active."""
-        account = self.accounts[key.account]
-        return self._record(f"a/{account.id}", account.fingerprint) or self._record(f"k/{key.id}", key.fingerprint)
+        """Why this key is out, the firmest reason first, its organisation's and account's before its own; None if it is
+        active."""
+        own = self._record(f"k/{key.id}", key.fingerprint)
+        records = self._shared(self.accounts[key.account]) + ([own] if own is not None else [])
+        return max(records, key=lambda record: record.firmness) if records else None
 
     def state_of(self, key: Key) -> State:
         record = self.record_of(key)
         return record.state if record else State.ACTIVE
+
+    def due(self, moment: float, rng: random.Random) -> list[Key]:
+        """Resting keys that might have been tried since before `moment`, in any order: one an account, and one for all
+        accounts whose organisation is what rests."""
+        found: list[Key] = []
+        organizations: set[str] = set()
+        for account in self._resting:
+            keys = [key for until, key in account.resting if until <= moment]
+            if not keys:
+                continue
+            if account.organization and f"o/{account.organization}" in self.records:
+                if account.organization in organizations:
+                    continue
+                organizations.add(account.organization)
+            found.append(rng.choice(keys))
+        rng.shuffle(found)
+        return found
 
     def lacks(self, account: str, model: str, now: float) -> None:
         """Remember that upstream said this account has no access to this model."""
@@ -166,11 +207,15 @@ class Pool:
         prefer: Iterable[str] = (),
         sticky: int | None = None,
         few: bool = False,
+        only: Iterable[str] | None = None,
     ) -> list[Key]:
         """An ordered handful of keys, one an account: a resting one whose time has come, then the one that `sticky`
         requests like, then those of `prefer` (accounts the store named as ready), then random ones by head-room.
 
-        `few`: a random pair is enough, since there was room lately."""
+        `few`: a random pair is enough, since there was room lately. `only`: no other accounts than these, which hold
+        what the request needs."""
+        if only is not None:
+            return self._pick_only(only, now, set(exclude), may_try_resting=may_try_resting)
         pickable = self._pickable
         chosen = rng.sample(pickable, min(PAIR if few else CANDIDATES, len(pickable)))
         # By tenths: what we last heard is some calls old, and by exact figures one favourite would get them all.
@@ -189,6 +234,18 @@ class Pool:
                 continue
             seen.add(account.id)
             picked.append(account.next_key())
+        return picked[:CANDIDATES]
+
+    def _pick_only(self, only: Iterable[str], now: float, exclude: set[str], *, may_try_resting: bool) -> list[Key]:
+        picked: list[Key] = []
+        for name in only:
+            account = self.accounts.get(name)
+            if account is None or name in exclude:
+                continue
+            if account.usable:
+                picked.append(account.next_key())
+            elif may_try_resting and account.resting and account.resting[0][0] <= now:
+                picked.append(account.resting[0][1])
         return picked[:CANDIDATES]
 
     def _favourite(self, sticky: int, group: str, now: float) -> tuple[Account, ...]:
@@ -216,6 +273,6 @@ class Pool:
         reasons = [r for k in self.keys.values() if (r := self.record_of(k)) is not None]
         money = [r for r in reasons if r.state is State.QUARANTINED]
         if money:
-            limits = all("limit" in r.reason for r in money)
+            limits = all("limit" in r.reason or r.reason == MONTHLY_STOP for r in money)
             return "spend_limit" if limits else "money"
         return "suspect" if any(r.state is State.SUSPECT for r in reasons) else "dead"

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+import msgspec
+
 
 class Dimension(StrEnum):
     """One way in which OpenAI limits a (account, model group)."""
@@ -75,15 +77,36 @@ class Certainty(StrEnum):
     EXACT = "exact"  # upstream said so
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of one call. `cached_prompt` is a part of `prompt`, `reasoning` a part of `completion`."""
+class Details(msgspec.Struct, frozen=True, gc=False):
+    """What only some models count apart, each a part of `Usage.prompt` or `Usage.completion`; and what is no token.
+
+    `cached_audio` and `cached_image` are parts of `audio_prompt` and `image_prompt`, and of `Usage.cached_prompt`.
+    """
+
+    cache_write: int = 0
+    audio_prompt: int = 0
+    audio_completion: int = 0
+    image_prompt: int = 0
+    image_completion: int = 0
+    cached_audio: int = 0
+    cached_image: int = 0
+    seconds: float = 0.0  # of audio, where a model bills by duration
+    characters: int = 0  # of text, where a model bills what it was given to say
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """Tokens of one call. `cached_prompt` is a part of `prompt`, `reasoning` a part of `completion`.
+
+    A struct, because one is made for every answer: a frozen dataclass takes five times as long to make.
+    """
 
     certainty: Certainty
     prompt: int = 0
     completion: int = 0
     cached_prompt: int = 0
     reasoning: int = 0
+    details: Details | None = None
+    tier: str = ""  # the service tier that upstream says it answered with; "": it did not say
 
     @property
     def total(self) -> int:

@@ -23,6 +23,8 @@ class Leg:
     upstream_request_id: str = ""
     took_s: float = 0.0
     usage: Usage | None = None
+    tier: str = ""  # the service tier that answered; else, that was asked for; "": the standard one
+    prompt_estimate: int = 0  # tokens: what the prompt is taken for until upstream counts it
 
 
 @dataclass(slots=True)

@@ -27,10 +27,11 @@ class Kind(StrEnum):
 
 
 class Scope(StrEnum):
-    """What a MONEY or DEAD verdict is about. ACCOUNT takes the sibling keys with it."""
+    """What a MONEY or DEAD verdict is about. ACCOUNT takes the sibling keys with it, ORGANIZATION all its accounts'."""
 
     KEY = "key"
     ACCOUNT = "account"
+    ORGANIZATION = "organization"
     NONE = "none"
 
 

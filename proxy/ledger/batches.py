@@ -1,7 +1,8 @@
 """Batches: how reserves and settles reach the store, together and each once.
 
 What comes up while a batch is under way goes out as the next one (at most 64 items), so the store sees few large calls
-under load and one small call when idle. A batch that was not answered is sent again with the same id until the store
+under load and one small call when idle. Nobody waits for a settle, so it goes with the next reserve, or after some
+milliseconds alone. A batch that was not answered is sent again with the same id until the store
 answers or patience ends; the store does each batch once. One given up on stays in doubt and is sent again, unchanged,
 when the store is back: nothing of it is lost and nothing is done twice.
 """
@@ -27,6 +28,7 @@ MOST_IN_BATCH: Final = 64
 MOST_IN_DOUBT: Final = 50_000  # items kept while the store is away; the oldest go first
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 0.2
+_UNHURRIED_S: Final = 0.004  # how long a settle waits for a reserve to go with
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
@@ -86,30 +88,51 @@ class Batches:
         self._queue: deque[Item] = deque()
         self._doubtful: deque[_Batch] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._urgent = False  # somebody waits for what is queued
+        self._timer: asyncio.TimerHandle | None = None  # until what nobody waits for goes alone
 
     def __repr__(self) -> str:
         return f"<Batches queued={len(self._queue)} doubtful={len(self._doubtful)} away={self.away}>"
 
-    def put(self, item: Item) -> None:
-        """Send `item` with the next batch."""
+    def put(self, item: Item, *, urgent: bool = True) -> None:
+        """Send `item` with the next batch. Not `urgent`: it may wait a little for one."""
         self._queue.append(item)
+        if urgent:
+            self._urgent = True
+            if self._task is None:
+                self._task = asyncio.get_running_loop().create_task(self._run())
+        elif self._task is None and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_UNHURRIED_S, self._hurry)
+
+    def _hurry(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._urgent = True
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def flush(self, seconds: float) -> None:
         """Wait until all was answered, or for `seconds`."""
-        if self._task is not None:
-            await asyncio.wait({self._task}, timeout=seconds)
+        deadline = time.monotonic() + seconds
+        while (self._queue or self._task is not None) and time.monotonic() < deadline:
+            if self._queue:
+                self._hurry()
+            if self._task is not None:
+                await asyncio.wait({self._task}, timeout=deadline - time.monotonic())
 
     async def _run(self) -> None:
         try:
-            while self._queue or self._doubtful:
+            while (self._queue and self._urgent) or self._doubtful:
+                self._urgent = len(self._queue) > MOST_IN_BATCH
                 # While the store is away the oldest batch is the one that looks for it.
                 batch = self._doubtful.popleft() if self.away and self._doubtful else self._next()
                 if batch is not None:
                     await self._deliver(batch)
         finally:
             self._task = None
+        if self._queue and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_UNHURRIED_S, self._hurry)
 
     def _next(self) -> _Batch | None:
         if not self._queue:

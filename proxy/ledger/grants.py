@@ -29,11 +29,12 @@ class Candidate:
     key_fingerprint: str
     written: Written
     burst_s: float = 60.0  # how many seconds of a minute's limit may come at once
+    organization: str = ""  # "": not known
     packed: msgspec.Raw = field(init=False, compare=False, repr=False)  # as the script reads it
 
     def __post_init__(self) -> None:
         prints = self.account_fingerprint, self.key_fingerprint
-        whole = (self.account, self.key, *prints, self.burst_s, *self.written)
+        whole = (self.account, self.key, *prints, self.burst_s, *self.written, self.organization)
         object.__setattr__(self, "packed", msgspec.Raw(msgspec.msgpack.encode(whole)))
 
 

@@ -10,7 +10,8 @@ import contextlib
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from enum import IntEnum
 from functools import partial
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ import msgspec
 
 from proxy.domain.bucket import Bucket
 from proxy.domain.quantities import Cost
-from proxy.domain.states import OBSERVED, Record
+from proxy.domain.states import OBSERVED, Record, brake_of
 from proxy.ledger.batches import Batches, Item, StoreObserver
 from proxy.ledger.connection import Script, Store, StoreLost
 from proxy.ledger.grants import Candidate, Event, Granted, Observed, Refused, Written, written_limits
@@ -32,6 +33,7 @@ _MOST_TOKENS: Final = 10_000_000.0  # of one call; an upstream that says more do
 _CLOCK_STEPS_S: Final = 0.5  # a difference that is no delay: another server's clock, or one that was set
 _CLOCK_DRIFTS_S: Final = 1e-6  # an answer
 _LONGEST_COOL_S: Final = 7 * 86_400.0
+_MOST_EVENTS: Final = 10_000
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
@@ -39,6 +41,14 @@ _unpack = msgspec.msgpack.Decoder().decode
 
 class StoreUnavailable(Exception):
     """The store did not answer within the caller's patience."""
+
+
+class Braked(IntEnum):
+    """What the brake said to a removal."""
+
+    NO = 0  # it passed, or needed not to
+    STOPPED = 1  # the key became suspect instead, or stayed what it was
+    FIRST = 2  # the same, and this is the one to sound the alarm
 
 
 class Ledger:
@@ -101,6 +111,7 @@ class Ledger:
         leave: float = 0.0,
         owner: str = "",
         arrived: float | None = None,
+        alone: bool = False,
     ) -> Granted | Refused:
         """Take `cost` from the first candidate that has room, in one atomic step. Raises StoreUnavailable.
 
@@ -109,6 +120,7 @@ class Ledger:
         first.
         `forget`: accounts that an earlier refusal named as ready and that cannot be asked. Else they would be named
         again, and their being ready would be taken for the wait.
+        `alone`: nobody but the candidates will do, so the wait is theirs and no others are named.
         If the caller is cancelled meanwhile, what may have been reserved is given back.
         """
         if self._local is not None and self.away:
@@ -118,7 +130,7 @@ class Ledger:
         names = [candidate.packed for candidate in candidates]
         amounts = (bounded(amount, MOST) for amount in (cost.requests, cost.tokens, cost.images))
         payload = [1, group, *amounts, may_try_resting, self._rng.random(), names, list(forget), leave]
-        payload += [self._owner(owner), self._stored(arrived)]
+        payload += [self._owner(owner), self._stored(arrived), alone]
         future: asyncio.Future[Granted | Refused] = asyncio.get_running_loop().create_future()
 
         def done(result: list[Any]) -> None:
@@ -222,7 +234,8 @@ class Ledger:
                     int(event),
                 ],
                 lambda result: self._on_headroom(candidate.account, granted.group, result[1]),
-            )
+            ),
+            urgent=False,
         )
 
     async def flush(self, seconds: float = 5.0) -> None:
@@ -283,6 +296,20 @@ class Ledger:
 
         `record.since` and `.until` are set by the store's clock.
         """
+        changed, _ = await self._change_state(field, record, rest_s, by, fingerprint, None)
+        return changed
+
+    async def observe_state(
+        self, field: str, record: Record, *, rest_s: float, fingerprint: str, max_removals: int
+    ) -> tuple[bool, Braked]:
+        """`change_state` for what upstream's answers say: a removal that looks like one of a burst with one cause makes
+        the key suspect instead, for `rest_s`. Raises StoreUnavailable."""
+        brake = brake_of(record, max_removals)
+        return await self._change_state(field, record, rest_s, OBSERVED, fingerprint, brake)
+
+    async def _change_state(
+        self, field: str, record: Record | None, rest_s: float, by: str, fingerprint: str, brake: tuple[str, int] | None
+    ) -> tuple[bool, Braked]:
         body = b""
         if record is not None:
             body = _pack(
@@ -297,15 +324,48 @@ class Ledger:
                     "fingerprint": record.fingerprint,
                 }
             )
-        args = (field, body, rest_s, record.by if record else by, fingerprint)
-        changed, version, _ = await self._patiently(lambda: self.store.evalsha(self._state_script, [self.prefix], args))
+        args = (field, body, rest_s, record.by if record else by, fingerprint, *(brake or ("", 0)))
+        changed, version, _, braked = await self._patiently(
+            lambda: self.store.evalsha(self._state_script, [self.prefix], args)
+        )
         self._note(int(version), self.epoch)
-        return bool(changed)
+        return bool(changed), Braked(braked)
 
     async def records(self) -> dict[str, Record]:
         """All keys and accounts that are not active, by field name. Raises StoreUnavailable."""
         raw = await self._patiently(lambda: self.store.client.hgetall(f"{self.prefix}:states"))
         return {text_of(name): record_of(value) for name, value in raw.items()}
+
+    async def stopped(self) -> int:
+        """How many removals the brake has stopped, ever. Raises StoreUnavailable."""
+        return int(await self._patiently(lambda: self.store.client.get(f"{self.prefix}:stopped")) or 0)
+
+    async def announce(self, kind: str, subject: str, fields: Mapping[str, str], *, every_s: int) -> bool:
+        """Put an event that is no change of state into the stream, at most once in `every_s` seconds for this `kind`
+        and `subject`, all replicas together; whether it was put. Raises StoreUnavailable."""
+        lock = f"{self.prefix}:told:{kind}:{subject}"
+        if not await self._patiently(lambda: self.store.client.set(lock, b"1", nx=True, ex=every_s)):
+            return False
+        await self._tell(kind, subject, fields)
+        return True
+
+    async def end_announced(self, kind: str, subject: str, fields: Mapping[str, str]) -> bool:
+        """What was announced is over: one event says so, and the next one may come at once; whether this call said it.
+        Raises StoreUnavailable."""
+        lock = f"{self.prefix}:told:{kind}:{subject}"
+        if not await self._patiently(lambda: self.store.client.delete(lock)):
+            return False
+        await self._tell(kind, subject, fields)
+        return True
+
+    async def _tell(self, kind: str, subject: str, fields: Mapping[str, str]) -> None:
+        seconds, micros = await self._patiently(self.store.client.time)
+        names = ("from", "to", "reason", "message", "request_id")
+        told: dict[Any, Any] = {"field": subject, **dict.fromkeys(names, ""), "by": OBSERVED, "status": "0", **fields}
+        told |= {"at": str(seconds + micros / 1e6), "kind": kind}
+        await self._patiently(
+            lambda: self.store.client.xadd(f"{self.prefix}:events", told, maxlen=_MOST_EVENTS, approximate=True)
+        )
 
     async def tell_group(self, model: str, group: str) -> None:
         """Remember for all replicas that `model` shares the limit of `group`. Raises StoreUnavailable."""
@@ -316,6 +376,17 @@ class Ledger:
         """Model -> group, as upstream's messages told. Raises StoreUnavailable."""
         raw = await self._patiently(lambda: self.store.client.hgetall(f"{self.prefix}:groups"))
         return {text_of(model): text_of(group) for model, group in raw.items()}
+
+    async def tell_organization(self, accounts: Sequence[str], organization: str) -> None:
+        """Remember for all replicas that these accounts belong to one organisation. Raises StoreUnavailable."""
+        told: dict[Any, Any] = dict.fromkeys(accounts, organization)
+        if await self._patiently(lambda: self.store.client.hset(f"{self.prefix}:organizations", mapping=told)):
+            self._note(int(await self._patiently(lambda: self.store.client.incr(f"{self.prefix}:version"))), self.epoch)
+
+    async def told_organizations(self) -> dict[str, str]:
+        """Account -> organisation, of those that share one. Raises StoreUnavailable."""
+        raw = await self._patiently(lambda: self.store.client.hgetall(f"{self.prefix}:organizations"))
+        return {text_of(account): text_of(organization) for account, organization in raw.items()}
 
     async def begin_epoch(self, *, reseeded: bool) -> str:
         """Mark the store as one that remembers, unless it is marked. A reseeded one starts new buckets low for two
@@ -345,6 +416,15 @@ class Ledger:
                 else:  # it expired
                     await self._patiently(partial(client.srem, index, member))
         return seconds + micros / 1e6, found
+
+    async def hear(self) -> float:
+        """The store's time; its version is noted, and nobody counted as a replica. Raises StoreUnavailable."""
+        keys = (f"{self.prefix}:version", f"{self.prefix}:epoch")
+        version, epoch = await self._patiently(lambda: self.store.client.mget(*keys))
+        seconds, micros = await self._patiently(self.store.client.time)
+        self._note(int(version or 0), text_of(epoch or b""))
+        now: float = seconds + micros / 1e6
+        return now
 
     async def look(self) -> None:
         """Hear of changes while no batch brings them, be counted among the replicas, and count them.
@@ -393,6 +473,7 @@ class Ledger:
 
 
 __all__ = [
+    "Braked",
     "Candidate",
     "Event",
     "Granted",

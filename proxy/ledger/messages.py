@@ -61,7 +61,8 @@ def evidence_of(granted: Granted, observed: Sequence[Observed], not_admitted: Co
 
 
 def is_sound(observed: Observed) -> bool:
-    return observed.limit >= 0 and math.isfinite(observed.limit) and math.isfinite(observed.remaining)
+    """A limit of nothing is what look-alike upstreams say when they have none; it would close the account for days."""
+    return observed.limit > 0 and math.isfinite(observed.limit) and math.isfinite(observed.remaining)
 
 
 def bounded(value: float, most: float) -> float:

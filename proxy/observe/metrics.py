@@ -52,6 +52,9 @@ class Metrics:
             "requests_in_flight", "requests", "Requests accepted and not yet answered to the end."
         )
         self.streams_open: Gauge = new.plain_gauge("streams_open", "streams", "Answers being streamed to clients.")
+        self.websockets_open: GaugeFamily[str] = new.gauge(
+            "websockets_open", "account", "sessions", "WebSocket sessions open, by the account they run on."
+        )
         self.tokens: Family[tuple[str, str, str], Counter] = new.counter(
             "tokens_total",
             "key model kind",
@@ -110,11 +113,26 @@ class Metrics:
         self.keys_quarantined: Family[str, Counter] = new.counter(
             "keys_quarantined_total", "reason", "keys", "Keys set aside as out of money."
         )
+        self.policy_refusals: Family[tuple[str, str], Counter] = new.counter(
+            "policy_refusals_total", "client reason", "requests", "Requests refused upstream for what they say."
+        )
+        self.egress_trouble: Gauge = new.plain_gauge(
+            "egress_trouble", "0 or 1", "1 while upstream does not serve our network, whichever key is used.", "livemax"
+        )
+        self.spend: Family[tuple[str, str], Counter] = new.counter(
+            "spend_usd_total", "account kind", "USD", "What calls cost, by how well it is known: exact or estimated."
+        )
+        self.unpriced: Family[str, Counter] = new.counter(
+            "unpriced_requests_total", "model", "requests", "Requests whose model or service tier has no known price."
+        )
         self.store: Histogram = new.plain_histogram(
             "store_seconds", WORK_BUCKETS, "One call to the store, as the request path sees it."
         )
         self.store_errors: Family[str, Counter] = new.counter(
             "store_errors_total", "kind", "calls", "Calls to the store that failed."
+        )
+        self.objects_unwritten: Counter = new.plain_counter(
+            "objects_unwritten_total", "records", "Owners of stored objects that the store did not take at once."
         )
         self.declared: tuple[Declaration, ...] = tuple(new.declared)
         self._start_at_zero()
@@ -189,9 +207,45 @@ class PoolMetrics:
             "seconds",
             "How long an account still has to wait with a model group.",
         )
+        self.removals_stopped: Counter = new.plain_counter(
+            "removals_stopped_total", "keys", "Removals that the brake turned into a rest."
+        )
+        self.probes: Family[tuple[str, str], Counter] = new.counter(
+            "probes_total", "purpose result", "probes", "Calls made to find out whether a resting key is well again."
+        )
+        self.credit: GaugeFamily[str] = new.gauge(
+            "credit_remaining_usd", "account", "USD", "Credit that an account has left, of the grants that are known."
+        )
+        self.credit_empty_at: GaugeFamily[str] = new.gauge(
+            "credit_empty_timestamp_seconds",
+            "account",
+            "Unix seconds",
+            "When an account's credit is gone at the pace of the last seven days.",
+        )
+        self.credit_expiring: GaugeFamily[str] = new.gauge(
+            "credit_expiring_unused_usd", "account", "USD", "Credit that will expire unused at this pace."
+        )
+        self.month_spent: GaugeFamily[str] = new.gauge(
+            "month_spend_usd", "account", "USD", "Spent since the first of the month (UTC)."
+        )
+        self.month_limit: GaugeFamily[str] = new.gauge(
+            "month_limit_usd", "account", "USD", "The monthly limit that somebody wrote."
+        )
+        self.spent_today: Gauge = new.plain_gauge(
+            "spend_today_usd", "USD", "What the pool spent since midnight in spend.time_zone."
+        )
+        self.daily_limit: Gauge = new.plain_gauge(
+            "daily_limit_usd", "USD", "What the pool may spend in a day; 0: as much as it can."
+        )
+        self.alerts: Family[tuple[str, str], Counter] = new.counter(
+            "alert_messages_total", "target result", "messages", "Messages to alert targets: sent, failed or dropped."
+        )
         self.store_up: Gauge = new.plain_gauge("store_up", "0 or 1", "1 while the store answers.")
         self.store_shared: Gauge = new.plain_gauge(
             "store_shared", "0 or 1", "1 where other replicas can share the store, 0 where it is embedded."
+        )
+        self.locked_keys: Gauge = new.plain_gauge(
+            "locked_keys", "keys", "Keys that were added at run time and cannot be opened: another master key."
         )
         self.workers: Gauge = new.plain_gauge("workers", "processes", "Worker processes alive.")
         self.worker_restarts: Counter = new.plain_counter(

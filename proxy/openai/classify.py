@@ -76,7 +76,9 @@ _ENDED: Final = frozenset({400, 401, 403, 429, _STREAM})  # termination was seen
 _VERIFY: Final = frozenset({400, 403, 404, _STREAM})
 _BUSY: Final = _5XX | {429}
 
-_K, _A, _N = Scope.KEY, Scope.ACCOUNT, Scope.NONE
+# Whom money and death concern is as the guide says: a project's limit leaves its organisation's other projects alone; a
+# wording that does not tell takes the account only, since each other one is found out by its own first refusal.
+_K, _A, _O, _N = Scope.KEY, Scope.ACCOUNT, Scope.ORGANIZATION, Scope.NONE
 
 # fmt: off
 _RULES: Final[tuple[_Rule, ...]] = tuple(_Rule(*row) for row in (
@@ -84,18 +86,18 @@ _RULES: Final[tuple[_Rule, ...]] = tuple(_Rule(*row) for row in (
 
     # By code, dead: a person must act.
     (_AUTH, "invalid_api_key", "", "", Kind.DEAD, _K),
-    (_ENDED, "account_deactivated", "", "", Kind.DEAD, _A),
-    (_ENDED, "access_terminated", "", "", Kind.DEAD, _A),
+    (_ENDED, "account_deactivated", "", "", Kind.DEAD, _O),
+    (_ENDED, "access_terminated", "", "", Kind.DEAD, _O),
     # Termination can come as a 429; this sentence is proof, whatever the code beside it says.
-    (_ENDED, "", "", "^your access was terminated", Kind.DEAD, _A, "access_terminated"),
+    (_ENDED, "", "", "^your access was terminated", Kind.DEAD, _O, "access_terminated"),
 
     # By code, money: since mid-2026 the cause is in the code, the type is often still insufficient_quota.
-    (_MONEY, "credit_balance_exhausted", "", "", Kind.MONEY, _A),
-    (_MONEY, "organization_spend_limit_exceeded", "", "", Kind.MONEY, _A),
+    (_MONEY, "credit_balance_exhausted", "", "", Kind.MONEY, _O),
+    (_MONEY, "organization_spend_limit_exceeded", "", "", Kind.MONEY, _O),
     (_MONEY, "project_spend_limit_exceeded", "", "", Kind.MONEY, _A),
-    (_MONEY, "organization_usage_limit_exceeded", "", "", Kind.MONEY, _A),
+    (_MONEY, "organization_usage_limit_exceeded", "", "", Kind.MONEY, _O),
     (_MONEY, "insufficient_quota", "", "", Kind.MONEY, _A),
-    (_MONEY, "billing_not_active", "", "", Kind.MONEY, _A),
+    (_MONEY, "billing_not_active", "", "", Kind.MONEY, _O),
     (_MONEY, "billing_hard_limit_reached", "", "", Kind.MONEY, _A),
 
     # By code, our own configuration or network.
@@ -121,7 +123,6 @@ _RULES: Final[tuple[_Rule, ...]] = tuple(_Rule(*row) for row in (
     # By code, OpenAI itself.
     (_ANY, "resource_unavailable", "", "", Kind.SERVICE),  # flex has no capacity; nothing is charged
     (_BUSY, "server_is_overloaded", "", "", Kind.SERVICE),
-    (_BUSY, "slow_down", "", "", Kind.SERVICE),
     (_BUSY, "server_error", "", "", Kind.SERVICE),
     (_BUSY, "vector_store_timeout", "", "", Kind.SERVICE),
 
@@ -136,9 +137,9 @@ _RULES: Final[tuple[_Rule, ...]] = tuple(_Rule(*row) for row in (
     (_ANY, "content_filter", "", "", Kind.REQUEST),
 
     # By type.
-    (_ENDED, "", "access_terminated", "", Kind.DEAD, _A, "access_terminated"),
+    (_ENDED, "", "access_terminated", "", Kind.DEAD, _O, "access_terminated"),
     (_MONEY, "", "insufficient_quota", "", Kind.MONEY, _A),
-    (_MONEY, "", "billing_not_active", "", Kind.MONEY, _A),
+    (_MONEY, "", "billing_not_active", "", Kind.MONEY, _O),
     (_403, "", "request_forbidden", "", Kind.EGRESS),
     (_ANY, "", "ip_not_authorized", "", Kind.EGRESS),
     (_BUSY, "", "server_error", "", Kind.SERVICE),
@@ -148,12 +149,12 @@ _RULES: Final[tuple[_Rule, ...]] = tuple(_Rule(*row) for row in (
     (_AUTH, "", "", "^incorrect api key provided", Kind.DEAD, _K, "invalid_api_key"),
     (_AUTH, "", "", "^you must be a member of an organization to use the api", Kind.DEAD, _K, "not_a_member"),
     (_ENDED, "", "", "^the openai account associated with this api key has been deactivated",
-     Kind.DEAD, _A, "account_deactivated"),
-    (_ENDED, "", "", "^this key is associated with a deactivated account", Kind.DEAD, _A, "account_deactivated"),
-    (_ENDED, "", "", "^your openai account has been deactivated", Kind.DEAD, _A, "account_deactivated"),
+     Kind.DEAD, _O, "account_deactivated"),
+    (_ENDED, "", "", "^this key is associated with a deactivated account", Kind.DEAD, _O, "account_deactivated"),
+    (_ENDED, "", "", "^your openai account has been deactivated", Kind.DEAD, _O, "account_deactivated"),
     (_MONEY, "", "", "^you exceeded your current quota", Kind.MONEY, _A, "insufficient_quota"),
-    (_MONEY, "", "", "^you have no credits remaining", Kind.MONEY, _A, "credit_balance_exhausted"),
-    (_MONEY, "", "", "^your account is not active, please check your billing", Kind.MONEY, _A, "billing_not_active"),
+    (_MONEY, "", "", "^you have no credits remaining", Kind.MONEY, _O, "credit_balance_exhausted"),
+    (_MONEY, "", "", "^your account is not active, please check your billing", Kind.MONEY, _O, "billing_not_active"),
     (_MONEY, "", "", "^billing hard limit has been reached", Kind.MONEY, _A, "billing_hard_limit_reached"),
     (_AUTH, "", "", "^openai-organization header should match", Kind.HEADER, _N, "mismatched_organization"),
     (_AUTH, "", "", "^openai-project header should match", Kind.HEADER, _N, "mismatched_project"),
@@ -271,7 +272,7 @@ def _by_status(error: _Error) -> Kind:
     if error.status == _STREAM:
         # What nobody explained may be tried elsewhere; what has a name we do not know is not repeated.
         return Kind.REQUEST if error.code or error.type == "invalid_request_error" else Kind.SERVICE
-    if error.status == 403 and not error.is_json:
+    if not error.is_json and (error.status == 403 or (error.status == 401 and error.message.startswith("<"))):
         return Kind.EGRESS  # a page of Cloudflare or of a proxy in between
     return _BY_STATUS.get(error.status, Kind.SERVICE if error.status >= 500 else Kind.REQUEST)
 

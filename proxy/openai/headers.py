@@ -30,7 +30,7 @@ _NOT_UPWARD: Final = HOP_BY_HOP | {
     "cookie",
     "content-length",  # set anew from the body that is sent
     "expect",  # answered by the proxy, before it chooses a key
-    "accept-encoding",  # every answer must be readable: its usage, and what an error says about the key
+    "accept-encoding",  # set anew: see `upward`
     "openai-organization",
     "openai-project",
     "sec-websocket-extensions",  # the handshake goes with `Upgrade`; the protocols can hold the client's key
@@ -39,6 +39,7 @@ _NOT_UPWARD: Final = HOP_BY_HOP | {
     "sec-websocket-version",
 }
 _NOT_DOWNWARD: Final = HOP_BY_HOP | {"set-cookie", "openai-organization", "openai-project", "content-length"}
+_READ_HERE: Final = frozenset({"gzip", "x-gzip", "deflate", "identity"})  # the encodings that `encoding.py` undoes
 _OURS: Final = "x-quotapool-"
 _RATE: Final = "x-ratelimit-"
 
@@ -53,16 +54,37 @@ def _dropped(always: frozenset[str], headers: Mapping[str, str], items: Iterable
     return always if named <= HOP_BY_HOP | {"close"} else always | named
 
 
-def upward(headers: Mapping[str, str], items: Iterable[Header], *, authorization: str) -> list[Header]:
-    """The request's headers for upstream, with the pool key's credentials. The answer is asked for uncompressed."""
+def upward(
+    headers: Mapping[str, str],
+    items: Iterable[Header],
+    *,
+    authorization: str,
+    name: str = "Authorization",
+    readable: bool = True,
+) -> list[Header]:
+    """The request's headers for upstream, with the pool key's credentials in the header `name`.
+
+    `readable`: the answer must be read here (its usage, the ids of what it made), so it is asked for uncompressed.
+    Else the client's Accept-Encoding holds, but for encodings that are not undone here: errors must always be readable,
+    since they may repeat the key.
+    """
     items = list(items)
     dropped = _dropped(_NOT_UPWARD, headers, items)
     sent = [
-        (name, value) for name, value in items if (low := name.lower()) not in dropped and not low.startswith(_OURS)
+        (field, value) for field, value in items if (low := field.lower()) not in dropped and not low.startswith(_OURS)
     ]
-    sent.append(("Accept-Encoding", "identity"))
-    sent.append(("Authorization", authorization))
+    if readable:
+        sent.append(("Accept-Encoding", "identity"))
+    elif "Accept-Encoding" in headers:
+        sent.append(("Accept-Encoding", _undone_here(items)))
+    sent.append((name, authorization))
     return sent
+
+
+def _undone_here(items: Iterable[Header]) -> str:
+    """The client's encodings as it wrote them, without those that we could not undo."""
+    asked = [part.strip() for name, value in items if name.lower() == "accept-encoding" for part in value.split(",")]
+    return ", ".join(part for part in asked if part.partition(";")[0].strip().lower() in _READ_HERE) or "identity"
 
 
 def downward(headers: Mapping[str, str], items: Iterable[Header], *, secret: str) -> list[Header]:

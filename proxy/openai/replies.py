@@ -87,6 +87,11 @@ HOST_NOT_ALLOWED: Final = ProxyError(
     "The request's Host is neither loopback nor one that this proxy is configured for.",
     "Call the proxy by 127.0.0.1 or localhost, or have its operator allow this host name or set up client keys.",
 )  # fmt: skip
+CLIENT_SUSPENDED: Final = ProxyError(
+    "client_suspended", 403, _CALLER, False,
+    "This client is suspended: OpenAI refused its requests for policy too often.",
+    "Look at what your users send; the proxy's operator lifts it (`quotapool clients resume NAME`).",
+)  # fmt: skip
 ORIGIN_NOT_ALLOWED: Final = ProxyError(
     "origin_not_allowed", 403, _CALLER, False,
     "Web pages of this Origin may not use this proxy.",
@@ -117,6 +122,16 @@ INVALID_HTTP: Final = ProxyError(
     "This is not a valid HTTP/1.1 request, or one of its header lines is longer than 64 KiB.",
     "Use an OpenAI SDK or another HTTP client, and send long texts in the body.",
 )  # fmt: skip
+INVALID_WEBSOCKET: Final = ProxyError(
+    "invalid_websocket", 400, _CALLER, False,
+    "This request asks for a WebSocket, but its headers are not those of a handshake (RFC 6455, version 13).",
+    "Use an OpenAI SDK or another WebSocket client; a proxy in between must pass Upgrade and Connection on.",
+)  # fmt: skip
+CLIENT_SECRET_SENT: Final = ProxyError(
+    "client_secret_sent", 401, _CALLER, False,
+    "This is a client secret of OpenAI (ek_...), which holds a session's settings for one account.",
+    "Connect to api.openai.com with it, for which it was made; to use this proxy, send your proxy key.",
+)  # fmt: skip
 BODY_TOO_LARGE: Final = ProxyError(
     "body_too_large", 413, _CALLER, False,
     "The request's body is larger than this proxy accepts.",
@@ -126,6 +141,11 @@ MODEL_NOT_AVAILABLE: Final = ProxyError(
     "model_not_available", 404, _CALLER, False,
     "No account of the pool has access to this model or feature.",
     "Check the model's name, or ask the proxy's operator to add an account that has it.",
+)  # fmt: skip
+MODEL_NOT_ALLOWED: Final = ProxyError(
+    "model_not_allowed", 403, _CALLER, False,
+    "Your proxy key may not use this model.",
+    "Use one that GET /v1/models lists, or ask the proxy's operator to allow it.",
 )  # fmt: skip
 REQUEST_TOO_LARGE_FOR_POOL: Final = ProxyError(
     "request_too_large_for_pool", 429, "tokens", False,
@@ -157,6 +177,11 @@ POOL_SPEND_LIMIT_REACHED: Final = ProxyError(
     "Every account of the pool has reached a spend or usage limit.",
     "The operator must raise a limit, or wait for its monthly reset; the proxy notices by itself.",
 )  # fmt: skip
+POOL_DAILY_LIMIT_REACHED: Final = ProxyError(
+    "pool_daily_limit_reached", 429, _QUOTA, False,
+    "The pool has spent what its operator lets it spend in a day (`spend.daily_limit_usd`).",
+    "Wait for the next day, or have the operator raise the limit.",
+)  # fmt: skip
 POOL_NO_USABLE_KEYS: Final = ProxyError(
     "pool_no_usable_keys", 503, _UNAVAILABLE, False,
     "No key of the pool is usable: all are invalid, removed or disabled.",
@@ -172,6 +197,11 @@ UPSTREAM_UNREACHABLE: Final = ProxyError(
     "The proxy could not connect to OpenAI.",
     "Retry; if it goes on, the operator should check the proxy's network and status.openai.com.",
 )  # fmt: skip
+EGRESS_REFUSED: Final = ProxyError(
+    "egress_refused", 502, _SERVER, False,
+    "OpenAI, or something on the way to it, does not serve this proxy's network: a page came instead of an answer.",
+    "The operator should look at the proxy's way out: its address, its region, its forward proxy. No key is to blame.",
+)  # fmt: skip
 UPSTREAM_TIMEOUT: Final = ProxyError(
     "upstream_timeout", 504, _SERVER, False,
     "OpenAI did not answer in time; it may have done the work all the same.",
@@ -186,6 +216,26 @@ STORE_UNAVAILABLE: Final = ProxyError(
     "store_unavailable", 503, _UNAVAILABLE, True,
     "The proxy's budget store (Redis) does not answer.",
     "Retry; if it goes on, the operator should check Redis.",
+)  # fmt: skip
+OBJECT_NOT_FOUND: Final = ProxyError(
+    "object_not_found", 404, _CALLER, False,
+    "No object with this id exists, as far as this client is concerned.",
+    "Check the id, and use the proxy key with which the object was made; the body says this in OpenAI's own words.",
+)  # fmt: skip
+OBJECTS_APART: Final = ProxyError(
+    "objects_apart", 400, _CALLER, False,
+    "The ids in this request belong to objects on different accounts of the pool, and no account sees them all.",
+    "Make these objects once more with one proxy key, one after the other, so that they come to one account.",
+)  # fmt: skip
+OBJECT_ELSEWHERE: Final = ProxyError(
+    "object_elsewhere", 400, _CALLER, False,
+    "What this event names is kept by another account of the pool than the one this session runs on.",
+    "Send it as a request over HTTP, which goes to the right account, or name only what was made in this session.",
+)  # fmt: skip
+OBJECT_ACCOUNT_UNAVAILABLE: Final = ProxyError(
+    "object_account_unavailable", 503, _UNAVAILABLE, False,
+    "The account that holds what this request names cannot be used now, and no other account has it.",
+    "The operator sees the reason with `quotapool check`; what is stored there is back when the account is.",
 )  # fmt: skip
 DRAINING: Final = ProxyError(
     "draining", 503, _UNAVAILABLE, True,

@@ -108,6 +108,10 @@ class _Peek(msgspec.Struct, gc=False):
     n: Any = None
 
 
+class _Speech(msgspec.Struct, gc=False):
+    input: Any = None
+
+
 class _StreamOptions(msgspec.Struct, gc=False):
     stream_options: msgspec.Raw = _NONE
 
@@ -121,6 +125,7 @@ _responses: Final = msgspec.json.Decoder(_Responses)
 _completions: Final = msgspec.json.Decoder(_Completions)
 _embeddings: Final = msgspec.json.Decoder(_Embeddings)
 _peek: Final = msgspec.json.Decoder(_Peek)
+_speech: Final = msgspec.json.Decoder(_Speech)
 _stream_options: Final = msgspec.json.Decoder(_StreamOptions)
 _include_usage: Final = msgspec.json.Decoder(_IncludeUsage)
 
@@ -175,6 +180,15 @@ def peek_model(body: bytes) -> tuple[str, bool, int]:
     except BROKEN:
         return "", False, 1
     return seen.model if type(seen.model) is str else "", seen.stream is True, _positive(seen.n) or 1
+
+
+def speech_characters(body: bytes) -> int:
+    """How long the text of a speech request is: binary answers tell no usage, and models like tts-1 bill by it."""
+    try:
+        text = decode_leniently(_speech, body).input
+    except BROKEN:
+        return 0
+    return len(text) if type(text) is str else 0
 
 
 def inject_include_usage(body: bytes) -> bytes:

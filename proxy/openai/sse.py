@@ -14,7 +14,7 @@ import msgspec
 
 from proxy.domain.quantities import Certainty, Usage
 from proxy.openai.jsontext import BROKEN, decode_leniently, is_object, locate, member_span
-from proxy.openai.usage import usage_of
+from proxy.openai.usage import told_tier, usage_of
 
 Dialect = Literal["chat", "responses"]
 
@@ -42,15 +42,19 @@ _EMPTY: Final[tuple[object, ...]] = (None, "", [], {})
 
 
 class _Nested(msgspec.Struct, gc=False):
+    id: Any = None
     usage: Any = None
+    service_tier: Any = None
 
 
 class _Event(msgspec.Struct, gc=False):
+    id: Any = None
     type: Any = None
     error: Any = None
     choices: Any = None
     usage: Any = None
     delta: Any = None
+    service_tier: Any = None
     response: _Nested | None = None  # can be megabytes of which only usage is wanted
 
 
@@ -66,6 +70,8 @@ class StreamRelay:
     committed  an event other than the preamble was seen, and no error came before it
     complete   `[DONE]` or a terminal event was seen: what ends now ends cleanly
     error      the JSON of the first error event (`{"error":…}`, type `error`, `response.failed`), else None
+    object_id  what upstream calls the object that this stream makes, "" until it said so
+    last       the JSON of the terminal event, which may hold all of that object, else b""
     """
 
     __slots__ = (
@@ -76,15 +82,20 @@ class StreamRelay:
         "_held",
         "_running",
         "_strip",
+        "_tier",
         "committed",
         "complete",
         "error",
+        "last",
+        "object_id",
     )
 
     def __init__(self, dialect: Dialect, strip_usage: bool = False) -> None:
         self.committed = False
         self.complete = False
         self.error: bytes | None = None
+        self.object_id = ""
+        self.last = b""
         self._chat = dialect == "chat"
         self._strip = strip_usage and self._chat
         self._held = bytearray()
@@ -92,6 +103,7 @@ class StreamRelay:
         self._deltas = 0
         self._exact: Usage | None = None
         self._running: Usage | None = None
+        self._tier = ""
 
     @property
     def usage(self) -> Usage:
@@ -99,19 +111,15 @@ class StreamRelay:
 
         Prompt is 0 in AT_LEAST unless upstream counts along: the caller knows what it reserved.
         """
-        if self._exact is not None:
-            return self._exact
-        running = self._running
+        exact, running, tier = self._exact, self._running, self._tier
+        if exact is None and running is not None and self.complete:
+            exact = running
+        if exact is not None:
+            return msgspec.structs.replace(exact, tier=tier) if tier else exact
         if running is None:
-            return Usage(Certainty.AT_LEAST, completion=self._deltas)
-        if self.complete:
-            return running
-        return Usage(
-            Certainty.AT_LEAST,
-            running.prompt,
-            max(running.completion, self._deltas),
-            running.cached_prompt,
-            running.reasoning,
+            return Usage(Certainty.AT_LEAST, completion=self._deltas, tier=tier)
+        return msgspec.structs.replace(
+            running, certainty=Certainty.AT_LEAST, completion=max(running.completion, self._deltas), tier=tier
         )
 
     def feed(self, data: bytes) -> bytes:
@@ -181,6 +189,12 @@ class StreamRelay:
             self.error = self.error or text
         if kind in TERMINAL:
             self.complete = True
+            self.last = text
+        if not self.object_id:
+            named = seen.id or (seen.response.id if seen.response else None)
+            self.object_id = named if type(named) is str else ""
+        tier = told_tier(seen.response.service_tier if seen.response else seen.service_tier)
+        self._tier = tier or self._tier  # any event may name it; the last one knows best
         told = usage_of(seen.usage) or (usage_of(seen.response.usage) if seen.response else None)
         if told is not None:
             if seen.choices:  # a look-alike that counts along

@@ -18,7 +18,15 @@ from proxy.settings.model import (
     Timeouts,
     UpstreamKey,
 )
-from proxy.settings.transfer import RESTART_ONLY, changed_sections, from_wire, to_wire
+from proxy.settings.transfer import (
+    RESTART_ONLY,
+    changed_sections,
+    for_workers,
+    from_wire,
+    to_wire,
+    waiting_for_restart,
+    with_more,
+)
 from proxy.settings.values import Address
 
 __all__ = [
@@ -40,7 +48,10 @@ __all__ = [
     "Timeouts",
     "UpstreamKey",
     "changed_sections",
+    "for_workers",
     "from_wire",
     "load",
     "to_wire",
+    "waiting_for_restart",
+    "with_more",
 ]

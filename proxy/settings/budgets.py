@@ -48,16 +48,23 @@ class ModelGroups:
 
 
 class LimitTable:
-    """(account, model group) to written limits: the account's over its tier's over the model's over the default.
+    """(account, model group) to written limits.
 
-    Of several patterns that match a model only the most specific speaks: the exact name, else the longest.
+    The account's for the model stand over the account's, its tier's, the model's and the default. Of several patterns
+    that match a model only the most specific speaks: the exact name, else the longest.
     """
 
-    def __init__(self, accounts: Mapping[str, Limits], default: Limits, models: Mapping[str, Limits]) -> None:
+    def __init__(
+        self,
+        accounts: Mapping[str, Limits],
+        default: Limits,
+        models: Mapping[str, Limits],
+        own_models: Mapping[str, Mapping[str, Limits]] | None = None,
+    ) -> None:
         self._accounts = accounts
         self._default = default
-        self._models = models
-        self._patterns = sorted(models, key=lambda pattern: (-len(pattern), pattern))
+        self._models = _Models(models)
+        self._own_models = {account: _Models(own) for account, own in (own_models or {}).items()}
         self._cache: dict[tuple[str, str], Limits] = {}
 
     def of(self, account: str, group: str) -> Limits:
@@ -70,10 +77,20 @@ class LimitTable:
 
     def _find(self, account: str, group: str) -> Limits:
         own = self._accounts.get(account, Limits())
-        return own.over(self._of_model(group)).over(self._default)
+        if account in self._own_models:
+            own = self._own_models[account].of(group).over(own)
+        return own.over(self._models.of(group)).over(self._default)
 
-    def _of_model(self, group: str) -> Limits:
-        if group in self._models:
-            return self._models[group]
+
+class _Models:
+    """Limits by pattern."""
+
+    def __init__(self, limits: Mapping[str, Limits]) -> None:
+        self._limits = limits
+        self._patterns = sorted(limits, key=lambda pattern: (-len(pattern), pattern))
+
+    def of(self, group: str) -> Limits:
+        if group in self._limits:
+            return self._limits[group]
         matching = (pattern for pattern in self._patterns if fnmatchcase(group, pattern))
-        return next((self._models[pattern] for pattern in matching), Limits())
+        return next((self._limits[pattern] for pattern in matching), Limits())

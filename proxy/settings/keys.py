@@ -47,7 +47,8 @@ def gather_keys(draft: Draft, variables: Variables) -> None:
         found += _from_variable(variable)
     if not found and (variable := variables.get("OPENAI_API_KEY")):
         found += _from_variable(variable)
-    if not found and not written and not draft.values.get("keys_file"):
+    none_on_purpose = draft.values.get("keys") == []  # they come at run time
+    if not found and not written and not draft.values.get("keys_file") and not none_on_purpose:
         draft.refuse((), _THREE_WAYS, place=draft.place_of(("keys",)))
     keys = [(key, one) for one in found if (key := _checked(one, draft))]
     _refuse_twins(keys, draft)

@@ -15,11 +15,13 @@ from proxy.settings.draft import Draft
 from proxy.settings.environment import CONFIG, apply_overrides, fill_in, read_variables
 from proxy.settings.errors import ConfigError, Option, Place, nearest, shown
 from proxy.settings.keys import gather_keys
-from proxy.settings.model import Origin, Settings, default_state_dir, home_of
+from proxy.settings.model import Origin, Settings, UpstreamKey, default_state_dir, home_of
 from proxy.settings.values import Address, sha256_hex
 
-_PATHS: Final = frozenset({"state_dir", "keys_file", "ca_file", "secret_file"})
-_SECRETS: Final = frozenset({"secret", "key", "admin_token"})
+_PATHS: Final = frozenset(
+    {"state_dir", "keys_file", "ca_file", "secret_file", "master_key_file", "cert_file", "key_file"}
+)
+_SECRETS: Final = frozenset({"secret", "key", "admin_token", "master_key", "session_key"})
 _LITERAL_FROM: Final = 20  # characters: shorter ones are test keys
 
 
@@ -46,6 +48,7 @@ def load(
         if not read_document(config, draft):
             raise ConfigError(draft.problems)
         _advise_on_literals(draft.values, (), draft)
+        _refuse_written_master_key(draft)
         used = fill_in(draft, variables)
     values = {name: variable.value for name, variable in variables.items()}
     home = home_of(values)
@@ -58,6 +61,8 @@ def load(
     _anchor_paths(draft.values, Path.cwd(), home)
     if draft.values.get("state_dir") is None:
         draft.values["state_dir"] = default_state_dir(values)
+    if isinstance(file := draft.values.get("master_key_file"), str):
+        draft.files.append(Path(file))
     gather_keys(draft, variables)
     return _checked(draft)
 
@@ -75,6 +80,11 @@ def _checked(draft: Draft) -> Settings:
         raise ConfigError(draft.problems)
     if settings.upstream.startswith("http:") and not _is_local(settings.upstream):
         draft.warnings.append("upstream: http:// sends the pool's keys over the network unencrypted")
+    for key in settings.keys:
+        if key.upstream and key.upstream.url.startswith("http:") and not _is_local(key.upstream.url):
+            draft.warnings.append(f"the upstream of {key.id}: http:// sends its secret over the network unencrypted")
+    if settings.tls is not None:
+        draft.files += [settings.tls.cert_file, settings.tls.key_file]
     settings._origin = Origin(tuple(dict.fromkeys(draft.files)), tuple(draft.warnings))  # noqa: SLF001  # the one place that makes it
     return settings
 
@@ -83,15 +93,29 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Option, str, str | Non
     """Options that are each right and do not fit together: (option, message, nearest real name)."""
     if settings.listen == settings.admin_listen and settings.listen.port:
         yield ("admin_listen",), "is the same address as listen; operators need a port of their own", None
+    if settings.tls is not None and (problem := settings.tls.problem()) is not None:
+        yield ("tls", problem[0]), problem[1], None
     for name, account in settings.accounts.items():
         if account.tier is not None and account.tier not in settings.tiers:
             hint = nearest(account.tier, settings.tiers)
             yield ("accounts", name, "tier"), "no such tier under tiers:", hint
+    organizations: dict[str, int] = {}
+    for index, admin_key in enumerate(settings.admin_keys):
+        if (first := organizations.setdefault(admin_key.organization, index)) != index:
+            yield ("admin_keys", index, "organization"), f"the same organization as admin_keys[{first}]", None
+    if settings.import_limits and not settings.admin_keys:
+        yield ("import_limits",), "needs admin_keys: only an admin key (sk-admin-...) may read a project's limits", None
     group_of: dict[str, str] = {}
     for group, models in settings.groups.items():
         for index, model in enumerate(models):
             if (other := group_of.setdefault(model, group)) != group:
                 yield ("groups", group, index), f"the same model is in the group {other} too", None
+    elsewhere: dict[str, UpstreamKey] = {}
+    for index, key in enumerate(settings.keys):
+        first_key = elsewhere.setdefault(key.account, key)
+        if first_key.upstream != key.upstream:
+            message = f"is not that of {first_key.id}, which is in the same account; give it an account of its own"
+            yield ("keys", index, "upstream"), message, None
     upstream = {sha256_hex(key.secret.get_secret_value()): key.id for key in settings.keys}
     ids: dict[str, int] = {}
     hashes: dict[str, int] = {}
@@ -116,6 +140,13 @@ def _advise_on_literals(value: Any, option: Option, draft: Draft) -> None:
     elif _is_literal_secret(value, option):
         where = f"{draft.place_of(option)}: {shown(option)}"
         draft.warnings.append(f"{where}: a secret is written into the file; ${{NAME}} keeps it out")
+
+
+def _refuse_written_master_key(draft: Draft) -> None:
+    """It guards what lies in the store; written down beside the store's address it guards nothing."""
+    value = draft.values.get("master_key")
+    if isinstance(value, str) and "${" not in value:
+        draft.refuse(("master_key",), "must come from the environment, as ${NAME}, or use master_key_file: PATH")
 
 
 def _is_literal_secret(value: Any, option: Option) -> bool:

@@ -9,10 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
 from proxy.domain.quantities import Dimension, Limits
+from proxy.settings.alerts import Alerts
 from proxy.settings.budgets import LimitTable, ModelGroups
+from proxy.settings.money import Funds, ModelPrices, Spend
+from proxy.settings.organisation import AdminKey, ProjectId
+from proxy.settings.section import Section
+from proxy.settings.tls import Tls
+from proxy.settings.upstreams import UpstreamOfKey
 from proxy.settings.values import (
     Address,
     AddressOption,
@@ -40,12 +46,6 @@ BurstSpan = Annotated[PositiveDuration, Field(le=60)]
 SHORTEST_CLIENT_KEY = 16  # characters: what is shorter can be guessed
 
 
-class Section(BaseModel):
-    """Unknown options are errors; nothing changes after loading; a validation error never prints its input."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
 class LimitSet(Section):
     """Budgets as written: requests and tokens per minute and day, images per minute. Absent: learned."""
 
@@ -69,14 +69,18 @@ class UpstreamKey(Section):
     secret_file: Path | None = None  # where `secret` was read from; a change there is a reason to reload
     id: Name = Field(default_factory=lambda data: "key-" + sha256_hex(data["secret"].get_secret_value())[:8])
     account: Name = Field(default_factory=lambda data: data["id"])
+    upstream: UpstreamOfKey | None = None  # None: the pool's
 
 
-class Account(LimitSet):
+class Account(LimitSet, Funds):
     """An OpenAI project or organisation: its own limits override its tier's. `burst` in seconds of a minute's limit."""
 
+    organization: Name | None = None
     tier: str | None = None
     weight: Amount = 1.0
     burst: BurstSpan | None = None
+    models: dict[ModelName, LimitSet] = {}
+    project: ProjectId | None = None
 
 
 class GlobalLimits(Section):
@@ -104,6 +108,7 @@ class Client(Section):
     weight: Amount = 1.0
     priority: Literal["high", "normal", "batch"] = "normal"
     max_wait: Duration | None = None
+    models: tuple[ModelName, ...] = ()  # names or patterns (fnmatch); empty: all
 
     @model_validator(mode="before")
     @classmethod
@@ -137,6 +142,20 @@ class Retry(Section):
 
     max_attempts: int = Field(default=5, ge=1)
     budget: float = Field(default=0.2, ge=0, le=1)
+
+
+class Safety(Section):
+    """What is done about refusals for policy. `suspend_after`: so many within an hour; 0: nobody is suspended."""
+
+    identifier: bool = False
+    suspend_after: int = Field(default=0, ge=0)
+
+
+class StoredObjects(Section):
+    """How long (seconds) it is known where a stored response is, and whether accounts are asked for unknown ids."""
+
+    retention: PositiveDuration = 30 * 86_400.0
+    search: bool = False
 
 
 class Log(Section):
@@ -188,6 +207,7 @@ class Settings(Section):
     pool: PoolName = "default"
     state_dir: Path = Field(default_factory=lambda: default_state_dir(os.environ))
     workers: int = Field(default=1, ge=1)
+    tls: Tls | None = None
     allow_anonymous: bool = False
     allowed_hosts: tuple[HostName, ...] = ()
     allowed_origins: tuple[WebOrigin, ...] = ()
@@ -195,14 +215,24 @@ class Settings(Section):
 
     keys: tuple[UpstreamKey, ...] = ()
     keys_file: Path | None = None
+    master_key: Token | None = None
+    master_key_file: Path | None = None
     tiers: dict[Name, LimitSet] = {}
     accounts: dict[Name, Account] = {}
     limits: GlobalLimits = GlobalLimits()
+    admin_keys: tuple[AdminKey, ...] = ()
+    admin_upstream: UpstreamUrl | None = None
+    import_limits: bool = False
     groups: dict[ModelName, tuple[ModelName, ...]] = {}
     long_context: dict[ModelName, int] = {}
     sticky: bool = True
     merge_organizations: bool = False
+    max_removals: int = Field(default=3, ge=0)
+    probe_budget_usd: float = Field(default=0.05, ge=0, allow_inf_nan=False)
+    safety: Safety = Safety()
     clients: tuple[Client, ...] = ()
+
+    objects: StoredObjects = StoredObjects()
 
     queue: Queue = Queue()
     drain_timeout: Duration = 25.0
@@ -210,12 +240,17 @@ class Settings(Section):
     store_patience: PositiveDuration = 2.0
     inject_usage: bool = True
     stream_hold: Duration = 0.5
+    finish_cut_streams: bool = False
     max_json_body: Size = 64 * 2**20
+    max_ws_message: Size = 64 * 2**20
     timeouts: Timeouts = Timeouts()
     retry: Retry = Retry()
     ca_file: Path | None = None
     log: Log = Log()
     metrics: Metrics = Metrics()
+    spend: Spend = Spend()
+    alerts: Alerts = Alerts()
+    prices: dict[ModelName, ModelPrices] = {}
 
     _origin: Origin = PrivateAttr(default=Origin())
 
@@ -268,4 +303,9 @@ class Settings(Section):
             for name, account in self.accounts.items()
         }
         models = {pattern: written.limits for pattern, written in self.limits.models.items()}
-        return LimitTable(accounts, self.limits.default.limits, models)
+        own_models = {
+            name: {pattern: written.limits for pattern, written in account.models.items()}
+            for name, account in self.accounts.items()
+            if account.models
+        }
+        return LimitTable(accounts, self.limits.default.limits, models, own_models)

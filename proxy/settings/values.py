@@ -26,8 +26,8 @@ from pydantic import (
 
 REVEAL: Final = "reveal secrets"  # key of the serialisation context that transfer.to_wire sets
 
-_UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNIT_BYTES: Final = {
     "": 1,
     "b": 1,
@@ -83,7 +83,7 @@ def _port(text: str) -> int:
 
 
 def parse_duration(value: object) -> float:
-    """Seconds from `500ms`, `30s`, `2m`, `1h`, `1m30s`, or a plain number (seconds)."""
+    """Seconds from `500ms`, `30s`, `2m`, `1h`, `7d`, `1m30s`, or a plain number (seconds)."""
     message = "must be a duration: 500ms, 30s, 2m, 1h, or a number of seconds"
     if isinstance(value, str):
         text = value.strip().lower().replace(" ", "")
@@ -242,16 +242,16 @@ def _write_secret(secret: SecretStr, info: SerializationInfo[Any]) -> str:
     return secret.get_secret_value() if revealed else str(secret)
 
 
-_hidden = PlainSerializer(_write_secret, when_used="json")
+hidden = PlainSerializer(_write_secret, when_used="json")
 
 AddressOption = Annotated[Address, PlainValidator(parse_address), PlainSerializer(str, when_used="json")]
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 PositiveDuration = Annotated[Duration, Field(gt=0)]
 Size = Annotated[int, BeforeValidator(parse_size)]
 UpstreamUrl = Annotated[str, BeforeValidator(parse_upstream)]
-RedisUrl = Annotated[SecretStr, AfterValidator(check_redis), _hidden]
-Token = Annotated[SecretStr, AfterValidator(check_token), _hidden]
-UpstreamSecret = Annotated[SecretStr, AfterValidator(check_upstream_secret), _hidden]
+RedisUrl = Annotated[SecretStr, AfterValidator(check_redis), hidden]
+Token = Annotated[SecretStr, AfterValidator(check_token), hidden]
+UpstreamSecret = Annotated[SecretStr, AfterValidator(check_upstream_secret), hidden]
 Name = Annotated[str, AfterValidator(check_name)]
 PoolName = Annotated[str, AfterValidator(check_pool)]
 WebOrigin = Annotated[str, AfterValidator(check_origin)]

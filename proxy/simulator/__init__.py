@@ -1,7 +1,9 @@
 """An OpenAI-like upstream for demos and tests. It shares no code with the proxy, so each can prove the other wrong."""
 
+from proxy.simulator.billing import simulated_session_secret
 from proxy.simulator.command import main
 from proxy.simulator.config import AccountConfig, Limits, SimulatorConfig, generated_accounts, simulated_secret
+from proxy.simulator.organisation import simulated_admin_secret
 from proxy.simulator.server import RUNNER_OPTIONS, build_app, run
 
 __all__ = [
@@ -13,5 +15,7 @@ __all__ = [
     "generated_accounts",
     "main",
     "run",
+    "simulated_admin_secret",
     "simulated_secret",
+    "simulated_session_secret",
 ]

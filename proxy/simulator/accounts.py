@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from proxy.simulator.ask import model_group
+from proxy.simulator.books import Books
 from proxy.simulator.buckets import Budget
 from proxy.simulator.config import AccountConfig, simulated_secret
 from proxy.simulator.faults import Fault, FaultRequest, Kind
@@ -95,8 +96,12 @@ class Account:
     tally: Tally = field(default_factory=Tally)
 
     @property
+    def organization_name(self) -> str:
+        return self.config.organization or self.config.id
+
+    @property
     def organization(self) -> str:
-        return f"org-sim-{self.config.id}"
+        return f"org-sim-{self.organization_name}"
 
     @property
     def project(self) -> str:
@@ -117,6 +122,7 @@ class Directory:
         self.accounts: dict[str, Account] = {}
         self.by_secret: dict[str, Key] = {}
         self.keys: list[Key] = []
+        self.books = Books()
         self.unknown_keys = 0
         for config in accounts:
             self.put(config)
@@ -162,6 +168,7 @@ class Directory:
     def reset(self) -> None:
         """Forget counts and faults and fill every bucket; accounts and keys stay."""
         self.unknown_keys = 0
+        self.books = Books()
         for account in self.accounts.values():
             account.budgets.clear()
             account.fault, account.tally = None, Tally()

@@ -23,9 +23,13 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class AccountConfig(Limits, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One account: its keys share its limits. `models` maps a model, or a pattern such as "gpt-4o*", to its own."""
+    """One account, a project of `organization` ("": of its own): its keys share its limits.
+
+    `models` maps a model, or a pattern such as "gpt-4o*", to its own.
+    """
 
     id: Annotated[str, msgspec.Meta(min_length=1)]
+    organization: str = ""
     keys: tuple[str, ...] = ()
     models: dict[str, Limits] = {}
 

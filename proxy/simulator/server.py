@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from aiohttp import web
 
-from proxy.simulator import errors, faults, replies, responses
+from proxy.simulator import errors, faults, objects, realtime, replies, responses
 from proxy.simulator.accounts import Directory, Key
 from proxy.simulator.answers import Usage, compose, usage_of
 from proxy.simulator.ask import EMBEDDINGS, MODERATIONS, RESPONSES, SHAPES, Ask, model_group, model_in, read_ask
+from proxy.simulator.billing import Billing
 from proxy.simulator.config import SimulatorConfig
 from proxy.simulator.control import Control
 from proxy.simulator.delivery import cut_body, sever, stream_frames
@@ -23,6 +25,8 @@ from proxy.simulator.errors import ErrorReply
 from proxy.simulator.faults import GATES, Fault, FaultRequest, Kind
 from proxy.simulator.headers import identity_headers, rate_limit_headers
 from proxy.simulator.log import RequestLog
+from proxy.simulator.objects import ObjectStores, Stored
+from proxy.simulator.organisation import Administration
 from proxy.simulator.replies import Frame, Turn
 from proxy.simulator.visit import Visit
 
@@ -67,6 +71,7 @@ class Simulator:
         self.log = RequestLog(self.directory)
         self.instance = secrets.token_hex(6)  # so that two simulators never give out one id
         self.serial = itertools.count(1)
+        self.objects = ObjectStores(self.new_id)
 
     def new_id(self, prefix: str) -> str:
         return f"{prefix}{self.instance}{next(self.serial):012x}"
@@ -76,7 +81,7 @@ class Simulator:
         began = time.monotonic()
         body = await request.read()
         self.log.record(request.method, request.raw_path, request.headers, body)
-        secret = bearer(request.headers.get("Authorization", ""))
+        secret = bearer(request.headers.get("Authorization", "")) or realtime.secret_in(request)
         key = self.directory.by_secret.get(secret)
         request_id = self.new_id("req_")
         if key is None:
@@ -90,6 +95,8 @@ class Simulator:
 
     async def serve(self, call: Call) -> web.StreamResponse:
         """Gate faults and the caller's own mistakes first, then admission, then the answer."""
+        if realtime.asks_for_session(call.request):
+            return await realtime.hold(self, call)
         method, path, key = call.request.method, call.request.path, call.key
         shape = SHAPES.get(path) if method == "POST" else None
         ask = None if shape is None else read_ask(shape, call.body, self.config.default_output_tokens)
@@ -107,13 +114,30 @@ class Simulator:
         if named.startswith(NO_SUCH_MODEL):
             return call.refuse(errors.unknown_model(named))
 
+        stored = self.stored(call, ask)
+        if isinstance(stored, ErrorReply):
+            return call.refuse(stored)
+
         visit = self.admit(call, ask, model)
         if isinstance(visit, ErrorReply):
             return call.refuse(visit)
+        if stored is not None:
+            await asyncio.sleep(self.config.latency_ms / 1000)
+            visit.complete(Usage(0, 0), time.monotonic())
+            headers = call.headers({"Content-Type": stored.type})
+            return web.Response(body=stored.body, status=stored.status, headers=headers)
         try:
             return await self.answer(call, visit, ask, struck, model)
         finally:
             visit.fail(time.monotonic())  # no effect on a visit that ended well
+
+    def stored(self, call: Call, ask: Ask | None) -> Stored | ErrorReply | None:
+        """What the account's stores say; None: they have nothing to do with it."""
+        request, account = call.request, call.key.account
+        if ask is not None:
+            return self.objects.refusal(account.config.id, account.project, ask)
+        asked = objects.read(request.method, request.raw_path, request.headers.get("Content-Type", ""), call.body)
+        return self.objects.serve(account.config.id, account.project, asked)
 
     def meet(self, call: Call, fault: Fault, scheduled: FaultRequest, model: str) -> ErrorReply:
         """Count a fault that hits, and find what it answers."""
@@ -137,7 +161,13 @@ class Simulator:
         for tally in call.key.tallies:
             tally.admitted += 1
             tally.charged_tokens += estimate
-        return Visit(call.key, budget, estimate, self.config.charging == "correct")
+
+        def sold(usage: Usage) -> None:
+            if ask is not None:
+                line = (account.config.id, call.key.index, ask.shape.name, ask.model, ask.service_tier)
+                self.directory.books.record(*line, usage, time.time())
+
+        return Visit(call.key, budget, estimate, self.config.charging == "correct", sold)
 
     async def answer(
         self, call: Call, visit: Visit, ask: Ask | None, struck: tuple[Fault, FaultRequest] | None, model: str
@@ -163,6 +193,8 @@ class Simulator:
         cut_after = scheduled.events if failing == "reset_mid_stream" else None
 
         turn = None if ask is None else self.compose(ask)
+        if turn is not None and objects.keeps(turn.ask):
+            self.objects.keep(call.key.account.config.id, turn, msgspec.json.decode(body_of(call, turn)))
         usage = Usage(0, 0) if turn is None else turn.usage
         streams = turn is not None and turn.ask.streams
         speed = self.config.tokens_per_second
@@ -241,6 +273,9 @@ def build_app(config: SimulatorConfig) -> web.Application:
     """The simulator as an application; give its runner `RUNNER_OPTIONS`."""
     simulator = Simulator(config)
     app = web.Application(client_max_size=LARGEST_BODY)
+    billing = Billing(simulator.directory, simulator.log)
+    billing.add_routes(app.router)
+    Administration(simulator.directory, simulator.log, billing).add_routes(app.router)
     app.router.add_route("*", "/v1/{path:.*}", simulator.handle)
     Control(simulator.directory, simulator.log).add_routes(app.router)
     return app

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Final, Protocol
 
 from multidict import CIMultiDict
 
-from proxy.upstream.http import UpstreamFailure
+from proxy.upstream.http import Sink, UpstreamFailure
 
 _MOST_BUFFERED: Final = 2**18  # bytes of a body that nobody has asked for; then upstream has to wait
 
@@ -38,7 +39,10 @@ class LeanAnswer:
         "_complete",
         "_connection",
         "_failure",
+        "_full",
         "_pieces",
+        "_refused",
+        "_sink",
         "_size",
         "_waiter",
         "begun",
@@ -55,6 +59,9 @@ class LeanAnswer:
         self._waiter: asyncio.Future[None] | None = None
         self._failure: UpstreamFailure | None = None
         self._complete = False
+        self._sink: Sink | None = None  # takes what comes in, at once
+        self._full: Awaitable[None] | None = None  # until the sink has room again
+        self._refused: Exception | None = None  # what the sink raised
         self.begun = False
         self.status = 0
         self.reason = ""
@@ -75,6 +82,9 @@ class LeanAnswer:
                 return b""
             between = self._between_s
             await self._wait(None if between is None else self._connection.loop.time() + between)
+        return self._take()
+
+    def _take(self) -> bytes:
         pieces = self._pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
@@ -82,6 +92,27 @@ class LeanAnswer:
             self._connection.read_on(self)
         self._size = 0
         return data
+
+    async def pour(self, sink: Sink) -> None:
+        """The sink is called by the connection itself: a piece costs no turn of the loop and wakes no task."""
+        self._sink, between = sink, self._between_s
+        try:
+            while True:
+                if self._pieces:
+                    self._full = sink(self._take())
+                if self._full is not None:
+                    await self._full
+                    self._full = None
+                elif self._refused is not None:
+                    raise self._refused
+                elif not self._pieces:
+                    if self._failure is not None:
+                        raise self._failure
+                    if self._complete:
+                        return
+                    await self._wait(None if between is None else self._connection.loop.time() + between)
+        finally:
+            self._sink = None
 
     def close(self) -> None:
         if not self._complete:
@@ -104,6 +135,20 @@ class LeanAnswer:
         self._pieces.append(data)
         self._size += len(data)
         return self._size > _MOST_BUFFERED
+
+    def flow(self) -> None:
+        """What came in may go on: to the sink, if it has room, else to whoever asks."""
+        if self._sink is None or self._full is not None or self._waiter is None:
+            self.wake()
+            return
+        self._connection.expect_by(None if self._between_s is None else self._connection.loop.time() + self._between_s)
+        if self._pieces:
+            try:
+                self._full = self._sink(self._take())
+            except Exception as error:  # noqa: BLE001 - it is for whoever pours, not for the connection
+                self._refused = error
+            if self._full is not None or self._refused is not None:
+                self.wake()
 
     def end(self, failure: UpstreamFailure | None = None) -> None:
         self._failure = failure

@@ -225,7 +225,7 @@ class Connection(asyncio.Protocol):
             self._finish()
         elif answer.begun:
             self._deadline = None
-            answer.wake()
+            answer.flow()
 
     def _finish(self) -> None:
         """The answer is all here. Its connection may serve the next request before this one's body is read."""

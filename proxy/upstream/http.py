@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -47,6 +47,12 @@ class UpstreamFailure(Exception):
         self.idle = idle
 
 
+class Sink(Protocol):
+    """Where pieces of a body go. None: there is room for more; else what to await until there is."""
+
+    def __call__(self, data: bytes) -> Awaitable[None] | None: ...
+
+
 class Answer(Protocol):
     """An upstream answer whose headers are here and whose body may still be under way."""
 
@@ -59,6 +65,11 @@ class Answer(Protocol):
 
         A cancelled call loses nothing: the next one gets the same piece.
         """
+        ...
+
+    async def pour(self, sink: Sink) -> None:
+        """Give each further piece of the body to `sink` as it comes in, until its end; upstream waits while the sink is
+        full. Raises UpstreamFailure where the body breaks off, and whatever `sink` raises."""
         ...
 
     def close(self) -> None:
@@ -100,6 +111,11 @@ class AiohttpAnswer:
             raise
         except Exception as error:
             raise _failure(error, sent=True) from error
+
+    async def pour(self, sink: Sink) -> None:
+        while data := await self.chunk():
+            if (full := sink(data)) is not None:
+                await full
 
     def close(self) -> None:
         if self._response.content.at_eof():

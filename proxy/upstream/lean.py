@@ -11,8 +11,8 @@ import functools
 import re
 import socket
 import ssl
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 import aiohappyeyeballs
@@ -20,6 +20,8 @@ import aiohappyeyeballs
 from proxy.upstream.answer import LeanAnswer
 from proxy.upstream.connections import Connection
 from proxy.upstream.http import Body, Header, Timeouts, UpstreamFailure
+
+P = TypeVar("P", bound=asyncio.Protocol)
 
 _EYEBALLS_S: Final = 0.25  # RFC 8305 §5: the wait before the next address is tried beside the first
 _DIGITS: Final = re.compile(r"[0-9]{1,18}")
@@ -68,6 +70,16 @@ class LeanUpstream:
             answer.close()
             raise
         return answer
+
+    async def ask_alone(
+        self, method: str, target: str, headers: Sequence[Header], protocol: Callable[[], asyncio.Protocol]
+    ) -> asyncio.Transport:
+        """Send a request on a connection of its own that `protocol` keeps: for a session, which is no HTTP any more."""
+        loop = asyncio.get_running_loop()
+        head, _ = self._head(method, target, headers, None)
+        transport, _ = await self._reach(loop, None, protocol)
+        transport.write(head)
+        return transport
 
     async def close(self) -> None:
         """End every connection, those in use too."""
@@ -125,7 +137,17 @@ class LeanUpstream:
         return None
 
     async def _dial(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> Connection:
-        """A new connection, to an address looked up anew."""
+        """A new connection for requests."""
+        _, connection = await self._reach(loop, deadline, lambda: Connection(loop, self, self._timeouts))
+        if connection.is_lost:
+            raise UpstreamFailure("connect", "cannot connect to upstream: connection reset", sent=False)
+        self._open.add(connection)
+        return connection
+
+    async def _reach(
+        self, loop: asyncio.AbstractEventLoop, deadline: float | None, protocol: Callable[[], P]
+    ) -> tuple[asyncio.Transport, P]:
+        """A connection to an address looked up anew. Raises UpstreamFailure."""
         if self._closed:
             raise UpstreamFailure("connect", "this upstream was closed", sent=False)
         limits = [deadline] if deadline is not None else []
@@ -137,7 +159,7 @@ class LeanUpstream:
                 sock = await aiohappyeyeballs.start_connection(
                     found, happy_eyeballs_delay=_EYEBALLS_S, interleave=1, loop=loop
                 )
-                return await self._open_over(sock, loop)
+                return await self._open_over(sock, loop, protocol)
         except TimeoutError as error:
             raise UpstreamFailure("timeout", "connecting to upstream took too long", sent=False) from error
         except ssl.SSLError as error:
@@ -147,11 +169,13 @@ class LeanUpstream:
             detail = f"cannot connect to upstream: {error.strerror or type(error).__name__}"
             raise UpstreamFailure("connect", detail, sent=False) from error
 
-    async def _open_over(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> Connection:
+    async def _open_over(
+        self, sock: socket.socket, loop: asyncio.AbstractEventLoop, protocol: Callable[[], P]
+    ) -> tuple[asyncio.Transport, P]:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            _, connection = await loop.create_connection(
-                lambda: Connection(loop, self, self._timeouts),
+            return await loop.create_connection(
+                protocol,
                 sock=sock,
                 ssl=self._tls,
                 server_hostname=None if self._tls is None else self._host,
@@ -159,10 +183,6 @@ class LeanUpstream:
         except BaseException:
             sock.close()
             raise
-        if connection.is_lost:
-            raise ConnectionResetError
-        self._open.add(connection)
-        return connection
 
     def free(self, connection: Connection) -> None:
         if self._closed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -40,10 +40,10 @@ class Written(web.StreamResponse):
 class AiohttpDownstream:
     """One request and its answer. Every answer carries `x-quotapool-request-id`."""
 
-    def __init__(self, request: web.BaseRequest, request_id: str) -> None:
+    def __init__(self, request: web.BaseRequest) -> None:
         self._request = request
         self._writer = request.writer
-        self._request_id = request_id
+        self.id = ""
         self._chunked = False
         self._headless = request.method == "HEAD"
         self.method = request.method
@@ -95,7 +95,7 @@ class AiohttpDownstream:
 
     async def start(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None:
         out = CIMultiDict(headers)
-        out.add("x-quotapool-request-id", self._request_id)
+        out.add("x-quotapool-request-id", self.id)
         writer = self._writer
         if self._expects:
             self.keep_alive = False  # the client may still send the body or not: what follows could be either
@@ -122,6 +122,9 @@ class AiohttpDownstream:
     async def write(self, data: bytes) -> None:
         if data and not self._headless:
             await self._writer.write(data)
+
+    def put(self, data: bytes) -> Awaitable[None]:
+        return self.write(data)
 
     async def finish(self) -> None:
         await self._writer.write_eof()

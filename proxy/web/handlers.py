@@ -14,7 +14,11 @@ from proxy.domain.trip import Trip
 from proxy.openai import replies
 from proxy.pipeline import Pipeline
 from proxy.refusal import Refusal
+from proxy.relay import Downstream
+from proxy.sessions import Sessions
+from proxy.web.cors import Cors, PageSide, is_preflight
 from proxy.web.downstream import AiohttpDownstream
+from proxy.web.websocket import Visitor, is_websocket
 
 _log = structlog.get_logger()
 
@@ -27,17 +31,29 @@ class EndObserver(Protocol):
     def ended(self, trip: Trip) -> None: ...
 
 
-class ClientHandler:
-    """aiohttp's low-level handler. `draining`: each connection is closed with its next answer."""
+class ClientSide(Downstream, Protocol):
+    """A request on one of our servers. `id`: ours, for the client."""
 
-    def __init__(self, pipeline: Pipeline, observer: EndObserver) -> None:
+    id: str
+    keep_alive: bool
+    malformed: bool
+    started_at: float | None
+
+
+class ClientHandler:
+    """What a server does with a request. `draining`: each connection is closed with its next answer."""
+
+    def __init__(self, pipeline: Pipeline, observer: EndObserver, sessions: Sessions | None = None) -> None:
+        """`sessions`: who holds WebSockets; without, a request for one is answered like any other."""
         self._pipeline = pipeline
+        self._sessions = sessions
         self._observer = observer
         self._prefix = f"qp-{secrets.token_hex(4)}-"
         self._serial = 0
+        self.cors = Cors()
         self.draining = False
         self.ended_at = 0.0  # when the last request ended, on the monotonic clock
-        self._open: set[AiohttpDownstream] = set()
+        self._open: set[ClientSide] = set()
 
     @property
     def open(self) -> int:
@@ -52,17 +68,34 @@ class ClientHandler:
                 down.keep_alive = False
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """As aiohttp's server wants it."""
+        down = AiohttpDownstream(request)
+        await self.serve(down, Visitor(request, down) if is_websocket(request) else None)
+        return down.written()
+
+    async def serve(self, down: ClientSide, visitor: Visitor | None = None) -> None:
+        """Answer one request, or hold the session it asks for (`visitor`); only a cancellation comes out of here."""
         self._serial += 1
-        trip = Trip(f"{self._prefix}{self._serial:x}", time.monotonic(), request.method)
-        down = AiohttpDownstream(request, trip.id)
+        trip = Trip(f"{self._prefix}{self._serial:x}", time.monotonic(), down.method)
+        down.id = trip.id
         if self.draining:
             down.keep_alive = False
         self._open.add(down)
         self._observer.began()
+        origin = down.headers.get("Origin")
+        side: Downstream = down if origin is None else PageSide(down, self.cors.seen_from(origin))
         try:
-            await self._pipeline.serve(down, trip)
+            if visitor is not None and self._sessions is not None:
+                await self._sessions.serve(visitor, trip)
+            elif origin is not None and is_preflight(down.method, down.headers):
+                trip.status, trip.source = 204, "proxy"
+                await down.start(204, "", self.cors.preflight(down.headers), None)  # 403
+                await down.finish()
+            else:
+                await self._pipeline.serve(side, trip)
         except Refusal as refusal:
-            await self._refuse(down, trip, refusal)
+            # A broken upload: whatever became of it upstream, the cause was the client's.
+            await self._refuse(side, trip, Refusal(replies.INVALID_HTTP) if down.malformed else refusal)
         except asyncio.CancelledError:
             trip.cut, trip.status = True, trip.status or 499
             raise
@@ -74,18 +107,15 @@ class ClientHandler:
             if down.started:
                 down.cut()
             else:
-                await self._refuse(down, trip, Refusal(replies.INTERNAL_ERROR))
+                await self._refuse(side, trip, Refusal(replies.INTERNAL_ERROR))
         finally:
             self._open.discard(down)
             self.ended_at = time.monotonic()
             trip.ended, trip.first_byte = time.monotonic(), down.started_at
             self._observer.ended(trip)
-        return down.written()
 
     @staticmethod
-    async def _refuse(down: AiohttpDownstream, trip: Trip, refusal: Refusal) -> None:
-        if down.malformed:  # whatever became of it upstream, the cause was the client's broken upload
-            refusal = Refusal(replies.INVALID_HTTP)
+    async def _refuse(down: Downstream, trip: Trip, refusal: Refusal) -> None:
         trip.status, trip.code, trip.source = refusal.status, refusal.error.code, "proxy"
         if down.started:
             trip.cut = True

@@ -202,13 +202,13 @@ def test_an_empty_pools_reason_is_the_one_that_helps_most(records, reason):
     assert two.why_empty() == reason
 
 
-def test_a_keys_own_record_stands_behind_its_accounts():
+def test_the_firmest_record_explains_a_key_and_its_accounts_comes_first_among_equals():
     one = pool("a/1")
     of_key, of_account = rest(State.REMOVED), rest(State.QUARANTINED)
     one.apply_states({"k/a/1": of_key})
     assert (one.record_of(one.keys["a/1"]), one.state_of(one.keys["a/1"])) == (of_key, State.REMOVED)
     one.apply_states({"k/a/1": of_key, "a/a": of_account})
-    assert one.state_of(one.keys["a/1"]) is State.QUARANTINED
+    assert one.state_of(one.keys["a/1"]) is State.REMOVED  # credit alone would not bring it back
     one.apply_states({})
     assert one.state_of(one.keys["a/1"]) is State.ACTIVE
     assert "pickable=1" in repr(one)

@@ -50,8 +50,7 @@ def test_an_upload_passes_byte_for_byte(proxy, simulator):
     with OpenAI(base_url=proxy.base_url, api_key="x", max_retries=0) as client:
         client.files.create(file=("numbers.bin", io.BytesIO(content)), purpose="user_data")
     body = b"--b\r\nContent-Disposition: form-data; name=file; filename=a\r\n\r\n" + content + b"\r\n--b--\r\n"
-    answer = raw(proxy.base_url, "POST", "/v1/files", {"Content-Type": "multipart/form-data; boundary=b"}, body)
-    assert answer.json()["request_bytes"] == len(body)
+    raw(proxy.base_url, "POST", "/v1/files", {"Content-Type": "multipart/form-data; boundary=b"}, body)
     by_sdk, by_hand = seen_upstream(simulator)
     assert by_hand["body_sha256"] == sha256(body)
     assert by_sdk["body_bytes"] > len(content)
@@ -72,8 +71,8 @@ def test_a_chunked_upload_of_unknown_length_passes_byte_for_byte(proxy, simulato
 
 @pytest.mark.parametrize("target", [
     "/v1/things/not/known?b=2&a=1&a=%20x",
-    "/v1/files/file-%41bc/content",
-    "/v1/vector_stores/vs_1/search?q=%E2%82%AC",
+    "/v1/things/thing-%41bc/content",
+    "/v1/things/x/search?q=%E2%82%AC",
     "/v1/models/ft:gpt-4o:acme::abc",
 ])  # fmt: skip
 def test_a_path_that_nobody_knows_passes_letter_by_letter(target, proxy, simulator):
@@ -86,7 +85,7 @@ def test_a_path_that_nobody_knows_passes_letter_by_letter(target, proxy, simulat
 
 @pytest.mark.parametrize("method", ["GET", "DELETE", "PATCH", "PUT", "OPTIONS"])
 def test_each_method_arrives_as_itself(method, proxy, simulator):
-    answer = raw(proxy.base_url, method, "/v1/assistants/asst_1")
+    answer = raw(proxy.base_url, method, "/v1/things/thing_1")
     assert (answer.status, answer.json()["method"]) == (200, method)
     assert seen_upstream(simulator)[0]["body_bytes"] == 0
 
@@ -262,7 +261,7 @@ def test_the_clients_own_credentials_never_reach_upstream_and_other_headers_do(p
 
 def test_headers_given_twice_arrive_twice(proxy, simulator):
     with Wire(proxy.base_url) as wire:
-        wire.send(f"GET /v1/models HTTP/1.1\r\nHost: {wire.host}\r\nX-Twice: a\r\nX-Twice: b\r\n\r\n".encode())
+        wire.send(f"GET /v1/things HTTP/1.1\r\nHost: {wire.host}\r\nX-Twice: a\r\nX-Twice: b\r\n\r\n".encode())
         assert wire.answer().status == 200
     assert [value for name, value in seen_upstream(simulator)[0]["headers"] if name == "X-Twice"] == ["a", "b"]
 

@@ -28,6 +28,7 @@ POOL = {
     "a key by secret_file": "sk-svcacct-canary3SecretFile00003",
     "a key by keys_file": "canary4/keys+file=%41&00004",
     "a key by OPENAI_API_KEYS": "canary5-openai-api-keys-00005",
+    "a key added at run time": "canary20\\added'at\"run=time00020",
 }
 CLIENT = {
     "the client's Authorization": "canary6-client-bearer-token-00006",
@@ -42,6 +43,9 @@ CLIENT = {
 OPERATOR = {
     "Redis's password": "canary14-redis#pass/word@00014",
     "the admin token": "canary15-admin-token-00015",
+    "the master key": "canary21-master-key-of-the-vault-00021",
+    "an organisation's admin key": "sk-admin-canary16OfTheOrganisation00016",
+    "a browser's login": "canary17.Login'of\"a%browser\\00017",
 }
 BEARER = {"Authorization": "Bearer " + CLIENT["the client's Authorization"]}
 ALL = {**POOL, **CLIENT, **OPERATOR}
@@ -114,6 +118,17 @@ def look_at_operators_side(proxy: RunningProxy, token: str, seen: Seen, *command
         seen.keep("commands", done.stdout + done.stderr)
 
 
+def add_at_run_time(proxy: RunningProxy, secret: str, seen: Seen) -> None:
+    """Checked first, so that upstream's echo of it comes back; then taken all the same."""
+    bearer = {"Authorization": f"Bearer {OPERATOR['the admin token']}"}
+    for check, status in ((True, 422), (False, 201)):
+        body = {"secret": secret, "id": "added", "check": check}
+        done = fetch(f"{proxy.admin_url}/admin/keys", method="POST", body=body, headers=bearer)
+        seen.keep("admin answers", done[1])
+        assert done[0] == status, done
+    wait_until(lambda: '"keys changed"' in proxy.log(), "the key is in use")
+
+
 def abuse(url: str, seen: Seen) -> None:
     """What a client can do wrong with a secret in its hands."""
     bearer = BEARER
@@ -180,16 +195,20 @@ def drive_the_pools_secrets(place: Path, upstream: str, env: dict[str, str]) -> 
         "keys": [{"id": "literal", "secret": POOL[names[0]]}, {"id": "env", "secret": "${CANARY_KEY}"},
                  {"id": "file", "secret_file": str(place / "one-key")}],
         "keys_file": str(place / "keys"),
+        "admin_keys": [{"organization": "ours", "secret": OPERATOR["an organisation's admin key"]}],
+        "accounts": {"literal": {"session_key": OPERATOR["a browser's login"]}},
         "state_dir": str(place / "state"),
         "retry": {"max_attempts": 1},
         "workers": 2,
         "queue": {"max_wait": 0},
     }  # fmt: skip
     given = {**env, "CANARY_KEY": POOL[names[1]], "OPENAI_API_KEYS": POOL[names[4]], "TMPDIR": str(temporary),
+             "QUOTAPOOL_MASTER_KEY": OPERATOR["the master key"],
              "QUOTAPOOL_ADMIN_TOKEN": OPERATOR["the admin token"]}  # fmt: skip
     seen = Seen()
     with proxy_at(place / "proxy", config, given) as proxy:
         url = proxy.base_url
+        add_at_run_time(proxy, POOL[names[5]], seen)
         provoke(url, BEARER, 6, seen)
         abuse(url, seen)
         os.kill(proxy.worker_pids()[0], signal.SIGKILL)

@@ -17,6 +17,7 @@ _MODELS = {
     "echo-429": (429, "requests", "rate_limit_exceeded"),
     "echo-401": (401, "invalid_request_error", "invalid_api_key"),
 }
+_REFUSED = ("/v1/models", "/v1/organization/", "/v1/dashboard/")
 _OK = {
     "id": "chatcmpl-1",
     "object": "chat.completion",
@@ -34,7 +35,7 @@ async def _answer(request: web.Request) -> web.StreamResponse:
     secret = request.headers.get("Authorization", "").partition(" ")[2]
     body = await request.read()
     try:
-        model = json.loads(body)["model"] if body else "echo-401" if request.path == "/v1/models" else ""
+        model = json.loads(body)["model"] if body else "echo-401" if request.path.startswith(_REFUSED) else ""
     except ValueError:
         model = ""
     echoed = {"x-request-id": f"req_{secret}", "x-echo": f"Bearer {secret}", "WWW-Authenticate": f'Key "{secret}"'}

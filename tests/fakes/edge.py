@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.openai import replies
 from proxy.refusal import Refusal
-from proxy.upstream.http import Body, Header, UpstreamFailure
+from proxy.upstream.http import Body, Header, Sink, UpstreamFailure
 
 Piece = bytes | asyncio.Event | UpstreamFailure
 
@@ -107,6 +107,11 @@ class FakeAnswer:
         self.reason = ""
         self.headers = CIMultiDict(reply.headers)
         self.given = 0  # pieces handed out
+
+    async def pour(self, sink: Sink) -> None:
+        while data := await self.chunk():
+            if (full := sink(data)) is not None:
+                await full
 
     async def chunk(self) -> bytes:
         await asyncio.sleep(0)
@@ -232,6 +237,9 @@ class Client:
         await asyncio.sleep(0)
         if self.stalls is not None:
             await self.stalls.wait()
+
+    def put(self, data: bytes) -> Awaitable[None]:
+        return self.write(data)
 
     async def finish(self) -> None:
         await asyncio.sleep(0)

@@ -23,10 +23,13 @@ from proxy.domain.quantities import Cost, Dimension
 from proxy.domain.states import Record, State
 from proxy.domain.trip import Leg, Trip
 from proxy.gate import Gate
+from proxy.ledger.clients import Clients
 from proxy.ledger.connection import connect
 from proxy.ledger.ledger import Granted, Ledger, Refused
 from proxy.observe.redaction import Redactor
 from proxy.pipeline import Pipeline
+from proxy.probes.egress import EgressWatch
+from proxy.probes.policy import PolicyWatch
 from proxy.refusal import Refusal
 from proxy.roster import Roster
 from proxy.settings import Settings
@@ -47,13 +50,18 @@ class Recorder:
         self.states: list[tuple[str, State, str]] = []
         self.groups: list[tuple[str, str]] = []  # (model, group) as upstream told
         self.twins: list[tuple[str, str]] = []  # accounts that turned out to share an organisation
+        self.stops: list[tuple[str, str]] = []  # (field, reason) where the brake sounded the alarm
+        self.egress: list[tuple[bool, str, bool]] = []  # (trouble begins or ends, why, the pool's first to say so)
+        self.policy: list[tuple[str, str]] = []  # (client, reason) of each refusal for policy
+        self.suspended: list[str] = []
         self.retries = 0
         self.waiting = 0
         self.streams = 0
+        self.sessions: Counter[str] = Counter()  # WebSockets open, by account
         self.results: Counter[str] = Counter()
         self.store_losses: Counter[str] = Counter()
 
-    def attempted(self, leg: Leg, model: str) -> None:
+    def attempted(self, leg: Leg, trip: Trip) -> None:
         self.legs.append(leg)
 
     def retrying(self, leg: Leg) -> None:
@@ -67,6 +75,9 @@ class Recorder:
 
     def stream_opened(self, change: int) -> None:
         self.streams += change
+
+    def session_opened(self, account: str, change: int) -> None:
+        self.sessions[account] += change
 
     def reserved(self, result: str) -> None:
         self.results[result] += 1
@@ -91,6 +102,18 @@ class Recorder:
 
     def same_organization(self, account: str, twin: str) -> None:
         self.twins.append((account, twin))
+
+    def removals_stopped(self, field: str, reason: str) -> None:
+        self.stops.append((field, reason))
+
+    def egress_trouble(self, *, on: bool, reason: str, first: bool) -> None:
+        self.egress.append((on, reason, first))
+
+    def policy_refused(self, client: str, reason: str) -> None:
+        self.policy.append((client, reason))
+
+    def client_suspended(self, client: str, refusals: int) -> None:
+        self.suspended.append(client)
 
 
 class WatchedLedger(Ledger):
@@ -136,13 +159,17 @@ class House:
         self.admission = Admission(
             self.roster, self.ledger, max_waiting=self.settings.queue.max_waiting, observer=self.recorder
         )
+        self.gate = Gate()
         self.upstream = FakeUpstream(self.secrets)
+        self.egress = EgressWatch(self.ledger, self.recorder, lambda: self.roster.pool.size)
+        clients = Clients(self.store, self.settings.pool)
+        self.policy = PolicyWatch(self.settings.safety, self.ledger, clients, self.recorder)
         redactor = Redactor()
         for secret in self.secrets.values():
             redactor.add(secret)
         self.pipeline = Pipeline(
             self.settings,
-            gate=Gate(),
+            gate=self.gate,
             roster=self.roster,
             admission=self.admission,
             ledger=self.ledger,
@@ -150,6 +177,8 @@ class House:
             credentials=Credentials(self.secrets),
             observer=self.recorder,
             clean=redactor.clean_bytes,
+            egress=self.egress,
+            policy=self.policy,
         )
 
     # ---- clients
@@ -180,6 +209,8 @@ class House:
             if not tasks:
                 break
             await asyncio.wait(tasks)
+        await self.egress.settled()
+        await self.policy.settled()
         await self.ledger.flush()
 
     def is_idle(self) -> bool:

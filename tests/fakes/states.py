@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proxy.domain.states import OBSERVED, OPERATOR, Record, State
+from proxy.domain.states import OBSERVED, OPERATOR, WALLET, Record, State
 
 
 def record(state: State, by: str = OBSERVED, *, reason: str = "", fingerprint: str = "print") -> Record:
@@ -50,6 +50,24 @@ def _all() -> list[Transition]:
             Transition(record(set_by_operator, OPERATOR), after and record(after), OBSERVED, allowed=False)
             for after in _AFTER
         ]
+    # The wallet's quarantine: over what is observed up to its own rank, not over what is worse; only the wallet or an
+    # operator lifts it, and no observation that is not worse replaces it.
+    quarantined = record(State.QUARANTINED, WALLET)
+    for before, allowed in ((None, "yes"), (State.SUSPECT, "yes"), (State.QUARANTINED, "yes"), (State.REMOVED, "no")):
+        table.append(Transition(before and record(before), quarantined, WALLET, allowed == "yes"))
+        table.append(Transition(before and record(before), None, WALLET, allowed=False))
+    for after, by, allowed in (
+        (None, WALLET, "yes"),
+        (None, OBSERVED, "no"),
+        (None, OPERATOR, "yes"),
+        (record(State.SUSPECT), OBSERVED, "no"),
+        (record(State.QUARANTINED), OBSERVED, "no"),
+        (record(State.REMOVED), OBSERVED, "yes"),
+        (record(State.DISABLED, OPERATOR), OPERATOR, "yes"),
+    ):
+        table.append(Transition(quarantined, after, by, allowed == "yes"))
+    for set_by_operator in _OPERATORS:
+        table += [Transition(record(set_by_operator, OPERATOR), a, WALLET, allowed=False) for a in (None, quarantined)]
     held = [None, *(record(s) for s in _AFTER if s), *(record(s, OPERATOR) for s in _OPERATORS)]
     for before in held:
         table += [Transition(before, record(after, OPERATOR), OPERATOR, allowed=True) for after in _OPERATORS]

@@ -16,13 +16,12 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from aiohttp import web
-
 from proxy.domain.trip import Trip
 from proxy.upstream.http import Timeouts
 from proxy.upstream.lean import LeanUpstream
 from proxy.web.handlers import ClientHandler
 from proxy.web.listener import Listener
+from proxy.web.server import Server
 from tests.fakes.house import House, open_house
 
 PATIENCE_S = 5.0  # for anything that should come; nothing here waits for it when all is well
@@ -179,7 +178,9 @@ def post(body: bytes, *fields: str, target: str = "/v1/chat/completions") -> byt
 
 
 @contextlib.asynccontextmanager
-async def open_wire(url: str, *, timeouts: Timeouts | None = None, **options: Any) -> AsyncIterator[Wire]:
+async def open_wire(
+    url: str, *, timeouts: Timeouts | None = None, server: str = "lean", **options: Any
+) -> AsyncIterator[Wire]:
     """The real listener and the real upstream client, on 127.0.0.1, around one account with one key."""
     async with open_house(url, {"a": 1}, **options) as house:
         raw, ends = RawUpstream(), Ends()
@@ -187,16 +188,17 @@ async def open_wire(url: str, *, timeouts: Timeouts | None = None, **options: An
         upstream = LeanUpstream(base, timeouts or Timeouts(2.0, PATIENCE_S, PATIENCE_S))
         house.pipeline.upstream = upstream
         handler = ClientHandler(house.pipeline, ends)
-        runner = web.ServerRunner(Listener(handler), shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port = runner.addresses[0][1]
-        wire = Wire(house, raw, port, handler, ends)
+        listener = Listener(handler)
+        lean = Server(handler.serve, listener)
+        loop = asyncio.get_running_loop()
+        serving = await loop.create_server(lean if server == "lean" else listener, "127.0.0.1", 0)
+        wire = Wire(house, raw, serving.sockets[0].getsockname()[1], handler, ends)
         try:
             yield wire
         finally:
+            serving.close()
             wire.close_clients()
             await upstream.close()
-            await runner.cleanup()
+            await lean.close()
+            await listener.shutdown(0.1)
             await raw.stop()

@@ -198,6 +198,18 @@ async def test_a_vain_trial_does_not_shorten_the_rest(ledger):
     assert (await ledger.records())["k/a1"] == before
 
 
+async def test_a_vain_trial_with_another_reason_does_not_shorten_the_rest_either(ledger):
+    await ledger.change_state("k/a1", out(State.QUARANTINED), rest_s=60, fingerprint="fp-a1")
+    await move_time(ledger, 61)
+    await granted(ledger, GROUP, Cost(1), [A], may_try_resting=True)
+    before = (await ledger.records())["k/a1"]
+    # If the trial finds no credit where there was a limit before
+    other = replace(out(State.QUARANTINED), reason="credit_balance_exhausted")
+    assert await ledger.change_state("k/a1", other, rest_s=60, fingerprint="fp-a1")
+    after = (await ledger.records())["k/a1"]
+    assert (after.reason, after.tries, after.until) == ("credit_balance_exhausted", 1, before.until)
+
+
 # ---- everybody hears
 
 

@@ -28,9 +28,13 @@ class Changes:
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, State, str]] = []
+        self.stops: list[tuple[str, str]] = []
 
     def state_changed(self, field: str, state: State, reason: str, details: Mapping[str, Any]) -> None:
         self.seen.append((field, state, reason))
+
+    def removals_stopped(self, field: str, reason: str) -> None:
+        self.stops.append((field, reason))
 
 
 class Process:

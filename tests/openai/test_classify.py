@@ -64,35 +64,36 @@ ERRORS = [
     # dead
     (401, WRONG_KEY, REQ, "invalid_api_key", Kind.DEAD, Scope.KEY, "invalid_api_key"),
     (401, WRONG_KEY, REQ, None, Kind.DEAD, Scope.KEY, "invalid_api_key"),
-    (401, DEACTIVATED, REQ, "account_deactivated", Kind.DEAD, Scope.ACCOUNT, "account_deactivated"),
-    (401, DEACTIVATED, REQ, None, Kind.DEAD, Scope.ACCOUNT, "account_deactivated"),
+    (401, DEACTIVATED, REQ, "account_deactivated", Kind.DEAD, Scope.ORGANIZATION, "account_deactivated"),
+    (401, DEACTIVATED, REQ, None, Kind.DEAD, Scope.ORGANIZATION, "account_deactivated"),
     (401, "This key is associated with a deactivated account. If you feel this is an error, contact us", REQ,
-     None, Kind.DEAD, Scope.ACCOUNT, "account_deactivated"),
+     None, Kind.DEAD, Scope.ORGANIZATION, "account_deactivated"),
     (403, "Your OpenAI account has been deactivated, please check your email", REQ, None,
-     Kind.DEAD, Scope.ACCOUNT, "account_deactivated"),
-    (401, TERMINATED, "access_terminated", None, Kind.DEAD, Scope.ACCOUNT, "access_terminated"),
-    (403, TERMINATED, "access_terminated", "access_terminated", Kind.DEAD, Scope.ACCOUNT, "access_terminated"),
-    (429, TERMINATED, "access_terminated", None, Kind.DEAD, Scope.ACCOUNT, "access_terminated"),
-    (429, TERMINATED, "requests", "rate_limit_exceeded", Kind.DEAD, Scope.ACCOUNT, "access_terminated"),
-    (403, TERMINATED, REQ, None, Kind.DEAD, Scope.ACCOUNT, "access_terminated"),
+     Kind.DEAD, Scope.ORGANIZATION, "account_deactivated"),
+    (401, TERMINATED, "access_terminated", None, Kind.DEAD, Scope.ORGANIZATION, "access_terminated"),
+    (403, TERMINATED, "access_terminated", "access_terminated", Kind.DEAD, Scope.ORGANIZATION, "access_terminated"),
+    (429, TERMINATED, "access_terminated", None, Kind.DEAD, Scope.ORGANIZATION, "access_terminated"),
+    (429, TERMINATED, "requests", "rate_limit_exceeded", Kind.DEAD, Scope.ORGANIZATION, "access_terminated"),
+    (403, TERMINATED, REQ, None, Kind.DEAD, Scope.ORGANIZATION, "access_terminated"),
     (401, "You must be a member of an organization to use the API. Please contact us.", REQ, None,
      Kind.DEAD, Scope.KEY, "not_a_member"),
     # money
-    (429, NO_CREDIT, QUOTA, "credit_balance_exhausted", Kind.MONEY, Scope.ACCOUNT, "credit_balance_exhausted"),
-    (429, NO_CREDIT, "billing_error", None, Kind.MONEY, Scope.ACCOUNT, "credit_balance_exhausted"),
-    (429, "Monthly cap.", QUOTA, "organization_spend_limit_exceeded", Kind.MONEY, Scope.ACCOUNT,
+    (429, NO_CREDIT, QUOTA, "credit_balance_exhausted", Kind.MONEY, Scope.ORGANIZATION, "credit_balance_exhausted"),
+    (429, NO_CREDIT, "billing_error", None, Kind.MONEY, Scope.ORGANIZATION, "credit_balance_exhausted"),
+    (429, "Monthly cap.", QUOTA, "organization_spend_limit_exceeded", Kind.MONEY, Scope.ORGANIZATION,
      "organization_spend_limit_exceeded"),
     (429, "Other projects can continue", QUOTA, "project_spend_limit_exceeded", Kind.MONEY, Scope.ACCOUNT,
      "project_spend_limit_exceeded"),
-    (429, "Assigned limit.", "some_new_type", "organization_usage_limit_exceeded", Kind.MONEY, Scope.ACCOUNT,
+    (429, "Assigned limit.", "some_new_type", "organization_usage_limit_exceeded", Kind.MONEY, Scope.ORGANIZATION,
      "organization_usage_limit_exceeded"),
     (429, QUOTA_2024, QUOTA, "insufficient_quota", Kind.MONEY, Scope.ACCOUNT, "insufficient_quota"),
     (429, "You exceeded your current quota, please check your plan and billing details.", QUOTA, None,
      Kind.MONEY, Scope.ACCOUNT, "insufficient_quota"),
+    (429, QUOTA_2024, "", None, Kind.MONEY, Scope.ACCOUNT, "insufficient_quota"),
     (429, QUOTA_2024, "requests", "rate_limit_exceeded", Kind.MONEY, Scope.ACCOUNT, "insufficient_quota"),
     (429, "A wording of next year.", QUOTA, "next_years_limit", Kind.MONEY, Scope.ACCOUNT, "next_years_limit"),
-    (429, INACTIVE, "billing_not_active", "billing_not_active", Kind.MONEY, Scope.ACCOUNT, "billing_not_active"),
-    (429, INACTIVE, "requests", None, Kind.MONEY, Scope.ACCOUNT, "billing_not_active"),
+    (429, INACTIVE, "billing_not_active", "billing_not_active", Kind.MONEY, Scope.ORGANIZATION, "billing_not_active"),
+    (429, INACTIVE, "requests", None, Kind.MONEY, Scope.ORGANIZATION, "billing_not_active"),
     (400, "Billing hard limit has been reached", REQ, "billing_hard_limit_reached", Kind.MONEY, Scope.ACCOUNT,
      "billing_hard_limit_reached"),
     (400, "Billing hard limit has been reached", REQ, None, Kind.MONEY, Scope.ACCOUNT, "billing_hard_limit_reached"),
@@ -203,14 +204,14 @@ def test_parameters_missing_from_a_real_body_change_nothing(status, message, typ
 # A code of a known meaning decides even where upstream's words and type are new. status, code -> kind, scope
 CODES = [
     (401, "invalid_api_key", Kind.DEAD, Scope.KEY),
-    (401, "account_deactivated", Kind.DEAD, Scope.ACCOUNT),
-    (429, "access_terminated", Kind.DEAD, Scope.ACCOUNT),
-    (429, "credit_balance_exhausted", Kind.MONEY, Scope.ACCOUNT),
-    (429, "organization_spend_limit_exceeded", Kind.MONEY, Scope.ACCOUNT),
+    (401, "account_deactivated", Kind.DEAD, Scope.ORGANIZATION),
+    (429, "access_terminated", Kind.DEAD, Scope.ORGANIZATION),
+    (429, "credit_balance_exhausted", Kind.MONEY, Scope.ORGANIZATION),
+    (429, "organization_spend_limit_exceeded", Kind.MONEY, Scope.ORGANIZATION),
     (429, "project_spend_limit_exceeded", Kind.MONEY, Scope.ACCOUNT),
-    (429, "organization_usage_limit_exceeded", Kind.MONEY, Scope.ACCOUNT),
+    (429, "organization_usage_limit_exceeded", Kind.MONEY, Scope.ORGANIZATION),
     (429, "insufficient_quota", Kind.MONEY, Scope.ACCOUNT),
-    (429, "billing_not_active", Kind.MONEY, Scope.ACCOUNT),
+    (429, "billing_not_active", Kind.MONEY, Scope.ORGANIZATION),
     (400, "billing_hard_limit_reached", Kind.MONEY, Scope.ACCOUNT),
     (401, "mismatched_organization", Kind.HEADER, Scope.NONE),
     (401, "mismatched_project", Kind.HEADER, Scope.NONE),
@@ -238,26 +239,24 @@ def test_a_known_code_decides_alone_and_is_the_reason(status, code, kind, scope)
     assert (verdict.kind, verdict.scope, verdict.reason) == (kind, scope, code)
 
 
-@pytest.mark.parametrize(
-    ("status", "type_", "kind", "scope"),
-    [
-        (403, "access_terminated", Kind.DEAD, Scope.ACCOUNT),
-        (429, "insufficient_quota", Kind.MONEY, Scope.ACCOUNT),
-        (429, "billing_not_active", Kind.MONEY, Scope.ACCOUNT),
-        (403, "request_forbidden", Kind.EGRESS, Scope.NONE),
-        (401, "ip_not_authorized", Kind.EGRESS, Scope.NONE),
-        (429, "server_error", Kind.SERVICE, Scope.NONE),
-        (429, "service_unavailable_error", Kind.SERVICE, Scope.NONE),
-    ],
-)
+TYPES = [
+    (403, "access_terminated", Kind.DEAD, Scope.ORGANIZATION),
+    (429, "insufficient_quota", Kind.MONEY, Scope.ACCOUNT),
+    (429, "billing_not_active", Kind.MONEY, Scope.ORGANIZATION),
+    (403, "request_forbidden", Kind.EGRESS, Scope.NONE),
+    (401, "ip_not_authorized", Kind.EGRESS, Scope.NONE),
+    (429, "server_error", Kind.SERVICE, Scope.NONE),
+    (429, "service_unavailable_error", Kind.SERVICE, Scope.NONE),
+]
+
+
+@pytest.mark.parametrize(("status", "type_", "kind", "scope"), TYPES)
 def test_a_known_type_decides_where_the_code_is_null(status, type_, kind, scope):
     verdict = classify(status, {}, body("New words.", type_, None))
     assert (verdict.kind, verdict.scope, verdict.reason) == (kind, scope, type_)
 
 
-@pytest.mark.parametrize(
-    ("status", "message", "kind", "reason"),
-    [
+WORDS = [
         (429, QUOTA_2024, Kind.MONEY, "insufficient_quota"),
         (401, "OpenAI-Organization header should match organization for API key", Kind.HEADER,
          "mismatched_organization"),
@@ -270,8 +269,10 @@ def test_a_known_type_decides_where_the_code_is_null(status, type_, kind, scope)
         (429, "Rate limit exceeded for images per minute.", Kind.WAIT, "rate_limit_exceeded"),
         (429, "You've exceeded the rate limit, please slow down.", Kind.WAIT, "rate_limit_exceeded"),
         (429, "That model is currently overloaded with other requests.", Kind.SERVICE, "server_is_overloaded"),
-    ],
-)  # fmt: skip
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "message", "kind", "reason"), WORDS)
 def test_known_words_decide_where_code_and_type_are_null(status, message, kind, reason):
     verdict = classify(status, {}, body(message, None, None))
     assert (verdict.kind, verdict.reason) == (kind, reason)
@@ -292,6 +293,8 @@ def test_what_is_no_error_is_ok_without_a_look_at_the_body(status):
 )  # fmt: skip
 @pytest.mark.parametrize("page", [b"<!DOCTYPE html><title>Just a moment...</title>", b"", b"\xff\xfe", b"[]", b'"no"'])
 def test_a_page_that_is_not_the_api_blames_no_key(status, kind, page):
+    if status == 401 and page.startswith(b"<"):
+        kind = Kind.EGRESS  # no API answers in HTML: a gateway's login page, say
     verdict = classify(status, {"content-type": "text/html"}, page)
     assert (verdict.kind, verdict.scope, verdict.reason) == (kind, Scope.NONE, f"http_{status}")
 

@@ -49,39 +49,39 @@ RPM_2023 = (
 )
 
 
-@pytest.mark.parametrize(
-    ("message", "type_", "expected"),
-    [
-        (RPD, "requests", (Kind.WAIT, "requests", True, 200, 432.0, "")),
-        (TPM, "tokens", (Kind.WAIT, "tokens", False, 10_000, 9.816, "")),
-        ("Request too large for gpt-4.", "tokens", (Kind.TOO_LARGE, "tokens", False, None, None, "")),
-        (TOO_LARGE, "tokens", (Kind.TOO_LARGE, "tokens", False, 30_000, None, "gpt-4.1")),
-        (IPM, "images", (Kind.WAIT, "images", False, 0, None, "")),
-        (RPM_2023, "requests", (Kind.WAIT, "requests", False, 3, 20.0, "")),
-        (
-            "You've exceeded the rate limit, please slow down and try again after 51.84 seconds.",
-            "images",
-            (Kind.WAIT, "images", False, None, 51.84, ""),
-        ),
-        (
-            TPD,
-            "tokens",
-            (Kind.WAIT, "tokens", True, 1_000_000, 3_723.0, ""),
-        ),
-        # The limit is smaller than the request, so no wait can help, however it is worded.
-        (
-            NEVER_FITS,
-            "tokens",
-            (Kind.TOO_LARGE, "tokens", False, 10_000, None, ""),
-        ),
-        (
-            SHARED,
-            "tokens",
-            (Kind.WAIT, "tokens", False, 50, 0.25, "4"),
-        ),
-        ("Slower.", "tokens", (Kind.WAIT, "tokens", False, None, None, "")),
-    ],
-)
+LIMITS = [
+    (RPD, "requests", (Kind.WAIT, "requests", True, 200, 432.0, "")),
+    (TPM, "tokens", (Kind.WAIT, "tokens", False, 10_000, 9.816, "")),
+    ("Request too large for gpt-4.", "tokens", (Kind.TOO_LARGE, "tokens", False, None, None, "")),
+    (TOO_LARGE, "tokens", (Kind.TOO_LARGE, "tokens", False, 30_000, None, "gpt-4.1")),
+    (IPM, "images", (Kind.WAIT, "images", False, 0, None, "")),
+    (RPM_2023, "requests", (Kind.WAIT, "requests", False, 3, 20.0, "")),
+    (
+        "You've exceeded the rate limit, please slow down and try again after 51.84 seconds.",
+        "images",
+        (Kind.WAIT, "images", False, None, 51.84, ""),
+    ),
+    (
+        TPD,
+        "tokens",
+        (Kind.WAIT, "tokens", True, 1_000_000, 3_723.0, ""),
+    ),
+    # The limit is smaller than the request, so no wait can help, however it is worded.
+    (
+        NEVER_FITS,
+        "tokens",
+        (Kind.TOO_LARGE, "tokens", False, 10_000, None, ""),
+    ),
+    (
+        SHARED,
+        "tokens",
+        (Kind.WAIT, "tokens", False, 50, 0.25, "4"),
+    ),
+    ("Slower.", "tokens", (Kind.WAIT, "tokens", False, None, None, "")),
+]
+
+
+@pytest.mark.parametrize(("message", "type_", "expected"), LIMITS)
 @pytest.mark.parametrize("code", ["rate_limit_exceeded", None])
 def test_a_rate_limit_tells_what_was_hit_and_for_how_long(message, type_, expected, code):
     v = classify(429, {}, body(message, type_, code))

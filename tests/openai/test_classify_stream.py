@@ -38,9 +38,7 @@ TPM = (
 )
 
 
-@pytest.mark.parametrize(
-    ("event", "kind", "scope", "reason"),
-    [
+EVENTS = [
         ({"error": {"message": QUOTA_2024, "type": QUOTA, "param": None, "code": QUOTA}},
          Kind.MONEY, Scope.ACCOUNT, "insufficient_quota"),
         ({"error": {"message": TPM, "type": "tokens", "code": "rate_limit_exceeded"}},
@@ -54,9 +52,9 @@ TPM = (
         ({"type": "error", "code": "server_is_overloaded", "message": "", "param": None, "sequence_number": 1},
          Kind.SERVICE, Scope.NONE, "server_is_overloaded"),
         ({"type": "error", "code": "credit_balance_exhausted", "message": NO_CREDIT},
-         Kind.MONEY, Scope.ACCOUNT, "credit_balance_exhausted"),
+         Kind.MONEY, Scope.ORGANIZATION, "credit_balance_exhausted"),
         ({"type": "error", "code": "slow_down", "message": ""}, Kind.SLOW_DOWN, Scope.NONE, "slow_down"),
-        ({"type": "error", "code": None, "message": TERMINATED}, Kind.DEAD, Scope.ACCOUNT, "access_terminated"),
+        ({"type": "error", "code": None, "message": TERMINATED}, Kind.DEAD, Scope.ORGANIZATION, "access_terminated"),
         ({"type": "error", "code": None, "message": "Oops"}, Kind.SERVICE, Scope.NONE, "stream_error"),
         ({"type": "error", "code": "a_code_of_next_year", "message": ""},
          Kind.REQUEST, Scope.NONE, "a_code_of_next_year"),
@@ -82,8 +80,10 @@ TPM = (
         ({"type": "response.done", "response": {"status_details": {"error": {
             "code": "inference_not_authorized_error", "message": "Not authorized."}}}},
          Kind.SUSPECT, Scope.NONE, "inference_not_authorized_error"),
-    ],
-)  # fmt: skip
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("event", "kind", "scope", "reason"), EVENTS)
 def test_errors_inside_a_stream_are_understood_as_well(event, kind, scope, reason):
     verdict = classify_stream_error(json.dumps(event).encode())
     assert (verdict.kind, verdict.scope, verdict.reason) == (kind, scope, reason)

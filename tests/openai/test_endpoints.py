@@ -68,7 +68,7 @@ def test_reading_is_always_replayable_and_costs_no_tokens(method, path):
         ("vector_stores/vs_1/files", True), ("conversations", True), ("containers", True), ("uploads", True),
         ("images/edits", True), ("uploads/upload_1/complete", True), ("realtime/client_secrets", True),
         ("files", False), ("uploads/upload_1/parts", False), ("audio/transcriptions", False),
-        ("audio/translations", False), ("images/variations", False), ("containers/cntr_1/files", False),
+        ("audio/translations", False), ("images/variations", False), ("containers/cntr_1/files", True),
         ("something_new", False),
     ],
 )  # fmt: skip

@@ -5,8 +5,9 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from proxy.domain.quantities import Certainty, Usage
+from proxy.domain.quantities import Certainty, Details, Usage
 from proxy.openai.jsontext import locate
 from proxy.openai.usage import UNTOLD, read_usage
 
@@ -32,12 +33,28 @@ SHAPES = [
     ({"prompt_tokens": 8, "total_tokens": 8}, Usage(EXACT, 8)),
     ({"prompt_tokens": 8, "completion_tokens": 2, "prompt_tokens_details": None}, Usage(EXACT, 8, 2)),
     ({"input_tokens": 50, "output_tokens": 1056, "total_tokens": 1106,
-      "input_tokens_details": {"text_tokens": 10, "image_tokens": 40}}, Usage(EXACT, 50, 1056)),
+      "input_tokens_details": {"text_tokens": 10, "image_tokens": 40}},
+     Usage(EXACT, 50, 1056, details=Details(image_prompt=40))),
     ({"type": "tokens", "input_tokens": 14, "input_token_details": {"text_tokens": 0, "audio_tokens": 14},
-      "output_tokens": 45, "total_tokens": 59}, Usage(EXACT, 14, 45)),
+      "output_tokens": 45, "total_tokens": 59}, Usage(EXACT, 14, 45, details=Details(audio_prompt=14))),
     ({"input_tokens": 9, "input_token_details": {"cached_tokens": 6}, "output_tokens": 1}, Usage(EXACT, 9, 1, 6)),
     ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, Usage(EXACT)),
-    ({"type": "duration", "seconds": 9}, UNTOLD),
+    ({"type": "duration", "seconds": 9}, Usage(EXACT, details=Details(seconds=9.0))),
+    ({"type": "duration", "seconds": -9}, UNTOLD),
+    ({"type": "duration", "seconds": "9"}, UNTOLD),
+    # Chat with audio both ways, and a prompt that was written to the cache.
+    ({"prompt_tokens": 100, "completion_tokens": 50,
+      "prompt_tokens_details": {"cached_tokens": 10, "cache_write_tokens": 30, "audio_tokens": 40},
+      "completion_tokens_details": {"reasoning_tokens": 5, "audio_tokens": 20}},
+     Usage(EXACT, 100, 50, 10, 5, Details(cache_write=30, audio_prompt=40, audio_completion=20))),
+    # Realtime's `response.done`, after the API reference's own example.
+    ({"total_tokens": 253, "input_tokens": 132, "output_tokens": 121,
+      "input_token_details": {"text_tokens": 119, "audio_tokens": 13, "image_tokens": 0, "cached_tokens": 64,
+                              "cached_tokens_details": {"text_tokens": 60, "audio_tokens": 4, "image_tokens": 0}},
+      "output_token_details": {"text_tokens": 30, "audio_tokens": 91}},
+     Usage(EXACT, 132, 121, 64, 0, Details(audio_prompt=13, audio_completion=91, cached_audio=4))),
+    # `speech.audio.done` tells no parts.
+    ({"input_tokens": 14, "output_tokens": 101, "total_tokens": 115}, Usage(EXACT, 14, 101)),
     ({}, UNTOLD),
     (None, UNTOLD),
     ("many", UNTOLD),
@@ -54,7 +71,28 @@ SHAPES = [
 @pytest.mark.parametrize("tail", [{}, {"service_tier": "default", "metadata": {"usage": "{}"}}], ids=["last", "middle"])
 def test_usage_is_read_in_every_shape_wherever_it_stands(told, expected, text, tail):
     answer = json.dumps({"id": "x", "output": [{"content": text}], "usage": told, **tail}).encode()
-    assert read_usage(answer) == expected
+    seen = read_usage(answer)
+    assert replace(seen, tier="") == expected
+    # The tier that answered is told with the usage that it is the price of.
+    assert seen.tier == ("default" if tail and expected.certainty is EXACT else "")
+
+
+@pytest.mark.parametrize("size", [0, 20_000], ids=["short", "long"])
+def test_the_tier_that_answered_is_read_before_usage_and_behind_it(size):
+    responses = {
+        "output": [{"content": "x" * size}],
+        "service_tier": "flex",
+        "tools": [],
+        "usage": RESPONSES,
+        "user": None,
+    }
+    chat = {"choices": [{"message": {"content": "x" * size}}], "usage": CHAT, "service_tier": "priority"}
+    assert read_usage(json.dumps(responses, indent=2).encode()).tier == "flex"
+    assert read_usage(json.dumps(chat, indent=2).encode()).tier == "priority"
+    # "auto" is what was asked for, and words of the model are no tier.
+    assert read_usage(json.dumps({**chat, "service_tier": "auto"}).encode()).tier == ""
+    trick = {"choices": [{"message": {"content": '"service_tier":"flex"}' + "x" * size}}], "usage": RESPONSES}
+    assert read_usage(json.dumps(trick).encode()).tier == ""
 
 
 @pytest.mark.parametrize("size", [0, 20_000])

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from proxy.domain.quantities import Certainty, Usage
 from proxy.openai import sse
@@ -412,3 +413,14 @@ def test_an_end_without_its_blank_line_is_still_an_end():
     assert relay.feed(HELLO + TOLD + b"data: [DONE]") == HELLO
     assert relay.finish() == b"data: [DONE]"
     assert relay.complete
+
+
+def test_the_tier_is_the_one_that_was_told_last_and_never_what_was_asked_for():
+    relay = StreamRelay("responses")
+    relay.feed(event({"type": "response.created", "response": {"service_tier": "auto"}}))
+    assert relay.usage.tier == ""
+    relay.feed(event({"type": "response.in_progress", "response": {"service_tier": "priority"}}))
+    relay.feed(event({"type": "response.output_text.delta", "delta": '"service_tier":"flex"'}))
+    assert (relay.usage.certainty, relay.usage.tier) == (Certainty.AT_LEAST, "priority")
+    relay.feed(event({"type": "response.completed", "response": {"service_tier": "default", "usage": USAGE}}))
+    assert relay.usage == replace(EXACT, tier="default")

@@ -11,16 +11,36 @@ import yaml
 from pydantic import BaseModel
 
 from proxy.settings import Account, Settings, load
+from proxy.settings.money import Rates
+from tests.fakes.certificates import Authority
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "quotapool.example.yaml"
 ENV = {
     "OPENAI_KEY_ALPHA": "sk-proj-alpha",
     "OPENAI_KEY_BETA": "sk-proj-beta",
+    "POOL_MASTER_KEY": "a-master-key-of-thirty-two-letters",
     "CLIENT_KEY_BACKEND": "a-client-key-of-our-own",
+    "OPENAI_SESSION_ACME": "sess-acme",
+    "OPENAI_ADMIN_KEY": "sk-admin-acme",
+    "ALERTS_WEBHOOK": "https://ops.example.com/hook",
+    "ALERTS_SECRET": "a-secret-of-the-hook",
     "HOME": "/home/op",
 }
 # What an operator must choose; the example shows a choice, and there is no default to compare it with.
-CHOICES = {"keys", "limits", "tiers", "accounts", "groups", "long_context", "clients"}
+CHOICES = {
+    "admin_keys",
+    "alerts",
+    "keys",
+    "master_key",
+    "prices",
+    "limits",
+    "tiers",
+    "accounts",
+    "groups",
+    "long_context",
+    "clients",
+    "tls",
+}
 
 
 def everything_live() -> str:
@@ -65,6 +85,7 @@ def test_every_option_is_in_the_example():
     # I expect no option of the code to be missing. A limit may be shown in any of the places that take limits.
     missing = [option for option in options if not is_shown(data, option.split(".")[1:])]
     in_words = {f".limits.{where}.{what}" for where in ("default", "models.*") for what in ("rpd", "tpd", "ipm")}
+    in_words |= {f".prices.*.tiers.*.{rate}" for rate in Rates.model_fields}  # those of the model itself
     assert set(missing) <= in_words
 
 
@@ -83,8 +104,9 @@ def test_the_example_is_valid_as_it_stands():
 
 
 def test_the_example_is_valid_with_all_its_suggestions_taken(tmp_path):
-    text = everything_live().replace("/run/secrets/openai-gamma", "gamma")
+    text = everything_live().replace("/run/secrets/openai-gamma", "gamma").replace("/etc/quotapool/tls", "tls")
     (tmp_path / "gamma").write_text("sk-proj-gamma\n")
+    Authority.make(tmp_path).issue(tmp_path)
     (tmp_path / "all.yaml").write_text(text)
     settings = load(tmp_path / "all.yaml", env=ENV)
     assert settings.keys[2].secret.get_secret_value() == "sk-proj-gamma"
@@ -95,16 +117,18 @@ def test_the_example_is_valid_with_all_its_suggestions_taken(tmp_path):
 def test_the_defaults_the_example_states_are_the_true_ones(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.setenv("HOME", ENV["HOME"])
-    text = everything_live().replace("/run/secrets/openai-gamma", "gamma")
+    text = everything_live().replace("/run/secrets/openai-gamma", "gamma").replace("/etc/quotapool/tls", "tls")
     (tmp_path / "gamma").write_text("sk-proj-gamma\n")
+    Authority.make(tmp_path).issue(tmp_path)
     (tmp_path / "all.yaml").write_text(text)
     stated, true = load(tmp_path / "all.yaml", env=ENV), Settings()
     for name in set(Settings.model_fields) - CHOICES:
         assert getattr(stated, name) == getattr(true, name), name
     assert stated.accounts["acme"].weight == Account().weight
     # What the example leaves commented out is out by default.
-    assert all(not getattr(load(EXAMPLE, env=ENV), name) for name in CHOICES - {"keys", "limits"})
-    assert load(EXAMPLE, env=ENV).limits == true.limits
+    assert all(not getattr(load(EXAMPLE, env=ENV), name) for name in CHOICES - {"keys", "limits", "alerts"})
+    as_it_stands = load(EXAMPLE, env=ENV)
+    assert (as_it_stands.limits, as_it_stands.alerts) == (true.limits, true.alerts)
 
 
 def test_defaults_are_those_of_the_design():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.settings.conftest import KEY
+
 THREE_WAYS = ("OPENAI_API_KEYS=", "`keys:`", "`keys_file:`")
 
 
@@ -143,3 +145,23 @@ ONE, TWO = "client-key-number-1", "client-key-number-2"
 def test_a_client_that_cannot_be_told_apart_is_refused(refusal, clients, expected):
     text = f"keys: [{{id: main, secret: '${{UPSTREAM}}'}}]\nclients: {clients}"
     assert refusal(text, {"UPSTREAM": "sk-proj-upstream-1"}).startswith(f"quotapool.yaml:2: {expected}")
+
+
+def test_a_pool_may_begin_without_keys_when_it_says_so(load_yaml):
+    assert load_yaml("keys: []", {}).keys == ()
+
+
+def test_a_master_key_comes_from_the_environment_and_is_refused_in_the_file(load_yaml, refusal):
+    text = "a-master-key-of-thirty-two-letters"
+    assert load_yaml("master_key: ${MASTER}", {"MASTER": text, **KEY}).master_key.get_secret_value() == text
+    message = refusal(f"master_key: {text}")
+    assert (
+        message
+        == "quotapool.yaml:1: master_key: must come from the environment, as ${NAME}, or use master_key_file: PATH"
+    )
+
+
+def test_a_master_key_file_is_watched(load_yaml, tmp_path):
+    settings = load_yaml("master_key_file: master")
+    assert settings.master_key_file == tmp_path / "master"
+    assert tmp_path / "master" in settings.files

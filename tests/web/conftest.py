@@ -10,8 +10,9 @@ from proxy.domain import retry
 from tests.fakes.wire import Wire, open_wire
 
 
-@pytest.fixture
-async def wire(valkey_url, monkeypatch) -> AsyncIterator[Wire]:
+@pytest.fixture(params=["lean", "aiohttp"])
+async def wire(request, valkey_url, monkeypatch) -> AsyncIterator[Wire]:
+    """With our own server, and with aiohttp's as its reference."""
     monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.002)
-    async with open_wire(valkey_url) as opened:
+    async with open_wire(valkey_url, server=request.param) as opened:
         yield opened

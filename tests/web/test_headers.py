@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
@@ -47,6 +48,21 @@ def test_upward_only_the_named_rules_change_anything(some, more):
     kept = [(n, v) for n, v in items if n.lower() not in dropped and not n.lower().startswith("x-quotapool-")]
     sent = upward(headers, headers.items(), authorization="Bearer x")
     assert sent == [*kept, ("Accept-Encoding", "identity"), ("Authorization", "Bearer x")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [("gzip", "gzip"), ("gzip, deflate, br, zstd", "gzip, deflate"), ("br;q=1, gzip;q=0.5", "gzip;q=0.5"),
+     ("br", "identity"), ("*", "identity"), ("identity", "identity"), ("", "identity")],
+)  # fmt: skip
+def test_a_downloads_accept_encoding_is_the_clients_without_what_errors_could_hide_in(asked, sent):
+    headers = CIMultiDict([("Accept-Encoding", asked)])
+    out = upward(headers, headers.items(), authorization="x", name="api-key", readable=False)
+    assert out == [("Accept-Encoding", sent), ("api-key", "x")]
+
+
+def test_a_download_that_says_nothing_of_encodings_goes_up_so():
+    assert upward({}, [], authorization="x", readable=False) == [("Authorization", "x")]
 
 
 @given(fields, connections)

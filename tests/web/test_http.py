@@ -299,3 +299,18 @@ async def test_a_broken_upload_is_the_clients_fault_and_upstream_sees_no_clean_e
     assert not ended_cleanly.is_set()
     assert len(wire.upstream.requests) == 1
     assert caplog.records == []  # anyone can send this: no traceback, and none of the client's bytes
+
+
+# ---- connections that say nothing
+
+
+@pytest.mark.parametrize("wire", ["lean"], indirect=True)  # aiohttp's server waits for ten seconds
+async def test_a_refused_upload_gets_its_answer_and_the_connections_end_at_once(wire):
+    """Given a client that is still sending when it is refused, I expect that it can read why."""
+    client = await wire.connect()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    await client.send(head + b"Content-Length: 999999999\r\n\r\n" + b"x" * 100_000)
+    async with asyncio.timeout(2):
+        answer = await client.to_the_end()
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert answer.count(b"\r\n\r\n") == 1

@@ -3,11 +3,12 @@
 -- KEYS[1]  qp:{pool}            prefix; every other key of the pool carries the same hash tag, hence the same slot
 -- ARGV[1]  batch id             repeated, the first answer is returned and nothing is done again
 -- ARGV[2]  msgpack array of items, done in order; an item never raises, since Lua does not roll back
---   reserve {1, group, requests, tokens, images, may_try_resting, jitter, candidates, forget, leave, owner, arrived}
---           candidates: {account, key, account_fingerprint, key_fingerprint, burst_s, rpm, tpm, rpd, tpd, ipm}
---           a limit of -1: nobody wrote one
+--   reserve {1, group, requests, tokens, images, may_try_resting, jitter, candidates, forget, leave, owner, arrived, alone}
+--           candidates: {account, key, account_fingerprint, key_fingerprint, burst_s, rpm, tpm, rpd, tpd, ipm, organization}
+--           a limit of -1: nobody wrote one; organization '': not known
 --           leave: share of each budget that must stay for others; owner: '' or who stands in line;
 --           arrived: its second, earlier for a higher priority: who came earlier goes first; nil: now
+--           alone: only the candidates will do, so the others say nothing about the wait
 --           forget: accounts hinted at before that the caller cannot ask; they are hinted at again once somebody can
 --   settle  {2, group, account, burst_s, rpm, tpm, rpd, tpd, ipm, back_requests, back_tokens, back_images, unused_tokens,
 --            cool_s, reserved_at, evidence, event}
@@ -205,16 +206,17 @@ local function written_of(item, from)
 end
 
 -- may this key be used? 1 yes, 2 yes as a trial of a resting one, 0 no
-local function usable(account, key, account_print, key_print, may_try)
-  local raw = redis.call('HMGET', prefix .. ':states', 'a/' .. account, 'k/' .. key)
+-- (an organisation's record holds whichever of its secrets it was seen with; until 0: nobody tries it)
+local function usable(account, key, account_print, key_print, organization, may_try)
+  local raw = redis.call('HMGET', prefix .. ':states', 'a/' .. account, 'k/' .. key, 'o/' .. (organization or ''))
   local use = 1
-  for n = 1, 2 do
+  for n = 1, 3 do
     if raw[n] then
       local record = cmsgpack.unpack(raw[n])
       local print = n == 1 and account_print or key_print
-      if record.fingerprint == '' or record.fingerprint == print then
+      if n == 3 or record.fingerprint == '' or record.fingerprint == print then
         if record.state ~= 'quarantined' and record.state ~= 'suspect' then return 0 end
-        if not may_try or clock < record['until'] then return 0 end
+        if not may_try or record['until'] == 0 or clock < record['until'] then return 0 end
         use = 2
       end
     end
@@ -223,11 +225,11 @@ local function usable(account, key, account_print, key_print, may_try)
 end
 
 -- Only one request tries: the next try is moved before this one has answered.
-local function note_trial(account, key, jitter)
-  for _, name in ipairs({'a/' .. account, 'k/' .. key}) do
+local function note_trial(account, key, organization, jitter)
+  for _, name in ipairs({'a/' .. account, 'k/' .. key, 'o/' .. (organization or '')}) do
     local raw = redis.call('HGET', prefix .. ':states', name)
-    if raw then
-      local record = cmsgpack.unpack(raw)
+    local record = raw and cmsgpack.unpack(raw)
+    if record and record['until'] > 0 then
       record.tries = record.tries + 1
       local first = record.state == 'suspect' and 30 or 60
       record['until'] = clock + min(first * 2 ^ min(record.tries, 16), 900) * (1 + 0.25 * jitter)
@@ -290,7 +292,7 @@ local function reserve(item)
   for n, c in ipairs(candidates) do
     local account, key, burst_s, written = c[1], c[2], c[5], written_of(c, 6)
     asked[account] = true
-    local use = usable(account, key, c[3], c[4], may_try)
+    local use = usable(account, key, c[3], c[4], c[11], may_try)
     if use == 0 then
       dead[#dead + 1] = n
       redis.call('ZREM', next_key, account)
@@ -309,7 +311,7 @@ local function reserve(item)
           b.recent[i] = b.recent[i] + cost[i]
         end
         save_bucket(bucket_key, b, account, group)
-        if use == 2 then note_trial(account, key, jitter) end
+        if use == 2 then note_trial(account, key, c[11], jitter) end
         for held, by in pairs(claims) do
           if by[1] == owner then redis.call('HDEL', claims_key, held) end
         end
@@ -338,6 +340,7 @@ local function reserve(item)
   local hints = {}
   redis.call('ZREMRANGEBYSCORE', next_key, '-inf', clock - UNHEARD_S)
   redis.call('PEXPIRE', next_key, INVENTED_TTL_MS)
+  if item[13] then return {0, soonest, dimension, hints, dead, refill_s} end
   local ready = redis.call('ZRANGE', next_key, 0, 7, 'WITHSCORES')
   for r = 1, #ready, 2 do
     if not asked[ready[r]] then

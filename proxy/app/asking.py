@@ -1,0 +1,133 @@
+"""Asks upstream whether secrets are valid: `GET /v1/models`, many at once, never more than so many a second.
+
+The call proves that a key is valid and says nothing about its credit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from proxy.domain.verdict import Kind, Verdict
+from proxy.observe.redaction import Redactor
+from proxy.openai.classify import classify
+from proxy.settings import Settings, UpstreamKey
+from proxy.upstream.http import Timeouts, UpstreamFailure, read_body
+from proxy.upstream.lean import LeanUpstream
+from proxy.upstream.routes import Route
+
+AT_ONCE: Final = 64
+PER_SECOND: Final = 200.0
+NO_ANSWER: Final = "no answer"
+_PATIENCE: Final = Timeouts(connect=5.0, first_byte=15.0, between_bytes=15.0)
+_TRIES: Final = 3
+_PAUSE_S: Final = 0.5
+_GIVE_UP_AFTER: Final = 200  # secrets in a row without an answer: it is not the secrets
+
+# Whoever is told one of these was recognised: a restricted key may list no models, a busy one may have to wait.
+_RECOGNISED: Final = frozenset({Kind.OK, Kind.MODEL, Kind.MONEY, Kind.WAIT, Kind.SLOW_DOWN})
+_PASSING: Final = frozenset({Kind.WAIT, Kind.SLOW_DOWN, Kind.SERVICE})
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What upstream said. `word` is stable ("valid", "no answer", "dead: invalid_api_key"), `reason` its last part;
+    `detail` is for people, without secrets."""
+
+    ok: bool
+    word: str
+    detail: str = ""
+    kind: str = ""
+    reason: str = ""
+
+
+class Asker:
+    """Asks one upstream; to be closed. `redactor` cleans what upstream says."""
+
+    def __init__(self, settings: Settings, redactor: Redactor, *, per_second: float = PER_SECOND) -> None:
+        self._tls = ssl.create_default_context(cafile=str(settings.ca_file)) if settings.ca_file else None
+        self._pools = settings.upstream
+        self._upstreams: dict[str, LeanUpstream] = {}
+        self._redactor = redactor
+        self._pause_s = 1.0 / per_second
+        self._next = 0.0
+        self._silent = 0
+
+    async def close(self) -> None:
+        for upstream in self._upstreams.values():
+            await upstream.close()
+
+    async def ask(self, key: UpstreamKey) -> Asked:
+        """One key; what passes by itself is asked again, twice."""
+        asked = Asked(False, NO_ANSWER, "upstream did not answer the ones before")
+        for trial in range(_TRIES):
+            if self._silent >= _GIVE_UP_AFTER:
+                return asked
+            await self._turn()
+            asked = await self._ask(key)
+            if asked.kind and asked.kind not in _PASSING:
+                break
+            await asyncio.sleep(_PAUSE_S * 2**trial if trial + 1 < _TRIES else 0)
+        self._silent = self._silent + 1 if not asked.kind else 0
+        return asked
+
+    async def _turn(self) -> None:
+        """No more than so many a second."""
+        loop = asyncio.get_running_loop()
+        at = max(loop.time(), self._next)
+        self._next = at + self._pause_s
+        await asyncio.sleep(at - loop.time())
+
+    async def _ask(self, key: UpstreamKey) -> Asked:
+        secret, own = key.secret.get_secret_value(), key.upstream
+        route = Route(own.url, own.header, own.query) if own is not None else Route(self._pools)
+        upstream = self._upstreams.get(route.base)
+        if upstream is None:
+            upstream = self._upstreams[route.base] = LeanUpstream(route.base, _PATIENCE, tls=self._tls)
+        headers = [route.credential(secret), ("Accept-Encoding", "identity")]
+        try:
+            answer = await upstream.send("GET", route.target("/v1/models"), headers, None)
+            try:
+                body = self._redactor.clean_bytes((await read_body(answer, 2**20)).replace(secret.encode(), b"..."))
+            finally:
+                answer.close()
+        except UpstreamFailure as failure:
+            return Asked(False, NO_ANSWER, str(failure), reason=NO_ANSWER)
+        return said(classify(answer.status, answer.headers, body))
+
+
+def said(verdict: Verdict) -> Asked:
+    """A verdict in an operator's words."""
+    ok = verdict.kind in _RECOGNISED
+    plain = f"{verdict.kind}: {verdict.reason}" if verdict.reason else verdict.kind.value
+    return Asked(ok, "valid" if verdict.kind is Kind.OK else plain, verdict.message, verdict.kind, verdict.reason)
+
+
+async def ask_all(
+    asker: Asker, items: Iterable[T], key_of: Callable[[T], UpstreamKey], *, at_once: int = AT_ONCE
+) -> AsyncIterator[tuple[T, Asked]]:
+    """Each item with what was said of it, as answers come; holds `at_once` of them in memory and no more."""
+    waiting = iter(items)
+    under_way: dict[asyncio.Task[Asked], T] = {}
+
+    def more() -> None:
+        for item in waiting:
+            under_way[asyncio.create_task(asker.ask(key_of(item)))] = item
+            if len(under_way) >= at_once:
+                return
+
+    try:
+        more()
+        while under_way:
+            done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                yield under_way.pop(task), task.result()
+            more()
+    finally:
+        for task in under_way:
+            task.cancel()

@@ -1,0 +1,67 @@
+"""A master key, and what it seals: AES-256-GCM, a random nonce each, bound to the pool and to what it is about."""
+
+from __future__ import annotations
+
+import base64
+import os
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+SHORTEST: Final = 32  # characters of a master key: it is no password, and nobody has to remember it
+_NONCE: Final = 12  # bytes, NIST SP 800-38D §8.2.2: random ones are safe far beyond any number of keys
+_VERSION: Final = b"quotapool vault 1"
+
+
+class SealBroken(Exception):
+    """Another master key sealed this, or it was moved or changed since."""
+
+
+class MasterKey:
+    """Made from a text of at least SHORTEST characters. `id` names it and tells nothing of it.
+
+    Raises ValueError, which never repeats the text.
+    """
+
+    __slots__ = ("_cipher", "id")
+
+    def __init__(self, text: str) -> None:
+        text = text.strip()
+        if len(text) < SHORTEST:
+            raise ValueError(f"a master key needs at least {SHORTEST} characters")
+        self._cipher = AESGCM(_derived(text, b"cipher", 32))
+        self.id = _derived(text, b"id", 6).hex()
+
+    def __repr__(self) -> str:
+        return f"<MasterKey {self.id}>"
+
+    def seal(self, secret: str, *about: str) -> str:
+        """Base64 of nonce and ciphertext. It opens only with the very same `about` beside it."""
+        nonce = os.urandom(_NONCE)
+        return base64.b64encode(nonce + self._cipher.encrypt(nonce, secret.encode(), _bound(about))).decode()
+
+    def open(self, sealed: str, *about: str) -> str:
+        """The secret again. Raises SealBroken."""
+        try:
+            raw = base64.b64decode(sealed, validate=True)
+            return self._cipher.decrypt(raw[:_NONCE], raw[_NONCE:], _bound(about)).decode()
+        except (InvalidTag, ValueError):
+            raise SealBroken from None
+
+
+def new_master_key() -> str:
+    """The text of a master key: 256 random bits."""
+    return base64.urlsafe_b64encode(os.urandom(32)).decode()
+
+
+def _derived(text: str, purpose: bytes, length: int) -> bytes:
+    return HKDF(algorithm=SHA256(), length=length, salt=None, info=_VERSION + b" " + purpose).derive(text.encode())
+
+
+def _bound(about: tuple[str, ...]) -> bytes:
+    """Lengths first, so that no two lists of words are the same bytes."""
+    words = [word.encode() for word in about]
+    return _VERSION + b"".join(len(word).to_bytes(4, "big") + word for word in words)

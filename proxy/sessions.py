@@ -1,0 +1,426 @@
+"""THE PATH OF A SESSION: a WebSocket, from a client's handshake to its close. Read it from the top.
+
+    enter -> endpoint -> reserve one request -> ask upstream -> verdict -> accept the client -> carry both ways -> close
+
+The client's handshake is accepted only once upstream's is: until then what upstream refuses is an ordinary answer,
+and another key may be asked without the client noticing. From then on the session lives and dies with its key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol, cast
+from urllib.parse import parse_qs
+
+from multidict import CIMultiDictProxy
+
+from proxy.admission import Admission, NobodyLeft, NoRoom, TooLarge, Want
+from proxy.denials import failed, no_room, nobody_left, not_served
+from proxy.domain import retry
+from proxy.domain.quantities import NOTHING, Cost
+from proxy.domain.retry import Attempts, Budget, Step
+from proxy.domain.states import State
+from proxy.domain.trip import Leg, Trip
+from proxy.domain.verdict import Kind
+from proxy.gate import Gate, token_of
+from proxy.job import NO_MODEL, Job, want_of
+from proxy.ledger.ledger import Granted, Ledger, StoreUnavailable
+from proxy.live import LiveSession
+from proxy.meter import Desk, Meter, MeterObserver, Terms
+from proxy.openai import replies
+from proxy.openai.classify import classify
+from proxy.openai.encoding import decoded
+from proxy.openai.endpoints import Endpoint, resolve
+from proxy.openai.headers import Header, downward, upward
+from proxy.openai.replies import ProxyError
+from proxy.outcome import ABOUT_THE_KEY, NOT_CHARGED, NOT_THIS_ACCOUNT, Held, Outcome, event_of, observed_in
+from proxy.pipeline import Pipeline
+from proxy.probes.egress import EgressWatch
+from proxy.probes.policy import PolicyWatch
+from proxy.refusal import Refusal
+from proxy.roster import Roster
+from proxy.session_rights import RESPONSES, SessionRights
+from proxy.settings import Client
+from proxy.upstream.frames import SERVICE_RESTART, VANISHED
+from proxy.upstream.http import UpstreamFailure
+from proxy.upstream.websocket import Dialler, Handshake, WebSocket, open_websocket
+
+_DEFAULT_COOL_S: Final = 5.0
+_MOST_COOL_S: Final = 86_400.0
+_MOST_READ: Final = 2**20
+_LONGEST_MODEL: Final = 128
+_LOOK_S: Final = 1.0
+_LAST_WORDS_S: Final = 5.0  # a response under way may take so much longer when its key has died
+_EPHEMERAL: Final = "ek_"
+_REALTIME: Final = "realtime"
+
+
+class SessionObserver(MeterObserver, Protocol):
+    """Who wants to know how sessions fare: metrics and logs."""
+
+    def retrying(self, leg: Leg) -> None: ...
+
+    def session_opened(self, account: str, change: int) -> None: ...
+
+
+class Visitor(Protocol):
+    """A client that asks for a session. `protocols`: what it offers, without credentials."""
+
+    headers: CIMultiDictProxy[str]
+    target: str
+    protocols: list[str]
+
+    def check(self) -> None:
+        """Raises Refusal (400) where the handshake is none."""
+        ...
+
+    def accept(self, headers: Sequence[Header], protocol: str, most: int) -> WebSocket:
+        """Grant the session. Raises ConnectionError where the client has left."""
+        ...
+
+    async def answer(self, status: int, reason: str, headers: Sequence[Header], body: bytes) -> None:
+        """Refuse it with an HTTP answer."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A session that lives. `doomed`: since when its key is out of the pool."""
+
+    live: LiveSession
+    meter: Meter
+    doomed: float | None = None
+
+
+class Sessions:
+    """Holds one process's sessions, with the parts of its pipeline, whose configuration is theirs."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        gate: Gate,
+        roster: Roster,
+        admission: Admission,
+        ledger: Ledger,
+        observer: SessionObserver,
+        clean: Callable[[bytes], bytes],
+        egress: EgressWatch,
+        policy: PolicyWatch,
+    ) -> None:
+        self._egress = egress
+        self._rights = SessionRights(pipeline, policy)
+        self._pipeline = pipeline
+        self._gate = gate
+        self._roster = roster
+        self._admission = admission
+        self._ledger = ledger
+        self._observer = observer
+        self._clean = clean
+        self._desk = Desk(ledger, roster, observer, clean, policy)
+        self._retries = Budget(pipeline.settings.retry.budget)
+        self._rng = random.Random()
+        self._open: set[_Open] = set()
+        self._watching: asyncio.Task[None] | None = None
+        self._none_open = asyncio.Event()
+        self._none_open.set()
+
+    def __repr__(self) -> str:
+        return f"<Sessions open={len(self._open)}>"
+
+    @property
+    def open(self) -> int:
+        return len(self._open)
+
+    async def serve(self, visitor: Visitor, trip: Trip) -> None:
+        """Hold one session to its end. Raises Refusal for what the proxy answers itself."""
+        if token_of(visitor.headers).startswith(_EPHEMERAL):
+            raise Refusal(replies.CLIENT_SECRET_SENT)  # 401: a pool key in its place would lose the session's settings
+        trip.client = self._gate.enter(visitor.headers)  # 401, 403
+        endpoint = resolve("GET", visitor.target)
+        if isinstance(endpoint, ProxyError):
+            raise not_served(endpoint, visitor.headers, tls=self._pipeline.settings.tls is not None)  # 403, 404
+        visitor.check()  # 400
+        trip.endpoint, trip.model, trip.streamed = endpoint.name, _model_in(visitor.target), True
+        client = next((one for one in self._pipeline.settings.clients if one.id == trip.client), None)
+        self._rights.enter(client, endpoint.name, trip.model)  # 403, 429
+        want = self._want(visitor, endpoint, trip, client)
+        want.only = await self._rights.where(trip.client, endpoint.name, visitor.target, trip.model)  # 404, 503
+        self._retries.active += 1
+        try:
+            found = await self._find(visitor, want, trip)  # 429, 502, 503, 504 or upstream's answer
+        finally:
+            self._retries.active -= 1
+        if found is not None:
+            granted, leg, handshake = found
+            check = partial(self._rights.check, client, trip.client, visitor.headers)
+            remember = partial(self._rights.remember, trip.client)
+            terms = Terms(endpoint.name == RESPONSES, want.max_wait_s, check, remember)
+            await self._hold(visitor, trip, leg, handshake, Meter(self._desk, trip, granted, terms))
+
+    def _want(self, visitor: Visitor, endpoint: Endpoint, trip: Trip, client: Client | None) -> Want:
+        settings = self._pipeline.settings
+        group = self._roster.group_of(trip.model) if trip.model else NO_MODEL
+        # Not replayable: a session says too late whether there is money again, so it is no trial for a resting key.
+        job = Job(endpoint, b"", None, trip.model, group, Cost(1), replayable=False)
+        want = want_of(job, visitor.headers, trip.client, client, settings)
+        want.exclude |= self._pipeline.credentials.closed_to(trip.model, renamable=False)
+        return want
+
+    # ---- one key after another
+
+    async def _find(self, visitor: Visitor, want: Want, trip: Trip) -> tuple[Granted, Leg, Handshake] | None:
+        """A session with upstream; None where its refusal was passed on."""
+        attempts = Attempts()
+        held: Held | None = None
+        while True:
+            granted = await self._admit(want, trip, nobody_is_fine=attempts.refusals + attempts.failures > 0)
+            if granted is None:
+                break
+            if granted.candidate.key not in self._pipeline.credentials:  # a reload took it while the store was asked
+                self._ledger.give_back(granted)
+                continue
+            leg = Leg(granted.candidate.key, granted.candidate.account, trip.queued_s)
+            trip.legs.append(leg)
+            outcome = Outcome()
+            handshake = await self._ask(visitor, granted, leg, trip, outcome)
+            if outcome.report is not None:
+                await asyncio.shield(outcome.report)
+            if handshake is not None:
+                return granted, leg, handshake
+            kind = outcome.verdict.kind
+            if kind not in ABOUT_THE_KEY:
+                held = outcome.held or held
+            if kind in NOT_THIS_ACCOUNT:
+                want.exclude.add(leg.account)
+            step = self._next_step(outcome, attempts)
+            if step is Step.ANSWER:
+                if outcome.failure is not None:
+                    raise failed(outcome.failure, final=attempts.failures > 0) from outcome.failure
+                if kind in ABOUT_THE_KEY:
+                    raise Refusal(replies.UPSTREAM_KEY_REFUSED)
+                break
+            self._observer.retrying(leg)
+            if step is Step.NEXT:
+                attempts.refusals += 1
+                continue
+            attempts.failures += 1
+            await asyncio.sleep(retry.pause_s(attempts.failures, outcome.verdict.retry_after_s, self._rng.random()))
+        if held is None:
+            raise Refusal(replies.POOL_NO_USABLE_KEYS)
+        trip.status, trip.source = held.status, "upstream"
+        await visitor.answer(held.status, held.reason, [*held.headers, ("x-quotapool-source", "upstream")], held.body)
+        return None
+
+    async def _admit(self, want: Want, trip: Trip, *, nobody_is_fine: bool) -> Granted | None:
+        """A reservation of one request. None: every account has refused this session, so its last answer stands."""
+        try:
+            return await self._admission.admit(want)
+        except NoRoom as full:
+            raise no_room(full) from full
+        except TooLarge as large:
+            raise Refusal(replies.REQUEST_TOO_LARGE_FOR_POOL) from large
+        except NobodyLeft as nobody:
+            if nobody_is_fine and nobody.reason == "excluded":
+                return None
+            raise nobody_left(nobody) from nobody
+        except StoreUnavailable as gone:
+            raise Refusal(replies.STORE_UNAVAILABLE, retry_after_s=1.0) from gone
+        finally:
+            trip.queued_s = want.stood_s
+
+    async def _ask(
+        self, visitor: Visitor, granted: Granted, leg: Leg, trip: Trip, outcome: Outcome
+    ) -> Handshake | None:
+        """Ask upstream with one key. None: it refused, and `outcome` says how. Settles once, always."""
+        started = time.monotonic()
+        handshake: Handshake | None = None
+        try:
+            handshake = await self._open_upstream(visitor, granted)
+            leg.status, outcome.observed = handshake.status, observed_in(handshake.headers)
+            leg.upstream_request_id = handshake.headers.get("x-request-id", "")
+            if handshake.socket is None:
+                self._read_refusal(handshake, granted, outcome)
+                handshake = None
+        except UpstreamFailure as failure:
+            outcome.failure = failure
+            leg.outcome, leg.reason = "network", failure.reason
+            self._egress.failed(failure.reason)
+        except asyncio.CancelledError:
+            leg.outcome, trip.cut = "cancelled", True
+            raise
+        finally:
+            leg.took_s = time.monotonic() - started
+            trip.upstream_s += leg.took_s
+            leg.usage = NOTHING
+            self._settle(granted, outcome, leg)
+            self._observer.attempted(leg, trip)
+        return handshake
+
+    async def _open_upstream(self, visitor: Visitor, granted: Granted) -> Handshake:
+        pipeline, key = self._pipeline, granted.candidate.key
+        name, credential = pipeline.credentials.header(key)
+        route = pipeline.credentials.route(key)
+        upstream = pipeline.upstream if route is None else pipeline.elsewhere.get(route.base)
+        if upstream is None:
+            raise UpstreamFailure("connect", "the upstream of this key has gone with a reload", sent=False)
+        return await open_websocket(
+            cast("Dialler", upstream),  # what runs in a worker can do more than answer requests
+            visitor.target if route is None else route.target(visitor.target),
+            upward(visitor.headers, visitor.headers.items(), name=name, authorization=credential),
+            visitor.protocols,
+            most=pipeline.settings.max_ws_message,
+        )
+
+    def _read_refusal(self, handshake: Handshake, granted: Granted, outcome: Outcome) -> None:
+        """Understand an HTTP answer, and keep it without secrets for the client."""
+        secret = self._pipeline.credentials.secret(granted.candidate.key)
+        headers = downward(handshake.headers, handshake.headers.items(), secret=secret)
+        encoding = handshake.headers.get("Content-Encoding", "")
+        text = self._clean(decoded(handshake.body, encoding, _MOST_READ))
+        headers = [pair for pair in headers if pair[0].lower() != "content-encoding"]
+        outcome.verdict = classify(handshake.status, handshake.headers, text)
+        outcome.held = Held(handshake.status, handshake.reason, headers, text)
+
+    def _settle(self, granted: Granted, outcome: Outcome, leg: Leg) -> None:
+        """What upstream never heard of is given back; else a request is what it took. Tells the roster of refusals."""
+        if outcome.failure is not None:
+            if outcome.failure.sent:
+                self._ledger.settle(granted)
+            else:
+                self._ledger.give_back(granted)
+            return
+        verdict = outcome.verdict
+        leg.outcome, leg.reason = leg.outcome or verdict.kind.value, verdict.reason
+        if verdict.kind is Kind.EGRESS:
+            self._egress.refused(leg.account, verdict.reason)
+        elif leg.status:
+            self._egress.answered()
+        if verdict.kind in {Kind.WAIT, Kind.SLOW_DOWN}:
+            asked = verdict.retry_after_s
+            outcome.cool_s = min(_DEFAULT_COOL_S if asked is None else asked, _MOST_COOL_S)
+            self._observer.cooled(leg.account, granted.group, verdict.reason)
+        self._ledger.settle(
+            granted,
+            cool_s=outcome.cool_s,
+            observed=outcome.observed or (),
+            refused=verdict.kind in NOT_CHARGED,
+            event=event_of(outcome, granted.cost, leg.status),
+        )
+        if verdict.kind is not Kind.OK:
+            outcome.report = self._roster.report(
+                verdict, granted, status=leg.status, request_id=leg.upstream_request_id
+            )
+
+    def _next_step(self, outcome: Outcome, attempts: Attempts) -> Step:
+        """A handshake does no work upstream, so it may always be repeated, within the budget of retries."""
+        most = self._pipeline.settings.retry.max_attempts - 1
+        self._retries.share = self._pipeline.settings.retry.budget
+        if outcome.failure is None:
+            return retry.next_step(
+                outcome.verdict, attempts, resendable=True, replayable=True, budget=self._retries, most_failures=most
+            )
+        again = retry.may_resend(
+            sent=outcome.failure.sent,
+            resendable=True,
+            replayable=True,
+            attempts=attempts,
+            budget=self._retries,
+            most=most,
+        )
+        return Step.AGAIN if again else Step.ANSWER
+
+    # ---- the session itself
+
+    async def _hold(self, visitor: Visitor, trip: Trip, leg: Leg, handshake: Handshake, meter: Meter) -> None:
+        """Accept the client, and carry messages until one side ends the session."""
+        upstream = handshake.socket
+        assert upstream is not None  # noqa: S101 -- `_find` returns only what was opened
+        settings = self._pipeline.settings
+        try:
+            client = visitor.accept(
+                self._headers(handshake, leg.key), _chosen(handshake, visitor), settings.max_ws_message
+            )
+        except ConnectionError:
+            upstream.abort()
+            raise
+        trip.status, trip.source = 101, "upstream"
+        one = _Open(LiveSession(client, upstream, meter), meter)
+        self._note(one, 1)
+        began = time.monotonic()
+        try:
+            ending = await one.live.run()
+            trip.cut = ending.code == VANISHED
+        finally:
+            self._note(one, -1)
+            meter.finish()
+            trip.model = trip.model or meter.model
+            leg.usage = meter.used  # for the line in the log; metrics and money have heard of each response
+            trip.upstream_s += time.monotonic() - began
+
+    def _headers(self, handshake: Handshake, key: str) -> list[Header]:
+        secret = self._pipeline.credentials.secret(key)
+        headers = downward(handshake.headers, handshake.headers.items(), secret=secret)
+        kept = [pair for pair in headers if not pair[0].lower().startswith("sec-websocket-")]
+        return [*kept, ("x-quotapool-source", "upstream")]
+
+    def _note(self, one: _Open, change: int) -> None:
+        self._observer.session_opened(one.meter.account, change)
+        if change < 0:
+            self._open.discard(one)
+            if not self._open:
+                self._none_open.set()
+            return
+        self._open.add(one)
+        self._none_open.clear()
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.get_running_loop().create_task(self._keep_watch())
+
+    async def _keep_watch(self) -> None:
+        """While there are sessions: is the other side alive, and is the key?"""
+        while self._open:
+            await asyncio.sleep(_LOOK_S)
+            now = time.monotonic()
+            for one in list(self._open):
+                one.live.look(now)
+                self._end_with_its_key(one, now)
+
+    def _end_with_its_key(self, one: _Open, now: float) -> None:
+        """A session whose key has left the pool ends between two responses, or soon after. A draining key is waited
+        for."""
+        known = self._roster.pool.keys.get(one.meter.key)
+        gone = known is None or one.meter.key not in self._pipeline.credentials
+        state = State.REMOVED if gone or known is None else self._roster.pool.state_of(known)
+        if state in {State.ACTIVE, State.SUSPECT}:
+            one.doomed = None
+            return
+        one.doomed = now if one.doomed is None else one.doomed
+        if not one.meter.busy or (state is not State.DRAINING and now - one.doomed > _LAST_WORDS_S):
+            one.live.leave(SERVICE_RESTART, "the upstream key of this session has left the pool; connect again")
+
+    async def close(self, seconds: float) -> None:
+        """End all sessions so that SDKs connect again, elsewhere or after the restart; wait at most so long."""
+        for one in list(self._open):
+            one.live.leave(SERVICE_RESTART, "the proxy is restarting; connect again")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._none_open.wait()
+                await asyncio.gather(*self._desk.tasks, return_exceptions=True)
+        if self._watching is not None:
+            self._watching.cancel()
+
+
+def _model_in(target: str) -> str:
+    named = parse_qs(target.partition("?")[2]).get("model", [""])
+    return named[0][:_LONGEST_MODEL]
+
+
+def _chosen(handshake: Handshake, visitor: Visitor) -> str:
+    """The subprotocol for the client. One that offered `realtime` gets it: browsers give up where none is chosen."""
+    return handshake.protocol or (_REALTIME if _REALTIME in visitor.protocols else "")

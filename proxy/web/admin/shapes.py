@@ -1,0 +1,235 @@
+"""What the admin API takes and gives, as types: requests are read by them, the OpenAPI document is made of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+Word = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+Day = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+
+
+class Grant(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Credit that an account was given; days are UTC."""
+
+    usd: Annotated[float, msgspec.Meta(gt=0)]
+    granted_on: Day | None = None
+    expires_on: Day | None = None
+
+
+class NewKey(msgspec.Struct, forbid_unknown_fields=True):
+    """A key for the pool. The secret is kept encrypted and never shown again. `tier`, `weight` and `grants` are of its
+    account. `check`: ask OpenAI first (GET /v1/models). `replace`: a new secret for a stored id."""
+
+    secret: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+    id: Word | None = None
+    account: Word | None = None
+    tier: Word | None = None
+    weight: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    grants: list[Grant] = []
+    check: bool = True
+    replace: bool = False
+
+
+class KeyAdded(msgspec.Struct):
+    """`result`: added, unchanged, updated (its attributes) or replaced (its secret)."""
+
+    id: str
+    result: str
+
+
+class Level(msgspec.Struct):
+    """`learned`: the limit upstream named, null where it named none."""
+
+    limit: float
+    learned: float | None
+    remaining: float
+
+
+class BudgetRow(msgspec.Struct):
+    """What is left of an account's budgets for one model group; `cooling_s`: seconds it has to wait."""
+
+    model: str
+    cooling_s: float
+    rpm: Level | None = None
+    rpd: Level | None = None
+    tpm: Level | None = None
+    tpd: Level | None = None
+    ipm: Level | None = None
+
+
+class Evidence(msgspec.Struct):
+    """What upstream said, without secrets."""
+
+    status: int
+    message: str
+    upstream_request_id: str
+    by: str
+
+
+class KeyRow(msgspec.Struct):
+    """One key. `state`: active, suspect, quarantined, draining, disabled, removed, or locked (its master key is not
+    here). `since` and `next_try`: Unix seconds. `next`: what to do, "" where nothing is. `credit`: its account's.
+    `cooling_s`: seconds until the first model group of its account may be asked again, 0 where one may be now."""
+
+    id: str
+    account: str
+    state: str
+    source: Literal["configuration", "store"]
+    next: str
+    budgets: list[BudgetRow]
+    organization: str | None = None
+    cooling_s: float = 0.0
+    credit: dict[str, Any] | None = None
+    reason: str | None = None
+    since: float | None = None
+    next_try: float | None = None
+    evidence: Evidence | None = None
+
+
+class Keys(msgspec.Struct):
+    keys: list[KeyRow]
+
+
+class KeyQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """`state`: only keys in it."""
+
+    state: Word | None = None
+
+
+class Forget(msgspec.Struct, forbid_unknown_fields=True):
+    """`forget`: delete a stored key with its secret."""
+
+    forget: bool = False
+
+
+class Said(msgspec.Struct):
+    """The key's state after the operator's word."""
+
+    id: str
+    state: str
+
+
+class Probed(msgspec.Struct):
+    """What upstream says of the key now; valid says nothing about credit. `next`: what to do."""
+
+    id: str
+    valid: bool
+    answer: str
+    detail: str
+    next: str
+
+
+class ModelRoom(msgspec.Struct):
+    """Sum over the accounts that can be used."""
+
+    model: str
+    dimension: str
+    limit: float
+    remaining: float
+
+
+class PoolRow(msgspec.Struct):
+    """The pool in short. `problem`: why stored keys are missing, "" where none is."""
+
+    pool: str
+    version: str
+    keys: dict[str, int]
+    accounts: int
+    usable_keys: int
+    room: list[ModelRoom]
+    problem: str
+
+
+class EventQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """The newest come first; `before`: the id of an event, to read on."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+    before: Annotated[str, msgspec.Meta(pattern=r"^\d{1,20}-\d{1,20}$")] | None = None
+
+
+class Event(msgspec.Struct):
+    """One change of a key's (`k/...`), account's (`a/...`) or organisation's (`o/...`) state; or of another kind."""
+
+    id: str
+    at: str
+    data: dict[str, Any]
+
+
+class Events(msgspec.Struct):
+    events: list[Event]
+
+
+class UsageQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Days in UTC, both included. Without `since`: this month."""
+
+    by: Literal["pool", "account", "key", "model", "client"] = "pool"
+    since: Day | None = None
+    until: Day | None = None
+
+
+class UsageRow(msgspec.Struct):
+    """What one name cost on one day; `name` is "" for the pool. `probes_usd` is in neither of the two before it."""
+
+    day: str
+    name: str
+    exact_usd: float
+    estimated_usd: float
+    probes_usd: float
+    requests: int
+    unpriced_requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+
+class UsageRows(msgspec.Struct):
+    by: str
+    since: str
+    until: str
+    rows: list[UsageRow]
+
+
+class ClientRow(msgspec.Struct):
+    """`added`: Unix seconds, null for a configured one."""
+
+    id: str
+    source: Literal["configuration", "store"]
+    added: float | None = None
+
+
+class ClientRows(msgspec.Struct):
+    clients: list[ClientRow]
+
+
+class NewClient(msgspec.Struct, forbid_unknown_fields=True):
+    """A client. `key_hash`: SHA-256 (hex) of a key it has already; without it, a key is made."""
+
+    id: Word
+    key_hash: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] | None = None
+
+
+class ClientAdded(msgspec.Struct):
+    """`key`: the client's new key, in this answer and never again; null where it has one already."""
+
+    id: str
+    key: str | None
+
+
+class Gone(msgspec.Struct):
+    id: str
+    gone: bool = True
+
+
+class Problem(msgspec.Struct):
+    """OpenAI's shape of an error."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class Error(msgspec.Struct):
+    error: Problem

@@ -1,0 +1,135 @@
+"""What is worth an alert: events, few keys, little credit, an expiry, an hour that costs too much."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from proxy.alerts import rules
+from proxy.domain.alert import AlertKind, Severity
+from proxy.domain.wallet import PICO, Grant, wallet
+
+NOW = datetime(2026, 11, 15, 12, 30, tzinfo=UTC)
+HOUR = datetime(2026, 11, 15, 12, tzinfo=UTC)
+
+
+def event(field: str, was: str, to: str, **more: str) -> dict[str, str]:
+    common = {"reason": "invalid_api_key", "by": "observed", "status": "401", "message": "Incorrect", "at": "9.5"}
+    return {"field": field, "from": was, "to": to, "kind": "state", "request_id": "req_1", **common, **more}
+
+
+@pytest.mark.parametrize(
+    ("seen", "kind", "subject", "severity"),
+    [
+        (event("k/alpha", "active", "removed"), AlertKind.KEY_REMOVED, "key alpha", Severity.CRITICAL),
+        (event("a/acme", "active", "quarantined"), AlertKind.KEY_QUARANTINED, "account acme", Severity.WARNING),
+        (event("o/org-1", "active", "quarantined"), AlertKind.KEY_QUARANTINED, "organisation org-1", Severity.WARNING),
+        (event("k/alpha", "quarantined", "active"), AlertKind.KEY_BACK, "key alpha", Severity.INFO),
+        (event("k/a", "active", "suspect", kind="brake"), AlertKind.BRAKE, "pool", Severity.CRITICAL),
+        (event("network", "well", "trouble", kind="egress"), AlertKind.EGRESS, "pool", Severity.CRITICAL),
+        (event("network-well", "trouble", "well", kind="egress"), AlertKind.EGRESS, "pool", Severity.INFO),
+        (event("web", "", "", kind="policy"), AlertKind.POLICY, "client web", Severity.WARNING),
+    ],
+)
+def test_an_event_becomes_its_alert(seen, kind, subject, severity):
+    alert = rules.of_event(seen)
+    assert (alert.kind, alert.subject, alert.severity, alert.at) == (kind, subject, severity, 9.5)
+
+
+@pytest.mark.parametrize(
+    "quiet",
+    [
+        event("k/alpha", "active", "disabled", by="operator"),
+        event("k/alpha", "active", "removed", by="operator"),  # they know: they did it
+        event("k/alpha", "removed", "active", by="operator"),
+        event("k/alpha", "active", "suspect"),  # nothing is proven yet
+        event("k/alpha", "suspect", "active"),
+        event("k/alpha", "", "", kind="what a later version tells"),
+    ],
+)
+def test_what_is_no_news_is_not_told(quiet):
+    assert rules.of_event(quiet) is None
+
+
+def test_the_text_says_what_openai_said_and_whether_we_stopped_it_ourselves():
+    said = rules.of_event(event("k/alpha", "active", "removed"))
+    assert said.text == "key alpha was removed: invalid_api_key. OpenAI said (401): Incorrect"
+    assert said.details == {"reason": "invalid_api_key", "status": "401", "request_id": "req_1", "by": "observed"}
+    ours = event("a/acme", "active", "quarantined", by="wallet", reason="credit_stop_at", status="0")
+    assert (
+        rules.of_event(ours).text == "account acme was stopped at its limit (credit_stop_at), before OpenAI refuses it."
+    )
+
+
+def test_too_few_keys_is_critical_where_none_is_left():
+    assert rules.too_few_keys(3, 5, 3, 0.0) is None
+    assert rules.too_few_keys(2, 5, 3, 0.0).severity is Severity.WARNING
+    assert rules.too_few_keys(0, 5, 1, 0.0).severity is Severity.CRITICAL
+    assert rules.too_few_keys(0, 5, 0, 0.0) is None  # nobody asked
+
+
+def test_little_credit_and_credit_that_expires_soon_are_told():
+    poor = wallet([Grant(4 * PICO)], {}, NOW)
+    ending = wallet([Grant(50 * PICO, None, date(2026, 11, 20)), Grant(9 * PICO, None, date(2027, 11, 1))], {}, NOW)
+    told = list(rules.of_wallets({"a": poor, "b": ending}, below=5 * PICO, within=timedelta(7), now=NOW))
+    assert [(alert.kind, alert.subject, alert.text) for alert in told] == [
+        (AlertKind.CREDIT_LOW, "account a", "account a has $4.00 of credit left."),
+        (AlertKind.EXPIRY, "account b", "$50.00 of account b's credit expire on 2026-11-20."),
+    ]
+    # Given an account whose credit nobody wrote down, there is nothing to compare.
+    assert list(rules.of_wallets({"c": wallet([], {}, NOW)}, below=5 * PICO, within=timedelta(7), now=NOW)) == []
+
+
+def test_a_key_that_expires_is_told_before_and_not_after():
+    ends = {"soon": NOW.timestamp() + 86_400, "late": NOW.timestamp() + 30 * 86_400, "gone": NOW.timestamp() - 1}
+    assert [a.subject for a in rules.of_expiring_keys(ends, within=timedelta(7), now=NOW)] == ["key soon"]
+
+
+def hours_of(*spent: tuple[int, float]) -> dict[datetime, int]:
+    """(hours before 12:00, dollars)."""
+    return {HOUR - timedelta(hours=ago): round(usd * PICO) for ago, usd in spent}
+
+
+def test_an_hour_is_compared_with_the_same_hour_of_the_last_days():
+    # 12:00 cost 2, 10, 3 and 4 dollars on the last four days; nights cost nothing. The median of the four is 3.50.
+    days = hours_of((24, 2), (48, 10), (72, 3), (96, 4))
+    assert rules.usual_hour(days, HOUR) == round(3.5 * PICO)
+    assert rules.spends_fast(days | hours_of((0, 17.5)), 5.0, NOW) is None
+    alert = rules.spends_fast(days | hours_of((0, 17.51)), 5.0, NOW)
+    assert alert.text == "The pool spent $17.51 in the hour from 12:00 UTC; usual are $3.50."
+    # The hour just over counts too: its end was perhaps never looked at.
+    assert rules.spends_fast(days | hours_of((1, 50)), 5.0, NOW) is not None
+
+
+def test_a_young_pool_is_compared_with_all_its_hours_and_a_very_young_one_with_nothing():
+    young = hours_of((8, 1), (7, 1), (6, 1), (5, 1), (4, 1), (3, 1), (2, 1), (1, 1))
+    assert rules.usual_hour(young, HOUR) == PICO
+    assert rules.spends_fast(young | hours_of((0, 6)), 5.0, NOW) is not None
+    assert rules.usual_hour(hours_of((3, 1), (2, 1)), HOUR) is None
+    assert rules.spends_fast(hours_of((3, 1), (0, 1000)), 5.0, NOW) is None
+    assert rules.usual_hour({}, HOUR) is None
+
+
+def test_cents_alarm_nobody():
+    days = hours_of((24, 0.01), (48, 0.01), (72, 0.01))
+    assert rules.spends_fast(days | hours_of((0, 0.99)), 5.0, NOW) is None
+    assert rules.spends_fast(days | hours_of((0, 1.0)), 5.0, NOW) is not None
+
+
+def test_a_spent_day_is_told_with_its_end():
+    until = datetime(2026, 11, 16, tzinfo=UTC).timestamp()
+    assert rules.day_is_spent(5 * PICO, 0.0, NOW) is None
+    alert = rules.day_is_spent(5 * PICO, until, NOW)
+    assert alert.text == "The pool spent $5.00 today, its daily limit: requests are refused until 00:00 UTC."
+
+
+def test_a_condition_must_last():
+    dry = rules.Lasting(300)
+    one, other = ("gpt-4o", "tpm"), ("gpt-4o", "rpm")
+    assert dry.of([one], 0) == []
+    assert dry.of([one, other], 299) == []
+    assert dry.of([one, other], 300) == [one]
+    assert dry.of([other], 400) == []
+    # One that was over begins anew.
+    assert dry.of([one, other], 599) == [other]

@@ -1,0 +1,138 @@
+"""The bill of a running pool: what `quotapool usage` says is what the answers add up to, and a stop loses nothing."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from decimal import Decimal
+from urllib.parse import urlsplit
+
+from tests.fakes.processes import fetch, pool_config, wait_until
+
+# gpt-5.5 in USD a token, by service tier (OpenAI's price list): prompt, cached prompt, completion.
+RATES = {
+    "default": (Decimal("5e-6"), Decimal("5e-7"), Decimal("3e-5")),
+    "priority": (Decimal("1.25e-5"), Decimal("1.25e-6"), Decimal("7.5e-5")),
+    "flex": (Decimal("2.5e-6"), Decimal("2.5e-7"), Decimal("1.5e-5")),
+}
+MICRO = Decimal("0.000001")
+
+
+def ask(proxy, path="chat/completions", **body):
+    told = {"model": "gpt-5.5", "messages": [{"role": "user", "content": "hello"}], **body}
+    status, text = fetch(f"{proxy.base_url}/{path}", method="POST", body=told)
+    assert status == 200, text
+    return json.loads(text)
+
+
+def cost(answer) -> Decimal:
+    """What the answer says, by hand."""
+    usage = answer["usage"]
+    prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
+    completion = usage.get("completion_tokens", usage.get("output_tokens", 0))
+    cached = (usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}).get("cached_tokens", 0)
+    fresh_rate, cached_rate, rate = RATES[answer.get("service_tier", "default")]
+    return (prompt - cached) * fresh_rate + cached * cached_rate + completion * rate
+
+
+def streamed(proxy):
+    """A stream's last word, as an answer: what it used, at the tier that its chunks named."""
+    body = {"model": "gpt-5.5", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
+    status, text = fetch(
+        f"{proxy.base_url}/chat/completions", method="POST", body={**body, "stream_options": {"include_usage": True}}
+    )
+    assert status == 200
+    chunks = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    return {"usage": chunks[-1]["usage"], "service_tier": chunks[0]["service_tier"]}
+
+
+def usage(proxy, *options):
+    ran = proxy.command("usage", "--json", *options)
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+def cut_stream(proxy) -> int:
+    """Ask for a stream that upstream breaks off; the number of chunks with words that came."""
+    address = urlsplit(proxy.base_url)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=10)
+    body = {"model": "gpt-5.5", "stream": True, "messages": [{"role": "user", "content": "x" * 4000}]}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+    seen = b""
+    try:
+        answer = connection.getresponse()
+        while piece := answer.read1(65_536):
+            seen += piece
+    except (http.client.IncompleteRead, ConnectionError):
+        pass
+    connection.close()
+    assert b"[DONE]" not in seen
+    return seen.count(b'"content":"') - seen.count(b'"content":""')
+
+
+def test_the_bill_is_what_the_answers_add_up_to_and_a_stop_loses_nothing(start_simulator, start_proxy):
+    simulator = start_simulator(1, "--completion-tokens", "40")
+    proxy = start_proxy(pool_config(simulator, redis=None))
+    # Given chat, a cached prompt, priority, flex, responses, a stream and embeddings ...
+    answers = [
+        ask(proxy),
+        ask(proxy, messages=[{"role": "user", "content": "x" * 8000}]),
+        ask(proxy, service_tier="priority"),
+        ask(proxy, service_tier="flex"),
+        ask(proxy, "responses", input="hello", reasoning={"effort": "high"}),
+        streamed(proxy),
+    ]
+    assert answers[1]["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
+    embedded = ask(proxy, "embeddings", model="text-embedding-3-small", input="x" * 4000)
+    exact = sum(map(cost, answers)) + embedded["usage"]["prompt_tokens"] * Decimal("2e-8")
+    # ... a model that nobody has a price for, and a stream that breaks off
+    unknown = ask(proxy, model="our-own-model")
+    simulator.fault(0, "reset_mid_stream", events=8)
+    words = cut_stream(proxy)
+    assert words > 0
+    simulator.heal(0)
+    # When the proxy is stopped at once, and started again on the same state
+    assert proxy.stop() == 0
+    proxy = start_proxy({**proxy.config})
+    report = usage(proxy, "--by", "model", "--since", "2d")
+    # I expect each dollar in its column, to the micro-dollar
+    estimate = 1000 * RATES["default"][0] + words * RATES["default"][2]
+    total = report["total"]
+    assert Decimal(str(total["exact_usd"])).quantize(MICRO) == exact.quantize(MICRO)
+    assert Decimal(str(total["estimated_usd"])).quantize(MICRO) == estimate.quantize(MICRO)
+    assert (total["unpriced_requests"], total["requests"]) == (1, 9)
+    rows = {row["model"]: row for row in report["rows"]}
+    assert set(rows) == {
+        "gpt-5.5", "gpt-5.5 (priority)", "gpt-5.5 (flex)", "text-embedding-3-small", "our-own-model"
+    }  # fmt: skip
+    assert rows["our-own-model"]["usd"] == 0
+    assert rows["our-own-model"]["prompt_tokens"] == unknown["usage"]["prompt_tokens"]
+    assert report["unpriced"] == ["our-own-model"]
+    assert report["price_data"][0].startswith("genai-prices ")
+    assert any("storage" in unseen for unseen in report["not_seen"])
+    assert report["month_to_date_usd"] > 0
+    # and the same sum whichever way it is cut
+    for by in ("client", "day"):
+        assert usage(proxy, "--by", by)["total"]["usd"] == total["usd"]
+    assert "key-0" in proxy.command("usage", "--by", "key", "--csv").stdout.splitlines()[1]
+    table = proxy.command("usage").stdout
+    assert "not seen here" in table
+    assert "our-own-model" in table
+
+
+def test_rewritten_prices_count_from_the_next_request_and_metrics_follow(start_simulator, start_proxy):
+    simulator = start_simulator(1, "--completion-tokens", "40")
+    proxy = start_proxy(pool_config(simulator, prices={"our-own-model": {"request": 0.25, "input": 0, "output": 0}}))
+    ask(proxy, model="our-own-model")
+    wait_until(lambda: proxy.total("quotapool_spend_usd_total", account="key-0", kind="exact") == 0.25, "it is priced")
+    ask(proxy, model="another-model")
+    wait_until(lambda: proxy.total("quotapool_unpriced_requests_total") == 1, "it is counted as unpriced")
+    assert usage(proxy)["total"]["usd"] == 0.25
+
+
+def test_an_option_that_makes_no_sense_is_refused_in_words(start_simulator, start_proxy):
+    proxy = start_proxy(pool_config(start_simulator(1)))
+    for options in (("--by", "moon"), ("--since", "yesterday")):
+        ran = proxy.command("usage", *options)
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert options[0] in ran.stderr

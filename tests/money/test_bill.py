@@ -1,0 +1,186 @@
+"""A recorded mix of answers becomes the bill that a person computes by hand, to the last picodollar."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from contextlib import redirect_stdout
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import pytest
+from genai_prices import Usage as TheirUsage
+from genai_prices import calc_price
+
+from proxy.cli.usage import Report, _document, _write_csv, gather, since_day
+from proxy.domain.quantities import Certainty, Usage
+from proxy.domain.trip import Leg, Trip
+from proxy.ledger.connection import connect
+from proxy.money.cards import PICO
+from proxy.money.meter import SpendMeter
+from proxy.money.prices import compile_cards
+from proxy.money.spend import SpendBook, Spent
+from proxy.openai.sse import StreamRelay
+from proxy.openai.usage import read_usage
+
+DAY = date(2026, 11, 22)
+NOW = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
+
+
+class Nobody:
+    def spent(self, account: str, kind: str, usd: float) -> None: ...
+
+    def unpriced(self, model: str, requests: int) -> None: ...
+
+
+def chat(prompt, completion, cached=0, **more) -> bytes:
+    usage = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
+    }
+    return json.dumps({"object": "chat.completion", "choices": [], "usage": usage, **more}).encode()
+
+
+def responses(prompt, completion, reasoning, **more) -> bytes:
+    usage = {
+        "input_tokens": prompt,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": completion,
+        "output_tokens_details": {"reasoning_tokens": reasoning},
+        "total_tokens": prompt + completion,
+    }
+    return json.dumps({"object": "response", "service_tier": "default", "usage": usage, "user": None, **more}).encode()
+
+
+def streamed(*events, cut=False) -> Usage:
+    relay = StreamRelay("chat")
+    for event in events:
+        relay.feed(b"data: " + json.dumps({"object": "chat.completion.chunk", **event}).encode() + b"\n\n")
+    if not cut:
+        relay.feed(b"data: [DONE]\n\n")
+        relay.finish()
+    return relay.usage
+
+
+def said(word, **more):
+    return {"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}], **more}
+
+
+TOLD = {"prompt_tokens": 300, "completion_tokens": 50, "total_tokens": 350}
+# (model, what came back, what was asked, micro-dollars by hand, (input, cached, output, context) for the second source)
+# gpt-5.5 costs, in USD a token, 5e-6 in, 5e-7 cached and 3e-5 out; flex half; priority 1.25e-5 and 7.5e-5;
+# above 272,000 tokens 1e-5 and 4.5e-5. text-embedding-3-small costs 2e-8.
+MIX = [
+    ("gpt-5.5", read_usage(chat(1000, 200)), "", 11_000, (1000, 0, 200, {})),
+    ("gpt-5.5-2026-04-23", read_usage(chat(2000, 100, 1536)), "", 6_088, (2000, 1536, 100, {})),
+    ("gpt-5.5", streamed(said("Hi"), {"choices": [], "usage": TOLD}), "", 3_000, (300, 0, 50, {})),
+    ("gpt-5.5", read_usage(responses(400, 150, 120)), "", 6_500, (400, 0, 150, {})),
+    ("text-embedding-3-small", read_usage(b'{"usage":{"prompt_tokens":8000,"total_tokens":8000}}'), "", 160,
+     (8000, 0, 0, {})),
+    ("gpt-5.5", read_usage(chat(1000, 100, service_tier="priority")), "priority", 20_000,
+     (1000, 0, 100, {"service_tier": "priority"})),
+    ("gpt-5.5", read_usage(chat(1000, 100, service_tier="flex")), "flex", 4_000,
+     (1000, 0, 100, {"service_tier": "flex"})),
+    # Asked for fast, answered by the standard tier.
+    ("gpt-5.5", read_usage(chat(1000, 100, service_tier="default")), "fast", 8_000, (1000, 0, 100, {})),
+    ("gpt-5.5", read_usage(chat(300_000, 100)), "", 3_004_500, (300_000, 0, 100, {})),
+]  # fmt: skip
+
+
+def legs(mix):
+    for model, usage, asked, *_ in mix:
+        leg = Leg("k1", "acme", 0.0, "ok", "", 200, usage=usage, tier=usage.tier or asked, prompt_estimate=1000)
+        yield leg, Trip("t", 0.0, "POST", client="backend", endpoint="chat", model=model)
+
+
+@pytest.fixture
+async def book(valkey_url):
+    store = connect(valkey_url, timeout_s=2.0)
+    yield SpendBook(store, "test")
+    await store.close()
+
+
+@pytest.fixture
+def meter(book):
+    made = SpendMeter(book, Nobody(), now=lambda: NOW)
+    made.take_cards(compile_cards(DAY))
+    return made
+
+
+async def test_the_bill_of_a_recorded_mix_is_the_one_computed_by_hand(meter, book):
+    for leg, trip in legs(MIX):
+        meter.note(leg, trip)
+    assert await meter.flush()
+    report = await gather(book, "account", DAY, DAY)
+    # 0.011 + 0.006088 + 0.003 + 0.0065 + 0.00016 + 0.02 + 0.004 + 0.008 + 3.0045
+    assert report.total.exact == 3_063_248 * PICO // 10**6
+    assert (report.total.estimated, report.total.unpriced_requests, report.total.requests) == (0, 0, 9)
+    assert [name for name, _ in report.rows] == ["acme"]
+    assert report.month.total == report.total.total
+    assert _document(report)["total"]["usd"] == 3.063248
+    models = dict((await gather(book, "model", DAY, DAY)).rows)
+    assert models["gpt-5.5 (priority)"].exact == 20_000 * PICO // 10**6
+    assert models["gpt-5.5"].exact == (11_000 + 3_000 + 6_500 + 8_000 + 3_004_500) * PICO // 10**6
+
+
+@pytest.mark.parametrize("call", MIX, ids=range(len(MIX)))
+async def test_each_call_costs_what_the_price_package_says_itself(meter, book, call):
+    for leg, trip in legs([call]):
+        meter.note(leg, trip)
+    await meter.flush()
+    model, _, _, micro, (prompt, cached, completion, context) = call
+    theirs = TheirUsage(input_tokens=prompt, cache_read_tokens=cached, output_tokens=completion)
+    price = calc_price(theirs, model, provider_id="openai", genai_request_timestamp=NOW, price_context=context)
+    ours = (await gather(book, "day", DAY, DAY)).total.exact
+    assert Decimal(ours) / PICO == price.total_price == Decimal(micro) / 10**6
+
+
+async def test_a_cut_stream_is_on_the_bill_as_an_estimate_at_the_tier_its_chunks_named(meter, book):
+    cut = streamed(
+        said("", service_tier="priority"), *(said("word", service_tier="priority") for _ in range(10)), cut=True
+    )
+    assert (cut.certainty, cut.completion, cut.tier) == (Certainty.AT_LEAST, 10, "priority")
+    for leg, trip in legs([("gpt-5.5", cut, "")]):
+        meter.note(leg, trip)
+    await meter.flush()
+    # 1,000 tokens of prompt were reserved: 1,000 x 1.25e-5 + 10 x 7.5e-5
+    assert (await gather(book, "day", DAY, DAY)).total == Spent(0, 13_250 * PICO // 10**6, 0, 0, 1, 1000, 0, 10)
+
+
+async def test_models_without_a_price_are_named_in_the_report(meter, book):
+    for leg, trip in legs([("gpt-99", read_usage(chat(10, 1)), ""), *MIX[:1]]):
+        meter.note(leg, trip)
+    await meter.flush()
+    report = await gather(book, "model", DAY, DAY)
+    assert report.unpriced == ["gpt-99"]
+    assert report.total.prompt_tokens == 1010
+
+
+def test_the_table_for_spreadsheets_has_plain_numbers_and_harmless_names():
+    spent = Spent(exact=123, requests=1)
+    report = Report("model", DAY, DAY, [("=cmd()", spent), ("gpt-5.5", Spent(exact=4 * PICO))], spent, spent, [], [])
+    out = io.StringIO()
+    with redirect_stdout(out):
+        _write_csv(report)
+    rows = list(csv.DictReader(io.StringIO(out.getvalue())))
+    assert [row["model"] for row in rows] == ["'=cmd()", "gpt-5.5"]
+    assert [row["usd"] for row in rows] == ["0.000000000123", "4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        ("2026-11-01", date(2026, 11, 1)),
+        ("7d", date(2026, 11, 16)),
+        ("1d", DAY),
+        ("month", date(2026, 11, 1)),
+        ("yesterday", None),
+        ("7", None),
+        ("", None),
+    ],
+)
+def test_since_is_a_day_a_number_of_days_or_the_month(text, day):
+    assert since_day(text, DAY) == day

@@ -1,0 +1,176 @@
+"""Which stored objects a request names, and which an answer makes known. Prefixes: OpenAI's specification."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from proxy.openai import ids
+
+
+def named(document: object) -> set[tuple[str, str]]:
+    return {(found.kind.name, found.id) for found in ids.named_in(json.dumps(document).encode())}
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "object_id", "tail"),
+    [
+        ("/v1/files", "file", "", ""),
+        ("/v1/files/file-abc", "file", "file-abc", ""),
+        ("/v1/files/file-abc/content", "file", "file-abc", "content"),
+        ("/v1//files//file-abc", "file", "file-abc", ""),
+        ("/v1/files/%66ile-abc?x=1", "file", "file-abc", ""),
+        ("/v1/Files/file-abc", "file", "file-abc", ""),
+        ("/v1/vector_stores/vs_1/files/file-2", "vector_store", "vs_1", "files/file-2"),
+        ("/v1/responses", "response", "", ""),
+        ("/v1/responses/compact", "response", "", "compact"),
+        ("/v1/responses/resp_1/input_items?after=msg_1", "response", "resp_1", "input_items"),
+        ("/v1/conversations/conv_1/items/msg_1", "conversation", "conv_1", "items/msg_1"),
+        ("/v1/containers/cntr_1/files/cfile_1/content", "container", "cntr_1", "files/cfile_1/content"),
+        ("/v1/batches/batch_1/cancel", "batch", "batch_1", "cancel"),
+        ("/v1/uploads/upload_1/parts", "upload", "upload_1", "parts"),
+        ("/v1/fine_tuning/jobs/ftjob-1/events", "fine_tuning_job", "ftjob-1", "events"),
+        ("/v1/threads/thread_1/runs/run_1", "thread", "thread_1", "runs/run_1"),
+        ("/v1/threads/runs", "thread", "", "runs"),
+        ("/v1/evals/eval_1/runs/evalrun_1", "eval", "eval_1", "runs/evalrun_1"),
+        ("/v1/videos/video_1/content", "video", "video_1", "content"),
+        ("/v1/chat/completions/chatcmpl-1/messages", "chat_completion", "chatcmpl-1", "messages"),
+        ("/v1/models/ft:gpt-4o:acme::1", "fine_tuned_model", "ft:gpt-4o:acme::1", ""),
+        ("/v1/things_of_tomorrow/thing_1", "other", "thing_1", ""),
+    ],
+)
+def test_a_path_points_to_an_object(target, kind, object_id, tail):
+    found = ids.spot(target)
+    assert found is not None
+    assert (found.kind.name, found.id, found.tail) == (kind, object_id, tail)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/v1/embeddings", "/v1/models", "/v1/models/gpt-4o", "/v1/images/edits", "/v1/audio/speech", "/v1/completions",
+     "/v1/fine_tuning/model_limits", "/v1/realtime/client_secrets"],
+)  # fmt: skip
+def test_nothing_is_stored_there(target):
+    assert ids.spot(target) is None
+
+
+def test_a_list_goes_on_after_one_of_its_own_objects():
+    files = ids.spot("/v1/files?limit=10&after=file-1")
+    items = ids.spot("/v1/conversations/conv_1/items?after=msg_1")
+    assert files is not None
+    assert items is not None
+    assert [(n.kind.name, n.id, n.param) for n in ids.cursors(files)] == [("file", "file-1", "after")]
+    assert ids.cursors(items) == []
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({"input_file_id": "file-1"}, {("file", "file-1")}),
+        ({"training_file": "file-1", "validation_file": "file-2"}, {("file", "file-1"), ("file", "file-2")}),
+        ({"file_ids": ["file-1", "file-2"]}, {("file", "file-1"), ("file", "file-2")}),
+        ({"previous_response_id": "resp_1"}, {("response", "resp_1")}),
+        ({"conversation": "conv_1"}, {("conversation", "conv_1")}),
+        ({"conversation": {"id": "conv_1"}}, {("conversation", "conv_1")}),
+        ({"conversation": "none"}, set()),
+        ({"tools": [{"vector_store_ids": ["vs_1", "vs_2"]}]}, {("vector_store", "vs_1"), ("vector_store", "vs_2")}),
+        ({"tools": [{"container": "cntr_1"}]}, {("container", "cntr_1")}),
+        ({"tools": [{"container": {"type": "auto", "file_ids": ["file-1"]}}]}, {("file", "file-1")}),
+        ({"messages": [{"content": [{"type": "file", "file": {"file_id": "file-1"}}]}]}, {("file", "file-1")}),
+        ({"input": [{"content": [{"type": "input_image", "file_id": "file-1"}]}]}, {("file", "file-1")}),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, {("item", "msg_1")}),
+        ({"input": [{"id": "msg_1", "type": "item_reference"}]}, {("item", "msg_1")}),
+        ({"input": [{"type": "message", "id": "msg_1"}]}, set()),
+        ({"data_source": {"source": {"type": "file_id", "id": "file-1"}}}, {("file", "file-1")}),
+        ({"tool_resources": {"file_search": {"vector_store_ids": ["vs_1"]}}}, {("vector_store", "vs_1")}),
+        ({"thread_id": "thread_1", "assistant_id": "asst_1"}, {("thread", "thread_1"), ("assistant", "asst_1")}),
+        # What is the user's own, or only mentioned:
+        ({"metadata": {"file_id": "file-1", "thread_id": "7"}}, set()),
+        ({"tools": [{"parameters": {"properties": {"file_id": {"type": "string"}}}}]}, set()),
+        ({"input": [{"content": [{"annotations": [{"file_id": "cfile_1"}]}]}]}, set()),
+        ({"input": '{"file_id": "file-1"}'}, set()),
+    ],
+)
+def test_a_body_names_objects(document, expected):
+    assert named(document) == expected
+
+
+def test_a_name_that_is_repeated_or_spelled_with_escapes_hides_nothing():
+    twice = b'{"file_id":"file-mine","file_id":"file-yours"}'
+    assert {found.id for found in ids.named_in(twice)} == {"file-mine", "file-yours"}
+    escaped = b'{"previous\\u005fresponse\\u005fid":"resp_1"}'
+    assert ids.may_name("responses", escaped, strictly=True)
+    assert [found.id for found in ids.named_in(escaped)] == ["resp_1"]
+    wide = '{"previous_response_id":"resp_1"}'.encode("utf-16")
+    assert ids.may_name("responses", wide, strictly=True)
+    assert [found.id for found in ids.named_in(wide)] == ["resp_1"]
+
+
+def test_what_is_not_json_names_nothing():
+    assert ids.named_in(b"{") == []
+    assert ids.named_in(b"[" * 100_000) == []
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [
+        ("chat", b'{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}]}'),
+        ("responses", b'{"model":"gpt-4o","input":"hi"}'),
+        ("embeddings", b'{"model":"x","input":"hi"}'),
+    ],
+)
+def test_a_plain_request_is_not_decoded_for_ids(endpoint, body):
+    assert not ids.may_name(endpoint, body, strictly=True)
+
+
+def test_encrypted_reasoning_is_a_hint_by_its_beginning_and_the_last_ones_count():
+    long = "gAAAAAB" + "x" * 200
+    body = json.dumps({"input": [{"type": "reasoning", "encrypted_content": f"{n}{long}"} for n in range(9)]}).encode()
+    found = ids.named_in(body)
+    assert [n.id for n in found] == [ids.encrypted_id(f"{n}{long}") for n in (5, 6, 7, 8)]
+    assert all(n.hint for n in found)
+
+
+def made(document: object, place: ids.Kind) -> set[tuple[str, str]]:
+    return {(kind.name, object_id) for kind, object_id in ids.made_by(json.dumps(document).encode(), place)}
+
+
+def test_an_answer_makes_ids_known():
+    assert made({"id": "file-1", "object": "file"}, ids.FILE) == {("file", "file-1")}
+    batch = {"id": "batch_1", "output_file_id": "file-2", "error_file_id": None}
+    assert made(batch, ids.BATCH) == {("batch", "batch_1"), ("file", "file-2")}
+    upload = {"id": "upload_1", "file": {"id": "file-3"}}
+    assert made(upload, ids.UPLOAD) == {("upload", "upload_1"), ("file", "file-3")}
+    job = {"id": "ftjob-1", "fine_tuned_model": "ft:gpt-4o:acme::1", "result_files": ["file-4"]}
+    tuned = {("fine_tuning_job", "ftjob-1"), ("fine_tuned_model", "ft:gpt-4o:acme::1"), ("file", "file-4")}
+    assert made(job, ids.JOB) == tuned
+    listed = {"object": "list", "data": [{"id": "file-5"}, {"id": "file-6"}]}
+    assert made(listed, ids.FILE) == {("file", "file-5"), ("file", "file-6")}
+    assert made({"id": "thing_1"}, ids.OTHER) == {("other", "thing_1")}
+    assert ids.made_by(b"no json", ids.FILE) == []
+
+
+def test_a_response_makes_its_items_and_its_container_known():
+    note = {"type": "container_file_citation", "container_id": "cntr_2", "file_id": "cfile_1"}
+    response = {
+        "id": "resp_1",
+        "output": [
+            {"id": "rs_1", "type": "reasoning", "encrypted_content": "gAAAAAB-secret"},
+            {"id": "ci_1", "type": "code_interpreter_call", "container_id": "cntr_1"},
+            {"id": "msg_1", "type": "message", "content": [{"type": "output_text", "annotations": [note]}]},
+        ],
+    }
+    expected = {
+        ("response", "resp_1"), ("item", "rs_1"), ("item", "ci_1"), ("item", "msg_1"),
+        ("encrypted_item", "enc:gAAAAAB-secret"), ("container", "cntr_1"), ("container", "cntr_2"),
+    }  # fmt: skip
+    assert made(response, ids.RESPONSE) == expected
+    assert made({"type": "response.completed", "response": response}, ids.RESPONSE) == expected
+
+
+def test_a_form_names_a_file():
+    form = b'--b\r\nContent-Disposition: form-data; name="file_id"\r\n\r\nfile-1\r\n--b--\r\n'
+    assert [(n.kind.name, n.id) for n in ids.named_in_form(form)] == [("file", "file-1")]
+    named_so = b'--b\r\nContent-Disposition: form-data; name="file"; filename="file_id"\r\n\r\nx\r\n'
+    assert ids.named_in_form(named_so) == []
