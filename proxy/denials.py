@@ -53,7 +53,12 @@ def refuse_beyond_the_day(method: str, target: str, left_s: float) -> None:
 
 
 def failed(failure: UpstreamFailure, *, final: bool) -> Refusal:
-    """502 or 504. `final`: we have retried; a client's retries would multiply ours."""
+    """502 or 504; or what ended the client's own body, where that was ours: an id in a form that is not the client's.
+    `final`: we have retried; a client's retries would multiply ours."""
+    cause: BaseException | None = failure
+    while (cause := cause.__cause__) is not None:
+        if isinstance(cause, Refusal):
+            return cause
     error = _FAILED.get(failure.reason, replies.UPSTREAM_PROTOCOL_ERROR)
     return Refusal(error, f"{error.cause} ({failure}.) {error.remedy}", final=final)
 

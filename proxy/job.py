@@ -10,6 +10,7 @@ from typing import Final
 
 from proxy.admission import Want
 from proxy.domain.quantities import Cost
+from proxy.domain.retry import Budget
 from proxy.objects.placement import Placement
 from proxy.openai import replies
 from proxy.openai.encoding import decoded
@@ -32,6 +33,9 @@ NO_MODEL: Final = "-"  # the model group of requests that name no model
 _LONGEST_MODEL: Final = 128  # characters of a model name that make its group
 _SECONDS: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|)")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
+_NO_JSON: Final = re.compile(
+    r"\s*(?:multipart/|audio/|video/|image/|application/(?:sdp|octet-stream|x-www-form-urlencoded)\b)", re.IGNORECASE
+)
 _PRIORITY: Final = {"high": 1, "normal": 0, "batch": -1}
 _CACHED_FROM: Final = 1024  # prompt tokens from which upstream caches (prompt caching guide)
 _PEEK: Final = 65_536  # bytes of a form that are looked at for its model's name
@@ -61,6 +65,17 @@ class Job:
     store: bool | None = None  # as the body says
     placement: Placement | None = None  # what it has to do with stored objects; None: nothing
 
+    def begin_retry(self, retries: Budget) -> None:
+        """From now on an attempt of it is one more retry under way."""
+        self.retrying = True
+        retries.retrying += 1
+
+    def end_retry(self, retries: Budget) -> None:
+        """The retry budget is for attempts under way: a request that is being answered, or waits, holds none of it."""
+        if self.retrying:
+            self.retrying = False
+            retries.retrying -= 1
+
     @property
     def to_send(self) -> bytes | AsyncIterator[bytes] | None:
         """The body for upstream."""
@@ -73,7 +88,7 @@ async def read_job(
     """Read and estimate. `whole`: a form that names a model is read to its end. Raises Refusal (400, 413)."""
     headers = down.headers
     content_type = headers.get("Content-Type", "")
-    is_json = content_type.partition(";")[0].strip().lower() == "application/json"
+    is_json = _NO_JSON.match(content_type) is None  # upstream may read JSON under other names, and under none
     has_body = headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
     if not has_body and endpoint.estimate is None:
         return Job(endpoint, b"", None, "", NO_MODEL, Cost(), endpoint.replayable)

@@ -182,7 +182,7 @@ class LiveSession:
 
     async def _from_client(self, message: Message) -> bool:
         """True: kept, because it needs a budget first, or stands behind one that does."""
-        if self._line is None and not (message.opcode == TEXT and self._watch.wants(message.payload)):
+        if self._line is None and not self._watch.wants(message.payload):
             return False
         self._kept.append(message)
         self._kept_bytes += len(message.payload)
@@ -207,7 +207,7 @@ class LiveSession:
             opcode, payload = self._kept.popleft()
             self._kept_bytes -= len(payload)
             refusal = None
-            if opcode == TEXT and self._watch.wants(payload):
+            if self._watch.wants(payload):
                 refusal = await self._watch.admit(payload)
             if refusal is None:
                 await self._gently(self._upstream.send(opcode, payload))

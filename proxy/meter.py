@@ -29,7 +29,6 @@ from proxy.openai.requests import InvalidRequest, read_request
 from proxy.openai.safety import is_policy_refusal
 from proxy.openai.session_events import (
     BEGUN,
-    CREATE,
     DURATION,
     ENDED,
     ERROR,
@@ -38,6 +37,7 @@ from proxy.openai.session_events import (
     TELLING,
     TRANSCRIBED,
     Told,
+    may_create,
     read_create,
     read_event,
     refusal_event,
@@ -140,7 +140,7 @@ class Meter:
         return self._desk.clean(text)
 
     def wants(self, payload: bytearray) -> bool:
-        return self._terms.asks_first and type_of(payload) == CREATE
+        return self._terms.asks_first and may_create(payload)
 
     async def admit(self, payload: bytearray) -> bytearray | None:
         """Take a response's estimate from the session's account. The client's answer where that cannot be."""

@@ -10,74 +10,44 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from proxy.admission import Admission, NobodyLeft, NoRoom, TooLarge, Want
 from proxy.denials import failed, no_room, nobody_left, not_served, refuse_beyond_the_day
 from proxy.domain import retry
-from proxy.domain.quantities import NOTHING, Certainty, Cost, Details, Usage
 from proxy.domain.retry import Attempts, Budget, Step
 from proxy.domain.trip import Leg, Trip
 from proxy.domain.verdict import Kind
+from proxy.forward import Forwarder, TripObserver
 from proxy.gate import Gate
-from proxy.job import NO_MODEL, Job, read_job, want_of
+from proxy.job import Job, read_job, want_of
 from proxy.ledger.ledger import Granted, Ledger, StoreUnavailable
 from proxy.models import Catalogue, refuse_model
 from proxy.objects.placement import Asked, Objects, Placement, concerns
 from proxy.openai import replies
-from proxy.openai.classify import classify, classify_stream_error
 from proxy.openai.encoding import decoded
 from proxy.openai.endpoints import resolve
-from proxy.openai.headers import Header, downward, upward
 from proxy.openai.replies import ProxyError
-from proxy.openai.safety import is_policy_refusal
-from proxy.openai.sse import StreamRelay
 from proxy.outcome import (
     ABOUT_THE_KEY,
-    DID_NO_WORK,
-    NOT_CHARGED,
     NOT_THIS_ACCOUNT,
     Held,
     Outcome,
-    event_of,
-    held_event,
     is_page,
-    observed_in,
 )
 from proxy.probes.egress import EgressWatch
 from proxy.probes.policy import PolicyWatch
 from proxy.rates import PoolRates
 from proxy.refusal import Refusal
-from proxy.relay import Downstream, Passed, pass_bytes, pass_json, pass_stream
+from proxy.relay import Downstream
 from proxy.roster import Roster
 from proxy.settings import Settings
 from proxy.upstream.credentials import Credentials
-from proxy.upstream.http import Answer, Upstream, UpstreamFailure, read_body
-from proxy.upstream.routes import Route
+from proxy.upstream.http import Upstream
 
-_ERROR_BODY: Final = 2**20  # an error answer is read up to here
-_READ_ON_S: Final = 60.0  # how long a stream is read on after its client has left, where it is
-_MOST_FETCHED: Final = 4 * 2**20  # what is asked for on a client's behalf is read up to here
-_DEFAULT_COOL_S: Final = 5.0  # a rate limit that names no time
 _MOST_IDLE: Final = 8  # connections that one request may find closed under it
-_MOST_COOL_S: Final = 86_400.0
-
-
-class TripObserver(Protocol):
-    """Who wants to know how requests fare: metrics and logs."""
-
-    def attempted(self, leg: Leg, trip: Trip) -> None: ...
-
-    def retrying(self, leg: Leg) -> None: ...
-
-    def cooled(self, account: str, group: str, reason: str) -> None: ...
-
-    def served(self, model: str) -> None: ...
-
-    def stream_opened(self, change: int) -> None: ...
 
 
 class Pipeline:
@@ -98,30 +68,37 @@ class Pipeline:
         egress: EgressWatch,
         policy: PolicyWatch,
     ) -> None:
-        self.configure(settings, credentials)
         self._gate = gate
         self._roster = roster
         self._admission = admission
         self._ledger = ledger
-        self.upstream = upstream
         self._observer = observer
-        self._clean = clean
-        self._egress = egress
         self._policy = policy
         self._retries = Budget(settings.retry.budget)
         self._rates = PoolRates(roster.pool)
         self._rng = random.Random()
+        self.forwarder = Forwarder(
+            roster=roster,
+            ledger=ledger,
+            upstream=upstream,
+            observer=observer,
+            clean=clean,
+            egress=egress,
+            policy=policy,
+            rates=self._rates,
+            retries=self._retries,
+        )
         self.objects: Objects | None = None  # who knows where stored objects live
-        self.elsewhere: Mapping[str, Upstream] = {}  # by address: the upstreams of keys that have one of their own
         names_of = lambda key: self.credentials.names(key)  # noqa: E731, PLW0108 - a reload brings other credentials
-        self._catalogue = Catalogue(roster.pool, self.fetch, names_of)
-        self._reading_on: set[asyncio.Task[None]] = set()
+        self._catalogue = Catalogue(roster.pool, self.forwarder.fetch, names_of)
         self.closed_until = 0.0  # Unix seconds: the pool's daily limit is reached until then
+        self.configure(settings, credentials)
 
     def configure(self, settings: Settings, credentials: Credentials) -> None:
         """Take a configuration, at the start or while requests are under way."""
         self.settings = settings
         self.credentials = credentials
+        self.forwarder.configure(settings, credentials)
         self._known_clients = {client.id: client for client in settings.clients}
 
     async def serve(self, down: Downstream, trip: Trip) -> None:
@@ -150,7 +127,7 @@ class Pipeline:
             await self._forward(down, job, trip, attempts)  # 429, 502, 503, 504 or upstream's answer
         finally:
             self._retries.active -= 1
-            self._end_retry(job)
+            job.end_retry(self._retries)
 
     async def _place(self, objects: Objects, down: Downstream, job: Job, client: str) -> Placement | None:
         """Where the objects that the request names live, and who reads its answer for new ones. None: neither."""
@@ -163,24 +140,6 @@ class Pipeline:
         if job.stream is not None:
             job.stream = objects.watched(job.stream, asked)
         return await objects.place(asked)
-
-    async def fetch(self, account: str, target: str) -> tuple[int, bytes]:
-        """What a key of this account gets; (0, b"") where there was no answer. It takes no budget."""
-        known = self._roster.pool.accounts.get(account)
-        if known is None or not known.usable:
-            return 0, b""
-        key = known.next_key().id
-        route = self.credentials.route(key)
-        headers = [self.credentials.header(key), ("Accept", "application/json"), ("Accept-Encoding", "identity")]
-        target = target if route is None else route.target(target)
-        try:
-            answer = await self._upstream_of(route).send("GET", target, headers, None)
-            try:
-                return answer.status, await read_body(answer, _MOST_FETCHED)
-            finally:
-                answer.close()
-        except UpstreamFailure:
-            return 0, b""
 
     # ---- one attempt after another
 
@@ -202,12 +161,12 @@ class Pipeline:
             leg = Leg(granted.candidate.key, granted.candidate.account, trip.queued_s)
             leg.prompt_estimate = job.prompt_tokens
             trip.legs.append(leg)
-            outcome = await self._attempt(down, job, granted, leg, trip)
+            outcome = await self.forwarder.attempt(down, job, granted, leg, trip)
             if outcome.report is not None:
                 await asyncio.shield(outcome.report)  # the next choice must know; who leaves now does not undo it
             if outcome.delivered:
                 return
-            self._end_retry(job)
+            job.end_retry(self._retries)
             # A long context's limit has a name of its own, which is not the model's.
             if outcome.verdict.shared_group and job.group == self._roster.group_of(job.model):
                 await self._roster.learn_group(job.model, outcome.verdict.shared_group)
@@ -229,18 +188,11 @@ class Pipeline:
                 attempts.refusals += 1
                 continue
             attempts.failures += 1
-            job.retrying = True
-            self._retries.retrying += 1
+            job.begin_retry(self._retries)
             await asyncio.sleep(retry.pause_s(attempts.failures, outcome.verdict.retry_after_s, self._rng.random()))
         if held is None:
             raise Refusal(nobody)
         await self._answer(down, held, trip, final=attempts.failures > 0)
-
-    def _end_retry(self, job: Job) -> None:
-        """The retry budget is for attempts under way: a request that is being answered, or waits, holds none of it."""
-        if job.retrying:
-            job.retrying = False
-            self._retries.retrying -= 1
 
     async def _admit(self, want: Want, trip: Trip, *, nobody_is_fine: bool) -> Granted | None:
         """A reservation. None: every account has refused this very request, so its last answer stands."""
@@ -263,203 +215,7 @@ class Pipeline:
         self._rates.heard(granted)
         return granted
 
-    async def _attempt(self, down: Downstream, job: Job, granted: Granted, leg: Leg, trip: Trip) -> Outcome:
-        """Send the request with one key; pass a good answer on, or understand a bad one. Settles once, always."""
-        outcome = Outcome()
-        total = self.settings.timeouts.total
-        started = time.monotonic()
-        try:
-            if total is None:
-                await self._exchange(down, job, granted, leg, trip, outcome)
-            else:
-                async with asyncio.timeout(total):
-                    await self._exchange(down, job, granted, leg, trip, outcome)
-        except (UpstreamFailure, TimeoutError) as failure:
-            if not isinstance(failure, UpstreamFailure):
-                failure = UpstreamFailure("timeout", "upstream took longer than timeouts.total", sent=True)
-            outcome.failure = failure
-            if down.started:  # past the point of no return: show the cut
-                outcome.delivered = trip.cut = True
-                down.cut()
-        except (asyncio.CancelledError, ConnectionError):
-            leg.outcome, trip.cut = "cancelled", True
-            raise
-        finally:
-            # Nothing in here awaits, so whatever is cancelled the reservation is settled, and settled once.
-            leg.took_s = time.monotonic() - started
-            trip.upstream_s += leg.took_s
-            end = partial(self._end, job, granted, leg, trip, outcome)
-            if leg.outcome == "cancelled" and outcome.watch is not None and self.settings.finish_cut_streams:
-                self._read_on(outcome, end)
-            else:
-                end()
-        return outcome
-
-    def _end(self, job: Job, granted: Granted, leg: Leg, trip: Trip, outcome: Outcome) -> None:
-        """All that is done when an attempt is over."""
-        if outcome.answer is not None:
-            outcome.answer.close()
-        self._understand(job, outcome, leg)
-        self._watch(outcome, leg, trip.client)
-        self._settle(granted, outcome, leg.status)
-        if outcome.verdict.kind is not Kind.OK or (outcome.delivered and outcome.failure is None):
-            # Told apart from no answer at all, which says nothing about a key that was resting.
-            outcome.report = self._roster.report(
-                outcome.verdict, granted, status=leg.status, request_id=leg.upstream_request_id
-            )
-        leg.usage, leg.tier = outcome.usage, outcome.usage.tier or job.tier  # what was done counts, not what was asked
-        self._observer.attempted(leg, trip)
-
-    def _read_on(self, outcome: Outcome, end: Callable[[], None]) -> None:
-        """The client has left its stream: read the rest for what it says it used, and only then end the attempt."""
-        answer, watch = outcome.answer, outcome.watch
-
-        async def read() -> None:
-            try:
-                if answer is not None and watch is not None:
-                    async with asyncio.timeout(_READ_ON_S):
-                        while chunk := await answer.chunk():
-                            watch.feed(chunk)
-            except (TimeoutError, UpstreamFailure):
-                pass  # what was seen until then counts
-
-        def over(task: asyncio.Task[None]) -> None:  # even if it was cancelled before it began
-            self._reading_on.discard(task)
-            outcome.usage = outcome.usage if watch is None else watch.usage
-            end()
-
-        task = asyncio.get_running_loop().create_task(read())
-        self._reading_on.add(task)
-        task.add_done_callback(over)
-
-    async def close(self) -> None:
-        """Let go of the streams that are still read although their clients have left."""
-        for task in self._reading_on:
-            task.cancel()
-        await asyncio.gather(*self._reading_on, return_exceptions=True)
-
-    async def _exchange(
-        self, down: Downstream, job: Job, granted: Granted, leg: Leg, trip: Trip, outcome: Outcome
-    ) -> None:
-        """One request up, one answer down. Raises UpstreamFailure; ConnectionError where the client has left."""
-        credentials = self.credentials  # a reload in the meantime brings others
-        sent = self._headers(down, job, credentials.header(granted.candidate.key))
-        route = credentials.route(granted.candidate.key)
-        if route is None:
-            answer = outcome.answer = await self.upstream.send(down.method, down.target, sent, job.to_send)
-        else:
-            body = job.to_send if job.body is None else route.body(job.body, job.model) or None
-            target = route.target(down.target)
-            answer = outcome.answer = await self._upstream_of(route).send(down.method, target, sent, body)
-        leg.status, outcome.observed = answer.status, observed_in(answer.headers)
-        if outcome.observed and job.streamed and answer.status < 400:
-            self._ledger.observe(granted, outcome.observed)  # what a stream's headers say is old when it ends
-            outcome.observed = None
-        organization = answer.headers.get("openai-organization")
-        if organization is not None:
-            self._roster.heard_organization(leg.account, organization)
-        secret = credentials.secret(granted.candidate.key)
-        headers = downward(answer.headers, answer.headers.items(), secret=secret)
-        headers += self._rates.lines(job.group)
-        leg.upstream_request_id = next((value for name, value in headers if name.lower() == "x-request-id"), "")
-        if answer.status < 400:
-            self._end_retry(job)
-            await self._relay(down, job, answer, headers, outcome, trip)
-            return
-        # Upstream may repeat the key: what it says is cleaned before anybody sees, logs or stores it.
-        headers, body, text = self._cleaned(headers, await read_body(answer, _ERROR_BODY))
-        outcome.verdict = classify(answer.status, answer.headers, text)
-        outcome.held = Held(answer.status, answer.reason, headers, body)
-
-    async def _relay(
-        self, down: Downstream, job: Job, answer: Answer, headers: list[Header], outcome: Outcome, trip: Trip
-    ) -> None:
-        """Pass a good answer on. A stream that begins with an error becomes a held error instead."""
-        headers.append(("x-quotapool-source", "upstream"))
-        passed = Passed()
-        trip.status, trip.source = answer.status, "upstream"
-        content_type = answer.headers.get("Content-Type", "")
-        is_json = content_type.startswith("application/json")
-        keeper = job.placement.keeper if job.placement is not None else None
-        if keeper is not None:
-            keeper.account = trip.legs[-1].account
-            if "Location" in answer.headers:
-                keeper.located(answer.headers["Location"])
-        try:
-            if content_type.startswith("text/event-stream") and job.endpoint.dialect is not None:
-                watch = outcome.watch = StreamRelay(job.endpoint.dialect, job.strip_usage)
-                self._observer.stream_opened(1)
-                try:
-                    await pass_stream(down, answer, headers, watch, self.settings.stream_hold, passed, keeper)
-                finally:
-                    self._observer.stream_opened(-1)
-            elif job.endpoint.estimate is not None or (job.endpoint.tells_usage and is_json):
-                await pass_json(down, answer, headers, passed, keeper)
-            elif keeper is not None and (is_json or keeper.shows_others):
-                await pass_json(down, answer, headers, passed, keeper, counts=False)
-            else:
-                await pass_bytes(down, answer, headers, passed)
-                if job.characters and passed.complete:
-                    passed.usage = Usage(Certainty.EXACT, details=Details(characters=job.characters))
-        finally:
-            outcome.usage = passed.usage
-            if passed.late_error is not None:  # scored even if the client leaves on seeing it
-                outcome.verdict = classify_stream_error(self._clean(passed.late_error))
-        if passed.error is not None:
-            outcome.verdict = classify_stream_error(self._clean(passed.error))
-            outcome.held = held_event(outcome.verdict, headers)
-            return
-        outcome.delivered = True
-        self._observer.served(job.model)
-
     # ---- what it means
-
-    def _understand(self, job: Job, outcome: Outcome, leg: Leg) -> None:
-        """Turn the attempt's end into its outcome word, a cool-down, and what the pool should remember."""
-        verdict = outcome.verdict
-        if outcome.failure is not None:
-            leg.outcome, leg.reason = "network", outcome.failure.reason
-            return
-        leg.outcome, leg.reason = leg.outcome or verdict.kind.value, verdict.reason
-        if verdict.kind in {Kind.WAIT, Kind.SLOW_DOWN}:
-            asked = verdict.retry_after_s
-            outcome.cool_s = min(_DEFAULT_COOL_S if asked is None else asked, _MOST_COOL_S)
-            self._observer.cooled(leg.account, job.group, verdict.reason)
-        elif verdict.kind is Kind.MODEL and job.model:
-            self._roster.pool.lacks(leg.account, job.model, time.time())
-
-    def _watch(self, outcome: Outcome, leg: Leg, client: str) -> None:
-        """What an attempt says about our network, and about the caller's content."""
-        if outcome.failure is not None:
-            self._egress.failed(outcome.failure.reason)
-        elif outcome.verdict.kind is Kind.EGRESS:
-            self._egress.refused(leg.account, outcome.verdict.reason)
-        elif leg.status:
-            self._egress.answered()
-            if outcome.verdict.kind is Kind.REQUEST and is_policy_refusal(outcome.verdict):
-                self._policy.refused(client, outcome.verdict.reason)
-
-    def _settle(self, granted: Granted, outcome: Outcome, status: int) -> None:
-        """Correct the reservation. Only what upstream never heard of, refused, or counted exactly gives tokens back."""
-        if outcome.failure is not None and not outcome.failure.sent:
-            outcome.usage = NOTHING
-            self._ledger.give_back(granted)
-            return
-        kind, tokens = outcome.verdict.kind, granted.cost.tokens
-        refused = kind in NOT_CHARGED and not outcome.delivered
-        if kind in DID_NO_WORK and not outcome.delivered:
-            outcome.usage = NOTHING
-        # What was used by a model that nobody named belongs to no model's budget.
-        unused = tokens - outcome.usage.total if granted.group != NO_MODEL else 0
-        self._ledger.settle(
-            granted,
-            back=Cost(0, tokens) if refused else Cost(0),
-            unused_tokens=0 if refused else min(0, unused) if outcome.usage.certainty is Certainty.AT_LEAST else unused,
-            cool_s=outcome.cool_s,
-            observed=outcome.observed or (),
-            refused=refused,
-            event=event_of(outcome, granted.cost, status),
-        )
 
     def _next_step(self, job: Job, outcome: Outcome, attempts: Attempts) -> Step:
         resendable, most = job.body is not None, self.settings.retry.max_attempts - 1
@@ -502,34 +258,3 @@ class Pipeline:
         await down.start(held.status, held.reason, headers, len(held.body))
         await down.write(held.body)
         await down.finish()
-
-    def _cleaned(self, headers: list[Header], body: bytes) -> tuple[list[Header], bytes, bytes]:
-        """An error answer without secrets: headers and body for the client, and the text that the body says.
-
-        Upstream is asked for plain bytes. Where it encodes them all the same, the client gets them as they came,
-        unless there was something to clean in them.
-        """
-        encoding = next((value for name, value in headers if name.lower() == "content-encoding"), "")
-        said = decoded(body, encoding, _ERROR_BODY)
-        text = self._clean(said)
-        if said is body or text != said:
-            return [pair for pair in headers if pair[0].lower() != "content-encoding"], text, text
-        return headers, body, text
-
-    def _upstream_of(self, route: Route | None) -> Upstream:
-        upstream = self.upstream if route is None else self.elsewhere.get(route.base)
-        if upstream is None:
-            raise UpstreamFailure("connect", "this upstream was taken out of the configuration", sent=False)
-        return upstream
-
-    def _headers(self, down: Downstream, job: Job, credential: Header) -> list[Header]:
-        headers = upward(
-            down.headers,
-            down.headers.items(),
-            name=credential[0],
-            authorization=credential[1],
-            readable=job.endpoint.readable,
-        )
-        if job.length is not None:
-            headers.append(("Content-Length", job.length))
-        return headers

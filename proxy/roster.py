@@ -185,7 +185,7 @@ class Roster:
                 self._told_organizations = told
                 self._replace_keys()
         self.pool.apply_states(await self.ledger.records())
-        self._said_groups = await self.ledger.told_groups()
+        self._said_groups |= await self.ledger.told_groups()  # one of ours may still be on its way there
         if self._clients is not None:
             await self._with_clients(self._clients.refresh)
 

@@ -267,7 +267,7 @@ class Sessions:
         pipeline, key = self._pipeline, granted.candidate.key
         name, credential = pipeline.credentials.header(key)
         route = pipeline.credentials.route(key)
-        upstream = pipeline.upstream if route is None else pipeline.elsewhere.get(route.base)
+        upstream = pipeline.forwarder.upstream if route is None else pipeline.forwarder.elsewhere.get(route.base)
         if upstream is None:
             raise UpstreamFailure("connect", "the upstream of this key has gone with a reload", sent=False)
         return await open_websocket(

@@ -114,7 +114,7 @@ class Worker:
             self.store, self.settings.pool, retention_s=self.settings.objects.retention, observer=self.reporter
         )
         self.pipeline.objects = Objects(
-            self.book, self.roster, search=self.settings.objects.search, fetch=self.pipeline.fetch
+            self.book, self.roster, search=self.settings.objects.search, fetch=self.pipeline.forwarder.fetch
         )
         self.sessions = Sessions(
             self.pipeline,
@@ -127,7 +127,7 @@ class Worker:
             egress=self.egress,
             policy=self.policy,
         )
-        self.pipeline.elsewhere = self.fleet.others
+        self.pipeline.forwarder.elsewhere = self.fleet.others
         self.handler = ClientHandler(self.pipeline, self.reporter, self.sessions)
         self.tls = self.settings.tls.context() if self.settings.tls is not None else None
         self._configure_gate()
@@ -172,7 +172,7 @@ class Worker:
             credentials.bases != self.pipeline.credentials.bases
         ):
             replaced, self.fleet = self.fleet, _fleet(settings, credentials)
-            self.pipeline.upstream, self.pipeline.elsewhere = self.fleet.main, self.fleet.others
+            self.pipeline.forwarder.upstream, self.pipeline.forwarder.elsewhere = self.fleet.main, self.fleet.others
             asyncio.get_running_loop().call_later(settings.timeouts.first_byte, lambda: _close_later(replaced))
         self.pipeline.configure(settings, credentials)
         self.roster.reload(settings, keys)
@@ -206,7 +206,7 @@ class Worker:
             await self.ledger.look()
 
     async def close(self) -> None:
-        await self.pipeline.close()
+        await self.pipeline.forwarder.close()
         await self.ledger.flush()
         await self.book.close()
         await self.spend.close()

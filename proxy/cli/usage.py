@@ -76,6 +76,8 @@ def run(settings: Settings, *, by: str, since: str, as_csv: bool, as_json: bool)
         return _fail(f"--by {by}: one of {', '.join(BY)}")
     if first is None:
         return _fail(f"--since {since}: a day such as 2026-11-01, a number of days such as 7d, or month")
+    if first > now.date():
+        return _fail(f"--since {since}: that day is still to come (it is {now.date()} in UTC)")
     first = max(first, now.date() - timedelta(days=DAYS_KEPT))
 
     async def command(store: Store) -> int:

@@ -174,13 +174,13 @@ def _project(balances: Sequence[Balance], burn: int, now: datetime) -> tuple[dat
     for balance in balances:
         takes = Fraction(balance.left * 86_400, burn)
         if balance.grant.expires_on is not None:
-            lasts = max(Fraction(0), int((_start(balance.grant.expires_on) - now).total_seconds()) - at)
+            lasts = max(Fraction(0), _seconds(_start(balance.grant.expires_on) - now) - at)
             if takes > lasts:
                 unused += balance.left - int(lasts * burn / 86_400)
                 takes = lasts
         at += takes
     try:
-        return now + timedelta(seconds=float(at)), unused
+        return now + timedelta(microseconds=round(at * 1_000_000)), unused
     except OverflowError:  # at this pace it outlasts the calendar
         return None, unused
 
@@ -199,6 +199,10 @@ def _urgency(balances: Sequence[Balance], burn: int, now: datetime) -> float:
 
 def _order(grant: Grant) -> tuple[date, date]:
     return grant.expires_on or date.max, grant.granted_on or date.min
+
+
+def _seconds(span: timedelta) -> Fraction:
+    return Fraction(span // timedelta(microseconds=1), 1_000_000)
 
 
 def _start(day: date) -> datetime:

@@ -271,7 +271,10 @@ def _named(asked: Asked, place: Spot | None) -> list[Named]:
         and asked.method in {"POST", "PUT", "PATCH"}
         and ids.may_name(asked.endpoint, body, strictly=asked.client != "")
     ):
-        named += ids.named_in(body)
+        try:
+            named += ids.named_in(body, strictly=asked.client != "")
+        except ValueError as unreadable:
+            raise Refusal(replies.INVALID_JSON) from unreadable
     return named
 
 

@@ -97,13 +97,18 @@ COLLECTIONS: Final[dict[str, Kind]] = {
     "audio/voice_consents": CONSENT,
     "chatkit/sessions": CHATKIT_SESSION,
     "chatkit/threads": CHATKIT_THREAD,
+    "agents/automations": OTHER,
+    "agents/environments": OTHER,
+    "agents/environments/templates": OTHER,
+    "agents/sessions": OTHER,
+    "videos/characters": OTHER,
     "realtime/calls": CALL,
     "live/sessions": LIVE,
     "fine_tuning/checkpoints": MODEL,
     "models": MODEL,
 }
 # What follows a collection's name and is no id.
-_VERBS: Final = frozenset({"compact", "input_tokens", "runs", "edits", "extensions", "characters"})
+_VERBS: Final = frozenset({"compact", "input_tokens", "runs", "edits", "extensions"})
 # First segments under which nothing is stored. Whatever OpenAI adds is taken for a store.
 _STATELESS: Final = frozenset(
     {"audio", "chat", "chatkit", "completions", "content_provenance_checks", "decisions", "embeddings", "fine_tuning",
@@ -138,9 +143,9 @@ def spot(target: str) -> Spot | None:
     segments = [segment for segment in unquote(path).split("/") if segment][1:]
     if not segments:
         return None
-    pair = "/".join(segments[:2]).lower()
-    depth = 2 if pair in COLLECTIONS else 1
-    kind = COLLECTIONS.get(pair) or COLLECTIONS.get(segments[0].lower())
+    heads = ("/".join(segments[:depth]).lower() for depth in range(3, 0, -1))
+    head = next((head for head in heads if head in COLLECTIONS), "")
+    kind, depth = COLLECTIONS.get(head), head.count("/") + 1
     if kind is None:
         if segments[0].lower() in _STATELESS:
             return None
@@ -216,17 +221,25 @@ def may_name(endpoint: str, body: bytes, *, strictly: bool) -> bool:
     return strictly and bool(marks) and (_HIDDEN[0] in body or _HIDDEN[1] in body)
 
 
+_FIRST: Final = 64  # bytes within which a JSON object begins, behind blanks or a byte order mark
+
+
 class _Pairs(list[tuple[str, Any]]):
     """An object with all its members: where a name is repeated, nobody knows which one upstream reads."""
 
     __slots__ = ()
 
 
-def named_in(body: bytes) -> list[Named]:
-    """The ids that a JSON body names, each once; [] for what is no JSON."""
+def named_in(body: bytes, *, strictly: bool = False) -> list[Named]:
+    """The ids that a JSON body names, each once; [] for what is no JSON.
+
+    `strictly`: raises ValueError for what begins like JSON and is none here: upstream might read it all the same.
+    """
     try:
         document = json.loads(body, object_pairs_hook=_Pairs)
-    except BROKEN:
+    except BROKEN as broken:
+        if strictly and b"{" in body[:_FIRST]:
+            raise ValueError("not valid JSON, or nested too deeply") from broken
         return []
     found: dict[tuple[str, str], Named] = {}
     encrypted: list[Named] = []
@@ -284,15 +297,22 @@ _FORM_FIELD: Final = re.compile(
     rb'(?<![a-z])name="?(file_id|video_id|video\[id\]|consent|consent_id|skill_id)"?(?:;[^\r\n]*)?\r\n'
     rb"(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,512})\r\n"
 )
-_FORM_KINDS: Final = {b"f": FILE, b"v": VIDEO, b"c": CONSENT, b"s": SKILL}
+_FORM_ID: Final = re.compile(rb"\r?\n\r?\n((?:file-|video_|cons_|skill_)[^\r\n]{1,505})(?=\r?\n--)")
+_FORM_KINDS: Final = {"f": FILE, "v": VIDEO, "c": CONSENT, "s": SKILL}
 
 
 def named_in_form(piece: bytes) -> list[Named]:
-    """The ids in the fields of a piece of multipart/form-data."""
-    if b'name="' not in piece and b"name=" not in piece:
-        return []
-    found = (field.groups() for field in _FORM_FIELD.finditer(piece))
-    return [Named(_FORM_KINDS[name[:1]], value.decode("utf-8", "replace"), name.decode()) for name, value in found]
+    """The ids in the fields of a piece of multipart/form-data: what stands in a field that names one, and what looks
+    like one and is all that stands in its part, since upstream may read the part's head in other ways than we."""
+    found = {value: name for name, value in (field.groups() for field in _FORM_FIELD.finditer(piece))}
+    for (value,) in (part.groups() for part in _FORM_ID.finditer(piece)):
+        found.setdefault(value, b"")
+    return [_in_form(name.decode(), value.decode("utf-8", "replace")) for value, name in found.items()]
+
+
+def _in_form(name: str, value: str) -> Named:
+    kind = _FORM_KINDS[(name or value)[:1]]
+    return Named(kind, value, name or f"{kind.name}_id")
 
 
 def encrypted_id(content: str) -> str:

@@ -7,6 +7,7 @@ is read from their first bytes, where OpenAI writes it, and only the types in TE
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -69,6 +70,16 @@ def type_of(payload: bytes | bytearray) -> str:
     except BROKEN:
         return ""
     return name if type(name) is str else ""
+
+
+def may_create(payload: bytes | bytearray) -> bool:
+    """Whether upstream might take a client's message for a `response.create`: one of several types, or unreadable here,
+    counts, since nobody knows how upstream reads it. Never raises."""
+    try:
+        document = json.loads(payload, object_pairs_hook=tuple)
+    except BROKEN:
+        return True
+    return type(document) is tuple and any(pair == ("type", CREATE) for pair in document)
 
 
 def read_event(payload: bytes | bytearray) -> Told | None:

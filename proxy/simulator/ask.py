@@ -105,16 +105,6 @@ def model_group(model: str) -> str:
     return SNAPSHOT.sub("", model)
 
 
-def model_in(body: bytes) -> str:
-    """The model a body of an unknown path names, or ""."""
-    try:
-        document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return ""
-    model = document.get("model") if isinstance(document, dict) else None
-    return model if isinstance(model, str) else ""
-
-
 def read_prompt(value: Any, so_far: Prompt = Prompt(0, 0)) -> Prompt:
     """Characters and checksum of all text in a prompt; an integer is a token of a token array."""
     if isinstance(value, str):

@@ -336,7 +336,7 @@ def read(method: str, raw_path: str, content_type: str, body: bytes) -> Request:
     elif body:
         try:
             decoded = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             decoded = {}
         fields = decoded if isinstance(decoded, dict) else {}
     segments = tuple(part for part in unquote(path).removeprefix("/v1/").split("/") if part)

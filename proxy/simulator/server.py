@@ -13,10 +13,10 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from proxy.simulator import errors, faults, objects, realtime, replies, responses
+from proxy.simulator import errors, faults, media, objects, realtime, replies, responses
 from proxy.simulator.accounts import Directory, Key
 from proxy.simulator.answers import Usage, compose, usage_of
-from proxy.simulator.ask import EMBEDDINGS, MODERATIONS, RESPONSES, SHAPES, Ask, model_group, model_in, read_ask
+from proxy.simulator.ask import EMBEDDINGS, MODERATIONS, RESPONSES, SHAPES, Ask, model_group, read_ask
 from proxy.simulator.billing import Billing
 from proxy.simulator.config import SimulatorConfig
 from proxy.simulator.control import Control
@@ -100,7 +100,11 @@ class Simulator:
         method, path, key = call.request.method, call.request.path, call.key
         shape = SHAPES.get(path) if method == "POST" else None
         ask = None if shape is None else read_ask(shape, call.body, self.config.default_output_tokens)
-        model = ask.model if isinstance(ask, Ask) else model_in(call.body) if method == "POST" else ""
+        asked = None
+        if shape is None:
+            content_type = call.request.headers.get("Content-Type", "")
+            asked = objects.read(method, call.request.raw_path, content_type, call.body)
+        model = ask.model if isinstance(ask, Ask) else named_model(asked)
 
         struck = key.struck_by(method, model)
         if struck is not None and struck[0].kind in GATES:
@@ -114,7 +118,7 @@ class Simulator:
         if named.startswith(NO_SUCH_MODEL):
             return call.refuse(errors.unknown_model(named))
 
-        stored = self.stored(call, ask)
+        stored = self.stored(call, ask, asked)
         if isinstance(stored, ErrorReply):
             return call.refuse(stored)
 
@@ -131,13 +135,14 @@ class Simulator:
         finally:
             visit.fail(time.monotonic())  # no effect on a visit that ended well
 
-    def stored(self, call: Call, ask: Ask | None) -> Stored | ErrorReply | None:
-        """What the account's stores say; None: they have nothing to do with it."""
-        request, account = call.request, call.key.account
+    def stored(self, call: Call, ask: Ask | None, asked: objects.Request | None) -> Stored | ErrorReply | None:
+        """What the account's stores say, and sound and pictures; None: they have nothing to do with it."""
+        account = call.key.account
         if ask is not None:
             return self.objects.refusal(account.config.id, account.project, ask)
-        asked = objects.read(request.method, request.raw_path, request.headers.get("Content-Type", ""), call.body)
-        return self.objects.serve(account.config.id, account.project, asked)
+        if asked is None:
+            return None
+        return media.serve(asked) or self.objects.serve(account.config.id, account.project, asked)
 
     def meet(self, call: Call, fault: Fault, scheduled: FaultRequest, model: str) -> ErrorReply:
         """Count a fault that hits, and find what it answers."""
@@ -234,6 +239,12 @@ class Simulator:
 def bearer(authorization: str) -> str:
     scheme, _, secret = authorization.partition(" ")
     return secret.strip() if scheme.lower() == "bearer" else ""
+
+
+def named_model(asked: objects.Request | None) -> str:
+    """The model that a body of JSON or a form names, or ""."""
+    model = asked.fields.get("model") if asked is not None and asked.method == "POST" else None
+    return model if isinstance(model, str) else ""
 
 
 def mismatched_header(call: Call) -> ErrorReply | None:

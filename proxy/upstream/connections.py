@@ -42,9 +42,10 @@ class Connection(asyncio.Protocol):
         self._keeper = keeper
         self._between_s = timeouts.between_bytes
         self._parser = httptools.HttpResponseParser(self)
-        self._transport: asyncio.Transport | None = None
+        self.transport: asyncio.Transport | None = None  # None: not yet, or no more
         self._answer: LeanAnswer | None = None  # the one under way
-        self._served = 0
+        self.served = 0  # answers that came to their end
+        self._headless = False
         self._usable = True  # for another request
         self.keep_s = _IDLE_S
         self.free_since = 0.0
@@ -62,7 +63,6 @@ class Connection(asyncio.Protocol):
         self._head_size = 0
         self._overhead = 0  # bytes since the last piece of a body
         self._phrase = b""
-        self._headless = False
         self._heard = False
         self._interim = False
         self._to_the_end = False  # the body ends with the connection
@@ -73,9 +73,11 @@ class Connection(asyncio.Protocol):
 
     def request(self, method: str, head: bytes, body: Body, length: int | None) -> LeanAnswer:
         """Send a request. `length` of a body that comes piece by piece; None: it goes out in chunks."""
-        transport = self._transport
+        transport = self.transport
         assert transport is not None  # noqa: S101 -- a connection is asked only after it was made
         self._begin()
+        if self._headless:  # the parser still waits for the body that a HEAD's answer told of
+            self._parser = httptools.HttpResponseParser(self)
         self._headless = method == "HEAD"
         answer = self._answer = LeanAnswer(self, self._between_s)
         if body is None:
@@ -123,9 +125,9 @@ class Connection(asyncio.Protocol):
     # ---- for answers
 
     def read_on(self, answer: LeanAnswer) -> None:
-        if self._paused and answer is self._answer and self._transport is not None:
+        if self._paused and answer is self._answer and self.transport is not None:
             self._paused = False
-            self._transport.resume_reading()
+            self.transport.resume_reading()
 
     def give_up(self, answer: LeanAnswer) -> None:
         if answer is self._answer:
@@ -154,11 +156,11 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_lost(self) -> bool:
-        return self._transport is None
+        return self.transport is None
 
     def is_usable(self, now: float) -> bool:
         """Whether an idle connection is still good, as far as can be told from here."""
-        transport = self._transport
+        transport = self.transport
         if transport is None or transport.is_closing() or now >= self.expires():
             return False
         if now - self.free_since < _TRUSTED_S:
@@ -176,16 +178,16 @@ class Connection(asyncio.Protocol):
         if self._sender is not None:
             self._sender.cancel()
             self._sender = None
-        if self._transport is not None:
+        if self.transport is not None:
             if politely:
-                self._transport.close()
+                self.transport.close()
             else:
-                self._transport.abort()
+                self.transport.abort()
 
     # ---- the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+        self.transport = cast("asyncio.Transport", transport)
 
     def eof_received(self) -> None:
         if self._to_the_end and self._answer is not None:
@@ -201,7 +203,7 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         self.resume_writing()
-        self._transport = None
+        self.transport = None
         self._keeper.gone(self)
 
     def data_received(self, data: bytes) -> None:
@@ -231,10 +233,10 @@ class Connection(asyncio.Protocol):
         """The answer is all here. Its connection may serve the next request before this one's body is read."""
         answer, self._answer = self._answer, None
         self._deadline = None
-        self._served += 1
+        self.served += 1
         if answer is not None:
             answer.end()
-        transport = self._transport
+        transport = self.transport
         if self._sender is not None or transport is None or transport.get_write_buffer_size():
             self.drop()  # answered before it had the whole request: the rest would only be in the next one's way
         elif not self._usable or self._to_the_end:
@@ -247,7 +249,7 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, reason: str, detail: str, cause: BaseException | None = None) -> None:
         answer, self._answer = self._answer, None
-        idle = reason == "reset" and self._served > 0 and not self._heard
+        idle = reason == "reset" and self.served > 0 and not self._heard
         failure = UpstreamFailure(reason, detail, sent=True, idle=idle)
         failure.__cause__ = cause
         if answer is not None:
@@ -294,8 +296,10 @@ class Connection(asyncio.Protocol):
                 raise httptools.HttpParserError("a transfer coding that is not `chunked`")
             framed = True
         if self._headless or status in _NO_BODY:
-            # What a wrong idea of the body's length could leave on the connection is not worth finding out.
-            self._usable = self._usable and not (framed and status != 304) and parser.should_keep_alive()
+            # A body where none may be could pass for the next answer. With a plain length each byte of it is noticed
+            # (`on_body`); with chunks, or where a 204 has a length, it is not worth finding out.
+            certain = status == 304 or not framed or (self._headless and "Transfer-Encoding" not in headers)
+            self._usable = self._usable and certain and parser.should_keep_alive()
             self._ended = True
         else:
             self._to_the_end = not framed
@@ -309,10 +313,11 @@ class Connection(asyncio.Protocol):
         answer = self._answer
         self._overhead = 0
         if answer is None or self._ended:
+            self._usable = False  # bytes that should not be there
             return
-        if answer.feed(data) and not self._paused and self._transport is not None:
+        if answer.feed(data) and not self._paused and self.transport is not None:
             self._paused = True
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
     def on_message_complete(self) -> None:
         if self._interim:

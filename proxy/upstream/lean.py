@@ -9,21 +9,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-import socket
 import ssl
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final
 from urllib.parse import urlsplit
-
-import aiohappyeyeballs
 
 from proxy.upstream.answer import LeanAnswer
 from proxy.upstream.connections import Connection
+from proxy.upstream.dialing import Dialer
 from proxy.upstream.http import Body, Header, Timeouts, UpstreamFailure
+from proxy.upstream.tunnel import ForwardProxy
+from proxy.upstream.turns import Turns
 
-P = TypeVar("P", bound=asyncio.Protocol)
-
-_EYEBALLS_S: Final = 0.25  # RFC 8305 §5: the wait before the next address is tried beside the first
 _DIGITS: Final = re.compile(r"[0-9]{1,18}")
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
@@ -36,33 +33,48 @@ _START: Final = re.compile(r"[A-Za-z]+ [^\x00-\x20\x7f]+")
 class LeanUpstream:
     """One upstream origin over a keep-alive connection pool: the connection used last is used next."""
 
-    def __init__(self, base: str, timeouts: Timeouts, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        base: str,
+        timeouts: Timeouts,
+        *,
+        tls: ssl.SSLContext | None = None,
+        proxy: str | None = None,
+        most: int | None = None,
+    ) -> None:
+        """`proxy`: http://[user:password@]host:port, through which everything goes. `most`: connections at once;
+        sessions (`ask_alone`) are not among them. None: no limit."""
         url = urlsplit(base)
         if url.scheme not in {"http", "https"} or not url.hostname:
             raise ValueError("an upstream's address begins with http:// or https:// and names a host")
-        self._host = url.hostname
-        self._port = url.port or (443 if url.scheme == "https" else 80)
+        secure = url.scheme == "https"
         self._prefix = url.path.rstrip("/")
-        self._authority = url.netloc.rpartition("@")[2].removesuffix(":443" if url.scheme == "https" else ":80")
-        self._tls = (tls or ssl.create_default_context()) if url.scheme == "https" else None
+        self._authority = url.netloc.rpartition("@")[2].removesuffix(":443" if secure else ":80")
+        self._origin = f"{url.scheme}://{self._authority}"
+        self._dialer = Dialer(
+            url.hostname,
+            url.port or (443 if secure else 80),
+            secure=secure,
+            tls=tls,
+            connect_s=timeouts.connect,
+            proxy=None if proxy is None else ForwardProxy.at(proxy),
+        )
         self._timeouts = timeouts
+        self._turns: Turns[Connection] = Turns(most, self.free)
         self._idle: dict[Connection, None] = {}  # in the order they became free
         self._open: set[Connection] = set()
         self._tidying: asyncio.TimerHandle | None = None
         self._closed = False
 
     def __repr__(self) -> str:
-        scheme = "http" if self._tls is None else "https"
-        return (
-            f"<LeanUpstream {scheme}://{self._authority}{self._prefix} {len(self._open)} open {len(self._idle)} idle>"
-        )
+        return f"<LeanUpstream {self._origin}{self._prefix} {len(self._open)} open {len(self._idle)} idle>"
 
     async def send(self, method: str, target: str, headers: Sequence[Header], body: Body) -> LeanAnswer:
         loop = asyncio.get_running_loop()
         patience = self._timeouts.first_byte
         deadline = None if patience is None else loop.time() + patience
         head, length = self._head(method, target, headers, body)
-        connection = self._take(loop.time()) or await self._dial(loop, deadline)
+        connection = self._take(loop.time()) or await self._wait(loop, deadline)
         answer = connection.request(method, head, body, length)
         try:
             await answer.head(deadline)
@@ -77,7 +89,9 @@ class LeanUpstream:
         """Send a request on a connection of its own that `protocol` keeps: for a session, which is no HTTP any more."""
         loop = asyncio.get_running_loop()
         head, _ = self._head(method, target, headers, None)
-        transport, _ = await self._reach(loop, None, protocol)
+        if self._closed:
+            raise _closed()
+        transport, _ = await self._dialer.open(loop, None, protocol)
         transport.write(head)
         return transport
 
@@ -88,6 +102,7 @@ class LeanUpstream:
             self._tidying.cancel()
         for connection in list(self._open):
             connection.drop()
+        self._turns.close(_closed())
         await asyncio.sleep(0)  # the transports tell their connections in the loop's next turn
 
     # ---- the request's head
@@ -136,57 +151,41 @@ class LeanUpstream:
             connection.drop()
         return None
 
+    async def _wait(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> Connection:
+        """One that others have finished with, or a new one. Raises UpstreamFailure."""
+        while True:
+            try:
+                connection = await self._turns.wait(deadline)
+            except TimeoutError as error:
+                detail = "every connection to upstream was in use for too long"
+                raise UpstreamFailure("timeout", detail, sent=False) from error
+            if connection is None:
+                return await self._dial(loop, deadline)
+            if connection.is_usable(loop.time()):
+                return connection
+            connection.drop()
+
     async def _dial(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> Connection:
-        """A new connection for requests."""
-        _, connection = await self._reach(loop, deadline, lambda: Connection(loop, self, self._timeouts))
-        if connection.is_lost:
-            raise UpstreamFailure("connect", "cannot connect to upstream: connection reset", sent=False)
+        """A new connection for requests, whose turn it is."""
+        try:
+            if self._closed:
+                raise _closed()
+            _, connection = await self._dialer.open(loop, deadline, lambda: Connection(loop, self, self._timeouts))
+            if connection.is_lost:
+                raise UpstreamFailure("connect", "cannot connect to upstream: connection reset", sent=False)
+        except BaseException:
+            self._turns.left()
+            raise
         self._open.add(connection)
         return connection
-
-    async def _reach(
-        self, loop: asyncio.AbstractEventLoop, deadline: float | None, protocol: Callable[[], P]
-    ) -> tuple[asyncio.Transport, P]:
-        """A connection to an address looked up anew. Raises UpstreamFailure."""
-        if self._closed:
-            raise UpstreamFailure("connect", "this upstream was closed", sent=False)
-        limits = [deadline] if deadline is not None else []
-        if self._timeouts.connect is not None:
-            limits.append(loop.time() + self._timeouts.connect)
-        try:
-            async with asyncio.timeout_at(min(limits, default=None)):
-                found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-                sock = await aiohappyeyeballs.start_connection(
-                    found, happy_eyeballs_delay=_EYEBALLS_S, interleave=1, loop=loop
-                )
-                return await self._open_over(sock, loop, protocol)
-        except TimeoutError as error:
-            raise UpstreamFailure("timeout", "connecting to upstream took too long", sent=False) from error
-        except ssl.SSLError as error:
-            detail = f"TLS with upstream failed: {error.reason or type(error).__name__}"
-            raise UpstreamFailure("tls", detail, sent=False) from error
-        except OSError as error:
-            detail = f"cannot connect to upstream: {error.strerror or type(error).__name__}"
-            raise UpstreamFailure("connect", detail, sent=False) from error
-
-    async def _open_over(
-        self, sock: socket.socket, loop: asyncio.AbstractEventLoop, protocol: Callable[[], P]
-    ) -> tuple[asyncio.Transport, P]:
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            return await loop.create_connection(
-                protocol,
-                sock=sock,
-                ssl=self._tls,
-                server_hostname=None if self._tls is None else self._host,
-            )
-        except BaseException:
-            sock.close()
-            raise
 
     def free(self, connection: Connection) -> None:
         if self._closed:
             connection.drop()
+            return
+        if connection.served == 1 and connection.transport is not None:
+            self._dialer.keep_session(connection.transport)
+        if self._turns.offer(connection):
             return
         self._idle[connection] = None
         expires = connection.expires()
@@ -197,8 +196,10 @@ class LeanUpstream:
         self._tidying = connection.loop.call_at(expires, self._tidy)
 
     def gone(self, connection: Connection) -> None:
-        self._open.discard(connection)
         self._idle.pop(connection, None)
+        if connection in self._open:
+            self._open.discard(connection)
+            self._turns.left()
 
     def _tidy(self) -> None:
         """Close what has been idle for too long, and look again when the next one may have been."""
@@ -210,6 +211,10 @@ class LeanUpstream:
             connection.drop(politely=True)
         if self._idle:
             self._tidying = loop.call_at(min(connection.expires() for connection in self._idle), self._tidy)
+
+
+def _closed() -> UpstreamFailure:
+    return UpstreamFailure("connect", "this upstream was closed", sent=False)
 
 
 @functools.lru_cache(maxsize=1024)

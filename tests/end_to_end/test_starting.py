@@ -153,7 +153,7 @@ def test_check_tells_of_each_key_and_its_exit_code_sums_it_up(simulator, tmp_pat
             unused = proxy.command("check", "--json")
             row = {row["id"]: row for row in json.loads(unused.stdout)["keys"]}["key-0"]
             assert (unused.returncode, row["valid"], row["usable"]) == (1, False, False)
-            assert row["next"] == "replace the key"
+            assert row["next"].startswith("replace: make a new key at OpenAI")
             assert "sk-sim" not in unused.stdout
 
             # The pool meets it, and another one that is out of money: clients notice nothing, `check` says why.

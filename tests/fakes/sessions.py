@@ -243,7 +243,7 @@ async def open_sessions(url: str, accounts: Mapping[str, int], /, **options: Any
     async with open_house(url, accounts, **options) as house:
         upstream, ends = SocketUpstream(), Ends()
         lean = LeanUpstream(f"http://127.0.0.1:{await upstream.start()}", Timeouts(2.0, PATIENCE_S, PATIENCE_S))
-        house.pipeline.upstream = lean
+        house.pipeline.forwarder.upstream = lean
         sessions = Sessions(
             house.pipeline,
             gate=house.pipeline._gate,
@@ -251,7 +251,7 @@ async def open_sessions(url: str, accounts: Mapping[str, int], /, **options: Any
             admission=house.admission,
             ledger=house.ledger,
             observer=house.recorder,
-            clean=house.pipeline._clean,
+            clean=house.pipeline.forwarder._clean,
             egress=house.egress,
             policy=house.policy,
         )

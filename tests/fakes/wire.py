@@ -186,7 +186,7 @@ async def open_wire(
         raw, ends = RawUpstream(), Ends()
         base = f"http://127.0.0.1:{await raw.start()}"
         upstream = LeanUpstream(base, timeouts or Timeouts(2.0, PATIENCE_S, PATIENCE_S))
-        house.pipeline.upstream = upstream
+        house.pipeline.forwarder.upstream = upstream
         handler = ClientHandler(house.pipeline, ends)
         listener = Listener(handler)
         lean = Server(handler.serve, listener)

@@ -44,7 +44,7 @@ async def test_suspects_of_the_brake_come_back_when_the_gateway_is_mended(open_p
     pool.upstream.otherwise = chat_answer()
     for field, record in (await pool.states()).items():
         await pool.ledger.change_state(field, None, by="operator", fingerprint=record.fingerprint)
-        await pool.ledger.change_state(field, record, rest_s=0.001, fingerprint=record.fingerprint)
+        await pool.ledger.change_state(field, record, rest_s=1e-6, fingerprint=record.fingerprint)
     await pool.roster.refresh()
     assert [(await pool.ask()).status for _ in range(3)] == [200, 200, 200]
     assert await pool.states() == {}

@@ -164,14 +164,14 @@ async def test_a_key_that_a_reload_took_away_meanwhile_is_not_used(open_pool):
     written = [{"id": k.id, "account": k.account, "secret": k.secret} for k in pool.settings.keys if k.account == "b"]
     fewer = pool.settings.model_validate({"keys": written})
     for _ in range(8):
-        pool.pipeline.credentials = Credentials(pool.secrets)
+        pool.pipeline.configure(pool.settings, Credentials(pool.secrets))
         pool.roster.reload(pool.settings, keyring(pool.settings)[0])
         asked = asyncio.create_task(pool.ask())
         while pool.ledger.asks == []:
             await asyncio.sleep(0)
         pool.ledger.asks.clear()
         keys, secrets = keyring(fewer)
-        pool.pipeline.credentials = Credentials(secrets)
+        pool.pipeline.configure(pool.settings, Credentials(secrets))
         pool.roster.reload(fewer, keys)
         assert (await asked).status == 200
     assert set(pool.accounts_asked) == {"b"}

@@ -100,7 +100,7 @@ async def test_an_account_with_names_of_its_own_is_known_by_these(valkey_url):
     own = {"url": "http://127.0.0.1:9", "models": {"gpt-4.1": "acme-41", "o3": "o3"}}
     key = {"id": "a1", "account": "a", "secret": f"sk-test-{'x' * 40}", "upstream": own}
     async with open_house(valkey_url, {}, keys=[key]) as house:
-        house.pipeline.credentials = credentials_of(house.settings)
+        house.pipeline.configure(house.settings, credentials_of(house.settings))
         client = await get(house)
         assert names(client) == ["gpt-4.1", "o3"]
         assert {entry["object"] for entry in json.loads(client.got)["data"]} == {"model"}

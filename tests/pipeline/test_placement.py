@@ -31,7 +31,7 @@ async def placed(open_pool):
     async def opened(accounts, **options):
         pool = await open_pool(accounts, **options)
         pool.book = Book(pool.store, "default", retention_s=3600.0, observer=Unwritten())
-        pool.pipeline.objects = Objects(pool.book, pool.roster, search=False, fetch=pool.pipeline.fetch)
+        pool.pipeline.objects = Objects(pool.book, pool.roster, search=False, fetch=pool.pipeline.forwarder.fetch)
         return pool
 
     return opened
@@ -172,7 +172,7 @@ async def test_encrypted_reasoning_goes_back_to_where_it_was_encrypted(placed):
 async def test_a_store_that_is_away_makes_nobody_believe_that_an_object_is_gone(placed):
     pool = await placed({"a": 1, "b": 1})
     nowhere = Book(connect(f"redis://127.0.0.1:{free_port()}/0"), "default", retention_s=3600.0, observer=Unwritten())
-    pool.pipeline.objects = Objects(nowhere, pool.roster, search=False, fetch=pool.pipeline.fetch)
+    pool.pipeline.objects = Objects(nowhere, pool.roster, search=False, fetch=pool.pipeline.forwarder.fetch)
     client = await pool.ask(asks(previous_response_id="resp_1"))
     assert client.status == 503
     assert client.error["code"] == "store_unavailable"

@@ -41,8 +41,8 @@ async def house(valkey_url):
     settings = {"keys": [key("open"), key("azure", upstream=OWN)]}
     async with open_house(valkey_url, {}, **settings) as opened:
         opened.azure = AzureUpstream(opened.secrets)
-        opened.pipeline.credentials = credentials_of(opened.settings)
-        opened.pipeline.elsewhere = {AZURE: opened.azure}
+        opened.pipeline.configure(opened.settings, credentials_of(opened.settings))
+        opened.pipeline.forwarder.elsewhere = {AZURE: opened.azure}
         yield opened
 
 
@@ -86,7 +86,7 @@ async def test_a_model_that_is_not_in_its_map_never_goes_there(house):
 
 async def test_without_anybody_who_has_the_model_it_is_not_available(valkey_url):
     async with open_house(valkey_url, {}, keys=[key("azure", upstream=OWN)]) as house:
-        house.pipeline.credentials = credentials_of(house.settings)
+        house.pipeline.configure(house.settings, credentials_of(house.settings))
         client = await house.ask(Client(chat_body("o3")))
         assert (client.status, client.error["code"]) == (404, "model_not_available")
 

@@ -30,7 +30,7 @@ async def hall(valkey_url) -> AsyncIterator[Hall]:
         opened = await stack.enter_async_context(open_sessions(valkey_url, dict.fromkeys("abcde", 1)))
         house = opened.house
         book = Book(house.store, house.settings.pool, retention_s=86_400, observer=Unheard())
-        house.pipeline.objects = Objects(book, house.roster, search=False, fetch=house.pipeline.fetch)
+        house.pipeline.objects = Objects(book, house.roster, search=False, fetch=house.pipeline.forwarder.fetch)
         keys = {digest(header.rpartition(" ")[2]): name for name, header in {"ann": ANN, "bob": BOB}.items()}
         house.pipeline._gate.configure(clients=keys, hosts=(), origins=(), allow_anonymous=False)
         yield opened

@@ -110,7 +110,7 @@ def capacity(case: Case) -> float:
     """Requests a second that the budget has room for: a minute's limit by the mean cost of `body_of`."""
     if case.bound == "rpm":
         return ACCOUNTS * RPM / 60
-    prompt = 410 / 4
+    prompt = 140  # tokens: 410 letters on average, and what the message is wrapped in
     used = [min(most, COMPLETION_TOKENS) + prompt for most in TPM_SIZES]
     mean = sum(TPM_SIZES if case.charging == "keep" else used) / len(TPM_SIZES)
     return ACCOUNTS * TPM / 60 / mean

@@ -207,6 +207,6 @@ async def test_models_moderations_and_every_other_path_answer(simulation):
     assert "gpt-4o" in names
     assert (await sdk.models.retrieve("gpt-4o")).id == "gpt-4o"
     assert (await sdk.moderations.create(input=["a", "b"])).results[1].flagged is False
-    answer, raw = await simulation.post("/v1/images/generations", {"model": "gpt-image-1", "prompt": "a cat"})
+    answer, raw = await simulation.post("/v1/content_provenance_checks", {"model": "gpt-image-1"})
     assert answer.status == 200
     assert json.loads(raw)["object"] == "simulated"

@@ -30,23 +30,29 @@ async def talk(connection: AsyncRealtimeConnection, turns: int) -> None:
             pass
 
 
-async def test_500_sessions_on_one_worker(start_simulator, start_proxy, capsys):
-    simulator = start_simulator(5)
-    proxy = start_proxy(pool_config(simulator, drain_timeout=1))
-    (worker,) = proxy.worker_pids()
-    sdk = AsyncOpenAI(base_url=proxy.base_url, api_key="anything", max_retries=0)
+async def opened_sessions(sdk: AsyncOpenAI, count: int) -> list[AsyncRealtimeConnection]:
+    """So many sessions, each greeted; 50 at a time."""
 
     async def opened() -> AsyncRealtimeConnection:
         connection = await sdk.realtime.connect(model=MODEL).enter()
         await connection.recv()
         return connection
 
-    warm = await opened()
+    connections: list[AsyncRealtimeConnection] = []
+    for begun in range(0, count, 50):
+        connections += await asyncio.gather(*(opened() for _ in range(min(50, count - begun))))
+    return connections
+
+
+async def test_500_sessions_on_one_worker(start_simulator, start_proxy, capsys):
+    simulator = start_simulator(5)
+    proxy = start_proxy(pool_config(simulator, drain_timeout=1))
+    (worker,) = proxy.worker_pids()
+    sdk = AsyncOpenAI(base_url=proxy.base_url, api_key="anything", max_retries=0)
+    (warm,) = await opened_sessions(sdk, 1)
     await talk(warm, 3)
     before = resident_kib(worker)
-    connections = []
-    for _ in range(SESSIONS // 50):
-        connections += await asyncio.gather(*(opened() for _ in range(50)))
+    connections = await opened_sessions(sdk, SESSIONS)
     idle = resident_kib(worker)
     await asyncio.gather(*(talk(connection, 2) for connection in connections))
     busy = resident_kib(worker)
@@ -59,9 +65,7 @@ async def test_500_sessions_on_one_worker(start_simulator, start_proxy, capsys):
     }
     await asyncio.gather(*(connection.close() for connection in [*connections, warm]))
     wait_until(lambda: proxy.total("quotapool_websockets_open") == 0, "all sessions are counted out")
-    connections = []
-    for _ in range(SESSIONS // 50):
-        connections += await asyncio.gather(*(opened() for _ in range(50)))
+    connections = await opened_sessions(sdk, SESSIONS)
     await asyncio.gather(*(talk(connection, 2) for connection in connections))
     figures["second_time_kib"] = resident_kib(worker) - busy
     await asyncio.gather(*(connection.close() for connection in connections))

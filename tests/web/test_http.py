@@ -215,9 +215,9 @@ async def test_a_fault_of_our_own_is_a_500_in_openais_shape(wire):
         async def send(self, *_):
             raise ValueError("a bug")
 
-    good, wire.house.pipeline.upstream = wire.house.pipeline.upstream, Broken()
+    good, wire.house.pipeline.forwarder.upstream = wire.house.pipeline.forwarder.upstream, Broken()
     head, body = await wire.ask(post(CHAT))
-    wire.house.pipeline.upstream = good
+    wire.house.pipeline.forwarder.upstream = good
     assert head.startswith(b"HTTP/1.1 500 ")
     assert json.loads(body)["error"]["code"] == "internal_error"
     assert fields(head)["x-should-retry"] == "false"
@@ -230,11 +230,11 @@ async def test_a_client_that_is_found_gone_gets_no_second_answer_and_no_tracebac
         async def send(self, *_):
             raise ConnectionResetError("Cannot write to closing transport")
 
-    good, wire.house.pipeline.upstream = wire.house.pipeline.upstream, FindsItGone()
+    good, wire.house.pipeline.forwarder.upstream = wire.house.pipeline.forwarder.upstream, FindsItGone()
     client = await wire.connect()
     await client.send(post(CHAT))
     assert await client.to_the_end() == b""
-    wire.house.pipeline.upstream = good
+    wire.house.pipeline.forwarder.upstream = good
     assert (wire.ends.trips[0].status, wire.ends.trips[0].cut) == (499, True)
     assert caplog.records == []
 

@@ -93,7 +93,7 @@ def framed(start: str, lines: list[str], content_type: str, body: bytes, *, chun
 @pytest.fixture
 async def mirror(wire) -> AsyncIterator[Mirror]:
     async with open_mirror() as opened:
-        client = wire.house.pipeline.upstream = LeanUpstream(opened.url, Timeouts(2, 5, 5))
+        client = wire.house.pipeline.forwarder.upstream = LeanUpstream(opened.url, Timeouts(2, 5, 5))
         yield opened
         await client.close()
 

@@ -14,6 +14,7 @@ from proxy.domain.redact import mask
 from proxy.openai.replies import error_body
 from proxy.web.admin.openapi import document
 from proxy.web.admin.routes import PREFIX, ROUTES, Problem, Route
+from proxy.web.admin.shapes import Nothing
 
 _log = structlog.get_logger()
 LARGEST_BODY: Final = 2**20
@@ -73,20 +74,16 @@ def refusal(problem: Problem) -> web.Response:
 
 def _read_query(route: Route, request: web.Request) -> Any:
     given = {name: request.query[name] for name in request.query}
-    if route.query is None:
-        return None
     try:
-        return msgspec.convert(given, route.query, strict=False)
+        return msgspec.convert(given, route.query or Nothing, strict=False)
     except msgspec.ValidationError as error:
         raise Problem(400, "bad_request", f"The query is not as described: {mask(str(error))}") from None
 
 
 async def _read_body(route: Route, request: web.Request) -> Any:
     raw = await request.read()
-    if route.body is None:
-        return None
     try:
-        return msgspec.json.decode(raw or b"{}", type=route.body)
+        return msgspec.json.decode(raw or b"{}", type=route.body or Nothing)
     except msgspec.ValidationError as error:
         raise Problem(400, "bad_request", f"The body is not as described: {mask(str(error))}") from None
     except msgspec.DecodeError:

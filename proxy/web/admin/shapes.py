@@ -95,7 +95,11 @@ class Keys(msgspec.Struct):
 class KeyQuery(msgspec.Struct, forbid_unknown_fields=True):
     """`state`: only keys in it."""
 
-    state: Word | None = None
+    state: Literal["active", "suspect", "quarantined", "draining", "disabled", "removed", "locked"] | None = None
+
+
+class Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """What a call without a query, or without a body, takes: whatever is given there is misspelt or misplaced."""
 
 
 class Forget(msgspec.Struct, forbid_unknown_fields=True):
