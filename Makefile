@@ -12,6 +12,10 @@ LOCKED := install --require-hashes --only-binary :all:
 COMPILE := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
            --no-emit-index-url --custom-compile-command "make lock"
 
+# A file's tests stay together; what measures time or load runs by itself afterwards.
+PARALLEL = $(BIN)/python -m pytest -rs -n auto --dist loadfile -m "not alone"
+ALONE = $(BIN)/python -m pytest -rs -m alone
+
 .DEFAULT_GOAL := help
 .PHONY: help install dev run test check soak bench lock clean
 
@@ -24,14 +28,16 @@ run: $(VENV)/.dev $(if $(MODEL),$(VENV)/.model) ## Serve on a simulated upstream
 	@exec $(BIN)/python demo/run.py $(if $(MODEL),--model $(MODEL)) $(DEMO)
 
 test: $(VENV)/.dev $(VENV)/.model-if-possible ## All tests; says what it skipped, and how to get it
-	$(BIN)/python -m pytest -rs
+	$(PARALLEL)
+	$(ALONE)
 
 check: $(VENV)/.dev $(VENV)/.model-if-possible ## What CI runs: lint, format, types, layers, all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -rs --durations 10
+	$(PARALLEL) --durations 10
+	$(ALONE) --durations 10
 
 soak: $(VENV)/.dev ## The long load tests, minutes each
 	$(BIN)/python -m pytest -rs tests/soak

@@ -76,6 +76,15 @@ class Show:
         shares = ", ".join(f"{key} {used[key]}" for key in sorted(used))
         say(title, f"{len(answers)} answers, no error; attempts: {shares}")
 
+    def what_is_stored(self) -> None:
+        """A file and a conversation by `previous_response_id`: only the account that made them has them."""
+        file = self.sdk.files.create(file=("notes.txt", b"kept by one account"), purpose="user_data")
+        kept = self.sdk.files.content(file.id).read()
+        answer = self.sdk.responses.create(model=self.model, input=QUESTION)
+        for _ in range(3):
+            answer = self.sdk.responses.create(model=self.model, input="go on", previous_response_id=answer.id)
+        say("what is stored", f"a file of {len(kept)} bytes, and four responses in a chain: each found where it lives")
+
     def a_key_runs_dry(self, upstream_url: str) -> None:
         (busiest, _), *_ = self.metric("quotapool_upstream_attempts_total", "key").most_common()
         place = f"{upstream_url}/_sim/keys/{busiest.removeprefix('key-')}/fault"
@@ -138,6 +147,7 @@ def run(options: argparse.Namespace) -> int:
         show.one_stream()
         show.many_at_once(AT_ONCE if options.model else 20, "many at once")
         if not options.model:
+            show.what_is_stored()
             show.a_key_runs_dry(source_url)
         show.totals()
         print(where_to_look(base_url, show.admin_url, model, config_file, log_file), flush=True)

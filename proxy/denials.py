@@ -25,6 +25,10 @@ _NOBODY: Final = {
     "excluded": replies.MODEL_NOT_AVAILABLE,
     "pinned": replies.OBJECT_ACCOUNT_UNAVAILABLE,
 }
+_RESTING: Final = (
+    "No key of the pool is usable now: OpenAI, or something on the way to it, refused them without a known reason, so "
+    "they rest and are tried again by themselves. The operator sees them with `quotapool check`."
+)
 _FAILED: Final = {
     "connect": replies.UPSTREAM_UNREACHABLE,
     "tls": replies.UPSTREAM_UNREACHABLE,
@@ -42,7 +46,7 @@ def no_room(full: NoRoom) -> Refusal:
 
 def nobody_left(nobody: NobodyLeft) -> Refusal:
     """429 where money is missing, 503 where no key is usable, 404 where no account has the model."""
-    return Refusal(_NOBODY[nobody.reason])
+    return Refusal(_NOBODY[nobody.reason], _RESTING if nobody.reason == "suspect" else "")
 
 
 def refuse_beyond_the_day(method: str, target: str, left_s: float) -> None:
@@ -55,10 +59,11 @@ def refuse_beyond_the_day(method: str, target: str, left_s: float) -> None:
 def failed(failure: UpstreamFailure, *, final: bool) -> Refusal:
     """502 or 504; or what ended the client's own body, where that was ours: an id in a form that is not the client's.
     `final`: we have retried; a client's retries would multiply ours."""
-    cause: BaseException | None = failure
-    while (cause := cause.__cause__) is not None:
+    cause = failure.__cause__
+    while cause is not None:
         if isinstance(cause, Refusal):
             return cause
+        cause = cause.__cause__
     error = _FAILED.get(failure.reason, replies.UPSTREAM_PROTOCOL_ERROR)
     return Refusal(error, f"{error.cause} ({failure}.) {error.remedy}", final=final)
 

@@ -26,6 +26,7 @@ from proxy.outcome import DID_NO_WORK, NOT_CHARGED, Held, Outcome, event_of, hel
 from proxy.probes.egress import EgressWatch
 from proxy.probes.policy import PolicyWatch
 from proxy.rates import PoolRates
+from proxy.refusal import Refusal
 from proxy.relay import Downstream, Passed, pass_bytes, pass_json, pass_stream
 from proxy.roster import Roster
 from proxy.settings import Settings
@@ -228,7 +229,8 @@ class Forwarder:
     def _watch(self, outcome: Outcome, leg: Leg, client: str) -> None:
         """What an attempt says about our network, and about the caller's content."""
         if outcome.failure is not None:
-            self._egress.failed(outcome.failure.reason)
+            if not isinstance(outcome.failure.__cause__, Refusal):  # else the client's own body ended it
+                self._egress.failed(outcome.failure.reason)
         elif outcome.verdict.kind is Kind.EGRESS:
             self._egress.refused(leg.account, outcome.verdict.reason)
         elif leg.status:

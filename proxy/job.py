@@ -34,7 +34,7 @@ _LONGEST_MODEL: Final = 128  # characters of a model name that make its group
 _SECONDS: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|)")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
 _NO_JSON: Final = re.compile(
-    r"\s*(?:multipart/|audio/|video/|image/|application/(?:sdp|octet-stream|x-www-form-urlencoded)\b)", re.IGNORECASE
+    r"\s*(?:multipart/|audio/|video/|image/|application/(?:sdp|octet-stream)\b)", re.IGNORECASE
 )
 _PRIORITY: Final = {"high": 1, "normal": 0, "batch": -1}
 _CACHED_FROM: Final = 1024  # prompt tokens from which upstream caches (prompt caching guide)

@@ -15,6 +15,9 @@ from typing import Final, Protocol
 from multidict import CIMultiDictProxy
 
 from proxy.domain.quantities import Certainty, Usage
+from proxy.domain.verdict import Kind
+from proxy.openai.classify import classify_stream_error
+from proxy.openai.failed import failure_in
 from proxy.openai.headers import Header
 from proxy.openai.sse import StreamRelay
 from proxy.openai.usage import read_usage
@@ -97,7 +100,8 @@ async def pass_json(
     counts: bool = True,
 ) -> None:
     """A JSON answer, read whole and then sent whole. A large one flows, usage at its end. What it says of stored
-    objects is kept before the client knows it. `counts`: it says what it used."""
+    objects is kept before the client knows it. `counts`: it says what it used. A response that failed for its key's
+    sake is returned as an error, not sent."""
     most = _READ_WHOLE if keeper is None else _LONGEST_LIST
     body = await read_body(answer, most)
     if len(body) > most:
@@ -107,6 +111,11 @@ async def pass_json(
         return
     if counts:
         passed.usage = read_usage(body)
+    failure = failure_in(body)
+    if failure is not None and classify_stream_error(failure).kind in {Kind.MONEY, Kind.DEAD}:
+        passed.error = failure  # the key's own trouble, and nothing was generated: another key can be asked
+        return
+    passed.late_error = failure
     passed.complete = True
     if keeper is not None:
         body = await keeper.answered(body)

@@ -85,6 +85,13 @@ class Running:
                 store = pid in self.stores or b"valkey-server" in line
                 yield "store" if store else "worker" if b"proxy.app.worker" in line else "main", pid
 
+    def move_stores(self, on: set[int]) -> None:
+        """An embedded store began where its proxy is: there each would wake the other up in the middle of its work."""
+        for part, pid in self.parts():
+            for task in Path(f"/proc/{pid}/task").iterdir() if part == "store" else ():
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setaffinity(int(task.name), on)
+
     def cpu(self) -> Tasks:
         """The scheduler's own count, kernel time included: not rounded to ticks."""
         tasks: Tasks = {}

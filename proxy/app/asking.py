@@ -6,7 +6,6 @@ The call proves that a key is valid and says nothing about its credit.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -17,6 +16,7 @@ from proxy.openai.classify import classify
 from proxy.settings import Settings, UpstreamKey
 from proxy.upstream.http import Timeouts, UpstreamFailure, read_body
 from proxy.upstream.lean import LeanUpstream
+from proxy.upstream.resumption import client_context
 from proxy.upstream.routes import Route
 
 AT_ONCE: Final = 64
@@ -50,7 +50,8 @@ class Asker:
     """Asks one upstream; to be closed. `redactor` cleans what upstream says."""
 
     def __init__(self, settings: Settings, redactor: Redactor, *, per_second: float = PER_SECOND) -> None:
-        self._tls = ssl.create_default_context(cafile=str(settings.ca_file)) if settings.ca_file else None
+        self._tls = client_context(settings.ca_file)
+        self._proxy_for = settings.proxy_for
         self._pools = settings.upstream
         self._upstreams: dict[str, LeanUpstream] = {}
         self._redactor = redactor
@@ -88,7 +89,9 @@ class Asker:
         route = Route(own.url, own.header, own.query) if own is not None else Route(self._pools)
         upstream = self._upstreams.get(route.base)
         if upstream is None:
-            upstream = self._upstreams[route.base] = LeanUpstream(route.base, _PATIENCE, tls=self._tls)
+            upstream = self._upstreams[route.base] = LeanUpstream(
+                route.base, _PATIENCE, tls=self._tls, proxy=self._proxy_for(route.base)
+            )
         headers = [route.credential(secret), ("Accept-Encoding", "identity")]
         try:
             answer = await upstream.send("GET", route.target("/v1/models"), headers, None)

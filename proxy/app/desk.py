@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -30,6 +31,7 @@ SAYINGS: Final = {
     "drain": State.DRAINING,
     "remove": State.REMOVED,
 }
+_NUMBER: Final = re.compile(r"([0-9]{1,18})")
 LOCKED: Final = "locked"  # state of a stored key that cannot be opened
 
 ProbeNow = Callable[[str], Awaitable[Verdict]]
@@ -92,7 +94,9 @@ class Desk:
             row = {"id": name, "account": account, "organization": None, "state": LOCKED, "reason": "master_key"}
             row |= {"cooling_s": 0.0, "credit": {}, "budgets": []}
             rows.append({**row, "source": "store", "next": advice("master_key")})
-        return rows
+        # As people wrote them, then as people count: the store keeps its keys in no order.
+        configured = [row for row in rows if row["source"] != "store"]
+        return configured + sorted((row for row in rows if row["source"] == "store"), key=_counted)
 
     async def row(self, name: str) -> dict[str, Any]:
         """One key. Raises Unknown."""
@@ -238,6 +242,12 @@ def new_key(key: UpstreamKey) -> NewKey:
     secret = key.secret.get_secret_value()
     about = key.model_dump(mode="json", exclude={"id", "secret", "secret_file"}, exclude_none=True)
     return NewKey(key.id, secret, fingerprint(secret), about)
+
+
+def _counted(row: Mapping[str, Any]) -> list[str | int]:
+    """For sorting by id: key-2 is before key-10."""
+    parts = _NUMBER.split(row["id"])
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
 def next_step(row: Mapping[str, Any], asked: Asked | None = None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from proxy.roster import Roster
 from proxy.settings import Settings
 from proxy.upstream.fleet import Fleet
 from proxy.upstream.http import Timeouts
+from proxy.upstream.resumption import client_context
 
 _log = structlog.get_logger()
 _PATIENCE: Final = Timeouts(connect=5.0, first_byte=30.0, between_bytes=30.0)
@@ -74,7 +74,10 @@ class Probing:
         old, self.prober.settings = self.prober.settings, settings
         self._roster.reload(settings, keyring(settings)[0])
         calls, credentials = self.prober.calls, credentials_of(settings)
-        moved = old.upstream != settings.upstream or calls.credentials.bases != credentials.bases
+        moved = (old.upstream, old.upstream_proxy) != (
+            settings.upstream,
+            settings.upstream_proxy,
+        ) or calls.credentials.bases != credentials.bases
         calls.credentials = credentials
         if moved:
             replaced, self._fleet = self._fleet, _fleet(settings, credentials.bases)
@@ -88,5 +91,5 @@ class Probing:
 
 
 def _fleet(settings: Settings, bases: Iterable[str]) -> Fleet:
-    tls = ssl.create_default_context(cafile=str(settings.ca_file)) if settings.ca_file else None
-    return Fleet(settings.upstream, bases, _PATIENCE, tls=tls)
+    tls = client_context(settings.ca_file)
+    return Fleet(settings.upstream, bases, _PATIENCE, tls=tls, proxy_for=settings.proxy_for)

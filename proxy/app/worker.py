@@ -10,7 +10,6 @@ import contextlib
 import gc
 import signal
 import socket
-import ssl
 import sys
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from prometheus_client import CollectorRegistry
 from proxy.admission import Admission
 from proxy.app.control import Cards, Channel, Configure, Drain, Purse, Ready
 from proxy.app.keyring import credentials_of, keyring, secrets_in
+from proxy.app.lag import LagWatch
 from proxy.app.reporter import Reporter
 from proxy.gate import Gate
 from proxy.ledger.clients import ClientBook, Clients
@@ -46,18 +46,19 @@ from proxy.settings import Settings, from_wire
 from proxy.upstream.credentials import Credentials
 from proxy.upstream.fleet import Fleet
 from proxy.upstream.http import Timeouts
+from proxy.upstream.resumption import client_context
 from proxy.web.cors import Cors
 from proxy.web.handlers import ClientHandler
 from proxy.web.listener import Listener
 from proxy.web.server import Server
 
 _log = structlog.get_logger()
-_LOOK_S: Final = 1.0  # an idle worker looks at the pool's version this often
+_LOOK_S: Final = 0.5  # an idle worker looks at the pool's version this often
 _IDLE_GRACE_S: Final = 1.0  # while draining, idle connections may bring one more request for this long
 _NEXT_S: Final = 0.25  # and so may one whose answer had begun, without a word of closing, before the drain
 _CUT_S: Final = 0.1
+_COLLECT_AFTER: Final = (20_000, 20, 50)  # allocations: a large pool's head-room is not garbage, and walking it costs
 _LAST_WORDS_S: Final = 1.0  # for clients of sessions to answer that they close
-_LAG_S: Final = 0.5
 
 
 class Worker:
@@ -129,6 +130,7 @@ class Worker:
         )
         self.pipeline.forwarder.elsewhere = self.fleet.others
         self.handler = ClientHandler(self.pipeline, self.reporter, self.sessions)
+        self.handler.max_concurrent = self.settings.max_concurrent
         self.tls = self.settings.tls.context() if self.settings.tls is not None else None
         self._configure_gate()
 
@@ -168,15 +170,14 @@ class Worker:
         self._reload_certificate(settings)
         keys, _ = keyring(settings)
         credentials = credentials_of(settings)
-        if (old.upstream, old.timeouts) != (settings.upstream, settings.timeouts) or (
-            credentials.bases != self.pipeline.credentials.bases
-        ):
+        if _way_out(old) != _way_out(settings) or credentials.bases != self.pipeline.credentials.bases:
             replaced, self.fleet = self.fleet, _fleet(settings, credentials)
             self.pipeline.forwarder.upstream, self.pipeline.forwarder.elsewhere = self.fleet.main, self.fleet.others
             asyncio.get_running_loop().call_later(settings.timeouts.first_byte, lambda: _close_later(replaced))
         self.pipeline.configure(settings, credentials)
         self.roster.reload(settings, keys)
         self.admission.max_waiting = settings.queue.max_waiting
+        self.handler.max_concurrent = settings.max_concurrent
         self.book.configure(retention_s=settings.objects.retention)
         if self.pipeline.objects is not None:
             self.pipeline.objects.search = settings.objects.search
@@ -198,11 +199,9 @@ class Worker:
         self.pipeline.closed_until = purse.closed_until
 
     async def look(self) -> None:
-        """While idle no batch brings the version, so look for it; and measure how late our timers fire."""
+        """While idle no batch brings the version, so look for it."""
         while True:
-            due = time.monotonic() + _LAG_S
-            await asyncio.sleep(_LAG_S)
-            self.metrics.event_loop_lag.set(max(0.0, time.monotonic() - due))
+            await asyncio.sleep(_LOOK_S)
             await self.ledger.look()
 
     async def close(self) -> None:
@@ -217,9 +216,20 @@ class Worker:
 
 def _fleet(settings: Settings, credentials: Credentials) -> Fleet:
     t = settings.timeouts
-    tls = ssl.create_default_context(cafile=str(settings.ca_file)) if settings.ca_file else None
     timeouts = Timeouts(t.connect, t.first_byte, t.between_bytes)
-    return Fleet(settings.upstream, credentials.bases, timeouts, tls=tls)
+    return Fleet(
+        settings.upstream,
+        credentials.bases,
+        timeouts,
+        tls=client_context(settings.ca_file),
+        proxy_for=settings.proxy_for,
+        most=settings.upstream_connections,
+    )
+
+
+def _way_out(settings: Settings) -> tuple[object, ...]:
+    """What makes new connections when it changes."""
+    return settings.upstream, settings.timeouts, settings.upstream_proxy, settings.upstream_connections
 
 
 _closing: set[asyncio.Task[None]] = set()
@@ -244,7 +254,9 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     # What was built so far lives as long as the process: keep the collector from walking it again and again.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
     looking = asyncio.create_task(worker.look())
+    lagging = asyncio.create_task(LagWatch(worker.metrics.event_loop_lag.set).run())
     booking = asyncio.create_task(worker.spend.run())
     await channel.send(Ready())
     patience = worker.settings.drain_timeout
@@ -267,6 +279,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     looking.cancel()
     await _drain(worker, accepting, server, patience)
     await worker.sessions.close(_LAST_WORDS_S)
+    lagging.cancel()
     await server.close()
     await upgraded.shutdown(_CUT_S)  # `_drain` has waited; what is left is cut
     booking.cancel()

@@ -10,11 +10,12 @@ from collections import Counter
 from typing import Any, Final
 
 import msgspec
-from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
+from rich.text import Text
 
 from proxy.app.asking import Asked, Asker, ask_all
 from proxy.app.desk import LOCKED, Desk, next_step
+from proxy.cli import tables
 from proxy.cli.at_desk import run_at_desk
 from proxy.cli.credit import credit_lines
 from proxy.cli.keys import state_word
@@ -68,58 +69,86 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]], problems: list[str], *, show_all: bool) -> None:
-    out = Console()
+    out = tables.console()
     bad = [row for row in rows if not row["usable"]]
     everything = show_all or len(rows) <= _FEW
     shown = rows if everything else bad[:_MOST_SHOWN]
     if shown:
-        out.print(_table(shown))
+        out.print(_health(shown))
+    for table in (_credit(shown), _left(shown)):
+        if table.row_count:
+            out.print(table)
     print_said(out, shown, problems)
     if not everything and len(bad) > len(shown):
-        out.print(f"... and {len(bad) - len(shown)} more that are not usable; --all shows every key")
+        out.print(f"... and {len(bad) - len(shown):,} more that are not usable; --all shows every key")
     summary = _summary(rows)
     if not everything:
         for title in ("states", "answers"):
             counts = ", ".join(f"{count:,} {word}" for word, count in sorted(summary[title].items()))
-            out.print(f"{title}: {counts}", markup=False)
+            out.print(f"{title}: {counts}")
     out.print(f"{summary['usable']} of {len(rows)} keys usable")
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    titles = ("key", "account", "state", "upstream says", "left (per model)", "what to do")
-    table = Table(*(Column(title, overflow="fold") for title in titles))
-    for row in rows:
-        colour = "green" if row["usable"] else "red"
-        state = state_word(row) + (f"\n{row['reason']}" if row.get("reason") else "")
+def _health(rows: list[dict[str, Any]]) -> Table:
+    """Each key: its state, what upstream says of it, why, and what to do."""
+    owners = [_owner(row) for row in rows]
+    table = tables.table("key", *(["account"] if any(owners) else []), "state", "OpenAI says", "why, and what to do")
+    for row, owner in zip(rows, owners, strict=True):
+        reason = row.get("reason") or ""
+        said = row["answer"].removesuffix(f": {reason}") if reason else row["answer"]
         table.add_row(
             row["id"],
-            _owner(row),
-            f"[{colour}]{state}[/]",
-            row["answer"],
-            "\n".join([*credit_lines(row), *_left(row)]),
-            row["next"],
+            *([owner] if any(owners) else []),
+            Text(state_word(row), "green" if row["usable"] else "red"),
+            said,
+            "\n".join(filter(None, (reason, row["next"]))),
         )
     return table
 
 
 def _owner(row: dict[str, Any]) -> str:
-    return f"{row['account']}\n({row['organization']})" if row.get("organization") else str(row["account"])
+    """The account, where it is not the key's own, and its organisation."""
+    account = row["account"] if row["account"] != row["id"] else ""
+    return "\n".join(filter(None, (account, f"({row['organization']})" if row.get("organization") else "")))
 
 
-def _left(row: dict[str, Any]) -> list[str]:
-    lines = []
-    for budget in row["budgets"]:
-        parts = [
-            f"{name} {max(0, budget[name]['remaining']):,.0f}/{budget[name]['limit']:,.0f}"
-            for name in _DIMENSIONS
-            if name in budget
-        ]
-        more = [
-            f"{name}: upstream allows {budget[name]['learned']:,.0f}"
-            for name in _DIMENSIONS
-            if name in budget and (budget[name]["learned"] or 0) > budget[name]["limit"]
-        ]
-        parts += more
-        cooling = f" (waits {budget['cooling_s']:.0f} s)" if budget["cooling_s"] else ""
-        lines.append(f"{budget['model']}: {', '.join(parts) or 'no limits known'}{cooling}")
-    return lines
+def _accounts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row of each account: its keys share credit and budgets."""
+    return list({row["account"]: row for row in reversed(rows)}.values())[::-1]
+
+
+def _credit(rows: list[dict[str, Any]]) -> Table:
+    """Money, of accounts of whom somebody said what they have."""
+    table = tables.table("account", "credit")
+    for row in _accounts(rows):
+        if lines := credit_lines(row):
+            table.add_row(row["account"], "\n".join(lines))
+    return table
+
+
+def _left(rows: list[dict[str, Any]]) -> Table:
+    """What is left of each account's budgets, of how much; dimensions that nobody limits have no column."""
+    accounts = _accounts(rows)
+    known = [name for name in _DIMENSIONS if any(name in budget for row in accounts for budget in row["budgets"])]
+    table = tables.table("account", "model", *known, "", right=known)
+    for row in accounts:
+        for number, budget in enumerate(row["budgets"]):
+            cells = (_of(budget.get(name)) for name in known)
+            table.add_row("" if number else row["account"], budget["model"], *cells, _remark(budget, known))
+    return table
+
+
+def _of(level: dict[str, Any] | None) -> str:
+    return "" if level is None else f"{max(0, level['remaining']):,.0f} / {level['limit']:,.0f}"
+
+
+def _remark(budget: dict[str, Any], known: list[str]) -> str:
+    remarks = [f"waits {budget['cooling_s']:.0f} s"] if budget["cooling_s"] else []
+    if not any(name in budget for name in known):
+        remarks.append("no limits known")
+    remarks += [
+        f"upstream allows {budget[name]['learned']:,.0f} {name}"
+        for name in known
+        if name in budget and (budget[name]["learned"] or 0) > budget[name]["limit"]
+    ]
+    return ", ".join(remarks)

@@ -6,9 +6,8 @@ import sys
 from datetime import UTC, datetime
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
+from proxy.cli import tables
 from proxy.cli.attach import run_with_store
 from proxy.gate import digest
 from proxy.ledger.clients import Clients, new_key
@@ -54,10 +53,10 @@ def show(settings: Settings, *, as_json: bool) -> int:
         if as_json:
             print(msgspec.json.encode({"clients": rows}).decode())
             return 0
-        table = Table("client", "from", "added", "suspended for")
+        table = tables.table("client", "from", "added", "suspended for")
         for row in rows:
             table.add_row(row["id"], row["from"], row["added"], row["suspended"])
-        Console().print(table if rows else "no clients: whoever reaches the port on this machine may call")
+        tables.console().print(table if rows else "no clients: whoever reaches the port on this machine may call")
         return 0
 
     return run_with_store(settings, command)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
+import time
 from getpass import getpass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from proxy.app import master_keys
 from proxy.app.desk import Desk, Entry, next_step
 from proxy.app.probing import Probing
+from proxy.cli import tables
 from proxy.cli.at_desk import fail, run_at_desk
 from proxy.domain.states import State
 from proxy.ledger.seal import MasterKey, new_master_key
@@ -34,18 +33,20 @@ def show(settings: Settings, *, as_json: bool) -> int:
         if as_json:
             print(msgspec.json.encode({"keys": rows}).decode())
             return 0
-        table = Table("key", "account", "state", "reason", "since", "next try", "from")
+        now = time.time()
+        shared = any(row["account"] != row["id"] for row in rows)
+        table = tables.table("key", *(["account"] if shared else []), "state", "reason", "for", "next try", "from")
         for row in rows:
             table.add_row(
                 row["id"],
-                row["account"],
+                *([row["account"]] if shared else []),
                 state_word(row),
                 row.get("reason", ""),
-                _when(row.get("since")),
-                _when(row.get("next_try")),
-                row["source"],
+                tables.span(now - row["since"]) if row.get("since") else "",
+                f"in {tables.span(row['next_try'] - now)}" if row.get("next_try") else "",
+                "config" if row["source"] == "configuration" else row["source"],
             )
-        Console().print(table)
+        tables.console().print(table if rows else "the pool has no keys: `quotapool keys add`")
         return 0
 
     return run_at_desk(settings, command)
@@ -118,6 +119,8 @@ def rotate_master_key(settings: Settings, new_file: Path) -> int:
     """Seal the vault anew, all keys or none. `new_file` holds the new master key, or will, if it is not there."""
 
     async def command(desk: Desk) -> int:
+        # Before anything is written: with a wrong master key nothing changes, not even a file.
+        desk.sources.vault.right_key(desk.sources.contents, master_keys.master_keys(settings, desk.redactor.add))
         text = _new_text(new_file)
         try:
             new = MasterKey(text)
@@ -145,7 +148,3 @@ def _new_text(new_file: Path) -> str:
         master_keys.write(new_file, new_master_key())
         print(f"a new master key was made in {new_file}")
     return master_keys.read_file(new_file)
-
-
-def _when(seconds: float | None) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC" if seconds else ""

@@ -6,9 +6,8 @@ import sys
 from datetime import UTC, datetime
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
+from proxy.cli import tables
 from proxy.cli.attach import run_with_store
 from proxy.ledger.connection import Store
 from proxy.objects.book import Book
@@ -45,11 +44,11 @@ def show(settings: Settings, *, client: str | None, account: str | None, as_json
         if as_json:
             print(msgspec.json.encode({"objects": rows}).decode())
             return 0
-        table = Table("id", "account", "client", "since")
+        table = tables.table("id", "account", "client", "since")
         for row in rows:
             since = f"{datetime.fromtimestamp(row.created, UTC):%Y-%m-%d %H:%M} UTC"
             table.add_row(row.id, row.account, row.client or "-", since)
-        Console().print(table if rows else "no stored objects are known")
+        tables.console().print(table if rows else "no stored objects are known")
         return 0
 
     return run_with_store(settings, command)

@@ -11,15 +11,15 @@ from typing import Any, Final
 
 import aiohttp
 import msgspec
-from rich.console import Console
-from rich.table import Column, Table
 
 from proxy.app.desk import Desk
+from proxy.cli import tables
 from proxy.cli.at_desk import fail, run_at_desk
 from proxy.cli.usage import since_day
 from proxy.ledger.connection import Store
 from proxy.money.cards import PICO
 from proxy.money.spend import SpendBook
+from proxy.probes.admin_shapes import RateLimit
 from proxy.probes.imported import fragment
 from proxy.probes.inquiry import Inquiry, Told, accounts_of, admin_key_of, connector
 from proxy.probes.organisation import Cost, Used
@@ -34,6 +34,13 @@ _COLUMNS: Final = (
     "day", "account", "key", "ours_usd", "estimated_usd", "theirs_usd", "difference_usd",
     "difference_percent", "our_requests", "their_requests",
 )  # fmt: skip
+_LIMITS: Final = {
+    "RPM": "max_requests_per_1_minute",
+    "TPM": "max_tokens_per_1_minute",
+    "IPM": "max_images_per_1_minute",
+    "RPD": "max_requests_per_1_day",
+    "batch TPD": "batch_1_day_max_input_tokens",
+}
 _NO_ADMIN_KEY: Final = (
     "no admin key: write `admin_keys: [{organization: NAME, secret: ${OPENAI_ADMIN_KEY}}]`; an owner of the "
     "organisation makes one at https://platform.openai.com/settings/organization/admin-keys"
@@ -159,8 +166,8 @@ def _document(result: Reconciliation, first: date, last: date, told: Told) -> di
 
 
 def _print_reconciliation(result: Reconciliation) -> None:
-    numbers = [Column(title, justify="right") for title in ("ours", "OpenAI's", "difference", "%")]
-    table = Table("day", "account", "key", *numbers)
+    numbers = ("ours", "OpenAI's", "difference", "%")
+    table = tables.table("day", "account", "key", *numbers, right=numbers)
     for line in result.lines:
         table.add_row(
             f"{line.day}",
@@ -174,7 +181,7 @@ def _print_reconciliation(result: Reconciliation) -> None:
     percent = "" if result.percent is None else f"{result.percent:+.2f}"
     table.add_section()
     table.add_row("total", "", "", _shown(result.ours), _shown(result.theirs), _shown(result.difference), percent)
-    console = Console()
+    console = tables.console()
     console.print(table)
     if result.untold:
         console.print(f"not compared: {_shown(result.untold)} of accounts whose costs OpenAI did not tell")
@@ -183,21 +190,24 @@ def _print_reconciliation(result: Reconciliation) -> None:
 
 
 def _print_limits(told: Told) -> None:
-    titles = ("RPM", "TPM", "IPM", "RPD", "batch TPD")
-    table = Table("account", "project", "model", *(Column(title, justify="right") for title in titles))
-    for account, rows in sorted(told.limits.items()):
-        for row in sorted(rows, key=lambda row: row.model):
-            values = (
-                row.max_requests_per_1_minute,
-                row.max_tokens_per_1_minute,
-                row.max_images_per_1_minute,
-                row.max_requests_per_1_day,
-                row.batch_1_day_max_input_tokens,
-            )
-            shown = ("" if value is None else f"{value:,}" for value in values)
-            table.add_row(account, told.accounts[account].project, row.model, *shown)
-    if told.limits:
-        Console().print(table)
+    """Kinds of limit that no project has get no column; the project stands below its account's name."""
+    limits = [(account, row) for account, rows in sorted(told.limits.items()) for row in sorted(rows, key=_by_model)]
+    shown = {
+        title: [getattr(row, name) for _, row in limits]
+        for title, name in _LIMITS.items()
+        if any(getattr(row, name) is not None for _, row in limits)
+    }
+    table = tables.table("account", "model", *shown, right=shown)
+    names = {account: iter((account, told.accounts[account].project)) for account in told.limits}
+    for number, (account, row) in enumerate(limits):
+        values = (column[number] for column in shown.values())
+        table.add_row(next(names[account], ""), row.model, *("" if value is None else f"{value:,}" for value in values))
+    if limits:
+        tables.console().print(table)
+
+
+def _by_model(row: RateLimit) -> str:
+    return row.model
 
 
 def _usd(amount: int | None) -> float | None:

@@ -10,8 +10,8 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
+from proxy.cli import tables
 from proxy.ledger.connection import Store
 from proxy.probes.inquiry import Inquiry, connector
 from proxy.probes.said import AccountSaid, KeySaid, SaidBook
@@ -48,18 +48,19 @@ async def add_said(settings: Settings, store: Store, rows: list[dict[str, Any]])
 def print_said(console: Console, rows: list[dict[str, Any]], problems: list[str]) -> None:
     """A table of what was added by `add_said`; nothing where there is nothing."""
     now = time.time()
-    table = Table("key", "name at OpenAI", "last used", "expires", "its account at OpenAI", title="What OpenAI says")
+    table = tables.table("key", "name at OpenAI", "last used", "expires", "its account at OpenAI")
     for row in rows:
         key = msgspec.convert(row.get("openai"), KeySaid | None)
         account = msgspec.convert(row.get("openai_account"), AccountSaid | None)
-        if key is not None or account is not None:
+        lines = account_lines(account or AccountSaid(), now)
+        if key is not None or lines:
             said = key or KeySaid(key_id="")
             table.add_row(
                 row["id"],
                 said.name,
                 _day(said.last_used_at) or ("never" if key else ""),
                 expiry(said.expires_at, now) or ("never" if key else ""),
-                "\n".join(account_lines(account or AccountSaid(), now)),
+                "\n".join(lines),
             )
     if table.row_count:
         console.print(table)

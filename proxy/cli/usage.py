@@ -5,18 +5,17 @@ from __future__ import annotations
 import csv
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from functools import partial
 from itertools import compress
 from typing import Final, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
+from proxy.cli import tables
 from proxy.cli.attach import run_with_store
 from proxy.ledger.connection import Store
 from proxy.money.cards import PICO
@@ -159,9 +158,8 @@ def _harmless(name: str) -> str:
 
 
 def _show(report: Report, zone: str) -> None:
-    console = Console(highlight=False)
-    console.width = max(console.width, _WIDE)  # numbers that a narrow terminal wraps can be read, cut ones cannot
-    table = Table(report.by, box=SIMPLE_HEAD, padding=(0, 1))
+    console = tables.console(_WIDE)  # numbers that a narrow terminal wraps can be read, cut ones cannot
+    table = tables.table(report.by)
     told = [any(column) for column in zip(*(_values(spent) for _, spent in report.rows), strict=True)]
     for heading in compress(_HEADINGS, told):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -174,13 +172,18 @@ def _show(report: Report, zone: str) -> None:
         console.print(table)
     else:
         console.print(f"nothing was spent since {report.since}")
+    _tell(report, zone, partial(console.print, soft_wrap=True))
+
+
+def _tell(report: Report, zone: str, say: Callable[[str], None]) -> None:
+    """What the sums are of."""
     begins = "" if zone == "UTC" else f", each from {_begin(report.until, zone)} in {zone}"
-    console.print(f"UTC days {report.since} to {report.until}{begins}; this month: ${_usd(report.month.total):,.2f}")
+    say(f"UTC days {report.since} to {report.until}{begins}; this month: ${_usd(report.month.total):,.2f}")
     if report.prices:
-        console.print(f"prices: {'; '.join(report.prices)}")
+        say(f"prices: {'; '.join(report.prices)}")
     if report.unpriced:
-        console.print(f"no known price, not in the sums: {_several(report.unpriced)}; see the option prices:")
-    console.print(f"not seen here: {'; '.join(NOT_SEEN)}")
+        say(f"no known price, not in the sums: {_several(report.unpriced)}; see the option prices:")
+    say(f"not seen here: {'; '.join(NOT_SEEN)}")
 
 
 def _cells(spent: Spent) -> list[str]:

@@ -28,6 +28,8 @@ from proxy.roster import Roster
 _MOST_SEARCHED: Final = 10  # accounts that are asked for an object nobody knows
 _ANYWHERE: Final = frozenset({RESPONSE, CHAT, ids.CALL, ids.LIVE})  # what is made wherever there is room
 _HEARD_ELSEWHERE: Final = frozenset({OTHER, ids.CALL, ids.LIVE})  # webhooks tell ids of calls that no answer told
+_GZIP: Final = b"\x1f\x8b"  # RFC 1952 §2.3.1
+_DEFLATED: Final = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")  # RFC 1950 §2.2
 _NOT_LOOKED_UP: Final = frozenset({ITEM, ENCRYPTED, OTHER, MODEL})  # upstream has no path to ask for them alone
 
 
@@ -247,10 +249,14 @@ class Objects:
         return self._reading(form, asked)
 
     async def _reading(self, form: AsyncIterator[bytes], asked: Asked) -> AsyncIterator[bytes]:
-        """What names an object that is not the client's never ends. Raises ObjectMissing."""
-        tail = b""
+        """What names an object that is not the client's, or may hide one, never ends. Raises Refusal."""
+        tail, began = b"", False
         async for piece in form:
             tail += piece
+            if not began and len(tail) >= len(_GZIP):
+                began = True
+                if tail.startswith((_GZIP, *_DEFLATED)):  # no form begins so: upstream might unpack it
+                    raise Refusal(replies.INVALID_JSON, "A compressed form cannot be read here; send it as it is.")
             if named := ids.named_in_form(tail):
                 await self._accounts_of(asked, named)
             tail = tail[-ids.FORM_TAIL :]

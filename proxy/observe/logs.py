@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, TextIO
 
 import msgspec
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.observe.line_writer import LineWriter
 from proxy.observe.redaction import Redactor
@@ -148,6 +149,12 @@ def _route_standard_library(writer: LineWriter, render: _Render, threshold: int)
     root.setLevel(threshold)
     logging.captureWarnings(capture=True)
     logging.raiseExceptions = False  # it would print records as they are, unmasked
+    logging.getLogger("aiohttp.server").addFilter(_spoke_http)
+
+
+def _spoke_http(record: logging.LogRecord) -> bool:
+    """Whether a record is worth a line: anyone can send what is no HTTP, and aiohttp would repeat it as an error."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
 
 
 def _route_crashes(writer: LineWriter, render: _Render) -> None:

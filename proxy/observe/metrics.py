@@ -89,7 +89,10 @@ class Metrics:
             "The proxy's own part of the time: neither queue nor upstream.",
         )
         self.event_loop_lag: Gauge = new.plain_gauge(
-            "event_loop_lag_seconds", "seconds", "How late the slowest worker's timers fire.", "livemax"
+            "event_loop_lag_seconds",
+            "seconds",
+            "How late the slowest worker's timers fired at worst, in 15 seconds.",
+            "livemax",
         )
         self.reservations: Family[str, Counter] = new.counter(
             "reservations_total", "result", "reservations", "Budgets asked for, by the answer."

@@ -62,7 +62,7 @@ class RequestLine(msgspec.Struct, kw_only=True):
 
 def ms(seconds: float) -> float:
     """Milliseconds with microseconds as decimals, as request lines show times."""
-    return round(seconds * 1000.0, 3)
+    return int(seconds * 1e6 + 0.5) / 1000  # `round(x, 3)` takes five times as long, six times a line
 
 
 def tokens_line(usage: Usage) -> TokensLine:

@@ -8,6 +8,7 @@ nothing about the pool, and an organisation's name is the operators' business.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 
 HOP_BY_HOP: Final = frozenset(
@@ -42,16 +43,29 @@ _NOT_DOWNWARD: Final = HOP_BY_HOP | {"set-cookie", "openai-organization", "opena
 _READ_HERE: Final = frozenset({"gzip", "x-gzip", "deflate", "identity"})  # the encodings that `encoding.py` undoes
 _OURS: Final = "x-quotapool-"
 _RATE: Final = "x-ratelimit-"
+_NAMES: Final = 256  # header names whose fate is remembered: they come again with each request
 
 Header = tuple[str, str]
 
 
-def _dropped(always: frozenset[str], headers: Mapping[str, str], items: Iterable[Header]) -> frozenset[str]:
-    """`always`, and what the sender's `Connection` lines name. `headers` tells whether there is any such line."""
+@lru_cache(_NAMES)
+def _goes_up(name: str) -> bool:
+    low = name.lower()
+    return low not in _NOT_UPWARD and not low.startswith(_OURS)
+
+
+@lru_cache(_NAMES)
+def _goes_down(name: str) -> bool:
+    low = name.lower()
+    return low not in _NOT_DOWNWARD and not low.startswith((_OURS, _RATE))
+
+
+def _end_to_end(headers: Mapping[str, str], items: list[Header]) -> list[Header]:
+    """`items` without what the sender's `Connection` lines name. `headers` tells whether there is any such line."""
     if "Connection" not in headers:
-        return always
+        return items
     named = {part.strip().lower() for name, v in items if name.lower() == "connection" for part in v.split(",")}
-    return always if named <= HOP_BY_HOP | {"close"} else always | named
+    return [(name, value) for name, value in items if name.lower() not in named]
 
 
 def upward(
@@ -69,10 +83,7 @@ def upward(
     since they may repeat the key.
     """
     items = list(items)
-    dropped = _dropped(_NOT_UPWARD, headers, items)
-    sent = [
-        (field, value) for field, value in items if (low := field.lower()) not in dropped and not low.startswith(_OURS)
-    ]
+    sent = [pair for pair in _end_to_end(headers, items) if _goes_up(pair[0])]
     if readable:
         sent.append(("Accept-Encoding", "identity"))
     elif "Accept-Encoding" in headers:
@@ -92,10 +103,5 @@ def downward(headers: Mapping[str, str], items: Iterable[Header], *, secret: str
 
     The length is added by whoever sends the body.
     """
-    items = list(items)
-    dropped = _dropped(_NOT_DOWNWARD, headers, items)
-    return [
-        (name, value)
-        for name, value in items
-        if (low := name.lower()) not in dropped and not low.startswith((_OURS, _RATE)) and secret not in value
-    ]
+    items = _end_to_end(headers, list(items))
+    return [(name, value) for name, value in items if _goes_down(name) and secret not in value]

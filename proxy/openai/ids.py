@@ -236,14 +236,14 @@ def named_in(body: bytes, *, strictly: bool = False) -> list[Named]:
     `strictly`: raises ValueError for what begins like JSON and is none here: upstream might read it all the same.
     """
     try:
-        document = json.loads(body, object_pairs_hook=_Pairs)
+        walked = list(_walk(json.loads(body, object_pairs_hook=_Pairs)))
     except BROKEN as broken:
         if strictly and b"{" in body[:_FIRST]:
             raise ValueError("not valid JSON, or nested too deeply") from broken
         return []
     found: dict[tuple[str, str], Named] = {}
     encrypted: list[Named] = []
-    for named in _walk(document):
+    for named in walked:
         if named.kind is ENCRYPTED:
             encrypted.append(named)
         elif len(named.id) <= LONGEST_ID:
@@ -268,7 +268,8 @@ def _walk(value: object) -> Iterator[Named]:
             elif name == "encrypted_content" and type(member) is str and member:
                 yield Named(ENCRYPTED, encrypted_id(member), "input", hint=True)
             elif name == "container_id" and type(member) is str:
-                yield Named(CONTAINER, member, name, hint=True)
+                # Of a tool: it shall work there. Of an item or an annotation: history.
+                yield Named(CONTAINER, member, name, hint="container_reference" not in kinds)
             elif (kind := _FIELDS.get(name)) is not None:
                 yield from _in_field(kind, name, member)
             elif name not in _NOT_SEARCHED and type(member) is not str:

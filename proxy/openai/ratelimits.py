@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 _MINUTE_S: Final = 60.0
 _DAY_S: Final = 86_400.0
@@ -53,8 +54,7 @@ def format_duration(seconds: float) -> str:
     return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + text
 
 
-@dataclass(frozen=True, slots=True)
-class RateHeaders:
+class RateHeaders(msgspec.Struct, frozen=True, gc=False):  # made with every answer: a frozen dataclass takes 1 µs more
     """What one answer says of the buckets that admitted it. None where a header is absent or unreadable.
 
     Limits and remaining are requests or tokens; `*_s` are seconds until that bucket is full. The

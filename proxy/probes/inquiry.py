@@ -151,7 +151,8 @@ class Inquiry:
         said.access_until, said.month_usd = bill.access_until, bill.month_usd
 
     def _reader(self, settings: Settings, secret: str, explain: Callable[[int, str], str]) -> Reader:
-        return Reader(self._http, settings.admin_upstream or settings.upstream, secret, explain, self._sleep)
+        base = settings.admin_upstream or settings.upstream
+        return Reader(self._http, base, secret, explain, self._sleep, proxy=settings.proxy_for(base))
 
     async def attempt(self, asked: _Asked, what: str, call: Callable[[], Awaitable[T]]) -> T | None:
         """The answer; None, with one line of explanation, where there is none."""

@@ -98,13 +98,14 @@ class Organisation:
         ]
 
     async def usage(self, since: date, until: date) -> list[Used]:
-        """Requests and tokens by day, project and key, both days included."""
+        """Requests and tokens by day, project and key, both days included: chats, responses and embeddings, which is
+        nearly all that passes here. The other kinds have pages of their own and are not asked for."""
         groups = (("bucket_width", "1d"), ("group_by[]", "project_id"), ("group_by[]", "api_key_id"))
         query = (*_span(since, until), *groups, ("limit", _USAGE_DAYS))
-        path = "/organization/usage/completions"
         return [
             Used(day, r.project_id, r.api_key_id, r.num_model_requests, r.input_tokens, r.output_tokens)
-            async for day, r in self._days(path, BucketPage[UsageResult], query)
+            for kind in ("completions", "embeddings")
+            async for day, r in self._days(f"/organization/usage/{kind}", BucketPage[UsageResult], query)
         ]
 
     async def _objects(

@@ -47,6 +47,8 @@ class Reader:
         secret: str,
         explain: Callable[[int, str], str],
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        *,
+        proxy: str | None = None,
     ) -> None:
         self._session = session
         self._base = base
@@ -54,6 +56,7 @@ class Reader:
         self._headers = {"Authorization": f"Bearer {secret}", "Accept": "application/json"}
         self._explain = explain
         self._sleep = sleep
+        self._proxy = proxy
 
     async def get(self, path: str, shape: type[T], query: Query = ()) -> T:
         """The answer of `/v1{path}` as `shape`. Raises NotTold."""
@@ -78,7 +81,12 @@ class Reader:
         url = f"{self._base}/v1{path}"
         parameters = [(name, str(value)) for name, value in query]
         async with self._session.get(
-            url, params=parameters, headers=self._headers, allow_redirects=False, timeout=_PATIENCE
+            url,
+            params=parameters,
+            headers=self._headers,
+            allow_redirects=False,
+            timeout=_PATIENCE,
+            proxy=self._proxy,
         ) as answer:
             body = bytearray()
             async for piece in answer.content.iter_any():
@@ -114,7 +122,11 @@ class Reader:
         return self._clean(str(text))[:300]
 
     def _why(self, error: BaseException) -> str:
-        return "no answer in time" if isinstance(error, TimeoutError) else self._clean(str(error))
+        if isinstance(error, TimeoutError):
+            return "no answer in time"
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            return f"the forward proxy answers {error.status}"
+        return self._clean(str(error))
 
 
 def _backoff(attempt: int) -> float:

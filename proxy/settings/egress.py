@@ -1,8 +1,8 @@
 """The forward proxy between us and upstream: what is written, what the environment says, and who is reached directly.
 
 The environment is read as curl reads it (curl(1), "ENVIRONMENT"): `https_proxy` or `HTTPS_PROXY` for https upstreams,
-`http_proxy` in small letters only for http ones, `all_proxy` or `ALL_PROXY` for both, small letters first; `no_proxy` or
-`NO_PROXY` holds host names, which stand for all names below them too, addresses, networks, or one `*` for everything.
+`http_proxy` in small letters only for http ones, `all_proxy` or `ALL_PROXY` for both, small letters first; `no_proxy`
+or `NO_PROXY` holds host names, which stand for all names below them too, addresses, networks, or one `*` for all.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def check_proxy(secret: SecretStr) -> SecretStr:
     except ValueError:
         raise ValueError(_FORM) from None
     if url.scheme != "http":
-        raise ValueError(f"{_FORM}; proxies that speak {url.scheme if url.scheme.isalnum() else 'else'} are not supported")
+        raise ValueError(f"{_FORM}; proxies that want TLS or SOCKS are not supported")
     if not url.hostname or url.path or url.query or url.fragment or re.search(r"[\x00-\x20\x7f]", text):
         raise ValueError(_FORM)
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
@@ -86,7 +86,7 @@ def login_of(netloc: str) -> str:
 def _covers(name: str, host: str) -> bool:
     if name == "*":
         return True
-    name, host = name.strip("[]").lstrip("."), host.lower().rstrip(".")
+    name, host = name.strip("[]").strip("."), host.lower().rstrip(".")
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from proxy.settings import tree
 from proxy.settings.document import read_document
 from proxy.settings.draft import Draft
+from proxy.settings.egress import from_environment
 from proxy.settings.environment import CONFIG, apply_overrides, fill_in, read_variables
 from proxy.settings.errors import ConfigError, Option, Place, nearest, shown
 from proxy.settings.keys import gather_keys
@@ -63,8 +64,17 @@ def load(
         draft.values["state_dir"] = default_state_dir(values)
     if isinstance(file := draft.values.get("master_key_file"), str):
         draft.files.append(Path(file))
+    if draft.values.get("upstream_proxy") is None:
+        _ask_environment_for_proxy(draft, values)
     gather_keys(draft, variables)
     return _checked(draft)
+
+
+def _ask_environment_for_proxy(draft: Draft, values: Mapping[str, str]) -> None:
+    found = from_environment(lambda name: values.get(name, ""))
+    if found is not None:
+        name, option = found
+        draft.put(("upstream_proxy",), option, Place(f"environment variable {name}"))
 
 
 def _checked(draft: Draft) -> Settings:

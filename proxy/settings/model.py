@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr, SecretStr, model_validator
 from proxy.domain.quantities import Dimension, Limits
 from proxy.settings.alerts import Alerts
 from proxy.settings.budgets import LimitTable, ModelGroups
+from proxy.settings.egress import ForwardProxyOption
 from proxy.settings.money import Funds, ModelPrices, Spend
 from proxy.settings.organisation import AdminKey, ProjectId
 from proxy.settings.section import Section
@@ -245,6 +246,9 @@ class Settings(Section):
     max_ws_message: Size = 64 * 2**20
     timeouts: Timeouts = Timeouts()
     retry: Retry = Retry()
+    upstream_proxy: ForwardProxyOption | None = None  # None once loaded: the environment names none either
+    upstream_connections: int = Field(default=1000, ge=1)
+    max_concurrent: int = Field(default=2000, ge=1)
     ca_file: Path | None = None
     log: Log = Log()
     metrics: Metrics = Metrics()
@@ -263,6 +267,10 @@ class Settings(Section):
     def files(self) -> tuple[Path, ...]:
         """All files this configuration came from: a change of any is a reason to load it again."""
         return self._origin.files
+
+    def proxy_for(self, upstream: str) -> str | None:
+        """The forward proxy on the way to this address, with its login; None: none. To be kept out of sight."""
+        return None if self.upstream_proxy is None else self.upstream_proxy.url_for(upstream)
 
     def group_of(self, model: str) -> str:
         """The model group whose limit `model` shares."""

@@ -79,7 +79,7 @@ def _seconds(sound: bytes) -> float:
     """How long a WAV file takes; what is no WAV counts as 32 kbit/s."""
     try:
         with wave.open(io.BytesIO(sound)) as file:
-            return file.getnframes() / file.getframerate()
+            return float(file.getnframes() / file.getframerate())
     except (wave.Error, EOFError, ZeroDivisionError):
         return len(sound) / 4_000
 

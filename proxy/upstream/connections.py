@@ -29,7 +29,9 @@ _BROKE_OFF: Final = "upstream's answer broke off"
 
 
 class Keeper(Protocol):
-    """Whoever keeps the connections: hears when one is free again, and when one is gone."""
+    """Whoever keeps the connections: hears of the first whole answer of one, when it is free again, when it is gone."""
+
+    def answered(self, connection: Connection) -> None: ...
 
     def free(self, connection: Connection) -> None: ...
 
@@ -163,7 +165,7 @@ class Connection(asyncio.Protocol):
         transport = self.transport
         if transport is None or transport.is_closing() or now >= self.expires():
             return False
-        if now - self.free_since < _TRUSTED_S:
+        if now - self.free_since < _TRUSTED_S and not self._headless:
             return True
         poll = select.poll()
         poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
@@ -237,6 +239,8 @@ class Connection(asyncio.Protocol):
         if answer is not None:
             answer.end()
         transport = self.transport
+        if self.served == 1:
+            self._keeper.answered(self)
         if self._sender is not None or transport is None or transport.get_write_buffer_size():
             self.drop()  # answered before it had the whole request: the rest would only be in the next one's way
         elif not self._usable or self._to_the_end:

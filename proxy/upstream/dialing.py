@@ -1,4 +1,4 @@
-"""New connections to one origin: names looked up anew, happy eyeballs, a tunnel where there is a forward proxy, then TLS."""
+"""New connections to one origin: names looked up anew, happy eyeballs, a forward proxy where there is one, then TLS."""
 
 from __future__ import annotations
 
@@ -72,9 +72,7 @@ class Dialer:
         """A TCP connection to upstream, or to the proxy on the way to it."""
         host, port = (self._host, self._port) if self._proxy is None else (self._proxy.host, self._proxy.port)
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        return await aiohappyeyeballs.start_connection(
-            found, happy_eyeballs_delay=_EYEBALLS_S, interleave=1, loop=loop
-        )
+        return await aiohappyeyeballs.start_connection(found, happy_eyeballs_delay=_EYEBALLS_S, interleave=1, loop=loop)
 
     async def _open_over(
         self, sock: socket.socket, loop: asyncio.AbstractEventLoop, protocol: Callable[[], P]

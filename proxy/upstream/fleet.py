@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from proxy.upstream.http import Timeouts, Upstream
 from proxy.upstream.lean import LeanUpstream
@@ -13,12 +13,22 @@ class Fleet:
     """One keep-alive connection pool for each distinct address, made once, closed together."""
 
     def __init__(
-        self, base: str, others: Iterable[str], timeouts: Timeouts, *, tls: ssl.SSLContext | None = None
+        self,
+        base: str,
+        others: Iterable[str],
+        timeouts: Timeouts,
+        *,
+        tls: ssl.SSLContext | None = None,
+        proxy_for: Callable[[str], str | None] = lambda _: None,
+        most: int | None = None,
     ) -> None:
-        self.main = LeanUpstream(base, timeouts, tls=tls)
-        self.others: dict[str, Upstream] = {
-            other: self.main if other == base else LeanUpstream(other, timeouts, tls=tls) for other in others
-        }
+        """`proxy_for`: the forward proxy on the way to an address. `most`: connections to each, None: no limit."""
+
+        def upstream(address: str) -> LeanUpstream:
+            return LeanUpstream(address, timeouts, tls=tls, proxy=proxy_for(address), most=most)
+
+        self.main = upstream(base)
+        self.others: dict[str, Upstream] = {other: self.main if other == base else upstream(other) for other in others}
 
     def __repr__(self) -> str:
         return f"<Fleet {self.main!r} {len(self.others)} others>"

@@ -127,7 +127,16 @@ class AiohttpAnswer:
 class AiohttpUpstream:
     """One upstream origin over a keep-alive connection pool."""
 
-    def __init__(self, base: str, timeouts: Timeouts, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        base: str,
+        timeouts: Timeouts,
+        *,
+        tls: ssl.SSLContext | None = None,
+        proxy: str | None = None,
+        most: int | None = None,
+    ) -> None:
+        """As `LeanUpstream`, but for a proxy before an http upstream, which gets whole URLs instead of a CONNECT."""
         url = URL(base)
         self._origin = str(url.origin())
         self._prefix = url.raw_path.rstrip("/")
@@ -137,8 +146,9 @@ class AiohttpUpstream:
         self._first_byte = timeouts.first_byte
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, ttl_dns_cache=60, keepalive_timeout=60, ssl=tls if tls is not None else True
+                limit=most or 0, ttl_dns_cache=60, keepalive_timeout=60, ssl=tls if tls is not None else True
             ),
+            proxy=proxy,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_NOT_ADDED,
@@ -199,6 +209,8 @@ def _failure(error: Exception, *, sent: bool) -> UpstreamFailure:
         return UpstreamFailure("timeout", "upstream took too long to answer", sent=sent)
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
         return UpstreamFailure("tls", f"TLS with upstream failed: {name}", sent=False)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return UpstreamFailure("connect", f"the forward proxy answers {error.status}", sent=False)
     if isinstance(error, aiohttp.ClientConnectorError):
         return UpstreamFailure("connect", f"cannot connect to upstream: {error.os_error.strerror or name}", sent=False)
     if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError | aiohttp.ClientOSError):

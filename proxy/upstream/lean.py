@@ -179,12 +179,14 @@ class LeanUpstream:
         self._open.add(connection)
         return connection
 
+    def answered(self, connection: Connection) -> None:
+        if connection.transport is not None:
+            self._dialer.keep_session(connection.transport)
+
     def free(self, connection: Connection) -> None:
         if self._closed:
             connection.drop()
             return
-        if connection.served == 1 and connection.transport is not None:
-            self._dialer.keep_session(connection.transport)
         if self._turns.offer(connection):
             return
         self._idle[connection] = None

@@ -1,8 +1,8 @@
-"""TLS sessions resumed: a new connection to a host goes on where an earlier one stood, without certificates and signatures.
+"""TLS sessions resumed: a new connection to a host goes on where an earlier one stood, without certificates.
 
-Neither asyncio nor uvloop can be told a session, but both make their TLS objects with `SSLContext.wrap_bio`, so a context
-of our own puts it in. A session is worth something only after the server's ticket came, which with TLS 1.3 is beside the
-first answer (RFC 8446 §4.6.1); until then, and where the server no longer takes it, the handshake is a full one.
+Neither asyncio nor uvloop can be told a session, but both make their TLS objects with `SSLContext.wrap_bio`, so a
+context of our own puts it in. A session is worth something only after the server's ticket came, which with TLS 1.3 is
+beside the first answer (RFC 8446 §4.6.1); until then, and where the server no longer takes it, the handshake is full.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import sys
+import time
 from pathlib import Path
 
 
@@ -22,7 +23,7 @@ class ResumingContext(ssl.SSLContext):
         self,
         incoming: ssl.MemoryBIO,
         outgoing: ssl.MemoryBIO,
-        server_side: bool = False,  # noqa: FBT001, FBT002  # the signature is the standard library's
+        server_side: bool = False,
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
@@ -33,8 +34,13 @@ class ResumingContext(ssl.SSLContext):
     def keep(self, transport: asyncio.BaseTransport) -> None:
         """This connection has got an answer: its session may serve others."""
         tls = transport.get_extra_info("ssl_object")
-        session = getattr(tls, "session", None)
-        if session is not None and session.has_ticket and tls.server_hostname:
+        if tls is None or not tls.server_hostname:
+            return
+        kept = self._sessions.get(tls.server_hostname)
+        if kept is not None and tls.session_reused and time.time() < kept.time + kept.timeout / 2:
+            return  # it is still good, and CPython takes as long to copy one as a resumed handshake takes
+        session = tls.session
+        if session is not None and (session.has_ticket or session.id):
             self._sessions[tls.server_hostname] = session
 
     def forget(self, host: str) -> None:

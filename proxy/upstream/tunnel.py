@@ -1,4 +1,4 @@
-"""A tunnel through a forward proxy: one CONNECT on a fresh socket (RFC 9110 §9.3.6), for https and http upstreams alike.
+"""A tunnel through a forward proxy: one CONNECT on a fresh socket (RFC 9110 §9.3.6), for http upstreams too.
 
 What the proxy answers is read to the end of its head and not a byte further: what follows is upstream's.
 """

@@ -12,7 +12,7 @@ C = TypeVar("C")
 
 
 class Turns(Generic[C]):
-    """`taken` counts connections that are open or being opened. While anybody waits, none is idle and none overtakes."""
+    """`taken` counts connections that are open or being opened. While anybody waits, none is idle: no one overtakes."""
 
     __slots__ = ("_give_back", "_most", "_waiting", "taken")
 

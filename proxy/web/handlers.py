@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 from aiohttp import web
@@ -21,6 +21,8 @@ from proxy.web.downstream import AiohttpDownstream
 from proxy.web.websocket import Visitor, is_websocket
 
 _log = structlog.get_logger()
+_NO_LIMIT: Final = 2**62
+_COME_BACK_S: Final = 1.0  # after a refusal because of `max_concurrent`
 
 
 class EndObserver(Protocol):
@@ -41,7 +43,10 @@ class ClientSide(Downstream, Protocol):
 
 
 class ClientHandler:
-    """What a server does with a request. `draining`: each connection is closed with its next answer."""
+    """What a server does with a request. `draining`: each connection is closed with its next answer.
+
+    `max_concurrent`: requests and sessions at once; the one too many is refused before anything of it is read.
+    """
 
     def __init__(self, pipeline: Pipeline, observer: EndObserver, sessions: Sessions | None = None) -> None:
         """`sessions`: who holds WebSockets; without, a request for one is answered like any other."""
@@ -52,6 +57,7 @@ class ClientHandler:
         self._serial = 0
         self.cors = Cors()
         self.draining = False
+        self.max_concurrent = _NO_LIMIT
         self.ended_at = 0.0  # when the last request ended, on the monotonic clock
         self._open: set[ClientSide] = set()
 
@@ -85,6 +91,8 @@ class ClientHandler:
         origin = down.headers.get("Origin")
         side: Downstream = down if origin is None else PageSide(down, self.cors.seen_from(origin))
         try:
+            if len(self._open) > self.max_concurrent:
+                raise Refusal(replies.PROXY_OVERLOADED, retry_after_s=_COME_BACK_S)  # answered below
             if visitor is not None and self._sessions is not None:
                 await self._sessions.serve(visitor, trip)
             elif origin is not None and is_preflight(down.method, down.headers):

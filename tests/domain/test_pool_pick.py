@@ -49,3 +49,17 @@ def test_an_account_that_was_nearly_empty_is_asked_again_once_it_has_refilled():
     picked = two.pick("gpt-4o", "gpt-4o", now=60.0, rng=random.Random(1))
 
     assert [key.account for key in picked] == ["rested", "busy"]
+
+
+def test_among_equals_the_one_that_was_not_asked_for_the_longest_is_asked():
+    """Given five accounts with room, of which each request sees two, I expect each to get about a fifth of a hundred:
+    random pairs alone would leave one with fewer than ten now and then."""
+    for seed in range(50):
+        five = Pool(Key(f"k{n}", f"a{n}", f"fp{n}") for n in range(5))
+        rng, asked = random.Random(seed), Counter()
+        for moment in range(100):
+            first = five.pick("g", "m", now=float(moment), rng=rng, few=True)[0]
+            five.heard(first.account, "g", 0.99, float(moment))
+            asked[first.account] += 1
+        assert min(asked.values()) >= 12
+        assert max(asked.values()) <= 28

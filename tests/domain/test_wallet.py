@@ -48,6 +48,14 @@ def test_what_was_not_spent_by_its_last_day_has_expired():
     assert wallet([old], {ago(2): usd(2)}, NOON - timedelta(1)).remaining == usd(3)
 
 
+@pytest.mark.parametrize("microsecond", [0, 1, 999_999])
+def test_credit_that_will_not_be_spent_in_time_is_empty_when_its_last_day_begins(microsecond):
+    # Given 100 dollars, of which one is spent a day, if they expire in three days, I expect them gone just then.
+    now = NOON.replace(microsecond=microsecond)
+    seen = wallet([Grant(usd(100), ago(9), ahead(3))], {ago(1): usd(1)}, now)
+    assert seen.empty_at == datetime(2026, 11, 18, tzinfo=UTC)
+
+
 def test_spending_from_before_a_grant_is_not_taken_from_it():
     seen = wallet([Grant(usd(5), ago(1))], {ago(9): usd(100), ago(1): usd(1)}, NOON)
     assert (seen.remaining, seen.uncovered) == (usd(4), usd(100))

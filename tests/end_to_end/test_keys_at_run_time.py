@@ -290,6 +290,22 @@ def test_what_the_command_line_does_not_take(start_simulator, start_proxy):
     assert ask(proxy) == 200
 
 
+def test_with_a_wrong_master_key_a_rotation_changes_nothing_not_even_a_file(start_simulator, start_proxy, tmp_path):
+    simulator = start_simulator(1)
+    proxy = start_proxy({"upstream": simulator.url, "keys": []})
+    assert quotapool(proxy, "keys", "add", stdin=simulator.secrets[0]).returncode == 0
+    file = proxy.state_dir / "master-key"
+    right, wrong = file.read_text(), "another-master-key-of-more-than-32-characters\n"
+    file.write_text(wrong)
+    refused = quotapool(proxy, "keys", "rotate-master-key", "--new-file", str(tmp_path / "new"))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert file.read_text() == wrong
+    assert not (tmp_path / "new").exists()
+    file.write_text(right)
+    assert quotapool(proxy, "keys", "rotate-master-key", "--new-file", str(tmp_path / "new")).returncode == 0
+    assert quotapool(proxy, "check").returncode == 0
+
+
 def test_a_check_of_the_pool_is_one_line_in_a_pipeline(start_simulator, start_proxy):
     simulator = start_simulator(3)
     keys = [{"id": f"key-{n}", "secret": secret} for n, secret in enumerate(simulator.secrets)]

@@ -163,7 +163,7 @@ def test_check_tells_of_each_key_and_its_exit_code_sums_it_up(simulator, tmp_pat
         wait_until(lambda: '"key is removed"' in proxy.log() and "is quarantined" in proxy.log(), "both are out")
         done = proxy.command("check")
         assert done.returncode == 1
-        for word in ("removed", "quarantined", "1 of 3 keys usable", "add credit", "replace the"):
+        for word in ("removed", "quarantined", "1 of 3 keys usable", "add credit", "replace: make a new key at OpenAI"):
             assert word in done.stdout
         assert "sk-sim" not in done.stdout
 

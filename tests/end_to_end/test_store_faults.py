@@ -13,6 +13,8 @@ import pytest
 from tests.fakes.processes import fetch
 from tests.scenarios.store_faults import Pool, log_events, pool_under_load
 
+pytestmark = pytest.mark.alone
+
 SLACK_S = 2.0  # of a machine that has more to do
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import http.client
 import json
 import subprocess
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -160,6 +163,7 @@ def test_another_clients_ids_answer_as_if_they_did_not_exist(pool):
     def asks(client: OpenAI, object_id: str, kind: str) -> list[Callable[[], Any]]:
         tool = {"type": "file_search", "vector_store_ids": [object_id]}
         box = {"type": "code_interpreter", "container": object_id}
+        shell = {"type": "shell", "environment": {"type": "container_reference", "container_id": object_id}}
         part = {"role": "user", "content": [{"type": "input_file", "file_id": object_id}]}
         create = client.responses.create
         return {
@@ -201,6 +205,7 @@ def test_another_clients_ids_answer_as_if_they_did_not_exist(pool):
             "container": [
                 lambda: client.containers.retrieve(object_id),
                 lambda: create(model=MODEL, input="x", tools=[box]),
+                lambda: create(model=MODEL, input="x", tools=[shell]),
             ],
             "item": [lambda: create(model=MODEL, input=[{"type": "item_reference", "id": object_id}])],
             "chat": [lambda: client.chat.completions.retrieve(object_id)],
@@ -220,9 +225,9 @@ def test_another_clients_ids_answer_as_if_they_did_not_exist(pool):
 
     box = bob.containers.create(name="mine").id
     unknown = file[:-6] + "000000"
-    assert refusal(lambda: bob.post(f"/containers/{box}/files", **form(file)), file) == refusal(
-        lambda: bob.post(f"/containers/{box}/files", **form(unknown)), unknown
-    )
+    seen = refusal(lambda: bob.post(f"/containers/{box}/files", **form(file)), file)
+    assert seen == refusal(lambda: bob.post(f"/containers/{box}/files", **form(unknown)), unknown)
+    assert seen[0] == 400
     bob.containers.delete(box)
     assert list(bob.files.list()) == []
     assert list(bob.batches.list()) == []
@@ -230,6 +235,35 @@ def test_another_clients_ids_answer_as_if_they_did_not_exist(pool):
     assert list(bob.containers.list()) == []
     assert {f.id for f in alice.files.list()} == {file, output}
     assert alice.responses.retrieve(response).id == response
+
+
+def test_no_way_to_send_a_body_hides_what_it_names(start_simulator, start_proxy):
+    """Given one account, so that upstream would serve it all, I expect each of these to be refused here."""
+    proxy = start_proxy(pool_config(start_simulator(1), clients=CLIENTS))
+    alice, bob = sdk(proxy, ALICE), sdk(proxy, BOB)
+    file = alice.files.create(file=("a", b"secret"), purpose="user_data").id
+    box = f"/containers/{bob.containers.create(name='mine').id}/files"
+    body = json.dumps({"file_ids": [file]}).encode()
+    fields = f'--b\r\nContent-Disposition: form-data; NAME="file_id"\r\n\r\n{file}\r\n--b--\r\n'.encode()
+    multipart = {"Content-Type": "multipart/form-data; boundary=b"}
+    packed = {"Content-Encoding": "gzip"}
+    attempts: list[tuple[str, bytes, dict[str, str]]] = [
+        ("/vector_stores", body, {"Content-Type": "text/plain"}),
+        ("/vector_stores", body, {"Content-Type": "application/x+json"}),
+        ("/vector_stores", body, {}),
+        ("/vector_stores", body + b" and more", {"Content-Type": "application/json"}),
+        ("/vector_stores", gzip.compress(body), {"Content-Type": "application/json", **packed}),
+        (box, fields, multipart),
+        (box, gzip.compress(fields), {**multipart, **packed}),
+        (box, zlib.compress(fields), {**multipart, "Content-Encoding": "deflate"}),
+    ]
+    for path, content, headers in attempts:
+        connection = http.client.HTTPConnection(proxy.config["listen"], timeout=10)
+        connection.request("POST", f"/v1{path}", content, {"Authorization": f"Bearer {BOB}", **headers})
+        answer = connection.getresponse()
+        assert (answer.status, answer.headers["x-quotapool-source"]) == (400, "proxy"), (path, headers, answer.read())
+        connection.close()
+    assert bob.vector_stores.create(file_ids=[bob.files.create(file=("b", b"mine"), purpose="user_data").id]).id
 
 
 def form(file_id: str) -> dict[str, Any]:

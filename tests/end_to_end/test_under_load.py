@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.scenarios import budgets, dying_keys, faults, kills
+
+pytestmark = pytest.mark.alone
 
 
 def test_a_pool_offered_too_much_uses_its_budget_and_upstream_refuses_next_to_nothing(start_simulator, start_proxy):

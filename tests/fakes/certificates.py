@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,13 @@ class Authority:
         cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         key_file.write_bytes(_pem(key, passphrase))
         return cert_file, key_file
+
+
+def server_context(authority: Authority, directory: Path) -> ssl.SSLContext:
+    """For a server called 127.0.0.1 or localhost."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue(directory))
+    return context
 
 
 def _sign(

@@ -24,6 +24,12 @@ START_S = 20.0
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
 
+def _environment(more: dict[str, str]) -> dict[str, str]:
+    """The tester's own, without the forward proxies it may name: the upstreams of tests are on this machine."""
+    plain = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return {**plain, **more}
+
+
 def fetch(url: str, *, method: str = "GET", body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, str]:
     """(status, text) of one call; a refused connection raises URLError."""
     data = None if body is None else json.dumps(body).encode()
@@ -133,7 +139,7 @@ class RunningProxy:
             [sys.executable, "-m", "proxy", *arguments, "--config", str(self.config_file)],
             capture_output=True,
             text=True,
-            env={**os.environ, **self.env},
+            env=_environment(self.env),
             timeout=30,
         )
 
@@ -165,7 +171,7 @@ def start_proxy_process(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, **(env or {})},
+            env=_environment(env or {}),
         )
     running = RunningProxy(
         process,

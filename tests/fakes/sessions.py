@@ -169,6 +169,8 @@ class Refused(Exception):
 
 
 class Hall:
+    handler: ClientHandler
+
     def __init__(self, house: House, upstream: SocketUpstream, port: int, sessions: Sessions, ends: Ends) -> None:
         self.house, self.upstream, self.port, self.sessions, self.ends = house, upstream, port, sessions, ends
         self._clients: list[Peer] = []
@@ -260,6 +262,7 @@ async def open_sessions(url: str, accounts: Mapping[str, int], /, **options: Any
         server = Server(handler.serve, listener)
         accepting = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
         hall = Hall(house, upstream, accepting.sockets[0].getsockname()[1], sessions, ends)
+        hall.handler = handler
         try:
             yield hall
         finally:

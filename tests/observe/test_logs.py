@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import pytest
 import structlog
+from aiohttp.http_exceptions import BadStatusLine
 
 from proxy.observe import logs
 from proxy.observe.redaction import Redactor
@@ -139,6 +140,15 @@ def test_the_standard_library_speaks_from_warning_up_and_clean(log):
         ("error", "asyncio", "%d arguments that do not fit"),
         ("error", "asyncio", "%d is no number"),
     ]
+
+
+def test_what_is_no_http_is_not_repeated_in_the_log(log):
+    _, lines = log
+    server = logging.getLogger("aiohttp.server")
+    server.error("Error handling request", exc_info=BadStatusLine("GET /admin/keys?token=abc"))
+    assert lines() == []
+    server.error("Error handling request", exc_info=RuntimeError("a fault of ours"))
+    assert [line["level"] for line in lines()] == ["error"]
 
 
 def test_a_crash_is_a_clean_line_too():

@@ -89,6 +89,38 @@ def test_errors_inside_a_stream_are_understood_as_well(event, kind, scope, reaso
     assert (verdict.kind, verdict.scope, verdict.reason) == (kind, scope, reason)
 
 
+# Codes of money and death say the same inside a stream as in an error's body.
+TAKEN_OUT = [
+    ("invalid_api_key", Kind.DEAD, Scope.KEY),
+    ("account_deactivated", Kind.DEAD, Scope.ORGANIZATION),
+    ("access_terminated", Kind.DEAD, Scope.ORGANIZATION),
+    ("credit_balance_exhausted", Kind.MONEY, Scope.ORGANIZATION),
+    ("organization_spend_limit_exceeded", Kind.MONEY, Scope.ORGANIZATION),
+    ("project_spend_limit_exceeded", Kind.MONEY, Scope.ACCOUNT),
+    ("organization_usage_limit_exceeded", Kind.MONEY, Scope.ORGANIZATION),
+    ("insufficient_quota", Kind.MONEY, Scope.ACCOUNT),
+    ("billing_not_active", Kind.MONEY, Scope.ORGANIZATION),
+    ("billing_hard_limit_reached", Kind.MONEY, Scope.ACCOUNT),
+]
+
+
+@pytest.mark.parametrize(("code", "kind", "scope"), TAKEN_OUT)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda error: {"error": error},
+        lambda error: {**error, "type": "error", "sequence_number": 3},
+        lambda error: {"type": "response.failed", "response": {"status": "failed", "error": error}},
+        lambda error: {"type": "response.done", "response": {"status_details": {"error": error}}},
+    ],
+    ids=["chat", "responses", "failed", "realtime"],
+)
+def test_every_code_that_takes_a_key_out_does_so_inside_a_stream(code, kind, scope, wrap):
+    event = wrap({"message": "New words.", "type": "new_type", "code": code, "param": None})
+    verdict = classify_stream_error(json.dumps(event).encode())
+    assert (verdict.kind, verdict.scope, verdict.reason) == (kind, scope, code)
+
+
 def test_a_wait_inside_a_stream_is_read_from_its_message():
     event = {"type": "error", "code": "rate_limit_exceeded", "message": RPD}
     verdict = classify_stream_error(json.dumps(event).encode())

@@ -38,6 +38,13 @@ def named(document: object) -> set[tuple[str, str]]:
         ("/v1/chat/completions/chatcmpl-1/messages", "chat_completion", "chatcmpl-1", "messages"),
         ("/v1/models/ft:gpt-4o:acme::1", "fine_tuned_model", "ft:gpt-4o:acme::1", ""),
         ("/v1/things_of_tomorrow/thing_1", "other", "thing_1", ""),
+        ("/v1/agents/agent_1", "agent", "agent_1", ""),
+        ("/v1/agents/sessions", "other", "", ""),
+        ("/v1/agents/sessions/asess_1/turns/turn_1", "other", "asess_1", "turns/turn_1"),
+        ("/v1/agents/environments/templates", "other", "", ""),
+        ("/v1/agents/environments/templates/tmpl_1", "other", "tmpl_1", ""),
+        ("/v1/agents/environments/env_1/files", "other", "env_1", "files"),
+        ("/v1/videos/characters/char_1", "other", "char_1", ""),
     ],
 )
 def test_a_path_points_to_an_object(target, kind, object_id, tail):
@@ -110,6 +117,21 @@ def test_a_name_that_is_repeated_or_spelled_with_escapes_hides_nothing():
 def test_what_is_not_json_names_nothing():
     assert ids.named_in(b"{") == []
     assert ids.named_in(b"[" * 100_000) == []
+    assert ids.named_in(b"v=0", strictly=True) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"file_id":"file-1"} and more',
+        b'{"name":"\xff","file_id":"file-1"}',
+        b'{"x":' + b"[" * 5_000 + b"]" * 5_000 + b',"file_id":"file-1"}',
+    ],
+    ids=["more behind it", "broken UTF-8", "too deep to decode"],
+)
+def test_what_upstream_might_read_and_we_cannot_is_no_body_without_names(body):
+    with pytest.raises(ValueError, match="not valid JSON"):
+        ids.named_in(body, strictly=True)
 
 
 @pytest.mark.parametrize(
@@ -174,3 +196,29 @@ def test_a_form_names_a_file():
     assert [(n.kind.name, n.id) for n in ids.named_in_form(form)] == [("file", "file-1")]
     named_so = b'--b\r\nContent-Disposition: form-data; name="file"; filename="file_id"\r\n\r\nx\r\n'
     assert ids.named_in_form(named_so) == []
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'NAME="file_id"',
+        b'name = "file_id"',
+        b'name="file\\_id"',
+        b"name*=utf-8''file%5Fid",
+        b'name="input_reference[file_id]"',
+        b'name="file_id"\r\nX-Padding: ' + b"x" * 2 * ids.FORM_TAIL,
+    ],
+)
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
+def test_no_spelling_of_a_fields_name_hides_the_id_in_it(head, line_end):
+    form = b"--b\r\nContent-Disposition: form-data; " + head + b"\r\n\r\nfile-1\r\n--b--\r\n"
+    tail = form.replace(b"\r\n", line_end)[-ids.FORM_TAIL :]
+    assert [(n.kind.name, n.id) for n in ids.named_in_form(tail)] == [("file", "file-1")]
+
+
+def test_a_tool_that_shall_work_in_a_container_names_it_and_an_item_of_the_history_only_mentions_it():
+    shell = {"tools": [{"type": "shell", "environment": {"type": "container_reference", "container_id": "cntr_1"}}]}
+    ran = {"input": [{"type": "code_interpreter_call", "id": "ci_1", "container_id": "cntr_1", "outputs": []}]}
+    for document, hint in ((shell, False), (ran, True)):
+        (found,) = ids.named_in(json.dumps(document).encode())
+        assert (found.kind.name, found.id, found.hint) == ("container", "cntr_1", hint)

@@ -22,6 +22,8 @@ from proxy.openai.endpoints import resolve
 from proxy.settings import Client, Settings
 from tests.fakes.house import GROUP, House
 
+pytestmark = pytest.mark.alone
+
 SLOW = {"limits": {"default": {"rpm": 100_000, "tpm": 60_000}}}  # 1,000 tokens a second
 PLENTIFUL = 100_000_000
 

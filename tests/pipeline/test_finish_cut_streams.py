@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from proxy import pipeline
+from proxy import forward
 from tests.fakes.edge import DONE, Client, chat_body, delta, failure, stream, usage_chunk
 from tests.fakes.house import House, open_house
 
@@ -52,7 +52,7 @@ async def test_a_stream_that_breaks_off_then_keeps_what_was_reserved(house):
 
 
 async def test_it_is_not_read_for_ever(house, monkeypatch):
-    monkeypatch.setattr(pipeline, "_READ_ON_S", 0.01)
+    monkeypatch.setattr(forward, "_READ_ON_S", 0.01)
     house.upstream.next(stream(HELLO, HELLO, asyncio.Event()))
     await left(house)
     await asyncio.gather(*house.pipeline.forwarder._reading_on)

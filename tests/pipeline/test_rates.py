@@ -93,6 +93,18 @@ def test_what_the_pool_has_is_the_sum_of_its_accounts(clock, accounts, seen, req
     assert told(found.lines(GROUP)) == (requests, tokens)
 
 
+def test_of_a_large_pool_a_few_hundred_accounts_speak_for_all_of_them(clock):
+    names = [f"a{n}" for n in range(1_000)]
+    found = rates.PoolRates(pool_of(*names))
+    for name in names[:600]:  # heard first, and by then used up
+        found.heard(grant(name, {RPM: (60, 0)}))
+    for name in names[600:]:
+        found.heard(grant(name, {RPM: (60, 45)}))
+
+    # Only the last 256 that were heard count: a thousand accounts of 60, each with 45 left, full in a quarter minute.
+    assert told(found.lines(GROUP))[0] == ["60000", "45000", "15s"]
+
+
 @pytest.mark.parametrize(
     ("written", "learned", "expected"),
     [(100, UNKNOWN, "100"), (100, 60, "60"), (100, 500, "100"), (None, 60, "60"), (0, 60, "0")],

@@ -13,7 +13,7 @@ from proxy.gate import digest
 from proxy.objects.book import Book
 from proxy.objects.placement import Objects
 from proxy.openai.ids import CALL, RESPONSE
-from tests.fakes.sessions import TEXT, Hall, Peer, Refused, open_sessions
+from tests.fakes.sessions import BINARY, TEXT, Hall, Peer, Refused, open_sessions
 
 ANN, BOB = "Authorization: Bearer ann-has-this-key-01", "Authorization: Bearer bob-has-this-key-01"
 
@@ -111,3 +111,20 @@ async def test_what_another_account_keeps_cannot_be_used_here_and_the_error_says
     await create(client, previous_response_id="resp_3")
     said = json.loads((await client.receive())[1])
     assert (said["status"], said["error"]["code"]) == (400, "object_elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("opcode", "before"),
+    [(BINARY, b""), (TEXT, b'"type":"response.cancel",'), (TEXT, b'"x":NaN,'), (TEXT, b'"x":"\\ud800",')],
+    ids=["a binary message", "two types", "not a number", "half a character"],
+)
+async def test_no_spelling_of_an_event_hides_what_it_names(hall, opcode, before):
+    await write_down(hall, RESPONSE, "resp_1", "a", "ann")
+    other, upstream = await hall.pair("/v1/responses", BOB)
+    event = b'{"type":"response.create","model":"gpt-4o","input":"hi","previous_response_id":"resp_1"}'
+    await other.send(opcode, b"{" + before + event[1:])
+    said = json.loads((await other.receive())[1])
+    assert (said["type"], said["status"]) == ("error", 400)
+    assert said["error"]["message"] == "Previous response with id 'resp_1' not found."
+    await other.send(TEXT, b'{"type":"response.cancel"}')
+    assert (await upstream.receive())[1] == b'{"type":"response.cancel"}', "and nothing before it"

@@ -106,11 +106,19 @@ async def test_costs_are_decimals_by_day_project_and_key_over_all_pages(asking):
     assert ("page", "page_AAA") in second
 
 
-async def test_usage_counts_requests_and_tokens_of_each_key(asking):
+async def test_usage_counts_requests_and_tokens_of_each_key_embeddings_too(asking):
     result = {"object": "organization.usage.completions.result", "input_tokens": 1000, "output_tokens": 50,
               "input_cached_tokens": 800, "num_model_requests": 5, "project_id": "p", "api_key_id": "k"}  # fmt: skip
-    _, organisation, _ = await asking((200, {"object": "page", "data": [bucket(DAY_AT, result)], "has_more": False}))
-    assert await organisation.usage(DAY, DAY) == [Used(DAY, "p", "k", 5, 1000, 50)]
+    embedded = {"object": "organization.usage.embeddings.result", "input_tokens": 70, "num_model_requests": 7,
+                "project_id": "p", "api_key_id": "k"}  # fmt: skip
+    api, organisation, _ = await asking(
+        (200, {"object": "page", "data": [bucket(DAY_AT, result)], "has_more": False}),
+        (200, {"object": "page", "data": [bucket(DAY_AT, embedded)], "has_more": False}),
+    )
+    assert await organisation.usage(DAY, DAY) == [Used(DAY, "p", "k", 5, 1000, 50), Used(DAY, "p", "k", 7, 70, 0)]
+    assert [path for path, _ in api.asked] == [
+        f"/v1/organization/usage/{kind}" for kind in ("completions", "embeddings")
+    ]
 
 
 async def test_a_spend_limit_is_in_cents_and_may_not_exist(asking):

@@ -24,6 +24,7 @@ ENV = {
     "OPENAI_ADMIN_KEY": "sk-admin-acme",
     "ALERTS_WEBHOOK": "https://ops.example.com/hook",
     "ALERTS_SECRET": "a-secret-of-the-hook",
+    "PROXY_PASSWORD": "a-password-of-jane",
     "HOME": "/home/op",
 }
 # What an operator must choose; the example shows a choice, and there is no default to compare it with.
@@ -40,6 +41,7 @@ CHOICES = {
     "long_context",
     "clients",
     "tls",
+    "upstream_proxy",
 }
 
 

@@ -1,4 +1,4 @@
-"""1,000 open SSE streams and 500 WebSocket sessions on one worker at the same time: memory of each, and all end well."""
+"""1,000 open streams and 500 WebSocket sessions on one worker at the same time: memory of each, and all end well."""
 
 from __future__ import annotations
 

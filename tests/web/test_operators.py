@@ -177,6 +177,24 @@ async def test_a_wrong_query_is_a_clear_400(operators, query):
     assert (answer.status, (await answer.json())["error"]["code"]) == (400, "bad_request")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/admin/keys?state=remvoed", None),
+        ("GET", "/admin/pool?verbose=1", None),
+        ("GET", "/admin/clients?limit=5", None),
+        ("POST", "/admin/keys/key-0/disable", {"for": "an hour"}),
+        ("POST", "/admin/keys/key-0/enable?now=1", None),
+        ("DELETE", "/admin/keys/key-0", {"dry_run": True}),
+    ],
+)
+async def test_what_a_call_does_not_take_is_not_passed_over(operators, method, path, body):
+    """Whoever writes `?state=remvoed` must not be told that no key is removed."""
+    answer = await operators.request(method, path, json=body, headers=BEARER)
+    assert (answer.status, (await answer.json())["error"]["code"]) == (400, "bad_request")
+    assert operators.state["asked"] == []
+
+
 async def test_a_body_over_one_mebibyte_is_a_413(operators):
     answer = await operators.post("/admin/keys", data=b" " * (2**20 + 1), headers=BEARER)
     assert (answer.status, (await answer.json())["error"]["code"]) == (413, "body_too_large")

@@ -1,0 +1,53 @@
+"""What asks OpenAI's admin API goes through the forward proxy too, and keeps its login to itself."""
+
+from __future__ import annotations
+
+import aiohttp
+import msgspec
+import pytest
+
+from proxy.probes.inquiry import Inquiry, connector
+from proxy.probes.reader import NotTold
+from proxy.settings import Settings, from_wire
+from tests.fakes.certificates import Authority, server_context
+from tests.fakes.forward_proxy import ForwardProxy
+from tests.fakes.upstream_server import ScriptedServer, answering
+
+PAGE = b'{"object": "list", "data": [], "has_more": false}'
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(PAGE) + PAGE
+ADMIN = {"organization": "acme", "secret": "sk-admin-acme-of-tests"}
+
+
+def settings(port: int, proxy: str) -> Settings:
+    options = {"upstream": f"https://localhost:{port}", "upstream_proxy": proxy, "admin_keys": [ADMIN]}
+    return from_wire(msgspec.json.encode(options))
+
+
+async def no_pause(_seconds: float) -> None:
+    """Between two tries."""
+
+
+async def projects(options: Settings, authority: Authority) -> int:
+    async with aiohttp.ClientSession(connector=connector(authority.ca_file)) as http:
+        organisation = Inquiry(http, no_pause).organisation(options, options.admin_keys[0])
+        return len(await organisation.projects())
+
+
+async def test_the_admin_api_is_asked_through_a_tunnel(tmp_path):
+    authority, server = Authority.make(tmp_path), ScriptedServer(answering([OK]))
+    port = await server.start(server_context(authority, tmp_path))
+    async with ForwardProxy(login="jane:a-password").running() as proxy:
+        assert await projects(settings(port, proxy.url("jane:a-password")), authority) == 0
+    await server.stop()
+    assert proxy.asked[0].startswith(b"CONNECT localhost:%d HTTP/1.1\r\n" % port)
+    assert proxy.tunnels == 1
+
+
+async def test_a_refused_login_is_told_without_it(tmp_path):
+    authority = Authority.make(tmp_path)
+    async with ForwardProxy(login="jane:another").running() as proxy:
+        with pytest.raises(NotTold) as refused:
+            await projects(settings(1, proxy.url("jane:a-password")), authority)
+    assert "the forward proxy answers 407" in str(refused.value)
+    assert "a-password" not in str(refused.value)
+    assert not refused.value.final
