@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from proxy.admission import NobodyLeft, NoRoom
+from proxy.admission import Admission, NobodyLeft, NoRoom, TooLarge, Want
 from proxy.domain.quantities import Dimension
+from proxy.domain.trip import Trip
+from proxy.ledger.ledger import Granted, StoreUnavailable
 from proxy.openai import replies
 from proxy.openai.replies import ProxyError
 from proxy.refusal import Refusal
@@ -34,6 +36,25 @@ _FAILED: Final = {
     "tls": replies.UPSTREAM_UNREACHABLE,
     "timeout": replies.UPSTREAM_TIMEOUT,
 }
+
+
+async def admitted(admission: Admission, want: Want, trip: Trip, *, nobody_is_fine: bool) -> Granted | None:
+    """A reservation; None, where `nobody_is_fine`: every account has refused this very request, so its last answer
+    stands. Raises Refusal (404, 429, 503)."""
+    try:
+        return await admission.admit(want)
+    except NoRoom as full:
+        raise no_room(full) from full
+    except TooLarge as large:
+        raise Refusal(replies.REQUEST_TOO_LARGE_FOR_POOL) from large
+    except NobodyLeft as nobody:
+        if nobody_is_fine and nobody.reason == "excluded":
+            return None
+        raise nobody_left(nobody) from nobody
+    except StoreUnavailable as gone:
+        raise Refusal(replies.STORE_UNAVAILABLE, retry_after_s=1.0) from gone
+    finally:
+        trip.queued_s = want.stood_s
 
 
 def no_room(full: NoRoom) -> Refusal:

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from proxy.admission import Admission, NobodyLeft, NoRoom, TooLarge, Want
-from proxy.denials import failed, no_room, nobody_left, not_served, refuse_beyond_the_day
+from proxy.admission import Admission, NoRoom, Want
+from proxy.denials import admitted, failed, not_served, refuse_beyond_the_day
 from proxy.domain import retry
 from proxy.domain.retry import Attempts, Budget, Step
 from proxy.domain.trip import Leg, Trip
@@ -23,7 +23,7 @@ from proxy.domain.verdict import Kind
 from proxy.forward import Forwarder, TripObserver
 from proxy.gate import Gate
 from proxy.job import Job, read_job, want_of
-from proxy.ledger.ledger import Granted, Ledger, StoreUnavailable
+from proxy.ledger.ledger import Granted, Ledger
 from proxy.models import Catalogue, refuse_model
 from proxy.objects.placement import Asked, Objects, Placement, concerns
 from proxy.openai import replies
@@ -195,24 +195,14 @@ class Pipeline:
         await self._answer(down, held, trip, final=attempts.failures > 0)
 
     async def _admit(self, want: Want, trip: Trip, *, nobody_is_fine: bool) -> Granted | None:
-        """A reservation. None: every account has refused this very request, so its last answer stands."""
         try:
-            granted = await self._admission.admit(want)
-        except NoRoom as full:
-            refusal = no_room(full)
-            refusal.also = self._rates.lines(want.group)
-            raise refusal from full
-        except TooLarge as large:
-            raise Refusal(replies.REQUEST_TOO_LARGE_FOR_POOL) from large
-        except NobodyLeft as nobody:
-            if nobody_is_fine and nobody.reason == "excluded":
-                return None
-            raise nobody_left(nobody) from nobody
-        except StoreUnavailable as gone:
-            raise Refusal(replies.STORE_UNAVAILABLE, retry_after_s=1.0) from gone
-        finally:
-            trip.queued_s = want.stood_s
-        self._rates.heard(granted)
+            granted = await admitted(self._admission, want, trip, nobody_is_fine=nobody_is_fine)
+        except Refusal as refusal:
+            if isinstance(refusal.__cause__, NoRoom):
+                refusal.also = self._rates.lines(want.group)
+            raise
+        if granted is not None:
+            self._rates.heard(granted)
         return granted
 
     # ---- what it means

@@ -20,8 +20,8 @@ from urllib.parse import parse_qs
 
 from multidict import CIMultiDictProxy
 
-from proxy.admission import Admission, NobodyLeft, NoRoom, TooLarge, Want
-from proxy.denials import failed, no_room, nobody_left, not_served
+from proxy.admission import Admission, Want
+from proxy.denials import admitted, failed, not_served
 from proxy.domain import retry
 from proxy.domain.quantities import NOTHING, Cost
 from proxy.domain.retry import Attempts, Budget, Step
@@ -30,7 +30,7 @@ from proxy.domain.trip import Leg, Trip
 from proxy.domain.verdict import Kind
 from proxy.gate import Gate, token_of
 from proxy.job import NO_MODEL, Job, want_of
-from proxy.ledger.ledger import Granted, Ledger, StoreUnavailable
+from proxy.ledger.ledger import Granted, Ledger
 from proxy.live import LiveSession
 from proxy.meter import Desk, Meter, MeterObserver, Terms
 from proxy.openai import replies
@@ -180,7 +180,8 @@ class Sessions:
         attempts = Attempts()
         held: Held | None = None
         while True:
-            granted = await self._admit(want, trip, nobody_is_fine=attempts.refusals + attempts.failures > 0)
+            tried = attempts.refusals + attempts.failures > 0
+            granted = await admitted(self._admission, want, trip, nobody_is_fine=tried)
             if granted is None:
                 break
             if granted.candidate.key not in self._pipeline.credentials:  # a reload took it while the store was asked
@@ -217,23 +218,6 @@ class Sessions:
         trip.status, trip.source = held.status, "upstream"
         await visitor.answer(held.status, held.reason, [*held.headers, ("x-quotapool-source", "upstream")], held.body)
         return None
-
-    async def _admit(self, want: Want, trip: Trip, *, nobody_is_fine: bool) -> Granted | None:
-        """A reservation of one request. None: every account has refused this session, so its last answer stands."""
-        try:
-            return await self._admission.admit(want)
-        except NoRoom as full:
-            raise no_room(full) from full
-        except TooLarge as large:
-            raise Refusal(replies.REQUEST_TOO_LARGE_FOR_POOL) from large
-        except NobodyLeft as nobody:
-            if nobody_is_fine and nobody.reason == "excluded":
-                return None
-            raise nobody_left(nobody) from nobody
-        except StoreUnavailable as gone:
-            raise Refusal(replies.STORE_UNAVAILABLE, retry_after_s=1.0) from gone
-        finally:
-            trip.queued_s = want.stood_s
 
     async def _ask(
         self, visitor: Visitor, granted: Granted, leg: Leg, trip: Trip, outcome: Outcome

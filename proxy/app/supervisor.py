@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -23,6 +22,8 @@ from proxy.app.answering import Answers
 from proxy.app.control import Configure
 from proxy.app.crew import Crew
 from proxy.app.desk import Desk
+from proxy.app.duties import Duties
+from proxy.app.ground import CannotStart, admin_token, bind, make_state_dir, stamps
 from proxy.app.herald import Herald
 from proxy.app.key_sources import KeySources
 from proxy.app.keyring import secrets_in
@@ -40,18 +41,13 @@ from proxy.ledger.valkey_process import EmbeddedFailed
 from proxy.ledger.vault import Vault
 from proxy.observe import logs, shared_values
 from proxy.observe.redaction import Redactor
-from proxy.settings import Address, ConfigError, Settings, changed_sections, for_workers, to_wire, waiting_for_restart
+from proxy.settings import ConfigError, Settings, changed_sections, for_workers, to_wire, waiting_for_restart
 from proxy.web.operators import operators_app
 
 _log = structlog.get_logger()
 _LOOK_AT_FILES_S: Final = 1.0
 _STORE_COMES_UP_S: Final = 15.0
-_BACKLOG: Final = 4096
 _OPERATORS_STORE_S: Final = 5.0  # for whole vaults; no client waits for it
-
-
-class CannotStart(Exception):
-    """Why `quotapool serve` ends with exit code 2, in words for the person who started it."""
 
 
 class Supervisor:
@@ -78,6 +74,7 @@ class Supervisor:
         self._herald: Herald | None = None
         self._probing: Probing | None = None
         self._metrics_dir = Path()
+        self._duties = Duties()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises CannotStart."""
@@ -86,10 +83,10 @@ class Supervisor:
         log = logs.configure(settings.log.level, settings.log.format, self._redactor)
         async with self._stack:
             self._stack.callback(log.writer.flush)
-            listener = _bind("listen", settings.listen, self._stack)
-            operators = _bind("admin_listen", settings.admin_listen, self._stack)
-            _make_state_dir(settings.state_dir)
-            token = _admin_token(settings)
+            listener = bind("listen", settings.listen, self._stack)
+            operators = bind("admin_listen", settings.admin_listen, self._stack)
+            make_state_dir(settings.state_dir)
+            token = admin_token(settings)
             self._redactor.add(token)
             store = await self._open_store()
             await self._open_vault()
@@ -107,48 +104,52 @@ class Supervisor:
             )
             await self._open_operators(operators, token)
             self._listen_to_signals()
-            self._pricing = Pricing(crew.tell)
-            self._pricing.configure(self.settings.prices)
-            pricing = asyncio.create_task(self._pricing.run())  # while the workers start
-            told = self._says = OpenAISays(
-                self._operators_store or store, lambda: self.settings, self._limits_moved.set
-            )
-            treasury = Treasury(overview.treasurer, overview.metrics, crew.tell)
-            herald = self._herald = Herald(settings, overview, treasury, self._redactor.clean, lambda: told.key_ends)
-            await herald.begin()
-            money = [asyncio.create_task(treasury.run()), asyncio.create_task(herald.run())]
+            await self._begin_duties(overview, crew, probing, self._operators_store or store)
             await crew.start()
             self._phase = ""
             self._say_ready()
-            says = asyncio.create_task(told.run())
-            probes = asyncio.create_task(probing.prober.run())
-            files = asyncio.create_task(self._watch_files())
-            vault = asyncio.create_task(self._watch_vault())
-            while not self._stop.is_set():
-                await _first_of(self._stop, self._reload, self._keys_moved, self._limits_moved)
-                if self._reload.is_set() and not self._stop.is_set():
-                    self._reload.clear()
-                    await self._take_new_configuration()
-                if self._keys_moved.is_set() and not self._stop.is_set():
-                    self._keys_moved.clear()
-                    await self._take_keys()
-                if self._limits_moved.is_set() and not self._stop.is_set():
-                    self._limits_moved.clear()
-                    overview.reload(self._served())
-                    await crew.reload(self._message())
-            says.cancel()
-            probes.cancel()
-            files.cancel()
-            vault.cancel()
-            pricing.cancel()
-            for task in money:
-                task.cancel()
-            await herald.stop()
+            await self._until_told_to_stop(overview, crew)
+            await self._duties.end()
+            if self._herald is not None:
+                await self._herald.stop()
             self._phase = "draining"
             _log.info("draining", open_for_at_most_s=self.settings.drain_timeout)
             listener.close()
             await crew.drain(self.settings.drain_timeout)
             _log.info("stopped")
+
+    async def _begin_duties(self, overview: Overview, crew: Crew, probing: Probing, store: Store) -> None:
+        """All that is looked after beside the workers. Prices are compiled while these start."""
+        pricing = self._pricing = Pricing(crew.tell)
+        pricing.configure(self.settings.prices)
+        told = self._says = OpenAISays(store, lambda: self.settings, self._limits_moved.set)
+        treasury = Treasury(overview.treasurer, overview.metrics, crew.tell)
+        herald = self._herald = Herald(self.settings, overview, treasury, self._redactor.clean, lambda: told.key_ends)
+        await herald.begin()
+        duties = self._duties
+        duties.begin("prices", pricing.run)
+        duties.begin("credit", treasury.run)
+        duties.begin("alerts", herald.run)
+        duties.begin("what OpenAI says", told.run)
+        duties.begin("probes", probing.prober.run)
+        duties.begin("configuration files", self._watch_files)
+        duties.begin("keys at run time", self._watch_vault)
+
+    async def _until_told_to_stop(self, overview: Overview, crew: Crew) -> None:
+        while not self._stop.is_set():
+            await _first_of(self._stop, self._reload, self._keys_moved, self._limits_moved)
+            if self._stop.is_set():
+                return
+            if self._reload.is_set():
+                self._reload.clear()
+                await self._take_new_configuration()
+            if self._keys_moved.is_set():
+                self._keys_moved.clear()
+                await self._take_keys()
+            if self._limits_moved.is_set():
+                self._limits_moved.clear()
+                overview.reload(self._served())
+                await crew.reload(self._message())
 
     # ---- start
 
@@ -264,10 +265,10 @@ class Supervisor:
 
     async def _watch_files(self) -> None:
         """Kubernetes swaps symlinks, editors replace files: what counts is what the path leads to now."""
-        seen = _stamps(self.settings.files)
+        seen = stamps(self.settings.files)
         while True:
             await asyncio.sleep(_LOOK_AT_FILES_S)
-            now = _stamps(self.settings.files)
+            now = stamps(self.settings.files)
             if now != seen:
                 seen = now
                 self._reload.set()
@@ -329,55 +330,6 @@ class Supervisor:
         except StoreUnavailable:
             _log.warning("the store is away; keys whose secret changed start anew when it is back")
         await self._crew.reload(self._message())
-
-
-def _bind(option: str, address: Address, stack: contextlib.AsyncExitStack) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    stack.callback(sock.close)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((address.host, address.port))
-        sock.listen(_BACKLOG)
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise CannotStart(f"{option}: cannot listen on {address}: {why}. Is another process using it?") from error
-    sock.setblocking(False)
-    return sock
-
-
-def _make_state_dir(path: Path) -> None:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise CannotStart(f"state_dir: cannot create {path}: {error.strerror}") from error
-
-
-def _admin_token(settings: Settings) -> str:
-    """The configured one, else the one made at first start, readable by its owner only."""
-    if settings.admin_token is not None:
-        return settings.admin_token.get_secret_value()
-    path = settings.state_dir / "admin-token"
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            if token := path.read_text(encoding="ascii").strip():
-                return token
-        token = secrets.token_urlsafe(32)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(token + "\n")
-    except OSError as error:
-        raise CannotStart(f"state_dir: cannot keep the admin token in {path}: {error.strerror}") from error
-    return token
-
-
-def _stamps(files: tuple[Path, ...]) -> list[tuple[str, int, int, int]]:
-    stamps = []
-    for file in files:
-        with contextlib.suppress(OSError):
-            found = file.stat()
-            stamps.append((str(file), found.st_ino, found.st_mtime_ns, found.st_size))
-    return stamps
 
 
 async def _first_of(*events: asyncio.Event) -> None:

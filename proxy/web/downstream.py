@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from http import HTTPStatus
@@ -124,7 +125,9 @@ class AiohttpDownstream:
             await self._writer.write(data)
 
     def put(self, data: bytes) -> Awaitable[None]:
-        return self.write(data)
+        writing = asyncio.ensure_future(self.write(data))  # a client that left leaves no coroutine behind
+        writing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return writing
 
     async def finish(self) -> None:
         await self._writer.write_eof()

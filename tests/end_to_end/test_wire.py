@@ -61,7 +61,7 @@ def test_a_chunked_upload_of_unknown_length_passes_byte_for_byte(proxy, simulato
     pieces = [random.Random(n).randbytes(10_000 + n) for n in range(20)]
     with Wire(proxy.base_url) as wire:
         headers = {"Content-Type": "multipart/form-data; boundary=b", "Transfer-Encoding": "chunked"}
-        wire.request("POST", "/v1/audio/transcriptions", headers)
+        wire.request("POST", "/v1/things/uploads", headers)
         for piece in pieces:
             wire.send(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
         wire.send(b"0\r\n\r\n")

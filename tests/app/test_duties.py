@@ -1,0 +1,47 @@
+"""What the supervisor looks after goes on when one look fails, and ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from proxy.app.duties import Duties
+
+
+async def test_a_duty_that_fails_begins_anew_and_the_others_go_on():
+    duties, rounds, other = Duties(pause_s=0.0), 0, asyncio.Event()
+    third = asyncio.Event()
+
+    async def fails() -> None:
+        nonlocal rounds
+        rounds += 1
+        if rounds == 3:
+            third.set()
+        raise RuntimeError("a look that failed")
+
+    async def goes_on() -> None:
+        other.set()
+        await asyncio.Event().wait()
+
+    duties.begin("fails", fails)
+    duties.begin("goes on", goes_on)
+    async with asyncio.timeout(2):
+        await third.wait()
+        await other.wait()
+    await duties.end()
+    seen = rounds
+    await asyncio.sleep(0)
+    assert rounds == seen
+
+
+async def test_a_duty_that_returns_is_over():
+    duties, rounds = Duties(pause_s=0.0), 0
+
+    async def once() -> None:
+        nonlocal rounds
+        rounds += 1
+
+    duties.begin("once", once)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await duties.end()
+    assert rounds == 1
