@@ -148,7 +148,8 @@ class Admission:
         self._observer = observer
         self._lines: dict[str, _Line] = {}
         self._promises: dict[str, _Promises] = {}
-        self._tight: dict[str, float] = {}  # model group -> until when a random pair is too few to ask
+        self._tight: dict[str, float] = {}  # model group -> until when one account is too few to ask
+        self._largest: dict[str, tuple[float, str]] = {}  # model group -> the largest token limit heard, and whose
         self._waiting = 0
         self._serial = 0
         self._rng = random.Random()
@@ -322,7 +323,7 @@ class Admission:
         hints: tuple[str, ...] = ()
         result: Refused | None = None
         for _ in range(4):
-            few = not self._tight or self._tight.get(want.group, 0.0) < time.monotonic()
+            few = not want.exclude and (not self._tight or self._tight.get(want.group, 0.0) < time.monotonic())
             keys = self._pick(want, hints, few=few)
             if not keys:
                 if result is not None and result.dimension is not None and result.wait_s is None:
@@ -344,6 +345,7 @@ class Admission:
             if isinstance(answer, Granted):
                 self._observer.reserved("granted_local" if answer.local else "granted")
                 self._roster.pool.heard(answer.candidate.account, want.group, answer.headroom, time.time())
+                self._note_largest(answer)
                 return answer
             result = answer
             self._note_tight(want.group)
@@ -353,11 +355,14 @@ class Admission:
                 if want.only is not None or self._roster.pool.size <= len(keys):
                     raise TooLarge(answer.dimension)
                 want.exclude.update(c.account for c in candidates)  # look for a larger account among the others
+                hints = self._largest_of(want.group)
             elif answer.hints and answer.hints != hints:
                 hints = answer.hints
             elif not few or want.only is not None or self._roster.pool.size <= len(keys):
                 break
         self._observer.reserved("refused_local" if self._ledger.away else "refused")
+        if result is not None and result.wait_s is None and result.dimension is not None:
+            raise TooLarge(result.dimension)  # neither for a handful of accounts nor for the largest one known
         if result is None or result.wait_s is None:
             return Refused(_LONGEST_NAP_S, None)
         return result
@@ -366,6 +371,20 @@ class Admission:
         if want.only is not None and not want.only <= want.exclude:
             return "pinned"
         return "excluded" if self._roster.pool.size else self._roster.pool.why_empty()
+
+    def _note_largest(self, granted: Granted) -> None:
+        written, learned = granted.candidate.written[1], granted.learned.get(Dimension.TPM, -1.0)
+        limit = learned if written < 0 else written if learned < 0 else min(written, learned)
+        known, account = self._largest.get(granted.group, (0.0, ""))
+        if limit > known or account == granted.candidate.account:
+            if len(self._largest) > _MOST_GROUPS:
+                self._largest.clear()
+            self._largest[granted.group] = limit, granted.candidate.account
+
+    def _largest_of(self, group: str) -> tuple[str, ...]:
+        """The account with the largest token limit, as far as it was heard or written."""
+        limit, account = max(self._largest.get(group, (0.0, "")), self._roster.largest_written(group))
+        return (account,) if limit > 0 else ()
 
     def _note_tight(self, group: str) -> None:
         if len(self._tight) > _MOST_GROUPS:

@@ -152,6 +152,14 @@ class Roster:
             self._candidates[key.id, group] = candidate
         return candidate
 
+    def largest_written(self, group: str) -> tuple[float, str]:
+        """The largest token limit that was written for one of the pool's accounts, and whose it is; else (0, "").
+
+        Looks at all accounts that the configuration names: not for every request.
+        """
+        limits = ((self._settings.limits_for(name, group).tpm or 0.0, name) for name in self._settings.accounts)
+        return max((found for found in limits if found[1] in self.pool.accounts), default=(0.0, ""))
+
     # ---- in step with the store
 
     def version_moved(self) -> None:
@@ -260,8 +268,20 @@ class Roster:
             (f"k/{candidate.key}", candidate.key_fingerprint),
             (f"o/{candidate.organization}", candidate.key_fingerprint),
         ):
-            if field in self.pool.records:
+            record = self.pool.records.get(field)
+            if record is not None:
                 await self._change(field, None, 0.0, print_, "answered")
+                if record.state is State.SUSPECT:
+                    await self._rouse_alike(record.reason)
+
+    async def _rouse_alike(self, reason: str) -> None:
+        """One suspect answers well again. What made many suspect at once was hardly each one's own: the others of the
+        same reason are tried now, one request each, and not after up to a quarter of an hour."""
+        alike = [f for f, r in self.pool.records.items() if r.state is State.SUSPECT and r.reason == reason]
+        if alike:
+            with contextlib.suppress(StoreUnavailable):
+                await self.ledger.rouse(State.SUSPECT, alike)
+                await self.refresh()
 
     async def _change(self, field: str, record: Record | None, rest: float, print_: str, reason: str) -> None:
         try:

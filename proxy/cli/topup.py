@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 from proxy.app.desk import Desk
 from proxy.app.overview import Overview
 from proxy.cli.at_desk import fail, run_at_desk
+from proxy.domain.states import State
 from proxy.domain.wallet import PICO
 from proxy.settings import Settings
 from proxy.settings.errors import nearest
@@ -33,7 +34,7 @@ def run(settings: Settings, account: str, usd: float, *, granted: str | None, ex
             return fail(_unknown(overview, account))
         treasurer = overview.treasurer
         await treasurer.topup(account, usd, granted_on, expires_on, datetime.now(UTC))
-        roused = await treasurer.topups.rouse(fields_of(overview, account))
+        roused = await overview.ledger.rouse(State.QUARANTINED, fields_of(overview, account))
         seen = (await treasurer.look(datetime.now(UTC))).wallets[account]
         left = 0 if seen.remaining is None else seen.remaining
         until = f", until {expires_on}" if expires_on else ""

@@ -18,8 +18,8 @@ from proxy.domain.wallet import MONTHLY_STOP
 
 _STEPS = 64  # how far to look for a usable one
 _SHORT = 0.15  # head-room below which a sticky request goes elsewhere
-PAIR = 2  # accounts that one reserve names while there is room: the fuller of two random ones is nearly the fullest
-CANDIDATES = 6  # and while there is little
+PAIR = 2  # accounts that are compared while there is room: the fuller of two random ones is nearly the fullest
+CANDIDATES = 6  # accounts that one reserve names while there is little
 _REFILL_S = 60.0  # most budgets are per minute; for a daily one this errs for a moment, and the store decides
 _FRESH = (1.0, 0.0)  # head-room of what was never asked, and when that was heard
 _MODEL_REST_S = 300.0  # how long an account that lacks a model is not asked for it again
@@ -225,8 +225,8 @@ class Pool:
         """An ordered handful of keys, one an account: a resting one whose time has come, then the one that `sticky`
         requests like, then those of `prefer` (accounts the store named as ready), then random ones by head-room.
 
-        `few`: a random pair is enough, since there was room lately. `only`: no other accounts than these, which hold
-        what the request needs."""
+        `few`: the better one of a random pair is enough, since there was room lately. `only`: no other accounts than
+        these, which hold what the request needs."""
         if only is not None:
             return self._pick_only(only, now, set(exclude), may_try_resting=may_try_resting)
         pickable = self._pickable
@@ -249,6 +249,8 @@ class Pool:
                 continue
             seen.add(account.id)
             picked.append(account.next_key())
+            if few:
+                break
         return picked[:CANDIDATES]
 
     def _pick_only(self, only: Iterable[str], now: float, exclude: set[str], *, may_try_resting: bool) -> list[Key]:

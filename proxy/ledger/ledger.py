@@ -19,7 +19,7 @@ import msgspec
 
 from proxy.domain.bucket import Bucket
 from proxy.domain.quantities import Cost
-from proxy.domain.states import OBSERVED, Record, brake_of
+from proxy.domain.states import OBSERVED, OPERATOR, WALLET, Record, State, brake_of
 from proxy.ledger.batches import Batches, Item, StoreObserver
 from proxy.ledger.connection import Script, Store, StoreLost
 from proxy.ledger.grants import Candidate, Event, Granted, Observed, Refused, Written, written_limits
@@ -84,6 +84,7 @@ class Ledger:
         self._left_epoch = ""  # of the store that was lost
         self._rejoining: asyncio.TimerHandle | None = None
         self._state_script = Script("state")
+        self._rouse_script = Script("rouse")
         self._batches = Batches(store, self.prefix, patience_s=patience_s, observer=observer, heard=self._heard)
 
     def __repr__(self) -> str:
@@ -366,6 +367,16 @@ class Ledger:
         await self._patiently(
             lambda: self.store.client.xadd(f"{self.prefix}:events", told, maxlen=_MOST_EVENTS, approximate=True)
         )
+
+    async def rouse(self, state: State, fields: Sequence[str]) -> int:
+        """End the rest of those records that are in `state`, so that each is tried with the next request or probe. How
+        many there were. Raises StoreUnavailable.
+
+        An operator's word and the wallet's own stop are left as they are: the one is the operator's to lift, the other
+        the treasurer's, within seconds.
+        """
+        args = [state, OPERATOR, WALLET, *fields]
+        return int(await self._patiently(lambda: self.store.evalsha(self._rouse_script, [self.prefix], args)))
 
     async def tell_group(self, model: str, group: str) -> None:
         """Remember for all replicas that `model` shares the limit of `group`. Raises StoreUnavailable."""

@@ -10,15 +10,11 @@ import secrets
 import time
 from collections import defaultdict
 from datetime import date
-from typing import Final
 
 import msgspec
 
-from proxy.domain.states import OPERATOR, WALLET, State
 from proxy.domain.wallet import PICO, Grant
-from proxy.ledger.connection import Script, Store
-
-_ROUSE: Final = Script("rouse")
+from proxy.ledger.connection import Store
 
 
 class Topup(msgspec.Struct, frozen=True):
@@ -42,7 +38,6 @@ class Topups:
     def __init__(self, store: Store, pool: str) -> None:
         self._store = store
         self._key = f"qp:{{{pool}:spend}}:grants"
-        self._pool = f"qp:{{{pool}}}"
 
     async def add(
         self, account: str, usd: float, granted_on: date, expires_on: date | None, *, spent_before: int = 0
@@ -60,11 +55,3 @@ class Topups:
             topup = msgspec.json.decode(raw, type=Topup)
             found[topup.account].append(topup.grant)
         return dict(found)
-
-    async def rouse(self, fields: list[str]) -> int:
-        """End the rest of money quarantines, so that each is tried with the next request or probe. How many there were.
-
-        An operator's word and the wallet's own stop are left as they are: the one is the operator's to lift, the other
-        the treasurer's, within seconds.
-        """
-        return int(await self._store.evalsha(_ROUSE, [self._pool], [State.QUARANTINED, OPERATOR, WALLET, *fields]))

@@ -190,14 +190,14 @@ async def test_only_accounts_whose_credit_would_expire_unused_are_hurried(store)
 
 
 async def test_a_roused_account_may_be_tried_at_once_and_an_operators_or_the_wallets_word_stays(store):
-    office, ledger = treasurer(store, settings())
+    _, ledger = treasurer(store, settings())
     empty = Record(State.QUARANTINED, "insufficient_quota", 0)
     await ledger.change_state("a/alpha", empty, rest_s=3600, fingerprint="fp1+fp2")
     await ledger.change_state("k/beta", Record(State.DISABLED, "operator", 0, by=OPERATOR), fingerprint="fp3")
     stop = Record(State.QUARANTINED, "credit_stop_at", 0, by=WALLET)
     await ledger.change_state("a/beta", stop, by=WALLET, fingerprint="fp3")
     before = await ledger.records()
-    assert await office.topups.rouse(["a/alpha", "k/beta", "a/beta", "a/nobody"]) == 1
+    assert await ledger.rouse(State.QUARANTINED, ["a/alpha", "k/beta", "a/beta", "a/nobody"]) == 1
     after = await ledger.records()
     assert after["a/alpha"].until <= before["a/alpha"].until - 3599
     assert after["a/alpha"].may_be_tried

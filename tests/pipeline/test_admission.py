@@ -390,6 +390,19 @@ async def test_too_large_for_one_account_is_not_too_large_for_another(open_pool)
         await pool.admission.admit(pool.want(200_000))
 
 
+async def test_in_a_large_pool_the_one_account_that_is_large_enough_is_found_and_too_large_is_said_at_once(open_pool):
+    """Given forty accounts, of which a reserve sees six at random."""
+    small, large = {"rpm": 1000, "tpm": 10_000}, {"rpm": 1000, "tpm": 100_000}
+    names = [f"a{n}" for n in range(40)]
+    pool = await open_pool(dict.fromkeys(names, 1), accounts=dict.fromkeys(names, small) | {"a7": large})
+    for _ in range(4):
+        assert (await pool.admission.admit(pool.want(20_000))).candidate.account == "a7"
+    asked = len(pool.ledger.asks)
+    with pytest.raises(TooLarge):
+        await pool.admission.admit(pool.want(200_000))
+    assert len(pool.ledger.asks) - asked <= 8  # two looks at most, whatever the size of the pool
+
+
 async def test_a_request_that_only_a_busy_account_can_serve_waits_for_that_one(open_pool):
     small, large = {"rpm": 1000, "tpm": 10_000}, {"rpm": 1000, "tpm": 60_000}
     pool = await open_pool({"a": 1, "b": 1}, accounts={"a": small, "b": large})

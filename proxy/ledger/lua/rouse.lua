@@ -1,7 +1,7 @@
--- rouse, version 1: accounts and keys that rest for lack of money may be tried now, since an operator says there is some.
+-- rouse, version 1: keys and accounts that rest may be tried now: there is money again, or what stood in the way has gone.
 --
 -- KEYS[1]  qp:{pool}
--- ARGV[1]  the state that counts: quarantined
+-- ARGV[1]  the state that counts: quarantined or suspect
 -- ARGV[2]  ARGV[3]  whose records are left alone: operator, wallet
 -- ARGV[4..]         fields: o/<organization>, a/<account>, k/<key>
 --
