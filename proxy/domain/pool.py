@@ -22,6 +22,7 @@ PAIR = 2  # accounts that are compared while there is room: the fuller of two ra
 CANDIDATES = 6  # accounts that one reserve names while there is little
 _REFILL_S = 60.0  # most budgets are per minute; for a daily one this errs for a moment, and the store decides
 _FRESH = (1.0, 0.0)  # head-room of what was never asked, and when that was heard
+_MOST_GROUPS = 1_000  # model groups of which an account's head-room is remembered
 _MODEL_REST_S = 300.0  # how long an account that lacks a model is not asked for it again
 
 
@@ -45,7 +46,12 @@ class Account:
     turn: int = 0
     weight: float = 1.0
     organization: str = ""  # "" where nobody named one
-    headroom: dict[str, tuple[float, float]] = field(default_factory=dict)  # model group -> (0..1, heard at)
+    # What was heard last, by model group: (0..1, heard at). The group asked last stands apart: most accounts are asked
+    # for one, and in a large pool each object less to look at is a wait for memory less.
+    headroom: dict[str, tuple[float, float]] = field(default_factory=dict)
+    last_group: str = ""
+    last_share: float = 1.0
+    last_at: float = 0.0
 
     @property
     def fingerprint(self) -> str:
@@ -55,14 +61,22 @@ class Account:
     def expected(self, group: str, now: float) -> float:
         """Head-room now: what was heard, and what a minute's budget has refilled since. Else an account that was
         nearly empty when it was last used would be passed over for ever."""
-        share, at = self.headroom.get(group, _FRESH)
+        share, at = (self.last_share, self.last_at) if group == self.last_group else self.headroom.get(group, _FRESH)
         return min(1.0, share + max(0.0, now - at) / _REFILL_S)
 
     def rank(self, group: str, now: float) -> tuple[int, float]:
         """The lower, the sooner it is asked: by its head-room in tenths, and among equals the one unheard of for the
         longest. (What we last heard is some calls old; by exact figures one favourite would get them all.)"""
-        share, at = self.headroom.get(group, _FRESH)
+        share, at = (self.last_share, self.last_at) if group == self.last_group else self.headroom.get(group, _FRESH)
         return -round(10 * self.weight * min(1.0, share + max(0.0, now - at) / _REFILL_S)), at
+
+    def hear(self, group: str, share: float, now: float) -> None:
+        if group != self.last_group:
+            if len(self.headroom) > _MOST_GROUPS:
+                self.headroom.clear()
+            self.headroom[self.last_group] = self.last_share, self.last_at
+            self.last_group = group
+        self.last_share, self.last_at = share, now
 
     def next_key(self) -> Key:
         self.turn = (self.turn + 1) % len(self.usable)
@@ -120,6 +134,8 @@ class Pool:
                 account = accounts[key.account] = Account(key.account, [])
                 if known is not None:
                     account.headroom = known.headroom
+                    account.last_group, account.last_share = known.last_group, known.last_share
+                    account.last_at = known.last_at
             account.keys.append(key)
         self.accounts = accounts
         for name, weight in (weights or {}).items():
@@ -204,9 +220,7 @@ class Pool:
         """Remember the emptiest bucket's level, as a share of its depth, after a grant or an answer."""
         known = self.accounts.get(account)
         if known is not None:
-            if len(known.headroom) > 1_000:
-                known.headroom.clear()
-            known.headroom[group] = (headroom, now)
+            known.hear(group, headroom, now)
 
     def pick(
         self,

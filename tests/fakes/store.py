@@ -95,6 +95,7 @@ async def move_time(ledger: Ledger, seconds: float) -> None:
         record["since"] -= seconds
         record["until"] -= seconds if record["until"] else 0
         await client.hset(f"{prefix}:states", field, pack(record))
+    await client.incr(f"{prefix}:version")  # who has read the records reads them again
     epoch = await client.get(f"{prefix}:epoch")
     if epoch and epoch.startswith(b"r:"):
         await client.set(f"{prefix}:epoch", f"r:{float(epoch[2:]) - seconds}")
