@@ -64,7 +64,8 @@ class OpenAISays:
                 least_s = min(_LEAST_S, wait_s)
                 await asyncio.sleep(least_s)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._again.wait(), wait_s - least_s)
+                    async with asyncio.timeout(wait_s - least_s):  # `wait_for` may swallow a cancellation
+                        await self._again.wait()
                 self._again.clear()
 
     async def ask(self, inquiry: Inquiry) -> bool:

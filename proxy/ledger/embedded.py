@@ -29,6 +29,7 @@ from proxy.ledger.valkey_process import EmbeddedFailed, ServerProcess, answers, 
 
 _READY_S: Final = 30.0  # a large append-only file takes seconds to load
 _STOP_S: Final = 5.0
+_KILLED_S: Final = 5.0
 _SILENT_S: Final = 2.0  # how long an orphan may keep silent before it is replaced
 _COMMAND_S: Final = 5.0  # how long to wait for another CLI command's short-lived server
 _STEADY_S: Final = 10.0  # a server that lived this long ends a row of failures
@@ -133,7 +134,7 @@ class EmbeddedValkey:
             except TimeoutError:
                 self._log.warning("embedded_store_killed", pid=server.pid)
                 server.send_signal(signal.SIGKILL)
-                await server.exited()
+                await self._gone(server)
             (self._state_dir / "valkey.json").unlink(missing_ok=True)
             self._socket.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
@@ -141,6 +142,14 @@ class EmbeddedValkey:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    async def _gone(self, server: ServerProcess) -> None:
+        """A killed server ends when the system call it is in returns: with a disk that hangs, who knows when."""
+        try:
+            async with asyncio.timeout(_KILLED_S):
+                await server.exited()
+        except TimeoutError:
+            self._log.error("embedded_store_left_behind", pid=server.pid, waits_for="its disk")
 
     async def _launch(self) -> int:
         """Start a server and wait until it answers; its process id. Raises EmbeddedFailed with Valkey's last words."""

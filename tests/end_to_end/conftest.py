@@ -40,6 +40,7 @@ def start_proxy(tmp_path: Path) -> Iterator[Callable[..., RunningProxy]]:
         if proxy.process.poll() is None:
             try:
                 proxy.stop()
-            except Exception:
+            except Exception as error:
+                error.add_note(proxy.standing())
                 proxy.process.kill()
                 raise

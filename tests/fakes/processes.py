@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -142,6 +143,17 @@ class RunningProxy:
             env=_environment(self.env),
             timeout=30,
         )
+
+    def standing(self) -> str:
+        """What its processes wait for, and its last words: for a test that cannot end it."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        rows = []
+        for pid in [str(self.process.pid), *children]:
+            with contextlib.suppress(OSError):
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:90]
+                state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+                rows.append(f"{pid} {state} {Path(f'/proc/{pid}/wchan').read_text()} {command}")
+        return "\n".join([*rows, *self.log().splitlines()[-20:]])
 
     def stop(self, seconds: float = 35.0) -> int:
         """SIGTERM; the exit code."""

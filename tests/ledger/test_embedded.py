@@ -213,6 +213,24 @@ async def test_a_server_that_ignores_sigterm_is_killed(state_dir, monkeypatch):
     assert not is_alive(pid)
 
 
+async def test_a_killed_server_that_hangs_in_its_disk_does_not_hang_us(state_dir, monkeypatch):
+    monkeypatch.setattr("proxy.ledger.embedded._STOP_S", 0.01)
+    monkeypatch.setattr("proxy.ledger.embedded._KILLED_S", 0.01)
+    server = EmbeddedValkey(state_dir, log=LOG)
+    await server.start()
+    pid = pid_of(state_dir)
+    with monkeypatch.context() as patch:
+        patch.setattr("proxy.ledger.valkey_process.ServerProcess.send_signal", lambda *_: None)
+
+        await asyncio.wait_for(server.stop(), 5)
+
+    assert attach_url(state_dir) is None
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    async with running(state_dir):  # the directory is free again
+        assert pid_of(state_dir) != pid
+
+
 @pytest.mark.parametrize("turns", [0, 1, 5, 50])
 async def test_stop_during_a_restart_leaves_no_server(state_dir, turns):
     async with running(state_dir) as (_, store):
