@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from proxy.domain.line import FairLine
 from proxy.domain.pool import PAIR, Key
 from proxy.domain.quantities import Cost, Dimension
@@ -35,8 +37,7 @@ _MOST_GROUPS = 1_000  # model groups of which something is remembered
 _TIGHT_S = 5.0  # after a refusal, more accounts are named at once
 
 
-@dataclass(slots=True)
-class Want:
+class Want(msgspec.Struct, eq=False):
     """What a request needs. `exclude`: accounts that already said no to this very request.
 
     `max_wait_s`: how long it may stand in line, all attempts together.
@@ -47,7 +48,7 @@ class Want:
     cost: Cost
     replayable: bool
     max_wait_s: float
-    exclude: set[str] = field(default_factory=set)
+    exclude: set[str] = msgspec.field(default_factory=set)
     stood_s: float = 0.0  # seconds spent in line, all attempts together
     client: str = ""
     weight: float = 1.0
@@ -330,13 +331,13 @@ class Admission:
                     raise TooLarge(result.dimension)
                 raise NobodyLeft(self._why_nobody(want))
             candidates = [self._roster.candidate(key, want.group) for key in keys]
-            asked = {key.account for key in keys}
+            asked = {key.account for key in keys} if hints else ()
             answer = await self._ledger.reserve(
                 want.group,
                 want.cost,
                 candidates,
                 may_try_resting=want.replayable,
-                forget=[name for name in hints if name not in asked],
+                forget=[name for name in hints if name not in asked] if hints else (),
                 leave=want.leave,
                 owner=waiter.name if waiter else "",
                 arrived=(waiter.joined if waiter else time.monotonic()) - want.priority * _PRECEDENCE_S,

@@ -116,11 +116,10 @@ class Forwarder:
             # Nothing in here awaits, so whatever is cancelled the reservation is settled, and settled once.
             leg.took_s = time.monotonic() - started
             trip.upstream_s += leg.took_s
-            end = partial(self._end, job, granted, leg, trip, outcome)
             if leg.outcome == "cancelled" and outcome.watch is not None and self.settings.finish_cut_streams:
-                self._read_on(outcome, end)
+                self._read_on(outcome, partial(self._end, job, granted, leg, trip, outcome))
             else:
-                end()
+                self._end(job, granted, leg, trip, outcome)
         return outcome
 
     async def _exchange(
@@ -146,7 +145,8 @@ class Forwarder:
         secret = credentials.secret(granted.candidate.key)
         headers = downward(answer.headers, answer.headers.items(), secret=secret)
         headers += self._rates.lines(job.group)
-        leg.upstream_request_id = next((value for name, value in headers if name.lower() == "x-request-id"), "")
+        request_id = answer.headers.get("x-request-id", "")
+        leg.upstream_request_id = "" if secret in request_id else request_id
         if answer.status < 400:
             job.end_retry(self._retries)
             await self._relay(down, job, answer, headers, outcome, trip)

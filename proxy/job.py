@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from proxy.admission import Want
 from proxy.domain.quantities import Cost
@@ -43,8 +44,7 @@ _TIERS: Final = frozenset({"flex", "priority", "fast", "scale"})
 _PREFIX: Final = 4096  # bytes of a body that tell whether two long prompts begin alike
 
 
-@dataclass(slots=True)
-class Job:
+class Job(msgspec.Struct, eq=False):
     """A request that passed the gate. `body` None: it streams from the client and cannot be sent twice."""
 
     endpoint: Endpoint
@@ -197,7 +197,8 @@ def want_of(job: Job, headers: Mapping[str, str], client: str, known: Client | N
         priority = min(priority, _PRIORITY.get(asked.strip().lower(), priority))
     patience = settings.queue.max_wait if known is None or known.max_wait is None else known.max_wait
     for name in ("x-quotapool-max-wait", "x-stainless-read-timeout", "x-stainless-timeout"):
-        patience = min(patience, _seconds(headers.get(name), patience))
+        if (text := headers.get(name)) is not None:
+            patience = min(patience, _seconds(text, patience))
     return Want(
         job.group,
         job.model,
@@ -213,9 +214,7 @@ def want_of(job: Job, headers: Mapping[str, str], client: str, known: Client | N
     )
 
 
-def _seconds(text: str | None, otherwise: float) -> float:
+def _seconds(text: str, otherwise: float) -> float:
     """A header's number of seconds (`5`, `2.5`, `5s`, `500ms`, `1m`); what cannot be read changes nothing."""
-    if text is None:
-        return otherwise
     found = _SECONDS.fullmatch(text.strip().lower())
     return float(found[1]) * _UNITS[found[2]] if found else otherwise

@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
+import msgspec
+
 from proxy.admission import NobodyLeft, NoRoom, TooLarge
 from proxy.denials import no_room, nobody_left
 from proxy.domain.quantities import Certainty, Cost, Details, Dimension, Usage
@@ -272,7 +274,7 @@ class Meter:
         except (StoreUnavailable, Refusal):
             pass
         if granted is None:
-            granted = replace(self._granted, group=group, cost=Cost(0), settled=False)
+            granted = msgspec.structs.replace(self._granted, group=group, cost=Cost(0), settled=False)
         self._settle(response, granted, usage, verdict)
 
     async def _learn(self, told: Told) -> None:

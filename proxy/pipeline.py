@@ -11,8 +11,9 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
+
+import msgspec
 
 from proxy.admission import Admission, NoRoom, Want
 from proxy.denials import admitted, failed, not_served, refuse_beyond_the_day
@@ -178,7 +179,7 @@ class Pipeline:
                 want.exclude.add(leg.account)
             if kind is Kind.TOO_LARGE and outcome.verdict.limit is not None:
                 # Only an account with a larger limit may be asked; our own estimate was too low.
-                want.cost = replace(want.cost, tokens=max(want.cost.tokens, outcome.verdict.limit + 1))
+                want.cost = msgspec.structs.replace(want.cost, tokens=max(want.cost.tokens, outcome.verdict.limit + 1))
             step = self._next_step(job, outcome, attempts)
             if step is Step.ANSWER:
                 self._refuse_if_ours(outcome, final=attempts.failures > 0)  # 502, 503, 504

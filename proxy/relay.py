@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
+import msgspec
 from multidict import CIMultiDictProxy
 
 from proxy.domain.quantities import Certainty, Usage
@@ -59,8 +59,7 @@ class Downstream(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Passed:
+class Passed(msgspec.Struct, eq=False):
     """What became of an answer. `error`: an error event found while the client still had nothing."""
 
     usage: Usage = UNSEEN

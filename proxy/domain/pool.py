@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from proxy.domain.states import Record, State
@@ -229,9 +229,9 @@ class Pool:
         *,
         now: float,
         rng: random.Random,
-        exclude: Iterable[str] = (),
+        exclude: Collection[str] = (),
         may_try_resting: bool = False,
-        prefer: Iterable[str] = (),
+        prefer: Collection[str] = (),
         sticky: int | None = None,
         few: bool = False,
         only: Iterable[str] | None = None,
@@ -246,6 +246,9 @@ class Pool:
         pickable = self._pickable
         if few and len(pickable) > PAIR:
             chosen = _two_of(pickable, rng)
+            if sticky is None and not (exclude or prefer or self._lacking or (may_try_resting and self._resting)):
+                one, other = chosen  # nearly always: nothing else to consider
+                return [(one if one.rank(group, now) <= other.rank(group, now) else other).next_key()]
         else:
             chosen = rng.sample(pickable, min(CANDIDATES, len(pickable)))
         chosen.sort(key=lambda account: account.rank(group, now))

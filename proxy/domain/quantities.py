@@ -33,8 +33,7 @@ PERIOD_S: Final[dict[Dimension, float]] = {
 _OF_TOKENS: Final = frozenset({Dimension.TPM, Dimension.TPD, Dimension.PROJECT_TPM})
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(msgspec.Struct, frozen=True, gc=False):  # made for every request: a frozen dataclass takes ten times as long
     """What one request takes: `requests`, `tokens` (as OpenAI's limiter counts them) and `images`."""
 
     requests: int = 1

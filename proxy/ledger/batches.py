@@ -16,12 +16,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 import structlog
 
 from proxy.ledger.connection import Script, Store, StoreLost, StoreRefused
+from proxy.ledger.items import Item
 
 _log = structlog.get_logger()
 MOST_IN_BATCH: Final = 64
@@ -42,19 +43,6 @@ class StoreObserver(Protocol):
     def store_failed(self, reason: str) -> None: ...
 
     def store_away(self, *, away: bool) -> None: ...
-
-
-@dataclass(slots=True)
-class Item:
-    """One reserve or settle. `done` gets its result; `failed` is told when the store is given up on.
-
-    `wanted` False: whoever asked has left before it was sent, so it need not be.
-    """
-
-    payload: list[Any]  # what MessagePack knows, in the script's order
-    done: Callable[[list[Any]], None] = lambda _: None
-    failed: Callable[[], None] = lambda: None
-    wanted: Callable[[], bool] = lambda: True
 
 
 @dataclass(slots=True)

@@ -38,8 +38,7 @@ class Candidate:
         object.__setattr__(self, "packed", msgspec.Raw(msgspec.msgpack.encode(whole)))
 
 
-@dataclass(slots=True)
-class Granted:
+class Granted(msgspec.Struct, eq=False):
     """A reservation. `at` is the store's time; `moments` are the account's bounded buckets right after it, and
     `learned` the limits upstream has named for them. `local`: granted by this process alone, the store being away."""
 
@@ -56,8 +55,7 @@ class Granted:
     local: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """No candidate has room. `wait_s` None: no waiting helps; `dead`: candidates the store knows as not usable.
 
     `refill_s`: in which the account that decides gains this cost once more; 0: not known.
@@ -70,8 +68,7 @@ class Refused:
     refill_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(msgspec.Struct, frozen=True, gc=False):
     """What upstream's headers said of one dimension, at the moment it admitted the request (or refused it)."""
 
     dimension: Dimension

@@ -20,11 +20,12 @@ import msgspec
 from proxy.domain.bucket import Bucket
 from proxy.domain.quantities import Cost
 from proxy.domain.states import OBSERVED, OPERATOR, WALLET, Record, State, brake_of
-from proxy.ledger.batches import Batches, Item, StoreObserver
+from proxy.ledger.batches import Batches, StoreObserver
 from proxy.ledger.connection import Script, Store, StoreLost
 from proxy.ledger.grants import Candidate, Event, Granted, Observed, Refused, Written, written_limits
+from proxy.ledger.items import Correction, Item, Question
 from proxy.ledger.local import LocalBudgets
-from proxy.ledger.messages import MOST, bounded, bucket_of, evidence_of, is_sound, record_of, text_of, understood
+from proxy.ledger.messages import MOST, bounded, bucket_of, evidence_of, is_sound, record_of, text_of
 
 _NO_COST: Final = Cost(0)
 _REPLICA_LIVES_S: Final = 10.0
@@ -129,27 +130,14 @@ class Ledger:
         self._serial += 1
         name = f"{self._name}-{self._serial}"
         names = [candidate.packed for candidate in candidates]
-        amounts = (bounded(amount, MOST) for amount in (cost.requests, cost.tokens, cost.images))
-        payload = [1, group, *amounts, may_try_resting, self._rng.random(), names, list(forget), leave]
-        payload += [self._owner(owner), self._stored(arrived), alone]
-        future: asyncio.Future[Granted | Refused] = asyncio.get_running_loop().create_future()
-
-        def done(result: list[Any]) -> None:
-            answer = understood(result, name, group, cost, candidates)
-            if not future.done():
-                future.set_result(answer)
-            elif isinstance(answer, Granted):
-                self.give_back(answer)  # its caller has left, or was served another way
-
-        def failed() -> None:
-            if future.done():
-                return
-            try:
-                future.set_result(self._alone(group, cost, candidates, leave))
-            except StoreUnavailable as lost:
-                future.set_exception(lost)
-
-        self._batches.put(Item(payload, done, failed, wanted=lambda: not future.done()))
+        amounts = bounded(cost.requests, MOST), bounded(cost.tokens, MOST), bounded(cost.images, MOST)
+        stored = None if arrived is None or not self._clock_ahead else arrived + self._clock_ahead
+        who = f"{self._name}/{owner}" if owner else ""
+        payload = [1, group, *amounts, may_try_resting, self._rng.random(), names, forget, leave, who, stored, alone]
+        otherwise = partial(self._alone, group, cost, candidates, leave)
+        question = Question(payload, name, group, cost, candidates, given_back=self.give_back, otherwise=otherwise)
+        self._batches.put(question)
+        future = question.answer
         try:
             answer = await future
         except asyncio.CancelledError:
@@ -165,7 +153,7 @@ class Ledger:
     def release(self, group: str, owner: str) -> None:
         """`owner` has left the line: the room it was to get is for others."""
         if not self._batches.away:
-            self._batches.put(Item([3, group, self._owner(owner)]))
+            self._batches.put(Item([3, group, f"{self._name}/{owner}"]))
 
     def give_back(self, granted: Granted) -> None:
         """Settle a reservation that upstream never heard of."""
@@ -219,25 +207,22 @@ class Ledger:
         event: Event,
     ) -> None:
         candidate = granted.candidate
-        self._batches.put(
-            Item(
-                [
-                    2,
-                    granted.group,
-                    candidate.account,
-                    candidate.burst_s,
-                    *candidate.written,
-                    *(bounded(amount, MOST) for amount in (back.requests, back.tokens, back.images)),
-                    bounded(unused_tokens, _MOST_TOKENS),
-                    bounded(cool_s, _LONGEST_COOL_S),
-                    granted.at,
-                    evidence,
-                    int(event),
-                ],
-                lambda result: self._on_headroom(candidate.account, granted.group, result[1]),
-            ),
-            urgent=False,
-        )
+        payload = [
+            2,
+            granted.group,
+            candidate.account,
+            candidate.burst_s,
+            *candidate.written,
+            bounded(back.requests, MOST),
+            bounded(back.tokens, MOST),
+            bounded(back.images, MOST),
+            bounded(unused_tokens, _MOST_TOKENS),
+            bounded(cool_s, _LONGEST_COOL_S),
+            granted.at,
+            evidence,
+            event,
+        ]
+        self._batches.put(Correction(payload, granted, self._on_headroom), urgent=False)
 
     async def flush(self, seconds: float = 5.0) -> None:
         """Wait until everything queued has been answered, at most for `seconds`."""
@@ -250,13 +235,6 @@ class Ledger:
 
     def _now(self) -> float:
         return time.monotonic() + self._clock_ahead
-
-    def _owner(self, name: str) -> str:
-        return f"{self._name}/{name}" if name else ""
-
-    def _stored(self, moment: float | None) -> float | None:
-        """A moment of our monotonic clock by the store's; None before its clock was heard."""
-        return None if moment is None or not self._clock_ahead else moment + self._clock_ahead
 
     def _alone(self, group: str, cost: Cost, candidates: Sequence[Candidate], leave: float) -> Granted | Refused:
         """From this process's share, which is owed."""

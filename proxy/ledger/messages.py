@@ -16,6 +16,7 @@ from proxy.ledger.grants import Candidate, Granted, Observed, Refused
 _UNBOUNDED: Final = -1e18
 _WAS_UNBOUNDED: Final = Moment(_UNBOUNDED, _UNBOUNDED, 0.0, 0.0)
 MOST: Final = 1e15  # of anything else
+_INDEX: Final = {dimension: index for index, dimension in enumerate(DIMENSIONS, 1)}  # as the scripts count
 
 _unpack = msgspec.msgpack.Decoder().decode
 
@@ -51,23 +52,32 @@ def evidence_of(granted: Granted, observed: Sequence[Observed], not_admitted: Co
             continue
         # What this process saw alone is no measure for the store's buckets.
         then = _WAS_UNBOUNDED if granted.local else granted.moments.get(o.dimension, _WAS_UNBOUNDED)
-        remaining = bounded(o.remaining - not_admitted.of(o.dimension), MOST)
-        index = DIMENSIONS.index(o.dimension) + 1
-        taught = then.taught_kept, then.taught_corrected
         evidence.append(
-            (index, bounded(o.limit, MOST), remaining, then.kept, then.corrected, then.charged, then.recent, *taught)
+            (
+                _INDEX[o.dimension],
+                bounded(o.limit, MOST),
+                bounded(o.remaining - not_admitted.of(o.dimension), MOST),
+                then.kept,
+                then.corrected,
+                then.charged,
+                then.recent,
+                then.taught_kept,
+                then.taught_corrected,
+            )
         )
     return evidence
 
 
 def is_sound(observed: Observed) -> bool:
     """A limit of nothing is what look-alike upstreams say when they have none; it would close the account for days."""
-    return observed.limit > 0 and math.isfinite(observed.limit) and math.isfinite(observed.remaining)
+    return 0 < observed.limit < math.inf and -math.inf < observed.remaining < math.inf
 
 
 def bounded(value: float, most: float) -> float:
     """`value` within ±most; 0 for NaN, which would stay in a bucket for ever."""
-    return 0.0 if math.isnan(value) else float(max(-most, min(most, value)))
+    if -most <= value <= most:
+        return value
+    return 0.0 if math.isnan(value) else max(-most, min(most, value))
 
 
 def bucket_of(raw: bytes) -> Bucket:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
+import msgspec
+
 from proxy.ledger.connection import StoreError
 from proxy.objects.book import Book
 from proxy.objects.keeper import Fetch, Keeper, Task
@@ -33,8 +35,7 @@ _DEFLATED: Final = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")  # RFC 1
 _NOT_LOOKED_UP: Final = frozenset({ITEM, ENCRYPTED, OTHER, MODEL})  # upstream has no path to ask for them alone
 
 
-@dataclass(slots=True)
-class Asked:
+class Asked(msgspec.Struct, eq=False):
     """What placement must know of a request. `body` None: it streams, or there is none. `store` as the body says."""
 
     endpoint: str

@@ -12,6 +12,7 @@ import itertools
 import math
 from dataclasses import fields, replace
 
+import msgspec
 import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
@@ -281,7 +282,7 @@ async def test_a_reservation_reports_the_very_moments_the_specification_has(serv
 
     assert set(granted.moments) == {Dimension.RPM, Dimension.TPM, Dimension.RPD}
     for dimension, moment in granted.moments.items():
-        for field in fields(Moment):
+        for field in msgspec.structs.fields(Moment):
             expected = getattr(moments[dimension], field.name)
             assert getattr(moment, field.name) == pytest.approx(expected, rel=1e-6, abs=1e-6), field.name
     assert granted.headroom == pytest.approx((58.8 - 3) / 60, abs=0.01)  # RPM is the emptiest, but for refill
