@@ -1,9 +1,9 @@
--- spend, version 1: adds one batch of spend to the days' totals, once, however often it is sent.
+-- spend, version 2: adds one batch of spend to the days' totals, once, however often it is sent.
 --
 -- KEYS[1]   qp:{pool:spend}:batch:<id>   the mark that this batch is in
 -- KEYS[2..] hashes of one UTC day: day:<date>:<dimension> and hours:<date>
 -- ARGV[1]   seconds to keep the mark: longer than anyone sends a batch again
--- ARGV[2..] for each of KEYS[2..]: seconds to live, number of fields n, then n times field and amount
+-- ARGV[2]   MessagePack, for each of KEYS[2..]: {seconds to live, {field, amount, field, amount, ...}}
 --
 -- Stored    qp:{pool:spend}:day:<date>:<account|key|model|client|pool>   hash "<measure>:<name>" -> integer,
 --             measures x exact, e estimated, p probes (picodollars), u unpriced requests, r requests, i prompt,
@@ -15,17 +15,14 @@
 
 if redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1]) == false then return 0 end
 
-local at = 2
-for k = 2, #KEYS do
-  local key, seconds, n = KEYS[k], ARGV[at], tonumber(ARGV[at + 1])
-  at = at + 2
-  for _ = 1, n do
-    if ARGV[at] == 'v' then
-      redis.call('HSET', key, 'v', ARGV[at + 1])
+for k, hash in ipairs(cmsgpack.unpack(ARGV[2])) do
+  local key, seconds, fields = KEYS[k + 1], hash[1], hash[2]
+  for at = 1, #fields, 2 do
+    if fields[at] == 'v' then
+      redis.call('HSET', key, 'v', fields[at + 1])
     else
-      redis.call('HINCRBY', key, ARGV[at], ARGV[at + 1])
+      redis.call('HINCRBY', key, fields[at], fields[at + 1])
     end
-    at = at + 2
   end
   redis.call('EXPIRE', key, seconds)
 end
