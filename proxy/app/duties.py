@@ -10,6 +10,7 @@ import structlog
 
 _log = structlog.get_logger()
 _PAUSE_S: Final = 5.0  # before one that failed begins anew
+_SAY_AGAIN_S: Final = 0.5
 
 
 class Duties:
@@ -35,7 +36,9 @@ class Duties:
 
     async def end(self) -> None:
         """Cancel all and wait until they are gone."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            # A library may swallow a cancellation (as `asyncio.wait_for` of Python 3.11 does), so it is said again.
+            _, pending = await asyncio.wait(self._tasks, timeout=_SAY_AGAIN_S)
+            self._tasks = list(pending)

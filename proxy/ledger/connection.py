@@ -108,6 +108,8 @@ class Store:
         self._address = address
         self._sentinel = sentinel
         self._line = Line(address, timeout_s) if Line.leads_to(address) else None
+        single = address.kind in {Kind.UNIX, Kind.SINGLE}
+        self._rounds = 1 if single else 2 + len(address.hosts)  # others may first have to look for the right server
 
     def describe(self) -> str:
         """Where it is, without credentials."""
@@ -146,7 +148,8 @@ class Store:
     async def guard(self, call: Awaitable[T]) -> T:
         """The answer of one of `client`'s commands. Raises StoreLost, StoreRefused instead of redis-py's errors."""
         try:
-            return await call
+            async with asyncio.timeout(self.timeout_s * self._rounds):
+                return await call
         except _WIRE_ERRORS as error:
             raise _ours(error, sent=True) from error
 
@@ -203,8 +206,11 @@ def connect(url: str, *, timeout_s: float = 0.25, ca_file: str | None = None) ->
     `timeout_s` bounds a whole call in seconds. Raises ValueError for a URL that cannot be understood.
     """
     address = parse(url, ca_file=ca_file)
-    timing: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-    common: dict[str, Any] = timing | {
+    common: dict[str, Any] = {
+        # With a `socket_timeout` redis-py sends through `asyncio.wait_for`, which in Python 3.11 can swallow a
+        # cancellation: a task that was to end would go on for ever. `Store` has deadlines of its own.
+        "socket_timeout": None,
+        "socket_connect_timeout": timeout_s,
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 0,
         "protocol": 2,
@@ -220,7 +226,10 @@ def connect(url: str, *, timeout_s: float = 0.25, ca_file: str | None = None) ->
     if address.kind is Kind.SENTINEL:
         sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis-py has no hints here
             address.hosts,
-            sentinel_kwargs=common | _login(address.sentinel_login) | {"ssl": address.tls is not None} | tls,
+            sentinel_kwargs=common  # a silent one is given up for the next after a while
+            | {"socket_timeout": timeout_s, "ssl": address.tls is not None}
+            | _login(address.sentinel_login)
+            | tls,
             **common,
         )
         master = sentinel.master_for(address.master, db=address.db, ssl=address.tls is not None, **login, **tls)

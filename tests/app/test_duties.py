@@ -45,3 +45,24 @@ async def test_a_duty_that_returns_is_over():
         await asyncio.sleep(0)
     await duties.end()
     assert rounds == 1
+
+
+async def test_a_duty_whose_library_swallows_a_cancellation_ends_all_the_same(monkeypatch):
+    monkeypatch.setattr("proxy.app.duties._SAY_AGAIN_S", 0.0)
+    duties, swallowed = Duties(), 0
+
+    async def deaf() -> None:
+        nonlocal swallowed
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed += 1
+                if swallowed == 3:
+                    raise
+
+    duties.begin("deaf", deaf)
+    await asyncio.sleep(0)
+    async with asyncio.timeout(2):
+        await duties.end()
+    assert swallowed == 3

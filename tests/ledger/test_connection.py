@@ -325,3 +325,20 @@ async def found(store: Store, within_s: float = 3) -> None:
                 await asyncio.sleep(0.02)
             else:
                 return
+
+
+@pytest.mark.parametrize("turns", range(25))
+async def test_a_task_that_is_cancelled_in_the_middle_of_a_command_ends(valkey, turns):
+    async with connected(valkey[1]) as store:
+        await store.ping()
+
+        async def ask_for_ever() -> None:
+            while True:
+                await store.guard(store.client.get("n"))
+
+        task = asyncio.create_task(ask_for_ever())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=1)
+        assert task.cancelled()
