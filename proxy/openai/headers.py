@@ -7,9 +7,11 @@ nothing about the pool, and an organisation's name is the operators' business.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final
+
+from multidict import MultiMapping
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -43,7 +45,9 @@ _NOT_DOWNWARD: Final = HOP_BY_HOP | {"set-cookie", "openai-organization", "opena
 _READ_HERE: Final = frozenset({"gzip", "x-gzip", "deflate", "identity"})  # the encodings that `encoding.py` undoes
 _OURS: Final = "x-quotapool-"
 _RATE: Final = "x-ratelimit-"
+_USUAL: Final = frozenset({"keep-alive", "Keep-Alive"})  # `Connection` lines that name only what never passes
 _NAMES: Final = 256  # header names whose fate is remembered: they come again with each request
+_CONTROL: Final = bytes({*range(0x20), 0x7F} - {0x09})  # RFC 9110 §5.5: what a header's value must not hold
 
 Header = tuple[str, str]
 
@@ -60,16 +64,17 @@ def _goes_down(name: str) -> bool:
     return low not in _NOT_DOWNWARD and not low.startswith((_OURS, _RATE))
 
 
-def _end_to_end(headers: Mapping[str, str], items: list[Header]) -> list[Header]:
-    """`items` without what the sender's `Connection` lines name. `headers` tells whether there is any such line."""
-    if "Connection" not in headers:
-        return items
-    named = {part.strip().lower() for name, v in items if name.lower() == "connection" for part in v.split(",")}
-    return [(name, value) for name, value in items if name.lower() not in named]
+def _end_to_end(headers: MultiMapping[str], sent: list[Header]) -> list[Header]:
+    """`sent` without what the `Connection` lines of `headers` name."""
+    named: set[str] = set()
+    for line in headers.getall("Connection", ()):
+        if line not in _USUAL:
+            named.update([part.strip().lower() for part in line.split(",")])
+    return [(name, value) for name, value in sent if name.lower() not in named] if named else sent
 
 
 def upward(
-    headers: Mapping[str, str],
+    headers: MultiMapping[str],
     items: Iterable[Header],
     *,
     authorization: str,
@@ -82,26 +87,40 @@ def upward(
     Else the client's Accept-Encoding holds, but for encodings that are not undone here: errors must always be readable,
     since they may repeat the key.
     """
-    items = list(items)
-    sent = [pair for pair in _end_to_end(headers, items) if _goes_up(pair[0])]
+    sent = _end_to_end(headers, [pair for pair in items if _goes_up(pair[0])])
     if readable:
         sent.append(("Accept-Encoding", "identity"))
     elif "Accept-Encoding" in headers:
-        sent.append(("Accept-Encoding", _undone_here(items)))
+        sent.append(("Accept-Encoding", _undone_here(headers.getall("Accept-Encoding"))))
     sent.append((name, authorization))
     return sent
 
 
-def _undone_here(items: Iterable[Header]) -> str:
+def _undone_here(lines: Iterable[str]) -> str:
     """The client's encodings as it wrote them, without those that we could not undo."""
-    asked = [part.strip() for name, value in items if name.lower() == "accept-encoding" for part in value.split(",")]
+    asked = [part.strip() for line in lines for part in line.split(",")]
     return ", ".join(part for part in asked if part.partition(";")[0].strip().lower() in _READ_HERE) or "identity"
 
 
-def downward(headers: Mapping[str, str], items: Iterable[Header], *, secret: str) -> list[Header]:
+def downward(headers: MultiMapping[str], items: Iterable[Header], *, secret: str) -> list[Header]:
     """The answer's headers for the client, none of which may repeat the key's `secret`.
 
     The length is added by whoever sends the body.
     """
-    items = _end_to_end(headers, list(items))
-    return [(name, value) for name, value in items if _goes_down(name) and secret not in value]
+    return _end_to_end(headers, [pair for pair in items if _goes_down(pair[0]) and secret not in pair[1]])
+
+
+def wire(headers: Sequence[Header]) -> bytes:
+    """`headers` as they stand in a head. Raises ValueError where that would not be one line for each of them."""
+    lines = "\r\n".join([*map(": ".join, headers), ""]).encode("utf-8", "surrogateescape")
+    if len(lines) - len(lines.translate(None, _CONTROL)) != 2 * len(headers):
+        raise ValueError("a header was to be sent that is not one line")
+    return lines
+
+
+def unwire(fields: Sequence[tuple[bytes, bytes]]) -> list[Header]:
+    """Names and values as a parser found them, which trims only their left. Odd bytes leave by `wire` as they came."""
+    try:
+        return [(name.decode(), value.decode().rstrip(" \t")) for name, value in fields]
+    except UnicodeDecodeError:
+        return [(name.decode(), value.decode("utf-8", "surrogateescape").rstrip(" \t")) for name, value in fields]

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final, Protocol, cast
 
 import httptools
 from multidict import CIMultiDict
 
+from proxy.openai.headers import unwire
 from proxy.upstream.answer import LeanAnswer
 from proxy.upstream.http import Body, Timeouts, UpstreamFailure
 
@@ -43,6 +44,10 @@ class Connection(asyncio.Protocol):
         self.loop = loop
         self._keeper = keeper
         self._between_s = timeouts.between_bytes
+        # Called for each line of a head, so it only gathers them: all are made text of at once.
+        self._fields: list[tuple[bytes, bytes]] = []  # of the heads so far, then of the trailers
+        add = self._fields.append
+        self.on_header: Callable[[bytes, bytes], None] = lambda name, value: add((name, value))
         self._parser = httptools.HttpResponseParser(self)
         self.transport: asyncio.Transport | None = None  # None: not yet, or no more
         self._answer: LeanAnswer | None = None  # the one under way
@@ -61,8 +66,8 @@ class Connection(asyncio.Protocol):
         self._begin()
 
     def _begin(self) -> None:
-        self._lines: list[tuple[str, str]] = []
-        self._head_size = 0
+        self._fields.clear()
+        self._final = 0  # where in the fields the head of the answer begins, after those of the interim ones
         self._overhead = 0  # bytes since the last piece of a body
         self._phrase = b""
         self._heard = False
@@ -269,31 +274,25 @@ class Connection(asyncio.Protocol):
     def on_status(self, phrase: bytes) -> None:
         self._phrase += phrase
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._answer is None or self._answer.begun:
-            return  # a trailer
-        self._head_size += len(name) + len(value) + 4
-        if self._head_size > _LONGEST_HEAD:
-            raise httptools.HttpParserError("its head is too long")
-        self._lines.append(
-            (name.decode("ascii"), value.rstrip(b" \t").decode("utf-8", "surrogateescape"))  # llhttp trims the left
-        )
-
     def on_headers_complete(self) -> None:
         answer, parser = self._answer, self._parser
         if answer is None or self._ended:
             return
+        fields = self._fields
+        if self._overhead > _LONGEST_HEAD and sum(len(name) + len(value) + 4 for name, value in fields) > _LONGEST_HEAD:
+            raise httptools.HttpParserError("its head is too long")
         status = parser.get_status_code()
         if parser.get_http_version() not in _VERSIONS or status < 100 or status == 101:
             raise httptools.HttpParserError("not an answer to an HTTP/1.1 request")
         if status < 200:
             self._interim = True
-            self._lines.clear()
+            self._final = len(fields)
             self._phrase = b""
             return
         answer.status = status
         answer.reason = self._phrase.decode("utf-8", "surrogateescape")
-        headers = answer.headers = CIMultiDict(self._lines)
+        headers = answer.headers = CIMultiDict(unwire(fields[self._final :]))
+        fields.clear()
         framed = "Content-Length" in headers
         if "Transfer-Encoding" in headers:
             if [coding.lower() for coding in headers.getall("Transfer-Encoding")] != ["chunked"]:

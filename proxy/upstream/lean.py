@@ -14,19 +14,18 @@ from collections.abc import Callable, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
+from proxy.openai.headers import Header, wire
 from proxy.upstream.answer import LeanAnswer
 from proxy.upstream.connections import Connection
 from proxy.upstream.dialing import Dialer
-from proxy.upstream.http import Body, Header, Timeouts, UpstreamFailure
+from proxy.upstream.http import Body, Timeouts, UpstreamFailure
 from proxy.upstream.tunnel import ForwardProxy
 from proxy.upstream.turns import Turns
 
 _DIGITS: Final = re.compile(r"[0-9]{1,18}")
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-
-# RFC 9110 §5.1, 5.5: what a header's name is made of, and what its value must not hold. Bytes beyond ASCII pass.
-_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.1: what a header's name is made of
+_FRAMING: Final = frozenset({"host", "content-length", "transfer-encoding"})
 _START: Final = re.compile(r"[A-Za-z]+ [^\x00-\x20\x7f]+")
 
 
@@ -112,34 +111,33 @@ class LeanUpstream:
         start = f"{method} {self._prefix}{target}"
         if _START.fullmatch(start) is None:
             raise UpstreamFailure("protocol", "a target was to be sent that is not one word", sent=False)
-        if _CONTROL.search("".join([value for _, value in headers])) is not None:
-            raise UpstreamFailure("protocol", "a header was to be sent that is not one line", sent=False)
-        lines = [f"{start} HTTP/1.1\r\n"]
+        try:
+            lines = wire(headers)
+        except ValueError as error:
+            raise UpstreamFailure("protocol", "a header was to be sent that is not one line", sent=False) from error
+        framing = [(low, value) for name, value in headers if (low := _lower(name)) in _FRAMING]
         hosted = False
         length: int | None = None
-        for name, value in headers:
-            lines.append(f"{name}: {value}\r\n")
-            low = _lower(name)
+        for low, value in framing:
             if low == "content-length":
                 if length is not None or _DIGITS.fullmatch(value) is None:
                     raise UpstreamFailure("protocol", "a wrong Content-Length was to be sent", sent=False)
                 length = int(value)
             elif low == "host":
                 hosted = True
-            elif low == "transfer-encoding":
+            else:
                 raise UpstreamFailure("protocol", "a Transfer-Encoding was to be sent", sent=False)
-        if not hosted:
-            lines.insert(1, f"Host: {self._authority}\r\n")
+        first = f"{start} HTTP/1.1\r\n" if hosted else f"{start} HTTP/1.1\r\nHost: {self._authority}\r\n"
+        last = "\r\n"
         if body is None or isinstance(body, bytes):
             has = len(body or b"")
             if length is None and (body is not None or method not in _BODILESS):
-                lines.append(f"Content-Length: {has}\r\n")
+                last = f"Content-Length: {has}\r\n\r\n"
             elif length is not None and length != has:
                 raise UpstreamFailure("protocol", "a wrong Content-Length was to be sent", sent=False)
         elif length is None:
-            lines.append("Transfer-Encoding: chunked\r\n")
-        lines.append("\r\n")
-        return "".join(lines).encode("utf-8", "surrogateescape"), length
+            last = "Transfer-Encoding: chunked\r\n\r\n"
+        return first.encode("utf-8", "surrogateescape") + lines + last.encode(), length
 
     # ---- connections
 

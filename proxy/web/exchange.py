@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -13,12 +12,11 @@ from typing import Final, Protocol
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.openai import replies
-from proxy.openai.headers import Header
+from proxy.openai.headers import Header, wire
 from proxy.refusal import Refusal
 
 _NO_BODY: Final = frozenset({204, 304})
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 §5.5: what a header's value must not hold
 _JOINED: Final = 65_536  # bytes up to which a copy is cheaper than a second buffer
 _HELD: Final = 262_144  # bytes of a body that wait for their reader before the client is held back
 
@@ -158,32 +156,29 @@ class Exchange:
 
     async def start(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None:
         """The head; it goes out with the first bytes of the body. Raises ValueError where it would not be one head."""
-        lines = [f"HTTP/1.1 {status} {reason or _PHRASES.get(status, '')}\r\n"]
-        lines += [f"{name}: {value}\r\n" for name, value in headers]
-        if _CONTROL.search("".join([value for _, value in headers])) is not None:
-            raise ValueError("a header was to be sent that is not one line")
-        lines.append(f"x-quotapool-request-id: {self.id}\r\n")
+        lines = wire(headers)
         if self._expects or not self.complete:
             self.keep_alive = False  # the client may still send the body or not: what follows could be either
+        framing = ""
         bodiless = status in _NO_BODY or self.method == "HEAD"
-        if length is not None and status != HTTPStatus.NO_CONTENT:  # RFC 9110 §8.6
-            lines.append(f"Content-Length: {length}\r\n")
+        if length is not None and status != 204:  # RFC 9110 §8.6
+            framing = f"Content-Length: {length}\r\n"
             self._left = 0 if bodiless else length
         elif bodiless:
             self._left = 0
         elif self._modern:
-            lines.append("Transfer-Encoding: chunked\r\n")
+            framing = "Transfer-Encoding: chunked\r\n"
             self._chunked, self._left = True, None
         else:
             self.keep_alive, self._left = False, None  # HTTP/1.0: the end of the connection ends the body
         if not self.keep_alive:
-            lines.append("Connection: close\r\n")
+            framing += "Connection: close\r\n"
         elif not self._modern:
-            lines.append("Connection: keep-alive\r\n")
-        lines.append("\r\n")
+            framing += "Connection: keep-alive\r\n"
         self.started = True
         self.started_at = time.monotonic()
-        self._head = "".join(lines).encode("utf-8", "surrogateescape")
+        first = f"HTTP/1.1 {status} {reason or _PHRASES.get(status, '')}\r\n".encode("utf-8", "surrogateescape")
+        self._head = first + lines + f"x-quotapool-request-id: {self.id}\r\n{framing}\r\n".encode()
 
     async def write(self, data: bytes) -> None:
         """Raises ConnectionResetError where the client has left."""

@@ -17,7 +17,7 @@ from typing import Final
 import httptools
 
 from proxy.openai import replies
-from proxy.openai.headers import Header
+from proxy.openai.headers import unwire
 from proxy.refusal import Refusal
 from proxy.web.exchange import Exchange
 
@@ -34,6 +34,10 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        # Called for each line of a head, so it only gathers them: all are made text of at once.
+        self._fields: list[tuple[bytes, bytes]] = []  # of the head or the trailers under way
+        add = self._fields.append
+        self.on_header: Callable[[bytes, bytes], None] = lambda name, value: add((name, value))
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self.lost = False
@@ -43,8 +47,8 @@ class Connection(asyncio.Protocol):
         self._heads = 0  # begun in `_raw`
         self._in_head = False
         self._url = b""
-        self._lines: list[Header] = []
-        self._size = 0
+        self._got = 0  # bytes that came at once
+        self._overhead = 0  # bytes with which the head, or the framing since the last piece of a body, came
         self._arriving: Exchange | None = None  # whose body is being read
         self._current: Exchange | None = None  # being answered
         self._queued: deque[Exchange] = deque()
@@ -83,6 +87,8 @@ class Connection(asyncio.Protocol):
             return
         if self._arriving is None:
             self._raw = self._raw + data if self._raw else data
+        self._got = len(data)
+        self._overhead += self._got
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -93,6 +99,8 @@ class Connection(asyncio.Protocol):
             return
         if not self._in_head:
             self._raw, self._heads = b"", 0
+            if self._arriving is not None and self._overhead > _LONGEST_LINE:
+                self._break()  # trailers or a chunk's extensions without end
         elif len(self._raw) > _LONGEST_HEAD:
             self._break()
         elif self._current is None and self.silent_since is None:
@@ -103,21 +111,22 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._in_head = True
         self._heads += 1
-        self._url, self._lines, self._size = b"", [], 0
+        self._url = b""
+        self._overhead = self._got
+        self._fields.clear()
 
     def on_url(self, url: bytes) -> None:
         self._url += url
         if len(self._url) > _LONGEST_LINE:
             raise ValueError("the target is too long")
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._size += len(name) + len(value)
-        if len(name) + len(value) > _LONGEST_LINE or self._size > _LONGEST_HEAD:
-            raise ValueError("the head is too long")
-        self._lines.append((name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")))
-
     def on_headers_complete(self) -> None:
-        parser = self._parser
+        parser, fields = self._parser, self._fields
+        if self._overhead > _LONGEST_LINE:
+            sizes = [len(name) + len(value) for name, value in fields]
+            if max(sizes, default=0) > _LONGEST_LINE or sum(sizes) > _LONGEST_HEAD:
+                raise ValueError("the head is too long")
+        self._overhead = 0
         self._in_head = False
         self.silent_since = None
         if parser.should_upgrade():
@@ -127,10 +136,11 @@ class Connection(asyncio.Protocol):
             self,
             parser.get_method().decode("ascii"),
             self._url.decode("utf-8", "surrogateescape"),
-            self._lines,
+            unwire(fields),
             modern=parser.get_http_version() == "1.1",
             keep_alive=parser.should_keep_alive(),
         )
+        fields.clear()
         if self._current is None and not self._queued:
             self._begin(exchange)
         else:
@@ -138,9 +148,8 @@ class Connection(asyncio.Protocol):
             self.hold()
 
     def on_body(self, piece: bytes) -> None:
-        if self._arriving is not None:
-            if self._ending:
-                return
+        self._overhead = 0
+        if self._arriving is not None and not self._ending:
             self._arriving.feed(piece)
 
     def on_message_complete(self) -> None:

@@ -69,6 +69,26 @@ async def test_an_answer_cut_at_any_byte_is_understood(kind, case):
             assert await get(client, method) == (status, body)
 
 
+async def test_a_head_cut_at_any_byte_has_the_same_headers(kind):
+    """Those of the answer itself: neither of the interim ones before, nor of its trailers, nor of the answer before."""
+    lines = b"X-Empty:\r\nx-space: \t a  b \t \r\nX-Twice: 1\r\nx-twice: 2\r\nX-Odd: caf\xc3\xa9\xff:\r\n"
+    wire = INTERIM[: -len(LENGTH)] + OK + lines + DECORATED[len(OK) :]
+    expected = [("X-Empty", ""), ("x-space", "a  b"), ("X-Twice", "1"), ("x-twice", "2"), ("X-Odd", "caf\u00e9\udcff:")]
+    cuts = [(wire[:n], wire[n:]) for n in range(1, len(wire))] + [tuple(wire[n : n + 1] for n in range(len(wire)))]
+    left = iter(cuts)
+
+    async def script(visit) -> None:
+        while True:
+            await visit.request()
+            await visit.say(*next(left))
+
+    async with talk_to(kind, script) as (client, _):
+        for _ in cuts:
+            answer = await client.send("GET", "/", [], None)
+            assert list(answer.headers.items()) == [*expected, ("Transfer-Encoding", "chunked")]
+            assert await whole(answer) == b"hello"
+
+
 @pytest.mark.parametrize("case", LASTING)
 async def test_a_connection_serves_again_after(kind, case):
     method, wire, status, body = LASTING[case]
@@ -230,10 +250,12 @@ async def test_the_lean_client_bounds_everything_that_is_not_the_body(case):
     assert (failure.reason, failure.sent) == ("protocol", True)
 
 
-async def test_a_head_of_almost_64_kib_is_fine(kind):
-    wire = OK + b"X-A: " + b"a" * 65_000 + b"\r\nContent-Length: 5\r\n\r\nhello"
+@pytest.mark.parametrize("body", [b"hello", b"x" * 60_000], ids=["short", "long"])
+async def test_a_head_of_almost_64_kib_is_fine(kind, body):
+    """Whatever comes with it at once."""
+    wire = OK + b"X-A: " + b"a" * 65_000 + b"\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     async with talk_to(kind, answering([wire])) as (client, _):
-        assert await get(client) == (200, b"hello")
+        assert await get(client) == (200, body)
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])

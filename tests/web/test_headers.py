@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from proxy.openai.headers import downward, upward
+from proxy.openai.headers import downward, unwire, upward
+from proxy.openai.headers import wire as lines_of
 from tests.fakes.wire import parse_head, post
 
 HOP_BY_HOP = "Connection Keep-Alive Proxy-Authenticate Proxy-Authorization Proxy-Connection TE Trailer"
@@ -62,7 +63,7 @@ def test_a_downloads_accept_encoding_is_the_clients_without_what_errors_could_hi
 
 
 def test_a_download_that_says_nothing_of_encodings_goes_up_so():
-    assert upward({}, [], authorization="x", readable=False) == [("Authorization", "x")]
+    assert upward(CIMultiDict(), [], authorization="x", readable=False) == [("Authorization", "x")]
 
 
 @given(fields, connections)
@@ -81,6 +82,42 @@ def test_downward_only_the_named_rules_change_anything(some, more):
 def test_a_header_that_repeats_the_keys_secret_stays_behind():
     items = [("X-Debug", f"used {SECRET}!"), ("X-Other", "fine")]
     assert downward(CIMultiDict(items), items, secret=SECRET) == [("X-Other", "fine")]
+
+
+plain = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=30)
+
+
+@given(st.lists(st.tuples(names, plain), max_size=12))
+def test_each_header_is_one_line_as_it_was_given(items):
+    assert lines_of(items) == "".join(f"{name}: {value}\r\n" for name, value in items).encode()
+
+
+@given(st.lists(st.tuples(names, plain), max_size=3), st.tuples(names, plain, plain), st.integers(0, 3))
+@pytest.mark.parametrize("control", [chr(n) for n in range(0x20) if n != 9] + ["\x7f", "\r\n", "\r\nX-More: 1"])
+def test_a_value_that_would_not_be_one_line_is_refused_wherever_it_stands(control, items, odd, place):
+    name, before, after = odd
+    items.insert(place, (name, before + control + after))
+    with pytest.raises(ValueError, match="not one line"):
+        lines_of(items)
+
+
+@given(st.lists(st.tuples(names, st.binary(max_size=30), st.text(" \t", max_size=3)), max_size=12))
+def test_bytes_of_any_kind_pass_as_they_came_but_for_space_at_a_values_end(items):
+    """RFC 9112 §5: that space is not part of the value. Nor need the rest be UTF-8."""
+    fields = [
+        (name.encode(), value.translate(None, bytes([*range(0x20), 0x7F])).strip(), space)
+        for name, value, space in items
+    ]
+    came = [(name, value + space.encode()) for name, value, space in fields]
+    assert lines_of(unwire(came)) == b"".join(b"%b: %b\r\n" % (name, value) for name, value, _ in fields)
+
+
+async def test_space_around_a_value_is_left_behind_both_ways(wire):
+    wire.upstream.answer = b"HTTP/1.1 200 OK\r\nX-B: \t 2 \t \r\nX-Empty:  \r\nContent-Length: 2 \r\n\r\n{}"
+    head, body = await wire.ask(post(b'{"model": "gpt-4o"}', "X-A:\t 1 2 \t"))
+    assert b"\r\nX-A: 1 2\r\n" in wire.upstream.requests[0]
+    assert b"\r\nx-b: 2\r\nx-empty: \r\n" in head.lower()
+    assert body == b"{}"
 
 
 async def test_a_request_arrives_upstream_as_it_was_sent(wire):
@@ -145,3 +182,26 @@ async def test_headers_of_nearly_64_kib_pass_and_longer_lines_are_refused(wire):
     assert head.split()[1] == b"400"
     assert b"invalid_http" in body
     assert len(wire.upstream.requests) == 1
+
+
+@pytest.mark.parametrize("wire", ["lean"], indirect=True)  # aiohttp's server refuses both
+async def test_a_long_line_is_refused_behind_another_request_too(wire):
+    """Both come at once, and the first is answered."""
+    client = await wire.connect()
+    body = b'{"model": "gpt-4o"}'
+    await client.send(post(body) + post(body, "X-Long: " + "x" * 70_000))
+    answers = await client.to_the_end()
+    assert answers.startswith(b"HTTP/1.1 200 ")
+    assert b"HTTP/1.1 400 " in answers
+    assert len(wire.upstream.requests) == 1
+
+
+@pytest.mark.parametrize("wire", ["lean"], indirect=True)  # aiohttp's server has limits of its own
+async def test_many_long_headers_are_refused(wire):
+    """256 KiB in all is the most."""
+    lines = [f"X-{n}: " + "x" * 60_000 for n in range(5)]
+    head, _ = await wire.ask(post(b'{"model": "gpt-4o"}', *lines[:4]))
+    assert head.startswith(b"HTTP/1.1 200 ")
+    head, body = await wire.ask(post(b'{"model": "gpt-4o"}', *lines))
+    assert head.split()[1] == b"400"
+    assert b"invalid_http" in body
