@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -35,28 +36,29 @@ class Reporter:
 
     def ended(self, trip: Trip) -> None:
         metrics, labels = self._metrics, self._labels
-        metrics.requests_in_flight.dec()
-        endpoint, model = labels.endpoint(trip.endpoint), labels.model(trip.model)
-        client = labels.client(trip.client)
-        metrics.requests[endpoint, model, trip.status, client].inc()
+        metrics.requests_in_flight.inc(-1)
+        total_s, overhead_s = trip.total_s, trip.overhead_s
+        tally = metrics.request_tallies[
+            labels.endpoint(trip.endpoint), labels.model(trip.model), trip.status, labels.client(trip.client)
+        ]
+        tally.answered.inc()
         if trip.code:
             metrics.refusals[trip.code].inc()
         if trip.legs:
-            metrics.duration[endpoint, model].observe(trip.total_s)
-            metrics.overhead[endpoint].observe(trip.overhead_s)
+            tally.took(total_s, overhead_s)
             if trip.first_byte is not None:
-                metrics.time_to_first_byte[endpoint, model].observe(trip.first_byte - trip.started)
+                tally.first_byte_after(trip.first_byte - trip.started)
         if trip.queued_s:
             metrics.queue_wait.observe(trip.queued_s)
         if self._requests.enabled:
-            self._requests.write(_line(trip))
+            self._requests.write(_line(trip, total_s, overhead_s))
 
     def attempted(self, leg: Leg, trip: Trip) -> None:
-        label = self._labels.model(trip.model)
-        self._metrics.count_attempt(leg.key, label, leg.outcome)
+        tally = self._metrics.attempt_tallies[leg.key, self._labels.model(trip.model), leg.outcome]
+        tally.calls.inc()
         usage = leg.usage
         if usage is not None and usage.certainty is not Certainty.NOTHING:
-            self._metrics.count_tokens(leg.key, label, usage)
+            tally.used(usage)
             self.spend(leg, trip)
 
     def retrying(self, leg: Leg) -> None:
@@ -156,14 +158,16 @@ class Reporter:
         log(f"{what} is {state}", **{what: name}, reason=reason, **details)
 
 
-def _line(trip: Trip) -> RequestLine:
-    used = trip.legs[-1].usage if trip.legs else None
+def _line(trip: Trip, total_s: float, overhead_s: float) -> RequestLine:
+    used = None
     queued = 0.0
     attempts = []
     for leg in trip.legs:
         attempts.append(AttemptLine(leg.key, leg.outcome, ms(leg.waited_s - queued), leg.status, ms(leg.took_s)))
         queued = leg.waited_s
+        used = leg.usage
     return RequestLine(
+        ts=datetime.now(UTC),  # by default it would be the same, at twice the price
         request_id=trip.id,
         client=trip.client or ("anonymous" if trip.client == ANONYMOUS else ""),
         endpoint=trip.endpoint or "-",
@@ -173,7 +177,7 @@ def _line(trip: Trip) -> RequestLine:
         tokens=tokens_line(used) if used is not None else None,
         queue_ms=ms(trip.queued_s),
         ttfb_ms=ms(trip.first_byte - trip.started) if trip.first_byte is not None else None,
-        total_ms=ms(trip.total_s),
-        overhead_ms=ms(trip.overhead_s),
+        total_ms=ms(total_s),
+        overhead_ms=ms(overhead_s),
         source="client" if trip.cut and trip.status == 499 else trip.source,
     )

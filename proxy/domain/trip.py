@@ -56,4 +56,4 @@ class Trip:
     @property
     def overhead_s(self) -> float:
         """The proxy's own part: neither waiting in line nor waiting for upstream."""
-        return max(0.0, self.total_s - self.queued_s - self.upstream_s)
+        return max(0.0, self.ended - self.started - self.queued_s - self.upstream_s)

@@ -8,11 +8,13 @@ that a long report never stands in the way of a reserve in a cluster.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
+from itertools import islice
 from typing import Final, Literal
 
 import msgspec
+from msgspec.structs import astuple, replace
 
 from proxy.ledger.connection import Script, Store
 from proxy.money.cards import PICO, STANDARD, standard_or
@@ -27,7 +29,11 @@ DAYS_KEPT: Final = 400  # 13 months
 HOURS_KEPT_DAYS: Final = 8
 _DAY_S: Final = 86_400
 _MARK_S: Final = _DAY_S
+_MONEY: Final = "xep"  # of `_MEASURES`, what is picodollars
 _MEASURES: Final = "xepurico"
+_PREFIXES: Final = tuple(f"{measure}:" for measure in _MEASURES)
+
+_pack: Final = msgspec.msgpack.Encoder().encode
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -68,51 +74,69 @@ class Spent(msgspec.Struct):
         return self.total / PICO
 
     def add(self, other: Spent) -> None:
-        for name in self.__struct_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        # Written out, because every request comes by here where it is the only one of its key in half a second.
+        self.exact += other.exact
+        self.estimated += other.estimated
+        self.probes += other.probes
+        self.unpriced_requests += other.unpriced_requests
+        self.requests += other.requests
+        self.prompt_tokens += other.prompt_tokens
+        self.cached_tokens += other.cached_tokens
+        self.completion_tokens += other.completion_tokens
 
 
 class Sheet:
     """Entries summed by day and name, ready to be sent: its size is that of the names, not of the traffic."""
 
     def __init__(self) -> None:
-        self.rows: dict[tuple[str, Dimension, str], Spent] = {}
+        self.days: dict[tuple[str, Dimension], dict[str, Spent]] = {}
         self.hours: dict[tuple[str, str], int] = {}
         self.version = ""
+        self._at: datetime | None = None  # of the last entry; thousands have the same
+        self._hour = "", ""
+        self._names: list[dict[str, Spent]] = []  # of that day, one for each dimension
 
     def add(self, entry: Entry, at: datetime) -> None:
         """`at` in UTC."""
-        day = at.date().isoformat()
+        if at is not self._at:
+            day = at.date().isoformat()
+            self._at, self._hour = at, (day, f"{at.hour:02d}")
+            self._names = [self.days.setdefault((day, dimension), {}) for dimension in DIMENSIONS]
         spent = _spent(entry)
-        names = (entry.account, entry.key, model_name(entry.model, entry.tier), entry.client, POOL)
-        for dimension, name in zip(DIMENSIONS, names, strict=True):
-            row = self.rows.get((day, dimension, name))
+        keys = (entry.account, entry.key, model_name(entry.model, entry.tier), entry.client, POOL)
+        for names, name in zip(self._names, keys, strict=True):
+            row = names.get(name)
             if row is None:
-                row = self.rows[day, dimension, name] = Spent()
-            row.add(spent)
+                names[name] = replace(spent)
+            else:
+                row.add(spent)
         if entry.pico:
-            hour = day, f"{at.hour:02d}"
-            self.hours[hour] = self.hours.get(hour, 0) + entry.pico
+            self.hours[self._hour] = self.hours.get(self._hour, 0) + entry.pico
 
     def cut(self, most: int) -> Sheet:
         """A sheet with at most `most` of the rows, which this one loses; hours go with the first."""
         part = Sheet()
         part.version = self.version
         part.hours, self.hours = self.hours, {}
-        if len(self.rows) <= most:
-            part.rows, self.rows = self.rows, {}
-        else:
-            for key in list(self.rows)[:most]:
-                part.rows[key] = self.rows.pop(key)
+        self._at = None  # what is known of the last entry's day goes, too
+        for of in list(self.days):
+            names = self.days[of]
+            if len(names) > most:
+                if most:
+                    part.days[of] = {name: names.pop(name) for name in list(islice(names, most))}
+                break
+            part.days[of] = self.days.pop(of)
+            most -= len(names)
         return part
 
     @property
     def total(self) -> int:
         """Picodollars in it."""
-        return sum(row.total for (_, dimension, _), row in self.rows.items() if dimension == "pool")
+        return sum(names[POOL].total for (_, dimension), names in self.days.items() if dimension == "pool")
 
-    def __bool__(self) -> bool:
-        return bool(self.rows)
+    def __len__(self) -> int:
+        """The number of rows."""
+        return sum(map(len, self.days.values()))
 
 
 class SpendBook:
@@ -139,23 +163,18 @@ class SpendBook:
 
     async def send(self, sheet: Sheet, batch: str) -> bool:
         """Book a sheet. False: a batch of this name is in already."""
-        days: dict[str, list[str | int]] = {}
-        for (day, dimension, name), row in sheet.rows.items():
-            fields = days.setdefault(f"{self.prefix}:day:{day}:{dimension}", [])
-            for measure, amount in zip(_MEASURES, msgspec.structs.astuple(row), strict=True):
-                if amount:
-                    fields += (f"{measure}:{name}", amount)
+        keys = [f"{self.prefix}:batch:{batch}"]
+        hashes: list[tuple[int, list[str]]] = []  # for each further key: seconds to live; field, amount, field, ...
+        for (day, dimension), names in sheet.days.items():
+            fields = _fields(names)
             if dimension == "pool" and sheet.version:
                 fields += ("v", sheet.version)
-        hours: dict[str, list[str | int]] = {}
+            keys.append(f"{self.prefix}:day:{day}:{dimension}")
+            hashes.append((DAYS_KEPT * _DAY_S, fields))
         for (day, hour), pico in sheet.hours.items():
-            hours.setdefault(f"{self.prefix}:hours:{day}", []).extend((hour, pico))
-        arguments: list[str | int] = [_MARK_S]
-        for hashes, live_days in ((days, DAYS_KEPT), (hours, HOURS_KEPT_DAYS + 1)):
-            for fields in hashes.values():
-                arguments += (live_days * _DAY_S, len(fields) // 2, *fields)
-        keys = [f"{self.prefix}:batch:{batch}", *days, *hours]
-        return bool(await self._store.evalsha(self._script, keys, arguments) == 1)
+            keys.append(f"{self.prefix}:hours:{day}")
+            hashes.append(((HOURS_KEPT_DAYS + 1) * _DAY_S, [hour, str(pico)]))
+        return bool(await self._store.evalsha(self._script, keys, (_MARK_S, _pack(hashes))) == 1)
 
     async def totals(self, dimension: Dimension, since: date, until: date) -> dict[date, dict[str, Spent]]:
         """Each day's spend by name, both days included; days without any are left out.
@@ -174,6 +193,16 @@ class SpendBook:
             if names:
                 found[day] = names
         return found
+
+    async def day_of(self, dimension: Dimension, day: date, names: Sequence[str]) -> dict[str, int]:
+        """Picodollars that these names cost on one day, probes included; what cost nothing is left out."""
+        if not names:
+            return {}
+        key = f"{self.prefix}:day:{day.isoformat()}:{dimension}"
+        fields = [f"{measure}:{name}" for name in names for measure in _MONEY]
+        values = [int(value or 0) for value in await self._store.guard(self._store.client.hmget(key, fields))]
+        totals = (sum(values[n : n + len(_MONEY)]) for n in range(0, len(values), len(_MONEY)))
+        return {name: total for name, total in zip(names, totals, strict=True) if total}
 
     async def hours(self, since: datetime, until: datetime) -> dict[datetime, int]:
         """Picodollars of the pool in each UTC hour from `since`'s to `until`'s, kept 8 days; empty hours left out."""
@@ -226,6 +255,18 @@ def _spent(entry: Entry) -> Spent:
     else:
         spent.unpriced_requests = entry.requests
     return spent
+
+
+def _fields(names: dict[str, Spent]) -> list[str]:
+    """What a day's hash of one dimension gains: field, amount, field, ... Measures without an amount are left out."""
+    fields: list[str] = []
+    add = fields.append
+    for name, row in names.items():
+        for prefix, amount in zip(_PREFIXES, astuple(row), strict=True):
+            if amount:
+                add(prefix + name)
+                add(str(amount))
+    return fields
 
 
 def _days(since: date, until: date) -> Iterator[date]:

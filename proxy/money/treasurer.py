@@ -25,6 +25,8 @@ _LATE: Final = timedelta(days=8)  # workers that were cut off from the store may
 _LATE_AGAIN: Final = timedelta(hours=1)
 _STALE: Final = timedelta(seconds=60)  # an account that spends nothing is looked at this often: time passes for it too
 _AT_ONCE: Final = 100  # wallets computed before others get their turn
+_ALL: Final = timedelta(seconds=15)  # accounts without credit or limit have nothing to decide: only to be shown
+_FEW: Final = 1_000  # accounts that are cheaper to read by name than with all others
 _NOBODY: Final[Mapping[date, int]] = {}
 
 
@@ -62,14 +64,15 @@ class Treasurer:
         self._pool = pool
         self._spent: dict[str, dict[date, int]] = {}
         self._first: date | None = None  # the first day that was read
-        self._late_read_at = self._yesterday_read_at = datetime.min.replace(tzinfo=UTC)
+        self._late_read_at = self._yesterday_read_at = self._all_read_at = datetime.min.replace(tzinfo=UTC)
+        self._wallets: dict[str, Wallet] = {}
         self._known: dict[str, _Known] = {}
         self._records: Mapping[str, Record] = {}
         self._records_of: object = None
 
     async def tick(self, now: datetime) -> Standing:
         """Look, and stop or free accounts. Raises StoreLost, StoreUnavailable."""
-        standing = await self.look(now)
+        standing = await self.look(now, everybody=False)
         await self._act(standing)
         return standing
 
@@ -80,22 +83,45 @@ class Treasurer:
         before = spent.total if spent is not None else 0
         await self.topups.add(account, usd, granted_on, expires_on, spent_before=before)
 
-    async def look(self, now: datetime) -> Standing:
-        """The wallets of all accounts of which anything is known. Raises StoreLost, StoreUnavailable."""
+    async def look(self, now: datetime, *, everybody: bool = True) -> Standing:
+        """The wallets of all accounts of which anything is known. Unless `everybody`, those of accounts for which it
+        decides nothing may be some seconds old. Raises StoreLost, StoreUnavailable."""
         recorded = await self.topups.all()
-        await self._read_spent(now, recorded)
-        wallets: dict[str, Wallet] = {}
-        for n, name in enumerate(self._pool.accounts):
+        watched = self._watched(recorded)
+        if all_read := everybody or self._reads_all(now, recorded, watched):
+            await self._read_spent(now, recorded)
+            self._all_read_at = now
+        else:
+            for name, spent in (await self._book.day_of("account", now.date(), watched)).items():
+                self._spent.setdefault(name, {})[now.date()] = spent
+        wallets = {} if all_read else {name: w for name, w in self._wallets.items() if name in self._pool.accounts}
+        for n, name in enumerate(list(self._pool.accounts) if all_read else watched):
             known = self._wallet(name, recorded.get(name, ()), now)
             if known is not None:
                 wallets[name] = known
+            else:
+                wallets.pop(name, None)
             if n % _AT_ONCE == 0:
                 await asyncio.sleep(0)
+        self._wallets = wallets
         start, end = day_around(now, self.settings.spend.time_zone)
-        spent = sum((await self._book.hours(start, now)).values())
+        today = sum((await self._book.hours(start, now)).values())
         limit = self.settings.spend.daily_limit_usd
-        is_spent = limit is not None and spent >= round(limit * PICO)
-        return Standing(now, wallets, spent, end.timestamp() if is_spent else 0.0)
+        is_spent = limit is not None and today >= round(limit * PICO)
+        return Standing(now, wallets, today, end.timestamp() if is_spent else 0.0)
+
+    def _reads_all(self, now: datetime, recorded: Mapping[str, Sequence[Grant]], watched: Sequence[str]) -> bool:
+        """Whether it is time for every account, or no dearer; else those that are watched will do."""
+        if self._first is None or self._first_day(now.date(), recorded) < self._first or len(watched) > _FEW:
+            return True
+        return self._all_read_at.date() != now.date() or now - self._all_read_at > _ALL
+
+    def _watched(self, recorded: Mapping[str, Sequence[Grant]]) -> list[str]:
+        """The accounts whose spending decides something: those with credit or a limit."""
+        written = {
+            name for name, account in self.settings.accounts.items() if account.grants or account.monthly_limit_usd
+        }
+        return [name for name in written | recorded.keys() if name in self._pool.accounts]
 
     def _wallet(self, name: str, recorded: Sequence[Grant], now: datetime) -> Wallet | None:
         account = self.settings.accounts.get(name)
@@ -153,7 +179,9 @@ class Treasurer:
         for account in list(self._pool.accounts.values()):
             found = standing.wallets.get(account.id)
             reason = "" if found is None else found.stop_reason(self._stop_at(account.id))
-            await self._stop_or_free(account, reason, records.get(f"a/{account.id}"))
+            record = records.get(f"a/{account.id}")
+            if reason or record is not None:
+                await self._stop_or_free(account, reason, record)
 
     def _stop_at(self, name: str) -> float | None:
         account = self.settings.accounts.get(name)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
+from proxy.observe.series import Counts, Observes, counting, observing
+
 PREFIX = "quotapool_"
 
 K = TypeVar("K")
-M = TypeVar("M", bound=MetricWrapperBase)
+S = TypeVar("S")
 
 MetricType = Literal["counter", "gauge", "histogram"]
 LiveMode = Literal["livesum", "livemax"]
@@ -29,19 +31,21 @@ class Declaration:
     help: str
 
 
-class Family(dict[K, M]):
+class Family(dict[K, S]):
     """All series of one metric by their label values: `family[endpoint, model].observe(0.2)`.
 
-    The key is the tuple of label values in declared order, or the bare value where there is one label.
+    The key is the tuple of label values in declared order, or the bare value where there is one label. `of` makes
+    a series from the library's object for it.
     """
 
-    def __init__(self, metric: M) -> None:
+    def __init__(self, metric: MetricWrapperBase, of: Callable[[Any], S]) -> None:
         super().__init__()
         self._metric = metric
+        self._of = of
 
-    def __missing__(self, key: K) -> M:
+    def __missing__(self, key: K) -> S:
         values = key if isinstance(key, tuple) else (key,)
-        series = self[key] = self._metric.labels(*values)
+        series = self[key] = self._of(self._metric.labels(*values))
         return series
 
     def forget(self) -> None:
@@ -52,6 +56,9 @@ class Family(dict[K, M]):
 
 class GaugeFamily(Family[K, Gauge]):
     """A gauge family that is filled as a whole at each scrape."""
+
+    def __init__(self, metric: Gauge) -> None:
+        super().__init__(metric, lambda series: series)
 
     def show(self, rows: Mapping[K, float]) -> None:
         """Show exactly `rows`: a key that left the pool leaves the metrics too."""
@@ -70,11 +77,11 @@ class Declare:
         self._registry = registry
         self.declared: list[Declaration] = []
 
-    def counter(self, name: str, labels: str, unit: str, help_text: str) -> Family[Any, Counter]:
-        return Family(self._counter(name, labels, unit, help_text))
+    def counter(self, name: str, labels: str, unit: str, help_text: str) -> Family[Any, Counts]:
+        return Family(self._counter(name, labels, unit, help_text), counting)
 
-    def plain_counter(self, name: str, unit: str, help_text: str) -> Counter:
-        return self._counter(name, "", unit, help_text)
+    def plain_counter(self, name: str, unit: str, help_text: str) -> Counts:
+        return counting(self._counter(name, "", unit, help_text))
 
     def gauge(self, name: str, labels: str, unit: str, help_text: str) -> GaugeFamily[Any]:
         return GaugeFamily(self._gauge(name, labels, unit, help_text, "livesum"))
@@ -83,11 +90,15 @@ class Declare:
         """`mode`: how the workers' values become one, "livesum" or "livemax" over the living ones."""
         return self._gauge(name, "", unit, help_text, mode)
 
-    def histogram(self, name: str, labels: str, buckets: Sequence[float], help_text: str) -> Family[Any, Histogram]:
-        return Family(self._histogram(name, labels, buckets, help_text))
+    def plain_level(self, name: str, unit: str, help_text: str) -> Counts:
+        """A gauge that is only ever added to, 1 and -1, as things begin and end."""
+        return counting(self._gauge(name, "", unit, help_text, "livesum"))
 
-    def plain_histogram(self, name: str, buckets: Sequence[float], help_text: str) -> Histogram:
-        return self._histogram(name, "", buckets, help_text)
+    def histogram(self, name: str, labels: str, buckets: Sequence[float], help_text: str) -> Family[Any, Observes]:
+        return Family(self._histogram(name, labels, buckets, help_text), observing)
+
+    def plain_histogram(self, name: str, buckets: Sequence[float], help_text: str) -> Observes:
+        return observing(self._histogram(name, "", buckets, help_text))
 
     def _counter(self, name: str, labels: str, unit: str, help_text: str) -> Counter:
         new = self._declare(name, "counter", labels, unit, help_text)

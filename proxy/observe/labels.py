@@ -34,24 +34,25 @@ class Labels:
     ) -> None:
         """Take over a (re)loaded configuration. Patterns (`gpt-4o*`) name no model and are skipped."""
         self._models = frozenset(name for name in models if not any(c in name for c in "*?["))
-        self._clients = frozenset(clients)
+        self._clients: dict[str | None, str] = {name: name for name in clients if name}
         if endpoints is not None:
-            self._endpoints = frozenset(endpoints)
+            self._endpoints: dict[str | None, str] = {name: name for name in endpoints if name}
+        self._words: dict[str | None, str] = {None: "", **{name: name for name in ("", *self._models, *self._learned)}}
 
     def model(self, name: str | None) -> str:
         """The label of a model; "" where the endpoint has none."""
-        if not name:
-            return ""
-        return name if name in self._models or name in self._learned else OTHER
+        return self._words.get(name, OTHER)
 
     def upstream_served(self, model: str | None) -> None:
         """Upstream answered 2xx for `model`: it exists."""
-        room = len(self._learned) < self._learn
-        if room and model and len(model) <= _LONGEST_MODEL and model not in self._models:
+        if model in self._words or not model:
+            return
+        if len(self._learned) < self._learn and len(model) <= _LONGEST_MODEL:
             self._learned.add(model)
+            self._words[model] = model
 
     def client(self, name: str | None) -> str:
-        return name if name in self._clients and name else ANONYMOUS
+        return self._clients.get(name, ANONYMOUS)
 
     def endpoint(self, name: str | None) -> str:
-        return name if name in self._endpoints and name else OTHER
+        return self._endpoints.get(name, OTHER)

@@ -19,6 +19,7 @@ FLUSH_AFTER_S: Final = 0.1
 FLUSH_AT: Final = 64 << 10  # bytes
 QUEUE_LIMIT: Final = 8 << 20  # bytes that may wait for a slow reader
 _RETRY_S: Final = 0.01
+_PIECE: Final = 2 * FLUSH_AT  # what a line at the end of a batch made too long still goes in one write
 _PIPE_PIECE: Final = select.PIPE_BUF  # a pipe takes so much at once or not at all: workers' lines stay whole
 
 
@@ -119,12 +120,18 @@ class LineWriter:
             self._dropped = 0
             self._lines.appendleft(notice)
             self._size += len(notice)
-        limit = _PIPE_PIECE if self._is_pipe else FLUSH_AT
+        limit = _PIPE_PIECE if self._is_pipe else _PIECE
+        fresh: deque[bytes] = deque()
+        if self._size <= limit:
+            # All of them. Joining makes objects, so it may log: into the fresh queue, not into what is being joined.
+            lines, self._lines = self._lines, fresh
+            return b"".join(lines)
+        lines = self._lines
         piece: list[bytes] = []
         size = 0
-        while self._lines and (not piece or size + len(self._lines[0]) <= limit):
-            size += len(self._lines[0])
-            piece.append(self._lines.popleft())
+        while lines and (not piece or size + len(lines[0]) <= limit):
+            size += len(lines[0])
+            piece.append(lines.popleft())
         return b"".join(piece)
 
     def _write_now(self, piece: bytes) -> int:

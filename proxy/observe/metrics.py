@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 
-from proxy.domain.quantities import Certainty, Usage
+from proxy.domain.quantities import Certainty
 from proxy.domain.verdict import Kind
 from proxy.observe.families import Declaration, Declare, Family, GaugeFamily
+from proxy.observe.series import Counts, Observes
+from proxy.observe.tallies import AttemptTallies, RequestTallies
 
 # A language model answers in milliseconds (embeddings) to ten minutes (reasoning).
 ANSWER_BUCKETS: Final = (
@@ -42,47 +44,47 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         new = Declare(registry)
-        self.requests: Family[tuple[str, str, int, str], Counter] = new.counter(
+        self.requests: Family[tuple[str, str, int, str], Counts] = new.counter(
             "requests_total",
             "endpoint model status client",
             "requests",
             "Requests answered to clients.",
         )
-        self.requests_in_flight: Gauge = new.plain_gauge(
+        self.requests_in_flight: Counts = new.plain_level(
             "requests_in_flight", "requests", "Requests accepted and not yet answered to the end."
         )
-        self.streams_open: Gauge = new.plain_gauge("streams_open", "streams", "Answers being streamed to clients.")
+        self.streams_open: Counts = new.plain_level("streams_open", "streams", "Answers being streamed to clients.")
         self.websockets_open: GaugeFamily[str] = new.gauge(
             "websockets_open", "account", "sessions", "WebSocket sessions open, by the account they run on."
         )
-        self.tokens: Family[tuple[str, str, str], Counter] = new.counter(
+        self.tokens: Family[tuple[str, str, str], Counts] = new.counter(
             "tokens_total",
             "key model kind",
             "tokens",
             "Tokens used upstream; cached_prompt and reasoning are parts of prompt and completion.",
         )
-        self.settled_tokens: Family[str, Counter] = new.counter(
+        self.settled_tokens: Family[str, Counts] = new.counter(
             "settled_tokens_total", "certainty", "tokens", "Tokens settled, by how well their number is known."
         )
-        self.attempts: Family[tuple[str, str, str], Counter] = new.counter(
+        self.attempts: Family[tuple[str, str, str], Counts] = new.counter(
             "upstream_attempts_total", "key model outcome", "attempts", "Calls made upstream."
         )
-        self.retries: Family[str, Counter] = new.counter(
+        self.retries: Family[str, Counts] = new.counter(
             "retries_total", "reason", "attempts", "Requests sent once more, by what went wrong before."
         )
-        self.time_to_first_byte: Family[tuple[str, str], Histogram] = new.histogram(
+        self.time_to_first_byte: Family[tuple[str, str], Observes] = new.histogram(
             "time_to_first_byte_seconds",
             "endpoint model",
             ANSWER_BUCKETS,
             "From the request's arrival to its first answered byte.",
         )
-        self.duration: Family[tuple[str, str], Histogram] = new.histogram(
+        self.duration: Family[tuple[str, str], Observes] = new.histogram(
             "request_duration_seconds",
             "endpoint model",
             ANSWER_BUCKETS,
             "From the request's arrival to its last answered byte.",
         )
-        self.overhead: Family[str, Histogram] = new.histogram(
+        self.overhead: Family[str, Observes] = new.histogram(
             "proxy_overhead_seconds",
             "endpoint",
             WORK_BUCKETS,
@@ -94,73 +96,54 @@ class Metrics:
             "How late the slowest worker's timers fired at worst, in 15 seconds.",
             "livemax",
         )
-        self.reservations: Family[str, Counter] = new.counter(
+        self.reservations: Family[str, Counts] = new.counter(
             "reservations_total", "result", "reservations", "Budgets asked for, by the answer."
         )
-        self.refusals: Family[str, Counter] = new.counter(
+        self.refusals: Family[str, Counts] = new.counter(
             "refusals_total", "reason", "requests", "Requests the proxy itself refused, by error code."
         )
-        self.queue_length: Gauge = new.plain_gauge("queue_length", "requests", "Requests waiting for a budget.")
-        self.queue_wait: Histogram = new.plain_histogram(
+        self.queue_length: Counts = new.plain_level("queue_length", "requests", "Requests waiting for a budget.")
+        self.queue_wait: Observes = new.plain_histogram(
             "queue_wait_seconds", QUEUE_BUCKETS, "How long queued requests waited."
         )
-        self.cooldowns: Family[tuple[str, str, str], Counter] = new.counter(
+        self.cooldowns: Family[tuple[str, str, str], Counts] = new.counter(
             "cooldowns_total",
             "account model reason",
             "cool-downs",
             "Times upstream told an account to wait with a model group.",
         )
-        self.keys_removed: Family[str, Counter] = new.counter(
+        self.keys_removed: Family[str, Counts] = new.counter(
             "keys_removed_total", "reason", "keys", "Keys taken out as dead."
         )
-        self.keys_quarantined: Family[str, Counter] = new.counter(
+        self.keys_quarantined: Family[str, Counts] = new.counter(
             "keys_quarantined_total", "reason", "keys", "Keys set aside as out of money."
         )
-        self.policy_refusals: Family[tuple[str, str], Counter] = new.counter(
+        self.policy_refusals: Family[tuple[str, str], Counts] = new.counter(
             "policy_refusals_total", "client reason", "requests", "Requests refused upstream for what they say."
         )
         self.egress_trouble: Gauge = new.plain_gauge(
             "egress_trouble", "0 or 1", "1 while upstream does not serve our network, whichever key is used.", "livemax"
         )
-        self.spend: Family[tuple[str, str], Counter] = new.counter(
+        self.spend: Family[tuple[str, str], Counts] = new.counter(
             "spend_usd_total", "account kind", "USD", "What calls cost, by how well it is known: exact or estimated."
         )
-        self.unpriced: Family[str, Counter] = new.counter(
+        self.unpriced: Family[str, Counts] = new.counter(
             "unpriced_requests_total", "model", "requests", "Requests whose model or service tier has no known price."
         )
-        self.store: Histogram = new.plain_histogram(
+        self.store: Observes = new.plain_histogram(
             "store_seconds", WORK_BUCKETS, "One call to the store, as the request path sees it."
         )
-        self.store_errors: Family[str, Counter] = new.counter(
+        self.store_errors: Family[str, Counts] = new.counter(
             "store_errors_total", "kind", "calls", "Calls to the store that failed."
         )
-        self.objects_unwritten: Counter = new.plain_counter(
+        self.objects_unwritten: Counts = new.plain_counter(
             "objects_unwritten_total", "records", "Owners of stored objects that the store did not take at once."
         )
         self.declared: tuple[Declaration, ...] = tuple(new.declared)
         self._start_at_zero()
-
-    def count_attempt(self, key: str, model: str, outcome: str) -> None:
-        """Count one call upstream. `outcome` is one of OUTCOMES."""
-        series = self.attempts.get((key, model, outcome))
-        if series is None:
-            # Born at 0 beside its siblings, or the first refusal of each key would hide from `rate()`.
-            self.attempts[key, model, Kind.WAIT.value].inc(0)
-            series = self.attempts[key, model, outcome]
-        series.inc()
-
-    def count_tokens(self, key: str, model: str, usage: Usage) -> None:
-        """Count one settled call. Kinds with no tokens make no series."""
-        tokens = self.tokens
-        if usage.prompt:
-            tokens[key, model, "prompt"].inc(usage.prompt)
-        if usage.completion:
-            tokens[key, model, "completion"].inc(usage.completion)
-        if usage.cached_prompt:
-            tokens[key, model, "cached_prompt"].inc(usage.cached_prompt)
-        if usage.reasoning:
-            tokens[key, model, "reasoning"].inc(usage.reasoning)
-        self.settled_tokens[usage.certainty.value].inc(usage.total)
+        self.settled = {certainty: self.settled_tokens[certainty.value] for certainty in Certainty}
+        self.request_tallies = RequestTallies(self)
+        self.attempt_tallies = AttemptTallies(self)
 
     def _start_at_zero(self) -> None:
         """A series that is born at 1 hides its first event from `rate()`, so known ones are born at 0."""
@@ -210,10 +193,10 @@ class PoolMetrics:
             "seconds",
             "How long an account still has to wait with a model group.",
         )
-        self.removals_stopped: Counter = new.plain_counter(
+        self.removals_stopped: Counts = new.plain_counter(
             "removals_stopped_total", "keys", "Removals that the brake turned into a rest."
         )
-        self.probes: Family[tuple[str, str], Counter] = new.counter(
+        self.probes: Family[tuple[str, str], Counts] = new.counter(
             "probes_total", "purpose result", "probes", "Calls made to find out whether a resting key is well again."
         )
         self.credit: GaugeFamily[str] = new.gauge(
@@ -240,7 +223,7 @@ class PoolMetrics:
         self.daily_limit: Gauge = new.plain_gauge(
             "daily_limit_usd", "USD", "What the pool may spend in a day; 0: as much as it can."
         )
-        self.alerts: Family[tuple[str, str], Counter] = new.counter(
+        self.alerts: Family[tuple[str, str], Counts] = new.counter(
             "alert_messages_total", "target result", "messages", "Messages to alert targets: sent, failed or dropped."
         )
         self.store_up: Gauge = new.plain_gauge("store_up", "0 or 1", "1 while the store answers.")
@@ -251,10 +234,10 @@ class PoolMetrics:
             "locked_keys", "keys", "Keys that were added at run time and cannot be opened: another master key."
         )
         self.workers: Gauge = new.plain_gauge("workers", "processes", "Worker processes alive.")
-        self.worker_restarts: Counter = new.plain_counter(
+        self.worker_restarts: Counts = new.plain_counter(
             "worker_restarts_total", "processes", "Workers that died and were replaced."
         )
-        self.config_reloads: Family[str, Counter] = new.counter(
+        self.config_reloads: Family[str, Counts] = new.counter(
             "config_reloads_total", "result", "reloads", "Attempts to take over a changed configuration."
         )
         self.build_info: GaugeFamily[tuple[str, str]] = new.gauge(

@@ -155,7 +155,11 @@ class SlotValue:
         key = mmap_key(metric_name, name, list(labelnames), list(labelvalues), help_text)
         self._cells, self._at = slot.cell(kind, key)
 
-    def inc(self, amount: float) -> None:
+    @property
+    def cell(self) -> Cell:
+        return self._cells, self._at
+
+    def inc(self, amount: float = 1) -> None:
         self._cells[self._at] += amount
 
     def set(self, value: float, timestamp: float | None = None) -> None:

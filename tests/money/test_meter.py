@@ -216,6 +216,6 @@ async def test_memory_is_bounded_by_names_not_by_the_length_of_an_outage(tmp_pat
         for _ in range(20):
             meter.note(*attempt(Usage(EXACT, 1000, 200)))
         await meter.flush()
-    assert len(meter._waiting.rows) == 5
+    assert len(meter._waiting) == 5
     assert meter._waiting.total + meter._flying[1].total == 1000 * 11 * PICO // 1000
     await store.close()

@@ -128,6 +128,15 @@ def test_a_sheet_is_cut_without_losing_a_row():
     parts = []
     while sheet:
         parts.append(sheet.cut(4))
-    assert [len(part.rows) for part in parts] == [4, 4, 4, 2]  # 10 keys; one account, model, client and pool
+    assert [len(part) for part in parts] == [4, 4, 4, 2]  # 10 keys; one account, model, client and pool
     assert sum(part.total for part in parts) == 10
     assert sum(pico for part in parts for pico in part.hours.values()) == 10
+
+
+def test_what_comes_after_a_cut_is_not_in_the_part_that_was_cut():
+    sheet = Sheet()
+    sheet.add(CALL, NOON)
+    first = sheet.cut(100)
+    sheet.add(CALL, NOON)  # of the very same moment
+    assert (first.total, len(first)) == (CALL.pico, 5)
+    assert (sheet.total, len(sheet)) == (CALL.pico, 5)

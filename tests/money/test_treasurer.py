@@ -202,3 +202,17 @@ async def test_a_roused_account_may_be_tried_at_once_and_an_operators_or_the_wal
     assert after["a/alpha"].until <= before["a/alpha"].until - 3599
     assert after["a/alpha"].may_be_tried
     assert {name: after[name] for name in ("k/beta", "a/beta")} == {name: before[name] for name in ("k/beta", "a/beta")}
+
+
+async def test_an_account_without_credit_or_limit_is_read_now_and_then_and_one_with_a_limit_at_every_look(store):
+    office, _ = treasurer(store, settings(accounts={"alpha": {"monthly_limit_usd": 100}}))
+    await office.tick(NOW)
+    await spend(store, "alpha", 7, NOW)
+    await spend(store, "beta", 3, NOW)
+
+    soon = (await office.tick(NOW + timedelta(seconds=2))).wallets
+    assert soon["alpha"].month_spent == 7 * PICO
+    assert "beta" not in soon
+
+    later = (await office.tick(NOW + timedelta(seconds=20))).wallets
+    assert {name: wallet.month_spent for name, wallet in later.items()} == {"alpha": 7 * PICO, "beta": 3 * PICO}
