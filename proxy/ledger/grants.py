@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 
 import msgspec
 
@@ -13,8 +14,9 @@ from proxy.domain.quantities import Cost, Dimension, Limits
 Written = tuple[float, float, float, float, float]
 
 
+@lru_cache(maxsize=1024)
 def written_limits(limits: Limits) -> Written:
-    """`limits` as the script wants them."""
+    """`limits` as the script wants them. Equal ones are one object: in a large pool each is a wait for memory less."""
     values = [float(v) if (v := limits.of(d)) is not None else UNKNOWN for d in DIMENSIONS]
     return (values[0], values[1], values[2], values[3], values[4])
 
