@@ -70,7 +70,7 @@ def tokens_line(usage: Usage) -> TokensLine:
 
 
 _CERTAINTY: Final = {certainty: certainty.value for certainty in Certainty}  # `.value` takes as long as the rest
-_encode_lines: Final = msgspec.json.Encoder().encode_lines
+_encode_lines: Final = msgspec.json.Encoder().encode_lines  # with a list: it never frees a tuple (msgspec 0.22)
 
 _RESET, _DIM, _RED, _YELLOW, _GREEN = "\x1b[0m", "\x1b[2m", "\x1b[31m", "\x1b[33m", "\x1b[32m"
 
@@ -92,7 +92,7 @@ class RequestLog:
             return
         line.model = self._word(line.model)
         if self._json:
-            self._writer.write(_encode_lines((line,)))
+            self._writer.write(_encode_lines([line]))
         else:
             self._writer.write(readable(line, colour=self._colour).encode())
 

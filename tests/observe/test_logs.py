@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 from datetime import UTC, datetime
 
 import pytest
@@ -230,3 +231,20 @@ def test_an_event_on_a_terminal_is_readable_and_cannot_steer_it(log, tmp_path):
         configured.writer.close()
     shown = (tmp_path / "console").read_text()
     assert shown.endswith(" warning upstream said text=bad\\x1b[2J\\nword n=2\n")
+
+
+def test_a_line_leaves_no_memory_behind(log):
+    configured, _ = log
+    for _ in range(100):
+        configured.requests.write(a_request())
+    configured.writer.flush()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(2_000):
+            configured.requests.write(a_request())
+        configured.writer.flush()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 2_000 * 8  # less than a pointer a line
