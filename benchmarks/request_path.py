@@ -5,7 +5,7 @@
 
 The parts are the worker's own; the store grants at once, upstream answers at once, and what is sent to the client goes
 nowhere. Thirty-two requests are under way at a time, so that reserves go in batches as they do under load. Log lines
-are written, to /dev/null. Before a round is timed every key has been used; of several rounds the least and the median.
+are written, and thrown away. Before a round is timed every key has been used; of several rounds the least and the median.
 """
 
 from __future__ import annotations
@@ -183,15 +183,15 @@ def main() -> None:
     asked.add_argument("--profile", default="", help="write cProfile's statistics of one more round to this file")
     asked.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in a process of its own
     given = asked.parse_args()
-    if not given.here:  # each pool in a fresh process, its log lines to nowhere
+    if not given.here:  # each pool in a fresh process, its log lines (on stderr) to nowhere
         for keys in given.keys:
             more = ["--profile", given.profile] if given.profile else []
             command = [sys.executable, __file__, "--here", "--keys", str(keys), "--rounds", str(given.rounds), *more]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
         return
     found = uvloop.run(measure(given.keys[0], given.rounds, given.profile))
     text = f"{given.keys[0]:>7,} keys: least {min(found):.1f}, median {statistics.median(found):.1f} µs a request"
-    print(text, file=sys.stderr, flush=True)
+    print(text, flush=True)
     os._exit(0)  # nothing here is worth closing
 
 
