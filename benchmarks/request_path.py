@@ -5,7 +5,8 @@
 
 The parts are the worker's own; the store grants at once, upstream answers at once, and what is sent to the client goes
 nowhere. Thirty-two requests are under way at a time, so that reserves go in batches as they do under load. Log lines
-are written, and thrown away. Before a round is timed every key has been used; of several rounds the least and the median.
+are written, and thrown away. Before a round is timed every key has been used. Of several rounds: the least and the
+median.
 """
 
 from __future__ import annotations
