@@ -213,7 +213,7 @@ async def test_a_reload_does_not_part_what_was_merged(open_pool):
 async def test_an_account_of_more_weight_gets_more_while_all_have_room(open_pool):
     heavy = {"b": {"weight": 4.0}}
     pool = await open_pool({"a": 1, "b": 1, "c": 1}, accounts=heavy)
-    for _ in range(30):
+    for _ in range(150):  # it is in two of three random pairs: by chance once in 100,000 runs not in half of them
         await pool.ask()
     asked = Counter(pool.accounts_asked)
     assert asked["b"] > asked["a"] + asked["c"]
