@@ -212,6 +212,7 @@ class Connection(asyncio.Protocol):
         self.resume_writing()
         self.transport = None
         self._keeper.gone(self)
+        del self._parser  # it holds us as we hold it, and the collector seldom comes by
 
     def data_received(self, data: bytes) -> None:
         answer = self._answer

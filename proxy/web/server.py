@@ -72,6 +72,13 @@ class Connection(asyncio.Protocol):
         self.resume_writing()
         if self.task is not None:
             self.task.cancel()  # a client that leaves cancels its request
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """The parser holds us as we hold it. The collector seldom comes by, and an old connection would wait for it."""
+        del self._parser
+        self._arriving = None
+        self._queued.clear()
 
     def pause_writing(self) -> None:
         if self.room is None:
@@ -239,6 +246,7 @@ class Connection(asyncio.Protocol):
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         protocol.data_received(self._raw)
+        self._let_go()
 
     # ---- for exchanges (`exchange.Line`)
 
