@@ -62,11 +62,21 @@ def running_valkey(tmp_path: Path, *arguments: str) -> Iterator[str]:
         stop_valkey(process)
 
 
+_GIVEN: set[int] = set()
+
+
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listened on a moment ago, low enough for a cluster bus above it."""
+    """A TCP port on 127.0.0.1 that nobody listened on a moment ago, low enough for a cluster bus above it.
+
+    Never the same one twice, nor one that another process of the same test run may be given: between here and the
+    program that is to listen there, seconds can pass.
+    """
+    lane = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    lanes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port: int = probe.getsockname()[1]
-        if port < 55_000:
+        if port < 55_000 and port // 2 % lanes == lane and port not in _GIVEN:  # Linux gives even ones
+            _GIVEN.add(port)
             return port
