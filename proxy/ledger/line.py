@@ -33,7 +33,7 @@ class ErrorReply(Exception):
 class Line:
     """Connects with the first call, and again after the connection was lost. Calls are answered in their order.
 
-    `timeout_s` bounds a call; connecting has as much once more.
+    `timeout_s` bounds a call; connecting, and each command of its greeting, has as much once more.
     """
 
     def __init__(self, address: Address, timeout_s: float) -> None:

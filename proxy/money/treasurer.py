@@ -66,6 +66,7 @@ class Treasurer:
         self._first: date | None = None  # the first day that was read
         self._late_read_at = self._yesterday_read_at = self._all_read_at = datetime.min.replace(tzinfo=UTC)
         self._wallets: dict[str, Wallet] = {}
+        self._wallets_under: Settings | None = None  # a limit that was taken out must free its account at once
         self._known: dict[str, _Known] = {}
         self._records: Mapping[str, Record] = {}
         self._records_of: object = None
@@ -90,7 +91,7 @@ class Treasurer:
         watched = self._watched(recorded)
         if all_read := everybody or self._reads_all(now, recorded, watched):
             await self._read_spent(now, recorded)
-            self._all_read_at = now
+            self._all_read_at, self._wallets_under = now, self.settings
         else:
             for name, spent in (await self._book.day_of("account", now.date(), watched)).items():
                 self._spent.setdefault(name, {})[now.date()] = spent
@@ -113,6 +114,8 @@ class Treasurer:
     def _reads_all(self, now: datetime, recorded: Mapping[str, Sequence[Grant]], watched: Sequence[str]) -> bool:
         """Whether it is time for every account, or no dearer; else those that are watched will do."""
         if self._first is None or self._first_day(now.date(), recorded) < self._first or len(watched) > _FEW:
+            return True
+        if self._wallets_under is not self.settings:
             return True
         return self._all_read_at.date() != now.date() or now - self._all_read_at > _ALL
 

@@ -216,3 +216,14 @@ async def test_an_account_without_credit_or_limit_is_read_now_and_then_and_one_w
 
     later = (await office.tick(NOW + timedelta(seconds=20))).wallets
     assert {name: wallet.month_spent for name, wallet in later.items()} == {"alpha": 7 * PICO, "beta": 3 * PICO}
+
+
+async def test_a_limit_that_is_taken_out_of_the_configuration_frees_its_account_at_the_next_look(store):
+    limited = settings(accounts={"alpha": {"monthly_limit_usd": 50}}, spend={"stop_at": 1.0})
+    office, ledger = treasurer(store, limited)
+    await spend(store, "alpha", 50)
+    await office.tick(NOW)
+    assert list(await ledger.records()) == ["a/alpha"]
+    office.settings = settings(spend={"stop_at": 1.0})
+    await office.tick(NOW + timedelta(seconds=2))
+    assert await ledger.records() == {}
