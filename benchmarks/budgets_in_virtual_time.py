@@ -249,9 +249,10 @@ class World:
         cost, hints = Cost(1, request.estimate), list[str]()
         soonest, best, asked = LONGEST_NAP_S, "", set[str]()
         for _ in range(4):
-            keys = self.pool.pick(GROUP, GROUP, now=self.now, rng=self.rng, prefer=hints, exclude=claimed)
-            for key in keys:
-                name, bucket = key.account, self.ours[key.account]
+            seats = self.pool.pick(GROUP, GROUP, now=self.now, rng=self.rng, prefer=hints, exclude=claimed)
+            for seat in seats:
+                name = self.pool.key_at(seat).account
+                bucket = self.ours[name]
                 asked.add(name)
                 bucket.refill(self.now, self.written)
                 wait, _ = bucket.wait(cost, self.written)
@@ -276,7 +277,7 @@ class World:
         again, _ = bucket.wait(cost, self.written)
         self.ready.put(name, self.now + again)
         level = min((bucket.level(i) or 0.0) / bucket.limit(i, self.written) for i in range(2))
-        self.pool.heard(name, GROUP, level, self.now)
+        self.pool.heard(self.pool.accounts[name].place, GROUP, level, self.now)
         moments = {d: bucket.moment(DIMENSIONS.index(d)) for d in MODELLED}
         delay = self.rng.uniform(*self.case.delay) + (0.15 if self.rng.random() < 0.02 else 0.0)
         self.at(delay, "arrival", name, request, self.now, moments)

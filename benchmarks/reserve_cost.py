@@ -29,7 +29,7 @@ from proxy.admission import Admission, NoRoom, Want
 from proxy.domain.pool import Key
 from proxy.domain.quantities import Cost
 from proxy.ledger.connection import connect
-from proxy.ledger.ledger import Ledger
+from proxy.ledger.ledger import Candidate, Ledger
 from proxy.ledger.valkey_process import valkey_binary
 from proxy.roster import Roster
 from proxy.settings import Settings
@@ -72,7 +72,7 @@ class Bench:
 
     async def open(self) -> None:
         secrets = {f"k{n}": f"acct-{n}" for n in range(self.keys)}
-        limits = {"rpm": 1e9, "tpm": 1e12} if self.scene == "room" else {"rpm": 1e9, "tpm": 1e12, "rpd": 100}
+        limits = {"rpm": 1e9, "tpm": 1e12} | ({} if self.scene == "room" else {"rpd": 99.5})
         self.settings = Settings.model_validate({"limits": {"default": limits}})
         self.store = connect(self.url, timeout_s=5.0)
         observer = Nobody()
@@ -85,8 +85,8 @@ class Bench:
         await self.roster.refresh()
         await self.touch_all()
 
-    def heard(self, account: str, group: str, share: float) -> None:
-        self.roster.pool.heard(account, group, share, time.time())
+    def heard(self, candidate: Candidate, group: str, share: float) -> None:
+        self.roster.pool.heard(candidate.place, group, share, time.time())
 
     async def touch_all(self) -> None:
         """Use each account once, as a pool that has been at work has; where there is to be no room, to the end."""

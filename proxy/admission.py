@@ -21,7 +21,7 @@ from typing import Protocol
 import msgspec
 
 from proxy.domain.line import FairLine
-from proxy.domain.pool import PAIR, Key
+from proxy.domain.pool import PAIR
 from proxy.domain.quantities import Cost, Dimension
 from proxy.ledger.ledger import Granted, Ledger, Refused, StoreUnavailable
 from proxy.roster import Roster
@@ -325,13 +325,13 @@ class Admission:
         result: Refused | None = None
         for _ in range(4):
             few = not want.exclude and (not self._tight or self._tight.get(want.group, 0.0) < time.monotonic())
-            keys = self._pick(want, hints, few=few)
-            if not keys:
+            seats = self._pick(want, hints, few=few)
+            if not seats:
                 if result is not None and result.dimension is not None and result.wait_s is None:
                     raise TooLarge(result.dimension)
                 raise NobodyLeft(self._why_nobody(want))
-            candidates = [self._roster.candidate(key, want.group) for key in keys]
-            asked = {key.account for key in keys} if hints else ()
+            candidates = self._roster.candidates(want.group, seats)
+            asked = {candidate.account for candidate in candidates} if hints else ()
             answer = await self._ledger.reserve(
                 want.group,
                 want.cost,
@@ -345,7 +345,7 @@ class Admission:
             )
             if isinstance(answer, Granted):
                 self._observer.reserved("granted_local" if answer.local else "granted")
-                self._roster.pool.heard(answer.candidate.account, want.group, answer.headroom, time.time())
+                self._roster.pool.heard(answer.candidate.place, want.group, answer.headroom, time.time())
                 self._note_largest(answer)
                 return answer
             result = answer
@@ -353,13 +353,13 @@ class Admission:
             if answer.dead:
                 await self._roster.refresh()
             elif answer.wait_s is None and answer.dimension is not None:
-                if want.only is not None or self._roster.pool.size <= len(keys):
+                if want.only is not None or self._roster.pool.size <= len(seats):
                     raise TooLarge(answer.dimension)
                 want.exclude.update(c.account for c in candidates)  # look for a larger account among the others
                 hints = self._largest_of(want.group)
             elif answer.hints and answer.hints != hints:
                 hints = answer.hints
-            elif not few or want.only is not None or self._roster.pool.size <= len(keys):
+            elif not few or want.only is not None or self._roster.pool.size <= len(seats):
                 break
         self._observer.reserved("refused_local" if self._ledger.away else "refused")
         if result is not None and result.wait_s is None and result.dimension is not None:
@@ -377,6 +377,8 @@ class Admission:
         written, learned = granted.candidate.written[1], granted.learned.get(Dimension.TPM, -1.0)
         limit = learned if written < 0 else written if learned < 0 else min(written, learned)
         known, account = self._largest.get(granted.group, (0.0, ""))
+        if limit == known:
+            return
         if limit > known or account == granted.candidate.account:
             if len(self._largest) > _MOST_GROUPS:
                 self._largest.clear()
@@ -392,17 +394,17 @@ class Admission:
             self._tight.clear()
         self._tight[group] = time.monotonic() + _TIGHT_S
 
-    def _pick(self, want: Want, hints: tuple[str, ...], *, few: bool) -> list[Key]:
+    def _pick(self, want: Want, hints: tuple[str, ...], *, few: bool) -> list[int]:
         pool = self._roster.pool
-        keys = self._pick_of(want, hints, few=few)
-        if not keys and pool.size > PAIR and want.only is None:
+        seats = self._pick_of(want, hints, few=few)
+        if not seats and pool.size > PAIR and want.only is None:
             # A random handful held nobody who may serve this: before saying that nobody can, look at everyone.
             everyone = list(pool.accounts)
             self._rng.shuffle(everyone)
-            keys = self._pick_of(want, everyone, few=False)
-        return keys
+            seats = self._pick_of(want, everyone, few=False)
+        return seats
 
-    def _pick_of(self, want: Want, prefer: Sequence[str], *, few: bool) -> list[Key]:
+    def _pick_of(self, want: Want, prefer: Sequence[str], *, few: bool) -> list[int]:
         return self._roster.pool.pick(
             want.group,
             want.model,

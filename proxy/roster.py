@@ -15,10 +15,12 @@ from proxy.domain.states import Record, State, field_of, first_rest_s, state_aft
 from proxy.domain.verdict import Kind, Verdict
 from proxy.ledger.clients import ClientBook
 from proxy.ledger.connection import StoreLost
+from proxy.ledger.grants import candidate_of
 from proxy.ledger.ledger import Braked, Candidate, Granted, Ledger, StoreUnavailable, written_limits
 from proxy.settings import Settings
 
-_MOST_CACHED: Final = 50_000
+_MOST_CACHED: Final = 50_000  # candidates, in groups of which there may at least be some
+_FEWEST_GROUPS: Final = 32
 _TRY_AGAIN_S: Final = 0.5
 
 
@@ -66,7 +68,7 @@ class Roster:
         self._known_epoch = ""
         self._unreported: dict[str, tuple[Record, float]] = {}  # seen while the store was away
         self._reports: set[asyncio.Task[None]] = set()
-        self._candidates: dict[tuple[str, str], Candidate] = {}
+        self._candidates: dict[str, list[Candidate | None]] = {}  # by model group: by the key's seat
         self._replace_keys()
 
     def _replace_keys(self) -> None:
@@ -90,8 +92,7 @@ class Roster:
         before, self._urgency = self._urgency, dict(urgency)
         weights = self._weights()
         for name in before.keys() | urgency.keys():
-            if account := self.pool.accounts.get(name):
-                account.weight = weights.get(name, 1.0)
+            self.pool.weigh(name, weights.get(name, 1.0))
 
     @property
     def merged(self) -> Mapping[str, str]:
@@ -138,19 +139,39 @@ class Roster:
         with contextlib.suppress(StoreUnavailable):  # each process hears it from the answers itself
             await self.ledger.tell_organization(accounts, organization)
 
+    def candidates(self, group: str, seats: Sequence[int]) -> list[Candidate]:
+        """The keys of these seats as the ledger wants them, with the limits somebody wrote."""
+        known = self._candidates.get(group) or self._room_for_candidates(group)
+        return [known[seat] or self._remembered(known, seat, group) for seat in seats]
+
     def candidate(self, key: Key, group: str) -> Candidate:
-        """The key as the ledger wants it, with the limits somebody wrote. Remembered until the next reload."""
-        candidate = self._candidates.get((key.id, group))
-        if candidate is None:
-            if len(self._candidates) > _MOST_CACHED:
-                self._candidates.clear()
-            account = self.pool.accounts[key.account]
-            written = written_limits(self._settings.limits_for(key.account, group))
-            burst_s = self._settings.burst_for(key.account)
-            prints = account.fingerprint, key.fingerprint
-            candidate = Candidate(key.account, key.id, *prints, written, burst_s, account.organization)
-            self._candidates[key.id, group] = candidate
-        return candidate
+        """The same for one, which may have left the pool while its account is still there."""
+        seat = self.pool.seat_of(key)
+        return self._make_candidate(key, group) if seat is None else self.candidates(group, [seat])[0]
+
+    def _room_for_candidates(self, group: str) -> list[Candidate | None]:
+        """Candidates are remembered until the next reload, or until clients have named too many models."""
+        seats = len(self.pool.keys)
+        if len(self._candidates) >= max(_FEWEST_GROUPS, _MOST_CACHED // max(1, seats)):
+            self._candidates.clear()
+        return self._candidates.setdefault(group, [None] * seats)
+
+    def _remembered(self, known: list[Candidate | None], seat: int, group: str) -> Candidate:
+        made = known[seat] = self._make_candidate(self.pool.key_at(seat), group)
+        return made
+
+    def _make_candidate(self, key: Key, group: str) -> Candidate:
+        account = self.pool.accounts[key.account]
+        return candidate_of(
+            account=key.account,
+            key=key.id,
+            account_fingerprint=account.fingerprint,
+            key_fingerprint=key.fingerprint,
+            written=written_limits(self._settings.limits_for(key.account, group)),
+            burst_s=self._settings.burst_for(key.account),
+            organization=account.organization,
+            place=account.place,
+        )
 
     def largest_written(self, group: str) -> tuple[float, str]:
         """The largest token limit that was written for one of the pool's accounts, and whose it is; else (0, "").

@@ -81,7 +81,9 @@ class Worker:
             patience_s=self.settings.store_patience,
             observer=self.reporter,
             on_version=self._version_moved,
-            on_headroom=lambda account, group, share: self.roster.pool.heard(account, group, share, time.time()),
+            on_headroom=lambda candidate, group, share: self.roster.pool.heard(
+                candidate.place, group, share, time.time()
+            ),
             serve_alone=self.settings.on_redis_loss == "serve",
         )
         self.spend = SpendMeter(SpendBook(self.store, self.settings.pool), self.reporter)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import bisect
 import hashlib
 import random
+from array import array
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from proxy.domain.headroom import Headroom
 from proxy.domain.states import Record, State
 from proxy.domain.wallet import MONTHLY_STOP
 
@@ -20,9 +22,7 @@ _STEPS = 64  # how far to look for a usable one
 _SHORT = 0.15  # head-room below which a sticky request goes elsewhere
 PAIR = 2  # accounts that are compared while there is room: the fuller of two random ones is nearly the fullest
 CANDIDATES = 6  # accounts that one reserve names while there is little
-_REFILL_S = 60.0  # most budgets are per minute; for a daily one this errs for a moment, and the store decides
-_FRESH = (1.0, 0.0)  # head-room of what was never asked, and when that was heard
-_MOST_GROUPS = 1_000  # model groups of which an account's head-room is remembered
+_SEVERAL = -1  # keys take turns, or there is none
 _MODEL_REST_S = 300.0  # how long an account that lacks a model is not asked for it again
 
 
@@ -37,46 +37,20 @@ class Key:
 
 @dataclass(slots=True)
 class Account:
-    """Keys that share budgets, credit and stored objects, and what we last heard of its head-room."""
+    """Keys that share budgets, credit and stored objects. `place`: where the pool has what it knows of it, for good."""
 
     id: str
     keys: list[Key]
+    place: int
     usable: list[Key] = field(default_factory=list)
     resting: list[tuple[float, Key]] = field(default_factory=list)  # (from when one request may try it again, key)
     turn: int = 0
-    weight: float = 1.0
     organization: str = ""  # "" where nobody named one
-    # What was heard last, by model group: (0..1, heard at). The group asked last stands apart: most accounts are asked
-    # for one, and in a large pool each object less to look at is a wait for memory less.
-    headroom: dict[str, tuple[float, float]] = field(default_factory=dict)
-    last_group: str = ""
-    last_share: float = 1.0
-    last_at: float = 0.0
 
     @property
     def fingerprint(self) -> str:
         """Changes when any secret of the account does."""
         return "+".join(sorted(k.fingerprint for k in self.keys))
-
-    def expected(self, group: str, now: float) -> float:
-        """Head-room now: what was heard, and what a minute's budget has refilled since. Else an account that was
-        nearly empty when it was last used would be passed over for ever."""
-        share, at = (self.last_share, self.last_at) if group == self.last_group else self.headroom.get(group, _FRESH)
-        return min(1.0, share + max(0.0, now - at) / _REFILL_S)
-
-    def rank(self, group: str, now: float) -> tuple[int, float]:
-        """The lower, the sooner it is asked: by its head-room in tenths, and among equals the one unheard of for the
-        longest. (What we last heard is some calls old; by exact figures one favourite would get them all.)"""
-        share, at = (self.last_share, self.last_at) if group == self.last_group else self.headroom.get(group, _FRESH)
-        return -round(10 * self.weight * min(1.0, share + max(0.0, now - at) / _REFILL_S)), at
-
-    def hear(self, group: str, share: float, now: float) -> None:
-        if group != self.last_group:
-            if len(self.headroom) > _MOST_GROUPS:
-                self.headroom.clear()
-            self.headroom[self.last_group] = self.last_share, self.last_at
-            self.last_group = group
-        self.last_share, self.last_at = share, now
 
     def next_key(self) -> Key:
         self.turn = (self.turn + 1) % len(self.usable)
@@ -93,23 +67,43 @@ def _ring(accounts: Iterable[Account]) -> list[tuple[int, Account]]:
     return sorted(places, key=lambda place: place[0])
 
 
-def _two_of(accounts: list[Account], rng: random.Random) -> list[Account]:
-    """Two different ones, at a quarter of the time that `rng.sample` takes."""
-    first, second = int(rng.random() * len(accounts)), int(rng.random() * (len(accounts) - 1))
-    return [accounts[first], accounts[second + (second >= first)]]
+def _two_of(count: int, rng: random.Random) -> tuple[int, int]:
+    """Two different numbers below `count`, at a quarter of the time that `rng.sample` takes."""
+    first, second = int(rng.random() * count), int(rng.random() * (count - 1))
+    return first, second + (second >= first)
+
+
+def _some_of(count: int, rng: random.Random) -> Iterable[int]:
+    """`CANDIDATES` different numbers below `count`, in any order; all, if there are no more."""
+    drawn: dict[int, None] = {}
+    while len(drawn) < min(CANDIDATES, count):
+        drawn[int(rng.random() * count)] = None
+    return drawn
 
 
 class Pool:
-    """Accounts by id, and the list of those that can be picked."""
+    """Accounts by id, and the list of those that can be picked.
+
+    What each request looks at of random accounts lies in arrays, for the reason that `headroom.py` gives: by the
+    account's place, and a key is picked by its seat, its number among the keys. Seats are given anew by `replace`,
+    places are for good.
+    """
 
     def __init__(self, keys: Iterable[Key] = ()) -> None:
         self.accounts: dict[str, Account] = {}
         self.keys: dict[str, Key] = {}
         self.records: dict[str, Record] = {}
-        self._pickable: list[Account] = []
+        self.headroom = Headroom()
+        self._places: dict[str, int] = {}  # of accounts that have left too: what was heard of them may still come
+        self._weights = array("f")
+        self._seated: list[Key] = []
+        self._seats: dict[str, int] = {}  # by key
+        self._by_place: dict[int, Account] = {}
+        self._only_seats = array("i")  # by place: of its one usable key; -1 where it has none, or several
+        self._pickable = array("i")  # places
         self._resting: list[Account] = []
         self.organizations: dict[str, list[Account]] = {}
-        self._lacking: dict[tuple[str, str], float] = {}
+        self._lacking: dict[tuple[int, str], float] = {}  # (place, model) -> until when
         self._ring: list[tuple[int, Account]] = []
         self.replace(keys)
 
@@ -125,22 +119,21 @@ class Pool:
         """Take a new set of keys; what is known of accounts that stay is kept. By account: `weights`, 1 by default, and
         `organizations`."""
         accounts: dict[str, Account] = {}
-        self.keys = {}
-        for key in keys:
-            self.keys[key.id] = key
+        self.keys = {key.id: key for key in keys}
+        self._seated = list(self.keys.values())
+        self._seats = {key.id: seat for seat, key in enumerate(self._seated)}
+        for key in self._seated:
             account = accounts.get(key.account)
             if account is None:
-                known = self.accounts.get(key.account)
-                account = accounts[key.account] = Account(key.account, [])
-                if known is not None:
-                    account.headroom = known.headroom
-                    account.last_group, account.last_share = known.last_group, known.last_share
-                    account.last_at = known.last_at
+                place = self._places.setdefault(key.account, len(self._places))
+                account = accounts[key.account] = Account(key.account, [], place)
             account.keys.append(key)
         self.accounts = accounts
+        self._by_place = {account.place: account for account in accounts.values()}
+        self.headroom.grow(len(self._places))
+        self._weights = array("f", (1.0,)) * len(self._places)
         for name, weight in (weights or {}).items():
-            if name in accounts:
-                accounts[name].weight = weight
+            self.weigh(name, weight)
         self.organizations = {}
         for name, organization in (organizations or {}).items():
             if name in accounts:
@@ -149,10 +142,19 @@ class Pool:
         self._ring = _ring(accounts.values())
         self.apply_states(self.records)
 
+    def weigh(self, account: str, weight: float) -> None:
+        """Let an account, if it is one of ours, have more or less than others; 1: as much."""
+        if account in self.accounts:
+            self._weights[self.accounts[account].place] = weight
+
+    def weight_of(self, account: str) -> float:
+        return self._weights[self.accounts[account].place]
+
     def apply_states(self, records: Mapping[str, Record]) -> None:
         """Sort accounts into pickable, resting and out, after what the store says."""
         self.records = dict(records)
-        self._pickable, self._resting = [], []
+        self._pickable, self._resting = array("i"), []
+        self._only_seats = array("i", (_SEVERAL,)) * len(self._places)
         for account in self.accounts.values():
             shared = self._shared(account)
             account.usable, account.resting = [], []
@@ -164,7 +166,9 @@ class Pool:
                 elif all(record.may_be_tried for record in held):
                     account.resting.append((max(record.until for record in held), key))
             if account.usable:
-                self._pickable.append(account)
+                self._pickable.append(account.place)
+                if len(account.usable) == 1:
+                    self._only_seats[account.place] = self._seats[account.usable[0].id]
             if account.resting:
                 account.resting.sort(key=lambda pair: pair[0])
                 self._resting.append(account)
@@ -214,13 +218,13 @@ class Pool:
         """Remember that upstream said this account has no access to this model."""
         if len(self._lacking) > 10_000:
             self._lacking.clear()
-        self._lacking[account, model] = now + _MODEL_REST_S
+        place = self._places.get(account)
+        if place is not None:
+            self._lacking[place, model] = now + _MODEL_REST_S
 
-    def heard(self, account: str, group: str, headroom: float, now: float) -> None:
+    def heard(self, place: int, group: str, headroom: float, now: float) -> None:
         """Remember the emptiest bucket's level, as a share of its depth, after a grant or an answer."""
-        known = self.accounts.get(account)
-        if known is not None:
-            known.hear(group, headroom, now)
+        self.headroom.hear(group, place, headroom, now)
 
     def pick(
         self,
@@ -235,54 +239,70 @@ class Pool:
         sticky: int | None = None,
         few: bool = False,
         only: Iterable[str] | None = None,
-    ) -> list[Key]:
-        """An ordered handful of keys, one an account: a resting one whose time has come, then the one that `sticky`
-        requests like, then those of `prefer` (accounts the store named as ready), then random ones by head-room.
+    ) -> list[int]:
+        """An ordered handful of keys' seats, one an account: a resting one whose time has come, then the one that
+        `sticky` requests like, then those of `prefer` (accounts the store named as ready), then random ones by
+        head-room.
 
         `few`: the better one of a random pair is enough, since there was room lately. `only`: no other accounts than
         these, which hold what the request needs."""
         if only is not None:
             return self._pick_only(only, now, set(exclude), may_try_resting=may_try_resting)
-        pickable = self._pickable
+        pickable, weights, levels = self._pickable, self._weights, self.headroom.of(group)
         if few and len(pickable) > PAIR:
-            chosen = _two_of(pickable, rng)
+            first, second = _two_of(len(pickable), rng)
+            one, other = pickable[first], pickable[second]
+            if levels.rank(other, weights[other], now) < levels.rank(one, weights[one], now):
+                one, other = other, one
             if sticky is None and not (exclude or prefer or self._lacking or (may_try_resting and self._resting)):
-                one, other = chosen  # nearly always: nothing else to consider
-                return [(one if one.rank(group, now) <= other.rank(group, now) else other).next_key()]
+                return [self._next_seat(one)]  # nearly always: nothing else to consider
+            chosen = [one, other]
         else:
-            chosen = rng.sample(pickable, min(CANDIDATES, len(pickable)))
-        chosen.sort(key=lambda account: account.rank(group, now))
-        favourite = self._favourite(sticky, group, now) if sticky is not None else ()
-        named = [a for name in prefer if (a := self.accounts.get(name)) is not None and a.usable]
-        seen = set(exclude)
-        picked: list[Key] = []
+            chosen = [pickable[n] for n in _some_of(len(pickable), rng)]
+            chosen.sort(key=lambda place: levels.rank(place, weights[place], now))
+        liked = self._favourite(sticky, group, now) if sticky is not None else ()
+        named = [a.place for name in prefer if (a := self.accounts.get(name)) is not None and a.usable]
+        seen = {self._places[name] for name in exclude if name in self._places}
+        picked: list[int] = []
         if may_try_resting and self._resting:
             account = self._resting[rng.randrange(len(self._resting))]
             until, key = account.resting[0]
-            if until <= now and account.id not in seen:
-                picked.append(key)
-        for account in (*favourite, *named, *chosen):
-            if account.id in seen or (self._lacking and self._lacking.get((account.id, model), 0.0) > now):
+            if until <= now and account.place not in seen:
+                picked.append(self._seats[key.id])
+        for place in (*liked, *named, *chosen):
+            if place in seen or (self._lacking and self._lacking.get((place, model), 0.0) > now):
                 continue
-            seen.add(account.id)
-            picked.append(account.next_key())
+            seen.add(place)
+            picked.append(self._next_seat(place))
             if few:
                 break
         return picked[:CANDIDATES]
 
-    def _pick_only(self, only: Iterable[str], now: float, exclude: set[str], *, may_try_resting: bool) -> list[Key]:
-        picked: list[Key] = []
+    def _next_seat(self, place: int) -> int:
+        """Of a usable account, whose keys take turns."""
+        seat = self._only_seats[place]
+        return seat if seat != _SEVERAL else self._seats[self._by_place[place].next_key().id]
+
+    def _pick_only(self, only: Iterable[str], now: float, exclude: set[str], *, may_try_resting: bool) -> list[int]:
+        picked: list[int] = []
         for name in only:
             account = self.accounts.get(name)
             if account is None or name in exclude:
                 continue
             if account.usable:
-                picked.append(account.next_key())
+                picked.append(self._next_seat(account.place))
             elif may_try_resting and account.resting and account.resting[0][0] <= now:
-                picked.append(account.resting[0][1])
+                picked.append(self._seats[account.resting[0][1].id])
         return picked[:CANDIDATES]
 
-    def _favourite(self, sticky: int, group: str, now: float) -> tuple[Account, ...]:
+    def key_at(self, seat: int) -> Key:
+        return self._seated[seat]
+
+    def seat_of(self, key: Key) -> int | None:
+        """None for a key that has left."""
+        return self._seats.get(key.id)
+
+    def _favourite(self, sticky: int, group: str, now: float) -> tuple[int, ...]:
         """Where requests of this number go: the next usable account on a ring of hashes, so that a change of the pool
         moves only the numbers of the accounts it concerns. None once that account is short: cached tokens are cheaper,
         but not worth waiting for."""
@@ -292,7 +312,8 @@ class Pool:
         for step in range(_STEPS):
             account = self._ring[(start + step) % len(self._ring)][1]
             if account.usable:
-                return (account,) if account.expected(group, now) > _SHORT else ()
+                short = self.headroom.of(group).expected(account.place, now) <= _SHORT
+                return () if short else (account.place,)
         return ()
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
 
@@ -16,28 +15,42 @@ Written = tuple[float, float, float, float, float]
 
 @lru_cache(maxsize=1024)
 def written_limits(limits: Limits) -> Written:
-    """`limits` as the script wants them. Equal ones are one object: in a large pool each is a wait for memory less."""
-    values = [float(v) if (v := limits.of(d)) is not None else UNKNOWN for d in DIMENSIONS]
-    return (values[0], values[1], values[2], values[3], values[4])
+    """`limits` as the script wants them, whole numbers without a fraction, which take a byte or five instead of nine.
+    Equal ones are one object: in a large pool each is a wait for memory less."""
+    values = [v if (v := limits.of(d)) is not None else UNKNOWN for d in DIMENSIONS]
+    rpm, tpm, rpd, tpd, ipm, *_ = (int(v) if v == int(v) else v for v in values)
+    return rpm, tpm, rpd, tpd, ipm
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """A key that may serve a request. `written` are the limits somebody wrote, UNKNOWN where nobody did."""
 
+    # What each request needs comes first: it then lies on one or two of a processor's lines.
+    packed: bytes  # as the script reads it
+    place: int  # of the account, in the pool
     account: str
+    written: Written
+    burst_s: float  # how many seconds of a minute's limit may come at once
     key: str
     account_fingerprint: str
     key_fingerprint: str
-    written: Written
-    burst_s: float = 60.0  # how many seconds of a minute's limit may come at once
-    organization: str = ""  # "": not known
-    packed: msgspec.Raw = field(init=False, compare=False, repr=False)  # as the script reads it
+    organization: str  # "": not known
 
-    def __post_init__(self) -> None:
-        prints = self.account_fingerprint, self.key_fingerprint
-        whole = (self.account, self.key, *prints, self.burst_s, *self.written, self.organization)
-        object.__setattr__(self, "packed", msgspec.Raw(msgspec.msgpack.encode(whole)))
+
+def candidate_of(
+    *,
+    account: str,
+    key: str,
+    account_fingerprint: str,
+    key_fingerprint: str,
+    written: Written,
+    burst_s: float = 60.0,
+    organization: str = "",
+    place: int = 0,
+) -> Candidate:
+    prints = account_fingerprint, key_fingerprint
+    packed = msgspec.msgpack.encode((account, key, *prints, burst_s, *written, organization))
+    return Candidate(packed, place, account, written, burst_s, key, *prints, organization)
 
 
 class Granted(msgspec.Struct, eq=False):

@@ -38,13 +38,13 @@ class Correction(Item):
 
     __slots__ = ("_granted", "_heard")
 
-    def __init__(self, payload: list[Any], granted: Granted, heard: Callable[[str, str, float], None]) -> None:
+    def __init__(self, payload: list[Any], granted: Granted, heard: Callable[[Candidate, str, float], None]) -> None:
         self.payload = payload
         self._granted = granted
         self._heard = heard
 
     def done(self, result: list[Any]) -> None:
-        self._heard(self._granted.candidate.account, self._granted.group, result[1])
+        self._heard(self._granted.candidate, self._granted.group, result[1])
 
 
 class Question(Item):

@@ -25,7 +25,16 @@ from proxy.ledger.connection import Script, Store, StoreLost
 from proxy.ledger.grants import Candidate, Event, Granted, Observed, Refused, Written, written_limits
 from proxy.ledger.items import Correction, Item, Question
 from proxy.ledger.local import LocalBudgets
-from proxy.ledger.messages import MOST, bounded, bucket_of, evidence_of, is_sound, record_of, text_of
+from proxy.ledger.messages import (
+    MOST,
+    bounded,
+    bucket_of,
+    evidence_of,
+    is_sound,
+    packed_array,
+    record_of,
+    text_of,
+)
 
 _NO_COST: Final = Cost(0)
 _REPLICA_LIVES_S: Final = 10.0
@@ -63,7 +72,7 @@ class Ledger:
         patience_s: float,
         observer: StoreObserver,
         on_version: Callable[[], None] = lambda: None,
-        on_headroom: Callable[[str, str, float], None] = lambda _account, _group, _share: None,
+        on_headroom: Callable[[Candidate, str, float], None] = lambda _candidate, _group, _share: None,
         serve_alone: bool = False,
         rng: random.Random | None = None,
     ) -> None:
@@ -129,7 +138,7 @@ class Ledger:
             return self._alone(group, cost, candidates, leave)
         self._serial += 1
         name = f"{self._name}-{self._serial}"
-        names = [candidate.packed for candidate in candidates]
+        names = packed_array([candidate.packed for candidate in candidates])
         amounts = bounded(cost.requests, MOST), bounded(cost.tokens, MOST), bounded(cost.images, MOST)
         stored = None if arrived is None or not self._clock_ahead else arrived + self._clock_ahead
         who = f"{self._name}/{owner}" if owner else ""

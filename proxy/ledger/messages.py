@@ -68,6 +68,13 @@ def evidence_of(granted: Granted, observed: Sequence[Observed], not_admitted: Co
     return evidence
 
 
+def packed_array(packed: Sequence[bytes]) -> msgspec.Raw:
+    """One MessagePack array of what is packed already."""
+    count = len(packed)
+    head = bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
+    return msgspec.Raw(head + packed[0] if count == 1 else b"".join((head, *packed)))
+
+
 def is_sound(observed: Observed) -> bool:
     """A limit of nothing is what look-alike upstreams say when they have none; it would close the account for days."""
     return 0 < observed.limit < math.inf and -math.inf < observed.remaining < math.inf

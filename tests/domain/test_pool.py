@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections import Counter
 
 import pytest
 
-from proxy.domain.pool import CANDIDATES, PAIR, Account, Key, Pool
+from proxy.domain.pool import CANDIDATES, PAIR, Key, Pool
 from proxy.domain.states import OPERATOR, Record, State
 
 GPT = "gpt-4o"
@@ -19,7 +20,7 @@ def pool(*keys: str) -> Pool:
 
 
 def picked(some: Pool, *, now: float = 100.0, seed: int = 1, **options) -> list[str]:
-    return [key.id for key in some.pick(GPT, GPT, now=now, rng=random.Random(seed), **options)]
+    return [some.key_at(seat).id for seat in some.pick(GPT, GPT, now=now, rng=random.Random(seed), **options)]
 
 
 def rest(state: State = State.QUARANTINED, *, until: float = 200.0, reason: str = "money", **fields) -> Record:
@@ -62,7 +63,7 @@ def test_each_account_offers_one_key_and_they_take_turns():
 def test_a_new_configuration_keeps_what_is_known_of_accounts_that_stay():
     some = pool("a/1", "b/1")
     some.apply_states({"k/a/1": rest(State.REMOVED, fingerprint="fp-a/1")})
-    some.heard("b", GPT, 0.1, 100.0)
+    some.heard(some.accounts["b"].place, GPT, 0.1, 100.0)
     some.replace([Key("a/1", "a", "fp-new"), Key("b/1", "b", "fp-b/1"), Key("c/1", "c", "fp-c/1")])
     assert picked(some)[-1] == "b/1"  # still the emptiest
     assert set(picked(some)) == {"a/1", "b/1", "c/1"}  # and a's new secret starts anew
@@ -86,7 +87,7 @@ def test_an_account_that_lacks_a_model_is_not_asked_for_it_for_five_minutes():
     assert picked(two, now=399.0) == ["b/1"]
     assert set(picked(two, now=401.0)) == {"a/1", "b/1"}
     other_model = two.pick("gpt-4o-mini", "gpt-4o-mini", now=100.0, rng=random.Random(1))
-    assert {key.id for key in other_model} == {"a/1", "b/1"}
+    assert {two.key_at(seat).id for seat in other_model} == {"a/1", "b/1"}
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_a_removed_key_is_never_a_trial():
 def test_a_large_pools_load_is_spread_over_all_its_accounts():
     many = pool(*(f"{n:03}/1" for n in range(100)))
     rng = random.Random(3)
-    firsts = Counter(many.pick(GPT, GPT, now=0.0, rng=rng)[0].account for _ in range(5_000))
+    firsts = Counter(many.key_at(many.pick(GPT, GPT, now=0.0, rng=rng)[0]).account for _ in range(5_000))
     # 50 each, within six standard deviations (7 each)
     assert len(firsts) == 100
     assert max(firsts.values()) < 92
@@ -128,21 +129,22 @@ def test_a_large_pools_load_is_spread_over_all_its_accounts():
 # ---- what it costs
 
 
-class Counting(dict):
+class Counting(array):
     """Head-room that counts how often it is read."""
 
     reads = 0
 
-    def get(self, *arguments):
+    def __getitem__(self, place):
         Counting.reads += 1
-        return super().get(*arguments)
+        return super().__getitem__(place)
 
 
 def cost_of_a_pick(keys: int, keys_an_account: int = 1, *, few: bool = False) -> tuple[int, int]:
     """(head-room reads, keys) of one pick."""
     some = Pool(Key(f"{n}", f"{n // keys_an_account}", f"fp-{n}") for n in range(keys))
-    for account in some.accounts.values():
-        account.headroom = Counting()
+    some.heard(0, GPT, 1.0, 0.0)
+    levels = some.headroom.of(GPT)
+    levels.shares = Counting("f", levels.shares)
     Counting.reads = 0
     chosen = some.pick(GPT, GPT, now=0.0, rng=random.Random(1), may_try_resting=True, few=few)
     return Counting.reads, len(chosen)
@@ -218,7 +220,6 @@ def test_what_is_remembered_of_models_and_head_room_is_bounded():
     one = pool("a/1")
     for n in range(12_000):
         one.lacks("a", f"invented-{n}", 0.0)
-        one.heard("a", f"invented-{n}", 0.5, 0.0)
-    account: Account = one.accounts["a"]
-    assert len(account.headroom) <= 1_001
+        one.heard(0, f"invented-{n}", 0.5, 0.0)
+    assert len(one.headroom) <= 1_001
     assert len(one._lacking) <= 10_001

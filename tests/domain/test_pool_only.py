@@ -9,8 +9,8 @@ from proxy.domain.states import Record, State
 
 
 def pick(pool: Pool, *only: str, **options) -> list[str]:
-    keys = pool.pick("gpt-4o", "gpt-4o", now=100.0, rng=random.Random(1), only=frozenset(only), **options)
-    return [key.id for key in keys]
+    seats = pool.pick("gpt-4o", "gpt-4o", now=100.0, rng=random.Random(1), only=frozenset(only), **options)
+    return [pool.key_at(seat).id for seat in seats]
 
 
 def pool() -> Pool:

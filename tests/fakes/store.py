@@ -16,7 +16,7 @@ import msgspec
 from proxy.domain.quantities import Limits
 from proxy.ledger.address import parse
 from proxy.ledger.connection import Script, Store, connect
-from proxy.ledger.grants import Candidate, Granted, written_limits
+from proxy.ledger.grants import Candidate, Granted, candidate_of, written_limits
 from proxy.ledger.ledger import Ledger
 
 unpack, pack = msgspec.msgpack.decode, msgspec.msgpack.encode
@@ -63,7 +63,9 @@ def ledger_on(store: Store, pool: str = "test", *, patience_s: float = 2.0, **op
 def candidate(account: str = "a", limits: Limits | None = None, *, key: str = "", burst_s: float = 60.0) -> Candidate:
     """A key `key` (by default the account's name and a 1) with `limits` as somebody wrote them."""
     key = key or f"{account}1"
-    return Candidate(account, key, f"fp-{account}", f"fp-{key}", written_limits(limits or Limits()), burst_s)
+    prints = {"account_fingerprint": f"fp-{account}", "key_fingerprint": f"fp-{key}"}
+    written = written_limits(limits or Limits())
+    return candidate_of(account=account, key=key, **prints, written=written, burst_s=burst_s)
 
 
 async def granted(ledger: Ledger, *args: Any, **kwargs: Any) -> Granted:

@@ -299,7 +299,7 @@ def ring(accounts: list[str]) -> Pool:
 
 def favourites(pool: Pool, numbers: list[int]) -> dict[int, str]:
     rng = random.Random(1)
-    return {n: pool.pick("g", "m", now=0.0, rng=rng, sticky=n)[0].account for n in numbers}
+    return {n: pool.key_at(pool.pick("g", "m", now=0.0, rng=rng, sticky=n)[0]).account for n in numbers}
 
 
 NUMBERS = [zlib.crc32(f"prompt {n}".encode()) for n in range(2_000)]

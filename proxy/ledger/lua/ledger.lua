@@ -66,7 +66,7 @@ local UNHEARD_S = 30
 
 local time = redis.call('TIME')
 local clock = tonumber(time[1]) + tonumber(time[2]) / 1e6
-local min, max, abs, exp = math.min, math.max, math.abs, math.exp
+local min, max, abs, exp, ceil = math.min, math.max, math.abs, math.exp, math.ceil
 
 -- A store that lost its memory: a missing bucket is then not a full one. '' no epoch yet; 'f:…' fresh; 'r:<second>' reseeded.
 local epoch = redis.call('GET', prefix .. ':epoch') or ''
@@ -279,6 +279,11 @@ local function claim(claims_key, claims, owner, arrived, account, wait)
   redis.call('PEXPIRE', claims_key, 5000)
 end
 
+-- to the next millisecond: what a refused account is told again and again is then the same, and moves nothing
+local function moment(second)
+  return ceil(second * 1000) / 1000
+end
+
 local function reserve(item)
   local group, may_try, jitter, candidates = item[2], item[6], item[7], item[8]
   local leave, owner, arrived = item[10], item[11], item[12] or clock
@@ -325,7 +330,7 @@ local function reserve(item)
       if wait > 0 then
         fits_somewhere = true
         if not best or wait < best_wait then best, best_wait = account, wait end
-        redis.call('ZADD', next_key, b.at + wait, account)
+        redis.call('ZADD', next_key, moment(b.at + wait), account)
         if soonest < 0 or wait < soonest then
           soonest, dimension = wait, which
           refill_s = which > 0 and cost[which] / rate_of(b, written, which) or 0
