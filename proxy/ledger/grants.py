@@ -48,8 +48,11 @@ def candidate_of(
     organization: str = "",
     place: int = 0,
 ) -> Candidate:
+    states = [f"a/{account}", account_fingerprint, f"k/{key}", key_fingerprint]
+    if organization:
+        states.append(f"o/{organization}")
+    packed = msgspec.msgpack.encode((account, burst_s, *written, *states))
     prints = account_fingerprint, key_fingerprint
-    packed = msgspec.msgpack.encode((account, key, *prints, burst_s, *written, organization))
     return Candidate(packed, place, account, written, burst_s, key, *prints, organization)
 
 

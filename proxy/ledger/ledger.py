@@ -28,6 +28,7 @@ from proxy.ledger.local import LocalBudgets
 from proxy.ledger.messages import (
     MOST,
     bounded,
+    bucket_key,
     bucket_of,
     evidence_of,
     is_sound,
@@ -406,7 +407,7 @@ class Ledger:
         found: dict[tuple[str, str], Bucket] = {}
         for start in range(0, len(members), 500):
             part = [(member, tuple(_unpack(member))) for member in members[start : start + 500]]
-            keys = [f"{self.prefix}:b2:{account}:{group}" for _, (account, group) in part]
+            keys = [bucket_key(self.prefix, account, group) for _, (account, group) in part]
             values = await self._patiently(partial(client.mget, keys))
             for (member, name), raw in zip(part, values, strict=True):
                 if raw is not None:

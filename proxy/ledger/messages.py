@@ -18,6 +18,8 @@ _WAS_UNBOUNDED: Final = Moment(_UNBOUNDED, _UNBOUNDED, 0.0, 0.0)
 MOST: Final = 1e15  # of anything else
 _INDEX: Final = {dimension: index for index, dimension in enumerate(DIMENSIONS, 1)}  # as the scripts count
 
+_ARRAY_OF_54: Final = b"\xdc\x00\x36"
+
 _unpack = msgspec.msgpack.Decoder().decode
 
 
@@ -87,23 +89,30 @@ def bounded(value: float, most: float) -> float:
     return 0.0 if math.isnan(value) else max(-most, min(most, value))
 
 
+def bucket_key(prefix: str, account: str, group: str) -> str:
+    return f"{prefix}:b3:{len(account.encode())}:{account}:{group}"
+
+
 def bucket_of(raw: bytes) -> Bucket:
-    value: Mapping[str, Any] = _unpack(raw)
+    """A stored bucket: its 54 numbers, one behind the other."""
+    numbers: list[float] = _unpack(_ARRAY_OF_54 + raw)
+    (at, cool_until, lean, seen, burst_s, ramp), *dimensions = (numbers[n : n + 6] for n in range(0, 54, 6))
+    kept, corrected, learned, charged, recent, margin, taught_kept, taught_corrected = dimensions
     return Bucket(
-        at=value["at"],
-        cool_until=value["cool"],
-        kept=[None if level <= _UNBOUNDED else level for level in value["kept"]],
-        corrected=[None if level <= _UNBOUNDED else level for level in value["corrected"]],
-        learned=[math.inf if limit >= -_UNBOUNDED else limit for limit in value["learned"]],
-        charged=list(value["charged"]),
-        recent=list(value["recent"]),
-        margin=list(value["margin"]),
-        taught_kept=list(value["taught_kept"]),
-        taught_corrected=list(value["taught_corrected"]),
-        lean=value["lean"],
-        seen=value["seen"],
-        burst_s=value["burst_s"],
-        ramp=value["ramp"],
+        at=at,
+        cool_until=cool_until,
+        kept=[None if level <= _UNBOUNDED else level for level in kept],
+        corrected=[None if level <= _UNBOUNDED else level for level in corrected],
+        learned=[math.inf if limit >= -_UNBOUNDED else limit for limit in learned],
+        charged=charged,
+        recent=recent,
+        margin=margin,
+        taught_kept=taught_kept,
+        taught_corrected=taught_corrected,
+        lean=lean,
+        seen=seen,
+        burst_s=burst_s,
+        ramp=ramp,
     )
 
 

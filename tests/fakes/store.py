@@ -18,6 +18,7 @@ from proxy.ledger.address import parse
 from proxy.ledger.connection import Script, Store, connect
 from proxy.ledger.grants import Candidate, Granted, candidate_of, written_limits
 from proxy.ledger.ledger import Ledger
+from proxy.ledger.messages import bucket_key
 
 unpack, pack = msgspec.msgpack.decode, msgspec.msgpack.encode
 
@@ -79,12 +80,10 @@ async def move_time(ledger: Ledger, seconds: float) -> None:
     client, prefix = ledger.store.client, ledger.prefix
     names = [unpack(member) for member in await client.smembers(f"{prefix}:buckets")]
     for account, group in names:
-        key = f"{prefix}:b2:{account}:{group}"
-        bucket = unpack(await client.get(key))
-        bucket["at"] -= seconds
-        bucket["cool"] -= seconds if bucket["cool"] else 0
-        bucket["seen"] -= seconds if bucket["seen"] else 0
-        await client.set(key, pack(bucket), keepttl=True)
+        key = bucket_key(prefix, account, group)
+        at, cool, lean, seen, *others = unpack(b"\xdc\x00\x36" + await client.get(key))
+        at, cool, seen = at - seconds, cool and cool - seconds, seen and seen - seconds
+        await client.set(key, b"".join(map(pack, [at, cool, lean, seen, *others])), keepttl=True)
     for group in {group for _, group in names}:
         hints = await client.zrange(f"{prefix}:next:{group}", 0, -1, withscores=True)
         if hints:

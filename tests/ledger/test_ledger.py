@@ -13,6 +13,7 @@ from proxy.domain.quantities import Cost, Dimension, Limits
 from proxy.ledger.connection import connect
 from proxy.ledger.grants import Event, Granted, Observed, Refused
 from proxy.ledger.ledger import Ledger, StoreUnavailable
+from proxy.ledger.messages import bucket_key
 from tests.fakes.store import StoreLog, candidate, granted, ledger_on, move_time, wire
 
 GROUP = "gpt-4o"
@@ -319,10 +320,22 @@ async def test_no_number_poisons_a_bucket_or_stops_the_line(ledger):
         bucket = await bucket_of(ledger, "odd")
         numbers = [*bucket.kept, *bucket.corrected, *bucket.charged, *bucket.margin, bucket.lean, bucket.cool_until]
         assert all(n is None or math.isfinite(n) for n in numbers), (number, limit, bucket)
-        await ledger.store.client.delete(f"{ledger.prefix}:b2:odd:{GROUP}")
+        await ledger.store.client.delete(bucket_key(ledger.prefix, "odd", GROUP))
     assert isinstance(await ledger.reserve(GROUP, Cost(1, 10**40), [A]), Refused)
     assert isinstance(await ledger.reserve(GROUP, Cost(1, 2**63), [A]), Refused)
     await granted(ledger, GROUP, Cost(1, 10), [A])
+
+
+async def test_names_that_read_alike_have_buckets_of_their_own(ledger):
+    await granted(ledger, "c", Cost(1, 10), [candidate("a:b", daily(1_000))])
+    await granted(ledger, "b:c", Cost(1, 20), [candidate("a", daily(1_000))])
+    await granted(ledger, "c", Cost(1, 40), [candidate("ä:b", daily(1_000))])
+    _, buckets = await ledger.buckets()
+    assert {name: bucket.charged[1] for name, bucket in buckets.items()} == {
+        ("a:b", "c"): 10,
+        ("a", "b:c"): 20,
+        ("ä:b", "c"): 40,
+    }
 
 
 async def test_an_upstream_that_claims_absurd_usage_puts_no_account_into_debt_for_ever(ledger):
@@ -375,5 +388,5 @@ async def test_what_a_caller_invents_is_forgotten_in_ten_minutes(ledger):
     await granted(ledger, "invented", Cost(1), [candidate("a")])
     client = ledger.store.client
     lives = {key: await client.pttl(key) async for key in client.scan_iter("*invented*")}
-    assert set(lives) == {f"{ledger.prefix}:b2:a:invented".encode(), f"{ledger.prefix}:next:invented".encode()}
+    assert set(lives) == {f"{ledger.prefix}:b3:1:a:invented".encode(), f"{ledger.prefix}:next:invented".encode()}
     assert all(0 < ms <= 600_000 for ms in lives.values())

@@ -1,11 +1,12 @@
--- ledger, version 2: reserves and settles of one worker, as one atomic batch.
+-- ledger, version 3: reserves and settles of one worker, as one atomic batch.
 --
 -- KEYS[1]  qp:{pool}            prefix; every other key of the pool carries the same hash tag, hence the same slot
 -- ARGV[1]  batch id             repeated, the first answer is returned and nothing is done again
 -- ARGV[2]  msgpack array of items, done in order; an item never raises, since Lua does not roll back
 --   reserve {1, group, requests, tokens, images, may_try_resting, jitter, candidates, forget, leave, owner, arrived, alone}
---           candidates: {account, key, account_fingerprint, key_fingerprint, burst_s, rpm, tpm, rpd, tpd, ipm, organization}
---           a limit of -1: nobody wrote one; organization '': not known
+--           candidates: {account, burst_s, rpm, tpm, rpd, tpd, ipm, 'a/<account>', account_fingerprint,
+--                        'k/<key>', key_fingerprint, 'o/<organization>' where it is known}
+--           a limit of -1: nobody wrote one
 --           leave: share of each budget that must stay for others; owner: '' or who stands in line;
 --           arrived: its second, earlier for a higher priority: who came earlier goes first; nil: now
 --           alone: only the candidates will do, so the others say nothing about the wait
@@ -22,8 +23,9 @@
 --           what a worker took while it did not reach the store, by dimension, in both predictions
 --
 -- Stored
---   qp:{pool}:b2:<account>:<group>  msgpack map, the fields of domain/bucket.py's Bucket; -1e18: no level (unbounded);
---                                   learned -1: unknown, 1e18: upstream names none
+--   qp:{pool}:b3:<length of account>:<account>:<group>
+--                                   54 msgpack numbers: the fields of domain/bucket.py's Bucket, in the order given below;
+--                                   -1e18: no level (unbounded); learned -1: unknown, 1e18: upstream names none
 --   qp:{pool}:next:<group>          sorted set: account -> second at which a request like its last one fits;
 --                                   forgotten ten minutes after the group's last reserve
 --   qp:{pool}:claims:<group>        hash: account -> msgpack {owner, arrived, until}: who stands in line and gets its next room;
@@ -53,6 +55,10 @@ if before then return before end
 
 local UNBOUNDED = 1e18
 local N = 6
+-- A bucket is 54 numbers: six of its own, and behind each of these six more, by dimension.
+local AT, COOL, LEAN, SEEN, BURST_S, RAMP = 1, 2, 3, 4, 5, 6
+local KEPT, CORRECTED, LEARNED, CHARGED = 6, 12, 18, 24
+local RECENT, MARGIN, TAUGHT_KEPT, TAUGHT_CORRECTED = 30, 36, 42, 48
 local PERIOD = {60, 60, 86400, 86400, 60, 60}
 local GUESS = {500, 200000, UNBOUNDED, UNBOUNDED, UNBOUNDED, UNBOUNDED}
 local IS_TOKENS = {false, true, false, true, false, true}
@@ -74,7 +80,7 @@ local start_low = epoch == ''
 if string.sub(epoch, 1, 2) == 'r:' then start_low = clock - tonumber(string.sub(epoch, 3)) < 120 end
 
 local function limit_of(b, written, i)
-  local wrote, learned = written[i], b.learned[i]
+  local wrote, learned = written[i], b[LEARNED + i]
   if wrote >= 0 then
     if learned >= 0 and learned < wrote then return learned end
     return wrote
@@ -87,40 +93,40 @@ local function depth_of(b, written, i, burst_s)
   local limit, period = limit_of(b, written, i), PERIOD[i]
   local span = period
   if period <= 60 then
-    span = min(burst_s, b.burst_s, period)
-    limit = limit * b.ramp
+    span = min(burst_s, b[BURST_S], period)
+    limit = limit * b[RAMP]
   end
   return limit * max(span - BREATH_S, span * 0.5) / period
 end
 
 local function rate_of(b, written, i)
   local rate = limit_of(b, written, i) / PERIOD[i]
-  if PERIOD[i] <= 60 then rate = rate * b.ramp end
+  if PERIOD[i] <= 60 then rate = rate * b[RAMP] end
   return rate
 end
 
 local function refill(b, written, burst_s)
-  local elapsed = max(0, clock - b.at)
-  b.at = b.at + elapsed
-  if b.ramp < 1 then b.ramp = min(1, b.ramp * RAMP_GROWTH ^ elapsed) end
-  if b.burst_s < 60 then b.burst_s = min(60, b.burst_s * 2 ^ (elapsed / BURST_GROWTH_S)) end
+  local elapsed = max(0, clock - b[AT])
+  b[AT] = b[AT] + elapsed
+  if b[RAMP] < 1 then b[RAMP] = min(1, b[RAMP] * RAMP_GROWTH ^ elapsed) end
+  if b[BURST_S] < 60 then b[BURST_S] = min(60, b[BURST_S] * 2 ^ (elapsed / BURST_GROWTH_S)) end
   local fade, narrow = exp(-elapsed / REORDER_S), exp(-elapsed / MARGIN_DECAY_S)
   for i = 1, N do
-    b.recent[i] = b.recent[i] * fade
-    b.margin[i] = b.margin[i] * narrow
+    b[RECENT + i] = b[RECENT + i] * fade
+    b[MARGIN + i] = b[MARGIN + i] * narrow
     if limit_of(b, written, i) >= UNBOUNDED then
-      b.kept[i], b.corrected[i] = -UNBOUNDED, -UNBOUNDED
+      b[KEPT + i], b[CORRECTED + i] = -UNBOUNDED, -UNBOUNDED
     else
       local full = depth_of(b, written, i, burst_s)
-      if b.kept[i] <= -UNBOUNDED then
+      if b[KEPT + i] <= -UNBOUNDED then
         local start = full
-        if i == 1 and written[i] < 0 and b.learned[i] < 0 then start = min(full, GUESSED_BURST) end
+        if i == 1 and written[i] < 0 and b[LEARNED + i] < 0 then start = min(full, GUESSED_BURST) end
         if start_low and PERIOD[i] <= 60 then start = 0 end
-        b.kept[i], b.corrected[i] = start, start
+        b[KEPT + i], b[CORRECTED + i] = start, start
       else
         local gained = elapsed * rate_of(b, written, i)
-        b.kept[i] = min(full, b.kept[i] + gained)
-        b.corrected[i] = min(full, b.corrected[i] + gained)
+        b[KEPT + i] = min(full, b[KEPT + i] + gained)
+        b[CORRECTED + i] = min(full, b[CORRECTED + i] + gained)
       end
     end
   end
@@ -130,13 +136,13 @@ local function load_bucket(key, written, burst_s)
   local raw = redis.call('GET', key)
   local b
   if raw then
-    b = cmsgpack.unpack(raw)
+    b = {cmsgpack.unpack(raw)}
   else
-    local none, zero = -UNBOUNDED, {0, 0, 0, 0, 0, 0}
-    b = {at = clock, cool = 0, lean = 0, seen = 0, burst_s = 60, ramp = 1,
-         kept = {none, none, none, none, none, none}, corrected = {none, none, none, none, none, none},
-         learned = {-1, -1, -1, -1, -1, -1}, charged = {0, 0, 0, 0, 0, 0}, recent = zero, margin = {0, 0, 0, 0, 0, 0},
-         taught_kept = {0, 0, 0, 0, 0, 0}, taught_corrected = {0, 0, 0, 0, 0, 0}}
+    b = {clock, 0, 0, 0, 60, 1}
+    for i = 1, N do
+      b[KEPT + i], b[CORRECTED + i], b[LEARNED + i], b[CHARGED + i] = -UNBOUNDED, -UNBOUNDED, -1, 0
+      b[RECENT + i], b[MARGIN + i], b[TAUGHT_KEPT + i], b[TAUGHT_CORRECTED + i] = 0, 0, 0, 0
+    end
   end
   refill(b, written, burst_s)
   return b, not raw
@@ -145,32 +151,32 @@ end
 local function save_bucket(key, b, account, group)
   local ttl = INVENTED_TTL_MS
   for i = 1, N do
-    if b.learned[i] >= 0 then ttl = BUCKET_TTL_MS end
+    if b[LEARNED + i] >= 0 then ttl = BUCKET_TTL_MS end
   end
-  if not redis.call('SET', key, cmsgpack.pack(b), 'PX', ttl, 'GET') then
+  if not redis.call('SET', key, cmsgpack.pack(unpack(b, 1, 54)), 'PX', ttl, 'GET') then
     redis.call('SADD', prefix .. ':buckets', cmsgpack.pack({account, group}))
   end
 end
 
 local function corrected_leads(b, i)
-  if abs(b.lean) > -TRUSTED then return b.lean < TRUSTED end
-  return b.corrected[i] < b.kept[i]
+  if abs(b[LEAN]) > -TRUSTED then return b[LEAN] < TRUSTED end
+  return b[CORRECTED + i] < b[KEPT + i]
 end
 
 local function level_of(b, i)
-  if corrected_leads(b, i) then return b.corrected[i] end
-  return b.kept[i]
+  if corrected_leads(b, i) then return b[CORRECTED + i] end
+  return b[KEPT + i]
 end
 
 -- seconds until `cost` fits (-1: never), and the dimension that decides (0: a cool-down)
 local function wait_for(b, cost, written, burst_s, leave)
-  local longest, which = max(0, b.cool - b.at), 0
+  local longest, which = max(0, b[COOL] - b[AT]), 0
   for i = 1, N do
     local amount, level = cost[i], level_of(b, i)
     if amount > 0 and level > -UNBOUNDED then
       if amount > limit_of(b, written, i) then return -1, i end
       local full = depth_of(b, written, i, burst_s)
-      local need = min(amount + b.margin[i] + leave * full, full)
+      local need = min(amount + b[MARGIN + i] + leave * full, full)
       if level < need then
         local wait = (need - level) / rate_of(b, written, i)
         if wait > longest then longest, which = wait, i end
@@ -181,10 +187,10 @@ local function wait_for(b, cost, written, burst_s, leave)
 end
 
 local function headroom(b, written)
-  if b.cool > b.at then return 0 end
+  if b[COOL] > b[AT] then return 0 end
   local least = 1
   for i = 1, N do
-    local level, guessed = level_of(b, i), written[i] < 0 and b.learned[i] < 0
+    local level, guessed = level_of(b, i), written[i] < 0 and b[LEARNED + i] < 0
     if level > -UNBOUNDED and not guessed then -- a guess is no reason to pass an account over
       local limit = limit_of(b, written, i)
       local share = limit > 0 and level / limit or 0
@@ -195,9 +201,9 @@ local function headroom(b, written)
 end
 
 local function add(b, i, to_kept, to_corrected)
-  if b.kept[i] > -UNBOUNDED then
-    b.kept[i] = b.kept[i] + to_kept
-    b.corrected[i] = b.corrected[i] + to_corrected
+  if b[KEPT + i] > -UNBOUNDED then
+    b[KEPT + i] = b[KEPT + i] + to_kept
+    b[CORRECTED + i] = b[CORRECTED + i] + to_corrected
   end
 end
 
@@ -207,13 +213,18 @@ end
 
 -- may this key be used? 1 yes, 2 yes as a trial of a resting one, 0 no
 -- (an organisation's record holds whichever of its secrets it was seen with; until 0: nobody tries it)
-local function usable(account, key, account_print, key_print, organization, may_try)
-  local raw = redis.call('HMGET', prefix .. ':states', 'a/' .. account, 'k/' .. key, 'o/' .. (organization or ''))
+local function usable(c, may_try)
+  local raw
+  if c[12] then
+    raw = redis.call('HMGET', prefix .. ':states', c[8], c[10], c[12])
+  else
+    raw = redis.call('HMGET', prefix .. ':states', c[8], c[10])
+  end
   local use = 1
   for n = 1, 3 do
     if raw[n] then
       local record = cmsgpack.unpack(raw[n])
-      local print = n == 1 and account_print or key_print
+      local print = n == 1 and c[9] or c[11]
       if n == 3 or record.fingerprint == '' or record.fingerprint == print then
         if record.state ~= 'quarantined' and record.state ~= 'suspect' then return 0 end
         if not may_try or record['until'] == 0 or clock < record['until'] then return 0 end
@@ -225,8 +236,8 @@ local function usable(account, key, account_print, key_print, organization, may_
 end
 
 -- Only one request tries: the next try is moved before this one has answered.
-local function note_trial(account, key, organization, jitter)
-  for _, name in ipairs({'a/' .. account, 'k/' .. key, 'o/' .. (organization or '')}) do
+local function note_trial(c, jitter)
+  for _, name in ipairs({c[8], c[10], c[12]}) do
     local raw = redis.call('HGET', prefix .. ':states', name)
     local record = raw and cmsgpack.unpack(raw)
     if record and record['until'] > 0 then
@@ -242,11 +253,11 @@ end
 local function moments(b)
   local flat = {}
   for i = 1, N do
-    if b.kept[i] > -UNBOUNDED then
+    if b[KEPT + i] > -UNBOUNDED then
       local n = #flat
-      flat[n + 1], flat[n + 2], flat[n + 3] = i, b.kept[i], b.corrected[i]
-      flat[n + 4], flat[n + 5], flat[n + 6] = b.charged[i], b.recent[i], b.taught_kept[i]
-      flat[n + 7], flat[n + 8] = b.taught_corrected[i], b.learned[i]
+      flat[n + 1], flat[n + 2], flat[n + 3] = i, b[KEPT + i], b[CORRECTED + i]
+      flat[n + 4], flat[n + 5], flat[n + 6] = b[CHARGED + i], b[RECENT + i], b[TAUGHT_KEPT + i]
+      flat[n + 7], flat[n + 8] = b[TAUGHT_CORRECTED + i], b[LEARNED + i]
     end
   end
   return flat
@@ -292,12 +303,12 @@ local function reserve(item)
   local requests, tokens, images = item[3], item[4], item[5]
   local cost = {requests, tokens, requests, tokens, images, tokens}
   local next_key = prefix .. ':next:' .. group
-  local soonest, dimension, dead, fits_somewhere, asked, refill_s = -1, 0, {}, false, {}, 0
+  local soonest, dimension, dead, fits_somewhere, asked, again, refill_s = -1, 0, {}, false, {}, {}, 0
   for _, account in ipairs(item[9] or {}) do redis.call('ZREM', next_key, account) end
   for n, c in ipairs(candidates) do
-    local account, key, burst_s, written = c[1], c[2], c[5], written_of(c, 6)
+    local account, burst_s, written = c[1], c[2], written_of(c, 3)
     asked[account] = true
-    local use = usable(account, key, c[3], c[4], c[11], may_try)
+    local use = usable(c, may_try)
     if use == 0 then
       dead[#dead + 1] = n
       redis.call('ZREM', next_key, account)
@@ -306,31 +317,31 @@ local function reserve(item)
       local wait = max(0.01, claims[account][3] - clock)
       if soonest < 0 or wait < soonest then soonest, dimension = wait, 0 end
     else
-      local bucket_key = prefix .. ':b2:' .. account .. ':' .. group
+      local bucket_key = prefix .. ':b3:' .. #account .. ':' .. account .. ':' .. group
       local b, is_new = load_bucket(bucket_key, written, burst_s)
       local wait, which = wait_for(b, cost, written, burst_s, leave)
       if wait == 0 then
         for i = 1, N do
           add(b, i, -cost[i], -cost[i])
-          b.charged[i] = b.charged[i] + cost[i]
-          b.recent[i] = b.recent[i] + cost[i]
+          b[CHARGED + i] = b[CHARGED + i] + cost[i]
+          b[RECENT + i] = b[RECENT + i] + cost[i]
         end
         save_bucket(bucket_key, b, account, group)
-        if use == 2 then note_trial(account, key, c[11], jitter) end
+        if use == 2 then note_trial(c, jitter) end
         for held, by in pairs(claims) do
           if by[1] == owner then redis.call('HDEL', claims_key, held) end
         end
-        local again = wait_for(b, cost, written, burst_s, leave)
-        redis.call('ZADD', next_key, b.at + max(0, again), account)
+        again[#again + 1], again[#again + 2] = b[AT] + max(0, wait_for(b, cost, written, burst_s, leave)), account
+        redis.call('ZADD', next_key, unpack(again))
         redis.call('PEXPIRE', next_key, INVENTED_TTL_MS)
-        return {1, n, b.at, headroom(b, written), use == 2, moments(b)}
+        return {1, n, b[AT], headroom(b, written), use == 2, moments(b)}
       end
       -- A bucket that starts empty refills from now on, not from its first grant.
       if is_new and start_low then save_bucket(bucket_key, b, account, group) end
       if wait > 0 then
         fits_somewhere = true
         if not best or wait < best_wait then best, best_wait = account, wait end
-        redis.call('ZADD', next_key, moment(b.at + wait), account)
+        again[#again + 1], again[#again + 2] = moment(b[AT] + wait), account
         if soonest < 0 or wait < soonest then
           soonest, dimension = wait, which
           refill_s = which > 0 and cost[which] / rate_of(b, written, which) or 0
@@ -343,6 +354,7 @@ local function reserve(item)
   if owner ~= '' and best then claim(claims_key, claims, owner, arrived, best, best_wait) end
   -- Accounts that were not asked but may be ready sooner: the caller knows their keys and asks again.
   local hints = {}
+  if #again > 0 then redis.call('ZADD', next_key, unpack(again)) end
   redis.call('ZREMRANGEBYSCORE', next_key, '-inf', clock - UNHEARD_S)
   redis.call('PEXPIRE', next_key, INVENTED_TTL_MS)
   if item[13] then return {0, soonest, dimension, hints, dead, refill_s} end
@@ -365,46 +377,46 @@ local function surprise(difference, earlier, later, may_raise)
 end
 
 local function teach(b, i, kept, corrected)
-  b.taught_kept[i] = b.taught_kept[i] + kept
-  b.taught_corrected[i] = b.taught_corrected[i] + corrected
+  b[TAUGHT_KEPT + i] = b[TAUGHT_KEPT + i] + kept
+  b[TAUGHT_CORRECTED + i] = b[TAUGHT_CORRECTED + i] + corrected
 end
 
 local function compare(b, e, age, written)
   local i, limit = e[1], limit_of(b, written, e[1])
-  local since = max(0, b.charged[i] - e[6])
+  local since = max(0, b[CHARGED + i] - e[6])
   local later = age > 0 and since * min(1, REORDER_S / age) or since
   local earlier = e[7] + limit / PERIOD[i] * BREATH_S
   local may_raise = limit >= e[2]
-  local kept = surprise(e[3] - (e[4] + b.taught_kept[i] - e[8]), earlier, later, may_raise)
-  local corrected = surprise(e[3] - (e[5] + b.taught_corrected[i] - e[9]), earlier, later, may_raise)
+  local kept = surprise(e[3] - (e[4] + b[TAUGHT_KEPT + i] - e[8]), earlier, later, may_raise)
+  local corrected = surprise(e[3] - (e[5] + b[TAUGHT_CORRECTED + i] - e[9]), earlier, later, may_raise)
   local leading = corrected_leads(b, i) and corrected or kept
   local to_kept, to_corrected = kept < 0 and kept or kept * RAISE, corrected < 0 and corrected or corrected * RAISE
   add(b, i, to_kept, to_corrected)
   teach(b, i, to_kept, to_corrected)
   if leading < 0 then
-    b.margin[i] = min(WIDEST_MARGIN * limit, max(b.margin[i], -leading) - leading / 4)
+    b[MARGIN + i] = min(WIDEST_MARGIN * limit, max(b[MARGIN + i], -leading) - leading / 4)
   end
   if IS_TOKENS[i] and limit > 0 then
     local told = (abs(corrected) - abs(kept)) / limit * 20
-    b.lean = b.lean + LEARN * (max(-1, min(1, told)) - b.lean)
+    b[LEAN] = b[LEAN] + LEARN * (max(-1, min(1, told)) - b[LEAN])
   end
 end
 
 local function follow(b, reserved_at, evidence, written, burst_s)
-  local fresh = reserved_at > b.seen or b.seen == 0
-  if #evidence > 0 and fresh then b.seen = reserved_at end
+  local fresh = reserved_at > b[SEEN] or b[SEEN] == 0
+  if #evidence > 0 and fresh then b[SEEN] = reserved_at end
   for _, e in ipairs(evidence) do
     local i = e[1]
-    local guessed = written[i] < 0 and b.learned[i] < 0
-    b.learned[i] = e[2]
-    local known = b.kept[i] > -UNBOUNDED
+    local guessed = written[i] < 0 and b[LEARNED + i] < 0
+    b[LEARNED + i] = e[2]
+    local known = b[KEPT + i] > -UNBOUNDED
     if guessed or not known then
-      local since = e[4] > -UNBOUNDED and max(0, b.charged[i] - e[6]) or 0
+      local since = e[4] > -UNBOUNDED and max(0, b[CHARGED + i] - e[6]) or 0
       local level = min(depth_of(b, written, i, burst_s), e[3] - since)
-      teach(b, i, level - (known and b.kept[i] or 0), level - (known and b.corrected[i] or 0))
-      b.kept[i], b.corrected[i] = level, level
+      teach(b, i, level - (known and b[KEPT + i] or 0), level - (known and b[CORRECTED + i] or 0))
+      b[KEPT + i], b[CORRECTED + i] = level, level
     elseif fresh and e[4] > -UNBOUNDED then
-      compare(b, e, max(0, b.at - reserved_at), written)
+      compare(b, e, max(0, b[AT] - reserved_at), written)
     end
   end
 end
@@ -413,29 +425,29 @@ local function settle(item)
   local group, account, burst_s, written = item[2], item[3], item[4], written_of(item, 5)
   local requests, tokens, images, unused = item[10], item[11], item[12], item[13]
   local cool_s, reserved_at, evidence, event = item[14], item[15], item[16], item[17]
-  local bucket_key = prefix .. ':b2:' .. account .. ':' .. group
+  local bucket_key = prefix .. ':b3:' .. #account .. ':' .. account .. ':' .. group
   local b = load_bucket(bucket_key, written, burst_s)
   follow(b, reserved_at, evidence, written, burst_s)
   local back = {requests, tokens, requests, tokens, images, tokens}
   for i = 1, N do
     local freed = IS_TOKENS[i] and unused or 0
     add(b, i, back[i], back[i] + freed)
-    b.charged[i] = b.charged[i] - back[i]
+    b[CHARGED + i] = b[CHARGED + i] - back[i]
   end
   if event == 1 then
     for i = 1, N do
-      if b.learned[i] < 0 then b.learned[i] = UNBOUNDED end
+      if b[LEARNED + i] < 0 then b[LEARNED + i] = UNBOUNDED end
     end
-    if b.seen == 0 then b.lean = -1 end
+    if b[SEEN] == 0 then b[LEAN] = -1 end
     refill(b, written, burst_s)
   elseif event == 2 then
-    b.ramp = max(SLOWEST, b.ramp * SLOWED)
+    b[RAMP] = max(SLOWEST, b[RAMP] * SLOWED)
   elseif event == 3 then
-    b.burst_s = max(SHORTEST_BURST_S, b.burst_s / 2)
+    b[BURST_S] = max(SHORTEST_BURST_S, b[BURST_S] / 2)
   end
   if cool_s > 0 then
-    b.cool = max(b.cool, b.at + cool_s)
-    redis.call('ZADD', prefix .. ':next:' .. group, 'GT', b.cool, account)
+    b[COOL] = max(b[COOL], b[AT] + cool_s)
+    redis.call('ZADD', prefix .. ':next:' .. group, 'GT', b[COOL], account)
   end
   save_bucket(bucket_key, b, account, group)
   return {2, headroom(b, written)}
@@ -453,14 +465,14 @@ end
 local function pay(item)
   local group, account, burst_s, written = item[2], item[3], item[4], written_of(item, 5)
   local kept, corrected, cool_s = item[10], item[11], item[12]
-  local bucket_key = prefix .. ':b2:' .. account .. ':' .. group
+  local bucket_key = prefix .. ':b3:' .. #account .. ':' .. account .. ':' .. group
   local b = load_bucket(bucket_key, written, burst_s)
   for i = 1, N do
     add(b, i, -kept[i], -corrected[i])
-    b.charged[i] = b.charged[i] + kept[i]
+    b[CHARGED + i] = b[CHARGED + i] + kept[i]
   end
-  b.cool = max(b.cool, b.at + cool_s)
-  redis.call('ZADD', prefix .. ':next:' .. group, 'GT', b.cool, account)
+  b[COOL] = max(b[COOL], b[AT] + cool_s)
+  redis.call('ZADD', prefix .. ':next:' .. group, 'GT', b[COOL], account)
   save_bucket(bucket_key, b, account, group)
   return {4}
 end
