@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -27,7 +27,8 @@ OTHER: Final = "other"  # models beyond MOST_MODELS, and those that upstream has
 UNNAMED: Final = "unnamed"  # the request named no model that we could read, as uploads do not
 _MOST_MODELS: Final = 1000
 _MOST_EARLY: Final = 10_000  # attempts that ended before the price cards came, a moment after the start
-_MOST_ROWS: Final = 1500  # of one script call
+_MOST_ROWS: Final = 150  # of one script call: a millisecond, for which no reserve can be served
+_MOST_FOLDED: Final = 100  # in one turn of the loop, for the same reason
 _LAST_S: Final = 2.0  # at the end, for a store that does not answer
 _BILLED_UNTOLD: Final = frozenset({"audio", "images", "videos"})  # answers without usage that cost money all the same
 
@@ -45,8 +46,11 @@ class SpendObserver(Protocol):
     def unpriced(self, model: str, requests: int) -> None: ...
 
 
+_Name = tuple[str, str, str, str, str]  # account, key, model, client, tier
+
+
 class _Row:
-    """What one (account, key, model, client, tier) used since the last fold."""
+    """What one of these used since the last fold."""
 
     __slots__ = (
         *("cached", "card", "completion", "estimated", "exact", "guessed", "known"),
@@ -73,7 +77,7 @@ class SpendMeter:
         self._now = now
         self._prices: PriceBook | None = None
         self._early: list[tuple[Leg, Trip]] = []
-        self._open: dict[tuple[str, str, str, str, str], _Row] = {}
+        self._open: dict[_Name, _Row] = {}
         self._models: set[str] = set()
         self._waiting = Sheet()
         self._flying: tuple[str, Sheet] | None = None
@@ -82,7 +86,7 @@ class SpendMeter:
 
     def take_cards(self, cards: CardSet) -> None:
         """Price with these from now on."""
-        self._fold()
+        self._fold(list(self._open))
         self._prices = PriceBook(cards)
         early, self._early = self._early, []
         for leg, trip in early:
@@ -141,7 +145,10 @@ class SpendMeter:
             return await self._send_all()
 
     async def _send_all(self) -> bool:
-        self._fold()
+        names = list(self._open)
+        for start in range(0, len(names), _MOST_FOLDED):
+            self._fold(names[start : start + _MOST_FOLDED])
+            await asyncio.sleep(0)
         while self._flying or self._waiting:
             if self._flying is None:
                 self._flying = new_batch(), self._waiting.cut(_MOST_ROWS)
@@ -187,15 +194,18 @@ class SpendMeter:
             return _Row(None, sure=False)
         return _Row(*self._prices.card(model, tier))
 
-    def _fold(self) -> None:
-        """Turn the open rows into entries of this hour."""
-        rows, self._open = self._open, {}
+    def _fold(self, names: Sequence[_Name]) -> None:
+        """Turn these open rows into entries of this hour."""
         now = self._now()
         if self._prices is not None:
             self._waiting.version = self._prices.version
-        for (account, key, model, client, tier), row in rows.items():
+        for whole in names:
+            row = self._open.pop(whole, None)
+            if row is None:  # folded in another turn
+                continue
+            account, key, model, client, tier = whole
             name = self._name(model, known=row.known)
-            tier = tier if standard_or(tier) in _TIERS else OTHER  # noqa: PLW2901 - whoever answers may invent it
+            tier = tier if standard_or(tier) in _TIERS else OTHER  # whoever answers may invent it
             exact = row.requests - row.guessed - row.unpriced
             tokens = row.prompt, row.cached, row.completion
             for kind, pico, requests in _split(row, exact):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from datetime import UTC, date, datetime
 
@@ -204,6 +205,50 @@ async def test_a_batch_whose_answer_was_lost_is_sent_again_under_its_name(meter,
     assert await meter.flush()
     assert names[0] == names[1] != names[2]
     assert (await book.totals("pool", DAY, DAY))[DAY][""].requests == 2
+
+
+def attempts_of(keys: int):
+    for n in range(keys):
+        leg, trip = attempt(Usage(EXACT, 1000, 200))
+        leg.account = leg.key = f"k{n}"
+        yield leg, trip
+
+
+async def test_thousands_of_keys_hold_up_neither_the_store_nor_the_requests(meter, book, monkeypatch):
+    """Given 2,500 keys with spend to book, I expect script calls of no more than a millisecond's work each (150 rows of
+    some microseconds a field), and that another task of the worker has its turn between slices of the sums."""
+    rows, turns, send = [], 0, book.send
+
+    async def counted(sheet, batch):
+        rows.append(len(sheet))
+        return await send(sheet, batch)
+
+    async def another():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(book, "send", counted)
+    for leg, trip in attempts_of(2_500):
+        meter.note(leg, trip)
+    neighbour = asyncio.create_task(another())
+    assert len(await booked(meter, book, "account")) == 2_500
+    neighbour.cancel()
+    assert max(rows) <= 150
+    assert sum(rows) == 2 * 2_500 + 3  # accounts and keys; one model, client and pool
+    assert turns >= 25
+    assert (await booked(meter, book))[""].exact == 2_500 * 11 * PICO // 1000
+
+
+async def test_cards_that_come_amid_the_folding_take_no_row_twice(meter, book):
+    for leg, trip in attempts_of(1_000):
+        meter.note(leg, trip)
+    flushing = asyncio.create_task(meter.flush())
+    await asyncio.sleep(0)
+    meter.take_cards(CARDS)
+    assert await flushing
+    assert (await booked(meter, book))[""].requests == 1_000
 
 
 async def test_memory_is_bounded_by_names_not_by_the_length_of_an_outage(tmp_path):
