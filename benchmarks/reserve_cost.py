@@ -81,7 +81,7 @@ class Bench:
         known = [Key(key, account, f"fp-{key}") for key, account in secrets.items()]
         self.roster = Roster(self.ledger, self.settings, known, observer)
         self.admission = Admission(self.roster, self.ledger, max_waiting=0, observer=observer)
-        await self.ledger.begin_epoch(reseeded=False)
+        await self.ledger.registry.begin_epoch(reseeded=False)
         await self.roster.refresh()
         await self.touch_all()
 

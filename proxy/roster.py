@@ -118,7 +118,7 @@ class Roster:
         self._said_groups[model] = group
         self._observer.group_learned(model, group)
         with contextlib.suppress(StoreUnavailable):
-            await self.ledger.tell_group(model, group)
+            await self.ledger.registry.tell_group(model, group)
 
     def heard_organization(self, account: str, organization: str) -> None:
         """An answer names the organisation behind an account. Two accounts of one share its limits, told or not."""
@@ -137,7 +137,7 @@ class Roster:
 
     async def _tell_organization(self, accounts: Sequence[str], organization: str) -> None:
         with contextlib.suppress(StoreUnavailable):  # each process hears it from the answers itself
-            await self.ledger.tell_organization(accounts, organization)
+            await self.ledger.registry.tell_organization(accounts, organization)
 
     def candidates(self, group: str, seats: Sequence[int]) -> list[Candidate]:
         """The keys of these seats as the ledger wants them, with the limits somebody wrote."""
@@ -209,24 +209,24 @@ class Roster:
             await self._observe(field, record, rest)
             self._unreported.pop(field, None)
         if self._settings.merge_organizations:
-            told = await self.ledger.told_organizations()
+            told = await self.ledger.registry.told_organizations()
             if told != self._told_organizations:
                 self._told_organizations = told
                 self._replace_keys()
-        self.pool.apply_states(await self.ledger.records())
-        self._said_groups |= await self.ledger.told_groups()  # one of ours may still be on its way there
+        self.pool.apply_states(await self.ledger.registry.records())
+        self._said_groups |= await self.ledger.registry.told_groups()  # one of ours may still be on its way there
         if self._clients is not None:
             await self._with_clients(self._clients.refresh)
 
     async def _remind(self) -> None:
         """The store came back without its memory. Ours may be older than what was lost, but it is better than none."""
-        await self.ledger.begin_epoch(reseeded=True)
+        await self.ledger.registry.begin_epoch(reseeded=True)
         for model, group in self._said_groups.items():
-            await self.ledger.tell_group(model, group)
+            await self.ledger.registry.tell_group(model, group)
         if self._clients is not None:
             await self._with_clients(self._clients.remind)
         for field, record in self.pool.records.items():
-            await self.ledger.change_state(
+            await self.ledger.registry.change_state(
                 field, record, rest_s=record.until - record.since, fingerprint=record.fingerprint
             )
 
@@ -301,14 +301,14 @@ class Roster:
         alike = [f for f, r in self.pool.records.items() if r.state is State.SUSPECT and r.reason == reason]
         if alike:
             with contextlib.suppress(StoreUnavailable):
-                await self.ledger.rouse(State.SUSPECT, alike)
+                await self.ledger.registry.rouse(State.SUSPECT, alike)
                 await self.refresh()
 
     async def _change(self, field: str, record: Record | None, rest: float, print_: str, reason: str) -> None:
         try:
             if record is not None:
                 await self._observe(field, record, rest)
-            elif await self.ledger.change_state(field, None, fingerprint=print_):
+            elif await self.ledger.registry.change_state(field, None, fingerprint=print_):
                 self._observer.state_changed(field, State.ACTIVE, reason, {})
             await self.refresh()
         except StoreUnavailable:
@@ -319,7 +319,7 @@ class Roster:
 
     async def _observe(self, field: str, record: Record, rest: float) -> None:
         """Tell the store what was seen, and the observer what came of it. Raises StoreUnavailable."""
-        changed, braked = await self.ledger.observe_state(
+        changed, braked = await self.ledger.registry.observe_state(
             field, record, rest_s=rest, fingerprint=record.fingerprint, max_removals=self._settings.max_removals
         )
         if braked is Braked.FIRST:

@@ -129,12 +129,12 @@ class Desk:
         if state is None:
             account = pool.accounts[key.account]
             if account.organization:
-                await ledger.change_state(f"o/{account.organization}", None, by=OPERATOR, fingerprint="")
-            await ledger.change_state(f"a/{account.id}", None, by=OPERATOR, fingerprint=account.fingerprint)
-            await ledger.change_state(f"k/{key.id}", None, by=OPERATOR, fingerprint=key.fingerprint)
+                await ledger.registry.change_state(f"o/{account.organization}", None, by=OPERATOR, fingerprint="")
+            await ledger.registry.change_state(f"a/{account.id}", None, by=OPERATOR, fingerprint=account.fingerprint)
+            await ledger.registry.change_state(f"k/{key.id}", None, by=OPERATOR, fingerprint=key.fingerprint)
         else:
             record = Record(state, "operator", 0.0, by=OPERATOR, fingerprint=key.fingerprint)
-            await ledger.change_state(f"k/{key.id}", record, fingerprint=key.fingerprint)
+            await ledger.registry.change_state(f"k/{key.id}", record, fingerprint=key.fingerprint)
         await self.overview.roster.refresh()
         return pool.state_of(key)
 
@@ -145,7 +145,7 @@ class Desk:
             raise Clash(f"the key {name} stands in the configuration; take it out there")
         if record is None:
             raise Unknown(name)
-        await self.overview.ledger.change_state(f"k/{name}", None, by=OPERATOR, fingerprint=record.print)
+        await self.overview.ledger.registry.change_state(f"k/{name}", None, by=OPERATOR, fingerprint=record.print)
         await self.sources.vault.forget(name)
         await self.sources.read()
 

@@ -73,14 +73,14 @@ class Overview:
 
     async def begin(self) -> None:
         """Mark the store as remembering, and let keys whose secret changed start anew. Raises StoreUnavailable."""
-        await self.ledger.begin_epoch(reseeded=False)
+        await self.ledger.registry.begin_epoch(reseeded=False)
         await self.start_changed_keys_anew()
         await self.roster.refresh()
 
     async def start_changed_keys_anew(self) -> None:
         """A record seen with another secret than today's says nothing about today's. Raises StoreUnavailable."""
         pool = self.roster.pool
-        for field, record in (await self.ledger.records()).items():
+        for field, record in (await self.ledger.registry.records()).items():
             kind, _, name = field.partition("/")
             if kind == "o":
                 await self._start_organization_anew(name, record)
@@ -88,14 +88,14 @@ class Overview:
             holder = pool.accounts.get(name) if kind == "a" else pool.keys.get(name)
             if holder is None or not record.fingerprint or record.fingerprint == holder.fingerprint:
                 continue
-            await self.ledger.change_state(field, None, by=OPERATOR, fingerprint=holder.fingerprint)
+            await self.ledger.registry.change_state(field, None, by=OPERATOR, fingerprint=holder.fingerprint)
             _log.info("the secret changed, so the key starts anew", field=field, was=record.state)
 
     async def _start_organization_anew(self, name: str, record: Record) -> None:
         """Its record holds while any of its keys has the secret that was seen."""
         prints = {key.fingerprint for account in self.roster.pool.organizations.get(name, ()) for key in account.keys}
         if prints and record.fingerprint and record.fingerprint not in prints:
-            await self.ledger.change_state(f"o/{name}", None, by=OPERATOR, fingerprint="")
+            await self.ledger.registry.change_state(f"o/{name}", None, by=OPERATOR, fingerprint="")
             _log.info("the secret changed, so the organization starts anew", organization=name, was=record.state)
 
     async def page(self) -> tuple[bytes, str]:
@@ -103,7 +103,7 @@ class Overview:
         try:
             await self.roster.refresh()
             now, buckets = await self.ledger.buckets()
-            stopped = await self.ledger.stopped()
+            stopped = await self.ledger.registry.stopped()
         except StoreUnavailable:
             self.metrics.store_up.set(0)
         else:

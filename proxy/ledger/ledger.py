@@ -10,18 +10,16 @@ import contextlib
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from enum import IntEnum
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from proxy.domain.bucket import Bucket
 from proxy.domain.quantities import Cost
-from proxy.domain.states import OBSERVED, OPERATOR, WALLET, Record, State, brake_of
 from proxy.ledger.batches import Batches, StoreObserver
-from proxy.ledger.connection import Script, Store, StoreLost
+from proxy.ledger.connection import Store, StoreLost
 from proxy.ledger.grants import Candidate, Event, Granted, Observed, Refused, Written, written_limits
 from proxy.ledger.items import Correction, Item, Question
 from proxy.ledger.local import LocalBudgets
@@ -33,9 +31,9 @@ from proxy.ledger.messages import (
     evidence_of,
     is_sound,
     packed_array,
-    record_of,
     text_of,
 )
+from proxy.ledger.registry import Braked, Registry, StoreUnavailable
 
 _NO_COST: Final = Cost(0)
 _REPLICA_LIVES_S: Final = 10.0
@@ -48,18 +46,6 @@ _MOST_EVENTS: Final = 10_000
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
-
-
-class StoreUnavailable(Exception):
-    """The store did not answer within the caller's patience."""
-
-
-class Braked(IntEnum):
-    """What the brake said to a removal."""
-
-    NO = 0  # it passed, or needed not to
-    STOPPED = 1  # the key became suspect instead, or stayed what it was
-    FIRST = 2  # the same, and this is the one to sound the alarm
 
 
 class Ledger:
@@ -79,13 +65,10 @@ class Ledger:
     ) -> None:
         self.store = store
         self.prefix = f"qp:{{{pool}}}"
-        self.epoch = ""
-        self.version = -1
         self.replicas = 1
         self._counted = 1  # of them, at the last look
         self._patience_s = patience_s
         self._observer = observer
-        self._on_version = on_version
         self._on_headroom = on_headroom
         self._rng = rng or random.Random()
         self._name = secrets.token_hex(6)
@@ -94,12 +77,28 @@ class Ledger:
         self._local = LocalBudgets() if serve_alone else None
         self._left_epoch = ""  # of the store that was lost
         self._rejoining: asyncio.TimerHandle | None = None
-        self._state_script = Script("state")
-        self._rouse_script = Script("rouse")
         self._batches = Batches(store, self.prefix, patience_s=patience_s, observer=observer, heard=self._heard)
+        self.registry = Registry(
+            store,
+            self.prefix,
+            patience_s=patience_s,
+            observer=observer,
+            is_away=lambda: self._batches.away,
+            on_version=on_version,
+        )
 
     def __repr__(self) -> str:
         return f"<Ledger {self.prefix} {self._batches!r}>"
+
+    @property
+    def version(self) -> int:
+        """Of the registry: counts the changes of what is in it."""
+        return self.registry.version
+
+    @property
+    def epoch(self) -> str:
+        """Of the store: another one has forgotten what this one knew."""
+        return self.registry.epoch
 
     @property
     def away(self) -> bool:
@@ -276,154 +275,25 @@ class Ledger:
             amounts = [[bounded(amount, MOST) for amount in taken] for taken in (debt.kept, debt.corrected)]
             self._batches.put(Item([4, debt.group, c.account, c.burst_s, *c.written, *amounts, debt.cool_s]))
 
-    # ---- states
-
-    async def change_state(
-        self, field: str, record: Record | None, *, rest_s: float = 0.0, by: str = OBSERVED, fingerprint: str
-    ) -> bool:
-        """Ask for a state change by the rules of `domain/states.py`; True if it took place. Raises StoreUnavailable.
-
-        `record.since` and `.until` are set by the store's clock.
-        """
-        changed, _ = await self._change_state(field, record, rest_s, by, fingerprint, None)
-        return changed
-
-    async def observe_state(
-        self, field: str, record: Record, *, rest_s: float, fingerprint: str, max_removals: int
-    ) -> tuple[bool, Braked]:
-        """`change_state` for what upstream's answers say: a removal that looks like one of a burst with one cause makes
-        the key suspect instead, for `rest_s`. Raises StoreUnavailable."""
-        brake = brake_of(record, max_removals)
-        return await self._change_state(field, record, rest_s, OBSERVED, fingerprint, brake)
-
-    async def _change_state(
-        self, field: str, record: Record | None, rest_s: float, by: str, fingerprint: str, brake: tuple[str, int] | None
-    ) -> tuple[bool, Braked]:
-        body = b""
-        if record is not None:
-            body = _pack(
-                {
-                    "state": record.state.value,
-                    "reason": record.reason,
-                    "tries": record.tries,
-                    "status": record.status,
-                    "message": record.message,
-                    "request_id": record.request_id,
-                    "by": record.by,
-                    "fingerprint": record.fingerprint,
-                }
-            )
-        args = (field, body, rest_s, record.by if record else by, fingerprint, *(brake or ("", 0)))
-        changed, version, _, braked = await self._patiently(
-            lambda: self.store.evalsha(self._state_script, [self.prefix], args)
-        )
-        self._note(int(version), self.epoch)
-        return bool(changed), Braked(braked)
-
-    async def records(self) -> dict[str, Record]:
-        """All keys and accounts that are not active, by field name. Raises StoreUnavailable."""
-        raw = await self._patiently(lambda: self.store.client.hgetall(f"{self.prefix}:states"))
-        return {text_of(name): record_of(value) for name, value in raw.items()}
-
-    async def stopped(self) -> int:
-        """How many removals the brake has stopped, ever. Raises StoreUnavailable."""
-        return int(await self._patiently(lambda: self.store.client.get(f"{self.prefix}:stopped")) or 0)
-
-    async def announce(self, kind: str, subject: str, fields: Mapping[str, str], *, every_s: int) -> bool:
-        """Put an event that is no change of state into the stream, at most once in `every_s` seconds for this `kind`
-        and `subject`, all replicas together; whether it was put. Raises StoreUnavailable."""
-        lock = f"{self.prefix}:told:{kind}:{subject}"
-        if not await self._patiently(lambda: self.store.client.set(lock, b"1", nx=True, ex=every_s)):
-            return False
-        await self._tell(kind, subject, fields)
-        return True
-
-    async def end_announced(self, kind: str, subject: str, fields: Mapping[str, str]) -> bool:
-        """What was announced is over: one event says so, and the next one may come at once; whether this call said it.
-        Raises StoreUnavailable."""
-        lock = f"{self.prefix}:told:{kind}:{subject}"
-        if not await self._patiently(lambda: self.store.client.delete(lock)):
-            return False
-        await self._tell(kind, subject, fields)
-        return True
-
-    async def _tell(self, kind: str, subject: str, fields: Mapping[str, str]) -> None:
-        seconds, micros = await self._patiently(self.store.client.time)
-        names = ("from", "to", "reason", "message", "request_id")
-        told: dict[Any, Any] = {"field": subject, **dict.fromkeys(names, ""), "by": OBSERVED, "status": "0", **fields}
-        told |= {"at": str(seconds + micros / 1e6), "kind": kind}
-        await self._patiently(
-            lambda: self.store.client.xadd(f"{self.prefix}:events", told, maxlen=_MOST_EVENTS, approximate=True)
-        )
-
-    async def rouse(self, state: State, fields: Sequence[str]) -> int:
-        """End the rest of those records that are in `state`, so that each is tried with the next request or probe. How
-        many there were. Raises StoreUnavailable.
-
-        An operator's word and the wallet's own stop are left as they are: the one is the operator's to lift, the other
-        the treasurer's, within seconds.
-        """
-        args = [state, OPERATOR, WALLET, *fields]
-        return int(await self._patiently(lambda: self.store.evalsha(self._rouse_script, [self.prefix], args)))
-
-    async def tell_group(self, model: str, group: str) -> None:
-        """Remember for all replicas that `model` shares the limit of `group`. Raises StoreUnavailable."""
-        await self._patiently(lambda: self.store.client.hset(f"{self.prefix}:groups", model, group))
-        self._note(int(await self._patiently(lambda: self.store.client.incr(f"{self.prefix}:version"))), self.epoch)
-
-    async def told_groups(self) -> dict[str, str]:
-        """Model -> group, as upstream's messages told. Raises StoreUnavailable."""
-        raw = await self._patiently(lambda: self.store.client.hgetall(f"{self.prefix}:groups"))
-        return {text_of(model): text_of(group) for model, group in raw.items()}
-
-    async def tell_organization(self, accounts: Sequence[str], organization: str) -> None:
-        """Remember for all replicas that these accounts belong to one organisation. Raises StoreUnavailable."""
-        told: dict[Any, Any] = dict.fromkeys(accounts, organization)
-        if await self._patiently(lambda: self.store.client.hset(f"{self.prefix}:organizations", mapping=told)):
-            self._note(int(await self._patiently(lambda: self.store.client.incr(f"{self.prefix}:version"))), self.epoch)
-
-    async def told_organizations(self) -> dict[str, str]:
-        """Account -> organisation, of those that share one. Raises StoreUnavailable."""
-        raw = await self._patiently(lambda: self.store.client.hgetall(f"{self.prefix}:organizations"))
-        return {text_of(account): text_of(organization) for account, organization in raw.items()}
-
-    async def begin_epoch(self, *, reseeded: bool) -> str:
-        """Mark the store as one that remembers, unless it is marked. A reseeded one starts new buckets low for two
-        minutes. Returns the epoch in force. Raises StoreUnavailable."""
-        seconds, _ = await self._patiently(self.store.client.time)
-        key, value = f"{self.prefix}:epoch", f"{'r' if reseeded else 'f'}:{seconds}"
-        await self._patiently(lambda: self.store.client.set(key, value, nx=True))
-        self.epoch = text_of(await self._patiently(lambda: self.store.client.get(key)))
-        return self.epoch
-
     async def buckets(self) -> tuple[float, dict[tuple[str, str], Bucket]]:
         """The store's time and every bucket by (account, model group), for those who look at the pool from above.
 
         Costs what there are buckets: never call it on the request path. Raises StoreUnavailable.
         """
         client, index = self.store.client, f"{self.prefix}:buckets"
-        seconds, micros = await self._patiently(client.time)
-        members = sorted(await self._patiently(lambda: client.smembers(index)))
+        seconds, micros = await self.registry.patiently(client.time)
+        members = sorted(await self.registry.patiently(lambda: client.smembers(index)))
         found: dict[tuple[str, str], Bucket] = {}
         for start in range(0, len(members), 500):
             part = [(member, tuple(_unpack(member))) for member in members[start : start + 500]]
             keys = [bucket_key(self.prefix, account, group) for _, (account, group) in part]
-            values = await self._patiently(partial(client.mget, keys))
+            values = await self.registry.patiently(partial(client.mget, keys))
             for (member, name), raw in zip(part, values, strict=True):
                 if raw is not None:
                     found[name] = bucket_of(raw)
                 else:  # it expired
-                    await self._patiently(partial(client.srem, index, member))
+                    await self.registry.patiently(partial(client.srem, index, member))
         return seconds + micros / 1e6, found
-
-    async def hear(self) -> float:
-        """The store's time; its version is noted, and nobody counted as a replica. Raises StoreUnavailable."""
-        keys = (f"{self.prefix}:version", f"{self.prefix}:epoch")
-        version, epoch = await self._patiently(lambda: self.store.client.mget(*keys))
-        seconds, micros = await self._patiently(self.store.client.time)
-        self._note(int(version or 0), text_of(epoch or b""))
-        now: float = seconds + micros / 1e6
-        return now
 
     async def look(self) -> None:
         """Hear of changes while no batch brings them, be counted among the replicas, and count them.
@@ -434,7 +304,7 @@ class Ledger:
         with contextlib.suppress(StoreLost):
             keys = (f"{self.prefix}:version", f"{self.prefix}:epoch")
             version, epoch = await self.store.guard(self.store.client.mget(*keys))
-            self._note(int(version or 0), text_of(epoch or b""))
+            self.registry.note(int(version or 0), text_of(epoch or b""))
             now, _ = await self.store.guard(self.store.client.time())  # machines' own clocks may differ by more
             await self.store.guard(self.store.client.zadd(replicas, {self._name: now}))
             await self.store.guard(self.store.client.zremrangebyscore(replicas, 0, now - _REPLICA_LIVES_S))
@@ -449,26 +319,7 @@ class Ledger:
         self._clock_ahead = ahead if steps else max(ahead, self._clock_ahead - _CLOCK_DRIFTS_S)
         if self._serves_alone and self._rejoining is None:
             self._come_back(epoch)
-        self._note(version, epoch)
-
-    def _note(self, version: int, epoch: str) -> None:
-        changed = version != self.version or epoch != self.epoch
-        self.version, self.epoch = version, epoch
-        if changed:
-            self._on_version()
-
-    async def _patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Repeat an idempotent call until the store answers. Raises StoreUnavailable when patience ends, at once while
-        the store is known to be away."""
-        deadline = time.monotonic() + self._patience_s
-        while True:
-            try:
-                return await self.store.guard(call())
-            except StoreLost as lost:
-                self._observer.store_failed(lost.reason)
-                if self._batches.away or time.monotonic() > deadline:
-                    raise StoreUnavailable(str(lost)) from lost
-                await asyncio.sleep(0.05)
+        self.registry.note(version, epoch)
 
 
 __all__ = [

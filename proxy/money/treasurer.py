@@ -198,16 +198,16 @@ class Treasurer:
         if reason and (record is None or record.state is State.SUSPECT or (ours and record.reason != reason)):
             # No fingerprint: another key of the account has no other credit.
             stop = Record(State.QUARANTINED, reason, 0.0, message=_WORDS[reason], by=WALLET)
-            await self._ledger.change_state(field_, stop, by=WALLET, fingerprint=print_)
+            await self._ledger.registry.change_state(field_, stop, by=WALLET, fingerprint=print_)
         elif ours and not reason:
-            await self._ledger.change_state(field_, None, by=WALLET, fingerprint=print_)
+            await self._ledger.registry.change_state(field_, None, by=WALLET, fingerprint=print_)
 
     async def _states(self) -> Mapping[str, Record]:
         """All records, read again only when the pool's version has moved."""
         store = self._ledger.store
         version = await store.guard(store.client.get(f"{self._ledger.prefix}:version"))
         if self._records_of is None or version != self._records_of:
-            self._records = await self._ledger.records()
+            self._records = await self._ledger.registry.records()
             self._records_of = version
         return self._records
 

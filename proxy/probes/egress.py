@@ -88,7 +88,7 @@ class EgressWatch:
             "message": "every key fails alike: nobody is removed",
         }
         try:
-            first = await self._ledger.announce(KIND, "network", told, every_s=_ALARM_HOLDS_S)
+            first = await self._ledger.registry.announce(KIND, "network", told, every_s=_ALARM_HOLDS_S)
         except StoreUnavailable:
             first = True  # rather one alarm a replica than none
         if first:
@@ -97,7 +97,7 @@ class EgressWatch:
     async def _lift(self, reason: str) -> None:
         try:
             told = {"from": "trouble", "to": "well", "reason": reason, "message": "upstream answers again"}
-            first = await self._ledger.end_announced(KIND, "network", told)
+            first = await self._ledger.registry.end_announced(KIND, "network", told)
         except StoreUnavailable:
             first = True
         if first:

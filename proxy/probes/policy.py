@@ -61,7 +61,7 @@ class PolicyWatch:
         name = client or "anonymous"
         try:
             told = {"reason": reason, "message": "upstream refused this client's content for policy"}
-            await self._ledger.announce(KIND, name, told, every_s=_TOLD_EVERY_S)
+            await self._ledger.registry.announce(KIND, name, told, every_s=_TOLD_EVERY_S)
             limit = self.settings.suspend_after
             if not limit or not client:  # who is anonymous may be anybody
                 return

@@ -96,7 +96,7 @@ class Prober:
 
     async def look(self) -> None:
         """Begin the probes that are due. Raises StoreUnavailable."""
-        now = await self._ledger.hear()
+        now = await self._ledger.registry.hear()
         heard = self._ledger.version, self._ledger.epoch
         if self._seen != heard:
             await self.roster.refresh()
@@ -264,7 +264,7 @@ class Prober:
             record = self.roster.pool.records.get(field)
             if record is None or record.by != OBSERVED or (record.state is State.QUARANTINED and not of_money):
                 continue
-            await self._ledger.change_state(field, None, by=OPERATOR, fingerprint=print_)
+            await self._ledger.registry.change_state(field, None, by=OPERATOR, fingerprint=print_)
         await self.roster.refresh()
 
 

@@ -81,14 +81,14 @@ async def test_one_replica_watches_and_the_other_takes_over_when_it_leaves(store
 async def test_events_are_read_once_in_order_from_where_the_last_reader_stopped(stores):
     ledger = ledger_on(stores[0])
     gone = Record(State.REMOVED, "invalid_api_key", 0)
-    await ledger.change_state("k/before", gone, fingerprint="")
+    await ledger.registry.change_state("k/before", gone, fingerprint="")
     first, second = (Board(store, "test", f"replica-{n}") for n, store in enumerate(stores))
     await first.begin()
     assert await first.news() == []  # the pool told nobody before; what was is no news
-    await ledger.change_state("k/one", gone, fingerprint="")
-    await ledger.change_state("k/two", gone, fingerprint="")
+    await ledger.registry.change_state("k/one", gone, fingerprint="")
+    await ledger.registry.change_state("k/two", gone, fingerprint="")
     assert [event["field"] for event in await first.news()] == ["k/one", "k/two"]
-    await ledger.change_state("k/three", gone, fingerprint="")
+    await ledger.registry.change_state("k/three", gone, fingerprint="")
     await second.begin()  # a replica that starts later does not skip what is unread
     assert [(event["field"], event["to"]) for event in await second.news()] == [("k/three", "removed")]
     assert await first.news() == []
@@ -97,10 +97,10 @@ async def test_events_are_read_once_in_order_from_where_the_last_reader_stopped(
 async def test_what_happened_while_nobody_wanted_to_be_told_is_no_news(stores):
     board, ledger = Board(stores[0], "test", "a"), ledger_on(stores[0])
     await board.begin()
-    await ledger.change_state("k/one", Record(State.REMOVED, "x", 0), fingerprint="")
+    await ledger.registry.change_state("k/one", Record(State.REMOVED, "x", 0), fingerprint="")
     await board.forget()
     assert await board.news() == []
-    await ledger.change_state("k/two", Record(State.REMOVED, "x", 0), fingerprint="")
+    await ledger.registry.change_state("k/two", Record(State.REMOVED, "x", 0), fingerprint="")
     assert [event["field"] for event in await board.news()] == ["k/two"]
 
 
@@ -108,5 +108,5 @@ async def test_a_pool_without_any_event_begins_at_its_beginning(stores):
     board = Board(stores[0], "test", "a")
     await board.begin()
     assert await board.news() == []
-    await ledger_on(stores[0]).change_state("k/one", Record(State.REMOVED, "x", 0), fingerprint="")
+    await ledger_on(stores[0]).registry.change_state("k/one", Record(State.REMOVED, "x", 0), fingerprint="")
     assert [event["field"] for event in await board.news()] == ["k/one"]

@@ -41,7 +41,7 @@ async def test_a_removed_key_is_told_once_whichever_replica_reads(store):
     (first, told_by_first), (second, told_by_second) = watch_on(store, pool, "a"), watch_on(store, pool, "b")
     await Board(store, "test", "a").begin()
     gone = Record(State.REMOVED, "account_deactivated", 0, status=401, message="deactivated", fingerprint="fp")
-    await ledger_on(store).change_state("a/alpha", gone, fingerprint="fp")
+    await ledger_on(store).registry.change_state("a/alpha", gone, fingerprint="fp")
     assert await first.read_events() + await second.read_events() == 1
     assert [alert.kind for alert in [*told_by_first, *told_by_second]] == [AlertKind.KEY_REMOVED]
 

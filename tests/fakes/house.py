@@ -255,7 +255,7 @@ class House:
         return max(0.0, bucket.cool_until - bucket.at) if bucket else 0.0
 
     async def states(self) -> dict[str, Record]:
-        return await self.ledger.records()
+        return await self.ledger.registry.records()
 
     # ---- the line
 
@@ -284,7 +284,7 @@ class House:
 async def open_house(url: str, accounts: Mapping[str, int], /, **options: Any) -> AsyncIterator[House]:
     """`accounts`: how many keys each has. `options` as in the configuration file."""
     house = House(url, accounts, options)
-    await house.ledger.begin_epoch(reseeded=False)
+    await house.ledger.registry.begin_epoch(reseeded=False)
     await house.roster.refresh()
     try:
         yield house

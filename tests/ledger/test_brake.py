@@ -29,7 +29,7 @@ async def kill(ledger, n: int, reason: str, *, first: int = 0) -> list[Braked]:
     """Report keys first … first+n-1 as dead; what the brake said to each."""
     said = []
     for i in range(first, first + n):
-        _, braked = await ledger.observe_state(
+        _, braked = await ledger.registry.observe_state(
             f"k/{i}", dead(reason), rest_s=30, fingerprint="print", max_removals=MOST
         )
         said.append(braked)
@@ -37,7 +37,7 @@ async def kill(ledger, n: int, reason: str, *, first: int = 0) -> list[Braked]:
 
 
 async def states(ledger) -> list[State]:
-    records = await ledger.records()
+    records = await ledger.registry.records()
     return [records[name].state for name in sorted(records, key=lambda name: int(name[2:]))]
 
 
@@ -62,8 +62,8 @@ async def test_more_ambiguous_deaths_than_allowed_within_a_minute_only_make_susp
     assert await states(one) == [State.REMOVED] * 3 + [State.SUSPECT] * 3
     assert len(await events(one, "brake")) == 1
     assert len(await events(one, "state")) == 6
-    assert await one.stopped() == 3
-    stopped = (await one.records())["k/3"]
+    assert await one.registry.stopped() == 3
+    stopped = (await one.registry.records())["k/3"]
     assert (stopped.reason, stopped.status) == ("http_401", 401)
     assert stopped.until == pytest.approx(stopped.since + 30)
 
@@ -109,27 +109,27 @@ async def test_a_stopped_removal_leaves_a_quarantined_key_as_it_is(ledgers):
     one, _ = ledgers
     await kill(one, 4, "http_401")
     broke = Record(State.QUARANTINED, "insufficient_quota", 0.0, fingerprint="print")
-    await one.change_state("k/9", broke, rest_s=60, fingerprint="print")
+    await one.registry.change_state("k/9", broke, rest_s=60, fingerprint="print")
     assert await kill(one, 1, "http_401", first=9) == [STOPPED]
-    assert (await one.records())["k/9"].state is State.QUARANTINED
+    assert (await one.registry.records())["k/9"].state is State.QUARANTINED
 
 
 async def test_no_brake_holds_an_operator(ledgers):
     one, _ = ledgers
     for n in range(6):
         record = Record(State.REMOVED, "operator", 0.0, by=OPERATOR, fingerprint="print")
-        assert await one.change_state(f"k/{n}", record, fingerprint="print")
+        assert await one.registry.change_state(f"k/{n}", record, fingerprint="print")
     assert await states(one) == [State.REMOVED] * 6
 
 
 async def test_an_alarm_that_is_no_change_comes_once_in_its_time_for_all_replicas(ledgers):
     one, other = ledgers
-    assert await one.announce("policy", "backend", {"reason": "bio_policy"}, every_s=60)
-    assert not await other.announce("policy", "backend", {"reason": "bio_policy"}, every_s=60)
-    assert await other.announce("policy", "nightly", {"reason": "bio_policy"}, every_s=60)
+    assert await one.registry.announce("policy", "backend", {"reason": "bio_policy"}, every_s=60)
+    assert not await other.registry.announce("policy", "backend", {"reason": "bio_policy"}, every_s=60)
+    assert await other.registry.announce("policy", "nightly", {"reason": "bio_policy"}, every_s=60)
     assert [entry[b"field"] for entry in await events(one, "policy")] == [b"backend", b"nightly"]
     # and its end is told once, too.
-    assert await one.end_announced("policy", "backend", {"to": "well"})
-    assert not await other.end_announced("policy", "backend", {"to": "well"})
+    assert await one.registry.end_announced("policy", "backend", {"to": "well"})
+    assert not await other.registry.end_announced("policy", "backend", {"to": "well"})
     assert (await events(one, "policy"))[-1][b"to"] == b"well"
-    assert await one.announce("policy", "backend", {"reason": "bio_policy"}, every_s=60)
+    assert await one.registry.announce("policy", "backend", {"reason": "bio_policy"}, every_s=60)

@@ -26,7 +26,7 @@ async def ledgers(valkey_url):
     """Two replicas' ledgers on one marked store."""
     stores = [connect(valkey_url, timeout_s=2.0) for _ in range(2)]
     made = [ledger_on(store) for store in stores]
-    await made[0].begin_epoch(reseeded=False)
+    await made[0].registry.begin_epoch(reseeded=False)
     for one in made:  # each has heard the store's clock
         one.give_back(await granted(one, "another", Cost(1), [candidate("z", LIMITS)]))
         await one.flush()

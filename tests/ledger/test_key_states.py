@@ -28,7 +28,7 @@ class NoJitter(random.Random):
 async def ledger(valkey_url):
     store = connect(valkey_url, timeout_s=2.0)
     made = ledger_on(store, rng=NoJitter())
-    await made.begin_epoch(reseeded=False)
+    await made.registry.begin_epoch(reseeded=False)
     yield made
     await made.flush()
     await store.close()
@@ -51,35 +51,35 @@ async def test_the_store_keeps_the_very_rules_of_the_domain(ledger):
     for n, transition in enumerate(TRANSITIONS):
         field, before, after = f"k/{n}", transition.before, transition.after
         if before is not None:
-            assert await ledger.change_state(field, before, by=before.by, fingerprint="print"), transition
-        changed = await ledger.change_state(field, after, by=transition.by, fingerprint="print")
+            assert await ledger.registry.change_state(field, before, by=before.by, fingerprint="print"), transition
+        changed = await ledger.registry.change_state(field, after, by=transition.by, fingerprint="print")
         assert changed is transition.allowed, str(transition)
-        now = (await ledger.records()).get(field)
+        now = (await ledger.registry.records()).get(field)
         expected = after if transition.allowed else before
         assert (now and now.state) == (expected and expected.state), str(transition)
 
 
 async def test_the_same_observation_twice_is_one_event_and_postpones_nothing(ledger):
     broke = out(State.QUARANTINED)
-    assert await ledger.change_state("k/a1", broke, rest_s=60, fingerprint="fp-a1")
-    first = (await ledger.records())["k/a1"]
-    assert not await ledger.change_state("k/a1", broke, rest_s=600, fingerprint="fp-a1")
-    assert (await ledger.records())["k/a1"] == first
+    assert await ledger.registry.change_state("k/a1", broke, rest_s=60, fingerprint="fp-a1")
+    first = (await ledger.registry.records())["k/a1"]
+    assert not await ledger.registry.change_state("k/a1", broke, rest_s=600, fingerprint="fp-a1")
+    assert (await ledger.registry.records())["k/a1"] == first
     assert first.until == pytest.approx(first.since + 60)
     assert len(await events(ledger)) == 1
 
 
 async def test_another_reason_for_the_same_state_is_an_event(ledger):
-    await ledger.change_state("k/a1", out(), fingerprint="fp-a1")
-    assert await ledger.change_state("k/a1", replace(out(), reason="account_deactivated"), fingerprint="fp-a1")
+    await ledger.registry.change_state("k/a1", out(), fingerprint="fp-a1")
+    assert await ledger.registry.change_state("k/a1", replace(out(), reason="account_deactivated"), fingerprint="fp-a1")
     assert [event["reason"] for event in await events(ledger)] == ["invalid_api_key", "account_deactivated"]
 
 
 async def test_a_record_comes_back_as_it_was_given_with_the_stores_time(ledger):
     given = out(status=401, message="Incorrect API key: sk-…1234 ☂", request_id="req_1", tries=2)
-    await ledger.change_state("k/a1", given, fingerprint="fp-a1")
+    await ledger.registry.change_state("k/a1", given, fingerprint="fp-a1")
     seconds, micros = await ledger.store.client.time()
-    kept = (await ledger.records())["k/a1"]
+    kept = (await ledger.registry.records())["k/a1"]
     assert kept == replace(given, since=kept.since)
     assert seconds + micros / 1e6 - 5 < kept.since <= seconds + micros / 1e6
     (event,) = await events(ledger)
@@ -88,28 +88,28 @@ async def test_a_record_comes_back_as_it_was_given_with_the_stores_time(ledger):
 
 
 async def test_an_operators_word_holds_against_what_is_seen_and_ends_by_an_operators(ledger):
-    await ledger.change_state("k/a1", out(State.DISABLED, by=OPERATOR), fingerprint="fp-a1")
-    assert not await ledger.change_state("k/a1", out(), fingerprint="fp-a1")
-    assert not await ledger.change_state("k/a1", None, fingerprint="fp-a1")
-    assert await ledger.change_state("k/a1", None, by=OPERATOR, fingerprint="fp-a1")
-    assert await ledger.records() == {}
+    await ledger.registry.change_state("k/a1", out(State.DISABLED, by=OPERATOR), fingerprint="fp-a1")
+    assert not await ledger.registry.change_state("k/a1", out(), fingerprint="fp-a1")
+    assert not await ledger.registry.change_state("k/a1", None, fingerprint="fp-a1")
+    assert await ledger.registry.change_state("k/a1", None, by=OPERATOR, fingerprint="fp-a1")
+    assert await ledger.registry.records() == {}
 
 
 async def test_a_changed_secret_starts_anew(ledger):
-    await ledger.change_state("k/a1", out(fingerprint="fp-older"), fingerprint="fp-older")
+    await ledger.registry.change_state("k/a1", out(fingerprint="fp-older"), fingerprint="fp-older")
     # The new secret may be used,
     await granted(ledger, GROUP, Cost(1), [A])
     # what is seen of it is weighed against nothing,
-    assert await ledger.change_state("k/a1", out(State.SUSPECT), fingerprint="fp-a1")
+    assert await ledger.registry.change_state("k/a1", out(State.SUSPECT), fingerprint="fp-a1")
     # and the older one's record can be cleared without an operator.
-    await ledger.change_state("k/b1", out(fingerprint="fp-older"), fingerprint="fp-older")
-    assert await ledger.change_state("k/b1", None, fingerprint="fp-b1")
-    assert list(await ledger.records()) == ["k/a1"]
+    await ledger.registry.change_state("k/b1", out(fingerprint="fp-older"), fingerprint="fp-older")
+    assert await ledger.registry.change_state("k/b1", None, fingerprint="fp-b1")
+    assert list(await ledger.registry.records()) == ["k/a1"]
 
 
 async def test_the_list_of_events_is_bounded(ledger):
     client, script = ledger.store.client, Script("state")
-    await ledger.change_state("k/a1", out(), fingerprint="fp-a1")
+    await ledger.registry.change_state("k/a1", out(), fingerprint="fp-a1")
     fields = {
         "state": "removed",
         "tries": 0,
@@ -134,7 +134,7 @@ async def test_the_list_of_events_is_bounded(ledger):
 @pytest.mark.parametrize("field", ["k/a1", "a/a"])
 @pytest.mark.parametrize("state", [State.REMOVED, State.DISABLED, State.DRAINING, State.QUARANTINED, State.SUSPECT])
 async def test_a_key_that_is_out_is_not_used_and_is_reported(ledger, field, state):
-    await ledger.change_state(field, out(state, fingerprint=""), rest_s=60, fingerprint="")
+    await ledger.registry.change_state(field, out(state, fingerprint=""), rest_s=60, fingerprint="")
     answer = await granted(ledger, GROUP, Cost(1), [A, B])
     assert answer.candidate == B
     refused = await ledger.reserve(GROUP, Cost(1), [A])
@@ -146,7 +146,7 @@ async def test_a_key_that_is_out_is_no_hint_either(ledger):
     once = candidate("once", Limits(rpm=10_000, tpm=1_000_000, rpd=1))
     await granted(ledger, GROUP, Cost(1), [once])
     await granted(ledger, GROUP, Cost(1), [A])
-    await ledger.change_state("k/a1", out(), fingerprint="fp-a1")
+    await ledger.registry.change_state("k/a1", out(), fingerprint="fp-a1")
     await ledger.reserve(GROUP, Cost(1), [A])  # somebody tries, and is told
     refused = await ledger.reserve(GROUP, Cost(1), [once])
     assert isinstance(refused, Refused)
@@ -159,7 +159,7 @@ async def test_a_key_that_is_out_is_no_hint_either(ledger):
 @pytest.mark.parametrize("state", [State.QUARANTINED, State.SUSPECT])
 @pytest.mark.parametrize("field", ["k/a1", "a/a"])
 async def test_one_request_tries_a_resting_key_when_its_time_has_come_and_the_next_try_moves(ledger, state, field):
-    await ledger.change_state(field, out(state, fingerprint=""), rest_s=rest_s(state, 0, 0.0), fingerprint="")
+    await ledger.registry.change_state(field, out(state, fingerprint=""), rest_s=rest_s(state, 0, 0.0), fingerprint="")
     first = rest_s(state, 0, 0.0)
     # Not before its time, and not by a request that may not be done twice
     assert isinstance(await ledger.reserve(GROUP, Cost(1), [A], may_try_resting=True), Refused)
@@ -172,13 +172,13 @@ async def test_one_request_tries_a_resting_key_when_its_time_has_come_and_the_ne
     refused = await ledger.reserve(GROUP, Cost(1), [A], may_try_resting=True)
     assert isinstance(refused, Refused)
     assert refused.dead == (A,)
-    kept = (await ledger.records())[field]
+    kept = (await ledger.registry.records())[field]
     assert kept.tries == 1
     assert kept.until == pytest.approx(trial.at + rest_s(state, 1, 0.0), abs=1e-3)
 
 
 async def test_of_many_replicas_trying_at_once_one_gets_the_trial(valkey_url, ledger):
-    await ledger.change_state("k/a1", out(State.QUARANTINED), rest_s=60, fingerprint="fp-a1")
+    await ledger.registry.change_state("k/a1", out(State.QUARANTINED), rest_s=60, fingerprint="fp-a1")
     await move_time(ledger, 61)
     stores = [connect(valkey_url, timeout_s=2.0) for _ in range(5)]
     answers = [await ledger_on(s).reserve(GROUP, Cost(1), [A], may_try_resting=True) for s in stores]
@@ -189,24 +189,24 @@ async def test_of_many_replicas_trying_at_once_one_gets_the_trial(valkey_url, le
 
 async def test_a_vain_trial_does_not_shorten_the_rest(ledger):
     broke = out(State.QUARANTINED)
-    await ledger.change_state("k/a1", broke, rest_s=60, fingerprint="fp-a1")
+    await ledger.registry.change_state("k/a1", broke, rest_s=60, fingerprint="fp-a1")
     await move_time(ledger, 61)
     await granted(ledger, GROUP, Cost(1), [A], may_try_resting=True)
-    before = (await ledger.records())["k/a1"]
+    before = (await ledger.registry.records())["k/a1"]
     # If the trial is answered as before
-    assert not await ledger.change_state("k/a1", broke, rest_s=60, fingerprint="fp-a1")
-    assert (await ledger.records())["k/a1"] == before
+    assert not await ledger.registry.change_state("k/a1", broke, rest_s=60, fingerprint="fp-a1")
+    assert (await ledger.registry.records())["k/a1"] == before
 
 
 async def test_a_vain_trial_with_another_reason_does_not_shorten_the_rest_either(ledger):
-    await ledger.change_state("k/a1", out(State.QUARANTINED), rest_s=60, fingerprint="fp-a1")
+    await ledger.registry.change_state("k/a1", out(State.QUARANTINED), rest_s=60, fingerprint="fp-a1")
     await move_time(ledger, 61)
     await granted(ledger, GROUP, Cost(1), [A], may_try_resting=True)
-    before = (await ledger.records())["k/a1"]
+    before = (await ledger.registry.records())["k/a1"]
     # If the trial finds no credit where there was a limit before
     other = replace(out(State.QUARANTINED), reason="credit_balance_exhausted")
-    assert await ledger.change_state("k/a1", other, rest_s=60, fingerprint="fp-a1")
-    after = (await ledger.records())["k/a1"]
+    assert await ledger.registry.change_state("k/a1", other, rest_s=60, fingerprint="fp-a1")
+    after = (await ledger.registry.records())["k/a1"]
     assert (after.reason, after.tries, after.until) == ("credit_balance_exhausted", 1, before.until)
 
 
@@ -218,7 +218,7 @@ async def test_another_process_hears_of_a_change_with_its_next_request(valkey_ur
     store = connect(valkey_url, timeout_s=2.0)
     other = ledger_on(store, on_version=lambda: heard.append(other.version))
     await granted(other, GROUP, Cost(1), [B])
-    await ledger.change_state("k/a1", out(), fingerprint="fp-a1")
+    await ledger.registry.change_state("k/a1", out(), fingerprint="fp-a1")
     await granted(other, GROUP, Cost(1), [B])
     await granted(other, GROUP, Cost(1), [B])
     assert heard == [0, 1]
@@ -230,7 +230,7 @@ async def test_an_idle_process_hears_of_a_change_when_it_looks(valkey_url, ledge
     store = connect(valkey_url, timeout_s=2.0)
     other = ledger_on(store, on_version=lambda: heard.append(other.version))
     await other.look()
-    await ledger.change_state("k/a1", out(), fingerprint="fp-a1")
+    await ledger.registry.change_state("k/a1", out(), fingerprint="fp-a1")
     await other.look()
     await other.look()
     assert heard == [0, 1]

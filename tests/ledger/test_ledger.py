@@ -33,7 +33,7 @@ async def ledger(valkey_url):
     """A ledger on a marked, empty store."""
     store = connect(valkey_url, timeout_s=2.0)
     made = ledger_on(store)
-    await made.begin_epoch(reseeded=False)
+    await made.registry.begin_epoch(reseeded=False)
     yield made
     await made.flush()
     await store.close()
@@ -107,7 +107,7 @@ async def test_eight_replicas_racing_for_one_account_never_oversell_it(valkey_ur
     # Given 600 requests a minute, hence 588 at once and 10 a second, wanted 1,600 times by 8 replicas
     stores = [connect(valkey_url, timeout_s=5.0) for _ in range(8)]
     ledgers = [ledger_on(store, patience_s=20.0) for store in stores]
-    await ledgers[0].begin_epoch(reseeded=False)
+    await ledgers[0].registry.begin_epoch(reseeded=False)
     shared = candidate("a", Limits(rpm=600))
     answers = await asyncio.gather(
         *(one.reserve(GROUP, Cost(1), [shared]) for one in ledgers for _ in range(200))
@@ -124,7 +124,7 @@ async def test_what_comes_up_together_goes_out_in_batches_of_64_in_order(valkey_
     log = StoreLog()
     store = connect(valkey_url, timeout_s=5.0)
     ledger = ledger_on(store, observer=log)
-    await ledger.begin_epoch(reseeded=False)
+    await ledger.registry.begin_epoch(reseeded=False)
     answers = await asyncio.gather(*(ledger.reserve(GROUP, Cost(1), [candidate("a", daily(101))]) for _ in range(200)))
     await store.close()
     assert log.batches == [64, 64, 64, 8]
@@ -157,7 +157,7 @@ async def test_a_reserve_whose_answer_is_lost_is_charged_once(valkey_url, tmp_pa
     async with wire(valkey_url, tmp_path) as network:
         store = connect(network.url, timeout_s=0.1)
         ledger = ledger_on(store)
-        await ledger.begin_epoch(reseeded=False)
+        await ledger.registry.begin_epoch(reseeded=False)
         await granted(ledger, GROUP, Cost(1, 100), [candidate("b", DAILY)])  # the server knows the script
         # If the store reserves and its answer does not arrive, twice
         network.lose(2, how, only=lambda command: b"EVALSHA" in command)
@@ -172,7 +172,7 @@ async def test_a_settle_whose_answer_is_lost_is_done_once(valkey_url, tmp_path, 
     async with wire(valkey_url, tmp_path) as network:
         store = connect(network.url, timeout_s=0.1)
         ledger = ledger_on(store)
-        await ledger.begin_epoch(reseeded=False)
+        await ledger.registry.begin_epoch(reseeded=False)
         one, other = [await granted(ledger, GROUP, Cost(1, 500), [A]) for _ in range(2)]
         network.lose(2, how, only=lambda command: b"EVALSHA" in command)
         ledger.settle(one, back=Cost(1, 500))
@@ -203,7 +203,7 @@ async def test_a_caller_who_leaves_while_the_store_is_asked_gets_nothing_and_it_
     async with wire(valkey_url, tmp_path) as network:
         store = connect(network.url, timeout_s=0.1)
         ledger = ledger_on(store)
-        await ledger.begin_epoch(reseeded=False)
+        await ledger.registry.begin_epoch(reseeded=False)
         await granted(ledger, GROUP, Cost(1), [candidate("b", DAILY)])
         network.lose(1, "hang", only=lambda command: b"EVALSHA" in command)
         leaving = asyncio.ensure_future(ledger.reserve(GROUP, Cost(1, 500), [A]))
@@ -224,7 +224,7 @@ async def test_a_caller_who_leaves_in_the_very_turn_of_the_grant_gives_it_back(v
         leaving.cancel()
 
     ledger = ledger_on(store, on_version=leave)
-    await ledger.begin_epoch(reseeded=False)
+    await ledger.registry.begin_epoch(reseeded=False)
     leaving = asyncio.ensure_future(ledger.reserve(GROUP, Cost(1, 500), [A]))
     with pytest.raises(asyncio.CancelledError):
         await leaving
@@ -241,7 +241,7 @@ async def test_patience_ends_in_store_unavailable_and_what_was_in_doubt_is_given
     async with wire(valkey_url, tmp_path) as network:
         log, store = StoreLog(), connect(network.url, timeout_s=0.1)
         ledger = ledger_on(store, patience_s=0.2, observer=log)
-        await ledger.begin_epoch(reseeded=False)
+        await ledger.registry.begin_epoch(reseeded=False)
         await granted(ledger, GROUP, Cost(1), [candidate("b", DAILY)])
         # If every answer is lost, though the store does what it is asked
         network.lose(10_000, only=lambda command: b"EVAL" in command)
@@ -262,7 +262,7 @@ async def test_an_outage_keeps_settles_and_forgets_refused_reserves(valkey_url, 
     async with wire(valkey_url, tmp_path) as network:
         store = connect(network.url, timeout_s=0.1)
         ledger = ledger_on(store, patience_s=0.1)
-        await ledger.begin_epoch(reseeded=False)
+        await ledger.registry.begin_epoch(reseeded=False)
         kept = await granted(ledger, GROUP, Cost(1, 500), [A])
         network.lose(0, "down")
         network.cut()
@@ -282,7 +282,7 @@ async def test_a_replica_that_serves_alone_takes_its_share_and_pays_when_the_sto
     async with wire(valkey_url, tmp_path) as network:
         store = connect(network.url, timeout_s=0.1)
         ledger = ledger_on(store, patience_s=0.1, serve_alone=True)
-        await ledger.begin_epoch(reseeded=False)
+        await ledger.registry.begin_epoch(reseeded=False)
         ten = candidate("a", daily(21))
         await granted(ledger, GROUP, Cost(1), [ten])  # 20 are left, less a breath of a day
         ledger.replicas = 2

@@ -200,7 +200,7 @@ async def lost(valkey_url, tmp_path):
     async with wire(valkey_url, tmp_path) as network:
         store, plain = connect(network.url, timeout_s=0.1), connect(valkey_url, timeout_s=2.0)
         ledger = ledger_on(store, patience_s=0.1, serve_alone=True)
-        await ledger.begin_epoch(reseeded=False)
+        await ledger.registry.begin_epoch(reseeded=False)
         await granted(ledger, GROUP, Cost(1), [DAILY])
         network.lose(0, "down")
         network.cut()
@@ -286,7 +286,7 @@ async def test_told_to_refuse_nobody_serves_alone(valkey_url, tmp_path):
     async with wire(valkey_url, tmp_path) as network:
         store = connect(network.url, timeout_s=0.1)
         ledger = ledger_on(store, patience_s=0.1)
-        await ledger.begin_epoch(reseeded=False)
+        await ledger.registry.begin_epoch(reseeded=False)
         await granted(ledger, GROUP, Cost(1), [DAILY])
         network.lose(0, "down")
         network.cut()

@@ -47,9 +47,9 @@ class Both:
 
     async def begin(self) -> None:
         if self.start == "reseeded":
-            await self.ledger.begin_epoch(reseeded=True)
+            await self.ledger.registry.begin_epoch(reseeded=True)
         elif self.start == "fresh":
-            await self.ledger.begin_epoch(reseeded=False)
+            await self.ledger.registry.begin_epoch(reseeded=False)
 
     def refilled(self, limits: Limits, burst_s: float) -> Bucket:
         """The specification's bucket at the store's time. A refusal changes nothing, so it is a copy."""

@@ -56,7 +56,7 @@ async def replica(valkey_url):
     async def make(settings=ACME) -> Replica:
         one = Replica(valkey_url, settings)
         made.append(one)
-        await one.ledger.begin_epoch(reseeded=False)
+        await one.ledger.registry.begin_epoch(reseeded=False)
         await one.roster.refresh()
         return one
 
@@ -88,7 +88,7 @@ async def test_an_account_of_unknown_organization_answers_for_itself_alone(repli
     one = await replica(PLENTY)
     await one.hears(Kind.MONEY, "credit_balance_exhausted", Scope.ORGANIZATION)
     assert one.states == {"a1": "quarantined", "b1": "active", "c1": "active"}
-    assert list(await one.ledger.records()) == ["a/a"]
+    assert list(await one.ledger.registry.records()) == ["a/a"]
 
 
 async def test_one_account_tries_for_the_whole_organization_and_brings_it_back(replica):
@@ -127,7 +127,7 @@ async def test_organizations_learned_from_answers_count_where_their_accounts_are
     while one.roster._reports:
         await next(iter(one.roster._reports))
     await one.hears(Kind.MONEY, "credit_balance_exhausted", Scope.ORGANIZATION)
-    assert list(await one.ledger.records()) == ["o/org-x"]
+    assert list(await one.ledger.registry.records()) == ["o/org-x"]
     # If another process has heard no answer of them, I expect it to know from the store.
     await other.roster.refresh()
     assert other.states == {"a1": "quarantined", "b1": "quarantined", "c1": "active"}
@@ -136,12 +136,12 @@ async def test_organizations_learned_from_answers_count_where_their_accounts_are
 async def test_what_the_wallet_stopped_is_tried_by_nobody(replica):
     one = await replica()
     stopped = Record(State.QUARANTINED, "stop_at", 0.0, by=WALLET)
-    assert await one.ledger.change_state("a/a", stopped, by=WALLET, fingerprint="fp-a1")
+    assert await one.ledger.registry.change_state("a/a", stopped, by=WALLET, fingerprint="fp-a1")
     await move_time(one.ledger, 86_400)
     await one.roster.refresh()
     assert isinstance(await one.reserve("a1", may_try_resting=True), Refused)
     assert one.roster.pool.due(2e12, random.Random(1)) == []
-    assert (await one.ledger.records())["a/a"].tries == 0
+    assert (await one.ledger.registry.records())["a/a"].tries == 0
 
 
 # ---- until when

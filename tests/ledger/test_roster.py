@@ -73,7 +73,7 @@ async def started(valkey_url):
     async def start(**options: Any) -> Process:
         one = Process(valkey_url, **options)
         processes.append(one)
-        await one.ledger.begin_epoch(reseeded=False)
+        await one.ledger.registry.begin_epoch(reseeded=False)
         await one.roster.refresh()
         return one
 
@@ -116,7 +116,7 @@ async def test_changes_in_quick_succession_all_arrive(started):
     one, other = await started(), await started()
     await other.reserve("c1")
     for key in ("a1", "a2", "b1"):
-        await one.ledger.change_state(f"k/{key}", record(State.REMOVED), fingerprint=f"fp-{key}")
+        await one.ledger.registry.change_state(f"k/{key}", record(State.REMOVED), fingerprint=f"fp-{key}")
         asyncio.get_running_loop().create_task(other.ledger.look())
     await other.ledger.look()
     await other.quiet()
@@ -128,16 +128,16 @@ async def test_changes_in_quick_succession_all_arrive(started):
 
 async def test_an_emptied_store_is_reminded_of_who_is_out(started):
     one = await started()
-    await one.ledger.change_state("k/a1", record(State.REMOVED, fingerprint="fp-a1"), fingerprint="fp-a1")
-    await one.ledger.change_state("a/b", record(State.QUARANTINED, tries=2), rest_s=240, fingerprint="")
-    await one.ledger.change_state("k/c1", record(State.DISABLED, by=OPERATOR), fingerprint="")
+    await one.ledger.registry.change_state("k/a1", record(State.REMOVED, fingerprint="fp-a1"), fingerprint="fp-a1")
+    await one.ledger.registry.change_state("a/b", record(State.QUARANTINED, tries=2), rest_s=240, fingerprint="")
+    await one.ledger.registry.change_state("k/c1", record(State.DISABLED, by=OPERATOR), fingerprint="")
     await one.quiet()
     # If the store is restarted empty
     await one.store.client.flushall()
     await one.reserve("c2")
     # I expect it to know again, and a process that starts now to know from it
     newcomer = await started()
-    kept = await newcomer.ledger.records()
+    kept = await newcomer.ledger.registry.records()
     assert {field: r.state for field, r in kept.items()} == {
         "k/a1": State.REMOVED,
         "a/b": State.QUARANTINED,
@@ -150,17 +150,17 @@ async def test_an_emptied_store_is_reminded_of_who_is_out(started):
 
 async def test_an_idle_process_reminds_the_store_too(started):
     one = await started()
-    await one.ledger.change_state("k/a1", record(State.REMOVED), fingerprint="fp-a1")
+    await one.ledger.registry.change_state("k/a1", record(State.REMOVED), fingerprint="fp-a1")
     await one.quiet()
     await one.store.client.flushall()
     await one.ledger.look()
     await one.quiet()
-    assert list(await one.ledger.records()) == ["k/a1"]
+    assert list(await one.ledger.registry.records()) == ["k/a1"]
 
 
 async def test_all_processes_reminding_at_once_do_no_harm(started):
     several = [await started() for _ in range(4)]
-    await several[0].ledger.change_state("k/a1", record(State.REMOVED), fingerprint="fp-a1")
+    await several[0].ledger.registry.change_state("k/a1", record(State.REMOVED), fingerprint="fp-a1")
     for process in several:
         await process.ledger.look()
         await process.quiet()
@@ -205,7 +205,7 @@ async def test_budgets_start_low_in_a_store_that_lost_its_memory_and_refill_from
 async def test_a_verdict_becomes_a_record_that_says_why(started, verdict, field, state):
     one = await started()
     await report(one, verdict, await granted_to(one, "a1"), status=403)
-    kept = (await one.ledger.records())[field]
+    kept = (await one.ledger.registry.records())[field]
     assert (kept.state, kept.reason, kept.status, kept.request_id) == (state, verdict.reason, 403, "req_1")
     assert one.changes.seen == [(field, state, verdict.reason)]
     assert one.state("a1") is state
@@ -232,7 +232,7 @@ async def test_a_trial_that_is_answered_brings_the_account_back(started):
     await move_time(one.ledger, 100)
     trial = await granted_to(one, "a1", may_try_resting=True)
     await report(one, OK, trial, status=200)
-    assert await one.ledger.records() == {}
+    assert await one.ledger.registry.records() == {}
     assert [one.state("a1"), one.state("a2")] == [State.ACTIVE] * 2
     assert one.changes.seen[-1] == ("a/a", State.ACTIVE, "answered")
 
@@ -240,7 +240,7 @@ async def test_a_trial_that_is_answered_brings_the_account_back(started):
 async def test_a_key_seen_dead_while_the_store_is_away_is_out_at_once_and_told_later(valkey_url, tmp_path):
     async with wire(valkey_url, tmp_path) as network:
         one = Process(network.url, timeout_s=0.1, patience_s=0.1)
-        await one.ledger.begin_epoch(reseeded=False)
+        await one.ledger.registry.begin_epoch(reseeded=False)
         await one.roster.refresh()
         answer = await granted_to(one, "a1")
         network.lose(0, "down")
@@ -251,7 +251,7 @@ async def test_a_key_seen_dead_while_the_store_is_away_is_out_at_once_and_told_l
         assert one.state("a1") is State.REMOVED
         network.heal()
         await one.quiet()
-        assert (await one.ledger.records())["k/a1"].state is State.REMOVED
+        assert (await one.ledger.registry.records())["k/a1"].state is State.REMOVED
         await one.store.close()
 
 

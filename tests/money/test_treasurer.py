@@ -50,10 +50,10 @@ async def test_an_account_stops_at_its_share_and_serves_again_when_there_is_more
     office, ledger = treasurer(store, settings(accounts=WITH_CREDIT))
     await spend(store, "alpha", 97)
     await office.tick(NOW)
-    assert await ledger.records() == {}
+    assert await ledger.registry.records() == {}
     await spend(store, "alpha", 1)
     await office.tick(NOW)
-    record = (await ledger.records())["a/alpha"]
+    record = (await ledger.registry.records())["a/alpha"]
     assert (record.state, record.reason, record.by, record.until) == (
         State.QUARANTINED,
         "credit_stop_at",
@@ -62,16 +62,16 @@ async def test_an_account_stops_at_its_share_and_serves_again_when_there_is_more
     )
     await office.topup("alpha", 50, NOW.date(), None, NOW)
     await office.tick(NOW)
-    assert await ledger.records() == {}
+    assert await ledger.registry.records() == {}
 
 
 async def test_a_month_that_is_spent_stops_until_the_next_one(store):
     office, ledger = treasurer(store, settings(accounts={"alpha": {"monthly_limit_usd": 50}}, spend={"stop_at": 1.0}))
     await spend(store, "alpha", 50)
     await office.tick(NOW)
-    assert (await ledger.records())["a/alpha"].reason == "monthly_stop_at"
+    assert (await ledger.registry.records())["a/alpha"].reason == "monthly_stop_at"
     await office.tick(datetime(2026, 12, 1, tzinfo=UTC))
-    assert await ledger.records() == {}
+    assert await ledger.registry.records() == {}
 
 
 async def test_replicas_agree_and_change_a_state_once(store):
@@ -87,27 +87,29 @@ async def test_what_an_operator_or_upstream_said_stays(store):
     await spend(store, "alpha", 99)
     print_ = "fp1+fp2"
     for by, state in ((OPERATOR, State.DISABLED), (OBSERVED, State.REMOVED)):
-        await ledger.change_state("a/alpha", Record(state, "said", 0, by=by, fingerprint=print_), fingerprint=print_)
+        await ledger.registry.change_state(
+            "a/alpha", Record(state, "said", 0, by=by, fingerprint=print_), fingerprint=print_
+        )
         await office.tick(NOW)
-        assert (await ledger.records())["a/alpha"].by == by
-        await ledger.change_state("a/alpha", None, by=OPERATOR, fingerprint=print_)
+        assert (await ledger.registry.records())["a/alpha"].by == by
+        await ledger.registry.change_state("a/alpha", None, by=OPERATOR, fingerprint=print_)
 
 
 async def test_a_suspect_account_without_money_is_stopped_too_since_a_suspect_may_be_tried(store):
     office, ledger = treasurer(store, settings(accounts=WITH_CREDIT))
     await spend(store, "alpha", 99)
     doubtful = Record(State.SUSPECT, "unknown_403", 0, fingerprint="fp1+fp2")
-    await ledger.change_state("a/alpha", doubtful, rest_s=30, fingerprint="fp1+fp2")
+    await ledger.registry.change_state("a/alpha", doubtful, rest_s=30, fingerprint="fp1+fp2")
     await office.tick(NOW)
-    assert (await ledger.records())["a/alpha"].reason == "credit_stop_at"
+    assert (await ledger.registry.records())["a/alpha"].reason == "credit_stop_at"
 
 
 async def test_what_was_set_aside_by_upstream_is_not_freed_because_we_think_there_is_money(store):
     office, ledger = treasurer(store, settings(accounts=WITH_CREDIT))
     empty = Record(State.QUARANTINED, "insufficient_quota", 0, fingerprint="fp1+fp2")
-    await ledger.change_state("a/alpha", empty, rest_s=60, fingerprint="fp1+fp2")
+    await ledger.registry.change_state("a/alpha", empty, rest_s=60, fingerprint="fp1+fp2")
     await office.tick(NOW)
-    assert (await ledger.records())["a/alpha"].reason == "insufficient_quota"
+    assert (await ledger.registry.records())["a/alpha"].reason == "insufficient_quota"
 
 
 async def test_without_stop_at_only_upstream_says_when_it_is_over(store):
@@ -115,7 +117,7 @@ async def test_without_stop_at_only_upstream_says_when_it_is_over(store):
     await spend(store, "alpha", 5)
     standing = await office.tick(NOW)
     assert standing.wallets["alpha"].remaining == 0
-    assert await ledger.records() == {}
+    assert await ledger.registry.records() == {}
 
 
 async def test_a_stop_holds_for_an_account_that_gets_another_key_and_ends_with_its_option(store):
@@ -125,11 +127,11 @@ async def test_a_stop_holds_for_an_account_that_gets_another_key_and_ends_with_i
     other = Pool([*KEYS, Key("alpha-3", "alpha", "fp9")])
     again = Treasurer(settings(accounts=WITH_CREDIT), ledger, SpendBook(store, "test"), other)
     await again.tick(NOW)
-    other.apply_states(await ledger.records())
+    other.apply_states(await ledger.registry.records())
     assert not other.accounts["alpha"].usable
     again.settings = settings(accounts={"alpha": {"grants": [{"usd": 100}]}})
     await again.tick(NOW)
-    assert await ledger.records() == {}
+    assert await ledger.registry.records() == {}
 
 
 async def test_a_top_up_on_a_day_with_spending_counts_in_full(store):
@@ -192,13 +194,13 @@ async def test_only_accounts_whose_credit_would_expire_unused_are_hurried(store)
 async def test_a_roused_account_may_be_tried_at_once_and_an_operators_or_the_wallets_word_stays(store):
     _, ledger = treasurer(store, settings())
     empty = Record(State.QUARANTINED, "insufficient_quota", 0)
-    await ledger.change_state("a/alpha", empty, rest_s=3600, fingerprint="fp1+fp2")
-    await ledger.change_state("k/beta", Record(State.DISABLED, "operator", 0, by=OPERATOR), fingerprint="fp3")
+    await ledger.registry.change_state("a/alpha", empty, rest_s=3600, fingerprint="fp1+fp2")
+    await ledger.registry.change_state("k/beta", Record(State.DISABLED, "operator", 0, by=OPERATOR), fingerprint="fp3")
     stop = Record(State.QUARANTINED, "credit_stop_at", 0, by=WALLET)
-    await ledger.change_state("a/beta", stop, by=WALLET, fingerprint="fp3")
-    before = await ledger.records()
-    assert await ledger.rouse(State.QUARANTINED, ["a/alpha", "k/beta", "a/beta", "a/nobody"]) == 1
-    after = await ledger.records()
+    await ledger.registry.change_state("a/beta", stop, by=WALLET, fingerprint="fp3")
+    before = await ledger.registry.records()
+    assert await ledger.registry.rouse(State.QUARANTINED, ["a/alpha", "k/beta", "a/beta", "a/nobody"]) == 1
+    after = await ledger.registry.records()
     assert after["a/alpha"].until <= before["a/alpha"].until - 3599
     assert after["a/alpha"].may_be_tried
     assert {name: after[name] for name in ("k/beta", "a/beta")} == {name: before[name] for name in ("k/beta", "a/beta")}
@@ -223,7 +225,7 @@ async def test_a_limit_that_is_taken_out_of_the_configuration_frees_its_account_
     office, ledger = treasurer(store, limited)
     await spend(store, "alpha", 50)
     await office.tick(NOW)
-    assert list(await ledger.records()) == ["a/alpha"]
+    assert list(await ledger.registry.records()) == ["a/alpha"]
     office.settings = settings(spend={"stop_at": 1.0})
     await office.tick(NOW + timedelta(seconds=2))
-    assert await ledger.records() == {}
+    assert await ledger.registry.records() == {}

@@ -200,7 +200,7 @@ async def test_a_home_that_is_out_moves_with_the_next_object_and_lists_wait_unti
 
     await makes(1)
     home = pool.accounts_asked[-1]
-    await pool.ledger.change_state(
+    await pool.ledger.registry.change_state(
         f"a/{home}", Record(State.QUARANTINED, "money", 0.0, fingerprint=""), rest_s=3600, fingerprint=""
     )
     await pool.roster.refresh()
@@ -210,7 +210,7 @@ async def test_a_home_that_is_out_moves_with_the_next_object_and_lists_wait_unti
     moved = pool.accounts_asked[-1]
     assert moved != home
     assert (await lists()).status == 200
-    await pool.ledger.change_state(f"a/{home}", None, rest_s=0, fingerprint="")
+    await pool.ledger.registry.change_state(f"a/{home}", None, rest_s=0, fingerprint="")
     await pool.roster.refresh()
     await makes(3)
     await lists()

@@ -357,7 +357,7 @@ async def remove(hall: Hall, state: State = State.REMOVED) -> None:
     house = hall.house
     key = house.roster.pool.keys["a1"]
     record = Record(state, "test", 0.0, fingerprint=key.fingerprint, by="operator")
-    await house.ledger.change_state("k/a1", record, by="operator", fingerprint=key.fingerprint)
+    await house.ledger.registry.change_state("k/a1", record, by="operator", fingerprint=key.fingerprint)
     await house.roster.refresh()
 
 

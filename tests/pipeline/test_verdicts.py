@@ -285,8 +285,8 @@ async def test_a_country_refused_twice_is_believed(open_pool):
 async def rested(pool, field: str) -> None:
     """As if the rest of this key or account were over."""
     record = pool.roster.pool.records[field]
-    await pool.ledger.change_state(field, None, by="operator", fingerprint=record.fingerprint)
-    await pool.ledger.change_state(field, record, rest_s=0.001, fingerprint=record.fingerprint)
+    await pool.ledger.registry.change_state(field, None, by="operator", fingerprint=record.fingerprint)
+    await pool.ledger.registry.change_state(field, record, rest_s=0.001, fingerprint=record.fingerprint)
     await asyncio.sleep(0.005)
     await pool.roster.refresh()
 

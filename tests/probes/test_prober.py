@@ -140,7 +140,7 @@ async def test_what_confirms_nothing_removes_nothing_and_is_tried_more_slowly(be
     pool.house.upstream.otherwise = answer
     await pool.passes(45)
     assert pool.state("a1") == "suspect"
-    before = (await pool.house.ledger.records())["k/a1"]
+    before = (await pool.house.ledger.registry.records())["k/a1"]
     assert before.tries == 1
     assert 59 <= before.until - datetime.now(UTC).timestamp() <= 76  # twice the first rest, and what chance may add
 
@@ -194,7 +194,7 @@ async def test_where_embeddings_are_not_allowed_one_chat_token_of_the_cheapest_l
 async def test_traffic_that_was_quicker_spares_the_probe(bench):
     pool = await bench()
     await pool.rests("a1", State.QUARANTINED, "insufficient_quota", Scope.ACCOUNT)
-    record = (await pool.house.ledger.records())["a/a"]
+    record = (await pool.house.ledger.registry.records())["a/a"]
     await move_time(pool.house.ledger, record.until - record.since + 1)
     await pool.house.roster.refresh()
     await pool.looks()  # the first moments belong to traffic
@@ -255,7 +255,7 @@ async def test_probes_of_many_accounts_together_stay_below_the_days_money(bench)
 async def test_a_monthly_limit_is_not_tried_before_the_months_turn(bench):
     pool = await bench()
     await pool.rests("a1", State.QUARANTINED, "project_spend_limit_exceeded", Scope.ACCOUNT)
-    record = (await pool.house.ledger.records())["a/a"]
+    record = (await pool.house.ledger.registry.records())["a/a"]
     turn = (datetime.now(UTC).replace(day=1) + timedelta(days=32)).replace(day=1, hour=0, minute=0, second=0)
     assert turn.timestamp() - 1 <= record.until <= turn.timestamp() + 602
     now = datetime.now(UTC).timestamp()
@@ -271,7 +271,7 @@ async def test_a_monthly_limit_is_not_tried_before_the_months_turn(bench):
 async def test_what_an_operator_or_the_wallet_took_out_is_not_probed(bench, by):
     pool = await bench()
     state = State.DISABLED if by == OPERATOR else State.QUARANTINED
-    await pool.house.ledger.change_state("k/a1", Record(state, "said", 0.0, by=by), by=by, fingerprint="")
+    await pool.house.ledger.registry.change_state("k/a1", Record(state, "said", 0.0, by=by), by=by, fingerprint="")
     await pool.passes(86_400)
     assert pool.targets == []
 
@@ -313,7 +313,7 @@ async def test_what_an_operator_said_outlasts_a_probe(bench):
     ledger = pool.house.ledger
     for key, state in (("a1", State.DISABLED), ("a2", State.REMOVED)):
         record = Record(state, "operator", 0.0, by=OPERATOR)
-        await ledger.change_state(f"k/{key}", record, by=OPERATOR, fingerprint="")
+        await ledger.registry.change_state(f"k/{key}", record, by=OPERATOR, fingerprint="")
     pool.house.upstream.otherwise = EMBEDDED
     assert (await pool.prober.probe_now("a1")).kind is Kind.OK
     assert pool.state("a1") == "disabled"
@@ -338,12 +338,13 @@ async def test_a_store_that_is_away_stops_no_prober(bench, monkeypatch):
     await move_time(pool.house.ledger, 45)
     monkeypatch.setattr(prober_module, "_LOOK_S", 0.001)
     lost, losses = connect("unix:///nonexistent.sock", timeout_s=0.1), pool.house.recorder.store_losses
-    pool.house.ledger.store, real = lost, pool.house.ledger.store
+    registry = pool.house.ledger.registry
+    registry.store, real = lost, registry.store
     running = asyncio.create_task(pool.prober.run())
     async with asyncio.timeout(5):
         while not losses:
             await asyncio.sleep(0.001)
-        pool.house.ledger.store = real
+        registry.store = real
         while not pool.probes.results:
             await asyncio.sleep(0.001)
     running.cancel()
