@@ -5,7 +5,7 @@ line asks the store, so a thousand waiting requests cost what one costs; it clai
 it soonest, so that no other replica overtakes it and no small request starves a large one. While the head waits for
 long (a large request, say), the few behind it may use the other accounts.
 
-Whoever is refused is told a time of its own (`_Promises`), so that callers refused together come back one by one.
+Whoever is refused is told a time of its own (`domain/promises.py`), so that callers refused together come back one by one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import msgspec
 
 from proxy.domain.line import FairLine
 from proxy.domain.pool import PAIR
+from proxy.domain.promises import Promises
 from proxy.domain.quantities import Cost, Dimension
 from proxy.ledger.ledger import Granted, Ledger, Refused, StoreUnavailable
 from proxy.roster import Roster
@@ -32,7 +33,6 @@ _HEADS = 4  # how many of the line may ask while the first has long to wait
 _LONG_S = 0.25
 _PRECEDENCE_S = 86_400.0  # across replicas, a higher priority counts as having come a day earlier
 _MOST_AT_ONCE = 32
-_LONGEST_TOLD_S = 60.0  # what is told beyond, no SDK waits for
 _MOST_GROUPS = 1_000  # model groups of which something is remembered
 _TIGHT_S = 5.0  # after a refusal, more accounts are named at once
 
@@ -119,26 +119,6 @@ class _Line:
     accounts: int = 0  # that can serve it; 0: all
 
 
-@dataclass(slots=True)
-class _Promises:
-    """The times told to those who were refused, of one model group. A promise keeps no room: who does not come back
-    costs nothing but a later time for those refused soon after, and that passes with the time itself."""
-
-    until: float = 0.0  # the next one refused is told no earlier moment
-    pace_s: float = 0.0  # between two of them
-
-    def slot(self, wait_s: float, pace_s: float, now: float) -> float:
-        """Seconds to tell one for whom there is room in `wait_s` if nobody else comes; `pace_s` 0: as before."""
-        if wait_s > _LONGEST_TOLD_S:
-            return wait_s
-        self.pace_s = pace_s or self.pace_s
-        told = max(wait_s, self.until - now)
-        if told > _LONGEST_TOLD_S:  # more than a minute has room for: its second half is told once more
-            told = min(_LONGEST_TOLD_S, max(wait_s, told - _LONGEST_TOLD_S / 2))
-        self.until = now + told + self.pace_s
-        return told
-
-
 class Admission:
     """Grants for one process's requests."""
 
@@ -148,7 +128,7 @@ class Admission:
         self.max_waiting = max_waiting
         self._observer = observer
         self._lines: dict[str, _Line] = {}
-        self._promises: dict[str, _Promises] = {}
+        self._promises: dict[str, Promises] = {}
         self._tight: dict[str, float] = {}  # model group -> until when one account is too few to ask
         self._largest: dict[str, tuple[float, str]] = {}  # model group -> the largest token limit heard, and whose
         self._waiting = 0
@@ -181,7 +161,7 @@ class Admission:
         """A refusal with a time that nobody else was told."""
         if len(self._promises) > _MOST_GROUPS:
             self._promises.clear()
-        promises = self._promises.setdefault(lane, _Promises())
+        promises = self._promises.setdefault(lane, Promises())
         # All accounts gain room at once, and each of the other processes makes promises of its own.
         accounts = line.accounts or self._roster.pool.size
         pace_s = refused.refill_s / max(1, accounts) * max(1, self._ledger.replicas)

@@ -1,4 +1,4 @@
-"""The ledger: reserve a budget, settle it, change a state. What every replica agrees on.
+"""The ledger: reserve a budget and settle it, as all replicas do in one store. Beside it, the registry of states.
 
 While the store is away, callers are told so (`refuse`), or served from this process's share (`serve`, `local.py`).
 """
@@ -42,9 +42,7 @@ _MOST_TOKENS: Final = 10_000_000.0  # of one call; an upstream that says more do
 _CLOCK_STEPS_S: Final = 0.5  # a difference that is no delay: another server's clock, or one that was set
 _CLOCK_DRIFTS_S: Final = 1e-6  # an answer
 _LONGEST_COOL_S: Final = 7 * 86_400.0
-_MOST_EVENTS: Final = 10_000
 
-_pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
 
 

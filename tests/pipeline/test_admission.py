@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
 
 import pytest
 
-from proxy.admission import NobodyLeft, NoRoom, TooLarge, _Line, _Promises
+from proxy.admission import NobodyLeft, NoRoom, TooLarge, _Line
 from proxy.domain.quantities import Cost, Dimension
 from proxy.domain.trip import Trip
 from proxy.ledger.ledger import Granted, Refused
@@ -307,29 +306,6 @@ async def test_groups_have_slots_of_their_own(open_pool):
         await pool.drain("a", 0, model)
         refused = await no_room(pool.admission.admit(pool.want(1000, max_wait_s=0, model=model)))
         assert refused.wait_s == pytest.approx(1, abs=0.1)
-
-
-def test_slots_that_nobody_used_are_forgotten_with_the_time():
-    promises = _Promises()
-    assert [promises.slot(1.0, 1.0, now=100.0) for _ in range(5)] == [1, 2, 3, 4, 5]
-    assert promises.slot(1.0, 1.0, now=103.0) == 3  # the sixth slot, at 106
-    assert promises.slot(1.0, 1.0, now=120.0) == 1
-
-
-def test_a_longer_true_wait_is_never_shortened():
-    promises = _Promises()
-    assert promises.slot(5.0, 1.0, now=0.0) == 5
-    assert promises.slot(20.0, 1.0, now=0.0) == 20
-    assert promises.slot(86_400.0, 1.0, now=0.0) == 86_400
-
-
-def test_nobody_is_told_more_than_a_minute_and_the_surplus_is_spread():
-    """Given room each second and 200 refused at once, I expect no moment that many are told, and none after 60 s."""
-    promises = _Promises()
-    told = [promises.slot(1.0, 1.0, now=0.0) for _ in range(200)]
-    assert told[:60] == list(range(1, 61))
-    assert all(30 < t <= 60 for t in told[60:])
-    assert max(Counter(told).values()) <= 6
 
 
 async def test_a_refusal_leaves_nothing_behind_for_invented_models(open_pool):
