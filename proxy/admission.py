@@ -5,7 +5,7 @@ line asks the store, so a thousand waiting requests cost what one costs; it clai
 it soonest, so that no other replica overtakes it and no small request starves a large one. While the head waits for
 long (a large request, say), the few behind it may use the other accounts.
 
-Whoever is refused is told a time of its own (`domain/promises.py`), so that callers refused together come back one by one.
+Whoever is refused is told a time of its own (`domain/promises.py`), so that those refused together come back apart.
 """
 
 from __future__ import annotations
