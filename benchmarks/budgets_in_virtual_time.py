@@ -365,8 +365,13 @@ def cases(seconds: float, seeds: int) -> Iterator[tuple[str, Case]]:
         yield "others take 30 % of three accounts", Case(charging, load, others=0.3, **more)
         yield "a fifth of the answers lost", Case(charging, load, lost=0.2, **more)
         yield "95 % offered", Case(charging, load, offered=0.95, **more)
+    # What chance alone makes requests wait shows beside: no pool can do better than one account with all of its budget.
+    whole = {"accounts": 1, "rpm": 600, "tpm": 400_000}
     for charging, seed in itertools.product(both, every):
-        yield "95 % offered, bursts of 30", Case(charging, "mixed", offered=0.95, burst=30, seconds=seconds, seed=seed)
+        more = {"offered": 0.95, "seconds": seconds, "seed": seed}
+        yield "95 % offered, bursts of 30", Case(charging, "mixed", burst=30, **more)
+        yield "the same, all in one account", Case(charging, "mixed", burst=30, **more, **whole)
+        yield "95 % offered, all in one account", Case(charging, "mixed", **more, **whole)
     for charging in both:
         yield "1,000 accounts, more than fits", Case(charging, "tpm", accounts=1000, seconds=min(seconds, 300.0))
 
