@@ -370,7 +370,7 @@ def cases(seconds: float, seeds: int) -> Iterator[tuple[str, Case]]:
     for charging, seed in itertools.product(both, every):
         more = {"offered": 0.95, "seconds": seconds, "seed": seed}
         yield "95 % offered, bursts of 30", Case(charging, "mixed", burst=30, **more)
-        yield "the same, all in one account", Case(charging, "mixed", burst=30, **more, **whole)
+        yield "95 % offered, bursts of 30, all in one account", Case(charging, "mixed", burst=30, **more, **whole)
         yield "95 % offered, all in one account", Case(charging, "mixed", **more, **whole)
     for charging in both:
         yield "1,000 accounts, more than fits", Case(charging, "tpm", accounts=1000, seconds=min(seconds, 300.0))
