@@ -267,3 +267,27 @@ async def test_limits_reach_the_store_as_they_are_written_now(started):
     one.roster.reload(changed, KEYS[:1])
     assert one.roster.candidate(key, GROUP).written == (5, -1, -1, -1, -1)
     assert list(one.roster.pool.keys) == ["a1"]
+
+
+async def test_a_key_that_left_is_still_known_while_its_account_is_there(started):
+    """A probe of a key may be under way while a reload takes that key out."""
+    one = await started()
+    gone, stays = one.roster.pool.keys["a2"], one.roster.pool.keys["a1"]
+    one.roster.reload(SETTINGS, [stays])
+    assert one.roster.candidate(gone, GROUP).key == "a2"
+    assert one.roster.candidate(stays, GROUP).key == "a1"
+
+
+async def test_seats_that_were_given_anew_lead_to_the_keys_of_today(started):
+    one = await started()
+    assert [c.key for c in one.roster.candidates(GROUP, range(len(KEYS)))] == [key.id for key in KEYS]
+    one.roster.reload(SETTINGS, KEYS[::-1])
+    assert [c.key for c in one.roster.candidates(GROUP, range(len(KEYS)))] == [key.id for key in KEYS[::-1]]
+
+
+async def test_models_that_clients_invent_do_not_fill_the_memory(started):
+    one = await started()
+    key = one.roster.pool.keys["a1"]
+    for n in range(50_000 // len(KEYS) + 10):
+        assert one.roster.candidate(key, f"invented-{n}").key == "a1"
+    assert len(one.roster._candidates) * len(KEYS) <= 50_000
