@@ -12,28 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.domain.bucket import NEVER, UNKNOWN, Bucket, Evidence, Moment
+from proxy.domain.bucket import NEVER, UNKNOWN, Bucket
 from proxy.domain.quantities import Cost, Dimension, Limits
-
-RPM, TPM, RPD, TPD, IPM, PROJECT_TPM = range(6)
-WRITTEN = Limits(rpm=60, tpm=60_000)
-NOTHING_WRITTEN = Limits()
-
-
-def bucket(at: float = 0.0, written: Limits = WRITTEN, **fields) -> Bucket:
-    fresh = Bucket(at, **fields)
-    fresh.refill(at, written)
-    return fresh
-
-
-def close(value: float | None) -> float:
-    assert value is not None
-    return pytest.approx(value, abs=1e-6)
-
-
-def told(made: Bucket, index: int, limit: float, remaining: float, then: Moment | None = None) -> Evidence:
-    return Evidence(tuple(Dimension)[index], limit, remaining, then or made.moment(index))
-
+from tests.fakes.buckets import (
+    IPM,
+    NOTHING_WRITTEN,
+    PROJECT_TPM,
+    RPD,
+    RPM,
+    TPD,
+    TPM,
+    WRITTEN,
+    bucket,
+    close,
+    told,
+)
 
 # ---- depth and refill
 
