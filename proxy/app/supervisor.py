@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +39,7 @@ from proxy.ledger.runtime_dir import RuntimeDirUnsafe
 from proxy.ledger.valkey_process import EmbeddedFailed
 from proxy.ledger.vault import Vault
 from proxy.observe import logs, shared_values
+from proxy.observe.metrics_dir import metrics_dir
 from proxy.observe.redaction import Redactor
 from proxy.settings import ConfigError, Settings, changed_sections, for_workers, to_wire, waiting_for_restart
 from proxy.web.operators import operators_app
@@ -92,7 +92,7 @@ class Supervisor:
             await self._open_vault()
             settings = self.settings  # with the vault's keys
             await self._check_clients(store)
-            self._metrics_dir = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="quotapool-")))
+            self._metrics_dir = self._stack.enter_context(metrics_dir())
             shared_values.prepare(self._metrics_dir)
             ledger = Ledger(store, settings.pool, patience_s=min(1.0, settings.store_patience), observer=Silent())
             overview = self._overview = Overview(settings, ledger, self._metrics_dir)
