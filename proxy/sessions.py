@@ -13,7 +13,6 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, cast
 from urllib.parse import parse_qs
@@ -33,6 +32,7 @@ from proxy.job import NO_MODEL, Job, want_of
 from proxy.ledger.ledger import Granted, Ledger
 from proxy.live import LiveSession
 from proxy.meter import Desk, Meter, MeterObserver, Terms
+from proxy.open_sessions import OpenSessions
 from proxy.openai import replies
 from proxy.openai.classify import classify
 from proxy.openai.encoding import decoded
@@ -47,7 +47,7 @@ from proxy.refusal import Refusal
 from proxy.roster import Roster
 from proxy.session_rights import RESPONSES, SessionRights
 from proxy.settings import Client
-from proxy.upstream.frames import SERVICE_RESTART, VANISHED
+from proxy.upstream.frames import VANISHED
 from proxy.upstream.http import UpstreamFailure
 from proxy.upstream.websocket import Dialler, Handshake, WebSocket, open_websocket
 
@@ -55,8 +55,6 @@ _DEFAULT_COOL_S: Final = 5.0
 _MOST_COOL_S: Final = 86_400.0
 _MOST_READ: Final = 2**20
 _LONGEST_MODEL: Final = 128
-_LOOK_S: Final = 1.0
-_LAST_WORDS_S: Final = 5.0  # a response under way may take so much longer when its key has died
 _EPHEMERAL: Final = "ek_"
 _REALTIME: Final = "realtime"
 
@@ -89,15 +87,6 @@ class Visitor(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
-class _Open:
-    """A session that lives. `doomed`: since when its key is out of the pool."""
-
-    live: LiveSession
-    meter: Meter
-    doomed: float | None = None
-
-
 class Sessions:
     """Holds one process's sessions, with the parts of its pipeline, whose configuration is theirs."""
 
@@ -126,10 +115,7 @@ class Sessions:
         self._desk = Desk(ledger, roster, observer, clean, policy)
         self._retries = Budget(pipeline.settings.retry.budget)
         self._rng = random.Random()
-        self._open: set[_Open] = set()
-        self._watching: asyncio.Task[None] | None = None
-        self._none_open = asyncio.Event()
-        self._none_open.set()
+        self._open = OpenSessions(self._state_of, observer.session_opened)
 
     def __repr__(self) -> str:
         return f"<Sessions open={len(self._open)}>"
@@ -335,14 +321,13 @@ class Sessions:
             upstream.abort()
             raise
         trip.status, trip.source = 101, "upstream"
-        one = _Open(LiveSession(client, upstream, meter), meter)
-        self._note(one, 1)
+        live = LiveSession(client, upstream, meter)
         began = time.monotonic()
         try:
-            ending = await one.live.run()
+            with self._open.hold(live, meter):
+                ending = await live.run()
             trip.cut = ending.code == VANISHED
         finally:
-            self._note(one, -1)
             meter.finish()
             trip.model = trip.model or meter.model
             leg.usage = meter.used  # for the line in the log; metrics and money have heard of each response
@@ -354,50 +339,18 @@ class Sessions:
         kept = [pair for pair in headers if not pair[0].lower().startswith("sec-websocket-")]
         return [*kept, ("x-quotapool-source", "upstream")]
 
-    def _note(self, one: _Open, change: int) -> None:
-        self._observer.session_opened(one.meter.account, change)
-        if change < 0:
-            self._open.discard(one)
-            if not self._open:
-                self._none_open.set()
-            return
-        self._open.add(one)
-        self._none_open.clear()
-        if self._watching is None or self._watching.done():
-            self._watching = asyncio.get_running_loop().create_task(self._keep_watch())
-
-    async def _keep_watch(self) -> None:
-        """While there are sessions: is the other side alive, and is the key?"""
-        while self._open:
-            await asyncio.sleep(_LOOK_S)
-            now = time.monotonic()
-            for one in list(self._open):
-                one.live.look(now)
-                self._end_with_its_key(one, now)
-
-    def _end_with_its_key(self, one: _Open, now: float) -> None:
-        """A session whose key has left the pool ends between two responses, or soon after. A draining key is waited
-        for."""
-        known = self._roster.pool.keys.get(one.meter.key)
-        gone = known is None or one.meter.key not in self._pipeline.credentials
-        state = State.REMOVED if gone or known is None else self._roster.pool.state_of(known)
-        if state in {State.ACTIVE, State.SUSPECT}:
-            one.doomed = None
-            return
-        one.doomed = now if one.doomed is None else one.doomed
-        if not one.meter.busy or (state is not State.DRAINING and now - one.doomed > _LAST_WORDS_S):
-            one.live.leave(SERVICE_RESTART, "the upstream key of this session has left the pool; connect again")
+    def _state_of(self, key: str) -> State:
+        known = self._roster.pool.keys.get(key)
+        gone = known is None or key not in self._pipeline.credentials
+        return State.REMOVED if gone or known is None else self._roster.pool.state_of(known)
 
     async def close(self, seconds: float) -> None:
-        """End all sessions so that SDKs connect again, elsewhere or after the restart; wait at most so long."""
-        for one in list(self._open):
-            one.live.leave(SERVICE_RESTART, "the proxy is restarting; connect again")
+        """End all sessions and what they still owe the store; wait at most so long."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._none_open.wait()
+                await self._open.end()
                 await asyncio.gather(*self._desk.tasks, return_exceptions=True)
-        if self._watching is not None:
-            self._watching.cancel()
+        self._open.forget()
 
 
 def _model_in(target: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from proxy import sessions as path
+from proxy import open_sessions as held
 from proxy.domain.bucket import DIMENSIONS
 from proxy.domain.quantities import Dimension
 from proxy.domain.states import Record, State
@@ -211,7 +211,7 @@ async def test_what_upstreams_limits_show_already_is_not_paid_twice(open_hall):
 
 
 async def test_money_that_runs_out_within_a_session_sets_its_account_aside_and_ends_it(open_hall, monkeypatch):
-    monkeypatch.setattr(path, "_LOOK_S", 0.02)
+    monkeypatch.setattr(held, "_LOOK_S", 0.02)
     hall = await open_hall({"a": 1})
     client, upstream = await hall.pair(TARGET)
     error = {"type": "insufficient_quota", "code": "insufficient_quota", "message": "You exceeded your current quota"}
@@ -363,7 +363,7 @@ async def remove(hall: Hall, state: State = State.REMOVED) -> None:
 
 @pytest.mark.parametrize("state", [State.REMOVED, State.DISABLED, State.DRAINING])
 async def test_a_key_that_leaves_the_pool_ends_its_sessions_so_that_sdks_connect_again(open_hall, monkeypatch, state):
-    monkeypatch.setattr(path, "_LOOK_S", 0.02)
+    monkeypatch.setattr(held, "_LOOK_S", 0.02)
     hall = await open_hall({"a": 1})
     client, _ = await hall.pair(TARGET)
     await remove(hall, state)
@@ -371,8 +371,8 @@ async def test_a_key_that_leaves_the_pool_ends_its_sessions_so_that_sdks_connect
 
 
 async def test_a_response_under_way_is_waited_for_but_not_for_ever(open_hall, monkeypatch):
-    monkeypatch.setattr(path, "_LOOK_S", 0.02)
-    monkeypatch.setattr(path, "_LAST_WORDS_S", 0.3)
+    monkeypatch.setattr(held, "_LOOK_S", 0.02)
+    monkeypatch.setattr(held, "_LAST_WORDS_S", 0.3)
     hall = await open_hall({"a": 1})
     client, upstream = await hall.pair(TARGET)
     stuck, _ = await hall.pair(TARGET)
@@ -400,7 +400,7 @@ async def test_a_restart_says_so_to_every_session(open_hall):
 
 
 async def test_who_is_silent_is_asked_for_a_sign_of_life_and_given_up_without_one(open_hall, monkeypatch):
-    monkeypatch.setattr(path, "_LOOK_S", 0.02)
+    monkeypatch.setattr(held, "_LOOK_S", 0.02)
     monkeypatch.setattr("proxy.live._PING_AFTER_S", 0.1)
     monkeypatch.setattr("proxy.live._LOST_AFTER_S", 0.4)
     hall = await open_hall({"a": 1})
