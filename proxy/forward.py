@@ -15,11 +15,12 @@ from proxy.domain.quantities import NOTHING, Certainty, Cost, Details, Usage
 from proxy.domain.retry import Budget
 from proxy.domain.trip import Leg, Trip
 from proxy.domain.verdict import Kind
-from proxy.job import NO_MODEL, Job
+from proxy.job import LONGEST_MODEL, NO_MODEL, Job
 from proxy.ledger.ledger import Granted, Ledger
-from proxy.openai.classify import classify, classify_stream_error
+from proxy.openai.classify import NO_PROMPT, classify, classify_stream_error
 from proxy.openai.encoding import decoded
 from proxy.openai.headers import Header, downward, upward
+from proxy.openai.requests import model_said
 from proxy.openai.safety import is_policy_refusal
 from proxy.openai.sse import StreamRelay
 from proxy.outcome import DID_NO_WORK, NOT_CHARGED, Held, Outcome, event_of, held_event, observed_in
@@ -188,6 +189,8 @@ class Forwarder:
                     passed.usage = Usage(Certainty.EXACT, details=Details(characters=job.characters))
         finally:
             outcome.usage = passed.usage
+            if job.leaves_the_model:
+                trip.model = model_said(passed.said)[:LONGEST_MODEL] or trip.model
             if passed.late_error is not None:  # scored even if the client leaves on seeing it
                 outcome.verdict = classify_stream_error(self._clean(passed.late_error))
         if passed.error is not None:
@@ -195,7 +198,7 @@ class Forwarder:
             outcome.held = held_event(outcome.verdict, headers)
             return
         outcome.delivered = True
-        self._observer.served(job.model)
+        self._observer.served(trip.model)
 
     def _end(self, job: Job, granted: Granted, leg: Leg, trip: Trip, outcome: Outcome) -> None:
         """All that is done when an attempt is over."""
@@ -223,8 +226,8 @@ class Forwarder:
             asked = verdict.retry_after_s
             outcome.cool_s = min(_DEFAULT_COOL_S if asked is None else asked, _MOST_COOL_S)
             self._observer.cooled(leg.account, job.group, verdict.reason)
-        elif verdict.kind is Kind.MODEL and job.model:
-            self._roster.pool.lacks(leg.account, job.model, time.time())
+        elif verdict.kind is Kind.MODEL and (lacking := job.prompt if verdict.reason == NO_PROMPT else job.model):
+            self._roster.pool.lacks(leg.account, lacking, time.time())
 
     def _watch(self, outcome: Outcome, leg: Leg, client: str) -> None:
         """What an attempt says about our network, and about the caller's content."""

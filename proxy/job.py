@@ -31,7 +31,7 @@ from proxy.roster import Roster
 from proxy.settings import Client, Settings
 
 NO_MODEL: Final = "-"  # the model group of requests that name no model
-_LONGEST_MODEL: Final = 128  # characters of a model name that make its group
+LONGEST_MODEL: Final = 128  # characters of a model name that make its group
 _SECONDS: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|)")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
 _NO_JSON: Final = re.compile(
@@ -63,6 +63,7 @@ class Job(msgspec.Struct, eq=False):
     prompt_tokens: int = 0  # what the prompt alone is taken for, should upstream not count it
     characters: int = 0  # to be spoken, which nobody counts in an answer of sound
     store: bool | None = None  # as the body says
+    prompt: str = ""  # the stored prompt it names; its `model` is the same where the prompt chooses the model
     placement: Placement | None = None  # what it has to do with stored objects; None: nothing
 
     def begin_retry(self, retries: Budget) -> None:
@@ -75,6 +76,11 @@ class Job(msgspec.Struct, eq=False):
         if self.retrying:
             self.retrying = False
             retries.retrying -= 1
+
+    @property
+    def leaves_the_model(self) -> bool:
+        """The stored prompt chooses the model, and only the answer tells which."""
+        return self.prompt != "" and self.model == self.prompt
 
     @property
     def to_send(self) -> bytes | AsyncIterator[bytes] | None:
@@ -98,15 +104,17 @@ async def read_job(
     text = _plain(body, headers.get("Content-Encoding", ""), settings.max_json_body)
     if endpoint.estimate is None:
         model, streamed, count = peek_model(text)
-        model = model[:_LONGEST_MODEL]
+        model = model[:LONGEST_MODEL]
         named = _named(endpoint, model, count, roster)
         characters = speech_characters(text) if endpoint.path == "audio/speech" else 0
         return Job(endpoint, body, None, model, *named, endpoint.replayable, streamed, characters=characters)
     try:
         facts = read_request(endpoint.estimate, text)
     except InvalidRequest as invalid:
-        raise Refusal(replies.INVALID_JSON, str(invalid), param=invalid.param) from invalid
-    model = facts.model[:_LONGEST_MODEL]
+        if invalid.param == "model":
+            raise Refusal(replies.INVALID_MODEL, str(invalid), param=invalid.param) from invalid
+        raise Refusal(replies.INVALID_JSON, str(invalid)) from invalid
+    model = facts.model[:LONGEST_MODEL]
     inject = facts.stream and not facts.asked_usage and endpoint.dialect == "chat" and settings.inject_usage
     inject = inject and text is body  # what came encoded goes on as it came
     return Job(
@@ -123,6 +131,7 @@ async def read_job(
         tier=facts.service_tier if facts.service_tier in _TIERS else "",
         prompt_tokens=facts.prompt_tokens,
         store=facts.store,
+        prompt=facts.prompt[:LONGEST_MODEL],
     )
 
 
@@ -157,7 +166,7 @@ async def _streamed(down: Downstream, endpoint: Endpoint, content_type: str, ros
             if not piece:
                 break
         stream = _after(bytes(held), stream)
-        model, streamed = found.get("model", "")[:_LONGEST_MODEL], found.get("stream", "").lower() == "true"
+        model, streamed = found.get("model", "")[:LONGEST_MODEL], found.get("stream", "").lower() == "true"
         count = int(said) if (said := found.get("n", "1")).isdecimal() and len(said) < 4 else 1
     named = _named(endpoint, model, max(1, count), roster)
     return Job(endpoint, None, stream, model, *named, replayable=False, streamed=streamed, length=length)
@@ -201,7 +210,7 @@ def want_of(job: Job, headers: Mapping[str, str], client: str, known: Client | N
             patience = min(patience, _seconds(text, patience))
     return Want(
         job.group,
-        job.model,
+        job.prompt or job.model,
         job.cost,
         job.replayable,
         patience,

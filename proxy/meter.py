@@ -24,6 +24,7 @@ from proxy.denials import no_room, nobody_left
 from proxy.domain.quantities import Certainty, Cost, Details, Dimension, Usage
 from proxy.domain.trip import Leg, Trip
 from proxy.domain.verdict import OK, Kind, Verdict
+from proxy.job import LONGEST_MODEL
 from proxy.ledger.ledger import Candidate, Granted, Ledger, Observed, Refused, StoreUnavailable
 from proxy.openai import replies
 from proxy.openai.classify import classify_stream_error
@@ -55,7 +56,6 @@ _DEFAULT_COOL_S: Final = 5.0  # a rate limit that names no time
 _MOST_COOL_S: Final = 86_400.0
 _LONGEST_NAP_S: Final = 1.0
 _MOST_OPEN: Final = 64  # responses; upstream allows 16 at once (WebSocket mode guide)
-_LONGEST_MODEL: Final = 128
 _UNSEEN: Final = Usage(Certainty.AT_LEAST)
 
 
@@ -147,14 +147,15 @@ class Meter:
     async def admit(self, payload: bytearray) -> bytearray | None:
         """Take a response's estimate from the session's account. The client's answer where that cannot be."""
         model, lane = read_create(payload)
-        response = _Response(model[:_LONGEST_MODEL], time.monotonic())
+        response = _Response(model[:LONGEST_MODEL], time.monotonic())
         event = bytes(payload)
         try:
             payload[:] = await self._terms.check(model, event, self.account)
             with contextlib.suppress(InvalidRequest):  # upstream says what is wrong with it
                 facts = read_request("responses", event)
                 response.prompt_estimate, response.is_stored = facts.prompt_tokens, facts.store is not False
-                response.granted = await self._reserve(self._desk.roster.group_of(response.model), facts.cost)
+                group = self._desk.roster.group_of(facts.model[:LONGEST_MODEL])
+                response.granted = await self._reserve(group, facts.cost)
         except Refusal as refusal:
             return refusal_event(refusal.status, refusal.body(), lane)
         self._asked[lane].append(response)
@@ -214,15 +215,16 @@ class Meter:
             self.used = _sum(self.used, told.usage)
             self._desk.start(self._pay(_Response(model, time.monotonic()), told.usage, OK))
         elif told.type in SESSION:
-            self.model = self.model or told.model[:_LONGEST_MODEL]
-            self._transcriber = told.transcriber[:_LONGEST_MODEL] or self._transcriber
+            self.model = self.model or told.model[:LONGEST_MODEL]
+            self._transcriber = told.transcriber[:LONGEST_MODEL] or self._transcriber
         elif told.type in DURATION:
             self._seconds = max(self._seconds, told.seconds)
 
     def _begin(self, told: Told) -> None:
-        response = self._next_asked(told.lane) or _Response(told.model[:_LONGEST_MODEL] or self.model, time.monotonic())
+        response = self._next_asked(told.lane) or _Response(told.model[:LONGEST_MODEL] or self.model, time.monotonic())
         if len(self._under_way) >= _MOST_OPEN:  # an upstream that never says that one has ended
             self._close(self._under_way.pop(next(iter(self._under_way))))
+        response.model = response.model or told.model[:LONGEST_MODEL]  # a stored prompt may have chosen it
         self._under_way[told.response] = response
         if response.is_stored and told.response:
             self._terms.remember(told.response, self.account)
@@ -241,7 +243,7 @@ class Meter:
         if told.usage is not None:
             self.used = _sum(self.used, told.usage)
         if response is None:
-            response = _Response(told.model[:_LONGEST_MODEL] or self.model, time.monotonic())
+            response = _Response(told.model[:LONGEST_MODEL] or self.model, time.monotonic())
         if response.granted is not None:
             self._settle(response, response.granted, told.usage, verdict)
         elif told.usage is not None or verdict.kind is not Kind.OK:

@@ -166,6 +166,8 @@ class Pipeline:
             if outcome.report is not None:
                 await asyncio.shield(outcome.report)  # the next choice must know; who leaves now does not undo it
             if outcome.delivered:
+                if job.leaves_the_model and trip.model != job.model:
+                    await self._roster.learn_group(job.model, trip.model)  # the prompt shares that model's limits
                 return
             job.end_retry(self._retries)
             # A long context's limit has a name of its own, which is not the model's.

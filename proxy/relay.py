@@ -60,12 +60,14 @@ class Downstream(Protocol):
 
 
 class Passed(msgspec.Struct, eq=False):
-    """What became of an answer. `error`: an error event found while the client still had nothing."""
+    """What became of an answer. `error`: an error event found while the client still had nothing. `said`: the JSON that
+    tells all of it, whole or as a stream's last event; b"" where there was none."""
 
     usage: Usage = UNSEEN
     complete: bool = False
     error: bytes | None = None
     late_error: bytes | None = None
+    said: bytes = b""
 
 
 class Keeper(Protocol):
@@ -109,7 +111,7 @@ async def pass_json(
         await _flow(down, answer, headers, body, passed)
         return
     if counts:
-        passed.usage = read_usage(body)
+        passed.usage, passed.said = read_usage(body), body
     failure = failure_in(body)
     if failure is not None and classify_stream_error(failure).kind in {Kind.MONEY, Kind.DEAD}:
         passed.error = failure  # the key's own trouble, and nothing was generated: another key can be asked
@@ -180,7 +182,7 @@ async def pass_stream(
         passed.complete = True
         await down.finish()
     finally:
-        passed.usage = watch.usage
+        passed.usage, passed.said = watch.usage, watch.last
         if passed.error is None:
             passed.late_error = watch.error
 

@@ -28,7 +28,7 @@ from proxy.domain.states import State
 from proxy.domain.trip import Leg, Trip
 from proxy.domain.verdict import Kind
 from proxy.gate import Gate, token_of
-from proxy.job import NO_MODEL, Job, want_of
+from proxy.job import LONGEST_MODEL, NO_MODEL, Job, want_of
 from proxy.ledger.ledger import Granted, Ledger
 from proxy.live import LiveSession
 from proxy.meter import Desk, Meter, MeterObserver, Terms
@@ -54,7 +54,6 @@ from proxy.upstream.websocket import Dialler, Handshake, WebSocket, open_websock
 _DEFAULT_COOL_S: Final = 5.0
 _MOST_COOL_S: Final = 86_400.0
 _MOST_READ: Final = 2**20
-_LONGEST_MODEL: Final = 128
 _EPHEMERAL: Final = "ek_"
 _REALTIME: Final = "realtime"
 
@@ -355,7 +354,7 @@ class Sessions:
 
 def _model_in(target: str) -> str:
     named = parse_qs(target.partition("?")[2]).get("model", [""])
-    return named[0][:_LONGEST_MODEL]
+    return named[0][:LONGEST_MODEL]
 
 
 def _chosen(handshake: Handshake, visitor: Visitor) -> str:

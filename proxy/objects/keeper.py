@@ -14,19 +14,21 @@ import structlog
 from proxy.ledger.connection import StoreError
 from proxy.objects.book import Book, Ref
 from proxy.objects.shelves import owner_of
-from proxy.openai import ids, replies
+from proxy.openai import ids, made, replies
 from proxy.openai.ids import ENCRYPTED, OTHER, Spot
 from proxy.openai.jsontext import set_member
 from proxy.refusal import Refusal
 
 _log = structlog.get_logger()
 _MOST_PAGES: Final = 20  # of other clients' objects that are passed over to find one's own
+_LASTING: Final = frozenset({ENCRYPTED, ids.CONTAINER, ids.PROMPT})  # there, though the response is not stored
+_LASTING_MARKS: Final = (b'"encrypted_content"', b'"container_id"', b'"pmpt_')
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _elements: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Task(enum.Enum):
-    """What an answer is read for. ENCRYPTED: only for encrypted reasoning, since nothing else of it is stored."""
+    """What an answer is read for. ENCRYPTED: only for what lasts without it, since it is not stored itself."""
 
     NOTHING = "nothing"
     LEARN = "learn"
@@ -100,12 +102,12 @@ class Keeper:
             await asyncio.shield(self._writes.pop())
 
     def _learn(self, body: bytes) -> None:
-        if self.task is Task.ENCRYPTED and b'"encrypted_content"' not in body and b'"container_id"' not in body:
+        if self.task is Task.ENCRYPTED and not any(mark in body for mark in _LASTING_MARKS):
             return
-        made = ids.made_by(body, self._place.kind)
+        known = made.made_by(body, self._place.kind)
         if self.task is Task.ENCRYPTED:
-            made = [ref for ref in made if ref[0] in {ENCRYPTED, ids.CONTAINER}]
-        self._remember(made)
+            known = [ref for ref in known if ref[0] in _LASTING]
+        self._remember(known)
 
     def _learn_pointed(self, body: bytes) -> None:
         """What the objects of one's own list point to: a batch's output, say. Nobody knows whose unknown kinds are."""

@@ -23,7 +23,7 @@ from proxy.objects.book import Book
 from proxy.objects.keeper import Fetch, Keeper, Task
 from proxy.objects.shelves import Owner, account_mark, owner_of
 from proxy.openai import ids, replies
-from proxy.openai.ids import CHAT, ENCRYPTED, FILE, ITEM, MODEL, OTHER, RESPONSE, Named, Spot
+from proxy.openai.ids import CHAT, ENCRYPTED, FILE, ITEM, MODEL, OTHER, PROMPT, RESPONSE, Named, Spot
 from proxy.refusal import Refusal
 from proxy.roster import Roster
 
@@ -32,7 +32,8 @@ _ANYWHERE: Final = frozenset({RESPONSE, CHAT, ids.CALL, ids.LIVE})  # what is ma
 _HEARD_ELSEWHERE: Final = frozenset({OTHER, ids.CALL, ids.LIVE})  # webhooks tell ids of calls that no answer told
 _GZIP: Final = b"\x1f\x8b"  # RFC 1952 §2.3.1
 _DEFLATED: Final = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")  # RFC 1950 §2.2
-_NOT_LOOKED_UP: Final = frozenset({ITEM, ENCRYPTED, OTHER, MODEL})  # upstream has no path to ask for them alone
+_SHARED: Final = frozenset({MODEL, PROMPT})  # everyone's who knows the name
+_NOT_LOOKED_UP: Final = frozenset({ITEM, ENCRYPTED, OTHER, *_SHARED})  # upstream has no path to ask for them alone
 
 
 class Asked(msgspec.Struct, eq=False):
@@ -129,8 +130,8 @@ class Objects:
         mine = owner_of("", asked.client).client
         where: dict[str, list[Named]] = {}
         for name, owner in zip(named, owners, strict=True):
-            # Fine-tuned models are for everyone; and whoever holds encrypted words may send them back.
-            is_owned = bool(asked.client) and not (name.hint and name.kind in {MODEL, ENCRYPTED})
+            # Whoever holds encrypted words may send them back, too.
+            is_owned = bool(asked.client) and not (name.hint and name.kind in {ENCRYPTED, *_SHARED})
             if owner is None or (is_owned and owner.client not in {b"", mine}):
                 account = await self._unknown(asked, name, foreign=owner is not None)
             else:
@@ -187,7 +188,7 @@ class Objects:
         if account is None:  # one that was merged into another
             merged = (twin for old, twin in self._roster.merged.items() if account_mark(old) == owner.account)
             account = self._roster.pool.accounts.get(next(merged, ""))
-        if account is not None and (account.usable or name.kind in {ENCRYPTED, MODEL}):
+        if account is not None and (account.usable or name.kind in {ENCRYPTED, *_SHARED}):
             return account.id
         if name.hint:  # its account is gone, so it is history
             return None

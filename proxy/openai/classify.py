@@ -61,6 +61,8 @@ class _Error:
     is_json: bool = True
 
 
+NO_PROMPT: Final = "prompt_not_found"  # the reason where an account lacks a stored prompt, not a model
+
 _STREAM: Final = 200  # an error inside an answer that began with 200
 _ANY: Final = frozenset[int]()
 _400: Final = frozenset({400, _STREAM})
@@ -167,6 +169,7 @@ _RULES: Final[tuple[_Rule, ...]] = tuple(_Rule(*row) for row in (
     (_403, "", "", "does not have access to model", Kind.MODEL, _N, "model_not_found"),
     (_403, "", "", "^you are not allowed to", Kind.MODEL, _N, "model_not_allowed"),  # "... sample from this model"
     (_404, "", "", "^the model `", Kind.MODEL, _N, "model_not_found"),
+    (_404, "", "", "^prompt with id", Kind.MODEL, _N, NO_PROMPT),  # like a fine-tuned model, one project's own
     (_400, "", "", "^invalid service_tier argument: the requested service tier is not allowed",
      Kind.MODEL, _N, "service_tier_not_allowed"),
     (_400, "", "", "^previous response cannot be used for this organization due to zero data retention",

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl, unquote
 
-import msgspec
-
-from proxy.openai.jsontext import BROKEN, decode_leniently
+from proxy.openai.jsontext import BROKEN
 
 LONGEST_ID: Final = 512  # characters; what is longer is no id
 _ENCRYPTED_HEAD: Final = 96  # characters of encrypted reasoning that no other one shares: version, time, random bytes
@@ -62,6 +60,7 @@ CONVERSATION: Final = Kind("conversation", "conv_", "long", "Conversation with i
 THREAD: Final = Kind("thread", "thread_", "long", "No thread found with id '{id}'.")
 CONTAINER: Final = Kind("container", "cntr_", "long", "Container with id '{id}' not found.")
 MODEL: Final = _kept("fine_tuned_model", "ft:", "The model '{id}' does not exist", "model_not_found")
+PROMPT: Final = Kind("prompt", "pmpt_", "recent", "Prompt with id '{id}' not found.")
 RESPONSE: Final = Kind("response", "resp_", "recent", "Response with id '{id}' not found.")
 CHAT: Final = Kind("chat_completion", "chatcmpl-", "recent", "Chat completion with id '{id}' not found.")
 CALL: Final = Kind("realtime_call", "rtc_", "recent", "Call with id '{id}' not found.")
@@ -72,8 +71,8 @@ OTHER: Final = _kept("other", "", "No object found with id '{id}'.")
 
 KINDS: Final = (
     FILE, UPLOAD, BATCH, VECTOR_STORE, JOB, ASSISTANT, EVAL, VIDEO, SKILL, VOICE, CONSENT, AGENT, VAULT,
-    CHATKIT_SESSION, CHATKIT_THREAD, CONVERSATION, THREAD, CONTAINER, MODEL, RESPONSE, CHAT, CALL, LIVE, ENCRYPTED,
-    ITEM, OTHER,
+    CHATKIT_SESSION, CHATKIT_THREAD, CONVERSATION, THREAD, CONTAINER, MODEL, PROMPT, RESPONSE, CHAT, CALL, LIVE,
+    ENCRYPTED, ITEM, OTHER,
 )  # fmt: skip
 
 COLLECTIONS: Final[dict[str, Kind]] = {
@@ -129,7 +128,7 @@ class Spot:
 @dataclass(frozen=True, slots=True)
 class Named:
     """An id that a request names. `param` "": in its path. A `hint` tells the account where it is known, and nothing
-    where it is not: encrypted reasoning, mentions in the history that a client sends back, shared models."""
+    where it is not: encrypted reasoning, mentions in the history that a client sends back, models, stored prompts."""
 
     kind: Kind
     id: str
@@ -195,7 +194,7 @@ _ALWAYS_PREFIXED: Final = frozenset({CONVERSATION, CONTAINER, VIDEO, VOICE})  # 
 
 _CHAT_MARKS: Final = (b'file_id"',)
 _RESPONSES_MARKS: Final = (
-    b'_id"', b'_ids"', b'"conversation"', b'"container"', b'"item_reference"', b'"encrypted_content"',
+    b'_id"', b'_ids"', b'"conversation"', b'"container"', b'"item_reference"', b'"encrypted_content"', b'"pmpt_',
 )  # fmt: skip
 _MARKS: Final[dict[str, tuple[bytes, ...]]] = {
     "chat": _CHAT_MARKS,
@@ -270,6 +269,12 @@ def _walk(value: object) -> Iterator[Named]:
             elif name == "container_id" and type(member) is str:
                 # Of a tool: it shall work there. Of an item or an annotation: history.
                 yield Named(CONTAINER, member, name, hint="container_reference" not in kinds)
+            elif name == "prompt" and type(member) is _Pairs:
+                # Made in the dashboard, where nobody tells us of it: the first good answer does.
+                yield from (
+                    Named(PROMPT, inner, name, hint=True) for key, inner in member if key == "id" and type(inner) is str
+                )
+                yield from _walk(member)
             elif (kind := _FIELDS.get(name)) is not None:
                 yield from _in_field(kind, name, member)
             elif name not in _NOT_SEARCHED and type(member) is not str:
@@ -321,86 +326,9 @@ def encrypted_id(content: str) -> str:
     return ENCRYPTED.prefix + content[:_ENCRYPTED_HEAD]
 
 
-# ---- ids in answers
-
-
-class _Answer(msgspec.Struct, gc=False):
-    id: Any = None
-    output_file_id: Any = None
-    error_file_id: Any = None
-    result_files: Any = None
-    fine_tuned_model: Any = None
-    thread_id: Any = None
-    file: Any = None
-    output: Any = None
-    data: Any = None
-    response: Any = None  # of a stream's last event
-    item: Any = None
-
-
-_answer: Final = msgspec.json.Decoder(_Answer)
 _BY_PREFIX: Final = tuple(kind for kind in KINDS if kind.prefix and kind is not ENCRYPTED)
 
 
 def kind_of(object_id: str) -> Kind | None:
     """The kind whose prefix an id carries."""
     return next((kind for kind in _BY_PREFIX if object_id.startswith(kind.prefix)), None)
-
-
-def made_by(body: bytes, place: Kind) -> list[tuple[Kind, str]]:
-    """The ids that an answer from `place` makes known: its object's, a list's, and those of what they point to."""
-    try:
-        answer = decode_leniently(_answer, body)
-    except BROKEN:
-        return []
-    top = {name: value for name in _answer_fields if (value := getattr(answer, name)) is not None}
-    return list(dict.fromkeys(_made(top, place)))
-
-
-_answer_fields: Final = tuple(field.name for field in msgspec.structs.fields(_Answer))
-
-
-def _made(answer: dict[str, Any], place: Kind) -> Iterator[tuple[Kind, str]]:
-    own = answer.get("id")
-    if type(own) is str:
-        yield kind_of(own) or (ITEM if place in {RESPONSE, CONVERSATION} else place), own
-    for name in ("output_file_id", "error_file_id", "thread_id", "fine_tuned_model"):
-        pointed = answer.get(name)
-        if type(pointed) is str and pointed:
-            yield kind_of(pointed) or FILE, pointed
-    for element in _dicts(answer.get("result_files")) if type(answer.get("result_files")) is list else ():
-        if type(element.get("id")) is str:
-            yield FILE, element["id"]
-    for pointed in _strings(answer.get("result_files")):
-        yield FILE, pointed
-    for name in ("file", "response", "item"):
-        inner = answer.get(name)
-        if type(inner) is dict:
-            yield from _made(inner, FILE if name == "file" else place)
-    for item in _dicts(answer.get("output")):
-        yield from _in_item(item)
-    for element in _dicts(answer.get("data")):
-        yield from _made(element, place)
-        yield from _in_item(element)
-
-
-def _in_item(item: dict[str, Any]) -> Iterator[tuple[Kind, str]]:
-    """An output item: its own id, what is encrypted in it, the container it worked in."""
-    if type(item.get("id")) is str and kind_of(item["id"]) is None:
-        yield ITEM, item["id"]
-    if type(item.get("encrypted_content")) is str and item["encrypted_content"]:
-        yield ENCRYPTED, encrypted_id(item["encrypted_content"])
-    if type(item.get("container_id")) is str:
-        yield CONTAINER, item["container_id"]
-    for part in _dicts(item.get("content")):
-        for note in _dicts(part.get("annotations")):
-            if type(note.get("container_id")) is str:
-                yield CONTAINER, note["container_id"]
-
-
-def _dicts(value: object) -> Iterable[dict[str, Any]]:
-    return [element for element in value if type(element) is dict] if type(value) is list else ()
-
-
-def _strings(value: object) -> Iterable[str]:
-    return [element for element in value if type(element) is str] if type(value) is list else ()

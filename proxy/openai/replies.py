@@ -117,6 +117,11 @@ INVALID_JSON: Final = ProxyError(
     "The request's body is not a JSON object.",
     "Send valid JSON, encoded as UTF-8.",
 )  # fmt: skip
+INVALID_MODEL: Final = ProxyError(
+    "invalid_model", 400, _CALLER, False,
+    "The request names no model, or not by a string.",
+    'Set `model` to the name of a model, for example "gpt-4o-mini".',
+)  # fmt: skip
 INVALID_HTTP: Final = ProxyError(
     "invalid_http", 400, _CALLER, False,
     "This is not a valid HTTP/1.1 request, or one of its header lines is longer than 64 KiB.",

@@ -29,9 +29,10 @@ _NONE: Final = msgspec.Raw(b"")
 
 
 class InvalidRequest(ValueError):
-    """The body cannot be routed or costed. `str(error)` is for the client; `param` names the field, if one."""
+    """The body cannot be routed or costed. `str(error)` is for the client; `param` names the field that is wrong, ""
+    where all of it is no JSON object."""
 
-    def __init__(self, message: str, param: str | None = None) -> None:
+    def __init__(self, message: str, param: str = "") -> None:
         super().__init__(message)
         self.param = param
 
@@ -41,7 +42,8 @@ class RequestFacts(msgspec.Struct, frozen=True, gc=False):
 
     `cost.tokens` is what OpenAI's limiter takes at admission. `asked_usage`: the client itself asked for the usage
     chunk. `stateful`: in the background or in a conversation, so a repeat could act twice. `store` as sent (absent
-    means true on responses, false on chat). `conversation` is the id, however it was written.
+    means true on responses, false on chat). `conversation` is the id, however it was written. `prompt` is the id of a
+    stored prompt template; it stands for the model where the request leaves that to the template.
     """
 
     model: str
@@ -56,6 +58,7 @@ class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     service_tier: str | None = None
     prompt_cache_key: str | None = None
     user: str | None = None
+    prompt: str = ""
     prompt_tokens: int = 0  # characters / 4: what the prompt alone is taken for
 
 
@@ -87,6 +90,7 @@ class _Responses(_Common, gc=False):
     background: Any = None
     conversation: Any = None
     previous_response_id: Any = None
+    prompt: Any = None
     tools: msgspec.Raw = _NONE
     text: msgspec.Raw = _NONE
 
@@ -108,6 +112,11 @@ class _Peek(msgspec.Struct, gc=False):
     n: Any = None
 
 
+class _Said(msgspec.Struct, gc=False):
+    model: Any = None
+    response: _Peek | None = None
+
+
 class _Speech(msgspec.Struct, gc=False):
     input: Any = None
 
@@ -125,6 +134,7 @@ _responses: Final = msgspec.json.Decoder(_Responses)
 _completions: Final = msgspec.json.Decoder(_Completions)
 _embeddings: Final = msgspec.json.Decoder(_Embeddings)
 _peek: Final = msgspec.json.Decoder(_Peek)
+_said: Final = msgspec.json.Decoder(_Said)
 _speech: Final = msgspec.json.Decoder(_Speech)
 _stream_options: Final = msgspec.json.Decoder(_StreamOptions)
 _include_usage: Final = msgspec.json.Decoder(_IncludeUsage)
@@ -153,7 +163,8 @@ _WORDS: Final = frozenset(
 def read_request(kind: Kind, body: bytes, default_output: int = DEFAULT_OUTPUT) -> RequestFacts:
     """The facts of a JSON body for one of the endpoints that are counted in tokens.
 
-    Raises InvalidRequest where the body is not a JSON object, is nested too deeply, or names no model.
+    Raises InvalidRequest where the body is not a JSON object, is nested too deeply, or names neither a model nor a
+    stored prompt.
     """
     try:
         if kind == "chat":
@@ -180,6 +191,16 @@ def peek_model(body: bytes) -> tuple[str, bool, int]:
     except BROKEN:
         return "", False, 1
     return seen.model if type(seen.model) is str else "", seen.stream is True, _positive(seen.n) or 1
+
+
+def model_said(body: bytes) -> str:
+    """The model that an answer, or the last event of its stream, says it came from; "" where it tells none."""
+    try:
+        seen = decode_leniently(_said, body)
+    except BROKEN:
+        return ""
+    model = seen.model if seen.response is None else seen.response.model
+    return model if type(model) is str else ""
 
 
 def speech_characters(body: bytes) -> int:
@@ -221,6 +242,7 @@ def _read_chat(r: _Chat, default_output: int) -> RequestFacts:
 def _read_responses(r: _Responses, default_output: int) -> RequestFacts:
     characters = _characters(r.input) + _characters(r.instructions) + _length(r.tools) + _length(r.text)
     conversation = r.conversation.get("id") if type(r.conversation) is dict else r.conversation
+    prompt = _text(r.prompt.get("id")) if type(r.prompt) is dict else None
     background = r.background is not None and r.background is not False
     return _facts(
         r,
@@ -230,6 +252,7 @@ def _read_responses(r: _Responses, default_output: int) -> RequestFacts:
         stateful=background or r.conversation is not None,
         conversation=_text(conversation),
         previous_response_id=_text(r.previous_response_id),
+        prompt=prompt or "",
     )
 
 
@@ -254,8 +277,11 @@ def _facts(
     stateful: bool = False,
     conversation: str | None = None,
     previous_response_id: str | None = None,
+    prompt: str = "",
 ) -> RequestFacts:
     model = r.model
+    if prompt and (model is None or model == ""):
+        model = prompt
     if type(model) is not str or not model:
         if model is None or model == "":
             raise InvalidRequest("You must provide a model parameter.", "model")
@@ -275,6 +301,7 @@ def _facts(
         _text(r.service_tier),
         _text(r.prompt_cache_key),
         _text(r.user),
+        prompt,
         characters // CHARACTERS_PER_TOKEN,
     )
 

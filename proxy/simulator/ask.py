@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -121,18 +122,22 @@ def read_prompt(value: Any, so_far: Prompt = Prompt(0, 0)) -> Prompt:
     return so_far
 
 
-def read_ask(shape: Shape, raw: bytes, default_output: int) -> Ask | ErrorReply:
-    """The request in a JSON body, or the 400 it deserves."""
+def read_ask(shape: Shape, raw: bytes, default_output: int, prompts: Mapping[str, str]) -> Ask | ErrorReply:
+    """The request in a JSON body, or the 400 or 404 it deserves. `prompts`: the stored ones, and their models."""
     try:
         body = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return errors.unparsable()
     if not isinstance(body, dict):
         return errors.unparsable()
-    model = body.get("model") or shape.default_model
+    template = body.get("prompt") if shape is RESPONSES else None
+    stored = str(template.get("id")) if isinstance(template, dict) else ""
+    if stored and stored not in prompts:
+        return errors.unknown_prompt(stored)
+    model = body.get("model") or prompts.get(stored) or shape.default_model
     if not isinstance(model, str):
         return errors.missing_model()
-    if shape.text[0] not in body:
+    if shape.text[0] not in body and not stored:
         return errors.missing_parameter(shape.text[0])
     for name in ("n", *shape.output_limits):
         value = body.get(name)

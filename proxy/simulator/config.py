@@ -25,13 +25,15 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class AccountConfig(Limits, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One account, a project of `organization` ("": of its own): its keys share its limits.
 
-    `models` maps a model, or a pattern such as "gpt-4o*", to its own.
+    `models` maps a model, or a pattern such as "gpt-4o*", to its own. `prompts` maps the id of each stored prompt
+    template, made in a dashboard that is not simulated, to the model it is for.
     """
 
     id: Annotated[str, msgspec.Meta(min_length=1)]
     organization: str = ""
     keys: tuple[str, ...] = ()
     models: dict[str, Limits] = {}
+    prompts: dict[str, str] = {}
 
     def limits_of(self, model: str) -> Limits:
         """The limits of one model: an exact name, else the first pattern that fits, else the account's own."""

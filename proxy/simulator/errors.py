@@ -102,6 +102,10 @@ def missing_model() -> ErrorReply:
     return ErrorReply(400, "you must provide a model parameter")
 
 
+def unknown_prompt(prompt_id: str) -> ErrorReply:
+    return ErrorReply(404, f"Prompt with id '{prompt_id}' not found.")
+
+
 def missing_parameter(name: str) -> ErrorReply:
     return ErrorReply(400, f"Missing required parameter: '{name}'.", code="missing_required_parameter", param=name)
 

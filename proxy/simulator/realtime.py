@@ -171,7 +171,7 @@ class Session:
     async def answer(self, wanted: dict[str, Any]) -> None:
         most = wanted.get("max_output_tokens") or OUTPUT_RESERVED
         body = {"model": self.model, "input": self.items, "max_output_tokens": most}
-        ask = read_ask(RESPONSES, msgspec.json.encode(body), OUTPUT_RESERVED)
+        ask = read_ask(RESPONSES, msgspec.json.encode(body), OUTPUT_RESERVED, {})
         response_id = self.host.new_id("resp_")
         envelope: dict[str, Any] = {"object": "realtime.response", "id": response_id, "output": [], "usage": None}
         visit = self.admitted(ask)
@@ -237,7 +237,8 @@ class Session:
     async def respond(self, event: dict[str, Any]) -> None:
         lane = {"stream_id": event["stream_id"]} if "stream_id" in event else {}
         body = {name: value for name, value in event.items() if name not in {"type", "stream_id"}}
-        ask = read_ask(RESPONSES, msgspec.json.encode(body), self.host.config.default_output_tokens)
+        config, prompts = self.host.config, self.key.account.config.prompts
+        ask = read_ask(RESPONSES, msgspec.json.encode(body), config.default_output_tokens, prompts)
         visit = self.admitted(ask)
         if isinstance(visit, ErrorReply) or isinstance(ask, ErrorReply):
             error = visit if isinstance(visit, ErrorReply) else errors.unparsable()

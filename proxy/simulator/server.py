@@ -99,7 +99,9 @@ class Simulator:
             return await realtime.hold(self, call)
         method, path, key = call.request.method, call.request.path, call.key
         shape = SHAPES.get(path) if method == "POST" else None
-        ask = None if shape is None else read_ask(shape, call.body, self.config.default_output_tokens)
+        ask = None
+        if shape is not None:
+            ask = read_ask(shape, call.body, self.config.default_output_tokens, key.account.config.prompts)
         asked = None
         if shape is None:
             content_type = call.request.headers.get("Content-Type", "")

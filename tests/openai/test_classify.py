@@ -133,6 +133,7 @@ ERRORS = [
     (404, "The model `x` does not exist (or you do not have access to it)", REQ, "model_not_found",
      Kind.MODEL, Scope.NONE, "model_not_found"),
     (404, "The model `x` does not exist", REQ, None, Kind.MODEL, Scope.NONE, "model_not_found"),
+    (404, "Prompt with id 'pmpt_6895a7ef261c' not found.", REQ, None, Kind.MODEL, Scope.NONE, "prompt_not_found"),
     (400, VERIFY.format("stream this model"), REQ, "unsupported_value",
      Kind.MODEL, Scope.NONE, "organization_not_verified"),
     (403, VERIFY.format("use the model `gpt-image-1`"), REQ, None,

@@ -154,41 +154,15 @@ def test_encrypted_reasoning_is_a_hint_by_its_beginning_and_the_last_ones_count(
     assert all(n.hint for n in found)
 
 
-def made(document: object, place: ids.Kind) -> set[tuple[str, str]]:
-    return {(kind.name, object_id) for kind, object_id in ids.made_by(json.dumps(document).encode(), place)}
-
-
-def test_an_answer_makes_ids_known():
-    assert made({"id": "file-1", "object": "file"}, ids.FILE) == {("file", "file-1")}
-    batch = {"id": "batch_1", "output_file_id": "file-2", "error_file_id": None}
-    assert made(batch, ids.BATCH) == {("batch", "batch_1"), ("file", "file-2")}
-    upload = {"id": "upload_1", "file": {"id": "file-3"}}
-    assert made(upload, ids.UPLOAD) == {("upload", "upload_1"), ("file", "file-3")}
-    job = {"id": "ftjob-1", "fine_tuned_model": "ft:gpt-4o:acme::1", "result_files": ["file-4"]}
-    tuned = {("fine_tuning_job", "ftjob-1"), ("fine_tuned_model", "ft:gpt-4o:acme::1"), ("file", "file-4")}
-    assert made(job, ids.JOB) == tuned
-    listed = {"object": "list", "data": [{"id": "file-5"}, {"id": "file-6"}]}
-    assert made(listed, ids.FILE) == {("file", "file-5"), ("file", "file-6")}
-    assert made({"id": "thing_1"}, ids.OTHER) == {("other", "thing_1")}
-    assert ids.made_by(b"no json", ids.FILE) == []
-
-
-def test_a_response_makes_its_items_and_its_container_known():
-    note = {"type": "container_file_citation", "container_id": "cntr_2", "file_id": "cfile_1"}
-    response = {
-        "id": "resp_1",
-        "output": [
-            {"id": "rs_1", "type": "reasoning", "encrypted_content": "gAAAAAB-secret"},
-            {"id": "ci_1", "type": "code_interpreter_call", "container_id": "cntr_1"},
-            {"id": "msg_1", "type": "message", "content": [{"type": "output_text", "annotations": [note]}]},
-        ],
-    }
-    expected = {
-        ("response", "resp_1"), ("item", "rs_1"), ("item", "ci_1"), ("item", "msg_1"),
-        ("encrypted_item", "enc:gAAAAAB-secret"), ("container", "cntr_1"), ("container", "cntr_2"),
-    }  # fmt: skip
-    assert made(response, ids.RESPONSE) == expected
-    assert made({"type": "response.completed", "response": response}, ids.RESPONSE) == expected
+def test_a_stored_prompt_is_a_hint_and_its_variables_may_name_files():
+    variables = {"name": "Ada", "manual": {"type": "input_file", "file_id": "file-1"}}
+    body = json.dumps({"prompt": {"id": "pmpt_1", "version": "2", "variables": variables}}).encode()
+    assert ids.may_name("responses", body, strictly=False)
+    assert [(n.kind.name, n.id, n.hint) for n in ids.named_in(body)] == [
+        ("prompt", "pmpt_1", True),
+        ("file", "file-1", False),
+    ]
+    assert ids.named_in(b'{"prompt": "pmpt_1 is what I am told to draw"}') == []
 
 
 def test_a_form_names_a_file():

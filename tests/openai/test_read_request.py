@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.domain.quantities import Cost
-from proxy.openai.requests import InvalidRequest, inject_include_usage, peek_model, read_request
+from proxy.openai.requests import InvalidRequest, inject_include_usage, model_said, peek_model, read_request
 
 KINDS = ("chat", "completions", "responses", "embeddings")
 
@@ -114,6 +114,27 @@ def test_a_model_must_be_named(kind):
         assert refused.value.param == "model"
 
 
+def test_a_stored_prompt_stands_for_the_model_that_it_chooses():
+    alone = read_request("responses", b'{"prompt":{"id":"pmpt_1","variables":{"name":"Ada"}},"max_output_tokens":100}')
+    assert (alone.model, alone.prompt, alone.cost.tokens) == ("pmpt_1", "pmpt_1", 100)
+    named = read_request("responses", b'{"model":"gpt-4o","prompt":{"id":"pmpt_1"}}')
+    assert (named.model, named.prompt) == ("gpt-4o", "pmpt_1")
+
+
+@pytest.mark.parametrize("prompt", ["null", '""', '"pmpt_1"', "{}", '{"id":null}', '{"id":""}', '{"id":7}', "[]"])
+def test_what_names_no_stored_prompt_stands_for_nothing(prompt):
+    with pytest.raises(InvalidRequest, match="model"):
+        read_request("responses", b'{"prompt":%s}' % prompt.encode())
+    assert read_request("responses", b'{"model":"gpt-4o","prompt":%s}' % prompt.encode()).prompt == ""
+
+
+def test_an_answer_says_which_model_it_came_from():
+    assert model_said(b'{"id":"resp_1","model":"gpt-4o-2024-08-06"}') == "gpt-4o-2024-08-06"
+    assert model_said(b'{"type":"response.completed","response":{"model":"gpt-4o"}}') == "gpt-4o"
+    for silent in (b"", b"{}", b'{"model":7}', b'{"response":{"model":null}}', b'{"response":"gpt-4o"}', b"[]", b"no"):
+        assert model_said(silent) == ""
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "broken", [b"", b"{", b"[]", b'"text"', b"null", b'{"model":"m",}', b'{"model":"m"} x', b"\xff\xfe{", b"{'a':1}"]
@@ -122,7 +143,7 @@ def test_what_is_not_a_json_object_is_refused_in_words(kind, broken):
     with pytest.raises(InvalidRequest) as refused:
         read_request(kind, broken)
     assert str(refused.value)
-    assert refused.value.param is None
+    assert refused.value.param == ""
 
 
 @pytest.mark.parametrize("kind", KINDS)

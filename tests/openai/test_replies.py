@@ -26,6 +26,7 @@ PROMISED = {
     "model_not_allowed": (403, "invalid_request_error", False),
     "method_not_allowed": (405, "invalid_request_error", False),
     "invalid_json": (400, "invalid_request_error", False),
+    "invalid_model": (400, "invalid_request_error", False),
     "invalid_http": (400, "invalid_request_error", False),
     "body_too_large": (413, "invalid_request_error", False),
     "request_too_large_for_pool": (429, "tokens", False),

@@ -31,7 +31,7 @@ HELLO = [{"role": "user", "content": "12345678"}]
     ],
 )  # fmt: skip
 def test_the_estimate_is_the_larger_of_output_times_n_and_a_quarter_of_the_characters(shape, body, estimate):
-    ask = read_ask(shape, json.dumps({"model": "gpt-4o", **body}).encode(), default_output=16)
+    ask = read_ask(shape, json.dumps({"model": "gpt-4o", **body}).encode(), default_output=16, prompts={})
     assert isinstance(ask, Ask)
     assert ask.estimate == estimate
 
