@@ -17,7 +17,7 @@ PARALLEL = $(BIN)/python -m pytest -rs -n auto --dist loadfile -m "not alone"
 ALONE = $(BIN)/python -m pytest -rs -m alone
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev run test check soak bench lock clean
+.PHONY: help install run test check soak bench lock clean
 
 help: ## This list
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 10

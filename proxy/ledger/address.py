@@ -21,10 +21,12 @@ No message of this module repeats any part of the URL: a password with an unesca
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from typing import Final, NamedTuple
+from urllib.parse import parse_qsl, unquote
 
 
 class Kind(StrEnum):
@@ -45,6 +47,8 @@ _SCHEMES: Final[dict[str, tuple[Kind, bool]]] = {
 }
 _TLS_OPTIONS: Final = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs"}
 _SENTINEL_OPTIONS: Final = {"sentinel_username", "sentinel_password"}
+# RFC 3986, appendix B. Not `urlsplit`: it knows of one host, and from Python 3.13 refuses several with one in brackets.
+_URL: Final = re.compile(r"(?:([^:/?#]+)://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(#.*)?", re.DOTALL)
 _OPTIONS: Final = {"db", "client_name"} | _TLS_OPTIONS | _SENTINEL_OPTIONS
 
 
@@ -126,14 +130,19 @@ def parse(url: str, *, ca_file: str | None = None) -> Address:
     )
 
 
-def _split(url: str) -> SplitResult:
-    try:
-        parts = urlsplit(url.strip())
-    except ValueError:
-        raise ValueError("redis URL: cannot be read; is an IPv6 address missing its brackets?") from None
-    if parts.fragment or "@" in parts.path:
+class _Parts(NamedTuple):
+    scheme: str
+    netloc: str
+    path: str
+    query: str
+
+
+def _split(url: str) -> _Parts:
+    found = _URL.fullmatch(url.strip())  # anything fits, if only as a path
+    scheme, netloc, path, query, fragment = found.groups("") if found else ("",) * 5
+    if fragment or "@" in path:
         raise ValueError("redis URL: write / as %2F, # as %23, ? as %3F and @ as %40 in user name and password")
-    return parts
+    return _Parts(scheme.lower(), netloc, path, query)
 
 
 def _place(kind: Kind, netloc: str, path: str) -> tuple[tuple[tuple[str, int], ...], str, str, str]:
@@ -159,7 +168,9 @@ def _place(kind: Kind, netloc: str, path: str) -> tuple[tuple[tuple[str, int], .
 def _host(text: str, default_port: int) -> tuple[str, int]:
     if text.startswith("["):
         host, closed, rest = text[1:].partition("]")
-        port = rest.removeprefix(":") if closed else "unclosed"
+        if not (closed and _is_ipv6(host) and (not rest or rest.startswith(":"))):
+            raise ValueError("redis URL: what stands in brackets is no IPv6 address")
+        port = rest.removeprefix(":")
     else:
         host, _, port = text.partition(":")
     if not host:
@@ -168,6 +179,14 @@ def _host(text: str, default_port: int) -> tuple[str, int]:
     if not 0 < number < 65536:
         raise ValueError("redis URL: the port is out of range")
     return unquote(host), number
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _login(credentials: str) -> Login:

@@ -16,6 +16,8 @@ UNDERSTOOD = {
     "redis://me:p%40ss%2Fword@cache?client_name=pool": Address(
         Kind.SINGLE, (("cache", 6379),), login=Login("me", "p@ss/word"), client_name="pool"
     ),
+    "REDIS://cache": Address(Kind.SINGLE, (("cache", 6379),)),
+    "redis://:a[b]c@cache": Address(Kind.SINGLE, (("cache", 6379),), login=Login(None, "a[b]c")),
     "rediss://cache": Address(Kind.SINGLE, (("cache", 6379),), tls=Tls()),
     "rediss://cache?ssl_ca_certs=/ca.pem&ssl_certfile=/c.pem&ssl_keyfile=/k.pem": Address(
         Kind.SINGLE, (("cache", 6379),), tls=Tls("/ca.pem", "/c.pem", "/k.pem")
@@ -55,6 +57,11 @@ REFUSED = {
     "redis://cache/1?db=2": "twice",
     "redis://a,b": "redis\\+sentinel://",
     "redis://[::1": "brackets",
+    "redis://[cache]": "brackets",
+    "redis://[::1]7000": "brackets",
+    "redis+sentinel://a,[::1/main": "brackets",
+    "redis://::1": "host name is missing",
+    "": "scheme",
     "redis://cache?retry_on_timeout=yes": "unknown option",
     "redis://cache?ssl_cert_reqs=none": "rediss://",
     "rediss://cache?ssl_cert_reqs=maybe": "'required' or 'none'",
