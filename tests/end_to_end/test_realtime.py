@@ -256,7 +256,8 @@ def certificate(proxy: RunningProxy, authority: Authority) -> str:
 
 
 def test_the_first_line_says_https(secure):
-    assert f'"base_url":"{secure.base_url}"' in secure.log().replace(": ", ":")
+    said = f'"base_url":"{secure.base_url}"'  # written as soon as it is ready, not before
+    wait_until(lambda: said in secure.log().replace(": ", ":"), "the line that says where it serves")
 
 
 def test_a_new_certificate_is_used_by_new_connections_and_a_broken_one_is_not(secure, authority):
