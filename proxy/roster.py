@@ -22,6 +22,7 @@ from proxy.settings import Settings
 _MOST_CACHED: Final = 50_000  # candidates, in groups of which there may at least be some
 _FEWEST_GROUPS: Final = 32
 _TRY_AGAIN_S: Final = 0.5
+_MOST_SAID: Final = 1_000  # groups as upstream told them: where one takes any stored prompt, clients invent their ids
 
 
 class RosterObserver(Protocol):
@@ -55,7 +56,7 @@ class Roster:
         self.ledger = ledger
         self._settings = settings
         self._keys = tuple(keys)
-        self._said_groups: dict[str, str] = {}  # model -> group, from upstream's "(for limit X)"
+        self._said_groups: dict[str, str] = {}  # model or stored prompt -> group, as upstream told
         self._organizations: dict[str, str] = {}  # account -> organisation, as answers named it
         self._told_organizations: dict[str, str] = {}  # the same, of accounts that share one, from the store
         self._first_of: dict[str, str] = {}  # organisation -> the account that first answered for it
@@ -111,9 +112,12 @@ class Roster:
         return self._settings.group_of(model) if said is None else said
 
     async def learn_group(self, model: str, shared: str) -> None:
-        """Upstream refused `model` "for limit `shared`": they share a bucket. All replicas hear of it."""
+        """Upstream refused `model` "for limit `shared`", or said that this stored prompt is for that model: they share
+        a bucket. All replicas hear of it."""
         group = self._settings.group_of(shared)
         if not model or model in self._written_groups or self.group_of(model) == group:
+            return
+        if len(self._said_groups) >= _MOST_SAID and model not in self._said_groups:
             return
         self._said_groups[model] = group
         self._observer.group_learned(model, group)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from proxy import roster
 from proxy.domain.trip import Trip
 from proxy.objects.book import Book
 from proxy.objects.placement import Objects
@@ -99,6 +100,15 @@ async def test_the_answer_tells_which_model_the_prompt_chose(templated):
     assert await pool.taken("a", "gpt-4o") == (0, 0)
     await pool.ask(by_prompt())
     assert await pool.taken("a", "gpt-4o") == (1, 30)
+
+
+async def test_ids_that_clients_invent_fill_no_memory(templated, monkeypatch):
+    """An upstream that is not OpenAI may take any prompt's id."""
+    monkeypatch.setattr(roster, "_MOST_SAID", 3)
+    pool = await templated("a", holder="a")
+    for n in range(5):
+        assert (await pool.ask(asks(prompt={"id": f"pmpt_{n}"}))).status == 200
+    assert len(pool.recorder.groups) == 3
 
 
 async def test_a_model_that_is_named_keeps_its_name_and_its_limits(templated):
