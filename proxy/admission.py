@@ -38,7 +38,8 @@ _TIGHT_S = 5.0  # after a refusal, more accounts are named at once
 
 
 class Want(msgspec.Struct, eq=False):
-    """What a request needs. `exclude`: accounts that already said no to this very request.
+    """What a request needs. `model`: what an account may lack, the model's name or a stored prompt's id. `exclude`:
+    accounts that already said no to this very request.
 
     `max_wait_s`: how long it may stand in line, all attempts together.
     """

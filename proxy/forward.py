@@ -20,9 +20,9 @@ from proxy.ledger.ledger import Granted, Ledger
 from proxy.openai.classify import NO_PROMPT, classify, classify_stream_error
 from proxy.openai.encoding import decoded
 from proxy.openai.headers import Header, downward, upward
-from proxy.openai.requests import model_said
 from proxy.openai.safety import is_policy_refusal
 from proxy.openai.sse import StreamRelay
+from proxy.openai.usage import model_said
 from proxy.outcome import DID_NO_WORK, NOT_CHARGED, Held, Outcome, event_of, held_event, observed_in
 from proxy.probes.egress import EgressWatch
 from proxy.probes.policy import PolicyWatch

@@ -112,11 +112,6 @@ class _Peek(msgspec.Struct, gc=False):
     n: Any = None
 
 
-class _Said(msgspec.Struct, gc=False):
-    model: Any = None
-    response: _Peek | None = None
-
-
 class _Speech(msgspec.Struct, gc=False):
     input: Any = None
 
@@ -134,7 +129,6 @@ _responses: Final = msgspec.json.Decoder(_Responses)
 _completions: Final = msgspec.json.Decoder(_Completions)
 _embeddings: Final = msgspec.json.Decoder(_Embeddings)
 _peek: Final = msgspec.json.Decoder(_Peek)
-_said: Final = msgspec.json.Decoder(_Said)
 _speech: Final = msgspec.json.Decoder(_Speech)
 _stream_options: Final = msgspec.json.Decoder(_StreamOptions)
 _include_usage: Final = msgspec.json.Decoder(_IncludeUsage)
@@ -191,16 +185,6 @@ def peek_model(body: bytes) -> tuple[str, bool, int]:
     except BROKEN:
         return "", False, 1
     return seen.model if type(seen.model) is str else "", seen.stream is True, _positive(seen.n) or 1
-
-
-def model_said(body: bytes) -> str:
-    """The model that an answer, or the last event of its stream, says it came from; "" where it tells none."""
-    try:
-        seen = decode_leniently(_said, body)
-    except BROKEN:
-        return ""
-    model = seen.model if seen.response is None else seen.response.model
-    return model if type(model) is str else ""
 
 
 def speech_characters(body: bytes) -> int:

@@ -1,4 +1,4 @@
-"""What a complete JSON answer says it used, in tokens (or seconds), and at which service tier it was answered.
+"""What a complete JSON answer says it used, in tokens (or seconds), at which service tier, and by which model.
 
 Shapes (openai-openapi 2.3.0): chat and completions `prompt_tokens`, `completion_tokens`,
 `prompt_tokens_details.{cached_tokens,cache_write_tokens,audio_tokens}`,
@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from proxy.domain.quantities import Certainty, Details, Usage
-from proxy.openai.jsontext import BROKEN, locate
+from proxy.openai.jsontext import BROKEN, decode_leniently, locate
 
 UNTOLD: Final = Usage(Certainty.AT_LEAST)
 """Nobody told us: some tokens may have been used."""
@@ -32,7 +32,16 @@ class _Answer(msgspec.Struct, gc=False):
     service_tier: Any = None
 
 
+class _Model(msgspec.Struct, gc=False):
+    model: Any = None
+
+
+class _Said(_Model, gc=False):
+    response: _Model | None = None
+
+
 _answer: Final = msgspec.json.Decoder(_Answer)
+_said: Final = msgspec.json.Decoder(_Said)
 
 
 def read_usage(body: bytes) -> Usage:
@@ -51,6 +60,16 @@ def read_usage(body: bytes) -> Usage:
     except BROKEN:
         return UNTOLD
     return usage_of(told.usage, told_tier(told.service_tier)) or UNTOLD
+
+
+def model_said(body: bytes) -> str:
+    """The model that an answer, or the last event of its stream, says it came from; "" where it tells none."""
+    try:
+        seen = decode_leniently(_said, body)
+    except BROKEN:
+        return ""
+    model = seen.model if seen.response is None else seen.response.model
+    return model if type(model) is str else ""
 
 
 def told_tier(told: object) -> str:

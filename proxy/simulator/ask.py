@@ -131,7 +131,7 @@ def read_ask(shape: Shape, raw: bytes, default_output: int, prompts: Mapping[str
     if not isinstance(body, dict):
         return errors.unparsable()
     template = body.get("prompt") if shape is RESPONSES else None
-    stored = str(template.get("id")) if isinstance(template, dict) else ""
+    stored = str(template.get("id") or "") if isinstance(template, dict) else ""
     if stored and stored not in prompts:
         return errors.unknown_prompt(stored)
     model = body.get("model") or prompts.get(stored) or shape.default_model

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.domain.quantities import Cost
-from proxy.openai.requests import InvalidRequest, inject_include_usage, model_said, peek_model, read_request
+from proxy.openai.requests import InvalidRequest, inject_include_usage, peek_model, read_request
 
 KINDS = ("chat", "completions", "responses", "embeddings")
 
@@ -126,13 +126,6 @@ def test_what_names_no_stored_prompt_stands_for_nothing(prompt):
     with pytest.raises(InvalidRequest, match="model"):
         read_request("responses", b'{"prompt":%s}' % prompt.encode())
     assert read_request("responses", b'{"model":"gpt-4o","prompt":%s}' % prompt.encode()).prompt == ""
-
-
-def test_an_answer_says_which_model_it_came_from():
-    assert model_said(b'{"id":"resp_1","model":"gpt-4o-2024-08-06"}') == "gpt-4o-2024-08-06"
-    assert model_said(b'{"type":"response.completed","response":{"model":"gpt-4o"}}') == "gpt-4o"
-    for silent in (b"", b"{}", b'{"model":7}', b'{"response":{"model":null}}', b'{"response":"gpt-4o"}', b"[]", b"no"):
-        assert model_said(silent) == ""
 
 
 @pytest.mark.parametrize("kind", KINDS)

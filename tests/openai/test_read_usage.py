@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from proxy.domain.quantities import Certainty, Details, Usage
 from proxy.openai.jsontext import locate
-from proxy.openai.usage import UNTOLD, read_usage
+from proxy.openai.usage import UNTOLD, model_said, read_usage
 
 CHAT = {
     "prompt_tokens": 19,
@@ -140,3 +140,10 @@ def test_a_member_is_found_at_the_top_and_only_there(obj, separators):
         assert json.loads(b"{" + tail)["usage"] == obj["usage"]
         names = list(obj)
         assert list(json.loads(head.rstrip(b" ,\r\n") + b"}")) == names[: names.index("usage")]
+
+
+def test_an_answer_says_which_model_it_came_from():
+    assert model_said(b'{"id":"resp_1","model":"gpt-4o-2024-08-06"}') == "gpt-4o-2024-08-06"
+    assert model_said(b'{"type":"response.completed","response":{"model":"gpt-4o"}}') == "gpt-4o"
+    for silent in (b"", b"{}", b'{"model":7}', b'{"response":{"model":null}}', b'{"response":"gpt-4o"}', b"[]", b"no"):
+        assert model_said(silent) == ""
