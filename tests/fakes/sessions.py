@@ -15,6 +15,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import json
 import os
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -237,6 +238,19 @@ class Hall:
     def close(self) -> None:
         for client in self._clients:
             client.vanish()
+
+
+async def say(peer: Peer, **event: Any) -> None:
+    """An event, as JSON in a text message."""
+    await peer.send(TEXT, json.dumps(event).encode())
+
+
+async def heard(peer: Peer) -> dict[str, Any]:
+    """The next event."""
+    opcode, payload = await peer.receive()
+    assert opcode == TEXT, (opcode, payload)
+    event: dict[str, Any] = json.loads(payload)
+    return event
 
 
 @contextlib.asynccontextmanager

@@ -9,6 +9,7 @@ import pytest
 
 from proxy.domain import retry
 from tests.fakes.house import House, open_house
+from tests.fakes.sessions import Hall, open_sessions
 
 
 @pytest.fixture(autouse=True)
@@ -23,5 +24,16 @@ async def open_pool(valkey_url) -> AsyncIterator[object]:
 
         async def opened(accounts, /, **options) -> House:
             return await stack.enter_async_context(open_house(valkey_url, accounts, **options))
+
+        yield opened
+
+
+@pytest.fixture
+async def open_hall(valkey_url) -> AsyncIterator[object]:
+    """`await open_hall({"a": 1}, **options)`: the real listener for sessions, before such a pool."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def opened(accounts, /, **options) -> Hall:
+            return await stack.enter_async_context(open_sessions(valkey_url, accounts, **options))
 
         yield opened

@@ -1,4 +1,4 @@
-"""Sessions and the pool: which key they get, what their responses cost, and how they end with their key.
+"""Sessions and the pool: which key they get, and what their responses cost.
 
 Each account may have 1,000 requests and 1,000,000 tokens a day (`house.py`), so what was taken can be counted.
 Event shapes: OpenAI's Realtime and Responses events (Python SDK 3.54, `types/realtime`, `types/responses`).
@@ -7,9 +7,7 @@ Event shapes: OpenAI's Realtime and Responses events (Python SDK 3.54, `types/re
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,32 +15,12 @@ import pytest
 from proxy import open_sessions as held
 from proxy.domain.bucket import DIMENSIONS
 from proxy.domain.quantities import Dimension
-from proxy.domain.states import Record, State
+from proxy.domain.states import State
 from proxy.gate import digest
-from tests.fakes.sessions import TEXT, Hall, Peer, Refused, open_sessions
+from tests.fakes.sessions import TEXT, Hall, Refused, heard, say
 
 MODEL = "gpt-realtime"
 TARGET = f"/v1/realtime?model={MODEL}"
-
-
-@pytest.fixture
-async def open_hall(valkey_url) -> AsyncIterator[Any]:
-    async with contextlib.AsyncExitStack() as stack:
-
-        async def opened(accounts, /, **options) -> Hall:
-            return await stack.enter_async_context(open_sessions(valkey_url, accounts, **options))
-
-        yield opened
-
-
-async def say(peer: Peer, **event: Any) -> None:
-    await peer.send(TEXT, json.dumps(event).encode())
-
-
-async def heard(peer: Peer) -> dict[str, Any]:
-    opcode, payload = await peer.receive()
-    assert opcode == TEXT, (opcode, payload)
-    return json.loads(payload)
 
 
 async def tokens_taken(hall: Hall, account: str = "a", group: str = MODEL) -> int:
@@ -279,6 +257,25 @@ async def test_each_create_takes_its_estimate_and_is_settled_with_what_it_used(o
     assert hall.house.is_idle()
 
 
+async def test_a_stored_prompt_that_chooses_the_model_has_limits_of_its_own_until_upstream_tells_the_model(open_hall):
+    hall = await open_hall({"a": 1})
+    told: list[str] = []
+    hall.house.recorder.attempted = lambda _, trip: told.append(trip.model)
+    client, upstream = await hall.pair("/v1/responses")
+    asked = {"type": "response.create", "prompt": {"id": "pmpt_1"}, "input": "hi", "max_output_tokens": 5000}
+    await say(client, **asked)
+    assert await heard(upstream) == asked
+    await hall.settled()
+    assert await tokens_taken(hall, group="pmpt_1") == 5000
+    await say(upstream, type="response.created", response={"id": "resp_1", "model": "gpt-4o-2024-08-06"})
+    await say(upstream, **finished("resp_1", 120))
+    await heard(client)
+    await heard(client)
+    await hall.over_with(client, upstream)
+    assert await tokens_taken(hall, group="pmpt_1") == 120
+    assert told[-1] == "gpt-4o-2024-08-06"  # whose price it has
+
+
 async def test_responses_of_several_lanes_are_told_apart(open_hall):
     hall = await open_hall({"a": 1})
     client, upstream = await hall.pair("/v1/responses")
@@ -348,72 +345,6 @@ async def test_a_session_that_ends_under_its_responses_keeps_them_charged(open_h
     await hall.over()
     assert await tokens_taken(hall, group="gpt-4o") == 5000  # nobody knows better
     assert hall.house.is_idle()
-
-
-# ---- the end of a key, and of the proxy
-
-
-async def remove(hall: Hall, state: State = State.REMOVED) -> None:
-    house = hall.house
-    key = house.roster.pool.keys["a1"]
-    record = Record(state, "test", 0.0, fingerprint=key.fingerprint, by="operator")
-    await house.ledger.registry.change_state("k/a1", record, by="operator", fingerprint=key.fingerprint)
-    await house.roster.refresh()
-
-
-@pytest.mark.parametrize("state", [State.REMOVED, State.DISABLED, State.DRAINING])
-async def test_a_key_that_leaves_the_pool_ends_its_sessions_so_that_sdks_connect_again(open_hall, monkeypatch, state):
-    monkeypatch.setattr(held, "_LOOK_S", 0.02)
-    hall = await open_hall({"a": 1})
-    client, _ = await hall.pair(TARGET)
-    await remove(hall, state)
-    assert (await client.closed())[0] == 1012
-
-
-async def test_a_response_under_way_is_waited_for_but_not_for_ever(open_hall, monkeypatch):
-    monkeypatch.setattr(held, "_LOOK_S", 0.02)
-    monkeypatch.setattr(held, "_LAST_WORDS_S", 0.3)
-    hall = await open_hall({"a": 1})
-    client, upstream = await hall.pair(TARGET)
-    stuck, _ = await hall.pair(TARGET)
-    await say(upstream, type="response.created", response={"id": "resp_1"})
-    await heard(client)
-    await remove(hall)
-    await asyncio.sleep(0.1)
-    await say(upstream, **DONE)
-    assert (await heard(client))["type"] == "response.done"
-    assert (await client.closed())[0] == 1012
-    assert (await stuck.closed())[0] == 1012
-
-
-async def test_a_restart_says_so_to_every_session(open_hall):
-    hall = await open_hall({"a": 1})
-    pairs = [await hall.pair(TARGET) for _ in range(3)]
-    closing = asyncio.create_task(hall.sessions.close(2.0))
-    for client, upstream in pairs:
-        assert await client.closed() == (1012, "the proxy is restarting; connect again")
-        await client.close(1012)
-        assert (await upstream.closed())[0] == 1001
-    await closing
-    assert hall.sessions.open == 0
-    assert hall.house.recorder.sessions == {"a": 0}
-
-
-async def test_who_is_silent_is_asked_for_a_sign_of_life_and_given_up_without_one(open_hall, monkeypatch):
-    monkeypatch.setattr(held, "_LOOK_S", 0.02)
-    monkeypatch.setattr("proxy.live._PING_AFTER_S", 0.1)
-    monkeypatch.setattr("proxy.live._LOST_AFTER_S", 0.4)
-    hall = await open_hall({"a": 1})
-    client, upstream = await hall.pair(TARGET)
-
-    answered = 0
-    while (said := await client.receive())[0] == 9:
-        await client.send(10, said[1])
-        answered += 1
-    assert answered >= 2  # the client answers, and is not given up on; upstream does not
-    assert said == (8, (1011).to_bytes(2, "big") + b"the upstream is gone")
-    while not await upstream.ended():
-        pass
 
 
 # ---- secrets
