@@ -1,10 +1,10 @@
 """Hours of load on a pool in virtual time: does it use what it has, does upstream refuse, who waits for how long?
 
 Two programs that share no code are played against each other: ours (the bucket's arithmetic, which is the
-specification of the Lua script, the pick of accounts and the fair line, all of `proxy.domain`) and the simulated
-upstream's own limiter (`proxy.simulator.buckets`). Between them: network delays, answers of different lengths, two ways
-of charging, other users of the same accounts, lost answers. The line is served as `proxy/admission.py` does it. All
-replicas share one ledger, so that one line stands for any number of them.
+specification of the Lua script, the pick of accounts and the fair queue, all of `quotapool.domain`) and the simulated
+upstream's own limiter (`quotapool.simulator.buckets`). Between them: network delays, answers of different lengths, two
+ways of charging, other users of the same accounts, lost answers. The queue is served as `quotapool/pool/admission.py`
+does it. All replicas share one ledger, so that one queue stands for any number of them.
 
     python benchmarks/budgets_in_virtual_time.py            # the tables of docs/budgets.md
     python benchmarks/budgets_in_virtual_time.py --seconds 36000 --seeds 3
@@ -24,16 +24,16 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from proxy.domain.bucket import DIMENSIONS, Bucket, Evidence, Moment
-from proxy.domain.line import FairLine
-from proxy.domain.pool import Key, Pool
-from proxy.domain.quantities import Cost, Dimension, Limits
-from proxy.simulator.buckets import Budget
-from proxy.simulator.config import Limits as UpstreamLimits
+from quotapool.domain.bucket import DIMENSIONS, Bucket, Evidence, Moment
+from quotapool.domain.fair_queue import FairQueue
+from quotapool.domain.pool import Key, Pool
+from quotapool.domain.quantities import Cost, Dimension, Limits
+from quotapool.simulator.buckets import Budget
+from quotapool.simulator.config import Limits as UpstreamLimits
 
 MODELLED = {Dimension.RPM: "requests", Dimension.TPM: "tokens"}
 GROUP = "model"
-HEADS, LONG_S, LONGEST_NAP_S, SHORTEST_NAP_S = 4, 0.25, 1.0, 0.002  # as in proxy/admission.py
+HEADS, LONG_S, LONGEST_NAP_S, SHORTEST_NAP_S = 4, 0.25, 1.0, 0.002  # as in proxy/quotapool/pool/admission.py
 HINTS = 8
 MAX_WAITING = 1_000
 TPM_SIZES = (500, 1_000, 2_000, 4_000)
@@ -179,7 +179,7 @@ class World:
         self.ours = {name: Bucket(0.0) for name in names}
         self.written = Limits()
         self.ready = NextReady()
-        self.line: FairLine[Waiter] = FairLine()
+        self.line: FairQueue[Waiter] = FairQueue()
         self.load = requests(case.load, self.rng)
         self.outcome = Outcome()
         self.events: list[tuple[float, int, str, tuple[Any, ...]]] = []
@@ -209,7 +209,7 @@ class World:
                 self.look_at = self.now + self.serve()
         return self.outcome
 
-    # ---- our side, as proxy/admission.py has it
+    # ---- our side, as proxy/quotapool/pool/admission.py has it
 
     def join(self, client: str) -> None:
         waiter = Waiter(next(self.load), self.now, client)

@@ -30,14 +30,13 @@ import msgspec
 import uvloop
 import yaml
 from multidict import CIMultiDict
-
-from proxy.app.control import Configure
-from proxy.app.worker import Worker
-from proxy.money.prices import compile_cards
-from proxy.observe import shared_values
-from proxy.settings import for_workers, load, to_wire
-from proxy.upstream.answer import LeanAnswer
-from proxy.web.exchange import Exchange
+from quotapool.app.worker import Worker
+from quotapool.app.worker_pipe import Configure
+from quotapool.money.prices import compile_cards
+from quotapool.observe import shared_values
+from quotapool.settings import for_workers, load, to_wire
+from quotapool.upstream.answer import StreamedAnswer
+from quotapool.web.exchange import Exchange
 
 CLIENTS = 32
 REQUESTS = 3200  # a round
@@ -96,9 +95,9 @@ class Upstream:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
 
-    async def send(self, *_: object) -> LeanAnswer:
+    async def send(self, *_: object) -> StreamedAnswer:
         await asyncio.sleep(0)
-        answer = LeanAnswer(self, 60.0)
+        answer = StreamedAnswer(self, 60.0)
         answer.status, answer.reason, answer.headers, answer.begun = 200, "OK", CIMultiDict(ANSWERED), True
         answer.feed(ANSWER)
         answer.end()
@@ -106,9 +105,9 @@ class Upstream:
 
     def expect_by(self, deadline: float | None) -> None: ...
 
-    def read_on(self, answer: LeanAnswer) -> None: ...
+    def read_on(self, answer: StreamedAnswer) -> None: ...
 
-    def give_up(self, answer: LeanAnswer) -> None: ...
+    def give_up(self, answer: StreamedAnswer) -> None: ...
 
 
 class Line:

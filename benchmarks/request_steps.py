@@ -23,22 +23,22 @@ from prometheus_client import CollectorRegistry
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from quotapool.domain.pool import Key, Pool
+from quotapool.domain.quantities import Certainty, Usage
+from quotapool.domain.request_record import AttemptRecord, RequestRecord
+from quotapool.ledger.clients import digest
+from quotapool.observe import shared_values
+from quotapool.observe.labels import Labels
+from quotapool.observe.log_writer import LogWriter
+from quotapool.observe.metrics import Metrics
+from quotapool.observe.redaction import Redactor
+from quotapool.observe.reporter import Reporter
+from quotapool.observe.request_log import RequestLog
+from quotapool.openai import endpoints, headers, ratelimits, requests, usage
+from quotapool.openai.sse import StreamRelay
+from quotapool.request.auth import ClientAuth
 from rig.load import QUESTION
 from rig.upstream import JSON, WORD
-
-from proxy.app.reporter import Reporter
-from proxy.domain.pool import Key, Pool
-from proxy.domain.quantities import Certainty, Usage
-from proxy.domain.trip import Leg, Trip
-from proxy.gate import Gate, digest
-from proxy.observe import shared_values
-from proxy.observe.labels import Labels
-from proxy.observe.line_writer import LineWriter
-from proxy.observe.metrics import Metrics
-from proxy.observe.redaction import Redactor
-from proxy.observe.request_log import RequestLog
-from proxy.openai import endpoints, headers, ratelimits, requests, usage
-from proxy.openai.sse import StreamRelay
 
 REPEAT, NUMBER = 7, 3_000
 MODEL, KEY = "gpt-4o-mini", "qp-client-bench-0123456789abcdef"
@@ -82,23 +82,25 @@ SETTLED = [
 ]
 
 
-def trip() -> Trip:
-    leg = Leg("key-12345678", "key-12345678", 0.0, "ok", status=200, took_s=0.4)
+def trip() -> RequestRecord:
+    leg = AttemptRecord("key-12345678", "key-12345678", 0.0, "ok", status=200, took_s=0.4)
     leg.usage = Usage(Certainty.EXACT, 221, 27)
-    made = Trip("0123456789abcdef", 100.0, client="bench", endpoint="chat", model=MODEL, status=200, source="upstream")
+    made = RequestRecord(
+        "0123456789abcdef", 100.0, client="bench", endpoint="chat", model=MODEL, status=200, source="upstream"
+    )
     made.legs, made.first_byte, made.ended, made.upstream_s = [leg], 100.4, 100.5, 0.4
     return made
 
 
 def steps(directory: Path) -> dict[str, Callable[[], object]]:
     """By what docs/performance.md calls them."""
-    gate = Gate()
+    gate = ClientAuth()
     gate.configure(clients={digest(KEY): "bench"}, hosts=(), origins=(), allow_anonymous=False)
     pool = Pool(Key(f"k{i}", f"k{i}", f"f{i}") for i in range(1_000))
     rng = random.Random(1)
     shared_values.install(directory, "0")
     labels = Labels(models=[MODEL], clients=["bench"], endpoints=endpoints.NAMES)
-    writer = LineWriter(os.open(os.devnull, os.O_WRONLY))
+    writer = LogWriter(os.open(os.devnull, os.O_WRONLY))
     log = RequestLog(writer, Redactor())
     silent = Reporter(Metrics(CollectorRegistry()), labels, RequestLog(writer, Redactor(), enabled=False))
     loud = Reporter(silent._metrics, labels, log)  # noqa: SLF001 - the same series, and a line

@@ -1,6 +1,6 @@
 """What a reserve costs in a pool of 10, 1,000 and 10,000 keys: the store's time and the proxy's own.
 
-A request picks its candidates, reserves, and settles, as `proxy/admission.py` and `proxy/pipeline.py` do it; each key
+A request picks its candidates, reserves, and settles, as `pool/admission.py` and `request/path.py` do it; each key
 is an account of its own, and all have been used before, so that the store holds a bucket for each. Sixty-four requests
 are under way at a time. Once with room everywhere, and once with room nowhere, when each is refused.
 
@@ -25,14 +25,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxy.admission import Admission, NoRoom, Want
-from proxy.domain.pool import Key
-from proxy.domain.quantities import Cost
-from proxy.ledger.connection import connect
-from proxy.ledger.ledger import Candidate, Ledger
-from proxy.ledger.valkey_process import valkey_binary
-from proxy.roster import Roster
-from proxy.settings import Settings
+from quotapool.domain.pool import Key
+from quotapool.domain.quantities import Cost
+from quotapool.ledger.budgets import Candidate, Ledger
+from quotapool.pool.admission import Admission, NoRoom, Want
+from quotapool.pool.roster import Roster
+from quotapool.settings import Settings
+from quotapool.store.store import connect
+from quotapool.store.valkey_process import valkey_binary
 
 GROUP = "gpt-4o"
 AT_ONCE = 64

@@ -25,11 +25,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from quotapool.store.valkey_process import valkey_binary
 from rig import certificates, plots, report
 from rig.processes import HERE, Load, Running, cores, free_port, raise_file_limit, spent_us, wait_for
 from rig.targets import ALL, REFERENCE, Rig, Skipped, Target
-
-from proxy.ledger.valkey_process import valkey_binary
 
 EVENTS, GAP_MS, CLIENTS = 50, 10, 32
 START_S, MOST_FIRST_S = 60.0, 60.0

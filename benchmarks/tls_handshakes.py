@@ -23,10 +23,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
-
-from proxy.upstream.http import Timeouts, read_body
-from proxy.upstream.lean import LeanUpstream
-from proxy.upstream.resumption import client_context
+from quotapool.upstream.client import UpstreamClient
+from quotapool.upstream.interface import Timeouts, read_body
+from quotapool.upstream.tls_sessions import client_context
 
 TIMEOUTS = Timeouts(5.0, 5.0, 5.0)
 LAST = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"
@@ -86,7 +85,7 @@ def serve(pipe: multiprocessing.connection.Connection, chain: str) -> None:
 
 async def measure(base: str, tls: ssl.SSLContext, connections: int) -> float:
     """Microseconds of CPU for each connection and its request."""
-    upstream = LeanUpstream(base, TIMEOUTS, tls=tls)
+    upstream = UpstreamClient(base, TIMEOUTS, tls=tls)
     begun = 0.0
     for n in range(connections + 20):
         if n == 20:

@@ -17,14 +17,13 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
 
 import uvloop
-
-from proxy.upstream.http import AiohttpUpstream, Timeouts, Upstream
-from proxy.upstream.lean import LeanUpstream
+from quotapool.upstream.client import UpstreamClient
+from quotapool.upstream.interface import AiohttpUpstream, Timeouts, Upstream
 
 TIMEOUTS = Timeouts(5.0, 60.0, 60.0)
 CLIENTS: dict[str, Callable[[str], Upstream]] = {
     "aiohttp": lambda base: AiohttpUpstream(base, TIMEOUTS),
-    "lean": lambda base: LeanUpstream(base, TIMEOUTS),
+    "lean": lambda base: UpstreamClient(base, TIMEOUTS),
 }
 REQUEST = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "' + b"x" * 950 + b'"}]}'
 HEADERS = [

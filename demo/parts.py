@@ -41,7 +41,7 @@ def upstream(model: str | None, keys: list[str]) -> Iterator[tuple[subprocess.Po
     if model:
         command = [sys.executable, str(MODEL_SERVER), "--port", "0", "--keys", ",".join(keys), "--threads", "1"]
     else:
-        command = [sys.executable, "-m", "proxy.simulator", "--port", "0", "--keys", str(len(keys))]
+        command = [sys.executable, "-m", "quotapool.simulator", "--port", "0", "--keys", str(len(keys))]
         command += ["--latency-ms", "30", "--tokens-per-second", "200"]
     with child(command, stdout=subprocess.PIPE) as process:
         first_line = process.stdout.readline() if process.stdout else ""
@@ -52,7 +52,7 @@ def upstream(model: str | None, keys: list[str]) -> Iterator[tuple[subprocess.Po
 
 @contextlib.contextmanager
 def quotapool(config_file: Path, log_file: Path, ready: Callable[[], bool]) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "proxy", "serve", "--config", str(config_file)]
+    command = [sys.executable, "-m", "quotapool", "serve", "--config", str(config_file)]
     with log_file.open("w") as log, child(command, stdout=log, stderr=log) as process:
         if not eventually(lambda: process.poll() is not None or ready(), START_SECONDS) or process.poll() is not None:
             raise Problem(f"quotapool did not start:\n{log_file.read_text()}")

@@ -26,8 +26,7 @@ import yaml
 from openai import OpenAI, OpenAIError
 from parts import Problem, check_free, eventually, quotapool, upstream
 from prometheus_client.parser import text_string_to_metric_families
-
-from proxy.simulator import simulated_secret
+from quotapool.simulator import simulated_secret
 
 DIRECTORY = Path("var/demo")
 AT_ONCE = 4  # calls under way

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import typer.main
-
-from proxy.cli.commands import app
-from proxy.simulator.command import parser as simulator_parser
+from quotapool.cli.commands import app
+from quotapool.simulator.command import parser as simulator_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -83,7 +83,7 @@ class Running:
             with contextlib.suppress(OSError):
                 line = Path(f"/proc/{pid}/cmdline").read_bytes()
                 store = pid in self.stores or b"valkey-server" in line
-                yield "store" if store else "worker" if b"proxy.app.worker" in line else "main", pid
+                yield "store" if store else "worker" if b"quotapool.app.worker" in line else "main", pid
 
     def move_stores(self, on: set[int]) -> None:
         """An embedded store began where its proxy is: there each would wake the other up in the middle of its work."""

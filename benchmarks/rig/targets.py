@@ -137,7 +137,7 @@ def quotapool(
         config |= {"ca_file": str(rig.ca_file)} if tls else {}
         config |= {"redis": f"redis://127.0.0.1:{rig.store_port}/0", "pool": directory.name} if tcp else {}
         (directory / "quotapool.yaml").write_text(yaml.safe_dump(config))
-        command = [sys.executable, "-m", "proxy", "serve", "--config", str(directory / "quotapool.yaml")]
+        command = [sys.executable, "-m", "quotapool", "serve", "--config", str(directory / "quotapool.yaml")]
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         on = cores()[0] if workers == 1 else os.sched_getaffinity(0)
         running = Running.start(command, on, directory / "log", {"PYTHONPATH": path})

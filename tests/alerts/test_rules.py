@@ -5,10 +5,9 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
-
-from proxy.alerts import rules
-from proxy.domain.alert import AlertKind, Severity
-from proxy.domain.wallet import PICO, Grant, wallet
+from quotapool.alerts import rules
+from quotapool.domain.alert import AlertKind, Severity
+from quotapool.domain.wallet import PICO, Grant, wallet
 
 NOW = datetime(2026, 11, 15, 12, 30, tzinfo=UTC)
 HOUR = datetime(2026, 11, 15, 12, tzinfo=UTC)

@@ -7,16 +7,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from quotapool.alerts.shared_state import SharedAlertState
+from quotapool.alerts.watch import AlertWatch, Condition, pool_headroom
+from quotapool.domain.alert import Alert, AlertKind
+from quotapool.domain.bucket import Bucket
+from quotapool.domain.pool import Key, Pool
+from quotapool.domain.states import Record, State
+from quotapool.domain.wallet import PICO, Grant, wallet
+from quotapool.settings import Settings
+from quotapool.store.store import Store, connect
 
-from proxy.alerts.board import Board
-from proxy.alerts.watch import Condition, Watch, pool_headroom
-from proxy.domain.alert import Alert, AlertKind
-from proxy.domain.bucket import Bucket
-from proxy.domain.pool import Key, Pool
-from proxy.domain.states import Record, State
-from proxy.domain.wallet import PICO, Grant, wallet
-from proxy.ledger.connection import Store, connect
-from proxy.settings import Settings
 from tests.fakes.store import ledger_on
 
 NOW = datetime(2026, 11, 15, 12, tzinfo=UTC)
@@ -30,16 +30,16 @@ async def store(valkey_url: str) -> AsyncIterator[Store]:
     await store.close()
 
 
-def watch_on(store: Store, pool: Pool, owner: str = "a", **alerts: Any) -> tuple[Watch, list[Alert]]:
+def watch_on(store: Store, pool: Pool, owner: str = "a", **alerts: Any) -> tuple[AlertWatch, list[Alert]]:
     told: list[Alert] = []
     settings = Settings.model_validate({"pool": "test", "alerts": {"targets": [ALL], **alerts}})
-    return Watch(settings, Board(store, "test", owner), pool, told.append), told
+    return AlertWatch(settings, SharedAlertState(store, "test", owner), pool, told.append), told
 
 
 async def test_a_removed_key_is_told_once_whichever_replica_reads(store):
     pool = Pool([Key("alpha", "alpha", "fp")])
     (first, told_by_first), (second, told_by_second) = watch_on(store, pool, "a"), watch_on(store, pool, "b")
-    await Board(store, "test", "a").begin()
+    await SharedAlertState(store, "test", "a").begin()
     gone = Record(State.REMOVED, "account_deactivated", 0, status=401, message="deactivated", fingerprint="fp")
     await ledger_on(store).registry.change_state("a/alpha", gone, fingerprint="fp")
     assert await first.read_events() + await second.read_events() == 1

@@ -7,8 +7,7 @@ import contextlib
 import time
 
 import pytest
-
-from proxy.app.lag import LagWatch
+from quotapool.app.lag import LagWatch
 
 
 def test_the_worst_of_the_last_fifteen_seconds_is_shown():

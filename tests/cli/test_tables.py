@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-
-from proxy.cli import tables
-from proxy.cli.usage import run
-from proxy.settings import Settings
+from quotapool.cli import tables
+from quotapool.cli.usage import run
+from quotapool.settings import Settings
 
 LONG = "organization_spend_limit_exceeded_" * 6
 

@@ -11,9 +11,9 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from quotapool.domain.bucket import NEVER, UNKNOWN, Bucket
+from quotapool.domain.quantities import Cost, Dimension, Limits
 
-from proxy.domain.bucket import NEVER, UNKNOWN, Bucket
-from proxy.domain.quantities import Cost, Dimension, Limits
 from tests.fakes.buckets import (
     IPM,
     NOTHING_WRITTEN,

@@ -8,9 +8,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from quotapool.domain.bucket import Bucket, Evidence, Moment
+from quotapool.domain.quantities import Cost, Dimension, Limits
 
-from proxy.domain.bucket import Bucket, Evidence, Moment
-from proxy.domain.quantities import Cost, Dimension, Limits
 from tests.fakes.buckets import (
     NOTHING_WRITTEN,
     RPD,

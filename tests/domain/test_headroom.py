@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
-
-from proxy.domain.headroom import Headroom, Levels
-from proxy.domain.pool import Key, Pool
+from quotapool.domain.headroom import Headroom, Levels
+from quotapool.domain.pool import Key, Pool
 
 GROUP = "gpt-4o"
 

@@ -7,9 +7,8 @@ from array import array
 from collections import Counter
 
 import pytest
-
-from proxy.domain.pool import CANDIDATES, PAIR, Key, Pool
-from proxy.domain.states import OPERATOR, Record, State
+from quotapool.domain.pool import CANDIDATES, PAIR, Key, Pool
+from quotapool.domain.states import OPERATOR, Record, State
 
 GPT = "gpt-4o"
 

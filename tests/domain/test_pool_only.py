@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from proxy.domain.pool import Key, Pool
-from proxy.domain.states import Record, State
+from quotapool.domain.pool import Key, Pool
+from quotapool.domain.states import Record, State
 
 
 def pick(pool: Pool, *only: str, **options) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from proxy.domain.pool import Key, Pool
+from quotapool.domain.pool import Key, Pool
 
 
 def pool(*accounts: str) -> Pool:

@@ -8,8 +8,7 @@ import time
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-
-from proxy.domain.redact import REDACTED, mask
+from quotapool.domain.redact import REDACTED, mask
 
 BASE64URL = string.ascii_letters + string.digits + "-_"
 ALPHANUMERIC = string.ascii_letters + string.digits

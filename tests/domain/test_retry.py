@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.domain.retry import Attempts, Budget, Step, may_resend, next_step, pause_s
-from proxy.domain.verdict import Kind, Verdict
+from quotapool.domain.retry import Attempts, RetrySlots, Step, may_resend, next_step, pause_s
+from quotapool.domain.verdict import Kind, Verdict
 
 ANSWER, NEXT, AGAIN = Step.ANSWER, Step.NEXT, Step.AGAIN
 
@@ -18,7 +17,7 @@ def step(kind: Kind, attempts: Attempts | None = None, *, resendable=True, repla
         attempts or Attempts(),
         resendable=resendable,
         replayable=replayable,
-        budget=budget or Budget(),
+        budget=budget or RetrySlots(),
         most_failures=2,
     )
 
@@ -78,7 +77,7 @@ def test_a_failing_upstream_is_tried_again_as_often_as_the_configuration_says():
     [(0, 2, True), (0, 3, False), (15, 2, True), (15, 3, False), (100, 19, True), (100, 20, False)],
 )
 def test_retries_are_at_most_a_fifth_of_what_is_under_way_but_three_always_may(active, retrying, allowed):
-    budget = Budget(active=active, retrying=retrying)
+    budget = RetrySlots(active=active, retrying=retrying)
     assert budget.allows() is allowed
     assert step(Kind.SERVICE, budget=budget) is (AGAIN if allowed else ANSWER)
     # Another account after a refusal is no retry.
@@ -100,7 +99,7 @@ def test_retries_are_at_most_a_fifth_of_what_is_under_way_but_three_always_may(a
 def test_a_broken_connection_is_tried_again_where_that_is_harmless(
     sent, resendable, replayable, failures, retrying, may
 ):
-    budget, attempts = Budget(retrying=retrying), Attempts(failures=failures)
+    budget, attempts = RetrySlots(retrying=retrying), Attempts(failures=failures)
     assert (
         may_resend(
             sent=sent, resendable=resendable, replayable=replayable, attempts=attempts, budget=budget, most=2

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from quotapool.domain.states import OBSERVED, OPERATOR, State, field_of, may_replace, rest_s, state_after
+from quotapool.domain.verdict import Kind, Scope, Verdict
 
-from proxy.domain.states import OBSERVED, OPERATOR, State, field_of, may_replace, rest_s, state_after
-from proxy.domain.verdict import Kind, Scope, Verdict
 from tests.fakes.states import TRANSITIONS, record
 
 

@@ -7,8 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.domain.wallet import CREDIT_STOP, MONTHLY_STOP, PICO, Grant, burn_rate, wallet
+from quotapool.domain.wallet import CREDIT_STOP, MONTHLY_STOP, PICO, Grant, burn_rate, wallet
 
 TODAY = date(2026, 11, 15)
 NOON = datetime(2026, 11, 15, 12, tzinfo=UTC)

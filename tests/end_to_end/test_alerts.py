@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from quotapool.simulator import simulated_admin_secret
 
-from proxy.simulator import simulated_admin_secret
 from tests.fakes.processes import fetch, pool_config, wait_until
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}

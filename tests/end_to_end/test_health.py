@@ -14,10 +14,10 @@ from itertools import cycle
 from typing import Any, TypeVar
 
 import pytest
+from quotapool.ledger.budgets import Ledger
+from quotapool.ledger.clients import ClientStore
+from quotapool.store.store import connect
 
-from proxy.ledger.clients import Clients
-from proxy.ledger.connection import connect
-from proxy.ledger.ledger import Ledger
 from tests.fakes.processes import RunningProxy, Simulator, fetch, pool_config, wait_until
 from tests.fakes.running import running_proxy, running_simulator
 from tests.fakes.store import ledger_on, move_time
@@ -212,7 +212,7 @@ def test_a_suspended_client_is_refused_within_a_second_and_served_again_when_res
             return fetch(f"{proxy.base_url}/models", headers={"Authorization": f"Bearer {key}"})[0]
 
         assert status() == 200
-        in_store(valkey, lambda ledger: Clients(ledger.store, "clients").suspend("backend", "bio_policy"))
+        in_store(valkey, lambda ledger: ClientStore(ledger.store, "clients").suspend("backend", "bio_policy"))
         wait_until(lambda: status() == 403, "backend is refused", 2)
         listed = json.loads(proxy.command("clients", "list", "--json").stdout)["clients"]
         assert [(row["id"], row["suspended"]) for row in listed] == [("backend", "bio_policy")]

@@ -14,9 +14,9 @@ import msgspec
 import pytest
 import redis
 import yaml
+from quotapool.operators import shapes
+from quotapool.operators.routes import ROUTES
 
-from proxy.web.admin import shapes
-from proxy.web.admin.routes import ROUTES
 from tests.fakes.processes import RunningProxy, fetch, wait_until
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
@@ -28,7 +28,7 @@ def ask(proxy: RunningProxy) -> int:
 
 
 def quotapool(proxy: RunningProxy, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "proxy", *arguments, "--config", str(proxy.config_file)]
+    command = [sys.executable, "-m", "quotapool", *arguments, "--config", str(proxy.config_file)]
     done = subprocess.run(command, capture_output=True, text=True, input=stdin, timeout=60)
     assert "Traceback" not in done.stderr, done.stderr
     return done

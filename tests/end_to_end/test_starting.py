@@ -27,7 +27,7 @@ def simulator() -> Iterator[Simulator]:
 
 def quotapool(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "proxy", *arguments],
+        [sys.executable, "-m", "quotapool", *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, **env},

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
+from quotapool.simulator.config import simulated_secret
 
-from proxy.simulator.config import simulated_secret
 from tests.fakes.processes import RunningProxy, Simulator, pool_config, wait_until
 
 PROMPT = "pmpt_68a1c0ffee"

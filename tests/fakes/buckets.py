@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-from proxy.domain.bucket import Bucket, Evidence, Moment
-from proxy.domain.quantities import Dimension, Limits
+from quotapool.domain.bucket import Bucket, Evidence, Moment
+from quotapool.domain.quantities import Dimension, Limits
 
 RPM, TPM, RPD, TPD, IPM, PROJECT_TPM = range(6)
 WRITTEN = Limits(rpm=60, tpm=60_000)

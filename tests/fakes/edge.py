@@ -17,10 +17,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from multidict import CIMultiDict, CIMultiDictProxy
-
-from proxy.openai import replies
-from proxy.refusal import Refusal
-from proxy.upstream.http import Body, Header, Sink, UpstreamFailure
+from quotapool.openai import replies
+from quotapool.openai.refusal import Refusal
+from quotapool.upstream.interface import Body, Header, Sink, UpstreamFailure
 
 Piece = bytes | asyncio.Event | UpstreamFailure
 

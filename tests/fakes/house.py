@@ -16,24 +16,25 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from proxy.admission import Admission, Want
-from proxy.app.keyring import keyring
-from proxy.domain.bucket import DIMENSIONS, Bucket
-from proxy.domain.quantities import Cost, Dimension
-from proxy.domain.states import Record, State
-from proxy.domain.trip import Leg, Trip
-from proxy.gate import Gate
-from proxy.ledger.clients import Clients
-from proxy.ledger.connection import connect
-from proxy.ledger.ledger import Granted, Ledger, Refused
-from proxy.observe.redaction import Redactor
-from proxy.pipeline import Pipeline
-from proxy.probes.egress import EgressWatch
-from proxy.probes.policy import PolicyWatch
-from proxy.refusal import Refusal
-from proxy.roster import Roster
-from proxy.settings import Settings
-from proxy.upstream.credentials import Credentials
+from quotapool.domain.bucket import DIMENSIONS, Bucket
+from quotapool.domain.quantities import Cost, Dimension
+from quotapool.domain.request_record import AttemptRecord, RequestRecord
+from quotapool.domain.states import Record, State
+from quotapool.keys.keyring import keyring
+from quotapool.ledger.budgets import Granted, Ledger, Refused
+from quotapool.ledger.clients import ClientStore
+from quotapool.observe.redaction import Redactor
+from quotapool.openai.refusal import Refusal
+from quotapool.pool.admission import Admission, Want
+from quotapool.pool.roster import Roster
+from quotapool.probes.network_alarm import NetworkAlarm
+from quotapool.request.auth import ClientAuth
+from quotapool.request.path import RequestPath
+from quotapool.request.policy import PolicyWatch
+from quotapool.settings import Settings
+from quotapool.store.store import connect
+from quotapool.upstream.credentials import Credentials
+
 from tests.fakes.edge import Client, FakeUpstream, chat_body
 
 REQUESTS_A_DAY, TOKENS_A_DAY = 1_000, 1_000_000
@@ -45,7 +46,7 @@ class Recorder:
     """Implements every observer protocol of the request path: what metrics and logs would have heard."""
 
     def __init__(self) -> None:
-        self.legs: list[Leg] = []
+        self.legs: list[AttemptRecord] = []
         self.cooled_groups: list[tuple[str, str, str]] = []
         self.states: list[tuple[str, State, str]] = []
         self.groups: list[tuple[str, str]] = []  # (model, group) as upstream told
@@ -61,10 +62,10 @@ class Recorder:
         self.results: Counter[str] = Counter()
         self.store_losses: Counter[str] = Counter()
 
-    def attempted(self, leg: Leg, trip: Trip) -> None:
+    def attempted(self, leg: AttemptRecord, trip: RequestRecord) -> None:
         self.legs.append(leg)
 
-    def retrying(self, leg: Leg) -> None:
+    def retrying(self, leg: AttemptRecord) -> None:
         self.retries += 1
 
     def cooled(self, account: str, group: str, reason: str) -> None:
@@ -159,15 +160,15 @@ class House:
         self.admission = Admission(
             self.roster, self.ledger, max_waiting=self.settings.queue.max_waiting, observer=self.recorder
         )
-        self.gate = Gate()
+        self.gate = ClientAuth()
         self.upstream = FakeUpstream(self.secrets)
-        self.egress = EgressWatch(self.ledger, self.recorder, lambda: self.roster.pool.size)
-        clients = Clients(self.store, self.settings.pool)
+        self.egress = NetworkAlarm(self.ledger, self.recorder, lambda: self.roster.pool.size)
+        clients = ClientStore(self.store, self.settings.pool)
         self.policy = PolicyWatch(self.settings.safety, self.ledger, clients, self.recorder)
         redactor = Redactor()
         for secret in self.secrets.values():
             redactor.add(secret)
-        self.pipeline = Pipeline(
+        self.pipeline = RequestPath(
             self.settings,
             gate=self.gate,
             roster=self.roster,
@@ -183,15 +184,15 @@ class House:
 
     # ---- clients
 
-    async def ask(self, client: Client | None = None, trip: Trip | None = None) -> Client:
+    async def ask(self, client: Client | None = None, trip: RequestRecord | None = None) -> Client:
         """One request, answered as the listener would; everything it set off has come to an end."""
         client = client or Client(chat_body())
         async with asyncio.timeout(10):  # no story here takes a second
-            await self.serve(client, trip or Trip("test", time.monotonic(), client.method))
+            await self.serve(client, trip or RequestRecord("test", time.monotonic(), client.method))
             await self.quiet()
         return client
 
-    async def serve(self, client: Client, trip: Trip) -> None:
+    async def serve(self, client: Client, trip: RequestRecord) -> None:
         try:
             await self.pipeline.serve(client, trip)
         except Refusal as refusal:

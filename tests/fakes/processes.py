@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from quotapool.simulator import simulated_secret
 
-from proxy.simulator import simulated_secret
 from tests.fakes.valkey import free_port
 
 START_S = 20.0
@@ -54,7 +54,7 @@ def wait_until(condition: Any, what: str, seconds: float = START_S) -> None:
 
 @dataclass
 class Simulator:
-    """`python -m proxy.simulator` on a port of its own, and its control API."""
+    """`python -m quotapool.simulator` on a port of its own, and its control API."""
 
     process: subprocess.Popen[str]
     url: str
@@ -62,7 +62,7 @@ class Simulator:
 
     @classmethod
     def start(cls, keys: int, *options: str) -> Simulator:
-        command = [sys.executable, "-m", "proxy.simulator", "--port", "0", "--keys", str(keys), *options]
+        command = [sys.executable, "-m", "quotapool.simulator", "--port", "0", "--keys", str(keys), *options]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         line = process.stdout.readline() if process.stdout else ""
         assert "listening on" in line, line
@@ -123,7 +123,9 @@ class RunningProxy:
 
     def worker_pids(self) -> list[int]:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [pid for pid in map(int, children) if b"proxy.app.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [
+            pid for pid in map(int, children) if b"quotapool.app.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
 
     def store_pid(self) -> int:
         return int(json.loads((self.state_dir / "valkey.json").read_text())["pid"])
@@ -137,7 +139,7 @@ class RunningProxy:
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `quotapool ARGUMENTS --config FILE`."""
         return subprocess.run(
-            [sys.executable, "-m", "proxy", *arguments, "--config", str(self.config_file)],
+            [sys.executable, "-m", "quotapool", *arguments, "--config", str(self.config_file)],
             capture_output=True,
             text=True,
             env=_environment(self.env),
@@ -179,7 +181,7 @@ def start_proxy_process(
     log_file = directory / "proxy.log"
     with log_file.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "proxy", "serve", "--config", str(config_file)],
+            [sys.executable, "-m", "quotapool", "serve", "--config", str(config_file)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

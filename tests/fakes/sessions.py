@@ -21,12 +21,13 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from proxy.sessions import Sessions
-from proxy.upstream.http import Timeouts
-from proxy.upstream.lean import LeanUpstream
-from proxy.web.handlers import ClientHandler
-from proxy.web.listener import Listener
-from proxy.web.server import Server
+from quotapool.session.path import SessionPath
+from quotapool.upstream.client import UpstreamClient
+from quotapool.upstream.interface import Timeouts
+from quotapool.web.handlers import ClientHandler
+from quotapool.web.listener import Listener
+from quotapool.web.server import Server
+
 from tests.fakes.house import House, open_house
 from tests.fakes.wire import Ends, parse_head
 
@@ -172,7 +173,7 @@ class Refused(Exception):
 class Hall:
     handler: ClientHandler
 
-    def __init__(self, house: House, upstream: SocketUpstream, port: int, sessions: Sessions, ends: Ends) -> None:
+    def __init__(self, house: House, upstream: SocketUpstream, port: int, sessions: SessionPath, ends: Ends) -> None:
         self.house, self.upstream, self.port, self.sessions, self.ends = house, upstream, port, sessions, ends
         self._clients: list[Peer] = []
 
@@ -258,9 +259,9 @@ async def open_sessions(url: str, accounts: Mapping[str, int], /, **options: Any
     """The real listener, on 127.0.0.1, in front of a faked upstream."""
     async with open_house(url, accounts, **options) as house:
         upstream, ends = SocketUpstream(), Ends()
-        lean = LeanUpstream(f"http://127.0.0.1:{await upstream.start()}", Timeouts(2.0, PATIENCE_S, PATIENCE_S))
+        lean = UpstreamClient(f"http://127.0.0.1:{await upstream.start()}", Timeouts(2.0, PATIENCE_S, PATIENCE_S))
         house.pipeline.forwarder.upstream = lean
-        sessions = Sessions(
+        sessions = SessionPath(
             house.pipeline,
             gate=house.pipeline._gate,
             roster=house.roster,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proxy.domain.states import OBSERVED, OPERATOR, WALLET, Record, State
+from quotapool.domain.states import OBSERVED, OPERATOR, WALLET, Record, State
 
 
 def record(state: State, by: str = OBSERVED, *, reason: str = "", fingerprint: str = "print") -> Record:

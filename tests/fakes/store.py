@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-
-from proxy.domain.quantities import Limits
-from proxy.ledger.address import parse
-from proxy.ledger.connection import Script, Store, connect
-from proxy.ledger.grants import Candidate, Granted, candidate_of, written_limits
-from proxy.ledger.ledger import Ledger
-from proxy.ledger.messages import bucket_key
+from quotapool.domain.quantities import Limits
+from quotapool.ledger.budgets import Ledger
+from quotapool.ledger.grants import Candidate, Granted, candidate_of, written_limits
+from quotapool.ledger.messages import bucket_key
+from quotapool.store.address import parse
+from quotapool.store.store import Script, Store, connect
 
 unpack, pack = msgspec.msgpack.decode, msgspec.msgpack.encode
 

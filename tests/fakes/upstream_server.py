@@ -13,11 +13,11 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-from proxy.upstream.http import AiohttpUpstream, Answer, Timeouts, Upstream
-from proxy.upstream.lean import LeanUpstream
+from quotapool.upstream.client import UpstreamClient
+from quotapool.upstream.interface import AiohttpUpstream, Answer, Timeouts, Upstream
 
 PATIENCE_S = 5.0
-CLIENTS = {"reference": AiohttpUpstream, "lean": LeanUpstream}
+CLIENTS = {"reference": AiohttpUpstream, "lean": UpstreamClient}
 
 
 class Visit:

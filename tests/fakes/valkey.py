@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from proxy.ledger.valkey_process import answers, valkey_binary
+from quotapool.store.valkey_process import answers, valkey_binary
 
 
 def start_valkey(tmp_path: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], str]:

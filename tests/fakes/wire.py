@@ -16,12 +16,13 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from proxy.domain.trip import Trip
-from proxy.upstream.http import Timeouts
-from proxy.upstream.lean import LeanUpstream
-from proxy.web.handlers import ClientHandler
-from proxy.web.listener import Listener
-from proxy.web.server import Server
+from quotapool.domain.request_record import RequestRecord
+from quotapool.upstream.client import UpstreamClient
+from quotapool.upstream.interface import Timeouts
+from quotapool.web.handlers import ClientHandler
+from quotapool.web.listener import Listener
+from quotapool.web.server import Server
+
 from tests.fakes.house import House, open_house
 
 PATIENCE_S = 5.0  # for anything that should come; nothing here waits for it when all is well
@@ -126,12 +127,12 @@ class Ends:
     """Hears of each request's end."""
 
     def __init__(self) -> None:
-        self.trips: list[Trip] = []
+        self.trips: list[RequestRecord] = []
 
     def began(self) -> None:
         """Nothing to record."""
 
-    def ended(self, trip: Trip) -> None:
+    def ended(self, trip: RequestRecord) -> None:
         self.trips.append(trip)
 
 
@@ -185,7 +186,7 @@ async def open_wire(
     async with open_house(url, {"a": 1}, **options) as house:
         raw, ends = RawUpstream(), Ends()
         base = f"http://127.0.0.1:{await raw.start()}"
-        upstream = LeanUpstream(base, timeouts or Timeouts(2.0, PATIENCE_S, PATIENCE_S))
+        upstream = UpstreamClient(base, timeouts or Timeouts(2.0, PATIENCE_S, PATIENCE_S))
         house.pipeline.forwarder.upstream = upstream
         handler = ClientHandler(house.pipeline, ends)
         listener = Listener(handler)

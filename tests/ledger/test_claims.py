@@ -8,11 +8,11 @@ from __future__ import annotations
 import time
 
 import pytest
+from quotapool.domain.quantities import Cost, Dimension, Limits
+from quotapool.ledger.budgets import Ledger
+from quotapool.ledger.grants import Granted, Refused
+from quotapool.store.store import connect
 
-from proxy.domain.quantities import Cost, Dimension, Limits
-from proxy.ledger.connection import connect
-from proxy.ledger.grants import Granted, Refused
-from proxy.ledger.ledger import Ledger
 from tests.fakes.store import candidate, granted, ledger_on, move_time
 
 GROUP = "gpt-4o"

@@ -7,10 +7,10 @@ import time
 
 import pytest
 from fakeredis import FakeAsyncRedis
+from quotapool.ledger.clients import ClientStore, new_key
+from quotapool.store.address import parse
+from quotapool.store.store import Store, StoreLost, connect
 
-from proxy.ledger.address import parse
-from proxy.ledger.clients import Clients, new_key
-from proxy.ledger.connection import Store, StoreLost, connect
 from tests.fakes.store import ledger_on
 from tests.fakes.valkey import running_valkey
 
@@ -33,7 +33,7 @@ async def store(request, tmp_path):
 
 @pytest.fixture
 def clients(store):
-    return Clients(store, "test")
+    return ClientStore(store, "test")
 
 
 async def test_a_client_is_kept_by_its_hash_and_when_it_was_added(clients):
@@ -72,7 +72,7 @@ async def test_names_of_any_script_come_back_as_they_were(clients):
 
 async def test_each_pool_has_its_own_clients(store, clients):
     await clients.add("ci", HASH)
-    assert await Clients(store, "staging").all() == {}
+    assert await ClientStore(store, "staging").all() == {}
 
 
 @pytest.mark.parametrize("change", ["add", "revoke"])
@@ -95,7 +95,7 @@ async def test_nothing_but_the_hash_is_stored(store, clients):
 
 
 async def test_a_store_that_is_away_is_said_to_be(tmp_path):
-    nowhere = Clients(connect(f"unix://{tmp_path}/nobody.sock", timeout_s=0.1), "test")
+    nowhere = ClientStore(connect(f"unix://{tmp_path}/nobody.sock", timeout_s=0.1), "test")
     for call in (nowhere.add("ci", HASH), nowhere.revoke("ci"), nowhere.all()):
         with pytest.raises(StoreLost):
             await call

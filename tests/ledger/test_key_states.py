@@ -6,11 +6,11 @@ import random
 from dataclasses import replace
 
 import pytest
+from quotapool.domain.quantities import Cost, Limits
+from quotapool.domain.states import OPERATOR, Record, State, rest_s
+from quotapool.ledger.grants import Refused
+from quotapool.store.store import Script, connect
 
-from proxy.domain.quantities import Cost, Limits
-from proxy.domain.states import OPERATOR, Record, State, rest_s
-from proxy.ledger.connection import Script, connect
-from proxy.ledger.grants import Refused
 from tests.fakes.states import TRANSITIONS
 from tests.fakes.store import candidate, granted, ledger_on, move_time, pack
 
@@ -108,7 +108,7 @@ async def test_a_changed_secret_starts_anew(ledger):
 
 
 async def test_the_list_of_events_is_bounded(ledger):
-    client, script = ledger.store.client, Script("state")
+    client, script = ledger.store.client, Script.of("quotapool.ledger", "state")
     await ledger.registry.change_state("k/a1", out(), fingerprint="fp-a1")
     fields = {
         "state": "removed",

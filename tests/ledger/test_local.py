@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from quotapool.domain.bucket import UNKNOWN, Moment
+from quotapool.domain.quantities import Cost, Dimension, Limits
+from quotapool.ledger.budgets import StoreUnavailable
+from quotapool.ledger.grants import Granted, Observed, Refused
+from quotapool.ledger.local import LocalBudgets
+from quotapool.store.store import connect
 
-from proxy.domain.bucket import UNKNOWN, Moment
-from proxy.domain.quantities import Cost, Dimension, Limits
-from proxy.ledger.connection import connect
-from proxy.ledger.grants import Granted, Observed, Refused
-from proxy.ledger.ledger import StoreUnavailable
-from proxy.ledger.local import LocalBudgets
 from tests.fakes.store import candidate, granted, ledger_on, wire
 
 GROUP = "gpt-4o"

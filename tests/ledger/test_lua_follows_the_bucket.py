@@ -16,10 +16,10 @@ import msgspec
 import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
+from quotapool.domain.bucket import DIMENSIONS, NEVER, Bucket, Evidence, Moment
+from quotapool.domain.quantities import Cost, Dimension, Limits
+from quotapool.ledger.grants import Event, Granted, Observed
 
-from proxy.domain.bucket import DIMENSIONS, NEVER, Bucket, Evidence, Moment
-from proxy.domain.quantities import Cost, Dimension, Limits
-from proxy.ledger.grants import Event, Granted, Observed
 from tests.fakes.store import ClockedStore, candidate, ledger_on, move_time
 from tests.fakes.valkey import running_valkey
 

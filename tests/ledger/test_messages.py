@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-
-from proxy.domain.quantities import Limits
-from proxy.ledger.grants import written_limits
-from proxy.ledger.messages import packed_array
+from quotapool.domain.quantities import Limits
+from quotapool.ledger.grants import written_limits
+from quotapool.ledger.messages import packed_array
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 6, 15, 16, 255, 256, 65_535])

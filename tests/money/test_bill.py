@@ -12,17 +12,16 @@ from decimal import Decimal
 import pytest
 from genai_prices import Usage as TheirUsage
 from genai_prices import calc_price
-
-from proxy.cli.usage import Report, _document, _write_csv, gather, since_day
-from proxy.domain.quantities import Certainty, Usage
-from proxy.domain.trip import Leg, Trip
-from proxy.ledger.connection import connect
-from proxy.money.cards import PICO
-from proxy.money.meter import SpendMeter
-from proxy.money.prices import compile_cards
-from proxy.money.spend import SpendBook, Spent
-from proxy.openai.sse import StreamRelay
-from proxy.openai.usage import read_usage
+from quotapool.cli.usage import Report, _document, _write_csv, gather, since_day
+from quotapool.domain.quantities import Certainty, Usage
+from quotapool.domain.request_record import AttemptRecord, RequestRecord
+from quotapool.money.prices import compile_cards
+from quotapool.money.rate_cards import PICO
+from quotapool.money.spend_counter import SpendCounter
+from quotapool.money.spend_store import SpendStore, Spent
+from quotapool.openai.sse import StreamRelay
+from quotapool.openai.usage import read_usage
+from quotapool.store.store import connect
 
 DAY = date(2026, 11, 22)
 NOW = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
@@ -92,20 +91,22 @@ MIX = [
 
 def legs(mix):
     for model, usage, asked, *_ in mix:
-        leg = Leg("k1", "acme", 0.0, "ok", "", 200, usage=usage, tier=usage.tier or asked, prompt_estimate=1000)
-        yield leg, Trip("t", 0.0, "POST", client="backend", endpoint="chat", model=model)
+        leg = AttemptRecord(
+            "k1", "acme", 0.0, "ok", "", 200, usage=usage, tier=usage.tier or asked, prompt_estimate=1000
+        )
+        yield leg, RequestRecord("t", 0.0, "POST", client="backend", endpoint="chat", model=model)
 
 
 @pytest.fixture
 async def book(valkey_url):
     store = connect(valkey_url, timeout_s=2.0)
-    yield SpendBook(store, "test")
+    yield SpendStore(store, "test")
     await store.close()
 
 
 @pytest.fixture
 def meter(book):
-    made = SpendMeter(book, Nobody(), now=lambda: NOW)
+    made = SpendCounter(book, Nobody(), now=lambda: NOW)
     made.take_cards(compile_cards(DAY))
     return made
 

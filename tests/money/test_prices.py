@@ -11,11 +11,10 @@ from importlib.metadata import version
 import pytest
 from genai_prices import Usage as TheirUsage
 from genai_prices.data import providers
-
-from proxy.domain.quantities import Certainty, Details, Usage
-from proxy.money.cards import PICO, PriceBook, price
-from proxy.money.prices import TIERS, compile_cards
-from proxy.settings.money import ModelPrices
+from quotapool.domain.quantities import Certainty, Details, Usage
+from quotapool.money.prices import TIERS, compile_cards
+from quotapool.money.rate_cards import PICO, PriceBook, price
+from quotapool.settings.money import ModelPrices
 
 DAY = date(2026, 11, 22)
 EXACT = Certainty.EXACT
@@ -153,6 +152,6 @@ def test_the_version_of_the_data_and_the_day_are_told(cards):
 
 def test_no_worker_carries_the_price_data():
     # It takes 20 MB and 0.2 s, which every worker would pay.
-    imported = "import sys, proxy.app.worker; print('genai_prices' in sys.modules)"
+    imported = "import sys, quotapool.app.worker; print('genai_prices' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", imported], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
-from proxy.cli.topup import run
-from proxy.settings import Settings
+from quotapool.cli.topup import run
+from quotapool.settings import Settings
 
 
 @pytest.mark.parametrize(

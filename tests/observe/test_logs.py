@@ -14,10 +14,9 @@ from datetime import UTC, datetime
 import pytest
 import structlog
 from aiohttp.http_exceptions import BadStatusLine
-
-from proxy.observe import logs
-from proxy.observe.redaction import Redactor
-from proxy.observe.request_log import AttemptLine, RequestLine, TokensLine, ms, readable
+from quotapool.observe import logs
+from quotapool.observe.redaction import Redactor
+from quotapool.observe.request_log import AttemptLine, RequestLine, TokensLine, ms, readable
 
 KEY = "sk-proj-Abc123_def456-Ghi789T3BlbkFJjkl012MNO345"
 PASSWORD = 'odd "pass\\word'
@@ -156,8 +155,8 @@ def test_a_crash_is_a_clean_line_too():
     program = textwrap.dedent(
         f"""
         import asyncio
-        from proxy.observe.logs import configure
-        from proxy.observe.redaction import Redactor
+        from quotapool.observe.logs import configure
+        from quotapool.observe.redaction import Redactor
         configure("debug", "auto", Redactor())
         async def main():
             secret = "{KEY}"
@@ -208,8 +207,8 @@ def test_on_a_terminal_auto_means_readable_and_in_a_pipe_json():
     program = textwrap.dedent(
         """
         import structlog
-        from proxy.observe.logs import configure
-        from proxy.observe.redaction import Redactor
+        from quotapool.observe.logs import configure
+        from quotapool.observe.redaction import Redactor
         configure("info", "auto", Redactor())
         structlog.get_logger().warning("hello", n=1)
         """

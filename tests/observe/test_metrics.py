@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, generate_latest, values
-
-from proxy.domain.quantities import Certainty, Usage
-from proxy.observe.labels import Labels
-from proxy.observe.metrics import OUTCOMES, Metrics, PoolMetrics
-from proxy.observe.shared_values import SharedValues, install, prepare
+from quotapool.domain.quantities import Certainty, Usage
+from quotapool.observe.labels import Labels
+from quotapool.observe.metrics import OUTCOMES, Metrics, PoolMetrics
+from quotapool.observe.shared_values import SharedValues, install, prepare
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 

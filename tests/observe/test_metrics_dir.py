@@ -10,12 +10,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-
-from proxy.observe.metrics_dir import PREFIX, metrics_dir
+from quotapool.observe.metrics_dir import PREFIX, metrics_dir
 
 HOLD = """
 import sys, time
-from proxy.observe.metrics_dir import metrics_dir
+from quotapool.observe.metrics_dir import metrics_dir
 with metrics_dir() as made:
     (made / "counter").write_text("1")
     print(made, flush=True)

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry
-
-from proxy.observe.metrics import Metrics, PoolMetrics
+from quotapool.observe.metrics import Metrics, PoolMetrics
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "prometheus"

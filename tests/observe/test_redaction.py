@@ -7,8 +7,7 @@ import json
 from urllib.parse import quote
 
 import pytest
-
-from proxy.observe.redaction import Redactor
+from quotapool.observe.redaction import Redactor
 
 ODD = 'pa"ss/w\\ö rd&1'  # a store's password: no shape, and every character that some format escapes
 KEY = "sk-proj-Abc123_def456-Ghi789T3BlbkFJjkl012MNO345"

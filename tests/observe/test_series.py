@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
-
-from proxy.domain.quantities import Certainty, Usage
-from proxy.observe.metrics import ANSWER_BUCKETS, WORK_BUCKETS, Metrics
-from proxy.observe.series import SlotHistogram, counting, observing
-from proxy.observe.shared_values import SharedValues, SlotValue, install, prepare
+from quotapool.domain.quantities import Certainty, Usage
+from quotapool.observe.metrics import ANSWER_BUCKETS, WORK_BUCKETS, Metrics
+from quotapool.observe.series import SlotHistogram, counting, observing
+from quotapool.observe.shared_values import SharedValues, SlotValue, install, prepare
 
 
 @contextmanager

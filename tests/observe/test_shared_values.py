@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.parser import text_string_to_metric_families
-
-from proxy.observe.shared_values import SharedValues, SlotTakenError, forget_gauges, install, prepare
+from quotapool.observe.shared_values import SharedValues, SlotTakenError, forget_gauges, install, prepare
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +38,7 @@ WORKER = """
     import sys
     from pathlib import Path
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-    from proxy.observe.shared_values import install
+    from quotapool.observe.shared_values import install
     install(Path(sys.argv[1]), sys.argv[2])
     registry = CollectorRegistry()
     done = Counter("done_total", "d", ["who"], registry=registry).labels("all")
@@ -123,7 +122,7 @@ def test_a_new_supervisor_starts_at_zero(directory):
 
 
 def test_counts_stay_right_while_a_file_outgrows_its_first_size(directory, monkeypatch):
-    monkeypatch.setattr("proxy.observe.shared_values._SIZES", {"counter": 4096})
+    monkeypatch.setattr("quotapool.observe.shared_values._SIZES", {"counter": 4096})
     slot = install(directory, "0")
     many = Counter("many_total", "m", ["n"], registry=None)
     first = many.labels("first")

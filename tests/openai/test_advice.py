@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
-from proxy.openai.advice import advice
-from proxy.openai.classify import classify
+from quotapool.openai.advice import advice
+from quotapool.openai.classify import classify
 
 # (status, code, type, message) as OpenAI sends them -> what the sentence must tell an operator to do.
 FACTS = [

@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 
 import pytest
-
-from proxy.domain.verdict import OK, Kind, Scope
-from proxy.openai.classify import classify
+from quotapool.domain.verdict import OK, Kind, Scope
+from quotapool.openai.classify import classify
 
 REQ = "invalid_request_error"
 QUOTA = "insufficient_quota"

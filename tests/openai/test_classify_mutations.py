@@ -10,10 +10,10 @@ import json
 from dataclasses import replace
 
 import pytest
+from quotapool.domain.verdict import Kind, Scope
+from quotapool.openai import classify as classifier
+from quotapool.openai.classify import classify, classify_stream_error
 
-from proxy.domain.verdict import Kind, Scope
-from proxy.openai import classify as classifier
-from proxy.openai.classify import classify, classify_stream_error
 from tests.openai.test_classify import CODES, ERRORS, TYPES, WORDS, body
 from tests.openai.test_classify_rate_limits import LIMITS
 from tests.openai.test_classify_stream import EVENTS

@@ -9,9 +9,8 @@ import json
 
 import pytest
 from multidict import CIMultiDict
-
-from proxy.domain.verdict import Kind
-from proxy.openai.classify import classify
+from quotapool.domain.verdict import Kind
+from quotapool.openai.classify import classify
 
 
 def body(message, type_, code) -> bytes:

@@ -10,9 +10,8 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.domain.verdict import OK, Kind, Scope, Verdict
-from proxy.openai.classify import classify, classify_stream_error
+from quotapool.domain.verdict import OK, Kind, Scope, Verdict
+from quotapool.openai.classify import classify, classify_stream_error
 
 NO_CREDIT = (
     "You have no credits remaining. Add credits to continue using the API at "

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.openai.endpoints import NAMES, OTHER, Endpoint, resolve
-from proxy.openai.replies import METHOD_NOT_ALLOWED, PATH_NOT_ALLOWED, PATH_NOT_FOUND, ProxyError
+from quotapool.openai.endpoints import NAMES, OTHER, Endpoint, resolve
+from quotapool.openai.replies import METHOD_NOT_ALLOWED, PATH_NOT_ALLOWED, PATH_NOT_FOUND, ProxyError
 
 
 def endpoint(method: str, path: str) -> Endpoint:

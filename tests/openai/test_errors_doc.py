@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from proxy.openai.replies import ALL
+from quotapool.openai.replies import ALL
 
 PAGE = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
 ROW = re.compile(r"^\| `(\w+)` \| (\d+) \| `(\w+)` \| (yes|no) \| (.+) \| (.+) \|$", re.MULTILINE)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.openai.forms import boundary_of, fields_in
+from quotapool.openai.forms import boundary_of, fields_in
 
 B = b"----WebKitFormBoundary7MA4YWxkTrZu0gW"
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-
-from proxy.openai import ids
+from quotapool.openai import ids
 
 
 def named(document: object) -> set[tuple[str, str]]:

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from quotapool.openai.endpoints import Endpoint, resolve
+from quotapool.openai.operations import NEVER_FORWARDED, OPERATIONS
+from quotapool.openai.replies import PATH_NOT_ALLOWED
 
-from proxy.openai.endpoints import Endpoint, resolve
-from proxy.openai.operations import NEVER_FORWARDED, OPERATIONS
-from proxy.openai.replies import PATH_NOT_ALLOWED
 from tests.data import make_operations
 
 LISTED = Path(__file__).parents[1] / "data" / "operations.txt"

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
-
-from proxy.openai.ratelimits import RateHeaders, parse_duration, read
+from quotapool.openai.ratelimits import RateHeaders, parse_duration, read
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,8 @@ from time import process_time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.domain.quantities import Cost
-from proxy.openai.requests import InvalidRequest, inject_include_usage, peek_model, read_request
+from quotapool.domain.quantities import Cost
+from quotapool.openai.requests import InvalidRequest, inject_include_usage, peek_model, read_request
 
 KINDS = ("chat", "completions", "responses", "embeddings")
 

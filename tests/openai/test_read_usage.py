@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-
-from proxy.domain.quantities import Certainty, Details, Usage
-from proxy.openai.jsontext import locate
-from proxy.openai.usage import UNTOLD, model_said, read_usage
+from quotapool.domain.quantities import Certainty, Details, Usage
+from quotapool.openai.jsontext import locate
+from quotapool.openai.usage import UNTOLD, model_said, read_usage
 
 CHAT = {
     "prompt_tokens": 19,

@@ -8,9 +8,8 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.openai import replies
-from proxy.openai.replies import ALL, ProxyError, error_body, retry_headers
+from quotapool.openai import replies
+from quotapool.openai.replies import ALL, ProxyError, error_body, retry_headers
 
 # (status, type where an SDK or a user depends on it, should an SDK retry)
 PROMISED = {

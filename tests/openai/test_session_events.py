@@ -7,9 +7,8 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.domain.quantities import Certainty
-from proxy.openai.session_events import TELLING, read_create, read_event, refusal_event, type_of
+from quotapool.domain.quantities import Certainty
+from quotapool.openai.session_events import TELLING, read_create, read_event, refusal_event, type_of
 
 
 def event(**fields: object) -> bytes:

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-
-from proxy.domain.quantities import Certainty, Usage
-from proxy.openai import sse
-from proxy.openai.sse import StreamRelay
+from quotapool.domain.quantities import Certainty, Usage
+from quotapool.openai import sse
+from quotapool.openai.sse import StreamRelay
 
 USAGE = {
     "prompt_tokens": 17,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import aiohttp
 import msgspec
 import pytest
+from quotapool.openai_admin.collect import Inquiry, connector
+from quotapool.openai_admin.json_reader import NotTold
+from quotapool.settings import Settings, from_wire
 
-from proxy.probes.inquiry import Inquiry, connector
-from proxy.probes.reader import NotTold
-from proxy.settings import Settings, from_wire
 from tests.fakes.certificates import Authority, server_context
 from tests.fakes.forward_proxy import ForwardProxy
 from tests.fakes.upstream_server import ScriptedServer, answering

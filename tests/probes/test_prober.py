@@ -9,16 +9,16 @@ import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from quotapool.domain.states import OPERATOR, WALLET, Record, State
+from quotapool.domain.verdict import Kind, Scope, Verdict
+from quotapool.ledger.grants import Candidate
+from quotapool.money.spend_store import SpendStore
+from quotapool.probes import prober as prober_module
+from quotapool.probes.calls import Calls
+from quotapool.probes.prober import NotProbed, Prober
+from quotapool.store.store import connect
+from quotapool.upstream.credentials import Credentials
 
-from proxy.domain.states import OPERATOR, WALLET, Record, State
-from proxy.domain.verdict import Kind, Scope, Verdict
-from proxy.ledger.connection import connect
-from proxy.ledger.grants import Candidate
-from proxy.money.spend import SpendBook
-from proxy.probes import prober as prober_module
-from proxy.probes.calls import Calls
-from proxy.probes.prober import NotProbed, Prober
-from proxy.upstream.credentials import Credentials
 from tests.fakes.edge import Reply, error, fails, says
 from tests.fakes.house import House, Recorder, open_house
 from tests.fakes.store import move_time
@@ -54,7 +54,7 @@ class Bench:
         self.house = house
         self.probes = Probes()
         self.calls = Calls(house.upstream, Credentials(house.secrets), lambda said: said)
-        self.book = SpendBook(house.store, house.settings.pool)
+        self.book = SpendStore(house.store, house.settings.pool)
         self.prober = self.another()
 
     def another(self) -> Prober:

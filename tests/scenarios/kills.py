@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from quotapool.simulator import simulated_secret
+from quotapool.store.valkey_process import is_alive
 
-from proxy.ledger.valkey_process import is_alive
-from proxy.simulator import simulated_secret
 from tests.fakes.load import End, Load
 from tests.fakes.processes import RunningProxy, Simulator, fetch, pool_config, wait_until
 from tests.scenarios.bookkeeping import (

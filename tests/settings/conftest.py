@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-
-from proxy.settings import ConfigError, Settings, load
+from quotapool.settings import ConfigError, Settings, load
 
 KEY = {"OPENAI_API_KEYS": "sk-proj-one"}
 Load = Callable[..., Settings]

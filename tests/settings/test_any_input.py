@@ -7,8 +7,7 @@ import contextlib
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from proxy.settings import ConfigError, Settings, changed_sections, from_wire, load, to_wire
+from quotapool.settings import ConfigError, Settings, changed_sections, from_wire, load, to_wire
 
 NAMES = st.sampled_from([
     *Settings.model_fields, "id", "secret", "secret_file", "key", "key_hash", "account", "tier", "default",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from proxy.domain.quantities import Limits
+from quotapool.domain.quantities import Limits
 
 LIMITS = """
 tiers:

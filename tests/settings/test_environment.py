@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from proxy.settings import load
+from quotapool.settings import load
 
 KEY = {"OPENAI_API_KEYS": "sk-proj-one"}
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
+from quotapool.settings import Account, Settings, load
+from quotapool.settings.money import Rates
 
-from proxy.settings import Account, Settings, load
-from proxy.settings.money import Rates
 from tests.fakes.certificates import Authority
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "quotapool.example.yaml"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import textwrap
 
 import pytest
-
-from proxy.settings import ConfigError, load
+from quotapool.settings import ConfigError, load
 
 
 def yaml_text(text: str) -> str:

@@ -7,8 +7,7 @@ import traceback
 
 import pytest
 from pydantic import ValidationError
-
-from proxy.settings import RESTART_ONLY, ConfigError, Settings, UpstreamKey, changed_sections, from_wire, to_wire
+from quotapool.settings import RESTART_ONLY, ConfigError, Settings, UpstreamKey, changed_sections, from_wire, to_wire
 
 CANARY = "sk-proj-CANARYcanary0123456789"
 FULL = f"""

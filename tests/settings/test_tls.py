@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from quotapool.settings import ConfigError, load
 
-from proxy.settings import ConfigError, load
 from tests.fakes.certificates import Authority
 
 

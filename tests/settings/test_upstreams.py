@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from proxy.settings import ConfigError, from_wire, load, to_wire
+from quotapool.settings import ConfigError, from_wire, load, to_wire
 
 HEAD = "upstream: https://api.openai.com\nkeys:\n"
 

@@ -8,8 +8,7 @@ import aiohttp
 import msgspec
 import pytest
 from openai import AsyncOpenAI
-
-from proxy.simulator import SimulatorConfig, build_app, simulated_secret
+from quotapool.simulator import SimulatorConfig, build_app, simulated_secret
 
 
 class Simulation:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.simulator.buckets import Budget
-from proxy.simulator.config import Limits
-from proxy.simulator.headers import go_duration
+from quotapool.simulator.buckets import Budget
+from quotapool.simulator.config import Limits
+from quotapool.simulator.headers import go_duration
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`python -m proxy.simulator` as its own process."""
+"""`python -m quotapool.simulator` as its own process."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import sys
 import urllib.request
 
 import pytest
-
-from proxy.simulator import simulated_secret
-from proxy.simulator.command import configuration, main, parser
+from quotapool.simulator import simulated_secret
+from quotapool.simulator.command import configuration, main, parser
 
 TEN_SECONDS = 10
 
 
 def test_it_announces_its_address_serves_and_ends_with_0_on_sigterm(tmp_path):
-    command = [sys.executable, "-m", "proxy.simulator", "--port", "0", "--keys", "2", "--rpm", "7"]
+    command = [sys.executable, "-m", "quotapool.simulator", "--port", "0", "--keys", "2", "--rpm", "7"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline()

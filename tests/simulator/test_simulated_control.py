@@ -7,8 +7,7 @@ import json
 
 import openai
 import pytest
-
-from proxy.simulator import simulated_secret
+from quotapool.simulator import simulated_secret
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "12345678"}]}
 MANY_POLLS = 2000

@@ -5,8 +5,7 @@ from __future__ import annotations
 import aiohttp
 import openai
 import pytest
-
-from proxy.simulator.faults import CATALOGUE
+from quotapool.simulator.faults import CATALOGUE
 
 HELLO = [{"role": "user", "content": "12345678"}]
 CHAT = {"model": "gpt-4o", "messages": HELLO}

@@ -6,8 +6,7 @@ import json
 
 import openai
 import pytest
-
-from proxy.simulator.ask import CHAT, EMBEDDINGS, RESPONSES, Ask, read_ask
+from quotapool.simulator.ask import CHAT, EMBEDDINGS, RESPONSES, Ask, read_ask
 
 HELLO = [{"role": "user", "content": "12345678"}]
 

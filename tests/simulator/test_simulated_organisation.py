@@ -6,10 +6,9 @@ import time
 
 import openai
 import pytest
-
-from proxy.simulator import simulated_admin_secret, simulated_secret, simulated_session_secret
-from proxy.simulator.answers import Usage
-from proxy.simulator.books import DAY_S, Books, price_of
+from quotapool.simulator import simulated_admin_secret, simulated_secret, simulated_session_secret
+from quotapool.simulator.answers import Usage
+from quotapool.simulator.books import DAY_S, Books, price_of
 
 ACCOUNTS = [{"id": "north", "organization": "acme", "rpm": 60, "tpm": 4000}, {"id": "south", "organization": "acme"}]
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-
-from proxy.simulator import simulated_secret
+from quotapool.simulator import simulated_secret
 
 TARGET = "/v1/realtime?model=gpt-realtime"
 ITEM = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x" * 40}]}

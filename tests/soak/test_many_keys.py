@@ -22,7 +22,7 @@ def resident_mb(pid: int) -> float:
 
 def run(proxy: RunningProxy, *arguments: str) -> tuple[int, str, float, list[float]]:
     """(exit code, output, seconds, memory as it went) of one command."""
-    command = [sys.executable, "-m", "proxy", *arguments, "--config", str(proxy.config_file)]
+    command = [sys.executable, "-m", "quotapool", *arguments, "--config", str(proxy.config_file)]
     begun, memory = time.monotonic(), []
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while process.poll() is None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from quotapool.upstream.interface import UpstreamFailure
 
-from proxy.upstream.http import UpstreamFailure
 from tests.fakes.upstream_server import CLIENTS, answering, get, once, talk_to, whole
 
 OK = b"HTTP/1.1 200 OK\r\n"

@@ -11,9 +11,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from quotapool.upstream import connection
+from quotapool.upstream.interface import UpstreamFailure
 
-from proxy.upstream import connections
-from proxy.upstream.http import UpstreamFailure
 from tests.fakes.upstream_server import CLIENTS, Timeouts, answering, get, once, talk_to, whole
 from tests.fakes.valkey import free_port
 
@@ -198,7 +198,7 @@ async def test_the_connection_used_last_is_used_next():
 
 async def test_idle_connections_are_closed_in_time(monkeypatch):
     """aiohttp's client does this by the same 60 seconds; here it is tried with 30 ms."""
-    monkeypatch.setattr(connections, "_IDLE_S", 0.03)
+    monkeypatch.setattr(connection, "_IDLE_S", 0.03)
     left = asyncio.Event()
 
     async def script(visit) -> None:
@@ -235,7 +235,7 @@ async def test_a_server_that_keeps_nothing_is_believed():
 
 async def test_a_connection_that_was_long_idle_is_looked_at_before_use(monkeypatch):
     """Its end may be waiting in the kernel, unread by a loop that was busy."""
-    monkeypatch.setattr(connections, "_TRUSTED_S", 0.0)
+    monkeypatch.setattr(connection, "_TRUSTED_S", 0.0)
     visits = []
 
     async def script(visit) -> None:

@@ -9,11 +9,11 @@ import asyncio
 import base64
 
 import pytest
+from quotapool.upstream.client import UpstreamClient
+from quotapool.upstream.interface import Timeouts, UpstreamFailure
+from quotapool.upstream.tls_sessions import client_context
+from quotapool.websocket.socket import accept_key, open_websocket
 
-from proxy.upstream.http import Timeouts, UpstreamFailure
-from proxy.upstream.lean import LeanUpstream
-from proxy.upstream.resumption import client_context
-from proxy.upstream.websocket import accept_key, open_websocket
 from tests.fakes.certificates import Authority, server_context
 from tests.fakes.forward_proxy import ForwardProxy
 from tests.fakes.upstream_server import CLIENTS, ScriptedServer, answering, get
@@ -112,14 +112,14 @@ async def test_a_proxy_that_nobody_runs_is_a_failed_connect(kind):
 )
 async def test_what_does_not_speak_as_a_proxy_is_a_failed_connect(said):
     async with ForwardProxy(says=said).running() as proxy:
-        failure = await refused(LeanUpstream("https://api.openai.example", TIMES, proxy=proxy.url()))
+        failure = await refused(UpstreamClient("https://api.openai.example", TIMES, proxy=proxy.url()))
     assert (failure.reason, failure.sent) == ("connect", False)
 
 
 async def test_a_proxy_that_speaks_for_upstream_before_it_was_asked_is_refused(plain):
     """Bytes behind the tunnel's head would be taken for the answer to a request that nobody has sent."""
     async with ForwardProxy(says=b"HTTP/1.1 200 OK\r\n\r\n" + OK).running() as proxy:
-        failure = await refused(LeanUpstream("http://api.openai.example", TIMES, proxy=proxy.url()))
+        failure = await refused(UpstreamClient("http://api.openai.example", TIMES, proxy=proxy.url()))
     assert (failure.reason, failure.sent) == ("connect", False)
 
 
@@ -151,7 +151,7 @@ async def test_a_plain_upstream_is_reached_by_a_tunnel_too(plain, before):
     """So that the proxy sees no key in either case. The name is looked up by the proxy, not by us."""
     welcome = before + b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"  # RFC 9110 §9.3.6: a length means nothing here
     async with ForwardProxy(welcome=welcome, leads_to=plain.port).running() as proxy:
-        client = LeanUpstream("http://upstream.invalid/prefix", TIMES, proxy=proxy.url())
+        client = UpstreamClient("http://upstream.invalid/prefix", TIMES, proxy=proxy.url())
         assert await get(client) == (200, b"hello")
         assert await get(client) == (200, b"hello")
         await client.close()
@@ -161,7 +161,7 @@ async def test_a_plain_upstream_is_reached_by_a_tunnel_too(plain, before):
 
 async def test_an_address_of_ipv6_is_asked_for_in_brackets():
     async with ForwardProxy(says=b"HTTP/1.1 502 No\r\n\r\n").running() as proxy:
-        await refused(LeanUpstream("https://[2001:db8::1]", TIMES, proxy=proxy.url()))
+        await refused(UpstreamClient("https://[2001:db8::1]", TIMES, proxy=proxy.url()))
     assert proxy.asked[0].startswith(b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\n")
 
 
@@ -177,7 +177,7 @@ async def test_a_session_goes_through_the_tunnel_too(authority, tmp_path):
     port = await server.start(server_context(authority, tmp_path))
     async with ForwardProxy(login="jane:s@cret").running() as proxy:
         tls = client_context(authority.ca_file)
-        client = LeanUpstream(f"https://localhost:{port}", TIMES, tls=tls, proxy=proxy.url(LOGIN))
+        client = UpstreamClient(f"https://localhost:{port}", TIMES, tls=tls, proxy=proxy.url(LOGIN))
         handshake = await open_websocket(client, "/v1/realtime", [], (), most=2**20)
         assert handshake.socket is not None
         message = await handshake.socket.receive()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from quotapool.upstream.interface import UpstreamFailure
 
-from proxy.upstream.http import UpstreamFailure
 from tests.fakes.upstream_server import CLIENTS, once, talk_to
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from quotapool.upstream.interface import UpstreamFailure
 
-from proxy.upstream.http import UpstreamFailure
 from tests.fakes.upstream_server import answering, get, talk_to, whole
 
 EMPTY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"

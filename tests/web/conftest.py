@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from quotapool.domain import retry
 
-from proxy.domain import retry
 from tests.fakes.wire import Wire, open_wire
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from quotapool.web.cors import Cors
 
-from proxy.web.cors import Cors
 from tests.fakes.wire import parse_head, post
 
 APP = "https://app.example.com"

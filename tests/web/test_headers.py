@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
+from quotapool.openai.headers import downward, unwire, upward
+from quotapool.openai.headers import wire as lines_of
 
-from proxy.openai.headers import downward, unwire, upward
-from proxy.openai.headers import wire as lines_of
 from tests.fakes.wire import parse_head, post
 
 HOP_BY_HOP = "Connection Keep-Alive Proxy-Authenticate Proxy-Authorization Proxy-Connection TE Trailer"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-
-from proxy.refusal import Refusal
-from proxy.web.server import Server
+from quotapool.openai.refusal import Refusal
+from quotapool.web.server import Server
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\nX-Empty:\r\nx-space: \t a  b \t \r\nX-Twice: 1\r\nx-twice: 2\r\n\r\n"
 GOT = [("Host", "h"), ("X-Empty", ""), ("x-space", "a  b"), ("X-Twice", "1"), ("x-twice", "2")]

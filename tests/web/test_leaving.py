@@ -7,9 +7,9 @@ import contextlib
 import time
 
 import pytest
+from quotapool.upstream.client import UpstreamClient
+from quotapool.upstream.interface import Timeouts, UpstreamFailure, read_body
 
-from proxy.upstream.http import Timeouts, UpstreamFailure, read_body
-from proxy.upstream.lean import LeanUpstream
 from tests.fakes.valkey import free_port
 from tests.fakes.wire import OK, Incoming, RawUpstream, post
 
@@ -145,7 +145,7 @@ async def upstream_that(script, **timeouts):
     raw.script = script
     port = await raw.start()
     limits = {"connect": 1.0, "first_byte": 2.0, "between_bytes": 2.0, **timeouts}
-    client = LeanUpstream(f"http://127.0.0.1:{port}", Timeouts(**limits))
+    client = UpstreamClient(f"http://127.0.0.1:{port}", Timeouts(**limits))
     try:
         yield client
     finally:
@@ -197,7 +197,7 @@ async def test_a_connection_that_never_was_has_sent_nothing(scheme):
     """Nobody listens; or somebody does who does not speak TLS."""
     greets = await asyncio.start_server(lambda _, writer: writer.write(b"220 smtp\r\n"), "127.0.0.1", 0)
     port = free_port() if scheme == "http" else greets.sockets[0].getsockname()[1]
-    upstream = LeanUpstream(f"{scheme}://127.0.0.1:{port}", Timeouts(1.0, 2.0, 1.0))
+    upstream = UpstreamClient(f"{scheme}://127.0.0.1:{port}", Timeouts(1.0, 2.0, 1.0))
     with pytest.raises(UpstreamFailure) as failed:
         await upstream.send("POST", "/v1/chat/completions", [], b"{}")
     await upstream.close()

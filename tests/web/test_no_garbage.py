@@ -7,11 +7,10 @@ import gc
 import weakref
 
 import pytest
-
-from proxy.upstream.connections import Connection
-from proxy.upstream.http import Timeouts
-from proxy.web.exchange import Exchange
-from proxy.web.server import Server
+from quotapool.upstream.connection import UpstreamConnection
+from quotapool.upstream.interface import Timeouts
+from quotapool.web.exchange import Exchange
+from quotapool.web.server import Server
 
 
 @pytest.fixture
@@ -61,11 +60,11 @@ async def test_a_clients_connection_leaves_no_garbage(no_collector, sent):
 
 
 class Keeper:
-    def answered(self, connection: Connection) -> None: ...
+    def answered(self, connection: UpstreamConnection) -> None: ...
 
-    def free(self, connection: Connection) -> None: ...
+    def free(self, connection: UpstreamConnection) -> None: ...
 
-    def gone(self, connection: Connection) -> None: ...
+    def gone(self, connection: UpstreamConnection) -> None: ...
 
 
 async def test_a_connection_to_upstream_leaves_no_garbage(no_collector):
@@ -78,7 +77,7 @@ async def test_a_connection_to_upstream_leaves_no_garbage(no_collector):
     loop = asyncio.get_running_loop()
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     where = server.sockets[0].getsockname()
-    _, connection = await loop.create_connection(lambda: Connection(loop, Keeper(), Timeouts(5, 5, 5)), *where)
+    _, connection = await loop.create_connection(lambda: UpstreamConnection(loop, Keeper(), Timeouts(5, 5, 5)), *where)
     got = connection.request("GET", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", None, None)
     assert await got.chunk() == b"ok"
     seen = weakref.ref(connection)

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from quotapool.openai.operations import NEVER_FORWARDED, OPERATIONS
+from quotapool.upstream.client import UpstreamClient
+from quotapool.upstream.interface import Timeouts
 
-from proxy.openai.operations import NEVER_FORWARDED, OPERATIONS
-from proxy.upstream.http import Timeouts
-from proxy.upstream.lean import LeanUpstream
 from tests.fakes.mirror import Message, Mirror, exchange, open_mirror
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +93,7 @@ def framed(start: str, lines: list[str], content_type: str, body: bytes, *, chun
 @pytest.fixture
 async def mirror(wire) -> AsyncIterator[Mirror]:
     async with open_mirror() as opened:
-        client = wire.house.pipeline.forwarder.upstream = LeanUpstream(opened.url, Timeouts(2, 5, 5))
+        client = wire.house.pipeline.forwarder.upstream = UpstreamClient(opened.url, Timeouts(2, 5, 5))
         yield opened
         await client.close()
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from proxy.domain import redact
-from proxy.observe import redaction
+from quotapool.domain import redact
+from quotapool.observe import redaction
 
 
 def _as_it_is(text: str) -> str:

@@ -1,0 +1,14 @@
+"""`quotapool`, the command line. Each command lives in `proxy/cli/` and is imported only when it is called."""
+
+from __future__ import annotations
+
+from quotapool.cli.commands import app
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""The courier: carries alerts to every target in the background, in digests, with patience; it blocks nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
+
+import structlog
+
+from quotapool.alerts.message import Message, compose
+from quotapool.alerts.services import Service, is_webhook, service_of
+from quotapool.alerts.webhook import NotDelivered, Webhook
+from quotapool.domain.alert import Alert, AlertKind
+from quotapool.settings.alerts import AlertTarget
+
+_log = structlog.get_logger()
+_SETTLE_S: Final = 3.0  # what comes within this time is one message
+_MOST_WAITING: Final = 1_000  # alerts of one target; the oldest are dropped
+_FIRST_PAUSE_S: Final = 2.0
+_LONGEST_PAUSE_S: Final = 60.0
+_GIVE_UP_S: Final = 900.0
+
+Pause = Callable[[float], Awaitable[None]]
+
+
+class Carrier(Protocol):
+    """Takes one message somewhere."""
+
+    async def deliver(self, message: Message) -> None:
+        """Raises NotDelivered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to tell, and what. `kinds`: none means all."""
+
+    name: str
+    carrier: Carrier
+    kinds: frozenset[AlertKind] = frozenset()
+
+    def wants(self, alert: Alert) -> bool:
+        return not self.kinds or alert.kind in self.kinds
+
+
+def targets_of(written: Sequence[AlertTarget], ca_file: str | None = None) -> tuple[list[Target], list[str]]:
+    """The targets that can be used, and in words what is wrong with the others. Without a name: `slack-2` and such."""
+    found: list[Target] = []
+    problems: list[str] = []
+    for n, target in enumerate(written, start=1):
+        url = target.url.get_secret_value()
+        secret = target.secret.get_secret_value() if target.secret is not None else ""
+        name = target.name or f"{service_of(url)}-{n}"
+        if any(name == other.name for other in found):
+            name = f"{name}-{n}"
+        try:
+            if is_webhook(url):
+                tls = ssl.create_default_context(cafile=ca_file) if ca_file else None
+                carrier: Carrier = Webhook(url, secret, tls=tls)
+            else:
+                carrier = Service(url, secret)
+        except (ValueError, OSError) as error:
+            problems.append(f"alerts.targets[{n - 1}] ({name}): {error}")
+            continue
+        found.append(Target(name, carrier, frozenset(target.kinds)))
+    return found, problems
+
+
+@dataclass(slots=True)
+class _Line:
+    waiting: deque[Alert] = field(default_factory=lambda: deque(maxlen=_MOST_WAITING))
+    came: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class AlertDelivery:
+    """One line and one task for each target. `count(target, result)`: sent, failed or dropped, for metrics."""
+
+    def __init__(
+        self,
+        pool: str,
+        targets: Sequence[Target],
+        *,
+        clean: Callable[[str], str],
+        count: Callable[[str, str], None],
+        pause: Pause = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pool = pool
+        self._lines = {target.name: (target, _Line()) for target in targets}
+        self._clean = clean
+        self._count = count
+        self._pause = pause
+        self._clock = clock
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._carry(target, line)) for target, line in self._lines.values()]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def put(self, alert: Alert) -> None:
+        """Returns at once. Whatever a text brought along, known secrets leave it here."""
+        alert = replace(alert, text=self._clean(alert.text))
+        for target, line in self._lines.values():
+            if target.wants(alert):
+                if len(line.waiting) == _MOST_WAITING:
+                    self._count(target.name, "dropped")
+                line.waiting.append(alert)
+                line.came.set()
+
+    async def _carry(self, target: Target, line: _Line) -> None:
+        while True:
+            await line.came.wait()
+            await self._pause(_SETTLE_S)
+            line.came.clear()
+            alerts = list(line.waiting)
+            line.waiting.clear()
+            await self._deliver(target, compose(self._pool, alerts))
+
+    async def _deliver(self, target: Target, message: Message) -> None:
+        """Until it is taken, refused for good, or too old. Meanwhile what comes new waits, and goes out as one."""
+        began, pause = self._clock(), _FIRST_PAUSE_S
+        while True:
+            try:
+                await target.carrier.deliver(message)
+            except NotDelivered as problem:
+                if problem.final or self._clock() - began > _GIVE_UP_S:
+                    self._count(target.name, "failed")
+                    _log.warning("an alert was not delivered", target=target.name, problem=str(problem))
+                    return
+            else:
+                self._count(target.name, "sent")
+                return
+            await self._pause(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)

@@ -1,0 +1,78 @@
+"""From alerts to one message: each in full, or a digest where many came at once."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from quotapool.domain.alert import Alert, Severity
+
+IN_FULL: Final = 3  # alerts of one message that are told one by one
+_SHOWN: Final = 10  # of a digest
+_CARRIED: Final = 100  # in the JSON of a digest
+_LONGEST: Final = 1_800  # characters: Discord takes 2,000, WeCom 2,048 bytes
+_ORDER: Final = [Severity.CRITICAL, Severity.WARNING, Severity.INFO]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a target is given. `id` is the same for every try, so that a receiver can tell a repetition."""
+
+    id: str
+    pool: str
+    title: str
+    text: str
+    severity: Severity
+    alerts: tuple[Alert, ...]
+    total: int
+
+    def json(self) -> bytes:
+        """The generic webhook's body (docs/alerts.md)."""
+        return msgspec.json.encode(
+            {
+                "id": self.id,
+                "pool": self.pool,
+                "title": self.title,
+                "text": self.text,
+                "severity": self.severity,
+                "total": self.total,
+                "alerts": [_row(alert) for alert in self.alerts],
+            }
+        )
+
+
+def compose(pool: str, alerts: Sequence[Alert]) -> Message:
+    """One message of `alerts`, which came within seconds of each other (at least one), the gravest first."""
+    ordered = sorted(alerts, key=lambda alert: _ORDER.index(alert.severity))
+    worst = ordered[0].severity
+    if len(ordered) == 1:
+        title = f"{ordered[0].kind.replace('_', ' ')}: {ordered[0].subject}"
+    else:
+        counted = Counter(alert.kind.replace("_", " ") for alert in ordered)
+        title = f"{len(ordered)} alerts: " + ", ".join(f"{n} {kind}" for kind, n in counted.most_common())
+    shown = ordered if len(ordered) <= IN_FULL else ordered[:_SHOWN]
+    lines = [alert.text for alert in shown]
+    if len(ordered) > len(shown):
+        lines.append(f"… and {len(ordered) - len(shown)} more: quotapool check")
+    text = "\n".join(lines)
+    if len(text) > _LONGEST:
+        text = text[: _LONGEST - 1] + "…"
+    carried = tuple(ordered[:_CARRIED])
+    return Message(secrets.token_hex(8), pool, f"[quotapool {pool}] {title}", text, worst, carried, len(ordered))
+
+
+def _row(alert: Alert) -> dict[str, Any]:
+    return {
+        "kind": alert.kind,
+        "subject": alert.subject,
+        "severity": alert.severity,
+        "text": alert.text,
+        "at": datetime.fromtimestamp(alert.at, UTC),
+        "details": dict(alert.details),
+    }

@@ -1,0 +1,187 @@
+"""What is worth an alert, as pure rules: an event of the pool, a wallet, how many keys are left, an hour's spend."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Final
+
+from quotapool.domain.alert import Alert, AlertKind, Severity
+from quotapool.domain.states import OPERATOR, WALLET, State
+from quotapool.domain.wallet import PICO, Wallet
+
+_WHAT: Final = {"k": "key", "a": "account", "o": "organisation"}
+_HOUR: Final = timedelta(hours=1)
+_SAME_HOURS: Final = 3  # so many days with this hour make a usual one
+_ANY_HOURS: Final = 6  # else so many hours of any kind
+_WORTH_TELLING: Final = PICO  # an hour below one dollar alarms nobody
+_ONE: Final = {
+    "brake": (
+        AlertKind.BRAKE,
+        Severity.CRITICAL,
+        "Removals of keys were stopped ({reason}): so many at once have one cause. The keys rest and are tried again.",
+    ),
+    "egress": (
+        AlertKind.EGRESS,
+        Severity.CRITICAL,
+        "Every key fails alike ({reason}): the trouble is between here and OpenAI. No key is removed for it.",
+    ),
+    "policy": (
+        AlertKind.POLICY,
+        Severity.WARNING,
+        "OpenAI refuses what {subject} sends ({reason}). Repeated, it can cost an account its access.",
+    ),
+}
+WELL: Final = "well"  # where an egress event leads when it is over
+
+
+def of_event(event: Mapping[str, str]) -> Alert | None:
+    """The alert that an entry of the pool's event stream deserves; None: an operator's own doing, or no news."""
+    at, kind = float(event.get("at") or 0), event.get("kind") or "state"
+    details = {n: event[n] for n in ("reason", "status", "request_id", "by") if event.get(n) not in {None, "", "0"}}
+    if kind == "state":
+        return _of_state(event, at, details)
+    if kind not in _ONE:
+        return None
+    if kind == "egress" and event.get("to") == WELL:
+        return Alert(AlertKind.EGRESS, "pool", "OpenAI answers our network again.", at, Severity.INFO, WELL, details)
+    which, severity, words = _ONE[kind]
+    subject = f"client {event.get('field', '')}" if which is AlertKind.POLICY else "pool"
+    text = words.format(subject=subject, reason=event.get("reason") or "unknown")
+    return Alert(which, subject, text, at, severity, "", details)
+
+
+def _of_state(event: Mapping[str, str], at: float, details: Mapping[str, str]) -> Alert | None:
+    if event.get("by") == OPERATOR:
+        return None
+    said, subject, reason, to = _said(event), subject_of(event["field"]), event.get("reason", ""), event["to"]
+    if to == State.REMOVED:
+        text = f"{subject} was removed: {reason}.{said}"
+        return Alert(AlertKind.KEY_REMOVED, subject, text, at, Severity.CRITICAL, "", details)
+    if to == State.QUARANTINED:
+        text = f"{subject} is out of money ({reason}) and comes back by itself once there is some.{said}"
+        if event.get("by") == WALLET:
+            text = f"{subject} was stopped at its limit ({reason}), before OpenAI refuses it."
+        return Alert(AlertKind.KEY_QUARANTINED, subject, text, at, Severity.WARNING, "", details)
+    if to == State.ACTIVE and event.get("from") in {State.REMOVED, State.QUARANTINED}:
+        return Alert(AlertKind.KEY_BACK, subject, f"{subject} serves again.", at, Severity.INFO, "", details)
+    return None
+
+
+def subject_of(field: str) -> str:
+    """`k/alpha` is `key alpha`; what has no such form stands for itself."""
+    kind, slash, name = field.partition("/")
+    return f"{_WHAT[kind]} {name}" if slash and kind in _WHAT else field
+
+
+def _said(event: Mapping[str, str]) -> str:
+    status, message = event.get("status", "0"), event.get("message", "")
+    if not message:
+        return ""
+    return f" OpenAI said: {message}" if status in {"", "0"} else f" OpenAI said ({status}): {message}"
+
+
+def too_few_keys(usable: int, total: int, least: int, at: float) -> Alert | None:
+    """Fewer usable keys than `least`."""
+    if usable >= least:
+        return None
+    severity = Severity.WARNING if usable else Severity.CRITICAL
+    text = f"{usable} of {total} keys are usable; at least {least} were wanted."
+    return Alert(AlertKind.USABLE_KEYS, "pool", text, at, severity, details={"usable": usable, "keys": total})
+
+
+def headroom_low(model: str, dimension: str, share: float, at: float) -> Alert:
+    """`share` (0..1) of a budget of all usable accounts is left, and has been for long."""
+    text = f"{max(0.0, share):.0%} of the pool's {dimension} budget for {model} is left."
+    return Alert(
+        AlertKind.HEADROOM, f"model {model}", text, at, again=dimension, details={"left": round(max(0.0, share), 4)}
+    )
+
+
+def of_wallets(
+    wallets: Mapping[str, Wallet], *, below: int | None, within: timedelta, now: datetime
+) -> Iterator[Alert]:
+    """Accounts with less credit than `below` (picodollars), and credit that expires `within` that time."""
+    at = now.timestamp()
+    for account, wallet in wallets.items():
+        subject = f"account {account}"
+        if below is not None and wallet.remaining is not None and wallet.remaining < below:
+            empty = f"; at this pace it is empty on {wallet.empty_at:%Y-%m-%d %H:%M} UTC" if wallet.empty_at else ""
+            left = usd(wallet.remaining)
+            text = f"{subject} has ${left:.2f} of credit left{empty}."
+            yield Alert(AlertKind.CREDIT_LOW, subject, text, at, details={"remaining_usd": left})
+        for expires_on in sorted({b.grant.expires_on for b in wallet.balances if b.grant.expires_on}):
+            if _start(expires_on) - now <= within:
+                left = usd(sum(b.left for b in wallet.balances if b.grant.expires_on == expires_on))
+                text = f"${left:.2f} of {subject}'s credit expire on {expires_on}."
+                yield Alert(AlertKind.EXPIRY, subject, text, at, again=str(expires_on), details={"expiring_usd": left})
+
+
+def of_expiring_keys(expiries: Mapping[str, float], *, within: timedelta, now: datetime) -> Iterator[Alert]:
+    """Keys whose end (Unix seconds, by key id) comes `within` that time."""
+    for key, ends in expiries.items():
+        left = ends - now.timestamp()
+        if 0 < left <= within.total_seconds():
+            day = f"{datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M} UTC"
+            text = f"key {key} expires on {day}: replace it before."
+            yield Alert(AlertKind.EXPIRY, f"key {key}", text, now.timestamp(), again=day)
+
+
+def usual_hour(hours: Mapping[datetime, int], hour: datetime) -> int | None:
+    """What the hour that begins at `hour` (UTC) usually costs: the median of the same hour of the last seven days, else
+    of all hours before it; None where there are too few. Hours before the first one known were before the pool."""
+    first = min((h for h, spent in hours.items() if spent), default=None)
+    if first is None:
+        return None
+    same = [hours.get(day, 0) for n in range(1, 8) if (day := hour - timedelta(n)) >= first]
+    if len(same) >= _SAME_HOURS:
+        return int(statistics.median(same))
+    known = max(0, math.floor((hour - first) / _HOUR))
+    before = [hours.get(hour - n * _HOUR, 0) for n in range(1, known + 1)]
+    return int(statistics.median(before)) if len(before) >= _ANY_HOURS else None
+
+
+def spends_fast(hours: Mapping[datetime, int], factor: float, now: datetime) -> Alert | None:
+    """The hour that runs, or the one just over, cost more than `factor` times its usual."""
+    this = now.replace(minute=0, second=0, microsecond=0)
+    for hour in (this, this - _HOUR):
+        spent, usual = hours.get(hour, 0), usual_hour(hours, hour)
+        if usual is not None and spent >= _WORTH_TELLING and spent > factor * usual:
+            text = f"The pool spent ${usd(spent):.2f} in the hour from {hour:%H:%M} UTC; usual are ${usd(usual):.2f}."
+            details = {"spent_usd": usd(spent), "usual_usd": usd(usual)}
+            return Alert(AlertKind.SPEND_RATE, "pool", text, now.timestamp(), details=details)
+    return None
+
+
+def day_is_spent(spent: int, closed_until: float, now: datetime) -> Alert | None:
+    """The pool's daily limit is reached: requests are refused until `closed_until` (Unix seconds)."""
+    if not closed_until:
+        return None
+    until = datetime.fromtimestamp(closed_until, UTC)
+    text = f"The pool spent ${usd(spent):.2f} today, its daily limit: requests are refused until {until:%H:%M} UTC."
+    details = {"spent_usd": usd(spent)}
+    return Alert(AlertKind.DAILY_LIMIT, "pool", text, now.timestamp(), Severity.CRITICAL, f"{until:%Y-%m-%d}", details)
+
+
+class Lasting:
+    """Lets a condition through once it has held for `seconds`: a minute's budget is often empty for a moment."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since: dict[tuple[str, str], float] = {}
+
+    def of(self, holding: Sequence[tuple[str, str]], at: float) -> list[tuple[str, str]]:
+        """Which of those that hold at `at` have held long enough. To be called every so often, with all that hold."""
+        self._since = {name: self._since.get(name, at) for name in holding}
+        return [name for name, since in self._since.items() if at - since >= self._seconds]
+
+
+def usd(pico: int) -> float:
+    """Dollars, to the micro-dollar."""
+    return round(pico / PICO, 6)
+
+
+def _start(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)

@@ -1,0 +1,96 @@
+"""The watch: reads the pool's events and looks at its condition, in one replica at a time, and gives alerts out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from quotapool.alerts import rules
+from quotapool.alerts.shared_state import SharedAlertState
+from quotapool.domain.alert import Alert, AlertKind
+from quotapool.domain.bucket import DIMENSIONS, Bucket
+from quotapool.domain.pool import Pool
+from quotapool.domain.wallet import PICO, Wallet
+from quotapool.settings import Settings
+
+_HEADROOM_LASTS_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """The pool at one moment, as the supervisor knows it. Money in picodollars, ends of keys in Unix seconds."""
+
+    now: datetime
+    wallets: Mapping[str, Wallet] = field(default_factory=dict)
+    spent_today: int = 0
+    closed_until: float = 0.0
+    hours: Mapping[datetime, int] = field(default_factory=dict)
+    headroom: Mapping[tuple[str, str], float] = field(default_factory=dict)  # (model group, dimension) -> 0..1 left
+    key_ends: Mapping[str, float] = field(default_factory=dict)
+
+
+class AlertWatch:
+    """`put` takes what is to be told, at once. `settings` may be replaced at any time."""
+
+    def __init__(self, settings: Settings, board: SharedAlertState, pool: Pool, put: Callable[[Alert], None]) -> None:
+        self.settings = settings
+        self.put = put
+        self._board = board
+        self._pool = pool
+        self._dry = rules.Lasting(_HEADROOM_LASTS_S)
+
+    async def read_events(self) -> int:
+        """Tell of what happened since the last reading; how many events there were. Raises StoreLost."""
+        events = await self._board.news()
+        await self._tell(alert for event in events if (alert := rules.of_event(event)) is not None)
+        return len(events)
+
+    async def look(self, condition: Condition) -> None:
+        """Tell of what is so. Raises StoreLost."""
+        await self._tell(self._of(condition))
+
+    def _of(self, seen: Condition) -> Iterable[Alert]:
+        wanted, at = self.settings.alerts, seen.now.timestamp()
+        within = timedelta(seconds=wanted.expires_within)
+        usable = sum(len(account.usable) for account in self._pool.accounts.values())
+        few = rules.too_few_keys(usable, len(self._pool.keys), wanted.min_usable_keys, at)
+        fast = rules.spends_fast(seen.hours, self.settings.spend.hour_alert_factor, seen.now)
+        spent = rules.day_is_spent(seen.spent_today, seen.closed_until, seen.now)
+        yield from (alert for alert in (few, fast, spent) if alert is not None)
+        dry = [name for name, share in seen.headroom.items() if share < wanted.min_headroom]
+        for model, dimension in self._dry.of(dry, at):
+            yield rules.headroom_low(model, dimension, seen.headroom[model, dimension], at)
+        below = None if wanted.credit_below_usd is None else round(wanted.credit_below_usd * PICO)
+        yield from rules.of_wallets(seen.wallets, below=below, within=within, now=seen.now)
+        yield from rules.of_expiring_keys(seen.key_ends, within=within, now=seen.now)
+
+    async def _tell(self, alerts: Iterable[Alert]) -> None:
+        """Each once in `repeat_after`, whichever replica noticed."""
+        for alert in alerts:
+            if self._wanted(alert.kind) and await self._board.claim(alert, self.settings.alerts.repeat_after):
+                self.put(alert)
+
+    def _wanted(self, kind: AlertKind) -> bool:
+        return any(not target.kinds or kind in target.kinds for target in self.settings.alerts.targets)
+
+
+def pool_headroom(
+    pool: Pool, settings: Settings, buckets: Mapping[tuple[str, str], Bucket], now: float
+) -> dict[tuple[str, str], float]:
+    """By (model group, dimension): the share of all usable accounts' budgets that is left, where limits are known."""
+    left: dict[tuple[str, str], float] = {}
+    whole: dict[tuple[str, str], float] = {}
+    for (name, group), bucket in buckets.items():
+        account = pool.accounts.get(name)
+        if account is None or not account.usable or max(bucket.learned) < 0:
+            continue
+        written = settings.limits_for(name, group)
+        bucket.refill(now, written)
+        for i, dimension in enumerate(DIMENSIONS):
+            level = bucket.level(i)
+            if level is not None:
+                place = group, dimension.value
+                left[place] = left.get(place, 0.0) + level
+                whole[place] = whole.get(place, 0.0) + bucket.limit(i, written)
+    return {place: left[place] / limit for place, limit in whole.items() if limit > 0}

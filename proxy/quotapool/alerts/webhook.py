@@ -1,0 +1,81 @@
+"""The generic webhook: JSON over HTTP, signed with HMAC-SHA256 so that the receiver knows who sent it, and when."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ssl
+import time
+from collections.abc import Callable
+from typing import Final
+
+import aiohttp
+
+from quotapool import __version__
+from quotapool.alerts.message import Message
+
+SIGNATURE: Final = "x-quotapool-signature"
+DELIVERY: Final = "x-quotapool-delivery"
+_PATIENCE: Final = aiohttp.ClientTimeout(total=10.0, connect=5.0)
+_TRY_AGAIN: Final = frozenset({408, 409, 425, 429})
+
+
+class NotDelivered(Exception):
+    """A target did not take a message. The text names no URL; `final`: trying again would not help."""
+
+    def __init__(self, reason: str, *, final: bool = False) -> None:
+        super().__init__(reason)
+        self.final = final
+
+
+def signature(secret: str, at: int, body: bytes) -> str:
+    """`t=<Unix seconds>,v1=<hex HMAC-SHA256 of "t.body">`: a receiver refuses old ones, and so replays."""
+    digest = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
+    return f"t={at},v1={digest}"
+
+
+class Webhook:
+    """One http(s) URL that takes our own JSON."""
+
+    def __init__(
+        self,
+        url: str,
+        secret: str = "",
+        *,
+        tls: ssl.SSLContext | None = None,
+        clock: Callable[[], float] = time.time,
+        patience: aiohttp.ClientTimeout = _PATIENCE,
+    ) -> None:
+        self._url = url
+        self._secret = secret
+        self._tls = tls
+        self._clock = clock
+        self._patience = patience
+
+    async def deliver(self, message: Message) -> None:
+        """Raises NotDelivered. A redirect counts as a refusal: the body is for nobody else."""
+        body = message.json()
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": f"quotapool/{__version__}",
+            DELIVERY: message.id,
+        }
+        if self._secret:
+            headers[SIGNATURE] = signature(self._secret, int(self._clock()), body)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=self._patience) as session,
+                session.post(
+                    self._url, data=body, headers=headers, allow_redirects=False, ssl=self._tls or True
+                ) as answer,
+            ):
+                status = answer.status
+        except TimeoutError:
+            raise NotDelivered("no answer in time") from None
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
+            raise NotDelivered("the URL is not valid", final=True) from None
+        except (aiohttp.ClientError, OSError) as error:
+            # Its text names the URL, which may hold a token.
+            raise NotDelivered(f"no connection ({type(error).__name__})") from None
+        if not 200 <= status < 300:
+            raise NotDelivered(f"answered {status}", final=status < 500 and status not in _TRY_AGAIN)

@@ -1,0 +1,320 @@
+"""One worker process: accepts clients on the inherited socket, serves them, and obeys the supervisor's pipe.
+
+Started as `python -m quotapool.app.worker SLOT CONTROL_FD LISTEN_FD`; everything else comes over the pipe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import structlog
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from quotapool.app.lag import LagWatch
+from quotapool.app.worker_pipe import Channel, Configure, Drain, RateCards, Ready, SpendControl
+from quotapool.keys.keyring import credentials_of, keyring, secrets_in
+from quotapool.ledger.budgets import Ledger
+from quotapool.ledger.clients import ClientDirectory, ClientStore
+from quotapool.money.spend_counter import SpendCounter
+from quotapool.money.spend_store import SpendStore
+from quotapool.objects.owners import ObjectOwners
+from quotapool.objects.placement import Objects
+from quotapool.observe import logs, shared_values
+from quotapool.observe.labels import Labels
+from quotapool.observe.metrics import Metrics
+from quotapool.observe.redaction import Redactor
+from quotapool.observe.reporter import Reporter
+from quotapool.openai import endpoints
+from quotapool.pool.admission import Admission
+from quotapool.pool.roster import Roster
+from quotapool.probes.network_alarm import NetworkAlarm
+from quotapool.request.auth import ClientAuth
+from quotapool.request.path import RequestPath
+from quotapool.request.policy import PolicyWatch
+from quotapool.session.path import SessionPath
+from quotapool.settings import Settings, from_wire
+from quotapool.store.store import connect
+from quotapool.upstream.credentials import Credentials
+from quotapool.upstream.interface import Timeouts
+from quotapool.upstream.origins import Origins
+from quotapool.upstream.tls_sessions import client_context
+from quotapool.web.cors import Cors
+from quotapool.web.handlers import ClientHandler
+from quotapool.web.listener import Listener
+from quotapool.web.server import Server
+
+_log = structlog.get_logger()
+_LOOK_S: Final = 0.5  # an idle worker looks at the pool's version this often
+_IDLE_GRACE_S: Final = 1.0  # while draining, idle connections may bring one more request for this long
+_NEXT_S: Final = 0.25  # and so may one whose answer had begun, without a word of closing, before the drain
+_CUT_S: Final = 0.1
+_COLLECT_AFTER: Final = (20_000, 20, 50)  # allocations: a large pool's head-room is not garbage, and walking it costs
+_LAST_WORDS_S: Final = 1.0  # for clients of sessions to answer that they close
+
+
+class Worker:
+    """All parts of one worker, built from one configuration."""
+
+    def __init__(self, slot: str, first: Configure) -> None:
+        self.settings = from_wire(first.settings.encode())
+        self.redactor = Redactor()
+        self._know_secrets(self.settings, first.redis)
+        shared_values.install(Path(first.metrics_dir), slot)
+        log = self.settings.log
+        self.logs = logs.configure(log.level, log.format, self.redactor, context={"worker": slot})
+        self.metrics = Metrics(CollectorRegistry())
+        self.labels = Labels(endpoints=(*endpoints.NAMES, endpoints.OTHER))
+        self.reporter = Reporter(self.metrics, self.labels, self.logs.requests)
+        self.store = connect(first.redis, ca_file=str(self.settings.ca_file) if self.settings.ca_file else None)
+        self.ledger = Ledger(
+            self.store,
+            self.settings.pool,
+            patience_s=self.settings.store_patience,
+            observer=self.reporter,
+            on_version=self._version_moved,
+            on_headroom=lambda candidate, group, share: self.roster.pool.heard(
+                candidate.place, group, share, time.time()
+            ),
+            serve_alone=self.settings.on_redis_loss == "serve",
+        )
+        self.spend = SpendCounter(SpendStore(self.store, self.settings.pool), self.reporter)
+        self.reporter.spend = self.spend.note
+        keys, _ = keyring(self.settings)
+        self.clients = ClientDirectory(ClientStore(self.store, self.settings.pool), self._configure_gate)
+        self.roster = Roster(self.ledger, self.settings, keys, self.reporter, self.clients)
+        self.gate = ClientAuth()
+        clients = ClientStore(self.store, self.settings.pool)
+        self.egress = NetworkAlarm(self.ledger, self.reporter, lambda: self.roster.pool.size)
+        self.policy = PolicyWatch(self.settings.safety, self.ledger, clients, self.reporter)
+        self.admission = Admission(
+            self.roster, self.ledger, max_waiting=self.settings.queue.max_waiting, observer=self.reporter
+        )
+        credentials = credentials_of(self.settings)
+        self.fleet = _fleet(self.settings, credentials)
+        self.pipeline = RequestPath(
+            self.settings,
+            gate=self.gate,
+            roster=self.roster,
+            admission=self.admission,
+            ledger=self.ledger,
+            upstream=self.fleet.main,
+            credentials=credentials,
+            observer=self.reporter,
+            clean=self.redactor.clean_bytes,
+            egress=self.egress,
+            policy=self.policy,
+        )
+        self.book = ObjectOwners(
+            self.store, self.settings.pool, retention_s=self.settings.objects.retention, observer=self.reporter
+        )
+        self.pipeline.objects = Objects(
+            self.book, self.roster, search=self.settings.objects.search, fetch=self.pipeline.forwarder.fetch
+        )
+        self.sessions = SessionPath(
+            self.pipeline,
+            gate=self.gate,
+            roster=self.roster,
+            admission=self.admission,
+            ledger=self.ledger,
+            observer=self.reporter,
+            clean=self.redactor.clean_bytes,
+            egress=self.egress,
+            policy=self.policy,
+        )
+        self.pipeline.forwarder.elsewhere = self.fleet.others
+        self.handler = ClientHandler(self.pipeline, self.reporter, self.sessions)
+        self.handler.max_concurrent = self.settings.max_concurrent
+        self.tls = self.settings.tls.context() if self.settings.tls is not None else None
+        self._configure_gate()
+
+    def _know_secrets(self, settings: Settings, redis: str) -> None:
+        for secret in secrets_in(settings, redis):
+            self.redactor.add(secret)
+
+    def _configure_gate(self) -> None:
+        written = {client.key_hash: client.id for client in self.settings.clients}
+        clients = {**self.clients.hashes, **written}
+        self.gate.configure(
+            clients=clients,
+            hosts=self.settings.allowed_hosts,
+            origins=self.settings.allowed_origins,
+            allow_anonymous=self.settings.allow_anonymous,
+            keys_required=self.settings.bind_problem() is not None,
+            suspended=self.clients.suspended,
+        )
+        self.handler.cors = Cors(self.settings.allowed_origins)
+        limits = self.settings.limits.models
+        groups = [name for group, members in self.settings.groups.items() for name in (group, *members)]
+        self.labels.configure(models=(*self.settings.metrics.models, *limits, *groups), clients=clients.values())
+
+    def _version_moved(self) -> None:
+        self.roster.version_moved()
+
+    async def start(self) -> None:
+        """Know the pool before the first client is let in. Raises StoreUnavailable."""
+        await self.roster.refresh()
+        await self.ledger.look()  # be one of the replicas, and know how many they are, should the store go now
+
+    async def reload(self, settings: Settings) -> None:
+        """Take over a new configuration; requests under way end with the old one."""
+        old, self.settings = self.settings, settings
+        self._know_secrets(settings, "")
+        self.policy.settings = settings.safety
+        self._reload_certificate(settings)
+        keys, _ = keyring(settings)
+        credentials = credentials_of(settings)
+        if _way_out(old) != _way_out(settings) or credentials.bases != self.pipeline.credentials.bases:
+            replaced, self.fleet = self.fleet, _fleet(settings, credentials)
+            self.pipeline.forwarder.upstream, self.pipeline.forwarder.elsewhere = self.fleet.main, self.fleet.others
+            asyncio.get_running_loop().call_later(settings.timeouts.first_byte, lambda: _close_later(replaced))
+        self.pipeline.configure(settings, credentials)
+        self.roster.reload(settings, keys)
+        self.admission.max_waiting = settings.queue.max_waiting
+        self.handler.max_concurrent = settings.max_concurrent
+        self.book.configure(retention_s=settings.objects.retention)
+        if self.pipeline.objects is not None:
+            self.pipeline.objects.search = settings.objects.search
+        self._configure_gate()
+        await self.roster.refresh()
+
+    def _reload_certificate(self, settings: Settings) -> None:
+        """The context stays, so that the listener does: its next handshakes use the files as they are now."""
+        if self.tls is None or settings.tls is None:
+            return
+        try:
+            settings.tls.load_into(self.tls)
+        except OSError as error:
+            _log.error("the new certificate is refused, the old one stays", problem=str(error))
+
+    def take_purse(self, purse: SpendControl) -> None:
+        """Ask first the accounts whose credit would expire unused; refuse what costs money beyond the daily limit."""
+        self.roster.hurry(purse.urgency)
+        self.pipeline.closed_until = purse.closed_until
+
+    async def look(self) -> None:
+        """While idle no batch brings the version, so look for it."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            await self.ledger.look()
+
+    async def close(self) -> None:
+        await self.pipeline.forwarder.close()
+        await self.ledger.flush()
+        await self.book.close()
+        await self.spend.close()
+        await self.fleet.close()
+        await self.store.close()
+        self.logs.writer.flush()
+
+
+def _fleet(settings: Settings, credentials: Credentials) -> Origins:
+    t = settings.timeouts
+    timeouts = Timeouts(t.connect, t.first_byte, t.between_bytes)
+    return Origins(
+        settings.upstream,
+        credentials.bases,
+        timeouts,
+        tls=client_context(settings.ca_file),
+        proxy_for=settings.proxy_for,
+        most=settings.upstream_connections,
+    )
+
+
+def _way_out(settings: Settings) -> tuple[object, ...]:
+    """What makes new connections when it changes."""
+    return settings.upstream, settings.timeouts, settings.upstream_proxy, settings.upstream_connections
+
+
+_closing: set[asyncio.Task[None]] = set()
+
+
+def _close_later(fleet: Origins) -> None:
+    task = asyncio.get_running_loop().create_task(fleet.close())
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
+
+
+async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> None:
+    channel = await Channel.over(control)
+    first = await channel.receive()
+    if not isinstance(first, Configure):
+        return
+    worker = Worker(slot, first)
+    await worker.start()
+    upgraded = Listener(worker.handler)  # WebSockets
+    server = Server(worker.handler.serve, upgraded)
+    accepting = await asyncio.get_running_loop().create_server(server, sock=listener, backlog=4096, ssl=worker.tls)
+    # What was built so far lives as long as the process: keep the collector from walking it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
+    looking = asyncio.create_task(worker.look())
+    lagging = asyncio.create_task(LagWatch(worker.metrics.event_loop_lag.set).run())
+    booking = asyncio.create_task(worker.spend.run())
+    await channel.send(Ready())
+    patience = worker.settings.drain_timeout
+    while True:
+        message = await channel.receive()
+        if isinstance(message, Configure):
+            await worker.reload(from_wire(message.settings.encode()))
+            with contextlib.suppress(ConnectionError):
+                await channel.send(Ready())
+            continue
+        if isinstance(message, SpendControl):
+            worker.take_purse(message)
+            continue
+        if isinstance(message, RateCards):
+            worker.spend.take_cards(message.cards)
+            continue
+        if isinstance(message, Drain):
+            patience = message.seconds
+        break
+    looking.cancel()
+    await _drain(worker, accepting, server, patience)
+    await worker.sessions.close(_LAST_WORDS_S)
+    lagging.cancel()
+    await server.close()
+    await upgraded.shutdown(_CUT_S)  # `_drain` has waited; what is left is cut
+    booking.cancel()
+    await worker.close()
+
+
+async def _drain(worker: Worker, accepting: asyncio.Server, server: Server, patience_s: float) -> None:
+    """Stop accepting; let connections that are open bring and finish what they have."""
+    deadline = time.monotonic() + patience_s
+    grace = time.monotonic() + min(_IDLE_GRACE_S, patience_s / 2)
+    worker.handler.drain()
+    accepting.close()
+    while time.monotonic() < deadline:
+        silent_from = max(grace, worker.handler.ended_at + _NEXT_S)
+        if not worker.handler.open and (time.monotonic() > silent_from or not server.connections):
+            break
+        await asyncio.sleep(0.02)
+    if cut := worker.handler.open - worker.sessions.open:
+        _log.warning("requests cut at the end of drain_timeout", open=cut)
+
+
+def main(arguments: list[str]) -> None:
+    """`SLOT CONTROL_FD LISTEN_FD`."""
+    slot, control_fd, listen_fd = arguments[0], int(arguments[1]), int(arguments[2])
+    # The supervisor decides when to stop: a Ctrl-C in the terminal reaches the whole process group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    control, listener = socket.socket(fileno=control_fd), socket.socket(fileno=listen_fd)
+    control.setblocking(False)
+    listener.setblocking(False)
+    uvloop.run(_serve(slot, control, listener))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

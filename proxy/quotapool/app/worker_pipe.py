@@ -1,0 +1,85 @@
+"""The pipe between the supervisor and one worker: length-prefixed JSON messages over an inherited socket pair.
+
+It carries the configuration with its secrets, which is why it is a pipe and neither an argument nor a file. Its end
+tells a worker that the supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Final
+
+import msgspec
+
+from quotapool.money.rate_cards import CardSet
+
+_LENGTH: Final = 4
+
+
+class Configure(msgspec.Struct, tag="configure"):
+    """Supervisor to worker, first and at each reload. `settings` is `settings.to_wire`'s bytes as text."""
+
+    settings: str
+    redis: str
+    metrics_dir: str = ""
+
+
+class Drain(msgspec.Struct, tag="drain"):
+    """Supervisor to worker: stop accepting, finish within `seconds`, settle, exit."""
+
+    seconds: float
+
+
+class SpendControl(msgspec.Struct, tag="purse", frozen=True):
+    """Supervisor to worker, whenever it changes: `urgency` by account (factors of its weight, 1 where absent), and the
+    Unix second until which the pool's daily limit refuses what costs money; 0: it does not."""
+
+    urgency: dict[str, float] = {}
+    closed_until: float = 0.0
+
+
+class RateCards(msgspec.Struct, tag="cards", frozen=True):
+    """Supervisor to worker, at the start, when the UTC day turns and when the option `prices` changes."""
+
+    cards: CardSet
+
+
+class Ready(msgspec.Struct, tag="ready"):
+    """Worker to supervisor: it accepts connections, or has taken a new configuration."""
+
+
+Message = Configure | Drain | Ready | SpendControl | RateCards
+_decoder: Final[msgspec.json.Decoder[Configure | Drain | Ready | SpendControl | RateCards]] = msgspec.json.Decoder(
+    Message
+)
+
+
+class Channel:
+    """One end of the pipe."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def over(cls, end: socket.socket) -> Channel:
+        reader, writer = await asyncio.open_connection(sock=end)
+        return cls(reader, writer)
+
+    async def send(self, message: Message) -> None:
+        """Raises ConnectionError where the other end is gone."""
+        body = msgspec.json.encode(message)
+        self._writer.write(len(body).to_bytes(_LENGTH, "big") + body)
+        await self._writer.drain()
+
+    async def receive(self) -> Message | None:
+        """The next message, None when the other end is gone."""
+        try:
+            length = int.from_bytes(await self._reader.readexactly(_LENGTH), "big")
+            return _decoder.decode(await self._reader.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+
+    def close(self) -> None:
+        self._writer.close()

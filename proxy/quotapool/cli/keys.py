@@ -1,0 +1,150 @@
+"""`quotapool keys`: what an operator says about a key outranks what was observed, until an operator says otherwise."""
+
+from __future__ import annotations
+
+import sys
+import time
+from getpass import getpass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from quotapool.app.probing import Probing
+from quotapool.cli import tables
+from quotapool.cli.key_access import fail, run_at_desk
+from quotapool.domain.states import State
+from quotapool.keys import master_keys
+from quotapool.keys.seal import MasterKey, new_master_key
+from quotapool.operators.keys import Entry, KeyOperations, next_step
+from quotapool.settings import Settings
+
+
+def state_word(row: dict[str, Any]) -> str:
+    """A key's state as people see it: an active one of whose account all model groups must wait is cooling."""
+    return "cooling" if row["state"] == State.ACTIVE and row.get("cooling_s") else str(row["state"])
+
+
+def show(settings: Settings, *, as_json: bool) -> int:
+    """Each key's state without asking upstream; exit code 0."""
+
+    async def command(desk: KeyOperations) -> int:
+        rows = await desk.rows()
+        if as_json:
+            print(msgspec.json.encode({"keys": rows}).decode())
+            return 0
+        now = time.time()
+        shared = any(row["account"] != row["id"] for row in rows)
+        table = tables.table("key", *(["account"] if shared else []), "state", "reason", "for", "next try", "from")
+        for row in rows:
+            table.add_row(
+                row["id"],
+                *([row["account"]] if shared else []),
+                state_word(row),
+                row.get("reason", ""),
+                tables.span(now - row["since"]) if row.get("since") else "",
+                f"in {tables.span(row['next_try'] - now)}" if row.get("next_try") else "",
+                "config" if row["source"] == "configuration" else row["source"],
+            )
+        tables.console().print(table if rows else "the pool has no keys: `quotapool keys add`")
+        return 0
+
+    return run_at_desk(settings, command)
+
+
+def say(settings: Settings, saying: str, name: str) -> int:
+    """Carry out one of the desk's SAYINGS for a key. 2: no such key."""
+
+    async def command(desk: KeyOperations) -> int:
+        print(f"key {name} is {await desk.say(saying, name)}")
+        return 0
+
+    return run_at_desk(settings, command)
+
+
+def forget(settings: Settings, name: str) -> int:
+    """Delete a stored key and its secret. 2: no such key, or a configured one."""
+
+    async def command(desk: KeyOperations) -> int:
+        await desk.forget(name)
+        print(f"key {name} and its secret are deleted")
+        return 0
+
+    return run_at_desk(settings, command)
+
+
+def add(
+    settings: Settings, name: str | None, account: str | None, tier: str | None, *, check: bool, replace: bool
+) -> int:
+    """Read a secret from standard input, or ask for it at a terminal; its id is shown, the secret never."""
+    secret = getpass("OpenAI key (not shown): ") if sys.stdin.isatty() else sys.stdin.readline()
+    if not secret.strip():
+        return fail("no secret came on standard input")
+    entry = Entry(secret.strip(), name, account, {"tier": tier} if tier else {})
+
+    async def command(desk: KeyOperations) -> int:
+        added, word = await desk.add(entry, check=check, replace=replace)
+        print(f"key {added}: {word}")
+        return 0
+
+    return run_at_desk(settings, command)
+
+
+def probe(settings: Settings, name: str, *, as_json: bool) -> int:
+    """Ask upstream about one key now. 0: valid, 1: not."""
+
+    async def command(desk: KeyOperations) -> int:
+        probing = Probing(desk.settings, desk.overview.ledger, desk.redactor)
+        desk.probe_now = probing.prober.probe_now
+        try:
+            asked = await desk.probe(name)
+        finally:
+            await probing.aclose()
+        row = await desk.row(name)
+        next_ = next_step(row, asked)
+        if as_json:
+            answer = {"id": name, "valid": asked.ok, "answer": asked.word, "detail": asked.detail}
+            print(msgspec.json.encode({**answer, "state": row["state"], "next": next_}).decode())
+        else:
+            detail = f" ({asked.detail})" if asked.detail else ""
+            print(f"key {name}: upstream says {asked.word}{detail}; its state here is {row['state']}")
+            if next_:
+                print(next_)
+        return 0 if asked.ok else 1
+
+    return run_at_desk(settings, command)
+
+
+def rotate_master_key(settings: Settings, new_file: Path) -> int:
+    """Seal the vault anew, all keys or none. `new_file` holds the new master key, or will, if it is not there."""
+
+    async def command(desk: KeyOperations) -> int:
+        # Before anything is written: with a wrong master key nothing changes, not even a file.
+        desk.sources.vault.right_key(desk.sources.contents, master_keys.master_keys(settings, desk.redactor.add))
+        text = _new_text(new_file)
+        try:
+            new = MasterKey(text)
+        except ValueError as error:
+            return fail(f"{new_file}: {error}")
+        desk.redactor.add(text)
+        own = master_keys.own_file(settings)
+        is_own = settings.redis is None and settings.master_key is None and settings.master_key_file is None
+        if is_own and own.exists():  # should this end half-way, both are accepted
+            master_keys.write(own, *dict.fromkeys([*master_keys.lines_of(own), text]))
+        masters = master_keys.master_keys(settings, desk.redactor.add)
+        count = await desk.sources.vault.rotate(masters, new)
+        if is_own:
+            master_keys.write(own, text)
+            print(f"{count} keys sealed anew; {own} has the new master key")
+        else:
+            print(f"{count} keys sealed anew; now give every replica the key in {new_file} in place of the old one")
+        return 0
+
+    return run_at_desk(settings, command)
+
+
+def _new_text(new_file: Path) -> str:
+    if not new_file.exists():
+        master_keys.write(new_file, new_master_key())
+        print(f"a new master key was made in {new_file}")
+    return master_keys.read_file(new_file)

@@ -1,0 +1,87 @@
+"""`quotapool keys import`: a file of keys into the vault, with a progress bar and a report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from quotapool.cli.key_access import fail, run_at_desk
+from quotapool.operators.importer import Importer, Report
+from quotapool.operators.key_file import BadFile, Line, read
+from quotapool.operators.keys import KeyOperations
+from quotapool.settings import Settings
+
+_SHOWN = 20  # bad lines on the terminal; the report has all
+
+
+def run(
+    settings: Settings,
+    file: Path,
+    *,
+    check: bool,
+    dry_run: bool,
+    replace: bool,
+    at_once: int,
+    per_second: float,
+    as_json: bool,
+    report_file: Path | None,
+) -> int:
+    """0: every line's key is in the pool now; 1: some are not; 2: it could not be done."""
+    try:
+        total = sum(1 for _ in _lines(file))
+    except (BadFile, UnicodeDecodeError, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        return fail(f"{file}: {error if isinstance(error, BadFile) else why}")
+    if not total:
+        return fail(f"{file}: holds no key")
+
+    async def command(desk: KeyOperations) -> int:
+        importer = Importer(desk, check=check, dry_run=dry_run, replace=replace)
+        with _progress() as progress:
+            task = progress.add_task("checking" if check else "importing", total=total)
+            report = await importer.run(
+                _lines(file), at_once=at_once, per_second=per_second, told=lambda: progress.advance(task)
+            )
+        if report_file is not None:
+            _keep(report, report_file)
+        if as_json:
+            print(msgspec.json.encode(report.as_json()).decode())
+        else:
+            _print(report, report_file)
+        return 1 if report.bad else 0
+
+    return run_at_desk(settings, command)
+
+
+def _lines(file: Path) -> Iterator[Line]:
+    with file.open(encoding="utf-8") as lines:
+        yield from read(lines)
+
+
+def _keep(report: Report, file: Path) -> None:
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(report.as_json())) + b"\n")
+
+
+def _progress() -> Progress:
+    """On standard error, and only where somebody looks."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty())
+
+
+def _print(report: Report, report_file: Path | None) -> None:
+    out = Console(highlight=False)
+    head = "would be: " if report.dry_run else ""
+    counts = ", ".join(f"{count} {word}" for word, count in sorted(report.counts.items()))
+    out.print(f"{report.lines} lines: {head}{counts}", markup=False)
+    for bad in sorted(report.bad, key=lambda outcome: outcome.line)[:_SHOWN]:
+        name = f" ({bad.id})" if bad.id else ""
+        out.print(f"  line {bad.line}{name}: {bad.result}: {bad.why}", markup=False, soft_wrap=True)
+    if len(report.bad) > _SHOWN:
+        where = f"all are in {report_file}" if report_file else "--report FILE has all"
+        out.print(f"  ... and {len(report.bad) - _SHOWN} more; {where}", markup=False)

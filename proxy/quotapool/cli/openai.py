@@ -1,0 +1,228 @@
+"""`quotapool openai`: a project's limits, and our books beside OpenAI's, with an admin key."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+
+from quotapool.cli import tables
+from quotapool.cli.key_access import fail, run_at_desk
+from quotapool.cli.usage import since_day
+from quotapool.money.rate_cards import PICO
+from quotapool.money.spend_store import SpendStore
+from quotapool.openai_admin.client import Cost, Used
+from quotapool.openai_admin.collect import Inquiry, Told, accounts_of, admin_key_of, connector
+from quotapool.openai_admin.json_reader import NotTold
+from quotapool.openai_admin.limits import fragment
+from quotapool.openai_admin.reconcile import Line, Reconciliation, reconcile
+from quotapool.openai_admin.records import OpenAIRecords
+from quotapool.openai_admin.shapes import RateLimit
+from quotapool.operators.keys import KeyOperations
+from quotapool.settings import Settings
+from quotapool.store.store import Store
+
+REFUSED: Final = 1
+_DAYS: Final = 7  # that `reconcile` looks back on by default
+_COLUMNS: Final = (
+    "day", "account", "key", "ours_usd", "estimated_usd", "theirs_usd", "difference_usd",
+    "difference_percent", "our_requests", "their_requests",
+)  # fmt: skip
+_LIMITS: Final = {
+    "RPM": "max_requests_per_1_minute",
+    "TPM": "max_tokens_per_1_minute",
+    "IPM": "max_images_per_1_minute",
+    "RPD": "max_requests_per_1_day",
+    "batch TPD": "batch_1_day_max_input_tokens",
+}
+_NO_ADMIN_KEY: Final = (
+    "no admin key: write `admin_keys: [{organization: NAME, secret: ${OPENAI_ADMIN_KEY}}]`; an owner of the "
+    "organisation makes one at https://platform.openai.com/settings/organization/admin-keys"
+)
+
+
+def limits(settings: Settings, *, write: bool, as_json: bool) -> int:
+    """Each project's rate limits by model. Exit code 1 where OpenAI did not tell all, 2 without an admin key."""
+
+    async def command(settings: Settings, inquiry: Inquiry, store: Store) -> int:
+        told = await _ask(settings, inquiry, store)
+        if write:
+            print(fragment(settings, told.limits), end="")
+        elif as_json:
+            rows = {account: msgspec.to_builtins(limits) for account, limits in told.limits.items()}
+            print(msgspec.json.encode({"limits": rows, "problems": told.problems}).decode())
+        else:
+            _print_limits(told)
+        _complain(told.problems, quiet=as_json)
+        if not told.limits and not told.problems:
+            _complain(["no account names its `project: proj_...` under accounts:, so there is nothing to ask for"])
+        return 0 if told.limits and not told.problems else REFUSED
+
+    return _run(settings, command)
+
+
+def reconciliation(settings: Settings, since: str, until: str | None, *, as_json: bool, as_csv: bool) -> int:
+    """Our spend beside theirs. Exit code 1 where OpenAI did not tell all, 2 without an admin key, or a wrong date."""
+    today = datetime.now(UTC).date()
+    first, last = since_day(since, today), today if until is None else since_day(until, today)
+    if first is None or last is None:
+        return fail("--since and --until take a day such as 2026-11-01 (UTC), 7d, or month")
+    if first > last:
+        return fail("--since is later than --until")
+
+    async def command(settings: Settings, inquiry: Inquiry, store: Store) -> int:
+        told = await _ask(settings, inquiry, store)
+        costs: list[Cost] = []
+        usage: list[Used] = []
+        asked = []
+        for admin in settings.admin_keys:
+            accounts = [account for account in accounts_of(settings) if admin_key_of(settings, account) is admin]
+            organisation = inquiry.organisation(settings, admin)
+            try:
+                costs += await organisation.costs(first, last)
+                asked += accounts
+                usage += await organisation.usage(first, last)
+            except NotTold as refused:
+                told.problems.append(f"admin key of {admin.organization}: {refused}")
+        books = await SpendStore(store, settings.pool).totals("key", first, last)
+        account_of = {key.id: key.account for key in settings.keys}
+        result = reconcile(books, costs, usage, told, account_of, asked, today)
+        if as_json:
+            print(msgspec.json.encode(_document(result, first, last, told)).decode())
+        elif as_csv:
+            writer = csv.DictWriter(sys.stdout, _COLUMNS)
+            writer.writeheader()
+            writer.writerows(_row(line) for line in result.lines)
+        else:
+            _print_reconciliation(result)
+        _complain(told.problems, quiet=as_json)
+        return REFUSED if told.problems else 0
+
+    return _run(settings, command)
+
+
+async def _ask(settings: Settings, inquiry: Inquiry, store: Store) -> Told:
+    """Ask OpenAI, and let the alerts and `check` know what it said."""
+    told = await inquiry.ask(settings)
+    await OpenAIRecords(store, settings.pool).write(told.keys, told.accounts)
+    return told
+
+
+def _run(settings: Settings, command: Callable[[Settings, Inquiry, Store], Awaitable[int]]) -> int:
+    if not settings.admin_keys:
+        return fail(_NO_ADMIN_KEY)
+
+    async def at_desk(desk: KeyOperations) -> int:
+        async with inquiring(settings) as inquiry:
+            return await command(desk.settings, inquiry, desk.overview.ledger.store)
+
+    return run_at_desk(settings, at_desk)
+
+
+@asynccontextmanager
+async def inquiring(settings: Settings) -> AsyncIterator[Inquiry]:
+    """An Inquiry with connections of its own."""
+    async with aiohttp.ClientSession(connector=connector(settings.ca_file)) as http:
+        yield Inquiry(http)
+
+
+def _row(line: Line) -> dict[str, Any]:
+    """A line of `reconcile --json` and `--csv`; USD."""
+    return {
+        "day": line.day.isoformat(),
+        "account": line.account,
+        "key": line.key,
+        "ours_usd": line.ours / PICO,
+        "estimated_usd": line.estimated / PICO,
+        "theirs_usd": _usd(line.theirs),
+        "difference_usd": _usd(line.difference),
+        "difference_percent": line.percent,
+        "our_requests": line.our_requests,
+        "their_requests": line.their_requests,
+    }
+
+
+def _document(result: Reconciliation, first: date, last: date, told: Told) -> dict[str, Any]:
+    return {
+        "since": first.isoformat(),
+        "until": last.isoformat(),
+        "total": {
+            "ours_usd": result.ours / PICO,
+            "theirs_usd": result.theirs / PICO,
+            "difference_usd": result.difference / PICO,
+            "difference_percent": result.percent,
+            "not_compared_usd": result.untold / PICO,
+        },
+        "lines": [_row(line) for line in result.lines],
+        "reasons": result.reasons,
+        "problems": told.problems,
+    }
+
+
+def _print_reconciliation(result: Reconciliation) -> None:
+    numbers = ("ours", "OpenAI's", "difference", "%")
+    table = tables.table("day", "account", "key", *numbers, right=numbers)
+    for line in result.lines:
+        table.add_row(
+            f"{line.day}",
+            line.account or "?",
+            line.key or "(none of ours)",
+            _shown(line.ours),
+            _shown(line.theirs),
+            _shown(line.difference),
+            "" if line.percent is None else f"{line.percent:+.2f}",
+        )
+    percent = "" if result.percent is None else f"{result.percent:+.2f}"
+    table.add_section()
+    table.add_row("total", "", "", _shown(result.ours), _shown(result.theirs), _shown(result.difference), percent)
+    console = tables.console()
+    console.print(table)
+    if result.untold:
+        console.print(f"not compared: {_shown(result.untold)} of accounts whose costs OpenAI did not tell")
+    for reason in result.reasons:
+        console.print(f"- {reason}")
+
+
+def _print_limits(told: Told) -> None:
+    """Kinds of limit that no project has get no column; the project stands below its account's name."""
+    limits = [(account, row) for account, rows in sorted(told.limits.items()) for row in sorted(rows, key=_by_model)]
+    shown = {
+        title: [getattr(row, name) for _, row in limits]
+        for title, name in _LIMITS.items()
+        if any(getattr(row, name) is not None for _, row in limits)
+    }
+    table = tables.table("account", "model", *shown, right=shown)
+    names = {account: iter((account, told.accounts[account].project)) for account in told.limits}
+    for number, (account, row) in enumerate(limits):
+        values = (column[number] for column in shown.values())
+        table.add_row(next(names[account], ""), row.model, *("" if value is None else f"{value:,}" for value in values))
+    if limits:
+        tables.console().print(table)
+
+
+def _by_model(row: RateLimit) -> str:
+    return row.model
+
+
+def _usd(amount: int | None) -> float | None:
+    return None if amount is None else amount / PICO
+
+
+def _shown(amount: int | None) -> str:
+    return "" if amount is None else f"{amount / PICO:,.6f}"
+
+
+def _complain(problems: list[str], *, quiet: bool = False) -> None:
+    for problem in problems if not quiet else ():
+        sys.stderr.write(f"quotapool: {problem}\n")
+
+
+def _fail(message: str) -> int:
+    sys.stderr.write(f"quotapool: {message}\n")
+    return 2

@@ -1,0 +1,62 @@
+"""What happened to one request, from arrival to settlement: the source of its log line and its metrics.
+
+Times are seconds of one monotonic clock. Nothing here can hold a prompt, a completion or a secret.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from quotapool.domain.quantities import Usage
+
+ANONYMOUS: Final = ""  # the client id of those who come where no client keys are in use
+
+
+@dataclass(slots=True)
+class AttemptRecord:
+    """One attempt upstream."""
+
+    key: str
+    account: str
+    waited_s: float  # in line, before this attempt
+    outcome: str = ""  # a verdict's kind, a failure's reason, or "cancelled"
+    reason: str = ""  # the verdict's reason
+    status: int = 0
+    upstream_request_id: str = ""
+    took_s: float = 0.0
+    usage: Usage | None = None
+    tier: str = ""  # the service tier that answered; else, that was asked for; "": the standard one
+    prompt_estimate: int = 0  # tokens: what the prompt is taken for until upstream counts it
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One request of one client."""
+
+    id: str
+    started: float
+    method: str = ""
+    path: str = ""
+    client: str = ""
+    endpoint: str = ""
+    model: str = ""
+    streamed: bool = False
+    status: int = 0
+    source: str = "proxy"  # whose answer the client got: proxy | upstream
+    code: str = ""  # the proxy's own error code, if it answered with one
+    cut: bool = False  # the client left, or upstream broke off after the first byte
+    queued_s: float = 0.0
+    upstream_s: float = 0.0
+    first_byte: float | None = None
+    ended: float = 0.0
+    legs: list[AttemptRecord] = field(default_factory=list)
+
+    @property
+    def total_s(self) -> float:
+        return self.ended - self.started
+
+    @property
+    def overhead_s(self) -> float:
+        """The proxy's own part: neither waiting in line nor waiting for upstream."""
+        return max(0.0, self.ended - self.started - self.queued_s - self.upstream_s)

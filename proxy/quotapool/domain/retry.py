@@ -1,0 +1,94 @@
+"""After a verdict: give the answer to the client, move to another key, or try again after a pause.
+
+Refusals (rate limit, money, death, wrong model) did no work upstream, so any request whose body we still hold may
+move on. Failures (5xx, a broken connection) may have done work: only operations marked replayable are tried again,
+unless nothing was written yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from quotapool.domain.verdict import Kind, Verdict
+
+
+class Step(Enum):
+    ANSWER = auto()  # this answer is the client's
+    NEXT = auto()  # another account, at once
+    AGAIN = auto()  # any account, after a pause
+
+
+_REFUSALS: Final = frozenset({Kind.WAIT, Kind.SLOW_DOWN, Kind.MONEY, Kind.DEAD, Kind.SUSPECT, Kind.MODEL, Kind.HEADER})
+_MOST_UNKNOWN_MODEL: Final = 8  # accounts asked for a model before it counts as the caller's mistake
+_MOST_REFUSALS: Final = 24  # keys one request may see refuse it; beyond that something else is wrong
+
+FIRST_PAUSE_S: Final = 0.25
+LONGEST_PAUSE_S: Final = 4.0
+
+
+@dataclass(slots=True)
+class RetrySlots:
+    """Retries as a share of requests under way, so that an outage upstream is not answered with a storm.
+
+    `share` of the active requests, and always at least `floor`, may be retries at the same time.
+    """
+
+    share: float = 0.2
+    floor: int = 3
+    active: int = 0
+    retrying: int = 0
+
+    def allows(self) -> bool:
+        return self.retrying < max(self.floor, self.active * self.share)
+
+
+@dataclass(slots=True)
+class Attempts:
+    """What one request has been through."""
+
+    refusals: int = 0
+    failures: int = 0
+
+
+def next_step(
+    verdict: Verdict,
+    attempts: Attempts,
+    *,
+    resendable: bool,
+    replayable: bool,
+    budget: RetrySlots,
+    most_failures: int,
+) -> Step:
+    """`resendable`: we still hold the body; `replayable`: doing it twice is harmless."""
+    if not resendable:
+        return Step.ANSWER
+    if verdict.kind is Kind.MODEL and attempts.refusals >= _MOST_UNKNOWN_MODEL:
+        return Step.ANSWER
+    if verdict.kind in _REFUSALS or verdict.kind is Kind.TOO_LARGE:
+        return Step.NEXT if attempts.refusals < _MOST_REFUSALS else Step.ANSWER
+    if verdict.kind is Kind.EGRESS:  # an allow-list may be one organisation's: one other account may know better
+        return Step.NEXT if attempts.refusals < 1 else Step.ANSWER
+    if verdict.kind is Kind.SERVICE:
+        again = replayable and attempts.failures < most_failures and budget.allows()
+        return Step.AGAIN if again else Step.ANSWER
+    return Step.ANSWER
+
+
+def may_resend(
+    *, sent: bool, resendable: bool, replayable: bool, attempts: Attempts, budget: RetrySlots, most: int
+) -> bool:
+    """After a network failure. `sent`: at least one byte of the request may have reached upstream."""
+    if not resendable or attempts.failures >= most:
+        return False
+    return (replayable or not sent) and budget.allows()
+
+
+def pause_s(failures: int, retry_after_s: float | None, jitter: float) -> float:
+    """Seconds before trying again: doubling, spread over the upper half by `jitter` in [0, 1); never before what
+    upstream asks for, if that is short, and spread over a quarter beyond it."""
+    pause: float = min(FIRST_PAUSE_S * 2.0 ** min(max(0, failures - 1), 16), LONGEST_PAUSE_S) * (0.5 + 0.5 * jitter)
+    if retry_after_s is not None and retry_after_s <= LONGEST_PAUSE_S:
+        pause = max(pause, retry_after_s * (1.0 + 0.25 * jitter))
+    return pause

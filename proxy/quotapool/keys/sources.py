@@ -1,0 +1,179 @@
+"""Where the pool's keys come from: the configuration and the vault, merged into one configuration for everybody.
+
+A key of the vault that cannot be opened stays in the store as it is; the pool goes on with all others, and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+import msgspec
+import structlog
+from pydantic import ValidationError
+
+from quotapool.keys.master_keys import NoMasterKey, master_keys
+from quotapool.keys.vault import Contents, Opened, Vault, VaultLocked
+from quotapool.settings import Account, Settings, UpstreamKey, with_more
+from quotapool.store.store import StoreError
+from quotapool.upstream.credentials import fingerprint
+
+_log = structlog.get_logger()
+_LOOK_S: Final = 0.5
+_TRY_AGAIN_S: Final = 5.0  # a master key file may have been put right
+
+
+class Log(Protocol):
+    """What is used of a logger."""
+
+    def warning(self, event: str) -> Any: ...
+    def error(self, event: str) -> Any: ...
+
+
+class KeySources:
+    """`configured`: the configuration as it was loaded. `know` is told every secret, for the redactor."""
+
+    def __init__(
+        self,
+        vault: Vault,
+        configured: Settings,
+        *,
+        know: Callable[[str], object] = lambda _: None,
+        log: Log = _log,
+    ) -> None:
+        self.vault = vault
+        self.configured = configured
+        self.contents = Contents()
+        self.problem = ""  # why keys of the vault are missing
+        self.missing: dict[str, str] = {}  # of them: id -> account
+        self._know = know
+        self._log = log
+        self._keys: dict[str, tuple[str, UpstreamKey]] = {}  # id -> (as it was stored, the key)
+        self._told: set[str] = set()
+        self._changed = False  # since `watch` last said so
+
+    async def read(self) -> None:
+        """Look into the vault. Raises StoreLost; whatever else is wrong is said, and `problem` has it."""
+        before = self._keys, self.contents.accounts
+        self.contents = await self.vault.read()
+        try:
+            masters = master_keys(self.configured, self._know) if self.contents.records else []
+            self.vault.right_key(self.contents, masters)
+            opened = {key.id: key for key in self.vault.open(self._unknown(), masters)}
+            self.problem = ""
+        except (VaultLocked, NoMasterKey) as error:
+            opened, self.problem = {}, str(error)
+        self._take(opened)
+        self._changed |= before != (self._keys, self.contents.accounts)
+        if self.problem:
+            self._tell(f"{self.problem}. Not served: {len(self.missing)} keys", error=True)
+
+    def _unknown(self) -> Contents:
+        """What was not opened before."""
+        known = self._keys
+        news = {
+            name: record
+            for name, record in self.contents.records.items()
+            if name not in known or known[name][0] != record.sealed
+        }
+        c = self.contents
+        return Contents(c.version, c.master, news, c.accounts, c.check)
+
+    def _take(self, opened: Mapping[str, Opened]) -> None:
+        keys: dict[str, tuple[str, UpstreamKey]] = {}
+        self.missing = {}
+        for name, record in self.contents.records.items():
+            known = self._keys.get(name)
+            if name in opened and opened[name].secret:
+                try:
+                    keys[name] = record.sealed, key_of(opened[name])
+                    self._know(opened[name].secret)
+                    continue
+                except ValidationError:
+                    self.problem = f"the stored key {name} is not understood by this version"
+            elif known is not None and fingerprint(known[1].secret.get_secret_value()) == record.print:
+                keys[name] = known  # opened before its master key was changed
+                continue
+            elif not self.problem:
+                self.problem = f"the stored key {name} was changed by somebody without the master key"
+            self.missing[name] = _account_in(record.about) or name
+        self._keys = keys
+
+    async def take(self, configured: Settings) -> None:
+        """From now on this configuration, which may bring another master key. Raises StoreLost."""
+        self.configured = configured
+        await self.read()
+
+    def merged(self) -> Settings:
+        """The configuration with the vault's keys."""
+        by_id = {key.id for key in self.configured.keys}
+        by_secret = {key.secret.get_secret_value(): key.id for key in self.configured.keys}
+        keys = []
+        for name, (_, key) in sorted(self._keys.items()):
+            twin = by_secret.get(key.secret.get_secret_value())
+            if name in by_id:
+                self._tell(f"the key {name} is in the configuration and in the store; the configured one is used")
+            elif twin is not None:
+                self._tell(f"the stored key {name} has the secret of the configured key {twin}, which is used")
+            else:
+                keys.append(key)
+        return with_more(self.configured, keys, self._accounts())
+
+    def _accounts(self) -> dict[str, Account]:
+        """Stored settings of accounts; what somebody wrote into the configuration outranks them, option by option."""
+        accounts: dict[str, Account] = {}
+        for name, stored in self.contents.accounts.items():
+            written = self.configured.accounts.get(name)
+            own = {field: getattr(written, field) for field in written.model_fields_set} if written else {}
+            try:
+                account = account_of({**stored, **own})
+            except ValidationError:
+                self._tell(f"the stored settings of the account {name} are not understood by this version")
+                continue
+            if account.tier is not None and account.tier not in self.configured.tiers:
+                self._tell(f"the account {name} was added with the tier {account.tier}, which is not configured")
+                account = account.model_copy(update={"tier": None})
+            accounts[name] = account
+        return accounts
+
+    async def watch(self, moved: Callable[[], None]) -> None:
+        """Call `moved` after each change of the vault; gives the keys back to a store that forgot them."""
+        tried = 0.0
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            try:
+                version = await self.vault.version()
+                if version is None and self.contents.version is not None and self.contents.records:
+                    await self.vault.restore(self.contents)
+                    self._tell("the store had lost the keys that were added at run time; it has them again")
+                    continue
+                again = bool(self.problem) and loop.time() > tried + _TRY_AGAIN_S
+                if version != self.contents.version or again:
+                    tried = loop.time()
+                    await self.read()
+            except StoreError:
+                continue  # the ledger says so
+            if self._changed:
+                self._changed = False
+                moved()
+
+    def _tell(self, text: str, *, error: bool = False) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            (self._log.error if error else self._log.warning)(text)
+
+
+def key_of(opened: Opened) -> UpstreamKey:
+    """A stored key as a configured one. Raises ValidationError."""
+    return UpstreamKey.model_validate({**opened.about, "id": opened.id, "secret": opened.secret})
+
+
+def account_of(values: Mapping[str, Any]) -> Account:
+    """Settings of an account, of those that this version knows. Raises ValidationError."""
+    return Account.model_validate({name: value for name, value in values.items() if name in Account.model_fields})
+
+
+def _account_in(about: str) -> str:
+    return str(msgspec.json.decode(about).get("account", ""))

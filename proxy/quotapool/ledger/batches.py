@@ -1,0 +1,182 @@
+"""Batches: how reserves and settles reach the store, together and each once.
+
+What comes up while a batch is under way goes out as the next one (at most 64 items), so the store sees few large calls
+under load and one small call when idle. Nobody waits for a settle, so it goes with the next reserve, or after some
+milliseconds alone. A batch that was not answered is sent again with the same id until the store
+answers or patience ends; the store does each batch once. One given up on stays in doubt and is sent again, unchanged,
+when the store is back: nothing of it is lost and nothing is done twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+
+from quotapool.ledger.items import Item
+from quotapool.store.store import Script, Store, StoreLost, StoreRefused
+
+_log = structlog.get_logger()
+MOST_IN_BATCH: Final = 64
+MOST_IN_DOUBT: Final = 50_000  # items kept while the store is away; the oldest go first
+_FIRST_PAUSE_S: Final = 0.02
+_LONGEST_PAUSE_S: Final = 0.2
+_UNHURRIED_S: Final = 0.004  # how long a settle waits for a reserve to go with
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder().decode
+
+
+class StoreObserver(Protocol):
+    """Who wants to know how the store does: the metrics and the log."""
+
+    def store_answered(self, seconds: float, items: int) -> None: ...
+
+    def store_failed(self, reason: str) -> None: ...
+
+    def store_away(self, *, away: bool) -> None: ...
+
+
+@dataclass(slots=True)
+class _Batch:
+    id: str
+    items: list[Item]
+    body: bytes
+
+
+class Batches:
+    """One process's line to the script. `heard(version, epoch, now)` is called with every answer."""
+
+    def __init__(
+        self,
+        store: Store,
+        prefix: str,
+        *,
+        patience_s: float,
+        observer: StoreObserver,
+        heard: Callable[[int, str, float], None],
+    ) -> None:
+        self.away = False  # the store was given up on and has not answered since
+        self._store = store
+        self._prefix = prefix
+        self._patience_s = patience_s
+        self._observer = observer
+        self._heard = heard
+        self._script = Script.of(__package__, "ledger")
+        self._name = secrets.token_hex(6)
+        self._serial = 0
+        self._queue: deque[Item] = deque()
+        self._doubtful: deque[_Batch] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._urgent = False  # somebody waits for what is queued
+        self._timer: asyncio.TimerHandle | None = None  # until what nobody waits for goes alone
+
+    def __repr__(self) -> str:
+        return f"<Batches queued={len(self._queue)} doubtful={len(self._doubtful)} away={self.away}>"
+
+    def put(self, item: Item, *, urgent: bool = True) -> None:
+        """Send `item` with the next batch. Not `urgent`: it may wait a little for one."""
+        self._queue.append(item)
+        if urgent:
+            self._urgent = True
+            if self._task is None:
+                self._task = asyncio.get_running_loop().create_task(self._run())
+        elif self._task is None and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_UNHURRIED_S, self._hurry)
+
+    def _hurry(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._urgent = True
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def flush(self, seconds: float) -> None:
+        """Wait until all was answered, or for `seconds`."""
+        deadline = time.monotonic() + seconds
+        while (self._queue or self._task is not None) and time.monotonic() < deadline:
+            if self._queue:
+                self._hurry()
+            if self._task is not None:
+                await asyncio.wait({self._task}, timeout=deadline - time.monotonic())
+
+    async def _run(self) -> None:
+        try:
+            while (self._queue and self._urgent) or self._doubtful:
+                self._urgent = len(self._queue) > MOST_IN_BATCH
+                # While the store is away the oldest batch is the one that looks for it.
+                batch = self._doubtful.popleft() if self.away and self._doubtful else self._next()
+                if batch is not None:
+                    await self._deliver(batch)
+        finally:
+            self._task = None
+        if self._queue and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_UNHURRIED_S, self._hurry)
+
+    def _next(self) -> _Batch | None:
+        if not self._queue:
+            return self._doubtful.popleft()
+        items = [self._queue.popleft() for _ in range(min(len(self._queue), MOST_IN_BATCH))]
+        items = [item for item in items if item.wanted()]
+        if not items:
+            return None
+        self._serial += 1
+        return _Batch(f"{self._name}.{self._serial}", items, _pack([item.payload for item in items]))
+
+    async def _deliver(self, batch: _Batch) -> None:
+        """Send until answered or out of patience; then it is in doubt, and whoever waits for it is told."""
+        deadline = time.monotonic() + (0.0 if self.away else self._patience_s)
+        pause = _LONGEST_PAUSE_S if self.away else _FIRST_PAUSE_S
+        while True:
+            started = time.monotonic()
+            try:
+                answer = await self._store.evalsha_batch(self._script, self._prefix, batch.id, batch.body)
+            except StoreLost as lost:
+                self._observer.store_failed(lost.reason)
+                await asyncio.sleep(pause * (0.5 + random.random() / 2))
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
+                if time.monotonic() > deadline:
+                    self._give_up(batch)
+                    return
+            except StoreRefused:
+                self._observer.store_failed("script")
+                _fail(batch.items)
+                return
+            else:
+                self._observer.store_answered(time.monotonic() - started, len(batch.items))
+                version, epoch, now, results = _unpack(answer)
+                if self.away:
+                    self.away = False
+                    self._observer.store_away(away=False)
+                for item, result in zip(batch.items, results, strict=True):
+                    try:
+                        item.done(result)
+                    except Exception:  # noqa: BLE001 - one caller's bug must not leave all others waiting
+                        _log.exception("a ledger answer was not understood")
+                        item.failed()
+                self._heard(version, epoch.decode() if isinstance(epoch, bytes) else epoch, now)
+                return
+
+    def _give_up(self, batch: _Batch) -> None:
+        if not self.away:
+            self.away = True
+            self._observer.store_away(away=True)
+        self._doubtful.appendleft(batch)
+        while sum(len(b.items) for b in self._doubtful) > MOST_IN_DOUBT:
+            self._doubtful.pop()
+        _fail((*batch.items, *self._queue))
+        self._queue = deque(item for item in self._queue if item.wanted())  # an outage may last: keep no refused ones
+
+
+def _fail(items: Iterable[Item]) -> None:
+    for item in items:
+        item.failed()

@@ -1,0 +1,103 @@
+"""What is asked of the ledger, and what it answers."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from functools import lru_cache
+
+import msgspec
+
+from quotapool.domain.bucket import DIMENSIONS, UNKNOWN, Moment
+from quotapool.domain.quantities import Cost, Dimension, Limits
+
+Written = tuple[float, float, float, float, float]
+
+
+@lru_cache(maxsize=1024)
+def written_limits(limits: Limits) -> Written:
+    """`limits` as the script wants them, whole numbers without a fraction, which take a byte or five instead of nine.
+    Equal ones are one object: in a large pool each is a wait for memory less."""
+    values = [v if (v := limits.of(d)) is not None else UNKNOWN for d in DIMENSIONS]
+    rpm, tpm, rpd, tpd, ipm, *_ = (int(v) if v == int(v) else v for v in values)
+    return rpm, tpm, rpd, tpd, ipm
+
+
+class Candidate(msgspec.Struct, frozen=True, gc=False):
+    """A key that may serve a request. `written` are the limits somebody wrote, UNKNOWN where nobody did."""
+
+    # What each request needs comes first: it then lies on one or two of a processor's lines.
+    packed: bytes  # as the script reads it
+    place: int  # of the account, in the pool
+    account: str
+    written: Written
+    burst_s: float  # how many seconds of a minute's limit may come at once
+    key: str
+    account_fingerprint: str
+    key_fingerprint: str
+    organization: str  # "": not known
+
+
+def candidate_of(
+    *,
+    account: str,
+    key: str,
+    account_fingerprint: str,
+    key_fingerprint: str,
+    written: Written,
+    burst_s: float = 60.0,
+    organization: str = "",
+    place: int = 0,
+) -> Candidate:
+    states = [f"a/{account}", account_fingerprint, f"k/{key}", key_fingerprint]
+    if organization:
+        states.append(f"o/{organization}")
+    packed = msgspec.msgpack.encode((account, burst_s, *written, *states))
+    prints = account_fingerprint, key_fingerprint
+    return Candidate(packed, place, account, written, burst_s, key, *prints, organization)
+
+
+class Granted(msgspec.Struct, eq=False):
+    """A reservation. `at` is the store's time; `moments` are the account's bounded buckets right after it, and
+    `learned` the limits upstream has named for them. `local`: granted by this process alone, the store being away."""
+
+    id: str
+    group: str
+    cost: Cost
+    candidate: Candidate
+    at: float
+    headroom: float
+    is_trial: bool
+    moments: dict[Dimension, Moment]
+    learned: dict[Dimension, float]
+    settled: bool = False
+    local: bool = False
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """No candidate has room. `wait_s` None: no waiting helps; `dead`: candidates the store knows as not usable.
+
+    `refill_s`: in which the account that decides gains this cost once more; 0: not known.
+    """
+
+    wait_s: float | None
+    dimension: Dimension | None
+    hints: tuple[str, ...] = ()
+    dead: tuple[Candidate, ...] = ()
+    refill_s: float = 0.0
+
+
+class Observed(msgspec.Struct, frozen=True, gc=False):
+    """What upstream's headers said of one dimension, at the moment it admitted the request (or refused it)."""
+
+    dimension: Dimension
+    limit: float
+    remaining: float
+
+
+class Event(IntEnum):
+    """What else an answer taught about the account, besides its headers."""
+
+    NOTHING = 0
+    HEADERLESS = 1  # upstream answered well and named no limits
+    SLOW_DOWN = 2  # traffic grew too fast for it
+    SHORTER_SPAN = 3  # it refused while it had enough left for the minute

@@ -1,0 +1,136 @@
+"""What goes over the wire to the scripts and comes back, as the ledger's own types. The formats: `lua/*.lua`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from quotapool.domain.bucket import DIMENSIONS, Bucket, Moment
+from quotapool.domain.quantities import Cost, Dimension
+from quotapool.domain.states import Record, State
+from quotapool.ledger.grants import Candidate, Granted, Observed, Refused
+
+_UNBOUNDED: Final = -1e18
+_WAS_UNBOUNDED: Final = Moment(_UNBOUNDED, _UNBOUNDED, 0.0, 0.0)
+MOST: Final = 1e15  # of anything else
+_INDEX: Final = {dimension: index for index, dimension in enumerate(DIMENSIONS, 1)}  # as the scripts count
+
+_ARRAY_OF_54: Final = b"\xdc\x00\x36"
+
+_unpack = msgspec.msgpack.Decoder().decode
+
+
+def understood(
+    result: list[Any], name: str, group: str, cost: Cost, candidates: Sequence[Candidate]
+) -> Granted | Refused:
+    """The script's answer to a reserve."""
+    if result[0] == 1:
+        _, index, at, headroom, is_trial, flat = result
+        moments: dict[Dimension, Moment] = {}
+        learned: dict[Dimension, float] = {}
+        for i in range(0, len(flat), 8):
+            dimension = DIMENSIONS[flat[i] - 1]
+            moments[dimension] = Moment(*flat[i + 1 : i + 7])
+            learned[dimension] = flat[i + 7]
+        return Granted(name, group, cost, candidates[index - 1], at, headroom, bool(is_trial), moments, learned)
+    _, wait, which, hints, dead, refill_s = result
+    return Refused(
+        wait if wait >= 0 else None,
+        DIMENSIONS[which - 1] if which else None,
+        tuple(hints),
+        tuple(candidates[n - 1] for n in dead),
+        refill_s,
+    )
+
+
+def evidence_of(granted: Granted, observed: Sequence[Observed], not_admitted: Cost) -> list[tuple[float, ...]]:
+    """What upstream said beside what we thought, as the script compares it."""
+    evidence: list[tuple[float, ...]] = []
+    for o in observed:
+        if not is_sound(o):
+            continue
+        # What this process saw alone is no measure for the store's buckets.
+        then = _WAS_UNBOUNDED if granted.local else granted.moments.get(o.dimension, _WAS_UNBOUNDED)
+        evidence.append(
+            (
+                _INDEX[o.dimension],
+                bounded(o.limit, MOST),
+                bounded(o.remaining - not_admitted.of(o.dimension), MOST),
+                then.kept,
+                then.corrected,
+                then.charged,
+                then.recent,
+                then.taught_kept,
+                then.taught_corrected,
+            )
+        )
+    return evidence
+
+
+def packed_array(packed: Sequence[bytes]) -> msgspec.Raw:
+    """One MessagePack array of what is packed already."""
+    count = len(packed)
+    head = bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
+    return msgspec.Raw(head + packed[0] if count == 1 else b"".join((head, *packed)))
+
+
+def is_sound(observed: Observed) -> bool:
+    """A limit of nothing is what look-alike upstreams say when they have none; it would close the account for days."""
+    return 0 < observed.limit < math.inf and -math.inf < observed.remaining < math.inf
+
+
+def bounded(value: float, most: float) -> float:
+    """`value` within ±most; 0 for NaN, which would stay in a bucket for ever."""
+    if -most <= value <= most:
+        return value
+    return 0.0 if math.isnan(value) else max(-most, min(most, value))
+
+
+def bucket_key(prefix: str, account: str, group: str) -> str:
+    return f"{prefix}:b3:{len(account.encode())}:{account}:{group}"
+
+
+def bucket_of(raw: bytes) -> Bucket:
+    """A stored bucket: its 54 numbers, one behind the other."""
+    numbers: list[float] = _unpack(_ARRAY_OF_54 + raw)
+    (at, cool_until, lean, seen, burst_s, ramp), *dimensions = (numbers[n : n + 6] for n in range(0, 54, 6))
+    kept, corrected, learned, charged, recent, margin, taught_kept, taught_corrected = dimensions
+    return Bucket(
+        at=at,
+        cool_until=cool_until,
+        kept=[None if level <= _UNBOUNDED else level for level in kept],
+        corrected=[None if level <= _UNBOUNDED else level for level in corrected],
+        learned=[math.inf if limit >= -_UNBOUNDED else limit for limit in learned],
+        charged=charged,
+        recent=recent,
+        margin=margin,
+        taught_kept=taught_kept,
+        taught_corrected=taught_corrected,
+        lean=lean,
+        seen=seen,
+        burst_s=burst_s,
+        ramp=ramp,
+    )
+
+
+def text_of(raw: bytes | str) -> str:
+    return raw if isinstance(raw, str) else raw.decode()
+
+
+def record_of(raw: bytes) -> Record:
+    value: Mapping[str, Any] = _unpack(raw)
+    return Record(
+        state=State(value["state"]),
+        reason=value["reason"],
+        since=value["since"],
+        until=value["until"],
+        tries=int(value["tries"]),
+        status=int(value["status"]),
+        message=value["message"],
+        request_id=value["request_id"],
+        by=value["by"],
+        fingerprint=value["fingerprint"],
+    )

@@ -1,0 +1,213 @@
+"""The registry: what all replicas know together beside budgets. States of keys and accounts, shared model groups and
+organisations as answers told them, and the stream of events.
+
+A version number counts the changes and comes with every answer, so that each process knows when to read again; the
+epoch tells a store that remembers from one that was emptied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from enum import IntEnum
+from typing import Any, Final
+
+import msgspec
+
+from quotapool.domain.states import OBSERVED, OPERATOR, WALLET, Record, State, brake_of
+from quotapool.ledger.batches import StoreObserver
+from quotapool.ledger.messages import record_of, text_of
+from quotapool.store.store import Script, Store, StoreLost
+
+_MOST_EVENTS: Final = 10_000
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class StoreUnavailable(Exception):
+    """The store did not answer within the caller's patience."""
+
+
+class Braked(IntEnum):
+    """What the brake said to a removal."""
+
+    NO = 0  # it passed, or needed not to
+    STOPPED = 1  # the key became suspect instead, or stayed what it was
+    FIRST = 2  # the same, and this is the one to sound the alarm
+
+
+class Registry:
+    """One process's view of it. Every call is repeated until the store answers or patience ends; with `is_away`, the
+    ledger's knowledge that the store is gone, it ends at once. All of them raise StoreUnavailable then."""
+
+    def __init__(
+        self,
+        store: Store,
+        prefix: str,
+        *,
+        patience_s: float,
+        observer: StoreObserver,
+        is_away: Callable[[], bool],
+        on_version: Callable[[], None],
+    ) -> None:
+        self.store = store
+        self.prefix = prefix
+        self.epoch = ""
+        self.version = -1
+        self._patience_s = patience_s
+        self._observer = observer
+        self._is_away = is_away
+        self._on_version = on_version
+        self._state_script = Script.of(__package__, "state")
+        self._rouse_script = Script.of(__package__, "rouse")
+
+    def __repr__(self) -> str:
+        return f"<Registry {self.prefix} version={self.version} epoch={self.epoch}>"
+
+    def note(self, version: int, epoch: str) -> None:
+        """What an answer of the store said of itself."""
+        changed = version != self.version or epoch != self.epoch
+        self.version, self.epoch = version, epoch
+        if changed:
+            self._on_version()
+
+    async def change_state(
+        self, field: str, record: Record | None, *, rest_s: float = 0.0, by: str = OBSERVED, fingerprint: str
+    ) -> bool:
+        """Ask for a state change by the rules of `domain/states.py`; True if it took place.
+
+        `record.since` and `.until` are set by the store's clock.
+        """
+        changed, _ = await self._change_state(field, record, rest_s, by, fingerprint, None)
+        return changed
+
+    async def observe_state(
+        self, field: str, record: Record, *, rest_s: float, fingerprint: str, max_removals: int
+    ) -> tuple[bool, Braked]:
+        """`change_state` for what upstream's answers say: a removal that looks like one of a burst with one cause makes
+        the key suspect instead, for `rest_s`."""
+        brake = brake_of(record, max_removals)
+        return await self._change_state(field, record, rest_s, OBSERVED, fingerprint, brake)
+
+    async def _change_state(
+        self, field: str, record: Record | None, rest_s: float, by: str, fingerprint: str, brake: tuple[str, int] | None
+    ) -> tuple[bool, Braked]:
+        body = b""
+        if record is not None:
+            body = _pack(
+                {
+                    "state": record.state.value,
+                    "reason": record.reason,
+                    "tries": record.tries,
+                    "status": record.status,
+                    "message": record.message,
+                    "request_id": record.request_id,
+                    "by": record.by,
+                    "fingerprint": record.fingerprint,
+                }
+            )
+        args = (field, body, rest_s, record.by if record else by, fingerprint, *(brake or ("", 0)))
+        changed, version, _, braked = await self.patiently(
+            lambda: self.store.evalsha(self._state_script, [self.prefix], args)
+        )
+        self.note(int(version), self.epoch)
+        return bool(changed), Braked(braked)
+
+    async def records(self) -> dict[str, Record]:
+        """All keys and accounts that are not active, by field name."""
+        raw = await self.patiently(lambda: self.store.client.hgetall(f"{self.prefix}:states"))
+        return {text_of(name): record_of(value) for name, value in raw.items()}
+
+    async def stopped(self) -> int:
+        """How many removals the brake has stopped, ever."""
+        return int(await self.patiently(lambda: self.store.client.get(f"{self.prefix}:stopped")) or 0)
+
+    async def announce(self, kind: str, subject: str, fields: Mapping[str, str], *, every_s: int) -> bool:
+        """Put an event that is no change of state into the stream, at most once in `every_s` seconds for this `kind`
+        and `subject`, all replicas together; whether it was put."""
+        lock = f"{self.prefix}:told:{kind}:{subject}"
+        if not await self.patiently(lambda: self.store.client.set(lock, b"1", nx=True, ex=every_s)):
+            return False
+        await self._tell(kind, subject, fields)
+        return True
+
+    async def end_announced(self, kind: str, subject: str, fields: Mapping[str, str]) -> bool:
+        """What was announced is over: one event says so, and the next one may come at once; whether this call said
+        so."""
+        lock = f"{self.prefix}:told:{kind}:{subject}"
+        if not await self.patiently(lambda: self.store.client.delete(lock)):
+            return False
+        await self._tell(kind, subject, fields)
+        return True
+
+    async def _tell(self, kind: str, subject: str, fields: Mapping[str, str]) -> None:
+        seconds, micros = await self.patiently(self.store.client.time)
+        names = ("from", "to", "reason", "message", "request_id")
+        told: dict[Any, Any] = {"field": subject, **dict.fromkeys(names, ""), "by": OBSERVED, "status": "0", **fields}
+        told |= {"at": str(seconds + micros / 1e6), "kind": kind}
+        await self.patiently(
+            lambda: self.store.client.xadd(f"{self.prefix}:events", told, maxlen=_MOST_EVENTS, approximate=True)
+        )
+
+    async def rouse(self, state: State, fields: Sequence[str]) -> int:
+        """End the rest of those records that are in `state`, so that each is tried with the next request or probe. How
+        many there were.
+
+        An operator's word and the wallet's own stop are left as they are: the one is the operator's to lift, the other
+        the treasurer's, within seconds.
+        """
+        args = [state, OPERATOR, WALLET, *fields]
+        return int(await self.patiently(lambda: self.store.evalsha(self._rouse_script, [self.prefix], args)))
+
+    async def tell_group(self, model: str, group: str) -> None:
+        """Remember for all replicas that `model` shares the limit of `group`."""
+        await self.patiently(lambda: self.store.client.hset(f"{self.prefix}:groups", model, group))
+        self.note(int(await self.patiently(lambda: self.store.client.incr(f"{self.prefix}:version"))), self.epoch)
+
+    async def told_groups(self) -> dict[str, str]:
+        """Model -> group, as upstream's messages told."""
+        raw = await self.patiently(lambda: self.store.client.hgetall(f"{self.prefix}:groups"))
+        return {text_of(model): text_of(group) for model, group in raw.items()}
+
+    async def tell_organization(self, accounts: Sequence[str], organization: str) -> None:
+        """Remember for all replicas that these accounts belong to one organisation."""
+        told: dict[Any, Any] = dict.fromkeys(accounts, organization)
+        if await self.patiently(lambda: self.store.client.hset(f"{self.prefix}:organizations", mapping=told)):
+            self.note(int(await self.patiently(lambda: self.store.client.incr(f"{self.prefix}:version"))), self.epoch)
+
+    async def told_organizations(self) -> dict[str, str]:
+        """Account -> organisation, of those that share one."""
+        raw = await self.patiently(lambda: self.store.client.hgetall(f"{self.prefix}:organizations"))
+        return {text_of(account): text_of(organization) for account, organization in raw.items()}
+
+    async def begin_epoch(self, *, reseeded: bool) -> str:
+        """Mark the store as one that remembers, unless it is marked. A reseeded one starts new buckets low for two
+        minutes. Returns the epoch in force."""
+        seconds, _ = await self.patiently(self.store.client.time)
+        key, value = f"{self.prefix}:epoch", f"{'r' if reseeded else 'f'}:{seconds}"
+        await self.patiently(lambda: self.store.client.set(key, value, nx=True))
+        self.epoch = text_of(await self.patiently(lambda: self.store.client.get(key)))
+        return self.epoch
+
+    async def hear(self) -> float:
+        """The store's time; its version is noted, and nobody counted as a replica."""
+        keys = (f"{self.prefix}:version", f"{self.prefix}:epoch")
+        version, epoch = await self.patiently(lambda: self.store.client.mget(*keys))
+        seconds, micros = await self.patiently(self.store.client.time)
+        self.note(int(version or 0), text_of(epoch or b""))
+        now: float = seconds + micros / 1e6
+        return now
+
+    async def patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Repeat an idempotent call until the store answers. Raises StoreUnavailable when patience ends, at once while
+        the store is known to be away."""
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return await self.store.guard(call())
+            except StoreLost as lost:
+                self._observer.store_failed(lost.reason)
+                if self._is_away() or time.monotonic() > deadline:
+                    raise StoreUnavailable(str(lost)) from lost
+                await asyncio.sleep(0.05)

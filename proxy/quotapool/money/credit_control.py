@@ -1,0 +1,226 @@
+"""The treasurer: from what was spent to each account's wallet, and what follows: who stops, who is used first.
+
+Runs in every replica's supervisor, from the same store to the same result; what it changes is idempotent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from quotapool.domain.pool import Account, Pool
+from quotapool.domain.states import WALLET, Record, State
+from quotapool.domain.wallet import PICO, Grant, Wallet, wallet
+from quotapool.ledger.budgets import Ledger
+from quotapool.money.spend_store import SpendStore
+from quotapool.money.topups import Topups
+from quotapool.settings import Settings
+
+_MONTHS_KEPT: Final = timedelta(days=400)  # daily totals are kept for 13 months
+_LATE: Final = timedelta(days=8)  # workers that were cut off from the store may book so much later
+_LATE_AGAIN: Final = timedelta(hours=1)
+_STALE: Final = timedelta(seconds=60)  # an account that spends nothing is looked at this often: time passes for it too
+_AT_ONCE: Final = 100  # wallets computed before others get their turn
+_ALL: Final = timedelta(seconds=15)  # accounts without credit or limit have nothing to decide: only to be shown
+_FEW: Final = 1_000  # accounts that are cheaper to read by name than with all others
+_NOBODY: Final[Mapping[date, int]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the pool has, at one moment. `closed_until`: Unix second until which the daily limit refuses; 0: it does
+    not."""
+
+    at: datetime
+    wallets: Mapping[str, Wallet] = field(default_factory=dict)
+    spent_today: int = 0  # picodollars since midnight in spend.time_zone
+    closed_until: float = 0.0
+
+    @property
+    def urgency(self) -> dict[str, float]:
+        """Factors of accounts' weights, of those whose credit would expire unused."""
+        return {name: w.urgency for name, w in self.wallets.items() if w.urgency > 1.0}
+
+
+@dataclass(slots=True)
+class _Known:
+    wallet: Wallet
+    of: tuple[object, ...]
+    at: datetime
+
+
+class CreditControl:
+    """`pool`: whose accounts count. `settings` may be replaced at any time."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, book: SpendStore, pool: Pool) -> None:
+        self.settings = settings
+        self.topups = Topups(ledger.store, settings.pool)
+        self._ledger = ledger
+        self._book = book
+        self._pool = pool
+        self._spent: dict[str, dict[date, int]] = {}
+        self._first: date | None = None  # the first day that was read
+        self._late_read_at = self._yesterday_read_at = self._all_read_at = datetime.min.replace(tzinfo=UTC)
+        self._wallets: dict[str, Wallet] = {}
+        self._wallets_under: Settings | None = None  # a limit that was taken out must free its account at once
+        self._known: dict[str, _Known] = {}
+        self._records: Mapping[str, Record] = {}
+        self._records_of: object = None
+
+    async def tick(self, now: datetime) -> Standing:
+        """Look, and stop or free accounts. Raises StoreLost, StoreUnavailable."""
+        standing = await self.look(now, everybody=False)
+        await self._act(standing)
+        return standing
+
+    async def topup(self, account: str, usd: float, granted_on: date, expires_on: date | None, now: datetime) -> None:
+        """Record credit that was bought. What its first day has cost so far, it did not pay. Raises StoreLost."""
+        day = await self._book.totals("account", granted_on, granted_on) if granted_on == now.date() else {}
+        spent = day.get(granted_on, {}).get(account)
+        before = spent.total if spent is not None else 0
+        await self.topups.add(account, usd, granted_on, expires_on, spent_before=before)
+
+    async def look(self, now: datetime, *, everybody: bool = True) -> Standing:
+        """The wallets of all accounts of which anything is known. Unless `everybody`, those of accounts for which it
+        decides nothing may be some seconds old. Raises StoreLost, StoreUnavailable."""
+        recorded = await self.topups.all()
+        watched = self._watched(recorded)
+        if all_read := everybody or self._reads_all(now, recorded, watched):
+            await self._read_spent(now, recorded)
+            self._all_read_at, self._wallets_under = now, self.settings
+        else:
+            for name, spent in (await self._book.day_of("account", now.date(), watched)).items():
+                self._spent.setdefault(name, {})[now.date()] = spent
+        wallets = {} if all_read else {name: w for name, w in self._wallets.items() if name in self._pool.accounts}
+        for n, name in enumerate(list(self._pool.accounts) if all_read else watched):
+            known = self._wallet(name, recorded.get(name, ()), now)
+            if known is not None:
+                wallets[name] = known
+            else:
+                wallets.pop(name, None)
+            if n % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+        self._wallets = wallets
+        start, end = day_around(now, self.settings.spend.time_zone)
+        today = sum((await self._book.hours(start, now)).values())
+        limit = self.settings.spend.daily_limit_usd
+        is_spent = limit is not None and today >= round(limit * PICO)
+        return Standing(now, wallets, today, end.timestamp() if is_spent else 0.0)
+
+    def _reads_all(self, now: datetime, recorded: Mapping[str, Sequence[Grant]], watched: Sequence[str]) -> bool:
+        """Whether it is time for every account, or no dearer; else those that are watched will do."""
+        if self._first is None or self._first_day(now.date(), recorded) < self._first or len(watched) > _FEW:
+            return True
+        if self._wallets_under is not self.settings:
+            return True
+        return self._all_read_at.date() != now.date() or now - self._all_read_at > _ALL
+
+    def _watched(self, recorded: Mapping[str, Sequence[Grant]]) -> list[str]:
+        """The accounts whose spending decides something: those with credit or a limit."""
+        written = {
+            name for name, account in self.settings.accounts.items() if account.grants or account.monthly_limit_usd
+        }
+        return [name for name in written | recorded.keys() if name in self._pool.accounts]
+
+    def _wallet(self, name: str, recorded: Sequence[Grant], now: datetime) -> Wallet | None:
+        account = self.settings.accounts.get(name)
+        limit = account.monthly_limit_usd if account is not None else None
+        spent = self._spent.get(name, _NOBODY)
+        if not (recorded or spent or limit or (account is not None and account.grants)):
+            return None
+        today = now.date()
+        of = (account, tuple(recorded), today, spent.get(today), self._yesterday_read_at)
+        known = self._known.get(name)
+        if known is None or known.of != of or now - known.at > _STALE:
+            written = account.grants if account is not None else ()
+            grants = [Grant(round(grant.usd * PICO), grant.granted_on, grant.expires_on) for grant in written]
+            month_limit = None if limit is None else round(limit * PICO)
+            found = wallet([*grants, *recorded], spent, now, month_limit=month_limit)
+            known = self._known[name] = _Known(found, of, now)
+        return known.wallet
+
+    async def _read_spent(self, now: datetime, recorded: Mapping[str, Sequence[Grant]]) -> None:
+        """Every day that some grant may have paid, once; then today, and now and then the days whose entries may come
+        late, since a day of thousands of accounts is no small thing to read."""
+        today = now.date()
+        first = self._first_day(today, recorded)
+        whole = self._first is None or first < self._first
+        since = today
+        if whole:
+            since = first
+        elif now - self._late_read_at > _LATE_AGAIN:
+            since = today - _LATE
+        elif now - self._yesterday_read_at > _STALE:
+            since = today - timedelta(1)
+        days = await self._book.totals("account", since, today)
+        if whole:
+            self._spent, self._first = {}, first
+        if since < today:
+            self._yesterday_read_at = now
+        if today - since >= _LATE:
+            self._late_read_at = now
+        for day, accounts in days.items():
+            for name, spent in accounts.items():
+                self._spent.setdefault(name, {})[day] = spent.total
+
+    def _first_day(self, today: date, recorded: Mapping[str, Sequence[Grant]]) -> date:
+        """The first day that matters: the oldest grant's, the month's, the pace's."""
+        oldest = today - _MONTHS_KEPT
+        written = (grant.granted_on for account in self.settings.accounts.values() for grant in account.grants)
+        added = (grant.granted_on for grants in recorded.values() for grant in grants)
+        days = [today.replace(day=1), today - _LATE, *(day or oldest for day in (*written, *added))]
+        return max(oldest, min(days))
+
+    # ---- what follows
+
+    async def _act(self, standing: Standing) -> None:
+        records = await self._states()
+        for account in list(self._pool.accounts.values()):
+            found = standing.wallets.get(account.id)
+            reason = "" if found is None else found.stop_reason(self._stop_at(account.id))
+            record = records.get(f"a/{account.id}")
+            if reason or record is not None:
+                await self._stop_or_free(account, reason, record)
+
+    def _stop_at(self, name: str) -> float | None:
+        account = self.settings.accounts.get(name)
+        return self.settings.spend.stop_at if account is None or account.stop_at is None else account.stop_at
+
+    async def _stop_or_free(self, account: Account, reason: str, record: Record | None) -> None:
+        field_, print_ = f"a/{account.id}", account.fingerprint
+        if record is not None and record.fingerprint not in {"", print_}:
+            record = None  # seen with other secrets than today's
+        ours = record is not None and record.by == WALLET
+        if reason and (record is None or record.state is State.SUSPECT or (ours and record.reason != reason)):
+            # No fingerprint: another key of the account has no other credit.
+            stop = Record(State.QUARANTINED, reason, 0.0, message=_WORDS[reason], by=WALLET)
+            await self._ledger.registry.change_state(field_, stop, by=WALLET, fingerprint=print_)
+        elif ours and not reason:
+            await self._ledger.registry.change_state(field_, None, by=WALLET, fingerprint=print_)
+
+    async def _states(self) -> Mapping[str, Record]:
+        """All records, read again only when the pool's version has moved."""
+        store = self._ledger.store
+        version = await store.guard(store.client.get(f"{self._ledger.prefix}:version"))
+        if self._records_of is None or version != self._records_of:
+            self._records = await self._ledger.registry.records()
+            self._records_of = version
+        return self._records
+
+
+_WORDS: Final = {
+    "credit_stop_at": "stopped by the proxy: its credit is used up to stop_at",
+    "monthly_stop_at": "stopped by the proxy: its monthly limit is used up to stop_at",
+}
+
+
+def day_around(now: datetime, zone: str) -> tuple[datetime, datetime]:
+    """Midnight before and after `now` in `zone`, as UTC."""
+    place = UTC if zone == "UTC" else ZoneInfo(zone)
+    day = now.astimezone(place).date()
+    start, end = (datetime.combine(day + timedelta(n), time(), place).astimezone(UTC) for n in (0, 1))
+    return start, end

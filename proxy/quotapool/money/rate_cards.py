@@ -1,0 +1,211 @@
+"""What a call costs: rate cards as integers, and the book that finds the card of a (model, service tier).
+
+Money is counted in picodollars (1e-12 USD): a price per million tokens with up to six decimals is then a whole number
+per token, and sums of any length stay exact. Cards are compiled by `prices.py` and travel to the workers as JSON.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from quotapool.domain.quantities import Usage
+
+PICO: Final = 10**12
+"""Picodollars in a dollar."""
+
+STANDARD: Final = "default"
+_STANDARD_WORDS: Final = frozenset({"", "auto", STANDARD})
+_SNAPSHOT: Final = re.compile(r"(?P<alias>.+)-\d{4}-\d{2}-\d{2}", re.DOTALL)
+_REMEMBERED: Final = 2000  # model names come from clients
+_TUNED: Final = "ft:"
+
+
+class RateCard(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Picodollars for each token, second, character and request of one (model, tier). None: nobody knows the rate.
+
+    Where a prompt has more than `long_from` tokens, all of the call is priced by the card `long`.
+    """
+
+    input: int | None = None
+    cached_input: int | None = None
+    cache_write: int | None = None
+    output: int | None = None
+    audio_input: int | None = None
+    cached_audio_input: int | None = None
+    audio_output: int | None = None
+    image_input: int | None = None
+    cached_image_input: int | None = None
+    image_output: int | None = None
+    second: int | None = None
+    character: int | None = None
+    request: int | None = None
+    long_from: int = 0
+    long: RateCard | None = None
+
+
+class Rule(msgspec.Struct, frozen=True, array_like=True):
+    """Names of this kind (`how`: equals, starts, ends, contains, regex) are the model whose cards are under `model`."""
+
+    how: str
+    text: str
+    model: str
+
+
+class CardSet(msgspec.Struct, frozen=True):
+    """All cards of one UTC day. `version` names the price data; the first rule that fits a name is its model."""
+
+    version: str = ""
+    day: str = ""
+    own: dict[str, str] = {}  # names that the configuration prices -> model
+    rules: tuple[Rule, ...] = ()
+    cards: dict[str, dict[str, RateCard]] = {}  # model -> tier -> card
+
+
+def price(card: RateCard, usage: Usage) -> int | None:
+    """Picodollars of one call; None where it used something whose rate is not known."""
+    while card.long is not None and usage.prompt > card.long_from:
+        card = card.long
+    if usage.details is not None or card.image_output is not None or card.request is not None:
+        return _sum_of_parts(card, usage)
+    cached = usage.cached_prompt
+    fresh = usage.prompt - cached
+    total = 0
+    if fresh:
+        if card.input is None:
+            return None
+        total = fresh * card.input
+    if cached:
+        rate = card.input if card.cached_input is None else card.cached_input
+        if rate is None:
+            return None
+        total += cached * rate
+    if usage.completion:
+        if card.output is None:
+            return None
+        total += usage.completion * card.output
+    return total
+
+
+def _sum_of_parts(card: RateCard, usage: Usage) -> int | None:
+    """Every kind apart. A discount that nobody lists is no discount, and a written cache is at least a prompt;
+    images that have no rate of their own are billed as text. Audio never is.
+    """
+    d = usage.details
+    write, audio, image, cached_audio, cached_image, audio_said, drawn, characters, seconds = (
+        (0, 0, 0, 0, 0, 0, 0, 0, 0.0)
+        if d is None
+        else (
+            *(d.cache_write, d.audio_prompt, d.image_prompt, d.cached_audio, d.cached_image),
+            *(d.audio_completion, d.image_completion, d.characters, d.seconds),
+        )
+    )
+    cached = usage.cached_prompt - cached_audio - cached_image
+    text = usage.prompt - audio - image - cached - write
+    said = usage.completion - audio_said - drawn
+    if card.image_output is not None and not drawn:  # a model that draws, and an answer that did not tell it apart
+        said, drawn = 0, said
+    parts = (
+        (max(0, text), card.input),
+        (cached, _first(card.cached_input, card.input)),
+        (write, _first(card.cache_write, card.input)),
+        (audio - cached_audio, card.audio_input),
+        (cached_audio, _first(card.cached_audio_input, card.audio_input)),
+        (image - cached_image, _first(card.image_input, card.input)),
+        (cached_image, _first(card.cached_image_input, card.cached_input, card.image_input, card.input)),
+        (said, card.output),
+        (audio_said, card.audio_output),
+        (drawn, _first(card.image_output, card.output)),
+        (characters, card.character),
+        (seconds, card.second),
+    )
+    total = card.request or 0
+    for amount, rate in parts:
+        if amount:
+            if rate is None:
+                return None
+            total += round(amount * rate)
+    return total
+
+
+def _first(*rates: int | None) -> int | None:
+    return next((rate for rate in rates if rate is not None), None)
+
+
+class PriceBook:
+    """Finds cards. Names are matched as the price data says, in its order, and remembered."""
+
+    def __init__(self, cards: CardSet) -> None:
+        self.version = cards.version
+        self.day = cards.day
+        self._own = cards.own
+        self._cards = cards.cards
+        self._rules = len(cards.rules)
+        self._equal: dict[str, tuple[int, str]] = {}
+        self._loose: list[tuple[int, Callable[[str], object], str]] = []
+        for index, rule in enumerate(cards.rules):
+            if rule.how == "equals":
+                self._equal.setdefault(rule.text, (index, rule.model))
+            else:
+                self._loose.append((index, _fits(rule), rule.model))
+        self._found: dict[str, tuple[str, bool]] = {}
+
+    def card(self, model: str, tier: str) -> tuple[RateCard | None, bool]:
+        """The card, None where this model or this tier of it has no known price; and whether it is sure.
+
+        Not sure: a dated snapshot that the price data does not name, priced as its alias.
+        """
+        found = self._found.get(model)
+        if found is None:
+            found = self._find(model)
+            if len(self._found) >= _REMEMBERED:
+                self._found.clear()
+            self._found[model] = found
+        name, sure = found
+        tiers = self._cards.get(name)
+        return (None if tiers is None else tiers.get(standard_or(tier))), sure
+
+    def _find(self, model: str) -> tuple[str, bool]:
+        snapshot = None if model.startswith(_TUNED) else _SNAPSHOT.fullmatch(model)
+        own = self._own.get(model) or (self._own.get(snapshot["alias"]) if snapshot else None)
+        if own:
+            return own, True
+        if name := self._first_rule(model.lower()):
+            return name, True
+        return (self._first_rule(snapshot["alias"].lower()) if snapshot else ""), False
+
+    def _first_rule(self, model: str) -> str:
+        at, name = self._equal.get(model, (self._rules, ""))
+        for index, fits, loose_name in self._loose:
+            if index > at:
+                break
+            if fits(model):
+                return loose_name
+        return name
+
+
+def standard_or(tier: str) -> str:
+    """The tier's one name: what says nothing is the standard tier."""
+    return STANDARD if tier in _STANDARD_WORDS else tier
+
+
+def _fits(rule: Rule) -> Callable[[str], object]:
+    text, tuned = rule.text, rule.model.startswith(_TUNED)
+
+    def fits(model: str, matches: Callable[[str], object]) -> object:
+        # A fine-tuned model has a price of its own: never that of a base model with a similar name.
+        return matches(model) if tuned or not model.startswith(_TUNED) else None
+
+    match rule.how:
+        case "starts":
+            return partial(fits, matches=lambda model: model.startswith(text))
+        case "ends":
+            return partial(fits, matches=lambda model: model.endswith(text))
+        case "contains":
+            return partial(fits, matches=lambda model: text in model)
+        case _:
+            return partial(fits, matches=re.compile(text).search)

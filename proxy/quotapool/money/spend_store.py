@@ -1,0 +1,278 @@
+"""The book of spend in the store: what each account, key, model and client cost on each UTC day.
+
+Amounts of money are picodollars. A batch is added once, however often it is sent, so that an answer that was lost
+costs nothing but a repetition. Layout and arithmetic: `lua/spend.lua`. The hash tag is not the budgets', so
+that a long report never stands in the way of a reserve in a cluster.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from itertools import islice
+from typing import Final, Literal
+
+import msgspec
+from msgspec.structs import astuple, replace
+
+from quotapool.money.rate_cards import PICO, STANDARD, standard_or
+from quotapool.store.store import Script, Store
+
+Dimension = Literal["account", "key", "model", "client", "pool"]
+Kind = Literal["exact", "estimated", "probe", "unpriced"]
+
+DIMENSIONS: Final[tuple[Dimension, ...]] = ("account", "key", "model", "client", "pool")
+POOL: Final = ""
+"""The one name in the dimension `pool`."""
+DAYS_KEPT: Final = 400  # 13 months
+HOURS_KEPT_DAYS: Final = 8
+_DAY_S: Final = 86_400
+_MARK_S: Final = _DAY_S
+_MONEY: Final = "xep"  # of `_MEASURES`, what is picodollars
+_MEASURES: Final = "xepurico"
+_PREFIXES: Final = tuple(f"{measure}:" for measure in _MEASURES)
+
+_pack: Final = msgspec.msgpack.Encoder().encode
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A cost to book: `requests` calls of one kind. `pico`: picodollars, 0 where unpriced. `tier`: that answered."""
+
+    account: str
+    key: str
+    model: str
+    client: str
+    kind: Kind
+    pico: int = 0
+    requests: int = 1
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+    tier: str = STANDARD
+
+
+class Spent(msgspec.Struct):
+    """What one name cost in one span: money in picodollars, tokens as upstream counts them."""
+
+    exact: int = 0
+    estimated: int = 0
+    probes: int = 0
+    unpriced_requests: int = 0
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def total(self) -> int:
+        """Picodollars, probes included."""
+        return self.exact + self.estimated + self.probes
+
+    @property
+    def usd(self) -> float:
+        return self.total / PICO
+
+    def add(self, other: Spent) -> None:
+        # Written out, because every request comes by here where it is the only one of its key in half a second.
+        self.exact += other.exact
+        self.estimated += other.estimated
+        self.probes += other.probes
+        self.unpriced_requests += other.unpriced_requests
+        self.requests += other.requests
+        self.prompt_tokens += other.prompt_tokens
+        self.cached_tokens += other.cached_tokens
+        self.completion_tokens += other.completion_tokens
+
+
+class Sheet:
+    """Entries summed by day and name, ready to be sent: its size is that of the names, not of the traffic."""
+
+    def __init__(self) -> None:
+        self.days: dict[tuple[str, Dimension], dict[str, Spent]] = {}
+        self.hours: dict[tuple[str, str], int] = {}
+        self.version = ""
+        self._at: datetime | None = None  # of the last entry; thousands have the same
+        self._hour = "", ""
+        self._names: list[dict[str, Spent]] = []  # of that day, one for each dimension
+
+    def add(self, entry: Entry, at: datetime) -> None:
+        """`at` in UTC."""
+        if at is not self._at:
+            day = at.date().isoformat()
+            self._at, self._hour = at, (day, f"{at.hour:02d}")
+            self._names = [self.days.setdefault((day, dimension), {}) for dimension in DIMENSIONS]
+        spent = _spent(entry)
+        keys = (entry.account, entry.key, model_name(entry.model, entry.tier), entry.client, POOL)
+        for names, name in zip(self._names, keys, strict=True):
+            row = names.get(name)
+            if row is None:
+                names[name] = replace(spent)
+            else:
+                row.add(spent)
+        if entry.pico:
+            self.hours[self._hour] = self.hours.get(self._hour, 0) + entry.pico
+
+    def cut(self, most: int) -> Sheet:
+        """A sheet with at most `most` of the rows, which this one loses; hours go with the first."""
+        part = Sheet()
+        part.version = self.version
+        part.hours, self.hours = self.hours, {}
+        self._at = None  # what is known of the last entry's day goes, too
+        for of in list(self.days):
+            names = self.days[of]
+            if len(names) > most:
+                if most:
+                    part.days[of] = {name: names.pop(name) for name in list(islice(names, most))}
+                break
+            part.days[of] = self.days.pop(of)
+            most -= len(names)
+        return part
+
+    @property
+    def total(self) -> int:
+        """Picodollars in it."""
+        return sum(names[POOL].total for (_, dimension), names in self.days.items() if dimension == "pool")
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return sum(map(len, self.days.values()))
+
+
+class SpendStore:
+    """The spend of one pool. Every method raises StoreLost where the store is away."""
+
+    def __init__(self, store: Store, pool: str) -> None:
+        self.prefix = f"qp:{{{pool}:spend}}"
+        self._store = store
+        self._script = Script.of(__package__, "spend")
+
+    async def add(
+        self, entries: Iterable[Entry], *, batch: str | None = None, at: datetime | None = None, version: str = ""
+    ) -> bool:
+        """Book entries of the moment `at` (UTC; None: now). False: a batch of this name is in the book already.
+
+        Who repeats a call whose answer was lost gives both the same `batch`.
+        """
+        sheet = Sheet()
+        sheet.version = version
+        moment = at or datetime.now(UTC)
+        for entry in entries:
+            sheet.add(entry, moment)
+        return await self.send(sheet, batch or new_batch())
+
+    async def send(self, sheet: Sheet, batch: str) -> bool:
+        """Book a sheet. False: a batch of this name is in already."""
+        keys = [f"{self.prefix}:batch:{batch}"]
+        hashes: list[tuple[int, list[str]]] = []  # for each further key: seconds to live; field, amount, field, ...
+        for (day, dimension), names in sheet.days.items():
+            fields = _fields(names)
+            if dimension == "pool" and sheet.version:
+                fields += ("v", sheet.version)
+            keys.append(f"{self.prefix}:day:{day}:{dimension}")
+            hashes.append((DAYS_KEPT * _DAY_S, fields))
+        for (day, hour), pico in sheet.hours.items():
+            keys.append(f"{self.prefix}:hours:{day}")
+            hashes.append(((HOURS_KEPT_DAYS + 1) * _DAY_S, [hour, str(pico)]))
+        return bool(await self._store.evalsha(self._script, keys, (_MARK_S, _pack(hashes))) == 1)
+
+    async def totals(self, dimension: Dimension, since: date, until: date) -> dict[date, dict[str, Spent]]:
+        """Each day's spend by name, both days included; days without any are left out.
+
+        Names of models carry their service tier, `gpt-5.5 (priority)`, where it is not the standard one.
+        """
+        found: dict[date, dict[str, Spent]] = {}
+        for day in _days(since, until):
+            raw = await self._hash(f"day:{day.isoformat()}:{dimension}")
+            names: dict[str, Spent] = {}
+            for field, value in raw.items():
+                measure, colon, name = field.partition(":")
+                if colon and measure in _MEASURES:
+                    row = names.setdefault(name, Spent())
+                    setattr(row, row.__struct_fields__[_MEASURES.index(measure)], int(value))
+            if names:
+                found[day] = names
+        return found
+
+    async def day_of(self, dimension: Dimension, day: date, names: Sequence[str]) -> dict[str, int]:
+        """Picodollars that these names cost on one day, probes included; what cost nothing is left out."""
+        if not names:
+            return {}
+        key = f"{self.prefix}:day:{day.isoformat()}:{dimension}"
+        fields = [f"{measure}:{name}" for name in names for measure in _MONEY]
+        values = [int(value or 0) for value in await self._store.guard(self._store.client.hmget(key, fields))]
+        totals = (sum(values[n : n + len(_MONEY)]) for n in range(0, len(values), len(_MONEY)))
+        return {name: total for name, total in zip(names, totals, strict=True) if total}
+
+    async def hours(self, since: datetime, until: datetime) -> dict[datetime, int]:
+        """Picodollars of the pool in each UTC hour from `since`'s to `until`'s, kept 8 days; empty hours left out."""
+        first, last = (moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0) for moment in (since, until))
+        found: dict[datetime, int] = {}
+        for day in _days(first.date(), last.date()):
+            for hour, value in (await self._hash(f"hours:{day.isoformat()}")).items():
+                moment = datetime(day.year, day.month, day.day, int(hour), tzinfo=UTC)
+                if first <= moment <= last:
+                    found[moment] = int(value)
+        return dict(sorted(found.items()))
+
+    async def versions(self, since: date, until: date) -> list[str]:
+        """The versions of the price data that these days were priced with, the latest of each day."""
+        seen: dict[str, None] = {}
+        for day in _days(since, until):
+            version = await self._store.guard(self._store.client.hget(f"{self.prefix}:day:{day.isoformat()}:pool", "v"))
+            if version:
+                seen[_text(version)] = None
+        return list(seen)
+
+    async def _hash(self, name: str) -> dict[str, str]:
+        raw = await self._store.guard(self._store.client.hgetall(f"{self.prefix}:{name}"))
+        return {_text(field): _text(value) for field, value in raw.items()}
+
+
+def new_batch() -> str:
+    return secrets.token_hex(8)
+
+
+def model_name(model: str, tier: str) -> str:
+    """The name under which a model's spend is kept."""
+    tier = standard_or(tier)
+    return model if tier == STANDARD else f"{model} ({tier})"
+
+
+def _spent(entry: Entry) -> Spent:
+    spent = Spent(
+        requests=entry.requests,
+        prompt_tokens=entry.prompt,
+        cached_tokens=entry.cached,
+        completion_tokens=entry.completion,
+    )
+    if entry.kind == "exact":
+        spent.exact = entry.pico
+    elif entry.kind == "estimated":
+        spent.estimated = entry.pico
+    elif entry.kind == "probe":
+        spent.probes = entry.pico
+    else:
+        spent.unpriced_requests = entry.requests
+    return spent
+
+
+def _fields(names: dict[str, Spent]) -> list[str]:
+    """What a day's hash of one dimension gains: field, amount, field, ... Measures without an amount are left out."""
+    fields: list[str] = []
+    add = fields.append
+    for name, row in names.items():
+        for prefix, amount in zip(_PREFIXES, astuple(row), strict=True):
+            if amount:
+                add(prefix + name)
+                add(str(amount))
+    return fields
+
+
+def _days(since: date, until: date) -> Iterator[date]:
+    for offset in range((until - since).days + 1):
+        yield since + timedelta(days=offset)
+
+
+def _text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode()

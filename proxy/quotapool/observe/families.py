@@ -1,0 +1,118 @@
+"""How a metric is declared once and its series are found by a plain dict lookup on the request path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+
+from quotapool.observe.series import Counts, Observes, counting, observing
+
+PREFIX = "quotapool_"
+
+K = TypeVar("K")
+S = TypeVar("S")
+
+MetricType = Literal["counter", "gauge", "histogram"]
+LiveMode = Literal["livesum", "livemax"]
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One metric as `docs/metrics.md` shows it. `name` is what Prometheus stores (histograms: without suffix)."""
+
+    name: str
+    type: MetricType
+    labels: tuple[str, ...]
+    unit: str
+    help: str
+
+
+class Family(dict[K, S]):
+    """All series of one metric by their label values: `family[endpoint, model].observe(0.2)`.
+
+    The key is the tuple of label values in declared order, or the bare value where there is one label. `of` makes
+    a series from the library's object for it.
+    """
+
+    def __init__(self, metric: MetricWrapperBase, of: Callable[[Any], S]) -> None:
+        super().__init__()
+        self._metric = metric
+        self._of = of
+
+    def __missing__(self, key: K) -> S:
+        values = key if isinstance(key, tuple) else (key,)
+        series = self[key] = self._of(self._metric.labels(*values))
+        return series
+
+    def forget(self) -> None:
+        """Drop all series. Only where values live in this process (the supervisor), not in shared files."""
+        self.clear()
+        self._metric.clear()
+
+
+class GaugeFamily(Family[K, Gauge]):
+    """A gauge family that is filled as a whole at each scrape."""
+
+    def __init__(self, metric: Gauge) -> None:
+        super().__init__(metric, lambda series: series)
+
+    def show(self, rows: Mapping[K, float]) -> None:
+        """Show exactly `rows`: a key that left the pool leaves the metrics too."""
+        self.forget()
+        for key, value in rows.items():
+            self[key].set(value)
+
+
+class Declare:
+    """Creates metrics in `registry` and remembers what was declared, in order.
+
+    `labels` are separated by spaces; `plain_` ones have none and need no family.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self.declared: list[Declaration] = []
+
+    def counter(self, name: str, labels: str, unit: str, help_text: str) -> Family[Any, Counts]:
+        return Family(self._counter(name, labels, unit, help_text), counting)
+
+    def plain_counter(self, name: str, unit: str, help_text: str) -> Counts:
+        return counting(self._counter(name, "", unit, help_text))
+
+    def gauge(self, name: str, labels: str, unit: str, help_text: str) -> GaugeFamily[Any]:
+        return GaugeFamily(self._gauge(name, labels, unit, help_text, "livesum"))
+
+    def plain_gauge(self, name: str, unit: str, help_text: str, mode: LiveMode = "livesum") -> Gauge:
+        """`mode`: how the workers' values become one, "livesum" or "livemax" over the living ones."""
+        return self._gauge(name, "", unit, help_text, mode)
+
+    def plain_level(self, name: str, unit: str, help_text: str) -> Counts:
+        """A gauge that is only ever added to, 1 and -1, as things begin and end."""
+        return counting(self._gauge(name, "", unit, help_text, "livesum"))
+
+    def histogram(self, name: str, labels: str, buckets: Sequence[float], help_text: str) -> Family[Any, Observes]:
+        return Family(self._histogram(name, labels, buckets, help_text), observing)
+
+    def plain_histogram(self, name: str, buckets: Sequence[float], help_text: str) -> Observes:
+        return observing(self._histogram(name, "", buckets, help_text))
+
+    def _counter(self, name: str, labels: str, unit: str, help_text: str) -> Counter:
+        new = self._declare(name, "counter", labels, unit, help_text)
+        return Counter(new.name, new.help, new.labels, registry=self._registry)
+
+    def _gauge(self, name: str, labels: str, unit: str, help_text: str, mode: LiveMode) -> Gauge:
+        new = self._declare(name, "gauge", labels, unit, help_text)
+        return Gauge(new.name, new.help, new.labels, registry=self._registry, multiprocess_mode=mode)
+
+    def _histogram(self, name: str, labels: str, buckets: Sequence[float], help_text: str) -> Histogram:
+        new = self._declare(name, "histogram", labels, "seconds", help_text)
+        return Histogram(new.name, new.help, new.labels, registry=self._registry, buckets=buckets)
+
+    def _declare(self, name: str, kind: MetricType, labels: str, unit: str, help_text: str) -> Declaration:
+        declaration = Declaration(PREFIX + name, kind, tuple(labels.split()), unit, help_text)
+        self.declared.append(declaration)
+        return declaration

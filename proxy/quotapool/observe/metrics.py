@@ -1,0 +1,248 @@
+"""Every metric the proxy exports: `Metrics` counts in the workers, `PoolMetrics` is filled by the supervisor.
+
+Call `shared_values.install` before `Metrics` is created. `docs/metrics.md` shows this file to operators, and a
+test keeps the two equal. Values of `model`, `client` and `endpoint` come through `labels.Labels`, which bounds them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from quotapool.domain.quantities import Certainty
+from quotapool.domain.verdict import Kind
+from quotapool.observe.families import Declaration, Declare, Family, GaugeFamily
+from quotapool.observe.series import Counts, Observes
+from quotapool.observe.tallies import AttemptTallies, RequestTallies
+
+# A language model answers in milliseconds (embeddings) to ten minutes (reasoning).
+ANSWER_BUCKETS: Final = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0),
+)
+# Our own work and the store's: 100 microseconds to one second.
+WORK_BUCKETS: Final = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
+)
+QUEUE_BUCKETS: Final = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0)
+
+# Outcomes of an upstream attempt: what the answer said, or why there was none.
+NETWORK: Final = "network"  # no answer: refused, reset, timed out, cut
+CANCELLED: Final = "cancelled"  # the client left first
+OUTCOMES: Final = (*(kind.value for kind in Kind), NETWORK, CANCELLED)
+
+# `*_local`: decided by this replica alone while the store is gone.
+RESERVATION_RESULTS: Final = ("granted", "refused", "granted_local", "refused_local")
+STORE_ERRORS: Final = ("timeout", "connection", "script", "other")
+RELOAD_RESULTS: Final = ("ok", "refused")
+
+
+class Metrics:
+    """What one worker counts. Families are indexed by label values: `metrics.requests[e, m, 200, c].inc()`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        new = Declare(registry)
+        self.requests: Family[tuple[str, str, int, str], Counts] = new.counter(
+            "requests_total",
+            "endpoint model status client",
+            "requests",
+            "Requests answered to clients.",
+        )
+        self.requests_in_flight: Counts = new.plain_level(
+            "requests_in_flight", "requests", "Requests accepted and not yet answered to the end."
+        )
+        self.streams_open: Counts = new.plain_level("streams_open", "streams", "Answers being streamed to clients.")
+        self.websockets_open: GaugeFamily[str] = new.gauge(
+            "websockets_open", "account", "sessions", "WebSocket sessions open, by the account they run on."
+        )
+        self.tokens: Family[tuple[str, str, str], Counts] = new.counter(
+            "tokens_total",
+            "key model kind",
+            "tokens",
+            "Tokens used upstream; cached_prompt and reasoning are parts of prompt and completion.",
+        )
+        self.settled_tokens: Family[str, Counts] = new.counter(
+            "settled_tokens_total", "certainty", "tokens", "Tokens settled, by how well their number is known."
+        )
+        self.attempts: Family[tuple[str, str, str], Counts] = new.counter(
+            "upstream_attempts_total", "key model outcome", "attempts", "Calls made upstream."
+        )
+        self.retries: Family[str, Counts] = new.counter(
+            "retries_total", "reason", "attempts", "Requests sent once more, by what went wrong before."
+        )
+        self.time_to_first_byte: Family[tuple[str, str], Observes] = new.histogram(
+            "time_to_first_byte_seconds",
+            "endpoint model",
+            ANSWER_BUCKETS,
+            "From the request's arrival to its first answered byte.",
+        )
+        self.duration: Family[tuple[str, str], Observes] = new.histogram(
+            "request_duration_seconds",
+            "endpoint model",
+            ANSWER_BUCKETS,
+            "From the request's arrival to its last answered byte.",
+        )
+        self.overhead: Family[str, Observes] = new.histogram(
+            "proxy_overhead_seconds",
+            "endpoint",
+            WORK_BUCKETS,
+            "The proxy's own part of the time: neither queue nor upstream.",
+        )
+        self.event_loop_lag: Gauge = new.plain_gauge(
+            "event_loop_lag_seconds",
+            "seconds",
+            "How late the slowest worker's timers fired at worst, in 15 seconds.",
+            "livemax",
+        )
+        self.reservations: Family[str, Counts] = new.counter(
+            "reservations_total", "result", "reservations", "Budgets asked for, by the answer."
+        )
+        self.refusals: Family[str, Counts] = new.counter(
+            "refusals_total", "reason", "requests", "Requests the proxy itself refused, by error code."
+        )
+        self.queue_length: Counts = new.plain_level("queue_length", "requests", "Requests waiting for a budget.")
+        self.queue_wait: Observes = new.plain_histogram(
+            "queue_wait_seconds", QUEUE_BUCKETS, "How long queued requests waited."
+        )
+        self.cooldowns: Family[tuple[str, str, str], Counts] = new.counter(
+            "cooldowns_total",
+            "account model reason",
+            "cool-downs",
+            "Times upstream told an account to wait with a model group.",
+        )
+        self.keys_removed: Family[str, Counts] = new.counter(
+            "keys_removed_total", "reason", "keys", "Keys taken out as dead."
+        )
+        self.keys_quarantined: Family[str, Counts] = new.counter(
+            "keys_quarantined_total", "reason", "keys", "Keys set aside as out of money."
+        )
+        self.policy_refusals: Family[tuple[str, str], Counts] = new.counter(
+            "policy_refusals_total", "client reason", "requests", "Requests refused upstream for what they say."
+        )
+        self.egress_trouble: Gauge = new.plain_gauge(
+            "egress_trouble", "0 or 1", "1 while upstream does not serve our network, whichever key is used.", "livemax"
+        )
+        self.spend: Family[tuple[str, str], Counts] = new.counter(
+            "spend_usd_total", "account kind", "USD", "What calls cost, by how well it is known: exact or estimated."
+        )
+        self.unpriced: Family[str, Counts] = new.counter(
+            "unpriced_requests_total", "model", "requests", "Requests whose model or service tier has no known price."
+        )
+        self.store: Observes = new.plain_histogram(
+            "store_seconds", WORK_BUCKETS, "One call to the store, as the request path sees it."
+        )
+        self.store_errors: Family[str, Counts] = new.counter(
+            "store_errors_total", "kind", "calls", "Calls to the store that failed."
+        )
+        self.objects_unwritten: Counts = new.plain_counter(
+            "objects_unwritten_total", "records", "Owners of stored objects that the store did not take at once."
+        )
+        self.declared: tuple[Declaration, ...] = tuple(new.declared)
+        self._start_at_zero()
+        self.settled = {certainty: self.settled_tokens[certainty.value] for certainty in Certainty}
+        self.request_tallies = RequestTallies(self)
+        self.attempt_tallies = AttemptTallies(self)
+
+    def _start_at_zero(self) -> None:
+        """A series that is born at 1 hides its first event from `rate()`, so known ones are born at 0."""
+        for family, values in (
+            (self.reservations, RESERVATION_RESULTS),
+            (self.store_errors, STORE_ERRORS),
+            (self.settled_tokens, tuple(certainty.value for certainty in Certainty)),
+            (self.retries, (Kind.WAIT, Kind.MONEY, Kind.DEAD, Kind.SERVICE, NETWORK)),
+        ):
+            for value in values:
+                family[str(value)]
+
+
+class PoolMetrics:
+    """What the supervisor shows at scrape: the pool as the store has it, and the processes it watches.
+
+    Its registry holds nothing of `Metrics`; `/metrics` is this registry plus `shared_values.SharedValues`.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        new = Declare(registry)
+        self.key_state: GaugeFamily[tuple[str, str, str]] = new.gauge(
+            "key_state", "key account state", "0 or 1", "1 for the state a key is in, 0 for the others."
+        )
+        self.keys: GaugeFamily[str] = new.gauge("keys", "state", "keys", "Keys in each state.")
+        self.bucket_level: GaugeFamily[tuple[str, str, str]] = new.gauge(
+            "bucket_level",
+            "account model dimension",
+            "requests, tokens or images",
+            "What is left of a budget now; below zero is debt.",
+        )
+        self.bucket_limit: GaugeFamily[tuple[str, str, str]] = new.gauge(
+            "bucket_limit",
+            "account model dimension",
+            "requests, tokens or images",
+            "The budget in force, per minute or per day.",
+        )
+        self.bucket_upstream_limit: GaugeFamily[tuple[str, str, str]] = new.gauge(
+            "bucket_upstream_limit",
+            "account model dimension",
+            "requests, tokens or images",
+            "What upstream allows where the configuration wrote less.",
+        )
+        self.cooldown: GaugeFamily[tuple[str, str]] = new.gauge(
+            "cooldown_seconds",
+            "account model",
+            "seconds",
+            "How long an account still has to wait with a model group.",
+        )
+        self.removals_stopped: Counts = new.plain_counter(
+            "removals_stopped_total", "keys", "Removals that the brake turned into a rest."
+        )
+        self.probes: Family[tuple[str, str], Counts] = new.counter(
+            "probes_total", "purpose result", "probes", "Calls made to find out whether a resting key is well again."
+        )
+        self.credit: GaugeFamily[str] = new.gauge(
+            "credit_remaining_usd", "account", "USD", "Credit that an account has left, of the grants that are known."
+        )
+        self.credit_empty_at: GaugeFamily[str] = new.gauge(
+            "credit_empty_timestamp_seconds",
+            "account",
+            "Unix seconds",
+            "When an account's credit is gone at the pace of the last seven days.",
+        )
+        self.credit_expiring: GaugeFamily[str] = new.gauge(
+            "credit_expiring_unused_usd", "account", "USD", "Credit that will expire unused at this pace."
+        )
+        self.month_spent: GaugeFamily[str] = new.gauge(
+            "month_spend_usd", "account", "USD", "Spent since the first of the month (UTC)."
+        )
+        self.month_limit: GaugeFamily[str] = new.gauge(
+            "month_limit_usd", "account", "USD", "The monthly limit that somebody wrote."
+        )
+        self.spent_today: Gauge = new.plain_gauge(
+            "spend_today_usd", "USD", "What the pool spent since midnight in spend.time_zone."
+        )
+        self.daily_limit: Gauge = new.plain_gauge(
+            "daily_limit_usd", "USD", "What the pool may spend in a day; 0: as much as it can."
+        )
+        self.alerts: Family[tuple[str, str], Counts] = new.counter(
+            "alert_messages_total", "target result", "messages", "Messages to alert targets: sent, failed or dropped."
+        )
+        self.store_up: Gauge = new.plain_gauge("store_up", "0 or 1", "1 while the store answers.")
+        self.store_shared: Gauge = new.plain_gauge(
+            "store_shared", "0 or 1", "1 where other replicas can share the store, 0 where it is embedded."
+        )
+        self.locked_keys: Gauge = new.plain_gauge(
+            "locked_keys", "keys", "Keys that were added at run time and cannot be opened: another master key."
+        )
+        self.workers: Gauge = new.plain_gauge("workers", "processes", "Worker processes alive.")
+        self.worker_restarts: Counts = new.plain_counter(
+            "worker_restarts_total", "processes", "Workers that died and were replaced."
+        )
+        self.config_reloads: Family[str, Counts] = new.counter(
+            "config_reloads_total", "result", "reloads", "Attempts to take over a changed configuration."
+        )
+        self.build_info: GaugeFamily[tuple[str, str]] = new.gauge(
+            "build_info", "version python", "1", "Always 1; its labels say what runs."
+        )
+        self.declared: tuple[Declaration, ...] = tuple(new.declared)
+        for result in RELOAD_RESULTS:
+            self.config_reloads[result]

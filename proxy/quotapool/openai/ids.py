@@ -1,0 +1,334 @@
+"""Stored objects by their ids: which ones a request names, where in OpenAI's API, and which ones an answer made known.
+
+Kinds, prefixes and places: OpenAI's specification 2.3.0. What OpenAI says of an id it does not know is word for word
+where a captured body is known (files, previous responses, fine-tunes), else OpenAI's usual sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+from urllib.parse import parse_qsl, unquote
+
+from quotapool.openai.jsontext import BROKEN
+
+LONGEST_ID: Final = 512  # characters; what is longer is no id
+_ENCRYPTED_HEAD: Final = 96  # characters of encrypted reasoning that no other one shares: version, time, random bytes
+_MOST_ENCRYPTED: Final = 4  # of a request's encrypted items the last ones tell where they belong
+
+Shelf = Literal["kept", "long", "recent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of stored object.
+
+    `shelf`: `kept` until deleted and listed by name, `long` as long but without their names (OpenAI cannot list them
+    either, or there are very many), `recent` for `objects.retention`. `missing` is what OpenAI says of an unknown id.
+    """
+
+    name: str
+    prefix: str
+    shelf: Shelf
+    missing: str
+    code: str | None = None
+
+
+def _kept(name: str, prefix: str, missing: str, code: str | None = None) -> Kind:
+    return Kind(name, prefix, "kept", missing, code)
+
+
+FILE: Final = _kept("file", "file-", "No such File object: {id}")
+UPLOAD: Final = _kept("upload", "upload_", "Upload with id '{id}' not found.")
+BATCH: Final = _kept("batch", "batch_", "No batch found with id '{id}'.")
+VECTOR_STORE: Final = _kept("vector_store", "vs_", "Vector store with id '{id}' not found.")
+JOB: Final = _kept("fine_tuning_job", "ftjob-", "Could not find fine tune: {id}", "fine_tune_not_found")
+ASSISTANT: Final = _kept("assistant", "asst_", "No assistant found with id '{id}'.")
+EVAL: Final = _kept("eval", "eval_", "Eval with id '{id}' not found.")
+VIDEO: Final = _kept("video", "video_", "Video with id '{id}' not found.")
+SKILL: Final = _kept("skill", "skill_", "Skill with id '{id}' not found.")
+VOICE: Final = _kept("voice", "voice_", "Voice with id '{id}' not found.")
+CONSENT: Final = _kept("voice_consent", "cons_", "Voice consent with id '{id}' not found.")
+AGENT: Final = _kept("agent", "agent_", "Agent with id '{id}' not found.")
+VAULT: Final = _kept("vault", "vault_", "Vault with id '{id}' not found.")
+CHATKIT_SESSION: Final = Kind("chatkit_session", "cksess_", "long", "Session with id '{id}' not found.")
+CHATKIT_THREAD: Final = Kind("chatkit_thread", "cthr_", "long", "Thread with id '{id}' not found.")
+CONVERSATION: Final = Kind("conversation", "conv_", "long", "Conversation with id '{id}' not found.")
+THREAD: Final = Kind("thread", "thread_", "long", "No thread found with id '{id}'.")
+CONTAINER: Final = Kind("container", "cntr_", "long", "Container with id '{id}' not found.")
+MODEL: Final = _kept("fine_tuned_model", "ft:", "The model '{id}' does not exist", "model_not_found")
+PROMPT: Final = Kind("prompt", "pmpt_", "recent", "Prompt with id '{id}' not found.")
+RESPONSE: Final = Kind("response", "resp_", "recent", "Response with id '{id}' not found.")
+CHAT: Final = Kind("chat_completion", "chatcmpl-", "recent", "Chat completion with id '{id}' not found.")
+CALL: Final = Kind("realtime_call", "rtc_", "recent", "Call with id '{id}' not found.")
+LIVE: Final = Kind("live_session", "sess_", "recent", "Session with id '{id}' not found.")
+ITEM: Final = Kind("item", "", "recent", "Item with id '{id}' not found.")
+ENCRYPTED: Final = Kind("encrypted_item", "enc:", "recent", "The encrypted content could not be verified.")
+OTHER: Final = _kept("other", "", "No object found with id '{id}'.")
+
+KINDS: Final = (
+    FILE, UPLOAD, BATCH, VECTOR_STORE, JOB, ASSISTANT, EVAL, VIDEO, SKILL, VOICE, CONSENT, AGENT, VAULT,
+    CHATKIT_SESSION, CHATKIT_THREAD, CONVERSATION, THREAD, CONTAINER, MODEL, PROMPT, RESPONSE, CHAT, CALL, LIVE,
+    ENCRYPTED, ITEM, OTHER,
+)  # fmt: skip
+
+COLLECTIONS: Final[dict[str, Kind]] = {
+    "files": FILE,
+    "uploads": UPLOAD,
+    "batches": BATCH,
+    "vector_stores": VECTOR_STORE,
+    "fine_tuning/jobs": JOB,
+    "assistants": ASSISTANT,
+    "threads": THREAD,
+    "evals": EVAL,
+    "videos": VIDEO,
+    "skills": SKILL,
+    "agents": AGENT,
+    "vaults": VAULT,
+    "conversations": CONVERSATION,
+    "containers": CONTAINER,
+    "responses": RESPONSE,
+    "chat/completions": CHAT,
+    "audio/voices": VOICE,
+    "audio/voice_consents": CONSENT,
+    "chatkit/sessions": CHATKIT_SESSION,
+    "chatkit/threads": CHATKIT_THREAD,
+    "agents/automations": OTHER,
+    "agents/environments": OTHER,
+    "agents/environments/templates": OTHER,
+    "agents/sessions": OTHER,
+    "videos/characters": OTHER,
+    "realtime/calls": CALL,
+    "live/sessions": LIVE,
+    "fine_tuning/checkpoints": MODEL,
+    "models": MODEL,
+}
+# What follows a collection's name and is no id.
+_VERBS: Final = frozenset({"compact", "input_tokens", "runs", "edits", "extensions"})
+# First segments under which nothing is stored. Whatever OpenAI adds is taken for a store.
+_STATELESS: Final = frozenset(
+    {"audio", "chat", "chatkit", "completions", "content_provenance_checks", "decisions", "embeddings", "fine_tuning",
+     "images", "live", "moderations", "realtime"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where in the API a path points: a collection (`id` ""), one of its objects, or below one (`tail`)."""
+
+    kind: Kind
+    id: str = ""
+    tail: str = ""
+    query: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """An id that a request names. `param` "": in its path. A `hint` tells the account where it is known, and nothing
+    where it is not: encrypted reasoning, mentions in the history that a client sends back, models, stored prompts."""
+
+    kind: Kind
+    id: str
+    param: str = ""
+    hint: bool = False
+
+
+def spot(target: str) -> Spot | None:
+    """Where a request target points; None: nothing is stored there. Reads spellings as upstream might read them."""
+    path, _, query = target.partition("?")
+    segments = [segment for segment in unquote(path).split("/") if segment][1:]
+    if not segments:
+        return None
+    heads = ("/".join(segments[:depth]).lower() for depth in range(3, 0, -1))
+    head = next((head for head in heads if head in COLLECTIONS), "")
+    kind, depth = COLLECTIONS.get(head), head.count("/") + 1
+    if kind is None:
+        if segments[0].lower() in _STATELESS:
+            return None
+        kind = OTHER
+    rest = segments[depth:]
+    if kind is MODEL and not (rest and rest[0].startswith(MODEL.prefix)):
+        return None
+    if not rest or rest[0] in _VERBS:
+        return Spot(kind, tail="/".join(rest), query=query)
+    return Spot(kind, rest[0], "/".join(rest[1:]), query)
+
+
+def cursors(place: Spot) -> list[Named]:
+    """The ids by which a list says where it goes on: those of its own objects."""
+    if place.id or not place.query:
+        return []
+    pairs = parse_qsl(place.query)
+    return [Named(place.kind, value, name) for name, value in pairs if name in {"after", "before"} and value]
+
+
+# ---- ids in bodies
+
+_FIELDS: Final[dict[str, Kind]] = {
+    "previous_response_id": RESPONSE,
+    "conversation": CONVERSATION,
+    "input_file_id": FILE,
+    "training_file": FILE,
+    "validation_file": FILE,
+    "file_id": FILE,
+    "file_ids": FILE,
+    "vector_store_id": VECTOR_STORE,
+    "vector_store_ids": VECTOR_STORE,
+    "container": CONTAINER,
+    "thread_id": THREAD,
+    "assistant_id": ASSISTANT,
+    "skill_id": SKILL,
+    "eval_id": EVAL,
+    "consent_id": CONSENT,
+    "video": VIDEO,
+    "voice": VOICE,
+}
+# Text of the user's own, or a history that only mentions what it once used.
+_NOT_SEARCHED: Final = frozenset(
+    {"annotations", "arguments", "logprobs", "metadata", "outputs", "parameters", "results", "schema"}
+)
+_ALWAYS_PREFIXED: Final = frozenset({CONVERSATION, CONTAINER, VIDEO, VOICE})  # "auto", "none", "alloy" are no ids
+
+_CHAT_MARKS: Final = (b'file_id"',)
+_RESPONSES_MARKS: Final = (
+    b'_id"', b'_ids"', b'"conversation"', b'"container"', b'"item_reference"', b'"encrypted_content"', b'"pmpt_',
+)  # fmt: skip
+_MARKS: Final[dict[str, tuple[bytes, ...]]] = {
+    "chat": _CHAT_MARKS,
+    "completions": (),
+    "embeddings": (),
+    "moderations": (),
+    "responses": _RESPONSES_MARKS,
+}
+_HIDDEN: Final = (b"\\u00", b"\x00")  # a name spelled with escapes, or in UTF-16
+
+
+def may_name(endpoint: str, body: bytes, *, strictly: bool) -> bool:
+    """Whether it is worth decoding this body: a search for bytes, since most requests name nothing.
+
+    `strictly`: nothing may be hidden, so unusual spellings of names count too.
+    """
+    marks = _MARKS.get(endpoint)
+    if marks is None:
+        return bool(body)
+    for mark in marks:
+        if mark in body:
+            return True
+    return strictly and bool(marks) and (_HIDDEN[0] in body or _HIDDEN[1] in body)
+
+
+_FIRST: Final = 64  # bytes within which a JSON object begins, behind blanks or a byte order mark
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object with all its members: where a name is repeated, nobody knows which one upstream reads."""
+
+    __slots__ = ()
+
+
+def named_in(body: bytes, *, strictly: bool = False) -> list[Named]:
+    """The ids that a JSON body names, each once; [] for what is no JSON.
+
+    `strictly`: raises ValueError for what begins like JSON and is none here: upstream might read it all the same.
+    """
+    try:
+        walked = list(_walk(json.loads(body, object_pairs_hook=_Pairs)))
+    except BROKEN as broken:
+        if strictly and b"{" in body[:_FIRST]:
+            raise ValueError("not valid JSON, or nested too deeply") from broken
+        return []
+    found: dict[tuple[str, str], Named] = {}
+    encrypted: list[Named] = []
+    for named in walked:
+        if named.kind is ENCRYPTED:
+            encrypted.append(named)
+        elif len(named.id) <= LONGEST_ID:
+            known = found.get((named.kind.name, named.id))
+            if known is None or known.hint:
+                found[named.kind.name, named.id] = named
+    return [*found.values(), *encrypted[-_MOST_ENCRYPTED:]]
+
+
+def _walk(value: object) -> Iterator[Named]:
+    if type(value) is list:
+        for element in value:
+            yield from _walk(element)
+    elif type(value) is _Pairs:
+        kinds = [member for name, member in value if name == "type"]
+        for name, member in value:
+            if name == "id" and type(member) is str:
+                if "item_reference" in kinds:
+                    yield Named(ITEM, member, "input")
+                elif "file_id" in kinds:
+                    yield Named(FILE, member, "id")
+            elif name == "encrypted_content" and type(member) is str and member:
+                yield Named(ENCRYPTED, encrypted_id(member), "input", hint=True)
+            elif name == "container_id" and type(member) is str:
+                # Of a tool: it shall work there. Of an item or an annotation: history.
+                yield Named(CONTAINER, member, name, hint="container_reference" not in kinds)
+            elif name == "prompt" and type(member) is _Pairs:
+                # Made in the dashboard, where nobody tells us of it: the first good answer does.
+                yield from (
+                    Named(PROMPT, inner, name, hint=True) for key, inner in member if key == "id" and type(inner) is str
+                )
+                yield from _walk(member)
+            elif (kind := _FIELDS.get(name)) is not None:
+                yield from _in_field(kind, name, member)
+            elif name not in _NOT_SEARCHED and type(member) is not str:
+                yield from _walk(member)
+
+
+def _in_field(kind: Kind, name: str, member: object) -> Iterator[Named]:
+    if type(member) is str:
+        if (
+            member
+            and (kind not in _ALWAYS_PREFIXED or member.startswith(kind.prefix))
+            and not member.startswith("cfile_")
+        ):
+            yield Named(kind, member, name)
+    elif type(member) is list:
+        for element in member:
+            yield from _in_field(kind, name, element)
+    elif type(member) is _Pairs:
+        if kind in _ALWAYS_PREFIXED:
+            yield from (Named(kind, inner, name) for key, inner in member if key == "id" and type(inner) is str)
+        yield from _walk(member)
+
+
+FORM_TAIL: Final = 2 * LONGEST_ID  # bytes of a form within which a field and its value stand
+_FORM_FIELD: Final = re.compile(
+    rb'(?<![a-z])name="?(file_id|video_id|video\[id\]|consent|consent_id|skill_id)"?(?:;[^\r\n]*)?\r\n'
+    rb"(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,512})\r\n"
+)
+_FORM_ID: Final = re.compile(rb"\r?\n\r?\n((?:file-|video_|cons_|skill_)[^\r\n]{1,505})(?=\r?\n--)")
+_FORM_KINDS: Final = {"f": FILE, "v": VIDEO, "c": CONSENT, "s": SKILL}
+
+
+def named_in_form(piece: bytes) -> list[Named]:
+    """The ids in the fields of a piece of multipart/form-data: what stands in a field that names one, and what looks
+    like one and is all that stands in its part, since upstream may read the part's head in other ways than we."""
+    found = {value: name for name, value in (field.groups() for field in _FORM_FIELD.finditer(piece))}
+    for (value,) in (part.groups() for part in _FORM_ID.finditer(piece)):
+        found.setdefault(value, b"")
+    return [_in_form(name.decode(), value.decode("utf-8", "replace")) for value, name in found.items()]
+
+
+def _in_form(name: str, value: str) -> Named:
+    kind = _FORM_KINDS[(name or value)[:1]]
+    return Named(kind, value, name or f"{kind.name}_id")
+
+
+def encrypted_id(content: str) -> str:
+    """What encrypted reasoning is remembered by."""
+    return ENCRYPTED.prefix + content[:_ENCRYPTED_HEAD]
+
+
+_BY_PREFIX: Final = tuple(kind for kind in KINDS if kind.prefix and kind is not ENCRYPTED)
+
+
+def kind_of(object_id: str) -> Kind | None:
+    """The kind whose prefix an id carries."""
+    return next((kind for kind in _BY_PREFIX if object_id.startswith(kind.prefix)), None)

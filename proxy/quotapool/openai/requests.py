@@ -1,0 +1,336 @@
+"""What the proxy must know of a request before it sends it: model, stream, cost, and what ties it down.
+
+Cost follows OpenAI's rate-limits guide: "the maximum of `max_tokens` and the estimated number of tokens based on
+the character count of your request". Our reading of the two halves:
+
+- output: the maximum asked for x `n` (or `best_of`) x number of prompts. Where none is asked for, OpenAI does not
+  say what it takes; DEFAULT_OUTPUT is what /completions documents for itself, and callers may pass another.
+- characters: Unicode characters of the words the model reads (message content and text parts, tool calls and their
+  outputs, instructions, input), and the JSON of tools and of output schemas as it was sent. Base64 and URLs of
+  images, audio and files are not words. Four characters are one token, rounded up. A token id is one token.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import msgspec
+
+from quotapool.domain.quantities import Cost
+from quotapool.openai.jsontext import BROKEN, decode_leniently, set_member
+
+Kind = Literal["chat", "completions", "responses", "embeddings"]
+
+DEFAULT_OUTPUT: Final = 16  # tokens
+CHARACTERS_PER_TOKEN: Final = 4
+_MOST: Final = 2**53 - 1  # the largest count that Lua, where budgets live, holds exactly
+
+_NONE: Final = msgspec.Raw(b"")
+
+
+class InvalidRequest(ValueError):
+    """The body cannot be routed or costed. `str(error)` is for the client; `param` names the field that is wrong, ""
+    where all of it is no JSON object."""
+
+    def __init__(self, message: str, param: str = "") -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class RequestFacts(msgspec.Struct, frozen=True, gc=False):
+    """One request, understood. Optional fields of a wrong type read as absent: upstream judges them.
+
+    `cost.tokens` is what OpenAI's limiter takes at admission. `asked_usage`: the client itself asked for the usage
+    chunk. `stateful`: in the background or in a conversation, so a repeat could act twice. `store` as sent (absent
+    means true on responses, false on chat). `conversation` is the id, however it was written. `prompt` is the id of a
+    stored prompt template; it stands for the model where the request leaves that to the template.
+    """
+
+    model: str
+    stream: bool
+    asked_usage: bool
+    cost: Cost
+    stateful: bool = False
+    store: bool | None = None
+    background: bool = False
+    conversation: str | None = None
+    previous_response_id: str | None = None
+    service_tier: str | None = None
+    prompt_cache_key: str | None = None
+    user: str | None = None
+    prompt: str = ""
+    prompt_tokens: int = 0  # characters / 4: what the prompt alone is taken for
+
+
+class _Common(msgspec.Struct, gc=False):
+    model: Any = None
+    stream: Any = None
+    stream_options: Any = None
+    n: Any = None
+    store: Any = None
+    service_tier: Any = None
+    prompt_cache_key: Any = None
+    user: Any = None
+
+
+class _Chat(_Common, gc=False):
+    messages: Any = None
+    max_completion_tokens: Any = None
+    max_tokens: Any = None
+    prediction: Any = None
+    tools: msgspec.Raw = _NONE
+    functions: msgspec.Raw = _NONE
+    response_format: msgspec.Raw = _NONE
+
+
+class _Responses(_Common, gc=False):
+    input: Any = None
+    instructions: Any = None
+    max_output_tokens: Any = None
+    background: Any = None
+    conversation: Any = None
+    previous_response_id: Any = None
+    prompt: Any = None
+    tools: msgspec.Raw = _NONE
+    text: msgspec.Raw = _NONE
+
+
+class _Completions(_Common, gc=False):
+    prompt: Any = None
+    suffix: Any = None
+    max_tokens: Any = None
+    best_of: Any = None
+
+
+class _Embeddings(_Common, gc=False):
+    input: Any = None
+
+
+class _Peek(msgspec.Struct, gc=False):
+    model: Any = None
+    stream: Any = None
+    n: Any = None
+
+
+class _Speech(msgspec.Struct, gc=False):
+    input: Any = None
+
+
+class _StreamOptions(msgspec.Struct, gc=False):
+    stream_options: msgspec.Raw = _NONE
+
+
+class _IncludeUsage(msgspec.Struct, gc=False):
+    include_usage: Any = None
+
+
+_chat: Final = msgspec.json.Decoder(_Chat)
+_responses: Final = msgspec.json.Decoder(_Responses)
+_completions: Final = msgspec.json.Decoder(_Completions)
+_embeddings: Final = msgspec.json.Decoder(_Embeddings)
+_peek: Final = msgspec.json.Decoder(_Peek)
+_speech: Final = msgspec.json.Decoder(_Speech)
+_stream_options: Final = msgspec.json.Decoder(_StreamOptions)
+_include_usage: Final = msgspec.json.Decoder(_IncludeUsage)
+
+# Members of messages and items whose strings the model reads. What is not here (data, file_data, image_url, url,
+# file_url, encrypted_content, result, ids, types) is not words.
+_WORDS: Final = frozenset(
+    {
+        "arguments",
+        "code",
+        "content",
+        "custom",
+        "function",
+        "function_call",
+        "input",
+        "name",
+        "output",
+        "refusal",
+        "summary",
+        "text",
+        "tool_calls",
+    }
+)
+
+
+def read_request(kind: Kind, body: bytes, default_output: int = DEFAULT_OUTPUT) -> RequestFacts:
+    """The facts of a JSON body for one of the endpoints that are counted in tokens.
+
+    Raises InvalidRequest where the body is not a JSON object, is nested too deeply, or names neither a model nor a
+    stored prompt.
+    """
+    try:
+        if kind == "chat":
+            return _read_chat(decode_leniently(_chat, body), default_output)
+        if kind == "responses":
+            return _read_responses(decode_leniently(_responses, body), default_output)
+        if kind == "completions":
+            return _read_completions(decode_leniently(_completions, body))
+        return _read_embeddings(decode_leniently(_embeddings, body))
+    except InvalidRequest:
+        raise
+    except RecursionError:
+        raise InvalidRequest("The JSON body is nested too deeply.") from None
+    except msgspec.ValidationError:
+        raise InvalidRequest("The request body must be a JSON object.") from None
+    except ValueError as error:
+        raise InvalidRequest(f"The request body is not valid JSON: {error}.") from None
+
+
+def peek_model(body: bytes) -> tuple[str, bool, int]:
+    """(model, stream, n) of any JSON body; ("", False, 1) where it tells nothing. Never raises."""
+    try:
+        seen = decode_leniently(_peek, body)
+    except BROKEN:
+        return "", False, 1
+    return seen.model if type(seen.model) is str else "", seen.stream is True, _positive(seen.n) or 1
+
+
+def speech_characters(body: bytes) -> int:
+    """How long the text of a speech request is: binary answers tell no usage, and models like tts-1 bill by it."""
+    try:
+        text = decode_leniently(_speech, body).input
+    except BROKEN:
+        return 0
+    return len(text) if type(text) is str else 0
+
+
+def inject_include_usage(body: bytes) -> bytes:
+    """A streaming chat or completions body that asks for the usage chunk; all other bytes stay as they are.
+
+    The very same object comes back where nothing was to do: usage asked for already, or `stream_options` of a
+    type that upstream will refuse, or no JSON object.
+    """
+    try:
+        options = bytes(_stream_options.decode(body).stream_options) if b'"stream_options"' in body else b""
+        if options in {b"", b"null"}:
+            return set_member(body, "stream_options", b'{"include_usage":true}')
+        asked = _include_usage.decode(options).include_usage
+        if asked is None or asked is False:
+            return set_member(body, "stream_options", set_member(options, "include_usage", b"true"))
+    except BROKEN:
+        return body
+    return body
+
+
+def _read_chat(r: _Chat, default_output: int) -> RequestFacts:
+    characters = _characters(r.messages)
+    if r.prediction is not None:
+        characters += _characters(r.prediction)
+    characters += _length(r.tools) + _length(r.functions) + _length(r.response_format)
+    output = max(_positive(r.max_completion_tokens), _positive(r.max_tokens)) or default_output
+    return _facts(r, output * (_positive(r.n) or 1), characters)
+
+
+def _read_responses(r: _Responses, default_output: int) -> RequestFacts:
+    characters = _characters(r.input) + _characters(r.instructions) + _length(r.tools) + _length(r.text)
+    conversation = r.conversation.get("id") if type(r.conversation) is dict else r.conversation
+    prompt = _text(r.prompt.get("id")) if type(r.prompt) is dict else None
+    background = r.background is not None and r.background is not False
+    return _facts(
+        r,
+        _positive(r.max_output_tokens) or default_output,
+        characters,
+        background=background,
+        stateful=background or r.conversation is not None,
+        conversation=_text(conversation),
+        previous_response_id=_text(r.previous_response_id),
+        prompt=prompt or "",
+    )
+
+
+def _read_completions(r: _Completions) -> RequestFacts:
+    characters, prompts = _prompts(r.prompt)
+    output = _positive(r.max_tokens) or DEFAULT_OUTPUT
+    choices = max(_positive(r.n), _positive(r.best_of), 1)
+    return _facts(r, output * choices * prompts, characters + _characters(r.suffix))
+
+
+def _read_embeddings(r: _Embeddings) -> RequestFacts:
+    characters, _ = _prompts(r.input)
+    return _facts(r, 0, characters)
+
+
+def _facts(
+    r: _Common,
+    output: int,
+    characters: int,
+    *,
+    background: bool = False,
+    stateful: bool = False,
+    conversation: str | None = None,
+    previous_response_id: str | None = None,
+    prompt: str = "",
+) -> RequestFacts:
+    model = r.model
+    if prompt and (model is None or model == ""):
+        model = prompt
+    if type(model) is not str or not model:
+        if model is None or model == "":
+            raise InvalidRequest("You must provide a model parameter.", "model")
+        raise InvalidRequest("Invalid type for 'model': it must be a string.", "model")
+    tokens = max(output, -(-characters // CHARACTERS_PER_TOKEN))
+    options = r.stream_options
+    return RequestFacts(
+        model,
+        r.stream is True,
+        type(options) is dict and options.get("include_usage") is True,
+        Cost(1, min(_MOST, tokens)),
+        stateful,
+        r.store if type(r.store) is bool else None,
+        background,
+        conversation,
+        previous_response_id,
+        _text(r.service_tier),
+        _text(r.prompt_cache_key),
+        _text(r.user),
+        prompt,
+        characters // CHARACTERS_PER_TOKEN,
+    )
+
+
+def _characters(value: object) -> int:
+    """Characters of the words in a message, an item, a part, or lists of them."""
+    if type(value) is str:
+        return len(value)
+    if type(value) is list:
+        total = 0
+        for element in value:
+            total += _characters(element)
+        return total
+    if type(value) is dict:
+        total = 0
+        for name, member in value.items():
+            if name in _WORDS:
+                total += len(member) if type(member) is str else _characters(member)
+        return total
+    return 0
+
+
+def _prompts(value: object) -> tuple[int, int]:
+    """(characters, prompts) of: a text, texts, one prompt's token ids, or several prompts' token ids."""
+    if type(value) is not list:
+        return _characters(value), 1
+    characters = 0
+    for element in value:
+        if type(element) is str:
+            characters += len(element)
+        elif type(element) is list:
+            characters += CHARACTERS_PER_TOKEN * len(element)
+        else:
+            characters += CHARACTERS_PER_TOKEN
+    one = not value or type(value[0]) is int
+    return characters, 1 if one else len(value)
+
+
+def _length(raw: msgspec.Raw) -> int:
+    return 0 if raw is _NONE else memoryview(raw).nbytes
+
+
+def _positive(value: object) -> int:
+    return value if type(value) is int and value > 0 else 0
+
+
+def _text(value: object) -> str | None:
+    return value if type(value) is str else None

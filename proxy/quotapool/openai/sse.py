@@ -1,0 +1,323 @@
+"""Watching a stream of server-sent events while its bytes pass: usage, errors, the end, the point of no return.
+
+Most chunks are only scanned: a key or a mark that could matter is searched as bytes, and only an event that holds
+one is parsed, so that words inside the model's text decide nothing. A client that did not ask for usage gets the
+bytes of a stream that was never asked: the usage chunk and each `"usage":null` are cut, at any split of the bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, Literal
+
+import msgspec
+
+from quotapool.domain.quantities import Certainty, Usage
+from quotapool.openai.jsontext import BROKEN, decode_leniently, is_object, locate, member_span
+from quotapool.openai.usage import told_tier, usage_of
+
+Dialect = Literal["chat", "responses"]
+
+MAX_EVENT: Final = 16 * 1024 * 1024
+"""Bytes of one unfinished event that are kept; past them the rest of the stream passes unstripped and unwatched."""
+
+PREAMBLE: Final = frozenset({"response.created", "response.queued", "response.in_progress", "keepalive"})
+TERMINAL: Final = frozenset(
+    {
+        "response.completed",
+        "response.incomplete",
+        "response.failed",
+        "response.cancelled",
+        "image_generation.completed",
+        "image_edit.completed",
+        "transcript.text.done",
+        "speech.audio.done",
+    }
+)
+
+_BOUNDARY: Final = re.compile(rb"\n\r?\n|\r\r")
+_NULL_USAGE: Final = re.compile(rb'"usage"\s*:\s*null')
+_ERROR_EVENT: Final = re.compile(rb"^event: ?error\r?$", re.MULTILINE)
+_EMPTY: Final[tuple[object, ...]] = (None, "", [], {})
+
+
+class _Nested(msgspec.Struct, gc=False):
+    id: Any = None
+    usage: Any = None
+    service_tier: Any = None
+
+
+class _Event(msgspec.Struct, gc=False):
+    id: Any = None
+    type: Any = None
+    error: Any = None
+    choices: Any = None
+    usage: Any = None
+    delta: Any = None
+    service_tier: Any = None
+    response: _Nested | None = None  # can be megabytes of which only usage is wanted
+
+
+_event: Final = msgspec.json.Decoder(_Event)
+
+
+class StreamRelay:
+    """One streamed answer. `feed` what upstream sends, give the client what comes back, `finish` at a clean end.
+
+    `dialect` is "chat" for chat and legacy completions, "responses" for events that carry a `type`. `strip_usage`
+    (chat only): usage was asked for by us, not by the client.
+
+    committed  an event other than the preamble was seen, and no error came before it
+    complete   `[DONE]` or a terminal event was seen: what ends now ends cleanly
+    error      the JSON of the first error event (`{"error":…}`, type `error`, `response.failed`), else None
+    object_id  what upstream calls the object that this stream makes, "" until it said so
+    last       the JSON of the terminal event, which may hold all of that object, else b""
+    """
+
+    __slots__ = (
+        "_blind",
+        "_chat",
+        "_deltas",
+        "_exact",
+        "_held",
+        "_running",
+        "_strip",
+        "_tier",
+        "committed",
+        "complete",
+        "error",
+        "last",
+        "object_id",
+    )
+
+    def __init__(self, dialect: Dialect, strip_usage: bool = False) -> None:
+        self.committed = False
+        self.complete = False
+        self.error: bytes | None = None
+        self.object_id = ""
+        self.last = b""
+        self._chat = dialect == "chat"
+        self._strip = strip_usage and self._chat
+        self._held = bytearray()
+        self._blind = False
+        self._deltas = 0
+        self._exact: Usage | None = None
+        self._running: Usage | None = None
+        self._tier = ""
+
+    @property
+    def usage(self) -> Usage:
+        """EXACT once upstream said it at the end; before, AT_LEAST with one token for each delta seen.
+
+        Prompt is 0 in AT_LEAST unless upstream counts along: the caller knows what it reserved.
+        """
+        exact, running, tier = self._exact, self._running, self._tier
+        if exact is None and running is not None and self.complete:
+            exact = running
+        if exact is not None:
+            return msgspec.structs.replace(exact, tier=tier) if tier else exact
+        if running is None:
+            return Usage(Certainty.AT_LEAST, completion=self._deltas, tier=tier)
+        return msgspec.structs.replace(
+            running, certainty=Certainty.AT_LEAST, completion=max(running.completion, self._deltas), tier=tier
+        )
+
+    def feed(self, data: bytes) -> bytes:
+        """What the client gets now. Without stripping it is `data` itself, at once."""
+        if self._blind:
+            return data
+        block = data if not self._held and data.endswith(b"\n\n") else self._assemble(data)
+        if not self._blind and block:
+            block = self._read(block)
+        return block if self._strip else data
+
+    def finish(self) -> bytes:
+        """What is still held when upstream ended: an event without its blank line, judged like the others."""
+        event = bytes(self._held)
+        self._held.clear()
+        if not event or not self._watch(event) or not self._strip:
+            return b""
+        return _without_null_usage(event)
+
+    def _assemble(self, data: bytes) -> bytes:
+        """All whole events of what is held and `data`; the unfinished rest is held."""
+        held = self._held
+        since = max(0, len(held) - 2)  # the blank line itself may have been split
+        held += data
+        end = 0
+        for blank in (b"\n\n", b"\n\r\n", b"\r\r"):
+            at = held.rfind(blank, since)
+            if at >= 0:
+                end = max(end, at + len(blank))
+        if len(held) - end > MAX_EVENT:
+            self._blind = True
+            self._commit()
+            end = len(held)
+        block = bytes(held[:end])
+        del held[:end]
+        return block
+
+    def _read(self, block: bytes) -> bytes:
+        """Watch whole events; the client's share of them, if we strip."""
+        if not self.committed or not (_is_quiet_chat(block) if self._chat else _is_quiet_typed(block)):
+            kept = [event for event in _split(block) if self._watch(event)]
+            return b"".join(map(_without_null_usage, kept)) if self._strip else block
+        self._deltas += _chat_deltas(block) if self._chat else _typed_deltas(block)
+        if not self._strip:
+            return block
+        if _is_one_line(block):
+            return _without_null_usage(block)
+        return b"".join([_without_null_usage(event) for event in _split(block)])
+
+    def _watch(self, event: bytes) -> bool:
+        """Learn from one event. False: it is the usage chunk that the client never asked for."""
+        payload = _payload(event)
+        text = payload.strip()
+        if not text:
+            return True
+        if text == b"[DONE]":
+            self.complete = True
+            self._commit()
+            return True
+        try:
+            seen = decode_leniently(_event, payload)
+        except BROKEN:
+            self._commit()
+            return True
+        kind = seen.type if type(seen.type) is str else ""
+        if seen.error or kind in {"error", "response.failed"} or _ERROR_EVENT.search(event):
+            self.error = self.error or text
+        if kind in TERMINAL:
+            self.complete = True
+            self.last = text
+        if not self.object_id:
+            named = seen.id or (seen.response.id if seen.response else None)
+            self.object_id = named if type(named) is str else ""
+        tier = told_tier(seen.response.service_tier if seen.response else seen.service_tier)
+        self._tier = tier or self._tier  # any event may name it; the last one knows best
+        told = usage_of(seen.usage) or (usage_of(seen.response.usage) if seen.response else None)
+        if told is not None:
+            if seen.choices:  # a look-alike that counts along
+                self._running = told
+            else:
+                self._exact = told
+        spoken, silent = _chat_event(seen) if self._chat else _typed_event(seen, kind)
+        self._deltas += spoken
+        if not silent:
+            self._commit()
+        return not (self._strip and seen.choices == [] and type(seen.usage) is dict)
+
+    def _commit(self) -> None:
+        if self.error is None:
+            self.committed = True
+
+
+def _chat_event(seen: _Event) -> tuple[int, bool]:
+    """(choices that say something, whether the event is preamble): roles and empty deltas say nothing."""
+    if type(seen.choices) is not list or seen.usage:
+        return 0, False
+    spoken = 0
+    silent = True
+    for choice in seen.choices:
+        if type(choice) is not dict:
+            return spoken, False
+        delta = choice.get("delta")
+        said = [v for k, v in delta.items() if k != "role"] if type(delta) is dict else [choice.get("text")]
+        if any(value not in _EMPTY for value in said):
+            spoken += 1
+            silent = False
+        elif choice.get("finish_reason") is not None:
+            silent = False
+    return spoken, silent
+
+
+def _typed_event(seen: _Event, kind: str) -> tuple[int, bool]:
+    return (1 if seen.delta and type(seen.delta) is str else 0), kind in PREAMBLE
+
+
+# The four scans below run for every chunk. Each mark is a key or a word: absent, nothing in the block can matter;
+# present, perhaps only in the model's text, the events are parsed.
+
+
+def _is_quiet_chat(block: bytes) -> bool:
+    if b"error" in block or b"[DONE]" in block or b'"role"' in block:
+        return False
+    at = block.find(b'"usage"')
+    if at < 0 or (block.startswith(b'"usage":null', at) and block.find(b'"usage"', at + 12) < 0):
+        return True
+    return block.count(b'"usage"') == block.count(b'"usage":null')
+
+
+def _is_quiet_typed(block: bytes) -> bool:
+    return b'"response"' not in block and b"error" not in block and b'"usage"' not in block
+
+
+def _chat_deltas(block: bytes) -> int:
+    """Deltas that say something, each at least a token; only those written without blanks, or only with them."""
+    deltas = block.count(b'"delta":{"')
+    if deltas:
+        return deltas - block.count(b'"content":""')
+    deltas = block.count(b'"delta": {"')
+    if deltas:
+        return deltas - block.count(b'"content": ""')
+    texts = block.count(b'"text":"')
+    if texts:
+        return texts - block.count(b'"text":""')
+    return block.count(b'"text": "') - block.count(b'"text": ""')
+
+
+def _typed_deltas(block: bytes) -> int:
+    deltas = block.count(b'"delta":"')
+    if deltas:
+        return deltas - block.count(b'"delta":""')
+    return block.count(b'"delta": "') - block.count(b'"delta": ""')
+
+
+def _split(block: bytes) -> list[bytes]:
+    """Whole events, each with its blank line; joined, they are the block."""
+    if b"\r" not in block:
+        if block.find(b"\n\n") == len(block) - 2:
+            return [block]
+        return [event + b"\n\n" for event in block[:-2].split(b"\n\n")]
+    events = []
+    start = 0
+    for blank in _BOUNDARY.finditer(block):
+        events.append(block[start : blank.end()])
+        start = blank.end()
+    if start < len(block):
+        events.append(block[start:])
+    return events
+
+
+def _payload(event: bytes) -> bytes:
+    """The event's data with all else as blanks: an offset here is the same offset in the event.
+
+    Line ends between data lines can only fall where JSON allows blanks, so the JSON stays what it was.
+    """
+    if _is_one_line(event):
+        return b"     " + event[5:]
+    lines = event.splitlines(keepends=True)
+    return b"".join([b"     " + line[5:] if line.startswith(b"data:") else b" " * len(line) for line in lines])
+
+
+def _is_one_line(event: bytes) -> bool:
+    """`data: ...` and a blank line, as OpenAI writes it."""
+    return event.startswith(b"data:") and event.find(b"\n") == len(event) - 2 and b"\r" not in event
+
+
+def _without_null_usage(event: bytes) -> bytes:
+    """The event without the top-level `"usage":null`, the mark that usage was asked for."""
+    at = event.rfind(b',"usage":null')
+    if at < 0 and b'"usage"' not in event:
+        return event
+    if at >= 0 and _is_one_line(event):
+        rest = event[at + 13 :]
+        if rest == b"}\n\n" or is_object(b"{" + event[at + 1 :]):
+            return event[:at] + rest
+    payload = _payload(event)
+    start = locate(payload, b'"usage"')
+    member = _NULL_USAGE.match(payload, start) if start >= 0 else None
+    if member is None:
+        return event
+    start, end = member_span(payload, start, member.end())
+    return event[:start] + event[end:]

@@ -1,0 +1,85 @@
+"""What OpenAI said of our keys and accounts when it was last asked, kept in the store for `check` and the alerts.
+
+Stored: `qp:{<pool>:spend}:said`, hash: key id -> msgpack map of `KeySaid`; `a/<account>` -> of `AccountSaid`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, TypeVar
+
+import msgspec
+
+from quotapool.store.store import Store
+
+T = TypeVar("T")
+_ACCOUNT: Final = "a/"
+
+
+class KeySaid(msgspec.Struct, frozen=True, kw_only=True):
+    """A key as the dashboard shows it; `key_id` is OpenAI's name for it. Times in Unix seconds, `at` of the saying."""
+
+    key_id: str
+    name: str = ""
+    project: str = ""
+    last_used_at: float | None = None
+    expires_at: float | None = None
+    at: float = 0.0
+
+
+class AccountSaid(msgspec.Struct, kw_only=True):
+    """An account's limits and credit in USD; `…_stopped`: the spend limit refuses requests now.
+
+    `problem`: why OpenAI did not say more, in words for an operator.
+    """
+
+    project: str = ""
+    project_limit_usd: float | None = None
+    project_stopped: bool = False
+    organization_limit_usd: float | None = None
+    organization_stopped: bool = False
+    granted_usd: float | None = None
+    available_usd: float | None = None
+    access_until: float | None = None
+    month_usd: float | None = None
+    problem: str = ""
+    at: float = 0.0
+
+
+class OpenAIRecords:
+    """The hash of one pool. Every method raises StoreLost where the store is away."""
+
+    def __init__(self, store: Store, pool: str) -> None:
+        self._store = store
+        self._name = f"qp:{{{pool}:spend}}:said"
+
+    async def write(self, keys: Mapping[str, KeySaid], accounts: Mapping[str, AccountSaid]) -> None:
+        """Replace what was said of these; of others stands what was said before."""
+        pieces: list[str | bytes] = []
+        for key, of_key in keys.items():
+            pieces += (key, msgspec.msgpack.encode(of_key))
+        for account, of_account in accounts.items():
+            pieces += (_ACCOUNT + account, msgspec.msgpack.encode(of_account))
+        if pieces:
+            await self._store.guard(self._store.client.execute_command("HSET", self._name, *pieces))
+
+    async def read(self) -> tuple[dict[str, KeySaid], dict[str, AccountSaid]]:
+        """By key id and by account; what another version wrote and this one cannot read is passed over."""
+        raw = await self._store.guard(self._store.client.hgetall(self._name))
+        keys: dict[str, KeySaid] = {}
+        accounts: dict[str, AccountSaid] = {}
+        for field, text in raw.items():
+            name = field if isinstance(field, str) else field.decode()
+            value = text.encode() if isinstance(text, str) else text
+            if not name.startswith(_ACCOUNT):
+                _keep(keys, name, value, KeySaid)
+            else:
+                _keep(accounts, name.removeprefix(_ACCOUNT), value, AccountSaid)
+        return keys, accounts
+
+
+def _keep(into: dict[str, T], name: str, value: bytes, shape: type[T]) -> None:
+    try:
+        into[name] = msgspec.msgpack.decode(value, type=shape)
+    except msgspec.DecodeError:
+        return

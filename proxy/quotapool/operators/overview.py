@@ -1,0 +1,236 @@
+"""What the supervisor knows of the pool: key states, bucket levels, and all of it as metrics and rows."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from quotapool import __version__
+from quotapool.domain.bucket import DIMENSIONS, Bucket
+from quotapool.domain.states import OPERATOR, Record, State
+from quotapool.keys.keyring import keyring
+from quotapool.ledger.budgets import Ledger, StoreUnavailable
+from quotapool.money.credit_control import CreditControl
+from quotapool.money.credit_report import credit_rows
+from quotapool.money.spend_store import SpendStore
+from quotapool.observe.metrics import PoolMetrics
+from quotapool.observe.shared_values import SharedValues
+from quotapool.pool.roster import Roster
+from quotapool.settings import Settings
+
+_log = structlog.get_logger()
+_MOST_BUCKETS = 5_000  # bucket series on one page; beyond, only the emptiest are shown
+
+
+class Silent:
+    """The supervisor's own store calls are not the request path's."""
+
+    def store_answered(self, seconds: float, items: int) -> None: ...
+
+    def store_failed(self, reason: str) -> None: ...
+
+    def store_away(self, *, away: bool) -> None: ...
+
+    def state_changed(self, field: str, state: State, reason: str, details: Mapping[str, Any]) -> None: ...
+
+    def group_learned(self, model: str, group: str) -> None: ...
+
+    def same_organization(self, account: str, twin: str) -> None: ...
+
+    def removals_stopped(self, field: str, reason: str) -> None: ...
+
+
+class Overview:
+    """A view from above on one pool. `metrics_dir` is where the workers count."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, metrics_dir: Path | None = None) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        keys, _ = keyring(settings)
+        self.roster = Roster(ledger, settings, keys, Silent())
+        book = SpendStore(ledger.store, settings.pool)
+        self.treasurer = CreditControl(settings, ledger, book, self.roster.pool)
+        self._told: set[tuple[str, str, str]] = set()
+        self._stopped = 0
+        self._registry = CollectorRegistry()
+        self.metrics = PoolMetrics(self._registry)
+        if metrics_dir is not None:
+            self._registry.register(SharedValues(metrics_dir))
+        self.metrics.build_info[__version__, platform.python_version()].set(1)
+        self.metrics.store_shared.set(0 if settings.redis is None else 1)
+
+    def reload(self, settings: Settings) -> None:
+        self.settings = self.treasurer.settings = settings
+        self.roster.reload(settings, keyring(settings)[0])
+
+    async def begin(self) -> None:
+        """Mark the store as remembering, and let keys whose secret changed start anew. Raises StoreUnavailable."""
+        await self.ledger.registry.begin_epoch(reseeded=False)
+        await self.start_changed_keys_anew()
+        await self.roster.refresh()
+
+    async def start_changed_keys_anew(self) -> None:
+        """A record seen with another secret than today's says nothing about today's. Raises StoreUnavailable."""
+        pool = self.roster.pool
+        for field, record in (await self.ledger.registry.records()).items():
+            kind, _, name = field.partition("/")
+            if kind == "o":
+                await self._start_organization_anew(name, record)
+                continue
+            holder = pool.accounts.get(name) if kind == "a" else pool.keys.get(name)
+            if holder is None or not record.fingerprint or record.fingerprint == holder.fingerprint:
+                continue
+            await self.ledger.registry.change_state(field, None, by=OPERATOR, fingerprint=holder.fingerprint)
+            _log.info("the secret changed, so the key starts anew", field=field, was=record.state)
+
+    async def _start_organization_anew(self, name: str, record: Record) -> None:
+        """Its record holds while any of its keys has the secret that was seen."""
+        prints = {key.fingerprint for account in self.roster.pool.organizations.get(name, ()) for key in account.keys}
+        if prints and record.fingerprint and record.fingerprint not in prints:
+            await self.ledger.registry.change_state(f"o/{name}", None, by=OPERATOR, fingerprint="")
+            _log.info("the secret changed, so the organization starts anew", organization=name, was=record.state)
+
+    async def page(self) -> tuple[bytes, str]:
+        """The `/metrics` page. A store that is away takes only its own rows with it."""
+        try:
+            await self.roster.refresh()
+            now, buckets = await self.ledger.buckets()
+            stopped = await self.ledger.registry.stopped()
+        except StoreUnavailable:
+            self.metrics.store_up.set(0)
+        else:
+            self.metrics.removals_stopped.inc(max(0, stopped - self._stopped))
+            self._stopped = stopped
+            self.metrics.store_up.set(1)
+            self._show_buckets(now, buckets)
+        self._show_keys()
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+    def _show_keys(self) -> None:
+        pool = self.roster.pool
+        counts = dict.fromkeys(State, 0)
+        rows: dict[tuple[str, str, str], float] = {}
+        for key in pool.keys.values():
+            state = pool.state_of(key)
+            counts[state] += 1
+            rows |= {(key.id, key.account, s.value): float(s is state) for s in State}
+        self.metrics.key_state.show(rows)
+        self.metrics.keys.show({state.value: float(n) for state, n in counts.items()})
+
+    def _show_buckets(self, now: float, buckets: Mapping[tuple[str, str], Bucket]) -> None:
+        levels: dict[tuple[str, str, str], float] = {}
+        limits: dict[tuple[str, str, str], float] = {}
+        allowed: dict[tuple[str, str, str], float] = {}
+        cooling: dict[tuple[str, str], float] = {}
+        for (account, group), bucket in list(buckets.items())[:_MOST_BUCKETS]:
+            # Only what upstream has named limits for: a caller can invent models, and must not invent series.
+            if account not in self.roster.pool.accounts or max(bucket.learned) < 0:
+                continue
+            written = self.settings.limits_for(account, group)
+            bucket.refill(now, written)
+            cooling[account, group] = max(0.0, bucket.cool_until - now)
+            for i, dimension in enumerate(DIMENSIONS):
+                level = bucket.level(i)
+                if level is not None:
+                    levels[account, group, dimension.value] = level
+                    limits[account, group, dimension.value] = bucket.limit(i, written)
+                wrote = written.of(dimension)
+                if wrote is not None and wrote < bucket.learned[i] < math.inf:
+                    allowed[account, group, dimension.value] = bucket.learned[i]
+        self._tell_held_back(allowed)
+        self.metrics.bucket_level.show(levels)
+        self.metrics.bucket_limit.show(limits)
+        self.metrics.bucket_upstream_limit.show(allowed)
+        self.metrics.cooldown.show(cooling)
+
+    def _tell_held_back(self, allowed: Mapping[tuple[str, str, str], float]) -> None:
+        """One line for each limit that upstream would allow to be higher."""
+        for (account, group, dimension), limit in allowed.items():
+            if (account, group, dimension) not in self._told:
+                self._told.add((account, group, dimension))
+                _log.info(
+                    "upstream allows more than the limit that is written",
+                    account=account,
+                    model=group,
+                    dimension=dimension,
+                    upstream_limit=limit,
+                )
+
+    async def rows(self) -> list[dict[str, Any]]:
+        """Each key as a JSON-like row: state, reason, and what is left by model group. Raises StoreUnavailable."""
+        await self.roster.refresh()
+        now, buckets = await self.ledger.buckets()
+        credit = await credit_rows(self.treasurer)
+        cooling = _cooling(now, buckets)
+        pool = self.roster.pool
+        of_account: dict[str, dict[str, Bucket]] = defaultdict(dict)
+        for (account, group), bucket in buckets.items():
+            of_account[account][group] = bucket
+        return [
+            {
+                "id": key.id,
+                "account": key.account,
+                "organization": pool.accounts[key.account].organization or None,
+                **_state_row(pool.record_of(key)),
+                "cooling_s": cooling.get(key.account, 0.0),
+                "credit": credit.get(key.account, {}),
+                "budgets": self._budget_rows(key.account, now, of_account.get(key.account, {})),
+            }
+            for key in pool.keys.values()
+        ]
+
+    def _budget_rows(self, account: str, now: float, buckets: Mapping[str, Bucket]) -> Sequence[dict[str, Any]]:
+        rows = []
+        for group, bucket in buckets.items():
+            written = self.settings.limits_for(account, group)
+            bucket.refill(now, written)
+            rows.append(
+                {
+                    "model": group,
+                    "cooling_s": round(max(0.0, bucket.cool_until - now), 3),
+                    **{
+                        dimension.value: {
+                            "limit": bucket.limit(i, written),
+                            "learned": bucket.learned[i] if 0 <= bucket.learned[i] < float("inf") else None,
+                            "remaining": round(level, 3),
+                        }
+                        for i, dimension in enumerate(DIMENSIONS)
+                        if (level := bucket.level(i)) is not None
+                    },
+                }
+            )
+        return rows
+
+
+def _cooling(now: float, buckets: Mapping[tuple[str, str], Bucket]) -> dict[str, float]:
+    """By account: seconds until the first of its model groups may be asked again; 0 where one may be now."""
+    waits: dict[str, float] = {}
+    for (account, _), bucket in buckets.items():
+        wait = round(max(0.0, bucket.cool_until - now), 3)
+        waits[account] = min(wait, waits.get(account, wait))
+    return waits
+
+
+def _state_row(record: Record | None) -> dict[str, Any]:
+    if record is None:
+        return {"state": State.ACTIVE.value}
+    return {
+        "state": record.state.value,
+        "reason": record.reason,
+        "since": record.since,
+        "next_try": record.until or None,
+        "evidence": {
+            "status": record.status,
+            "message": record.message,
+            "upstream_request_id": record.request_id,
+            "by": record.by,
+        },
+    }

@@ -1,0 +1,100 @@
+"""The admin API as a table: the listener's routes and the OpenAPI document are both made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from quotapool.operators import shapes
+
+PREFIX: Final = "/admin"
+
+
+class Problem(Exception):
+    """A refusal: HTTP status, stable code, sentence for people (never a secret)."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One code that an answer may carry."""
+
+    status: int
+    code: str
+    meaning: str
+
+
+CODES: Final[tuple[Code, ...]] = (
+    Code(400, "bad_request", "The body or the query is not as described; the message says where."),
+    Code(401, "admin_token_wanted", "No admin token, or a wrong one."),
+    Code(403, "host_not_allowed", "The Host is neither loopback, nor admin_listen's, nor in allowed_hosts."),
+    Code(403, "page_not_allowed", "A web page of another origin asks."),
+    Code(404, "not_found", "No such path, key or client."),
+    Code(405, "method_not_allowed", "This path has other methods."),
+    Code(
+        409, "conflict", "It contradicts what is there: an id or a secret is known already, or the key is configured."
+    ),
+    Code(409, "vault_locked", "The stored keys need another master key. Nothing was changed."),
+    Code(409, "no_master_key", "A shared store needs a configured master key before it can hold keys."),
+    Code(413, "body_too_large", "The body is larger than 1 MiB."),
+    Code(422, "key_refused", "OpenAI does not take this secret, or did not answer."),
+    Code(500, "internal_error", "A fault of ours; the log has it."),
+    Code(503, "store_unavailable", "The store does not answer."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One operation. `name` is its operationId and the name of who answers it; `errors` are codes besides the general
+    ones."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    answer: type
+    body: type | None = None
+    query: type | None = None
+    status: int = 200
+    errors: tuple[str, ...] = ()
+
+
+_KEY: Final = "/keys/{id}"
+
+ROUTES: Final[tuple[Route, ...]] = (
+    Route("GET", "/keys", "list_keys", "Every key.", shapes.Keys, query=shapes.KeyQuery),
+    Route("POST", "/keys", "add_key", "Add a key to the pool; all replicas use it within a second or so.",
+          shapes.KeyAdded, body=shapes.NewKey, status=201,
+          errors=("conflict", "vault_locked", "no_master_key", "key_refused")),
+    Route("GET", _KEY, "show_key", "One key.", shapes.KeyRow, errors=("not_found",)),
+    Route("DELETE", _KEY, "forget_key", "Delete a stored key, its secret and its state.", shapes.Gone,
+          errors=("not_found", "conflict")),
+    Route("POST", f"{_KEY}/disable", "disable_key", "No requests until it is enabled.", shapes.Said,
+          errors=("not_found",)),
+    Route("POST", f"{_KEY}/enable", "enable_key", "Active again, whatever was observed or said.", shapes.Said,
+          errors=("not_found",)),
+    Route("POST", f"{_KEY}/drain", "drain_key", "No new requests; those under way end.", shapes.Said,
+          errors=("not_found",)),
+    Route("POST", f"{_KEY}/remove", "remove_key", "Out for good, until it is enabled or its secret changes.",
+          shapes.Said, body=shapes.Forget, errors=("not_found", "conflict")),
+    Route("POST", f"{_KEY}/probe", "probe_key", "Ask OpenAI about it now.", shapes.Probed, errors=("not_found",)),
+    Route("GET", "/pool", "show_pool", "The pool in short.", shapes.PoolRow),
+    Route("GET", "/events", "list_events", "Changes of state, the newest first.", shapes.Events,
+          query=shapes.EventQuery),
+    Route("GET", "/usage", "show_usage", "Spend by day.", shapes.UsageRows, query=shapes.UsageQuery),
+    Route("GET", "/clients", "list_clients", "Who may call.", shapes.ClientRows),
+    Route("POST", "/clients", "add_client", "Make a client; its key is shown once.", shapes.ClientAdded,
+          body=shapes.NewClient, status=201, errors=("conflict",)),
+    Route("DELETE", "/clients/{id}", "revoke_client", "Take a client's key back.", shapes.Gone,
+          errors=("not_found",)),
+)  # fmt: skip
+
+GENERAL: Final = (
+    *("bad_request", "admin_token_wanted", "host_not_allowed", "page_not_allowed", "body_too_large"),
+    *("internal_error", "store_unavailable"),
+)

@@ -1,0 +1,299 @@
+"""The prober: resting keys that no request tries are tried by a call of our own, so that they come back by themselves.
+
+A probe is a trial like any other (`ledger.reserve` with `may_try_resting`), so of all replicas one makes it, ever more
+rarely, and traffic that was quicker spares it. What it found goes the way of every answer, through `Roster`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, Protocol
+
+import structlog
+
+from quotapool.domain.pool import Key
+from quotapool.domain.quantities import Certainty, Cost, Usage
+from quotapool.domain.states import OBSERVED, OPERATOR, State
+from quotapool.domain.verdict import OK, Kind, Scope, Verdict
+from quotapool.ledger.budgets import Granted, Ledger, StoreUnavailable
+from quotapool.money.spend_store import Entry, SpendStore
+from quotapool.pool.roster import Roster
+from quotapool.probes.calls import EMBEDDING, EMBEDDING_PICO, Calls, Found, chat_model, most_pico
+from quotapool.settings import Settings
+from quotapool.store.store import StoreError
+
+_log = structlog.get_logger()
+_LOOK_S: Final = 1.0
+_GRACE_S: Final = 3.0  # so long a request may come first
+_AT_ONCE: Final = 8
+_TOO_DEAR_S: Final = 600.0  # until an account is looked at again when the day's money is used up
+_PICO: Final = 1e12
+_NO_MODEL: Final = "-"
+_DAY_KEPT_S: Final = 2 * 86_400
+
+Purpose = Literal["validity", "credit"]
+Result = Literal["well", "resting", "removed", "unclear", "too_dear"]
+PURPOSES: Final[tuple[Purpose, ...]] = ("validity", "credit")
+RESULTS: Final[tuple[Result, ...]] = ("well", "resting", "removed", "unclear", "too_dear")
+
+# Suspicions that a list of models does not answer: the key may read, but not infer.
+_INFERENCE: Final = frozenset({"missing_scope_model_request", "inference_not_authorized_error"})
+# Whoever is told one of these was recognised.
+_RECOGNISED: Final = frozenset({Kind.OK, Kind.MODEL, Kind.WAIT, Kind.SLOW_DOWN, Kind.TOO_LARGE})
+_NOT_THIS_CALL: Final = frozenset({Kind.MODEL, Kind.REQUEST, Kind.STATE})  # another endpoint or model may do
+
+
+class NotProbed(Exception):
+    """Why a key is not probed, in words for the operator who asked."""
+
+
+class ProbeObserver(Protocol):
+    """Who wants to know: metrics."""
+
+    def probed(self, key: str, purpose: Purpose, result: Result) -> None: ...
+
+
+class Prober:
+    """Looks after one pool's keys. With a `book`, what probes cost stands in the accounts' spend."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        roster: Roster,
+        ledger: Ledger,
+        calls: Calls,
+        observer: ProbeObserver,
+        *,
+        book: SpendStore | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.settings = settings
+        self.calls = calls
+        self.roster = roster
+        self._ledger = ledger
+        self._observer = observer
+        self._book = book
+        self._rng = rng or random.Random()
+        self._seen = (-1, "")  # version and epoch of the records we have
+        self._busy: dict[str, asyncio.Task[None]] = {}  # account -> its probe
+        self._later: dict[str, float] = {}  # account -> not before (monotonic)
+        self._ways: dict[str, str] = {}  # account -> the chat model that answers where embeddings do not
+
+    async def run(self) -> None:
+        """Look each second, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            try:
+                await self.look()
+            except (StoreUnavailable, StoreError):
+                continue
+            except Exception:  # noqa: BLE001 - nobody would notice that keys do not come back any more
+                _log.exception("the prober stumbled")
+
+    async def look(self) -> None:
+        """Begin the probes that are due. Raises StoreUnavailable."""
+        now = await self._ledger.registry.hear()
+        heard = self._ledger.version, self._ledger.epoch
+        if self._seen != heard:
+            await self.roster.refresh()
+            self._seen = heard
+        for key in self.roster.pool.due(now - _GRACE_S, self._rng):
+            if len(self._busy) >= _AT_ONCE:
+                return
+            known = key.id in self.calls.credentials and self.calls.credentials.route(key.id) is None
+            if not known or key.account in self._busy or self._later.get(key.account, 0.0) > time.monotonic():
+                continue
+            self._start(key.account, self._try(key))
+
+    def _start(self, account: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._busy[account] = task
+        task.add_done_callback(lambda _: self._busy.pop(account, None))
+
+    async def settled(self) -> None:
+        """The probes under way have ended."""
+        if self._busy:
+            await asyncio.wait(self._busy.values())
+
+    # ---- one probe
+
+    async def _try(self, key: Key) -> None:
+        try:
+            await self._trial(key)
+        except (StoreUnavailable, StoreError):
+            return
+        except Exception:  # noqa: BLE001 - see `run`
+            _log.exception("a probe failed", key=key.id)
+
+    async def _trial(self, key: Key) -> None:
+        record = self.roster.pool.record_of(key)
+        if record is None:
+            return
+        of_money = record.state is State.QUARANTINED or record.reason in _INFERENCE
+        purpose: Purpose = "credit" if of_money else "validity"
+        if of_money and not await self._afford(EMBEDDING_PICO):
+            self._later[key.account] = time.monotonic() + _TOO_DEAR_S
+            self._observer.probed(key.id, purpose, "too_dear")
+            return
+        group, cost = (self.roster.group_of(EMBEDDING), Cost(1, 1)) if of_money else (_NO_MODEL, Cost(1))
+        candidate = self.roster.candidate(key, group)
+        granted = await self._ledger.reserve(group, cost, [candidate], may_try_resting=True)
+        if not isinstance(granted, Granted) or not granted.is_trial:  # somebody was quicker, or there is no budget
+            if isinstance(granted, Granted):
+                self._ledger.give_back(granted)
+            if of_money:
+                await self._paid(EMBEDDING_PICO, 0)
+            return
+        found, verdict = Found(), Verdict(Kind.SERVICE)
+        try:
+            found = await (self._credit(key) if of_money else self.calls.models(key.id))
+            verdict = _meaning(found, purpose)
+        finally:
+            self._ledger.settle(granted, back=Cost(0, 1) if verdict.kind is not Kind.OK else Cost(0))
+        task = self.roster.report(verdict, granted, status=found.status, request_id=found.request_id)
+        if task is not None:
+            await task
+        self._observer.probed(key.id, purpose, _result(verdict))
+
+    async def _credit(self, key: Key) -> Found:
+        """An embedding, whose price was set aside; else a chat, if it is affordable."""
+        model = self._ways.get(key.account, "")
+        if not model:
+            found = await self.calls.embed(key.id)
+            await self._charge(key, EMBEDDING, EMBEDDING_PICO, found)
+            if found.verdict.kind not in _NOT_THIS_CALL:
+                return found
+            listed = await self.calls.models(key.id)
+            model = chat_model(listed, await self._served())
+            if not model:
+                return found
+        else:
+            await self._paid(EMBEDDING_PICO, 0)
+        most = most_pico(model)
+        if not await self._afford(most):
+            return Found(Verdict(Kind.SERVICE, "too_dear"))
+        found = await self.calls.chat(key.id, model)
+        await self._charge(key, model, most, found)
+        if found.verdict.kind in _NOT_THIS_CALL:
+            self._ways.pop(key.account, None)
+        else:
+            self._ways[key.account] = model
+        return found
+
+    async def _served(self) -> list[str]:
+        """Model groups of which upstream has named limits: the pool has used them."""
+        _, buckets = await self._ledger.buckets()
+        return sorted({group for (_, group), bucket in buckets.items() if max(bucket.learned) >= 0})
+
+    # ---- money
+
+    @property
+    def _purse(self) -> str:
+        return f"{self._ledger.prefix}:probes:{datetime.now(UTC):%Y-%m-%d}"
+
+    async def _afford(self, pico: int) -> bool:
+        """Set money aside for a probe, if the day has it left, all replicas together. Raises StoreError."""
+        store, key = self._ledger.store, self._purse
+        spent = int(await store.guard(store.client.incrby(key, pico)))
+        await store.guard(store.client.expire(key, _DAY_KEPT_S))
+        if spent <= self.settings.probe_budget_usd * _PICO:
+            return True
+        await store.guard(store.client.decrby(key, pico))
+        return False
+
+    async def _paid(self, set_aside: int, pico: int) -> None:
+        """What a probe really cost, of what was set aside for it. Raises StoreError."""
+        if set_aside != pico:
+            store = self._ledger.store
+            await store.guard(store.client.decrby(self._purse, set_aside - pico))
+
+    async def _charge(self, key: Key, model: str, set_aside: int, found: Found) -> None:
+        """A refusal costs nothing; an answer, or none, may have cost what was set aside."""
+        free = found.status >= 400
+        await self._paid(set_aside, 0 if free else set_aside)
+        if free or self._book is None:
+            return
+        usage = _usage_in(found.document)
+        entry = Entry(
+            key.account, key.id, model, "", "probe", set_aside, prompt=usage.prompt, completion=usage.completion
+        )
+        await self._book.add([entry])
+
+    async def spent_today_usd(self) -> float:
+        """What probes have cost on this UTC day, all replicas together. Raises StoreError."""
+        store = self._ledger.store
+        return int(await store.guard(store.client.get(self._purse)) or 0) / _PICO
+
+    # ---- for operators
+
+    async def probe_now(self, key_id: str) -> Verdict:
+        """Ask upstream about this key at once, whatever its state, and act on the answer: what was observed of it, its
+        account and organisation is over if it answers well. Raises NotProbed, StoreUnavailable, StoreError."""
+        await self.roster.refresh()
+        pool = self.roster.pool
+        key = pool.keys.get(key_id)
+        if key is None:
+            raise NotProbed(f"there is no key {key_id}")
+        record = pool.record_of(key)
+        if record is not None and record.by == OPERATOR and record.state is State.REMOVED:
+            raise NotProbed(f"an operator removed {key_id}; `quotapool keys enable {key_id}` takes that back first")
+        found, purpose = await self.calls.models(key_id), "validity"
+        verdict = _meaning(found, "validity")
+        routed = self.calls.credentials.route(key_id) is not None
+        if verdict.kind is Kind.OK and not routed and await self._afford(EMBEDDING_PICO):
+            found, purpose = await self._credit(key), "credit"
+            verdict = _meaning(found, "credit")
+        if verdict.kind is Kind.OK:
+            await self._lift(key, of_money=purpose == "credit")
+        else:
+            candidate = self.roster.candidate(key, _NO_MODEL)
+            await self.roster.found(verdict, candidate, status=found.status, request_id=found.request_id)
+        return verdict
+
+    async def _lift(self, key: Key, *, of_money: bool) -> None:
+        account = self.roster.pool.accounts[key.account]
+        for field, print_ in (
+            (f"k/{key.id}", key.fingerprint),
+            (f"a/{account.id}", account.fingerprint),
+            (f"o/{account.organization}", ""),
+        ):
+            record = self.roster.pool.records.get(field)
+            if record is None or record.by != OBSERVED or (record.state is State.QUARANTINED and not of_money):
+                continue
+            await self._ledger.registry.change_state(field, None, by=OPERATOR, fingerprint=print_)
+        await self.roster.refresh()
+
+
+def _meaning(found: Found, purpose: Purpose) -> Verdict:
+    """What an answer to a probe says about the key, as the roster understands it."""
+    verdict = found.verdict
+    if purpose == "credit":
+        return verdict
+    if verdict.kind in _RECOGNISED:
+        return OK
+    if verdict.kind is Kind.SUSPECT and found.status == 401 and found.in_json:
+        # The second time, at a call that any valid key may make: that is the confirmation.
+        return Verdict(Kind.DEAD, verdict.reason, Scope.KEY, verdict.message)
+    return verdict
+
+
+def _result(verdict: Verdict) -> Result:
+    if verdict.kind is Kind.OK:
+        return "well"
+    if verdict.kind is Kind.DEAD:
+        return "removed"
+    return "resting" if verdict.kind in {Kind.MONEY, Kind.SUSPECT} else "unclear"
+
+
+def _usage_in(document: Any) -> Usage:
+    usage = document.get("usage") if isinstance(document, dict) else None
+    if not isinstance(usage, dict):
+        return Usage(Certainty.AT_LEAST)
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return Usage(
+        Certainty.EXACT, prompt if isinstance(prompt, int) else 0, completion if isinstance(completion, int) else 0
+    )

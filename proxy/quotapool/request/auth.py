@@ -1,0 +1,104 @@
+"""The gate: who may come in. Client keys where there are any, else only what cannot be a stranger's web page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from quotapool.domain.request_record import ANONYMOUS
+from quotapool.ledger.clients import digest
+from quotapool.openai import replies
+from quotapool.openai.refusal import Refusal
+
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
+_SUBPROTOCOL: Final = "openai-insecure-api-key."
+
+
+class ClientAuth:
+    """Client keys by their SHA-256, and the hosts and origins that need none."""
+
+    def __init__(self) -> None:
+        self._clients: dict[str, str] = {}
+        self._hosts: frozenset[str] = _LOOPBACK
+        self._origins: frozenset[str] = frozenset()
+        self._any_host = False
+        self._keys_required = False
+        self._suspended: frozenset[str] = frozenset()
+        self._seen: dict[str, str] = {}  # token -> client; saves a hash a request
+
+    def __repr__(self) -> str:
+        return f"<ClientAuth clients={len(self._clients)}>"
+
+    def configure(
+        self,
+        *,
+        clients: Mapping[str, str],
+        hosts: Iterable[str],
+        origins: Iterable[str],
+        allow_anonymous: bool,
+        keys_required: bool = False,
+        suspended: Iterable[str] = (),
+    ) -> None:
+        """`clients`: SHA-256 (hex) of a key -> client id. With `allow_anonymous` any Host is served.
+
+        `keys_required`: other machines reach the port, so without clients nobody comes in: the last key may have been
+        revoked, and a Host header is easily forged. `suspended`: ids of clients that are known and not served.
+        """
+        self._suspended = frozenset(suspended)
+        self._clients = dict(clients)
+        self._hosts = _LOOPBACK | {host.lower() for host in hosts}
+        self._origins = frozenset(origins)
+        self._any_host = allow_anonymous
+        self._keys_required = keys_required
+        self._seen.clear()
+
+    @property
+    def closed(self) -> bool:
+        """Whether client keys are required."""
+        return bool(self._clients) or self._keys_required
+
+    def enter(self, headers: Mapping[str, str]) -> str:
+        """The client's id, ANONYMOUS where no keys are in use. Raises Refusal (401, 403)."""
+        if not self.closed:
+            self._check_page(headers)
+            return ANONYMOUS
+        token = token_of(headers)
+        if not token:
+            raise Refusal(replies.MISSING_PROXY_KEY)
+        client = self._seen.get(token)
+        if client is None:
+            client = self._clients.get(digest(token))
+            if client is None:
+                raise Refusal(replies.OPENAI_KEY_SENT if token.startswith("sk-") else replies.INVALID_PROXY_KEY)
+            if len(self._seen) > 10_000:
+                self._seen.clear()
+            self._seen[token] = client
+        if client in self._suspended:
+            raise Refusal(replies.CLIENT_SUSPENDED)
+        return client
+
+    def _check_page(self, headers: Mapping[str, str]) -> None:
+        """Without keys, a page in the operator's browser must not be able to spend the pool's money: neither by a
+        rebound DNS name (Host) nor by a cross-origin request (Origin)."""
+        host = headers.get("Host", "").lower()
+        name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
+        if name not in self._hosts and not self._any_host:
+            raise Refusal(replies.HOST_NOT_ALLOWED)
+        origin = headers.get("Origin")
+        if origin is not None and origin not in self._origins:
+            raise Refusal(replies.ORIGIN_NOT_ALLOWED)
+
+
+def token_of(headers: Mapping[str, str]) -> str:
+    """The client key: Authorization, Azure's `api-key`, or the browser's WebSocket subprotocol."""
+    scheme, _, token = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    key = headers.get("api-key")
+    if key:
+        return key.strip()
+    for protocol in headers.get("Sec-WebSocket-Protocol", "").split(","):
+        name = protocol.strip()
+        if name.startswith(_SUBPROTOCOL):
+            return name.removeprefix(_SUBPROTOCOL)
+    return ""

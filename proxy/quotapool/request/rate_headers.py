@@ -1,0 +1,91 @@
+"""The pool's own `x-ratelimit-*` headers: what a client may use, in the shape that OpenAI's clients read.
+
+One key's headers say nothing about the pool. So the buckets that grants show are added up for each model group, at
+most once a second, and the lines are kept; a request pays for a look in a dictionary. Accounts that this process has
+not used lately, and those beyond a few hundred, are taken to be like the others: with 10,000 added up each second, that
+took a fifth of a worker's time and held up all its clients. `reset` is the time until full, as OpenAI's is.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
+
+from quotapool.domain.pool import Pool
+from quotapool.domain.quantities import Dimension
+from quotapool.ledger.budgets import Granted
+from quotapool.openai.headers import Header
+from quotapool.openai.ratelimits import format_duration
+
+_EVERY_S: Final = 1.0
+_MOST_GROUPS: Final = 1_000
+_MOST_SEEN: Final = 256  # accounts that are added up: enough to speak for the others, and few enough to never be felt
+_SHOWN: Final = ((Dimension.RPM, "requests"), (Dimension.TPM, "tokens"))
+
+
+@dataclass(slots=True)
+class _Group:
+    seen: dict[str, tuple[Granted, float]] = field(default_factory=dict)  # account -> its last grant, and when
+    lines: list[Header] = field(default_factory=list)
+    due: float = 0.0
+
+
+class PoolRateHeaders:
+    """By model group."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._groups: dict[str, _Group] = {}
+
+    def heard(self, granted: Granted) -> None:
+        """A grant shows what its account has left."""
+        group = self._groups.get(granted.group)
+        if group is None:
+            if len(self._groups) > _MOST_GROUPS:
+                self._groups.clear()
+            group = self._groups[granted.group] = _Group()
+        group.seen[granted.candidate.account] = granted, time.monotonic()
+
+    def lines(self, name: str) -> list[Header]:
+        """The headers for an answer about this model group; none where no limits are known."""
+        group = self._groups.get(name)
+        if group is None:
+            return []
+        now = time.monotonic()
+        if now >= group.due:
+            group.due = now + _EVERY_S
+            group.lines = self._add_up(group, now)
+        return group.lines
+
+    def _add_up(self, group: _Group, now: float) -> list[Header]:
+        accounts = self._pool.accounts
+        beyond = max(0, len(group.seen) - _MOST_SEEN)  # who came first goes first
+        group.seen = {name: seen for name, seen in islice(group.seen.items(), beyond, None) if name in accounts}
+        limits, rest, resets = [], [], []
+        for dimension, what in _SHOWN:
+            seen = [
+                (limit, granted.moments[dimension].kept + (now - at) * limit / 60)
+                for name, (granted, at) in group.seen.items()
+                if accounts[name].usable and (limit := _limit(granted, dimension)) is not None
+            ]
+            if not seen:
+                continue
+            limit = sum(limit for limit, _ in seen)
+            level = sum(min(limit, max(0.0, level)) for limit, level in seen)
+            scale = max(1.0, self._pool.size / len(seen))
+            limits.append((f"x-ratelimit-limit-{what}", str(int(limit * scale))))
+            rest.append((f"x-ratelimit-remaining-{what}", str(int(level * scale))))
+            resets.append(
+                (f"x-ratelimit-reset-{what}", format_duration((limit - level) / limit * 60 if limit else 0.0))
+            )
+        return [*limits, *rest, *resets]
+
+
+def _limit(granted: Granted, dimension: Dimension) -> float | None:
+    """The account's limit; None where it is our own guess, which is nothing to tell."""
+    if dimension not in granted.moments:
+        return None
+    written = granted.candidate.written[0 if dimension is Dimension.RPM else 1]
+    return min((limit for limit in (written, granted.learned[dimension]) if limit >= 0), default=None)

@@ -1,0 +1,233 @@
+"""A request that passed the gate: what it is, what it will cost, and what its client may expect."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Final
+
+import msgspec
+
+from quotapool.domain.quantities import Cost
+from quotapool.domain.retry import RetrySlots
+from quotapool.objects.placement import Placement
+from quotapool.openai import replies
+from quotapool.openai.encoding import decoded
+from quotapool.openai.endpoints import IMAGES, Endpoint
+from quotapool.openai.forms import boundary_of, fields_in
+from quotapool.openai.refusal import Refusal
+from quotapool.openai.requests import (
+    InvalidRequest,
+    RequestFacts,
+    inject_include_usage,
+    peek_model,
+    read_request,
+    speech_characters,
+)
+from quotapool.pool.admission import Want
+from quotapool.pool.roster import Roster
+from quotapool.request.relay import Downstream
+from quotapool.settings import Client, Settings
+
+NO_MODEL: Final = "-"  # the model group of requests that name no model
+LONGEST_MODEL: Final = 128  # characters of a model name that make its group
+_SECONDS: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|)")
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
+_NO_JSON: Final = re.compile(
+    r"\s*(?:multipart/|audio/|video/|image/|application/(?:sdp|octet-stream)\b)", re.IGNORECASE
+)
+_PRIORITY: Final = {"high": 1, "normal": 0, "batch": -1}
+_CACHED_FROM: Final = 1024  # prompt tokens from which upstream caches (prompt caching guide)
+_PEEK: Final = 65_536  # bytes of a form that are looked at for its model's name
+_TIERS: Final = frozenset({"flex", "priority", "fast", "scale"})
+_PREFIX: Final = 4096  # bytes of a body that tell whether two long prompts begin alike
+
+
+class ClientRequest(msgspec.Struct, eq=False):
+    """A request that passed the gate. `body` None: it streams from the client and cannot be sent twice."""
+
+    endpoint: Endpoint
+    body: bytes | None
+    stream: AsyncIterator[bytes] | None
+    model: str
+    group: str
+    cost: Cost
+    replayable: bool
+    streamed: bool = False
+    strip_usage: bool = False
+    length: str | None = None
+    sticky: int | None = None
+    retrying: bool = False  # holds one place of the retry budget
+    tier: str = ""  # the service tier asked for; "": whichever upstream gives
+    prompt_tokens: int = 0  # what the prompt alone is taken for, should upstream not count it
+    characters: int = 0  # to be spoken, which nobody counts in an answer of sound
+    store: bool | None = None  # as the body says
+    prompt: str = ""  # the stored prompt it names; its `model` is the same where the prompt chooses the model
+    placement: Placement | None = None  # what it has to do with stored objects; None: nothing
+
+    def begin_retry(self, retries: RetrySlots) -> None:
+        """From now on an attempt of it is one more retry under way."""
+        self.retrying = True
+        retries.retrying += 1
+
+    def end_retry(self, retries: RetrySlots) -> None:
+        """The retry budget is for attempts under way: a request that is being answered, or waits, holds none of it."""
+        if self.retrying:
+            self.retrying = False
+            retries.retrying -= 1
+
+    @property
+    def leaves_the_model(self) -> bool:
+        """The stored prompt chooses the model, and only the answer tells which."""
+        return self.prompt != "" and self.model == self.prompt
+
+    @property
+    def to_send(self) -> bytes | AsyncIterator[bytes] | None:
+        """The body for upstream."""
+        return self.stream if self.body is None else (self.body or None)
+
+
+async def read_client_request(
+    down: Downstream, endpoint: Endpoint, settings: Settings, roster: Roster, *, whole: bool = False
+) -> ClientRequest:
+    """Read and estimate. `whole`: a form that names a model is read to its end. Raises Refusal (400, 413)."""
+    headers = down.headers
+    content_type = headers.get("Content-Type", "")
+    is_json = _NO_JSON.match(content_type) is None  # upstream may read JSON under other names, and under none
+    has_body = headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
+    if not has_body and endpoint.estimate is None:
+        return ClientRequest(endpoint, b"", None, "", NO_MODEL, Cost(), endpoint.replayable)
+    if endpoint.estimate is None and not (is_json and endpoint.json_body):
+        return await _streamed(down, endpoint, content_type, roster, settings.max_json_body if whole else _PEEK)
+    body = await down.read(settings.max_json_body)
+    text = _plain(body, headers.get("Content-Encoding", ""), settings.max_json_body)
+    if endpoint.estimate is None:
+        model, streamed, count = peek_model(text)
+        model = model[:LONGEST_MODEL]
+        named = _named(endpoint, model, count, roster)
+        characters = speech_characters(text) if endpoint.path == "audio/speech" else 0
+        return ClientRequest(endpoint, body, None, model, *named, endpoint.replayable, streamed, characters=characters)
+    try:
+        facts = read_request(endpoint.estimate, text)
+    except InvalidRequest as invalid:
+        if invalid.param == "model":
+            raise Refusal(replies.INVALID_MODEL, str(invalid), param=invalid.param) from invalid
+        raise Refusal(replies.INVALID_JSON, str(invalid)) from invalid
+    model = facts.model[:LONGEST_MODEL]
+    inject = facts.stream and not facts.asked_usage and endpoint.dialect == "chat" and settings.inject_usage
+    inject = inject and text is body  # what came encoded goes on as it came
+    return ClientRequest(
+        endpoint,
+        inject_include_usage(body) if inject else body,
+        None,
+        model,
+        _group(model, facts, settings, roster),
+        facts.cost,
+        endpoint.replayable and not (endpoint.replay_asks_body and facts.stateful),
+        facts.stream,
+        strip_usage=inject,
+        sticky=_sticky(facts, text) if settings.sticky else None,
+        tier=facts.service_tier if facts.service_tier in _TIERS else "",
+        prompt_tokens=facts.prompt_tokens,
+        store=facts.store,
+        prompt=facts.prompt[:LONGEST_MODEL],
+    )
+
+
+def _plain(body: bytes, encoding: str, most: int) -> bytes:
+    """What a body says, the very same object where it is not encoded. Raises Refusal (400, 413)."""
+    text = decoded(body, encoding, most + 1)
+    if len(text) > most:
+        raise Refusal(replies.BODY_TOO_LARGE, f"The body says more than the {most} bytes this proxy reads.")
+    if body and not text:
+        raise Refusal(replies.INVALID_JSON, "The body's Content-Encoding cannot be read here; send gzip or none.")
+    return text
+
+
+def _named(endpoint: Endpoint, model: str, count: int, roster: Roster) -> tuple[str, Cost]:
+    """Group and cost of a request that is not counted in tokens."""
+    return roster.group_of(model) if model else NO_MODEL, Cost(1, 0, count) if endpoint.name == IMAGES else Cost()
+
+
+async def _streamed(
+    down: Downstream, endpoint: Endpoint, content_type: str, roster: Roster, most: int
+) -> ClientRequest:
+    """A body that passes as it comes. Of a form whose model tells what it costs, the beginning is looked at first."""
+    stream, length = down.stream(), down.headers.get("Content-Length")
+    model, streamed, count = "", False, 1
+    boundary = boundary_of(content_type) if endpoint.names_model else b""
+    if boundary and "Content-Encoding" not in down.headers:
+        held, look_at, found = bytearray(), 0, dict[str, str]()
+        while ("model" not in found or most > _PEEK) and len(held) < most:
+            piece = await anext(stream, b"")
+            held += piece
+            if len(held) >= look_at or not piece:  # ever more rarely, so that tiny pieces cost no more than large ones
+                look_at = 2 * len(held)
+                found = fields_in(bytes(held), boundary)
+            if not piece:
+                break
+        stream = _after(bytes(held), stream)
+        model, streamed = found.get("model", "")[:LONGEST_MODEL], found.get("stream", "").lower() == "true"
+        count = int(said) if (said := found.get("n", "1")).isdecimal() and len(said) < 4 else 1
+    named = _named(endpoint, model, max(1, count), roster)
+    return ClientRequest(endpoint, None, stream, model, *named, replayable=False, streamed=streamed, length=length)
+
+
+async def _after(held: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if held:
+        yield held
+    async for piece in rest:
+        yield piece
+
+
+def _group(model: str, facts: RequestFacts, settings: Settings, roster: Roster) -> str:
+    """The model's group; a long prompt's own where upstream limits long contexts apart."""
+    group = roster.group_of(model)
+    if settings.long_context:
+        long_from = settings.long_context.get(group)
+        if long_from is not None and facts.prompt_tokens >= long_from:
+            return f"{group}:long"
+    return group
+
+
+def _sticky(facts: RequestFacts, body: bytes) -> int | None:
+    """Equal for requests whose prompts upstream may have cached for each other; None where there is nothing to save."""
+    if facts.prompt_cache_key:
+        return zlib.crc32(facts.prompt_cache_key.encode("utf-8", "surrogatepass"))
+    if facts.prompt_tokens >= _CACHED_FROM:
+        return zlib.crc32(body[:_PREFIX])
+    return None
+
+
+def want_of(
+    job: ClientRequest, headers: Mapping[str, str], client: str, known: Client | None, settings: Settings
+) -> Want:
+    """What admission is asked for. Priority and patience are set per client; the request may only lower them."""
+    priority = _PRIORITY[known.priority] if known else 0
+    asked = headers.get("x-quotapool-priority")
+    if asked is not None:
+        priority = min(priority, _PRIORITY.get(asked.strip().lower(), priority))
+    patience = settings.queue.max_wait if known is None or known.max_wait is None else known.max_wait
+    for name in ("x-quotapool-max-wait", "x-stainless-read-timeout", "x-stainless-timeout"):
+        if (text := headers.get(name)) is not None:
+            patience = min(patience, _seconds(text, patience))
+    return Want(
+        job.group,
+        job.prompt or job.model,
+        job.cost,
+        job.replayable,
+        patience,
+        client=client,
+        weight=known.weight if known else 1.0,
+        priority=priority,
+        leave=settings.queue.batch_leaves if priority < 0 else 0.0,
+        sticky=job.sticky,
+        only=job.placement.only if job.placement is not None else None,
+    )
+
+
+def _seconds(text: str, otherwise: float) -> float:
+    """A header's number of seconds (`5`, `2.5`, `5s`, `500ms`, `1m`); what cannot be read changes nothing."""
+    found = _SECONDS.fullmatch(text.strip().lower())
+    return float(found[1]) * _UNITS[found[2]] if found else otherwise

@@ -1,0 +1,214 @@
+"""Passing an upstream answer on: read whole, as a watched stream, or as bytes nobody looks into.
+
+Before the point of no return nothing has reached the client, so an answer that turns out to be an error can still be
+dropped and another key asked. After it, a broken upstream is shown as a cut and never as a clean end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Final, Protocol
+
+import msgspec
+from multidict import CIMultiDictProxy
+
+from quotapool.domain.quantities import Certainty, Usage
+from quotapool.domain.verdict import Kind
+from quotapool.openai.classify import classify_stream_error
+from quotapool.openai.failed_responses import failure_in
+from quotapool.openai.headers import Header
+from quotapool.openai.sse import StreamRelay
+from quotapool.openai.usage import read_usage
+from quotapool.upstream.interface import Answer, UpstreamFailure, read_body
+
+UNSEEN: Final = Usage(Certainty.AT_LEAST)
+_READ_WHOLE: Final = 4 * 2**20  # a JSON answer up to this size is sent in one piece, with its length
+_LONGEST_LIST: Final = 32 * 2**20  # and one that names stored objects, up to this
+
+
+class Downstream(Protocol):
+    """The client's side of one request."""
+
+    method: str
+    target: str  # path and query as they came
+    headers: CIMultiDictProxy[str]
+    started: bool  # the point of no return
+
+    async def read(self, most: int) -> bytes:
+        """The whole body. Raises Refusal (413) beyond `most` bytes."""
+        ...
+
+    def stream(self) -> AsyncIterator[bytes]:
+        """The body as it comes in, for what is never read or repeated."""
+        ...
+
+    async def start(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None: ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    def put(self, data: bytes) -> Awaitable[None] | None:
+        """Write at once; what comes back is to be awaited before the next piece. Raises ConnectionResetError."""
+        ...
+
+    async def finish(self) -> None: ...
+
+    def cut(self) -> None:
+        """Break the connection off, so that nobody takes what was sent for all."""
+        ...
+
+
+class Passed(msgspec.Struct, eq=False):
+    """What became of an answer. `error`: an error event found while the client still had nothing. `said`: the JSON that
+    tells all of it, whole or as a stream's last event; b"" where there was none."""
+
+    usage: Usage = UNSEEN
+    complete: bool = False
+    error: bytes | None = None
+    late_error: bytes | None = None
+    said: bytes = b""
+
+
+class AnswerReader(Protocol):
+    """Reads an answer for the ids of stored objects (`objects/keeper.py`)."""
+
+    account: str  # who answered, told before
+
+    @property
+    def shows_others(self) -> bool:
+        """The answer must not pass unread."""
+        ...
+
+    async def answered(self, body: bytes) -> bytes: ...
+
+    def began(self, object_id: str) -> None: ...
+
+    def located(self, location: str) -> None: ...
+
+    def ends(self, event: bytes) -> None: ...
+
+    async def written(self) -> None: ...
+
+
+async def pass_json(
+    down: Downstream,
+    answer: Answer,
+    headers: Sequence[Header],
+    passed: Passed,
+    keeper: AnswerReader | None = None,
+    *,
+    counts: bool = True,
+) -> None:
+    """A JSON answer, read whole and then sent whole. A large one flows, usage at its end. What it says of stored
+    objects is kept before the client knows it. `counts`: it says what it used. A response that failed for its key's
+    sake is returned as an error, not sent."""
+    most = _READ_WHOLE if keeper is None else _LONGEST_LIST
+    body = await read_body(answer, most)
+    if len(body) > most:
+        if keeper is not None and keeper.shows_others:
+            raise UpstreamFailure("protocol", "the list is too long to be told whose objects it shows", sent=True)
+        await _flow(down, answer, headers, body, passed)
+        return
+    if counts:
+        passed.usage, passed.said = read_usage(body), body
+    failure = failure_in(body)
+    if failure is not None and classify_stream_error(failure).kind in {Kind.MONEY, Kind.DEAD}:
+        passed.error = failure  # the key's own trouble, and nothing was generated: another key can be asked
+        return
+    passed.late_error = failure
+    passed.complete = True
+    if keeper is not None:
+        body = await keeper.answered(body)
+    await down.start(answer.status, answer.reason, headers, len(body))
+    await down.write(body)
+    await down.finish()
+
+
+async def _flow(down: Downstream, answer: Answer, headers: Sequence[Header], body: bytes, passed: Passed) -> None:
+    length = answer.headers.get("Content-Length")
+    await down.start(answer.status, answer.reason, headers, int(length) if length else None)
+    await down.write(body)
+    tail = bytearray(body[-4096:])
+    while chunk := await answer.chunk():
+        await down.write(chunk)
+        tail += chunk[-4096:]
+        del tail[:-8192]
+    last = tail.rfind(b'"usage"')
+    if last >= 0:
+        passed.usage = read_usage(b"{" + bytes(tail[last:]))
+    passed.complete = True
+    await down.finish()
+
+
+async def pass_bytes(down: Downstream, answer: Answer, headers: Sequence[Header], passed: Passed) -> None:
+    """An answer that is nobody's business: files, audio, images."""
+    length = answer.headers.get("Content-Length")
+    await down.start(answer.status, answer.reason, headers, int(length) if length and length.isdigit() else None)
+    await answer.pour(down.put)
+    passed.complete = True
+    await down.finish()
+
+
+async def pass_stream(
+    down: Downstream,
+    answer: Answer,
+    headers: Sequence[Header],
+    watch: StreamRelay,
+    hold_s: float,
+    passed: Passed,
+    keeper: AnswerReader | None = None,
+) -> None:
+    """Server-sent events. The preamble is held at most `hold_s`; an error found in it is returned, not sent."""
+    held: list[bytes] = []
+    try:
+        ended = await _hold(answer, watch, hold_s, held)
+        if watch.error is not None and not watch.committed:
+            passed.error = watch.error
+            return
+        if keeper is not None and watch.object_id:
+            keeper.began(watch.object_id)  # written while the rest comes in
+        kept = keeper is None or await _kept(keeper, watch)
+        await down.start(answer.status, answer.reason, headers, None)
+        await down.write(b"".join(held))
+        if not ended:
+            while not kept and keeper is not None and (chunk := await answer.chunk()):
+                data = watch.feed(chunk)
+                kept = await _kept(keeper, watch)
+                await down.write(data)
+            await answer.pour(lambda chunk: down.put(watch.feed(chunk)))
+        if rest := watch.finish():
+            await down.write(rest)
+        passed.complete = True
+        await down.finish()
+    finally:
+        passed.usage, passed.said = watch.usage, watch.last
+        if passed.error is None:
+            passed.late_error = watch.error
+
+
+async def _kept(keeper: AnswerReader, watch: StreamRelay) -> bool:
+    """Whether the stream has told all there is to keep; if so, it is kept before the client is told."""
+    if not watch.complete:
+        return False
+    if watch.last:
+        keeper.ends(watch.last)
+    await keeper.written()
+    return True
+
+
+async def _hold(answer: Answer, watch: StreamRelay, hold_s: float, held: list[bytes]) -> bool:
+    """Read until the first event that counts, an error, or `hold_s` from the first byte. True if the stream ended."""
+    deadline: float | None = None
+    while not watch.committed and watch.error is None:
+        try:
+            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                chunk = await answer.chunk()
+        except TimeoutError:
+            return False
+        if not chunk:
+            return True
+        if deadline is None:
+            deadline = time.monotonic() + hold_s
+        held.append(watch.feed(chunk))
+    return False

@@ -1,0 +1,92 @@
+"""What a client may do in a session: which models it may name, and where the objects live that it names.
+
+A request over HTTP is sent to the account that keeps what it names. A session has its account already, so what it joins
+decides where it opens, and what another account keeps is refused within it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import parse_qs, quote
+
+from quotapool.objects.placement import ObjectRequest, concerns
+from quotapool.openai import replies
+from quotapool.openai.ids import RESPONSE
+from quotapool.openai.refusal import Refusal
+from quotapool.request.models import may_use
+from quotapool.request.path import RequestPath
+from quotapool.request.policy import PolicyWatch
+from quotapool.settings import Client
+
+RESPONSES: Final = "responses"
+_JOINED: Final = re.compile(r"/v1/live/sessions/[^/?]+/")
+
+
+class SessionPermissions:
+    """By the pipeline's configuration and its book of objects."""
+
+    def __init__(self, pipeline: RequestPath, policy: PolicyWatch) -> None:
+        self._pipeline = pipeline
+        self._policy = policy
+
+    def enter(self, client: Client | None, endpoint: str, model: str) -> None:
+        """Raises Refusal: the day's money is spent (429), a model that is not the client's (403)."""
+        self._refuse_beyond_the_day()
+        if endpoint != RESPONSES and not _may_use(client, model):
+            raise Refusal(replies.MODEL_NOT_ALLOWED, param="model")
+
+    async def where(self, name: str, endpoint: str, target: str, model: str) -> frozenset[str] | None:
+        """The accounts that a session of the client `name` must run on: that of the call or session it joins; for
+        responses, the one where the client's files and conversations are, if it is known by a key. None: any.
+
+        Raises Refusal (404, 503).
+        """
+        objects = self._pipeline.objects
+        if objects is None:
+            return None
+        calls = parse_qs(target.partition("?")[2]).get("call_id", [])
+        if calls:
+            target = f"/v1/realtime/calls/{quote(calls[0], safe='')}"
+        elif endpoint == RESPONSES and name:
+            target = "/v1/conversations"
+        elif not _JOINED.match(target):
+            return None
+        return (await objects.place(ObjectRequest(endpoint, "GET", target, None, model, None, name))).only
+
+    async def check(
+        self, client: Client | None, name: str, headers: Mapping[str, str], model: str, event: bytes, account: str
+    ) -> bytes:
+        """A `response.create` as it may go up in a session on `account`.
+
+        Raises Refusal: models and objects that are not the client's, objects of another account.
+        """
+        if not _may_use(client, model):
+            raise Refusal(replies.MODEL_NOT_ALLOWED, param="model")
+        self._refuse_beyond_the_day()
+        objects = self._pipeline.objects
+        asked = ObjectRequest(RESPONSES, "POST", "/v1/responses", event, model, None, name)
+        if objects is not None and concerns(asked):
+            only = (await objects.place(asked)).only
+            if only is not None and account not in only:
+                raise Refusal(replies.OBJECT_ELSEWHERE)
+        if self._pipeline.settings.safety.identifier:
+            return self._policy.identified(event, name, headers)
+        return event
+
+    def remember(self, name: str, response: str, account: str) -> None:
+        """A stored response of the client `name` can be asked for by HTTP, too."""
+        if self._pipeline.objects is not None:
+            self._pipeline.objects.book.remember([(RESPONSE, response)], account, name)
+
+    def _refuse_beyond_the_day(self) -> None:
+        left_s = self._pipeline.closed_until - time.time()
+        if left_s > 0:
+            raise Refusal(replies.POOL_DAILY_LIMIT_REACHED, retry_after_s=left_s)
+
+
+def _may_use(client: Client | None, model: str) -> bool:
+    """Whether a client's key is good for this model. One with a list of models has to name one."""
+    return client is None or not client.models or (bool(model) and may_use(client, model))

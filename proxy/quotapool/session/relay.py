@@ -1,0 +1,215 @@
+"""An open session: messages carried both ways until one side ends it, and the other side told how it ended.
+
+Each direction reads a message only when the one before has been taken, so a slow reader slows its sender down and
+nothing piles up here. Close codes and reasons pass as they are; a side that vanishes becomes 1001 upstream and 1011
+for the client, on which SDKs connect again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+import structlog
+
+from quotapool.websocket.frames import (
+    CLOSE,
+    GOING_AWAY,
+    INTERNAL_ERROR,
+    TEXT,
+    VANISHED,
+    FrameError,
+    Message,
+    close_code,
+    close_payload,
+)
+from quotapool.websocket.socket import WebSocket
+
+_log = structlog.get_logger()
+_FAREWELL_S: Final = 5.0  # for the other side to answer a close
+_PING_AFTER_S: Final = 60.0  # of silence
+_LOST_AFTER_S: Final = 300.0  # a slow reader finds our ping late
+_LONGEST_REASON: Final = 123  # bytes
+_MOST_KEPT: Final = 2**20  # bytes of messages behind one that waits for a budget; then the client has to wait, too
+
+Side = Literal["client", "upstream", "proxy"]
+
+
+class Watch(Protocol):
+    """Whoever counts what a session uses."""
+
+    def heard(self, payload: bytearray) -> None:
+        """A text of upstream, before it is passed on."""
+        ...
+
+    def clean(self, text: bytes) -> bytes:
+        """What upstream gives as a reason, without secrets."""
+        ...
+
+    def wants(self, payload: bytearray) -> bool:
+        """Whether a text of the client needs a budget before it may go up."""
+        ...
+
+    async def admit(self, payload: bytearray) -> bytearray | None:
+        """Take the budget. The client's answer where there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a session ended: the close code, VANISHED where nobody said one, and who ended it."""
+
+    code: int
+    by: Side
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """How one side ended: the close frame it sent, or what was wrong with its frames, or nothing."""
+
+    close: bytearray | None = None
+    broken: FrameError | None = None
+
+
+class SessionRelay:
+    """Carries messages between two open sockets. `leave` ends it from outside."""
+
+    def __init__(self, client: WebSocket, upstream: WebSocket, watch: Watch) -> None:
+        self._client = client
+        self._upstream = upstream
+        self._watch = watch
+        self._told: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
+        self._kept: deque[Message] = deque()  # of the client, behind one that waits for a budget
+        self._kept_bytes = 0
+        self._line: asyncio.Task[None] | None = None
+
+    def leave(self, code: int, reason: str) -> None:
+        """End the session; the client is told why."""
+        if not self._told.done():
+            self._told.set_result((code, reason))
+
+    def look(self, now: float) -> None:
+        """Ask who has been silent for a sign of life, and give up on who does not answer. `now`: monotonic."""
+        for side in (self._client, self._upstream):
+            silent_s = now - side.heard_at if side.waits else 0.0
+            if silent_s > _LOST_AFTER_S:
+                side.abort()
+            elif silent_s > _PING_AFTER_S:
+                with contextlib.suppress(ConnectionError):
+                    side.ping()
+
+    async def run(self) -> Ending:
+        """Until the session has ended and both connections are closing."""
+        up = asyncio.create_task(self._carry(self._client, self._upstream, self._from_client))
+        down = asyncio.create_task(self._carry(self._upstream, self._client, self._from_upstream))
+        try:
+            ends: set[asyncio.Future[Any]] = {up, down, self._told}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if self._told.done():
+                code, reason = self._told.result()
+                self._client.say_close(close_payload(code, reason))
+                self._upstream.say_close(close_payload(GOING_AWAY))
+                await asyncio.wait({up}, timeout=_FAREWELL_S)
+                return Ending(code, "proxy")
+            if down.done():
+                return await self._part("upstream", down.result(), up)
+            return await self._part("client", up.result(), down)
+        finally:
+            if not up.done() or not down.done():  # cut, or one side would not answer
+                with contextlib.suppress(ConnectionError):
+                    self._upstream.say_close(close_payload(GOING_AWAY))
+            for task in (up, down, self._line):
+                if task is not None:
+                    task.cancel()
+            self._client.end()
+            self._upstream.end()
+
+    async def _part(self, by: Side, last: _Last, others: asyncio.Task[_Last]) -> Ending:
+        """One side has ended: tell the other one, and pass its answer back."""
+        first, second = (self._client, self._upstream) if by == "client" else (self._upstream, self._client)
+        lost = GOING_AWAY if by == "client" else INTERNAL_ERROR
+        if self._line is not None and by == "client":
+            self._line.cancel()  # nothing may go up behind a close
+        if last.close is not None:
+            code = close_code(last.close)
+            second.say_close(bytearray(last.close) if by == "client" else self._without_secrets(last.close))
+            await asyncio.wait({others}, timeout=_FAREWELL_S)
+            answer = others.result().close if others.done() else None
+            if answer is None:
+                answer = last.close
+            first.say_close(self._without_secrets(answer) if by == "client" else bytearray(answer))
+            return Ending(code, by)
+        if last.broken is not None:
+            first.say_close(close_payload(last.broken.code, str(last.broken)))
+            second.say_close(close_payload(lost, f"the {by} broke the protocol: {last.broken}"))
+            return Ending(last.broken.code, by)
+        second.say_close(close_payload(lost, f"the {by} is gone"))
+        return Ending(VANISHED, by)
+
+    def _without_secrets(self, close: bytearray) -> bytearray:
+        reason = bytes(close[2:])
+        cleaned = self._watch.clean(reason)
+        return bytearray(close) if cleaned == reason else close[:2] + cleaned[:_LONGEST_REASON]
+
+    async def _carry(self, source: WebSocket, sink: WebSocket, passed: Callable[[Message], Awaitable[bool]]) -> _Last:
+        """One direction, until its source ends."""
+        try:
+            while (message := await source.receive()) is not None:
+                if message.opcode == CLOSE:
+                    return _Last(close=message.payload)
+                if not await passed(message):
+                    await self._gently(sink.send(message.opcode, message.payload))
+        except FrameError as broken:
+            return _Last(broken=broken)
+        except ConnectionError:  # while answering a ping
+            pass
+        return _Last()
+
+    @staticmethod
+    async def _gently(sending: Awaitable[None]) -> None:
+        """A sink that is gone ends the session by its own direction; until then its source is read on."""
+        with contextlib.suppress(ConnectionError):
+            await sending
+
+    async def _from_upstream(self, message: Message) -> bool:
+        if message.opcode == TEXT:
+            self._watch.heard(message.payload)
+        return False
+
+    async def _from_client(self, message: Message) -> bool:
+        """True: kept, because it needs a budget first, or stands behind one that does."""
+        if self._line is None and not self._watch.wants(message.payload):
+            return False
+        self._kept.append(message)
+        self._kept_bytes += len(message.payload)
+        if self._line is None:
+            self._line = asyncio.create_task(self._serve_line())
+        if self._kept_bytes > _MOST_KEPT:
+            await asyncio.shield(self._line)
+        return True
+
+    async def _serve_line(self) -> None:
+        """Pass on what was kept, in order. Meanwhile pings are answered."""
+        try:
+            await self._pass_on()
+        except Exception:  # noqa: BLE001 - the last stand: else the session would hang without a word
+            _log.exception("session failed")
+            self.leave(INTERNAL_ERROR, "the proxy failed on this session")
+        finally:
+            self._line = None
+
+    async def _pass_on(self) -> None:
+        while self._kept:
+            opcode, payload = self._kept.popleft()
+            self._kept_bytes -= len(payload)
+            refusal = None
+            if self._watch.wants(payload):
+                refusal = await self._watch.admit(payload)
+            if refusal is None:
+                await self._gently(self._upstream.send(opcode, payload))
+            else:
+                await self._gently(self._client.send(TEXT, refusal))

@@ -1,0 +1,373 @@
+"""The meter of a session: what its responses use is taken from the budgets of the one account that it runs on.
+
+Realtime and Live say what a response used when it is over, so it is paid afterwards: a request, and its tokens, which
+may put the bucket into debt. Upstream reserves a response's output when it begins, and `rate_limits.updated` shows its
+buckets with that; what the bucket has learned from it is not taken a second time.
+Responses over a WebSocket ask beforehand (`response.create`): each takes its estimate like a request of its own, or
+waits for it, and is settled with what it used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from quotapool.domain.quantities import Certainty, Cost, Details, Dimension, Usage
+from quotapool.domain.request_record import AttemptRecord, RequestRecord
+from quotapool.domain.verdict import OK, Kind, Verdict
+from quotapool.ledger.budgets import Candidate, Granted, Ledger, Observed, Refused, StoreUnavailable
+from quotapool.openai import replies
+from quotapool.openai.classify import classify_stream_error
+from quotapool.openai.refusal import Refusal
+from quotapool.openai.requests import InvalidRequest, read_request
+from quotapool.openai.safety import is_policy_refusal
+from quotapool.openai.session_events import (
+    BEGUN,
+    DURATION,
+    ENDED,
+    ERROR,
+    RATES,
+    SESSION,
+    TELLING,
+    TRANSCRIBED,
+    Told,
+    may_create,
+    read_create,
+    read_event,
+    refusal_event,
+    type_of,
+)
+from quotapool.pool.admission import NobodyLeft, NoRoom, TooLarge
+from quotapool.pool.roster import Roster
+from quotapool.request.outcome import DID_NO_WORK
+from quotapool.request.policy import PolicyWatch
+from quotapool.request.read import LONGEST_MODEL
+from quotapool.request.refusals import no_room, nobody_left
+
+_DIMENSIONS: Final = {"requests": Dimension.RPM, "tokens": Dimension.TPM}
+_DEFAULT_COOL_S: Final = 5.0  # a rate limit that names no time
+_MOST_COOL_S: Final = 86_400.0
+_LONGEST_NAP_S: Final = 1.0
+_MOST_OPEN: Final = 64  # responses; upstream allows 16 at once (WebSocket mode guide)
+_UNSEEN: Final = Usage(Certainty.AT_LEAST)
+
+
+class UsageObserver(Protocol):
+    """Who wants to know what responses used."""
+
+    def attempted(self, leg: AttemptRecord, trip: RequestRecord) -> None: ...
+
+    def cooled(self, account: str, group: str, reason: str) -> None: ...
+
+    def served(self, model: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTerms:
+    """What a session's client may do in it. `asks_first`: it sends `response.create` with the whole request."""
+
+    asks_first: bool
+    patience_s: float  # how long a response waits for a budget
+    check: Callable[[str, bytes, str], Awaitable[bytes]]  # (model, event, account): the event to send; raises Refusal
+    remember: Callable[[str, str], None]  # (a stored response's id, account)
+
+
+@dataclass(slots=True)
+class UsageParts:
+    """What all meters of a process share. `tasks` are settlements on their way to the store."""
+
+    ledger: Ledger
+    roster: Roster
+    observer: UsageObserver
+    clean: Callable[[bytes], bytes]
+    policy: PolicyWatch
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+
+@dataclass(slots=True, eq=False)
+class _Response:
+    """One response under way. `seen`: tokens by which upstream's bucket was lower than ours since it began."""
+
+    model: str
+    started: float
+    granted: Granted | None = None  # None: nothing was taken for it beforehand
+    prompt_estimate: int = 0
+    seen: float = 0.0
+    is_stored: bool = False
+
+
+class SessionUsage:
+    """Counts one session."""
+
+    def __init__(self, desk: UsageParts, trip: RequestRecord, granted: Granted, terms: SessionTerms) -> None:
+        self._desk = desk
+        self._trip = trip
+        self._granted = granted  # the session's own reservation, settled; names its account and key
+        self._terms = terms
+        self._under_way: dict[str, _Response] = {}
+        self._asked: defaultdict[str, deque[_Response]] = defaultdict(deque)  # by lane; sent, and not begun
+        self._transcriber = ""
+        self._seconds = 0.0
+        self.model = trip.model
+        self.used = Usage(Certainty.EXACT)
+
+    @property
+    def key(self) -> str:
+        return self._granted.candidate.key
+
+    @property
+    def account(self) -> str:
+        return self._granted.candidate.account
+
+    @property
+    def busy(self) -> bool:
+        """Whether a response is under way."""
+        return bool(self._under_way) or any(self._asked.values())
+
+    # ---- what the client asks
+
+    def clean(self, text: bytes) -> bytes:
+        return self._desk.clean(text)
+
+    def wants(self, payload: bytearray) -> bool:
+        return self._terms.asks_first and may_create(payload)
+
+    async def admit(self, payload: bytearray) -> bytearray | None:
+        """Take a response's estimate from the session's account. The client's answer where that cannot be."""
+        model, lane = read_create(payload)
+        response = _Response(model[:LONGEST_MODEL], time.monotonic())
+        event = bytes(payload)
+        try:
+            payload[:] = await self._terms.check(model, event, self.account)
+            with contextlib.suppress(InvalidRequest):  # upstream says what is wrong with it
+                facts = read_request("responses", event)
+                response.prompt_estimate, response.is_stored = facts.prompt_tokens, facts.store is not False
+                group = self._desk.roster.group_of(facts.model[:LONGEST_MODEL])
+                response.granted = await self._reserve(group, facts.cost)
+        except Refusal as refusal:
+            return refusal_event(refusal.status, refusal.body(), lane)
+        self._asked[lane].append(response)
+        return None
+
+    async def _reserve(self, group: str, cost: Cost) -> Granted:
+        """Stand in line at the one account. Raises Refusal."""
+        ledger, came = self._desk.ledger, time.monotonic()
+        owner = f"{self._trip.id}/{came}"
+        granted: Granted | None = None
+        try:
+            while True:
+                answer = await ledger.reserve(group, cost, [self._candidate(group)], owner=owner, arrived=came)
+                if isinstance(answer, Granted):
+                    granted = answer
+                    return granted
+                wait_s = _wait_of(answer)
+                if time.monotonic() + wait_s > came + self._terms.patience_s:
+                    raise no_room(NoRoom(wait_s, "rate_limit", answer.dimension))
+                await asyncio.sleep(min(wait_s, _LONGEST_NAP_S))
+        except StoreUnavailable as gone:
+            raise Refusal(replies.STORE_UNAVAILABLE, retry_after_s=1.0) from gone
+        finally:
+            if granted is None:
+                ledger.release(group, owner)
+
+    def _candidate(self, group: str) -> Candidate:
+        known = self._desk.roster.pool.keys.get(self.key)
+        if known is None:  # a reload took it; the session is about to end
+            raise nobody_left(NobodyLeft("dead"))
+        return self._desk.roster.candidate(known, group)
+
+    # ---- what upstream says
+
+    def heard(self, payload: bytearray) -> None:
+        """A text of upstream. Nothing here waits, and nothing is raised."""
+        if type_of(payload) not in TELLING:
+            return
+        told = read_event(payload)
+        if told is None:
+            return
+        if told.failed:  # upstream may repeat the key: what it says is cleaned before the client sees it
+            said = bytes(payload)
+            cleaned = self._desk.clean(said)
+            if cleaned != said:
+                payload[:] = cleaned
+        if told.type == BEGUN:
+            self._begin(told)
+        elif told.type in ENDED:
+            self._end(told, self._under_way.pop(told.response, None) or self._next_asked(told.lane), payload)
+        elif told.type == ERROR:
+            self._fail(told, payload)
+        elif told.type == RATES:
+            self._desk.start(self._learn(told))
+        elif told.type == TRANSCRIBED and told.usage is not None:
+            model = self._transcriber or self.model
+            self.used = _sum(self.used, told.usage)
+            self._desk.start(self._pay(_Response(model, time.monotonic()), told.usage, OK))
+        elif told.type in SESSION:
+            self.model = self.model or told.model[:LONGEST_MODEL]
+            self._transcriber = told.transcriber[:LONGEST_MODEL] or self._transcriber
+        elif told.type in DURATION:
+            self._seconds = max(self._seconds, told.seconds)
+
+    def _begin(self, told: Told) -> None:
+        response = self._next_asked(told.lane) or _Response(told.model[:LONGEST_MODEL] or self.model, time.monotonic())
+        if len(self._under_way) >= _MOST_OPEN:  # an upstream that never says that one has ended
+            self._close(self._under_way.pop(next(iter(self._under_way))))
+        response.model = response.model or told.model[:LONGEST_MODEL]  # a stored prompt may have chosen it
+        self._under_way[told.response] = response
+        if response.is_stored and told.response:
+            self._terms.remember(told.response, self.account)
+
+    def _next_asked(self, lane: str) -> _Response | None:
+        waiting = self._asked.get(lane)
+        if not waiting:
+            return None
+        response = waiting.popleft()
+        if not waiting:
+            del self._asked[lane]
+        return response
+
+    def _end(self, told: Told, response: _Response | None, payload: bytearray) -> None:
+        verdict = classify_stream_error(bytes(payload)) if told.failed else OK
+        if told.usage is not None:
+            self.used = _sum(self.used, told.usage)
+        if response is None:
+            response = _Response(told.model[:LONGEST_MODEL] or self.model, time.monotonic())
+        if response.granted is not None:
+            self._settle(response, response.granted, told.usage, verdict)
+        elif told.usage is not None or verdict.kind is not Kind.OK:
+            self._desk.start(self._pay(response, told.usage or Usage(Certainty.EXACT), verdict))
+
+    def _fail(self, told: Told, payload: bytearray) -> None:
+        """An `error` event. Most are about one event of the client; in Realtime the session goes on."""
+        verdict = classify_stream_error(bytes(payload))
+        response = self._next_asked(told.lane)
+        if response is not None and response.granted is not None:
+            self._settle(response, response.granted, None, verdict)
+        elif verdict.kind not in {Kind.OK, Kind.REQUEST}:
+            self._desk.start(self._pay(response or _Response(self.model, time.monotonic()), None, verdict))
+        else:
+            self._note_policy(verdict)
+
+    def _note_policy(self, verdict: Verdict) -> None:
+        if is_policy_refusal(verdict):
+            self._desk.policy.refused(self._trip.client, verdict.reason)
+
+    # ---- what it costs
+
+    async def _pay(self, response: _Response, usage: Usage | None, verdict: Verdict) -> None:
+        """Take afterwards what was used: where there is no room for it, as a debt."""
+        group = self._desk.roster.group_of(response.model)
+        granted = None
+        try:
+            answer = await self._desk.ledger.reserve(group, Cost(1 if usage else 0), [self._candidate(group)])
+            granted = answer if isinstance(answer, Granted) else None
+        except (StoreUnavailable, Refusal):
+            pass
+        if granted is None:
+            granted = msgspec.structs.replace(self._granted, group=group, cost=Cost(0), settled=False)
+        self._settle(response, granted, usage, verdict)
+
+    async def _learn(self, told: Told) -> None:
+        """Upstream shows its buckets: ours follow."""
+        observed = [Observed(_DIMENSIONS[name], *rest) for name, *rest in told.limits if name in _DIMENSIONS]
+        if not observed:
+            return
+        group = self._desk.roster.group_of(self.model)
+        try:
+            answer = await self._desk.ledger.reserve(group, Cost(0), [self._candidate(group)])
+        except (StoreUnavailable, Refusal):
+            return
+        if not isinstance(answer, Granted):
+            return
+        ours = answer.moments.get(Dimension.TPM)
+        for one in observed:
+            if ours is not None and one.dimension is Dimension.TPM:
+                for response in self._under_way.values():
+                    response.seen = max(response.seen, min(ours.kept, ours.corrected) - one.remaining)
+        self._desk.ledger.settle(answer, observed=observed)
+
+    def _settle(self, response: _Response, granted: Granted, usage: Usage | None, verdict: Verdict) -> None:
+        """Correct a reservation, act on the verdict, and tell who counts. Only for responses that have ended."""
+        used = usage or (Usage(Certainty.NOTHING) if verdict.kind in DID_NO_WORK else _UNSEEN)
+        unused = granted.cost.tokens - max(0.0, used.total - response.seen)
+        leg = AttemptRecord(self.key, self.account, 0.0, verdict.kind.value, verdict.reason)
+        cool_s = 0.0
+        if verdict.kind in {Kind.WAIT, Kind.SLOW_DOWN}:
+            cool_s = min(_DEFAULT_COOL_S if verdict.retry_after_s is None else verdict.retry_after_s, _MOST_COOL_S)
+            self._desk.observer.cooled(self.account, granted.group, verdict.reason)
+        self._desk.ledger.settle(
+            granted,
+            unused_tokens=min(0.0, unused) if used.certainty is Certainty.AT_LEAST else unused,
+            cool_s=cool_s,
+        )
+        if verdict.kind is not Kind.OK:
+            self._desk.roster.report(verdict, granted, status=0, request_id="")
+            self._note_policy(verdict)
+        elif usage is not None:
+            self._desk.observer.served(response.model)
+        self._tell(response, leg, used)
+
+    def _tell(self, response: _Response, leg: AttemptRecord, used: Usage) -> None:
+        leg.usage = used
+        leg.tier = used.tier
+        leg.prompt_estimate = response.prompt_estimate
+        leg.took_s = time.monotonic() - response.started
+        trip = replace(self._trip, model=response.model, streamed=True, legs=[leg])
+        self._desk.observer.attempted(leg, trip)
+
+    def _close(self, response: _Response) -> None:
+        """The session ended under it: what it used stays unknown, and its estimate stays charged."""
+        self.used = _sum(self.used, _UNSEEN)
+        if response.granted is not None:
+            self._desk.ledger.settle(response.granted)
+            self._tell(response, AttemptRecord(self.key, self.account, 0.0, "cancelled"), _UNSEEN)
+
+    def finish(self) -> None:
+        """The session has ended."""
+        for response in self._under_way.values():
+            self._close(response)
+        for waiting in self._asked.values():
+            for response in waiting:
+                self._close(response)
+        self._under_way.clear()
+        self._asked.clear()
+        if self._seconds:
+            used = Usage(Certainty.EXACT, details=Details(seconds=self._seconds))
+            self._tell(
+                _Response(self.model, self._trip.started),
+                AttemptRecord(self.key, self.account, 0.0, Kind.OK.value),
+                used,
+            )
+
+
+def _wait_of(answer: Refused) -> float:
+    """Seconds until there is room. Raises Refusal where waiting does not help."""
+    if answer.dead:
+        raise nobody_left(NobodyLeft("dead"))
+    if answer.wait_s is None:
+        large = TooLarge(answer.dimension) if answer.dimension is not None else None
+        raise Refusal(replies.REQUEST_TOO_LARGE_FOR_POOL) from large
+    return answer.wait_s
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    certainty = Certainty.EXACT if other.certainty is not Certainty.AT_LEAST else Certainty.AT_LEAST
+    return Usage(
+        certainty,
+        one.prompt + other.prompt,
+        one.completion + other.completion,
+        one.cached_prompt + other.cached_prompt,
+        one.reasoning + other.reasoning,
+    )

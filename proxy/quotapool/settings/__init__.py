@@ -1,0 +1,57 @@
+"""The configuration: one YAML file, the environment and secrets, as one frozen, checked object."""
+
+from __future__ import annotations
+
+from quotapool.settings.errors import ConfigError, Place, Problem
+from quotapool.settings.load import load
+from quotapool.settings.model import (
+    Account,
+    Client,
+    GlobalLimits,
+    LimitSet,
+    Log,
+    Metrics,
+    Origin,
+    Queue,
+    Retry,
+    Settings,
+    Timeouts,
+    UpstreamKey,
+)
+from quotapool.settings.transfer import (
+    RESTART_ONLY,
+    changed_sections,
+    for_workers,
+    from_wire,
+    to_wire,
+    waiting_for_restart,
+    with_more,
+)
+from quotapool.settings.values import Address
+
+__all__ = [
+    "RESTART_ONLY",
+    "Account",
+    "Address",
+    "Client",
+    "ConfigError",
+    "GlobalLimits",
+    "LimitSet",
+    "Log",
+    "Metrics",
+    "Origin",
+    "Place",
+    "Problem",
+    "Queue",
+    "Retry",
+    "Settings",
+    "Timeouts",
+    "UpstreamKey",
+    "changed_sections",
+    "for_workers",
+    "from_wire",
+    "load",
+    "to_wire",
+    "waiting_for_restart",
+    "with_more",
+]

@@ -1,0 +1,46 @@
+"""Options about alerts: where they go, and from which point on something is worth one."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from quotapool.domain.alert import AlertKind
+from quotapool.settings.money import Usd
+from quotapool.settings.section import Section
+from quotapool.settings.values import Duration, Name, PositiveDuration, Token, hidden
+
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#][^\s]*")
+
+
+def check_target(secret: SecretStr) -> SecretStr:
+    """A URL. Whether its service takes it, `quotapool alerts test` shows."""
+    text = secret.get_secret_value().strip()
+    if not _URL.fullmatch(text):
+        raise ValueError("must be a URL: https://… (a webhook), slack://…, discord://…, mailtos://… (docs/alerts.md)")
+    return SecretStr(text)
+
+
+TargetUrl = Annotated[SecretStr, AfterValidator(check_target), hidden]
+
+
+class AlertTarget(Section):
+    """One place to tell. The URL counts as a secret: many hold one. `secret` signs; no `kinds` means all."""
+
+    url: TargetUrl
+    secret: Token | None = None
+    kinds: tuple[AlertKind, ...] = ()
+    name: Name | None = None  # for logs and metrics; default: its kind and place, such as slack-1
+
+
+class Alerts(Section):
+    """Thresholds of what is not an event by itself. 0 or null: never told."""
+
+    targets: tuple[AlertTarget, ...] = ()
+    min_usable_keys: int = Field(default=1, ge=0)
+    min_headroom: float = Field(default=0.05, ge=0, lt=1)
+    credit_below_usd: Usd | None = None
+    expires_within: Duration = 7 * 86_400.0
+    repeat_after: PositiveDuration = 6 * 3600.0

@@ -1,0 +1,96 @@
+"""Which written limits hold for an account and a model, and which models share one: lookups of the request path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Final, TypeVar
+
+from quotapool.domain.quantities import Limits
+
+# A dated snapshot has the limits of its alias: gpt-4o-2024-08-06 those of gpt-4o.
+_SNAPSHOT: Final = re.compile(r"(?P<alias>.+)-\d{4}-\d{2}-\d{2}", re.DOTALL)
+_REMEMBERED_AT_MOST: Final = 4096  # model names come from clients: neither their number nor length is ours
+_LONGEST_REMEMBERED: Final = 256
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _remember(cache: dict[K, V], key: K, find: Callable[[], V], *, size: int) -> V:
+    value = find()
+    if size <= _LONGEST_REMEMBERED:
+        if len(cache) >= _REMEMBERED_AT_MOST:
+            cache.clear()
+        cache[key] = value
+    return value
+
+
+class ModelGroups:
+    """Model to model group: what `groups` says, else the snapshot's alias, else the model itself."""
+
+    def __init__(self, groups: Mapping[str, Sequence[str]]) -> None:
+        self._explicit = {model: group for group, models in groups.items() for model in models}
+        self._cache: dict[str, str] = {}
+
+    def of(self, model: str) -> str:
+        group = self._cache.get(model)
+        return group if group is not None else _remember(self._cache, model, lambda: self._find(model), size=len(model))
+
+    def _find(self, model: str) -> str:
+        if model in self._explicit:
+            return self._explicit[model]
+        # A fine-tuned model is its own group, whatever its suffix looks like.
+        snapshot = None if model.startswith("ft:") else _SNAPSHOT.fullmatch(model)
+        alias = snapshot["alias"] if snapshot else model
+        return self._explicit.get(alias, alias)
+
+
+class LimitTable:
+    """(account, model group) to written limits.
+
+    The account's for the model stand over the account's, its tier's, the model's and the default. Of several patterns
+    that match a model only the most specific speaks: the exact name, else the longest.
+    """
+
+    def __init__(
+        self,
+        accounts: Mapping[str, Limits],
+        default: Limits,
+        models: Mapping[str, Limits],
+        own_models: Mapping[str, Mapping[str, Limits]] | None = None,
+    ) -> None:
+        self._accounts = accounts
+        self._default = default
+        self._models = _Models(models)
+        self._own_models = {account: _Models(own) for account, own in (own_models or {}).items()}
+        self._cache: dict[tuple[str, str], Limits] = {}
+
+    def of(self, account: str, group: str) -> Limits:
+        limits = self._cache.get((account, group))
+        return (
+            limits
+            if limits is not None
+            else _remember(self._cache, (account, group), lambda: self._find(account, group), size=len(group))
+        )
+
+    def _find(self, account: str, group: str) -> Limits:
+        own = self._accounts.get(account, Limits())
+        if account in self._own_models:
+            own = self._own_models[account].of(group).over(own)
+        return own.over(self._models.of(group)).over(self._default)
+
+
+class _Models:
+    """Limits by pattern."""
+
+    def __init__(self, limits: Mapping[str, Limits]) -> None:
+        self._limits = limits
+        self._patterns = sorted(limits, key=lambda pattern: (-len(pattern), pattern))
+
+    def of(self, group: str) -> Limits:
+        if group in self._limits:
+            return self._limits[group]
+        matching = (pattern for pattern in self._patterns if fnmatchcase(group, pattern))
+        return next((self._limits[pattern] for pattern in matching), Limits())

@@ -1,0 +1,180 @@
+"""From the file, the environment and the command line to Settings, or to all that is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+
+from quotapool.settings import tree
+from quotapool.settings.document import read_document
+from quotapool.settings.draft import Draft
+from quotapool.settings.environment import CONFIG, apply_overrides, fill_in, read_variables
+from quotapool.settings.errors import ConfigError, Option, Place, nearest, shown
+from quotapool.settings.forward_proxy import from_environment
+from quotapool.settings.keys import gather_keys
+from quotapool.settings.model import Origin, Settings, UpstreamKey, default_state_dir, home_of
+from quotapool.settings.values import Address, sha256_hex
+
+_PATHS: Final = frozenset(
+    {"state_dir", "keys_file", "ca_file", "secret_file", "master_key_file", "cert_file", "key_file"}
+)
+_SECRETS: Final = frozenset({"secret", "key", "admin_token", "master_key", "session_key"})
+_LITERAL_FROM: Final = 20  # characters: shorter ones are test keys
+
+
+def load(
+    config: Path | None,
+    *,
+    env: Mapping[str, str],
+    env_file: Path | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> Settings:
+    """The configuration, or a ConfigError that lists every problem found.
+
+    Later wins: defaults, the file (`config`, else the one named by QUOTAPOOL_CONFIG), `env_file`, `env`,
+    `overrides` (dotted option to value, from the command line; None: not given). Relative paths belong to the
+    folder of the file that holds them, elsewhere to the current one. An empty variable counts as not set.
+    """
+    draft = Draft()
+    variables = read_variables(env, env_file, draft)
+    if config is None and CONFIG in variables and variables[CONFIG].value.strip():
+        config = Path(variables[CONFIG].value.strip())
+    used: set[str] = set()
+    if config is not None:
+        draft.files.append(config)
+        if not read_document(config, draft):
+            raise ConfigError(draft.problems)
+        _advise_on_literals(draft.values, (), draft)
+        _refuse_written_master_key(draft)
+        used = fill_in(draft, variables)
+    values = {name: variable.value for name, variable in variables.items()}
+    home = home_of(values)
+    _anchor_paths(draft.values, config.absolute().parent if config else Path.cwd(), home)
+    apply_overrides(draft, variables, used)
+    for name, value in (overrides or {}).items():
+        if value is not None:
+            plain = str(value) if isinstance(value, Path) else value
+            draft.put(tuple(name.split(".")), plain, Place("command line"))
+    _anchor_paths(draft.values, Path.cwd(), home)
+    if draft.values.get("state_dir") is None:
+        draft.values["state_dir"] = default_state_dir(values)
+    if isinstance(file := draft.values.get("master_key_file"), str):
+        draft.files.append(Path(file))
+    if draft.values.get("upstream_proxy") is None:
+        _ask_environment_for_proxy(draft, values)
+    gather_keys(draft, variables)
+    return _checked(draft)
+
+
+def _ask_environment_for_proxy(draft: Draft, values: Mapping[str, str]) -> None:
+    found = from_environment(lambda name: values.get(name, ""))
+    if found is not None:
+        name, option = found
+        draft.put(("upstream_proxy",), option, Place(f"environment variable {name}"))
+
+
+def _checked(draft: Draft) -> Settings:
+    settings = None
+    try:
+        settings = Settings.model_validate(draft.values)
+    except ValidationError as error:
+        draft.refuse_invalid(error, Settings)
+    for option, message, hint in _contradictions(settings) if settings else ():
+        draft.refuse(option, message, nearest=hint)
+    if draft.problems or settings is None:
+        # Raised here, outside `except`: a traceback must not lead to pydantic's error, which may name a secret.
+        raise ConfigError(draft.problems)
+    if settings.upstream.startswith("http:") and not _is_local(settings.upstream):
+        draft.warnings.append("upstream: http:// sends the pool's keys over the network unencrypted")
+    for key in settings.keys:
+        if key.upstream and key.upstream.url.startswith("http:") and not _is_local(key.upstream.url):
+            draft.warnings.append(f"the upstream of {key.id}: http:// sends its secret over the network unencrypted")
+    if settings.tls is not None:
+        draft.files += [settings.tls.cert_file, settings.tls.key_file]
+    settings._origin = Origin(tuple(dict.fromkeys(draft.files)), tuple(draft.warnings))  # noqa: SLF001  # the one place that makes it
+    return settings
+
+
+def _contradictions(settings: Settings) -> Iterator[tuple[Option, str, str | None]]:
+    """Options that are each right and do not fit together: (option, message, nearest real name)."""
+    if settings.listen == settings.admin_listen and settings.listen.port:
+        yield ("admin_listen",), "is the same address as listen; operators need a port of their own", None
+    if settings.tls is not None and (problem := settings.tls.problem()) is not None:
+        yield ("tls", problem[0]), problem[1], None
+    for name, account in settings.accounts.items():
+        if account.tier is not None and account.tier not in settings.tiers:
+            hint = nearest(account.tier, settings.tiers)
+            yield ("accounts", name, "tier"), "no such tier under tiers:", hint
+    organizations: dict[str, int] = {}
+    for index, admin_key in enumerate(settings.admin_keys):
+        if (first := organizations.setdefault(admin_key.organization, index)) != index:
+            yield ("admin_keys", index, "organization"), f"the same organization as admin_keys[{first}]", None
+    if settings.import_limits and not settings.admin_keys:
+        yield ("import_limits",), "needs admin_keys: only an admin key (sk-admin-...) may read a project's limits", None
+    group_of: dict[str, str] = {}
+    for group, models in settings.groups.items():
+        for index, model in enumerate(models):
+            if (other := group_of.setdefault(model, group)) != group:
+                yield ("groups", group, index), f"the same model is in the group {other} too", None
+    elsewhere: dict[str, UpstreamKey] = {}
+    for index, key in enumerate(settings.keys):
+        first_key = elsewhere.setdefault(key.account, key)
+        if first_key.upstream != key.upstream:
+            message = f"is not that of {first_key.id}, which is in the same account; give it an account of its own"
+            yield ("keys", index, "upstream"), message, None
+    upstream = {sha256_hex(key.secret.get_secret_value()): key.id for key in settings.keys}
+    ids: dict[str, int] = {}
+    hashes: dict[str, int] = {}
+    for index, client in enumerate(settings.clients):
+        if (first := ids.setdefault(client.id, index)) != index:
+            yield ("clients", index, "id"), f"the same id as clients[{first}]", None
+        if (first := hashes.setdefault(client.key_hash, index)) != index:
+            yield ("clients", index), f"the same key as clients[{first}]", None
+        if client.key_hash in upstream:
+            message = f"is the upstream key {upstream[client.key_hash]}; clients must not hold OpenAI's secrets"
+            yield ("clients", index), message, None
+
+
+def _advise_on_literals(value: Any, option: Option, draft: Draft) -> None:
+    """Warn about secrets that stand in the file itself."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _advise_on_literals(item, (*option, name), draft)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _advise_on_literals(item, (*option, index), draft)
+    elif _is_literal_secret(value, option):
+        where = f"{draft.place_of(option)}: {shown(option)}"
+        draft.warnings.append(f"{where}: a secret is written into the file; ${{NAME}} keeps it out")
+
+
+def _refuse_written_master_key(draft: Draft) -> None:
+    """It guards what lies in the store; written down beside the store's address it guards nothing."""
+    value = draft.values.get("master_key")
+    if isinstance(value, str) and "${" not in value:
+        draft.refuse(("master_key",), "must come from the environment, as ${NAME}, or use master_key_file: PATH")
+
+
+def _is_literal_secret(value: Any, option: Option) -> bool:
+    if not isinstance(value, str) or len(value) < _LITERAL_FROM or "${" in value:
+        return False
+    return option[-1] in _SECRETS and tree.at(Settings, option) is not None
+
+
+def _anchor_paths(value: Any, base: Path, home: Path) -> None:
+    """Make the paths under path options absolute, in place."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        if name in _PATHS and isinstance(item, str) and item.strip():
+            path = home / item.strip()[2:] if item.strip().startswith("~/") else Path(item.strip())
+            value[name] = str(base / path)
+        else:
+            _anchor_paths(item, base, home)
+
+
+def _is_local(url: str) -> bool:
+    return Address(urlsplit(url).hostname or "", 0).is_loopback

@@ -1,0 +1,319 @@
+"""Every option, its type and its default, as frozen pydantic models. `config/quotapool.example.yaml` explains them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr, SecretStr, model_validator
+
+from quotapool.domain.quantities import Dimension, Limits
+from quotapool.settings.alerts import Alerts
+from quotapool.settings.budgets import LimitTable, ModelGroups
+from quotapool.settings.forward_proxy import ForwardProxyOption
+from quotapool.settings.money import Funds, ModelPrices, Spend
+from quotapool.settings.organisation import AdminKey, ProjectId
+from quotapool.settings.section import Section
+from quotapool.settings.tls import Tls
+from quotapool.settings.upstreams import UpstreamOfKey
+from quotapool.settings.values import (
+    Address,
+    AddressOption,
+    Duration,
+    HostName,
+    KeyHash,
+    Name,
+    PoolName,
+    PositiveDuration,
+    RedisUrl,
+    Size,
+    Token,
+    UpstreamSecret,
+    UpstreamUrl,
+    WebOrigin,
+    check_token,
+    sha256_hex,
+)
+
+Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+ModelName = Annotated[str, Field(min_length=1, max_length=256)]
+
+BurstSpan = Annotated[PositiveDuration, Field(le=60)]
+
+SHORTEST_CLIENT_KEY = 16  # characters: what is shorter can be guessed
+
+
+class LimitSet(Section):
+    """Budgets as written: requests and tokens per minute and day, images per minute. Absent: learned."""
+
+    rpm: Amount | None = None
+    tpm: Amount | None = None
+    rpd: Amount | None = None
+    tpd: Amount | None = None
+    ipm: Amount | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """The same, as the domain knows it."""
+        return Limits(*(getattr(self, dimension.value, None) for dimension in Dimension))
+
+
+class UpstreamKey(Section):
+    """One OpenAI secret of the pool. Without an account it is its own."""
+
+    # The order matters: each default comes from what stands above it.
+    secret: UpstreamSecret
+    secret_file: Path | None = None  # where `secret` was read from; a change there is a reason to reload
+    id: Name = Field(default_factory=lambda data: "key-" + sha256_hex(data["secret"].get_secret_value())[:8])
+    account: Name = Field(default_factory=lambda data: data["id"])
+    upstream: UpstreamOfKey | None = None  # None: the pool's
+
+
+class Account(LimitSet, Funds):
+    """An OpenAI project or organisation: its own limits override its tier's. `burst` in seconds of a minute's limit."""
+
+    organization: Name | None = None
+    tier: str | None = None
+    weight: Amount = 1.0
+    burst: BurstSpan | None = None
+    models: dict[ModelName, LimitSet] = {}
+    project: ProjectId | None = None
+
+
+class GlobalLimits(Section):
+    """Limits of any account: by model pattern (fnmatch), else the default."""
+
+    default: LimitSet = LimitSet()
+    models: dict[ModelName, LimitSet] = {}
+    burst: BurstSpan = 60.0
+
+
+class Queue(Section):
+    """How long (seconds) and how many requests wait for budget; what share of it batch traffic leaves to others."""
+
+    max_wait: Duration = 30.0
+    max_waiting: int = Field(default=1000, ge=0)
+    batch_leaves: float = Field(default=0.1, ge=0, lt=1)
+
+
+class Client(Section):
+    """Who may call. Written with `key` or `key_hash`; only the SHA-256 (lower-case hex) is kept."""
+
+    id: Name
+    key: Token | None = None  # always None once loaded
+    key_hash: KeyHash
+    weight: Amount = 1.0
+    priority: Literal["high", "normal", "batch"] = "normal"
+    max_wait: Duration | None = None
+    models: tuple[ModelName, ...] = ()  # names or patterns (fnmatch); empty: all
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_only_the_hash(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        key = given.get("key")
+        if (key is None) == (given.get("key_hash") is None):
+            raise ValueError("needs key or key_hash, one of the two")
+        text = key.get_secret_value() if isinstance(key, SecretStr) else key
+        if not isinstance(text, str):
+            return given
+        text = check_token(SecretStr(text)).get_secret_value()
+        if len(text) < SHORTEST_CLIENT_KEY:
+            raise ValueError(f"key is too short: at least {SHORTEST_CLIENT_KEY} characters")
+        rest = {name: value for name, value in given.items() if name != "key"}
+        return {**rest, "key_hash": sha256_hex(text)}
+
+
+class Timeouts(Section):
+    """Patience with upstream, in seconds. `total` None: a stream may last as long as it flows."""
+
+    connect: PositiveDuration = 10.0
+    first_byte: PositiveDuration = 600.0
+    between_bytes: PositiveDuration = 600.0
+    total: PositiveDuration | None = None
+
+
+class Retry(Section):
+    """`max_attempts` counts the first one; `budget` is the largest share of active requests that are retries."""
+
+    max_attempts: int = Field(default=5, ge=1)
+    budget: float = Field(default=0.2, ge=0, le=1)
+
+
+class Safety(Section):
+    """What is done about refusals for policy. `suspend_after`: so many within an hour; 0: nobody is suspended."""
+
+    identifier: bool = False
+    suspend_after: int = Field(default=0, ge=0)
+
+
+class StoredObjects(Section):
+    """How long (seconds) it is known where a stored response is, and whether accounts are asked for unknown ids."""
+
+    retention: PositiveDuration = 30 * 86_400.0
+    search: bool = False
+
+
+class Log(Section):
+    """`auto`: console on a terminal, else JSON."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Metrics(Section):
+    """Model names that metrics may show besides the known ones and those written under `limits` and `groups`."""
+
+    models: tuple[ModelName, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What loading leaves behind besides the options: files to watch for changes, and advice to log once."""
+
+    files: tuple[Path, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def home_of(env: Mapping[str, str]) -> Path:
+    """The user's home directory, or / for a user without one, as container engines say it too."""
+    if home := env.get("HOME"):
+        return Path(home)
+    try:
+        return Path("~").expanduser()
+    except RuntimeError:
+        return Path("/")
+
+
+def default_state_dir(env: Mapping[str, str]) -> Path:
+    """The user's state directory, by the XDG base directory specification."""
+    base = env.get("XDG_STATE_HOME", "")
+    if Path(base).is_absolute():  # the specification: relative paths are to be ignored
+        return Path(base) / "quotapool"
+    return home_of(env).absolute() / ".local" / "state" / "quotapool"
+
+
+class Settings(Section):
+    """The whole configuration. Durations in seconds, sizes in bytes, secrets as SecretStr."""
+
+    listen: AddressOption = Address("127.0.0.1", 8080)
+    admin_listen: AddressOption = Address("127.0.0.1", 9090)
+    upstream: UpstreamUrl = "https://api.openai.com"
+    redis: RedisUrl | None = None
+    pool: PoolName = "default"
+    state_dir: Path = Field(default_factory=lambda: default_state_dir(os.environ))
+    workers: int = Field(default=1, ge=1)
+    tls: Tls | None = None
+    allow_anonymous: bool = False
+    allowed_hosts: tuple[HostName, ...] = ()
+    allowed_origins: tuple[WebOrigin, ...] = ()
+    admin_token: Token | None = None
+
+    keys: tuple[UpstreamKey, ...] = ()
+    keys_file: Path | None = None
+    master_key: Token | None = None
+    master_key_file: Path | None = None
+    tiers: dict[Name, LimitSet] = {}
+    accounts: dict[Name, Account] = {}
+    limits: GlobalLimits = GlobalLimits()
+    admin_keys: tuple[AdminKey, ...] = ()
+    admin_upstream: UpstreamUrl | None = None
+    import_limits: bool = False
+    groups: dict[ModelName, tuple[ModelName, ...]] = {}
+    long_context: dict[ModelName, int] = {}
+    sticky: bool = True
+    merge_organizations: bool = False
+    max_removals: int = Field(default=3, ge=0)
+    probe_budget_usd: float = Field(default=0.05, ge=0, allow_inf_nan=False)
+    safety: Safety = Safety()
+    clients: tuple[Client, ...] = ()
+
+    objects: StoredObjects = StoredObjects()
+
+    queue: Queue = Queue()
+    drain_timeout: Duration = 25.0
+    on_redis_loss: Literal["serve", "refuse"] = "serve"
+    store_patience: PositiveDuration = 2.0
+    inject_usage: bool = True
+    stream_hold: Duration = 0.5
+    finish_cut_streams: bool = False
+    max_json_body: Size = 64 * 2**20
+    max_ws_message: Size = 64 * 2**20
+    timeouts: Timeouts = Timeouts()
+    retry: Retry = Retry()
+    upstream_proxy: ForwardProxyOption | None = None  # None once loaded: the environment names none either
+    upstream_connections: int = Field(default=1000, ge=1)
+    max_concurrent: int = Field(default=2000, ge=1)
+    ca_file: Path | None = None
+    log: Log = Log()
+    metrics: Metrics = Metrics()
+    spend: Spend = Spend()
+    alerts: Alerts = Alerts()
+    prices: dict[ModelName, ModelPrices] = {}
+
+    _origin: Origin = PrivateAttr(default=Origin())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Advice about a usable configuration, one line each, without secrets."""
+        return self._origin.warnings
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files this configuration came from: a change of any is a reason to load it again."""
+        return self._origin.files
+
+    def proxy_for(self, upstream: str) -> str | None:
+        """The forward proxy on the way to this address, with its login; None: none. To be kept out of sight."""
+        return None if self.upstream_proxy is None else self.upstream_proxy.url_for(upstream)
+
+    def group_of(self, model: str) -> str:
+        """The model group whose limit `model` shares."""
+        return self._groups.of(model)
+
+    def burst_for(self, account: str) -> float:
+        """How many seconds of a minute's limit this account may use at once."""
+        own = self.accounts.get(account)
+        return self.limits.burst if own is None or own.burst is None else own.burst
+
+    def limits_for(self, account: str, model_group: str) -> Limits:
+        """What somebody wrote for this account and model group; None in a dimension: learn it from upstream."""
+        return self._limits.of(account, model_group)
+
+    def bind_problem(self) -> str | None:
+        """Why the clients' port must not be bound with these settings alone, and the three ways out.
+
+        To be asked when the store holds no clients either.
+        """
+        if self.listen.is_loopback or self.clients or self.allow_anonymous:
+            return None
+        return (
+            f"listen: {self.listen} can be reached from other machines, and no client keys are set: "
+            "anyone who finds the port could spend the pool's money. Choose one:\n"
+            "  1. make a client key: `quotapool clients add NAME` (or list it under clients:)\n"
+            f"  2. listen on this machine only: listen: 127.0.0.1:{self.listen.port}\n"
+            "  3. serve anyone, on a network that you trust: allow_anonymous: true"
+        )
+
+    @cached_property
+    def _groups(self) -> ModelGroups:
+        return ModelGroups(self.groups)
+
+    @cached_property
+    def _limits(self) -> LimitTable:
+        accounts = {
+            name: account.limits.over(self.tiers[account.tier].limits if account.tier else Limits())
+            for name, account in self.accounts.items()
+        }
+        models = {pattern: written.limits for pattern, written in self.limits.models.items()}
+        own_models = {
+            name: {pattern: written.limits for pattern, written in account.models.items()}
+            for name, account in self.accounts.items()
+            if account.models
+        }
+        return LimitTable(accounts, self.limits.default.limits, models, own_models)

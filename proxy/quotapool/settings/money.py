@@ -1,0 +1,81 @@
+"""Options about money: how spend is shown and bounded, and prices that stand over the price data's."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, Field, model_validator
+
+from quotapool.settings.section import Section
+from quotapool.settings.values import Token
+
+Usd = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+def _zone(name: str) -> str:
+    if name != "UTC":  # which needs no data of the system's
+        try:
+            ZoneInfo(name)
+        except (KeyError, ValueError, OSError):  # not found, not a name at all, a folder of names
+            raise ValueError("is no time zone of this system, such as UTC or Europe/Berlin") from None
+    return name
+
+
+class Spend(Section):
+    """`time_zone` is for reading: days are kept in UTC. `hour_alert_factor`: times the usual hour's spend."""
+
+    time_zone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    daily_limit_usd: Usd | None = None
+    hour_alert_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 5.0
+    stop_at: Share | None = None
+
+
+class CreditGrant(Section):
+    """Credit of an account, usable from the beginning of the first day until that of the last (UTC)."""
+
+    usd: Usd
+    granted_on: date | None = None
+    expires_on: date | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> CreditGrant:
+        if self.granted_on and self.expires_on and self.granted_on >= self.expires_on:
+            raise ValueError("expires_on must be later than granted_on")
+        return self
+
+
+class Funds(Section):
+    """What an account has to spend. `stop_at` is a share of its credit and of its month, over `spend.stop_at`."""
+
+    grants: tuple[CreditGrant, ...] = ()
+    monthly_limit_usd: Usd | None = None
+    stop_at: Share | None = None
+    session_key: Token | None = None
+
+
+class Rates(Section):
+    """USD per million tokens; `second`, `character` and `request` in USD each. Absent: as the price data says."""
+
+    input: Rate | None = None
+    cached_input: Rate | None = None
+    cache_write: Rate | None = None
+    output: Rate | None = None
+    audio_input: Rate | None = None
+    cached_audio_input: Rate | None = None
+    audio_output: Rate | None = None
+    image_input: Rate | None = None
+    cached_image_input: Rate | None = None
+    image_output: Rate | None = None
+    second: Rate | None = None
+    character: Rate | None = None
+    request: Rate | None = None
+
+
+class ModelPrices(Rates):
+    """One model's own prices, at any length of prompt: its standard tier's, and those of other service tiers."""
+
+    tiers: dict[Literal["flex", "priority", "fast", "batch"], Rates] = Field(default_factory=dict)

@@ -1,0 +1,72 @@
+"""Settings on their way: to a worker process, and from an old configuration to a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Final
+
+from quotapool.settings.alerts import Alerts
+from quotapool.settings.model import Account, Settings, UpstreamKey
+from quotapool.settings.values import REVEAL
+
+# Sockets, the store and what is built once at start; everything else takes effect with a reload.
+RESTART_ONLY: Final[frozenset[str]] = frozenset(
+    {
+        "listen",
+        "admin_listen",
+        "admin_token",
+        "redis",
+        "on_redis_loss",
+        "store_patience",
+        "pool",
+        "state_dir",
+        "workers",
+        "ca_file",
+        "log",
+    }
+)
+
+
+def waiting_for_restart(old: Settings, new: Settings) -> set[str]:
+    """The top-level options whose change takes effect only with a restart. A listener that has TLS takes new
+    certificates, but keeps TLS."""
+    toggled = {"tls"} if (old.tls is None) is not (new.tls is None) else set()
+    return changed_sections(old, new) & RESTART_ONLY | toggled
+
+
+def to_wire(settings: Settings) -> bytes:
+    """JSON with the secrets revealed: only for a pipe that a worker inherits, never for disk, log or network.
+
+    `warnings` and `files` stay with the process that read the configuration.
+    """
+    return settings.model_dump_json(context={REVEAL: True}).encode()
+
+
+def from_wire(wire: bytes) -> Settings:
+    """What `to_wire` was given."""
+    return Settings.model_validate_json(wire)
+
+
+def with_more(settings: Settings, keys: Iterable[UpstreamKey], accounts: Mapping[str, Account]) -> Settings:
+    """The same configuration with keys added at run time, and settings of accounts that came with them.
+
+    The master key is left out: whoever works with the keys needs it no more.
+    """
+    more = {"keys": (*settings.keys, *keys), "accounts": {**settings.accounts, **accounts}, "master_key": None}
+    copy = settings.model_copy(update=more)
+    for name, member in vars(Settings).items():  # tables that were made from the old values
+        if isinstance(member, cached_property):
+            copy.__dict__.pop(name, None)
+    return copy
+
+
+def for_workers(settings: Settings) -> Settings:
+    """Without admin keys, browsers' logins and the targets of alerts: no request needs them."""
+    accounts = {name: account.model_copy(update={"session_key": None}) for name, account in settings.accounts.items()}
+    return with_more(settings.model_copy(update={"admin_keys": (), "alerts": Alerts()}), (), accounts)
+
+
+def changed_sections(old: Settings, new: Settings) -> set[str]:
+    """The top-level options whose value changed; those in RESTART_ONLY wait for a restart."""
+    return {name for name in Settings.model_fields if getattr(old, name) != getattr(new, name)}

@@ -1,0 +1,161 @@
+"""What the simulated model says: always the same for the same prompt, with a token count anyone can redo by hand.
+
+One piece is one token: a word of text, or up to four characters of JSON (tool arguments, structured output).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from quotapool.simulator.ask import RESPONSES, Ask
+
+WORDS: Final = (
+    "the", "pool", "shares", "its", "load", "and", "every", "key", "keeps", "a", "budget", "that", "time", "fills",
+    "up", "again",
+)  # fmt: skip
+REASONING_TOKENS: Final = 8  # spent before the first visible token by a request that asks for effort
+CACHE_FROM_TOKENS: Final = 1024  # OpenAI caches prompts from 1,024 tokens on ...
+CACHE_STEP_TOKENS: Final = 128  # ... in steps of 128
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One choice: text, or the arguments of one call of `function`. `cut` when the output limit ended it."""
+
+    pieces: tuple[str, ...]
+    function: str | None
+    reasoning: int
+    cut: bool
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    @property
+    def tokens(self) -> int:
+        return self.reasoning + len(self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens billed. `cached` is part of `prompt`, `reasoning` part of `completion`."""
+
+    prompt: int
+    completion: int
+    cached: int = 0
+    reasoning: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.prompt + self.completion
+
+
+def usage_of(ask: Ask, answers: tuple[Answer, ...]) -> Usage:
+    prompt = ask.prompt.tokens
+    cached = prompt - prompt % CACHE_STEP_TOKENS if prompt >= CACHE_FROM_TOKENS else 0
+    completion = sum(answer.tokens for answer in answers)
+    return Usage(prompt, completion, cached, sum(answer.reasoning for answer in answers))
+
+
+def compose(ask: Ask, length: int) -> tuple[Answer, ...]:
+    """The `n` choices of an answer; `length` is in tokens, for text that nothing cuts shorter."""
+    function = called_function(ask)
+    schema = output_schema(ask)
+    reasoning = REASONING_TOKENS if ask.wants_reasoning else 0
+    answers = []
+    for index in range(ask.n):
+        if function is not None:
+            pieces = json_pieces(sample(function[1], function[1]))
+        elif schema is not None:
+            pieces = json_pieces(sample(schema, schema))
+        else:
+            pieces = words(ask.prompt.digest + index, length)
+        limit = len(pieces) + reasoning if ask.max_output is None else ask.max_output
+        thought = min(reasoning, limit)
+        kept = tuple(pieces[: limit - thought])
+        answers.append(Answer(kept, function[0] if function else None, thought, cut=len(kept) < len(pieces)))
+    return tuple(answers)
+
+
+def words(digest: int, length: int) -> list[str]:
+    """`length` words that carry the prompt's checksum, so that mixed-up answers are seen."""
+    said = ["Simulated", " answer", f" {digest & 0xFFFFFFFF:08x}:"]
+    said += [" " + WORDS[(digest + step) % len(WORDS)] for step in range(length - len(said))]
+    return said[:length]
+
+
+def json_pieces(value: Any) -> list[str]:
+    text = msgspec.json.encode(value).decode()
+    return [text[start : start + 4] for start in range(0, len(text), 4)]
+
+
+def called_function(ask: Ask) -> tuple[str, dict[str, Any]] | None:
+    """The tool the model calls: the chosen or the first one; none when told not to or when a result just came."""
+    tools = ask.body.get("tools")
+    choice = ask.body.get("tool_choice")
+    if not isinstance(tools, list) or choice == "none" or answers_a_tool(ask):
+        return None
+    # Chat nests {"type": "function", "function": {...}}, responses are flat.
+    offered = [
+        tool.get("function", tool) for tool in tools if isinstance(tool, dict) and tool.get("type") == "function"
+    ]
+    wanted = choice.get("function", choice).get("name") if isinstance(choice, dict) else None
+    for tool in offered:
+        if isinstance(tool.get("name"), str) and wanted in {None, tool["name"]}:
+            return tool["name"], tool.get("parameters") or {}
+    return None
+
+
+def answers_a_tool(ask: Ask) -> bool:
+    said = ask.body.get("input" if ask.shape is RESPONSES else "messages")
+    last = said[-1] if isinstance(said, list) and said else None
+    return isinstance(last, dict) and (last.get("role") == "tool" or last.get("type") == "function_call_output")
+
+
+def output_schema(ask: Ask) -> dict[str, Any] | None:
+    """The JSON schema the answer must follow, {} for any JSON object, None for text."""
+    if ask.shape is RESPONSES:
+        text = ask.body.get("text")
+        wanted = text.get("format") if isinstance(text, dict) else None
+    else:
+        wanted = ask.body.get("response_format")
+    if not isinstance(wanted, dict):
+        return None
+    if wanted.get("type") == "json_schema":
+        schema = wanted.get("json_schema", wanted).get("schema")
+        return schema if isinstance(schema, dict) else {}
+    return {} if wanted.get("type") == "json_object" else None
+
+
+def sample(schema: Any, root: dict[str, Any], depth: int = 0) -> Any:
+    """The simplest value a JSON schema allows; `$ref` is looked up in `root`."""
+    if not isinstance(schema, dict) or depth > 16:
+        return None
+    if "$ref" in schema:
+        found: Any = root
+        for part in str(schema["$ref"]).removeprefix("#/").split("/"):
+            found = found.get(part) if isinstance(found, dict) else None
+        return sample(found, root, depth + 1)
+    if "const" in schema:
+        return schema["const"]
+    for first in ("enum", "anyOf", "oneOf"):
+        if schema.get(first):
+            return schema[first][0] if first == "enum" else sample(schema[first][0], root, depth + 1)
+    kind = schema.get("type", "object")
+    match kind[0] if isinstance(kind, list) else kind:
+        case "string":
+            return "simulated"
+        case "integer" | "number":
+            return 1
+        case "boolean":
+            return True
+        case "array":
+            return []
+        case "null":
+            return None
+    properties: dict[str, Any] = schema.get("properties") or {}
+    required = schema.get("required") or properties
+    return {name: sample(properties[name], root, depth + 1) for name in required if name in properties}

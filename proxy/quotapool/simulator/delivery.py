@@ -1,0 +1,84 @@
+"""Putting an answer on the wire: paced streams, streams that break, connections that are reset."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from aiohttp import web
+
+from quotapool.simulator.answers import Usage
+from quotapool.simulator.replies import Frame
+from quotapool.simulator.visit import Visit
+
+RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER with no time: closing sends RST, not FIN
+
+
+async def stream_frames(
+    request: web.Request,
+    response: web.StreamResponse,
+    frames: Iterator[Frame],
+    visit: Visit,
+    usage: Usage,
+    tokens_per_second: float | None,
+    cut_after: int | None,
+    *,
+    failed: bool,
+) -> None:
+    """Send a stream at its speed and end the visit: complete, failed, cut by the client, or by us after `cut_after`."""
+    for tally in visit.key.tallies:
+        tally.open_streams += 1
+    began = time.monotonic()
+    produced = 0
+    try:
+        await response.prepare(request)
+        for sent, frame in enumerate(frames):
+            if sent == cut_after:
+                visit.cut(usage, produced, "fault", time.monotonic())
+                close(request)
+                return
+            if frame.tokens:
+                due = 0.0 if tokens_per_second is None else began + (produced + frame.tokens) / tokens_per_second
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                produced += frame.tokens
+            await response.write(frame.data)
+        if failed:
+            visit.fail(time.monotonic())
+        else:
+            visit.complete(usage, time.monotonic())
+        await response.write_eof()
+    except (asyncio.CancelledError, ConnectionError):
+        visit.cut(usage, produced, "client", time.monotonic())
+        raise
+    finally:
+        for tally in visit.key.tallies:
+            tally.open_streams -= 1
+
+
+async def cut_body(request: web.Request, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
+    """Announce a whole body, send half of it, close the connection."""
+    response = web.StreamResponse(headers={**headers, "Content-Length": str(len(body))})
+    await response.prepare(request)
+    await response.write(body[: len(body) // 2])
+    close(request)
+    return response
+
+
+def close(request: web.Request) -> None:
+    """End the connection after what was written, without the mark that would make it look complete."""
+    if request.transport is not None:
+        request.transport.close()
+
+
+def sever(request: web.Request) -> web.Response:
+    """Reset the connection without an answer. The returned response goes nowhere."""
+    transport = request.transport
+    if transport is not None:
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        transport.abort()
+    return web.Response()

@@ -1,0 +1,67 @@
+"""The last requests seen, for tests that ask what really left the proxy. Secrets are shown as their key's index."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Final
+
+from multidict import CIMultiDictProxy
+
+from quotapool.simulator.accounts import Directory
+
+KEPT: Final = 1000
+SECRET: Final = re.compile(r"\b(?:sk|sess)-[A-Za-z0-9_-]{8,}")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    at: float
+    method: str
+    path: str
+    headers: CIMultiDictProxy[str]
+    body_sha256: str
+    body_bytes: int
+
+
+class RequestLog:
+    def __init__(self, directory: Directory) -> None:
+        self.directory = directory
+        self.entries: deque[Seen] = deque(maxlen=KEPT)
+
+    def record(self, method: str, path: str, headers: CIMultiDictProxy[str], body: bytes) -> None:
+        digest = hashlib.sha256(body).hexdigest()
+        self.entries.append(Seen(time.time(), method, path, headers, digest, len(body)))
+
+    def last(self, count: int) -> list[dict[str, Any]]:
+        """The last `count` requests, oldest first; headers are [name, value] pairs in the order they came."""
+        return [
+            {
+                "at": seen.at,
+                "method": seen.method,
+                "path": self.without_secrets(seen.path),
+                "headers": [[str(name), self.header_value(name, value)] for name, value in seen.headers.items()],
+                "body_sha256": seen.body_sha256,
+                "body_bytes": seen.body_bytes,
+            }
+            for seen in list(self.entries)[-count:]
+        ]
+
+    def header_value(self, name: str, value: str) -> str:
+        if name.lower() == "authorization":
+            scheme, _, secret = value.partition(" ")
+            return f"{scheme} {self.name_of(secret.strip())}"
+        return self.without_secrets(value)
+
+    def without_secrets(self, text: str) -> str:
+        text = SECRET.sub(lambda found: self.name_of(found.group()), text)
+        for secret, key in self.directory.by_secret.items():
+            text = text.replace(secret, f"<key {key.index}>")
+        return text
+
+    def name_of(self, secret: str) -> str:
+        key = self.directory.by_secret.get(secret)
+        return "<unknown key>" if key is None else f"<key {key.index}>"

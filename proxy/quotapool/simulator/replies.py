@@ -1,0 +1,233 @@
+"""Bodies and stream frames of chat completions and completions; embeddings, models, moderations, everything else."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import math
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from quotapool.simulator.answers import Answer, Usage
+from quotapool.simulator.ask import CHAT, Ask
+from quotapool.simulator.errors import ErrorReply
+
+MODELS: Final = (
+    "gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-4.1-mini", "gpt-5.5", "gpt-3.5-turbo-instruct",
+    "text-embedding-3-small", "text-embedding-3-large", "omni-moderation-latest",
+)  # fmt: skip
+MODEL_CREATED: Final = 1_735_689_600
+HARMS: Final = (
+    "harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent", "self-harm",
+    "self-harm/instructions", "self-harm/intent", "sexual", "sexual/minors", "violence", "violence/graphic",
+)  # fmt: skip
+DONE: Final = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One admitted request with the answer it will get. `created` is in Unix seconds."""
+
+    id: str
+    created: int
+    ask: Ask
+    answers: tuple[Answer, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One event of a stream, and how many tokens have to be produced before it can be sent."""
+
+    data: bytes
+    tokens: int = 0
+
+
+def pretty(document: Any) -> bytes:
+    """OpenAI indents its JSON answers; a reader that looks for compact JSON must fail here too."""
+    return msgspec.json.format(msgspec.json.encode(document), indent=2)
+
+
+def data_frame(document: dict[str, Any], tokens: int = 0) -> Frame:
+    return Frame(b"data: " + msgspec.json.encode(document) + b"\n\n", tokens)
+
+
+def usage_document(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.total,
+        "prompt_tokens_details": {"cached_tokens": usage.cached, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": usage.reasoning,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def finish_reason(answer: Answer) -> str:
+    if answer.cut:
+        return "length"
+    return "tool_calls" if answer.function is not None else "stop"
+
+
+def call_id(turn: Turn, index: int) -> str:
+    return f"call_{turn.id.partition('-')[2]}{index}"
+
+
+def completion_body(turn: Turn) -> bytes:
+    """The JSON answer of chat completions and of completions."""
+    chat = turn.ask.shape is CHAT
+    return pretty(
+        {
+            "id": turn.id,
+            "object": "chat.completion" if chat else "text_completion",
+            "created": turn.created,
+            "model": turn.ask.model,
+            "choices": [
+                chat_choice(turn, index, answer) if chat else text_choice(index, answer.text, finish_reason(answer))
+                for index, answer in enumerate(turn.answers)
+            ],
+            "usage": usage_document(turn.usage),
+            "service_tier": turn.ask.service_tier,
+            "system_fingerprint": "fp_simulated",
+        }
+    )
+
+
+def chat_choice(turn: Turn, index: int, answer: Answer) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": []}
+    if answer.function is not None:
+        call = {"name": answer.function, "arguments": answer.text}
+        message["content"] = None
+        message["tool_calls"] = [{"id": call_id(turn, index), "type": "function", "function": call}]
+    return {"index": index, "message": message, "logprobs": None, "finish_reason": finish_reason(answer)}
+
+
+def text_choice(index: int, text: str, finish: str | None) -> dict[str, Any]:
+    return {"text": text, "index": index, "logprobs": None, "finish_reason": finish}
+
+
+def completion_frames(turn: Turn, failure: ErrorReply | None = None) -> Iterator[Frame]:
+    """The stream of chat completions and of completions.
+
+    With `include_usage` every chunk carries `"usage":null` and one extra chunk with `choices: []` has the numbers;
+    without it no chunk has the key. A `failure` comes after the role chunks, and nothing comes after a failure.
+    """
+    ask = turn.ask
+    chat = ask.shape is CHAT
+    envelope: dict[str, Any] = {
+        "id": turn.id,
+        "object": "chat.completion.chunk" if chat else "text_completion",
+        "created": turn.created,
+        "model": ask.model,
+        "service_tier": ask.service_tier,
+        "system_fingerprint": "fp_simulated",
+    }
+    unknown_yet = {"usage": None} if ask.include_usage else {}
+
+    def chunk(choice: dict[str, Any], tokens: int = 0) -> Frame:
+        return data_frame({**envelope, "choices": [choice], **unknown_yet}, tokens)
+
+    if chat:
+        for index, answer in enumerate(turn.answers):
+            yield chunk(delta_choice(index, opening_delta(turn, index, answer)))
+    if failure is not None:
+        yield data_frame(failure.document())
+        return
+    for index, answer in enumerate(turn.answers):
+        thinking = answer.reasoning
+        for piece in answer.pieces:
+            choice = delta_choice(index, piece_delta(answer, piece)) if chat else text_choice(index, piece, None)
+            yield chunk(choice, 1 + thinking)
+            thinking = 0
+        finish = finish_reason(answer)
+        yield chunk(delta_choice(index, {}, finish) if chat else text_choice(index, "", finish), thinking)
+    if ask.include_usage:
+        yield data_frame({**envelope, "choices": [], "usage": usage_document(turn.usage)})
+    yield Frame(DONE)
+
+
+def delta_choice(index: int, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+
+
+def opening_delta(turn: Turn, index: int, answer: Answer) -> dict[str, Any]:
+    if answer.function is None:
+        return {"role": "assistant", "content": "", "refusal": None}
+    function = {"name": answer.function, "arguments": ""}
+    call = {"index": 0, "id": call_id(turn, index), "type": "function", "function": function}
+    return {"role": "assistant", "content": None, "tool_calls": [call], "refusal": None}
+
+
+def piece_delta(answer: Answer, piece: str) -> dict[str, Any]:
+    if answer.function is None:
+        return {"content": piece}
+    return {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}
+
+
+@functools.lru_cache(maxsize=16)
+def unit_vector(dimensions: int) -> tuple[float, ...]:
+    raw = [math.sin(step * 12.9898 + 1.0) for step in range(dimensions)]
+    length = math.sqrt(sum(value * value for value in raw))
+    return tuple(value / length for value in raw)
+
+
+def embeddings_body(turn: Turn) -> bytes:
+    """One unit vector for each input, as floats or as base64 of little-endian 32-bit floats."""
+    body, digest = turn.ask.body, turn.ask.prompt.digest
+    inputs = body["input"]
+    several = isinstance(inputs, list) and not all(isinstance(item, int) for item in inputs)
+    asked = body.get("dimensions")
+    dimensions = asked if isinstance(asked, int) and 0 < asked <= 3072 else 3072 if "large" in turn.ask.model else 1536
+    base = unit_vector(dimensions)
+
+    def embedding(index: int) -> list[float] | str:
+        turned = (digest + index) % dimensions
+        vector = [*base[turned:], *base[:turned]]
+        if body.get("encoding_format") == "base64":
+            return base64.b64encode(array("f", vector).tobytes()).decode()
+        return vector
+
+    return msgspec.json.encode(
+        {
+            "object": "list",
+            "data": [
+                {"object": "embedding", "index": index, "embedding": embedding(index)}
+                for index in range(len(inputs) if several else 1)
+            ],
+            "model": turn.ask.model,
+            "usage": {"prompt_tokens": turn.usage.prompt, "total_tokens": turn.usage.prompt},
+        }
+    )
+
+
+def moderations_body(turn: Turn) -> bytes:
+    inputs = turn.ask.body["input"]
+    result = {
+        "flagged": False,
+        "categories": dict.fromkeys(HARMS, False),
+        "category_scores": dict.fromkeys(HARMS, 0.0),
+        "category_applied_input_types": {harm: ["text"] for harm in HARMS},
+    }
+    several = isinstance(inputs, list) and all(isinstance(item, str) for item in inputs)
+    return pretty({"id": turn.id, "model": turn.ask.model, "results": [result] * (len(inputs) if several else 1)})
+
+
+def model_document(model: str) -> dict[str, Any]:
+    return {"id": model, "object": "model", "created": MODEL_CREATED, "owned_by": "openai"}
+
+
+def models_body() -> bytes:
+    return pretty({"object": "list", "data": [model_document(model) for model in MODELS]})
+
+
+def echo_body(method: str, path: str, size: int) -> bytes:
+    """The answer to every path the simulator has no model of. `size` is the request body's, in bytes."""
+    return pretty({"object": "simulated", "method": method, "path": path, "request_bytes": size})

@@ -1,0 +1,339 @@
+"""One connection to the store, whatever its kind: deadlines, no hidden retries, errors that say what was sent.
+
+Two promises, and why redis-py's defaults do not give them:
+
+- A command is sent at most once. redis-py repeats a command whose answer was lost, ten times by default; a
+  repeated reserve would charge twice, so retries are off and `StoreLost.sent` leaves the decision to the caller.
+- A call ends within `timeout_s`, connecting included. A connection that timed out is closed, never reused: a
+  late answer must not become the answer to the next question.
+
+RESP2 is chosen on purpose. Under RESP3 redis-py switches on maintenance notifications, which stretch timeouts
+and stop the pool from noticing that the server closed an idle connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final, TypeVar, cast
+
+from redis import exceptions as wire
+from redis.asyncio import Connection, ConnectionPool, Redis, RedisCluster, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+
+from quotapool.store.address import Address, Kind, Login, parse
+from quotapool.store.resp import ErrorReply, RespBroken, RespConnection
+
+MAX_CONNECTIONS: Final = 64
+
+Argument = bytes | str | int | float
+T = TypeVar("T")
+
+# redis-py's cluster errors are no RedisErrors; built-in TimeoutError, of our deadlines, is an OSError.
+_WIRE_ERRORS: Final = (wire.RedisError, wire.RedisClusterException, OSError)
+
+
+class StoreError(Exception):
+    """Anything the store did not do as asked."""
+
+
+class StoreLost(StoreError):
+    """The store cannot be used now. `reason` is a stable word for metrics, `detail` is for people.
+
+    `sent` is False only where the command certainly had no effect: nothing was written to a socket, or the
+    server said that it did not run it. True means "perhaps it ran".
+    """
+
+    def __init__(self, reason: str, *, sent: bool, detail: str = "") -> None:
+        super().__init__(f"the store is lost ({reason}): {detail}" if detail else f"the store is lost ({reason})")
+        self.reason = reason
+        self.sent = sent
+        self.detail = detail
+
+
+class StoreUnfit(StoreError):
+    """The store answers but must not be used as it is set up; the message says what to change."""
+
+
+class StoreRefused(StoreError):
+    """The server rejected a command for what it says: a bug in a script or in its caller."""
+
+
+# First word of an error reply that means "not run, because of the server's condition" -> reason.
+# In a script the same words come from its first write, so nothing of the script has taken effect either.
+_NOT_RUN: Final = {
+    "LOADING": "loading",
+    "READONLY": "read_only",
+    "MASTERDOWN": "read_only",
+    "OOM": "out_of_memory",
+    "MISCONF": "disk",
+    "BUSY": "busy",
+    "NOREPLICAS": "replicas",
+    "CLUSTERDOWN": "cluster_down",
+    "TRYAGAIN": "cluster_down",
+    "NOAUTH": "login",
+    "WRONGPASS": "login",
+}
+
+
+class Script:
+    """A Lua script: its text, and the SHA-1 by which servers know it."""
+
+    def __init__(self, name: str, text: bytes) -> None:
+        self.name = name
+        self.text = text
+        self.sha1 = hashlib.sha1(text, usedforsecurity=False).hexdigest()
+        self.sha1_bytes = self.sha1.encode()
+
+    @classmethod
+    def of(cls, package: str | None, name: str) -> Script:
+        """`lua/<name>.lua` of a package, which passes its own `__package__`."""
+        return cls(name, (resources.files(package or "") / "lua" / f"{name}.lua").read_bytes())
+
+    def __repr__(self) -> str:
+        return f"Script({self.name!r}, sha1={self.sha1[:8]})"
+
+
+class Store:
+    """The store of one process. `client` serves ordinary commands, through `guard`."""
+
+    def __init__(
+        self, client: Redis | RedisCluster, address: Address, timeout_s: float, sentinel: Sentinel | None = None
+    ) -> None:
+        self.client = client
+        self.timeout_s = timeout_s
+        self._address = address
+        self._sentinel = sentinel
+        self._line = RespConnection(address, timeout_s) if RespConnection.leads_to(address) else None
+        single = address.kind in {Kind.UNIX, Kind.SINGLE}
+        self._rounds = 1 if single else 2 + len(address.hosts)  # others may first have to look for the right server
+
+    def describe(self) -> str:
+        """Where it is, without credentials."""
+        return self._address.describe()
+
+    async def evalsha_batch(self, script: Script, key: bytes | str, *args: bytes | str) -> bytes:
+        """`evalsha` with one key, for a script that answers one string; one call at a time, by the quickest way."""
+        if self._line is None:
+            return cast("bytes", await self.evalsha(script, (key,), args))
+        words = (b"1", *(word.encode() if isinstance(word, str) else word for word in (key, *args)))
+        try:
+            try:
+                answer = await self._line.call(b"EVALSHA", script.sha1_bytes, *words)
+            except ErrorReply as error:
+                if not str(error).startswith("NOSCRIPT"):
+                    raise
+                answer = await self._line.call(b"EVAL", script.text, *words)
+        except RespBroken as broken:
+            raise StoreLost(broken.reason, sent=broken.sent, detail=str(broken)) from broken
+        except ErrorReply as error:
+            raise _refused(str(error)) from error
+        return cast("bytes", answer)
+
+    async def evalsha(self, script: Script, keys: Sequence[bytes | str], args: Sequence[Argument]) -> Any:
+        """Run `script` with KEYS = `keys` (at least one, all of one slot) and ARGV = `args`.
+
+        A server that does not know the script (restarted, failed over) gets its text with the second try,
+        which is safe: NOSCRIPT means that it did not run. Raises StoreLost, StoreRefused.
+        """
+        try:
+            return await self._once("EVALSHA", script.sha1, len(keys), *keys, *args)
+        except wire.NoScriptError:
+            pass
+        return await self._once("EVAL", script.text, len(keys), *keys, *args)
+
+    async def guard(self, call: Awaitable[T]) -> T:
+        """The answer of one of `client`'s commands. Raises StoreLost, StoreRefused instead of redis-py's errors."""
+        try:
+            async with asyncio.timeout(self.timeout_s * self._rounds):
+                return await call
+        except _WIRE_ERRORS as error:
+            raise _ours(error, sent=True) from error
+
+    async def ping(self) -> None:
+        """Ask for a sign of life; also the way to find a lost store again, so it may take longer.
+
+        Where a Sentinel or a cluster's node is silent, the next one is asked only after `timeout_s`; a
+        command's own deadline would end before. Raises StoreLost.
+        """
+        try:
+            async with asyncio.timeout(self.timeout_s * (2 + len(self._address.hosts))):
+                await self.client.execute_command("PING")
+        except _WIRE_ERRORS as error:
+            raise _ours(error, sent=False) from error
+
+    async def close(self) -> None:
+        if self._line is not None:
+            self._line.close()
+        await self.client.aclose()
+        if self._sentinel is not None:
+            await self._sentinel.aclose()
+
+    async def _once(self, *command: Argument) -> Any:
+        if isinstance(self.client, RedisCluster):
+            return await self._once_in_cluster(self.client, *command)
+        sent = False
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                pool = self.client.connection_pool
+                connection = await pool.get_connection()  # type: ignore[no-untyped-call] # redis-py has no hints here
+                try:
+                    sent = True  # before the call: a write that fails half-way may have arrived
+                    await connection.send_command(*command)
+                    return await connection.read_response()
+                finally:
+                    await pool.release(connection)
+        except _WIRE_ERRORS as error:
+            raise _ours(error, sent=sent) from error
+
+    async def _once_in_cluster(self, client: RedisCluster, *command: Argument) -> Any:
+        sent = False
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await client.initialize()  # learns which node holds which slot; free when that is known
+                sent = True
+                return await client.execute_command(*command)
+        except _WIRE_ERRORS as error:
+            raise _ours(error, sent=sent) from error
+
+
+def connect(url: str, *, timeout_s: float = 0.25, ca_file: str | None = None) -> Store:
+    """The store that `url` names (kinds and options: `address.py`). Connects at the first command.
+
+    `timeout_s` bounds a whole call in seconds. Raises ValueError for a URL that cannot be understood.
+    """
+    address = parse(url, ca_file=ca_file)
+    common: dict[str, Any] = {
+        # With a `socket_timeout` redis-py sends through `asyncio.wait_for`, which in Python 3.11 can swallow a
+        # cancellation: a task that was to end would go on for ever. `Store` has deadlines of its own.
+        "socket_timeout": None,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+        "protocol": 2,
+        "driver_info": None,  # no CLIENT SETINFO: two round trips fewer for each new connection
+        "client_name": address.client_name,
+        "max_connections": MAX_CONNECTIONS,
+    }
+    login, tls = _login(address.login), _tls(address)
+    if address.kind is Kind.CLUSTER:
+        nodes = [ClusterNode(host, port) for host, port in address.hosts]
+        cluster = RedisCluster(startup_nodes=nodes, ssl=address.tls is not None, **common, **login, **tls)
+        return Store(cluster, address, timeout_s)
+    if address.kind is Kind.SENTINEL:
+        sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis-py has no hints here
+            address.hosts,
+            sentinel_kwargs=common  # a silent one is given up for the next after a while
+            | {"socket_timeout": timeout_s, "ssl": address.tls is not None}
+            | _login(address.sentinel_login)
+            | tls,
+            **common,
+        )
+        master = sentinel.master_for(address.master, db=address.db, ssl=address.tls is not None, **login, **tls)
+        return Store(master, address, timeout_s, sentinel)
+    if address.kind is Kind.UNIX:
+        pool = ConnectionPool(UnixDomainSocketConnection, path=address.path, db=address.db, **common, **login)
+    else:
+        ((host, port),) = address.hosts
+        transport = SSLConnection if address.tls else Connection
+        pool = ConnectionPool(transport, host=host, port=port, db=address.db, **common, **login, **tls)
+    return Store(Redis.from_pool(pool), address, timeout_s)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFacts:
+    """What `verify` learnt. `eviction` is "" and `max_memory_bytes` 0 where the server does not tell."""
+
+    name: str
+    version: str
+    eviction: str
+    max_memory_bytes: int
+
+
+async def verify(store: Store) -> StoreFacts:
+    """Refuse a store that would forget budgets, or could not run the scripts. Raises StoreUnfit, StoreLost.
+
+    Reads INFO alone: managed services forbid CONFIG. In a cluster every primary is looked at.
+    """
+    facts = [_fit(info, store.describe()) for info in await _info_of_each_primary(store)]
+    return facts[0]
+
+
+async def _info_of_each_primary(store: Store) -> list[dict[str, Any]]:
+    client = store.client
+    if not isinstance(client, RedisCluster):
+        return [await store.guard(client.info())]
+    await store.guard(client.initialize())
+    return [await store.guard(client.info(target_nodes=node)) for node in client.get_primaries()]
+
+
+def _fit(info: dict[str, Any], where: str) -> StoreFacts:
+    name = str(info.get("server_name") or ("valkey" if "valkey_version" in info else "redis"))
+    version = str(info.get("valkey_version") or info.get("redis_version") or "")
+    eviction = str(info.get("maxmemory_policy") or "")
+    if eviction not in {"", "noeviction"}:
+        raise StoreUnfit(
+            f"{where} may throw away budgets when memory is short (maxmemory-policy is {eviction}). "
+            "Set maxmemory-policy to noeviction there, or use another server for the pool."
+        )
+    if info.get("role") == "slave":
+        raise StoreUnfit(f"{where} is a replica and takes no writes. Name its primary, or use redis+sentinel://.")
+    # The scripts use SET ... GET and ZADD ... GT, which Redis has since 6.2.
+    if [int(part) for part in str(info.get("redis_version") or "6.2").split(".")[:2]] < [6, 2]:
+        raise StoreUnfit(f"{where} runs Redis {version}. Use Redis 6.2 or later, or Valkey.")
+    return StoreFacts(name, version, eviction, int(info.get("maxmemory") or 0))
+
+
+def _ours(error: Exception, *, sent: bool) -> Exception:
+    """Our exception for one of redis-py's. NOSCRIPT stays as it is, for `evalsha`."""
+    detail = str(error)
+    code = getattr(error, "status_code", None) or detail.partition(" ")[0]
+    if isinstance(error, wire.NoScriptError):
+        return error
+    if code in _NOT_RUN:
+        return StoreLost(_NOT_RUN[code], sent=False, detail=detail)
+    if isinstance(error, wire.AuthenticationError):
+        return StoreLost("login", sent=False, detail=detail)
+    if isinstance(error, wire.NoPermissionError):  # a script may have written before it met its forbidden command
+        return StoreLost("permission", sent=sent, detail=detail)
+    if isinstance(error, wire.MaxConnectionsError):
+        return StoreLost("too_many_calls", sent=False, detail=detail)
+    if isinstance(error, wire.TimeoutError | TimeoutError):
+        return StoreLost("timeout", sent=sent, detail=detail)
+    if isinstance(error, wire.ConnectionError | OSError):
+        return StoreLost("closed" if sent else "connect", sent=sent, detail=detail)
+    if isinstance(error, wire.RedisClusterException):
+        return StoreLost("cluster_down", sent=sent, detail=detail)
+    return StoreRefused(detail)
+
+
+def _refused(text: str) -> StoreLost | StoreRefused:
+    """Our exception for an error reply."""
+    code = text.partition(" ")[0]
+    if code in _NOT_RUN:
+        return StoreLost(_NOT_RUN[code], sent=False, detail=text)
+    if code == "NOPERM":  # a script may have written before it met its forbidden command
+        return StoreLost("permission", sent=True, detail=text)
+    return StoreRefused(text)
+
+
+def _login(login: Login) -> dict[str, Any]:
+    return {"username": login.username, "password": login.password}
+
+
+def _tls(address: Address) -> dict[str, Any]:
+    if address.tls is None:
+        return {}
+    return {
+        "ssl_ca_certs": address.tls.ca_file,
+        "ssl_certfile": address.tls.cert_file,
+        "ssl_keyfile": address.tls.key_file,
+        "ssl_cert_reqs": "required" if address.tls.verify else "none",
+        "ssl_check_hostname": address.tls.verify and address.tls.check_hostname,
+    }

@@ -1,0 +1,227 @@
+"""The lean upstream side: one origin, its keep-alive connections, and nothing a request does not need.
+
+No cookies, no redirects, no decompression, and no header of its own but Host and what frames the body. `http.py` has
+the interface, and aiohttp's client behind it as the reference: the same contract tests run against both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import re
+import ssl
+from collections.abc import Callable, Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from quotapool.openai.headers import Header, wire
+from quotapool.upstream.answer import StreamedAnswer
+from quotapool.upstream.connection import UpstreamConnection
+from quotapool.upstream.connection_limit import ConnectionLimit
+from quotapool.upstream.dialing import Dialer
+from quotapool.upstream.interface import Body, Timeouts, UpstreamFailure
+from quotapool.upstream.tunnel import ForwardProxy
+
+_DIGITS: Final = re.compile(r"[0-9]{1,18}")
+_BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.1: what a header's name is made of
+_FRAMING: Final = frozenset({"host", "content-length", "transfer-encoding"})
+_START: Final = re.compile(r"[A-Za-z]+ [^\x00-\x20\x7f]+")
+
+
+class UpstreamClient:
+    """One upstream origin over a keep-alive connection pool: the connection used last is used next."""
+
+    def __init__(
+        self,
+        base: str,
+        timeouts: Timeouts,
+        *,
+        tls: ssl.SSLContext | None = None,
+        proxy: str | None = None,
+        most: int | None = None,
+    ) -> None:
+        """`proxy`: http://[user:password@]host:port, through which everything goes. `most`: connections at once;
+        sessions (`ask_alone`) are not among them. None: no limit."""
+        url = urlsplit(base)
+        if url.scheme not in {"http", "https"} or not url.hostname:
+            raise ValueError("an upstream's address begins with http:// or https:// and names a host")
+        secure = url.scheme == "https"
+        self._prefix = url.path.rstrip("/")
+        self._authority = url.netloc.rpartition("@")[2].removesuffix(":443" if secure else ":80")
+        self._origin = f"{url.scheme}://{self._authority}"
+        self._dialer = Dialer(
+            url.hostname,
+            url.port or (443 if secure else 80),
+            secure=secure,
+            tls=tls,
+            connect_s=timeouts.connect,
+            proxy=None if proxy is None else ForwardProxy.at(proxy),
+        )
+        self._timeouts = timeouts
+        self._turns: ConnectionLimit[UpstreamConnection] = ConnectionLimit(most, self.free)
+        self._idle: dict[UpstreamConnection, None] = {}  # in the order they became free
+        self._open: set[UpstreamConnection] = set()
+        self._tidying: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<UpstreamClient {self._origin}{self._prefix} {len(self._open)} open {len(self._idle)} idle>"
+
+    async def send(self, method: str, target: str, headers: Sequence[Header], body: Body) -> StreamedAnswer:
+        loop = asyncio.get_running_loop()
+        patience = self._timeouts.first_byte
+        deadline = None if patience is None else loop.time() + patience
+        head, length = self._head(method, target, headers, body)
+        connection = self._take(loop.time()) or await self._wait(loop, deadline)
+        answer = connection.request(method, head, body, length)
+        try:
+            await answer.head(deadline)
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    async def ask_alone(
+        self, method: str, target: str, headers: Sequence[Header], protocol: Callable[[], asyncio.Protocol]
+    ) -> asyncio.Transport:
+        """Send a request on a connection of its own that `protocol` keeps: for a session, which is no HTTP any more."""
+        loop = asyncio.get_running_loop()
+        head, _ = self._head(method, target, headers, None)
+        if self._closed:
+            raise _closed()
+        transport, _ = await self._dialer.open(loop, None, protocol)
+        transport.write(head)
+        return transport
+
+    async def close(self) -> None:
+        """End every connection, those in use too."""
+        self._closed = True
+        if self._tidying is not None:
+            self._tidying.cancel()
+        for connection in list(self._open):
+            connection.drop()
+        self._turns.close(_closed())
+        await asyncio.sleep(0)  # the transports tell their connections in the loop's next turn
+
+    # ---- the request's head
+
+    def _head(self, method: str, target: str, headers: Sequence[Header], body: Body) -> tuple[bytes, int | None]:
+        """The head, and the body's length if it says one. Raises UpstreamFailure where it would not be one head."""
+        start = f"{method} {self._prefix}{target}"
+        if _START.fullmatch(start) is None:
+            raise UpstreamFailure("protocol", "a target was to be sent that is not one word", sent=False)
+        try:
+            lines = wire(headers)
+        except ValueError as error:
+            raise UpstreamFailure("protocol", "a header was to be sent that is not one line", sent=False) from error
+        framing = [(low, value) for name, value in headers if (low := _lower(name)) in _FRAMING]
+        hosted = False
+        length: int | None = None
+        for low, value in framing:
+            if low == "content-length":
+                if length is not None or _DIGITS.fullmatch(value) is None:
+                    raise UpstreamFailure("protocol", "a wrong Content-Length was to be sent", sent=False)
+                length = int(value)
+            elif low == "host":
+                hosted = True
+            else:
+                raise UpstreamFailure("protocol", "a Transfer-Encoding was to be sent", sent=False)
+        first = f"{start} HTTP/1.1\r\n" if hosted else f"{start} HTTP/1.1\r\nHost: {self._authority}\r\n"
+        last = "\r\n"
+        if body is None or isinstance(body, bytes):
+            has = len(body or b"")
+            if length is None and (body is not None or method not in _BODILESS):
+                last = f"Content-Length: {has}\r\n\r\n"
+            elif length is not None and length != has:
+                raise UpstreamFailure("protocol", "a wrong Content-Length was to be sent", sent=False)
+        elif length is None:
+            last = "Transfer-Encoding: chunked\r\n\r\n"
+        return first.encode("utf-8", "surrogateescape") + lines + last.encode(), length
+
+    # ---- connections
+
+    def _take(self, now: float) -> UpstreamConnection | None:
+        while self._idle:
+            connection, _ = self._idle.popitem()
+            if connection.is_usable(now):
+                return connection
+            connection.drop()
+        return None
+
+    async def _wait(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> UpstreamConnection:
+        """One that others have finished with, or a new one. Raises UpstreamFailure."""
+        while True:
+            try:
+                connection = await self._turns.wait(deadline)
+            except TimeoutError as error:
+                detail = "every connection to upstream was in use for too long"
+                raise UpstreamFailure("timeout", detail, sent=False) from error
+            if connection is None:
+                return await self._dial(loop, deadline)
+            if connection.is_usable(loop.time()):
+                return connection
+            connection.drop()
+
+    async def _dial(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> UpstreamConnection:
+        """A new connection for requests, whose turn it is."""
+        try:
+            if self._closed:
+                raise _closed()
+            _, connection = await self._dialer.open(
+                loop, deadline, lambda: UpstreamConnection(loop, self, self._timeouts)
+            )
+            if connection.is_lost:
+                raise UpstreamFailure("connect", "cannot connect to upstream: connection reset", sent=False)
+        except BaseException:
+            self._turns.left()
+            raise
+        self._open.add(connection)
+        return connection
+
+    def answered(self, connection: UpstreamConnection) -> None:
+        if connection.transport is not None:
+            self._dialer.keep_session(connection.transport)
+
+    def free(self, connection: UpstreamConnection) -> None:
+        if self._closed:
+            connection.drop()
+            return
+        if self._turns.offer(connection):
+            return
+        self._idle[connection] = None
+        expires = connection.expires()
+        if self._tidying is not None:
+            if self._tidying.when() <= expires:
+                return
+            self._tidying.cancel()
+        self._tidying = connection.loop.call_at(expires, self._tidy)
+
+    def gone(self, connection: UpstreamConnection) -> None:
+        self._idle.pop(connection, None)
+        if connection in self._open:
+            self._open.discard(connection)
+            self._turns.left()
+
+    def _tidy(self) -> None:
+        """Close what has been idle for too long, and look again when the next one may have been."""
+        self._tidying = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in [connection for connection in self._idle if connection.expires() <= now]:
+            del self._idle[connection]
+            connection.drop(politely=True)
+        if self._idle:
+            self._tidying = loop.call_at(min(connection.expires() for connection in self._idle), self._tidy)
+
+
+def _closed() -> UpstreamFailure:
+    return UpstreamFailure("connect", "this upstream was closed", sent=False)
+
+
+@functools.lru_cache(maxsize=1024)
+def _lower(name: str) -> str:
+    """A header's name in lower case. Raises UpstreamFailure where it is none."""
+    if _NAME.fullmatch(name) is None:
+        raise UpstreamFailure("protocol", "a header was to be sent whose name is none", sent=False)
+    return name.lower()

@@ -1,0 +1,92 @@
+"""New connections to one origin: names looked up anew, happy eyeballs, a forward proxy where there is one, then TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import aiohappyeyeballs
+
+from quotapool.upstream.interface import UpstreamFailure
+from quotapool.upstream.tls_sessions import ResumingContext, client_context
+from quotapool.upstream.tunnel import ForwardProxy
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+
+_EYEBALLS_S: Final = 0.25  # RFC 8305 §5: the wait before the next address is tried beside the first
+
+
+class Dialer:
+    """`connect_s` is for everything up to the end of the TLS handshake; None: no limit."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        secure: bool,
+        tls: ssl.SSLContext | None,
+        connect_s: float | None,
+        proxy: ForwardProxy | None,
+    ) -> None:
+        """`tls` None: the system's authorities are trusted, and sessions resumed."""
+        self._host = host
+        self._port = port
+        self._tls = (tls or client_context()) if secure else None
+        self._resuming = self._tls if isinstance(self._tls, ResumingContext) else None
+        self._connect_s = connect_s
+        self._proxy = proxy
+
+    async def open(
+        self, loop: asyncio.AbstractEventLoop, deadline: float | None, protocol: Callable[[], P]
+    ) -> tuple[asyncio.Transport, P]:
+        """Connected, by `deadline` (in the loop's time) at the latest. Raises UpstreamFailure; nothing was sent."""
+        limits = [deadline] if deadline is not None else []
+        if self._connect_s is not None:
+            limits.append(loop.time() + self._connect_s)
+        next_hop = "upstream" if self._proxy is None else "the forward proxy"
+        try:
+            async with asyncio.timeout_at(min(limits, default=None)):
+                sock = await self._reach(loop)
+                return await self._open_over(sock, loop, protocol)
+        except TimeoutError as error:
+            raise UpstreamFailure("timeout", "connecting to upstream took too long", sent=False) from error
+        except ssl.SSLError as error:
+            if self._resuming is not None:
+                self._resuming.forget(self._host)
+            detail = f"TLS with upstream failed: {error.reason or type(error).__name__}"
+            raise UpstreamFailure("tls", detail, sent=False) from error
+        except OSError as error:
+            detail = f"cannot connect to {next_hop}: {error.strerror or type(error).__name__}"
+            raise UpstreamFailure("connect", detail, sent=False) from error
+
+    def keep_session(self, transport: asyncio.BaseTransport) -> None:
+        """The connection has got an answer: new ones may resume its TLS session."""
+        if self._resuming is not None:
+            self._resuming.keep(transport)
+
+    async def _reach(self, loop: asyncio.AbstractEventLoop) -> socket.socket:
+        """A TCP connection to upstream, or to the proxy on the way to it."""
+        host, port = (self._host, self._port) if self._proxy is None else (self._proxy.host, self._proxy.port)
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return await aiohappyeyeballs.start_connection(found, happy_eyeballs_delay=_EYEBALLS_S, interleave=1, loop=loop)
+
+    async def _open_over(
+        self, sock: socket.socket, loop: asyncio.AbstractEventLoop, protocol: Callable[[], P]
+    ) -> tuple[asyncio.Transport, P]:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if self._proxy is not None:
+                await self._proxy.connect(sock, loop, self._host, self._port)
+            return await loop.create_connection(
+                protocol,
+                sock=sock,
+                ssl=self._tls,
+                server_hostname=None if self._tls is None else self._host,
+            )
+        except BaseException:
+            sock.close()
+            raise

@@ -1,0 +1,227 @@
+"""One request and its answer on a lean connection: its body as it comes in, its answer framed by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from http import HTTPStatus
+from typing import Final, Protocol
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from quotapool.openai import replies
+from quotapool.openai.headers import Header, wire
+from quotapool.openai.refusal import Refusal
+
+_NO_BODY: Final = frozenset({204, 304})
+_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
+_JOINED: Final = 65_536  # bytes up to which a copy is cheaper than a second buffer
+_HELD: Final = 262_144  # bytes of a body that wait for their reader before the client is held back
+
+
+class ExchangeConnection(Protocol):
+    """The connection under an exchange, as the exchange needs it."""
+
+    lost: bool
+    room: asyncio.Future[None] | None  # done once the client takes more; None: it does
+
+    def send(self, data: bytes) -> None: ...
+
+    def hold(self) -> None:
+        """Take nothing more from the client for now."""
+        ...
+
+    def go_on(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class Exchange:
+    """The client's side of one request (`relay.Downstream`)."""
+
+    __slots__ = (
+        "_chunked",
+        "_expects",
+        "_head",
+        "_held",
+        "_left",
+        "_line",
+        "_modern",
+        "_pieces",
+        "_waiter",
+        "complete",
+        "headers",
+        "id",
+        "keep_alive",
+        "malformed",
+        "method",
+        "started",
+        "started_at",
+        "target",
+        "was_cut",
+    )
+
+    def __init__(
+        self, line: ExchangeConnection, method: str, target: str, lines: list[Header], *, modern: bool, keep_alive: bool
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.headers: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict(lines))
+        self.id = ""  # our request id, once somebody gave it one
+        self.started = False
+        self.started_at: float | None = None
+        self.keep_alive = keep_alive
+        self.was_cut = False
+        self.malformed = False  # the body's encoding is broken
+        self.complete = False  # the whole body has arrived
+        self._line = line
+        self._modern = modern  # HTTP/1.1: chunks and 100-continue are understood
+        self._pieces: deque[bytes] = deque()
+        self._held = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._expects = self.headers.get("Expect", "").lower() == "100-continue"
+        self._head: bytes | None = None  # to be sent with the first bytes of the body
+        self._chunked = False
+        self._left: int | None = 0  # bytes that the answer still promises; None: they are not counted
+
+    # ---- fed by the connection
+
+    def feed(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._held += len(piece)
+        if self._held > _HELD:
+            self._line.hold()
+        self._wake()
+
+    def feed_end(self, *, broken: bool = False) -> None:
+        self.complete, self.malformed = not broken, broken
+        self._wake()
+
+    def discard(self) -> None:
+        """Nobody reads the rest of the body."""
+        self._pieces.clear()
+        self._held = 0
+        self._line.go_on()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # ---- the request's body
+
+    async def read(self, most: int) -> bytes:
+        told = self.headers.get("Content-Length")
+        if told is not None and int(told) > most:
+            raise Refusal(replies.BODY_TOO_LARGE, f"The body has {told} bytes; this proxy reads at most {most}.")
+        pieces: list[bytes] = []
+        size = 0
+        while piece := await self._piece():
+            pieces.append(piece)
+            size += len(piece)
+            if size > most:
+                raise Refusal(replies.BODY_TOO_LARGE, f"The body is longer than the {most} bytes this proxy reads.")
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        while piece := await self._piece():
+            yield piece
+
+    async def _piece(self) -> bytes:
+        """What has come in since the last call, waited for; b"" at the end. Raises Refusal (400)."""
+        if self._expects:
+            self._expects = False
+            if self._modern and not self.complete:
+                self._line.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while not self._pieces:
+            if self.malformed:
+                self.keep_alive = False
+                raise Refusal(replies.INVALID_HTTP)
+            if self.complete:
+                return b""
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if len(self._pieces) == 1:
+            piece = self._pieces.popleft()
+        else:
+            piece = b"".join(self._pieces)
+            self._pieces.clear()
+        if self._held > _HELD:
+            self._line.go_on()
+        self._held = 0
+        return piece
+
+    # ---- the answer
+
+    async def start(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None:
+        """The head; it goes out with the first bytes of the body. Raises ValueError where it would not be one head."""
+        lines = wire(headers)
+        if self._expects or not self.complete:
+            self.keep_alive = False  # the client may still send the body or not: what follows could be either
+        framing = ""
+        bodiless = status in _NO_BODY or self.method == "HEAD"
+        if length is not None and status != 204:  # RFC 9110 §8.6
+            framing = f"Content-Length: {length}\r\n"
+            self._left = 0 if bodiless else length
+        elif bodiless:
+            self._left = 0
+        elif self._modern:
+            framing = "Transfer-Encoding: chunked\r\n"
+            self._chunked, self._left = True, None
+        else:
+            self.keep_alive, self._left = False, None  # HTTP/1.0: the end of the connection ends the body
+        if not self.keep_alive:
+            framing += "Connection: close\r\n"
+        elif not self._modern:
+            framing += "Connection: keep-alive\r\n"
+        self.started = True
+        self.started_at = time.monotonic()
+        first = f"HTTP/1.1 {status} {reason or _PHRASES.get(status, '')}\r\n".encode("utf-8", "surrogateescape")
+        self._head = first + lines + f"x-quotapool-request-id: {self.id}\r\n{framing}\r\n".encode()
+
+    async def write(self, data: bytes) -> None:
+        """Raises ConnectionResetError where the client has left."""
+        if (full := self.put(data)) is not None:
+            await full
+
+    def put(self, data: bytes) -> Awaitable[None] | None:
+        """Write at once; what comes back is to be awaited before the next piece. Raises ConnectionResetError."""
+        line = self._line
+        if line.lost:
+            raise ConnectionResetError("the client has left")
+        if not data or self._left == 0:
+            return None
+        if self._chunked:
+            frame = b"%x\r\n%b\r\n" % (len(data), data)
+        elif self._left is None:
+            frame = data
+        else:
+            frame = data if len(data) <= self._left else data[: self._left]
+            self._left -= len(frame)
+        head, self._head = self._head, None
+        if head is None:
+            line.send(frame)
+        elif len(frame) < _JOINED:
+            line.send(head + frame)
+        else:
+            line.send(head)
+            line.send(frame)
+        return None if line.room is None else asyncio.shield(line.room)
+
+    async def finish(self) -> None:
+        if self._left:  # fewer bytes came than were promised
+            self.cut()
+            return
+        end = b"0\r\n\r\n" if self._chunked else b""
+        if self._head is not None:
+            end, self._head = self._head + end, None
+        if end and not self._line.lost:
+            self._line.send(end)
+            if self._line.room is not None:
+                await asyncio.shield(self._line.room)
+
+    def cut(self) -> None:
+        self.was_cut = True
+        self.keep_alive = False
+        self._line.abort()

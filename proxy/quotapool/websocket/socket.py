@@ -1,0 +1,261 @@
+"""The upstream side of a session, and what both sides share: an open WebSocket that is read, written and ended.
+
+`open_websocket` asks upstream for one. What upstream refuses is an ordinary HTTP answer, which is read whole, so that
+it can be understood like any other answer before the client's own handshake is accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import httptools
+from multidict import CIMultiDict
+
+from quotapool.upstream.interface import Header, UpstreamFailure
+from quotapool.websocket.frames import CLOSE, PING, PONG, FrameReader, Message, head_of
+
+READ_BUFFER: Final = 2**15  # bytes; the sender has to wait from twice as many on that nobody has taken
+_LONGEST_BODY: Final = 2**20  # of a refusal
+_HANDSHAKE_S: Final = 30.0
+_LINGER_S: Final = 10.0
+_PIECE: Final = 2**16
+_TOGETHER: Final = 2**14  # bytes of a payload that are copied into one write with their head
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
+
+
+def accept_key(key: str) -> str:
+    """What a server answers to a client's Sec-WebSocket-Key (RFC 6455 §4.2.2)."""
+    return base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
+
+
+class WebSocket:
+    """One side of an open session. Pings are answered here; `heard_at` is when the last byte came."""
+
+    __slots__ = ("_drain", "_frames", "_masks", "_reader", "_ready", "_transport", "heard_at", "waits")
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        transport: asyncio.Transport,
+        drain: Callable[[], Awaitable[None]],
+        *,
+        is_client: bool,
+        most: int,
+    ) -> None:
+        """`is_client`: we are the client of this side, so we mask. `most`: bytes of one message."""
+        self._reader = reader
+        self._transport = transport
+        self._drain = drain
+        self._masks = is_client
+        self._frames = FrameReader(masked=not is_client, most=most)
+        self._ready: list[Message] = []
+        self.heard_at = time.monotonic()
+        self.waits = False  # somebody waits for what comes: then silence means something
+
+    async def receive(self) -> Message | None:
+        """The next text, binary or close message; None where the other side vanished without a word.
+
+        Raises FrameError. A message is only read when it is asked for, so who asks slowly slows the sender down.
+        """
+        while True:
+            while self._ready:
+                message = self._ready.pop(0)
+                if message.opcode == PING:
+                    await self.send(PONG, message.payload)
+                elif message.opcode != PONG:
+                    return message
+            self.waits = True
+            try:
+                data = await self._reader.read(_PIECE)
+            except ConnectionError:
+                return None
+            finally:
+                self.waits = False
+            if not data:
+                return None
+            self.heard_at = time.monotonic()
+            self._ready = self._frames.feed(data)
+
+    def feed(self, data: bytes) -> None:
+        """Bytes that came with the handshake's answer. Raises FrameError."""
+        self._ready += self._frames.feed(data)
+
+    async def send(self, opcode: int, payload: bytearray) -> None:
+        """Send a message, and wait while the other side is slow. Raises ConnectionError where it is gone.
+
+        The payload is used up: it is masked in place.
+        """
+        self.send_now(opcode, payload)
+        await self._drain()
+
+    def send_now(self, opcode: int, payload: bytearray) -> None:
+        """Send without waiting; for small messages. Raises ConnectionError where the other side is gone."""
+        transport = self._transport
+        if transport.is_closing():
+            raise ConnectionResetError("the other side is gone")
+        head = head_of(opcode, payload, masks=self._masks)
+        if len(payload) <= _TOGETHER:
+            transport.write(head + payload)
+        else:
+            transport.write(head)
+            transport.write(payload)
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+        if not self._transport.is_closing():
+            self.send_now(PING, bytearray())
+
+    def say_close(self, payload: bytearray) -> None:
+        """The closing frame; nothing where nobody is left to read it."""
+        if not self._transport.is_closing():
+            self.send_now(CLOSE, payload)
+
+    def end(self) -> None:
+        """Close the connection once everything written has gone out, or nobody has taken it for a while."""
+        transport = self._transport
+        if transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(_LINGER_S, transport.abort)
+        transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+
+@dataclass(slots=True)
+class Handshake:
+    """Upstream's answer to the question: a session, or a refusal with its body. `protocol`: what it chose, or ""."""
+
+    status: int
+    reason: str
+    headers: CIMultiDict[str]
+    body: bytes = b""
+    socket: WebSocket | None = field(default=None, repr=False)
+    protocol: str = ""
+
+
+class DedicatedConnector(Protocol):
+    """An upstream that can be asked on a connection of its own."""
+
+    async def ask_alone(
+        self, method: str, target: str, headers: Sequence[Header], protocol: Callable[[], asyncio.Protocol]
+    ) -> asyncio.Transport:
+        """Connect, send the request's head, and leave the rest to `protocol`. Raises UpstreamFailure."""
+        ...
+
+
+async def open_websocket(
+    upstream: DedicatedConnector, target: str, headers: Sequence[Header], protocols: Sequence[str], *, most: int
+) -> Handshake:
+    """Ask upstream for a session with these headers and subprotocols. Raises UpstreamFailure."""
+    key = base64.b64encode(os.urandom(16)).decode()
+    asked = [*headers, ("Connection", "Upgrade"), ("Upgrade", "websocket")]
+    asked += [("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", key)]
+    if protocols:
+        asked.append(("Sec-WebSocket-Protocol", ", ".join(protocols)))
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=READ_BUFFER, loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport = await upstream.ask_alone("GET", target, asked, lambda: protocol)
+    writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+    try:
+        async with asyncio.timeout(_HANDSHAKE_S):
+            answer = _Answer()
+            while not answer.complete:
+                data = await reader.read(_PIECE)
+                if not data:
+                    answer.ended()
+                    break
+                answer.feed(data)
+        handshake = Handshake(answer.status, answer.phrase, answer.headers, bytes(answer.body))
+        if handshake.status < 400:
+            handshake.protocol = _check(handshake, key, protocols)
+            handshake.socket = WebSocket(reader, transport, writer.drain, is_client=True, most=most)
+            handshake.socket.feed(answer.rest)
+            return handshake
+    except TimeoutError as slow:
+        transport.abort()
+        raise UpstreamFailure("timeout", "upstream took too long to open a session", sent=True) from slow
+    except (ConnectionError, OSError) as lost:
+        transport.abort()
+        raise UpstreamFailure("reset", "upstream closed the connection", sent=True) from lost
+    except BaseException:
+        transport.abort()
+        raise
+    transport.close()
+    return handshake
+
+
+def _check(handshake: Handshake, key: str, protocols: Sequence[str]) -> str:
+    """The subprotocol of a session that was opened as the RFC wants (§4.1). Raises UpstreamFailure."""
+    headers = handshake.headers
+    chosen = headers.get("Sec-WebSocket-Protocol", "")
+    if (
+        handshake.status != 101
+        or headers.get("Upgrade", "").lower() != "websocket"
+        or headers.get("Sec-WebSocket-Accept") != accept_key(key)
+        or headers.get("Sec-WebSocket-Extensions")
+        or (chosen and chosen not in protocols)
+    ):
+        raise UpstreamFailure("protocol", "upstream did not open the session that was asked for", sent=True)
+    return chosen
+
+
+class _Answer:
+    """The handshake's answer, parsed as it comes. Callbacks are httptools'."""
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.status = 0
+        self.phrase = ""
+        self.headers: CIMultiDict[str] = CIMultiDict()
+        self.body = bytearray()
+        self.rest = b""  # what came behind a switch of protocols
+        self.complete = False
+
+    def feed(self, data: bytes) -> None:
+        """Raises UpstreamFailure."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as switch:
+            self.rest = data[switch.args[0] :]
+            self.complete = True
+        except httptools.HttpParserError as error:
+            said = error.__context__ or error
+            raise UpstreamFailure(
+                "protocol", f"upstream's answer could not be understood: {said}", sent=True
+            ) from error
+        if len(self.body) > _LONGEST_BODY or len(self.headers) > 1000:
+            self.complete = True
+
+    def ended(self) -> None:
+        """The connection did. Raises UpstreamFailure where that is no end of an answer."""
+        if self.status < 200 or "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+            raise UpstreamFailure("reset", "upstream closed the connection", sent=True)
+
+    def on_message_begin(self) -> None:
+        self._begin()
+
+    def on_status(self, phrase: bytes) -> None:
+        self.phrase += phrase.decode("latin-1")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.add(name.decode("ascii"), value.rstrip(b" \t").decode("utf-8", "surrogateescape"))
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+
+    def on_body(self, piece: bytes) -> None:
+        self.body += piece
+
+    def on_message_complete(self) -> None:
+        self.complete = self.status >= 200 or self.status == 101

@@ -1,0 +1,39 @@
+"""Fixtures: the request path on a real store, between faked edges; its pauses are shortened, nothing else is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+from quotapool.domain import retry
+
+from tests.fakes.house import House, open_house
+from tests.fakes.sessions import Hall, open_sessions
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.002)
+
+
+@pytest.fixture
+async def open_pool(valkey_url) -> AsyncIterator[object]:
+    """`await open_pool({"a": 1, "b": 2}, **options)`: a pool whose account a has one key and b has two."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def opened(accounts, /, **options) -> House:
+            return await stack.enter_async_context(open_house(valkey_url, accounts, **options))
+
+        yield opened
+
+
+@pytest.fixture
+async def open_hall(valkey_url) -> AsyncIterator[object]:
+    """`await open_hall({"a": 1}, **options)`: the real listener for sessions, before such a pool."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def opened(accounts, /, **options) -> Hall:
+            return await stack.enter_async_context(open_sessions(valkey_url, accounts, **options))
+
+        yield opened

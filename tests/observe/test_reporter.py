@@ -1,0 +1,130 @@
+"""What happened to a request becomes numbers and one line, and strangers' words become none of them."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
+from quotapool.domain.quantities import Certainty, Usage
+from quotapool.domain.request_record import AttemptRecord, RequestRecord
+from quotapool.observe.labels import Labels
+from quotapool.observe.log_writer import LogWriter
+from quotapool.observe.metrics import Metrics
+from quotapool.observe.redaction import Redactor
+from quotapool.observe.reporter import Reporter
+from quotapool.observe.request_log import RequestLog
+
+
+class Seen:
+    """A reporter, and what it said."""
+
+    def __init__(self, tmp_path):
+        self.path = tmp_path / "log"
+        self.writer = LogWriter(os.open(self.path, os.O_WRONLY | os.O_CREAT))
+        self.registry = CollectorRegistry()
+        self.labels = Labels(models=["gpt-4o"], clients=["team-a"], endpoints=["chat"])
+        log = RequestLog(self.writer, Redactor())
+        self.reporter = Reporter(Metrics(self.registry), self.labels, log)
+
+    def lines(self):
+        self.writer.flush()
+        return [msgspec.json.decode(line) for line in self.path.read_bytes().splitlines()]
+
+    def count(self, name, **labels):
+        return self.registry.get_sample_value(f"quotapool_{name}", labels)
+
+
+@pytest.fixture
+def seen(tmp_path):
+    made = Seen(tmp_path)
+    yield made
+    made.writer.close()
+
+
+def a_trip(**changed) -> RequestRecord:
+    """Half a second in all: 0.1 s in line before the second attempt, 0.25 s upstream, so 0.15 s are ours."""
+    refused = AttemptRecord("alpha", "acme", 0.0, "wait", status=429, took_s=0.05)
+    served = AttemptRecord("beta", "acme", 0.1, "ok", status=200, took_s=0.2, usage=Usage(Certainty.EXACT, 221, 27))
+    trip = RequestRecord("qp_1", 100.0, client="team-a", endpoint="chat", model="gpt-4o", status=200, source="upstream")
+    trip.legs, trip.queued_s, trip.upstream_s, trip.first_byte, trip.ended = [refused, served], 0.1, 0.25, 100.25, 100.5
+    for name, value in changed.items():
+        setattr(trip, name, value)
+    return trip
+
+
+def test_a_request_is_one_line(seen):
+    seen.reporter.ended(a_trip())
+    (line,) = seen.lines()
+    assert line.pop("ts").endswith("Z")
+    assert line == {
+        "level": "info",
+        "event": "request",
+        "request_id": "qp_1",
+        "client": "team-a",
+        "endpoint": "chat",
+        "model": "gpt-4o",
+        "status": 200,
+        "attempts": [
+            {"key": "alpha", "outcome": "wait", "wait_ms": 0.0, "status": 429, "ms": 50.0},
+            {"key": "beta", "outcome": "ok", "wait_ms": 100.0, "status": 200, "ms": 200.0},
+        ],
+        "tokens": {"prompt": 221, "completion": 27, "certainty": "exact"},
+        "queue_ms": 100.0,
+        "ttfb_ms": 250.0,
+        "total_ms": 500.0,
+        "overhead_ms": 150.0,
+        "source": "upstream",
+    }
+
+
+def test_a_request_counts_under_its_names(seen):
+    seen.reporter.began()
+    assert seen.count("requests_in_flight") == 1
+    seen.reporter.ended(a_trip())
+    assert seen.count("requests_in_flight") == 0
+    assert seen.count("requests_total", endpoint="chat", model="gpt-4o", status="200", client="team-a") == 1
+    assert seen.count("request_duration_seconds_sum", endpoint="chat", model="gpt-4o") == 0.5
+    assert seen.count("time_to_first_byte_seconds_sum", endpoint="chat", model="gpt-4o") == 0.25
+    assert seen.count("proxy_overhead_seconds_sum", endpoint="chat") == pytest.approx(0.15)
+    assert seen.count("queue_wait_seconds_sum") == pytest.approx(0.1)
+
+
+def test_a_request_that_went_nowhere_has_no_times(seen):
+    seen.reporter.ended(a_trip(legs=[], status=401, code="invalid_key", first_byte=None, queued_s=0.0))
+    assert seen.count("refusals_total", reason="invalid_key") == 1
+    assert seen.count("request_duration_seconds_count", endpoint="chat", model="gpt-4o") is None
+    assert seen.count("queue_wait_seconds_count") == 0
+    (line,) = seen.lines()
+    assert (line["attempts"], line["tokens"], line["ttfb_ms"]) == ([], None, None)
+
+
+def test_what_strangers_invent_is_one_series_until_upstream_knows_it(seen):
+    for n in range(50):
+        seen.reporter.ended(a_trip(model=f"made-up-{n}", endpoint="/etc", client="nobody"))
+    assert seen.count("requests_total", endpoint="other", model="other", status="200", client="anonymous") == 50
+    # When upstream serves one of them
+    seen.reporter.served("made-up-7")
+    seen.reporter.ended(a_trip(model="made-up-7"))
+    assert seen.count("requests_total", endpoint="chat", model="made-up-7", status="200", client="team-a") == 1
+    # And when a reload takes a client away, its name goes from new counts
+    seen.labels.configure(models=["gpt-4o"], clients=[])
+    seen.reporter.ended(a_trip())
+    assert seen.count("requests_total", endpoint="chat", model="gpt-4o", status="200", client="anonymous") == 1
+
+
+def test_an_attempt_is_priced_where_upstream_did_work(seen):
+    priced = []
+    seen.reporter.spend = lambda leg, trip: priced.append((leg.key, trip.id))
+    trip = a_trip()
+    refused, served = trip.legs
+    refused.usage = Usage(Certainty.NOTHING)
+    for leg in (refused, served):
+        seen.reporter.attempted(leg, trip)
+    assert priced == [("beta", "qp_1")]
+    assert seen.count("upstream_attempts_total", key="alpha", model="gpt-4o", outcome="wait") == 1
+    assert seen.count("upstream_attempts_total", key="beta", model="gpt-4o", outcome="ok") == 1
+    assert seen.count("tokens_total", key="beta", model="gpt-4o", kind="prompt") == 221
+    assert seen.count("tokens_total", key="alpha", model="gpt-4o", kind="prompt") is None
+    assert seen.count("settled_tokens_total", certainty="exact") == 248

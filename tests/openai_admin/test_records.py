@@ -1,0 +1,121 @@
+"""The supervisor's hourly round: what OpenAI said is kept for everybody, and imported limits are handed on."""
+
+from __future__ import annotations
+
+import pytest
+import structlog
+from quotapool.app.openai_sync import OpenAISync
+from quotapool.openai_admin.collect import Inquiry
+from quotapool.openai_admin.records import OpenAIRecords
+from quotapool.settings import Settings
+from quotapool.store.store import connect
+
+from tests.fakes.admin_api import refusal
+
+KEY = {"id": "alpha", "secret": "sk-proj-alpha000000", "account": "acme"}
+ADMIN = [{"organization": "acme", "secret": "sk-admin-canary000000"}]
+
+
+class Api:
+    """An admin API of one project, whose limit the test sets; `down`: it refuses everything."""
+
+    def __init__(self) -> None:
+        self.rpm = 500
+        self.down = False
+        self.asked = 0
+
+    def answer(self, path):
+        self.asked += 1
+        if self.down:
+            return 403, refusal("Missing scopes: api.management.read.")
+        if path.endswith("rate_limits"):
+            row = {"id": "rl-1", "model": "gpt-4o", "max_requests_per_1_minute": self.rpm}
+            return 200, {"object": "list", "data": [row], "has_more": False}
+        if path.endswith("api_keys"):
+            key = {"id": "key_1", "redacted_value": "sk-proj-al...0000", "name": "backend", "expires_at": 1_900_000_000}
+            return 200, {"object": "list", "data": [key], "has_more": False}
+        return 404, refusal("No spend limit.")
+
+
+@pytest.fixture
+async def round_of(valkey_url, aiohttp_server):
+    """round_of(settings...) -> (api, one round, the says, how often limits moved, the book)."""
+    import aiohttp
+    from aiohttp import web
+
+    api = Api()
+
+    async def handle(request):
+        status, document = api.answer(request.path)
+        return web.json_response(document, status=status)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    server = await aiohttp_server(app)
+    store = connect(valkey_url, timeout_s=2.0)
+    async with aiohttp.ClientSession() as http:
+
+        def begin(**options):
+            options = {"accounts": {"acme": {"project": "proj_a"}}, "admin_keys": ADMIN, **options}
+            settings = Settings.model_validate({"upstream": str(server.make_url("")), "keys": [KEY], **options})
+            moved: list[int] = []
+            says = OpenAISync(store, lambda: settings, lambda: moved.append(1))
+            inquiry = Inquiry(http)
+            return api, says, inquiry, settings, moved, OpenAIRecords(store, settings.pool)
+
+        yield begin
+    await store.close()
+
+
+async def test_limits_hold_from_when_they_are_told_and_follow_each_change(round_of):
+    api, says, inquiry, settings, moved, _ = round_of(import_limits=True)
+    assert says.over(settings).limits_for("acme", "gpt-4o").rpm is None
+    assert await says.ask(inquiry)
+    assert says.over(settings).limits_for("acme", "gpt-4o").rpm == 500
+    await says.ask(inquiry)
+    assert moved == [1]  # nothing new
+    api.rpm = 50
+    await says.ask(inquiry)
+    assert moved == [1, 1]
+    assert says.over(settings).limits_for("acme", "gpt-4o").rpm == 50
+    # If the API goes away, the last limits stay.
+    api.down = True
+    assert not await says.ask(inquiry)
+    assert says.over(settings).limits_for("acme", "gpt-4o").rpm == 50
+
+
+async def test_limits_are_not_imported_unless_that_is_wanted(round_of):
+    _, says, inquiry, settings, moved, book = round_of()
+    await says.ask(inquiry)
+    assert moved == []
+    assert says.over(settings) is settings
+    assert says.key_ends == {"alpha": 1_900_000_000}
+    keys, _ = await book.read()
+    assert (keys["alpha"].name, keys["alpha"].expires_at) == ("backend", 1_900_000_000)
+
+
+async def test_an_account_that_no_longer_names_its_project_is_let_go(round_of):
+    _, says, inquiry, settings, _, _ = round_of(import_limits=True)
+    await says.ask(inquiry)
+    without = settings.model_copy(update={"accounts": {}})
+    assert says.over(without).limits_for("acme", "gpt-4o").rpm is None
+
+
+async def test_a_refusal_is_logged_once(round_of):
+    api, says, inquiry, _, _, _ = round_of()
+    api.down = True
+    with structlog.testing.capture_logs() as logs:
+        assert not await says.ask(inquiry)
+        asked = api.asked
+        assert await says.ask(inquiry)
+    assert api.asked == asked
+    problems = [line["problem"] for line in logs]
+    assert len(problems) == asked
+    assert all("lacks the permission api.management.read" in problem for problem in problems)
+    assert not any("canary" in problem for problem in problems)
+
+
+async def test_without_admin_keys_and_logins_nobody_is_asked(round_of):
+    api, says, inquiry, _, _, _ = round_of(admin_keys=[])
+    assert await says.ask(inquiry)
+    assert api.asked == 0

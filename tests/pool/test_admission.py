@@ -1,0 +1,428 @@
+"""The fair line: who waits, who is refused at once and with which time, who goes first, and what a leaver frees.
+
+A million tokens a minute and more make waits of milliseconds; limits of a few make waits that no test stays for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+from quotapool.domain.quantities import Cost, Dimension
+from quotapool.domain.request_record import RequestRecord
+from quotapool.ledger.budgets import Granted, Refused
+from quotapool.pool.admission import NobodyLeft, NoRoom, TooLarge, _Line
+
+from tests.fakes.edge import Client, chat_body, error
+from tests.fakes.house import GROUP
+
+FAST = {"limits": {"default": {"rpm": 1_000_000, "tpm": 6_000_000}}}  # 100 tokens a millisecond
+SLOW = {"limits": {"default": {"rpm": 1_000_000, "tpm": 60_000}}}  # 1000 tokens a second
+
+
+async def no_room(waiting) -> NoRoom:
+    with pytest.raises(NoRoom) as refused:
+        await waiting
+    return refused.value
+
+
+def stand(pool, tokens: int = 1000, **more) -> asyncio.Task:
+    return asyncio.create_task(pool.admission.admit(pool.want(tokens, **more)))
+
+
+async def in_line(pool, count: int) -> None:
+    async with asyncio.timeout(2):
+        while pool.recorder.waiting != count:
+            await asyncio.sleep(0)
+
+
+async def test_those_who_wait_are_served_in_order(open_pool):
+    pool = await open_pool({"a": 1, "b": 1}, **FAST)
+    await pool.drain("a", -2000)
+    await pool.drain("b", -2000)
+    order: list[int] = []
+
+    async def wait(n: int) -> None:
+        pool.ledger.give_back(await pool.admission.admit(pool.want(1000 + n)))
+        order.append(n)
+
+    await asyncio.gather(*(wait(n) for n in range(20)))
+    assert order == sorted(order)
+    await pool.quiet()
+    assert pool.is_idle()
+
+
+async def test_a_large_one_at_the_head_is_not_overtaken_by_small_ones(open_pool):
+    pool = await open_pool({"a": 1}, **SLOW)
+    await pool.drain("a", 0)
+    large = stand(pool, 200)  # 0.2 s
+    await in_line(pool, 1)
+    small = stand(pool, 1)
+    await in_line(pool, 2)
+    pool.ledger.give_back(await small)
+    assert large.done()
+
+
+async def test_groups_have_lines_of_their_own(open_pool):
+    pool = await open_pool({"a": 1}, **SLOW)
+    await pool.drain("a", -500)
+    waiting = stand(pool, max_wait_s=5)
+    await in_line(pool, 1)
+    other = await pool.admission.admit(pool.want(model="gpt-4o-mini"))
+    assert isinstance(other, Granted)
+    assert not waiting.done()
+    waiting.cancel()
+
+
+async def test_only_the_head_asks_the_store(open_pool):
+    """A hundred who wait cost what one costs."""
+    pool = await open_pool({"a": 1}, **SLOW)
+    await pool.drain("a", -100)
+    waiting = [stand(pool, 100 + n) for n in range(100)]
+    await in_line(pool, 100)
+    pool.ledger.asks.clear()
+    await asyncio.sleep(0.3)  # 300 tokens: the first one or two are served
+    asked = {cost.tokens for cost in pool.ledger.asks}
+    assert asked <= {100, 101, 102, 103}
+    assert len(pool.ledger.asks) <= 10
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await pool.quiet()
+
+
+async def test_a_wait_longer_than_patience_is_refused_at_once_with_the_true_time(open_pool):
+    pool = await open_pool({"a": 1}, **SLOW)
+    await pool.drain("a", -9_000)
+    started = time.monotonic()
+    refused = await no_room(pool.admission.admit(pool.want(1000, max_wait_s=5)))
+    assert time.monotonic() - started < 1
+    assert (refused.reason, refused.dimension) == ("rate_limit", Dimension.TPM)
+    assert refused.wait_s == pytest.approx(10, abs=0.3)
+
+
+async def test_with_several_accounts_the_soonest_one_counts(open_pool):
+    pool = await open_pool({"a": 1, "b": 1}, **SLOW)
+    await pool.drain("a", -9_000)
+    await pool.drain("b", -19_000)
+    refused = await no_room(pool.admission.admit(pool.want(1000, max_wait_s=0)))
+    assert refused.wait_s == pytest.approx(10, abs=0.3)
+
+
+async def test_the_client_is_told_the_true_wait(open_pool):
+    pool = await open_pool({"a": 1}, queue={"max_wait": "1s"}, **SLOW)
+    await pool.drain("a", -9_000)
+    client = await pool.ask()
+    assert (client.status, client.error["code"], client.error["type"]) == (429, "rate_limit_exceeded", "requests")
+    assert "tokens per min (TPM)" in client.error["message"]
+    assert client.header("retry-after") == "10"
+    assert 9_700 <= int(client.header("retry-after-ms")) <= 10_000
+    assert client.header("x-should-retry") == "true"
+    assert pool.upstream.sent == []
+
+
+async def test_max_wait_zero_means_no_line_at_all(open_pool):
+    pool = await open_pool({"a": 1}, queue={"max_wait": 0}, **FAST)
+    assert (await pool.ask()).status == 200
+    await pool.drain("a", -2000)
+    started = time.monotonic()
+    assert (await pool.ask()).status == 429
+    assert time.monotonic() - started < 0.5
+    assert pool.is_idle()
+
+
+async def test_a_full_line_says_so(open_pool):
+    pool = await open_pool({"a": 1}, queue={"max_waiting": 2}, **SLOW)
+    await pool.drain("a", -500)
+    waiting = [stand(pool), stand(pool)]
+    await in_line(pool, 2)
+    client = await pool.ask()
+    assert (client.status, client.error["code"]) == (429, "queue_full")
+    assert client.header("retry-after") is not None
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await pool.quiet()
+    assert pool.is_idle()
+
+
+async def test_who_leaves_frees_the_place_at_once(open_pool):
+    pool = await open_pool({"a": 1}, queue={"max_waiting": 2}, **SLOW)
+    await pool.drain("a", -500)
+    first, second = stand(pool), stand(pool)
+    await in_line(pool, 2)
+    second.cancel()
+    await in_line(pool, 1)
+    third = stand(pool)
+    await in_line(pool, 2)
+    for task in (first, third):
+        task.cancel()
+
+
+async def test_leavers_leave_no_memory_behind(open_pool):
+    """Given a head that waits long, and clients that come and go behind it, I expect the line not to grow."""
+    pool = await open_pool({"a": 1}, **SLOW)
+    await pool.drain("a", -3000)
+    head = stand(pool)
+    await in_line(pool, 1)
+    for _ in range(50):
+        passing = stand(pool)
+        await in_line(pool, 2)
+        passing.cancel()
+        await in_line(pool, 1)
+    assert len(pool.admission._lines[GROUP].waiting) == 1
+    head.cancel()
+
+
+async def test_a_large_head_that_leaves_does_not_keep_the_next_one_waiting(open_pool):
+    pool = await open_pool({"a": 1}, **SLOW)
+    await pool.drain("a", 50)
+    large = stand(pool, 4000)
+    await in_line(pool, 1)
+    small = stand(pool, 10)
+    await in_line(pool, 2)
+    await asyncio.sleep(0.02)
+    assert not small.done()
+    large.cancel()
+    async with asyncio.timeout(0.3):  # and not only with the head's next look, up to a second later
+        assert isinstance(await small, Granted)
+
+
+async def test_whoever_waited_in_vain_is_told_when_to_come_back(open_pool):
+    """Given two who need 100 ms each from one budget and wait 150 ms, I expect the second to be refused in time."""
+    pool = await open_pool({"a": 1}, **SLOW)
+    await pool.drain("a", 0)
+    first, second = stand(pool, 100, max_wait_s=0.15), stand(pool, 100, max_wait_s=0.15)
+    assert isinstance(await first, Granted)
+    refused = await no_room(second)
+    assert refused.reason in {"queue_timeout", "rate_limit"}
+    assert refused.wait_s >= 0
+    await pool.quiet()
+
+
+async def test_patience_is_for_all_attempts_together(open_pool):
+    """Each new attempt may stand in line only for what is left of max_wait."""
+    pool = await open_pool({"a": 1}, **SLOW)
+    await pool.drain("a", -50)
+    want = pool.want(1, max_wait_s=0.5)
+    await pool.admission.admit(want)
+    stood = want.stood_s
+    assert 0.03 < stood < 0.5
+    await pool.drain("a", -480)
+    refused = await no_room(pool.admission.admit(want))
+    assert (refused.reason, want.stood_s) == ("rate_limit", stood)  # 0.48 s are more than the 0.45 that are left
+
+
+async def test_a_grant_in_the_turn_of_the_deadline_is_not_lost(open_pool):
+    """The deadline and the grant can fall into one turn of the loop; whoever wins, the budget is accounted for."""
+    pool = await open_pool({"a": 1}, **FAST)
+    for n in range(60):
+        await pool.drain("a", 0)
+        waiting = stand(pool, 500, max_wait_s=0.0045 + n * 0.00005)  # the budget is there after 5 ms
+        with contextlib.suppress(NoRoom):
+            pool.ledger.give_back(await waiting)
+        await pool.quiet()
+        assert pool.is_idle()
+
+
+async def test_a_waiter_granted_and_timed_out_in_one_turn_returns_the_grant(open_pool):
+    """The same without luck: the grant arrives, and before its waiter runs the deadline strikes."""
+    pool = await open_pool({"a": 1}, **SLOW)
+    await pool.drain("a", -500)
+    waiting = stand(pool, 1, max_wait_s=5)
+    await in_line(pool, 1)
+    line = pool.admission._lines[GROUP]
+    granted = Granted("r1", GROUP, Cost(1, 1), pool.roster.candidate(pool.roster.pool.keys["a1"], GROUP), 0.0, 1.0,
+                      is_trial=False, moments={}, learned={})  # fmt: skip
+    waiter = line.waiting.head()
+    assert waiter is not None
+    line.waiting.served(waiter)
+    waiter.future.set_result(granted)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert pool.ledger.settled["r1"] == 1
+    await pool.quiet()
+
+
+async def test_there_is_one_pump_a_line(open_pool):
+    pool = await open_pool({"a": 1}, **SLOW)
+    await pool.drain("a", -300)
+    waiting = [stand(pool, 1)]
+    await in_line(pool, 1)
+    pump = pool.admission._lines[GROUP].pump
+    for n in range(2, 20):
+        waiting.append(stand(pool, 1))
+        await in_line(pool, n)
+        assert pool.admission._lines[GROUP].pump is pump
+    await asyncio.gather(*waiting)
+    await pool.quiet()
+    assert pump.done()
+    assert repr(pool.admission) == "<Admission lines=0 waiting=0>"
+
+
+async def test_a_full_line_of_invented_models_leaves_nothing_behind(open_pool):
+    pool = await open_pool({"a": 1}, queue={"max_waiting": 0}, **SLOW)
+    for n in range(5):
+        model = f"gpt-{n}"
+        await pool.admission.admit(pool.want(1, model=model))
+        await pool.drain("a", -500, model)
+        await no_room(pool.admission.admit(pool.want(1, model=model)))
+    assert repr(pool.admission) == "<Admission lines=0 waiting=0>"
+
+
+# ---- who is refused gets a time of its own
+
+
+async def test_those_refused_at_one_moment_are_told_to_come_one_after_another(open_pool):
+    """Given one account of 1000 tokens a second and four who want 1000 each, I expect one more second for each."""
+    pool = await open_pool({"a": 1}, **SLOW)
+    await pool.drain("a", 0)
+    told = [(await no_room(pool.admission.admit(pool.want(1000, max_wait_s=0)))).wait_s for _ in range(4)]
+    assert told == pytest.approx([1, 2, 3, 4], abs=0.1)
+
+
+async def test_two_accounts_halve_the_time_between_the_slots(open_pool):
+    pool = await open_pool({"a": 1, "b": 1}, **SLOW)
+    await pool.drain("a", 0)
+    await pool.drain("b", 0)
+    told = [(await no_room(pool.admission.admit(pool.want(1000, max_wait_s=0)))).wait_s for _ in range(4)]
+    assert told == pytest.approx([1, 1.5, 2, 2.5], abs=0.1)
+
+
+async def test_with_two_replicas_each_hands_out_every_other_slot(open_pool):
+    pool = await open_pool({"a": 1}, **SLOW)
+    pool.ledger.replicas = 2
+    await pool.drain("a", 0)
+    told = [(await no_room(pool.admission.admit(pool.want(1000, max_wait_s=0)))).wait_s for _ in range(3)]
+    assert told == pytest.approx([1, 3, 5], abs=0.1)
+
+
+async def test_groups_have_slots_of_their_own(open_pool):
+    pool = await open_pool({"a": 1}, **SLOW)
+    for model in (GROUP, "gpt-4o-mini"):
+        await pool.drain("a", 0, model)
+        refused = await no_room(pool.admission.admit(pool.want(1000, max_wait_s=0, model=model)))
+        assert refused.wait_s == pytest.approx(1, abs=0.1)
+
+
+async def test_a_refusal_leaves_nothing_behind_for_invented_models(open_pool):
+    pool = await open_pool({"a": 1}, **SLOW)
+    for n in range(2100):
+        pool.admission._no_room(f"gpt-{n}", "rate_limit", 1.0, Refused(1.0, None), _Line())
+    assert len(pool.admission._promises) <= 1_001
+
+
+# ---- who is asked
+
+
+async def test_the_few_who_can_serve_are_found_among_many_who_cannot(open_pool):
+    """Given forty accounts of which one has the model, I expect every request to find it."""
+    pool = await open_pool({f"a{n}": 1 for n in range(40)})
+    for n in range(40):
+        if n != 17:
+            pool.roster.pool.lacks(f"a{n}", GROUP, time.time())
+    for _ in range(20):
+        granted = await pool.admission.admit(pool.want())
+        assert granted.candidate.account == "a17"
+        pool.ledger.give_back(granted)
+
+
+async def test_accounts_that_said_no_do_not_count_as_ready(open_pool):
+    """Given one account at its limit for ten seconds and one that this request must not go to, I expect those ten."""
+    pool = await open_pool({"a": 1, "b": 1}, **SLOW)
+    pool.ledger.give_back(await pool.admission.admit(pool.want(1)))
+    await pool.drain("a", -9_000)
+    await pool.drain("b", 30_000)
+    want = pool.want(1000, max_wait_s=5)
+    want.exclude.add("b")
+    refused = await no_room(pool.admission.admit(want))
+    assert (refused.reason, refused.wait_s) == ("rate_limit", pytest.approx(10, abs=0.3))
+
+
+async def test_a_dead_account_does_not_count_as_ready(open_pool):
+    """Else its forgotten bucket, always full, would have every refused client wait, and the store asked in a loop."""
+    pool = await open_pool({"a": 1, "b": 1}, queue={"max_wait": "5s"}, **SLOW)
+    for _ in range(4):
+        await pool.ask(Client(chat_body(max_tokens=1)))
+    pool.upstream.next(error(401, "account_deactivated"))
+    await pool.ask(Client(chat_body(max_tokens=1)))
+    alive = ({"a", "b"} - {field[2:] for field in await pool.states()}).pop()
+    await pool.drain(alive, -9_000)
+    started = time.monotonic()
+    client = await pool.ask()
+    assert (client.status, client.error["code"], client.header("retry-after")) == (429, "rate_limit_exceeded", "10")
+    assert time.monotonic() - started < 1
+
+
+async def test_too_large_for_one_account_is_not_too_large_for_another(open_pool):
+    small, large = {"rpm": 1000, "tpm": 10_000}, {"rpm": 1000, "tpm": 100_000}
+    pool = await open_pool({"a": 1, "b": 1}, accounts={"a": small, "b": large})
+    for _ in range(4):
+        assert (await pool.admission.admit(pool.want(20_000))).candidate.account == "b"
+    with pytest.raises(TooLarge):
+        await pool.admission.admit(pool.want(200_000))
+
+
+async def test_in_a_large_pool_the_one_account_that_is_large_enough_is_found_and_too_large_is_said_at_once(open_pool):
+    """Given forty accounts, of which a reserve sees six at random."""
+    small, large = {"rpm": 1000, "tpm": 10_000}, {"rpm": 1000, "tpm": 100_000}
+    names = [f"a{n}" for n in range(40)]
+    pool = await open_pool(dict.fromkeys(names, 1), accounts=dict.fromkeys(names, small) | {"a7": large})
+    for _ in range(4):
+        assert (await pool.admission.admit(pool.want(20_000))).candidate.account == "a7"
+    asked = len(pool.ledger.asks)
+    with pytest.raises(TooLarge):
+        await pool.admission.admit(pool.want(200_000))
+    assert len(pool.ledger.asks) - asked <= 8  # two looks at most, whatever the size of the pool
+
+
+async def test_a_request_that_only_a_busy_account_can_serve_waits_for_that_one(open_pool):
+    small, large = {"rpm": 1000, "tpm": 10_000}, {"rpm": 1000, "tpm": 60_000}
+    pool = await open_pool({"a": 1, "b": 1}, accounts={"a": small, "b": large})
+    await pool.drain("b", 15_000)
+    refused = await no_room(pool.admission.admit(pool.want(20_000, max_wait_s=1)))
+    assert refused.wait_s == pytest.approx(5, abs=0.3)
+
+
+async def test_all_excluded_is_not_an_empty_pool(open_pool):
+    pool = await open_pool({"a": 1, "b": 1})
+    want = pool.want()
+    want.exclude.update({"a", "b"})
+    with pytest.raises(NobodyLeft) as nobody:
+        await pool.admission.admit(want)
+    assert nobody.value.reason == "excluded"
+
+
+# ---- the store away
+
+
+async def test_a_waiting_line_survives_a_store_that_is_away_for_less_than_patience(open_pool):
+    """Given a store that answers nothing for 350 ms, longer than one call may take, I expect nobody to notice more."""
+    pool = await open_pool({"a": 1}, **SLOW)
+    await pool.drain("a", -20)
+    waiting = [stand(pool, 1 + n) for n in range(10)]
+    await in_line(pool, 10)
+    await pool.store.client.execute_command("CLIENT", "PAUSE", 350, "ALL")
+    for n, task in enumerate(waiting):
+        assert (await task).cost.tokens == 1 + n
+    assert pool.recorder.store_losses
+    for granted in list(pool.ledger.granted):
+        pool.ledger.give_back(granted)
+    await pool.quiet()
+    assert pool.is_idle()
+
+
+async def test_a_store_away_for_longer_is_a_503_that_may_be_retried(open_pool):
+    pool = await open_pool({"a": 1}, store_patience=0.1)
+    await pool.store.client.execute_command("CLIENT", "PAUSE", 900, "ALL")
+    client = Client(chat_body())
+    await pool.serve(client, RequestRecord("t", 0.0))
+    assert (client.status, client.error["code"]) == (503, "store_unavailable")
+    assert (client.header("retry-after"), client.header("x-should-retry")) == ("1", "true")
+    assert pool.upstream.sent == []
+    await pool.quiet()  # once the store is back, what was reserved in doubt is given back
+    bucket = await pool.bucket("a")
+    assert bucket is None or await pool.taken("a") == (0, 0)

@@ -1,0 +1,104 @@
+"""Who may come in: client keys where there are any, else nothing that could be a stranger's web page."""
+
+from __future__ import annotations
+
+import pytest
+from multidict import CIMultiDict
+from quotapool.ledger.clients import digest
+from quotapool.openai.refusal import Refusal
+from quotapool.request.auth import ClientAuth
+
+KEY = "qp-0123456789abcdef0123456789"
+
+
+def gate(**more) -> ClientAuth:
+    made = ClientAuth()
+    made.configure(**{"clients": {}, "hosts": (), "origins": (), "allow_anonymous": False, **more})
+    return made
+
+
+def closed() -> ClientAuth:
+    return gate(clients={digest(KEY): "alice"})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": f"Bearer {KEY}"},
+        {"authorization": f"bearer  {KEY} "},
+        {"api-key": KEY},
+        {"Sec-WebSocket-Protocol": f"realtime, openai-insecure-api-key.{KEY}"},
+    ],
+)
+def test_a_client_key_is_found_where_sdks_put_it(headers):
+    assert closed().enter(CIMultiDict(headers)) == "alice"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({}, 401, "missing_proxy_key"),
+        ({"Authorization": f"Basic {KEY}"}, 401, "missing_proxy_key"),
+        ({"Authorization": "Bearer "}, 401, "missing_proxy_key"),
+        ({"Authorization": "Bearer qp-somebody-elses-key"}, 401, "invalid_proxy_key"),
+        ({"Authorization": "Bearer sk-proj-an-openai-key"}, 401, "openai_key_sent"),
+        ({"Authorization": "Bearer \udcff\udcfe"}, 401, "invalid_proxy_key"),
+    ],
+)
+def test_anything_else_is_refused_with_a_reason(headers, status, code):
+    with pytest.raises(Refusal) as refused:
+        closed().enter(CIMultiDict(headers))
+    assert (refused.value.status, refused.value.error.code) == (status, code)
+
+
+def test_a_key_that_was_revoked_is_not_remembered():
+    made = closed()
+    headers = CIMultiDict({"Authorization": f"Bearer {KEY}"})
+    assert made.enter(headers) == "alice"
+    made.configure(clients={digest("another-key-0000"): "bob"}, hosts=(), origins=(), allow_anonymous=False)
+    with pytest.raises(Refusal):
+        made.enter(headers)
+
+
+def test_refused_tokens_are_not_remembered_at_all():
+    made = closed()
+    for n in range(100):
+        with pytest.raises(Refusal):
+            made.enter(CIMultiDict({"Authorization": f"Bearer {'x' * 1000}{n}"}))
+    assert made._seen == {}
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Host": "127.0.0.1:8080"}, ""),
+        ({"Host": "localhost"}, ""),
+        ({"Host": "LocalHost:1"}, ""),
+        ({"Host": "[::1]:8080"}, ""),
+        ({"Host": "proxy.example:8080"}, ""),
+        ({"Host": "evil.example:8080"}, "host_not_allowed"),
+        ({"Host": "127.0.0.1.evil.example"}, "host_not_allowed"),
+        ({"Host": "evil.example:80@127.0.0.1:8080"}, "host_not_allowed"),
+        ({"Host": ""}, "host_not_allowed"),
+        ({}, "host_not_allowed"),
+        ({"Host": "127.0.0.1", "Origin": "https://page.example"}, ""),
+        ({"Host": "127.0.0.1", "Origin": "https://evil.example"}, "origin_not_allowed"),
+        ({"Host": "127.0.0.1", "Origin": "null"}, "origin_not_allowed"),
+        ({"Host": "127.0.0.1", "Origin": "http://127.0.0.1:3000"}, "origin_not_allowed"),
+    ],
+)
+def test_without_keys_only_what_no_web_page_can_send_comes_in(headers, code):
+    made = gate(hosts=("proxy.example",), origins=("https://page.example",))
+    if not code:
+        assert made.enter(CIMultiDict(headers)) == ""
+        return
+    with pytest.raises(Refusal) as refused:
+        made.enter(CIMultiDict(headers))
+    assert (refused.value.status, refused.value.error.code) == (403, code)
+
+
+def test_allowing_anyone_still_keeps_foreign_pages_out():
+    made = gate(allow_anonymous=True)
+    assert made.enter(CIMultiDict({"Host": "proxy.example"})) == ""
+    with pytest.raises(Refusal):
+        made.enter(CIMultiDict({"Host": "proxy.example", "Origin": "https://evil.example"}))

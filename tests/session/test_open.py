@@ -1,0 +1,77 @@
+"""Sessions that are held: how they end with their keys, with the proxy, and with a side that is silent."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from quotapool.domain.states import Record, State
+from quotapool.session import open as held
+
+from tests.fakes.sessions import Hall, heard, say
+
+TARGET = "/v1/realtime?model=gpt-realtime"
+DONE = {"type": "response.done", "response": {"id": "resp_1", "usage": {"total_tokens": 1, "input_tokens": 1}}}
+
+
+async def remove(hall: Hall, state: State = State.REMOVED) -> None:
+    house = hall.house
+    key = house.roster.pool.keys["a1"]
+    record = Record(state, "test", 0.0, fingerprint=key.fingerprint, by="operator")
+    await house.ledger.registry.change_state("k/a1", record, by="operator", fingerprint=key.fingerprint)
+    await house.roster.refresh()
+
+
+@pytest.mark.parametrize("state", [State.REMOVED, State.DISABLED, State.DRAINING])
+async def test_a_key_that_leaves_the_pool_ends_its_sessions_so_that_sdks_connect_again(open_hall, monkeypatch, state):
+    monkeypatch.setattr(held, "_LOOK_S", 0.02)
+    hall = await open_hall({"a": 1})
+    client, _ = await hall.pair(TARGET)
+    await remove(hall, state)
+    assert (await client.closed())[0] == 1012
+
+
+async def test_a_response_under_way_is_waited_for_but_not_for_ever(open_hall, monkeypatch):
+    monkeypatch.setattr(held, "_LOOK_S", 0.02)
+    monkeypatch.setattr(held, "_LAST_WORDS_S", 0.3)
+    hall = await open_hall({"a": 1})
+    client, upstream = await hall.pair(TARGET)
+    stuck, _ = await hall.pair(TARGET)
+    await say(upstream, type="response.created", response={"id": "resp_1"})
+    await heard(client)
+    await remove(hall)
+    await asyncio.sleep(0.1)
+    await say(upstream, **DONE)
+    assert (await heard(client))["type"] == "response.done"
+    assert (await client.closed())[0] == 1012
+    assert (await stuck.closed())[0] == 1012
+
+
+async def test_a_restart_says_so_to_every_session(open_hall):
+    hall = await open_hall({"a": 1})
+    pairs = [await hall.pair(TARGET) for _ in range(3)]
+    closing = asyncio.create_task(hall.sessions.close(2.0))
+    for client, upstream in pairs:
+        assert await client.closed() == (1012, "the proxy is restarting; connect again")
+        await client.close(1012)
+        assert (await upstream.closed())[0] == 1001
+    await closing
+    assert hall.sessions.open == 0
+    assert hall.house.recorder.sessions == {"a": 0}
+
+
+async def test_who_is_silent_is_asked_for_a_sign_of_life_and_given_up_without_one(open_hall, monkeypatch):
+    monkeypatch.setattr(held, "_LOOK_S", 0.02)
+    monkeypatch.setattr("quotapool.session.relay._PING_AFTER_S", 0.1)
+    monkeypatch.setattr("quotapool.session.relay._LOST_AFTER_S", 0.4)
+    hall = await open_hall({"a": 1})
+    client, upstream = await hall.pair(TARGET)
+
+    answered = 0
+    while (said := await client.receive())[0] == 9:
+        await client.send(10, said[1])
+        answered += 1
+    assert answered >= 2  # the client answers, and is not given up on; upstream does not
+    assert said == (8, (1011).to_bytes(2, "big") + b"the upstream is gone")
+    while not await upstream.ended():
+        pass
