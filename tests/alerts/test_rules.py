@@ -23,7 +23,7 @@ def event(field: str, was: str, to: str, **more: str) -> dict[str, str]:
     [
         (event("k/alpha", "active", "removed"), AlertKind.KEY_REMOVED, "key alpha", Severity.CRITICAL),
         (event("a/acme", "active", "quarantined"), AlertKind.KEY_QUARANTINED, "account acme", Severity.WARNING),
-        (event("o/org-1", "active", "quarantined"), AlertKind.KEY_QUARANTINED, "organisation org-1", Severity.WARNING),
+        (event("o/org-1", "active", "quarantined"), AlertKind.KEY_QUARANTINED, "organization org-1", Severity.WARNING),
         (event("k/alpha", "quarantined", "active"), AlertKind.KEY_BACK, "key alpha", Severity.INFO),
         (event("k/a", "active", "suspect", kind="brake"), AlertKind.BRAKE, "pool", Severity.CRITICAL),
         (event("network", "well", "trouble", kind="egress"), AlertKind.EGRESS, "pool", Severity.CRITICAL),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from quotapool.domain.states import OBSERVED, OPERATOR, State, field_of, may_replace, rest_s, state_after
+from quotapool.domain.states import OBSERVED, OPERATOR, State, may_replace, rest_s, state_after, subject_of
 from quotapool.domain.verdict import Kind, Scope, Verdict
 
 from tests.fakes.states import TRANSITIONS, record
@@ -58,7 +58,7 @@ def test_only_money_death_and_suspicion_change_a_state(kind, state):
     ("scope", "field"), [(Scope.ACCOUNT, "a/acme"), (Scope.KEY, "k/alpha"), (Scope.NONE, "k/alpha")]
 )
 def test_a_verdict_on_an_account_takes_all_its_keys_and_any_other_takes_one(scope, field):
-    assert field_of(Verdict(Kind.DEAD, scope=scope), "alpha", "acme") == field
+    assert subject_of(Verdict(Kind.DEAD, scope=scope), "alpha", "acme") == field
 
 
 def test_an_operator_may_undo_even_a_removal():

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from quotapool.domain.bucket import DIMENSIONS, Bucket
+from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Cost, Dimension
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.states import Record, State
@@ -42,8 +43,8 @@ PLENTY = {"rpm": 100_000, "tpm": 100_000_000, "rpd": REQUESTS_A_DAY, "tpd": TOKE
 GROUP = "gpt-4o"
 
 
-class Recorder:
-    """Implements every observer protocol of the request path: what metrics and logs would have heard."""
+class Recorder(Observer):
+    """What metrics and logs would have received."""
 
     def __init__(self) -> None:
         self.legs: list[AttemptRecord] = []
@@ -83,7 +84,7 @@ class Recorder:
     def reserved(self, result: str) -> None:
         self.results[result] += 1
 
-    def line_length(self, change: int) -> None:
+    def queue_changed(self, change: int) -> None:
         self.waiting += change
 
     def store_answered(self, seconds: float, items: int) -> None:
@@ -107,7 +108,7 @@ class Recorder:
     def removals_stopped(self, field: str, reason: str) -> None:
         self.stops.append((field, reason))
 
-    def egress_trouble(self, *, on: bool, reason: str, first: bool) -> None:
+    def network_refused(self, *, on: bool, reason: str, first: bool) -> None:
         self.egress.append((on, reason, first))
 
     def policy_refused(self, client: str, reason: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Limits
 from quotapool.ledger.budgets import Ledger
 from quotapool.ledger.grants import Candidate, Granted, candidate_of, written_limits
@@ -22,8 +23,8 @@ from quotapool.store.store import Script, Store, connect
 unpack, pack = msgspec.msgpack.decode, msgspec.msgpack.encode
 
 
-class StoreLog:
-    """A `StoreObserver` that remembers."""
+class StoreLog(Observer):
+    """An observer that remembers what it learned about the store."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []  # items of each answered batch

@@ -31,7 +31,7 @@ CARDS = CardSet(
 
 
 class Counted:
-    """A `SpendObserver` that remembers."""
+    """A `Observer` that remembers."""
 
     def __init__(self) -> None:
         self.usd: Counter[tuple[str, str]] = Counter()

@@ -24,7 +24,7 @@ KEYS = [Key(f"{account}{n}", account, f"fp-{account}{n}") for account in "abc" f
 
 
 class Changes:
-    """A `RosterObserver` that remembers."""
+    """A `Observer` that remembers."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, State, str]] = []

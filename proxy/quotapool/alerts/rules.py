@@ -10,9 +10,9 @@ from typing import Final
 
 from quotapool.domain.alert import Alert, AlertKind, Severity
 from quotapool.domain.states import OPERATOR, WALLET, State
+from quotapool.domain.subject import Subject
 from quotapool.domain.wallet import PICO, Wallet
 
-_WHAT: Final = {"k": "key", "a": "account", "o": "organisation"}
 _HOUR: Final = timedelta(hours=1)
 _SAME_HOURS: Final = 3  # so many days with this hour make a usual one
 _ANY_HOURS: Final = 6  # else so many hours of any kind
@@ -56,7 +56,7 @@ def of_event(event: Mapping[str, str]) -> Alert | None:
 def _of_state(event: Mapping[str, str], at: float, details: Mapping[str, str]) -> Alert | None:
     if event.get("by") == OPERATOR:
         return None
-    said, subject, reason, to = _said(event), subject_of(event["field"]), event.get("reason", ""), event["to"]
+    said, subject, reason, to = _said(event), in_words(Subject(event["field"])), event.get("reason", ""), event["to"]
     if to == State.REMOVED:
         text = f"{subject} was removed: {reason}.{said}"
         return Alert(AlertKind.KEY_REMOVED, subject, text, at, Severity.CRITICAL, "", details)
@@ -70,10 +70,9 @@ def _of_state(event: Mapping[str, str], at: float, details: Mapping[str, str]) -
     return None
 
 
-def subject_of(field: str) -> str:
+def in_words(subject: Subject) -> str:
     """`k/alpha` is `key alpha`; what has no such form stands for itself."""
-    kind, slash, name = field.partition("/")
-    return f"{_WHAT[kind]} {name}" if slash and kind in _WHAT else field
+    return f"{subject.kind} {subject.id}" if subject.kind is not None else subject.id
 
 
 def _said(event: Mapping[str, str]) -> str:

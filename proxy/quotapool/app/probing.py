@@ -7,16 +7,18 @@ from typing import Any, Final
 
 import structlog
 
+from quotapool.domain.observer import Observer
 from quotapool.domain.states import State
+from quotapool.domain.subject import Subject
 from quotapool.keys.keyring import credentials_of, keyring
 from quotapool.ledger.budgets import Ledger
 from quotapool.money.spend_store import SpendStore
 from quotapool.observe.metrics import PoolMetrics
 from quotapool.observe.redaction import Redactor
-from quotapool.operators.overview import Silent
+from quotapool.observe.reporter import log_removals_stopped, log_state
 from quotapool.pool.roster import Roster
 from quotapool.probes.calls import Calls
-from quotapool.probes.prober import Prober, Purpose, Result
+from quotapool.probes.prober import Prober
 from quotapool.settings import Settings
 from quotapool.upstream.interface import Timeouts
 from quotapool.upstream.origins import Origins
@@ -24,34 +26,25 @@ from quotapool.upstream.tls_sessions import client_context
 
 _log = structlog.get_logger()
 _PATIENCE: Final = Timeouts(connect=5.0, first_byte=30.0, between_bytes=30.0)
-_WHAT: Final = {"o": "organization", "a": "account", "k": "key"}
 
 
-class ProbeReporter(Silent):
+class ProbeReporter(Observer):
     """What the prober finds, as metrics (where there are any) and log lines."""
 
     def __init__(self, metrics: PoolMetrics | None) -> None:
         self._metrics = metrics
 
-    def probed(self, key: str, purpose: Purpose, result: Result) -> None:
+    def probed(self, key: str, purpose: str, result: str) -> None:
         if self._metrics is not None:
             self._metrics.probes[purpose, result].inc()
         log = _log.warning if result == "too_dear" else _log.debug
         log("a resting key was probed", key=key, purpose=purpose, result=result)
 
-    def state_changed(self, field: str, state: State, reason: str, details: Mapping[str, Any]) -> None:
-        kind, _, name = field.partition("/")
-        what = _WHAT[kind]
-        log = _log.info if state is State.ACTIVE else _log.warning
-        log(f"{what} is {state}", **{what: name}, reason=reason, by="probe", **details)
+    def state_changed(self, subject: Subject, state: State, reason: str, details: Mapping[str, Any]) -> None:
+        log_state(subject, state, reason, {"by": "probe", **details})
 
-    def removals_stopped(self, field: str, reason: str) -> None:
-        _log.error(
-            "too many keys died within a minute: no more are removed, they only rest",
-            last=field,
-            reason=reason,
-            docs="docs/operations.md#keys-die-in-numbers",
-        )
+    def removals_stopped(self, subject: Subject, reason: str) -> None:
+        log_removals_stopped(subject, reason)
 
 
 class Probing:

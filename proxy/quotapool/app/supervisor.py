@@ -26,6 +26,7 @@ from quotapool.app.probing import Probing
 from quotapool.app.startup import CannotStart, admin_token, bind, make_state_dir, stamps
 from quotapool.app.worker_pipe import Configure
 from quotapool.app.workers import Workers
+from quotapool.domain.observer import Observer
 from quotapool.keys.keyring import secrets_in
 from quotapool.keys.sources import KeySources
 from quotapool.keys.vault import Vault
@@ -37,7 +38,7 @@ from quotapool.observe.redaction import Redactor
 from quotapool.operators.admin_api import AdminApi
 from quotapool.operators.keys import KeyOperations
 from quotapool.operators.listener import operators_app
-from quotapool.operators.overview import Overview, Silent
+from quotapool.operators.overview import Overview
 from quotapool.settings import ConfigError, Settings, changed_sections, for_workers, to_wire, waiting_for_restart
 from quotapool.store.embedded import EmbeddedValkey, StateDirBusy
 from quotapool.store.runtime_dir import RuntimeDirUnsafe
@@ -94,7 +95,7 @@ class Supervisor:
             await self._check_clients(store)
             self._metrics_dir = self._stack.enter_context(metrics_dir())
             shared_values.prepare(self._metrics_dir)
-            ledger = Ledger(store, settings.pool, patience_s=min(1.0, settings.store_patience), observer=Silent())
+            ledger = Ledger(store, settings.pool, patience_s=min(1.0, settings.store_patience), observer=Observer())
             overview = self._overview = Overview(settings, ledger, self._metrics_dir)
             await overview.begin()
             probing = self._probing = Probing(self._served(), ledger, self._redactor, overview.metrics)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable
 
 from quotapool.cli.store_access import run_with_store
+from quotapool.domain.observer import Observer
 from quotapool.keys.keyring import secrets_in
 from quotapool.keys.master_keys import NoMasterKey
 from quotapool.keys.sources import KeySources
@@ -13,7 +14,7 @@ from quotapool.keys.vault import Vault, VaultChanged, VaultLocked
 from quotapool.ledger.budgets import Ledger
 from quotapool.observe.redaction import Redactor
 from quotapool.operators.keys import Clash, KeyOperations, Rejected, Unfit, Unknown
-from quotapool.operators.overview import Overview, Silent
+from quotapool.operators.overview import Overview
 from quotapool.settings import Settings
 from quotapool.store.store import Store
 
@@ -33,7 +34,7 @@ async def open_desk(settings: Settings, store: Store) -> KeyOperations:
     redactor = Redactor(secrets_in(settings, ""))
     sources = KeySources(Vault(store, settings.pool), settings, know=redactor.add, log=_People())
     await sources.read()
-    ledger = Ledger(store, settings.pool, patience_s=3.0, observer=Silent())
+    ledger = Ledger(store, settings.pool, patience_s=3.0, observer=Observer())
     return KeyOperations(Overview(sources.merged(), ledger), sources, redactor)
 
 

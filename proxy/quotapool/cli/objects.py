@@ -9,6 +9,7 @@ import msgspec
 
 from quotapool.cli import tables
 from quotapool.cli.store_access import run_with_store
+from quotapool.domain.observer import Observer
 from quotapool.objects.layout import account_mark, owner_of
 from quotapool.objects.owners import ObjectOwners
 from quotapool.openai.ids import ITEM, OTHER, Kind, kind_of
@@ -16,15 +17,8 @@ from quotapool.settings import Settings
 from quotapool.store.store import Store
 
 
-class _Silent:
-    """A command counts nothing."""
-
-    def objects_unwritten(self, records: int) -> None:
-        del records
-
-
 def _book(store: Store, settings: Settings) -> ObjectOwners:
-    return ObjectOwners(store, settings.pool, retention_s=settings.objects.retention, observer=_Silent())
+    return ObjectOwners(store, settings.pool, retention_s=settings.objects.retention, observer=Observer())
 
 
 def _kinds(object_id: str) -> list[Kind]:

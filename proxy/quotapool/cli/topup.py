@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 
 from quotapool.cli.key_access import fail, run_at_desk
 from quotapool.domain.states import State
+from quotapool.domain.subject import Subject
 from quotapool.domain.wallet import PICO
 from quotapool.operators.keys import KeyOperations
 from quotapool.operators.overview import Overview
@@ -34,7 +35,7 @@ def run(settings: Settings, account: str, usd: float, *, granted: str | None, ex
             return fail(_unknown(overview, account))
         treasurer = overview.treasurer
         await treasurer.topup(account, usd, granted_on, expires_on, datetime.now(UTC))
-        roused = await overview.ledger.registry.rouse(State.QUARANTINED, fields_of(overview, account))
+        roused = await overview.ledger.registry.rouse(State.QUARANTINED, subjects_of(overview, account))
         seen = (await treasurer.look(datetime.now(UTC))).wallets[account]
         left = 0 if seen.remaining is None else seen.remaining
         until = f", until {expires_on}" if expires_on else ""
@@ -46,11 +47,11 @@ def run(settings: Settings, account: str, usd: float, *, granted: str | None, ex
     return run_at_desk(settings, command)
 
 
-def fields_of(overview: Overview, account: str) -> list[str]:
+def subjects_of(overview: Overview, account: str) -> list[Subject]:
     """The state records that this account's credit decides on: its own, its keys', its organisation's."""
     known = overview.roster.pool.accounts[account]
-    fields = [f"a/{account}", *(f"k/{key.id}" for key in known.keys)]
-    return [*fields, f"o/{known.organization}"] if known.organization else fields
+    fields = [Subject.of_account(account), *(Subject.of_key(key.id) for key in known.keys)]
+    return [*fields, Subject.of_organization(known.organization)] if known.organization else fields
 
 
 def _unknown(overview: Overview, account: str) -> str:

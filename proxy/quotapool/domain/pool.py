@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from quotapool.domain.headroom import Headroom
 from quotapool.domain.states import Record, State
+from quotapool.domain.subject import Subject
 from quotapool.domain.wallet import MONTHLY_STOP
 
 _STEPS = 64  # how far to look for a usable one
@@ -92,7 +93,7 @@ class Pool:
     def __init__(self, keys: Iterable[Key] = ()) -> None:
         self.accounts: dict[str, Account] = {}
         self.keys: dict[str, Key] = {}
-        self.records: dict[str, Record] = {}
+        self.records: dict[Subject, Record] = {}
         self.headroom = Headroom()
         self._places: dict[str, int] = {}  # of accounts that have left too: what was heard of them may still come
         self._weights = array("f")
@@ -150,7 +151,7 @@ class Pool:
     def weight_of(self, account: str) -> float:
         return self._weights[self.accounts[account].place]
 
-    def apply_states(self, records: Mapping[str, Record]) -> None:
+    def apply_states(self, records: Mapping[Subject, Record]) -> None:
         """Sort accounts into pickable, resting and out, after what the store says."""
         self.records = dict(records)
         self._pickable, self._resting = array("i"), []
@@ -159,7 +160,7 @@ class Pool:
             shared = self._shared(account)
             account.usable, account.resting = [], []
             for key in account.keys:
-                own = self._record(f"k/{key.id}", key.fingerprint)
+                own = self._record(Subject.of_key(key.id), key.fingerprint)
                 held = shared if own is None else [*shared, own]
                 if not held:
                     account.usable.append(key)
@@ -173,7 +174,7 @@ class Pool:
                 account.resting.sort(key=lambda pair: pair[0])
                 self._resting.append(account)
 
-    def _record(self, name: str, fingerprint: str) -> Record | None:
+    def _record(self, name: Subject, fingerprint: str) -> Record | None:
         record = self.records.get(name)
         if record is None or (record.fingerprint and record.fingerprint != fingerprint):
             return None
@@ -182,14 +183,16 @@ class Pool:
     def _shared(self, account: Account) -> list[Record]:
         """What is wrong with the account or its organisation. The latter's record holds whatever secret it was seen
         with: the organisation has many."""
-        of_organization = self.records.get(f"o/{account.organization}") if account.organization else None
-        of_account = self._record(f"a/{account.id}", account.fingerprint)
+        of_organization = (
+            self.records.get(Subject.of_organization(account.organization)) if account.organization else None
+        )
+        of_account = self._record(Subject.of_account(account.id), account.fingerprint)
         return [record for record in (of_organization, of_account) if record is not None]
 
     def record_of(self, key: Key) -> Record | None:
         """Why this key is out, the firmest reason first, its organisation's and account's before its own; None if it is
         active."""
-        own = self._record(f"k/{key.id}", key.fingerprint)
+        own = self._record(Subject.of_key(key.id), key.fingerprint)
         records = self._shared(self.accounts[key.account]) + ([own] if own is not None else [])
         return max(records, key=lambda record: record.firmness) if records else None
 
@@ -206,7 +209,7 @@ class Pool:
             keys = [key for until, key in account.resting if until <= moment]
             if not keys:
                 continue
-            if account.organization and f"o/{account.organization}" in self.records:
+            if account.organization and Subject.of_organization(account.organization) in self.records:
                 if account.organization in organizations:
                     continue
                 organizations.add(account.organization)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
+from quotapool.domain.subject import Subject
 from quotapool.domain.verdict import Kind, Scope, Verdict
 
 
@@ -135,9 +136,11 @@ def state_after(verdict: Verdict) -> State | None:
     return None
 
 
-def field_of(verdict: Verdict, key_id: str, account_id: str, organization: str = "") -> str:
-    """Name of the record a verdict is about: `k/<key>`; `a/<account>`, which takes all its keys; `o/<organization>`,
-    which takes all its accounts, where the account's organisation is known, else its account."""
+def subject_of(verdict: Verdict, key_id: str, account_id: str, organization: str = "") -> Subject:
+    """Whom a verdict is about: the key; the account with all its keys; or the organisation with all its accounts, where
+    the account's organisation is known, else the account."""
     if verdict.scope is Scope.ORGANIZATION and organization:
-        return f"o/{organization}"
-    return f"a/{account_id}" if verdict.scope in {Scope.ACCOUNT, Scope.ORGANIZATION} else f"k/{key_id}"
+        return Subject.of_organization(organization)
+    if verdict.scope in {Scope.ACCOUNT, Scope.ORGANIZATION}:
+        return Subject.of_account(account_id)
+    return Subject.of_key(key_id)

@@ -16,11 +16,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 import structlog
 
+from quotapool.domain.observer import Observer
 from quotapool.ledger.items import Item
 from quotapool.store.store import Script, Store, StoreLost, StoreRefused
 
@@ -33,16 +34,6 @@ _UNHURRIED_S: Final = 0.004  # how long a settle waits for a reserve to go with
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
-
-
-class StoreObserver(Protocol):
-    """Who wants to know how the store does: the metrics and the log."""
-
-    def store_answered(self, seconds: float, items: int) -> None: ...
-
-    def store_failed(self, reason: str) -> None: ...
-
-    def store_away(self, *, away: bool) -> None: ...
 
 
 @dataclass(slots=True)
@@ -61,7 +52,7 @@ class Batches:
         prefix: str,
         *,
         patience_s: float,
-        observer: StoreObserver,
+        observer: Observer,
         heard: Callable[[int, str, float], None],
     ) -> None:
         self.away = False  # the store was given up on and has not answered since

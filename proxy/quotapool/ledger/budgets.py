@@ -17,8 +17,9 @@ from typing import Final
 import msgspec
 
 from quotapool.domain.bucket import Bucket
+from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Cost
-from quotapool.ledger.batches import Batches, StoreObserver
+from quotapool.ledger.batches import Batches
 from quotapool.ledger.grants import Candidate, Event, Granted, Observed, Refused, Written, written_limits
 from quotapool.ledger.items import Correction, Item, Question
 from quotapool.ledger.local import LocalBudgets
@@ -46,7 +47,7 @@ class Ledger:
         pool: str,
         *,
         patience_s: float,
-        observer: StoreObserver,
+        observer: Observer,
         on_version: Callable[[], None] = lambda: None,
         on_headroom: Callable[[Candidate, str, float], None] = lambda _candidate, _group, _share: None,
         serve_alone: bool = False,
@@ -319,7 +320,6 @@ __all__ = [
     "Ledger",
     "Observed",
     "Refused",
-    "StoreObserver",
     "StoreUnavailable",
     "Written",
     "written_limits",

@@ -9,6 +9,7 @@ import msgspec
 
 from quotapool.domain.bucket import DIMENSIONS, UNKNOWN, Moment
 from quotapool.domain.quantities import Cost, Dimension, Limits
+from quotapool.domain.subject import Subject
 
 Written = tuple[float, float, float, float, float]
 
@@ -48,9 +49,9 @@ def candidate_of(
     organization: str = "",
     place: int = 0,
 ) -> Candidate:
-    states = [f"a/{account}", account_fingerprint, f"k/{key}", key_fingerprint]
+    states = [str(Subject.of_account(account)), account_fingerprint, str(Subject.of_key(key)), key_fingerprint]
     if organization:
-        states.append(f"o/{organization}")
+        states.append(str(Subject.of_organization(organization)))
     packed = msgspec.msgpack.encode((account, burst_s, *written, *states))
     prints = account_fingerprint, key_fingerprint
     return Candidate(packed, place, account, written, burst_s, key, *prints, organization)

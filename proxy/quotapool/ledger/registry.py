@@ -15,8 +15,9 @@ from typing import Any, Final
 
 import msgspec
 
+from quotapool.domain.observer import Observer
 from quotapool.domain.states import OBSERVED, OPERATOR, WALLET, Record, State, brake_of
-from quotapool.ledger.batches import StoreObserver
+from quotapool.domain.subject import Subject
 from quotapool.ledger.messages import record_of, text_of
 from quotapool.store.store import Script, Store, StoreLost
 
@@ -47,7 +48,7 @@ class Registry:
         prefix: str,
         *,
         patience_s: float,
-        observer: StoreObserver,
+        observer: Observer,
         is_away: Callable[[], bool],
         on_version: Callable[[], None],
     ) -> None:
@@ -73,25 +74,31 @@ class Registry:
             self._on_version()
 
     async def change_state(
-        self, field: str, record: Record | None, *, rest_s: float = 0.0, by: str = OBSERVED, fingerprint: str
+        self, subject: Subject, record: Record | None, *, rest_s: float = 0.0, by: str = OBSERVED, fingerprint: str
     ) -> bool:
         """Ask for a state change by the rules of `domain/states.py`; True if it took place.
 
         `record.since` and `.until` are set by the store's clock.
         """
-        changed, _ = await self._change_state(field, record, rest_s, by, fingerprint, None)
+        changed, _ = await self._change_state(subject, record, rest_s, by, fingerprint, None)
         return changed
 
     async def observe_state(
-        self, field: str, record: Record, *, rest_s: float, fingerprint: str, max_removals: int
+        self, subject: Subject, record: Record, *, rest_s: float, fingerprint: str, max_removals: int
     ) -> tuple[bool, Braked]:
         """`change_state` for what upstream's answers say: a removal that looks like one of a burst with one cause makes
         the key suspect instead, for `rest_s`."""
         brake = brake_of(record, max_removals)
-        return await self._change_state(field, record, rest_s, OBSERVED, fingerprint, brake)
+        return await self._change_state(subject, record, rest_s, OBSERVED, fingerprint, brake)
 
     async def _change_state(
-        self, field: str, record: Record | None, rest_s: float, by: str, fingerprint: str, brake: tuple[str, int] | None
+        self,
+        subject: Subject,
+        record: Record | None,
+        rest_s: float,
+        by: str,
+        fingerprint: str,
+        brake: tuple[str, int] | None,
     ) -> tuple[bool, Braked]:
         body = b""
         if record is not None:
@@ -107,17 +114,17 @@ class Registry:
                     "fingerprint": record.fingerprint,
                 }
             )
-        args = (field, body, rest_s, record.by if record else by, fingerprint, *(brake or ("", 0)))
+        args = (str(subject), body, rest_s, record.by if record else by, fingerprint, *(brake or ("", 0)))
         changed, version, _, braked = await self.patiently(
             lambda: self.store.evalsha(self._state_script, [self.prefix], args)
         )
         self.note(int(version), self.epoch)
         return bool(changed), Braked(braked)
 
-    async def records(self) -> dict[str, Record]:
-        """All keys and accounts that are not active, by field name."""
+    async def records(self) -> dict[Subject, Record]:
+        """Everything that is not active."""
         raw = await self.patiently(lambda: self.store.client.hgetall(f"{self.prefix}:states"))
-        return {text_of(name): record_of(value) for name, value in raw.items()}
+        return {Subject(text_of(name)): record_of(value) for name, value in raw.items()}
 
     async def stopped(self) -> int:
         """How many removals the brake has stopped, ever."""
@@ -150,14 +157,14 @@ class Registry:
             lambda: self.store.client.xadd(f"{self.prefix}:events", told, maxlen=_MOST_EVENTS, approximate=True)
         )
 
-    async def rouse(self, state: State, fields: Sequence[str]) -> int:
+    async def rouse(self, state: State, subjects: Sequence[Subject]) -> int:
         """End the rest of those records that are in `state`, so that each is tried with the next request or probe. How
         many there were.
 
         An operator's word and the wallet's own stop are left as they are: the one is the operator's to lift, the other
         the treasurer's, within seconds.
         """
-        args = [state, OPERATOR, WALLET, *fields]
+        args = [state, OPERATOR, WALLET, *map(str, subjects)]
         return int(await self.patiently(lambda: self.store.evalsha(self._rouse_script, [self.prefix], args)))
 
     async def tell_group(self, model: str, group: str) -> None:

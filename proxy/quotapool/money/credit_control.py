@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from quotapool.domain.pool import Account, Pool
 from quotapool.domain.states import WALLET, Record, State
+from quotapool.domain.subject import Subject
 from quotapool.domain.wallet import PICO, Grant, Wallet, wallet
 from quotapool.ledger.budgets import Ledger
 from quotapool.money.spend_store import SpendStore
@@ -68,7 +69,7 @@ class CreditControl:
         self._wallets: dict[str, Wallet] = {}
         self._wallets_under: Settings | None = None  # a limit that was taken out must free its account at once
         self._known: dict[str, _Known] = {}
-        self._records: Mapping[str, Record] = {}
+        self._records: Mapping[Subject, Record] = {}
         self._records_of: object = None
 
     async def tick(self, now: datetime) -> Standing:
@@ -182,7 +183,7 @@ class CreditControl:
         for account in list(self._pool.accounts.values()):
             found = standing.wallets.get(account.id)
             reason = "" if found is None else found.stop_reason(self._stop_at(account.id))
-            record = records.get(f"a/{account.id}")
+            record = records.get(Subject.of_account(account.id))
             if reason or record is not None:
                 await self._stop_or_free(account, reason, record)
 
@@ -191,18 +192,18 @@ class CreditControl:
         return self.settings.spend.stop_at if account is None or account.stop_at is None else account.stop_at
 
     async def _stop_or_free(self, account: Account, reason: str, record: Record | None) -> None:
-        field_, print_ = f"a/{account.id}", account.fingerprint
+        subject, print_ = Subject.of_account(account.id), account.fingerprint
         if record is not None and record.fingerprint not in {"", print_}:
             record = None  # seen with other secrets than today's
         ours = record is not None and record.by == WALLET
         if reason and (record is None or record.state is State.SUSPECT or (ours and record.reason != reason)):
             # No fingerprint: another key of the account has no other credit.
             stop = Record(State.QUARANTINED, reason, 0.0, message=_WORDS[reason], by=WALLET)
-            await self._ledger.registry.change_state(field_, stop, by=WALLET, fingerprint=print_)
+            await self._ledger.registry.change_state(subject, stop, by=WALLET, fingerprint=print_)
         elif ours and not reason:
-            await self._ledger.registry.change_state(field_, None, by=WALLET, fingerprint=print_)
+            await self._ledger.registry.change_state(subject, None, by=WALLET, fingerprint=print_)
 
-    async def _states(self) -> Mapping[str, Record]:
+    async def _states(self) -> Mapping[Subject, Record]:
         """All records, read again only when the pool's version has moved."""
         store = self._ledger.store
         version = await store.guard(store.client.get(f"{self._ledger.prefix}:version"))

@@ -11,10 +11,11 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
+from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.money.rate_cards import PICO, STANDARD, CardSet, PriceBook, RateCard, price, standard_or
@@ -36,15 +37,6 @@ _BILLED_UNTOLD: Final = frozenset({"audio", "images", "videos"})  # answers with
 _TIERS: Final = frozenset({STANDARD, "flex", "priority", "fast", "batch", "scale"})
 _CANCELLED: Final = "cancelled"
 _TIMEOUT: Final = "timeout"
-
-
-class SpendObserver(Protocol):
-    """Who counts money for the metrics page."""
-
-    def spent(self, account: str, kind: str, usd: float) -> None: ...
-
-    def unpriced(self, model: str, requests: int) -> None: ...
-
 
 _Name = tuple[str, str, str, str, str]  # account, key, model, client, tier
 
@@ -70,7 +62,7 @@ class SpendCounter:
     """One worker's. `take_cards` when they come, `run` beside everything else, `close` at the end."""
 
     def __init__(
-        self, book: SpendStore, observer: SpendObserver, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self, book: SpendStore, observer: Observer, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
         self._book = book
         self._observer = observer

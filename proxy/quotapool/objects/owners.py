@@ -11,10 +11,11 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 
+from quotapool.domain.observer import Observer
 from quotapool.objects.layout import Listed, Owner, OwnerLayout, Place, owner_of
 from quotapool.openai.ids import Kind
 from quotapool.store.store import Store, StoreError
@@ -29,16 +30,10 @@ _AGAIN_S: Final = 1.0
 _AT_ONCE: Final = 500  # commands in one pipeline
 
 
-class OwnersObserver(Protocol):
-    """Who wants to know that records could not be written: metrics."""
-
-    def objects_unwritten(self, records: int) -> None: ...
-
-
 class ObjectOwners:
     """Owners of objects, of one pool, as one process reads and writes them."""
 
-    def __init__(self, store: Store, pool: str, *, retention_s: float, observer: OwnersObserver) -> None:
+    def __init__(self, store: Store, pool: str, *, retention_s: float, observer: Observer) -> None:
         self._store = store
         self._pool = pool
         self._shelves = OwnerLayout(pool, retention_s)

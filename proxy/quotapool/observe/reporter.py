@@ -8,9 +8,11 @@ from typing import Any
 
 import structlog
 
+from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Certainty
 from quotapool.domain.request_record import ANONYMOUS, AttemptRecord, RequestRecord
 from quotapool.domain.states import State
+from quotapool.domain.subject import Subject
 from quotapool.observe.labels import Labels
 from quotapool.observe.metrics import Metrics
 from quotapool.observe.request_log import AttemptLine, RequestLine, RequestLog, ms, tokens_line
@@ -19,8 +21,8 @@ _log = structlog.get_logger()
 _STORE_KINDS = {"timeout": "timeout", "closed": "connection", "connect": "connection", "script": "script"}
 
 
-class Reporter:
-    """Implements every observer protocol of the request path for one worker."""
+class Reporter(Observer):
+    """What one worker's parts observe."""
 
     def __init__(self, metrics: Metrics, labels: Labels, requests: RequestLog) -> None:
         self.spend: Callable[[AttemptRecord, RequestRecord], None] = lambda _leg, _trip: (
@@ -90,7 +92,7 @@ class Reporter:
     def reserved(self, result: str) -> None:
         self._metrics.reservations[result].inc()
 
-    def line_length(self, change: int) -> None:
+    def queue_changed(self, change: int) -> None:
         self._metrics.queue_length.inc(change)
 
     def store_answered(self, seconds: float, items: int) -> None:  # noqa: ARG002 - items: for batch-size metrics
@@ -121,15 +123,10 @@ class Reporter:
             remedy="give their keys the same account, or set merge_organizations: true",
         )
 
-    def removals_stopped(self, field: str, reason: str) -> None:
-        _log.error(
-            "too many keys died within a minute: no more are removed, they only rest",
-            last=field,
-            reason=reason,
-            docs="docs/operations.md#keys-die-in-numbers",
-        )
+    def removals_stopped(self, subject: Subject, reason: str) -> None:
+        log_removals_stopped(subject, reason)
 
-    def egress_trouble(self, *, on: bool, reason: str, first: bool) -> None:
+    def network_refused(self, *, on: bool, reason: str, first: bool) -> None:
         self._metrics.egress_trouble.set(1 if on else 0)
         if first and on:
             docs = "docs/operations.md#our-network-is-refused"
@@ -148,15 +145,29 @@ class Reporter:
             remedy=f"quotapool clients resume {client}",
         )
 
-    def state_changed(self, field: str, state: State, reason: str, details: Mapping[str, Any]) -> None:
+    def state_changed(self, subject: Subject, state: State, reason: str, details: Mapping[str, Any]) -> None:
         if state is State.REMOVED:
             self._metrics.keys_removed[reason].inc()
         elif state is State.QUARANTINED:
             self._metrics.keys_quarantined[reason].inc()
-        kind, _, name = field.partition("/")
-        what = {"o": "organization", "a": "account"}.get(kind, "key")
-        log = _log.info if state is State.ACTIVE else _log.warning
-        log(f"{what} is {state}", **{what: name}, reason=reason, **details)
+        log_state(subject, state, reason, details)
+
+
+def log_state(subject: Subject, state: State, reason: str, details: Mapping[str, Any]) -> None:
+    """One line for a key, an account or an organisation that has another state."""
+    kind = subject.kind or "subject"
+    log = _log.info if state is State.ACTIVE else _log.warning
+    log(f"{kind} is {state}", **{kind: subject.id}, reason=reason, **details)
+
+
+def log_removals_stopped(subject: Subject, reason: str) -> None:
+    """The one line about a burst of failing keys."""
+    _log.error(
+        "too many keys failed within a minute: no more are removed, they only rest",
+        last=str(subject),
+        reason=reason,
+        docs="docs/operations.md#many-keys-fail-at-once",
+    )
 
 
 def _line(trip: RequestRecord, total_s: float, overhead_s: float) -> RequestLine:

@@ -11,6 +11,7 @@ import msgspec
 from pydantic import ValidationError
 
 from quotapool.domain.states import OPERATOR, Record, State
+from quotapool.domain.subject import Subject
 from quotapool.domain.verdict import Kind, Verdict
 from quotapool.keys.check import KeyCheck, KeyChecker, said
 from quotapool.keys.master_keys import make_one, master_keys
@@ -127,14 +128,18 @@ class KeyOperations:
             raise Unknown(name)
         state = SAYINGS[saying]
         if state is None:
-            account = pool.accounts[key.account]
+            account, lift = pool.accounts[key.account], ledger.registry.change_state
             if account.organization:
-                await ledger.registry.change_state(f"o/{account.organization}", None, by=OPERATOR, fingerprint="")
-            await ledger.registry.change_state(f"a/{account.id}", None, by=OPERATOR, fingerprint=account.fingerprint)
-            await ledger.registry.change_state(f"k/{key.id}", None, by=OPERATOR, fingerprint=key.fingerprint)
+                await ledger.registry.change_state(
+                    Subject.of_organization(account.organization), None, by=OPERATOR, fingerprint=""
+                )
+            await ledger.registry.change_state(
+                Subject.of_account(account.id), None, by=OPERATOR, fingerprint=account.fingerprint
+            )
+            await lift(Subject.of_key(key.id), None, by=OPERATOR, fingerprint=key.fingerprint)
         else:
             record = Record(state, "operator", 0.0, by=OPERATOR, fingerprint=key.fingerprint)
-            await ledger.registry.change_state(f"k/{key.id}", record, fingerprint=key.fingerprint)
+            await ledger.registry.change_state(Subject.of_key(key.id), record, fingerprint=key.fingerprint)
         await self.overview.roster.refresh()
         return pool.state_of(key)
 
@@ -145,7 +150,9 @@ class KeyOperations:
             raise Clash(f"the key {name} stands in the configuration; take it out there")
         if record is None:
             raise Unknown(name)
-        await self.overview.ledger.registry.change_state(f"k/{name}", None, by=OPERATOR, fingerprint=record.print)
+        await self.overview.ledger.registry.change_state(
+            Subject.of_key(name), None, by=OPERATOR, fingerprint=record.print
+        )
         await self.sources.vault.forget(name)
         await self.sources.read()
 

@@ -15,7 +15,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from quotapool import __version__
 from quotapool.domain.bucket import DIMENSIONS, Bucket
+from quotapool.domain.observer import Observer
 from quotapool.domain.states import OPERATOR, Record, State
+from quotapool.domain.subject import Subject, SubjectKind
 from quotapool.keys.keyring import keyring
 from quotapool.ledger.budgets import Ledger, StoreUnavailable
 from quotapool.money.credit_control import CreditControl
@@ -30,24 +32,6 @@ _log = structlog.get_logger()
 _MOST_BUCKETS = 5_000  # bucket series on one page; beyond, only the emptiest are shown
 
 
-class Silent:
-    """The supervisor's own store calls are not the request path's."""
-
-    def store_answered(self, seconds: float, items: int) -> None: ...
-
-    def store_failed(self, reason: str) -> None: ...
-
-    def store_away(self, *, away: bool) -> None: ...
-
-    def state_changed(self, field: str, state: State, reason: str, details: Mapping[str, Any]) -> None: ...
-
-    def group_learned(self, model: str, group: str) -> None: ...
-
-    def same_organization(self, account: str, twin: str) -> None: ...
-
-    def removals_stopped(self, field: str, reason: str) -> None: ...
-
-
 class Overview:
     """A view from above on one pool. `metrics_dir` is where the workers count."""
 
@@ -55,7 +39,7 @@ class Overview:
         self.settings = settings
         self.ledger = ledger
         keys, _ = keyring(settings)
-        self.roster = Roster(ledger, settings, keys, Silent())
+        self.roster = Roster(ledger, settings, keys, Observer())
         book = SpendStore(ledger.store, settings.pool)
         self.treasurer = CreditControl(settings, ledger, book, self.roster.pool)
         self._told: set[tuple[str, str, str]] = set()
@@ -80,22 +64,22 @@ class Overview:
     async def start_changed_keys_anew(self) -> None:
         """A record seen with another secret than today's says nothing about today's. Raises StoreUnavailable."""
         pool = self.roster.pool
-        for field, record in (await self.ledger.registry.records()).items():
-            kind, _, name = field.partition("/")
-            if kind == "o":
-                await self._start_organization_anew(name, record)
+        for subject, record in (await self.ledger.registry.records()).items():
+            if subject.kind is SubjectKind.ORGANIZATION:
+                await self._start_organization_anew(subject.id, record)
                 continue
-            holder = pool.accounts.get(name) if kind == "a" else pool.keys.get(name)
+            of_account = subject.kind is SubjectKind.ACCOUNT
+            holder = pool.accounts.get(subject.id) if of_account else pool.keys.get(subject.id)
             if holder is None or not record.fingerprint or record.fingerprint == holder.fingerprint:
                 continue
-            await self.ledger.registry.change_state(field, None, by=OPERATOR, fingerprint=holder.fingerprint)
-            _log.info("the secret changed, so the key starts anew", field=field, was=record.state)
+            await self.ledger.registry.change_state(subject, None, by=OPERATOR, fingerprint=holder.fingerprint)
+            _log.info("the secret changed, so the key starts anew", subject=str(subject), was=record.state)
 
     async def _start_organization_anew(self, name: str, record: Record) -> None:
         """Its record holds while any of its keys has the secret that was seen."""
         prints = {key.fingerprint for account in self.roster.pool.organizations.get(name, ()) for key in account.keys}
         if prints and record.fingerprint and record.fingerprint not in prints:
-            await self.ledger.registry.change_state(f"o/{name}", None, by=OPERATOR, fingerprint="")
+            await self.ledger.registry.change_state(Subject.of_organization(name), None, by=OPERATOR, fingerprint="")
             _log.info("the secret changed, so the organization starts anew", organization=name, was=record.state)
 
     async def page(self) -> tuple[bytes, str]:

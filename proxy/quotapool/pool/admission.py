@@ -16,11 +16,11 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import msgspec
 
 from quotapool.domain.fair_queue import FairQueue
+from quotapool.domain.observer import Observer
 from quotapool.domain.pool import PAIR
 from quotapool.domain.quantities import Cost, Dimension
 from quotapool.domain.return_times import ReturnTimes
@@ -94,12 +94,6 @@ class NobodyLeft(Exception):
         self.reason = reason
 
 
-class AdmissionObserver(Protocol):
-    def reserved(self, result: str) -> None: ...
-
-    def line_length(self, change: int) -> None: ...
-
-
 @dataclass(slots=True, eq=False)
 class _Waiter:
     name: str
@@ -123,7 +117,7 @@ class _Line:
 class Admission:
     """Grants for one process's requests."""
 
-    def __init__(self, roster: Roster, ledger: Ledger, *, max_waiting: int, observer: AdmissionObserver) -> None:
+    def __init__(self, roster: Roster, ledger: Ledger, *, max_waiting: int, observer: Observer) -> None:
         self._roster = roster
         self._ledger = ledger
         self.max_waiting = max_waiting
@@ -184,7 +178,7 @@ class Admission:
         self._lines[want.lane] = line
         line.waiting.join(want.client, waiter, cost=want.share, weight=want.weight, priority=want.priority)
         self._waiting += 1
-        self._observer.line_length(1)
+        self._observer.queue_changed(1)
         if line.pump is None:
             line.pump = loop.create_task(self._serve(want.lane, line))
         elif len(line.waiting) <= _HEADS or line.waiting.head() is waiter:
@@ -199,7 +193,7 @@ class Admission:
         finally:
             want.stood_s += time.monotonic() - joined
             self._waiting -= 1
-            self._observer.line_length(-1)
+            self._observer.queue_changed(-1)
             if granted is None:
                 self._leave(line, waiter)
         return granted

@@ -8,10 +8,12 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from quotapool.domain.observer import Observer
 from quotapool.domain.pool import Key, Pool
-from quotapool.domain.states import Record, State, field_of, first_rest_s, state_after
+from quotapool.domain.states import Record, State, first_rest_s, state_after, subject_of
+from quotapool.domain.subject import Subject, SubjectKind
 from quotapool.domain.verdict import Kind, Verdict
 from quotapool.ledger.budgets import Braked, Candidate, Granted, Ledger, StoreUnavailable, written_limits
 from quotapool.ledger.clients import ClientDirectory
@@ -23,18 +25,6 @@ _MOST_CACHED: Final = 50_000  # candidates, in groups of which there may at leas
 _FEWEST_GROUPS: Final = 32
 _TRY_AGAIN_S: Final = 0.5
 _MOST_SAID: Final = 1_000  # groups as upstream told them: where one takes any stored prompt, clients invent their ids
-
-
-class RosterObserver(Protocol):
-    """Who wants to know of changes: metrics and logs."""
-
-    def state_changed(self, field: str, state: State, reason: str, details: Mapping[str, Any]) -> None: ...
-
-    def group_learned(self, model: str, group: str) -> None: ...
-
-    def same_organization(self, account: str, twin: str) -> None: ...
-
-    def removals_stopped(self, field: str, reason: str) -> None: ...
 
 
 class Roster:
@@ -49,7 +39,7 @@ class Roster:
         ledger: Ledger,
         settings: Settings,
         keys: Sequence[Key],
-        observer: RosterObserver,
+        observer: Observer,
         clients: ClientDirectory | None = None,
     ) -> None:
         self.pool = Pool()
@@ -67,7 +57,7 @@ class Roster:
         self._clients = clients
         self._refreshing: asyncio.Task[None] | None = None
         self._known_epoch = ""
-        self._unreported: dict[str, tuple[Record, float]] = {}  # seen while the store was away
+        self._unreported: dict[Subject, tuple[Record, float]] = {}  # seen while the store was away
         self._reports: set[asyncio.Task[None]] = set()
         self._candidates: dict[str, list[Candidate | None]] = {}  # by model group: by the key's seat
         self._replace_keys()
@@ -209,9 +199,9 @@ class Roster:
         if self._known_epoch and epoch != self._known_epoch:
             await self._remind()
         self._known_epoch = self.ledger.epoch or epoch
-        for field, (record, rest) in list(self._unreported.items()):
-            await self._observe(field, record, rest)
-            self._unreported.pop(field, None)
+        for subject, (record, rest) in list(self._unreported.items()):
+            await self._observe(subject, record, rest)
+            self._unreported.pop(subject, None)
         if self._settings.merge_organizations:
             told = await self.ledger.registry.told_organizations()
             if told != self._told_organizations:
@@ -229,9 +219,9 @@ class Roster:
             await self.ledger.registry.tell_group(model, group)
         if self._clients is not None:
             await self._with_clients(self._clients.remind)
-        for field, record in self.pool.records.items():
+        for subject, record in self.pool.records.items():
             await self.ledger.registry.change_state(
-                field, record, rest_s=record.until - record.since, fingerprint=record.fingerprint
+                subject, record, rest_s=record.until - record.since, fingerprint=record.fingerprint
             )
 
     @staticmethod
@@ -263,8 +253,8 @@ class Roster:
         state = state_after(verdict)
         if state is None:
             return self._back(candidate) if verdict.kind is Kind.OK and is_trial else None
-        field = field_of(verdict, candidate.key, candidate.account, candidate.organization)
-        of_account = field.startswith("a/")
+        subject = subject_of(verdict, candidate.key, candidate.account, candidate.organization)
+        of_account = subject.kind is SubjectKind.ACCOUNT
         print_ = candidate.account_fingerprint if of_account else candidate.key_fingerprint
         record = Record(
             state,
@@ -278,7 +268,7 @@ class Roster:
         # A removal that the brake stops makes a suspect.
         resting = State.SUSPECT if state is State.REMOVED else state
         rest = first_rest_s(resting, verdict.reason, time.time(), self._rng.random())
-        return self._change(field, record, rest, print_, verdict.reason)
+        return self._change(subject, record, rest, print_, verdict.reason)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -288,14 +278,14 @@ class Roster:
 
     async def _back(self, candidate: Candidate) -> None:
         """A trial succeeded: whatever made the key rest is over."""
-        for field, print_ in (
-            (f"a/{candidate.account}", candidate.account_fingerprint),
-            (f"k/{candidate.key}", candidate.key_fingerprint),
-            (f"o/{candidate.organization}", candidate.key_fingerprint),
+        for subject, print_ in (
+            (Subject.of_account(candidate.account), candidate.account_fingerprint),
+            (Subject.of_key(candidate.key), candidate.key_fingerprint),
+            (Subject.of_organization(candidate.organization), candidate.key_fingerprint),
         ):
-            record = self.pool.records.get(field)
+            record = self.pool.records.get(subject)
             if record is not None:
-                await self._change(field, None, 0.0, print_, "answered")
+                await self._change(subject, None, 0.0, print_, "answered")
                 if record.state is State.SUSPECT:
                     await self._rouse_alike(record.reason)
 
@@ -308,27 +298,27 @@ class Roster:
                 await self.ledger.registry.rouse(State.SUSPECT, alike)
                 await self.refresh()
 
-    async def _change(self, field: str, record: Record | None, rest: float, print_: str, reason: str) -> None:
+    async def _change(self, subject: Subject, record: Record | None, rest: float, print_: str, reason: str) -> None:
         try:
             if record is not None:
-                await self._observe(field, record, rest)
-            elif await self.ledger.registry.change_state(field, None, fingerprint=print_):
-                self._observer.state_changed(field, State.ACTIVE, reason, {})
+                await self._observe(subject, record, rest)
+            elif await self.ledger.registry.change_state(subject, None, fingerprint=print_):
+                self._observer.state_changed(subject, State.ACTIVE, reason, {})
             await self.refresh()
         except StoreUnavailable:
             if record is not None:  # this process at least stops using it, and tells the store later
-                self._unreported[field] = record, rest
+                self._unreported[subject] = record, rest
                 self.version_moved()
-                self.pool.apply_states({**self.pool.records, field: record})
+                self.pool.apply_states({**self.pool.records, subject: record})
 
-    async def _observe(self, field: str, record: Record, rest: float) -> None:
+    async def _observe(self, subject: Subject, record: Record, rest: float) -> None:
         """Tell the store what was seen, and the observer what came of it. Raises StoreUnavailable."""
         changed, braked = await self.ledger.registry.observe_state(
-            field, record, rest_s=rest, fingerprint=record.fingerprint, max_removals=self._settings.max_removals
+            subject, record, rest_s=rest, fingerprint=record.fingerprint, max_removals=self._settings.max_removals
         )
         if braked is Braked.FIRST:
-            self._observer.removals_stopped(field, record.reason)
+            self._observer.removals_stopped(subject, record.reason)
         if changed:
             state = State.SUSPECT if braked else record.state
             details = {"status": record.status, "upstream_request_id": record.request_id}
-            self._observer.state_changed(field, state, record.reason, details)
+            self._observer.state_changed(subject, state, record.reason, details)

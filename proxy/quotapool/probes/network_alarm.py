@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from quotapool.domain.observer import Observer
 from quotapool.ledger.budgets import Ledger, StoreUnavailable
 
 _ENOUGH: Final = 3  # signs that make a trouble; where fewer accounts are usable, all of them saying so are enough
@@ -19,16 +20,10 @@ _NETWORK: Final = frozenset({"connect", "tls"})
 KIND: Final = "egress"
 
 
-class NetworkObserver(Protocol):
-    """Who wants to know: metrics and logs. `first`: of all replicas this one raises, or ends, the alarm."""
-
-    def egress_trouble(self, *, on: bool, reason: str, first: bool) -> None: ...
-
-
 class NetworkAlarm:
     """One process's view. `accounts`: how many are usable. The request path pays one attribute look-up an answer."""
 
-    def __init__(self, ledger: Ledger, observer: NetworkObserver, accounts: Callable[[], int]) -> None:
+    def __init__(self, ledger: Ledger, observer: Observer, accounts: Callable[[], int]) -> None:
         self.quiet = True  # no sign since the last proper answer
         self.trouble = ""  # why, while it lasts
         self._ledger = ledger
@@ -62,7 +57,7 @@ class NetworkAlarm:
         self._silence = asyncio.get_running_loop().call_later(_SILENCE_S, self._end)
         if enough and not self.trouble:
             self.trouble = reason
-            self._observer.egress_trouble(on=True, reason=reason, first=False)
+            self._observer.network_refused(on=True, reason=reason, first=False)
             self._start(self._raise(reason))
 
     def _end(self) -> None:
@@ -72,7 +67,7 @@ class NetworkAlarm:
         self._refused.clear()
         if self.trouble:
             reason, self.trouble = self.trouble, ""
-            self._observer.egress_trouble(on=False, reason=reason, first=False)
+            self._observer.network_refused(on=False, reason=reason, first=False)
             self._start(self._lift(reason))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -92,7 +87,7 @@ class NetworkAlarm:
         except StoreUnavailable:
             first = True  # rather one alarm a replica than none
         if first:
-            self._observer.egress_trouble(on=True, reason=reason, first=True)
+            self._observer.network_refused(on=True, reason=reason, first=True)
 
     async def _lift(self, reason: str) -> None:
         try:
@@ -101,7 +96,7 @@ class NetworkAlarm:
         except StoreUnavailable:
             first = True
         if first:
-            self._observer.egress_trouble(on=False, reason=reason, first=True)
+            self._observer.network_refused(on=False, reason=reason, first=True)
 
     async def settled(self) -> None:
         """What was to be told is told."""

@@ -11,13 +11,15 @@ import random
 import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 import structlog
 
+from quotapool.domain.observer import Observer
 from quotapool.domain.pool import Key
 from quotapool.domain.quantities import Certainty, Cost, Usage
 from quotapool.domain.states import OBSERVED, OPERATOR, State
+from quotapool.domain.subject import Subject
 from quotapool.domain.verdict import OK, Kind, Scope, Verdict
 from quotapool.ledger.budgets import Granted, Ledger, StoreUnavailable
 from quotapool.money.spend_store import Entry, SpendStore
@@ -51,12 +53,6 @@ class NotProbed(Exception):
     """Why a key is not probed, in words for the operator who asked."""
 
 
-class ProbeObserver(Protocol):
-    """Who wants to know: metrics."""
-
-    def probed(self, key: str, purpose: Purpose, result: Result) -> None: ...
-
-
 class Prober:
     """Looks after one pool's keys. With a `book`, what probes cost stands in the accounts' spend."""
 
@@ -66,7 +62,7 @@ class Prober:
         roster: Roster,
         ledger: Ledger,
         calls: Calls,
-        observer: ProbeObserver,
+        observer: Observer,
         *,
         book: SpendStore | None = None,
         rng: random.Random | None = None,
@@ -256,15 +252,15 @@ class Prober:
 
     async def _lift(self, key: Key, *, of_money: bool) -> None:
         account = self.roster.pool.accounts[key.account]
-        for field, print_ in (
-            (f"k/{key.id}", key.fingerprint),
-            (f"a/{account.id}", account.fingerprint),
-            (f"o/{account.organization}", ""),
+        for subject, print_ in (
+            (Subject.of_key(key.id), key.fingerprint),
+            (Subject.of_account(account.id), account.fingerprint),
+            (Subject.of_organization(account.organization), ""),
         ):
-            record = self.roster.pool.records.get(field)
+            record = self.roster.pool.records.get(subject)
             if record is None or record.by != OBSERVED or (record.state is State.QUARANTINED and not of_money):
                 continue
-            await self._ledger.registry.change_state(field, None, by=OPERATOR, fingerprint=print_)
+            await self._ledger.registry.change_state(subject, None, by=OPERATOR, fingerprint=print_)
         await self.roster.refresh()
 
 

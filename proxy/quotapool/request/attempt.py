@@ -9,8 +9,9 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
+from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import NOTHING, Certainty, Cost, Details, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.retry import RetrySlots
@@ -42,20 +43,6 @@ _DEFAULT_COOL_S: Final = 5.0  # a rate limit that names no time
 _MOST_COOL_S: Final = 86_400.0
 
 
-class TripObserver(Protocol):
-    """Who wants to know how requests fare: metrics and logs."""
-
-    def attempted(self, leg: AttemptRecord, trip: RequestRecord) -> None: ...
-
-    def retrying(self, leg: AttemptRecord) -> None: ...
-
-    def cooled(self, account: str, group: str, reason: str) -> None: ...
-
-    def served(self, model: str) -> None: ...
-
-    def stream_opened(self, change: int) -> None: ...
-
-
 class Forwarder:
     """The pipeline's way upstream. `elsewhere`: by address, the upstreams of keys that have one of their own."""
 
@@ -68,7 +55,7 @@ class Forwarder:
         roster: Roster,
         ledger: Ledger,
         upstream: Upstream,
-        observer: TripObserver,
+        observer: Observer,
         clean: Callable[[bytes], bytes],
         egress: NetworkAlarm,
         policy: PolicyWatch,

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from quotapool.domain import retry
+from quotapool.domain.observer import Observer
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.retry import Attempts, RetrySlots, Step
 from quotapool.domain.verdict import Kind
@@ -29,7 +30,7 @@ from quotapool.openai.replies import ProxyError
 from quotapool.pool.admission import Admission, NoRoom, Want
 from quotapool.pool.roster import Roster
 from quotapool.probes.network_alarm import NetworkAlarm
-from quotapool.request.attempt import Forwarder, TripObserver
+from quotapool.request.attempt import Forwarder
 from quotapool.request.auth import ClientAuth
 from quotapool.request.models import Catalogue, refuse_model
 from quotapool.request.outcome import ABOUT_THE_KEY, NOT_THIS_ACCOUNT, Held, Outcome, is_page
@@ -58,7 +59,7 @@ class RequestPath:
         ledger: Ledger,
         upstream: Upstream,
         credentials: Credentials,
-        observer: TripObserver,
+        observer: Observer,
         clean: Callable[[bytes], bytes],
         egress: NetworkAlarm,
         policy: PolicyWatch,

@@ -9,8 +9,9 @@ import asyncio
 import secrets
 import time
 from collections.abc import Coroutine, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from quotapool.domain.observer import Observer
 from quotapool.ledger.budgets import Ledger, StoreUnavailable
 from quotapool.ledger.clients import ClientStore
 from quotapool.openai.safety import HEADER, fill_identifier, identifier_of
@@ -23,18 +24,10 @@ _MOST_KEPT: Final = 10_000  # refusals of one client
 KIND: Final = "policy"
 
 
-class PolicyObserver(Protocol):
-    """Who wants to know: metrics and logs."""
-
-    def policy_refused(self, client: str, reason: str) -> None: ...
-
-    def client_suspended(self, client: str, refusals: int) -> None: ...
-
-
 class PolicyWatch:
     """One process's side of it; the counts are the pool's."""
 
-    def __init__(self, settings: Safety, ledger: Ledger, clients: ClientStore, observer: PolicyObserver) -> None:
+    def __init__(self, settings: Safety, ledger: Ledger, clients: ClientStore, observer: Observer) -> None:
         self.settings = settings
         self._ledger = ledger
         self._clients = clients

@@ -20,6 +20,7 @@ from urllib.parse import parse_qs
 from multidict import CIMultiDictProxy
 
 from quotapool.domain import retry
+from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import NOTHING, Cost
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.retry import Attempts, RetrySlots, Step
@@ -45,7 +46,7 @@ from quotapool.request.refusals import admitted, failed, not_served
 from quotapool.session.open import OpenSessions
 from quotapool.session.permissions import RESPONSES, SessionPermissions
 from quotapool.session.relay import SessionRelay
-from quotapool.session.usage import SessionTerms, SessionUsage, UsageObserver, UsageParts
+from quotapool.session.usage import SessionTerms, SessionUsage, UsageParts
 from quotapool.settings import Client
 from quotapool.upstream.interface import UpstreamFailure
 from quotapool.websocket.frames import VANISHED
@@ -56,14 +57,6 @@ _MOST_COOL_S: Final = 86_400.0
 _MOST_READ: Final = 2**20
 _EPHEMERAL: Final = "ek_"
 _REALTIME: Final = "realtime"
-
-
-class SessionObserver(UsageObserver, Protocol):
-    """Who wants to know how sessions fare: metrics and logs."""
-
-    def retrying(self, leg: AttemptRecord) -> None: ...
-
-    def session_opened(self, account: str, change: int) -> None: ...
 
 
 class SessionRequest(Protocol):
@@ -97,7 +90,7 @@ class SessionPath:
         roster: Roster,
         admission: Admission,
         ledger: Ledger,
-        observer: SessionObserver,
+        observer: Observer,
         clean: Callable[[bytes], bytes],
         egress: NetworkAlarm,
         policy: PolicyWatch,

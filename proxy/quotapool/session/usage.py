@@ -15,10 +15,11 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
+from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Certainty, Cost, Details, Dimension, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.verdict import OK, Kind, Verdict
@@ -59,16 +60,6 @@ _MOST_OPEN: Final = 64  # responses; upstream allows 16 at once (WebSocket mode 
 _UNSEEN: Final = Usage(Certainty.AT_LEAST)
 
 
-class UsageObserver(Protocol):
-    """Who wants to know what responses used."""
-
-    def attempted(self, leg: AttemptRecord, trip: RequestRecord) -> None: ...
-
-    def cooled(self, account: str, group: str, reason: str) -> None: ...
-
-    def served(self, model: str) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class SessionTerms:
     """What a session's client may do in it. `asks_first`: it sends `response.create` with the whole request."""
@@ -85,7 +76,7 @@ class UsageParts:
 
     ledger: Ledger
     roster: Roster
-    observer: UsageObserver
+    observer: Observer
     clean: Callable[[bytes], bytes]
     policy: PolicyWatch
     tasks: set[asyncio.Task[None]] = field(default_factory=set)

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 import structlog
 from aiohttp import web
 
+from quotapool.domain.observer import Observer
 from quotapool.domain.request_record import RequestRecord
 from quotapool.openai import replies
 from quotapool.openai.refusal import Refusal
@@ -23,14 +24,6 @@ from quotapool.web.websocket import WebSocketRequest, is_websocket
 _log = structlog.get_logger()
 _NO_LIMIT: Final = 2**62
 _COME_BACK_S: Final = 1.0  # after a refusal because of `max_concurrent`
-
-
-class EndObserver(Protocol):
-    """Who wants to know that a request came and ended."""
-
-    def began(self) -> None: ...
-
-    def ended(self, trip: RequestRecord) -> None: ...
 
 
 class ClientSide(Downstream, Protocol):
@@ -48,7 +41,7 @@ class ClientHandler:
     `max_concurrent`: requests and sessions at once; the one too many is refused before anything of it is read.
     """
 
-    def __init__(self, pipeline: RequestPath, observer: EndObserver, sessions: SessionPath | None = None) -> None:
+    def __init__(self, pipeline: RequestPath, observer: Observer, sessions: SessionPath | None = None) -> None:
         """`sessions`: who holds WebSockets; without, a request for one is answered like any other."""
         self._pipeline = pipeline
         self._sessions = sessions

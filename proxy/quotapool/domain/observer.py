@@ -1,0 +1,95 @@
+"""Who watches the pool: one method for each thing that metrics and logs want to know. The base does nothing, so that a
+watcher overrides what concerns it. No method may wait or raise: they are called from the middle of the request path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from quotapool.domain.request_record import AttemptRecord, RequestRecord
+from quotapool.domain.states import State
+from quotapool.domain.subject import Subject
+
+
+class Observer:
+    # ---- requests
+
+    def began(self) -> None:
+        """A request or session came in."""
+
+    def ended(self, record: RequestRecord) -> None:
+        """It was answered to its end, or cut."""
+
+    def attempted(self, attempt: AttemptRecord, record: RequestRecord) -> None:
+        """One attempt of it is over, and its reservation settled."""
+
+    def retrying(self, attempt: AttemptRecord) -> None:
+        """After this attempt, another one follows."""
+
+    def cooled(self, account: str, group: str, reason: str) -> None:
+        """An account cools down for one model group."""
+
+    def served(self, model: str) -> None:
+        """Upstream has answered for this model, so it exists."""
+
+    def stream_opened(self, change: int) -> None:
+        """A stream to a client began (1) or ended (-1)."""
+
+    def session_opened(self, account: str, change: int) -> None:
+        """A session on this account began (1) or ended (-1)."""
+
+    # ---- admission
+
+    def reserved(self, result: str) -> None:
+        """The ledger answered a reserve: granted, refused, granted_local or refused_local."""
+
+    def queue_changed(self, change: int) -> None:
+        """A request began to wait (1) or no longer waits (-1)."""
+
+    # ---- the store
+
+    def store_answered(self, seconds: float, items: int) -> None:
+        """A batch of `items` took `seconds`."""
+
+    def store_failed(self, reason: str) -> None:
+        """A call to the store failed."""
+
+    def store_away(self, *, away: bool) -> None:
+        """The store was given up on, or is back."""
+
+    def objects_unwritten(self, records: int) -> None:
+        """So many owners of stored objects were not taken by the store at once."""
+
+    # ---- keys and accounts
+
+    def state_changed(self, subject: Subject, state: State, reason: str, details: Mapping[str, Any]) -> None:
+        """A key, an account or an organisation has another state."""
+
+    def removals_stopped(self, subject: Subject, reason: str) -> None:
+        """Too many keys failed at once: this one and those after it are not removed."""
+
+    def group_learned(self, model: str, group: str) -> None:
+        """Upstream named a model group whose limit this model shares."""
+
+    def same_organization(self, account: str, twin: str) -> None:
+        """Two accounts turned out to be one organisation's."""
+
+    def network_refused(self, *, on: bool, reason: str, first: bool) -> None:
+        """Upstream refuses our network, or no longer does. `first`: of all replicas this one noticed."""
+
+    def probed(self, key: str, purpose: str, result: str) -> None:
+        """A resting key was asked by a call of our own."""
+
+    # ---- money and clients
+
+    def spent(self, account: str, kind: str, usd: float) -> None:
+        """An account's money was used."""
+
+    def unpriced(self, model: str, requests: int) -> None:
+        """So many requests of a model have no price."""
+
+    def policy_refused(self, client: str, reason: str) -> None:
+        """Upstream refused what a client asked for by its usage policy."""
+
+    def client_suspended(self, client: str, refusals: int) -> None:
+        """A client was suspended after so many such refusals within an hour."""
