@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +150,10 @@ async def measure(keys: int, rounds: int, profile: str) -> list[float]:
         worker = Worker("0", configured(keys, Path(directory)))
         worker.store.evalsha_batch = grant_all  # type: ignore[method-assign, assignment] # the edge, faked
         for name in ("records", "told_groups", "told_organizations"):
-            setattr(worker.ledger, name, nothing)
+            setattr(worker.ledger.registry, name, nothing)
         worker.spend.take_cards(compile_cards(dt.datetime.now(dt.UTC).date()))
-        worker.pipeline.forwarder.upstream = Upstream()  # type: ignore[assignment] # the other edge
+        now = worker.paths.configuration.now
+        worker.paths.configuration.now = replace(now, upstream=Upstream())  # the other edge
 
         async def client(count: int) -> None:
             for _ in range(count):

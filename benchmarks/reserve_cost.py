@@ -25,27 +25,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from quotapool.domain.observer import Observer
 from quotapool.domain.pool import Key
 from quotapool.domain.quantities import Cost
-from quotapool.ledger.budgets import Candidate, Ledger
-from quotapool.pool.admission import Admission, NoRoom, Want
+from quotapool.ledger.budgets import Candidate, Granted, Ledger
+from quotapool.pool.admission import Admission
+from quotapool.pool.configuration import Configuration, Snapshot
+from quotapool.pool.reserve import Want
 from quotapool.pool.roster import Roster
+from quotapool.pool.sync import RosterSync
 from quotapool.settings import Settings
 from quotapool.store.store import connect
 from quotapool.store.valkey_process import valkey_binary
+from quotapool.upstream.client import UpstreamClient
+from quotapool.upstream.credentials import Credentials
+from quotapool.upstream.interface import Timeouts
 
 GROUP = "gpt-4o"
 AT_ONCE = 64
 POOLS = (10, 1_000, 10_000)
 TARGET = 1.2
 SCENES = ("room", "none")
-
-
-class Nobody:
-    """All observers, with nothing to say."""
-
-    def __getattr__(self, _: str):
-        return lambda *_, **__: None
 
 
 @dataclass
@@ -75,14 +75,17 @@ class Bench:
         limits = {"rpm": 1e9, "tpm": 1e12} | ({} if self.scene == "room" else {"rpd": 99.5})
         self.settings = Settings.model_validate({"limits": {"default": limits}})
         self.store = connect(self.url, timeout_s=5.0)
-        observer = Nobody()
+        observer = Observer()
         pool = f"bench-{self.scene}-{self.keys}"
         self.ledger = Ledger(self.store, pool, patience_s=30.0, observer=observer, on_headroom=self.heard)
         known = [Key(key, account, f"fp-{key}") for key, account in secrets.items()]
-        self.roster = Roster(self.ledger, self.settings, known, observer)
-        self.admission = Admission(self.roster, self.ledger, max_waiting=0, observer=observer)
+        self.roster = Roster(self.settings, known)
+        self.sync = RosterSync(self.roster, self.ledger, observer)
+        nobody = UpstreamClient("http://127.0.0.1:9", Timeouts(1.0, 1.0, 1.0))  # is not called
+        snapshot = Snapshot(self.settings, tuple(known), Credentials(secrets), nobody, {}, {})
+        self.admission = Admission(Configuration(snapshot), self.sync, self.ledger, observer)
         await self.ledger.registry.begin_epoch(reseeded=False)
-        await self.roster.refresh()
+        await self.sync.refresh()
         await self.touch_all()
 
     def heard(self, candidate: Candidate, group: str, share: float) -> None:
@@ -97,12 +100,10 @@ class Bench:
             await asyncio.gather(*(self.ledger.reserve(GROUP, Cost(requests, 10), [candidate]) for candidate in some))
 
     async def one(self) -> None:
-        want = Want(GROUP, GROUP, Cost(1, 500), replayable=True, max_wait_s=0.0)
-        try:
-            granted = await self.admission.admit(want)
-        except NoRoom:
-            return
-        self.ledger.settle(granted, unused_tokens=100)
+        want = Want(GROUP, GROUP, Cost(1, 500), may_try_resting=True, max_wait_s=0.0)
+        answer = await self.admission.admit(want)
+        if isinstance(answer, Granted):
+            self.ledger.settle(answer, unused_tokens=100)
 
     async def round(self, calls: int) -> None:
         async def worker(count: int) -> None:

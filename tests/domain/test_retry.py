@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quotapool.domain.retry import Attempts, RetrySlots, Step, may_resend, next_step, pause_s
+from quotapool.domain.retry import RetrySlots, Step, Tried, may_resend, next_step, pause_s
 from quotapool.domain.verdict import Kind, Verdict
 
 ANSWER, NEXT, AGAIN = Step.ANSWER, Step.NEXT, Step.AGAIN
 
 
-def step(kind: Kind, attempts: Attempts | None = None, *, resendable=True, replayable=True, budget=None) -> Step:
+def step(kind: Kind, tried: Tried | None = None, *, resendable=True, replayable=True, slots=None) -> Step:
     return next_step(
         Verdict(kind),
-        attempts or Attempts(),
+        tried or Tried(),
         resendable=resendable,
         replayable=replayable,
-        budget=budget or RetrySlots(),
+        slots=slots or RetrySlots(),
         most_failures=2,
     )
 
@@ -63,13 +63,13 @@ def test_a_body_we_no_longer_hold_goes_nowhere_else(kind):
     [(Kind.WAIT, 24), (Kind.MONEY, 24), (Kind.DEAD, 24), (Kind.TOO_LARGE, 24), (Kind.MODEL, 8), (Kind.EGRESS, 1)],
 )
 def test_one_request_sees_only_so_many_keys_refuse_it(kind, most):
-    assert step(kind, Attempts(refusals=most - 1)) is NEXT
-    assert step(kind, Attempts(refusals=most)) is ANSWER
+    assert step(kind, Tried(refusals=most - 1)) is NEXT
+    assert step(kind, Tried(refusals=most)) is ANSWER
 
 
 def test_a_failing_upstream_is_tried_again_as_often_as_the_configuration_says():
-    assert step(Kind.SERVICE, Attempts(failures=1)) is AGAIN
-    assert step(Kind.SERVICE, Attempts(failures=2)) is ANSWER
+    assert step(Kind.SERVICE, Tried(failures=1)) is AGAIN
+    assert step(Kind.SERVICE, Tried(failures=2)) is ANSWER
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,11 @@ def test_a_failing_upstream_is_tried_again_as_often_as_the_configuration_says():
     [(0, 2, True), (0, 3, False), (15, 2, True), (15, 3, False), (100, 19, True), (100, 20, False)],
 )
 def test_retries_are_at_most_a_fifth_of_what_is_under_way_but_three_always_may(active, retrying, allowed):
-    budget = RetrySlots(active=active, retrying=retrying)
-    assert budget.allows() is allowed
-    assert step(Kind.SERVICE, budget=budget) is (AGAIN if allowed else ANSWER)
+    slots = RetrySlots(active=active, retrying=retrying)
+    assert slots.allows() is allowed
+    assert step(Kind.SERVICE, slots=slots) is (AGAIN if allowed else ANSWER)
     # Another account after a refusal is no retry.
-    assert step(Kind.DEAD, budget=budget) is NEXT
+    assert step(Kind.DEAD, slots=slots) is NEXT
 
 
 @pytest.mark.parametrize(
@@ -99,10 +99,10 @@ def test_retries_are_at_most_a_fifth_of_what_is_under_way_but_three_always_may(a
 def test_a_broken_connection_is_tried_again_where_that_is_harmless(
     sent, resendable, replayable, failures, retrying, may
 ):
-    budget, attempts = RetrySlots(retrying=retrying), Attempts(failures=failures)
+    slots, tried = RetrySlots(retrying=retrying), Tried(failures=failures)
     assert (
         may_resend(
-            sent=sent, resendable=resendable, replayable=replayable, attempts=attempts, budget=budget, most=2
+            sent=sent, resendable=resendable, replayable=replayable, tried=tried, slots=slots, most=2
         )
         is may
     )  # fmt: skip

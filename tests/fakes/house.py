@@ -14,29 +14,27 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
+from quotapool.app.build import build_request_path
 from quotapool.domain.bucket import DIMENSIONS, Bucket
 from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Cost, Dimension
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.states import Record, State
-from quotapool.keys.keyring import keyring
+from quotapool.keys.keyring import credentials_of, keyring
 from quotapool.ledger.budgets import Granted, Ledger, Refused
-from quotapool.ledger.clients import ClientStore
 from quotapool.observe.redaction import Redactor
 from quotapool.openai.refusal import Refusal
-from quotapool.pool.admission import Admission, Want
-from quotapool.pool.roster import Roster
-from quotapool.probes.network_alarm import NetworkAlarm
-from quotapool.request.auth import ClientAuth
-from quotapool.request.path import RequestPath
-from quotapool.request.policy import PolicyWatch
+from quotapool.pool.configuration import Snapshot
+from quotapool.pool.reserve import Want
 from quotapool.settings import Settings
 from quotapool.store.store import connect
-from quotapool.upstream.credentials import Credentials
+from quotapool.upstream.interface import Upstream
 
 from tests.fakes.edge import Client, FakeUpstream, chat_body
+from tests.fakes.valkey import free_port
 
 REQUESTS_A_DAY, TOKENS_A_DAY = 1_000, 1_000_000
 PLENTY = {"rpm": 100_000, "tpm": 100_000_000, "rpd": REQUESTS_A_DAY, "tpd": TOKENS_A_DAY}
@@ -139,6 +137,13 @@ class WatchedLedger(Ledger):
         super().settle(granted, **kwargs)
 
 
+def snapshot_of(settings: Settings, upstream: Upstream, others: Mapping[str, Upstream] | None = None) -> Snapshot:
+    """This configuration before an upstream of the test's own."""
+    clients = {client.id: client for client in settings.clients}
+    keys = tuple(keyring(settings)[0])
+    return Snapshot(settings, keys, credentials_of(settings), upstream, others or {}, clients)
+
+
 class House:
     def __init__(self, url: str, accounts: Mapping[str, int], options: dict[str, Any]) -> None:
         keys = [
@@ -154,34 +159,30 @@ class House:
             self.settings.pool,
             patience_s=self.settings.store_patience,
             observer=self.recorder,
-            on_version=lambda: self.roster.version_moved(),  # noqa: PLW0108 - there is no roster yet
+            on_version=lambda: self.sync.version_moved(),  # noqa: PLW0108 - it is built below
         )
-        known, self.secrets = keyring(self.settings)
-        self.roster = Roster(self.ledger, self.settings, known, self.recorder)
-        self.admission = Admission(
-            self.roster, self.ledger, max_waiting=self.settings.queue.max_waiting, observer=self.recorder
-        )
-        self.gate = ClientAuth()
+        _, self.secrets = keyring(self.settings)
         self.upstream = FakeUpstream(self.secrets)
-        self.egress = NetworkAlarm(self.ledger, self.recorder, lambda: self.roster.pool.size)
-        clients = ClientStore(self.store, self.settings.pool)
-        self.policy = PolicyWatch(self.settings.safety, self.ledger, clients, self.recorder)
         redactor = Redactor()
         for secret in self.secrets.values():
             redactor.add(secret)
-        self.pipeline = RequestPath(
-            self.settings,
-            gate=self.gate,
-            roster=self.roster,
-            admission=self.admission,
-            ledger=self.ledger,
-            upstream=self.upstream,
-            credentials=Credentials(self.secrets),
-            observer=self.recorder,
-            clean=redactor.clean_bytes,
-            egress=self.egress,
-            policy=self.policy,
+        self.paths = build_request_path(
+            snapshot_of(self.settings, self.upstream), self.ledger, self.recorder, redactor.clean_bytes
         )
+        self.roster, self.sync, self.health = self.paths.roster, self.paths.sync, self.paths.health
+        self.admission, self.auth = self.paths.admission, self.paths.auth
+
+    def configure(self, settings: Settings | None = None, **parts: Any) -> None:
+        """Another configuration, as a reload brings it. `parts`: of the snapshot, such as `upstream` or `others`."""
+        old = self.paths.configuration.now
+        self.settings = settings or self.settings
+        new = snapshot_of(self.settings, old.upstream, old.others)
+        self.paths.take(replace(new, **parts))
+
+    def lose_the_store(self) -> None:
+        """From now on every call to the store fails at once."""
+        nowhere = connect(f"redis://127.0.0.1:{free_port()}/0")
+        self.store.client = nowhere.client
 
     # ---- clients
 
@@ -195,7 +196,7 @@ class House:
 
     async def serve(self, client: Client, trip: RequestRecord) -> None:
         try:
-            await self.pipeline.serve(client, trip)
+            await self.paths.requests.serve(client, trip)
         except Refusal as refusal:
             assert not client.started
             body = refusal.body()
@@ -206,22 +207,22 @@ class House:
     async def quiet(self) -> None:
         """Until all is settled and told to the store, and lines that were left are closed."""
         while True:
-            lines = self.admission._lines.values()
-            tasks = {line.pump for line in lines if line.pump is not None and not line.waiting} | self.roster._reports
+            queues = self.admission._queues.values()
+            tasks = {q.serving for q in queues if q.serving is not None and not q.waiting} | self.sync._tasks
             if not tasks:
                 break
             await asyncio.wait(tasks)
-        await self.egress.settled()
-        await self.policy.settled()
+        await self.paths.alarm.settled()
+        await self.paths.policy.settled()
         await self.ledger.flush()
 
     def is_idle(self) -> bool:
         """Whether nothing is left of all requests: no place in line or in a budget, no open answer or stream."""
-        retries = self.pipeline._retries
+        retries = self.paths.slots
         return (
             (retries.active, retries.retrying, self.upstream.open, self.recorder.waiting, self.recorder.streams)
             == (0, 0, 0, 0, 0)
-            and repr(self.admission) == "<Admission lines=0 waiting=0>"
+            and repr(self.admission) == "<Admission queues=0 waiting=0>"
             and all(self.ledger.settled[g.id] == 1 for g in self.ledger.granted)
             and all(times == 1 for times in self.ledger.settled.values())
         )
@@ -262,7 +263,7 @@ class House:
     # ---- the line
 
     def want(self, tokens: int = 1000, max_wait_s: float = 5.0, model: str = GROUP) -> Want:
-        return Want(model, model, Cost(1, tokens), replayable=True, max_wait_s=max_wait_s)
+        return Want(model, model, Cost(1, tokens), may_try_resting=True, max_wait_s=max_wait_s)
 
     async def drain(self, account: str, tokens: float, group: str = GROUP) -> None:
         """Take so much from an account's tokens a minute that `tokens` are left, or fewer than none, as another
@@ -287,7 +288,7 @@ async def open_house(url: str, accounts: Mapping[str, int], /, **options: Any) -
     """`accounts`: how many keys each has. `options` as in the configuration file."""
     house = House(url, accounts, options)
     await house.ledger.registry.begin_epoch(reseeded=False)
-    await house.roster.refresh()
+    await house.sync.refresh()
     try:
         yield house
     finally:

@@ -217,8 +217,7 @@ class Hall:
     async def settled(self) -> None:
         """Until what was heard so far has reached the store."""
         async with asyncio.timeout(PATIENCE_S):
-            while self.sessions._desk.tasks:
-                await asyncio.sleep(0.005)
+            await self.house.sync.settled()
         await self.house.quiet()
 
     async def over_with(self, client: Peer, upstream: Peer) -> None:
@@ -232,7 +231,7 @@ class Hall:
     async def over(self) -> None:
         """Until no session is open and all is settled."""
         async with asyncio.timeout(PATIENCE_S):
-            while self.sessions.open or self.sessions._desk.tasks:
+            while self.sessions.open or self.house.sync._tasks:
                 await asyncio.sleep(0.005)
         await self.house.quiet()
 
@@ -260,19 +259,9 @@ async def open_sessions(url: str, accounts: Mapping[str, int], /, **options: Any
     async with open_house(url, accounts, **options) as house:
         upstream, ends = SocketUpstream(), Ends()
         lean = UpstreamClient(f"http://127.0.0.1:{await upstream.start()}", Timeouts(2.0, PATIENCE_S, PATIENCE_S))
-        house.pipeline.forwarder.upstream = lean
-        sessions = SessionPath(
-            house.pipeline,
-            gate=house.pipeline._gate,
-            roster=house.roster,
-            admission=house.admission,
-            ledger=house.ledger,
-            observer=house.recorder,
-            clean=house.pipeline.forwarder._clean,
-            egress=house.egress,
-            policy=house.policy,
-        )
-        handler = ClientHandler(house.pipeline, ends, sessions)
+        house.configure(upstream=lean)
+        sessions = house.paths.sessions
+        handler = ClientHandler(house.paths.requests, ends, sessions)
         listener = Listener(handler)
         server = Server(handler.serve, listener)
         accepting = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)

@@ -90,6 +90,10 @@ class RawUpstream:
 
 
 class RawClient:
+    @classmethod
+    async def to(cls, port: int) -> RawClient:
+        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=2**20))
+
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
@@ -187,8 +191,8 @@ async def open_wire(
         raw, ends = RawUpstream(), Ends()
         base = f"http://127.0.0.1:{await raw.start()}"
         upstream = UpstreamClient(base, timeouts or Timeouts(2.0, PATIENCE_S, PATIENCE_S))
-        house.pipeline.forwarder.upstream = upstream
-        handler = ClientHandler(house.pipeline, ends)
+        house.configure(upstream=upstream)
+        handler = ClientHandler(house.paths.requests, ends)
         listener = Listener(handler)
         lean = Server(handler.serve, listener)
         loop = asyncio.get_running_loop()

@@ -9,13 +9,12 @@ import pytest
 from quotapool.domain.pool import Key
 from quotapool.openai.refusal import Refusal
 from quotapool.pool.roster import Roster
-from quotapool.request.refusals import refuse_beyond_the_day
+from quotapool.request import daily_limit as module
+from quotapool.request.daily_limit import DailyLimit
 from quotapool.settings import Settings
 from quotapool.store.store import connect
 
-from tests.fakes.house import Recorder
-from tests.fakes.store import ledger_on
-
+NOW = 1_000_000.0
 KEYS = [Key(name, name, f"fp-{name}") for name in ("hurried", "calm")]
 
 
@@ -23,8 +22,17 @@ KEYS = [Key(name, name, f"fp-{name}") for name in ("hurried", "calm")]
 async def roster(valkey_url: str):
     store = connect(valkey_url)
     settings = Settings.model_validate({"accounts": {"calm": {"weight": 0.5}}})
-    yield Roster(ledger_on(store), settings, KEYS, Recorder())
+    yield Roster(settings, KEYS)
     await store.close()
+
+
+@pytest.fixture
+def day(monkeypatch) -> DailyLimit:
+    """A spent day that has 7,200.4 seconds left."""
+    monkeypatch.setattr(module.time, "time", lambda: NOW)
+    spent = DailyLimit()
+    spent.spent_until = NOW + 7200.4
+    return spent
 
 
 def first_choices(roster: Roster) -> Counter[str]:
@@ -58,14 +66,15 @@ async def test_urgency_outlives_a_reload_and_strangers_are_ignored(roster):
         ("POST", "/v1/cancel/images"),
     ],
 )
-def test_a_spent_day_refuses_what_may_cost_money_until_it_is_over(method, target):
+def test_a_spent_day_refuses_what_may_cost_money_until_it_is_over(method, target, day):
     with pytest.raises(Refusal) as refused:
-        refuse_beyond_the_day(method, target, 7200.4)
+        day.check(method, target)
     assert refused.value.status == 429
     assert b'"code":"pool_daily_limit_reached"' in refused.value.body()
     headers = dict(refused.value.headers())
     assert (headers["retry-after"], headers["x-should-retry"]) == ("7201", "false")
-    refuse_beyond_the_day(method, target, 0.0)  # it is over: nothing is raised
+    day.spent_until = NOW  # it is over: nothing is raised
+    day.check(method, target)
 
 
 @pytest.mark.parametrize(
@@ -78,5 +87,5 @@ def test_a_spent_day_refuses_what_may_cost_money_until_it_is_over(method, target
         ("POST", "/v1/batches/batch_1/cancel?x=1"),
     ],
 )
-def test_a_spent_day_lets_looking_deleting_and_cancelling_go_on(method, target):
-    refuse_beyond_the_day(method, target, 7200.0)
+def test_a_spent_day_lets_looking_deleting_and_cancelling_go_on(method, target, day):
+    day.check(method, target)

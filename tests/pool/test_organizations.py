@@ -11,7 +11,9 @@ from quotapool.domain.quantities import Cost
 from quotapool.domain.states import WALLET, Record, State, first_rest_s
 from quotapool.domain.verdict import OK, Kind, Scope, Verdict
 from quotapool.ledger.grants import Granted, Refused
+from quotapool.pool.key_health import KeyHealth
 from quotapool.pool.roster import Roster
+from quotapool.pool.sync import RosterSync
 from quotapool.settings import Settings
 from quotapool.store.store import connect
 
@@ -29,18 +31,20 @@ class Replica:
         self.store = connect(url, timeout_s=2.0)
         self.ledger = ledger_on(self.store)
         self.changes = Recorder()
-        self.roster = Roster(self.ledger, Settings.model_validate(settings), KEYS, self.changes)
+        self.roster = Roster(Settings.model_validate(settings), KEYS)
+        self.sync = RosterSync(self.roster, self.ledger, self.changes)
+        self.health = KeyHealth(self.sync)
 
     async def reserve(self, key: str, **options) -> Granted | Refused:
         asked = self.roster.candidate(self.roster.pool.keys[key], GROUP)
         answer = await self.ledger.reserve(GROUP, Cost(1, 10), [asked], **options)
-        await self.roster.refresh()
+        await self.sync.refresh()
         return answer
 
     async def hears(self, kind: Kind, reason: str, scope: Scope, key: str = "a1") -> None:
         answer = await self.reserve(key)
         assert isinstance(answer, Granted)
-        task = self.roster.report(Verdict(kind, reason, scope), answer, status=429, request_id="req_1")
+        task = self.health.report(Verdict(kind, reason, scope), answer, status=429, request_id="req_1")
         assert task is not None
         await task
 
@@ -57,7 +61,7 @@ async def replica(valkey_url):
         one = Replica(valkey_url, settings)
         made.append(one)
         await one.ledger.registry.begin_epoch(reseeded=False)
-        await one.roster.refresh()
+        await one.sync.refresh()
         return one
 
     yield make
@@ -95,12 +99,12 @@ async def test_one_account_tries_for_the_whole_organization_and_brings_it_back(r
     one = await replica()
     await one.hears(Kind.MONEY, "credit_balance_exhausted", Scope.ORGANIZATION)
     await move_time(one.ledger, 76)  # a minute and the quarter that chance may add
-    await one.roster.refresh()
+    await one.sync.refresh()
     trial = await one.reserve("b1", may_try_resting=True)
     assert isinstance(trial, Granted)
     assert trial.is_trial
     assert isinstance(await one.reserve("a1", may_try_resting=True), Refused)
-    task = one.roster.report(OK, trial, status=200, request_id="")
+    task = one.health.report(OK, trial, status=200, request_id="")
     assert task is not None
     await task
     assert set(one.states.values()) == {"active"}
@@ -112,7 +116,7 @@ async def test_an_organizations_death_is_one_event_whichever_key_saw_it(replica)
     for process, granted in grants:
         assert isinstance(granted, Granted)
         verdict = Verdict(Kind.DEAD, "access_terminated", Scope.ORGANIZATION)
-        task = process.roster.report(verdict, granted, status=403, request_id="")
+        task = process.health.report(verdict, granted, status=403, request_id="")
         assert task is not None
         await task
     assert len(one.changes.states) + len(other.changes.states) == 1
@@ -122,14 +126,14 @@ async def test_an_organizations_death_is_one_event_whichever_key_saw_it(replica)
 async def test_organizations_learned_from_answers_count_where_their_accounts_are_merged(replica):
     merging = {**PLENTY, "merge_organizations": True}
     one, other = await replica(merging), await replica(merging)
-    one.roster.heard_organization("a", "org-x")
-    one.roster.heard_organization("b", "org-x")
-    while one.roster._reports:
-        await next(iter(one.roster._reports))
+    one.sync.learn_organization("a", "org-x")
+    one.sync.learn_organization("b", "org-x")
+    while one.sync._tasks:
+        await next(iter(one.sync._tasks))
     await one.hears(Kind.MONEY, "credit_balance_exhausted", Scope.ORGANIZATION)
     assert list(await one.ledger.registry.records()) == ["o/org-x"]
     # If another process has heard no answer of them, I expect it to know from the store.
-    await other.roster.refresh()
+    await other.sync.refresh()
     assert other.states == {"a1": "quarantined", "b1": "quarantined", "c1": "active"}
 
 
@@ -138,7 +142,7 @@ async def test_what_the_wallet_stopped_is_tried_by_nobody(replica):
     stopped = Record(State.QUARANTINED, "stop_at", 0.0, by=WALLET)
     assert await one.ledger.registry.change_state("a/a", stopped, by=WALLET, fingerprint="fp-a1")
     await move_time(one.ledger, 86_400)
-    await one.roster.refresh()
+    await one.sync.refresh()
     assert isinstance(await one.reserve("a1", may_try_resting=True), Refused)
     assert one.roster.pool.due(2e12, random.Random(1)) == []
     assert (await one.ledger.registry.records())["a/a"].tries == 0

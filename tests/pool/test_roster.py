@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from quotapool.domain.observer import Observer
 from quotapool.domain.pool import Key
 from quotapool.domain.quantities import Cost
 from quotapool.domain.states import OPERATOR, Record, State
 from quotapool.domain.verdict import OK, Kind, Scope, Verdict
 from quotapool.ledger.grants import Granted, Refused
+from quotapool.pool.key_health import KeyHealth
 from quotapool.pool.roster import Roster
+from quotapool.pool.sync import RosterSync
 from quotapool.settings import Settings
 from quotapool.store.store import connect
 
@@ -23,8 +26,8 @@ SETTINGS = Settings.model_validate({"limits": {"default": {"rpm": 600, "tpm": 60
 KEYS = [Key(f"{account}{n}", account, f"fp-{account}{n}") for account in "abc" for n in (1, 2)]
 
 
-class Changes:
-    """A `Observer` that remembers."""
+class Changes(Observer):
+    """An observer that remembers."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, State, str]] = []
@@ -44,15 +47,17 @@ class Process:
         self.store = connect(url, timeout_s=options.pop("timeout_s", 2.0))
         self.ledger = ledger_on(self.store, on_version=self.version_moved, **options)
         self.changes = Changes()
-        self.roster = Roster(self.ledger, SETTINGS, KEYS, self.changes)
+        self.roster = Roster(SETTINGS, KEYS)
+        self.sync = RosterSync(self.roster, self.ledger, self.changes)
+        self.health = KeyHealth(self.sync)
 
     def version_moved(self) -> None:
-        self.roster.version_moved()
+        self.sync.version_moved()
 
     async def quiet(self) -> None:
         """Everything it set off has come to an end."""
         await self.ledger.flush()
-        while (task := self.roster._refreshing) is not None and not task.done():
+        while (task := self.sync._refreshing) is not None and not task.done():
             await task
 
     async def reserve(self, key: str, **options: Any) -> Granted | Refused:
@@ -74,7 +79,7 @@ async def started(valkey_url):
         one = Process(valkey_url, **options)
         processes.append(one)
         await one.ledger.registry.begin_epoch(reseeded=False)
-        await one.roster.refresh()
+        await one.sync.refresh()
         return one
 
     yield start
@@ -88,7 +93,7 @@ def record(state: State, **fields: Any) -> Record:
 
 
 async def report(process: Process, verdict: Verdict, answer: Granted, status: int = 401) -> None:
-    task = process.roster.report(verdict, answer, status=status, request_id="req_1")
+    task = process.health.report(verdict, answer, status=status, request_id="req_1")
     if task is not None:
         await task
     await process.quiet()
@@ -215,7 +220,7 @@ async def test_a_verdict_becomes_a_record_that_says_why(started, verdict, field,
 async def test_other_verdicts_leave_the_key_alone(started, kind):
     one = await started()
     answer = await granted_to(one, "a1")
-    assert one.roster.report(Verdict(kind), answer, status=400, request_id="") is None
+    assert one.health.report(Verdict(kind), answer, status=400, request_id="") is None
 
 
 async def test_many_calls_that_saw_the_same_death_tell_it_once(started):
@@ -241,11 +246,11 @@ async def test_a_key_seen_dead_while_the_store_is_away_is_out_at_once_and_told_l
     async with wire(valkey_url, tmp_path) as network:
         one = Process(network.url, timeout_s=0.1, patience_s=0.1)
         await one.ledger.registry.begin_epoch(reseeded=False)
-        await one.roster.refresh()
+        await one.sync.refresh()
         answer = await granted_to(one, "a1")
         network.lose(0, "down")
         network.cut()
-        task = one.roster.report(Verdict(Kind.DEAD, "invalid_api_key", Scope.KEY), answer, status=401, request_id="")
+        task = one.health.report(Verdict(Kind.DEAD, "invalid_api_key", Scope.KEY), answer, status=401, request_id="")
         assert task is not None
         await task
         assert one.state("a1") is State.REMOVED

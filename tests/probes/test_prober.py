@@ -59,12 +59,12 @@ class Bench:
 
     def another(self) -> Prober:
         h = self.house
-        return Prober(h.settings, h.roster, h.ledger, self.calls, self.probes, book=self.book, rng=random.Random(1))
+        return Prober(h.settings, h.sync, h.ledger, self.calls, self.probes, book=self.book, rng=random.Random(1))
 
     async def rests(self, key: str, state: State, reason: str, scope: Scope = Scope.KEY, **fields) -> None:
         """As upstream's refusal would have it."""
         kind = {State.SUSPECT: Kind.SUSPECT, State.QUARANTINED: Kind.MONEY, State.REMOVED: Kind.DEAD}[state]
-        await self.house.roster.found(Verdict(kind, reason, scope), self.candidate(key), status=401, request_id="")
+        await self.house.health.found(Verdict(kind, reason, scope), self.candidate(key), status=401, request_id="")
 
     def candidate(self, key: str) -> Candidate:
         return self.house.roster.candidate(self.house.roster.pool.keys[key], "gpt-4o")
@@ -72,7 +72,7 @@ class Bench:
     async def passes(self, seconds: float) -> None:
         """Time passes, and the prober looks once."""
         await move_time(self.house.ledger, seconds)
-        await self.house.roster.refresh()
+        await self.house.sync.refresh()
         await self.looks()
 
     async def looks(self) -> None:
@@ -196,7 +196,7 @@ async def test_traffic_that_was_quicker_spares_the_probe(bench):
     await pool.rests("a1", State.QUARANTINED, "insufficient_quota", Scope.ACCOUNT)
     record = (await pool.house.ledger.registry.records())["a/a"]
     await move_time(pool.house.ledger, record.until - record.since + 1)
-    await pool.house.roster.refresh()
+    await pool.house.sync.refresh()
     await pool.looks()  # the first moments belong to traffic
     assert pool.targets == []
     await pool.house.ask()
@@ -211,7 +211,7 @@ async def test_of_two_replicas_one_probes(bench):
     await pool.rests("a1", State.QUARANTINED, "insufficient_quota", Scope.ACCOUNT)
     pool.house.upstream.otherwise = NO_CREDIT
     await move_time(pool.house.ledger, 80)
-    await pool.house.roster.refresh()
+    await pool.house.sync.refresh()
     await asyncio.gather(pool.prober.look(), other.look())
     await asyncio.gather(pool.prober.settled(), other.settled())
     assert pool.targets == [EMBEDDINGS]

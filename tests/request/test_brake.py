@@ -45,7 +45,7 @@ async def test_suspects_of_the_brake_come_back_when_the_gateway_is_mended(open_p
     for field, record in (await pool.states()).items():
         await pool.ledger.registry.change_state(field, None, by="operator", fingerprint=record.fingerprint)
         await pool.ledger.registry.change_state(field, record, rest_s=1e-6, fingerprint=record.fingerprint)
-    await pool.roster.refresh()
+    await pool.sync.refresh()
     assert [(await pool.ask()).status for _ in range(3)] == [200, 200, 200]
     assert await pool.states() == {}
 
@@ -62,7 +62,7 @@ async def test_one_suspect_that_answers_again_wakes_the_others_of_the_same_reaso
         await pool.ledger.registry.change_state(
             field, record, rest_s=3600 if n else 1e-6, fingerprint=record.fingerprint
         )
-    await pool.roster.refresh()
+    await pool.sync.refresh()
     while await counted(pool) == {"suspect": 10}:  # the one that is due is found by chance
         await pool.ask()
     for _ in range(40):

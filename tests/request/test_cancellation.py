@@ -146,7 +146,7 @@ async def test_a_dead_key_is_reported_even_if_its_client_left_at_that_moment(ope
         reached = True
         with contextlib.suppress(asyncio.CancelledError):
             reached = await asyncio.create_task(_runs(pool, Client(chat_body()), step, arrived=False))
-        told_after_leaving += bool(pool.roster._reports)
+        told_after_leaving += bool(pool.sync._tasks)
         await pool.quiet()
         understood = any(leg.outcome == "dead" for leg in pool.recorder.legs)
         assert (await pool.states() != {}) == understood, f"cancelled at step {step}"
@@ -157,22 +157,17 @@ async def test_a_dead_key_is_reported_even_if_its_client_left_at_that_moment(ope
 
 async def test_a_key_that_a_reload_took_away_meanwhile_is_not_used(open_pool):
     """Given a request whose key leaves the configuration while the store is asked, I expect another key."""
-    from quotapool.keys.keyring import keyring
-    from quotapool.upstream.credentials import Credentials
-
     pool = await open_pool({"a": 1, "b": 1})
+    both = pool.settings
     written = [{"id": k.id, "account": k.account, "secret": k.secret} for k in pool.settings.keys if k.account == "b"]
     fewer = pool.settings.model_validate({"keys": written})
     for _ in range(8):
-        pool.pipeline.configure(pool.settings, Credentials(pool.secrets))
-        pool.roster.reload(pool.settings, keyring(pool.settings)[0])
+        pool.configure(both)
         asked = asyncio.create_task(pool.ask())
         while pool.ledger.asks == []:
             await asyncio.sleep(0)
         pool.ledger.asks.clear()
-        keys, secrets = keyring(fewer)
-        pool.pipeline.configure(pool.settings, Credentials(secrets))
-        pool.roster.reload(fewer, keys)
+        pool.configure(fewer)
         assert (await asked).status == 200
     assert set(pool.accounts_asked) == {"b"}
     assert await pool.taken("a") == (0, 0)

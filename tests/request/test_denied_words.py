@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from quotapool.pool.admission import NobodyLeft
-from quotapool.request.refusals import nobody_left
+from quotapool.pool.reserve import Never
+from quotapool.request.refusals import refusal_of
 
 
 def test_keys_that_come_back_by_themselves_are_not_called_invalid():
-    resting, dead = nobody_left(NobodyLeft("suspect")), nobody_left(NobodyLeft("dead"))
+    resting, dead = refusal_of(Never("suspect")), refusal_of(Never("dead"))
     assert (resting.status, dead.status) == (503, 503)
     assert b"tried again by themselves" in resting.body()
     assert b"invalid" not in resting.body()

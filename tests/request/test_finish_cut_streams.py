@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from quotapool.request import attempt
+from quotapool.request import read_on
 
 from tests.fakes.edge import DONE, Client, chat_body, delta, failure, stream, usage_chunk
 from tests.fakes.house import House, open_house
@@ -35,7 +35,7 @@ async def test_the_usage_that_comes_after_the_client_has_left_settles_the_budget
     assert house.upstream.open == 1  # still being read
     assert await house.taken("a") == (1, 1000)  # as reserved
     gate.set()
-    await asyncio.gather(*house.pipeline.forwarder._reading_on)
+    await asyncio.gather(*house.paths.reading_on.tasks)
     await house.quiet()
     assert await house.taken("a") == (1, 30)
     assert [(leg.outcome, leg.usage.total) for leg in house.recorder.legs] == [("cancelled", 30)]
@@ -45,17 +45,17 @@ async def test_the_usage_that_comes_after_the_client_has_left_settles_the_budget
 async def test_a_stream_that_breaks_off_then_keeps_what_was_reserved(house):
     house.upstream.next(stream(HELLO, HELLO, HELLO, failure("reset")))
     await left(house)
-    await asyncio.gather(*house.pipeline.forwarder._reading_on)
+    await asyncio.gather(*house.paths.reading_on.tasks)
     await house.quiet()
     assert await house.taken("a") == (1, 1000)
     assert house.is_idle()
 
 
 async def test_it_is_not_read_for_ever(house, monkeypatch):
-    monkeypatch.setattr(attempt, "_READ_ON_S", 0.01)
+    monkeypatch.setattr(read_on, "_LONGEST_S", 0.01)
     house.upstream.next(stream(HELLO, HELLO, asyncio.Event()))
     await left(house)
-    await asyncio.gather(*house.pipeline.forwarder._reading_on)
+    await asyncio.gather(*house.paths.reading_on.tasks)
     await house.quiet()
     assert house.is_idle()
 
@@ -63,7 +63,7 @@ async def test_it_is_not_read_for_ever(house, monkeypatch):
 async def test_a_stop_lets_go_of_it_and_settles(house):
     house.upstream.next(stream(HELLO, HELLO, asyncio.Event()))
     await left(house)
-    await house.pipeline.forwarder.close()
+    await house.paths.reading_on.close()
     await house.quiet()
     assert house.is_idle()
     assert await house.taken("a") == (1, 1000)
@@ -73,7 +73,7 @@ async def test_without_the_option_it_ends_at_once(valkey_url):
     async with open_house(valkey_url, {"a": 1}) as house:
         house.upstream.next(stream(HELLO, HELLO, asyncio.Event()))
         await left(house)
-        assert house.pipeline.forwarder._reading_on == set()
+        assert house.paths.reading_on.tasks == set()
         assert house.is_idle()
 
 
@@ -81,5 +81,5 @@ async def test_a_client_that_stays_is_served_as_ever(house):
     house.upstream.next(stream(HELLO, usage_chunk(10, 20), DONE))
     client = await house.ask(Client(chat_body(stream=True)))
     assert client.got == HELLO + DONE
-    assert house.pipeline.forwarder._reading_on == set()
+    assert house.paths.reading_on.tasks == set()
     assert house.is_idle()

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from quotapool.domain.pool import Key, Pool
 from quotapool.domain.request_record import RequestRecord
-from quotapool.keys.keyring import credentials_of
+from quotapool.pool.configuration import Configuration
 from quotapool.request import models
 from quotapool.request.models import Catalogue, listed, may_use, read_listing
 from quotapool.settings import Client as Known
+from quotapool.settings import Settings
 
-from tests.fakes.edge import Client, Reply, chat_body, error
-from tests.fakes.house import House, open_house
+from tests.fakes.edge import Client, FakeUpstream, Reply, chat_body, error
+from tests.fakes.house import House, open_house, snapshot_of
 
 LIMITED = {"id": "app", "key_hash": "0" * 64, "models": ["gpt-4o-mini", "text-embedding-*", "gpt-image-1", "whisper-*"]}
 
@@ -42,7 +43,7 @@ async def house(valkey_url):
 
 
 async def get(house: House, target: str = "/v1/models", method: str = "GET", client: str = "") -> Client:
-    house.pipeline._gate.enter = lambda _: client
+    house.auth.enter = lambda _: client
     return await house.ask(
         Client(method=method, target=target, more_headers=[]), RequestRecord("t", time.monotonic(), method)
     )
@@ -102,7 +103,6 @@ async def test_an_account_with_names_of_its_own_is_known_by_these(valkey_url):
     own = {"url": "http://127.0.0.1:9", "models": {"gpt-4.1": "acme-41", "o3": "o3"}}
     key = {"id": "a1", "account": "a", "secret": f"sk-test-{'x' * 40}", "upstream": own}
     async with open_house(valkey_url, {}, keys=[key]) as house:
-        house.pipeline.configure(house.settings, credentials_of(house.settings))
         client = await get(house)
         assert names(client) == ["gpt-4.1", "o3"]
         assert {entry["object"] for entry in json.loads(client.got)["data"]} == {"model"}
@@ -128,7 +128,7 @@ async def test_a_limited_client_sees_only_its_models(house):
 
 
 async def ask(house: House, body: bytes | list[bytes], target: str = "/v1/chat/completions", **more: Any) -> Client:
-    house.pipeline._gate.enter = lambda _: "app"
+    house.auth.enter = lambda _: "app"
     return await house.ask(Client(body, target=target, **more))
 
 
@@ -202,7 +202,7 @@ async def test_a_pool_of_thousands_is_learned_bit_by_bit(monkeypatch):
         asked.append(account)
         return 200, listing("gpt-4o", f"ft:{int(account[1:]) // 500}").pieces[0]
 
-    catalogue = Catalogue(pool, fetch, lambda _: None)
+    catalogue = Catalogue(Configuration(snapshot_of(Settings(), FakeUpstream({}))), pool, fetch)
     now = [1000.0]
     monkeypatch.setattr(models.time, "monotonic", lambda: now[0])
     assert "gpt-4o" in await catalogue.models(None)

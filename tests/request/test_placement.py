@@ -8,30 +8,20 @@ from typing import Any
 
 import pytest
 from quotapool.domain.states import Record, State
-from quotapool.objects.owners import ObjectOwners
-from quotapool.objects.placement import Objects
 from quotapool.openai.ids import CONVERSATION, ENCRYPTED, FILE, RESPONSE, encrypted_id
-from quotapool.store.store import connect
 
 from tests.fakes.edge import Client, Reply, error, says
-from tests.fakes.valkey import free_port
 
 REASONING = "gAAAAAB" + "x" * 120
 
 
-class Unwritten:
-    def objects_unwritten(self, records: int) -> None:
-        raise AssertionError(records)
-
-
 @pytest.fixture
 async def placed(open_pool):
-    """`await placed({"a": 1, "b": 1})`: a pool with a book of its own, `pool.book`."""
+    """`await placed({"a": 1, "b": 1})`: a pool that searches for no unknown ids; `pool.book` knows who owns what."""
 
     async def opened(accounts, **options):
-        pool = await open_pool(accounts, **options)
-        pool.book = ObjectOwners(pool.store, "default", retention_s=3600.0, observer=Unwritten())
-        pool.pipeline.objects = Objects(pool.book, pool.roster, search=False, fetch=pool.pipeline.forwarder.fetch)
+        pool = await open_pool(accounts, objects={"search": False}, **options)
+        pool.book = pool.paths.owners
         return pool
 
     return opened
@@ -171,10 +161,7 @@ async def test_encrypted_reasoning_goes_back_to_where_it_was_encrypted(placed):
 
 async def test_a_store_that_is_away_makes_nobody_believe_that_an_object_is_gone(placed):
     pool = await placed({"a": 1, "b": 1})
-    nowhere = ObjectOwners(
-        connect(f"redis://127.0.0.1:{free_port()}/0"), "default", retention_s=3600.0, observer=Unwritten()
-    )
-    pool.pipeline.objects = Objects(nowhere, pool.roster, search=False, fetch=pool.pipeline.forwarder.fetch)
+    pool.lose_the_store()
     client = await pool.ask(asks(previous_response_id="resp_1"))
     assert client.status == 503
     assert client.error["code"] == "store_unavailable"
@@ -205,7 +192,7 @@ async def test_a_home_that_is_out_moves_with_the_next_object_and_lists_wait_unti
     await pool.ledger.registry.change_state(
         f"a/{home}", Record(State.QUARANTINED, "money", 0.0, fingerprint=""), rest_s=3600, fingerprint=""
     )
-    await pool.roster.refresh()
+    await pool.sync.refresh()
     refused = await lists()
     assert (refused.status, refused.error["code"]) == (503, "object_account_unavailable")
     assert (await makes(2)).status == 200
@@ -213,7 +200,7 @@ async def test_a_home_that_is_out_moves_with_the_next_object_and_lists_wait_unti
     assert moved != home
     assert (await lists()).status == 200
     await pool.ledger.registry.change_state(f"a/{home}", None, rest_s=0, fingerprint="")
-    await pool.roster.refresh()
+    await pool.sync.refresh()
     await makes(3)
     await lists()
     assert pool.accounts_asked[-2:] == [moved, moved]  # for good

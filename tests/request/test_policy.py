@@ -20,7 +20,7 @@ async def with_client(open_pool, **safety):
 
     def configure(suspended=()) -> None:
         clients = {digest(KEY): "backend"}
-        pool.gate.configure(clients=clients, hosts=(), origins=(), allow_anonymous=False, suspended=suspended)
+        pool.auth.configure(clients=clients, hosts=(), origins=(), allow_anonymous=False, suspended=suspended)
 
     configure()
     book = ClientDirectory(ClientStore(pool.store, pool.settings.pool), lambda: configure(book.suspended))

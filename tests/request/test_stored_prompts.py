@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 from quotapool.domain.request_record import RequestRecord
-from quotapool.objects.owners import ObjectOwners
-from quotapool.objects.placement import Objects
 from quotapool.pool import roster
 
 from tests.fakes.edge import Client, Reply, error, event, says, stream
@@ -18,19 +16,12 @@ PROMPT = "pmpt_68a1"
 SNAPSHOT = "gpt-4o-2024-08-06"
 
 
-class Unwritten:
-    def objects_unwritten(self, records: int) -> None:
-        raise AssertionError(records)
-
-
 @pytest.fixture
 async def templated(open_pool):
     """`await templated("abc", holder="b")`: accounts of one key each; only b's project has `PROMPT`."""
 
     async def opened(accounts, holder, **options):
-        pool = await open_pool(dict.fromkeys(accounts, 1), **options)
-        book = ObjectOwners(pool.store, "default", retention_s=3600.0, observer=Unwritten())
-        pool.pipeline.objects = Objects(book, pool.roster, search=False, fetch=pool.pipeline.forwarder.fetch)
+        pool = await open_pool(dict.fromkeys(accounts, 1), objects={"search": False}, **options)
         pool.upstream.always = {f"{account}1": lacking() for account in accounts}
         if holder:
             pool.upstream.always[f"{holder}1"] = good()
@@ -104,7 +95,7 @@ async def test_the_answer_tells_which_model_the_prompt_chose(templated):
 
 async def test_ids_that_clients_invent_fill_no_memory(templated, monkeypatch):
     """An upstream that is not OpenAI may take any prompt's id."""
-    monkeypatch.setattr(roster, "_MOST_SAID", 3)
+    monkeypatch.setattr(roster, "_MOST_LEARNED", 3)
     pool = await templated("a", holder="a")
     for n in range(5):
         assert (await pool.ask(asks(prompt={"id": f"pmpt_{n}"}))).status == 200
@@ -156,12 +147,12 @@ async def test_whoever_knows_a_prompts_id_may_use_it(templated, models):
     """As with fine-tuned models: no client's request made it."""
     clients = [{"id": name, "key_hash": digit * 64, "models": models} for name, digit in (("alice", "0"), ("bob", "1"))]
     pool = await templated("abcdefghijkl", holder="b", clients=clients)
-    pool.pipeline._gate.enter = lambda _: "alice"
+    pool.auth.enter = lambda _: "alice"
     while (await pool.ask(by_prompt())).status != 200:
         pass  # a request asks some of so many accounts at most
     pool.upstream.sent.clear()
     pool.roster.pool._lacking.clear()
-    pool.pipeline._gate.enter = lambda _: "bob"
+    pool.auth.enter = lambda _: "bob"
     assert (await pool.ask(by_prompt())).status == 200
     assert pool.accounts_asked == ["b"]
 
@@ -169,7 +160,7 @@ async def test_whoever_knows_a_prompts_id_may_use_it(templated, models):
 async def test_a_client_of_some_models_may_not_leave_the_choice_to_a_prompt(templated):
     clients = [{"id": "app", "key_hash": "0" * 64, "models": ["gpt-4o-mini"]}]
     pool = await templated("a", holder="a", clients=clients)
-    pool.pipeline._gate.enter = lambda _: "app"
+    pool.auth.enter = lambda _: "app"
     client = await pool.ask(by_prompt())
     assert (client.status, client.error["code"]) == (403, "model_not_allowed")
     assert pool.upstream.sent == []

@@ -288,7 +288,7 @@ async def rested(pool, field: str) -> None:
     await pool.ledger.registry.change_state(field, None, by="operator", fingerprint=record.fingerprint)
     await pool.ledger.registry.change_state(field, record, rest_s=0.001, fingerprint=record.fingerprint)
     await asyncio.sleep(0.005)
-    await pool.roster.refresh()
+    await pool.sync.refresh()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ async def remove(hall: Hall, state: State = State.REMOVED) -> None:
     key = house.roster.pool.keys["a1"]
     record = Record(state, "test", 0.0, fingerprint=key.fingerprint, by="operator")
     await house.ledger.registry.change_state("k/a1", record, by="operator", fingerprint=key.fingerprint)
-    await house.roster.refresh()
+    await house.sync.refresh()
 
 
 @pytest.mark.parametrize("state", [State.REMOVED, State.DISABLED, State.DRAINING])

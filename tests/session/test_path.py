@@ -387,7 +387,7 @@ async def test_a_client_with_a_list_of_models_gets_sessions_and_responses_with_t
     key = "a-key-of-sixteen-or-more"
     clients = [{"id": "ann", "key": key, "models": ["gpt-4o*"]}]
     hall = await open_hall({"a": 1}, clients=clients)
-    gate = hall.house.pipeline._gate
+    gate = hall.house.auth
     gate.configure(clients={digest(key): "ann"}, hosts=(), origins=(), allow_anonymous=False)
     header = f"Authorization: Bearer {key}"
     for target in ("/v1/realtime?model=gpt-realtime", "/v1/realtime"):
@@ -406,7 +406,7 @@ async def test_a_client_with_a_list_of_models_gets_sessions_and_responses_with_t
 @pytest.mark.parametrize("fields", [(), ("Authorization: Bearer not-a-key",), ("Sec-WebSocket-Protocol: realtime",)])
 async def test_without_a_proxy_key_where_one_is_wanted_there_is_no_session(open_hall, fields):
     hall = await open_hall({"a": 1})
-    gate = hall.house.pipeline._gate
+    gate = hall.house.auth
     gate.configure(clients={digest("the-key-of-ann-00001"): "ann"}, hosts=(), origins=(), allow_anonymous=False)
     with pytest.raises(Refused) as refused:
         await hall.connect(TARGET, *fields)

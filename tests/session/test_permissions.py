@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 from quotapool.ledger.clients import digest
-from quotapool.objects.owners import ObjectOwners
-from quotapool.objects.placement import Objects
 from quotapool.openai.ids import CALL, RESPONSE
 
 from tests.fakes.sessions import BINARY, TEXT, Hall, Peer, Refused, open_sessions
@@ -18,23 +16,16 @@ from tests.fakes.sessions import BINARY, TEXT, Hall, Peer, Refused, open_session
 ANN, BOB = "Authorization: Bearer ann-has-this-key-01", "Authorization: Bearer bob-has-this-key-01"
 
 
-class Unheard:
-    def objects_unwritten(self, records: int) -> None:
-        """Nothing to record."""
-
-
 @pytest.fixture
 async def hall(valkey_url) -> AsyncIterator[Hall]:
     """Five accounts, two clients, and a book of whose objects live where."""
     async with contextlib.AsyncExitStack() as stack:
-        opened = await stack.enter_async_context(open_sessions(valkey_url, dict.fromkeys("abcde", 1)))
+        options = {"objects": {"search": False}}
+        opened = await stack.enter_async_context(open_sessions(valkey_url, dict.fromkeys("abcde", 1), **options))
         house = opened.house
-        book = ObjectOwners(house.store, house.settings.pool, retention_s=86_400, observer=Unheard())
-        house.pipeline.objects = Objects(book, house.roster, search=False, fetch=house.pipeline.forwarder.fetch)
         keys = {digest(header.rpartition(" ")[2]): name for name, header in {"ann": ANN, "bob": BOB}.items()}
-        house.pipeline._gate.configure(clients=keys, hosts=(), origins=(), allow_anonymous=False)
+        house.auth.configure(clients=keys, hosts=(), origins=(), allow_anonymous=False)
         yield opened
-        await book.close()
 
 
 def account_of(hall: Hall, upstream: Peer) -> str:
@@ -48,7 +39,7 @@ async def create(peer: Peer, **fields: Any) -> None:
 
 
 async def write_down(hall: Hall, kind: Any, object_id: str, account: str, client: str) -> None:
-    task = hall.house.pipeline.objects.book.remember([(kind, object_id)], account, client)
+    task = hall.house.paths.owners.remember([(kind, object_id)], account, client)
     assert task is not None
     await task
 
@@ -80,7 +71,7 @@ async def test_a_response_made_in_a_session_is_found_later_and_only_by_its_owner
     await upstream.send(TEXT, b'{"type":"response.created","response":{"id":"resp_1","model":"gpt-4o"}}')
     await client.receive()
     await hall.settled()
-    book = hall.house.pipeline.objects.book
+    book = hall.house.paths.owners
     await book.close()
     (owner,) = await book.find([(RESPONSE, "resp_1")], "ann")
     assert owner is not None
@@ -101,7 +92,7 @@ async def test_a_response_that_is_not_stored_is_not_written_down(hall):
     await upstream.send(TEXT, b'{"type":"response.created","response":{"id":"resp_2"}}')
     await client.receive()
     await hall.settled()
-    assert await hall.house.pipeline.objects.book.find([(RESPONSE, "resp_2")], "ann") == [None]
+    assert await hall.house.paths.owners.find([(RESPONSE, "resp_2")], "ann") == [None]
 
 
 async def test_what_another_account_keeps_cannot_be_used_here_and_the_error_says_so(hall):

@@ -20,7 +20,7 @@ def open_to(wire):
 
     def configure(*origins: str, keys: bool = False) -> None:
         clients = {hashlib.sha256(KEY.encode()).hexdigest(): "app"} if keys else {}
-        wire.house.pipeline._gate.configure(clients=clients, hosts=(), origins=origins, allow_anonymous=False)
+        wire.house.auth.configure(clients=clients, hosts=(), origins=origins, allow_anonymous=False)
         wire.handler.cors = Cors(origins)
 
     return configure

@@ -114,7 +114,7 @@ async def test_upstream_may_answer_before_the_upload_has_ended(wire):
 
 @pytest.mark.parametrize("length", [b"Content-Length: 99999999999\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"])
 async def test_a_body_larger_than_allowed_is_refused_before_it_was_read(wire, length):
-    wire.house.pipeline.settings = wire.house.settings.model_copy(update={"max_json_body": 1000})
+    wire.house.configure(wire.house.settings.model_copy(update={"max_json_body": 1000}))
     client = await wire.connect()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     await client.send(head + length + (b"FFFF\r\n" + b"x" * 2000 if b"chunked" in length else b""))
@@ -215,9 +215,8 @@ async def test_a_fault_of_our_own_is_a_500_in_openais_shape(wire):
         async def send(self, *_):
             raise ValueError("a bug")
 
-    good, wire.house.pipeline.forwarder.upstream = wire.house.pipeline.forwarder.upstream, Broken()
+    wire.house.configure(upstream=Broken())
     head, body = await wire.ask(post(CHAT))
-    wire.house.pipeline.forwarder.upstream = good
     assert head.startswith(b"HTTP/1.1 500 ")
     assert json.loads(body)["error"]["code"] == "internal_error"
     assert fields(head)["x-should-retry"] == "false"
@@ -230,11 +229,10 @@ async def test_a_client_that_is_found_gone_gets_no_second_answer_and_no_tracebac
         async def send(self, *_):
             raise ConnectionResetError("Cannot write to closing transport")
 
-    good, wire.house.pipeline.forwarder.upstream = wire.house.pipeline.forwarder.upstream, FindsItGone()
+    wire.house.configure(upstream=FindsItGone())
     client = await wire.connect()
     await client.send(post(CHAT))
     assert await client.to_the_end() == b""
-    wire.house.pipeline.forwarder.upstream = good
     assert (wire.ends.trips[0].status, wire.ends.trips[0].cut) == (499, True)
     assert caplog.records == []
 

@@ -93,7 +93,8 @@ def framed(start: str, lines: list[str], content_type: str, body: bytes, *, chun
 @pytest.fixture
 async def mirror(wire) -> AsyncIterator[Mirror]:
     async with open_mirror() as opened:
-        client = wire.house.pipeline.forwarder.upstream = UpstreamClient(opened.url, Timeouts(2, 5, 5))
+        client = UpstreamClient(opened.url, Timeouts(2, 5, 5))
+        wire.house.configure(upstream=client)
         yield opened
         await client.close()
 

@@ -100,7 +100,7 @@ class Alerting:
         standing = self._treasury.standing
         if turn % _LOOK_EVERY or standing is None:
             return
-        await self._overview.roster.refresh()
+        await self._overview.sync.refresh()
         if turn % _HEADROOM_EVERY == 0 and self.settings.alerts.min_headroom:
             now, buckets = await self._overview.ledger.buckets()
             self._headroom = pool_headroom(self._overview.roster.pool, self._overview.settings, buckets, now)

@@ -17,6 +17,7 @@ from quotapool.observe.metrics import PoolMetrics
 from quotapool.observe.redaction import Redactor
 from quotapool.observe.reporter import log_removals_stopped, log_state
 from quotapool.pool.roster import Roster
+from quotapool.pool.sync import RosterSync
 from quotapool.probes.calls import Calls
 from quotapool.probes.prober import Prober
 from quotapool.settings import Settings
@@ -56,11 +57,12 @@ class Probing:
         credentials = credentials_of(settings)
         self._fleet = _fleet(settings, credentials.bases)
         self._reporter = ProbeReporter(metrics)
-        self._roster = Roster(ledger, settings, keyring(settings)[0], self._reporter)
+        self._roster = Roster(settings, keyring(settings)[0])
+        sync = RosterSync(self._roster, ledger, self._reporter)
         calls = Calls(self._fleet.main, credentials, redactor.clean_bytes)
         calls.elsewhere = self._fleet.others
         book = SpendStore(ledger.store, settings.pool)
-        self.prober = Prober(settings, self._roster, ledger, calls, self._reporter, book=book)
+        self.prober = Prober(settings, sync, ledger, calls, self._reporter, book=book)
 
     async def take(self, settings: Settings) -> None:
         """From now on this configuration."""

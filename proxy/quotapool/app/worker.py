@@ -19,31 +19,22 @@ import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from quotapool.app.build import build_request_path
 from quotapool.app.lag import LagWatch
 from quotapool.app.worker_pipe import Channel, Configure, Drain, RateCards, Ready, SpendControl
 from quotapool.keys.keyring import credentials_of, keyring, secrets_in
 from quotapool.ledger.budgets import Ledger
-from quotapool.ledger.clients import ClientDirectory, ClientStore
 from quotapool.money.spend_counter import SpendCounter
 from quotapool.money.spend_store import SpendStore
-from quotapool.objects.owners import ObjectOwners
-from quotapool.objects.placement import Objects
 from quotapool.observe import logs, shared_values
 from quotapool.observe.labels import Labels
 from quotapool.observe.metrics import Metrics
 from quotapool.observe.redaction import Redactor
 from quotapool.observe.reporter import Reporter
 from quotapool.openai import endpoints
-from quotapool.pool.admission import Admission
-from quotapool.pool.roster import Roster
-from quotapool.probes.network_alarm import NetworkAlarm
-from quotapool.request.auth import ClientAuth
-from quotapool.request.path import RequestPath
-from quotapool.request.policy import PolicyWatch
-from quotapool.session.path import SessionPath
+from quotapool.pool.configuration import Snapshot
 from quotapool.settings import Settings, from_wire
 from quotapool.store.store import connect
-from quotapool.upstream.credentials import Credentials
 from quotapool.upstream.interface import Timeouts
 from quotapool.upstream.origins import Origins
 from quotapool.upstream.tls_sessions import client_context
@@ -80,111 +71,61 @@ class Worker:
             self.settings.pool,
             patience_s=self.settings.store_patience,
             observer=self.reporter,
-            on_version=self._version_moved,
-            on_headroom=lambda candidate, group, share: self.roster.pool.heard(
+            on_version=lambda: self.paths.sync.version_moved(),  # noqa: PLW0108 - it is built below
+            on_headroom=lambda candidate, group, share: self.paths.roster.pool.heard(
                 candidate.place, group, share, time.time()
             ),
             serve_alone=self.settings.on_redis_loss == "serve",
         )
         self.spend = SpendCounter(SpendStore(self.store, self.settings.pool), self.reporter)
         self.reporter.spend = self.spend.note
-        keys, _ = keyring(self.settings)
-        self.clients = ClientDirectory(ClientStore(self.store, self.settings.pool), self._configure_gate)
-        self.roster = Roster(self.ledger, self.settings, keys, self.reporter, self.clients)
-        self.gate = ClientAuth()
-        clients = ClientStore(self.store, self.settings.pool)
-        self.egress = NetworkAlarm(self.ledger, self.reporter, lambda: self.roster.pool.size)
-        self.policy = PolicyWatch(self.settings.safety, self.ledger, clients, self.reporter)
-        self.admission = Admission(
-            self.roster, self.ledger, max_waiting=self.settings.queue.max_waiting, observer=self.reporter
+        self.origins = _origins(self.settings)
+        self.paths = build_request_path(
+            _snapshot(self.settings, self.origins),
+            self.ledger,
+            self.reporter,
+            self.redactor.clean_bytes,
+            on_clients=self._label,
         )
-        credentials = credentials_of(self.settings)
-        self.fleet = _fleet(self.settings, credentials)
-        self.pipeline = RequestPath(
-            self.settings,
-            gate=self.gate,
-            roster=self.roster,
-            admission=self.admission,
-            ledger=self.ledger,
-            upstream=self.fleet.main,
-            credentials=credentials,
-            observer=self.reporter,
-            clean=self.redactor.clean_bytes,
-            egress=self.egress,
-            policy=self.policy,
-        )
-        self.book = ObjectOwners(
-            self.store, self.settings.pool, retention_s=self.settings.objects.retention, observer=self.reporter
-        )
-        self.pipeline.objects = Objects(
-            self.book, self.roster, search=self.settings.objects.search, fetch=self.pipeline.forwarder.fetch
-        )
-        self.sessions = SessionPath(
-            self.pipeline,
-            gate=self.gate,
-            roster=self.roster,
-            admission=self.admission,
-            ledger=self.ledger,
-            observer=self.reporter,
-            clean=self.redactor.clean_bytes,
-            egress=self.egress,
-            policy=self.policy,
-        )
-        self.pipeline.forwarder.elsewhere = self.fleet.others
-        self.handler = ClientHandler(self.pipeline, self.reporter, self.sessions)
-        self.handler.max_concurrent = self.settings.max_concurrent
+        self.handler = ClientHandler(self.paths.requests, self.reporter, self.paths.sessions)
         self.tls = self.settings.tls.context() if self.settings.tls is not None else None
-        self._configure_gate()
+        self._configure_listener()
+        self._label()
 
     def _know_secrets(self, settings: Settings, redis: str) -> None:
         for secret in secrets_in(settings, redis):
             self.redactor.add(secret)
 
-    def _configure_gate(self) -> None:
-        written = {client.key_hash: client.id for client in self.settings.clients}
-        clients = {**self.clients.hashes, **written}
-        self.gate.configure(
-            clients=clients,
-            hosts=self.settings.allowed_hosts,
-            origins=self.settings.allowed_origins,
-            allow_anonymous=self.settings.allow_anonymous,
-            keys_required=self.settings.bind_problem() is not None,
-            suspended=self.clients.suspended,
-        )
+    def _configure_listener(self) -> None:
+        self.handler.max_concurrent = self.settings.max_concurrent
         self.handler.cors = Cors(self.settings.allowed_origins)
-        limits = self.settings.limits.models
-        groups = [name for group, members in self.settings.groups.items() for name in (group, *members)]
-        self.labels.configure(models=(*self.settings.metrics.models, *limits, *groups), clients=clients.values())
 
-    def _version_moved(self) -> None:
-        self.roster.version_moved()
+    def _label(self) -> None:
+        """Which models and clients have names of their own in metrics."""
+        settings = self.settings
+        groups = [name for group, members in settings.groups.items() for name in (group, *members)]
+        models = (*settings.metrics.models, *settings.limits.models, *groups)
+        self.labels.configure(models=models, clients=self.paths.client_ids().values())
 
     async def start(self) -> None:
         """Know the pool before the first client is let in. Raises StoreUnavailable."""
-        await self.roster.refresh()
+        await self.paths.sync.refresh()
         await self.ledger.look()  # be one of the replicas, and know how many they are, should the store go now
 
     async def reload(self, settings: Settings) -> None:
         """Take over a new configuration; requests under way end with the old one."""
         old, self.settings = self.settings, settings
         self._know_secrets(settings, "")
-        self.policy.settings = settings.safety
         self._reload_certificate(settings)
-        keys, _ = keyring(settings)
-        credentials = credentials_of(settings)
-        if _way_out(old) != _way_out(settings) or credentials.bases != self.pipeline.credentials.bases:
-            replaced, self.fleet = self.fleet, _fleet(settings, credentials)
-            self.pipeline.forwarder.upstream, self.pipeline.forwarder.elsewhere = self.fleet.main, self.fleet.others
+        snapshot = _snapshot(settings, self.origins)
+        if _way_out(old) != _way_out(settings) or snapshot.credentials.bases != set(self.origins.others):
+            replaced, self.origins = self.origins, _origins(settings)
+            snapshot = _snapshot(settings, self.origins)
             asyncio.get_running_loop().call_later(settings.timeouts.first_byte, lambda: _close_later(replaced))
-        self.pipeline.configure(settings, credentials)
-        self.roster.reload(settings, keys)
-        self.admission.max_waiting = settings.queue.max_waiting
-        self.handler.max_concurrent = settings.max_concurrent
-        self.book.configure(retention_s=settings.objects.retention)
-        if self.pipeline.objects is not None:
-            self.pipeline.objects.search = settings.objects.search
-        self._configure_gate()
-        await self.roster.refresh()
+        self.paths.take(snapshot)
+        self._configure_listener()
+        self._label()
+        await self.paths.sync.refresh()
 
     def _reload_certificate(self, settings: Settings) -> None:
         """The context stays, so that the listener does: its next handshakes use the files as they are now."""
@@ -197,8 +138,8 @@ class Worker:
 
     def take_purse(self, purse: SpendControl) -> None:
         """Ask first the accounts whose credit would expire unused; refuse what costs money beyond the daily limit."""
-        self.roster.hurry(purse.urgency)
-        self.pipeline.closed_until = purse.closed_until
+        self.paths.roster.hurry(purse.urgency)
+        self.paths.daily_limit.spent_until = purse.closed_until
 
     async def look(self) -> None:
         """While idle no batch brings the version, so look for it."""
@@ -207,25 +148,35 @@ class Worker:
             await self.ledger.look()
 
     async def close(self) -> None:
-        await self.pipeline.forwarder.close()
+        await self.paths.reading_on.close()
         await self.ledger.flush()
-        await self.book.close()
+        await self.paths.owners.close()
         await self.spend.close()
-        await self.fleet.close()
+        await self.origins.close()
         await self.store.close()
         self.logs.writer.flush()
 
 
-def _fleet(settings: Settings, credentials: Credentials) -> Origins:
+def _origins(settings: Settings) -> Origins:
     t = settings.timeouts
-    timeouts = Timeouts(t.connect, t.first_byte, t.between_bytes)
     return Origins(
         settings.upstream,
-        credentials.bases,
-        timeouts,
+        credentials_of(settings).bases,
+        Timeouts(t.connect, t.first_byte, t.between_bytes),
         tls=client_context(settings.ca_file),
         proxy_for=settings.proxy_for,
         most=settings.upstream_connections,
+    )
+
+
+def _snapshot(settings: Settings, origins: Origins) -> Snapshot:
+    return Snapshot(
+        settings,
+        tuple(keyring(settings)[0]),
+        credentials_of(settings),
+        origins.main,
+        origins.others,
+        {client.id: client for client in settings.clients},
     )
 
 
@@ -237,8 +188,8 @@ def _way_out(settings: Settings) -> tuple[object, ...]:
 _closing: set[asyncio.Task[None]] = set()
 
 
-def _close_later(fleet: Origins) -> None:
-    task = asyncio.get_running_loop().create_task(fleet.close())
+def _close_later(origins: Origins) -> None:
+    task = asyncio.get_running_loop().create_task(origins.close())
     _closing.add(task)
     task.add_done_callback(_closing.discard)
 
@@ -280,7 +231,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
         break
     looking.cancel()
     await _drain(worker, accepting, server, patience)
-    await worker.sessions.close(_LAST_WORDS_S)
+    await worker.paths.sessions.close(_LAST_WORDS_S)
     lagging.cancel()
     await server.close()
     await upgraded.shutdown(_CUT_S)  # `_drain` has waited; what is left is cut
@@ -299,7 +250,7 @@ async def _drain(worker: Worker, accepting: asyncio.Server, server: Server, pati
         if not worker.handler.open and (time.monotonic() > silent_from or not server.connections):
             break
         await asyncio.sleep(0.02)
-    if cut := worker.handler.open - worker.sessions.open:
+    if cut := worker.handler.open - worker.paths.sessions.open:
         _log.warning("requests cut at the end of drain_timeout", open=cut)
 
 

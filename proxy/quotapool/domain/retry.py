@@ -45,8 +45,8 @@ class RetrySlots:
 
 
 @dataclass(slots=True)
-class Attempts:
-    """What one request has been through."""
+class Tried:
+    """What one request has been through: attempts that upstream refused, and attempts that failed."""
 
     refusals: int = 0
     failures: int = 0
@@ -54,35 +54,33 @@ class Attempts:
 
 def next_step(
     verdict: Verdict,
-    attempts: Attempts,
+    tried: Tried,
     *,
     resendable: bool,
     replayable: bool,
-    budget: RetrySlots,
+    slots: RetrySlots,
     most_failures: int,
 ) -> Step:
     """`resendable`: we still hold the body; `replayable`: doing it twice is harmless."""
     if not resendable:
         return Step.ANSWER
-    if verdict.kind is Kind.MODEL and attempts.refusals >= _MOST_UNKNOWN_MODEL:
+    if verdict.kind is Kind.MODEL and tried.refusals >= _MOST_UNKNOWN_MODEL:
         return Step.ANSWER
     if verdict.kind in _REFUSALS or verdict.kind is Kind.TOO_LARGE:
-        return Step.NEXT if attempts.refusals < _MOST_REFUSALS else Step.ANSWER
+        return Step.NEXT if tried.refusals < _MOST_REFUSALS else Step.ANSWER
     if verdict.kind is Kind.EGRESS:  # an allow-list may be one organisation's: one other account may know better
-        return Step.NEXT if attempts.refusals < 1 else Step.ANSWER
+        return Step.NEXT if tried.refusals < 1 else Step.ANSWER
     if verdict.kind is Kind.SERVICE:
-        again = replayable and attempts.failures < most_failures and budget.allows()
+        again = replayable and tried.failures < most_failures and slots.allows()
         return Step.AGAIN if again else Step.ANSWER
     return Step.ANSWER
 
 
-def may_resend(
-    *, sent: bool, resendable: bool, replayable: bool, attempts: Attempts, budget: RetrySlots, most: int
-) -> bool:
+def may_resend(*, sent: bool, resendable: bool, replayable: bool, tried: Tried, slots: RetrySlots, most: int) -> bool:
     """After a network failure. `sent`: at least one byte of the request may have reached upstream."""
-    if not resendable or attempts.failures >= most:
+    if not resendable or tried.failures >= most:
         return False
-    return (replayable or not sent) and budget.allows()
+    return (replayable or not sent) and slots.allows()
 
 
 def pause_s(failures: int, retry_after_s: float | None, jitter: float) -> float:

@@ -24,6 +24,7 @@ from quotapool.objects.owners import ObjectOwners
 from quotapool.openai import ids, replies
 from quotapool.openai.ids import CHAT, ENCRYPTED, FILE, ITEM, MODEL, OTHER, PROMPT, RESPONSE, Named, Spot
 from quotapool.openai.refusal import Refusal
+from quotapool.pool.configuration import Configuration
 from quotapool.pool.roster import Roster
 from quotapool.store.store import StoreError
 
@@ -91,12 +92,12 @@ def concerns(asked: ObjectRequest) -> bool:
 
 
 class Objects:
-    """Places requests. `search`: ask the accounts for ids that nobody knows, with `fetch`."""
+    """Places requests. `fetch` asks the accounts for ids that nobody knows, if `objects.search` is on."""
 
-    def __init__(self, book: ObjectOwners, roster: Roster, *, search: bool, fetch: Fetch) -> None:
+    def __init__(self, configuration: Configuration, book: ObjectOwners, roster: Roster, fetch: Fetch) -> None:
         self.book = book
+        self._configuration = configuration
         self._roster = roster
-        self.search = search
         self._fetch = fetch
 
     async def place(self, asked: ObjectRequest) -> Placement:
@@ -160,7 +161,7 @@ class Objects:
         """The account of an object that is unknown, as far as this client may know. Raises ObjectMissing."""
         if name.hint:
             return None
-        if self.search and name.kind not in _NOT_LOOKED_UP:
+        if self._configuration.now.settings.objects.search and name.kind not in _NOT_LOOKED_UP:
             account = await self._search(asked.client, name)
             if account is not None and not foreign:
                 self.book.remember([(name.kind, name.id)], account, asked.client)

@@ -140,7 +140,7 @@ class KeyOperations:
         else:
             record = Record(state, "operator", 0.0, by=OPERATOR, fingerprint=key.fingerprint)
             await ledger.registry.change_state(Subject.of_key(key.id), record, fingerprint=key.fingerprint)
-        await self.overview.roster.refresh()
+        await self.overview.sync.refresh()
         return pool.state_of(key)
 
     async def forget(self, name: str) -> None:

@@ -26,6 +26,7 @@ from quotapool.money.spend_store import SpendStore
 from quotapool.observe.metrics import PoolMetrics
 from quotapool.observe.shared_values import SharedValues
 from quotapool.pool.roster import Roster
+from quotapool.pool.sync import RosterSync
 from quotapool.settings import Settings
 
 _log = structlog.get_logger()
@@ -39,7 +40,8 @@ class Overview:
         self.settings = settings
         self.ledger = ledger
         keys, _ = keyring(settings)
-        self.roster = Roster(ledger, settings, keys, Observer())
+        self.roster = Roster(settings, keys)
+        self.sync = RosterSync(self.roster, ledger, Observer())
         book = SpendStore(ledger.store, settings.pool)
         self.treasurer = CreditControl(settings, ledger, book, self.roster.pool)
         self._told: set[tuple[str, str, str]] = set()
@@ -59,7 +61,7 @@ class Overview:
         """Mark the store as remembering, and let keys whose secret changed start anew. Raises StoreUnavailable."""
         await self.ledger.registry.begin_epoch(reseeded=False)
         await self.start_changed_keys_anew()
-        await self.roster.refresh()
+        await self.sync.refresh()
 
     async def start_changed_keys_anew(self) -> None:
         """A record seen with another secret than today's says nothing about today's. Raises StoreUnavailable."""
@@ -85,7 +87,7 @@ class Overview:
     async def page(self) -> tuple[bytes, str]:
         """The `/metrics` page. A store that is away takes only its own rows with it."""
         try:
-            await self.roster.refresh()
+            await self.sync.refresh()
             now, buckets = await self.ledger.buckets()
             stopped = await self.ledger.registry.stopped()
         except StoreUnavailable:
@@ -150,7 +152,7 @@ class Overview:
 
     async def rows(self) -> list[dict[str, Any]]:
         """Each key as a JSON-like row: state, reason, and what is left by model group. Raises StoreUnavailable."""
-        await self.roster.refresh()
+        await self.sync.refresh()
         now, buckets = await self.ledger.buckets()
         credit = await credit_rows(self.treasurer)
         cooling = _cooling(now, buckets)

@@ -23,7 +23,8 @@ from quotapool.domain.subject import Subject
 from quotapool.domain.verdict import OK, Kind, Scope, Verdict
 from quotapool.ledger.budgets import Granted, Ledger, StoreUnavailable
 from quotapool.money.spend_store import Entry, SpendStore
-from quotapool.pool.roster import Roster
+from quotapool.pool.key_health import KeyHealth
+from quotapool.pool.sync import RosterSync
 from quotapool.probes.calls import EMBEDDING, EMBEDDING_PICO, Calls, Found, chat_model, most_pico
 from quotapool.settings import Settings
 from quotapool.store.store import StoreError
@@ -59,7 +60,7 @@ class Prober:
     def __init__(
         self,
         settings: Settings,
-        roster: Roster,
+        sync: RosterSync,
         ledger: Ledger,
         calls: Calls,
         observer: Observer,
@@ -69,7 +70,9 @@ class Prober:
     ) -> None:
         self.settings = settings
         self.calls = calls
-        self.roster = roster
+        self.roster = sync.roster
+        self._sync = sync
+        self._health = KeyHealth(sync)
         self._ledger = ledger
         self._observer = observer
         self._book = book
@@ -95,7 +98,7 @@ class Prober:
         now = await self._ledger.registry.hear()
         heard = self._ledger.version, self._ledger.epoch
         if self._seen != heard:
-            await self.roster.refresh()
+            await self._sync.refresh()
             self._seen = heard
         for key in self.roster.pool.due(now - _GRACE_S, self._rng):
             if len(self._busy) >= _AT_ONCE:
@@ -150,7 +153,7 @@ class Prober:
             verdict = _meaning(found, purpose)
         finally:
             self._ledger.settle(granted, back=Cost(0, 1) if verdict.kind is not Kind.OK else Cost(0))
-        task = self.roster.report(verdict, granted, status=found.status, request_id=found.request_id)
+        task = self._health.report(verdict, granted, status=found.status, request_id=found.request_id)
         if task is not None:
             await task
         self._observer.probed(key.id, purpose, _result(verdict))
@@ -229,7 +232,7 @@ class Prober:
     async def probe_now(self, key_id: str) -> Verdict:
         """Ask upstream about this key at once, whatever its state, and act on the answer: what was observed of it, its
         account and organisation is over if it answers well. Raises NotProbed, StoreUnavailable, StoreError."""
-        await self.roster.refresh()
+        await self._sync.refresh()
         pool = self.roster.pool
         key = pool.keys.get(key_id)
         if key is None:
@@ -247,7 +250,7 @@ class Prober:
             await self._lift(key, of_money=purpose == "credit")
         else:
             candidate = self.roster.candidate(key, _NO_MODEL)
-            await self.roster.found(verdict, candidate, status=found.status, request_id=found.request_id)
+            await self._health.found(verdict, candidate, status=found.status, request_id=found.request_id)
         return verdict
 
     async def _lift(self, key: Key, *, of_money: bool) -> None:
@@ -261,7 +264,7 @@ class Prober:
             if record is None or record.by != OBSERVED or (record.state is State.QUARANTINED and not of_money):
                 continue
             await self._ledger.registry.change_state(subject, None, by=OPERATOR, fingerprint=print_)
-        await self.roster.refresh()
+        await self._sync.refresh()
 
 
 def _meaning(found: Found, purpose: Purpose) -> Verdict:

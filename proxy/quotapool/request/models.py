@@ -22,6 +22,7 @@ from quotapool.openai import replies
 from quotapool.openai.endpoints import Endpoint
 from quotapool.openai.jsontext import BROKEN
 from quotapool.openai.refusal import Refusal
+from quotapool.pool.configuration import Configuration
 from quotapool.request.read import ClientRequest
 from quotapool.request.relay import Downstream
 from quotapool.settings import Client
@@ -80,19 +81,19 @@ def listed(models: Iterable[bytes]) -> bytes:
 class Catalogue:
     """The union of what the usable accounts list.
 
-    `fetch` gets a path with a key of an account: (status, body). `names_of` tells by a key's id the names by which
-    clients know its models where its upstream has others; None: ask it.
+    `fetch` gets a path with a key of an account: (status, body). A key's upstream whose models have other names for
+    clients is not asked: the configuration names them.
     """
 
     def __init__(
         self,
+        configuration: Configuration,
         pool: Pool,
         fetch: Callable[[str, str], Awaitable[tuple[int, bytes]]],
-        names_of: Callable[[str], Iterable[str] | None],
     ) -> None:
         self._pool = pool
         self._fetch = fetch
-        self._names_of = names_of
+        self._configuration = configuration
         self._texts: dict[str, bytes] = {}
         self._sets: dict[frozenset[str], frozenset[str]] = {}  # accounts that have the same models share one set
         self._known: dict[str, tuple[frozenset[str], float]] = {}  # account -> (model ids, asked at)
@@ -143,6 +144,9 @@ class Catalogue:
         for ids in {self._known[account.id][0] for account in usable if account.id in self._known}:
             have |= ids
         return {name: text for name, text in self._texts.items() if name in have and may_use(client, name)}
+
+    def _names_of(self, key: str) -> Iterable[str] | None:
+        return self._configuration.now.credentials.names(key)
 
     def _usable(self) -> list[Account]:
         return [account for account in self._pool.accounts.values() if account.usable]

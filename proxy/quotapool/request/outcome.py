@@ -9,17 +9,16 @@ from typing import Final
 
 from quotapool.domain.quantities import Cost, Dimension, Usage
 from quotapool.domain.verdict import OK, Kind, Verdict
-from quotapool.ledger.budgets import Event, Observed
+from quotapool.ledger.grants import Event, Observed
 from quotapool.openai import ratelimits, replies
 from quotapool.openai.headers import Header
-from quotapool.openai.sse import StreamRelay
 from quotapool.request.relay import UNSEEN
-from quotapool.upstream.interface import Answer, UpstreamFailure
+from quotapool.upstream.interface import UpstreamFailure
 
 
 @dataclass(slots=True)
 class Held:
-    """An upstream error, read but not passed on yet: the client's answer if nobody does better."""
+    """An upstream error, read but not passed on yet: the client's answer if no other attempt does better."""
 
     status: int
     reason: str
@@ -29,18 +28,16 @@ class Held:
 
 @dataclass(slots=True)
 class Outcome:
-    """How one attempt ended. What stays unknown remains charged: `usage` is AT_LEAST nothing until told better."""
+    """How one attempt ended. What stays unknown remains charged: `usage` is AT_LEAST nothing until it is counted."""
 
-    answer: Answer | None = None
-    observed: list[Observed] | None = None  # its rate headers; None: none came, or they were told while it went on
+    observed: list[Observed] | None = None  # its rate headers; None: none came, or they were passed on at once
     verdict: Verdict = OK
     failure: UpstreamFailure | None = None
-    report: asyncio.Task[None] | None = None  # the store is being told of a verdict
+    report: asyncio.Task[None] | None = None  # a verdict on its way to the store
     delivered: bool = False  # the client has its answer, or as much of it as there was
     held: Held | None = None
     usage: Usage = UNSEEN
     cool_s: float = 0.0
-    watch: StreamRelay | None = None  # of a stream that is being relayed
 
 
 # No work was done upstream: the tokens go back, the request itself counts ("unsuccessful requests contribute to your
@@ -48,8 +45,6 @@ class Outcome:
 DID_NO_WORK: Final = frozenset(Kind) - {Kind.OK, Kind.SERVICE}
 # Refused at the door. What the caller did wrong (400, 404) may have been charged: only usage says it was not.
 NOT_CHARGED: Final = DID_NO_WORK - {Kind.REQUEST, Kind.STATE}
-NOT_THIS_ACCOUNT: Final = frozenset({Kind.MODEL, Kind.TOO_LARGE, Kind.EGRESS, Kind.HEADER, Kind.STATE})
-ABOUT_THE_KEY: Final = frozenset({Kind.MONEY, Kind.DEAD, Kind.SUSPECT, Kind.HEADER})
 
 
 def is_page(verdict: Verdict) -> bool:
@@ -79,7 +74,7 @@ def held_event(verdict: Verdict, headers: list[Header]) -> Held:
 
 
 def observed_in(headers: Mapping[str, str]) -> list[Observed]:
-    """What the rate headers say, as the ledger compares it."""
+    """What the rate headers show, as the ledger compares it."""
     rates = ratelimits.read(headers)
     seen: list[Observed] = []
     if rates is None:

@@ -15,7 +15,7 @@ from quotapool.domain.observer import Observer
 from quotapool.ledger.budgets import Ledger, StoreUnavailable
 from quotapool.ledger.clients import ClientStore
 from quotapool.openai.safety import HEADER, fill_identifier, identifier_of
-from quotapool.settings.model import Safety
+from quotapool.pool.configuration import Configuration
 from quotapool.store.store import StoreError
 
 _WITHIN_S: Final = 3600
@@ -27,8 +27,8 @@ KIND: Final = "policy"
 class PolicyWatch:
     """One process's side of it; the counts are the pool's."""
 
-    def __init__(self, settings: Safety, ledger: Ledger, clients: ClientStore, observer: Observer) -> None:
-        self.settings = settings
+    def __init__(self, configuration: Configuration, ledger: Ledger, clients: ClientStore, observer: Observer) -> None:
+        self._configuration = configuration
         self._ledger = ledger
         self._clients = clients
         self._observer = observer
@@ -55,7 +55,7 @@ class PolicyWatch:
         try:
             told = {"reason": reason, "message": "upstream refused this client's content for policy"}
             await self._ledger.registry.announce(KIND, name, told, every_s=_TOLD_EVERY_S)
-            limit = self.settings.suspend_after
+            limit = self._configuration.now.settings.safety.suspend_after
             if not limit or not client:  # who is anonymous may be anybody
                 return
             refusals = await self._count(client)

@@ -25,7 +25,8 @@ from quotapool.openai.requests import (
     read_request,
     speech_characters,
 )
-from quotapool.pool.admission import Want
+from quotapool.pool.configuration import Snapshot
+from quotapool.pool.reserve import Want
 from quotapool.pool.roster import Roster
 from quotapool.request.relay import Downstream
 from quotapool.settings import Client, Settings
@@ -66,16 +67,16 @@ class ClientRequest(msgspec.Struct, eq=False):
     prompt: str = ""  # the stored prompt it names; its `model` is the same where the prompt chooses the model
     placement: Placement | None = None  # what it has to do with stored objects; None: nothing
 
-    def begin_retry(self, retries: RetrySlots) -> None:
+    def begin_retry(self, slots: RetrySlots) -> None:
         """From now on an attempt of it is one more retry under way."""
         self.retrying = True
-        retries.retrying += 1
+        slots.retrying += 1
 
-    def end_retry(self, retries: RetrySlots) -> None:
+    def end_retry(self, slots: RetrySlots) -> None:
         """The retry budget is for attempts under way: a request that is being answered, or waits, holds none of it."""
         if self.retrying:
             self.retrying = False
-            retries.retrying -= 1
+            slots.retrying -= 1
 
     @property
     def leaves_the_model(self) -> bool:
@@ -201,29 +202,33 @@ def _sticky(facts: RequestFacts, body: bytes) -> int | None:
 
 
 def want_of(
-    job: ClientRequest, headers: Mapping[str, str], client: str, known: Client | None, settings: Settings
+    request: ClientRequest, headers: Mapping[str, str], client_id: str, client: Client | None, now: Snapshot
 ) -> Want:
     """What admission is asked for. Priority and patience are set per client; the request may only lower them."""
-    priority = _PRIORITY[known.priority] if known else 0
+    queue = now.settings.queue
+    priority = _PRIORITY[client.priority] if client else 0
     asked = headers.get("x-quotapool-priority")
     if asked is not None:
         priority = min(priority, _PRIORITY.get(asked.strip().lower(), priority))
-    patience = settings.queue.max_wait if known is None or known.max_wait is None else known.max_wait
+    patience = queue.max_wait if client is None or client.max_wait is None else client.max_wait
     for name in ("x-quotapool-max-wait", "x-stainless-read-timeout", "x-stainless-timeout"):
         if (text := headers.get(name)) is not None:
             patience = min(patience, _seconds(text, patience))
+    unread = request.body is None and request.endpoint.names_model  # it names a model that was not looked for
+    renamable = bool(request.body) and "Content-Encoding" not in headers
     return Want(
-        job.group,
-        job.prompt or job.model,
-        job.cost,
-        job.replayable,
+        request.group,
+        request.prompt or request.model,
+        request.cost,
+        request.replayable,
         patience,
-        client=client,
-        weight=known.weight if known else 1.0,
+        exclude=set(now.credentials.closed_to(request.model or "?" * unread, renamable=renamable)),
+        client=client_id,
+        weight=client.weight if client else 1.0,
         priority=priority,
-        leave=settings.queue.batch_leaves if priority < 0 else 0.0,
-        sticky=job.sticky,
-        only=job.placement.only if job.placement is not None else None,
+        leave=queue.batch_leaves if priority < 0 else 0.0,
+        sticky=request.sticky,
+        only=request.placement.only if request.placement is not None else None,
     )
 
 

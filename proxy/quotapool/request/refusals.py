@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from quotapool.domain.quantities import Dimension
-from quotapool.domain.request_record import RequestRecord
-from quotapool.ledger.budgets import Granted, StoreUnavailable
 from quotapool.openai import replies
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replies import ProxyError
-from quotapool.pool.admission import Admission, NobodyLeft, NoRoom, TooLarge, Want
+from quotapool.pool.admission import NoRoom
+from quotapool.pool.reserve import Never
 from quotapool.upstream.interface import UpstreamFailure
 
 _NO_ROOM: Final = {
@@ -19,7 +18,8 @@ _NO_ROOM: Final = {
     "queue_full": replies.QUEUE_FULL,
     "queue_timeout": replies.QUEUE_TIMEOUT,
 }
-_NOBODY: Final = {
+_NEVER: Final = {
+    "too_large": replies.REQUEST_TOO_LARGE_FOR_POOL,
     "money": replies.POOL_CREDIT_EXHAUSTED,
     "spend_limit": replies.POOL_SPEND_LIMIT_REACHED,
     "dead": replies.POOL_NO_USABLE_KEYS,
@@ -38,43 +38,14 @@ _FAILED: Final = {
 }
 
 
-async def admitted(admission: Admission, want: Want, trip: RequestRecord, *, nobody_is_fine: bool) -> Granted | None:
-    """A reservation; None, where `nobody_is_fine`: every account has refused this very request, so its last answer
-    stands. Raises Refusal (404, 429, 503)."""
-    try:
-        return await admission.admit(want)
-    except NoRoom as full:
-        raise no_room(full) from full
-    except TooLarge as large:
-        raise Refusal(replies.REQUEST_TOO_LARGE_FOR_POOL) from large
-    except NobodyLeft as nobody:
-        if nobody_is_fine and nobody.reason == "excluded":
-            return None
-        raise nobody_left(nobody) from nobody
-    except StoreUnavailable as gone:
-        raise Refusal(replies.STORE_UNAVAILABLE, retry_after_s=1.0) from gone
-    finally:
-        trip.queued_s = want.stood_s
-
-
-def no_room(full: NoRoom) -> Refusal:
-    """429 with the pool's true wait."""
-    error = _NO_ROOM[full.reason]
-    which = f" on {_DIMENSION_NAMES[full.dimension]}" if full.dimension else ""
-    message = f"{error.cause.rstrip('.')}{which}. Please try again in {max(full.wait_s, 0.001):.3f}s."
-    return Refusal(error, message, retry_after_s=full.wait_s)
-
-
-def nobody_left(nobody: NobodyLeft) -> Refusal:
-    """429 where money is missing, 503 where no key is usable, 404 where no account has the model."""
-    return Refusal(_NOBODY[nobody.reason], _RESTING if nobody.reason == "suspect" else "")
-
-
-def refuse_beyond_the_day(method: str, target: str, left_s: float) -> None:
-    """429 for what may cost money while the pool's day is spent, for `left_s` more seconds. What only looks, deletes or
-    cancels goes on."""
-    if left_s > 0 and method == "POST" and not target.partition("?")[0].rstrip("/").endswith("/cancel"):
-        raise Refusal(replies.POOL_DAILY_LIMIT_REACHED, retry_after_s=left_s)
+def refusal_of(answer: NoRoom | Never) -> Refusal:
+    """429 with the pool's true wait, or if money is missing; 503: no key is usable; 404: no account has the model."""
+    if isinstance(answer, Never):
+        return Refusal(_NEVER[answer.reason], _RESTING if answer.reason == "suspect" else "")
+    error = _NO_ROOM[answer.reason]
+    which = f" on {_DIMENSION_NAMES[answer.dimension]}" if answer.dimension else ""
+    message = f"{error.cause.rstrip('.')}{which}. Please try again in {max(answer.wait_s, 0.001):.3f}s."
+    return Refusal(error, message, retry_after_s=answer.wait_s)
 
 
 def failed(failure: UpstreamFailure, *, final: bool) -> Refusal:

@@ -7,17 +7,17 @@ decides where it opens, and what another account keeps is refused within it.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qs, quote
 
-from quotapool.objects.placement import ObjectRequest, concerns
+from quotapool.objects.placement import ObjectRequest, Objects, concerns
 from quotapool.openai import replies
 from quotapool.openai.ids import RESPONSE
 from quotapool.openai.refusal import Refusal
+from quotapool.pool.configuration import Configuration
+from quotapool.request.daily_limit import DailyLimit
 from quotapool.request.models import may_use
-from quotapool.request.path import RequestPath
 from quotapool.request.policy import PolicyWatch
 from quotapool.settings import Client
 
@@ -26,15 +26,17 @@ _JOINED: Final = re.compile(r"/v1/live/sessions/[^/?]+/")
 
 
 class SessionPermissions:
-    """By the pipeline's configuration and its book of objects."""
-
-    def __init__(self, pipeline: RequestPath, policy: PolicyWatch) -> None:
-        self._pipeline = pipeline
+    def __init__(
+        self, configuration: Configuration, objects: Objects, daily_limit: DailyLimit, policy: PolicyWatch
+    ) -> None:
+        self._configuration = configuration
+        self._objects = objects
+        self._daily_limit = daily_limit
         self._policy = policy
 
     def enter(self, client: Client | None, endpoint: str, model: str) -> None:
         """Raises Refusal: the day's money is spent (429), a model that is not the client's (403)."""
-        self._refuse_beyond_the_day()
+        self._daily_limit.check_session()
         if endpoint != RESPONSES and not _may_use(client, model):
             raise Refusal(replies.MODEL_NOT_ALLOWED, param="model")
 
@@ -44,9 +46,6 @@ class SessionPermissions:
 
         Raises Refusal (404, 503).
         """
-        objects = self._pipeline.objects
-        if objects is None:
-            return None
         calls = parse_qs(target.partition("?")[2]).get("call_id", [])
         if calls:
             target = f"/v1/realtime/calls/{quote(calls[0], safe='')}"
@@ -54,7 +53,7 @@ class SessionPermissions:
             target = "/v1/conversations"
         elif not _JOINED.match(target):
             return None
-        return (await objects.place(ObjectRequest(endpoint, "GET", target, None, model, None, name))).only
+        return (await self._objects.place(ObjectRequest(endpoint, "GET", target, None, model, None, name))).only
 
     async def check(
         self, client: Client | None, name: str, headers: Mapping[str, str], model: str, event: bytes, account: str
@@ -65,26 +64,19 @@ class SessionPermissions:
         """
         if not _may_use(client, model):
             raise Refusal(replies.MODEL_NOT_ALLOWED, param="model")
-        self._refuse_beyond_the_day()
-        objects = self._pipeline.objects
+        self._daily_limit.check_session()
         asked = ObjectRequest(RESPONSES, "POST", "/v1/responses", event, model, None, name)
-        if objects is not None and concerns(asked):
-            only = (await objects.place(asked)).only
+        if concerns(asked):
+            only = (await self._objects.place(asked)).only
             if only is not None and account not in only:
                 raise Refusal(replies.OBJECT_ELSEWHERE)
-        if self._pipeline.settings.safety.identifier:
+        if self._configuration.now.settings.safety.identifier:
             return self._policy.identified(event, name, headers)
         return event
 
     def remember(self, name: str, response: str, account: str) -> None:
         """A stored response of the client `name` can be asked for by HTTP, too."""
-        if self._pipeline.objects is not None:
-            self._pipeline.objects.book.remember([(RESPONSE, response)], account, name)
-
-    def _refuse_beyond_the_day(self) -> None:
-        left_s = self._pipeline.closed_until - time.time()
-        if left_s > 0:
-            raise Refusal(replies.POOL_DAILY_LIMIT_REACHED, retry_after_s=left_s)
+        self._objects.book.remember([(RESPONSE, response)], account, name)
 
 
 def _may_use(client: Client | None, model: str) -> bool:

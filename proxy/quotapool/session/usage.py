@@ -13,17 +13,17 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Final
 
 import msgspec
 
-from quotapool.domain.observer import Observer
+from quotapool.domain.cool_down import cool_down_s
 from quotapool.domain.quantities import Certainty, Cost, Details, Dimension, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.verdict import OK, Kind, Verdict
-from quotapool.ledger.budgets import Candidate, Granted, Ledger, Observed, Refused, StoreUnavailable
+from quotapool.ledger.budgets import Candidate, Granted, Observed, Refused, StoreUnavailable
 from quotapool.openai import replies
 from quotapool.openai.classify import classify_stream_error
 from quotapool.openai.refusal import Refusal
@@ -45,16 +45,14 @@ from quotapool.openai.session_events import (
     refusal_event,
     type_of,
 )
-from quotapool.pool.admission import NobodyLeft, NoRoom, TooLarge
-from quotapool.pool.roster import Roster
+from quotapool.pool.admission import NoRoom
+from quotapool.pool.reserve import Never
+from quotapool.request.attempt import AttemptParts
 from quotapool.request.outcome import DID_NO_WORK
-from quotapool.request.policy import PolicyWatch
 from quotapool.request.read import LONGEST_MODEL
-from quotapool.request.refusals import no_room, nobody_left
+from quotapool.request.refusals import refusal_of
 
 _DIMENSIONS: Final = {"requests": Dimension.RPM, "tokens": Dimension.TPM}
-_DEFAULT_COOL_S: Final = 5.0  # a rate limit that names no time
-_MOST_COOL_S: Final = 86_400.0
 _LONGEST_NAP_S: Final = 1.0
 _MOST_OPEN: Final = 64  # responses; upstream allows 16 at once (WebSocket mode guide)
 _UNSEEN: Final = Usage(Certainty.AT_LEAST)
@@ -68,23 +66,6 @@ class SessionTerms:
     patience_s: float  # how long a response waits for a budget
     check: Callable[[str, bytes, str], Awaitable[bytes]]  # (model, event, account): the event to send; raises Refusal
     remember: Callable[[str, str], None]  # (a stored response's id, account)
-
-
-@dataclass(slots=True)
-class UsageParts:
-    """What all meters of a process share. `tasks` are settlements on their way to the store."""
-
-    ledger: Ledger
-    roster: Roster
-    observer: Observer
-    clean: Callable[[bytes], bytes]
-    policy: PolicyWatch
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
 
 
 @dataclass(slots=True, eq=False)
@@ -102,16 +83,17 @@ class _Response:
 class SessionUsage:
     """Counts one session."""
 
-    def __init__(self, desk: UsageParts, trip: RequestRecord, granted: Granted, terms: SessionTerms) -> None:
-        self._desk = desk
-        self._trip = trip
+    def __init__(self, parts: AttemptParts, record: RequestRecord, granted: Granted, terms: SessionTerms) -> None:
+        self._parts = parts
+        self._roster = parts.sync.roster
+        self._record = record
         self._granted = granted  # the session's own reservation, settled; names its account and key
         self._terms = terms
         self._under_way: dict[str, _Response] = {}
         self._asked: defaultdict[str, deque[_Response]] = defaultdict(deque)  # by lane; sent, and not begun
         self._transcriber = ""
         self._seconds = 0.0
-        self.model = trip.model
+        self.model = record.model
         self.used = Usage(Certainty.EXACT)
 
     @property
@@ -130,7 +112,7 @@ class SessionUsage:
     # ---- what the client asks
 
     def clean(self, text: bytes) -> bytes:
-        return self._desk.clean(text)
+        return self._parts.clean(text)
 
     def wants(self, payload: bytearray) -> bool:
         return self._terms.asks_first and may_create(payload)
@@ -145,7 +127,7 @@ class SessionUsage:
             with contextlib.suppress(InvalidRequest):  # upstream says what is wrong with it
                 facts = read_request("responses", event)
                 response.prompt_estimate, response.is_stored = facts.prompt_tokens, facts.store is not False
-                group = self._desk.roster.group_of(facts.model[:LONGEST_MODEL])
+                group = self._roster.group_of(facts.model[:LONGEST_MODEL])
                 response.granted = await self._reserve(group, facts.cost)
         except Refusal as refusal:
             return refusal_event(refusal.status, refusal.body(), lane)
@@ -153,9 +135,9 @@ class SessionUsage:
         return None
 
     async def _reserve(self, group: str, cost: Cost) -> Granted:
-        """Stand in line at the one account. Raises Refusal."""
-        ledger, came = self._desk.ledger, time.monotonic()
-        owner = f"{self._trip.id}/{came}"
+        """Wait for room at the one account. Raises Refusal."""
+        ledger, came = self._parts.ledger, time.monotonic()
+        owner = f"{self._record.id}/{came}"
         granted: Granted | None = None
         try:
             while True:
@@ -165,7 +147,7 @@ class SessionUsage:
                     return granted
                 wait_s = _wait_of(answer)
                 if time.monotonic() + wait_s > came + self._terms.patience_s:
-                    raise no_room(NoRoom(wait_s, "rate_limit", answer.dimension))
+                    raise refusal_of(NoRoom(wait_s, "rate_limit", answer.dimension))
                 await asyncio.sleep(min(wait_s, _LONGEST_NAP_S))
         except StoreUnavailable as gone:
             raise Refusal(replies.STORE_UNAVAILABLE, retry_after_s=1.0) from gone
@@ -174,10 +156,10 @@ class SessionUsage:
                 ledger.release(group, owner)
 
     def _candidate(self, group: str) -> Candidate:
-        known = self._desk.roster.pool.keys.get(self.key)
+        known = self._roster.pool.keys.get(self.key)
         if known is None:  # a reload took it; the session is about to end
-            raise nobody_left(NobodyLeft("dead"))
-        return self._desk.roster.candidate(known, group)
+            raise refusal_of(Never("dead"))
+        return self._roster.candidate(known, group)
 
     # ---- what upstream says
 
@@ -190,7 +172,7 @@ class SessionUsage:
             return
         if told.failed:  # upstream may repeat the key: what it says is cleaned before the client sees it
             said = bytes(payload)
-            cleaned = self._desk.clean(said)
+            cleaned = self._parts.clean(said)
             if cleaned != said:
                 payload[:] = cleaned
         if told.type == BEGUN:
@@ -200,11 +182,11 @@ class SessionUsage:
         elif told.type == ERROR:
             self._fail(told, payload)
         elif told.type == RATES:
-            self._desk.start(self._learn(told))
+            self._parts.sync.start(self._learn(told))
         elif told.type == TRANSCRIBED and told.usage is not None:
             model = self._transcriber or self.model
             self.used = _sum(self.used, told.usage)
-            self._desk.start(self._pay(_Response(model, time.monotonic()), told.usage, OK))
+            self._parts.sync.start(self._pay(_Response(model, time.monotonic()), told.usage, OK))
         elif told.type in SESSION:
             self.model = self.model or told.model[:LONGEST_MODEL]
             self._transcriber = told.transcriber[:LONGEST_MODEL] or self._transcriber
@@ -238,7 +220,7 @@ class SessionUsage:
         if response.granted is not None:
             self._settle(response, response.granted, told.usage, verdict)
         elif told.usage is not None or verdict.kind is not Kind.OK:
-            self._desk.start(self._pay(response, told.usage or Usage(Certainty.EXACT), verdict))
+            self._parts.sync.start(self._pay(response, told.usage or Usage(Certainty.EXACT), verdict))
 
     def _fail(self, told: Told, payload: bytearray) -> None:
         """An `error` event. Most are about one event of the client; in Realtime the session goes on."""
@@ -247,22 +229,22 @@ class SessionUsage:
         if response is not None and response.granted is not None:
             self._settle(response, response.granted, None, verdict)
         elif verdict.kind not in {Kind.OK, Kind.REQUEST}:
-            self._desk.start(self._pay(response or _Response(self.model, time.monotonic()), None, verdict))
+            self._parts.sync.start(self._pay(response or _Response(self.model, time.monotonic()), None, verdict))
         else:
             self._note_policy(verdict)
 
     def _note_policy(self, verdict: Verdict) -> None:
         if is_policy_refusal(verdict):
-            self._desk.policy.refused(self._trip.client, verdict.reason)
+            self._parts.policy.refused(self._record.client, verdict.reason)
 
     # ---- what it costs
 
     async def _pay(self, response: _Response, usage: Usage | None, verdict: Verdict) -> None:
         """Take afterwards what was used: where there is no room for it, as a debt."""
-        group = self._desk.roster.group_of(response.model)
+        group = self._roster.group_of(response.model)
         granted = None
         try:
-            answer = await self._desk.ledger.reserve(group, Cost(1 if usage else 0), [self._candidate(group)])
+            answer = await self._parts.ledger.reserve(group, Cost(1 if usage else 0), [self._candidate(group)])
             granted = answer if isinstance(answer, Granted) else None
         except (StoreUnavailable, Refusal):
             pass
@@ -275,9 +257,9 @@ class SessionUsage:
         observed = [Observed(_DIMENSIONS[name], *rest) for name, *rest in told.limits if name in _DIMENSIONS]
         if not observed:
             return
-        group = self._desk.roster.group_of(self.model)
+        group = self._roster.group_of(self.model)
         try:
-            answer = await self._desk.ledger.reserve(group, Cost(0), [self._candidate(group)])
+            answer = await self._parts.ledger.reserve(group, Cost(0), [self._candidate(group)])
         except (StoreUnavailable, Refusal):
             return
         if not isinstance(answer, Granted):
@@ -287,27 +269,25 @@ class SessionUsage:
             if ours is not None and one.dimension is Dimension.TPM:
                 for response in self._under_way.values():
                     response.seen = max(response.seen, min(ours.kept, ours.corrected) - one.remaining)
-        self._desk.ledger.settle(answer, observed=observed)
+        self._parts.ledger.settle(answer, observed=observed)
 
     def _settle(self, response: _Response, granted: Granted, usage: Usage | None, verdict: Verdict) -> None:
         """Correct a reservation, act on the verdict, and tell who counts. Only for responses that have ended."""
         used = usage or (Usage(Certainty.NOTHING) if verdict.kind in DID_NO_WORK else _UNSEEN)
         unused = granted.cost.tokens - max(0.0, used.total - response.seen)
         leg = AttemptRecord(self.key, self.account, 0.0, verdict.kind.value, verdict.reason)
-        cool_s = 0.0
         if verdict.kind in {Kind.WAIT, Kind.SLOW_DOWN}:
-            cool_s = min(_DEFAULT_COOL_S if verdict.retry_after_s is None else verdict.retry_after_s, _MOST_COOL_S)
-            self._desk.observer.cooled(self.account, granted.group, verdict.reason)
-        self._desk.ledger.settle(
+            self._parts.observer.cooled(self.account, granted.group, verdict.reason)
+        self._parts.ledger.settle(
             granted,
             unused_tokens=min(0.0, unused) if used.certainty is Certainty.AT_LEAST else unused,
-            cool_s=cool_s,
+            cool_s=cool_down_s(verdict),
         )
         if verdict.kind is not Kind.OK:
-            self._desk.roster.report(verdict, granted, status=0, request_id="")
+            self._parts.health.report(verdict, granted, lacking=response.model)
             self._note_policy(verdict)
         elif usage is not None:
-            self._desk.observer.served(response.model)
+            self._parts.observer.served(response.model)
         self._tell(response, leg, used)
 
     def _tell(self, response: _Response, leg: AttemptRecord, used: Usage) -> None:
@@ -315,14 +295,14 @@ class SessionUsage:
         leg.tier = used.tier
         leg.prompt_estimate = response.prompt_estimate
         leg.took_s = time.monotonic() - response.started
-        trip = replace(self._trip, model=response.model, streamed=True, legs=[leg])
-        self._desk.observer.attempted(leg, trip)
+        trip = replace(self._record, model=response.model, streamed=True, legs=[leg])
+        self._parts.observer.attempted(leg, trip)
 
     def _close(self, response: _Response) -> None:
         """The session ended under it: what it used stays unknown, and its estimate stays charged."""
         self.used = _sum(self.used, _UNSEEN)
         if response.granted is not None:
-            self._desk.ledger.settle(response.granted)
+            self._parts.ledger.settle(response.granted)
             self._tell(response, AttemptRecord(self.key, self.account, 0.0, "cancelled"), _UNSEEN)
 
     def finish(self) -> None:
@@ -337,7 +317,7 @@ class SessionUsage:
         if self._seconds:
             used = Usage(Certainty.EXACT, details=Details(seconds=self._seconds))
             self._tell(
-                _Response(self.model, self._trip.started),
+                _Response(self.model, self._record.started),
                 AttemptRecord(self.key, self.account, 0.0, Kind.OK.value),
                 used,
             )
@@ -346,10 +326,9 @@ class SessionUsage:
 def _wait_of(answer: Refused) -> float:
     """Seconds until there is room. Raises Refusal where waiting does not help."""
     if answer.dead:
-        raise nobody_left(NobodyLeft("dead"))
+        raise refusal_of(Never("dead"))
     if answer.wait_s is None:
-        large = TooLarge(answer.dimension) if answer.dimension is not None else None
-        raise Refusal(replies.REQUEST_TOO_LARGE_FOR_POOL) from large
+        raise refusal_of(Never("too_large"))
     return answer.wait_s
 
 

@@ -1,0 +1,152 @@
+"""Builds the request path: each part once, in order, from what it needs. Workers and tests use the same build."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from quotapool.domain.observer import Observer
+from quotapool.domain.retry import RetrySlots
+from quotapool.ledger.budgets import Ledger
+from quotapool.ledger.clients import ClientDirectory, ClientStore
+from quotapool.objects.owners import ObjectOwners
+from quotapool.objects.placement import Objects
+from quotapool.pool.admission import Admission
+from quotapool.pool.configuration import Configuration, Snapshot
+from quotapool.pool.key_health import KeyHealth
+from quotapool.pool.roster import Roster
+from quotapool.pool.sync import RosterSync
+from quotapool.probes.network_alarm import NetworkAlarm
+from quotapool.request.attempt import AttemptParts
+from quotapool.request.auth import ClientAuth
+from quotapool.request.daily_limit import DailyLimit
+from quotapool.request.failover import Failover
+from quotapool.request.fetch import Fetch
+from quotapool.request.models import Catalogue
+from quotapool.request.path import RequestPath
+from quotapool.request.policy import PolicyWatch
+from quotapool.request.rate_headers import PoolRateHeaders
+from quotapool.request.read_on import ReadingOn
+from quotapool.session.path import SessionPath
+from quotapool.session.permissions import SessionPermissions
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The path of requests and that of sessions, and those parts that a process looks after."""
+
+    configuration: Configuration
+    auth: ClientAuth
+    clients: ClientDirectory
+    roster: Roster
+    sync: RosterSync
+    health: KeyHealth
+    admission: Admission
+    daily_limit: DailyLimit
+    alarm: NetworkAlarm
+    policy: PolicyWatch
+    owners: ObjectOwners
+    slots: RetrySlots
+    reading_on: ReadingOn
+    requests: RequestPath
+    sessions: SessionPath
+
+    def take(self, snapshot: Snapshot) -> None:
+        """Serve by another configuration from now on; requests under way end with the one they began with."""
+        self.configuration.now = snapshot
+        self.roster.reload(snapshot.settings, snapshot.keys)
+        self.owners.configure(retention_s=snapshot.settings.objects.retention)
+        self.admit_clients()
+
+    def client_ids(self) -> dict[str, str]:
+        """SHA-256 (hex) of each client key -> the client's id."""
+        written = {client.key_hash: client.id for client in self.configuration.now.settings.clients}
+        return {**self.clients.hashes, **written}
+
+    def admit_clients(self) -> None:
+        """Let those in whom the configuration and the store name now."""
+        settings = self.configuration.now.settings
+        self.auth.configure(
+            clients=self.client_ids(),
+            hosts=settings.allowed_hosts,
+            origins=settings.allowed_origins,
+            allow_anonymous=settings.allow_anonymous,
+            keys_required=settings.bind_problem() is not None,
+            suspended=self.clients.suspended,
+        )
+
+
+def build_request_path(
+    snapshot: Snapshot,
+    ledger: Ledger,
+    observer: Observer,
+    clean: Callable[[bytes], bytes],
+    *,
+    on_clients: Callable[[], None] = lambda: None,
+) -> Paths:
+    """`clean` takes secrets out of what upstream says. `on_clients` is called when the store's client keys changed."""
+    settings, store = snapshot.settings, ledger.store
+    configuration = Configuration(snapshot)
+    client_store = ClientStore(store, settings.pool)
+
+    def clients_changed() -> None:
+        paths.admit_clients()
+        on_clients()
+
+    clients = ClientDirectory(client_store, clients_changed)
+    auth = ClientAuth()
+
+    roster = Roster(settings, snapshot.keys)
+    sync = RosterSync(roster, ledger, observer, clients)
+    health = KeyHealth(sync)
+    admission = Admission(configuration, sync, ledger, observer)
+    rates = PoolRateHeaders(roster.pool)
+    alarm = NetworkAlarm(ledger, observer, lambda: roster.pool.size)
+    policy = PolicyWatch(configuration, ledger, client_store, observer)
+    daily_limit = DailyLimit()
+    slots = RetrySlots(settings.retry.budget)
+    reading_on = ReadingOn()
+    parts = AttemptParts(sync, health, ledger, observer, alarm, policy, rates, slots, reading_on, clean)
+    failover = Failover(
+        configuration, admission=admission, ledger=ledger, sync=sync, rates=rates, slots=slots, observer=observer
+    )
+
+    fetch = Fetch(configuration, roster)
+    owners = ObjectOwners(store, settings.pool, retention_s=settings.objects.retention, observer=observer)
+    objects = Objects(configuration, owners, roster, fetch)
+    requests = RequestPath(
+        configuration,
+        auth=auth,
+        daily_limit=daily_limit,
+        catalogue=Catalogue(configuration, roster.pool, fetch),
+        objects=objects,
+        failover=failover,
+        parts=parts,
+    )
+    sessions = SessionPath(
+        configuration,
+        auth=auth,
+        permissions=SessionPermissions(configuration, objects, daily_limit, policy),
+        failover=failover,
+        parts=parts,
+        observer=observer,
+    )
+    paths = Paths(
+        configuration,
+        auth,
+        clients,
+        roster,
+        sync,
+        health,
+        admission,
+        daily_limit,
+        alarm,
+        policy,
+        owners,
+        slots,
+        reading_on,
+        requests,
+        sessions,
+    )
+    paths.admit_clients()
+    return paths

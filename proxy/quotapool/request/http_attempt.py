@@ -1,0 +1,146 @@
+"""One attempt of a request: send it with one key, relay a good answer, hold a bad one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from quotapool.domain.quantities import Certainty, Details, Usage
+from quotapool.domain.request_record import RequestRecord
+from quotapool.ledger.grants import Granted
+from quotapool.openai.classify import classify_stream_error
+from quotapool.openai.headers import Header, downward, upward
+from quotapool.openai.sse import StreamRelay
+from quotapool.openai.usage import model_said
+from quotapool.pool.configuration import Snapshot
+from quotapool.request.attempt import MOST_ERROR_BODY, Attempt, AttemptParts
+from quotapool.request.outcome import held_event, observed_in
+from quotapool.request.read import LONGEST_MODEL, ClientRequest
+from quotapool.request.relay import Downstream, Passed, pass_bytes, pass_json, pass_stream
+from quotapool.upstream.interface import Answer, UpstreamFailure, read_body
+
+_TOO_LONG: Final = "upstream took longer than timeouts.total"
+
+
+class HttpAttempt(Attempt):
+    def __init__(
+        self,
+        parts: AttemptParts,
+        now: Snapshot,
+        request: ClientRequest,
+        down: Downstream,
+        granted: Granted,
+        record: RequestRecord,
+    ) -> None:
+        super().__init__(parts, now, request, granted, record)
+        self._down = down
+        self._answer: Answer | None = None
+        self._stream: StreamRelay | None = None  # an answer that is being relayed as events
+
+    async def _exchange(self) -> None:
+        total_s = self.now.settings.timeouts.total
+        if total_s is None:
+            await self._ask()
+            return
+        try:
+            async with asyncio.timeout(total_s):
+                await self._ask()
+        except TimeoutError:
+            raise UpstreamFailure("timeout", _TOO_LONG, sent=True) from None
+
+    async def _ask(self) -> None:
+        answer = self._answer = await self._send()
+        leg, outcome = self.leg, self.outcome
+        leg.status, outcome.observed = answer.status, observed_in(answer.headers)
+        if outcome.observed and self.request.streamed and answer.status < 400:
+            self.parts.ledger.observe(self.granted, outcome.observed)  # when a stream ends, its headers are old
+            outcome.observed = None
+        organization = answer.headers.get("openai-organization")
+        if organization is not None:
+            self.parts.sync.learn_organization(leg.account, organization)
+        secret = self.now.credentials.secret(leg.key)
+        headers = downward(answer.headers, answer.headers.items(), secret=secret)
+        headers += self.parts.rates.lines(self.request.group)
+        request_id = answer.headers.get("x-request-id", "")
+        leg.upstream_request_id = "" if secret in request_id else request_id
+        if answer.status < 400:
+            self.request.end_retry(self.parts.slots)
+            await self._relay(answer, headers)
+        else:
+            self._refused(answer, headers, await read_body(answer, MOST_ERROR_BODY))
+
+    async def _send(self) -> Answer:
+        now, request, down = self.now, self.request, self._down
+        name, credential = now.credentials.header(self.leg.key)
+        readable = request.endpoint.readable
+        headers = upward(down.headers, down.headers.items(), name=name, authorization=credential, readable=readable)
+        if request.length is not None:
+            headers.append(("Content-Length", request.length))
+        route = now.credentials.route(self.leg.key)
+        if route is None:
+            return await now.upstream.send(down.method, down.target, headers, request.to_send)
+        body = request.to_send if request.body is None else route.body(request.body, request.model) or None
+        return await now.upstream_of(route).send(down.method, route.target(down.target), headers, body)
+
+    async def _relay(self, answer: Answer, headers: list[Header]) -> None:
+        """Pass a good answer on. A stream that begins with an error becomes a held error instead."""
+        request, record, outcome, down = self.request, self.record, self.outcome, self._down
+        headers.append(("x-quotapool-source", "upstream"))
+        passed = Passed()
+        record.status, record.source = answer.status, "upstream"
+        content_type = answer.headers.get("Content-Type", "")
+        is_json = content_type.startswith("application/json")
+        reader = request.placement.keeper if request.placement is not None else None
+        if reader is not None:
+            reader.account = self.leg.account
+            if "Location" in answer.headers:
+                reader.located(answer.headers["Location"])
+        try:
+            if content_type.startswith("text/event-stream") and request.endpoint.dialect is not None:
+                stream = self._stream = StreamRelay(request.endpoint.dialect, request.strip_usage)
+                self.parts.observer.stream_opened(1)
+                try:
+                    await pass_stream(down, answer, headers, stream, self.now.settings.stream_hold, passed, reader)
+                finally:
+                    self.parts.observer.stream_opened(-1)
+            elif request.endpoint.estimate is not None or (request.endpoint.tells_usage and is_json):
+                await pass_json(down, answer, headers, passed, reader)
+            elif reader is not None and (is_json or reader.shows_others):
+                await pass_json(down, answer, headers, passed, reader, counts=False)
+            else:
+                await pass_bytes(down, answer, headers, passed)
+                if request.characters and passed.complete:
+                    passed.usage = Usage(Certainty.EXACT, details=Details(characters=request.characters))
+        finally:
+            outcome.usage = passed.usage
+            if request.leaves_the_model:
+                record.model = model_said(passed.said)[:LONGEST_MODEL] or record.model
+            if passed.late_error is not None:  # scored even if the client leaves on seeing it
+                outcome.verdict = classify_stream_error(self.parts.clean(passed.late_error))
+        if passed.error is not None:
+            outcome.verdict = classify_stream_error(self.parts.clean(passed.error))
+            outcome.held = held_event(outcome.verdict, headers)
+            return
+        outcome.delivered = True
+        self.parts.observer.served(record.model)
+
+    def _fail(self, failure: UpstreamFailure) -> None:
+        super()._fail(failure)
+        if self._down.started:  # past the point of no return: show the cut
+            self.outcome.delivered = self.record.cut = True
+            self._down.cut()
+
+    def _leave(self) -> None:
+        answer, stream = self._answer, self._stream
+        left = self.leg.outcome == "cancelled"
+        if left and answer is not None and stream is not None and self.now.settings.finish_cut_streams:
+            self.parts.reading_on.start(answer, stream, self._end)
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        if self._answer is not None:
+            self._answer.close()
+        if self._stream is not None:
+            self.outcome.usage = self._stream.usage
+        super()._end()

@@ -1,0 +1,31 @@
+"""The client's side of a session, as the path of a session needs it (`web/websocket.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from multidict import CIMultiDictProxy
+
+from quotapool.openai.headers import Header
+from quotapool.websocket.socket import WebSocket
+
+
+class SessionClient(Protocol):
+    """A client that asks for a session. `protocols`: the subprotocols it offers, without credentials."""
+
+    headers: CIMultiDictProxy[str]
+    target: str
+    protocols: list[str]
+
+    def check(self) -> None:
+        """Raises Refusal (400) if the handshake is not valid."""
+        ...
+
+    def accept(self, headers: Sequence[Header], protocol: str, most: int) -> WebSocket:
+        """Grant the session. Raises ConnectionError if the client has left."""
+        ...
+
+    async def answer(self, status: int, reason: str, headers: Sequence[Header], body: bytes) -> None:
+        """Refuse it with an HTTP answer."""
+        ...

@@ -1,0 +1,57 @@
+"""One attempt of a session: ask upstream for a WebSocket with one key, and hold what it answers instead."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from quotapool.domain.quantities import NOTHING
+from quotapool.domain.request_record import RequestRecord
+from quotapool.ledger.grants import Granted
+from quotapool.openai.headers import downward, upward
+from quotapool.pool.configuration import Snapshot
+from quotapool.request.attempt import Attempt, AttemptParts
+from quotapool.request.outcome import observed_in
+from quotapool.request.read import ClientRequest
+from quotapool.session.client import SessionClient
+from quotapool.websocket.socket import DedicatedConnector, Handshake, open_websocket
+
+
+class HandshakeAttempt(Attempt):
+    """`handshake` is there, with its socket, once upstream has opened the session."""
+
+    handshake: Handshake
+
+    def __init__(
+        self,
+        parts: AttemptParts,
+        now: Snapshot,
+        request: ClientRequest,
+        client: SessionClient,
+        granted: Granted,
+        record: RequestRecord,
+    ) -> None:
+        super().__init__(parts, now, request, granted, record)
+        self._client = client
+        self.outcome.usage = NOTHING  # a handshake itself uses no tokens
+
+    async def _exchange(self) -> None:
+        now, client, leg, outcome = self.now, self._client, self.leg, self.outcome
+        name, credential = now.credentials.header(leg.key)
+        route = now.credentials.route(leg.key)
+        handshake = await open_websocket(
+            cast("DedicatedConnector", now.upstream_of(route)),  # a worker's upstream can do more than answer requests
+            client.target if route is None else route.target(client.target),
+            upward(client.headers, client.headers.items(), name=name, authorization=credential),
+            client.protocols,
+            most=now.settings.max_ws_message,
+        )
+        leg.status, outcome.observed = handshake.status, observed_in(handshake.headers)
+        secret = now.credentials.secret(leg.key)
+        request_id = handshake.headers.get("x-request-id", "")
+        leg.upstream_request_id = "" if secret in request_id else request_id
+        if handshake.socket is None:
+            headers = downward(handshake.headers, handshake.headers.items(), secret=secret)
+            self._refused(handshake, headers, handshake.body)
+            return
+        self.handshake = handshake
+        outcome.delivered = True
