@@ -283,7 +283,7 @@ def test_the_installed_image_holds_the_program_and_no_installer(image: Image):
     assert image.run("--help").returncode == 0
     program = Path(image.here("/opt/quotapool/bin/python"))
     assert subprocess.run([program, "-m", "pip"], capture_output=True).returncode != 0
-    where = "import proxy; print(proxy.__file__)"
+    where = "import quotapool; print(quotapool.__file__)"
     found = subprocess.run([program, "-c", where], cwd="/", capture_output=True, text=True, check=True).stdout
     assert Path(found.strip()).is_relative_to(image.place)
 
