@@ -99,7 +99,7 @@ def probe(settings: Settings, name: str, *, as_json: bool) -> int:
         try:
             asked = await desk.probe(name)
         finally:
-            await probing.aclose()
+            await probing.close()
         row = await desk.row(name)
         next_ = next_step(row, asked)
         if as_json:
