@@ -63,7 +63,7 @@ async def open_resources(settings: Settings, redactor: Redactor, stack: contextl
     store = await _open_store(settings, store_url, stack)
     admin_store = connect(store_url, timeout_s=_ADMIN_STORE_S, ca_file=_ca_file(settings))
     stack.push_async_callback(admin_store.close)
-    sources = KeySources(Vault(admin_store, settings.pool), settings, know=redactor.add)
+    sources = KeySources(Vault(admin_store, settings.pool), settings, on_secret=redactor.add)
     with contextlib.suppress(StoreError):  # the ledger reports it, and the vault is watched from now on
         await sources.read()
     problem = sources.merged().bind_problem()

@@ -29,7 +29,7 @@ from quotapool.observe import logs
 from quotapool.observe.redaction import Redactor
 from quotapool.operators.admin_api import AdminApi
 from quotapool.operators.keys import KeyOperations
-from quotapool.operators.listener import operators_app
+from quotapool.operators.listener import admin_app
 from quotapool.operators.overview import Overview
 from quotapool.settings import ConfigError, Settings, changed_sections, for_workers, to_wire, waiting_for_restart
 from quotapool.store.store import StoreError
@@ -66,7 +66,7 @@ class Supervisor:
             metrics.worker_restarts.inc,
         )
         self._pricing = Pricing(settings.prices, self._workers.broadcast)
-        self._credit = CreditWatch(self._overview.treasurer, metrics, self._workers.broadcast)
+        self._credit = CreditWatch(self._overview.credit, metrics, self._workers.broadcast)
         self._alerting = Alerting(
             settings, self._overview, self._credit, resources.redactor.clean, lambda: self._openai.key_ends
         )
@@ -75,7 +75,7 @@ class Supervisor:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
         async with contextlib.AsyncExitStack() as stack:
-            await self._overview.begin()
+            await self._overview.start()
             stack.push_async_callback(self._probing.close)
             await self._open_admin_listener(stack)
             self._handle_signals()
@@ -99,11 +99,11 @@ class Supervisor:
         keys = KeyOperations(
             self._overview, self._resources.sources, self._resources.redactor, self._probing.prober.probe_now
         )
-        app = operators_app(
+        app = admin_app(
             token=self._resources.admin_token,
             metrics=self._metrics_page,
-            ready=self._why_not_ready,
-            answerers=AdminApi(keys, self._resources.admin_store, self._apply_changed_keys).by_name(),
+            why_not_ready=self._why_not_ready,
+            handlers=AdminApi(keys, self._resources.admin_store, self._apply_changed_keys).handlers(),
             hosts=self._admin_hosts,
         )
         runner = web.AppRunner(app, access_log=None)
@@ -114,7 +114,7 @@ class Supervisor:
     async def _metrics_page(self) -> tuple[bytes, str]:
         self._overview.metrics.workers.set(self._workers.alive)
         self._overview.metrics.locked_keys.set(len(self._resources.sources.missing))
-        return await self._overview.page()
+        return await self._overview.metrics_page()
 
     def _why_not_ready(self) -> str:
         return self._phase or ("" if self._workers.alive else "no worker is alive")
@@ -195,7 +195,7 @@ class Supervisor:
             return
         _redact_secrets(self._resources.redactor, new)
         with contextlib.suppress(StoreError):
-            await self._resources.sources.take(new)
+            await self._resources.sources.reload(new)
         async with self._reconfiguring:
             new = self._resources.sources.merged()
             changed = changed_sections(self.settings, new)
@@ -223,7 +223,7 @@ class Supervisor:
         self._pricing.reload(new.prices)
         await self._alerting.reload(new)
         try:
-            await self._overview.start_changed_keys_anew()
+            await self._overview.reset_changed_keys()
         except StoreUnavailable:
             _log.warning("the store is unavailable; keys whose secret changed are reset when it is back")
         await self._workers.reload(self._configuration())
