@@ -96,20 +96,20 @@ class Supervisor:
     # ---- start
 
     async def _open_admin_listener(self, stack: contextlib.AsyncExitStack) -> None:
-        keys = KeyOperations(
-            self._overview, self._resources.sources, self._resources.redactor, self._probing.prober.probe_now
-        )
+        resources = self._resources
+        keys = KeyOperations(self._overview, resources.sources, resources.redactor)
+        api = AdminApi(keys, resources.admin_store, self._probing.prober.probe_now, self._apply_changed_keys)
         app = admin_app(
-            token=self._resources.admin_token,
+            token=resources.admin_token,
             metrics=self._metrics_page,
             why_not_ready=self._why_not_ready,
-            handlers=AdminApi(keys, self._resources.admin_store, self._apply_changed_keys).handlers(),
+            handlers=api.handlers(),
             hosts=self._admin_hosts,
         )
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        await web.SockSite(runner, self._resources.admin_listener).start()
+        await web.SockSite(runner, resources.admin_listener).start()
 
     async def _metrics_page(self) -> tuple[bytes, str]:
         self._overview.metrics.workers.set(self._workers.alive)

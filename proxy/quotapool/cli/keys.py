@@ -96,9 +96,8 @@ def probe(settings: Settings, name: str, *, as_json: bool) -> int:
 
     async def command(keys: KeyOperations) -> int:
         probing = Probing(keys.settings, keys.overview.ledger, keys.redactor)
-        keys.probe_now = probing.prober.probe_now
         try:
-            check = await keys.probe(name)
+            check = await keys.probe(name, probing.prober.probe_now)
         finally:
             await probing.close()
         row = await keys.row(name)

@@ -42,12 +42,12 @@ def run(
         return fail(f"{file}: contains no key")
 
     async def command(keys: KeyOperations) -> int:
-        importer = Importer(keys, check=check, dry_run=dry_run, replace=replace)
         with _progress() as progress:
             task = progress.add_task("checking" if check else "importing", total=total)
-            report = await importer.run(
-                _lines(file), at_once=at_once, per_second=per_second, on_progress=lambda: progress.advance(task)
+            importer = Importer(
+                keys, check=check, dry_run=dry_run, replace=replace, on_progress=lambda: progress.advance(task)
             )
+            report = await importer.run(_lines(file), at_once=at_once, per_second=per_second)
         if report_file is not None:
             _write(report, report_file)
         if as_json:

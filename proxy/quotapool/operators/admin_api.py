@@ -27,6 +27,7 @@ from quotapool.operators.keys import (
     KeyEntry,
     KeyOperations,
     KeyRejected,
+    ProbeNow,
     UnknownKey,
     next_step,
 )
@@ -39,9 +40,12 @@ _DIMENSIONS: Final = ("rpm", "tpm", "rpd", "tpd", "ipm")
 class AdminApi:
     """`on_change` is called when a call has changed the pool's keys; it returns when they are in use here."""
 
-    def __init__(self, keys: KeyOperations, store: Store, on_change: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, keys: KeyOperations, store: Store, probe_now: ProbeNow, on_change: Callable[[], Awaitable[None]]
+    ) -> None:
         self._keys = keys
         self._store = store
+        self._probe_now = probe_now
         self._on_change = on_change
         self._clients = ClientStore(store, keys.settings.pool)
 
@@ -100,7 +104,7 @@ class AdminApi:
         return handle
 
     async def _probe_key(self, call: Call) -> Any:
-        check = await self._keys.probe(call.id)
+        check = await self._keys.probe(call.id, self._probe_now)
         row = await self._keys.row(call.id)
         result = {"id": call.id, "valid": check.ok, "answer": check.answer, "detail": check.detail}
         return {**result, "next": next_step(row, check)}

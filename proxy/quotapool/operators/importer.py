@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from quotapool.domain.verdict import Kind
-from quotapool.keys.check import AT_ONCE, NO_ANSWER, PER_SECOND, KeyCheck, KeyChecker, check_all
+from quotapool.keys.check import NO_ANSWER, KeyCheck, KeyChecker, check_all
 from quotapool.keys.seal import MasterKey
 from quotapool.openai.advice import advice
 from quotapool.operators.key_file import Line
@@ -63,64 +63,65 @@ class _Candidate:
 
 
 class Importer:
-    """One import."""
+    """One import. `on_progress` is called once for each line."""
 
     def __init__(
-        self, keys: KeyOperations, *, check: bool = True, dry_run: bool = False, replace: bool = False
+        self, keys: KeyOperations, *, check: bool, dry_run: bool, replace: bool, on_progress: Callable[[], None]
     ) -> None:
         self._keys = keys
         self._check = check
         self._dry_run = dry_run
         self._replace = replace
+        self._on_progress = on_progress
         self._report = Report(dry_run=dry_run)
         self._seen: dict[str, int] = {}  # fingerprint -> line
         self._ids: dict[str, int] = {}
         self._by_fingerprint = {record.fingerprint: name for name, record in keys.sources.contents.records.items()}
 
-    async def run(
-        self,
-        lines: Iterable[Line],
-        *,
-        at_once: int = AT_ONCE,
-        per_second: float = PER_SECOND,
-        on_progress: Callable[[], None] = lambda: None,
-    ) -> Report:
-        """`on_progress` is called once for each line. Raises NoMasterKey, VaultLocked, StoreLost, BadFile."""
+    async def run(self, lines: Iterable[Line], *, at_once: int, per_second: float) -> Report:
+        """At most `at_once` checks at the same time, `per_second` of them a second. Raises NoMasterKey, VaultLocked,
+        StoreLost, BadFile."""
         master = None if self._dry_run else self._keys.master_key()
         batch: list[_Candidate] = []
         checker = KeyChecker(self._keys.settings, self._keys.redactor, per_second=per_second)
         try:
-            candidates = self._candidates(lines, on_progress)
-            if self._check:
-                async for one, check in check_all(checker, candidates, lambda one: one.key, at_once=at_once):
-                    on_progress()
-                    if (outcome := _refusal(one, check)) is not None:
-                        self._report.add(outcome)
-                        continue
-                    batch.append(one)
-                    if len(batch) >= _BATCH:
-                        await self._store(batch, master)
-            else:
-                for one in candidates:
-                    on_progress()
-                    batch.append(one)
-                    if len(batch) >= _BATCH:
-                        await self._store(batch, master)
+            async for one in self._accepted(checker, self._candidates(lines), at_once):
+                self._on_progress()
+                batch.append(one)
+                if len(batch) >= _BATCH:
+                    await self._store(batch, master)
         finally:
             await checker.close()
             if batch:  # an interrupted import keeps what it has found out
                 await self._store(batch, master)
         return self._report
 
-    def _candidates(self, lines: Iterable[Line], on_progress: Callable[[], None]) -> Iterator[_Candidate]:
+    def _finish(self, outcome: Outcome) -> None:
+        self._report.add(outcome)
+        self._on_progress()
+
+    async def _accepted(
+        self, checker: KeyChecker, candidates: Iterator[_Candidate], at_once: int
+    ) -> AsyncIterator[_Candidate]:
+        """Those that upstream accepts, or all if none are to be checked; the outcome of the others is reported."""
+        if not self._check:
+            for one in candidates:
+                yield one
+            return
+        async for one, check in check_all(checker, candidates, lambda one: one.key, at_once=at_once):
+            if (outcome := _refusal(one, check)) is None:
+                yield one
+            else:
+                self._finish(outcome)
+
+    def _candidates(self, lines: Iterable[Line]) -> Iterator[_Candidate]:
         """The lines that are left to check and store; the outcome of the others is reported."""
         for line in lines:
             found = self._candidate(line)
             if isinstance(found, _Candidate):
                 yield found
             else:
-                self._report.add(found)
-                on_progress()
+                self._finish(found)
 
     def _candidate(self, line: Line) -> _Candidate | Outcome:
         keys, entry = self._keys, line.entry

@@ -35,7 +35,7 @@ KEY_ACTIONS: Final = {
 _NUMBER: Final = re.compile(r"([0-9]{1,18})")
 LOCKED: Final = "locked"  # state of a stored key that cannot be opened
 
-ProbeNow = Callable[[str], Awaitable[Verdict]]
+ProbeNow = Callable[[str], Awaitable[Verdict]]  # Prober.probe_now
 
 
 class UnknownKey(Exception):
@@ -68,16 +68,12 @@ class KeyEntry:
 
 
 class KeyOperations:
-    """`overview` has the merged settings; `sources` knows where each key is kept. `probe_now`: None where no prober
-    runs; then a probe only checks the key."""
+    """`overview` has the merged settings; `sources` knows where each key is kept."""
 
-    def __init__(
-        self, overview: Overview, sources: KeySources, redactor: Redactor, probe_now: ProbeNow | None = None
-    ) -> None:
+    def __init__(self, overview: Overview, sources: KeySources, redactor: Redactor) -> None:
         self.overview = overview
         self.sources = sources
         self.redactor = redactor
-        self.probe_now = probe_now
 
     @property
     def settings(self) -> Settings:
@@ -153,18 +149,15 @@ class KeyOperations:
         await self.sources.vault.forget(name)
         await self.sources.read()
 
-    async def probe(self, name: str) -> KeyCheck:
+    async def probe(self, name: str, probe_now: ProbeNow) -> KeyCheck:
         """Ask upstream about one key now, and act on the answer. Raises UnknownKey, KeyConflict (it was removed)."""
-        key = next((key for key in self.settings.keys if key.id == name), None)
-        if key is None:
+        if all(key.id != name for key in self.settings.keys):
             raise UnknownKey(name)
-        if self.probe_now is not None:
-            try:
-                verdict = await self.probe_now(name)
-                return replace(KeyCheck.of(verdict), ok=verdict.kind is Kind.OK)
-            except NotProbed as why:
-                raise KeyConflict(str(why)) from why
-        return await self.check(key)
+        try:
+            verdict = await probe_now(name)
+        except NotProbed as why:
+            raise KeyConflict(str(why)) from why
+        return replace(KeyCheck.of(verdict), ok=verdict.kind is Kind.OK)
 
     async def check(self, key: UpstreamKey) -> KeyCheck:
         """Ask upstream whether it accepts this key, in the pool or not."""

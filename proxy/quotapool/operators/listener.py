@@ -24,7 +24,7 @@ def admin_app(
     metrics: Callable[[], Awaitable[tuple[bytes, str]]],
     why_not_ready: Callable[[], str],
     handlers: Mapping[str, Handler],
-    hosts: Callable[[], Collection[str]] = tuple,
+    hosts: Callable[[], Collection[str]],
 ) -> web.Application:
     """`metrics` returns a body and its content type; `why_not_ready`: "" if it is ready; `handlers`: those of the admin
     API, by names of routes; `hosts`: names in the Host header that are allowed besides loopback's."""
