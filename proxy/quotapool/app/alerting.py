@@ -51,7 +51,7 @@ class Alerting:
         self._watch = AlertWatch(settings, self._shared_state, overview.roster.pool, self._deliver)
         self._headroom: Mapping[tuple[str, str], float] = {}
 
-    async def begin(self) -> None:
+    async def start(self) -> None:
         """Before the first client is served, so that nothing is missed."""
         await self._use_targets()
 

@@ -148,8 +148,8 @@ async def _open_store(settings: Settings, url: str, stack: contextlib.AsyncExitS
                 raise CannotStart(f"redis: {store.describe()} does not answer ({lost.reason})") from lost
             await asyncio.sleep(0.2)
             continue
-        except StoreError as unfit:
-            raise CannotStart(f"redis: {unfit}") from unfit
+        except StoreError as error:
+            raise CannotStart(f"redis: {error}") from error
         _log.info("store", at=store.describe(), server=facts.name, version=facts.version)
         return store
 

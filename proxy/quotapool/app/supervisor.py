@@ -79,7 +79,7 @@ class Supervisor:
             stack.push_async_callback(self._probing.close)
             await self._open_admin_listener(stack)
             self._handle_signals()
-            await self._alerting.begin()
+            await self._alerting.start()
             self._start_background_tasks()
             await self._workers.start()
             self._phase = ""

@@ -1,4 +1,4 @@
-"""Puts many keys into the vault: checked in parallel, stored in batches; if repeated, nothing is done twice."""
+"""Puts many keys into the vault: checked in parallel, stored in batches; when repeated, nothing is done twice."""
 
 from __future__ import annotations
 
