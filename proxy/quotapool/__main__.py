@@ -1,4 +1,4 @@
-"""`quotapool`, the command line. Each command lives in `proxy/cli/` and is imported only when it is called."""
+"""`quotapool`, the command line. What a command does is imported only when it is called."""
 
 from __future__ import annotations
 

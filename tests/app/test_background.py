@@ -1,4 +1,4 @@
-"""What the supervisor looks after goes on when one look fails, and ends with it."""
+"""Background tasks go on when one of them fails, and stop together."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import asyncio
 from quotapool.app.background import BackgroundTasks
 
 
-async def test_a_duty_that_fails_begins_anew_and_the_others_go_on():
-    duties, rounds, other = BackgroundTasks(pause_s=0.0), 0, asyncio.Event()
+async def test_a_task_that_fails_is_restarted_and_the_others_go_on():
+    tasks, rounds, other = BackgroundTasks(pause_s=0.0), 0, asyncio.Event()
     third = asyncio.Event()
 
     async def fails() -> None:
@@ -16,42 +16,42 @@ async def test_a_duty_that_fails_begins_anew_and_the_others_go_on():
         rounds += 1
         if rounds == 3:
             third.set()
-        raise RuntimeError("a look that failed")
+        raise RuntimeError("a check that failed")
 
     async def goes_on() -> None:
         other.set()
         await asyncio.Event().wait()
 
-    duties.begin("fails", fails)
-    duties.begin("goes on", goes_on)
+    tasks.start("fails", fails)
+    tasks.start("goes on", goes_on)
     async with asyncio.timeout(2):
         await third.wait()
         await other.wait()
-    await duties.end()
+    await tasks.stop()
     seen = rounds
     await asyncio.sleep(0)
     assert rounds == seen
 
 
-async def test_a_duty_that_returns_is_over():
-    duties, rounds = BackgroundTasks(pause_s=0.0), 0
+async def test_a_task_that_returns_is_over():
+    tasks, rounds = BackgroundTasks(pause_s=0.0), 0
 
     async def once() -> None:
         nonlocal rounds
         rounds += 1
 
-    duties.begin("once", once)
+    tasks.start("once", once)
     for _ in range(5):
         await asyncio.sleep(0)
-    await duties.end()
+    await tasks.stop()
     assert rounds == 1
 
 
-async def test_a_duty_whose_library_swallows_a_cancellation_ends_all_the_same(monkeypatch):
-    monkeypatch.setattr("quotapool.app.background._SAY_AGAIN_S", 0.0)
-    duties, swallowed = BackgroundTasks(), 0
+async def test_a_task_whose_library_swallows_a_cancellation_is_stopped_anyway(monkeypatch):
+    monkeypatch.setattr("quotapool.app.background._CANCEL_AGAIN_S", 0.0)
+    tasks, swallowed = BackgroundTasks(), 0
 
-    async def deaf() -> None:
+    async def stubborn() -> None:
         nonlocal swallowed
         while True:
             try:
@@ -61,8 +61,8 @@ async def test_a_duty_whose_library_swallows_a_cancellation_ends_all_the_same(mo
                 if swallowed == 3:
                     raise
 
-    duties.begin("deaf", deaf)
+    tasks.start("stubborn", stubborn)
     await asyncio.sleep(0)
     async with asyncio.timeout(2):
-        await duties.end()
+        await tasks.stop()
     assert swallowed == 3

@@ -49,6 +49,6 @@ def test_a_length_of_time_is_told_in_its_largest_unit(seconds, words):
     assert tables.span(seconds) == words
 
 
-def test_a_bill_of_days_to_come_is_refused(capsys):
+def test_a_bill_of_future_days_is_refused(capsys):
     assert run(Settings(), by="model", since="2999-01-01", as_csv=False, as_json=False) == 2
-    assert "still to come" in capsys.readouterr().err
+    assert "in the future" in capsys.readouterr().err

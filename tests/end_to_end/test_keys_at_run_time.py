@@ -15,7 +15,7 @@ import pytest
 import redis
 import yaml
 from quotapool.operators import shapes
-from quotapool.operators.routes import ROUTES
+from quotapool.operators.admin_routes import ROUTES
 
 from tests.fakes.processes import RunningProxy, fetch, wait_until
 
@@ -189,7 +189,7 @@ def test_the_master_key_is_changed_while_both_replicas_serve(replicas, tmp_path)
     with Traffic(one, two) as traffic:
         rotated = quotapool(one, "keys", "rotate-master-key", "--new-file", str(new))
         assert rotated.returncode == 0
-        assert "1 keys sealed anew" in rotated.stdout
+        assert "1 keys sealed with the new master key" in rotated.stdout
         assert new.stat().st_mode & 0o777 == 0o600
         # Replicas that have only the old one yet go on with what they had opened; then they get the new one.
         assert admin(two, "GET", "/pool")[1]["usable_keys"] == 2
@@ -271,8 +271,8 @@ def test_what_the_command_line_does_not_take(start_simulator, start_proxy):
     assert "a secret is not taken as an argument" in argument.stderr
     assert simulator.secrets[1] not in argument.stderr
     for stdin, complaint in (
-        ("", "no secret came"),
-        ("sk-proj-nobodyKnowsThisOne00001", "upstream says dead: invalid_api_key"),
+        ("", "no secret on standard input"),
+        ("sk-proj-nobodyKnowsThisOne00001", "upstream answers dead: invalid_api_key"),
     ):
         refused = quotapool(proxy, "keys", "add", stdin=stdin)
         assert (refused.returncode, refused.stdout) == (2, "")
@@ -280,7 +280,7 @@ def test_what_the_command_line_does_not_take(start_simulator, start_proxy):
         assert not stdin or stdin not in refused.stderr
     unchecked = quotapool(proxy, "keys", "add", "--no-check", stdin="sk-proj-nobodyKnowsThisOne00001\n")
     assert unchecked.stdout == f"key {id_of('sk-proj-nobodyKnowsThisOne00001')}: added\n"
-    assert "the key first stands in the configuration" in quotapool(proxy, "keys", "remove", "first", "--forget").stderr
+    assert "the key first is in the configuration" in quotapool(proxy, "keys", "remove", "first", "--forget").stderr
     # A key that is added and configured: the configured one counts, and it is said.
     assert admin(proxy, "POST", "/keys", {"id": "second", "secret": simulator.secrets[1]})[0] == 201
     config = yaml.safe_load(proxy.config_file.read_text())

@@ -34,9 +34,9 @@ def test_no_secret_of_the_pool_or_of_a_client_comes_out(tmp_path: Path) -> None:
         '"status":401',
         '"status":400',
         '"outcome":"network"',
-        "a worker died",
+        "a worker exited",
         "removed",
-        "OpenAI does not say",
+        "OpenAI did not answer a question",
     ):
         assert sign in log, sign
     assert b"[redacted]" in b"".join(seen.places["answers"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from quotapool.keys.master_keys import NoMasterKey, make_one, master_keys, own_file
+from quotapool.keys.master_keys import NoMasterKey, first_master_key, master_keys, own_file
 from quotapool.keys.seal import MasterKey
 from quotapool.keys.sources import KeySources
 from quotapool.keys.vault import NewKey, Vault
@@ -16,12 +16,12 @@ from quotapool.upstream.credentials import fingerprint
 MASTER = "the-master-key-of-this-test-0001"
 
 
-class Heard:
+class RecordedLog:
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def warning(self, event: str) -> None:
-        self.said.append(event)
+        self.messages.append(event)
 
     error = warning
 
@@ -42,12 +42,12 @@ def configured(**more) -> Settings:
     return Settings.model_validate({"redis": "redis://elsewhere:6379", "master_key": MASTER, **more})
 
 
-def key(name: str, secret: str, **about) -> NewKey:
-    return NewKey(name, secret, fingerprint(secret), {"account": name, **about})
+def key(name: str, secret: str, **attributes) -> NewKey:
+    return NewKey(name, secret, fingerprint(secret), {"account": name, **attributes})
 
 
-async def merged(vault, settings: Settings, log: Heard | None = None) -> tuple[dict[str, str], KeySources]:
-    sources = KeySources(vault, settings, log=log or Heard())
+async def merged(vault, settings: Settings, log: RecordedLog | None = None) -> tuple[dict[str, str], KeySources]:
+    sources = KeySources(vault, settings, log=log or RecordedLog())
     await sources.read()
     return {k.id: k.secret.get_secret_value() for k in sources.merged().keys}, sources
 
@@ -57,17 +57,17 @@ async def test_stored_keys_join_the_configured_ones(vault):
     keys, sources = await merged(vault, configured(keys=[{"id": "alpha", "secret": "sk-alpha-secret"}]))
     assert keys == {"alpha": "sk-alpha-secret", "beta": "sk-beta-secret"}
     assert sources.problem == ""
-    # Whoever gets the merged configuration gets no master key with it.
+    # The merged configuration goes to all processes, without the master key.
     assert sources.merged().master_key is None
 
 
-async def test_a_configured_key_outranks_a_stored_one_of_its_id_or_secret_and_it_is_said_once(vault):
+async def test_a_configured_key_outranks_a_stored_one_of_its_id_or_secret_and_that_is_logged_once(vault):
     await vault.put([key("alpha", "sk-stored-secret"), key("beta", "sk-alpha-secret")], MasterKey(MASTER))
-    log = Heard()
+    log = RecordedLog()
     keys, sources = await merged(vault, configured(keys=[{"id": "alpha", "secret": "sk-alpha-secret"}]), log)
     sources.merged()
     assert keys == {"alpha": "sk-alpha-secret"}
-    assert log.said == [
+    assert log.messages == [
         "the key alpha is in the configuration and in the store; the configured one is used",
         "the stored key beta has the secret of the configured key alpha, which is used",
     ]
@@ -76,13 +76,13 @@ async def test_a_configured_key_outranks_a_stored_one_of_its_id_or_secret_and_it
 async def test_a_wrong_master_key_leaves_the_configured_keys_and_names_the_missing(vault):
     await vault.put([key("beta", "sk-beta-secret", account="acme")], MasterKey(MASTER))
     wrong = configured(keys=[{"id": "alpha", "secret": "sk-alpha"}], master_key="not-the-one-that-sealed-the-keys-00")
-    log = Heard()
+    log = RecordedLog()
     keys, sources = await merged(vault, wrong, log)
     assert keys == {"alpha": "sk-alpha"}
     assert sources.missing == {"beta": "acme"}
     assert "sealed with the master key" in sources.problem
-    assert "Not served: 1 keys" in log.said[0]
-    await sources.take(configured(keys=[{"id": "alpha", "secret": "sk-alpha"}]))
+    assert "Not served: 1 keys" in log.messages[0]
+    await sources.reload(configured(keys=[{"id": "alpha", "secret": "sk-alpha"}]))
     assert [k.id for k in sources.merged().keys] == ["alpha", "beta"]
     assert (sources.problem, sources.missing) == ("", {})
 
@@ -98,14 +98,14 @@ async def test_keys_once_opened_go_on_while_the_master_key_is_changed(vault):
 
 
 async def test_what_the_configuration_says_of_an_account_outranks_what_came_with_a_key(vault):
-    about = {"acme": {"tier": "trial", "weight": 3.0}, "other": {"tier": "gone"}}
-    await vault.put([key("beta", "sk-beta", account="acme")], MasterKey(MASTER), accounts=about)
+    accounts = {"acme": {"tier": "trial", "weight": 3.0}, "other": {"tier": "gone"}}
+    await vault.put([key("beta", "sk-beta", account="acme")], MasterKey(MASTER), accounts=accounts)
     tiers = {"trial": {"rpm": 3}, "paid": {"rpm": 500}}
     _, sources = await merged(vault, configured(tiers=tiers, accounts={"acme": {"tier": "paid"}}))
     settings = sources.merged()
     assert (settings.accounts["acme"].tier, settings.accounts["acme"].weight) == ("paid", 3.0)
     assert settings.limits_for("acme", "gpt-4o").rpm == 500
-    # A tier that is configured no more is no reason to stop.
+    # A tier that is no longer configured is no reason to stop.
     assert settings.accounts["other"].tier is None
 
 
@@ -117,13 +117,13 @@ async def test_the_limits_of_a_merged_configuration_are_not_those_of_the_old_one
     assert sources.merged().limits_for("acme", "gpt-4o").rpm == 3
 
 
-async def test_a_watch_tells_of_changes_and_gives_a_store_without_memory_its_keys_back(vault, store, monkeypatch):
-    monkeypatch.setattr("quotapool.keys.sources._LOOK_S", 0.01)
+async def test_a_watch_reports_changes_and_gives_a_store_that_lost_its_data_the_keys_back(vault, store, monkeypatch):
+    monkeypatch.setattr("quotapool.keys.sources._CHECK_S", 0.01)
     _, sources = await merged(vault, configured())
-    moved = asyncio.Event()
-    watching = asyncio.create_task(sources.watch(moved.set))
+    changed = asyncio.Event()
+    watching = asyncio.create_task(sources.watch(changed.set))
     await vault.put([key("beta", "sk-beta")], MasterKey(MASTER))
-    await asyncio.wait_for(moved.wait(), 5)
+    await asyncio.wait_for(changed.wait(), 5)
     assert [k.id for k in sources.merged().keys] == ["beta"]
     await store.client.flushall()
     async with asyncio.timeout(5):
@@ -136,20 +136,20 @@ async def test_a_watch_tells_of_changes_and_gives_a_store_without_memory_its_key
 # ---- which master key ----
 
 
-def test_an_embedded_store_gets_a_master_key_made_that_its_owner_alone_can_read(tmp_path):
+def test_a_master_key_that_only_its_owner_can_read_is_created_for_an_embedded_store(tmp_path):
     settings = Settings(state_dir=tmp_path / "state")
     assert master_keys(settings) == []
-    told = []
-    made = make_one(settings, told.append)
+    secrets = []
+    made = first_master_key(settings, secrets.append)
     assert own_file(settings).stat().st_mode & 0o777 == 0o600
-    assert told == [own_file(settings).read_text().strip()]
+    assert secrets == [own_file(settings).read_text().strip()]
     assert [key.id for key in master_keys(settings)] == [made.id]
-    assert make_one(settings).id == made.id
+    assert first_master_key(settings).id == made.id
 
 
-def test_a_shared_store_gets_none_made(tmp_path):
+def test_none_is_created_for_a_shared_store(tmp_path):
     with pytest.raises(NoMasterKey, match="keys in a shared store need a master key"):
-        make_one(Settings.model_validate({"redis": "redis://elsewhere:6379", "state_dir": tmp_path}))
+        first_master_key(Settings.model_validate({"redis": "redis://elsewhere:6379", "state_dir": tmp_path}))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,5 +1,4 @@
-"""Keys added at run time: the store holds them sealed, and whoever has not the master key can neither read nor turn
-them."""
+"""Keys added at run time: the store holds them sealed; without the master key nobody can read them or swap them."""
 
 from __future__ import annotations
 
@@ -16,8 +15,8 @@ MASTER = MasterKey("the-master-key-of-this-test-0001")
 OTHER = MasterKey("another-master-key-of-this-test-2")
 
 
-def key(name: str = "alpha", secret: str = SECRET, print_: str = "", **about: str) -> NewKey:
-    return NewKey(name, secret, print_ or f"print-of-{secret}"[-16:], {"account": name, **about})
+def key(name: str = "alpha", secret: str = SECRET, fingerprint: str = "", **attributes: str) -> NewKey:
+    return NewKey(name, secret, fingerprint or f"print-of-{secret}"[-16:], {"account": name, **attributes})
 
 
 @pytest.fixture
@@ -51,7 +50,7 @@ async def opened(vault, *masters) -> dict[str, str]:
 async def test_what_is_put_in_comes_out_with_the_master_key(vault):
     assert await vault.put([key(account="acme")], MASTER) == ["added"]
     (found,) = vault.open(await vault.read(), [OTHER, MASTER])
-    assert (found.id, found.secret, found.about) == ("alpha", SECRET, {"account": "acme"})
+    assert (found.id, found.secret, found.attributes) == ("alpha", SECRET, {"account": "acme"})
 
 
 async def test_the_raw_store_holds_no_secret_and_no_master_key(vault, store):
@@ -97,7 +96,7 @@ async def test_a_sealed_key_opens_under_its_own_name_pool_and_attributes_only(va
         MASTER.open(MASTER.seal(SECRET, "default", "alpha", "{}"), "staging", "alpha", "{}")
 
 
-async def test_adding_again_is_told_from_adding(vault):
+async def test_adding_again_is_distinguished_from_adding(vault):
     await vault.put([key()], MASTER)
     assert await vault.put([key()], MASTER) == ["unchanged"]
     assert await vault.put([key(account="acme")], MASTER) == ["updated"]
@@ -109,7 +108,7 @@ async def test_adding_again_is_told_from_adding(vault):
     # The old secret is free again, the new one is not.
     assert await vault.put([key("beta"), key("gamma", "sk-a-new-secret-of-alpha", "new")], MASTER) == [
         "added",
-        "twin:alpha",
+        "duplicate:alpha",
     ]
 
 
@@ -130,7 +129,7 @@ async def test_every_change_is_counted_for_the_other_replicas(vault, store):
     assert int(await store.client.get("qp:{default}:version")) == pool + 3
 
 
-async def test_rotation_seals_everything_anew_and_the_old_key_opens_nothing(vault):
+async def test_rotation_seals_everything_again_and_the_old_key_opens_nothing(vault):
     await vault.put([key(f"key-{n}", f"sk-secret-number-{n}", f"p{n}") for n in range(700)], MASTER)
     added = {name: record.added for name, record in (await vault.read()).records.items()}
     assert await vault.rotate([MASTER], OTHER) == 700
@@ -157,7 +156,7 @@ async def test_a_rotation_that_meets_a_change_does_nothing_at_all(vault, store, 
     assert await opened(vault, MASTER) == {"alpha": SECRET, "late": "sk-a-late-secret"}
 
 
-async def test_a_store_that_lost_its_memory_gets_the_sealed_keys_back(vault, store):
+async def test_a_store_that_lost_its_data_gets_the_sealed_keys_back(vault, store):
     await vault.put([key()], MASTER, accounts={"alpha": {"tier": "trial"}})
     contents = await vault.read()
     await store.client.flushall()

@@ -45,7 +45,7 @@ def test_an_empty_cell_says_nothing():
         ("secret,grant_usd", "sk-canary,-5", "grant_usd must be a number greater than 0"),
         ("secret,weight", "sk-canary,nan", "weight must be a number greater than 0"),
         ("secret,expires_on", "sk-canary,2027-01-01", "has the dates of a grant and no grant_usd"),
-        ("secret,id", '"sk-canary,one', "has quotes that do not end"),
+        ("secret,id", '"sk-canary,one', "has an unclosed quote"),
         ("secret,id", "sk-canary" * 1000, "is longer than 4096 characters"),
         ("sk-first", "sk-canary,one", "has a comma; a CSV file begins with a line such as secret,id,account"),
     ],

@@ -1,4 +1,4 @@
-"""The operators' listener: three open pages for machines, everything else for holders of the token, and no web page."""
+"""The admin listener: three open pages for machines, the rest for holders of the token, nothing for web pages."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 
 import jsonschema
 import pytest
-from quotapool.operators import routes, shapes
-from quotapool.operators.listener import operators_app
+from quotapool.operators import shapes
+from quotapool.operators.admin_routes import ERROR_CODES, PREFIX, ROUTES, ApiError
+from quotapool.operators.listener import admin_app
 from quotapool.operators.openapi import document
-from quotapool.operators.routes import PREFIX, ROUTES, Problem
 
 TOKEN = "0123456789abcdef"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -18,27 +18,27 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 @pytest.fixture
 async def operators(aiohttp_client):
-    state = {"why_not": "", "asked": []}
+    state = {"why_not": "", "calls": []}
 
     async def metrics():
         return b"quotapool_up 1\n", "text/plain; version=0.0.4; charset=utf-8"
 
-    def answerer(name):
-        async def answer(asked):
-            state["asked"].append((name, asked))
-            if asked.name == "nobody":
-                raise Problem(404, "not_found", "no such key")
-            if asked.name == "broken":
+    def handler(name):
+        async def handle(call):
+            state["calls"].append((name, call))
+            if call.id == "nobody":
+                raise ApiError(404, "not_found", "no such key")
+            if call.id == "broken":
                 raise RuntimeError("sk-proj-a-secret-in-a-bug-0001")
-            return {"said": name}
+            return {"handled_by": name}
 
-        return answer
+        return handle
 
-    app = operators_app(
+    app = admin_app(
         token=TOKEN,
         metrics=metrics,
-        ready=lambda: state["why_not"],
-        answerers={route.name: answerer(route.name) for route in ROUTES},
+        why_not_ready=lambda: state["why_not"],
+        handlers={route.name: handler(route.name) for route in ROUTES},
         hosts=lambda: {"quotapool.internal", "proxy.example:9090"},
     )
     client = await aiohttp_client(app)
@@ -54,7 +54,7 @@ async def test_machines_need_no_token_and_no_host(operators):
     assert (await operators.get("/readyz")).status == 200
 
 
-async def test_not_ready_says_why(operators):
+async def test_not_ready_gives_the_reason(operators):
     operators.state["why_not"] = "draining"
     answer = await operators.get("/readyz")
     assert (answer.status, await answer.text()) == (503, "draining\n")
@@ -74,7 +74,7 @@ async def test_not_ready_says_why(operators):
 async def test_everything_else_needs_the_token_even_what_is_not_there(operators, path, sent):
     answer = await operators.get(path, headers=sent)
     assert (answer.status, (await answer.json())["error"]["code"]) == (401, "admin_token_wanted")
-    assert operators.state["asked"] == []
+    assert operators.state["calls"] == []
 
 
 async def test_any_bytes_may_come_as_a_token(operators):
@@ -114,7 +114,7 @@ async def test_a_page_of_another_origin_is_refused_with_the_right_token_too(oper
     headers = {**BEARER, "Host": "127.0.0.1:9090", **sent}
     answer = await operators.post("/admin/keys/alpha/disable", headers=headers)
     assert (answer.status, (await answer.json())["error"]["code"]) == (403, "page_not_allowed")
-    assert operators.state["asked"] == []
+    assert operators.state["calls"] == []
 
 
 async def test_a_page_that_this_port_served_itself_may_go_on(operators):
@@ -122,19 +122,19 @@ async def test_a_page_that_this_port_served_itself_may_go_on(operators):
     assert (await operators.get("/admin/keys", headers={**BEARER, **own})).status == 200
 
 
-# ---- what is asked is read by its type ----
+# ---- requests are validated by their types ----
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
-async def test_every_route_of_the_table_is_served_by_its_own_answerer(operators, route):
+async def test_every_route_of_the_table_is_served_by_its_own_handler(operators, route):
     body = {"secret": "sk-x"} if route.body is shapes.NewKey else {"id": "new"} if route.body else None
-    body = {} if route.body is shapes.Forget else body
+    body = {} if route.body is shapes.RemoveKey else body
     path = PREFIX + route.path.replace("{id}", "org/al%20pha".replace("/", "%2F"))
     answer = await operators.request(route.method, path, json=body, headers=BEARER)
-    assert (answer.status, await answer.json()) == (route.status, {"said": route.name})
+    assert (answer.status, await answer.json()) == (route.status, {"handled_by": route.name})
     assert answer.headers["Cache-Control"] == "no-store"
-    ((name, asked),) = operators.state["asked"]
-    assert (name, asked.name) == (route.name, "org/al pha" if "{id}" in route.path else "")
+    ((name, call),) = operators.state["calls"]
+    assert (name, call.id) == (route.name, "org/al pha" if "{id}" in route.path else "")
 
 
 @pytest.mark.parametrize(
@@ -187,11 +187,11 @@ async def test_a_wrong_query_is_a_clear_400(operators, query):
         ("DELETE", "/admin/keys/key-0", {"dry_run": True}),
     ],
 )
-async def test_what_a_call_does_not_take_is_not_passed_over(operators, method, path, body):
-    """Whoever writes `?state=remvoed` must not be told that no key is removed."""
+async def test_what_a_call_does_not_take_is_not_ignored(operators, method, path, body):
+    """A caller who writes `?state=remvoed` must not conclude that no key is removed."""
     answer = await operators.request(method, path, json=body, headers=BEARER)
     assert (answer.status, (await answer.json())["error"]["code"]) == (400, "bad_request")
-    assert operators.state["asked"] == []
+    assert operators.state["calls"] == []
 
 
 async def test_a_body_over_one_mebibyte_is_a_413(operators):
@@ -199,7 +199,7 @@ async def test_a_body_over_one_mebibyte_is_a_413(operators):
     assert (answer.status, (await answer.json())["error"]["code"]) == (413, "body_too_large")
 
 
-async def test_what_is_not_there_is_said_in_the_same_shape(operators):
+async def test_what_does_not_exist_is_an_error_of_the_same_shape(operators):
     for method, path, status, code in (
         ("GET", "/admin/nothing", 404, "not_found"),
         ("GET", "/admin/keys/nobody", 404, "not_found"),
@@ -270,6 +270,6 @@ def test_every_code_is_documented_for_people():
 
     page = (Path(__file__).parents[2] / "docs" / "admin-api.md").read_text()
     rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \|", page, re.MULTILINE)
-    assert {(int(status), code) for status, code in rows} == {(c.status, c.code) for c in routes.CODES}
+    assert {(int(status), code) for status, code in rows} == {(c.status, c.code) for c in ERROR_CODES}
     for route in ROUTES:
         assert f"`{route.method} {PREFIX}{route.path}`" in page

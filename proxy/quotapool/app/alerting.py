@@ -1,20 +1,21 @@
-"""The herald: keeps the watch and the courier going in the supervisor, where somebody is to be told at all."""
+"""Keeps alerts going in the supervisor: watches the pool where targets are configured, and delivers what it finds."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import structlog
 
-from quotapool.alerts.delivery import AlertDelivery, targets_of
+from quotapool.alerts.delivery import AlertDelivery, Target, targets_of
 from quotapool.alerts.shared_state import SharedAlertState
 from quotapool.alerts.watch import AlertWatch, Condition, pool_headroom
 from quotapool.app.credit_watch import CreditWatch
+from quotapool.domain.alert import Alert
 from quotapool.ledger.budgets import StoreUnavailable
 from quotapool.money.spend_store import SpendStore
 from quotapool.operators.overview import Overview
@@ -23,85 +24,90 @@ from quotapool.store.store import StoreError
 
 _log = structlog.get_logger()
 _EVERY_S: Final = 1.0
-_LOOK_EVERY: Final = 5  # turns: the condition changes more slowly than events come
-_HEADROOM_EVERY: Final = 30  # turns: reading all buckets costs what there are buckets
+_CHECK_EVERY: Final = 5  # rounds: conditions change more slowly than events come
+_HEADROOM_EVERY: Final = 30  # rounds: the cost of reading all buckets grows with their number
 
 
 class Alerting:
-    """`clean` takes secrets out of texts. `key_ends`: when keys expire (Unix seconds by id), where somebody knows."""
+    """`clean` takes secrets out of texts. `key_ends`: when keys expire (Unix seconds by id), if known."""
 
     def __init__(
         self,
         settings: Settings,
         overview: Overview,
-        treasury: CreditWatch,
+        credit: CreditWatch,
         clean: Callable[[str], str],
-        key_ends: Callable[[], Mapping[str, float]] = dict,
+        key_ends: Callable[[], Mapping[str, float]],
     ) -> None:
-        self.settings = settings
+        self._settings = settings
         self._overview = overview
-        self._treasury = treasury
+        self._credit = credit
         self._clean = clean
         self._key_ends = key_ends
         store = overview.ledger.store
-        self._board = SharedAlertState(store, settings.pool, secrets.token_hex(8))
-        self._book = SpendStore(store, settings.pool)
-        self._courier: AlertDelivery | None = None
-        self._watch = AlertWatch(settings, self._board, overview.roster.pool, lambda _alert: None)
+        self._shared_state = SharedAlertState(store, settings.pool, secrets.token_hex(8))
+        self._spend = SpendStore(store, settings.pool)
+        self._delivery = self._delivery_to([])
+        self._watch = AlertWatch(settings, self._shared_state, overview.roster.pool, self._deliver)
         self._headroom: Mapping[tuple[str, str], float] = {}
 
-    async def begin(self) -> None:
+    async def start(self) -> None:
         """Before the first client is served, so that nothing is missed."""
-        await self._take(self.settings)
+        await self._use_targets()
 
     async def reload(self, settings: Settings) -> None:
-        """Take a new configuration; targets that changed lose what waits for them."""
-        before, self.settings = self.settings, settings
+        """Take a new configuration; if the targets changed, alerts that wait for delivery are dropped."""
+        before, self._settings = self._settings, settings
         self._watch.settings = settings
         if before.alerts.targets != settings.alerts.targets:
-            await self._take(settings)
+            await self._use_targets()
 
-    async def _take(self, settings: Settings) -> None:
-        if self._courier is not None:
-            await self._courier.stop()
+    async def _use_targets(self) -> None:
+        await self._delivery.stop()
+        settings = self._settings
         ca_file = str(settings.ca_file) if settings.ca_file else None
         targets, problems = await asyncio.to_thread(targets_of, settings.alerts.targets, ca_file)
         for problem in problems:
             _log.error("an alert target cannot be used", problem=self._clean(problem))
-        counts = self._overview.metrics.alerts
-        self._courier = AlertDelivery(
-            settings.pool, targets, clean=self._clean, count=lambda target, result: counts[target, result].inc()
-        )
+        self._delivery = self._delivery_to(targets)
         with contextlib.suppress(StoreError):
-            await (self._board.begin() if settings.alerts.targets else self._board.forget())
-        self._watch.put = self._courier.put
-        self._courier.start()
+            await (self._shared_state.begin() if settings.alerts.targets else self._shared_state.forget())
+        self._delivery.start()
+
+    def _delivery_to(self, targets: Sequence[Target]) -> AlertDelivery:
+        counts = self._overview.metrics.alerts
+        return AlertDelivery(
+            self._settings.pool, targets, clean=self._clean, count=lambda target, result: counts[target, result].inc()
+        )
+
+    def _deliver(self, alert: Alert) -> None:
+        self._delivery.put(alert)
 
     async def run(self) -> None:
-        """For ever. What fails here is told and tried again; nobody waits for it."""
-        turn, failed = 0, ""
+        """Forever. What fails here is logged and tried again; nobody waits for it."""
+        number, failed = 0, ""
         while True:
             try:
-                if self.settings.alerts.targets and await self._board.watch():
-                    await self._turn(turn)
+                if self._settings.alerts.targets and await self._shared_state.watch():
+                    await self._round(number)
                 failed = ""
             except (StoreError, StoreUnavailable):
-                failed = "store"  # its absence is told elsewhere
-            except Exception:  # noqa: BLE001 - whatever it is, it concerns nobody's request; the next turn may go well
+                failed = "store"  # that is reported elsewhere
+            except Exception:  # noqa: BLE001 - whatever it is, no request depends on it; the next round may succeed
                 if failed != "bug":
-                    _log.exception("alerts cannot be watched for")
+                    _log.exception("the pool cannot be watched for alerts")
                 failed = "bug"
-            turn += 1
+            number += 1
             await asyncio.sleep(_EVERY_S)
 
-    async def _turn(self, turn: int) -> None:
+    async def _round(self, number: int) -> None:
         while await self._watch.read_events():
             continue
-        standing = self._treasury.standing
-        if turn % _LOOK_EVERY or standing is None:
+        standing = self._credit.standing
+        if number % _CHECK_EVERY or standing is None:
             return
         await self._overview.sync.refresh()
-        if turn % _HEADROOM_EVERY == 0 and self.settings.alerts.min_headroom:
+        if number % _HEADROOM_EVERY == 0 and self._settings.alerts.min_headroom:
             now, buckets = await self._overview.ledger.buckets()
             self._headroom = pool_headroom(self._overview.roster.pool, self._overview.settings, buckets, now)
         now_utc = datetime.now(UTC)
@@ -111,7 +117,7 @@ class Alerting:
                 standing.wallets,
                 standing.spent_today,
                 standing.closed_until,
-                await self._book.hours(now_utc - timedelta(days=8), now_utc),
+                await self._spend.hours(now_utc - timedelta(days=8), now_utc),
                 self._headroom,
                 self._key_ends(),
             )
@@ -119,7 +125,6 @@ class Alerting:
 
     async def stop(self) -> None:
         """Let another replica watch at once."""
-        if self._courier is not None:
-            await self._courier.stop()
+        await self._delivery.stop()
         with contextlib.suppress(StoreError):
-            await self._board.leave()
+            await self._shared_state.leave()

@@ -1,4 +1,4 @@
-"""The treasurer at work: every few seconds it looks, stops or frees accounts, and tells workers and metrics."""
+"""Credit control at work: every few seconds it checks spend, stops or frees accounts, and tells workers and metrics."""
 
 from __future__ import annotations
 
@@ -18,55 +18,55 @@ from quotapool.observe.metrics import PoolMetrics
 from quotapool.store.store import StoreError
 
 _log = structlog.get_logger()
-_LEISURE: Final = 10  # thousands of busy accounts take their time; it shall stay a tenth of ours
+_PAUSE_FACTOR: Final = 10  # thousands of busy accounts take long; checking shall use at most a tenth of our time
 _EVERY_S: Final = 2.0  # what is spent meanwhile is spent beyond a limit
 
 
 class CreditWatch:
-    """`tell` reaches all workers, and those that are born later. `standing` is what was seen last."""
+    """`broadcast` reaches all workers, also those that start later. `standing` is the latest result."""
 
     def __init__(
-        self, treasurer: CreditControl, metrics: PoolMetrics, tell: Callable[[SpendControl], Awaitable[None]]
+        self, credit: CreditControl, metrics: PoolMetrics, broadcast: Callable[[SpendControl], Awaitable[None]]
     ) -> None:
         self.standing: Standing | None = None
-        self._treasurer = treasurer
+        self._credit = credit
         self._metrics = metrics
-        self._tell = tell
-        self._told = SpendControl()
+        self._broadcast = broadcast
+        self._sent = SpendControl()
 
     async def run(self) -> None:
-        """For ever. While the store is away the last decision stands."""
+        """Forever. While the store is unavailable the last decision stands."""
         failed = ""
         while True:
-            began = time.monotonic()
+            started = time.monotonic()
             try:
                 await self.tick(datetime.now(UTC))
                 failed = ""
-            except (StoreError, StoreUnavailable) as away:
+            except (StoreError, StoreUnavailable) as error:
                 if not failed:
-                    _log.warning("wallets cannot be computed while the store is away", problem=str(away))
-                failed = str(away)
-            except Exception:  # noqa: BLE001 - whatever it is, the proxy serves on, and the next turn may go well
+                    _log.warning("wallets cannot be computed while the store is unavailable", problem=str(error))
+                failed = str(error)
+            except Exception:  # noqa: BLE001 - whatever it is, the proxy goes on serving, and the next turn may succeed
                 if failed != "bug":
                     _log.exception("wallets cannot be computed")
                 failed = "bug"
-            took = time.monotonic() - began
-            await asyncio.sleep(max(_EVERY_S, _LEISURE * took))
+            took = time.monotonic() - started
+            await asyncio.sleep(max(_EVERY_S, _PAUSE_FACTOR * took))
 
     async def tick(self, now: datetime) -> None:
         """Once. Raises StoreError, StoreUnavailable."""
-        standing = self.standing = await self._treasurer.tick(now)
-        purse = SpendControl(standing.urgency, standing.closed_until)
-        if purse != self._told:
-            if purse.closed_until and not self._told.closed_until:
+        standing = self.standing = await self._credit.tick(now)
+        control = SpendControl(standing.urgency, standing.closed_until)
+        if control != self._sent:
+            if control.closed_until and not self._sent.closed_until:
                 _log.warning("the pool has spent its daily limit", spent_usd=usd(standing.spent_today))
-            self._told = purse
-            await self._tell(purse)
-        self._show(standing)
+            self._sent = control
+            await self._broadcast(control)
+        self._show_metrics(standing)
 
-    def _show(self, standing: Standing) -> None:
+    def _show_metrics(self, standing: Standing) -> None:
         metrics, wallets = self._metrics, standing.wallets
-        limit = self._treasurer.settings.spend.daily_limit_usd
+        limit = self._credit.settings.spend.daily_limit_usd
         metrics.spent_today.set(usd(standing.spent_today))
         metrics.daily_limit.set(limit or 0.0)
         metrics.credit.show({a: usd(w.remaining) for a, w in wallets.items() if w.remaining is not None})

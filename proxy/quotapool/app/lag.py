@@ -20,12 +20,12 @@ class LagWatch:
         self._worst: deque[tuple[float, float]] = deque()  # (when, lag): lags fall from the left to the right
 
     async def run(self) -> None:
-        """Until cancelled. Nothing else is awaited here, so that what is measured is the loop and nothing else."""
+        """Until cancelled. Nothing else is awaited here, so that only the event loop is measured."""
         while True:
-            asked = time.monotonic()
+            started = time.monotonic()
             await asyncio.sleep(_EVERY_S)
             now = time.monotonic()
-            self.note(now, max(0.0, now - asked - _EVERY_S))
+            self.note(now, max(0.0, now - started - _EVERY_S))
 
     def note(self, now: float, lag_s: float) -> None:
         """One measurement at `now`, on the monotonic clock."""

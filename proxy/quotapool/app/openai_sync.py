@@ -1,7 +1,7 @@
-"""Asks OpenAI once an hour what it says of the pool's keys and accounts, and keeps the answers for everybody.
+"""Asks OpenAI once an hour about the pool's keys and accounts, and keeps the answers.
 
-In the store for `check` and the alerts; where `import_limits` is on, the limits of projects as if they were written in
-the configuration. Without admin keys and session keys it does nothing.
+They are kept in the store for `check` and the alerts; with `import_limits`, the limits of projects are used as if they
+stood in the configuration. Without admin keys and session keys it does nothing.
 """
 
 from __future__ import annotations
@@ -24,67 +24,73 @@ from quotapool.store.store import Store, StoreError
 
 _log = structlog.get_logger()
 _EVERY_S: Final = 3600.0
-_SOON_S: Final = 60.0  # after questions that failed
+_SOON_S: Final = 60.0  # after a round with failures
 _LEAST_S: Final = 10.0  # between two rounds, however often the configuration changes
 
 
 class OpenAISync:
-    """`serving`: the settings of the moment, with the vault's keys; `moved` is called when imported limits change."""
+    """`current`: the settings in use, with the vault's keys; `on_new_limits` is called when imported limits change."""
 
     def __init__(
-        self, store: Store, serving: Callable[[], Settings], moved: Callable[[], None], *, every_s: float = _EVERY_S
+        self,
+        store: Store,
+        current: Callable[[], Settings],
+        on_new_limits: Callable[[], None],
+        *,
+        every_s: float = _EVERY_S,
     ) -> None:
         self._store = store
-        self._serving = serving
-        self._moved = moved
+        self._current = current
+        self._on_new_limits = on_new_limits
         self._every_s = every_s
-        self._again = asyncio.Event()
+        self._now = asyncio.Event()
         self._imported: dict[str, list[RateLimit]] = {}
         self.key_ends: dict[str, float] = {}  # key id -> when it expires, Unix seconds
 
-    def over(self, settings: Settings) -> Settings:
-        """The settings with the imported limits written in."""
+    def with_imported_limits(self, settings: Settings) -> Settings:
+        """The settings, and in them the imported limits."""
         if not settings.import_limits:
             return settings
         projects = {name for name, account in settings.accounts.items() if account.project is not None}
         return with_imported(settings, {name: rows for name, rows in self._imported.items() if name in projects})
 
     def reload(self) -> None:
-        """The settings changed: ask now."""
-        self._again.set()
+        """The settings changed: ask OpenAI now."""
+        self._now.set()
 
     async def run(self) -> None:
         """Until cancelled."""
-        settings = self._serving()
+        settings = self._current()
         async with aiohttp.ClientSession(connector=connector(settings.ca_file)) as http:
             inquiry = Inquiry(http)
             while True:
-                well = await self.ask(inquiry)
-                wait_s = (self._every_s if well else min(_SOON_S, self._every_s)) * random.uniform(0.9, 1.1)
+                complete = await self.ask(inquiry)
+                wait_s = (self._every_s if complete else min(_SOON_S, self._every_s)) * random.uniform(0.9, 1.1)
                 least_s = min(_LEAST_S, wait_s)
                 await asyncio.sleep(least_s)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait_s - least_s):  # `wait_for` may swallow a cancellation
-                        await self._again.wait()
-                self._again.clear()
+                        await self._now.wait()
+                self._now.clear()
 
     async def ask(self, inquiry: Inquiry) -> bool:
-        """One round. False where it is worth asking again soon."""
-        settings = self._serving()
+        """One round. False if it is worth asking again soon."""
+        settings = self._current()
         if not settings.admin_keys and not any(account.session_key for account in settings.accounts.values()):
             return True
-        told = await inquiry.ask(settings)
-        known = {key: end for key, end in self.key_ends.items() if key not in told.keys}
-        self.key_ends = known | {key: said.expires_at for key, said in told.keys.items() if said.expires_at is not None}
-        for problem in told.problems:
-            _log.warning("OpenAI does not say", problem=problem)
-        if any(self._imported.get(account) != rows for account, rows in told.limits.items()):
-            self._imported |= told.limits
+        answers = await inquiry.ask(settings)
+        known = {key: end for key, end in self.key_ends.items() if key not in answers.keys}
+        new = {key: answer.expires_at for key, answer in answers.keys.items() if answer.expires_at is not None}
+        self.key_ends = known | new
+        for problem in answers.problems:
+            _log.warning("OpenAI did not answer a question", problem=problem)
+        if any(self._imported.get(account) != rows for account, rows in answers.limits.items()):
+            self._imported |= answers.limits
             if settings.import_limits:
-                _log.info("limits imported from OpenAI", accounts=sorted(told.limits))
-                self._moved()
+                _log.info("limits imported from OpenAI", accounts=sorted(answers.limits))
+                self._on_new_limits()
         try:
-            await OpenAIRecords(self._store, settings.pool).write(told.keys, told.accounts)
+            await OpenAIRecords(self._store, settings.pool).write(answers.keys, answers.accounts)
         except StoreError:
             return False
-        return not told.problems
+        return not answers.problems

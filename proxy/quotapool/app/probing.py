@@ -1,8 +1,8 @@
-"""The prober's place in a process: its own roster, its way to upstream, its metrics and log lines."""
+"""A prober with what it needs in a process: a roster, connections to upstream, metrics and log lines of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import structlog
@@ -22,15 +22,14 @@ from quotapool.probes.calls import Calls
 from quotapool.probes.prober import Prober
 from quotapool.settings import Settings
 from quotapool.upstream.interface import Timeouts
-from quotapool.upstream.origins import Origins
-from quotapool.upstream.tls_sessions import client_context
+from quotapool.upstream.origins import origins_of
 
 _log = structlog.get_logger()
-_PATIENCE: Final = Timeouts(connect=5.0, first_byte=30.0, between_bytes=30.0)
+_TIMEOUTS: Final = Timeouts(connect=5.0, first_byte=30.0, between_bytes=30.0)
 
 
 class ProbeReporter(Observer):
-    """What the prober finds, as metrics (where there are any) and log lines."""
+    """What the prober finds, as metrics (if there are any) and log lines."""
 
     def __init__(self, metrics: PoolMetrics | None) -> None:
         self._metrics = metrics
@@ -49,23 +48,22 @@ class ProbeReporter(Observer):
 
 
 class Probing:
-    """A prober with all that it needs; to be closed. `ledger` is the process's; `metrics` None: a command's."""
+    """To be closed. `ledger` is the process's; `metrics`: None in a command."""
 
     def __init__(
         self, settings: Settings, ledger: Ledger, redactor: Redactor, metrics: PoolMetrics | None = None
     ) -> None:
         credentials = credentials_of(settings)
-        self._fleet = _fleet(settings, credentials.bases)
-        self._reporter = ProbeReporter(metrics)
+        self._origins = origins_of(settings, credentials, _TIMEOUTS)
+        reporter = ProbeReporter(metrics)
         self._roster = Roster(settings, keyring(settings)[0])
-        sync = RosterSync(self._roster, ledger, self._reporter)
-        calls = Calls(self._fleet.main, credentials, redactor.clean_bytes)
-        calls.elsewhere = self._fleet.others
-        book = SpendStore(ledger.store, settings.pool)
-        self.prober = Prober(settings, sync, ledger, calls, self._reporter, book=book)
+        sync = RosterSync(self._roster, ledger, reporter)
+        calls = Calls(self._origins.main, credentials, redactor.clean_bytes)
+        calls.elsewhere = self._origins.others
+        spend = SpendStore(ledger.store, settings.pool)
+        self.prober = Prober(settings, sync, ledger, calls, reporter, book=spend)
 
-    async def take(self, settings: Settings) -> None:
-        """From now on this configuration."""
+    async def reload(self, settings: Settings) -> None:
         old, self.prober.settings = self.prober.settings, settings
         self._roster.reload(settings, keyring(settings)[0])
         calls, credentials = self.prober.calls, credentials_of(settings)
@@ -75,16 +73,11 @@ class Probing:
         ) or calls.credentials.bases != credentials.bases
         calls.credentials = credentials
         if moved:
-            replaced, self._fleet = self._fleet, _fleet(settings, credentials.bases)
-            calls.upstream, calls.elsewhere = self._fleet.main, self._fleet.others
+            replaced, self._origins = self._origins, origins_of(settings, credentials, _TIMEOUTS)
+            calls.upstream, calls.elsewhere = self._origins.main, self._origins.others
             await self.prober.settled()
             await replaced.close()
 
-    async def aclose(self) -> None:
+    async def close(self) -> None:
         await self.prober.settled()
-        await self._fleet.close()
-
-
-def _fleet(settings: Settings, bases: Iterable[str]) -> Origins:
-    tls = client_context(settings.ca_file)
-    return Origins(settings.upstream, bases, _PATIENCE, tls=tls, proxy_for=settings.proxy_for)
+        await self._origins.close()

@@ -1,22 +1,77 @@
-"""What a start needs of the machine: sockets, the state directory, the admin token, the files to watch."""
+"""What a start opens on this machine: sockets, the state directory, the admin token, the store and the vault's keys."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from quotapool.settings import Address, Settings
+import structlog
 
+from quotapool.keys.sources import KeySources
+from quotapool.keys.vault import Vault
+from quotapool.ledger.clients import ClientStore
+from quotapool.observe import shared_values
+from quotapool.observe.metrics_dir import metrics_dir
+from quotapool.observe.redaction import Redactor
+from quotapool.settings import Address, Settings
+from quotapool.store.embedded import EmbeddedValkey, StateDirBusy
+from quotapool.store.runtime_dir import RuntimeDirUnsafe
+from quotapool.store.store import Store, StoreError, StoreLost, connect, verify
+from quotapool.store.valkey_process import EmbeddedFailed
+
+_log = structlog.get_logger()
 _BACKLOG: Final = 4096
+_STORE_STARTS_S: Final = 15.0
+_ADMIN_STORE_S: Final = 5.0  # for whole vaults; no client waits for it
 
 
 class CannotStart(Exception):
     """Why `quotapool serve` ends with exit code 2, in words for the person who started it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a start has opened. `store` is for what must be quick, `admin_store` for operators and whole vaults."""
+
+    listener: socket.socket
+    admin_listener: socket.socket
+    admin_token: str
+    redactor: Redactor
+    store_url: str
+    store: Store
+    admin_store: Store
+    sources: KeySources
+    metrics_dir: Path
+
+
+async def open_resources(settings: Settings, redactor: Redactor, stack: contextlib.AsyncExitStack) -> Resources:
+    """Open everything, to be closed with `stack`. Raises CannotStart."""
+    listener = bind("listen", settings.listen, stack)
+    admin_listener = bind("admin_listen", settings.admin_listen, stack)
+    make_state_dir(settings.state_dir)
+    token = admin_token(settings)
+    redactor.add(token)
+    store_url = settings.redis.get_secret_value() if settings.redis else await _start_embedded_store(settings, stack)
+    store = await _open_store(settings, store_url, stack)
+    admin_store = connect(store_url, timeout_s=_ADMIN_STORE_S, ca_file=_ca_file(settings))
+    stack.push_async_callback(admin_store.close)
+    sources = KeySources(Vault(admin_store, settings.pool), settings, on_secret=redactor.add)
+    with contextlib.suppress(StoreError):  # the ledger reports it, and the vault is watched from now on
+        await sources.read()
+    problem = sources.merged().bind_problem()
+    if problem is not None and not await ClientStore(store, settings.pool).all():
+        raise CannotStart(problem)
+    directory = stack.enter_context(metrics_dir())
+    shared_values.prepare(directory)
+    return Resources(listener, admin_listener, token, redactor, store_url, store, admin_store, sources, directory)
 
 
 def bind(option: str, address: Address, stack: contextlib.AsyncExitStack) -> socket.socket:
@@ -44,7 +99,7 @@ def make_state_dir(path: Path) -> None:
 
 
 def admin_token(settings: Settings) -> str:
-    """The configured one, else the one made at first start, readable by its owner only."""
+    """The configured one, else the one created at the first start, readable by its owner only. Raises CannotStart."""
     if settings.admin_token is not None:
         return settings.admin_token.get_secret_value()
     path = settings.state_dir / "admin-token"
@@ -59,6 +114,48 @@ def admin_token(settings: Settings) -> str:
     except OSError as error:
         raise CannotStart(f"state_dir: cannot keep the admin token in {path}: {error.strerror}") from error
     return token
+
+
+async def _start_embedded_store(settings: Settings, stack: contextlib.AsyncExitStack) -> str:
+    """The URL of an embedded Valkey that lives as long as `stack`. Raises CannotStart."""
+    embedded = EmbeddedValkey(settings.state_dir, log=_log)
+    try:
+        url = await embedded.start()
+    except (StateDirBusy, EmbeddedFailed, RuntimeDirUnsafe, OSError) as error:
+        raise CannotStart(str(error)) from error
+    stack.push_async_callback(embedded.stop)
+    watching = asyncio.create_task(embedded.watch())
+    stack.callback(watching.cancel)
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        _log.warning(
+            "no redis: is set, so this pod keeps budgets of its own; N pods would spend N times the budget",
+            docs="docs/operations.md#the-store-is-not-shared",
+        )
+    return url
+
+
+async def _open_store(settings: Settings, url: str, stack: contextlib.AsyncExitStack) -> Store:
+    """A store that answers and can do what is needed; a server that is still starting is waited for. Raises
+    CannotStart."""
+    store = connect(url, ca_file=_ca_file(settings))
+    stack.push_async_callback(store.close)
+    deadline = time.monotonic() + _STORE_STARTS_S
+    while True:
+        try:
+            facts = await verify(store)
+        except StoreLost as lost:
+            if time.monotonic() > deadline:
+                raise CannotStart(f"redis: {store.describe()} does not answer ({lost.reason})") from lost
+            await asyncio.sleep(0.2)
+            continue
+        except StoreError as error:
+            raise CannotStart(f"redis: {error}") from error
+        _log.info("store", at=store.describe(), server=facts.name, version=facts.version)
+        return store
+
+
+def _ca_file(settings: Settings) -> str | None:
+    return str(settings.ca_file) if settings.ca_file else None
 
 
 def stamps(files: Iterable[Path]) -> list[tuple[str, int, int, int]]:

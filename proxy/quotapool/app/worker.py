@@ -36,8 +36,7 @@ from quotapool.pool.configuration import Snapshot
 from quotapool.settings import Settings, from_wire
 from quotapool.store.store import connect
 from quotapool.upstream.interface import Timeouts
-from quotapool.upstream.origins import Origins
-from quotapool.upstream.tls_sessions import client_context
+from quotapool.upstream.origins import Origins, origins_of
 from quotapool.web.cors import Cors
 from quotapool.web.handlers import ClientHandler
 from quotapool.web.listener import Listener
@@ -159,14 +158,8 @@ class Worker:
 
 def _origins(settings: Settings) -> Origins:
     t = settings.timeouts
-    return Origins(
-        settings.upstream,
-        credentials_of(settings).bases,
-        Timeouts(t.connect, t.first_byte, t.between_bytes),
-        tls=client_context(settings.ca_file),
-        proxy_for=settings.proxy_for,
-        most=settings.upstream_connections,
-    )
+    timeouts = Timeouts(t.connect, t.first_byte, t.between_bytes)
+    return origins_of(settings, credentials_of(settings), timeouts, most=settings.upstream_connections)
 
 
 def _snapshot(settings: Settings, origins: Origins) -> Snapshot:

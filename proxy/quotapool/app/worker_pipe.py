@@ -1,7 +1,7 @@
 """The pipe between the supervisor and one worker: length-prefixed JSON messages over an inherited socket pair.
 
-It carries the configuration with its secrets, which is why it is a pipe and neither an argument nor a file. Its end
-tells a worker that the supervisor is gone.
+It carries the configuration with its secrets, which is why it is a pipe and neither an argument nor a file. When it
+closes, a worker knows that the supervisor is gone.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class Drain(msgspec.Struct, tag="drain"):
     seconds: float
 
 
-class SpendControl(msgspec.Struct, tag="purse", frozen=True):
-    """Supervisor to worker, whenever it changes: `urgency` by account (factors of its weight, 1 where absent), and the
-    Unix second until which the pool's daily limit refuses what costs money; 0: it does not."""
+class SpendControl(msgspec.Struct, tag="spend_control", frozen=True):
+    """Supervisor to worker, whenever it changes: `urgency` by account (factors of its weight, 1 if absent), and the
+    Unix second until which the pool's daily limit refuses what costs money; 0: nothing is refused."""
 
     urgency: dict[str, float] = {}
     closed_until: float = 0.0
 
 
-class RateCards(msgspec.Struct, tag="cards", frozen=True):
+class RateCards(msgspec.Struct, tag="rate_cards", frozen=True):
     """Supervisor to worker, at the start, when the UTC day turns and when the option `prices` changes."""
 
     cards: CardSet
@@ -50,9 +50,7 @@ class Ready(msgspec.Struct, tag="ready"):
 
 
 Message = Configure | Drain | Ready | SpendControl | RateCards
-_decoder: Final[msgspec.json.Decoder[Configure | Drain | Ready | SpendControl | RateCards]] = msgspec.json.Decoder(
-    Message
-)
+_decoder: Final[msgspec.json.Decoder[Message]] = msgspec.json.Decoder(Message)
 
 
 class Channel:
@@ -68,7 +66,7 @@ class Channel:
         return cls(reader, writer)
 
     async def send(self, message: Message) -> None:
-        """Raises ConnectionError where the other end is gone."""
+        """Raises ConnectionError if the other end is gone."""
         body = msgspec.json.encode(message)
         self._writer.write(len(body).to_bytes(_LENGTH, "big") + body)
         await self._writer.drain()

@@ -1,6 +1,6 @@
-"""`quotapool check`: ask upstream about each key, ask the store what is known of it, say what to do next.
+"""`quotapool check`: what upstream answers about each key, what the store knows about it, and what to do next.
 
-Exit codes: 0 every key is valid and active; 1 at least one is not; 2 it could not be found out.
+Exit codes: 0 every key is valid and active; 1 at least one is not; 2 that could not be found out.
 """
 
 from __future__ import annotations
@@ -15,51 +15,51 @@ from rich.text import Text
 
 from quotapool.cli import tables
 from quotapool.cli.credit import credit_lines
-from quotapool.cli.key_access import run_at_desk
+from quotapool.cli.key_access import run_with_keys
 from quotapool.cli.keys import state_word
-from quotapool.cli.openai_columns import add_said, print_said
+from quotapool.cli.openai_columns import add_openai_columns, print_openai_columns
 from quotapool.domain.states import State
-from quotapool.keys.check import KeyCheck, KeyChecker, ask_all
+from quotapool.keys.check import KeyCheck, KeyChecker, check_all
 from quotapool.operators.keys import LOCKED, KeyOperations, next_step
 from quotapool.settings import Settings
 
 _PER_SECOND: Final = 500.0
 _FEW: Final = 30  # keys that are all shown
-_MOST_SHOWN: Final = 100  # bad ones, without --all
+_MOST_SHOWN: Final = 100  # unusable ones, without --all
 _DIMENSIONS: Final = ("rpm", "tpm", "rpd", "tpd", "ipm")
-_NOT_ASKED: Final = KeyCheck(False, "not asked", "its secret is locked")
+_NOT_CHECKED: Final = KeyCheck(False, "not asked", "its secret is locked")
 
 
 def run(settings: Settings, *, as_json: bool, show_all: bool = False) -> int:
-    """Exit code 0 only where every key is valid and active."""
+    """Exit code 0 only if every key is valid and active."""
 
-    async def command(desk: KeyOperations) -> int:
-        rows, asked = await asyncio.gather(desk.rows(), _ask_all(desk))
+    async def command(keys: KeyOperations) -> int:
+        rows, checks = await asyncio.gather(keys.rows(), _check_all(keys))
         for row in rows:
-            heard = asked.get(row["id"], _NOT_ASKED)
-            row |= {"valid": heard.ok, "answer": heard.word, "detail": heard.detail}
-            row["usable"] = heard.ok and row["state"] == State.ACTIVE.value
-            row["next"] = row["next"] if row["state"] == LOCKED else next_step(row, heard)
-        problems = await add_said(desk.settings, desk.overview.ledger.store, rows)
+            check = checks.get(row["id"], _NOT_CHECKED)
+            row |= {"valid": check.ok, "answer": check.answer, "detail": check.detail}
+            row["usable"] = check.ok and row["state"] == State.ACTIVE.value
+            row["next"] = row["next"] if row["state"] == LOCKED else next_step(row, check)
+        problems = await add_openai_columns(keys.settings, keys.overview.ledger.store, rows)
         if as_json:
             print(msgspec.json.encode({"keys": rows, "summary": _summary(rows), "problems": problems}).decode())
         else:
             _print(rows, problems, show_all=show_all)
         return 0 if all(row["usable"] for row in rows) else 1
 
-    return run_at_desk(settings, command)
+    return run_with_keys(settings, command)
 
 
-async def _ask_all(desk: KeyOperations) -> dict[str, KeyCheck]:
-    asker = KeyChecker(desk.settings, desk.redactor, per_second=_PER_SECOND)
+async def _check_all(keys: KeyOperations) -> dict[str, KeyCheck]:
+    checker = KeyChecker(keys.settings, keys.redactor, per_second=_PER_SECOND)
     try:
-        return {key.id: asked async for key, asked in ask_all(asker, desk.settings.keys, lambda key: key)}
+        return {key.id: check async for key, check in check_all(checker, keys.settings.keys, lambda key: key)}
     finally:
-        await asker.close()
+        await checker.close()
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """`usable` of `keys`, and how many there are of each state and each answer of upstream."""
+    """`usable` of `keys`, and how many there are in each state and with each answer."""
     return {
         "keys": len(rows),
         "usable": sum(row["usable"] for row in rows),
@@ -70,17 +70,17 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _print(rows: list[dict[str, Any]], problems: list[str], *, show_all: bool) -> None:
     out = tables.console()
-    bad = [row for row in rows if not row["usable"]]
+    unusable = [row for row in rows if not row["usable"]]
     everything = show_all or len(rows) <= _FEW
-    shown = rows if everything else bad[:_MOST_SHOWN]
+    shown = rows if everything else unusable[:_MOST_SHOWN]
     if shown:
         out.print(_health(shown))
-    for table in (_credit(shown), _left(shown)):
+    for table in (_credit(shown), _budgets(shown)):
         if table.row_count:
             out.print(table)
-    print_said(out, shown, problems)
-    if not everything and len(bad) > len(shown):
-        out.print(f"... and {len(bad) - len(shown):,} more that are not usable; --all shows every key")
+    print_openai_columns(out, shown, problems)
+    if not everything and len(unusable) > len(shown):
+        out.print(f"... and {len(unusable) - len(shown):,} more unusable keys; --all shows every key")
     summary = _summary(rows)
     if not everything:
         for title in ("states", "answers"):
@@ -90,35 +90,37 @@ def _print(rows: list[dict[str, Any]], problems: list[str], *, show_all: bool) -
 
 
 def _health(rows: list[dict[str, Any]]) -> Table:
-    """Each key: its state, what upstream says of it, why, and what to do."""
+    """Each key: its state, upstream's answer, the reason, and what to do."""
     owners = [_owner(row) for row in rows]
-    table = tables.table("key", *(["account"] if any(owners) else []), "state", "OpenAI says", "why, and what to do")
+    table = tables.table(
+        "key", *(["account"] if any(owners) else []), "state", "OpenAI's answer", "reason, and what to do"
+    )
     for row, owner in zip(rows, owners, strict=True):
         reason = row.get("reason") or ""
-        said = row["answer"].removesuffix(f": {reason}") if reason else row["answer"]
+        answer = row["answer"].removesuffix(f": {reason}") if reason else row["answer"]
         table.add_row(
             row["id"],
             *([owner] if any(owners) else []),
             Text(state_word(row), "green" if row["usable"] else "red"),
-            said,
+            answer,
             "\n".join(filter(None, (reason, row["next"]))),
         )
     return table
 
 
 def _owner(row: dict[str, Any]) -> str:
-    """The account, where it is not the key's own, and its organisation."""
+    """The account, if it is not the key's own, and its organisation."""
     account = row["account"] if row["account"] != row["id"] else ""
     return "\n".join(filter(None, (account, f"({row['organization']})" if row.get("organization") else "")))
 
 
 def _accounts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row of each account: its keys share credit and budgets."""
+    """One row for each account: its keys share credit and budgets."""
     return list({row["account"]: row for row in reversed(rows)}.values())[::-1]
 
 
 def _credit(rows: list[dict[str, Any]]) -> Table:
-    """Money, of accounts of whom somebody said what they have."""
+    """Money, of the accounts whose credit or limit is known."""
     table = tables.table("account", "credit")
     for row in _accounts(rows):
         if lines := credit_lines(row):
@@ -126,19 +128,19 @@ def _credit(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _left(rows: list[dict[str, Any]]) -> Table:
-    """What is left of each account's budgets, of how much; dimensions that nobody limits have no column."""
+def _budgets(rows: list[dict[str, Any]]) -> Table:
+    """What is left of each account's budgets; dimensions without any limit have no column."""
     accounts = _accounts(rows)
     known = [name for name in _DIMENSIONS if any(name in budget for row in accounts for budget in row["budgets"])]
     table = tables.table("account", "model", *known, "", right=known)
     for row in accounts:
         for number, budget in enumerate(row["budgets"]):
-            cells = (_of(budget.get(name)) for name in known)
+            cells = (_cell(budget.get(name)) for name in known)
             table.add_row("" if number else row["account"], budget["model"], *cells, _remark(budget, known))
     return table
 
 
-def _of(level: dict[str, Any] | None) -> str:
+def _cell(level: dict[str, Any] | None) -> str:
     return "" if level is None else f"{max(0, level['remaining']):,.0f} / {level['limit']:,.0f}"
 
 

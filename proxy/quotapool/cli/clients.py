@@ -1,13 +1,13 @@
-"""`quotapool clients`: make, list and revoke client keys in the store."""
+"""`quotapool clients`: add, list, resume and revoke clients in the store."""
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
 
 import msgspec
 
 from quotapool.cli import tables
+from quotapool.cli.errors import fail
 from quotapool.cli.store_access import run_with_store
 from quotapool.ledger.clients import ClientStore, digest, new_key
 from quotapool.settings import Address, Settings
@@ -16,18 +16,18 @@ from quotapool.store.store import Store
 
 
 def add(settings: Settings, name: str, given: str | None) -> int:
-    """Exit code 0, or 2 where the name is taken or the token too short."""
+    """Exit code 0, or 2 if the name is in use or the token too short."""
     key = given or new_key()
     if len(key) < SHORTEST_CLIENT_KEY:
-        return _fail(f"a client key needs at least {SHORTEST_CLIENT_KEY} characters")
+        return fail(f"a client key needs at least {SHORTEST_CLIENT_KEY} characters")
     if any(key == upstream.secret.get_secret_value() for upstream in settings.keys):
-        return _fail("that is a key of the pool; clients must not hold one")
+        return fail("that is a key of the pool; clients must not have one")
     if any(client.id == name for client in settings.clients):
-        return _fail(f"a client {name!r} stands in the configuration")
+        return fail(f"a client {name!r} is in the configuration")
 
     async def command(store: Store) -> int:
         if not await ClientStore(store, settings.pool).add(name, digest(key)):
-            return _fail(f"a client {name!r} exists; revoke it first")
+            return fail(f"a client {name!r} exists already; revoke it first")
         print(f"# client {name}: this is shown once, only its SHA-256 is kept")
         everywhere = settings.listen.host in {"0.0.0.0", "::"}
         here = Address("127.0.0.1", settings.listen.port) if everywhere else settings.listen
@@ -55,7 +55,7 @@ def show(settings: Settings, *, as_json: bool) -> int:
         table = tables.table("client", "from", "added", "suspended for")
         for row in rows:
             table.add_row(row["id"], row["from"], row["added"], row["suspended"])
-        tables.console().print(table if rows else "no clients: whoever reaches the port on this machine may call")
+        tables.console().print(table if rows else "no clients: anyone on this machine who reaches the port may call")
         return 0
 
     return run_with_store(settings, command)
@@ -64,7 +64,7 @@ def show(settings: Settings, *, as_json: bool) -> int:
 def revoke(settings: Settings, name: str) -> int:
     async def command(store: Store) -> int:
         if not await ClientStore(store, settings.pool).revoke(name):
-            return _fail(f"no client {name!r} in the store")
+            return fail(f"no client {name!r} in the store")
         print(f"client {name} revoked")
         return 0
 
@@ -76,13 +76,8 @@ def resume(settings: Settings, name: str) -> int:
 
     async def command(store: Store) -> int:
         if not await ClientStore(store, settings.pool).resume(name):
-            return _fail(f"client {name!r} is not suspended")
+            return fail(f"client {name!r} is not suspended")
         print(f"client {name} is served again")
         return 0
 
     return run_with_store(settings, command)
-
-
-def _fail(message: str) -> int:
-    sys.stderr.write(f"quotapool: {message}\n")
-    return 2

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def credit_lines(row: Mapping[str, Any]) -> list[str]:
-    """One line for the credit of a key's account and one for its month, where they are known."""
+    """One line for the credit of a key's account and one for its month, if they are known."""
     credit = row.get("credit") or {}
     lines = []
     if "remaining_usd" in credit:

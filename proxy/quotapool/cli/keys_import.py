@@ -1,4 +1,4 @@
-"""`quotapool keys import`: a file of keys into the vault, with a progress bar and a report."""
+"""`quotapool keys import`: puts a file of keys into the vault, with a progress bar and a report."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from quotapool.cli.key_access import fail, run_at_desk
+from quotapool.cli.errors import fail
+from quotapool.cli.key_access import run_with_keys
 from quotapool.operators.importer import Importer, Report
 from quotapool.operators.key_file import BadFile, Line, read
 from quotapool.operators.keys import KeyOperations
 from quotapool.settings import Settings
 
-_SHOWN = 20  # bad lines on the terminal; the report has all
+_SHOWN = 20  # failed lines on the terminal; the report has all
 
 
 def run(
@@ -31,31 +32,31 @@ def run(
     as_json: bool,
     report_file: Path | None,
 ) -> int:
-    """0: every line's key is in the pool now; 1: some are not; 2: it could not be done."""
+    """0: every line's key is in the pool now; 1: some are not; 2: nothing could be done."""
     try:
         total = sum(1 for _ in _lines(file))
     except (BadFile, UnicodeDecodeError, OSError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         return fail(f"{file}: {error if isinstance(error, BadFile) else why}")
     if not total:
-        return fail(f"{file}: holds no key")
+        return fail(f"{file}: contains no key")
 
-    async def command(desk: KeyOperations) -> int:
-        importer = Importer(desk, check=check, dry_run=dry_run, replace=replace)
+    async def command(keys: KeyOperations) -> int:
         with _progress() as progress:
             task = progress.add_task("checking" if check else "importing", total=total)
-            report = await importer.run(
-                _lines(file), at_once=at_once, per_second=per_second, told=lambda: progress.advance(task)
+            importer = Importer(
+                keys, check=check, dry_run=dry_run, replace=replace, on_progress=lambda: progress.advance(task)
             )
+            report = await importer.run(_lines(file), at_once=at_once, per_second=per_second)
         if report_file is not None:
-            _keep(report, report_file)
+            _write(report, report_file)
         if as_json:
             print(msgspec.json.encode(report.as_json()).decode())
         else:
             _print(report, report_file)
         return 1 if report.bad else 0
 
-    return run_at_desk(settings, command)
+    return run_with_keys(settings, command)
 
 
 def _lines(file: Path) -> Iterator[Line]:
@@ -63,12 +64,12 @@ def _lines(file: Path) -> Iterator[Line]:
         yield from read(lines)
 
 
-def _keep(report: Report, file: Path) -> None:
+def _write(report: Report, file: Path) -> None:
     file.write_bytes(msgspec.json.format(msgspec.json.encode(report.as_json())) + b"\n")
 
 
 def _progress() -> Progress:
-    """On standard error, and only where somebody looks."""
+    """On standard error, and only on a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty())

@@ -1,13 +1,13 @@
-"""`quotapool objects`: which account holds what, and whose it is."""
+"""`quotapool objects`: which account holds which stored object, and which client owns it."""
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
 
 import msgspec
 
 from quotapool.cli import tables
+from quotapool.cli.errors import fail
 from quotapool.cli.store_access import run_with_store
 from quotapool.domain.observer import Observer
 from quotapool.objects.layout import account_mark, owner_of
@@ -17,7 +17,7 @@ from quotapool.settings import Settings
 from quotapool.store.store import Store
 
 
-def _book(store: Store, settings: Settings) -> ObjectOwners:
+def _owners(store: Store, settings: Settings) -> ObjectOwners:
     return ObjectOwners(store, settings.pool, retention_s=settings.objects.retention, observer=Observer())
 
 
@@ -32,7 +32,7 @@ def show(settings: Settings, *, client: str | None, account: str | None, as_json
     async def command(store: Store) -> int:
         rows = [
             row
-            for row in await _book(store, settings).all()
+            for row in await _owners(store, settings).all()
             if client in {None, row.client} and account in {None, row.account}
         ]
         if as_json:
@@ -49,14 +49,14 @@ def show(settings: Settings, *, client: str | None, account: str | None, as_json
 
 
 def find(settings: Settings, object_id: str, *, as_json: bool) -> int:
-    """Exit code 1 where nobody knows it."""
+    """Exit code 1 if it is not known."""
 
     async def command(store: Store) -> int:
         refs = [(kind, object_id) for kind in _kinds(object_id)]
-        found = next((owner for owner in await _book(store, settings).find(refs, "") if owner is not None), None)
+        found = next((owner for owner in await _owners(store, settings).find(refs, "") if owner is not None), None)
         if found is None:
-            return _fail(f"nobody knows {object_id}", 1)
-        # Most records hold digests of the names, so the names are those of the configuration.
+            return fail(f"{object_id} is not known", 1)
+        # Most records have digests of the names, so the names are looked up in the configuration.
         accounts = {account_mark(key.account): key.account for key in settings.keys}
         clients = {owner_of("", client.id).client: client.id for client in settings.clients}
         account = accounts.get(found.account, "an account that is not in the configuration")
@@ -71,19 +71,14 @@ def find(settings: Settings, object_id: str, *, as_json: bool) -> int:
 
 
 def forget(settings: Settings, object_id: str) -> int:
-    """Exit code 1 where there was nothing to forget. The object itself stays where it is."""
+    """Exit code 1 if there was nothing to forget. The object itself stays where it is."""
 
     async def command(store: Store) -> int:
-        book = _book(store, settings)
-        gone = [await book.forget((kind, object_id)) for kind in _kinds(object_id)]
-        if not any(gone):
-            return _fail(f"nobody knows {object_id}", 1)
+        owners = _owners(store, settings)
+        forgotten = [await owners.forget((kind, object_id)) for kind in _kinds(object_id)]
+        if not any(forgotten):
+            return fail(f"{object_id} is not known", 1)
         print(f"{object_id} is forgotten")
         return 0
 
     return run_with_store(settings, command)
-
-
-def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"quotapool: {message}\n")
-    return code

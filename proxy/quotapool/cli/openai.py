@@ -1,11 +1,10 @@
-"""`quotapool openai`: a project's limits, and our books beside OpenAI's, with an admin key."""
+"""`quotapool openai`: the limits of projects, and our spend beside OpenAI's costs, with an admin key."""
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime
 from typing import Any, Final
 
@@ -13,7 +12,8 @@ import aiohttp
 import msgspec
 
 from quotapool.cli import tables
-from quotapool.cli.key_access import fail, run_at_desk
+from quotapool.cli.errors import fail, warn
+from quotapool.cli.key_access import run_with_keys
 from quotapool.cli.usage import since_day
 from quotapool.money.rate_cards import PICO
 from quotapool.money.spend_store import SpendStore
@@ -28,8 +28,7 @@ from quotapool.operators.keys import KeyOperations
 from quotapool.settings import Settings
 from quotapool.store.store import Store
 
-REFUSED: Final = 1
-_DAYS: Final = 7  # that `reconcile` looks back on by default
+INCOMPLETE: Final = 1
 _COLUMNS: Final = (
     "day", "account", "key", "ours_usd", "estimated_usd", "theirs_usd", "difference_usd",
     "difference_percent", "our_requests", "their_requests",
@@ -42,33 +41,34 @@ _LIMITS: Final = {
     "batch TPD": "batch_1_day_max_input_tokens",
 }
 _NO_ADMIN_KEY: Final = (
-    "no admin key: write `admin_keys: [{organization: NAME, secret: ${OPENAI_ADMIN_KEY}}]`; an owner of the "
-    "organisation makes one at https://platform.openai.com/settings/organization/admin-keys"
+    "no admin key: add `admin_keys: [{organization: NAME, secret: ${OPENAI_ADMIN_KEY}}]`; an owner of the "
+    "organisation creates one at https://platform.openai.com/settings/organization/admin-keys"
 )
 
 
 def limits(settings: Settings, *, write: bool, as_json: bool) -> int:
-    """Each project's rate limits by model. Exit code 1 where OpenAI did not tell all, 2 without an admin key."""
+    """Each project's rate limits by model. Exit code 1 if an answer of OpenAI is missing, 2 without an admin key."""
 
     async def command(settings: Settings, inquiry: Inquiry, store: Store) -> int:
-        told = await _ask(settings, inquiry, store)
+        answers = await _ask(settings, inquiry, store)
         if write:
-            print(fragment(settings, told.limits), end="")
+            print(fragment(settings, answers.limits), end="")
         elif as_json:
-            rows = {account: msgspec.to_builtins(limits) for account, limits in told.limits.items()}
-            print(msgspec.json.encode({"limits": rows, "problems": told.problems}).decode())
+            rows = {account: msgspec.to_builtins(limits) for account, limits in answers.limits.items()}
+            print(msgspec.json.encode({"limits": rows, "problems": answers.problems}).decode())
         else:
-            _print_limits(told)
-        _complain(told.problems, quiet=as_json)
-        if not told.limits and not told.problems:
-            _complain(["no account names its `project: proj_...` under accounts:, so there is nothing to ask for"])
-        return 0 if told.limits and not told.problems else REFUSED
+            _print_limits(answers)
+        _warn_of(answers.problems, quiet=as_json)
+        if not answers.limits and not answers.problems:
+            _warn_of(["no account has a `project: proj_...` under accounts:, so there is nothing to ask for"])
+        return 0 if answers.limits and not answers.problems else INCOMPLETE
 
     return _run(settings, command)
 
 
 def reconciliation(settings: Settings, since: str, until: str | None, *, as_json: bool, as_csv: bool) -> int:
-    """Our spend beside theirs. Exit code 1 where OpenAI did not tell all, 2 without an admin key, or a wrong date."""
+    """Our spend beside theirs. Exit code 1 if an answer of OpenAI is missing, 2 without an admin key or for a wrong
+    date."""
     today = datetime.now(UTC).date()
     first, last = since_day(since, today), today if until is None else since_day(until, today)
     if first is None or last is None:
@@ -77,59 +77,52 @@ def reconciliation(settings: Settings, since: str, until: str | None, *, as_json
         return fail("--since is later than --until")
 
     async def command(settings: Settings, inquiry: Inquiry, store: Store) -> int:
-        told = await _ask(settings, inquiry, store)
+        answers = await _ask(settings, inquiry, store)
         costs: list[Cost] = []
         usage: list[Used] = []
-        asked = []
+        accounts: list[str] = []
         for admin in settings.admin_keys:
-            accounts = [account for account in accounts_of(settings) if admin_key_of(settings, account) is admin]
+            of_admin = [account for account in accounts_of(settings) if admin_key_of(settings, account) is admin]
             organisation = inquiry.organisation(settings, admin)
             try:
                 costs += await organisation.costs(first, last)
-                asked += accounts
+                accounts += of_admin
                 usage += await organisation.usage(first, last)
             except NotTold as refused:
-                told.problems.append(f"admin key of {admin.organization}: {refused}")
-        books = await SpendStore(store, settings.pool).totals("key", first, last)
+                answers.problems.append(f"admin key of {admin.organization}: {refused}")
+        ours = await SpendStore(store, settings.pool).totals("key", first, last)
         account_of = {key.id: key.account for key in settings.keys}
-        result = reconcile(books, costs, usage, told, account_of, asked, today)
+        result = reconcile(ours, costs, usage, answers, account_of, accounts, today)
         if as_json:
-            print(msgspec.json.encode(_document(result, first, last, told)).decode())
+            print(msgspec.json.encode(_document(result, first, last, answers)).decode())
         elif as_csv:
             writer = csv.DictWriter(sys.stdout, _COLUMNS)
             writer.writeheader()
             writer.writerows(_row(line) for line in result.lines)
         else:
             _print_reconciliation(result)
-        _complain(told.problems, quiet=as_json)
-        return REFUSED if told.problems else 0
+        _warn_of(answers.problems, quiet=as_json)
+        return INCOMPLETE if answers.problems else 0
 
     return _run(settings, command)
 
 
 async def _ask(settings: Settings, inquiry: Inquiry, store: Store) -> Told:
-    """Ask OpenAI, and let the alerts and `check` know what it said."""
-    told = await inquiry.ask(settings)
-    await OpenAIRecords(store, settings.pool).write(told.keys, told.accounts)
-    return told
+    """Ask OpenAI, and keep its answers for the alerts and `check`."""
+    answers = await inquiry.ask(settings)
+    await OpenAIRecords(store, settings.pool).write(answers.keys, answers.accounts)
+    return answers
 
 
 def _run(settings: Settings, command: Callable[[Settings, Inquiry, Store], Awaitable[int]]) -> int:
     if not settings.admin_keys:
         return fail(_NO_ADMIN_KEY)
 
-    async def at_desk(desk: KeyOperations) -> int:
-        async with inquiring(settings) as inquiry:
-            return await command(desk.settings, inquiry, desk.overview.ledger.store)
+    async def with_keys(keys: KeyOperations) -> int:
+        async with aiohttp.ClientSession(connector=connector(settings.ca_file)) as http:
+            return await command(keys.settings, Inquiry(http), keys.overview.ledger.store)
 
-    return run_at_desk(settings, at_desk)
-
-
-@asynccontextmanager
-async def inquiring(settings: Settings) -> AsyncIterator[Inquiry]:
-    """An Inquiry with connections of its own."""
-    async with aiohttp.ClientSession(connector=connector(settings.ca_file)) as http:
-        yield Inquiry(http)
+    return run_with_keys(settings, with_keys)
 
 
 def _row(line: Line) -> dict[str, Any]:
@@ -148,7 +141,7 @@ def _row(line: Line) -> dict[str, Any]:
     }
 
 
-def _document(result: Reconciliation, first: date, last: date, told: Told) -> dict[str, Any]:
+def _document(result: Reconciliation, first: date, last: date, answers: Told) -> dict[str, Any]:
     return {
         "since": first.isoformat(),
         "until": last.isoformat(),
@@ -161,7 +154,7 @@ def _document(result: Reconciliation, first: date, last: date, told: Told) -> di
         },
         "lines": [_row(line) for line in result.lines],
         "reasons": result.reasons,
-        "problems": told.problems,
+        "problems": answers.problems,
     }
 
 
@@ -184,21 +177,21 @@ def _print_reconciliation(result: Reconciliation) -> None:
     console = tables.console()
     console.print(table)
     if result.untold:
-        console.print(f"not compared: {_shown(result.untold)} of accounts whose costs OpenAI did not tell")
+        console.print(f"not compared: {_shown(result.untold)} of accounts whose costs OpenAI did not report")
     for reason in result.reasons:
         console.print(f"- {reason}")
 
 
-def _print_limits(told: Told) -> None:
-    """Kinds of limit that no project has get no column; the project stands below its account's name."""
-    limits = [(account, row) for account, rows in sorted(told.limits.items()) for row in sorted(rows, key=_by_model)]
+def _print_limits(answers: Told) -> None:
+    """Kinds of limit that no project has get no column; the project is below its account's name."""
+    limits = [(account, row) for account, rows in sorted(answers.limits.items()) for row in sorted(rows, key=_by_model)]
     shown = {
         title: [getattr(row, name) for _, row in limits]
         for title, name in _LIMITS.items()
         if any(getattr(row, name) is not None for _, row in limits)
     }
     table = tables.table("account", "model", *shown, right=shown)
-    names = {account: iter((account, told.accounts[account].project)) for account in told.limits}
+    names = {account: iter((account, answers.accounts[account].project)) for account in answers.limits}
     for number, (account, row) in enumerate(limits):
         values = (column[number] for column in shown.values())
         table.add_row(next(names[account], ""), row.model, *("" if value is None else f"{value:,}" for value in values))
@@ -218,11 +211,6 @@ def _shown(amount: int | None) -> str:
     return "" if amount is None else f"{amount / PICO:,.6f}"
 
 
-def _complain(problems: list[str], *, quiet: bool = False) -> None:
+def _warn_of(problems: list[str], *, quiet: bool = False) -> None:
     for problem in problems if not quiet else ():
-        sys.stderr.write(f"quotapool: {problem}\n")
-
-
-def _fail(message: str) -> int:
-    sys.stderr.write(f"quotapool: {message}\n")
-    return 2
+        warn(problem)

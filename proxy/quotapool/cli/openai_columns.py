@@ -1,4 +1,4 @@
-"""What OpenAI says of each key and account, for `quotapool check`: last use, expiry, spend limits, credit."""
+"""What OpenAI itself reports about keys and accounts, for `quotapool check`: last use, expiry, spend limits, credit."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from quotapool.openai_admin.records import AccountSaid, KeySaid, OpenAIRecords
 from quotapool.settings import Settings
 from quotapool.store.store import Store
 
-_PATIENCE_S: Final = 30.0
+_TIMEOUT_S: Final = 30.0
 _DAY_S: Final = 86_400
 
 
-async def add_said(settings: Settings, store: Store, rows: list[dict[str, Any]]) -> list[str]:
-    """Give each row of `check` what OpenAI says of its key (`openai`) and account (`openai_account`), null where it
-    says nothing. Asks now where an admin key or a session key is configured; returns what went wrong, a line each."""
-    book = OpenAIRecords(store, settings.pool)
+async def add_openai_columns(settings: Settings, store: Store, rows: list[dict[str, Any]]) -> list[str]:
+    """Add to each row of `check` what OpenAI reports about its key (`openai`) and account (`openai_account`), null if
+    nothing. Asks now if an admin key or a session key is configured; returns what went wrong, a line each."""
+    records = OpenAIRecords(store, settings.pool)
     problems: list[str] = []
     if settings.admin_keys or any(account.session_key for account in settings.accounts.values()):
         try:
             async with (
-                asyncio.timeout(_PATIENCE_S),
+                asyncio.timeout(_TIMEOUT_S),
                 aiohttp.ClientSession(connector=connector(settings.ca_file)) as http,
             ):
-                told = await Inquiry(http).ask(settings)
+                answers = await Inquiry(http).ask(settings)
         except TimeoutError:
-            problems.append("OpenAI's admin API did not answer in time; what follows is what it said before")
+            problems.append("OpenAI's admin API did not answer in time; what follows is its last answer")
         else:
-            problems += told.problems
-            await book.write(told.keys, told.accounts)
-    keys, accounts = await book.read()
+            problems += answers.problems
+            await records.write(answers.keys, answers.accounts)
+    keys, accounts = await records.read()
     for row in rows:
         row["openai"] = msgspec.to_builtins(keys.get(row["id"]))
         row["openai_account"] = msgspec.to_builtins(accounts.get(row["account"]))
     return problems
 
 
-def print_said(console: Console, rows: list[dict[str, Any]], problems: list[str]) -> None:
-    """A table of what was added by `add_said`; nothing where there is nothing."""
+def print_openai_columns(console: Console, rows: list[dict[str, Any]], problems: list[str]) -> None:
+    """A table of what `add_openai_columns` added, if anything."""
     now = time.time()
     table = tables.table("key", "name at OpenAI", "last used", "expires", "its account at OpenAI")
     for row in rows:
@@ -54,12 +54,12 @@ def print_said(console: Console, rows: list[dict[str, Any]], problems: list[str]
         account = msgspec.convert(row.get("openai_account"), AccountSaid | None)
         lines = account_lines(account or AccountSaid(), now)
         if key is not None or lines:
-            said = key or KeySaid(key_id="")
+            known = key or KeySaid(key_id="")
             table.add_row(
                 row["id"],
-                said.name,
-                _day(said.last_used_at) or ("never" if key else ""),
-                expiry(said.expires_at, now) or ("never" if key else ""),
+                known.name,
+                _day(known.last_used_at) or ("never" if key else ""),
+                expiry(known.expires_at, now) or ("never" if key else ""),
                 "\n".join(lines),
             )
     if table.row_count:
@@ -69,32 +69,32 @@ def print_said(console: Console, rows: list[dict[str, Any]], problems: list[str]
 
 
 def expiry(at: float | None, now: float) -> str:
-    """The day, and how far it is; "" for never."""
+    """The day, and how many days are left; "" for never."""
     if not at:
         return ""
     if at <= now:
-        return f"{_day(at)}: expired, make a new key"
+        return f"{_day(at)}: expired, create a new key"
     return f"{_day(at)}, in {int((at - now) // _DAY_S)} days"
 
 
-def account_lines(said: AccountSaid, now: float) -> list[str]:
-    """Limits and credit in words, with what to do where something is at its end."""
+def account_lines(account: AccountSaid, now: float) -> list[str]:
+    """Limits and credit in words, and what to do about what is used up."""
     lines = []
     for who, limit, stopped in (
-        ("project", said.project_limit_usd, said.project_stopped),
-        ("organisation", said.organization_limit_usd, said.organization_stopped),
+        ("project", account.project_limit_usd, account.project_stopped),
+        ("organisation", account.organization_limit_usd, account.organization_stopped),
     ):
         if limit is not None:
             reached = ": reached; raise it, or wait for the month's turn" if stopped else ""
             lines.append(f"{who}'s spend limit ${limit:,.2f} a month{reached}")
-    if said.available_usd is not None:
-        lines.append(f"credit left ${said.available_usd:,.2f} of ${said.granted_usd or 0:,.2f}")
-    if said.month_usd is not None:
-        lines.append(f"spent this month ${said.month_usd:,.2f}")
-    if said.access_until:
-        lines.append(f"access until {expiry(said.access_until, now)}")
-    if said.problem:
-        lines.append(said.problem)
+    if account.available_usd is not None:
+        lines.append(f"credit left ${account.available_usd:,.2f} of ${account.granted_usd or 0:,.2f}")
+    if account.month_usd is not None:
+        lines.append(f"spent this month ${account.month_usd:,.2f}")
+    if account.access_until:
+        lines.append(f"access until {expiry(account.access_until, now)}")
+    if account.problem:
+        lines.append(account.problem)
     return lines
 
 

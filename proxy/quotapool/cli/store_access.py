@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import structlog
 
+from quotapool.cli.errors import fail
 from quotapool.ledger.budgets import StoreUnavailable
 from quotapool.settings import Settings
 from quotapool.store.embedded import StateDirBusy, attach_url, temporary
@@ -19,7 +19,7 @@ from quotapool.store.valkey_process import EmbeddedFailed
 
 @asynccontextmanager
 async def store_of(settings: Settings) -> AsyncIterator[Store]:
-    """The pool's store for the length of one command."""
+    """The pool's store, for the duration of one command."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     ca_file = str(settings.ca_file) if settings.ca_file else None
     url = settings.redis.get_secret_value() if settings.redis else attach_url(settings.state_dir)
@@ -39,7 +39,7 @@ async def store_of(settings: Settings) -> AsyncIterator[Store]:
 
 
 def run_with_store(settings: Settings, command: Callable[[Store], Awaitable[int]]) -> int:
-    """Run `command`; its exit code, or 2 with a message where the store cannot be reached."""
+    """Run `command`; its exit code, or 2 with the reason if the store cannot be reached."""
 
     async def main() -> int:
         async with store_of(settings) as store:
@@ -48,7 +48,6 @@ def run_with_store(settings: Settings, command: Callable[[Store], Awaitable[int]
     try:
         return asyncio.run(main())
     except (StoreError, StoreUnavailable, StateDirBusy, EmbeddedFailed, RuntimeDirUnsafe) as error:
-        sys.stderr.write(f"quotapool: {error}\n")
+        return fail(str(error))
     except OSError as error:
-        sys.stderr.write(f"quotapool: {settings.state_dir}: {error.strerror or error}\n")
-    return 2
+        return fail(f"{settings.state_dir}: {error.strerror or error}")

@@ -1,4 +1,4 @@
-"""Tables as all commands show them: light, readable in 80 columns, and never cut or folded where a program reads."""
+"""Tables as all commands show them: light, readable in 80 columns, and never cut or folded in a pipe."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-_PIPE: Final = 2_000  # columns of what is no terminal: `quotapool keys list | grep` finds whole words
+_PIPE: Final = 2_000  # columns without a terminal: `quotapool keys list | grep` finds whole words
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 def console(at_least: int = 0) -> Console:
-    """Standard output, with nothing read as markup: models have the names that callers give them."""
+    """Standard output, without markup: callers choose the names of models."""
     out = Console(highlight=False, markup=False, emoji=False)
     if not out.is_terminal:
         out.width = _PIPE
@@ -24,7 +24,7 @@ def console(at_least: int = 0) -> Console:
 
 
 def table(*titles: str, right: Iterable[str] = (), title: str | None = None) -> Table:
-    """An empty one; the columns in `right` are numbers. Long cells are folded, so that nothing is lost."""
+    """An empty table; the columns in `right` are numbers. Long cells are folded, so that nothing is lost."""
     made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify="left", pad_edge=False)
     numbers = frozenset(right)
     for heading in titles:
@@ -36,7 +36,7 @@ def table(*titles: str, right: Iterable[str] = (), title: str | None = None) -> 
 
 
 def moment(at: float | None) -> str:
-    """A time as `2026-11-22 20:01 UTC`; "" where there is none."""
+    """A time as `2026-11-22 20:01 UTC`; "" if there is none."""
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC" if at else ""
 
 

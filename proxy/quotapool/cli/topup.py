@@ -1,11 +1,12 @@
-"""`quotapool keys topup`: credit was bought, so count it, and try at once what rested for lack of it."""
+"""`quotapool keys topup`: counts credit that was bought, and tries at once what was quarantined for lack of it."""
 
 from __future__ import annotations
 
 import math
 from datetime import UTC, date, datetime
 
-from quotapool.cli.key_access import fail, run_at_desk
+from quotapool.cli.errors import fail
+from quotapool.cli.key_access import run_with_keys
 from quotapool.domain.states import State
 from quotapool.domain.subject import Subject
 from quotapool.domain.wallet import PICO
@@ -14,7 +15,7 @@ from quotapool.operators.overview import Overview
 from quotapool.settings import Settings
 from quotapool.settings.errors import nearest
 
-MOST_USD = 1e9  # beyond, somebody mistyped
+MAX_USD = 1e9  # more is a typing error
 
 
 def run(settings: Settings, account: str, usd: float, *, granted: str | None, expires: str | None) -> int:
@@ -24,34 +25,34 @@ def run(settings: Settings, account: str, usd: float, *, granted: str | None, ex
         expires_on = date.fromisoformat(expires) if expires else None
     except ValueError:
         return fail("a day is written YYYY-MM-DD, such as 2027-01-31")
-    if not math.isfinite(usd) or not 0 < usd <= MOST_USD:
+    if not math.isfinite(usd) or not 0 < usd <= MAX_USD:
         return fail("the amount must be more than 0 dollars")
     if expires_on is not None and expires_on <= granted_on:
         return fail("--expires must be later than --granted")
 
-    async def command(desk: KeyOperations) -> int:
-        overview = desk.overview
+    async def command(keys: KeyOperations) -> int:
+        overview = keys.overview
         if account not in overview.roster.pool.accounts:
             return fail(_unknown(overview, account))
-        treasurer = overview.treasurer
-        await treasurer.topup(account, usd, granted_on, expires_on, datetime.now(UTC))
-        roused = await overview.ledger.registry.rouse(State.QUARANTINED, subjects_of(overview, account))
-        seen = (await treasurer.look(datetime.now(UTC))).wallets[account]
-        left = 0 if seen.remaining is None else seen.remaining
+        credit = overview.credit
+        await credit.topup(account, usd, granted_on, expires_on, datetime.now(UTC))
+        woken = await overview.ledger.registry.rouse(State.QUARANTINED, subjects_of(overview, account))
+        wallet = (await credit.look(datetime.now(UTC))).wallets[account]
+        left = 0 if wallet.remaining is None else wallet.remaining
         until = f", until {expires_on}" if expires_on else ""
         print(f"account {account}: ${usd:,.2f} more{until}; ${left / PICO:,.2f} of credit left")
-        if roused:
-            print("it rested for lack of money, and is tried again now")
+        if woken:
+            print("it was out for lack of money, and is tried again now")
         return 0
 
-    return run_at_desk(settings, command)
+    return run_with_keys(settings, command)
 
 
 def subjects_of(overview: Overview, account: str) -> list[Subject]:
-    """The state records that this account's credit decides on: its own, its keys', its organisation's."""
+    """The subjects whose state depends on this account's credit: itself, its keys, its organisation."""
     known = overview.roster.pool.accounts[account]
-    fields = [Subject.of_account(account), *(Subject.of_key(key.id) for key in known.keys)]
-    return [*fields, Subject.of_organization(known.organization)] if known.organization else fields
+    subjects = [Subject.of_account(account), *(Subject.of_key(key.id) for key in known.keys)]
+    return [*subjects, Subject.of_organization(known.organization)] if known.organization else subjects
 
 
 def _unknown(overview: Overview, account: str) -> str:

@@ -1,4 +1,4 @@
-"""`quotapool usage`: what the pool spent, by whom and on what, and what of it is known how well."""
+"""`quotapool usage`: what the pool spent, for whom and on what, and how exactly that is known."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from quotapool.cli import tables
+from quotapool.cli.errors import fail
 from quotapool.cli.store_access import run_with_store
 from quotapool.money.rate_cards import PICO
 from quotapool.money.spend_store import DAYS_KEPT, Dimension, SpendStore, Spent
@@ -37,13 +38,13 @@ _COLUMNS: Final = (
     *("requests", "prompt_tokens", "cached_tokens", "completion_tokens"),
 )
 _HEADINGS: Final = ("USD", "exact", "estimated", "probes", "unpriced", "requests", "prompt", "cached", "completion")
-_WIDE: Final = 120
-_NOBODY: Final[dict[By, str]] = {"account": "-", "key": "-", "model": "-", "client": "anonymous", "day": "-"}
+_MIN_WIDTH: Final = 120
+_NO_NAME: Final[dict[By, str]] = {"account": "-", "key": "-", "model": "-", "client": "anonymous", "day": "-"}
 _DAYS: Final = re.compile(r"(\d{1,4})d")
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Rows by name, the dearest first (days in order); both days, in UTC, are included."""
+    """Rows by name, the most expensive first (days in order); both days, in UTC, are included."""
 
     by: By
     since: date
@@ -56,7 +57,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def since_day(text: str, today: date) -> date | None:
-    """The first day of `2026-11-01`, `7d` (today and the six before) or `month`; None where it is none of these."""
+    """The first day of `2026-11-01`, `7d` (today and the six before) or `month`; None if it is none of these."""
     if text == "month":
         return today.replace(day=1)
     if days := _DAYS.fullmatch(text):
@@ -68,15 +69,15 @@ def since_day(text: str, today: date) -> date | None:
 
 
 def run(settings: Settings, *, by: str, since: str, as_csv: bool, as_json: bool) -> int:
-    """Show it. Exit code 0; 2 where an option makes no sense or the store cannot be reached."""
+    """Print the report. Exit code 0; 2 if an option is invalid or the store cannot be reached."""
     now = datetime.now(UTC)
     first = since_day(since, now.date())
     if by not in BY:
-        return _fail(f"--by {by}: one of {', '.join(BY)}")
+        return fail(f"--by {by}: must be one of {', '.join(BY)}")
     if first is None:
-        return _fail(f"--since {since}: a day such as 2026-11-01, a number of days such as 7d, or month")
+        return fail(f"--since {since}: must be a day such as 2026-11-01, a number of days such as 7d, or month")
     if first > now.date():
-        return _fail(f"--since {since}: that day is still to come (it is {now.date()} in UTC)")
+        return fail(f"--since {since}: that day is in the future (today is {now.date()} in UTC)")
     first = max(first, now.date() - timedelta(days=DAYS_KEPT))
 
     async def command(store: Store) -> int:
@@ -92,28 +93,28 @@ def run(settings: Settings, *, by: str, since: str, as_csv: bool, as_json: bool)
     return run_with_store(settings, command)
 
 
-async def gather(book: SpendStore, by: By, since: date, until: date) -> Report:
-    """Read the book. Raises StoreLost."""
+async def gather(store: SpendStore, by: By, since: date, until: date) -> Report:
+    """Read what was spent. Raises StoreLost."""
     dimension: Dimension = "pool" if by == "day" else by
     rows: dict[str, Spent] = {}
     total, month = Spent(), Spent()
-    for day, names in (await book.totals(dimension, since, until)).items():
+    for day, names in (await store.totals(dimension, since, until)).items():
         for name, spent in names.items():
             if by == "day":
-                name = day.isoformat()  # noqa: PLW2901 - the pool's one name says nothing
-            rows.setdefault(name or _NOBODY[by], Spent()).add(spent)
+                name = day.isoformat()  # noqa: PLW2901 - the pool has only one name
+            rows.setdefault(name or _NO_NAME[by], Spent()).add(spent)
             total.add(spent)
-    for names in (await book.totals("pool", until.replace(day=1), until)).values():
+    for names in (await store.totals("pool", until.replace(day=1), until)).values():
         for spent in names.values():
             month.add(spent)
     unpriced = {
         name
-        for names in (await book.totals("model", since, until)).values()
+        for names in (await store.totals("model", since, until)).values()
         for name, spent in names.items()
         if spent.unpriced_requests
     }
     ordered = sorted(rows.items(), key=lambda row: row[0] if by == "day" else (-row[1].total, row[0]))
-    return Report(by, since, until, ordered, total, month, sorted(unpriced), await book.versions(since, until))
+    return Report(by, since, until, ordered, total, month, sorted(unpriced), await store.versions(since, until))
 
 
 def _usd(pico: int) -> Decimal:
@@ -153,37 +154,37 @@ def _write_csv(report: Report) -> None:
 
 
 def _harmless(name: str) -> str:
-    """A spreadsheet runs what begins like a formula, and callers choose the names of models."""
+    """A spreadsheet evaluates what begins like a formula, and callers choose the names of models."""
     return f"'{name}" if name[:1] in {"=", "+", "-", "@", "\t"} else name
 
 
 def _show(report: Report, zone: str) -> None:
-    console = tables.console(_WIDE)  # numbers that a narrow terminal wraps can be read, cut ones cannot
+    console = tables.console(_MIN_WIDTH)  # in a narrow terminal, wrapped numbers can be read, cut ones cannot
     table = tables.table(report.by)
-    told = [any(column) for column in zip(*(_values(spent) for _, spent in report.rows), strict=True)]
-    for heading in compress(_HEADINGS, told):
+    shown = [any(column) for column in zip(*(_values(spent) for _, spent in report.rows), strict=True)]
+    for heading in compress(_HEADINGS, shown):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, spent in report.rows:
-        table.add_row(name, *compress(_cells(spent), told))
+        table.add_row(name, *compress(_cells(spent), shown))
     if len(report.rows) > 1:
         table.add_section()
-        table.add_row("all", *compress(_cells(report.total), told))
+        table.add_row("all", *compress(_cells(report.total), shown))
     if report.rows:
         console.print(table)
     else:
         console.print(f"nothing was spent since {report.since}")
-    _tell(report, zone, partial(console.print, soft_wrap=True))
+    _print_notes(report, zone, partial(console.print, soft_wrap=True))
 
 
-def _tell(report: Report, zone: str, say: Callable[[str], None]) -> None:
-    """What the sums are of."""
+def _print_notes(report: Report, zone: str, line: Callable[[str], None]) -> None:
+    """What the sums include, and what they do not."""
     begins = "" if zone == "UTC" else f", each from {_begin(report.until, zone)} in {zone}"
-    say(f"UTC days {report.since} to {report.until}{begins}; this month: ${_usd(report.month.total):,.2f}")
+    line(f"UTC days {report.since} to {report.until}{begins}; this month: ${_usd(report.month.total):,.2f}")
     if report.prices:
-        say(f"prices: {'; '.join(report.prices)}")
+        line(f"prices: {'; '.join(report.prices)}")
     if report.unpriced:
-        say(f"no known price, not in the sums: {_several(report.unpriced)}; see the option prices:")
-    say(f"not seen here: {'; '.join(NOT_SEEN)}")
+        line(f"no known price, not in the sums: {_several(report.unpriced)}; see the option prices:")
+    line(f"not seen here: {'; '.join(NOT_SEEN)}")
 
 
 def _cells(spent: Spent) -> list[str]:
@@ -196,8 +197,3 @@ def _begin(day: date, zone: str) -> str:
 
 def _several(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-
-
-def _fail(message: str) -> int:
-    sys.stderr.write(f"quotapool: {message}\n")
-    return 2

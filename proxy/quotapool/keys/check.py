@@ -1,6 +1,6 @@
-"""Asks upstream whether secrets are valid: `GET /v1/models`, many at once, never more than so many a second.
+"""Checks with upstream whether keys are valid: `GET /v1/models`, many at once, at most so many a second.
 
-The call proves that a key is valid and says nothing about its credit.
+The call proves that a key is valid; it proves nothing about its credit.
 """
 
 from __future__ import annotations
@@ -11,87 +11,86 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from quotapool.domain.verdict import Kind, Verdict
+from quotapool.keys.keyring import credentials_of
 from quotapool.observe.redaction import Redactor
 from quotapool.openai.classify import classify
 from quotapool.settings import Settings, UpstreamKey
-from quotapool.upstream.client import UpstreamClient
-from quotapool.upstream.interface import Timeouts, UpstreamFailure, read_body
+from quotapool.upstream.interface import Timeouts, Upstream, UpstreamFailure, read_body
+from quotapool.upstream.origins import origins_of
 from quotapool.upstream.routes import Route
-from quotapool.upstream.tls_sessions import client_context
 
 AT_ONCE: Final = 64
 PER_SECOND: Final = 200.0
 NO_ANSWER: Final = "no answer"
-_PATIENCE: Final = Timeouts(connect=5.0, first_byte=15.0, between_bytes=15.0)
+_TIMEOUTS: Final = Timeouts(connect=5.0, first_byte=15.0, between_bytes=15.0)
 _TRIES: Final = 3
 _PAUSE_S: Final = 0.5
-_GIVE_UP_AFTER: Final = 200  # secrets in a row without an answer: it is not the secrets
+_GIVE_UP_AFTER: Final = 200  # keys in a row without an answer: the fault is not the keys'
 
-# Whoever is told one of these was recognised: a restricted key may list no models, a busy one may have to wait.
+# A key that gets one of these was recognised: a restricted one may list no models, a busy one may have to wait.
 _RECOGNISED: Final = frozenset({Kind.OK, Kind.MODEL, Kind.MONEY, Kind.WAIT, Kind.SLOW_DOWN})
-_PASSING: Final = frozenset({Kind.WAIT, Kind.SLOW_DOWN, Kind.SERVICE})
+_TEMPORARY: Final = frozenset({Kind.WAIT, Kind.SLOW_DOWN, Kind.SERVICE})
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class KeyCheck:
-    """What upstream said. `word` is stable ("valid", "no answer", "dead: invalid_api_key"), `reason` its last part;
-    `detail` is for people, without secrets."""
+    """What upstream answered. `answer` is a stable text ("valid", "no answer", "dead: invalid_api_key"), `reason` its
+    last part; `detail` is for people, without secrets."""
 
     ok: bool
-    word: str
+    answer: str
     detail: str = ""
     kind: str = ""
     reason: str = ""
 
+    @classmethod
+    def of(cls, verdict: Verdict) -> KeyCheck:
+        """A verdict in an operator's words."""
+        text = f"{verdict.kind}: {verdict.reason}" if verdict.reason else verdict.kind.value
+        answer = "valid" if verdict.kind is Kind.OK else text
+        return cls(verdict.kind in _RECOGNISED, answer, verdict.message, verdict.kind, verdict.reason)
+
 
 class KeyChecker:
-    """Asks one upstream; to be closed. `redactor` cleans what upstream says."""
+    """To be closed. `settings` has every upstream that a checked key may have; `redactor` cleans what it answers."""
 
     def __init__(self, settings: Settings, redactor: Redactor, *, per_second: float = PER_SECOND) -> None:
-        self._tls = client_context(settings.ca_file)
-        self._proxy_for = settings.proxy_for
-        self._pools = settings.upstream
-        self._upstreams: dict[str, UpstreamClient] = {}
+        self._base = settings.upstream
+        self._origins = origins_of(settings, credentials_of(settings), _TIMEOUTS)
         self._redactor = redactor
-        self._pause_s = 1.0 / per_second
+        self._interval_s = 1.0 / per_second
         self._next = 0.0
-        self._silent = 0
+        self._unanswered = 0
 
     async def close(self) -> None:
-        for upstream in self._upstreams.values():
-            await upstream.close()
+        await self._origins.close()
 
-    async def ask(self, key: UpstreamKey) -> KeyCheck:
-        """One key; what passes by itself is asked again, twice."""
-        asked = KeyCheck(False, NO_ANSWER, "upstream did not answer the ones before")
+    async def check(self, key: UpstreamKey) -> KeyCheck:
+        """One key; a temporary answer, or none, makes it try again, twice."""
+        found = KeyCheck(False, NO_ANSWER, "upstream did not answer for the keys before it")
         for trial in range(_TRIES):
-            if self._silent >= _GIVE_UP_AFTER:
-                return asked
-            await self._turn()
-            asked = await self._ask(key)
-            if asked.kind and asked.kind not in _PASSING:
+            if self._unanswered >= _GIVE_UP_AFTER:
+                return found
+            await self._wait_for_turn()
+            found = await self._call(key)
+            if found.kind and found.kind not in _TEMPORARY:
                 break
             await asyncio.sleep(_PAUSE_S * 2**trial if trial + 1 < _TRIES else 0)
-        self._silent = self._silent + 1 if not asked.kind else 0
-        return asked
+        self._unanswered = self._unanswered + 1 if not found.kind else 0
+        return found
 
-    async def _turn(self) -> None:
-        """No more than so many a second."""
+    async def _wait_for_turn(self) -> None:
         loop = asyncio.get_running_loop()
         at = max(loop.time(), self._next)
-        self._next = at + self._pause_s
+        self._next = at + self._interval_s
         await asyncio.sleep(at - loop.time())
 
-    async def _ask(self, key: UpstreamKey) -> KeyCheck:
+    async def _call(self, key: UpstreamKey) -> KeyCheck:
         secret, own = key.secret.get_secret_value(), key.upstream
-        route = Route(own.url, own.header, own.query) if own is not None else Route(self._pools)
-        upstream = self._upstreams.get(route.base)
-        if upstream is None:
-            upstream = self._upstreams[route.base] = UpstreamClient(
-                route.base, _PATIENCE, tls=self._tls, proxy=self._proxy_for(route.base)
-            )
+        route = Route(self._base) if own is None else Route(own.url, own.header, own.query)
+        upstream: Upstream = self._origins.main if own is None else self._origins.others[own.url]
         headers = [route.credential(secret), ("Accept-Encoding", "identity")]
         try:
             answer = await upstream.send("GET", route.target("/v1/models"), headers, None)
@@ -101,36 +100,29 @@ class KeyChecker:
                 answer.close()
         except UpstreamFailure as failure:
             return KeyCheck(False, NO_ANSWER, str(failure), reason=NO_ANSWER)
-        return said(classify(answer.status, answer.headers, body))
+        return KeyCheck.of(classify(answer.status, answer.headers, body))
 
 
-def said(verdict: Verdict) -> KeyCheck:
-    """A verdict in an operator's words."""
-    ok = verdict.kind in _RECOGNISED
-    plain = f"{verdict.kind}: {verdict.reason}" if verdict.reason else verdict.kind.value
-    return KeyCheck(ok, "valid" if verdict.kind is Kind.OK else plain, verdict.message, verdict.kind, verdict.reason)
-
-
-async def ask_all(
-    asker: KeyChecker, items: Iterable[T], key_of: Callable[[T], UpstreamKey], *, at_once: int = AT_ONCE
+async def check_all(
+    checker: KeyChecker, items: Iterable[T], key_of: Callable[[T], UpstreamKey], *, at_once: int = AT_ONCE
 ) -> AsyncIterator[tuple[T, KeyCheck]]:
-    """Each item with what was said of it, as answers come; holds `at_once` of them in memory and no more."""
+    """Each item with the check of its key, in the order of the answers; holds at most `at_once` items in memory."""
     waiting = iter(items)
-    under_way: dict[asyncio.Task[KeyCheck], T] = {}
+    running: dict[asyncio.Task[KeyCheck], T] = {}
 
-    def more() -> None:
+    def fill() -> None:
         for item in waiting:
-            under_way[asyncio.create_task(asker.ask(key_of(item)))] = item
-            if len(under_way) >= at_once:
+            running[asyncio.create_task(checker.check(key_of(item)))] = item
+            if len(running) >= at_once:
                 return
 
     try:
-        more()
-        while under_way:
-            done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+        fill()
+        while running:
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                yield under_way.pop(task), task.result()
-            more()
+                yield running.pop(task), task.result()
+            fill()
     finally:
-        for task in under_way:
+        for task in running:
             task.cancel()

@@ -1,4 +1,4 @@
-"""Splits the configured keys into what everybody may know and the secrets that only the upstream side gets."""
+"""Splits the configuration into keys without secrets, and the secrets, which only the upstream side gets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quotapool.store.address import parse
 from quotapool.upstream.credentials import Credentials, fingerprint
 from quotapool.upstream.routes import Route
 
-_SHORTEST_TOKEN: Final = 12  # characters; what is shorter may be an ordinary word of a URL
+_SHORTEST_TOKEN: Final = 12  # characters; something shorter may be an ordinary word in a URL
 
 
 def keyring(settings: Settings) -> tuple[list[Key], dict[str, str]]:
@@ -23,7 +23,7 @@ def keyring(settings: Settings) -> tuple[list[Key], dict[str, str]]:
 
 
 def credentials_of(settings: Settings) -> Credentials:
-    """The secrets, and where the requests of keys with an upstream of their own go."""
+    """The secrets, and the routes of keys with an upstream of their own."""
     return Credentials(
         {key.id: key.secret.get_secret_value() for key in settings.keys},
         [
@@ -35,7 +35,7 @@ def credentials_of(settings: Settings) -> Credentials:
 
 
 def secrets_in(settings: Settings, redis: str) -> Iterator[str]:
-    """Every secret of the configuration, for the redactor. `redis`: the store's URL, "" where there is none."""
+    """Every secret of the configuration, for the redactor. `redis`: the store's URL, "" if there is none."""
     for key in settings.keys:
         yield key.secret.get_secret_value()
     for admin in settings.admin_keys:
@@ -53,16 +53,16 @@ def secrets_in(settings: Settings, redis: str) -> Iterator[str]:
         yield from _parts_of(target.url.get_secret_value())
         if target.secret is not None:
             yield target.secret.get_secret_value()
-    with suppress(ValueError):  # who connects says what is wrong with the URL
+    with suppress(ValueError):  # connecting to it reports what is wrong with the URL
         address = parse(redis)
         yield from filter(None, (address.login.password, address.sentinel_login.password))
 
 
 def _parts_of(url: str) -> Iterator[str]:
-    """An alert target's URL, and what in it may be a token: libraries show such URLs in other forms."""
+    """An alert target's URL, and its parts that may be tokens: libraries show such URLs in other forms."""
     parts = urlsplit(url)
     yield url
     tokens = [parts.password or "", *parts.path.split("/"), *(value for _, value in parse_qsl(parts.query))]
     if parts.scheme not in {"http", "https"}:
-        tokens.append(parts.username or parts.hostname or "")  # apprise writes tokens in a host's place
+        tokens.append(parts.username or parts.hostname or "")  # apprise's URLs have tokens in place of the host
     yield from (token for token in tokens if len(token) >= _SHORTEST_TOKEN)

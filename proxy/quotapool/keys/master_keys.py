@@ -1,4 +1,4 @@
-"""Which master keys this installation has: configured ones, else the one it makes for its own embedded store."""
+"""Which master keys this installation has: configured ones, or the one it creates for its embedded store."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Final
 from quotapool.keys.seal import MasterKey, new_master_key
 from quotapool.settings import Settings
 
-_OWN: Final = "master-key"
+_OWN_FILE: Final = "master-key"
 
 
 class NoMasterKey(Exception):
-    """Why there is none, in words for an operator."""
+    """Why there is no usable one, in words for an operator."""
 
 
 def own_file(settings: Settings) -> Path:
     """Where the embedded store's master key is kept."""
-    return settings.state_dir / _OWN
+    return settings.state_dir / _OWN_FILE
 
 
-def master_keys(settings: Settings, know: Callable[[str], object] = lambda _: None) -> list[MasterKey]:
-    """All that are accepted, the one to begin with first. `know` is told each text, for the redactor.
+def master_keys(settings: Settings, on_secret: Callable[[str], object] = lambda _: None) -> list[MasterKey]:
+    """All that are accepted, the one to start with first. `on_secret` receives each text, for the redactor.
 
-    Read anew each time: a file may have been changed. Raises NoMasterKey where a configured one cannot be used.
+    Read again each time: a file may have been changed. Raises NoMasterKey if a configured one cannot be used.
     """
     texts = [settings.master_key.get_secret_value()] if settings.master_key is not None else []
     if settings.master_key_file is not None:
@@ -35,7 +35,7 @@ def master_keys(settings: Settings, know: Callable[[str], object] = lambda _: No
         texts += lines_of(own_file(settings))
     keys = []
     for text in texts:
-        know(text)
+        on_secret(text)
         try:
             keys.append(MasterKey(text))
         except ValueError as error:
@@ -43,9 +43,10 @@ def master_keys(settings: Settings, know: Callable[[str], object] = lambda _: No
     return keys
 
 
-def make_one(settings: Settings, know: Callable[[str], object] = lambda _: None) -> MasterKey:
-    """The master key to begin with: a configured one, or a new one of the embedded store's. Raises NoMasterKey."""
-    if found := master_keys(settings, know):
+def first_master_key(settings: Settings, on_secret: Callable[[str], object] = lambda _: None) -> MasterKey:
+    """The one that an empty vault starts with: a configured one, or a new one for the embedded store. Raises
+    NoMasterKey."""
+    if found := master_keys(settings, on_secret):
         return found[0]
     if settings.redis is not None:
         raise NoMasterKey(
@@ -53,7 +54,7 @@ def make_one(settings: Settings, know: Callable[[str], object] = lambda _: None)
             "(openssl rand -base64 32), give it to all by master_key: ${NAME} or master_key_file: PATH, and try again"
         )
     text = new_master_key()
-    know(text)
+    on_secret(text)
     write(own_file(settings), text)
     return MasterKey(text)
 
@@ -67,18 +68,18 @@ def read_file(path: Path) -> str:
 
 
 def write(path: Path, *texts: str) -> None:
-    """Keep master keys in a file that only its owner can read, replaced as a whole. Raises NoMasterKey."""
-    beside = path.with_name(path.name + ".new")
+    """Write a file of master keys that only its owner can read, replaced as a whole. Raises NoMasterKey."""
+    new = path.with_name(path.name + ".new")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
-            beside.unlink()
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            new.unlink()
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write("".join(f"{text}\n" for text in texts))
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        new.replace(path)
     except OSError as error:
         raise NoMasterKey(f"cannot keep the master key in {path}: {error.strerror}") from None
 

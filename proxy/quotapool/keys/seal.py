@@ -1,4 +1,4 @@
-"""A master key, and what it seals: AES-256-GCM, a random nonce each, bound to the pool and to what it is about."""
+"""A master key, and how it seals secrets: AES-256-GCM, a random nonce each, bound to a context such as pool and key."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-SHORTEST: Final = 32  # characters of a master key: it is no password, and nobody has to remember it
+MIN_LENGTH: Final = 32  # characters of a master key: it is no password, and nobody has to remember it
 _NONCE: Final = 12  # bytes, NIST SP 800-38D §8.2.2: random ones are safe far beyond any number of keys
 _VERSION: Final = b"quotapool vault 1"
 
 
 class SealBroken(Exception):
-    """Another master key sealed this, or it was moved or changed since."""
+    """This was sealed with another master key, or moved or changed since."""
 
 
 class MasterKey:
-    """Made from a text of at least SHORTEST characters. `id` names it and tells nothing of it.
+    """Made from a text of at least MIN_LENGTH characters. `id` names it and reveals nothing about it.
 
     Raises ValueError, which never repeats the text.
     """
@@ -30,24 +30,24 @@ class MasterKey:
 
     def __init__(self, text: str) -> None:
         text = text.strip()
-        if len(text) < SHORTEST:
-            raise ValueError(f"a master key needs at least {SHORTEST} characters")
+        if len(text) < MIN_LENGTH:
+            raise ValueError(f"a master key needs at least {MIN_LENGTH} characters")
         self._cipher = AESGCM(_derived(text, b"cipher", 32))
         self.id = _derived(text, b"id", 6).hex()
 
     def __repr__(self) -> str:
         return f"<MasterKey {self.id}>"
 
-    def seal(self, secret: str, *about: str) -> str:
-        """Base64 of nonce and ciphertext. It opens only with the very same `about` beside it."""
+    def seal(self, secret: str, *context: str) -> str:
+        """Base64 of nonce and ciphertext. It opens only with the very same `context`."""
         nonce = os.urandom(_NONCE)
-        return base64.b64encode(nonce + self._cipher.encrypt(nonce, secret.encode(), _bound(about))).decode()
+        return base64.b64encode(nonce + self._cipher.encrypt(nonce, secret.encode(), _bound(context))).decode()
 
-    def open(self, sealed: str, *about: str) -> str:
+    def open(self, sealed: str, *context: str) -> str:
         """The secret again. Raises SealBroken."""
         try:
             raw = base64.b64decode(sealed, validate=True)
-            return self._cipher.decrypt(raw[:_NONCE], raw[_NONCE:], _bound(about)).decode()
+            return self._cipher.decrypt(raw[:_NONCE], raw[_NONCE:], _bound(context)).decode()
         except (InvalidTag, ValueError):
             raise SealBroken from None
 
@@ -61,7 +61,7 @@ def _derived(text: str, purpose: bytes, length: int) -> bytes:
     return HKDF(algorithm=SHA256(), length=length, salt=None, info=_VERSION + b" " + purpose).derive(text.encode())
 
 
-def _bound(about: tuple[str, ...]) -> bytes:
+def _bound(context: tuple[str, ...]) -> bytes:
     """Lengths first, so that no two lists of words are the same bytes."""
-    words = [word.encode() for word in about]
+    words = [word.encode() for word in context]
     return _VERSION + b"".join(len(word).to_bytes(4, "big") + word for word in words)

@@ -1,6 +1,6 @@
-"""Where the pool's keys come from: the configuration and the vault, merged into one configuration for everybody.
+"""Where the pool's keys come from: the configuration and the vault, merged into one configuration for all processes.
 
-A key of the vault that cannot be opened stays in the store as it is; the pool goes on with all others, and says so.
+A key of the vault that cannot be opened stays in the store as it is; the pool goes on with all others, and logs it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from quotapool.store.store import StoreError
 from quotapool.upstream.credentials import fingerprint
 
 _log = structlog.get_logger()
-_LOOK_S: Final = 0.5
-_TRY_AGAIN_S: Final = 5.0  # a master key file may have been put right
+_CHECK_S: Final = 0.5
+_TRY_AGAIN_S: Final = 5.0  # a master key file may have been corrected
 
 
 class Log(Protocol):
@@ -32,55 +32,54 @@ class Log(Protocol):
 
 
 class KeySources:
-    """`configured`: the configuration as it was loaded. `know` is told every secret, for the redactor."""
+    """`configured`: the configuration as it was loaded. `on_secret` receives every secret, for the redactor."""
 
     def __init__(
         self,
         vault: Vault,
         configured: Settings,
         *,
-        know: Callable[[str], object] = lambda _: None,
+        on_secret: Callable[[str], object] = lambda _: None,
         log: Log = _log,
     ) -> None:
         self.vault = vault
         self.configured = configured
         self.contents = Contents()
         self.problem = ""  # why keys of the vault are missing
-        self.missing: dict[str, str] = {}  # of them: id -> account
-        self._know = know
+        self.missing: dict[str, str] = {}  # those keys: id -> account
+        self._on_secret = on_secret
         self._log = log
-        self._keys: dict[str, tuple[str, UpstreamKey]] = {}  # id -> (as it was stored, the key)
-        self._told: set[str] = set()
-        self._changed = False  # since `watch` last said so
+        self._keys: dict[str, tuple[str, UpstreamKey]] = {}  # id -> (as it is stored, the key)
+        self._logged: set[str] = set()
+        self._changed = False  # since `watch` last reported a change
 
     async def read(self) -> None:
-        """Look into the vault. Raises StoreLost; whatever else is wrong is said, and `problem` has it."""
+        """Read the vault. Raises StoreLost; anything else that is wrong is logged, and `problem` has it."""
         before = self._keys, self.contents.accounts
         self.contents = await self.vault.read()
         try:
-            masters = master_keys(self.configured, self._know) if self.contents.records else []
-            self.vault.right_key(self.contents, masters)
-            opened = {key.id: key for key in self.vault.open(self._unknown(), masters)}
+            masters = master_keys(self.configured, self._on_secret) if self.contents.records else []
+            self.vault.current_master(self.contents, masters)
+            opened = {key.id: key for key in self.vault.open(self._not_yet_opened(), masters)}
             self.problem = ""
         except (VaultLocked, NoMasterKey) as error:
             opened, self.problem = {}, str(error)
-        self._take(opened)
+        self._update(opened)
         self._changed |= before != (self._keys, self.contents.accounts)
         if self.problem:
-            self._tell(f"{self.problem}. Not served: {len(self.missing)} keys", error=True)
+            self._log_once(f"{self.problem}. Not served: {len(self.missing)} keys", error=True)
 
-    def _unknown(self) -> Contents:
-        """What was not opened before."""
+    def _not_yet_opened(self) -> Contents:
         known = self._keys
-        news = {
+        new = {
             name: record
             for name, record in self.contents.records.items()
             if name not in known or known[name][0] != record.sealed
         }
         c = self.contents
-        return Contents(c.version, c.master, news, c.accounts, c.check)
+        return Contents(c.version, c.master, new, c.accounts, c.check)
 
-    def _take(self, opened: Mapping[str, Opened]) -> None:
+    def _update(self, opened: Mapping[str, Opened]) -> None:
         keys: dict[str, tuple[str, UpstreamKey]] = {}
         self.missing = {}
         for name, record in self.contents.records.items():
@@ -88,20 +87,20 @@ class KeySources:
             if name in opened and opened[name].secret:
                 try:
                     keys[name] = record.sealed, key_of(opened[name])
-                    self._know(opened[name].secret)
+                    self._on_secret(opened[name].secret)
                     continue
                 except ValidationError:
                     self.problem = f"the stored key {name} is not understood by this version"
-            elif known is not None and fingerprint(known[1].secret.get_secret_value()) == record.print:
+            elif known is not None and fingerprint(known[1].secret.get_secret_value()) == record.fingerprint:
                 keys[name] = known  # opened before its master key was changed
                 continue
             elif not self.problem:
-                self.problem = f"the stored key {name} was changed by somebody without the master key"
-            self.missing[name] = _account_in(record.about) or name
+                self.problem = f"the stored key {name} was changed without the master key"
+            self.missing[name] = _account_in(record.attributes) or name
         self._keys = keys
 
-    async def take(self, configured: Settings) -> None:
-        """From now on this configuration, which may bring another master key. Raises StoreLost."""
+    async def reload(self, configured: Settings) -> None:
+        """Use this configuration from now on, which may have another master key. Raises StoreLost."""
         self.configured = configured
         await self.read()
 
@@ -111,17 +110,17 @@ class KeySources:
         by_secret = {key.secret.get_secret_value(): key.id for key in self.configured.keys}
         keys = []
         for name, (_, key) in sorted(self._keys.items()):
-            twin = by_secret.get(key.secret.get_secret_value())
+            duplicate = by_secret.get(key.secret.get_secret_value())
             if name in by_id:
-                self._tell(f"the key {name} is in the configuration and in the store; the configured one is used")
-            elif twin is not None:
-                self._tell(f"the stored key {name} has the secret of the configured key {twin}, which is used")
+                self._log_once(f"the key {name} is in the configuration and in the store; the configured one is used")
+            elif duplicate is not None:
+                self._log_once(f"the stored key {name} has the secret of the configured key {duplicate}, which is used")
             else:
                 keys.append(key)
         return with_more(self.configured, keys, self._accounts())
 
     def _accounts(self) -> dict[str, Account]:
-        """Stored settings of accounts; what somebody wrote into the configuration outranks them, option by option."""
+        """Stored settings of accounts; those in the configuration take precedence, option by option."""
         accounts: dict[str, Account] = {}
         for name, stored in self.contents.accounts.items():
             written = self.configured.accounts.get(name)
@@ -129,51 +128,51 @@ class KeySources:
             try:
                 account = account_of({**stored, **own})
             except ValidationError:
-                self._tell(f"the stored settings of the account {name} are not understood by this version")
+                self._log_once(f"the stored settings of the account {name} are not understood by this version")
                 continue
             if account.tier is not None and account.tier not in self.configured.tiers:
-                self._tell(f"the account {name} was added with the tier {account.tier}, which is not configured")
+                self._log_once(f"the account {name} was added with the tier {account.tier}, which is not configured")
                 account = account.model_copy(update={"tier": None})
             accounts[name] = account
         return accounts
 
-    async def watch(self, moved: Callable[[], None]) -> None:
-        """Call `moved` after each change of the vault; gives the keys back to a store that forgot them."""
+    async def watch(self, on_change: Callable[[], None]) -> None:
+        """Call `on_change` after each change of the vault; gives the keys back to a store that lost them."""
         tried = 0.0
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_CHECK_S)
             try:
                 version = await self.vault.version()
                 if version is None and self.contents.version is not None and self.contents.records:
                     await self.vault.restore(self.contents)
-                    self._tell("the store had lost the keys that were added at run time; it has them again")
+                    self._log_once("the store had lost the keys that were added at run time; they are restored")
                     continue
                 again = bool(self.problem) and loop.time() > tried + _TRY_AGAIN_S
                 if version != self.contents.version or again:
                     tried = loop.time()
                     await self.read()
             except StoreError:
-                continue  # the ledger says so
+                continue  # the ledger reports it
             if self._changed:
                 self._changed = False
-                moved()
+                on_change()
 
-    def _tell(self, text: str, *, error: bool = False) -> None:
-        if text not in self._told:
-            self._told.add(text)
+    def _log_once(self, text: str, *, error: bool = False) -> None:
+        if text not in self._logged:
+            self._logged.add(text)
             (self._log.error if error else self._log.warning)(text)
 
 
 def key_of(opened: Opened) -> UpstreamKey:
     """A stored key as a configured one. Raises ValidationError."""
-    return UpstreamKey.model_validate({**opened.about, "id": opened.id, "secret": opened.secret})
+    return UpstreamKey.model_validate({**opened.attributes, "id": opened.id, "secret": opened.secret})
 
 
 def account_of(values: Mapping[str, Any]) -> Account:
-    """Settings of an account, of those that this version knows. Raises ValidationError."""
+    """Settings of an account, as far as this version knows them. Raises ValidationError."""
     return Account.model_validate({name: value for name, value in values.items() if name in Account.model_fields})
 
 
-def _account_in(about: str) -> str:
-    return str(msgspec.json.decode(about).get("account", ""))
+def _account_in(attributes: str) -> str:
+    return str(msgspec.json.decode(attributes).get("account", ""))

@@ -1,4 +1,4 @@
-"""Answers the admin API: from the desk, the store's events and clients, and the book of what was spent."""
+"""The admin API's handlers: keys by KeyOperations, events, clients and spend from the store."""
 
 from __future__ import annotations
 
@@ -19,9 +19,18 @@ from quotapool.ledger.messages import text_of
 from quotapool.money.rate_cards import PICO
 from quotapool.money.spend_store import DAYS_KEPT, SpendStore, Spent
 from quotapool.operators import shapes
-from quotapool.operators.dispatch import Answerer, Asked
-from quotapool.operators.keys import Clash, Entry, KeyOperations, Rejected, Unfit, Unknown, next_step
-from quotapool.operators.routes import Problem
+from quotapool.operators.admin_http import Call, Handler
+from quotapool.operators.admin_routes import ApiError
+from quotapool.operators.keys import (
+    InvalidKey,
+    KeyConflict,
+    KeyEntry,
+    KeyOperations,
+    KeyRejected,
+    ProbeNow,
+    UnknownKey,
+    next_step,
+)
 from quotapool.settings.values import check_name
 from quotapool.store.store import Store, StoreError
 
@@ -29,17 +38,20 @@ _DIMENSIONS: Final = ("rpm", "tpm", "rpd", "tpd", "ipm")
 
 
 class AdminApi:
-    """`moved` is told when the pool's keys changed by a call; it returns when they are in use here."""
+    """`on_change` is called when a call has changed the pool's keys; it returns when they are in use here."""
 
-    def __init__(self, desk: KeyOperations, store: Store, moved: Callable[[], Awaitable[None]]) -> None:
-        self._desk = desk
+    def __init__(
+        self, keys: KeyOperations, store: Store, probe_now: ProbeNow, on_change: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._keys = keys
         self._store = store
-        self._moved = moved
-        self._clients = ClientStore(store, desk.settings.pool)
+        self._probe_now = probe_now
+        self._on_change = on_change
+        self._clients = ClientStore(store, keys.settings.pool)
 
-    def by_name(self) -> dict[str, Answerer]:
-        """For `web.operators`: who answers which route."""
-        mine: dict[str, Answerer] = {
+    def handlers(self) -> dict[str, Handler]:
+        """By the names of their routes."""
+        handlers: dict[str, Handler] = {
             "list_keys": self._list_keys,
             "add_key": self._add_key,
             "show_key": self._show_key,
@@ -53,54 +65,54 @@ class AdminApi:
             "add_client": self._add_client,
             "revoke_client": self._revoke_client,
         }
-        for saying in ("disable", "enable", "drain"):
-            mine[f"{saying}_key"] = self._sayer(saying)
-        return {name: _explained(answer) for name, answer in mine.items()}
+        for action in ("disable", "enable", "drain"):
+            handlers[f"{action}_key"] = self._action(action)
+        return {name: _with_api_errors(handler) for name, handler in handlers.items()}
 
     # ---- keys
 
-    async def _list_keys(self, asked: Asked) -> Any:
-        rows = await self._desk.rows()
-        return {"keys": [row for row in rows if asked.query.state in {None, row["state"]}]}
+    async def _list_keys(self, call: Call) -> Any:
+        rows = await self._keys.rows()
+        return {"keys": [row for row in rows if call.query.state in {None, row["state"]}]}
 
-    async def _show_key(self, asked: Asked) -> Any:
-        return await self._desk.row(asked.name)
+    async def _show_key(self, call: Call) -> Any:
+        return await self._keys.row(call.id)
 
-    async def _add_key(self, asked: Asked) -> Any:
-        body: shapes.NewKey = asked.body
+    async def _add_key(self, call: Call) -> Any:
+        body: shapes.NewKey = call.body
         given = {"tier": body.tier, "weight": body.weight, "grants": msgspec.to_builtins(body.grants)}
-        entry = Entry(body.secret, body.id, body.account, {name: value for name, value in given.items() if value})
-        name, word = await self._desk.add(entry, check=body.check, replace=body.replace)
-        await self._moved()
-        return {"id": name, "result": word}
+        entry = KeyEntry(body.secret, body.id, body.account, {name: value for name, value in given.items() if value})
+        name, result = await self._keys.add(entry, check=body.check, replace=body.replace)
+        await self._on_change()
+        return {"id": name, "result": result}
 
-    async def _forget_key(self, asked: Asked) -> Any:
-        await self._desk.forget(asked.name)
-        await self._moved()
-        return {"id": asked.name, "gone": True}
+    async def _forget_key(self, call: Call) -> Any:
+        await self._keys.forget(call.id)
+        await self._on_change()
+        return {"id": call.id, "gone": True}
 
-    async def _remove_key(self, asked: Asked) -> Any:
-        if asked.body.forget:
-            await self._forget_key(asked)
-            return {"id": asked.name, "state": "forgotten"}
-        return await self._sayer("remove")(asked)
+    async def _remove_key(self, call: Call) -> Any:
+        if call.body.forget:
+            await self._forget_key(call)
+            return {"id": call.id, "state": "forgotten"}
+        return await self._action("remove")(call)
 
-    def _sayer(self, saying: str) -> Answerer:
-        async def say(asked: Asked) -> Any:
-            return {"id": asked.name, "state": (await self._desk.say(saying, asked.name)).value}
+    def _action(self, action: str) -> Handler:
+        async def handle(call: Call) -> Any:
+            return {"id": call.id, "state": (await self._keys.act(action, call.id)).value}
 
-        return say
+        return handle
 
-    async def _probe_key(self, asked: Asked) -> Any:
-        heard = await self._desk.probe(asked.name)
-        row = await self._desk.row(asked.name)
-        answer = {"id": asked.name, "valid": heard.ok, "answer": heard.word, "detail": heard.detail}
-        return {**answer, "next": next_step(row, heard)}
+    async def _probe_key(self, call: Call) -> Any:
+        check = await self._keys.probe(call.id, self._probe_now)
+        row = await self._keys.row(call.id)
+        result = {"id": call.id, "valid": check.ok, "answer": check.answer, "detail": check.detail}
+        return {**result, "next": next_step(row, check)}
 
     # ---- the pool
 
-    async def _show_pool(self, _: Asked) -> Any:
-        rows = await self._desk.rows()
+    async def _show_pool(self, _: Call) -> Any:
+        rows = await self._keys.rows()
         counts = dict.fromkeys([state.value for state in State], 0)
         room: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
         counted: set[str] = set()
@@ -116,18 +128,18 @@ class AdminApi:
                         sums[0] += level["limit"]
                         sums[1] += max(0.0, level["remaining"])
         return shapes.PoolRow(
-            pool=self._desk.settings.pool,
+            pool=self._keys.settings.pool,
             version=__version__,
             keys=counts,
             accounts=len({row["account"] for row in rows}),
             usable_keys=counts[State.ACTIVE.value],
             room=[shapes.ModelRoom(*name, *sums) for name, sums in sorted(room.items())],
-            problem=self._desk.sources.problem,
+            problem=self._keys.sources.problem,
         )
 
-    async def _list_events(self, asked: Asked) -> Any:
-        query: shapes.EventQuery = asked.query
-        stream, last = f"{self._desk.overview.ledger.prefix}:events", f"({query.before}" if query.before else "+"
+    async def _list_events(self, call: Call) -> Any:
+        query: shapes.EventQuery = call.query
+        stream, last = f"{self._keys.overview.ledger.prefix}:events", f"({query.before}" if query.before else "+"
         raw = await self._store.guard(self._store.client.xrevrange(stream, max=last, min="-", count=query.limit))
         events = []
         for name, fields in raw or ():
@@ -135,51 +147,51 @@ class AdminApi:
             events.append(shapes.Event(text_of(name or b""), data.pop("at", ""), data))
         return shapes.Events(events)
 
-    async def _show_usage(self, asked: Asked) -> Any:
-        query: shapes.UsageQuery = asked.query
+    async def _show_usage(self, call: Call) -> Any:
+        query: shapes.UsageQuery = call.query
         today = datetime.now(UTC).date()
         try:
             since = date.fromisoformat(query.since) if query.since else today.replace(day=1)
             until = date.fromisoformat(query.until) if query.until else today
         except ValueError:
-            raise Problem(400, "bad_request", "The query names a day that does not exist.") from None
+            raise ApiError(400, "bad_request", "The query names a day that does not exist.") from None
         if not 0 <= (until - since).days < DAYS_KEPT:
-            raise Problem(400, "bad_request", f"until must not be before since, and at most {DAYS_KEPT} days after.")
-        totals = await SpendStore(self._store, self._desk.settings.pool).totals(query.by, since, until)
+            raise ApiError(400, "bad_request", f"until must not be before since, and at most {DAYS_KEPT} days after.")
+        totals = await SpendStore(self._store, self._keys.settings.pool).totals(query.by, since, until)
         rows = [_usage_row(day, name, spent) for day, names in sorted(totals.items()) for name, spent in names.items()]
         return shapes.UsageRows(query.by, since.isoformat(), until.isoformat(), rows)
 
     # ---- clients
 
-    async def _list_clients(self, _: Asked) -> Any:
-        configured = [shapes.ClientRow(c.id, "configuration") for c in self._desk.settings.clients]
+    async def _list_clients(self, _: Call) -> Any:
+        configured = [shapes.ClientRow(c.id, "configuration") for c in self._keys.settings.clients]
         stored = sorted((await self._clients.all()).items())
         return shapes.ClientRows(
             [shapes.ClientRow(name, "store", record.added) for name, record in stored] + configured
         )
 
-    async def _add_client(self, asked: Asked) -> Any:
-        body: shapes.NewClient = asked.body
+    async def _add_client(self, call: Call) -> Any:
+        body: shapes.NewClient = call.body
         try:
             check_name(body.id)
         except ValueError as error:
-            raise Problem(400, "bad_request", f"id {error}") from None
-        if any(client.id == body.id for client in self._desk.settings.clients):
-            raise Problem(409, "conflict", f"a client {body.id} stands in the configuration")
+            raise ApiError(400, "bad_request", f"id {error}") from None
+        if any(client.id == body.id for client in self._keys.settings.clients):
+            raise ApiError(409, "conflict", f"a client {body.id} is in the configuration")
         key = None if body.key_hash else new_key()
         if key is not None:
-            self._desk.redactor.add(key)
-        pool = {digest(k.secret.get_secret_value()) for k in self._desk.settings.keys}
+            self._keys.redactor.add(key)
+        pool = {digest(k.secret.get_secret_value()) for k in self._keys.settings.keys}
         if body.key_hash in pool:
-            raise Problem(409, "conflict", "that is a key of the pool; clients must not hold one")
+            raise ApiError(409, "conflict", "that is a key of the pool; clients must not have one")
         if not await self._clients.add(body.id, body.key_hash or digest(key or "")):
-            raise Problem(409, "conflict", f"a client {body.id} exists; revoke it first")
+            raise ApiError(409, "conflict", f"a client {body.id} exists already; revoke it first")
         return shapes.ClientAdded(body.id, key)
 
-    async def _revoke_client(self, asked: Asked) -> Any:
-        if not await self._clients.revoke(asked.name):
-            raise Problem(404, "not_found", "no such client in the store")
-        return {"id": asked.name, "gone": True}
+    async def _revoke_client(self, call: Call) -> Any:
+        if not await self._clients.revoke(call.id):
+            raise ApiError(404, "not_found", "no such client in the store")
+        return {"id": call.id, "gone": True}
 
 
 def _usage_row(day: date, name: str, spent: Spent) -> shapes.UsageRow:
@@ -197,25 +209,25 @@ def _usage_row(day: date, name: str, spent: Spent) -> shapes.UsageRow:
     )
 
 
-def _explained(answer: Answerer) -> Answerer:
-    """What can go wrong, as the API says it."""
+def _with_api_errors(handler: Handler) -> Handler:
+    """The same handler; what it may raise becomes an error of the API."""
 
-    async def explain(asked: Asked) -> Any:
+    async def handle(call: Call) -> Any:
         try:
-            return await answer(asked)
-        except Unknown:
-            raise Problem(404, "not_found", "no such key") from None
-        except Unfit as error:
-            raise Problem(400, "bad_request", str(error)) from None
-        except Clash as error:
-            raise Problem(409, "conflict", str(error)) from None
-        except Rejected as error:
-            raise Problem(422, "key_refused", str(error)) from None
+            return await handler(call)
+        except UnknownKey:
+            raise ApiError(404, "not_found", "no such key") from None
+        except InvalidKey as error:
+            raise ApiError(400, "bad_request", str(error)) from None
+        except KeyConflict as error:
+            raise ApiError(409, "conflict", str(error)) from None
+        except KeyRejected as error:
+            raise ApiError(422, "key_refused", str(error)) from None
         except NoMasterKey as error:
-            raise Problem(409, "no_master_key", str(error)) from None
+            raise ApiError(409, "no_master_key", str(error)) from None
         except VaultLocked as error:
-            raise Problem(409, "vault_locked", str(error)) from None
+            raise ApiError(409, "vault_locked", str(error)) from None
         except (StoreError, StoreUnavailable):
-            raise Problem(503, "store_unavailable", "The store does not answer.") from None
+            raise ApiError(503, "store_unavailable", "The store does not answer.") from None
 
-    return explain
+    return handle

@@ -1,18 +1,18 @@
-"""Many keys at once into the vault: checked in parallel, stored in batches; repeated, it finds its work done."""
+"""Puts many keys into the vault: checked in parallel, stored in batches; when repeated, nothing is done twice."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from quotapool.domain.verdict import Kind
-from quotapool.keys.check import AT_ONCE, NO_ANSWER, PER_SECOND, KeyCheck, KeyChecker, ask_all
+from quotapool.keys.check import NO_ANSWER, KeyCheck, KeyChecker, check_all
 from quotapool.keys.seal import MasterKey
 from quotapool.openai.advice import advice
 from quotapool.operators.key_file import Line
-from quotapool.operators.keys import Clash, KeyOperations, Unfit, new_key
+from quotapool.operators.keys import InvalidKey, KeyConflict, KeyOperations, vault_key
 from quotapool.settings import UpstreamKey
 from quotapool.upstream.credentials import fingerprint
 
@@ -25,7 +25,7 @@ LEFT_OUT: Final = ("bad line", "duplicate", "clash", "refused", "doubtful", "no 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one line. `why` is for people and holds no secret."""
+    """What became of one line. `why` is for people and contains no secret."""
 
     line: int
     result: str
@@ -56,147 +56,150 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Candidate:
     line: int
     key: UpstreamKey
     settings: dict[str, Any]
 
 
 class Importer:
-    """One import. `told` hears of each line's outcome, for a progress bar."""
+    """One import. `on_progress` is called once for each line."""
 
     def __init__(
-        self, desk: KeyOperations, *, check: bool = True, dry_run: bool = False, replace: bool = False
+        self, keys: KeyOperations, *, check: bool, dry_run: bool, replace: bool, on_progress: Callable[[], None]
     ) -> None:
-        self._desk = desk
+        self._keys = keys
         self._check = check
         self._dry_run = dry_run
         self._replace = replace
+        self._on_progress = on_progress
         self._report = Report(dry_run=dry_run)
         self._seen: dict[str, int] = {}  # fingerprint -> line
         self._ids: dict[str, int] = {}
-        self._by_print = {record.print: name for name, record in desk.sources.contents.records.items()}
+        self._by_fingerprint = {record.fingerprint: name for name, record in keys.sources.contents.records.items()}
 
-    async def run(
-        self,
-        lines: Iterable[Line],
-        *,
-        at_once: int = AT_ONCE,
-        per_second: float = PER_SECOND,
-        told: Callable[[], None] = lambda: None,
-    ) -> Report:
-        """Raises NoMasterKey, VaultLocked, StoreLost, BadFile."""
-        master = None if self._dry_run else self._desk.master()
-        batch: list[_Wanted] = []
-        asker = KeyChecker(self._desk.settings, self._desk.redactor, per_second=per_second)
+    async def run(self, lines: Iterable[Line], *, at_once: int, per_second: float) -> Report:
+        """At most `at_once` checks at the same time, `per_second` of them a second. Raises NoMasterKey, VaultLocked,
+        StoreLost, BadFile."""
+        master = None if self._dry_run else self._keys.master_key()
+        batch: list[_Candidate] = []
+        checker = KeyChecker(self._keys.settings, self._keys.redactor, per_second=per_second)
         try:
-            wanted = self._sifted(lines, told)
-            if self._check:
-                async for one, asked in ask_all(asker, wanted, lambda one: one.key, at_once=at_once):
-                    told()
-                    if (outcome := _refusal(one, asked)) is not None:
-                        self._report.add(outcome)
-                        continue
-                    batch.append(one)
-                    if len(batch) >= _BATCH:
-                        await self._store(batch, master)
-            else:
-                for one in wanted:
-                    told()
-                    batch.append(one)
-                    if len(batch) >= _BATCH:
-                        await self._store(batch, master)
+            async for one in self._accepted(checker, self._candidates(lines), at_once):
+                self._on_progress()
+                batch.append(one)
+                if len(batch) >= _BATCH:
+                    await self._store(batch, master)
         finally:
-            await asker.close()
+            await checker.close()
             if batch:  # an interrupted import keeps what it has found out
                 await self._store(batch, master)
         return self._report
 
-    def _sifted(self, lines: Iterable[Line], told: Callable[[], None]) -> Iterator[_Wanted]:
-        """The lines that upstream is to be asked about; the others' outcome is reported."""
+    def _finish(self, outcome: Outcome) -> None:
+        self._report.add(outcome)
+        self._on_progress()
+
+    async def _accepted(
+        self, checker: KeyChecker, candidates: Iterator[_Candidate], at_once: int
+    ) -> AsyncIterator[_Candidate]:
+        """Those that upstream accepts, or all if none are to be checked; the outcome of the others is reported."""
+        if not self._check:
+            for one in candidates:
+                yield one
+            return
+        async for one, check in check_all(checker, candidates, lambda one: one.key, at_once=at_once):
+            if (outcome := _refusal(one, check)) is None:
+                yield one
+            else:
+                self._finish(outcome)
+
+    def _candidates(self, lines: Iterable[Line]) -> Iterator[_Candidate]:
+        """The lines that are left to check and store; the outcome of the others is reported."""
         for line in lines:
-            found = self._sift(line)
-            if isinstance(found, _Wanted):
+            found = self._candidate(line)
+            if isinstance(found, _Candidate):
                 yield found
             else:
-                self._report.add(found)
-                told()
+                self._finish(found)
 
-    def _sift(self, line: Line) -> _Wanted | Outcome:
-        desk, entry = self._desk, line.entry
+    def _candidate(self, line: Line) -> _Candidate | Outcome:
+        keys, entry = self._keys, line.entry
         if entry is None:
             return Outcome(line.number, "bad line", why=line.problem)
         try:
-            key = desk.checked(entry)
-        except Unfit as error:
+            key = keys.validated(entry)
+        except InvalidKey as error:
             return Outcome(line.number, "bad line", why=str(error))
-        desk.redactor.add(key.secret.get_secret_value())
-        print_ = fingerprint(key.secret.get_secret_value())
-        if (first := self._seen.setdefault(print_, line.number)) != line.number:
+        keys.redactor.add(key.secret.get_secret_value())
+        secret_print = fingerprint(key.secret.get_secret_value())
+        if (first := self._seen.setdefault(secret_print, line.number)) != line.number:
             return Outcome(line.number, "duplicate", key.id, f"the same secret as line {first}")
         if (first := self._ids.setdefault(key.id, line.number)) != line.number:
             return Outcome(line.number, "duplicate", key.id, f"the same id as line {first}")
         try:
-            if desk.twin_of(key) is not None:
+            if keys.duplicate_of(key) is not None:
                 return Outcome(line.number, "configured", key.id)
-        except Clash as error:
+        except KeyConflict as error:
             return Outcome(line.number, "clash", key.id, str(error))
-        owner = self._by_print.get(print_)
+        owner = self._by_fingerprint.get(secret_print)
         if owner is not None and owner != key.id:
             return Outcome(line.number, "clash", key.id, f"that secret is in the pool already, as {owner}")
         if owner is not None and self._is_same(key, dict(entry.account_settings)):
             return Outcome(line.number, "unchanged", key.id)
-        return _Wanted(line.number, key, dict(entry.account_settings))
+        return _Candidate(line.number, key, dict(entry.account_settings))
 
     def _is_same(self, key: UpstreamKey, settings: dict[str, Any]) -> bool:
-        """Whether the vault has just this, so that neither upstream nor the store need be asked again."""
-        contents = self._desk.sources.contents
+        """Whether the vault has exactly this, so that neither upstream nor the store needs to be asked again."""
+        contents = self._keys.sources.contents
         stored = contents.accounts.get(key.account, {})
         same_settings = all(_includes(stored.get(name), value) for name, value in settings.items())
-        return same_settings and self._desk.stored_about(key.id) == new_key(key).about
+        return same_settings and self._keys.stored_attributes(key.id) == vault_key(key).attributes
 
-    async def _store(self, batch: list[_Wanted], master: MasterKey | None) -> None:
-        wanted, batch[:] = list(batch), []
+    async def _store(self, batch: list[_Candidate], master: MasterKey | None) -> None:
+        candidates, batch[:] = list(batch), []
         if master is None:
-            for one in wanted:
+            for one in candidates:
                 self._report.add(Outcome(one.line, "added", one.key.id))
             return
         given: dict[str, dict[str, Any]] = {}
-        for one in wanted:
+        for one in candidates:
             _merge(given.setdefault(one.key.account, {}), one.settings)
-        stored = self._desk.sources.contents.accounts
+        stored = self._keys.sources.contents.accounts
         for name, settings in given.items():
             if grants := settings.get("grants"):
                 settings["grants"] = _union(stored.get(name, {}).get("grants", []), grants)
-        accounts = self._desk.account_settings(given)
-        words = await self._desk.sources.vault.put(
-            [new_key(one.key) for one in wanted], master, accounts=accounts, replace=self._replace
+        accounts = self._keys.account_settings(given)
+        results = await self._keys.sources.vault.put(
+            [vault_key(one.key) for one in candidates], master, accounts=accounts, replace=self._replace
         )
-        for one, word in zip(wanted, words, strict=True):
-            self._report.add(_stored(one, word))
-        self._desk.sources.contents = await self._desk.sources.vault.read()
+        for one, result in zip(candidates, results, strict=True):
+            self._report.add(_outcome(one, result))
+        self._keys.sources.contents = await self._keys.sources.vault.read()
 
 
-def _stored(one: _Wanted, word: str) -> Outcome:
-    if word == "taken":
+def _outcome(one: _Candidate, result: str) -> Outcome:
+    """Of Vault.put's result."""
+    if result == "taken":
         why = "the store has another secret under this id; --replace takes the new one"
         return Outcome(one.line, "clash", one.key.id, why)
-    if word.startswith("twin:"):
-        return Outcome(one.line, "clash", one.key.id, f"that secret is in the pool already, as {word[5:]}")
-    return Outcome(one.line, word, one.key.id)
+    if result.startswith("duplicate:"):
+        owner = result.removeprefix("duplicate:")
+        return Outcome(one.line, "clash", one.key.id, f"that secret is in the pool already, as {owner}")
+    return Outcome(one.line, result, one.key.id)
 
 
-def _refusal(one: _Wanted, asked: KeyCheck) -> Outcome | None:
-    if asked.ok:
+def _refusal(one: _Candidate, check: KeyCheck) -> Outcome | None:
+    if check.ok:
         return None
-    next_ = advice(asked.reason, kind=asked.kind)
-    why = "; ".join(filter(None, (asked.word, asked.detail, next_)))
-    result = "refused" if asked.kind == Kind.DEAD else "doubtful" if asked.kind else NO_ANSWER
+    next_ = advice(check.reason, kind=check.kind)
+    why = "; ".join(filter(None, (check.answer, check.detail, next_)))
+    result = "refused" if check.kind == Kind.DEAD else "doubtful" if check.kind else NO_ANSWER
     return Outcome(one.line, result, one.key.id, why)
 
 
 def _merge(settings: dict[str, Any], more: dict[str, Any]) -> None:
-    """Several keys of one account: the last tier and weight count, grants add up."""
+    """Several keys of one account: the last tier and weight count, grants are added up."""
     grants = _union(settings.get("grants", []), more.get("grants", []))
     settings.update(more)
     if grants:

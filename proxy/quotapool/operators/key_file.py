@@ -1,4 +1,4 @@
-"""A file of keys to import: one secret a line, or CSV; each line becomes an entry or a reason why it does not."""
+"""Reads a file of keys to import, one secret a line or CSV: each line becomes an entry, or the reason why not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from quotapool.operators.keys import Entry
+from quotapool.operators.keys import KeyEntry
 from quotapool.settings.errors import nearest
 
 COLUMNS: Final = ("secret", "id", "account", "tier", "weight", "grant_usd", "granted_on", "expires_on")
@@ -21,15 +21,15 @@ class BadFile(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """`entry` None: `problem` says why. Neither ever shows what the line holds."""
+    """`entry` None: `problem` has the reason, which never shows the content of the line."""
 
     number: int
-    entry: Entry | None
+    entry: KeyEntry | None
     problem: str = ""
 
 
 def read(lines: Iterable[str]) -> Iterator[Line]:
-    """One Line for each that is neither empty nor a comment. Raises BadFile for a wrong header."""
+    """A Line for each that is neither empty nor a comment. Raises BadFile for a wrong header."""
     header: list[str] | None = None
     first = True
     for number, raw in enumerate(lines, start=1):
@@ -52,7 +52,7 @@ def _header(text: str) -> list[str] | None:
         if name not in COLUMNS:
             hint = nearest(name, COLUMNS)
             raise BadFile(
-                f"the first line names a column that is unknown{f'; did you mean {hint}?' if hint else ''} "
+                f"the first line names an unknown column{f'; did you mean {hint}?' if hint else ''} "
                 f"Columns: {', '.join(COLUMNS)}"
             )
     if len(set(names)) < len(names):
@@ -66,11 +66,11 @@ def _line(number: int, text: str, header: list[str] | None) -> Line:
     if header is None:
         if "," in text:
             return Line(number, None, "has a comma; a CSV file begins with a line such as secret,id,account")
-        return Line(number, Entry(text))
+        return Line(number, KeyEntry(text))
     try:
         cells = [cell.strip() for cell in next(csv.reader([text], strict=True))]
     except csv.Error:
-        return Line(number, None, "has quotes that do not end")
+        return Line(number, None, "has an unclosed quote")
     if len(cells) > len(header):
         return Line(number, None, f"has {len(cells)} cells for {len(header)} columns")
     values = {name: cell for name, cell in zip(header, cells, strict=False) if cell}
@@ -80,7 +80,7 @@ def _line(number: int, text: str, header: list[str] | None) -> Line:
         settings = _account_settings(values)
     except ValueError as error:
         return Line(number, None, str(error))
-    return Line(number, Entry(values["secret"], values.get("id"), values.get("account"), settings))
+    return Line(number, KeyEntry(values["secret"], values.get("id"), values.get("account"), settings))
 
 
 def _account_settings(values: dict[str, str]) -> dict[str, Any]:

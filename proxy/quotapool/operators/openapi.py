@@ -1,4 +1,4 @@
-"""The admin API's OpenAPI 3.1 document, made of the table of routes and the types of its bodies."""
+"""The admin API's OpenAPI 3.1 document, generated from the table of routes and the types of its bodies."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, Final
 
 import msgspec
 
-from quotapool.operators.routes import CODES, GENERAL, PREFIX, ROUTES, Route
+from quotapool.operators.admin_routes import ERROR_CODES, GENERAL_ERRORS, PREFIX, ROUTES, Route
 from quotapool.operators.shapes import Error
 
 _REF: Final = "#/components/schemas/{name}"
-_STATUS_OF: Final = {code.code: code.status for code in CODES}
-_MEANING_OF: Final = {code.code: code.meaning for code in CODES}
+_STATUS_OF: Final = {code.code: code.status for code in ERROR_CODES}
+_MEANING_OF: Final = {code.code: code.meaning for code in ERROR_CODES}
 
 
 def document(version: str) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def document(version: str) -> dict[str, Any]:
         "info": {
             "title": "Quotapool admin API",
             "version": version,
-            "description": "The operators' hands on the pool: docs/admin-api.md.",
+            "description": "For operators of the pool: docs/admin-api.md.",
         },
         "paths": paths,
         "components": {
@@ -54,7 +54,7 @@ def _operation(route: Route) -> dict[str, Any]:
     operation["responses"] = {
         str(route.status): {"description": _first_line(route.answer), "content": _json(route.answer)}
     }
-    for code in (*GENERAL, *route.errors):
+    for code in (*GENERAL_ERRORS, *route.errors):
         found = operation["responses"].setdefault(str(_STATUS_OF[code]), {"description": "", "content": _json(Error)})
         found["description"] = f"{found['description']} {code}: {_MEANING_OF[code]}".strip()
     return operation

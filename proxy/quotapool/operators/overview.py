@@ -1,4 +1,4 @@
-"""What the supervisor knows of the pool: key states, bucket levels, and all of it as metrics and rows."""
+"""What is known about the pool, as rows and as metrics: key states, bucket levels, credit."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from quotapool.pool.sync import RosterSync
 from quotapool.settings import Settings
 
 _log = structlog.get_logger()
-_MOST_BUCKETS = 5_000  # bucket series on one page; beyond, only the emptiest are shown
+_MOST_BUCKETS = 5_000  # bucket series on one page
 
 
 class Overview:
-    """A view from above on one pool. `metrics_dir` is where the workers count."""
+    """`metrics_dir`: where the workers keep their metrics; None in a command."""
 
     def __init__(self, settings: Settings, ledger: Ledger, metrics_dir: Path | None = None) -> None:
         self.settings = settings
@@ -42,10 +42,10 @@ class Overview:
         keys, _ = keyring(settings)
         self.roster = Roster(settings, keys)
         self.sync = RosterSync(self.roster, ledger, Observer())
-        book = SpendStore(ledger.store, settings.pool)
-        self.treasurer = CreditControl(settings, ledger, book, self.roster.pool)
-        self._told: set[tuple[str, str, str]] = set()
-        self._stopped = 0
+        spend = SpendStore(ledger.store, settings.pool)
+        self.credit = CreditControl(settings, ledger, spend, self.roster.pool)
+        self._logged: set[tuple[str, str, str]] = set()
+        self._removals_stopped = 0
         self._registry = CollectorRegistry()
         self.metrics = PoolMetrics(self._registry)
         if metrics_dir is not None:
@@ -54,38 +54,38 @@ class Overview:
         self.metrics.store_shared.set(0 if settings.redis is None else 1)
 
     def reload(self, settings: Settings) -> None:
-        self.settings = self.treasurer.settings = settings
+        self.settings = self.credit.settings = settings
         self.roster.reload(settings, keyring(settings)[0])
 
-    async def begin(self) -> None:
-        """Mark the store as remembering, and let keys whose secret changed start anew. Raises StoreUnavailable."""
+    async def start(self) -> None:
+        """Mark the store as having its data, and reset keys whose secret changed. Raises StoreUnavailable."""
         await self.ledger.registry.begin_epoch(reseeded=False)
-        await self.start_changed_keys_anew()
+        await self.reset_changed_keys()
         await self.sync.refresh()
 
-    async def start_changed_keys_anew(self) -> None:
-        """A record seen with another secret than today's says nothing about today's. Raises StoreUnavailable."""
+    async def reset_changed_keys(self) -> None:
+        """Drop states that were observed with another secret than today's. Raises StoreUnavailable."""
         pool = self.roster.pool
         for subject, record in (await self.ledger.registry.records()).items():
             if subject.kind is SubjectKind.ORGANIZATION:
-                await self._start_organization_anew(subject.id, record)
+                await self._reset_organization(subject.id, record)
                 continue
             of_account = subject.kind is SubjectKind.ACCOUNT
             holder = pool.accounts.get(subject.id) if of_account else pool.keys.get(subject.id)
             if holder is None or not record.fingerprint or record.fingerprint == holder.fingerprint:
                 continue
             await self.ledger.registry.change_state(subject, None, by=OPERATOR, fingerprint=holder.fingerprint)
-            _log.info("the secret changed, so the key starts anew", subject=str(subject), was=record.state)
+            _log.info("the secret changed, so the state is reset", subject=str(subject), was=record.state)
 
-    async def _start_organization_anew(self, name: str, record: Record) -> None:
-        """Its record holds while any of its keys has the secret that was seen."""
+    async def _reset_organization(self, name: str, record: Record) -> None:
+        """Its state is kept while any of its keys has the secret it was observed with."""
         prints = {key.fingerprint for account in self.roster.pool.organizations.get(name, ()) for key in account.keys}
         if prints and record.fingerprint and record.fingerprint not in prints:
             await self.ledger.registry.change_state(Subject.of_organization(name), None, by=OPERATOR, fingerprint="")
-            _log.info("the secret changed, so the organization starts anew", organization=name, was=record.state)
+            _log.info("the secret changed, so the organisation's state is reset", organization=name, was=record.state)
 
-    async def page(self) -> tuple[bytes, str]:
-        """The `/metrics` page. A store that is away takes only its own rows with it."""
+    async def metrics_page(self) -> tuple[bytes, str]:
+        """The `/metrics` page: body and content type. Without the store, only the rows from it are missing."""
         try:
             await self.sync.refresh()
             now, buckets = await self.ledger.buckets()
@@ -93,8 +93,8 @@ class Overview:
         except StoreUnavailable:
             self.metrics.store_up.set(0)
         else:
-            self.metrics.removals_stopped.inc(max(0, stopped - self._stopped))
-            self._stopped = stopped
+            self.metrics.removals_stopped.inc(max(0, stopped - self._removals_stopped))
+            self._removals_stopped = stopped
             self.metrics.store_up.set(1)
             self._show_buckets(now, buckets)
         self._show_keys()
@@ -117,33 +117,33 @@ class Overview:
         allowed: dict[tuple[str, str, str], float] = {}
         cooling: dict[tuple[str, str], float] = {}
         for (account, group), bucket in list(buckets.items())[:_MOST_BUCKETS]:
-            # Only what upstream has named limits for: a caller can invent models, and must not invent series.
+            # Only groups with limits named by upstream: a caller can invent models, and must not create series.
             if account not in self.roster.pool.accounts or max(bucket.learned) < 0:
                 continue
-            written = self.settings.limits_for(account, group)
-            bucket.refill(now, written)
+            configured = self.settings.limits_for(account, group)
+            bucket.refill(now, configured)
             cooling[account, group] = max(0.0, bucket.cool_until - now)
             for i, dimension in enumerate(DIMENSIONS):
                 level = bucket.level(i)
                 if level is not None:
                     levels[account, group, dimension.value] = level
-                    limits[account, group, dimension.value] = bucket.limit(i, written)
-                wrote = written.of(dimension)
-                if wrote is not None and wrote < bucket.learned[i] < math.inf:
+                    limits[account, group, dimension.value] = bucket.limit(i, configured)
+                limit = configured.of(dimension)
+                if limit is not None and limit < bucket.learned[i] < math.inf:
                     allowed[account, group, dimension.value] = bucket.learned[i]
-        self._tell_held_back(allowed)
+        self._log_higher_limits(allowed)
         self.metrics.bucket_level.show(levels)
         self.metrics.bucket_limit.show(limits)
         self.metrics.bucket_upstream_limit.show(allowed)
         self.metrics.cooldown.show(cooling)
 
-    def _tell_held_back(self, allowed: Mapping[tuple[str, str, str], float]) -> None:
-        """One line for each limit that upstream would allow to be higher."""
+    def _log_higher_limits(self, allowed: Mapping[tuple[str, str, str], float]) -> None:
+        """Once for each limit that could be higher, as upstream allows more."""
         for (account, group, dimension), limit in allowed.items():
-            if (account, group, dimension) not in self._told:
-                self._told.add((account, group, dimension))
+            if (account, group, dimension) not in self._logged:
+                self._logged.add((account, group, dimension))
                 _log.info(
-                    "upstream allows more than the limit that is written",
+                    "upstream allows more than the configured limit",
                     account=account,
                     model=group,
                     dimension=dimension,
@@ -154,7 +154,7 @@ class Overview:
         """Each key as a JSON-like row: state, reason, and what is left by model group. Raises StoreUnavailable."""
         await self.sync.refresh()
         now, buckets = await self.ledger.buckets()
-        credit = await credit_rows(self.treasurer)
+        credit = await credit_rows(self.credit)
         cooling = _cooling(now, buckets)
         pool = self.roster.pool
         of_account: dict[str, dict[str, Bucket]] = defaultdict(dict)
@@ -176,15 +176,15 @@ class Overview:
     def _budget_rows(self, account: str, now: float, buckets: Mapping[str, Bucket]) -> Sequence[dict[str, Any]]:
         rows = []
         for group, bucket in buckets.items():
-            written = self.settings.limits_for(account, group)
-            bucket.refill(now, written)
+            configured = self.settings.limits_for(account, group)
+            bucket.refill(now, configured)
             rows.append(
                 {
                     "model": group,
                     "cooling_s": round(max(0.0, bucket.cool_until - now), 3),
                     **{
                         dimension.value: {
-                            "limit": bucket.limit(i, written),
+                            "limit": bucket.limit(i, configured),
                             "learned": bucket.learned[i] if 0 <= bucket.learned[i] < float("inf") else None,
                             "remaining": round(level, 3),
                         }
@@ -197,7 +197,7 @@ class Overview:
 
 
 def _cooling(now: float, buckets: Mapping[tuple[str, str], Bucket]) -> dict[str, float]:
-    """By account: seconds until the first of its model groups may be asked again; 0 where one may be now."""
+    """By account: seconds until the first of its model groups may be used again; 0 if one may be used now."""
     waits: dict[str, float] = {}
     for (account, _), bucket in buckets.items():
         wait = round(max(0.0, bucket.cool_until - now), 3)

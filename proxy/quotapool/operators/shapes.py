@@ -1,4 +1,4 @@
-"""What the admin API takes and gives, as types: requests are read by them, the OpenAPI document is made of them."""
+"""The bodies and queries of the admin API as types: they validate requests and make up the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-Word = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Day = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 
 
 class Grant(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """Credit that an account was given; days are UTC."""
+    """Credit that an account was granted; days are UTC."""
 
     usd: Annotated[float, msgspec.Meta(gt=0)]
     granted_on: Day | None = None
@@ -19,13 +19,13 @@ class Grant(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class NewKey(msgspec.Struct, forbid_unknown_fields=True):
-    """A key for the pool. The secret is kept encrypted and never shown again. `tier`, `weight` and `grants` are of its
-    account. `check`: ask OpenAI first (GET /v1/models). `replace`: a new secret for a stored id."""
+    """A key for the pool. The secret is kept encrypted and never shown again. `tier`, `weight` and `grants` belong to
+    its account. `check`: ask OpenAI first (GET /v1/models). `replace`: a new secret for a stored id."""
 
     secret: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
-    id: Word | None = None
-    account: Word | None = None
-    tier: Word | None = None
+    id: Name | None = None
+    account: Name | None = None
+    tier: Name | None = None
     weight: Annotated[float, msgspec.Meta(gt=0)] | None = None
     grants: list[Grant] = []
     check: bool = True
@@ -40,7 +40,7 @@ class KeyAdded(msgspec.Struct):
 
 
 class Level(msgspec.Struct):
-    """`learned`: the limit upstream named, null where it named none."""
+    """`learned`: the limit that upstream named, null if it named none."""
 
     limit: float
     learned: float | None
@@ -60,7 +60,7 @@ class BudgetRow(msgspec.Struct):
 
 
 class Evidence(msgspec.Struct):
-    """What upstream said, without secrets."""
+    """What upstream answered, without secrets."""
 
     status: int
     message: str
@@ -69,9 +69,9 @@ class Evidence(msgspec.Struct):
 
 
 class KeyRow(msgspec.Struct):
-    """One key. `state`: active, suspect, quarantined, draining, disabled, removed, or locked (its master key is not
-    here). `since` and `next_try`: Unix seconds. `next`: what to do, "" where nothing is. `credit`: its account's.
-    `cooling_s`: seconds until the first model group of its account may be asked again, 0 where one may be now."""
+    """One key. `state`: active, suspect, quarantined, draining, disabled, removed, or locked (its master key is
+    missing). `since` and `next_try`: Unix seconds. `next`: what to do, "" if nothing. `credit`: its account's.
+    `cooling_s`: seconds until the first model group of its account may be used again, 0 if one may be used now."""
 
     id: str
     account: str
@@ -93,30 +93,30 @@ class Keys(msgspec.Struct):
 
 
 class KeyQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """`state`: only keys in it."""
+    """`state`: only keys in this state."""
 
     state: Literal["active", "suspect", "quarantined", "draining", "disabled", "removed", "locked"] | None = None
 
 
-class Nothing(msgspec.Struct, forbid_unknown_fields=True):
-    """What a call without a query, or without a body, takes: whatever is given there is misspelt or misplaced."""
+class Empty(msgspec.Struct, forbid_unknown_fields=True):
+    """For calls that take no query, or no body: anything given there is misspelt or misplaced."""
 
 
-class Forget(msgspec.Struct, forbid_unknown_fields=True):
+class RemoveKey(msgspec.Struct, forbid_unknown_fields=True):
     """`forget`: delete a stored key with its secret."""
 
     forget: bool = False
 
 
-class Said(msgspec.Struct):
-    """The key's state after the operator's word."""
+class KeyState(msgspec.Struct):
+    """The key's state after the operation."""
 
     id: str
     state: str
 
 
-class Probed(msgspec.Struct):
-    """What upstream says of the key now; valid says nothing about credit. `next`: what to do."""
+class ProbeResult(msgspec.Struct):
+    """Upstream's answer about the key now; `valid` means nothing for its credit. `next`: what to do."""
 
     id: str
     valid: bool
@@ -135,7 +135,7 @@ class ModelRoom(msgspec.Struct):
 
 
 class PoolRow(msgspec.Struct):
-    """The pool in short. `problem`: why stored keys are missing, "" where none is."""
+    """The pool in short. `problem`: why stored keys are missing, "" if none is."""
 
     pool: str
     version: str
@@ -147,7 +147,7 @@ class PoolRow(msgspec.Struct):
 
 
 class EventQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """The newest come first; `before`: the id of an event, to read on."""
+    """The newest come first; `before`: the id of an event, to continue from there."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
     before: Annotated[str, msgspec.Meta(pattern=r"^\d{1,20}-\d{1,20}$")] | None = None
@@ -208,26 +208,26 @@ class ClientRows(msgspec.Struct):
 
 
 class NewClient(msgspec.Struct, forbid_unknown_fields=True):
-    """A client. `key_hash`: SHA-256 (hex) of a key it has already; without it, a key is made."""
+    """A client. `key_hash`: SHA-256 (hex) of a key it has already; without it, a key is created."""
 
-    id: Word
+    id: Name
     key_hash: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] | None = None
 
 
 class ClientAdded(msgspec.Struct):
-    """`key`: the client's new key, in this answer and never again; null where it has one already."""
+    """`key`: the client's new key, in this answer and never again; null if it has one already."""
 
     id: str
     key: str | None
 
 
-class Gone(msgspec.Struct):
+class Deleted(msgspec.Struct):
     id: str
     gone: bool = True
 
 
-class Problem(msgspec.Struct):
-    """OpenAI's shape of an error."""
+class ErrorDetails(msgspec.Struct):
+    """An error in OpenAI's format."""
 
     message: str
     type: str
@@ -236,4 +236,4 @@ class Problem(msgspec.Struct):
 
 
 class Error(msgspec.Struct):
-    error: Problem
+    error: ErrorDetails

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Iterable
 
+from quotapool.settings import Settings
 from quotapool.upstream.client import UpstreamClient
+from quotapool.upstream.credentials import Credentials
 from quotapool.upstream.interface import Timeouts, Upstream
+from quotapool.upstream.tls_sessions import client_context
 
 
 class Origins:
@@ -31,9 +34,15 @@ class Origins:
         self.others: dict[str, Upstream] = {other: self.main if other == base else upstream(other) for other in others}
 
     def __repr__(self) -> str:
-        return f"<Fleet {self.main!r} {len(self.others)} others>"
+        return f"<Origins {self.main!r} {len(self.others)} others>"
 
     async def close(self) -> None:
         """End every connection."""
         for upstream in {self.main, *self.others.values()}:
             await upstream.close()
+
+
+def origins_of(settings: Settings, credentials: Credentials, timeouts: Timeouts, *, most: int | None = None) -> Origins:
+    """The configured upstreams. `most`: as for Origins."""
+    tls = client_context(settings.ca_file)
+    return Origins(settings.upstream, credentials.bases, timeouts, tls=tls, proxy_for=settings.proxy_for, most=most)

@@ -1,20 +1,20 @@
--- vault, version 1: keys added at run time, sealed. No secret is in here that the master key does not guard.
+-- vault, version 1: keys added at run time, sealed. Every secret in it is encrypted with the master key.
 --
 -- KEYS[1]  qp:{pool}
--- ARGV[1]  what: put | forget | rotate
---   put     ARGV[2] id of the master key that sealed, ARGV[3] its check, ARGV[4] '1': a new secret under an old id is
---           taken, ARGV[5] n, then n times: key id, record; then pairs: account, JSON of its settings
+-- ARGV[1]  action: put | forget | rotate
+--   put     ARGV[2] id of the master key that sealed, ARGV[3] its check, ARGV[4] '1': a new secret may replace that of
+--           an existing id, ARGV[5] n, then n times: key id, record; then pairs: account, JSON of its settings
 --   forget  ARGV[2..] key ids
 --   rotate  ARGV[2] id of the old master key, ARGV[3] check of the new one, then triples: key id, old record, new record
 --
 -- Stored   qp:{pool}:vault           hash key id -> msgpack {print, about, sealed, master, added}
 --          qp:{pool}:vault:prints    hash fingerprint of a secret -> key id: one secret has one id
 --          qp:{pool}:vault:accounts  hash account -> JSON settings that came with its keys
---          qp:{pool}:vault:master    msgpack {id, check}: which master key is in force, and how to prove it
---          qp:{pool}:vault:version   counts changes; absent: this store never had a vault, or lost its memory
--- Returns  put     {1, {word of each key: added | unchanged | updated | replaced | taken | twin:<id>}}
---          forget  {1, how many were there}        rotate  {1, how many were sealed anew}
---          any     {0, id of the master key in force} where it is another one; {-1} where a key changed meanwhile
+--          qp:{pool}:vault:master    msgpack {id, check}: which master key is in force, and how to verify it
+--          qp:{pool}:vault:version   counts changes; absent: this store never had a vault, or lost its data
+-- Returns  put     {1, {result of each key: added | unchanged | updated | replaced | taken | duplicate:<id>}}
+--          forget  {1, how many were deleted}      rotate  {1, how many were sealed again}
+--          any     {0, id of the master key in force} if it is another one; {-1} if a key changed meanwhile
 
 local prefix = KEYS[1]
 local vault, prints, master = prefix .. ':vault', prefix .. ':vault:prints', prefix .. ':vault:master'
@@ -24,7 +24,7 @@ local function changed()
   redis.call('INCR', prefix .. ':version')
 end
 
-local function in_force()
+local function current_master()
   local raw = redis.call('GET', master)
   return raw and cmsgpack.unpack(raw).id or nil
 end
@@ -32,34 +32,34 @@ end
 local function put_one(id, raw, may_replace)
   local new = cmsgpack.unpack(raw)
   local owner = redis.call('HGET', prints, new.print)
-  if owner and owner ~= id then return 'twin:' .. owner end
+  if owner and owner ~= id then return 'duplicate:' .. owner end
   local old_raw = redis.call('HGET', vault, id)
-  local word = 'added'
+  local result = 'added'
   if old_raw then
     local old = cmsgpack.unpack(old_raw)
     if old.print == new.print and old.about == new.about then return 'unchanged' end
     if old.print ~= new.print and not may_replace then return 'taken' end
-    word = old.print == new.print and 'updated' or 'replaced'
+    result = old.print == new.print and 'updated' or 'replaced'
     redis.call('HDEL', prints, old.print)
   end
   redis.call('HSET', vault, id, raw)
   redis.call('HSET', prints, new.print, id)
-  return word
+  return result
 end
 
 if ARGV[1] == 'put' then
-  local now = in_force()
-  if now and now ~= ARGV[2] then return {0, now} end
-  if not now then redis.call('SET', master, ARGV[3]) end
-  local count, words = tonumber(ARGV[5]), {}
+  local current = current_master()
+  if current and current ~= ARGV[2] then return {0, current} end
+  if not current then redis.call('SET', master, ARGV[3]) end
+  local count, results = tonumber(ARGV[5]), {}
   for i = 0, count - 1 do
-    words[#words + 1] = put_one(ARGV[6 + 2 * i], ARGV[7 + 2 * i], ARGV[4] == '1')
+    results[#results + 1] = put_one(ARGV[6 + 2 * i], ARGV[7 + 2 * i], ARGV[4] == '1')
   end
   for i = 6 + 2 * count, #ARGV - 1, 2 do
     redis.call('HSET', prefix .. ':vault:accounts', ARGV[i], ARGV[i + 1])
   end
   changed()
-  return {1, words}
+  return {1, results}
 end
 
 if ARGV[1] == 'forget' then
@@ -76,8 +76,8 @@ if ARGV[1] == 'forget' then
   return {1, gone}
 end
 
-local now = in_force()
-if now ~= ARGV[2] then return {0, now or ''} end
+local current = current_master()
+if current ~= ARGV[2] then return {0, current or ''} end
 local count = (#ARGV - 3) / 3
 if redis.call('HLEN', vault) ~= count then return {-1} end
 for i = 4, #ARGV, 3 do

@@ -1,0 +1,16 @@
+"""How a command fails: one line on standard error, and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+
+def warn(message: str) -> None:
+    """A line for people; standard output is for results."""
+    sys.stderr.write(f"quotapool: {message}\n")
+
+
+def fail(message: str, code: int = 2) -> int:
+    """The exit code, after a line that gives the reason."""
+    warn(message)
+    return code

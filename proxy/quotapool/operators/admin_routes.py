@@ -1,0 +1,99 @@
+"""The admin API as a table of routes and error codes: what is served and the OpenAPI document both come from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from quotapool.operators import shapes
+
+PREFIX: Final = "/admin"
+
+
+class ApiError(Exception):
+    """A refusal: HTTP status, stable code, message for people (never a secret)."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCode:
+    """One code that an error response may have."""
+
+    status: int
+    code: str
+    meaning: str
+
+
+ERROR_CODES: Final[tuple[ErrorCode, ...]] = (
+    ErrorCode(400, "bad_request", "The body or the query is not as described; the message names the place."),
+    ErrorCode(401, "admin_token_wanted", "No admin token, or a wrong one."),
+    ErrorCode(403, "host_not_allowed", "The Host is neither loopback, nor admin_listen's, nor in allowed_hosts."),
+    ErrorCode(403, "page_not_allowed", "The request comes from a web page of another origin."),
+    ErrorCode(404, "not_found", "No such path, key or client."),
+    ErrorCode(405, "method_not_allowed", "This path has other methods."),
+    ErrorCode(
+        409, "conflict", "It contradicts what is there: an id or a secret is in use already, or the key is configured."
+    ),
+    ErrorCode(409, "vault_locked", "The stored keys need another master key. Nothing was changed."),
+    ErrorCode(409, "no_master_key", "A shared store needs a configured master key before it can hold keys."),
+    ErrorCode(413, "body_too_large", "The body is larger than 1 MiB."),
+    ErrorCode(422, "key_refused", "OpenAI does not accept this secret, or did not answer."),
+    ErrorCode(500, "internal_error", "A fault in the proxy; its log has the details."),
+    ErrorCode(503, "store_unavailable", "The store does not answer."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One operation. `name`: its operationId, and the name of its handler; `errors`: codes besides the general ones."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    answer: type
+    body: type | None = None
+    query: type | None = None
+    status: int = 200
+    errors: tuple[str, ...] = ()
+
+
+_KEY: Final = "/keys/{id}"
+
+ROUTES: Final[tuple[Route, ...]] = (
+    Route("GET", "/keys", "list_keys", "Every key.", shapes.Keys, query=shapes.KeyQuery),
+    Route("POST", "/keys", "add_key", "Add a key to the pool; all replicas use it within a second or so.",
+          shapes.KeyAdded, body=shapes.NewKey, status=201,
+          errors=("conflict", "vault_locked", "no_master_key", "key_refused")),
+    Route("GET", _KEY, "show_key", "One key.", shapes.KeyRow, errors=("not_found",)),
+    Route("DELETE", _KEY, "forget_key", "Delete a stored key, its secret and its state.", shapes.Deleted,
+          errors=("not_found", "conflict")),
+    Route("POST", f"{_KEY}/disable", "disable_key", "No requests until it is enabled.", shapes.KeyState,
+          errors=("not_found",)),
+    Route("POST", f"{_KEY}/enable", "enable_key", "Active again, whatever happened before.", shapes.KeyState,
+          errors=("not_found",)),
+    Route("POST", f"{_KEY}/drain", "drain_key", "No new requests; running ones are completed.", shapes.KeyState,
+          errors=("not_found",)),
+    Route("POST", f"{_KEY}/remove", "remove_key", "Out permanently, until it is enabled or its secret changes.",
+          shapes.KeyState, body=shapes.RemoveKey, errors=("not_found", "conflict")),
+    Route("POST", f"{_KEY}/probe", "probe_key", "Ask OpenAI about it now.", shapes.ProbeResult, errors=("not_found",)),
+    Route("GET", "/pool", "show_pool", "A summary of the pool.", shapes.PoolRow),
+    Route("GET", "/events", "list_events", "Changes of state, newest first.", shapes.Events,
+          query=shapes.EventQuery),
+    Route("GET", "/usage", "show_usage", "Spend by day.", shapes.UsageRows, query=shapes.UsageQuery),
+    Route("GET", "/clients", "list_clients", "All clients.", shapes.ClientRows),
+    Route("POST", "/clients", "add_client", "Add a client; its key is shown once.", shapes.ClientAdded,
+          body=shapes.NewClient, status=201, errors=("conflict",)),
+    Route("DELETE", "/clients/{id}", "revoke_client", "Revoke a client's key.", shapes.Deleted,
+          errors=("not_found",)),
+)  # fmt: skip
+
+GENERAL_ERRORS: Final = (
+    *("bad_request", "admin_token_wanted", "host_not_allowed", "page_not_allowed", "body_too_large"),
+    *("internal_error", "store_unavailable"),
+)
