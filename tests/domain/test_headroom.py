@@ -50,7 +50,7 @@ def test_the_fuller_one_comes_first_and_among_equals_the_longest_unheard_of(hear
 def test_what_was_never_asked_counts_as_full():
     some = Headroom()
     some.grow(3)
-    some.hear(GROUP, 1, 0.1, 1000.0)
+    some.update(GROUP, 1, 0.1, 1000.0)
     assert [some.of(GROUP).expected(place, 1000.0) for place in range(3)] == pytest.approx([1.0, 0.1, 1.0])
     assert some.of("another").expected(1, 1000.0) == 1.0
 
@@ -58,9 +58,9 @@ def test_what_was_never_asked_counts_as_full():
 def test_a_pool_that_grows_keeps_what_it_heard():
     some = Headroom()
     some.grow(1)
-    some.hear(GROUP, 0, 0.25, 1000.0)
+    some.update(GROUP, 0, 0.25, 1000.0)
     some.grow(3)
-    some.hear(GROUP, 2, 0.5, 1000.0)
+    some.update(GROUP, 2, 0.5, 1000.0)
     some.grow(2)  # never fewer
     assert [some.of(GROUP).expected(place, 1000.0) for place in range(3)] == pytest.approx([0.25, 1.0, 0.5])
     assert some.of("another").expected(2, 1000.0) == 1.0
@@ -71,7 +71,7 @@ def test_groups_that_clients_invent_take_no_more_than_their_memory(places, most)
     some = Headroom()
     some.grow(places)
     for n in range(most + 2 if places > 1_000_000 else 1_205):
-        some.hear(f"invented-{n}", 0, 0.5, 0.0)
+        some.update(f"invented-{n}", 0, 0.5, 0.0)
         assert len(some) <= most
 
 
@@ -81,7 +81,7 @@ def test_what_is_heard_late_of_an_account_that_left_is_no_other_accounts():
     left = pool.accounts["a"].place
     pool.replace([Key("b1", "b", "fp")])
     pool.replace([Key("b1", "b", "fp"), Key("c1", "c", "fp")])
-    pool.heard(left, GROUP, 0.0, 1000.0)
+    pool.note_headroom(left, GROUP, 0.0, 1000.0)
     for name in "bc":
         assert pool.headroom.of(GROUP).expected(pool.accounts[name].place, 1000.0) == 1.0
     pool.replace([Key("a2", "a", "fp"), Key("b1", "b", "fp")])  # and it is remembered when that one is back
@@ -101,7 +101,7 @@ def test_seats_are_those_of_the_keys_of_today():
     pool = Pool([Key("a1", "a", "fp"), Key("b1", "b", "fp"), Key("b2", "b", "fp")])
     gone = pool.keys["a1"]
     pool.replace([Key("b1", "b", "fp"), Key("b2", "b", "fp")])
-    assert pool.seat_of(gone) is None
+    assert pool.index_of(gone) is None
     assert {
         pool.key_at(seat).id for _ in range(2) for seat in pool.pick(GROUP, GROUP, now=0.0, rng=random.Random(1))
     } == {

@@ -62,7 +62,7 @@ def test_each_account_offers_one_key_and_they_take_turns():
 def test_a_new_configuration_keeps_what_is_known_of_accounts_that_stay():
     some = pool("a/1", "b/1")
     some.apply_states({"k/a/1": rest(State.REMOVED, fingerprint="fp-a/1")})
-    some.heard(some.accounts["b"].place, GPT, 0.1, 100.0)
+    some.note_headroom(some.accounts["b"].place, GPT, 0.1, 100.0)
     some.replace([Key("a/1", "a", "fp-new"), Key("b/1", "b", "fp-b/1"), Key("c/1", "c", "fp-c/1")])
     assert picked(some)[-1] == "b/1"  # still the emptiest
     assert set(picked(some)) == {"a/1", "b/1", "c/1"}  # and a's new secret starts anew
@@ -82,7 +82,7 @@ def test_accounts_that_said_no_to_this_request_are_left_out():
 
 def test_an_account_that_lacks_a_model_is_not_asked_for_it_for_five_minutes():
     two = pool("a/1", "b/1")
-    two.lacks("a", GPT, now=100.0)
+    two.note_missing_model("a", GPT, now=100.0)
     assert picked(two, now=399.0) == ["b/1"]
     assert set(picked(two, now=401.0)) == {"a/1", "b/1"}
     other_model = two.pick("gpt-4o-mini", "gpt-4o-mini", now=100.0, rng=random.Random(1))
@@ -141,7 +141,7 @@ class Counting(array):
 def cost_of_a_pick(keys: int, keys_an_account: int = 1, *, few: bool = False) -> tuple[int, int]:
     """(head-room reads, keys) of one pick."""
     some = Pool(Key(f"{n}", f"{n // keys_an_account}", f"fp-{n}") for n in range(keys))
-    some.heard(0, GPT, 1.0, 0.0)
+    some.note_headroom(0, GPT, 1.0, 0.0)
     levels = some.headroom.of(GPT)
     levels.shares = Counting("f", levels.shares)
     Counting.reads = 0
@@ -218,7 +218,7 @@ def test_the_firmest_record_explains_a_key_and_its_accounts_comes_first_among_eq
 def test_what_is_remembered_of_models_and_head_room_is_bounded():
     one = pool("a/1")
     for n in range(12_000):
-        one.lacks("a", f"invented-{n}", 0.0)
-        one.heard(0, f"invented-{n}", 0.5, 0.0)
+        one.note_missing_model("a", f"invented-{n}", 0.0)
+        one.note_headroom(0, f"invented-{n}", 0.5, 0.0)
     assert len(one.headroom) <= 1_001
     assert len(one._lacking) <= 10_001

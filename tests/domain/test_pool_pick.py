@@ -18,7 +18,7 @@ def asked(pool: Pool, *, now: float, rng: random.Random, **options) -> list[str]
 
 
 def hear(pool: Pool, account: str, share: float, now: float) -> None:
-    pool.heard(pool.accounts[account].place, "gpt-4o", share, now)
+    pool.note_headroom(pool.accounts[account].place, "gpt-4o", share, now)
 
 
 def first_choices(pool: Pool, picks: int = 400) -> Counter[str]:

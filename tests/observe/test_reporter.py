@@ -48,7 +48,13 @@ def a_trip(**changed) -> RequestRecord:
     refused = AttemptRecord("alpha", "acme", 0.0, "wait", status=429, took_s=0.05)
     served = AttemptRecord("beta", "acme", 0.1, "ok", status=200, took_s=0.2, usage=Usage(Certainty.EXACT, 221, 27))
     trip = RequestRecord("qp_1", 100.0, client="team-a", endpoint="chat", model="gpt-4o", status=200, source="upstream")
-    trip.legs, trip.queued_s, trip.upstream_s, trip.first_byte, trip.ended = [refused, served], 0.1, 0.25, 100.25, 100.5
+    trip.attempts, trip.queued_s, trip.upstream_s, trip.first_byte, trip.ended = (
+        [refused, served],
+        0.1,
+        0.25,
+        100.25,
+        100.5,
+    )
     for name, value in changed.items():
         setattr(trip, name, value)
     return trip
@@ -92,7 +98,7 @@ def test_a_request_counts_under_its_names(seen):
 
 
 def test_a_request_that_went_nowhere_has_no_times(seen):
-    seen.reporter.ended(a_trip(legs=[], status=401, code="invalid_key", first_byte=None, queued_s=0.0))
+    seen.reporter.ended(a_trip(attempts=[], status=401, code="invalid_key", first_byte=None, queued_s=0.0))
     assert seen.count("refusals_total", reason="invalid_key") == 1
     assert seen.count("request_duration_seconds_count", endpoint="chat", model="gpt-4o") is None
     assert seen.count("queue_wait_seconds_count") == 0
@@ -118,7 +124,7 @@ def test_an_attempt_is_priced_where_upstream_did_work(seen):
     priced = []
     seen.reporter.spend = lambda leg, trip: priced.append((leg.key, trip.id))
     trip = a_trip()
-    refused, served = trip.legs
+    refused, served = trip.attempts
     refused.usage = Usage(Certainty.NOTHING)
     for leg in (refused, served):
         seen.reporter.attempted(leg, trip)

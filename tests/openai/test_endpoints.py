@@ -39,8 +39,8 @@ def test_no_spelling_of_chat_escapes_its_estimate(path):
 
 
 def test_only_responses_asks_the_body_before_a_replay():
-    assert endpoint("POST", "/v1/responses").replay_asks_body
-    assert not endpoint("POST", "/v1/chat/completions").replay_asks_body
+    assert endpoint("POST", "/v1/responses").replay_depends_on_body
+    assert not endpoint("POST", "/v1/chat/completions").replay_depends_on_body
 
 
 @pytest.mark.parametrize("path", ["batches", "fine_tuning/jobs", "files", "uploads", "images/generations", "videos",

@@ -88,7 +88,7 @@ def test_a_literal_segment_wins_over_an_id():
      "threads/thread_1/runs", "chat/completions", "responses", "embeddings", "completions"],
 )  # fmt: skip
 def test_where_json_tells_usage_it_is_read(path):
-    assert of("POST", f"/v1/{path}").tells_usage
+    assert of("POST", f"/v1/{path}").reports_usage
     assert of("POST", f"/v1/{path}").readable
 
 

@@ -81,7 +81,7 @@ class Worker:
             patience_s=self.settings.store_patience,
             observer=self.reporter,
             on_version=self._version_moved,
-            on_headroom=lambda candidate, group, share: self.roster.pool.heard(
+            on_headroom=lambda candidate, group, share: self.roster.pool.note_headroom(
                 candidate.place, group, share, time.time()
             ),
             serve_alone=self.settings.on_redis_loss == "serve",

@@ -48,7 +48,7 @@ class FairQueue(Generic[T]):
     def __repr__(self) -> str:
         return f"<FairQueue waiting={len(self._present)} clients={len(self._behind)}>"
 
-    def join(self, client: str, item: T, *, cost: float = 1.0, weight: float = 1.0, priority: int = 0) -> None:
+    def add(self, client: str, item: T, *, cost: float = 1.0, weight: float = 1.0, priority: int = 0) -> None:
         """Stand in line. A higher `priority` is always before a lower one; equals share by `weight`."""
         lane = f"{priority}/{client}"
         self._present[id(item)] = lane, cost / weight
@@ -67,7 +67,7 @@ class FairQueue(Generic[T]):
         self._ticket[id(item)] = ticket
         heapq.heappush(self._first, ticket)
 
-    def head(self) -> T | None:
+    def peek(self) -> T | None:
         """Who is next; stays in the line."""
         while self._first and self._first[0].left:
             heapq.heappop(self._first)
@@ -75,7 +75,7 @@ class FairQueue(Generic[T]):
 
     def first(self, most: int) -> list[T]:
         """Who is next, and who after that if all are served in turn; all stay in the line."""
-        head = self.head()
+        head = self.peek()
         if most <= 1 or head is None:
             return [] if head is None else [head]
         coming = [(ticket.sort, ticket) for ticket in heapq.nsmallest(most, (t for t in self._first if not t.left))]
@@ -101,7 +101,7 @@ class FairQueue(Generic[T]):
         own = self._standing[f"{priority}/{client}"] or 1
         return min(len(self._present), own * max(1, len(self._behind)))
 
-    def standing(self, client: str, priority: int = 0) -> int:
+    def waiting_of(self, client: str, priority: int = 0) -> int:
         """How many of this client wait."""
         return self._standing[f"{priority}/{client}"]
 
@@ -116,7 +116,7 @@ class FairQueue(Generic[T]):
             self._last_tag[lane] += share
         self._out(item)
 
-    def leave(self, item: T) -> None:
+    def remove(self, item: T) -> None:
         """Out of the line without having been served, which costs nothing; nothing for one who is not in it."""
         if id(item) in self._ticket:
             lane, share = self._present[id(item)]

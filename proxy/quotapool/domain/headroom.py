@@ -66,7 +66,7 @@ class Headroom:
         """To be read only: a group that was never heard of shares its levels with all such."""
         return self._groups.get(group, self._unheard)
 
-    def hear(self, group: str, place: int, share: float, now: float) -> None:
+    def update(self, group: str, place: int, share: float, now: float) -> None:
         levels = self._groups.get(group)
         if levels is None:
             most = min(_MOST_GROUPS, _MOST_FIGURES // (2 * self._places))

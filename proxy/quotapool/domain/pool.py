@@ -217,7 +217,7 @@ class Pool:
         rng.shuffle(found)
         return found
 
-    def lacks(self, account: str, model: str, now: float) -> None:
+    def note_missing_model(self, account: str, model: str, now: float) -> None:
         """Remember that upstream said this account has no access to this model."""
         if len(self._lacking) > 10_000:
             self._lacking.clear()
@@ -225,9 +225,9 @@ class Pool:
         if place is not None:
             self._lacking[place, model] = now + _MODEL_REST_S
 
-    def heard(self, place: int, group: str, headroom: float, now: float) -> None:
+    def note_headroom(self, place: int, group: str, headroom: float, now: float) -> None:
         """Remember the emptiest bucket's level, as a share of its depth, after a grant or an answer."""
-        self.headroom.hear(group, place, headroom, now)
+        self.headroom.update(group, place, headroom, now)
 
     def pick(
         self,
@@ -301,7 +301,7 @@ class Pool:
     def key_at(self, seat: int) -> Key:
         return self._seated[seat]
 
-    def seat_of(self, key: Key) -> int | None:
+    def index_of(self, key: Key) -> int | None:
         """None for a key that has left."""
         return self._seats.get(key.id)
 

@@ -50,7 +50,7 @@ class RequestRecord:
     upstream_s: float = 0.0
     first_byte: float | None = None
     ended: float = 0.0
-    legs: list[AttemptRecord] = field(default_factory=list)
+    attempts: list[AttemptRecord] = field(default_factory=list)
 
     @property
     def total_s(self) -> float:

@@ -47,7 +47,7 @@ class Reporter(Observer):
         tally.answered.inc()
         if trip.code:
             metrics.refusals[trip.code].inc()
-        if trip.legs:
+        if trip.attempts:
             tally.took(total_s, overhead_s)
             if trip.first_byte is not None:
                 tally.first_byte_after(trip.first_byte - trip.started)
@@ -174,7 +174,7 @@ def _line(trip: RequestRecord, total_s: float, overhead_s: float) -> RequestLine
     used = None
     queued = 0.0
     attempts = []
-    for leg in trip.legs:
+    for leg in trip.attempts:
         attempts.append(AttemptLine(leg.key, leg.outcome, ms(leg.waited_s - queued), leg.status, ms(leg.took_s)))
         queued = leg.waited_s
         used = leg.usage

@@ -25,10 +25,10 @@ class Endpoint:
     """What is known of an endpoint before its body is read.
 
     `name` is a metric label from a fixed set. `estimate` tells how to count tokens; None: one request, no tokens.
-    `replayable` requests may be sent again after bytes of them were written; where `replay_asks_body`, only if
+    `replayable` requests may be sent again after bytes of them were written; where `replay_depends_on_body`, only if
     the body asks for neither `background` nor `conversation`. `dialect` is how its SSE reports usage and errors.
     `json_body`: worth buffering and reading where the content type is JSON (several also take multipart).
-    `tells_usage`: a JSON answer holds usage. `readable`: its answers are ours to read, so they are asked for
+    `reports_usage`: a JSON answer holds usage. `readable`: its answers are ours to read, so they are asked for
     uncompressed; else (downloads, what nobody knows) the client's own Accept-Encoding holds.
     `names_model`: what it costs depends on the model that its body names.
     `path` is the operation's template in `operations.py` (`files/{id}/content`), "" where nobody knows it.
@@ -39,8 +39,8 @@ class Endpoint:
     replayable: bool = False
     dialect: Literal["chat", "responses"] | None = None
     json_body: bool = False
-    replay_asks_body: bool = False
-    tells_usage: bool = False
+    replay_depends_on_body: bool = False
+    reports_usage: bool = False
     readable: bool = True
     names_model: bool = False
     path: str = ""
@@ -63,8 +63,8 @@ def _posted(operation: Operation) -> Endpoint:
         dialect=_DIALECTS.get(operation.sse),
         # Whatever a table says, a small JSON document is better read than not: it may name a model.
         json_body=operation.body != {"form"},
-        replay_asks_body=operation.again == "body",
-        tells_usage="json" in operation.usage,
+        replay_depends_on_body=operation.again == "body",
+        reports_usage="json" in operation.usage,
         readable=operation.answer != {"binary"},
         names_model=operation.billed in _BY_MODEL and ("{" not in operation.path or operation.billed == "inner"),
         path=operation.path,

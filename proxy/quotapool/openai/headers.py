@@ -33,7 +33,7 @@ _NOT_UPWARD: Final = HOP_BY_HOP | {
     "cookie",
     "content-length",  # set anew from the body that is sent
     "expect",  # answered by the proxy, before it chooses a key
-    "accept-encoding",  # set anew: see `upward`
+    "accept-encoding",  # set anew: see `headers_for_upstream`
     "openai-organization",
     "openai-project",
     "sec-websocket-extensions",  # the handshake goes with `Upgrade`; the protocols can hold the client's key
@@ -73,7 +73,7 @@ def _end_to_end(headers: MultiMapping[str], sent: list[Header]) -> list[Header]:
     return [(name, value) for name, value in sent if name.lower() not in named] if named else sent
 
 
-def upward(
+def headers_for_upstream(
     headers: MultiMapping[str],
     items: Iterable[Header],
     *,
@@ -102,7 +102,7 @@ def _undone_here(lines: Iterable[str]) -> str:
     return ", ".join(part for part in asked if part.partition(";")[0].strip().lower() in _READ_HERE) or "identity"
 
 
-def downward(headers: MultiMapping[str], items: Iterable[Header], *, secret: str) -> list[Header]:
+def headers_for_client(headers: MultiMapping[str], items: Iterable[Header], *, secret: str) -> list[Header]:
     """The answer's headers for the client, none of which may repeat the key's `secret`.
 
     The length is added by whoever sends the body.
@@ -110,16 +110,16 @@ def downward(headers: MultiMapping[str], items: Iterable[Header], *, secret: str
     return _end_to_end(headers, [pair for pair in items if _goes_down(pair[0]) and secret not in pair[1]])
 
 
-def wire(headers: Sequence[Header]) -> bytes:
-    """`headers` as they stand in a head. Raises ValueError where that would not be one line for each of them."""
+def encode_headers(headers: Sequence[Header]) -> bytes:
+    """`headers` as the lines of a message head. Raises ValueError if one of them would not be exactly one line."""
     lines = "\r\n".join([*map(": ".join, headers), ""]).encode("utf-8", "surrogateescape")
     if len(lines) - len(lines.translate(None, _CONTROL)) != 2 * len(headers):
-        raise ValueError("a header was to be sent that is not one line")
+        raise ValueError("a header to be sent is not one line")
     return lines
 
 
-def unwire(fields: Sequence[tuple[bytes, bytes]]) -> list[Header]:
-    """Names and values as a parser found them, which trims only their left. Odd bytes leave by `wire` as they came."""
+def decode_headers(fields: Sequence[tuple[bytes, bytes]]) -> list[Header]:
+    """Names and values from a parser, which trims values only on the left. `encode_headers` restores unusual bytes."""
     try:
         return [(name.decode(), value.decode().rstrip(" \t")) for name, value in fields]
     except UnicodeDecodeError:

@@ -19,20 +19,21 @@ LONGEST_ID: Final = 512  # characters; what is longer is no id
 _ENCRYPTED_HEAD: Final = 96  # characters of encrypted reasoning that no other one shares: version, time, random bytes
 _MOST_ENCRYPTED: Final = 4  # of a request's encrypted items the last ones tell where they belong
 
-Shelf = Literal["kept", "long", "recent"]
+Retention = Literal["kept", "long", "recent"]
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of stored object.
 
-    `shelf`: `kept` until deleted and listed by name, `long` as long but without their names (OpenAI cannot list them
-    either, or there are very many), `recent` for `objects.retention`. `missing` is what OpenAI says of an unknown id.
+    `retention` says how long the owner is remembered: `kept` until the object is deleted, and listed by name; `long`
+    for as long, but without the names (OpenAI cannot list them either, or there are too many); `recent` for
+    `objects.retention`. `missing` is OpenAI's message for an unknown id.
     """
 
     name: str
     prefix: str
-    shelf: Shelf
+    retention: Retention
     missing: str
     code: str | None = None
 
@@ -116,7 +117,7 @@ _STATELESS: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
+class ObjectPath:
     """Where in the API a path points: a collection (`id` ""), one of its objects, or below one (`tail`)."""
 
     kind: Kind
@@ -126,7 +127,7 @@ class Spot:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class Reference:
     """An id that a request names. `param` "": in its path. A `hint` tells the account where it is known, and nothing
     where it is not: encrypted reasoning, mentions in the history that a client sends back, models, stored prompts."""
 
@@ -136,7 +137,7 @@ class Named:
     hint: bool = False
 
 
-def spot(target: str) -> Spot | None:
+def object_path(target: str) -> ObjectPath | None:
     """Where a request target points; None: nothing is stored there. Reads spellings as upstream might read them."""
     path, _, query = target.partition("?")
     segments = [segment for segment in unquote(path).split("/") if segment][1:]
@@ -153,16 +154,16 @@ def spot(target: str) -> Spot | None:
     if kind is MODEL and not (rest and rest[0].startswith(MODEL.prefix)):
         return None
     if not rest or rest[0] in _VERBS:
-        return Spot(kind, tail="/".join(rest), query=query)
-    return Spot(kind, rest[0], "/".join(rest[1:]), query)
+        return ObjectPath(kind, tail="/".join(rest), query=query)
+    return ObjectPath(kind, rest[0], "/".join(rest[1:]), query)
 
 
-def cursors(place: Spot) -> list[Named]:
+def cursors(place: ObjectPath) -> list[Reference]:
     """The ids by which a list says where it goes on: those of its own objects."""
     if place.id or not place.query:
         return []
     pairs = parse_qsl(place.query)
-    return [Named(place.kind, value, name) for name, value in pairs if name in {"after", "before"} and value]
+    return [Reference(place.kind, value, name) for name, value in pairs if name in {"after", "before"} and value]
 
 
 # ---- ids in bodies
@@ -206,7 +207,7 @@ _MARKS: Final[dict[str, tuple[bytes, ...]]] = {
 _HIDDEN: Final = (b"\\u00", b"\x00")  # a name spelled with escapes, or in UTF-16
 
 
-def may_name(endpoint: str, body: bytes, *, strictly: bool) -> bool:
+def may_reference(endpoint: str, body: bytes, *, strictly: bool) -> bool:
     """Whether it is worth decoding this body: a search for bytes, since most requests name nothing.
 
     `strictly`: nothing may be hidden, so unusual spellings of names count too.
@@ -229,7 +230,7 @@ class _Pairs(list[tuple[str, Any]]):
     __slots__ = ()
 
 
-def named_in(body: bytes, *, strictly: bool = False) -> list[Named]:
+def references_in(body: bytes, *, strictly: bool = False) -> list[Reference]:
     """The ids that a JSON body names, each once; [] for what is no JSON.
 
     `strictly`: raises ValueError for what begins like JSON and is none here: upstream might read it all the same.
@@ -240,8 +241,8 @@ def named_in(body: bytes, *, strictly: bool = False) -> list[Named]:
         if strictly and b"{" in body[:_FIRST]:
             raise ValueError("not valid JSON, or nested too deeply") from broken
         return []
-    found: dict[tuple[str, str], Named] = {}
-    encrypted: list[Named] = []
+    found: dict[tuple[str, str], Reference] = {}
+    encrypted: list[Reference] = []
     for named in walked:
         if named.kind is ENCRYPTED:
             encrypted.append(named)
@@ -252,7 +253,7 @@ def named_in(body: bytes, *, strictly: bool = False) -> list[Named]:
     return [*found.values(), *encrypted[-_MOST_ENCRYPTED:]]
 
 
-def _walk(value: object) -> Iterator[Named]:
+def _walk(value: object) -> Iterator[Reference]:
     if type(value) is list:
         for element in value:
             yield from _walk(element)
@@ -261,18 +262,20 @@ def _walk(value: object) -> Iterator[Named]:
         for name, member in value:
             if name == "id" and type(member) is str:
                 if "item_reference" in kinds:
-                    yield Named(ITEM, member, "input")
+                    yield Reference(ITEM, member, "input")
                 elif "file_id" in kinds:
-                    yield Named(FILE, member, "id")
+                    yield Reference(FILE, member, "id")
             elif name == "encrypted_content" and type(member) is str and member:
-                yield Named(ENCRYPTED, encrypted_id(member), "input", hint=True)
+                yield Reference(ENCRYPTED, encrypted_id(member), "input", hint=True)
             elif name == "container_id" and type(member) is str:
                 # Of a tool: it shall work there. Of an item or an annotation: history.
-                yield Named(CONTAINER, member, name, hint="container_reference" not in kinds)
+                yield Reference(CONTAINER, member, name, hint="container_reference" not in kinds)
             elif name == "prompt" and type(member) is _Pairs:
                 # Made in the dashboard, where nobody tells us of it: the first good answer does.
                 yield from (
-                    Named(PROMPT, inner, name, hint=True) for key, inner in member if key == "id" and type(inner) is str
+                    Reference(PROMPT, inner, name, hint=True)
+                    for key, inner in member
+                    if key == "id" and type(inner) is str
                 )
                 yield from _walk(member)
             elif (kind := _FIELDS.get(name)) is not None:
@@ -281,20 +284,20 @@ def _walk(value: object) -> Iterator[Named]:
                 yield from _walk(member)
 
 
-def _in_field(kind: Kind, name: str, member: object) -> Iterator[Named]:
+def _in_field(kind: Kind, name: str, member: object) -> Iterator[Reference]:
     if type(member) is str:
         if (
             member
             and (kind not in _ALWAYS_PREFIXED or member.startswith(kind.prefix))
             and not member.startswith("cfile_")
         ):
-            yield Named(kind, member, name)
+            yield Reference(kind, member, name)
     elif type(member) is list:
         for element in member:
             yield from _in_field(kind, name, element)
     elif type(member) is _Pairs:
         if kind in _ALWAYS_PREFIXED:
-            yield from (Named(kind, inner, name) for key, inner in member if key == "id" and type(inner) is str)
+            yield from (Reference(kind, inner, name) for key, inner in member if key == "id" and type(inner) is str)
         yield from _walk(member)
 
 
@@ -307,7 +310,7 @@ _FORM_ID: Final = re.compile(rb"\r?\n\r?\n((?:file-|video_|cons_|skill_)[^\r\n]{
 _FORM_KINDS: Final = {"f": FILE, "v": VIDEO, "c": CONSENT, "s": SKILL}
 
 
-def named_in_form(piece: bytes) -> list[Named]:
+def references_in_form(piece: bytes) -> list[Reference]:
     """The ids in the fields of a piece of multipart/form-data: what stands in a field that names one, and what looks
     like one and is all that stands in its part, since upstream may read the part's head in other ways than we."""
     found = {value: name for name, value in (field.groups() for field in _FORM_FIELD.finditer(piece))}
@@ -316,9 +319,9 @@ def named_in_form(piece: bytes) -> list[Named]:
     return [_in_form(name.decode(), value.decode("utf-8", "replace")) for value, name in found.items()]
 
 
-def _in_form(name: str, value: str) -> Named:
+def _in_form(name: str, value: str) -> Reference:
     kind = _FORM_KINDS[(name or value)[:1]]
-    return Named(kind, value, name or f"{kind.name}_id")
+    return Reference(kind, value, name or f"{kind.name}_id")
 
 
 def encrypted_id(content: str) -> str:

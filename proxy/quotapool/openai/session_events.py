@@ -17,7 +17,7 @@ import msgspec
 
 from quotapool.domain.quantities import Usage
 from quotapool.openai.jsontext import BROKEN
-from quotapool.openai.usage import told_tier, usage_of
+from quotapool.openai.usage import reported_tier, usage_of
 
 CREATE: Final = "response.create"
 BEGUN: Final = "response.created"
@@ -46,7 +46,7 @@ _any: Final = msgspec.json.Decoder()
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class EventFacts:
     """What one event of upstream says. Fields that its type has not are empty."""
 
     type: str
@@ -82,7 +82,7 @@ def may_create(payload: bytes | bytearray) -> bool:
     return type(document) is tuple and any(pair == ("type", CREATE) for pair in document)
 
 
-def read_event(payload: bytes | bytearray) -> Told | None:
+def read_event(payload: bytes | bytearray) -> EventFacts | None:
     """An event of TELLING; None where it cannot be read. Never raises."""
     try:
         document = _any.decode(payload)
@@ -98,8 +98,8 @@ def read_event(payload: bytes | bytearray) -> Told | None:
     lane = _text(document.get("stream_id"))
     if kind in ENDED or kind == BEGUN:
         response = _part(document, "response")
-        tier = told_tier(response.get("service_tier"))
-        return Told(
+        tier = reported_tier(response.get("service_tier"))
+        return EventFacts(
             kind,
             _text(response.get("id")),
             lane,
@@ -108,15 +108,15 @@ def read_event(payload: bytes | bytearray) -> Told | None:
             failed=response.get("status") == "failed" or kind == "response.failed",
         )
     if kind == ERROR:
-        return Told(kind, lane=lane, failed=True)
+        return EventFacts(kind, lane=lane, failed=True)
     if kind == RATES:
-        return Told(kind, limits=_limits(document.get("rate_limits")))
+        return EventFacts(kind, limits=_limits(document.get("rate_limits")))
     if kind == TRANSCRIBED:
-        return Told(kind, usage=usage_of(document.get("usage")))
+        return EventFacts(kind, usage=usage_of(document.get("usage")))
     if kind in DURATION:
-        return Told(kind, seconds=_number(_part(document, "usage").get("seconds")) or 0.0)
+        return EventFacts(kind, seconds=_number(_part(document, "usage").get("seconds")) or 0.0)
     session = _part(document, "session")
-    return Told(kind, model=_text(session.get("model")), transcriber=_transcriber(session))
+    return EventFacts(kind, model=_text(session.get("model")), transcriber=_transcriber(session))
 
 
 def read_create(payload: bytes | bytearray) -> tuple[str, str]:

@@ -14,7 +14,7 @@ import msgspec
 
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.openai.jsontext import BROKEN, decode_leniently, is_object, locate, member_span
-from quotapool.openai.usage import told_tier, usage_of
+from quotapool.openai.usage import reported_tier, usage_of
 
 Dialect = Literal["chat", "responses"]
 
@@ -193,7 +193,7 @@ class StreamRelay:
         if not self.object_id:
             named = seen.id or (seen.response.id if seen.response else None)
             self.object_id = named if type(named) is str else ""
-        tier = told_tier(seen.response.service_tier if seen.response else seen.service_tier)
+        tier = reported_tier(seen.response.service_tier if seen.response else seen.service_tier)
         self._tier = tier or self._tier  # any event may name it; the last one knows best
         told = usage_of(seen.usage) or (usage_of(seen.response.usage) if seen.response else None)
         if told is not None:

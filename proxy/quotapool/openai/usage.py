@@ -19,7 +19,7 @@ import msgspec
 from quotapool.domain.quantities import Certainty, Details, Usage
 from quotapool.openai.jsontext import BROKEN, decode_leniently, locate
 
-UNTOLD: Final = Usage(Certainty.AT_LEAST)
+UNREPORTED: Final = Usage(Certainty.AT_LEAST)
 """Nobody told us: some tokens may have been used."""
 
 _SCAN_FROM: Final = 8192  # bytes; below it decoding all is as quick as looking from the end
@@ -45,7 +45,7 @@ _said: Final = msgspec.json.Decoder(_Said)
 
 
 def read_usage(body: bytes) -> Usage:
-    """The usage of a JSON answer: EXACT where upstream said it, else UNTOLD. Never raises.
+    """The usage of a JSON answer: EXACT where upstream said it, else UNREPORTED. Never raises.
 
     In a large answer (embeddings, long texts) `usage` stands near the end: there only the tail is decoded, after
     it was proved to begin at a member of the outermost object.
@@ -58,11 +58,11 @@ def read_usage(body: bytes) -> Usage:
         else:
             told = _answer.decode(body)
     except BROKEN:
-        return UNTOLD
-    return usage_of(told.usage, told_tier(told.service_tier)) or UNTOLD
+        return UNREPORTED
+    return usage_of(told.usage, reported_tier(told.service_tier)) or UNREPORTED
 
 
-def model_said(body: bytes) -> str:
+def answering_model(body: bytes) -> str:
     """The model that an answer, or the last event of its stream, says it came from; "" where it tells none."""
     try:
         seen = decode_leniently(_said, body)
@@ -72,7 +72,7 @@ def model_said(body: bytes) -> str:
     return model if type(model) is str else ""
 
 
-def told_tier(told: object) -> str:
+def reported_tier(told: object) -> str:
     """A decoded `service_tier`; "" where it says nothing of how the call was served."""
     return told if type(told) is str and told not in _NO_TIER else ""
 

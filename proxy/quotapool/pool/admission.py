@@ -168,7 +168,7 @@ class Admission:
         free = self.max_waiting - self._waiting
         if not want.client:
             return free > 0
-        return free > 0 and line.waiting.standing(want.client, want.priority) < max(1, 4 * free)
+        return free > 0 and line.waiting.waiting_of(want.client, want.priority) < max(1, 4 * free)
 
     async def _stand_in(self, line: _Line, want: Want, patience_s: float, foretold: float) -> Granted:
         loop = asyncio.get_running_loop()
@@ -176,12 +176,12 @@ class Admission:
         self._serial += 1
         waiter = _Waiter(str(self._serial), want, joined, joined + patience_s, loop.create_future())
         self._lines[want.lane] = line
-        line.waiting.join(want.client, waiter, cost=want.share, weight=want.weight, priority=want.priority)
+        line.waiting.add(want.client, waiter, cost=want.share, weight=want.weight, priority=want.priority)
         self._waiting += 1
         self._observer.queue_changed(1)
         if line.pump is None:
             line.pump = loop.create_task(self._serve(want.lane, line))
-        elif len(line.waiting) <= _HEADS or line.waiting.head() is waiter:
+        elif len(line.waiting) <= _HEADS or line.waiting.peek() is waiter:
             line.news.set()  # whom the pump waits for need not be whom it would ask now
         granted: Granted | None = None
         try:
@@ -208,8 +208,8 @@ class Admission:
         future.cancel()
         if waiter.asked:
             self._ledger.release(waiter.want.group, waiter.name)
-        was_head = line.waiting.head() is waiter
-        line.waiting.leave(waiter)
+        was_head = line.waiting.peek() is waiter
+        line.waiting.remove(waiter)
         if was_head:
             line.news.set()  # the next one may need less
 
@@ -251,7 +251,7 @@ class Admission:
     async def _ask_for(self, line: _Line, waiter: _Waiter) -> float | None:
         """Ask the store for one who stands in line. Seconds until there is room; None: served, refused or gone."""
         if waiter.future.done():
-            line.waiting.leave(waiter)
+            line.waiting.remove(waiter)
             return None
         answer: Granted | Refused | Exception
         try:
@@ -265,7 +265,7 @@ class Admission:
             if time.monotonic() + wait_s > waiter.deadline:
                 answer = self._no_room(waiter.want.lane, "rate_limit", wait_s, answer, line)
         if waiter.future.done():  # left while the store was asked
-            line.waiting.leave(waiter)
+            line.waiting.remove(waiter)
             if isinstance(answer, Granted):
                 self._ledger.give_back(answer)
             self._ledger.release(waiter.want.group, waiter.name)  # the question may have come after the farewell
@@ -277,12 +277,12 @@ class Admission:
             self._note_pace(line)
             waiter.future.set_result(answer)
         else:
-            line.waiting.leave(waiter)
+            line.waiting.remove(waiter)
             self._ledger.release(waiter.want.group, waiter.name)
             waiter.future.set_exception(answer)
         if isinstance(answer, StoreUnavailable):  # nobody behind need wait to hear the same
-            while (behind := line.waiting.head()) is not None:
-                line.waiting.leave(behind)
+            while (behind := line.waiting.peek()) is not None:
+                line.waiting.remove(behind)
                 if not behind.future.done():
                     behind.future.set_exception(StoreUnavailable(str(answer)))
         return None
@@ -320,7 +320,7 @@ class Admission:
             )
             if isinstance(answer, Granted):
                 self._observer.reserved("granted_local" if answer.local else "granted")
-                self._roster.pool.heard(answer.candidate.place, want.group, answer.headroom, time.time())
+                self._roster.pool.note_headroom(answer.candidate.place, want.group, answer.headroom, time.time())
                 self._note_largest(answer)
                 return answer
             result = answer

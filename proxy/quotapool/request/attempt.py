@@ -19,11 +19,11 @@ from quotapool.domain.verdict import Kind
 from quotapool.ledger.budgets import Granted, Ledger
 from quotapool.openai.classify import NO_PROMPT, classify, classify_stream_error
 from quotapool.openai.encoding import decoded
-from quotapool.openai.headers import Header, downward, upward
+from quotapool.openai.headers import Header, headers_for_client, headers_for_upstream
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.safety import is_policy_refusal
 from quotapool.openai.sse import StreamRelay
-from quotapool.openai.usage import model_said
+from quotapool.openai.usage import answering_model
 from quotapool.pool.roster import Roster
 from quotapool.probes.network_alarm import NetworkAlarm
 from quotapool.request.outcome import DID_NO_WORK, NOT_CHARGED, Held, Outcome, event_of, held_event, observed_in
@@ -139,7 +139,7 @@ class Forwarder:
         if organization is not None:
             self._roster.heard_organization(leg.account, organization)
         secret = credentials.secret(granted.candidate.key)
-        headers = downward(answer.headers, answer.headers.items(), secret=secret)
+        headers = headers_for_client(answer.headers, answer.headers.items(), secret=secret)
         headers += self._rates.lines(job.group)
         request_id = answer.headers.get("x-request-id", "")
         leg.upstream_request_id = "" if secret in request_id else request_id
@@ -169,7 +169,7 @@ class Forwarder:
         is_json = content_type.startswith("application/json")
         keeper = job.placement.keeper if job.placement is not None else None
         if keeper is not None:
-            keeper.account = trip.legs[-1].account
+            keeper.account = trip.attempts[-1].account
             if "Location" in answer.headers:
                 keeper.located(answer.headers["Location"])
         try:
@@ -180,7 +180,7 @@ class Forwarder:
                     await pass_stream(down, answer, headers, watch, self.settings.stream_hold, passed, keeper)
                 finally:
                     self._observer.stream_opened(-1)
-            elif job.endpoint.estimate is not None or (job.endpoint.tells_usage and is_json):
+            elif job.endpoint.estimate is not None or (job.endpoint.reports_usage and is_json):
                 await pass_json(down, answer, headers, passed, keeper)
             elif keeper is not None and (is_json or keeper.shows_others):
                 await pass_json(down, answer, headers, passed, keeper, counts=False)
@@ -191,7 +191,7 @@ class Forwarder:
         finally:
             outcome.usage = passed.usage
             if job.leaves_the_model:
-                trip.model = model_said(passed.said)[:LONGEST_MODEL] or trip.model
+                trip.model = answering_model(passed.said)[:LONGEST_MODEL] or trip.model
             if passed.late_error is not None:  # scored even if the client leaves on seeing it
                 outcome.verdict = classify_stream_error(self._clean(passed.late_error))
         if passed.error is not None:
@@ -230,7 +230,7 @@ class Forwarder:
             outcome.cool_s = min(_DEFAULT_COOL_S if asked is None else asked, _MOST_COOL_S)
             self._observer.cooled(leg.account, job.group, verdict.reason)
         elif verdict.kind is Kind.MODEL and (lacking := job.prompt if verdict.reason == NO_PROMPT else job.model):
-            self._roster.pool.lacks(leg.account, lacking, time.time())
+            self._roster.pool.note_missing_model(leg.account, lacking, time.time())
 
     def _watch(self, outcome: Outcome, leg: AttemptRecord, client: str) -> None:
         """What an attempt says about our network, and about the caller's content."""
@@ -326,7 +326,7 @@ class Forwarder:
         return headers, body, text
 
     def _headers(self, down: Downstream, job: ClientRequest, credential: Header) -> list[Header]:
-        headers = upward(
+        headers = headers_for_upstream(
             down.headers,
             down.headers.items(),
             name=credential[0],

@@ -156,7 +156,7 @@ class RequestPath:
                 continue
             leg = AttemptRecord(granted.candidate.key, granted.candidate.account, trip.queued_s)
             leg.prompt_estimate = job.prompt_tokens
-            trip.legs.append(leg)
+            trip.attempts.append(leg)
             outcome = await self.forwarder.attempt(down, job, granted, leg, trip)
             if outcome.report is not None:
                 await asyncio.shield(outcome.report)  # the next choice must know; who leaves now does not undo it

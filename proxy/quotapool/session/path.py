@@ -31,7 +31,7 @@ from quotapool.openai import replies
 from quotapool.openai.classify import classify
 from quotapool.openai.encoding import decoded
 from quotapool.openai.endpoints import Endpoint, resolve
-from quotapool.openai.headers import Header, downward, upward
+from quotapool.openai.headers import Header, headers_for_client, headers_for_upstream
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replies import ProxyError
 from quotapool.pool.admission import Admission, Want
@@ -168,7 +168,7 @@ class SessionPath:
                 self._ledger.give_back(granted)
                 continue
             leg = AttemptRecord(granted.candidate.key, granted.candidate.account, trip.queued_s)
-            trip.legs.append(leg)
+            trip.attempts.append(leg)
             outcome = Outcome()
             handshake = await self._ask(visitor, granted, leg, trip, outcome)
             if outcome.report is not None:
@@ -237,7 +237,7 @@ class SessionPath:
         return await open_websocket(
             cast("DedicatedConnector", upstream),  # what runs in a worker can do more than answer requests
             visitor.target if route is None else route.target(visitor.target),
-            upward(visitor.headers, visitor.headers.items(), name=name, authorization=credential),
+            headers_for_upstream(visitor.headers, visitor.headers.items(), name=name, authorization=credential),
             visitor.protocols,
             most=pipeline.settings.max_ws_message,
         )
@@ -245,7 +245,7 @@ class SessionPath:
     def _read_refusal(self, handshake: Handshake, granted: Granted, outcome: Outcome) -> None:
         """Understand an HTTP answer, and keep it without secrets for the client."""
         secret = self._pipeline.credentials.secret(granted.candidate.key)
-        headers = downward(handshake.headers, handshake.headers.items(), secret=secret)
+        headers = headers_for_client(handshake.headers, handshake.headers.items(), secret=secret)
         encoding = handshake.headers.get("Content-Encoding", "")
         text = self._clean(decoded(handshake.body, encoding, _MOST_READ))
         headers = [pair for pair in headers if pair[0].lower() != "content-encoding"]
@@ -336,7 +336,7 @@ class SessionPath:
 
     def _headers(self, handshake: Handshake, key: str) -> list[Header]:
         secret = self._pipeline.credentials.secret(key)
-        headers = downward(handshake.headers, handshake.headers.items(), secret=secret)
+        headers = headers_for_client(handshake.headers, handshake.headers.items(), secret=secret)
         kept = [pair for pair in headers if not pair[0].lower().startswith("sec-websocket-")]
         return [*kept, ("x-quotapool-source", "upstream")]
 
