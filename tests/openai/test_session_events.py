@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from quotapool.domain.quantities import Certainty
-from quotapool.openai.session_events import TELLING, read_create, read_event, refusal_event, type_of
+from quotapool.openai.session_events import RELEVANT, read_create, read_event, refusal_event, type_of
 
 
 def event(**fields: object) -> bytes:
@@ -109,7 +109,7 @@ def test_live_counts_seconds_and_wraps_the_events_of_responses():
 
 
 def test_deltas_are_not_among_the_events_that_are_read():
-    assert not {"response.output_audio.delta", "response.output_text.delta", "response.output_item.added"} & TELLING
+    assert not {"response.output_audio.delta", "response.output_text.delta", "response.output_item.added"} & RELEVANT
 
 
 def test_a_refusal_has_the_form_of_openais_own():

@@ -35,8 +35,8 @@ from quotapool.openai.session_events import (
     ENDED,
     ERROR,
     RATES,
+    RELEVANT,
     SESSION,
-    TELLING,
     TRANSCRIBED,
     EventFacts,
     may_create,
@@ -183,7 +183,7 @@ class SessionUsage:
 
     def heard(self, payload: bytearray) -> None:
         """A text of upstream. Nothing here waits, and nothing is raised."""
-        if type_of(payload) not in TELLING:
+        if type_of(payload) not in RELEVANT:
             return
         told = read_event(payload)
         if told is None:
