@@ -61,7 +61,7 @@ def test_nothing_is_stored_there(target):
     assert ids.object_path(target) is None
 
 
-def test_a_list_goes_on_after_one_of_its_own_objects():
+def test_a_list_is_paged_by_one_of_its_own_objects():
     files = ids.object_path("/v1/files?limit=10&after=file-1")
     items = ids.object_path("/v1/conversations/conv_1/items?after=msg_1")
     assert files is not None
@@ -128,7 +128,7 @@ def test_what_is_not_json_names_nothing():
     ],
     ids=["more behind it", "broken UTF-8", "too deep to decode"],
 )
-def test_what_upstream_might_read_and_we_cannot_is_no_body_without_names(body):
+def test_a_body_that_upstream_might_read_and_we_cannot_is_refused(body):
     with pytest.raises(ValueError, match="not valid JSON"):
         ids.references_in(body, strictly=True)
 
@@ -189,7 +189,7 @@ def test_no_spelling_of_a_fields_name_hides_the_id_in_it(head, line_end):
     assert [(n.kind.name, n.id) for n in ids.references_in_form(tail)] == [("file", "file-1")]
 
 
-def test_a_tool_that_shall_work_in_a_container_names_it_and_an_item_of_the_history_only_mentions_it():
+def test_a_tool_that_is_to_work_in_a_container_names_it_and_an_item_of_the_history_only_mentions_it():
     shell = {"tools": [{"type": "shell", "environment": {"type": "container_reference", "container_id": "cntr_1"}}]}
     ran = {"input": [{"type": "code_interpreter_call", "id": "ci_1", "container_id": "cntr_1", "outputs": []}]}
     for document, hint in ((shell, False), (ran, True)):

@@ -1,4 +1,4 @@
-"""What a complete JSON answer says it used."""
+"""The usage that a complete JSON answer reports."""
 
 import json
 
@@ -65,19 +65,19 @@ SHAPES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("told", "expected"), SHAPES)
+@pytest.mark.parametrize(("reported", "expected"), SHAPES)
 @pytest.mark.parametrize("text", ["Hi", "x" * 50_000], ids=["short", "long"])
 @pytest.mark.parametrize("tail", [{}, {"service_tier": "default", "metadata": {"usage": "{}"}}], ids=["last", "middle"])
-def test_usage_is_read_in_every_shape_wherever_it_stands(told, expected, text, tail):
-    answer = json.dumps({"id": "x", "output": [{"content": text}], "usage": told, **tail}).encode()
+def test_usage_is_read_in_every_shape_wherever_it_is(reported, expected, text, tail):
+    answer = json.dumps({"id": "x", "output": [{"content": text}], "usage": reported, **tail}).encode()
     seen = read_usage(answer)
     assert replace(seen, tier="") == expected
-    # The tier that answered is told with the usage that it is the price of.
+    # The tier that answered is reported with the usage that it prices.
     assert seen.tier == ("default" if tail and expected.certainty is EXACT else "")
 
 
 @pytest.mark.parametrize("size", [0, 20_000], ids=["short", "long"])
-def test_the_tier_that_answered_is_read_before_usage_and_behind_it(size):
+def test_the_tier_that_answered_is_read_before_usage_and_after_it(size):
     responses = {
         "output": [{"content": "x" * size}],
         "service_tier": "flex",
@@ -110,7 +110,7 @@ def test_words_about_usage_in_the_answer_count_nothing(size):
 @pytest.mark.parametrize(
     "answer", [b"", b"{", b"[]", b"null", b"<html>", b'{"a":' * 100_000, b'{"usage":' + b"[" * 100_000, b"\xff" * 9000]
 )
-def test_an_answer_that_cannot_be_read_tells_nothing(answer):
+def test_an_answer_that_cannot_be_read_reports_nothing(answer):
     assert read_usage(answer) == UNREPORTED
     assert UNREPORTED.certainty is Certainty.AT_LEAST
 

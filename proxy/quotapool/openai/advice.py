@@ -13,24 +13,23 @@ from quotapool.domain.verdict import Kind
 _PAY: Final = "top up: add credit at OpenAI (a spend limit of $30 is not credit of $30); it comes back by itself"
 _REPLACE: Final = "replace: make a new key at OpenAI and change the secret under the same id"
 _APPEAL: Final = "appeal to OpenAI, or replace it; first find out which traffic was the cause"
-_TURN: Final = "then quotapool keys probe; or wait for the month's turn"
 _NETWORK: Final = "nothing is wrong with the key: "
 
 BY_REASON: Final[dict[str, str]] = {
-    # Money. It comes back by itself once it is paid or the month has turned.
+    # Money. The key comes back by itself once credit is added or a new month begins.
     "credit_balance_exhausted": _PAY,
     "insufficient_quota": _PAY,
     "payment_required": _PAY,
     "billing_not_active": "set up billing for this account at OpenAI; it comes back by itself",
     "never_had_credit": "this account never had credit: add some at OpenAI, or take the key out",
     "credit_expired": "the credit has expired and is gone: top up at OpenAI; it comes back by itself",
-    "organization_spend_limit_exceeded": "raise the organisation's limit at OpenAI, or wait for the month's turn",
-    "project_spend_limit_exceeded": "raise the project's limit at OpenAI, or wait for the month's turn",
-    "organization_usage_limit_exceeded": "ask OpenAI for a higher usage limit, or wait for the month's turn",
-    "billing_hard_limit_reached": "raise the hard limit in OpenAI's billing settings, or wait for the month's turn",
+    "organization_spend_limit_exceeded": "raise the organisation's limit at OpenAI, or wait for the next month",
+    "project_spend_limit_exceeded": "raise the project's limit at OpenAI, or wait for the next month",
+    "organization_usage_limit_exceeded": "ask OpenAI for a higher usage limit, or wait for the next month",
+    "billing_hard_limit_reached": "raise the hard limit in OpenAI's billing settings, or wait for the next month",
     # Money, by our own count.
     "credit_stop_at": "our own stop_at for its credit: top up and say so (quotapool keys topup), or raise stop_at",
-    "monthly_stop_at": "our own stop_at for its monthly limit: raise monthly_limit_usd, or wait for the month's turn",
+    "monthly_stop_at": "our own stop_at for its monthly limit: raise monthly_limit_usd, or wait for the next month",
     "daily_limit": "our own daily_limit_usd is reached: raise it, or wait for midnight UTC",
     # Dead.
     "invalid_api_key": _REPLACE,
