@@ -215,12 +215,12 @@ class World:
         waiter = Waiter(next(self.load), self.now, client)
         self.outcome.asked[client] += self.counts
         free = MAX_WAITING - len(self.line)
-        if free <= 0 or self.line.standing(client) >= max(1, 4 * free):
+        if free <= 0 or self.line.waiting_of(client) >= max(1, 4 * free):
             self.outcome.full += self.counts
             return
         if not self.line:
             self.look_at = self.now
-        self.line.join(client, waiter, cost=1 + waiter.request.estimate / 1000)
+        self.line.add(client, waiter, cost=1 + waiter.request.estimate / 1000)
 
     def serve(self) -> float:
         """Serve whom the budgets have room for; the seconds until the next look."""
@@ -277,7 +277,7 @@ class World:
         again, _ = bucket.wait(cost, self.written)
         self.ready.put(name, self.now + again)
         level = min((bucket.level(i) or 0.0) / bucket.limit(i, self.written) for i in range(2))
-        self.pool.heard(self.pool.accounts[name].place, GROUP, level, self.now)
+        self.pool.note_headroom(self.pool.accounts[name].place, GROUP, level, self.now)
         moments = {d: bucket.moment(DIMENSIONS.index(d)) for d in MODELLED}
         delay = self.rng.uniform(*self.case.delay) + (0.15 if self.rng.random() < 0.02 else 0.0)
         self.at(delay, "arrival", name, request, self.now, moments)

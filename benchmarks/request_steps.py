@@ -88,7 +88,7 @@ def trip() -> RequestRecord:
     made = RequestRecord(
         "0123456789abcdef", 100.0, client="bench", endpoint="chat", model=MODEL, status=200, source="upstream"
     )
-    made.legs, made.first_byte, made.ended, made.upstream_s = [leg], 100.4, 100.5, 0.4
+    made.attempts, made.first_byte, made.ended, made.upstream_s = [leg], 100.4, 100.5, 0.4
     return made
 
 
@@ -114,11 +114,11 @@ def steps(directory: Path) -> dict[str, Callable[[], object]]:
             MODEL, MODEL, now=1e9, rng=rng, may_try_resting=True, few=True
         ),
         "pack a reserve and a settle": lambda: pack([PAYLOAD, SETTLED]),
-        "headers up": lambda: headers.upward(ASKED, ASKED.items(), authorization="Bearer sk-0"),
+        "headers up": lambda: headers.headers_for_upstream(ASKED, ASKED.items(), authorization="Bearer sk-0"),
         "read the rate headers": lambda: ratelimits.read(ANSWERED),
-        "headers down": lambda: headers.downward(ANSWERED, ANSWERED.items(), secret="sk-benchmark-0"),
+        "headers down": lambda: headers.headers_for_client(ANSWERED, ANSWERED.items(), secret="sk-benchmark-0"),
         "usage of the JSON answer": lambda: usage.read_usage(WHOLE),
-        "metrics: the attempt": lambda: silent.attempted(done.legs[0], done),
+        "metrics: the attempt": lambda: silent.attempted(done.attempts[0], done),
         "metrics: the request": lambda: silent.ended(done),
         "metrics and log line of the request": lambda: loud.ended(done),
         "an event of a stream": lambda: relay.feed(EVENT),

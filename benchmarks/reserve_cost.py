@@ -88,8 +88,8 @@ class Bench:
         await self.sync.refresh()
         await self.touch_all()
 
-    def heard(self, candidate: Candidate, group: str, share: float) -> None:
-        self.roster.pool.heard(candidate.place, group, share, time.time())
+    def note_headroom(self, candidate: Candidate, group: str, share: float) -> None:
+        self.roster.pool.note_headroom(candidate.place, group, share, time.time())
 
     async def touch_all(self) -> None:
         """Use each account once, as a pool that has been at work has; where there is to be no room, to the end."""

@@ -1,6 +1,6 @@
 """The token bucket's laws: each by hand arithmetic, then for any trace.
 
-Numbers used throughout: 60 requests a minute are 1 a second, and the depth is 60 - 1.2 = 58.8 (a breath of 1.2 s is
+Numbers used throughout: 60 requests a minute are 1 a second, and the depth is 60 - 1.2 = 58.8 (1.2 s of refill are
 kept back); 60,000 tokens a minute are 1,000 a second, depth 58,800.
 """
 
@@ -39,16 +39,16 @@ from tests.fakes.buckets import (
         (Limits(rpd=86_400), RPD, 86_398.8),  # a day's limit gives the same 1.2 s away, of 1/s
         (Limits(tpd=200_000), TPD, 200_000 - 1.2 * 200_000 / 86_400),
         (Limits(ipm=5), IPM, 4.9),  # 5 - 1.2/12
-        (Limits(), RPM, 3.0),  # nobody wrote or taught a limit: three requests until the first answer tells
+        (Limits(), RPM, 3.0),  # no limit configured or learned: three requests until the first answer
         (Limits(), TPM, 196_000.0),  # a guess of 200,000
     ],
 )
-def test_a_new_bucket_is_full_to_a_breath_below_its_limit(limits, index, depth):
+def test_a_new_bucket_is_full_to_just_below_its_limit(limits, index, depth):
     assert bucket(written=limits).level(index) == close(depth)
 
 
 @pytest.mark.parametrize("index", [RPD, TPD, IPM, PROJECT_TPM])
-def test_what_nobody_wrote_or_taught_beyond_the_minutes_first_guess_is_unbounded(index):
+def test_a_limit_that_is_neither_configured_nor_learned_nor_guessed_is_unbounded(index):
     assert bucket(written=NOTHING_WRITTEN).level(index) is None
 
 
@@ -129,8 +129,8 @@ def test_a_cool_down_refuses_until_it_ends_whatever_the_level():
     ("written", "learned", "in_force"),
     [
         (60.0, UNKNOWN, 60.0),
-        (60.0, 40.0, 40.0),  # upstream allows less than was written
-        (60.0, 500.0, 60.0),  # what somebody wrote caps what is learned
+        (60.0, 40.0, 40.0),  # upstream allows less than is configured
+        (60.0, 500.0, 60.0),  # a configured limit caps a learned one
         (60.0, math.inf, 60.0),
         (None, 40.0, 40.0),
         (None, 5_000.0, 5_000.0),  # a guess caps nothing
@@ -138,13 +138,13 @@ def test_a_cool_down_refuses_until_it_ends_whatever_the_level():
         (None, UNKNOWN, 500.0),
     ],
 )
-def test_what_somebody_wrote_caps_what_is_learned_and_a_guess_caps_nothing(written, learned, in_force):
+def test_a_configured_limit_caps_a_learned_one_and_a_guess_caps_nothing(written, learned, in_force):
     b = Bucket(0.0)
     b.learned[RPM] = learned
     assert b.limit(RPM, Limits(rpm=written)) == in_force
 
 
-def test_the_first_limit_heard_replaces_a_guess_and_its_level():
+def test_the_first_limit_reported_replaces_a_guess_and_its_level():
     # Given a bucket of guesses from which two requests of 100 tokens are taken
     b = bucket(written=NOTHING_WRITTEN)
     b.take(Cost(1, 100))
@@ -156,7 +156,7 @@ def test_the_first_limit_heard_replaces_a_guess_and_its_level():
     assert b.level(TPM) == close(29_400)
 
 
-def test_an_answer_without_limits_unbounds_what_nobody_wrote_and_keeps_the_rest():
+def test_an_answer_without_limits_unbounds_unconfigured_limits_and_keeps_the_rest():
     written = Limits(rpm=60)
     b = bucket(written=written)
     b.trust_usage(written)
@@ -209,7 +209,7 @@ pauses = st.floats(0, 400)
 
 
 @given(st.integers(1, 10_000), st.integers(100, 10_000_000), st.floats(0.5, 3), st.floats(0.01, 1), pauses)
-def test_a_refused_caller_is_granted_after_exactly_the_wait_it_was_told_and_not_before(rpm, tpm, taken, wanted, pause):
+def test_a_refused_caller_is_granted_after_exactly_the_wait_it_was_given_and_not_before(rpm, tpm, taken, wanted, pause):
     written = Limits(rpm=rpm, tpm=tpm)
     b = bucket(written=written)
     b.take(Cost(int(rpm * taken), int(tpm * taken)))
@@ -271,7 +271,7 @@ def test_any_debt_is_paid_by_time_alone(tokens):
 
 @given(st.integers(1, 9), st.integers(1, 60))
 def test_while_a_slowed_bucket_recovers_a_second_wait_is_a_trifle(slow_downs, requests):
-    # The rate grows while one waits, so the wait that was told is not exact: what is left after it is below 1 %.
+    # The rate grows while one waits, so the wait that was given is not exact: what is left after it is below 1 %.
     b = bucket()
     b.take(Cost(58))
     for _ in range(slow_downs):

@@ -1,6 +1,6 @@
 """What upstream's answers teach a bucket: limits, levels, its way of charging, its bursts. By hand arithmetic.
 
-60,000 tokens a minute are 1,000 a second, and the depth is 58,800 (a breath of 1.2 s is kept back).
+60,000 tokens a minute are 1,000 a second, and the depth is 58,800 (1.2 s of refill are kept back).
 """
 
 from __future__ import annotations
@@ -59,19 +59,19 @@ def test_a_lower_remaining_widens_the_margin_that_must_stay_free():
     assert b.wait(Cost(1, 44_800), WRITTEN)[0] == close(5.0)
 
 
-def test_a_higher_remaining_raises_the_level_by_a_part_of_what_a_breath_does_not_explain():
+def test_a_higher_remaining_raises_the_level_by_a_part_of_what_the_latency_allowance_does_not_explain():
     b, then = settled_bucket()
     b.refill(1.0, WRITTEN)  # 49,800
-    # 58,800 remain where 48,800 were expected; 10,000 just taken by this call itself and a breath of 1,200 explain it.
+    # 58,800 remain, 48,800 were expected; this call's own 10,000 and 1,200 allowed explain it.
     b.follow(0.0, [told(b, TPM, 60_000, 58_800, then)], WRITTEN)
     assert b.level(TPM) == close(49_800)
-    # If the limit is found to be 70,000 and all of it remains, 10,000 and a breath of 1,400 explain a part of it.
+    # If the limit is found to be 70,000 and all of it remains, 10,000 and the allowance of 1,400 explain a part of it.
     b.follow(0.0, [told(b, TPM, 70_000, 70_000, then)], Limits(rpm=60))
     expected = 49_800 + 0.2 * (70_000 - 48_800 - 10_000 - 1.2 * 70_000 / 60)
     assert b.level(TPM) == close(expected)
 
 
-def test_a_written_limit_below_upstreams_says_nothing_of_upstreams_level_so_it_never_raises():
+def test_a_configured_limit_below_upstreams_says_nothing_about_upstreams_level_so_it_never_raises():
     b, then = settled_bucket()
     b.follow(0.0, [told(b, TPM, 10_000_000, 9_990_000, then)], WRITTEN)
     assert b.level(TPM) == close(48_800)
@@ -100,11 +100,11 @@ def test_a_limit_far_below_the_guess_is_learnt_once_from_the_calls_that_were_let
         moments.append(b.moment(TPM))
     for taken, then in enumerate(moments, 1):
         b.follow(0.0, [told(b, TPM, 30_000, 30_000 - 1_000 * taken, then)], NOTHING_WRITTEN)
-    # I expect 27,000, as upstream has it, less at most the breath of 600: no debt that takes minutes to pay
+    # I expect 27,000, as upstream has it, less at most the allowance of 600: no debt that takes minutes to pay
     assert 26_400 <= (b.level(TPM) or 0) <= 27_000
 
 
-def test_a_limit_below_the_written_one_is_learnt_once_too():
+def test_a_limit_below_the_configured_one_is_learnt_once_too():
     written = Limits(rpm=600, tpm=200_000)
     b = bucket(written=written)
     moments = []
@@ -133,7 +133,7 @@ def test_a_surprise_upward_is_not_multiplied_by_the_calls_that_show_it():
     assert 20_000 < (b.level(TPM) or 0) < 40_000
 
 
-def test_of_calls_reserved_at_one_moment_the_one_heard_first_counts():
+def test_of_calls_reserved_at_one_moment_the_first_to_report_counts():
     """Given two at one moment that overtook each other, if the slower one's answer ends after ten seconds, I expect it
     to teach nothing: what it calls missing is the other one."""
     b = bucket(1.0)
@@ -163,7 +163,7 @@ def test_an_answer_without_evidence_makes_no_other_evidence_old():
 
 
 def test_calls_from_before_a_bucket_was_bounded_teach_a_limit_but_no_level():
-    # Given two calls while nobody had named a daily limit
+    # Given two calls while no daily limit was known
     b = bucket()
     b.take(Cost(1))
     b.take(Cost(1))
@@ -210,7 +210,7 @@ def test_a_refusal_with_enough_left_halves_the_span_that_may_come_at_once(halvin
         b.shorten_burst()
     assert b.burst_s == max(1, burst_s)
     b.refill(0.0, WRITTEN)
-    assert b.level(RPM) == close(depth)  # 1 a second, less the breath or half, whichever leaves more
+    assert b.level(RPM) == close(depth)  # 1 a second, less the allowance or half, whichever leaves more
 
 
 def test_a_shortened_burst_doubles_again_in_ten_minutes():
@@ -235,7 +235,7 @@ def test_slow_down_takes_three_tenths_of_the_rate_and_time_brings_it_back():
 
 @given(st.integers(0, 70_000), st.integers(0, 50), st.integers(1, 30))
 def test_no_number_of_equal_answers_takes_the_level_past_what_upstream_says(remaining, own, answers):
-    # Given calls in flight at the same time, all told the same `remaining` less what ours took before each
+    # Given calls in flight at the same time, all of which report the same `remaining`, less what ours took before each
     b = bucket()
     moments = []
     for _ in range(answers):

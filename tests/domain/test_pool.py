@@ -1,4 +1,4 @@
-"""The pool as one process sees it: who may be asked, in which order, and at what cost."""
+"""The pool as one process sees it: which accounts may be tried, in which order, and at what cost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pool(*keys: str) -> Pool:
 
 
 def picked(some: Pool, *, now: float = 100.0, seed: int = 1, **options) -> list[str]:
-    return [some.key_at(seat).id for seat in some.pick(GPT, GPT, now=now, rng=random.Random(seed), **options)]
+    return [some.key_at(index).id for index in some.pick(GPT, GPT, now=now, rng=random.Random(seed), **options)]
 
 
 def rest(state: State = State.QUARANTINED, *, until: float = 200.0, reason: str = "money", **fields) -> Record:
@@ -62,31 +62,31 @@ def test_each_account_offers_one_key_and_they_take_turns():
 def test_a_new_configuration_keeps_what_is_known_of_accounts_that_stay():
     some = pool("a/1", "b/1")
     some.apply_states({"k/a/1": rest(State.REMOVED, fingerprint="fp-a/1")})
-    some.heard(some.accounts["b"].place, GPT, 0.1, 100.0)
+    some.note_headroom(some.accounts["b"].place, GPT, 0.1, 100.0)
     some.replace([Key("a/1", "a", "fp-new"), Key("b/1", "b", "fp-b/1"), Key("c/1", "c", "fp-c/1")])
     assert picked(some)[-1] == "b/1"  # still the emptiest
-    assert set(picked(some)) == {"a/1", "b/1", "c/1"}  # and a's new secret starts anew
+    assert set(picked(some)) == {"a/1", "b/1", "c/1"}  # and a's new secret starts afresh
 
 
 # ---- the order
 
 
-def test_accounts_the_store_named_as_ready_come_first():
+def test_accounts_the_store_reported_as_ready_come_first():
     many = pool(*(f"{n:03}/1" for n in range(100)))
     assert picked(many, prefer=("042", "007", "nobody"))[:2] == ["042/1", "007/1"]
 
 
-def test_accounts_that_said_no_to_this_request_are_left_out():
+def test_accounts_that_refused_this_request_are_left_out():
     assert picked(pool("a/1", "b/1", "c/1"), exclude={"a", "c"}) == ["b/1"]
 
 
-def test_an_account_that_lacks_a_model_is_not_asked_for_it_for_five_minutes():
+def test_an_account_that_lacks_a_model_is_not_tried_for_it_for_five_minutes():
     two = pool("a/1", "b/1")
-    two.lacks("a", GPT, now=100.0)
+    two.note_missing_model("a", GPT, now=100.0)
     assert picked(two, now=399.0) == ["b/1"]
     assert set(picked(two, now=401.0)) == {"a/1", "b/1"}
     other_model = two.pick("gpt-4o-mini", "gpt-4o-mini", now=100.0, rng=random.Random(1))
-    assert {two.key_at(seat).id for seat in other_model} == {"a/1", "b/1"}
+    assert {two.key_at(index).id for index in other_model} == {"a/1", "b/1"}
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_large_pools_load_is_spread_over_all_its_accounts():
 
 
 class Counting(array):
-    """Head-room that counts how often it is read."""
+    """Headroom that counts how often it is read."""
 
     reads = 0
 
@@ -139,9 +139,9 @@ class Counting(array):
 
 
 def cost_of_a_pick(keys: int, keys_an_account: int = 1, *, few: bool = False) -> tuple[int, int]:
-    """(head-room reads, keys) of one pick."""
+    """(headroom reads, keys) of one pick."""
     some = Pool(Key(f"{n}", f"{n // keys_an_account}", f"fp-{n}") for n in range(keys))
-    some.heard(0, GPT, 1.0, 0.0)
+    some.note_headroom(0, GPT, 1.0, 0.0)
     levels = some.headroom.of(GPT)
     levels.shares = Counting("f", levels.shares)
     Counting.reads = 0
@@ -155,7 +155,7 @@ def test_a_pick_costs_the_same_from_ten_keys_and_from_ten_thousand():
     assert cost_of_a_pick(10_000, keys_an_account=100) == (CANDIDATES, CANDIDATES)
 
 
-def test_while_there_is_room_a_random_pair_is_looked_at_and_one_of_it_named():
+def test_while_there_is_room_a_random_pair_is_compared_and_one_of_it_picked():
     assert cost_of_a_pick(10, few=True) == (PAIR, 1)
     assert cost_of_a_pick(10_000, few=True) == (PAIR, 1)
     assert cost_of_a_pick(1, few=True) == (1, 1)
@@ -215,10 +215,10 @@ def test_the_firmest_record_explains_a_key_and_its_accounts_comes_first_among_eq
     assert "pickable=1" in repr(one)
 
 
-def test_what_is_remembered_of_models_and_head_room_is_bounded():
+def test_what_is_remembered_of_models_and_headroom_is_bounded():
     one = pool("a/1")
     for n in range(12_000):
-        one.lacks("a", f"invented-{n}", 0.0)
-        one.heard(0, f"invented-{n}", 0.5, 0.0)
+        one.note_missing_model("a", f"invented-{n}", 0.0)
+        one.note_headroom(0, f"invented-{n}", 0.5, 0.0)
     assert len(one.headroom) <= 1_001
     assert len(one._lacking) <= 10_001

@@ -9,8 +9,8 @@ from quotapool.domain.states import Record, State
 
 
 def pick(pool: Pool, *only: str, **options) -> list[str]:
-    seats = pool.pick("gpt-4o", "gpt-4o", now=100.0, rng=random.Random(1), only=frozenset(only), **options)
-    return [pool.key_at(seat).id for seat in seats]
+    indexes = pool.pick("gpt-4o", "gpt-4o", now=100.0, rng=random.Random(1), only=frozenset(only), **options)
+    return [pool.key_at(index).id for index in indexes]
 
 
 def pool() -> Pool:
@@ -19,13 +19,13 @@ def pool() -> Pool:
     )
 
 
-def test_no_other_account_is_asked_and_its_keys_take_turns():
+def test_no_other_account_is_picked_and_its_keys_take_turns():
     three = pool()
     assert {pick(three, "b")[0] for _ in range(4)} == {"b1", "b2"}
     assert sorted(key[0] for key in pick(three, "a", "c")) == ["a", "c"]
 
 
-def test_an_account_that_refused_or_left_is_not_asked():
+def test_an_account_that_refused_or_left_is_not_picked():
     assert pick(pool(), "b", exclude={"b"}) == []
     assert pick(pool(), "gone") == []
 

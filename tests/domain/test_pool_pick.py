@@ -1,4 +1,4 @@
-"""Whom the pool asks first: accounts that are about equally free share the load, emptier ones come last."""
+"""Which accounts the pool picks first: accounts that are about equally free share the load, emptier ones come last."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def pool(*accounts: str) -> Pool:
 
 
 def asked(pool: Pool, *, now: float, rng: random.Random, **options) -> list[str]:
-    """Accounts, in the order in which they would be asked."""
-    return [pool.key_at(seat).account for seat in pool.pick("gpt-4o", "gpt-4o", now=now, rng=rng, **options)]
+    """Accounts, in the order in which they would be tried."""
+    return [pool.key_at(index).account for index in pool.pick("gpt-4o", "gpt-4o", now=now, rng=rng, **options)]
 
 
 def hear(pool: Pool, account: str, share: float, now: float) -> None:
-    pool.heard(pool.accounts[account].place, "gpt-4o", share, now)
+    pool.note_headroom(pool.accounts[account].place, "gpt-4o", share, now)
 
 
 def first_choices(pool: Pool, picks: int = 400) -> Counter[str]:
@@ -27,7 +27,7 @@ def first_choices(pool: Pool, picks: int = 400) -> Counter[str]:
 
 
 def test_accounts_that_differ_by_a_few_calls_share_the_load_evenly():
-    # If one of four has had two calls of 500 more than the others, and nothing has been heard since,
+    # If one of four has had two calls of 500 more than the others, and nothing has been observed since,
     four = pool("a", "b", "c", "d")
     for account, headroom in {"a": 0.998, "b": 0.998, "c": 0.998, "d": 0.994}.items():
         hear(four, account, headroom, 0.0)
@@ -37,7 +37,7 @@ def test_accounts_that_differ_by_a_few_calls_share_the_load_evenly():
     assert len(first_choices(four)) == 4
 
 
-def test_a_nearly_empty_account_is_asked_last():
+def test_a_nearly_empty_account_is_picked_last():
     three = pool("full", "half", "empty")
     for account, headroom in {"full": 0.9, "half": 0.5, "empty": 0.02}.items():
         hear(three, account, headroom, 0.0)
@@ -48,7 +48,7 @@ def test_a_nearly_empty_account_is_asked_last():
     assert orders == {("full", "half", "empty")}
 
 
-def test_an_account_that_was_nearly_empty_is_asked_again_once_it_has_refilled():
+def test_an_account_that_was_nearly_empty_is_picked_again_once_it_has_refilled():
     # Given two accounts of which one was nearly empty when it was last used, and the other is used all the time,
     two = pool("rested", "busy")
     hear(two, "rested", 0.02, 0.0)
@@ -58,7 +58,7 @@ def test_an_account_that_was_nearly_empty_is_asked_again_once_it_has_refilled():
     assert asked(two, now=60.0, rng=random.Random(1)) == ["rested", "busy"]
 
 
-def test_among_equals_the_one_that_was_not_asked_for_the_longest_is_asked():
+def test_among_equals_the_one_observed_longest_ago_is_picked():
     """Given five accounts with room, of which each request sees two, I expect each to get about a fifth of a hundred:
     random pairs alone would leave one with fewer than ten now and then."""
     for seed in range(50):

@@ -1,4 +1,4 @@
-"""The redactor promises that no secret of OpenAI's known shapes survives it, wherever it stands in a text."""
+"""The redactor promises that no secret of OpenAI's known shapes survives it, wherever it is in a text."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CANARIES = st.one_of(
     text_of(ALPHANUMERIC, 24).filter(lambda s: not s.islower()).map("org-{}".format),
     text_of(ALPHANUMERIC, 24).map("proj_{}".format),
 )
-# What may stand around a secret: prose, JSON (escaped too), headers, URLs.
+# What may surround a secret: prose, JSON (escaped too), headers, URLs.
 BEFORE = st.sampled_from(
     ["", " ", '"', "'", "\n", "\\n", "=", ":", "key", "Bearer ", "?api_key=", "%3A", "/", "(", "x_"]
 )

@@ -1,4 +1,4 @@
-"""Which state may follow which: everything, as one table; and how long a resting key rests."""
+"""Which state may follow which, all in one table; and how long a resting key rests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.fakes.states import TRANSITIONS, record
 
 
 @pytest.mark.parametrize("transition", TRANSITIONS, ids=str)
-def test_one_state_may_follow_another_exactly_where_the_table_says(transition):
+def test_one_state_may_follow_another_exactly_if_the_table_says_so(transition):
     assert may_replace(transition.before, transition.after, by=transition.by) is transition.allowed
 
 

@@ -60,7 +60,7 @@ def test_spending_from_before_a_grant_is_not_taken_from_it():
     assert (seen.remaining, seen.uncovered) == (usd(4), usd(100))
 
 
-def test_what_upstream_let_pass_without_a_known_grant_does_not_eat_the_next_top_up():
+def test_what_upstream_served_without_a_known_grant_does_not_reduce_the_next_top_up():
     grants = [Grant(usd(5), ago(9))]
     assert wallet(grants, {ago(3): usd(8)}, NOON).remaining == 0
     assert wallet([*grants, Grant(usd(10), TODAY)], {ago(3): usd(8)}, NOON).remaining == usd(10)
@@ -115,7 +115,7 @@ def test_the_day_it_is_empty_comes_from_the_pace():
     assert seen.urgency == 1.0
 
 
-def test_dollars_that_will_expire_are_told_before_they_do():
+def test_dollars_that_will_expire_are_reported_before_they_do():
     # One dollar a day until midnight in 2.5 days spends 2.50 of the 10 left; 7.50 expire.
     week = {ago(n): usd(1) for n in range(1, 7)} | {TODAY: usd(0.5)}
     seen = wallet([Grant(usd(16.5), ago(9), ahead(3))], week, NOON)

@@ -43,19 +43,27 @@ def seen(tmp_path):
     made.writer.close()
 
 
-def a_trip(**changed) -> RequestRecord:
+def a_record(**changed) -> RequestRecord:
     """Half a second in all: 0.1 s in line before the second attempt, 0.25 s upstream, so 0.15 s are ours."""
     refused = AttemptRecord("alpha", "acme", 0.0, "wait", status=429, took_s=0.05)
     served = AttemptRecord("beta", "acme", 0.1, "ok", status=200, took_s=0.2, usage=Usage(Certainty.EXACT, 221, 27))
-    trip = RequestRecord("qp_1", 100.0, client="team-a", endpoint="chat", model="gpt-4o", status=200, source="upstream")
-    trip.legs, trip.queued_s, trip.upstream_s, trip.first_byte, trip.ended = [refused, served], 0.1, 0.25, 100.25, 100.5
+    record = RequestRecord(
+        "qp_1", 100.0, client="team-a", endpoint="chat", model="gpt-4o", status=200, source="upstream"
+    )
+    record.attempts, record.queued_s, record.upstream_s, record.first_byte, record.ended = (
+        [refused, served],
+        0.1,
+        0.25,
+        100.25,
+        100.5,
+    )
     for name, value in changed.items():
-        setattr(trip, name, value)
-    return trip
+        setattr(record, name, value)
+    return record
 
 
 def test_a_request_is_one_line(seen):
-    seen.reporter.ended(a_trip())
+    seen.reporter.ended(a_record())
     (line,) = seen.lines()
     assert line.pop("ts").endswith("Z")
     assert line == {
@@ -82,7 +90,7 @@ def test_a_request_is_one_line(seen):
 def test_a_request_counts_under_its_names(seen):
     seen.reporter.began()
     assert seen.count("requests_in_flight") == 1
-    seen.reporter.ended(a_trip())
+    seen.reporter.ended(a_record())
     assert seen.count("requests_in_flight") == 0
     assert seen.count("requests_total", endpoint="chat", model="gpt-4o", status="200", client="team-a") == 1
     assert seen.count("request_duration_seconds_sum", endpoint="chat", model="gpt-4o") == 0.5
@@ -92,7 +100,7 @@ def test_a_request_counts_under_its_names(seen):
 
 
 def test_a_request_that_went_nowhere_has_no_times(seen):
-    seen.reporter.ended(a_trip(legs=[], status=401, code="invalid_key", first_byte=None, queued_s=0.0))
+    seen.reporter.ended(a_record(attempts=[], status=401, code="invalid_key", first_byte=None, queued_s=0.0))
     assert seen.count("refusals_total", reason="invalid_key") == 1
     assert seen.count("request_duration_seconds_count", endpoint="chat", model="gpt-4o") is None
     assert seen.count("queue_wait_seconds_count") == 0
@@ -102,26 +110,26 @@ def test_a_request_that_went_nowhere_has_no_times(seen):
 
 def test_what_strangers_invent_is_one_series_until_upstream_knows_it(seen):
     for n in range(50):
-        seen.reporter.ended(a_trip(model=f"made-up-{n}", endpoint="/etc", client="nobody"))
+        seen.reporter.ended(a_record(model=f"made-up-{n}", endpoint="/etc", client="nobody"))
     assert seen.count("requests_total", endpoint="other", model="other", status="200", client="anonymous") == 50
     # When upstream serves one of them
     seen.reporter.served("made-up-7")
-    seen.reporter.ended(a_trip(model="made-up-7"))
+    seen.reporter.ended(a_record(model="made-up-7"))
     assert seen.count("requests_total", endpoint="chat", model="made-up-7", status="200", client="team-a") == 1
     # And when a reload takes a client away, its name goes from new counts
     seen.labels.configure(models=["gpt-4o"], clients=[])
-    seen.reporter.ended(a_trip())
+    seen.reporter.ended(a_record())
     assert seen.count("requests_total", endpoint="chat", model="gpt-4o", status="200", client="anonymous") == 1
 
 
 def test_an_attempt_is_priced_where_upstream_did_work(seen):
     priced = []
-    seen.reporter.spend = lambda leg, trip: priced.append((leg.key, trip.id))
-    trip = a_trip()
-    refused, served = trip.legs
+    seen.reporter.spend = lambda attempt, record: priced.append((attempt.key, record.id))
+    record = a_record()
+    refused, served = record.attempts
     refused.usage = Usage(Certainty.NOTHING)
-    for leg in (refused, served):
-        seen.reporter.attempted(leg, trip)
+    for attempt in (refused, served):
+        seen.reporter.attempted(attempt, record)
     assert priced == [("beta", "qp_1")]
     assert seen.count("upstream_attempts_total", key="alpha", model="gpt-4o", outcome="wait") == 1
     assert seen.count("upstream_attempts_total", key="beta", model="gpt-4o", outcome="ok") == 1

@@ -1,4 +1,4 @@
-"""What to do next is told for each way in which a key can be out; the reasons are typed from OpenAI's facts."""
+"""There is advice for each reason why a key can be out; the reasons are typed from OpenAI's documentation."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_a_response_makes_its_items_and_its_container_known():
     assert made({"type": "response.completed", "response": response}, ids.RESPONSE) == expected
 
 
-def test_a_response_tells_which_stored_prompt_its_account_has():
+def test_a_response_shows_which_stored_prompt_its_account_has():
     response = {"id": "resp_1", "prompt": {"id": "pmpt_1", "variables": None, "version": "2"}, "output": []}
     expected = {("response", "resp_1"), ("prompt", "pmpt_1")}
     assert made(response, ids.RESPONSE) == expected

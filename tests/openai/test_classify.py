@@ -1,4 +1,4 @@
-"""Every error OpenAI is known to send is understood: what to do, whom it is about, for how long.
+"""Every error OpenAI is known to send is understood: what to do, what it concerns, for how long.
 
 Bodies are as quoted in public captures and OpenAI's error-code guide, with ids shortened.
 """
@@ -251,7 +251,7 @@ TYPES = [
 
 
 @pytest.mark.parametrize(("status", "type_", "kind", "scope"), TYPES)
-def test_a_known_type_decides_where_the_code_is_null(status, type_, kind, scope):
+def test_a_known_type_decides_if_the_code_is_null(status, type_, kind, scope):
     verdict = classify(status, {}, body("New words.", type_, None))
     assert (verdict.kind, verdict.scope, verdict.reason) == (kind, scope, type_)
 
@@ -273,13 +273,13 @@ WORDS = [
 
 
 @pytest.mark.parametrize(("status", "message", "kind", "reason"), WORDS)
-def test_known_words_decide_where_code_and_type_are_null(status, message, kind, reason):
+def test_known_words_decide_if_code_and_type_are_null(status, message, kind, reason):
     verdict = classify(status, {}, body(message, None, None))
     assert (verdict.kind, verdict.reason) == (kind, reason)
 
 
 @pytest.mark.parametrize("status", [101, 200, 201, 204, 301, 304, 307])
-def test_what_is_no_error_is_ok_without_a_look_at_the_body(status):
+def test_a_success_is_ok_without_reading_the_body(status):
     assert classify(status, {}, body(WRONG_KEY, REQ, "invalid_api_key")) is OK
 
 

@@ -1,4 +1,4 @@
-"""No row of the classifier's table can be taken out or changed unseen: some typed expectation fails.
+"""No row of the classifier's table can be removed or changed unnoticed: some typed expectation fails.
 
 The expectations are those of the tables beside this file, typed from OpenAI's facts. A row whose mutation nobody
 notices is superfluous (another row or the status says the same), or its fact is not tested.

@@ -1,4 +1,4 @@
-"""A rate limit's answer tells which limit was hit, how large it is, and how long to wait.
+"""A rate limit's answer shows which limit was hit, how large it is, and how long to wait.
 
 Messages are as quoted in public captures, with ids shortened.
 """
@@ -82,7 +82,7 @@ LIMITS = [
 
 @pytest.mark.parametrize(("message", "type_", "expected"), LIMITS)
 @pytest.mark.parametrize("code", ["rate_limit_exceeded", None])
-def test_a_rate_limit_tells_what_was_hit_and_for_how_long(message, type_, expected, code):
+def test_a_rate_limit_shows_what_was_hit_and_for_how_long(message, type_, expected, code):
     v = classify(429, {}, body(message, type_, code))
     assert (v.kind, v.dimension, v.daily, v.limit, v.retry_after_s, v.shared_group) == expected
 
@@ -100,7 +100,7 @@ def test_a_rate_limit_tells_what_was_hit_and_for_how_long(message, type_, expect
         ({}, 9.816),
     ],
 )
-def test_the_header_tells_the_wait_and_the_message_where_it_does_not(headers, seconds):
+def test_the_wait_is_in_the_header_or_else_in_the_message(headers, seconds):
     found = classify(429, CIMultiDict(headers), body(TPM, "tokens", "rate_limit_exceeded"))
     assert found.retry_after_s == pytest.approx(seconds)
     shouted = CIMultiDict({name.title(): value for name, value in headers.items()})

@@ -136,7 +136,7 @@ def test_a_wait_inside_a_stream_is_read_from_its_message():
         b'{"type":"response.output_text.delta","delta":"Your access was terminated","message":"error"}',
     ],
 )  # fmt: skip
-def test_an_event_that_is_no_error_is_ok(payload):
+def test_an_event_that_is_not_an_error_is_ok(payload):
     assert classify_stream_error(payload) is OK
 
 

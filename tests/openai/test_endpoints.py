@@ -1,4 +1,4 @@
-"""Each request is known for what it is, and no spelling gets an organization path to the pool's keys."""
+"""Each request is recognised, and no spelling gets an organization path to the pool's keys."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def test_no_spelling_of_chat_escapes_its_estimate(path):
     assert endpoint("POST", path).estimate == "chat"
 
 
-def test_only_responses_asks_the_body_before_a_replay():
-    assert endpoint("POST", "/v1/responses").replay_asks_body
-    assert not endpoint("POST", "/v1/chat/completions").replay_asks_body
+def test_only_for_responses_a_replay_depends_on_the_body():
+    assert endpoint("POST", "/v1/responses").replay_depends_on_body
+    assert not endpoint("POST", "/v1/chat/completions").replay_depends_on_body
 
 
 @pytest.mark.parametrize("path", ["batches", "fine_tuning/jobs", "files", "uploads", "images/generations", "videos",
                                   "audio/speech", "vector_stores", "responses/compact", "threads/runs", "new_thing",
                                   "responses/resp_1/cancel", "chat/completions/chatcmpl-1"])  # fmt: skip
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
-def test_what_changes_something_is_never_replayed(method, path):
+def test_a_request_that_changes_something_is_never_replayed(method, path):
     assert not endpoint(method, f"/v1/{path}").replayable
 
 
@@ -109,7 +109,7 @@ def test_ordinary_ids_and_any_query_pass(path):
 
 
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT", "post", "PROPFIND"])
-def test_methods_that_the_api_has_not_are_refused(method):
+def test_methods_that_the_api_does_not_have_are_refused(method):
     assert resolve(method, "/v1/chat/completions") is METHOD_NOT_ALLOWED
 
 

@@ -18,6 +18,6 @@ def test_the_table_is_the_code():
     }
 
 
-def test_no_error_stands_there_twice():
+def test_no_error_is_listed_twice():
     codes = [row[0] for row in ROW.findall(PAGE)]
     assert len(codes) == len(set(codes)) == len(ALL)

@@ -1,4 +1,4 @@
-"""The fields of a multipart form that are worth knowing are found wherever they stand, and nothing else is."""
+"""The fields of a multipart form that the proxy needs are found wherever they are, and nothing else is."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_fields_are_found_before_and_after_the_file():
     assert fields_in(FILE + MODEL + part("name=n", b"2") + END, B) == {"model": "whisper-1", "n": "2"}
 
 
-def test_what_has_not_come_whole_is_not_told():
+def test_an_incomplete_field_is_not_returned():
     whole = MODEL + END
     found = [fields_in(whole[:at], B) for at in range(len(whole) + 1)]
     assert all(fields in ({}, {"model": "whisper-1"}) for fields in found)
@@ -54,7 +54,7 @@ def test_a_file_is_no_field_whatever_its_name():
     assert fields_in(part('filename="model"; name="file"', b"gpt-4o") + MODEL + END, B) == {"model": "whisper-1"}
 
 
-def test_only_the_wanted_fields_are_told_and_none_that_contradicts_itself():
+def test_only_the_wanted_fields_are_returned_and_none_that_contradicts_itself():
     assert fields_in(part('name="prompt"', b"secret words") + MODEL + MODEL + END, B) == {"model": "whisper-1"}
     assert fields_in(MODEL + part('name="model"', b"other") + END, B) == {"model": ""}
     assert fields_in(part('name="model"', b"x" * 10_000) + END, B) == {}

@@ -9,7 +9,7 @@ from quotapool.openai import ids
 
 
 def named(document: object) -> set[tuple[str, str]]:
-    return {(found.kind.name, found.id) for found in ids.named_in(json.dumps(document).encode())}
+    return {(found.kind.name, found.id) for found in ids.references_in(json.dumps(document).encode())}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def named(document: object) -> set[tuple[str, str]]:
     ],
 )
 def test_a_path_points_to_an_object(target, kind, object_id, tail):
-    found = ids.spot(target)
+    found = ids.object_path(target)
     assert found is not None
     assert (found.kind.name, found.id, found.tail) == (kind, object_id, tail)
 
@@ -58,12 +58,12 @@ def test_a_path_points_to_an_object(target, kind, object_id, tail):
      "/v1/fine_tuning/model_limits", "/v1/realtime/client_secrets"],
 )  # fmt: skip
 def test_nothing_is_stored_there(target):
-    assert ids.spot(target) is None
+    assert ids.object_path(target) is None
 
 
-def test_a_list_goes_on_after_one_of_its_own_objects():
-    files = ids.spot("/v1/files?limit=10&after=file-1")
-    items = ids.spot("/v1/conversations/conv_1/items?after=msg_1")
+def test_a_list_is_paged_by_one_of_its_own_objects():
+    files = ids.object_path("/v1/files?limit=10&after=file-1")
+    items = ids.object_path("/v1/conversations/conv_1/items?after=msg_1")
     assert files is not None
     assert items is not None
     assert [(n.kind.name, n.id, n.param) for n in ids.cursors(files)] == [("file", "file-1", "after")]
@@ -104,19 +104,19 @@ def test_a_body_names_objects(document, expected):
 
 def test_a_name_that_is_repeated_or_spelled_with_escapes_hides_nothing():
     twice = b'{"file_id":"file-mine","file_id":"file-yours"}'
-    assert {found.id for found in ids.named_in(twice)} == {"file-mine", "file-yours"}
+    assert {found.id for found in ids.references_in(twice)} == {"file-mine", "file-yours"}
     escaped = b'{"previous\\u005fresponse\\u005fid":"resp_1"}'
-    assert ids.may_name("responses", escaped, strictly=True)
-    assert [found.id for found in ids.named_in(escaped)] == ["resp_1"]
+    assert ids.may_reference("responses", escaped, strictly=True)
+    assert [found.id for found in ids.references_in(escaped)] == ["resp_1"]
     wide = '{"previous_response_id":"resp_1"}'.encode("utf-16")
-    assert ids.may_name("responses", wide, strictly=True)
-    assert [found.id for found in ids.named_in(wide)] == ["resp_1"]
+    assert ids.may_reference("responses", wide, strictly=True)
+    assert [found.id for found in ids.references_in(wide)] == ["resp_1"]
 
 
 def test_what_is_not_json_names_nothing():
-    assert ids.named_in(b"{") == []
-    assert ids.named_in(b"[" * 100_000) == []
-    assert ids.named_in(b"v=0", strictly=True) == []
+    assert ids.references_in(b"{") == []
+    assert ids.references_in(b"[" * 100_000) == []
+    assert ids.references_in(b"v=0", strictly=True) == []
 
 
 @pytest.mark.parametrize(
@@ -128,9 +128,9 @@ def test_what_is_not_json_names_nothing():
     ],
     ids=["more behind it", "broken UTF-8", "too deep to decode"],
 )
-def test_what_upstream_might_read_and_we_cannot_is_no_body_without_names(body):
+def test_a_body_that_upstream_might_read_and_we_cannot_is_refused(body):
     with pytest.raises(ValueError, match="not valid JSON"):
-        ids.named_in(body, strictly=True)
+        ids.references_in(body, strictly=True)
 
 
 @pytest.mark.parametrize(
@@ -142,13 +142,13 @@ def test_what_upstream_might_read_and_we_cannot_is_no_body_without_names(body):
     ],
 )
 def test_a_plain_request_is_not_decoded_for_ids(endpoint, body):
-    assert not ids.may_name(endpoint, body, strictly=True)
+    assert not ids.may_reference(endpoint, body, strictly=True)
 
 
 def test_encrypted_reasoning_is_a_hint_by_its_beginning_and_the_last_ones_count():
     long = "gAAAAAB" + "x" * 200
     body = json.dumps({"input": [{"type": "reasoning", "encrypted_content": f"{n}{long}"} for n in range(9)]}).encode()
-    found = ids.named_in(body)
+    found = ids.references_in(body)
     assert [n.id for n in found] == [ids.encrypted_id(f"{n}{long}") for n in (5, 6, 7, 8)]
     assert all(n.hint for n in found)
 
@@ -156,19 +156,19 @@ def test_encrypted_reasoning_is_a_hint_by_its_beginning_and_the_last_ones_count(
 def test_a_stored_prompt_is_a_hint_and_its_variables_may_name_files():
     variables = {"name": "Ada", "manual": {"type": "input_file", "file_id": "file-1"}}
     body = json.dumps({"prompt": {"id": "pmpt_1", "version": "2", "variables": variables}}).encode()
-    assert ids.may_name("responses", body, strictly=False)
-    assert [(n.kind.name, n.id, n.hint) for n in ids.named_in(body)] == [
+    assert ids.may_reference("responses", body, strictly=False)
+    assert [(n.kind.name, n.id, n.hint) for n in ids.references_in(body)] == [
         ("prompt", "pmpt_1", True),
         ("file", "file-1", False),
     ]
-    assert ids.named_in(b'{"prompt": "pmpt_1 is what I am told to draw"}') == []
+    assert ids.references_in(b'{"prompt": "pmpt_1 is what I am told to draw"}') == []
 
 
 def test_a_form_names_a_file():
     form = b'--b\r\nContent-Disposition: form-data; name="file_id"\r\n\r\nfile-1\r\n--b--\r\n'
-    assert [(n.kind.name, n.id) for n in ids.named_in_form(form)] == [("file", "file-1")]
+    assert [(n.kind.name, n.id) for n in ids.references_in_form(form)] == [("file", "file-1")]
     named_so = b'--b\r\nContent-Disposition: form-data; name="file"; filename="file_id"\r\n\r\nx\r\n'
-    assert ids.named_in_form(named_so) == []
+    assert ids.references_in_form(named_so) == []
 
 
 @pytest.mark.parametrize(
@@ -186,12 +186,12 @@ def test_a_form_names_a_file():
 def test_no_spelling_of_a_fields_name_hides_the_id_in_it(head, line_end):
     form = b"--b\r\nContent-Disposition: form-data; " + head + b"\r\n\r\nfile-1\r\n--b--\r\n"
     tail = form.replace(b"\r\n", line_end)[-ids.FORM_TAIL :]
-    assert [(n.kind.name, n.id) for n in ids.named_in_form(tail)] == [("file", "file-1")]
+    assert [(n.kind.name, n.id) for n in ids.references_in_form(tail)] == [("file", "file-1")]
 
 
-def test_a_tool_that_shall_work_in_a_container_names_it_and_an_item_of_the_history_only_mentions_it():
+def test_a_tool_that_is_to_work_in_a_container_names_it_and_an_item_of_the_history_only_mentions_it():
     shell = {"tools": [{"type": "shell", "environment": {"type": "container_reference", "container_id": "cntr_1"}}]}
     ran = {"input": [{"type": "code_interpreter_call", "id": "ci_1", "container_id": "cntr_1", "outputs": []}]}
     for document, hint in ((shell, False), (ran, True)):
-        (found,) = ids.named_in(json.dumps(document).encode())
+        (found,) = ids.references_in(json.dumps(document).encode())
         assert (found.kind.name, found.id, found.hint) == ("container", "cntr_1", hint)

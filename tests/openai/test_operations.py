@@ -1,4 +1,4 @@
-"""The table of operations holds all of OpenAI's API as its SDK knows it, and says of each what the facts say."""
+"""The table of operations holds all of OpenAI's API as its SDK knows it, and describes each as OpenAI does."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_every_operation_is_recognised_or_refused(method, path):
 
 @pytest.mark.parametrize("path", ["me", "usage", "usage?date=2026-01-01", "dashboard/billing/usage", "ME", "%6de",
                                   "organization/costs", "projects/proj_1/roles"])  # fmt: skip
-def test_what_a_key_tells_of_its_owner_is_never_asked_with_the_pools(path):
+def test_what_a_key_reveals_of_its_owner_is_never_requested_with_the_pools(path):
     assert resolve("GET", f"/v1/{path}") is PATH_NOT_ALLOWED
 
 
@@ -87,20 +87,20 @@ def test_a_literal_segment_wins_over_an_id():
     ["images/generations", "images/edits", "audio/transcriptions", "responses/compact", "decisions", "threads/runs",
      "threads/thread_1/runs", "chat/completions", "responses", "embeddings", "completions"],
 )  # fmt: skip
-def test_where_json_tells_usage_it_is_read(path):
-    assert of("POST", f"/v1/{path}").tells_usage
+def test_usage_in_json_is_read(path):
+    assert of("POST", f"/v1/{path}").reports_usage
     assert of("POST", f"/v1/{path}").readable
 
 
 @pytest.mark.parametrize("path", ["images/generations", "images/edits", "audio/transcriptions", "audio/speech",
                                   "threads/runs", "threads/thread_1/runs/run_1/submit_tool_outputs"])  # fmt: skip
-def test_where_events_tell_usage_they_are_watched(path):
+def test_usage_in_events_is_watched(path):
     assert of("POST", f"/v1/{path}").dialect == "responses"
 
 
 @pytest.mark.parametrize("path", ["files/file-1/content", "containers/cntr_1/files/cfile_1/content",
                                   "videos/video_1/content", "skills/skill_1/content", "new_thing"])  # fmt: skip
-def test_downloads_and_what_nobody_knows_are_not_ours_to_read(path):
+def test_downloads_and_unknown_paths_are_not_read(path):
     assert not of("GET", f"/v1/{path}").readable
     assert of("GET", f"/v1/{path}").replayable
 

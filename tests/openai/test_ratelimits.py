@@ -1,4 +1,4 @@
-"""OpenAI's durations and rate headers are read exactly, and garbage in them hurts nobody."""
+"""OpenAI's durations and rate headers are read exactly, and garbage in them does no harm."""
 
 from __future__ import annotations
 
@@ -121,6 +121,6 @@ def test_an_unreadable_count_is_absent(bad):
         (1_000, 500, "5m0s", None),  # half a minute's bucket refills in 30 s, half a day's in 12 h
     ],
 )
-def test_the_reset_tells_a_daily_bucket_from_a_minutes_one(limit, remaining, reset, daily):
+def test_the_reset_distinguishes_a_daily_bucket_from_a_minutes_one(limit, remaining, reset, daily):
     found = RateHeaders(limit_requests=limit, remaining_requests=remaining, reset_requests_s=parse_duration(reset))
     assert found.requests_are_daily is daily

@@ -1,4 +1,4 @@
-"""What the proxy promises to know of a request before sending it: model, stream, cost, ties."""
+"""What the proxy knows about a request before sending it: model, stream, cost, ties to an account."""
 
 import json
 from time import process_time
@@ -113,7 +113,7 @@ def test_a_model_must_be_named(kind):
         assert refused.value.param == "model"
 
 
-def test_a_stored_prompt_stands_for_the_model_that_it_chooses():
+def test_a_stored_prompt_takes_the_place_of_the_model_that_it_chooses():
     alone = read_request("responses", b'{"prompt":{"id":"pmpt_1","variables":{"name":"Ada"}},"max_output_tokens":100}')
     assert (alone.model, alone.prompt, alone.cost.tokens) == ("pmpt_1", "pmpt_1", 100)
     named = read_request("responses", b'{"model":"gpt-4o","prompt":{"id":"pmpt_1"}}')
@@ -121,7 +121,7 @@ def test_a_stored_prompt_stands_for_the_model_that_it_chooses():
 
 
 @pytest.mark.parametrize("prompt", ["null", '""', '"pmpt_1"', "{}", '{"id":null}', '{"id":""}', '{"id":7}', "[]"])
-def test_what_names_no_stored_prompt_stands_for_nothing(prompt):
+def test_what_names_no_stored_prompt_does_not_replace_the_model(prompt):
     with pytest.raises(InvalidRequest, match="model"):
         read_request("responses", b'{"prompt":%s}' % prompt.encode())
     assert read_request("responses", b'{"model":"gpt-4o","prompt":%s}' % prompt.encode()).prompt == ""
@@ -178,7 +178,7 @@ def test_a_maximum_of_a_wrong_type_reserves_the_default(flag):
     assert tokens("chat", messages=user("x"), max_tokens=flag if flag != 1 else -1, n=[]) == 16
 
 
-def test_streaming_and_asking_for_usage_are_told_apart():
+def test_streaming_and_asking_for_usage_are_distinguished():
     plain = read_request("chat", body(stream=True))
     asked = read_request("chat", body(stream=True, stream_options={"include_usage": True}))
     refused = read_request("chat", body(stream=True, stream_options={"include_usage": False}))
@@ -306,7 +306,7 @@ def test_a_body_that_asks_already_or_is_wrong_passes_untouched(sent):
     assert inject_include_usage(sent) is sent
 
 
-def test_an_option_spelled_with_escapes_is_set_all_the_same():
+def test_an_option_spelled_with_escapes_is_set_too():
     spelled = b'{"stream\\u005foptions":null,"a":[{"stream_options":1}]}'
     members = json.loads(inject_include_usage(spelled), object_pairs_hook=list)
     assert members == [("stream_options", [("include_usage", True)]), ("a", [[("stream_options", 1)]])]

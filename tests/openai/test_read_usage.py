@@ -1,4 +1,4 @@
-"""What a complete JSON answer says it used."""
+"""The usage that a complete JSON answer reports."""
 
 import json
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from quotapool.domain.quantities import Certainty, Details, Usage
 from quotapool.openai.jsontext import locate
-from quotapool.openai.usage import UNTOLD, model_said, read_usage
+from quotapool.openai.usage import UNREPORTED, answering_model, read_usage
 
 CHAT = {
     "prompt_tokens": 19,
@@ -39,8 +39,8 @@ SHAPES = [
     ({"input_tokens": 9, "input_token_details": {"cached_tokens": 6}, "output_tokens": 1}, Usage(EXACT, 9, 1, 6)),
     ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, Usage(EXACT)),
     ({"type": "duration", "seconds": 9}, Usage(EXACT, details=Details(seconds=9.0))),
-    ({"type": "duration", "seconds": -9}, UNTOLD),
-    ({"type": "duration", "seconds": "9"}, UNTOLD),
+    ({"type": "duration", "seconds": -9}, UNREPORTED),
+    ({"type": "duration", "seconds": "9"}, UNREPORTED),
     # Chat with audio both ways, and a prompt that was written to the cache.
     ({"prompt_tokens": 100, "completion_tokens": 50,
       "prompt_tokens_details": {"cached_tokens": 10, "cache_write_tokens": 30, "audio_tokens": 40},
@@ -54,30 +54,30 @@ SHAPES = [
      Usage(EXACT, 132, 121, 64, 0, Details(audio_prompt=13, audio_completion=91, cached_audio=4))),
     # `speech.audio.done` tells no parts.
     ({"input_tokens": 14, "output_tokens": 101, "total_tokens": 115}, Usage(EXACT, 14, 101)),
-    ({}, UNTOLD),
-    (None, UNTOLD),
-    ("many", UNTOLD),
-    ([CHAT], UNTOLD),
-    ({"prompt_tokens": "19", "completion_tokens": None}, UNTOLD),
+    ({}, UNREPORTED),
+    (None, UNREPORTED),
+    ("many", UNREPORTED),
+    ([CHAT], UNREPORTED),
+    ({"prompt_tokens": "19", "completion_tokens": None}, UNREPORTED),
     # Look-alike upstreams that count a part above its whole.
     ({"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 9},
       "completion_tokens_details": {"reasoning_tokens": 7}}, Usage(EXACT, 5, 2, 5, 2)),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("told", "expected"), SHAPES)
+@pytest.mark.parametrize(("reported", "expected"), SHAPES)
 @pytest.mark.parametrize("text", ["Hi", "x" * 50_000], ids=["short", "long"])
 @pytest.mark.parametrize("tail", [{}, {"service_tier": "default", "metadata": {"usage": "{}"}}], ids=["last", "middle"])
-def test_usage_is_read_in_every_shape_wherever_it_stands(told, expected, text, tail):
-    answer = json.dumps({"id": "x", "output": [{"content": text}], "usage": told, **tail}).encode()
+def test_usage_is_read_in_every_shape_wherever_it_is(reported, expected, text, tail):
+    answer = json.dumps({"id": "x", "output": [{"content": text}], "usage": reported, **tail}).encode()
     seen = read_usage(answer)
     assert replace(seen, tier="") == expected
-    # The tier that answered is told with the usage that it is the price of.
+    # The tier that answered is reported with the usage that it prices.
     assert seen.tier == ("default" if tail and expected.certainty is EXACT else "")
 
 
 @pytest.mark.parametrize("size", [0, 20_000], ids=["short", "long"])
-def test_the_tier_that_answered_is_read_before_usage_and_behind_it(size):
+def test_the_tier_that_answered_is_read_before_usage_and_after_it(size):
     responses = {
         "output": [{"content": "x" * size}],
         "service_tier": "flex",
@@ -104,15 +104,15 @@ def test_words_about_usage_in_the_answer_count_nothing(size):
     }
     assert read_usage(json.dumps(answer).encode()) == Usage(EXACT, 19, 10, 4, 3)
     del answer["usage"]
-    assert read_usage(json.dumps(answer).encode()) == UNTOLD
+    assert read_usage(json.dumps(answer).encode()) == UNREPORTED
 
 
 @pytest.mark.parametrize(
     "answer", [b"", b"{", b"[]", b"null", b"<html>", b'{"a":' * 100_000, b'{"usage":' + b"[" * 100_000, b"\xff" * 9000]
 )
-def test_an_answer_that_cannot_be_read_tells_nothing(answer):
-    assert read_usage(answer) == UNTOLD
-    assert UNTOLD.certainty is Certainty.AT_LEAST
+def test_an_answer_that_cannot_be_read_reports_nothing(answer):
+    assert read_usage(answer) == UNREPORTED
+    assert UNREPORTED.certainty is Certainty.AT_LEAST
 
 
 values = st.recursive(
@@ -142,7 +142,7 @@ def test_a_member_is_found_at_the_top_and_only_there(obj, separators):
 
 
 def test_an_answer_says_which_model_it_came_from():
-    assert model_said(b'{"id":"resp_1","model":"gpt-4o-2024-08-06"}') == "gpt-4o-2024-08-06"
-    assert model_said(b'{"type":"response.completed","response":{"model":"gpt-4o"}}') == "gpt-4o"
+    assert answering_model(b'{"id":"resp_1","model":"gpt-4o-2024-08-06"}') == "gpt-4o-2024-08-06"
+    assert answering_model(b'{"type":"response.completed","response":{"model":"gpt-4o"}}') == "gpt-4o"
     for silent in (b"", b"{}", b'{"model":7}', b'{"response":{"model":null}}', b'{"response":"gpt-4o"}', b"[]", b"no"):
-        assert model_said(silent) == ""
+        assert answering_model(silent) == ""

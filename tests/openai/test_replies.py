@@ -1,4 +1,4 @@
-"""What the proxy itself answers has OpenAI's shape and steers SDKs to wait, or not to try again."""
+"""What the proxy itself answers has OpenAI's shape and makes SDKs wait, or not try again."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_each_code_has_the_status_and_type_that_make_sdks_do_the_right_thing():
     assert {e.code: (e.status, e.type, e.should_retry) for e in ALL} == PROMISED
 
 
-def test_no_code_is_made_twice():
+def test_no_code_is_defined_twice():
     assert len(ALL) == len({error.code for error in ALL})
 
 
@@ -73,7 +73,7 @@ def test_each_error_names_its_cause_and_a_remedy_in_sentences(error: ProxyError)
     }
 
 
-def test_the_caller_may_say_more_than_the_table():
+def test_the_caller_may_give_more_details_than_the_table():
     body = replies.RATE_LIMIT_EXCEEDED.body("TPM of gpt-4o", type="tokens", param="model")
     assert json.loads(body) == {
         "error": {"message": "TPM of gpt-4o", "type": "tokens", "param": "model", "code": "rate_limit_exceeded"}
@@ -84,7 +84,7 @@ def test_a_wrong_path_names_the_right_base_url():
     assert "http://127.0.0.1:8080/v1" in replies.PATH_NOT_FOUND.message
 
 
-def test_an_openai_key_is_called_one():
+def test_an_openai_key_is_recognised_as_one():
     assert "OpenAI key" in replies.OPENAI_KEY_SENT.cause
     assert "proxy key" in replies.OPENAI_KEY_SENT.cause
 
@@ -111,12 +111,12 @@ def test_any_message_becomes_valid_json(message):
         (math.nan, {"x-should-retry": "false"}),
     ],
 )
-def test_an_sdk_is_told_when_to_come_back_and_not_to_when_it_is_too_long(seconds, expected):
+def test_an_sdk_gets_the_time_to_retry_and_does_not_retry_if_it_is_too_long(seconds, expected):
     assert dict(retry_headers(seconds)) == expected
 
 
 @given(st.floats(0, 10_000))
-def test_who_waits_as_told_never_comes_too_early_and_only_short_waits_are_retried(seconds):
+def test_a_retry_after_the_given_wait_is_never_too_early_and_only_short_waits_are_retried(seconds):
     headers = dict(retry_headers(seconds))
     assert int(headers["retry-after"]) >= seconds
     assert int(headers["retry-after-ms"]) >= seconds * 1000 - 1e-6

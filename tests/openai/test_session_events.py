@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from quotapool.domain.quantities import Certainty
-from quotapool.openai.session_events import TELLING, read_create, read_event, refusal_event, type_of
+from quotapool.openai.session_events import RELEVANT, read_create, read_event, refusal_event, type_of
 
 
 def event(**fields: object) -> bytes:
@@ -32,7 +32,7 @@ def test_the_type_is_that_of_the_outermost_object(payload):
 @pytest.mark.parametrize(
     "payload", [b"", b"no json", b"[]", b"{}", b'{"type":1}', b'{"type":', b"\xff\xfe", b"[" * 5000]
 )
-def test_what_is_no_event_has_no_type(payload):
+def test_what_is_not_an_event_has_no_type(payload):
     assert type_of(payload) == ""
     assert read_event(payload) is None or read_event(payload).usage is None
 
@@ -53,20 +53,20 @@ def test_the_usage_of_a_realtime_response_with_its_parts():
         },
         "output_token_details": {"text_tokens": 30, "audio_tokens": 91},
     }  # fmt: skip
-    told = read_event(event(type="response.done", response={"id": "resp_1", "status": "completed", "usage": usage}))
-    assert (told.response, told.failed) == ("resp_1", False)
-    assert told.usage.certainty is Certainty.EXACT
-    assert (told.usage.prompt, told.usage.completion, told.usage.cached_prompt) == (132, 121, 64)
-    assert (told.usage.details.audio_prompt, told.usage.details.audio_completion) == (13, 91)
+    facts = read_event(event(type="response.done", response={"id": "resp_1", "status": "completed", "usage": usage}))
+    assert (facts.response, facts.failed) == ("resp_1", False)
+    assert facts.usage.certainty is Certainty.EXACT
+    assert (facts.usage.prompt, facts.usage.completion, facts.usage.cached_prompt) == (132, 121, 64)
+    assert (facts.usage.details.audio_prompt, facts.usage.details.audio_completion) == (13, 91)
 
 
 @pytest.mark.parametrize("kind", ["response.completed", "response.incomplete", "response.failed"])
 def test_the_end_of_a_response_in_a_lane(kind):
     usage = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
     response = {"id": "resp_1", "model": "gpt-4o", "service_tier": "flex", "usage": usage}
-    told = read_event(event(type=kind, stream_id="lane", response=response))
-    assert (told.response, told.lane, told.model) == ("resp_1", "lane", "gpt-4o")
-    assert (told.usage.total, told.usage.tier, told.failed) == (15, "flex", kind == "response.failed")
+    facts = read_event(event(type=kind, stream_id="lane", response=response))
+    assert (facts.response, facts.lane, facts.model) == ("resp_1", "lane", "gpt-4o")
+    assert (facts.usage.total, facts.usage.tier, facts.failed) == (15, "flex", kind == "response.failed")
 
 
 def test_a_transcription_by_tokens_and_one_by_the_second():
@@ -84,8 +84,8 @@ def test_rate_limits_by_name_and_only_whole_ones():
         {"name": "tokens", "limit": -5, "remaining": 1},
         "nonsense",
     ]
-    told = read_event(event(type="rate_limits.updated", rate_limits=limits))
-    assert told.limits == (("requests", 1000.0, 999.0), ("tokens", 50000.0, 49950.0))
+    facts = read_event(event(type="rate_limits.updated", rate_limits=limits))
+    assert facts.limits == (("requests", 1000.0, 999.0), ("tokens", 50000.0, 49950.0))
 
 
 @pytest.mark.parametrize(
@@ -96,20 +96,20 @@ def test_rate_limits_by_name_and_only_whole_ones():
     ],
 )
 def test_a_session_names_its_models(session):
-    told = read_event(event(type="session.created", session={"model": "gpt-realtime", **session}))
-    assert (told.model, told.transcriber) == ("gpt-realtime", "gpt-4o-transcribe")
+    facts = read_event(event(type="session.created", session={"model": "gpt-realtime", **session}))
+    assert (facts.model, facts.transcriber) == ("gpt-realtime", "gpt-4o-transcribe")
 
 
 def test_live_counts_seconds_and_wraps_the_events_of_responses():
     assert read_event(event(type="session.usage.updated", usage={"seconds": 12.5})).seconds == 12.5
     usage = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
     inner = {"type": "response.completed", "response": {"id": "resp_1", "usage": usage}}
-    told = read_event(event(type="response.event", delegation_id="d", event=inner))
-    assert (told.type, told.usage.total) == ("response.completed", 15)
+    facts = read_event(event(type="response.event", delegation_id="d", event=inner))
+    assert (facts.type, facts.usage.total) == ("response.completed", 15)
 
 
 def test_deltas_are_not_among_the_events_that_are_read():
-    assert not {"response.output_audio.delta", "response.output_text.delta", "response.output_item.added"} & TELLING
+    assert not {"response.output_audio.delta", "response.output_text.delta", "response.output_item.added"} & RELEVANT
 
 
 def test_a_refusal_has_the_form_of_openais_own():

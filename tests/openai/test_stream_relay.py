@@ -106,13 +106,13 @@ def test_split_anywhere_the_bytes_pass_untouched_and_the_same_is_seen(dialect, s
 
 
 @given(st.binary(), st.lists(st.integers(0, 10**6), max_size=8), st.sampled_from(["chat", "responses"]))
-def test_bytes_that_are_no_stream_at_all_pass_too(noise, cuts, dialect):
+def test_bytes_that_are_not_a_stream_at_all_pass_too(noise, cuts, dialect):
     relay = StreamRelay(dialect)
     assert through(relay, pieces(noise, cuts)) == noise
 
 
 @given(st.binary(), st.lists(st.integers(0, 10**6), max_size=8))
-def test_stripping_finds_nothing_to_cut_in_bytes_that_are_no_stream(noise, cuts):
+def test_stripping_finds_nothing_to_cut_in_bytes_that_are_not_a_stream(noise, cuts):
     assert through(StreamRelay("chat", strip_usage=True), pieces(noise, cuts)) == noise
 
 
@@ -185,7 +185,7 @@ def test_every_split_of_one_stream_strips_alike():
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
 @pytest.mark.parametrize("place", range(6))
 @pytest.mark.parametrize("deeper", [{"a": 1, "usage": None}, {"usage": None}, [1, {"a": "x", "usage": None}]])
-def test_a_deeper_member_of_that_name_stays_wherever_the_top_one_stands(deeper, place, newline, separators):
+def test_a_deeper_member_of_that_name_stays_wherever_the_top_one_is(deeper, place, newline, separators):
     data = chunk({"content": "x"}, extra=deeper)
     members = list(data.items())
     members.insert(place, ("usage", None))
@@ -414,7 +414,7 @@ def test_an_end_without_its_blank_line_is_still_an_end():
     assert relay.complete
 
 
-def test_the_tier_is_the_one_that_was_told_last_and_never_what_was_asked_for():
+def test_the_tier_is_the_one_reported_last_and_never_what_was_asked_for():
     relay = StreamRelay("responses")
     relay.feed(event({"type": "response.created", "response": {"service_tier": "auto"}}))
     assert relay.usage.tier == ""

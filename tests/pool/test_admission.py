@@ -237,7 +237,7 @@ async def test_a_waiter_granted_and_timed_out_in_one_turn_returns_the_grant(open
     line = pool.admission._queues[GROUP]
     granted = Granted("r1", GROUP, Cost(1, 1), pool.roster.candidate(pool.roster.pool.keys["a1"], GROUP), 0.0, 1.0,
                       is_trial=False, moments={}, learned={})  # fmt: skip
-    waiter = line.waiting.head()
+    waiter = line.waiting.peek()
     assert waiter is not None
     line.waiting.served(waiter)
     waiter.future.set_result(granted)
@@ -324,7 +324,7 @@ async def test_the_few_who_can_serve_are_found_among_many_who_cannot(open_pool):
     pool = await open_pool({f"a{n}": 1 for n in range(40)})
     for n in range(40):
         if n != 17:
-            pool.roster.pool.lacks(f"a{n}", GROUP, time.time())
+            pool.roster.pool.note_missing_model(f"a{n}", GROUP, time.time())
     for _ in range(20):
         granted = await pool.admission.admit(pool.want())
         assert granted.candidate.account == "a17"

@@ -120,7 +120,7 @@ async def test_a_realtime_response_is_paid_with_what_it_used(open_hall):
     leg = hall.house.recorder.legs[-1]
     assert (leg.outcome, leg.usage.prompt, leg.usage.completion, leg.usage.cached_prompt) == ("ok", 500, 200, 64)
     # The session's own line says what all of it used.
-    assert hall.ends.trips[0].legs[0].usage.total == 700
+    assert hall.ends.trips[0].attempts[0].usage.total == 700
     assert hall.ends.trips[0].status == 101
 
 

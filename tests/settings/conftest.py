@@ -1,4 +1,4 @@
-"""A folder to write configurations in, and a loader that reads them with nothing of this machine's environment."""
+"""A directory to write configurations in, and a loader that reads them without this machine's environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever stands in the file or the environment: settings, or a ConfigError; never another exception."""
+"""Whatever is in the file or the environment: settings, or a ConfigError; never another exception."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Written limits: the account's own over its tier's over the model's over the default; groups share one."""
+"""Configured limits: the account's own override its tier's, the model's and the default; groups share one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ limits:
         ("plain", "gpt-5-x", Limits(rpm=500, tpm=43, tpd=9)),
     ],
 )
-def test_the_first_that_is_written_counts_in_each_dimension(load_yaml, account, group, expected):
+def test_the_first_limit_configured_counts_in_each_dimension(load_yaml, account, group, expected):
     settings = load_yaml(LIMITS)
     assert settings.limits_for(account, group) == expected
     assert settings.limits_for(account, group) is settings.limits_for(account, group)
@@ -49,7 +49,7 @@ def test_an_exact_name_wins_over_a_longer_pattern(load_yaml):
     assert settings.limits_for("a", "gpt-4o").rpm == 1
 
 
-def test_nothing_written_means_nothing_known(load_yaml):
+def test_nothing_configured_means_nothing_known(load_yaml):
     assert load_yaml().limits_for("a", "gpt-4o") == Limits()
 
 
@@ -70,7 +70,7 @@ def test_nothing_written_means_nothing_known(load_yaml):
         ("", ""),
     ],
 )
-def test_a_model_belongs_to_its_written_group_else_its_alias_else_itself(load_yaml, model, group):
+def test_a_model_belongs_to_its_configured_group_else_its_alias_else_itself(load_yaml, model, group):
     text = "groups: {gpt-4o: [gpt-4o, chatgpt-4o-latest], reasoning: [o3], pinned: [gpt-4.1-2025-04-14]}"
     settings = load_yaml(text)
     assert settings.group_of(model) == group

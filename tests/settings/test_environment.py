@@ -82,7 +82,7 @@ def test_a_missing_variable_is_named_once_with_its_line(refusal):
     message = refusal("\nupstream: ${UPSTREAM_ULR}", {**KEY, "UPSTREAM_URL": "https://x"})
     expected = "the environment variable UPSTREAM_ULR is not set; did you mean 'UPSTREAM_URL'?"
     assert message == f"quotapool.yaml:2: upstream: {expected}"
-    assert "not a ${NAME}" in refusal("pool: ${not closed", KEY)
+    assert "without a valid ${NAME}" in refusal("pool: ${not closed", KEY)
 
 
 def test_an_env_file_gives_variables_and_the_real_environment_wins(load_yaml, tmp_path):

@@ -1,4 +1,4 @@
-"""config/quotapool.example.yaml is complete, valid, and tells the true defaults."""
+"""config/quotapool.example.yaml is complete, valid, and states the true defaults."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_test_above_would_notice_a_missing_option():
     assert not is_shown(data, ["accounts", "*", "weight"])
 
 
-def test_the_example_is_valid_as_it_stands():
+def test_the_example_is_valid_as_it_is():
     settings = load(EXAMPLE, env=ENV)
     assert (settings.keys[0].id, settings.keys[0].account) == ("alpha", "acme")
     assert settings.warnings == ()

@@ -1,4 +1,4 @@
-"""The forward proxy: how it is written, how the environment names it, who is reached directly, and its secrecy."""
+"""The forward proxy: its option, the environment, which hosts are reached directly, and its secrecy."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def settings(**env: str) -> Settings:
     return load(None, env={**ENV, **env})
 
 
-def test_written_as_a_url_it_stands_before_every_upstream():
+def test_given_as_a_url_it_is_used_for_every_upstream():
     found = settings(QUOTAPOOL_UPSTREAM_PROXY=PROXY)
     assert found.proxy_for(OPENAI) == PROXY
     assert found.proxy_for(LOCAL) == PROXY
 
 
-def test_written_by_scheme_each_has_its_own(tmp_path):
+def test_given_by_scheme_each_has_its_own(tmp_path):
     file = tmp_path / "quotapool.yaml"
     file.write_text("upstream_proxy: {https: 'http://a:1', no_proxy: [azure.example]}\n")
     found = load(file, env={**ENV, "https_proxy": "http://b:2", "no_proxy": "*"})
@@ -31,7 +31,7 @@ def test_written_by_scheme_each_has_its_own(tmp_path):
     assert found.proxy_for("https://east.azure.example") is None
 
 
-def test_without_one_nothing_stands_between():
+def test_without_one_upstream_is_reached_directly():
     assert settings().proxy_for(OPENAI) is None
 
 
@@ -53,7 +53,7 @@ def test_the_environment_is_read_as_curl_reads_it(env, https, http):
     assert (found.proxy_for(OPENAI), found.proxy_for(LOCAL)) == (https, http)
 
 
-def test_what_is_written_stands_over_the_environment_and_direct_means_none():
+def test_the_configuration_overrides_the_environment_and_direct_means_none():
     assert settings(HTTPS_PROXY="http://a:1", QUOTAPOOL_UPSTREAM_PROXY="http://b:2").proxy_for(OPENAI) == "http://b:2"
     assert settings(HTTPS_PROXY="http://a:1", QUOTAPOOL_UPSTREAM_PROXY="direct").proxy_for(OPENAI) is None
 
@@ -79,7 +79,7 @@ def test_what_is_written_stands_over_the_environment_and_direct_means_none():
         ("", OPENAI, False),
     ],
 )
-def test_no_proxy_names_who_is_reached_directly(listed, upstream, direct):
+def test_no_proxy_names_the_hosts_that_are_reached_directly(listed, upstream, direct):
     found = settings(HTTPS_PROXY="http://a:1", NO_PROXY=listed)
     assert (found.proxy_for(upstream) is None) == direct
 

@@ -1,4 +1,4 @@
-"""Where the pool's keys come from, what is cleaned off them, and which are refused."""
+"""Where the pool's keys come from, how they are cleaned, and which are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def secrets(settings) -> list[str]:
     return [key.secret.get_secret_value() for key in settings.keys]
 
 
-def test_keys_are_written_as_variables_or_files(load_yaml, tmp_path):
+def test_keys_are_given_as_variables_or_files(load_yaml, tmp_path):
     (tmp_path / "gamma").write_text("sk-gamma\n")
     text = "keys: [{id: alpha, secret: '${ALPHA}', account: acme}, {secret_file: gamma}]"
     settings = load_yaml(text, {"ALPHA": "sk-alpha"})
@@ -54,14 +54,14 @@ def test_a_keys_file_may_be_csv_with_columns_in_any_order(load_yaml, tmp_path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("# nothing\n", "quotapool.yaml:1: keys_file: holds no secret"),
-        ("sk-a,acme\n", "keys.txt:1: has a comma; a CSV file begins with a header such as id,secret,account"),
+        ("# nothing\n", "quotapool.yaml:1: keys_file: contains no secrets"),
+        ("sk-a,acme\n", "keys.txt:1: contains a comma; a CSV file must begin with a header such as id,secret,account"),
         ("secret,acount\nsk-a,x\n", "keys.txt:1: acount: unknown column; did you mean 'account'?"),
         ("\nid,secret\n\na,sk-a,b\n", "keys.txt:4: has 3 cells for 2 columns"),
         ("id,secret\na,\n", "keys.txt:2: secret: is required"),
         ("sk-a\n\nsk-admin-b\n", "keys.txt:3: secret: an sk-admin- key manages the organisation"),
-        ("sk-a sk-b\n", "keys.txt:1: secret: has blanks or characters outside ASCII"),
-        ("sk-a\n# x\nsk-a\n", "keys.txt:3: the same secret as keys.txt:1"),
+        ("sk-a sk-b\n", "keys.txt:1: secret: contains spaces or characters outside ASCII"),
+        ("sk-a\n# x\nsk-a\n", "keys.txt:3: has the same secret as keys.txt:1"),
     ],
 )
 def test_a_wrong_line_of_a_keys_file_is_named(refusal, tmp_path, content, expected):
@@ -84,7 +84,7 @@ def test_files_that_cannot_be_read_are_named(refusal):
     "copied",
     ["sk-a", " sk-a\r\n", '"sk-a"', "'sk-a'", "Bearer sk-a", "bearer  'sk-a'", '"Bearer sk-a"\n', "' \"sk-a\" '"],
 )  # fmt: skip
-def test_what_copying_brings_along_is_cleaned_off(load_yaml, copied):
+def test_what_was_copied_along_is_removed(load_yaml, copied):
     assert secrets(load_yaml("keys: [{secret: '${K}'}]", {"K": copied})) == ["sk-a"]
 
 
@@ -93,11 +93,11 @@ def test_what_copying_brings_along_is_cleaned_off(load_yaml, copied):
     [
         ("sk-admin-abc", "keys[0].secret: an sk-admin- key manages the organisation and cannot serve requests"),
         ("Bearer SK-ADMIN-abc", "keys[0].secret: an sk-admin- key"),
-        ("sess-abc", "keys[0].secret: a sess- token is a browser's login and cannot serve requests"),
+        ("sess-abc", "keys[0].secret: a sess- token is a browser's session key and cannot serve requests"),
         ("", "keys[0].secret: is empty"),
         ("Bearer ", "keys[0].secret: is empty"),
-        ("sk-a\nsk-b", "keys[0].secret: has blanks"),
-        ("sk-ä", "keys[0].secret: has blanks or characters outside ASCII"),
+        ("sk-a\nsk-b", "keys[0].secret: contains spaces"),
+        ("sk-ä", "keys[0].secret: contains spaces or characters outside ASCII"),
     ],
 )
 def test_what_cannot_be_an_upstream_key_is_refused(refusal, secret, expected):
@@ -107,14 +107,14 @@ def test_what_cannot_be_an_upstream_key_is_refused(refusal, secret, expected):
 def test_the_same_secret_or_id_twice_names_both_places(refusal):
     text = "keys:\n- {id: a, secret: sk-1}\n- {id: b, secret: sk-1}\n- {id: a, secret: sk-2}"
     assert refusal(text, {"OPENAI_API_KEYS": "sk-2"}).splitlines() == [
-        "quotapool.yaml:3: keys[1]: the same secret as quotapool.yaml:2: keys[0]",
-        "quotapool.yaml:4: keys[2]: the same id as quotapool.yaml:2: keys[0]",
-        "environment variable OPENAI_API_KEYS: entry 1: the same secret as quotapool.yaml:4: keys[2]",
+        "quotapool.yaml:3: keys[1]: has the same secret as quotapool.yaml:2: keys[0]",
+        "quotapool.yaml:4: keys[2]: has the same id as quotapool.yaml:2: keys[0]",
+        "environment variable OPENAI_API_KEYS: entry 1: has the same secret as quotapool.yaml:4: keys[2]",
     ]
 
 
 @pytest.mark.parametrize("env", [{}, {"OPENAI_API_KEYS": ""}, {"OPENAI_API_KEY": " "}])
-def test_without_any_key_the_three_ways_to_give_some_are_told(refusal, env):
+def test_without_any_key_the_three_ways_to_give_some_are_named(refusal, env):
     assert all(way in refusal(env=env) for way in THREE_WAYS)
 
 
@@ -133,21 +133,21 @@ ONE, TWO = "client-key-number-1", "client-key-number-2"
 @pytest.mark.parametrize(
     ("clients", "expected"),
     [
-        ("[{id: a}]", "clients[0]: needs key or key_hash"),
+        ("[{id: a}]", "clients[0]: needs either key or key_hash"),
         ("[{id: a, key: tooshort}]", "clients[0]: key is too short: at least 16 characters"),
         ("[{id: a, key_hash: abc}]", "clients[0].key_hash: must be the SHA-256"),
         (f"[{{key: {ONE}}}]", "clients[0].id: is required"),
-        (f"[{{id: a, key: {ONE}}}, {{id: a, key: {TWO}}}]", "clients[1].id: the same id as clients[0]"),
-        (f"[{{id: a, key: {ONE}}}, {{id: b, key: {ONE}}}]", "clients[1]: the same key as clients[0]"),
-        ("[{id: a, key: '${UPSTREAM}'}]", "clients[0]: is the upstream key main; clients must not hold"),
+        (f"[{{id: a, key: {ONE}}}, {{id: a, key: {TWO}}}]", "clients[1].id: is the same id as clients[0]"),
+        (f"[{{id: a, key: {ONE}}}, {{id: b, key: {ONE}}}]", "clients[1]: has the same key as clients[0]"),
+        ("[{id: a, key: '${UPSTREAM}'}]", "clients[0]: has the upstream key main; clients must not have"),
     ],
 )
-def test_a_client_that_cannot_be_told_apart_is_refused(refusal, clients, expected):
+def test_a_client_that_cannot_be_distinguished_is_refused(refusal, clients, expected):
     text = f"keys: [{{id: main, secret: '${{UPSTREAM}}'}}]\nclients: {clients}"
     assert refusal(text, {"UPSTREAM": "sk-proj-upstream-1"}).startswith(f"quotapool.yaml:2: {expected}")
 
 
-def test_a_pool_may_begin_without_keys_when_it_says_so(load_yaml):
+def test_a_pool_may_start_without_keys_if_it_says_so(load_yaml):
     assert load_yaml("keys: []", {}).keys == ()
 
 
@@ -157,7 +157,7 @@ def test_a_master_key_comes_from_the_environment_and_is_refused_in_the_file(load
     message = refusal(f"master_key: {text}")
     assert (
         message
-        == "quotapool.yaml:1: master_key: must come from the environment, as ${NAME}, or use master_key_file: PATH"
+        == "quotapool.yaml:1: master_key: must come from the environment, as ${NAME}; or use master_key_file: PATH"
     )
 
 

@@ -59,21 +59,21 @@ def test_an_unknown_option_is_found_at_any_depth(refusal, text, expected):
         ("retry: {budget: 2}", "quotapool.yaml:1: retry.budget: must be at most 1.0"),
         ("keys: sk-a", "quotapool.yaml:1: keys: must be a list (lines of - item)"),
         ("keys: [sk-a]", "quotapool.yaml:1: keys[0]: must be a mapping with secret: ${NAME} or secret_file: PATH"),
-        ("keys: [{id: a}]", "quotapool.yaml:1: keys[0]: needs secret: ${NAME} or secret_file: PATH, one of the two"),
+        ("keys: [{id: a}]", "quotapool.yaml:1: keys[0]: needs either secret: ${NAME} or secret_file: PATH"),
         ("- a\n- b", "quotapool.yaml:1: must be a mapping (lines of name: value)"),
-        ("pool: 2024-13-45", "quotapool.yaml:1: pool: is not a valid value; put quotes around text"),
+        ("pool: 2024-13-45", "quotapool.yaml:1: pool: is not a valid value; if it is text, put quotes around it"),
         ("tiers:\n  5: {rpm: 1}", "quotapool.yaml:2: tiers: has a name that is not text; put quotes around it"),
         (
             "accounts:\n  acme: {tier: trail}\ntiers:\n  trial: {rpm: 3}",
-            "quotapool.yaml:2: accounts.acme.tier: no such tier under tiers:; did you mean 'trial'?",
+            "quotapool.yaml:2: accounts.acme.tier: there is no such tier under tiers:; did you mean 'trial'?",
         ),
         (
             "groups:\n  a: [m]\n  b:\n    - n\n    - m",
-            "quotapool.yaml:5: groups.b[1]: the same model is in the group a too",
+            "quotapool.yaml:5: groups.b[1]: this model is also in the group a",
         ),
         (
             "listen: 127.0.0.1:9\nadmin_listen: 127.0.0.1:9",
-            "quotapool.yaml:2: admin_listen: is the same address as listen; operators need a port of their own",
+            "quotapool.yaml:2: admin_listen: is the same address as listen; operators need a separate port",
         ),
     ],
 )  # fmt: skip
@@ -125,7 +125,7 @@ def test_broken_yaml_is_told_by_its_line_and_nothing_else_is(refusal, text, line
 
 def test_an_option_written_twice_is_refused(refusal):
     message = refusal("queue:\n  max_wait: 1s\n  max_waiting: 2\n  max_wait: 3s")
-    assert message == "quotapool.yaml:4: queue.max_wait: is written twice; first in line 2"
+    assert message == "quotapool.yaml:4: queue.max_wait: is given twice; first on line 2"
 
 
 def test_yaml_anchors_and_merges_work_and_what_is_written_out_wins(load_yaml):

@@ -102,13 +102,15 @@ def test_models_built_directly_hide_their_input_too():
     assert "CANARY" not in str(caught.value)
 
 
-def test_a_secret_written_out_in_the_file_is_advised_against(load_yaml, tmp_path):
+def test_a_secret_in_the_file_itself_is_advised_against(load_yaml, tmp_path):
     settings = load_yaml(f"keys:\n  - secret: {CANARY}\n  - secret: sk-test\n  - secret: '${{K}}'", {"K": CANARY + "x"})
     (warning,) = settings.warnings
-    assert warning.endswith("quotapool.yaml:2: keys[0].secret: a secret is written into the file; ${NAME} keeps it out")
+    assert warning.endswith(
+        "quotapool.yaml:2: keys[0].secret: this secret is in the file itself; use ${NAME} to keep it out"
+    )
 
 
-def test_an_unencrypted_way_upstream_is_advised_against_unless_it_stays_here(load_yaml):
+def test_an_unencrypted_upstream_is_advised_against_unless_it_is_local(load_yaml):
     assert "unencrypted" in load_yaml("upstream: http://gate.example").warnings[0]
     assert load_yaml("upstream: http://127.0.0.1:9").warnings == ()
 

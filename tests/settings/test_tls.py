@@ -1,4 +1,4 @@
-"""`tls:` names two files; what is wrong with them is said at the start, and not to the first client."""
+"""`tls:` names two files; what is wrong with them is reported at the start, not at the first connection."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_key_of_another_certificate_is_refused(tmp_path, authority):
     key = (tmp_path / "tls.key").read_bytes()
     authority.issue(tmp_path)
     (tmp_path / "tls.key").write_bytes(key)
-    assert "is not the key of the certificate" in refused(tmp_path)
+    assert "does not belong to the certificate" in refused(tmp_path)
 
 
 @pytest.mark.parametrize(("file", "option"), [("tls.crt", "tls.cert_file"), ("tls.key", "tls.key_file")])
@@ -58,6 +58,6 @@ def test_a_file_that_holds_something_else_is_named(tmp_path, authority, file, op
     assert option in refused(tmp_path)
 
 
-def test_a_key_with_a_passphrase_is_refused_and_nobody_asks_for_it(tmp_path, authority):
+def test_a_key_with_a_passphrase_is_refused_without_a_prompt(tmp_path, authority):
     authority.issue(tmp_path, passphrase=b"a passphrase")
-    assert "wants a passphrase" in refused(tmp_path)
+    assert "needs a passphrase" in refused(tmp_path)

@@ -1,4 +1,4 @@
-"""A key's own upstream: a URL or how to speak to it, one for all keys of an account."""
+"""A key's own upstream: a URL or a URL with details, one for all keys of an account."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_url_is_enough(tmp_path):
     )  # fmt: skip
 
 
-def test_azures_way_of_speaking_reaches_the_workers_whole(tmp_path):
+def test_azures_details_reach_the_workers_completely(tmp_path):
     text = """
   - id: b
     secret: ${B}
@@ -53,11 +53,11 @@ def test_azures_way_of_speaking_reaches_the_workers_whole(tmp_path):
                 "  - {id: a, secret: '${A}', account: one, upstream: 'https://x'}\n"
                 "  - {id: b, secret: '${B}', account: one}\n"
             ),
-            "is not that of a, which is in the same account",
+            "differs from that of a in the same account",
         ),
     ],
 )
-def test_what_cannot_be_meant_is_refused_in_words(text, says, tmp_path):
+def test_what_cannot_be_meant_is_explained(text, says, tmp_path):
     with pytest.raises(ConfigError) as refused:
         loaded(tmp_path, text)
     assert says in str(refused.value)

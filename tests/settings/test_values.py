@@ -16,7 +16,7 @@ def test_a_duration_is_kept_in_seconds(load_yaml, written, seconds):
 
 
 @pytest.mark.parametrize("written", ["soon", "5 parsecs", "30sx", "-1s", "-1", "true", ".inf", ".nan", "[1]", "null"])
-def test_what_is_no_duration_is_refused(refusal, written):
+def test_what_is_not_a_duration_is_refused(refusal, written):
     assert refusal(f"queue:\n  max_wait: {written}").startswith("quotapool.yaml:2: queue.max_wait: ")
 
 
@@ -34,7 +34,7 @@ def test_a_size_is_kept_in_bytes(load_yaml, written, size):
 
 
 @pytest.mark.parametrize("written", ["big", "-1", "5 bananas", "true"])
-def test_what_is_no_size_is_refused(refusal, written):
+def test_what_is_not_a_size_is_refused(refusal, written):
     assert "quotapool.yaml:1: max_json_body: must be a size" in refusal(f"max_json_body: {written}")
 
 
@@ -95,7 +95,7 @@ def test_upstream_is_known_without_v1_and_with_its_prefix(load_yaml, written, ke
         "5",
     ],
 )
-def test_what_is_no_upstream_url_is_refused(refusal, written):
+def test_what_is_not_an_upstream_url_is_refused(refusal, written):
     assert refusal(f"upstream: {written}").startswith("quotapool.yaml:1: upstream: ")
 
 
@@ -135,7 +135,7 @@ def test_every_kind_of_redis_url_is_understood_and_hidden(load_yaml, url):
         "redis+cluster://n1/4",
     ],
 )
-def test_what_no_store_understands_is_refused_without_repeating_it(refusal, url):
+def test_what_no_store_supports_is_refused_without_repeating_it(refusal, url):
     message = refusal(f'redis: "{url}"')
     assert message.startswith("quotapool.yaml:1: redis: ")
     assert "mymaster" not in message
@@ -170,7 +170,7 @@ def test_the_state_directory_is_the_users_own(load_yaml):
     assert load_yaml(env=relative).state_dir == Path("/home/op/.local/state/quotapool")
 
 
-def test_paths_belong_to_the_folder_of_the_file_that_holds_them(load_yaml, tmp_path):
+def test_paths_are_relative_to_the_directory_of_their_file(load_yaml, tmp_path):
     assert load_yaml("state_dir: ./var").state_dir == tmp_path / "var"
     assert load_yaml("state_dir: ~/pool").state_dir == Path("/home/op/pool")
     env = {"OPENAI_API_KEYS": "sk-a", "QUOTAPOOL_STATE_DIR": "var"}

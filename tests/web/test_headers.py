@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
-from quotapool.openai.headers import downward, unwire, upward
-from quotapool.openai.headers import wire as lines_of
+from quotapool.openai.headers import decode_headers, headers_for_client, headers_for_upstream
+from quotapool.openai.headers import encode_headers as lines_of
 
 from tests.fakes.wire import parse_head, post
 
@@ -47,7 +47,7 @@ def test_upward_only_the_named_rules_change_anything(some, more):
     headers = CIMultiDict(items)
     dropped = NEVER_UP | named_by_connection(items)
     kept = [(n, v) for n, v in items if n.lower() not in dropped and not n.lower().startswith("x-quotapool-")]
-    sent = upward(headers, headers.items(), authorization="Bearer x")
+    sent = headers_for_upstream(headers, headers.items(), authorization="Bearer x")
     assert sent == [*kept, ("Accept-Encoding", "identity"), ("Authorization", "Bearer x")]
 
 
@@ -58,12 +58,12 @@ def test_upward_only_the_named_rules_change_anything(some, more):
 )  # fmt: skip
 def test_a_downloads_accept_encoding_is_the_clients_without_what_errors_could_hide_in(asked, sent):
     headers = CIMultiDict([("Accept-Encoding", asked)])
-    out = upward(headers, headers.items(), authorization="x", name="api-key", readable=False)
+    out = headers_for_upstream(headers, headers.items(), authorization="x", name="api-key", readable=False)
     assert out == [("Accept-Encoding", sent), ("api-key", "x")]
 
 
 def test_a_download_that_says_nothing_of_encodings_goes_up_so():
-    assert upward(CIMultiDict(), [], authorization="x", readable=False) == [("Authorization", "x")]
+    assert headers_for_upstream(CIMultiDict(), [], authorization="x", readable=False) == [("Authorization", "x")]
 
 
 @given(fields, connections)
@@ -76,12 +76,12 @@ def test_downward_only_the_named_rules_change_anything(some, more):
         for n, v in items
         if n.lower() not in dropped and not n.lower().startswith(("x-quotapool-", "x-ratelimit-"))
     ]
-    assert downward(headers, headers.items(), secret=SECRET) == kept
+    assert headers_for_client(headers, headers.items(), secret=SECRET) == kept
 
 
 def test_a_header_that_repeats_the_keys_secret_stays_behind():
     items = [("X-Debug", f"used {SECRET}!"), ("X-Other", "fine")]
-    assert downward(CIMultiDict(items), items, secret=SECRET) == [("X-Other", "fine")]
+    assert headers_for_client(CIMultiDict(items), items, secret=SECRET) == [("X-Other", "fine")]
 
 
 plain = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=30)
@@ -109,7 +109,7 @@ def test_bytes_of_any_kind_pass_as_they_came_but_for_space_at_a_values_end(items
         for name, value, space in items
     ]
     came = [(name, value + space.encode()) for name, value, space in fields]
-    assert lines_of(unwire(came)) == b"".join(b"%b: %b\r\n" % (name, value) for name, value, _ in fields)
+    assert lines_of(decode_headers(came)) == b"".join(b"%b: %b\r\n" % (name, value) for name, value, _ in fields)
 
 
 async def test_space_around_a_value_is_left_behind_both_ways(wire):

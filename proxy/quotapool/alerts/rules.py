@@ -95,7 +95,7 @@ def headroom_low(model: str, dimension: str, share: float, at: float) -> Alert:
     """`share` (0..1) of a budget of all usable accounts is left, and has been for long."""
     text = f"{max(0.0, share):.0%} of the pool's {dimension} budget for {model} is left."
     return Alert(
-        AlertKind.HEADROOM, f"model {model}", text, at, again=dimension, details={"left": round(max(0.0, share), 4)}
+        AlertKind.HEADROOM, f"model {model}", text, at, occasion=dimension, details={"left": round(max(0.0, share), 4)}
     )
 
 
@@ -115,7 +115,9 @@ def of_wallets(
             if _start(expires_on) - now <= within:
                 left = usd(sum(b.left for b in wallet.balances if b.grant.expires_on == expires_on))
                 text = f"${left:.2f} of {subject}'s credit expire on {expires_on}."
-                yield Alert(AlertKind.EXPIRY, subject, text, at, again=str(expires_on), details={"expiring_usd": left})
+                yield Alert(
+                    AlertKind.EXPIRY, subject, text, at, occasion=str(expires_on), details={"expiring_usd": left}
+                )
 
 
 def of_expiring_keys(expiries: Mapping[str, float], *, within: timedelta, now: datetime) -> Iterator[Alert]:
@@ -125,7 +127,7 @@ def of_expiring_keys(expiries: Mapping[str, float], *, within: timedelta, now: d
         if 0 < left <= within.total_seconds():
             day = f"{datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M} UTC"
             text = f"key {key} expires on {day}: replace it before."
-            yield Alert(AlertKind.EXPIRY, f"key {key}", text, now.timestamp(), again=day)
+            yield Alert(AlertKind.EXPIRY, f"key {key}", text, now.timestamp(), occasion=day)
 
 
 def usual_hour(hours: Mapping[datetime, int], hour: datetime) -> int | None:

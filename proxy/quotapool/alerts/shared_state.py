@@ -82,9 +82,9 @@ class SharedAlertState:
         """Whether this alert is to be told now, and by us: True once in `repeat_after_s`, over all replicas."""
         client = self._store.client
         for over in _undone(alert):
-            await self._store.guard(client.delete(f"{self._prefix}:told:{over.mark}"))
+            await self._store.guard(client.delete(f"{self._prefix}:told:{over.identity}"))
         rest_s = max(repeat_after_s, _DAY_S) if alert.kind in _ONCE_A_DAY else repeat_after_s
-        key = f"{self._prefix}:told:{alert.mark}"
+        key = f"{self._prefix}:told:{alert.identity}"
         return bool(await self._store.guard(client.set(key, "1", nx=True, px=max(1, int(rest_s * 1000)))))
 
 
@@ -93,5 +93,5 @@ def _undone(alert: Alert) -> list[Alert]:
     if alert.kind in _STATES:
         return [replace(alert, kind=kind) for kind in _STATES if kind is not alert.kind]
     if alert.kind is AlertKind.EGRESS:
-        return [replace(alert, again="" if alert.again else WELL)]
+        return [replace(alert, occasion="" if alert.occasion else WELL)]
     return []

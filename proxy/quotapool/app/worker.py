@@ -71,7 +71,7 @@ class Worker:
             patience_s=self.settings.store_patience,
             observer=self.reporter,
             on_version=lambda: self.paths.sync.version_moved(),  # noqa: PLW0108 - it is built below
-            on_headroom=lambda candidate, group, share: self.paths.roster.pool.heard(
+            on_headroom=lambda candidate, group, share: self.paths.roster.pool.note_headroom(
                 candidate.place, group, share, time.time()
             ),
             serve_alone=self.settings.on_redis_loss == "serve",

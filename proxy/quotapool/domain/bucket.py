@@ -1,24 +1,25 @@
-"""The arithmetic of one (account, model group): a token bucket per dimension. The specification.
+"""The arithmetic of one (account, model group): a token bucket per dimension. This is the specification.
 
 `ledger/lua/ledger.lua` is the implementation that all replicas share; `tests/ledger/test_lua_follows_the_bucket.py`
 drives both with the same trace. Times are seconds of one clock, levels and costs are counts of their dimension.
 
 Laws
-- A bucket holds at most its depth, refills continuously at limit / period, and never while time stands still.
+- A bucket holds at most its depth and refills continuously at limit / period, never while time stands still.
 - A request fits when every bounded bucket holds its cost and a margin, or is full: a cost above the depth but not
   above the limit waits for a full bucket and drives it below zero, so that it is slow but not starved.
-- A cost above the limit never fits (`NEVER`): another account, or an immediate clear error.
-- A refused request that comes back after the wait it was told, alone, is granted.
-- A level below zero is a real debt, paid by time.
+- A cost above the limit never fits (`NEVER`): it needs another account, or gets a clear error at once.
+- A refused request that comes back alone after the wait it was given is granted.
+- A level below zero is a real debt, paid off by time.
 
 Two predictions. OpenAI charges an estimate at admission; whether it corrects that to the usage afterwards is not
-documented. So each bucket keeps two levels: `kept` (the estimate stays charged) and `corrected` (what was not used
-came back). Upstream's `remaining` says which of them it agrees with (`lean`), and the cautious one leads until then.
+documented. So each bucket keeps two levels: `kept` (the estimate stays charged) and `corrected` (the unused part came
+back). Upstream's `remaining` shows which of them it agrees with (`lean`); until then the more cautious one leads.
 
-Evidence. `remaining` describes the moment of one reservation. What calls reserved within `REORDER_S` of it explain,
-either side, teaches nothing, and what was taught since applies to that moment too: calls in flight that all show the
-same surprise teach it once. A level too high is lowered at once and widens the margin, since somebody else uses the
-account; a level too low is raised by a part, since a correction may reach upstream before it reaches us.
+Evidence. `remaining` describes the moment of one reservation. Differences that calls reserved within `REORDER_S`
+before or after it can explain are ignored, and corrections made since then count for that moment too: calls in flight
+that all show the same surprise correct the level once. A level too high is lowered at once and widens the margin, since
+somebody else uses the account; a level too low is raised by a part only, since a correction may reach upstream before
+it reaches us.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ from quotapool.domain.quantities import PERIOD_S, Cost, Dimension, Limits
 
 DIMENSIONS: Final = tuple(Dimension)
 NEVER: Final = math.inf
-UNKNOWN: Final = -1.0  # a limit nobody wrote and upstream has not told
+UNKNOWN: Final = -1.0  # a limit that is neither configured nor reported by upstream
 
-# Kept below upstream's depth, because its debits come a network's trip later than ours: this much refill is given
-# away once, not per second. Seconds.
+# Our depth is this many seconds of refill below upstream's, because its debits come later than ours by the network's
+# latency. It is given away once, not per second.
 BREATH_S: Final = 1.2
 REORDER_S: Final = 0.3  # calls this close together may reach upstream in another order than they were reserved
 RAISE: Final = 0.2  # the part of a surprise upward that is believed at once
-LEARN: Final = 0.1  # weight of one answer in telling the two ways of charging apart
+LEARN: Final = 0.1  # weight of one answer in distinguishing the two ways of charging
 TRUSTED: Final = -0.02  # below, `corrected` leads
 WIDEST_MARGIN: Final = 0.2  # of the limit
 MARGIN_DECAY_S: Final = 600.0
@@ -49,15 +50,15 @@ SHORTEST_BURST_S: Final = 1.0
 BURST_GROWTH_S: Final = 600.0  # a learned burst depth doubles in this time, up to the whole period
 SLOWED: Final = 0.7  # each `slow_down` leaves this part of the rate
 SLOWEST: Final = 0.05
-RAMP_GROWTH: Final = 1.5 ** (1 / 900.0)  # a second; "at most 50 % per 15 minutes" (OpenAI's rate limit guide)
+RAMP_GROWTH: Final = 1.5 ** (1 / 900.0)  # per second; "at most 50 % per 15 minutes" (OpenAI's rate limit guide)
 
-# A first guess where nobody wrote a limit and upstream has not answered yet. It caps nothing that is learned.
+# A first guess for limits that are not configured, until upstream answers. It does not cap learned limits.
 GUESS: Final = (500.0, 200_000.0, math.inf, math.inf, math.inf, math.inf)
-GUESSED_BURST: Final = 3.0  # requests let through before the first answer tells the limits
+GUESSED_BURST: Final = 3.0  # requests let through before the first answer reports the limits
 
 
 class Moment(msgspec.Struct, frozen=True, gc=False):  # two for every request
-    """One dimension of a bucket right after a reservation, for comparing with upstream's `remaining` later."""
+    """One dimension of a bucket right after a reservation, to be compared with upstream's `remaining` later."""
 
     kept: float
     corrected: float
@@ -69,7 +70,7 @@ class Moment(msgspec.Struct, frozen=True, gc=False):  # two for every request
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Upstream's `limit` and `remaining` of one dimension, as if it had admitted the reservation of `then`."""
+    """Upstream's `limit` and `remaining` of one dimension, as of the reservation at `then`."""
 
     dimension: Dimension
     limit: float
@@ -81,9 +82,9 @@ class Evidence:
 class Bucket:
     """Levels of one (account, model group). None: unbounded.
 
-    `learned`: limits upstream named (UNKNOWN, a number, or inf: it names none); `charged`: all that was ever taken;
-    `recent`: what was taken within about REORDER_S; `taught_*`: by how much evidence moved a level, in all;
-    `seen`: when the newest evidence was reserved.
+    `learned`: limits that upstream reported (UNKNOWN, a number, or inf: it reports none); `charged`: the total ever
+    taken; `recent`: what was taken within about REORDER_S; `taught_*`: by how much evidence has moved a level, in all;
+    `seen`: when the reservation of the newest evidence was made.
     """
 
     at: float
@@ -102,7 +103,7 @@ class Bucket:
     ramp: float = 1.0
 
     def limit(self, index: int, written: Limits) -> float:
-        """The limit in force: what somebody wrote caps what was learned; a guess where there is neither."""
+        """The limit in force: a configured limit caps a learned one; a guess if there is neither."""
         wrote, learned = written.of(DIMENSIONS[index]), self.learned[index]
         if wrote is not None:
             return min(wrote, learned) if learned >= 0 else wrote
@@ -118,7 +119,7 @@ class Bucket:
         return limit * max(span - BREATH_S, span * 0.5) / period
 
     def rate(self, index: int, written: Limits) -> float:
-        """Refill a second."""
+        """Refill per second."""
         period = PERIOD_S[DIMENSIONS[index]]
         return self.limit(index, written) / period * (self.ramp if period <= 60 else 1.0)
 
@@ -127,14 +128,14 @@ class Bucket:
         return self.corrected[index] if self._corrected_leads(index) else self.kept[index]
 
     def _corrected_leads(self, index: int) -> bool:
-        """By what upstream's answers showed; until they do, where it is the more cautious one."""
+        """Decided by upstream's answers; until they are conclusive, the more cautious prediction leads."""
         kept, corrected = self.kept[index], self.corrected[index]
         if abs(self.lean) > abs(TRUSTED) or kept is None or corrected is None:
             return self.lean < TRUSTED
         return corrected < kept
 
     def refill(self, now: float, written: Limits, *, start_empty: bool = False, burst_s: float = 60.0) -> None:
-        """Bring everything to `now`; a clock that went back counts as standing still."""
+        """Bring everything up to `now`; a clock that went backwards counts as standing still."""
         elapsed = max(0.0, now - self.at)
         self.at += elapsed
         self.ramp = min(1.0, self.ramp * RAMP_GROWTH**elapsed)
@@ -194,7 +195,7 @@ class Bucket:
 
     def settle(self, back: Cost, unused_tokens: float) -> None:
         """`back`: what upstream never charged. `unused_tokens`: reserved less used, which upstream may have corrected;
-        negative where more was used, a debt if upstream corrects. Where the estimate stays charged, it stays."""
+        negative if more was used, a debt if upstream corrects. It does not change the level that keeps the estimate."""
         for i, dimension in enumerate(DIMENSIONS):
             amount = back.of(dimension)
             freed = unused_tokens if Cost(0, 1).of(dimension) else 0.0
@@ -202,9 +203,9 @@ class Bucket:
             self.charged[i] -= amount
 
     def follow(self, reserved_at: float, evidence: Iterable[Evidence], written: Limits, burst_s: float = 60.0) -> None:
-        """Learn limits and correct levels by what upstream said of the reservation made at `reserved_at`."""
+        """Learn limits and correct levels by what upstream reported for the reservation made at `reserved_at`."""
         news = list(evidence)
-        fresh = reserved_at > self.seen or not self.seen  # of those reserved at one moment, the first one heard
+        fresh = reserved_at > self.seen or not self.seen  # of those reserved at one moment, only the first to report
         if news:
             self.seen = max(self.seen, reserved_at)
         for e in news:
@@ -225,7 +226,7 @@ class Bucket:
         after = since * min(1.0, REORDER_S / age) if age > 0 else since
         limit = self.limit(i, written)
         before = then.recent + limit / PERIOD_S[e.dimension] * BREATH_S
-        may_raise = limit >= e.limit  # a lower limit that somebody wrote says nothing about upstream's level
+        may_raise = limit >= e.limit  # a lower configured limit says nothing about upstream's level
         then_kept = then.kept + self.taught_kept[i] - then.taught_kept
         then_corrected = then.corrected + self.taught_corrected[i] - then.taught_corrected
         kept = _surprise(e.remaining - then_kept, before, after, may_raise=may_raise)
@@ -238,22 +239,23 @@ class Bucket:
             wider = max(self.margin[i], -leading) - leading / 4
             self.margin[i] = min(WIDEST_MARGIN * limit, wider)
         if Cost(0, 1).of(e.dimension) and limit > 0:
-            told = (abs(corrected) - abs(kept)) / limit * 20
-            self.lean += LEARN * (max(-1.0, min(1.0, told)) - self.lean)
+            shown = (abs(corrected) - abs(kept)) / limit * 20
+            self.lean += LEARN * (max(-1.0, min(1.0, shown)) - self.lean)
 
     def trust_usage(self, written: Limits, burst_s: float = 60.0) -> None:
-        """Upstream answered well and named no limits: what nobody wrote is unbounded, and usage is all there is."""
+        """Upstream answered successfully and reported no limits: unconfigured limits are unbounded, and its usage is
+        all there is to go by."""
         self.learned = [math.inf if learned < 0 else learned for learned in self.learned]
         if not self.seen:
             self.lean = -1.0
         self.refill(self.at, written, burst_s=burst_s)
 
     def shorten_burst(self) -> None:
-        """Upstream refused while it had enough left for the minute: it enforces shorter spans."""
+        """Upstream refused although it had enough left for the minute: it enforces limits over shorter spans."""
         self.burst_s = max(SHORTEST_BURST_S, self.burst_s / 2)
 
     def slow_down(self) -> None:
-        """Traffic grew too fast for upstream: a part of the rate now, the rest little by little."""
+        """Traffic grew too fast for upstream: allow a part of the rate now, the rest gradually."""
         self.ramp = max(SLOWEST, self.ramp * SLOWED)
 
     def _teach(self, i: int, kept: float, corrected: float) -> None:
@@ -267,7 +269,7 @@ class Bucket:
 
 
 def _surprise(difference: float, before: float, after: float, *, may_raise: bool) -> float:
-    """What of upstream's level minus ours is not explained by calls that were near in time."""
+    """The part of `difference` (upstream's level minus ours) that calls near in time do not explain."""
     if difference < -after:
         return difference + after
     if difference > before and may_raise:

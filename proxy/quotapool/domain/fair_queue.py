@@ -1,11 +1,11 @@
-"""The fair line: who is next when budgets are short.
+"""The fair queue: which request is next when budgets are short.
 
-Start-time fair queueing. Each waiter gets a finish tag: the line's virtual time, or the client's last tag if that is
-later, plus its cost by the client's weight. The lowest tag of the highest priority is next. So a client that asks for
-a hundred times its share waits behind itself, not before others; within a client the order is that of arrival; and a
-large request pays with a later tag, but once it is first nobody passes it.
+Start-time fair queueing. Each waiter gets a finish tag: the queue's virtual time, or the client's last tag if that is
+later, plus its cost divided by the client's weight. The lowest tag of the highest priority is next. So a client that
+asks for a hundred times its share waits behind its own requests, not ahead of others'; within a client the order is
+that of arrival; and a large request pays with a later tag, but once it is first nothing overtakes it.
 
-Pure: no clock. Costs are in any one unit.
+Pure: no clock. Costs may be in any unit, the same for all.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ T = TypeVar("T")
 @dataclass(slots=True, order=True)
 class _Ticket(Generic[T]):
     sort: tuple[int, float, int]
-    client: str = field(compare=False)
+    lane: str = field(compare=False)
     item: T = field(compare=False)
-    left: bool = field(default=False, compare=False)
+    removed: bool = field(default=False, compare=False)
 
 
 class FairQueue(Generic[T]):
-    """Waiters of one model group. `T` is whatever waits; each is in the line once."""
+    """Waiters of one model group. `T` is the type of what waits; each item is in the queue once."""
 
     def __init__(self) -> None:
         self._behind: dict[str, deque[tuple[int, float, float, T]]] = {}  # each client's waiters behind its first
         self._first: list[_Ticket[T]] = []
         self._ticket: dict[int, _Ticket[T]] = {}
-        self._standing: Counter[str] = Counter()  # by lane
-        self._present: dict[int, tuple[str, float]] = {}  # whose lane, and how far a grant moves its tag
-        self._gone: set[int] = set()  # left while behind their client's first
+        self._waiting: Counter[str] = Counter()  # by lane: one client at one priority
+        self._present: dict[int, tuple[str, float]] = {}  # its lane, and how far a grant moves the lane's tag
+        self._removed: set[int] = set()  # removed while behind their lane's first
         self._last_tag: dict[str, float] = {}
         self._virtual = 0.0
         self._order = itertools.count()
@@ -48,18 +48,18 @@ class FairQueue(Generic[T]):
     def __repr__(self) -> str:
         return f"<FairQueue waiting={len(self._present)} clients={len(self._behind)}>"
 
-    def join(self, client: str, item: T, *, cost: float = 1.0, weight: float = 1.0, priority: int = 0) -> None:
-        """Stand in line. A higher `priority` is always before a lower one; equals share by `weight`."""
+    def add(self, client: str, item: T, *, cost: float = 1.0, weight: float = 1.0, priority: int = 0) -> None:
+        """Queue `item`. A higher `priority` always goes before a lower one; equal ones share by `weight`."""
         lane = f"{priority}/{client}"
         self._present[id(item)] = lane, cost / weight
-        self._standing[lane] += 1
+        self._waiting[lane] += 1
         if lane in self._behind:
             self._behind[lane].append((priority, cost, weight, item))
         else:
             self._behind[lane] = deque()
-            self._come_first(lane, priority, cost, weight, item)
+            self._make_first(lane, priority, cost, weight, item)
 
-    def _come_first(self, lane: str, priority: int, cost: float, weight: float, item: T) -> None:
+    def _make_first(self, lane: str, priority: int, cost: float, weight: float, item: T) -> None:
         start = max(self._virtual, self._last_tag.get(lane, 0.0))
         tag = start + cost / weight
         self._last_tag[lane] = tag
@@ -67,19 +67,19 @@ class FairQueue(Generic[T]):
         self._ticket[id(item)] = ticket
         heapq.heappush(self._first, ticket)
 
-    def head(self) -> T | None:
-        """Who is next; stays in the line."""
-        while self._first and self._first[0].left:
+    def peek(self) -> T | None:
+        """The next item, which stays in the queue."""
+        while self._first and self._first[0].removed:
             heapq.heappop(self._first)
         return self._first[0].item if self._first else None
 
     def first(self, most: int) -> list[T]:
-        """Who is next, and who after that if all are served in turn; all stay in the line."""
-        head = self.head()
+        """The next `most` items if each is served in turn; all stay in the queue."""
+        head = self.peek()
         if most <= 1 or head is None:
             return [] if head is None else [head]
-        coming = [(ticket.sort, ticket) for ticket in heapq.nsmallest(most, (t for t in self._first if not t.left))]
-        behind = {ticket.client: iter(self._behind[ticket.client]) for _, ticket in coming}
+        coming = [(ticket.sort, ticket) for ticket in heapq.nsmallest(most, (t for t in self._first if not t.removed))]
+        behind = {ticket.lane: iter(self._behind[ticket.lane]) for _, ticket in coming}
         last_tag = {lane: self._last_tag[lane] for lane in behind}
         found: list[T] = []
         virtual = self._virtual
@@ -87,73 +87,73 @@ class FairQueue(Generic[T]):
             (rank, tag, _), ticket = heapq.heappop(coming)
             found.append(ticket.item)
             virtual = max(virtual, tag)
-            after = next((w for w in behind[ticket.client] if id(w[-1]) not in self._gone), None)
+            after = next((w for w in behind[ticket.lane] if id(w[-1]) not in self._removed), None)
             if after is not None:
                 _, cost, weight, item = after
-                # Behind those that have their tags already, as it will be.
-                last_tag[ticket.client] = tag = max(virtual, last_tag[ticket.client]) + cost / weight
+                # After those that already have a tag, as it will be in fact.
+                last_tag[ticket.lane] = tag = max(virtual, last_tag[ticket.lane]) + cost / weight
                 sort = rank, tag, sys.maxsize + len(found)
-                heapq.heappush(coming, (sort, _Ticket(sort, ticket.client, item)))
+                heapq.heappush(coming, (sort, _Ticket(sort, ticket.lane, item)))
         return found
 
     def ahead(self, client: str, priority: int = 0) -> int:
-        """About how many will be served before a newcomer of this client: its own, and as many of each other's."""
-        own = self._standing[f"{priority}/{client}"] or 1
+        """About how many will be served before a new item of this client: its own, and as many of each other client."""
+        own = self._waiting[f"{priority}/{client}"] or 1
         return min(len(self._present), own * max(1, len(self._behind)))
 
-    def standing(self, client: str, priority: int = 0) -> int:
-        """How many of this client wait."""
-        return self._standing[f"{priority}/{client}"]
+    def waiting_of(self, client: str, priority: int = 0) -> int:
+        """How many items of this client wait."""
+        return self._waiting[f"{priority}/{client}"]
 
     def served(self, item: T) -> None:
-        """`item` got what it waited for: the line's time goes on to its tag. Whoever is served before its client's
-        first pays for it all the same: the client's next tag is later by as much."""
+        """`item` got what it waited for: the queue's virtual time advances to its tag. An item served before its
+        client's first is paid for too: the client's next tag is later by its share."""
         ticket = self._ticket.get(id(item))
         if ticket is not None:
             self._virtual = max(self._virtual, ticket.sort[1])
         elif id(item) in self._present:
             lane, share = self._present[id(item)]
             self._last_tag[lane] += share
-        self._out(item)
+        self._drop(item)
 
-    def leave(self, item: T) -> None:
-        """Out of the line without having been served, which costs nothing; nothing for one who is not in it."""
+    def remove(self, item: T) -> None:
+        """Take `item` out of the queue unserved, at no cost to its client; does nothing if it is not in the queue."""
         if id(item) in self._ticket:
             lane, share = self._present[id(item)]
             self._last_tag[lane] -= share
-        self._out(item)
+        self._drop(item)
 
-    def _out(self, item: T) -> None:
+    def _drop(self, item: T) -> None:
         known = self._present.pop(id(item), None)
         if known is None:
             return
-        self._standing[known[0]] -= 1
+        self._waiting[known[0]] -= 1
         ticket = self._ticket.pop(id(item), None)
         if ticket is None:
-            self._gone.add(id(item))  # skipped when its turn comes
-            if len(self._gone) > 16 + 2 * len(self._present):
-                self._forget_gone()
+            self._removed.add(id(item))  # skipped when its turn comes
+            if len(self._removed) > 16 + 2 * len(self._present):
+                self._forget_removed()
             return
-        ticket.left = True
-        self._next_of(ticket.client)
+        ticket.removed = True
+        self._advance(ticket.lane)
 
-    def _forget_gone(self) -> None:
-        """Else those who come and go behind a first that waits for long would fill the memory."""
+    def _forget_removed(self) -> None:
+        """Otherwise items that come and go behind a first one that waits long would fill the memory."""
         for lane, waiting in self._behind.items():
-            self._behind[lane] = deque(w for w in waiting if id(w[-1]) not in self._gone)
-        self._gone.clear()
+            self._behind[lane] = deque(w for w in waiting if id(w[-1]) not in self._removed)
+        self._removed.clear()
 
-    def _next_of(self, lane: str) -> None:
+    def _advance(self, lane: str) -> None:
         waiting = self._behind[lane]
         while waiting:
             priority, cost, weight, item = waiting.popleft()
-            if id(item) in self._gone:
-                self._gone.discard(id(item))
+            if id(item) in self._removed:
+                self._removed.discard(id(item))
                 continue
-            self._come_first(lane, priority, cost, weight, item)
+            self._make_first(lane, priority, cost, weight, item)
             return
-        del self._behind[lane], self._standing[lane]
-        if not self._behind:  # an empty line forgets: nobody pays for what was long ago
+        del self._behind[lane], self._waiting[lane]
+        if not self._behind:  # an empty queue forgets: nobody pays for what happened long ago
             self._first.clear()
             self._last_tag.clear()
             self._virtual = 0.0

@@ -1,7 +1,7 @@
-"""Head-room as this process last heard it: how full the emptiest bucket of each account was, by model group.
+"""Headroom as this process last saw it: how full the emptiest bucket of each account was, by model group.
 
-Arrays by the account's place instead of an object each: a request looks at random accounts, and in a large pool each
-object that nobody looked at lately is a wait for memory. Two accounts' figures are two short waits, not twelve.
+Arrays indexed by the account's place instead of one object each: a request looks at random accounts, and in a large
+pool each object that was not used lately is a cache miss. Two accounts' figures are two short waits, not twelve.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from array import array
 from typing import Final
 
-_REFILL_S: Final = 60.0  # most budgets are per minute; for a daily one this errs for a moment, and the store decides
+_REFILL_S: Final = 60.0  # most budgets are per minute; for a daily one this errs briefly, and the store decides
 _MOST_FIGURES: Final = 4_000_000  # all groups together: 32 MB
 _MOST_GROUPS: Final = 1_000
-_FULL: Final = 1.0  # what was never asked
+_FULL: Final = 1.0  # of an account never used
 
 
 class Levels:
-    """What was heard of one model group: a share (0..1) of each account's bucket, and when that was heard."""
+    """The known levels of one model group: a share (0..1) of each account's bucket, and when it was observed."""
 
     __slots__ = ("at", "shares")
 
@@ -31,24 +31,24 @@ class Levels:
             self.at.extend(array("d", (0.0,)) * more)
 
     def expected(self, place: int, now: float) -> float:
-        """Head-room now: what was heard, and what a minute's budget has refilled since. Else an account that was
-        nearly empty when it was last used would be passed over for ever."""
+        """Headroom now: the last observation, and what a budget per minute has refilled since. Otherwise an account
+        that was nearly empty when it was last used would be passed over forever."""
         return min(1.0, self.shares[place] + max(0.0, now - self.at[place]) / _REFILL_S)
 
     def rank(self, place: int, weight: float, now: float) -> tuple[int, float]:
-        """The lower, the sooner it is asked: by its head-room in tenths, and among equals the one unheard of for the
-        longest. (What we last heard is some calls old; by exact figures one favourite would get them all.)"""
+        """The lowest is chosen first: by headroom in tenths, and among equals the one observed longest ago. (An
+        observation is some calls old; by exact figures a single account would get all requests.)"""
         at = self.at[place]
         return -round(10 * weight * min(1.0, self.shares[place] + max(0.0, now - at) / _REFILL_S)), at
 
 
 class Headroom:
-    """The levels of all model groups that were asked for. Bounded: names of models are the clients' to invent."""
+    """The levels of all model groups seen so far. Bounded, since clients can invent model names."""
 
     def __init__(self) -> None:
         self._places = 0
         self._groups: dict[str, Levels] = {}
-        self._unheard = Levels(0)
+        self._unseen = Levels(0)
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -57,16 +57,16 @@ class Headroom:
         return f"<Headroom groups={len(self._groups)} places={self._places}>"
 
     def grow(self, places: int) -> None:
-        """Have room for accounts at places below `places`; never less than before."""
+        """Make room for accounts at places below `places`; never shrinks."""
         self._places = max(self._places, places)
-        for levels in (self._unheard, *self._groups.values()):
+        for levels in (self._unseen, *self._groups.values()):
             levels.grow(self._places)
 
     def of(self, group: str) -> Levels:
-        """To be read only: a group that was never heard of shares its levels with all such."""
-        return self._groups.get(group, self._unheard)
+        """For reading only: all groups never seen share one set of levels."""
+        return self._groups.get(group, self._unseen)
 
-    def hear(self, group: str, place: int, share: float, now: float) -> None:
+    def update(self, group: str, place: int, share: float, now: float) -> None:
         levels = self._groups.get(group)
         if levels is None:
             most = min(_MOST_GROUPS, _MOST_FIGURES // (2 * self._places))

@@ -1,5 +1,6 @@
-"""Who watches the pool: one method for each thing that metrics and logs want to know. The base does nothing, so that a
-watcher overrides what concerns it. No method may wait or raise: they are called from the middle of the request path."""
+"""The pool's observer: one method for each event that metrics and logs need. The base class does nothing, so that an
+observer overrides only what concerns it. No method may wait or raise: they are called in the middle of the request
+path."""
 
 from __future__ import annotations
 
@@ -18,13 +19,13 @@ class Observer:
         """A request or session came in."""
 
     def ended(self, record: RequestRecord) -> None:
-        """It was answered to its end, or cut."""
+        """It was answered completely, or cut short."""
 
     def attempted(self, attempt: AttemptRecord, record: RequestRecord) -> None:
         """One attempt of it is over, and its reservation settled."""
 
     def retrying(self, attempt: AttemptRecord) -> None:
-        """After this attempt, another one follows."""
+        """Another attempt follows this one."""
 
     def cooled(self, account: str, group: str, reason: str) -> None:
         """An account cools down for one model group."""
@@ -41,7 +42,7 @@ class Observer:
     # ---- admission
 
     def reserved(self, result: str) -> None:
-        """The ledger answered a reserve: granted, refused, granted_local or refused_local."""
+        """The ledger answered a reservation: granted, refused, granted_local or refused_local."""
 
     def queue_changed(self, change: int) -> None:
         """A request began to wait (1) or no longer waits (-1)."""
@@ -55,41 +56,41 @@ class Observer:
         """A call to the store failed."""
 
     def store_away(self, *, away: bool) -> None:
-        """The store was given up on, or is back."""
+        """The store became unavailable, or is back."""
 
     def objects_unwritten(self, records: int) -> None:
-        """So many owners of stored objects were not taken by the store at once."""
+        """The owners of this many stored objects could not be written to the store at once."""
 
     # ---- keys and accounts
 
     def state_changed(self, subject: Subject, state: State, reason: str, details: Mapping[str, Any]) -> None:
-        """A key, an account or an organisation has another state."""
+        """A key, an account or an organisation has a new state."""
 
     def removals_stopped(self, subject: Subject, reason: str) -> None:
-        """Too many keys failed at once: this one and those after it are not removed."""
+        """Too many keys failed at once: this one and the following ones are not removed."""
 
     def group_learned(self, model: str, group: str) -> None:
-        """Upstream named a model group whose limit this model shares."""
+        """Upstream reported a model group whose limit this model shares."""
 
     def same_organization(self, account: str, twin: str) -> None:
-        """Two accounts turned out to be one organisation's."""
+        """Two accounts turned out to belong to the same organisation."""
 
     def network_refused(self, *, on: bool, reason: str, first: bool) -> None:
-        """Upstream refuses our network, or no longer does. `first`: of all replicas this one noticed."""
+        """Upstream refuses our network, or no longer does. `first`: this replica was the first to notice."""
 
     def probed(self, key: str, purpose: str, result: str) -> None:
-        """A resting key was asked by a call of our own."""
+        """A resting key was tried with a request of our own."""
 
     # ---- money and clients
 
     def spent(self, account: str, kind: str, usd: float) -> None:
-        """An account's money was used."""
+        """Money of an account was spent."""
 
     def unpriced(self, model: str, requests: int) -> None:
-        """So many requests of a model have no price."""
+        """This many requests for a model have no known price."""
 
     def policy_refused(self, client: str, reason: str) -> None:
-        """Upstream refused what a client asked for by its usage policy."""
+        """Upstream refused a client's request under its usage policies."""
 
     def client_suspended(self, client: str, refusals: int) -> None:
-        """A client was suspended after so many such refusals within an hour."""
+        """A client was suspended after this many policy refusals within an hour."""

@@ -1,8 +1,8 @@
-"""The pool as one process sees it: accounts, their keys, who is usable, and whom to ask first.
+"""The pool as one process sees it: accounts, their keys, which are usable, and which to try first.
 
-Pure: time and randomness are arguments. The store has the last word on budgets and states; this view only
-orders the candidates, so that the first one asked is nearly always the one that grants. No call here costs
-more with more keys, but for `replace` and `apply_states`, which run when the pool changes.
+Pure: time and randomness are arguments. The store decides about budgets and states; this view only orders the
+candidates, so that the first one tried is nearly always the one that grants. No call here costs more with more keys,
+except `replace`, `apply_states` and `due`, which do not run for each request.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from quotapool.domain.states import Record, State
 from quotapool.domain.subject import Subject
 from quotapool.domain.wallet import MONTHLY_STOP
 
-_STEPS = 64  # how far to look for a usable one
-_SHORT = 0.15  # head-room below which a sticky request goes elsewhere
+_STEPS = 64  # how far to look for a usable account on the ring
+_SHORT = 0.15  # headroom below which a sticky request goes elsewhere
 PAIR = 2  # accounts that are compared while there is room: the fuller of two random ones is nearly the fullest
-CANDIDATES = 6  # accounts that one reserve names while there is little
-_SEVERAL = -1  # keys take turns, or there is none
-_MODEL_REST_S = 300.0  # how long an account that lacks a model is not asked for it again
+CANDIDATES = 6  # accounts that one reservation names while there is little room
+_NOT_ONE = -1  # several usable keys, which take turns, or none
+_MODEL_REST_S = 300.0  # how long an account that lacks a model is not tried for it again
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One upstream key without its secret. `fingerprint` identifies the secret, and reveals nothing of it."""
+    """One upstream key without its secret. `fingerprint` identifies the secret without revealing anything of it."""
 
     id: str
     account: str
@@ -38,19 +38,19 @@ class Key:
 
 @dataclass(slots=True)
 class Account:
-    """Keys that share budgets, credit and stored objects. `place`: where the pool has what it knows of it, for good."""
+    """Keys that share budgets, credit and stored objects. `place` is its permanent index in the pool's arrays."""
 
     id: str
     keys: list[Key]
     place: int
     usable: list[Key] = field(default_factory=list)
-    resting: list[tuple[float, Key]] = field(default_factory=list)  # (from when one request may try it again, key)
+    resting: list[tuple[float, Key]] = field(default_factory=list)  # (when one request may try it again, key)
     turn: int = 0
-    organization: str = ""  # "" where nobody named one
+    organization: str = ""  # "": not known
 
     @property
     def fingerprint(self) -> str:
-        """Changes when any secret of the account does."""
+        """Changes whenever a secret of the account does."""
         return "+".join(sorted(k.fingerprint for k in self.keys))
 
     def next_key(self) -> Key:
@@ -59,23 +59,23 @@ class Account:
 
 
 def _ring(accounts: Iterable[Account]) -> list[tuple[int, Account]]:
-    """Sixteen places of each account: its digest's 64 bytes, by fours. (CRCs of names that differ in one character lie
-    so regularly that some accounts would get a tenth of their share.)"""
-    places = []
+    """Sixteen points for each account: the 64 bytes of its digest, in fours. (CRCs of names that differ in one
+    character are spread so regularly that some accounts would get a tenth of their share.)"""
+    points = []
     for account in accounts:
         digest = hashlib.blake2b(account.id.encode()).digest()
-        places += [(int.from_bytes(digest[n : n + 4], "big"), account) for n in range(0, len(digest), 4)]
-    return sorted(places, key=lambda place: place[0])
+        points += [(int.from_bytes(digest[n : n + 4], "big"), account) for n in range(0, len(digest), 4)]
+    return sorted(points, key=lambda point: point[0])
 
 
 def _two_of(count: int, rng: random.Random) -> tuple[int, int]:
-    """Two different numbers below `count`, at a quarter of the time that `rng.sample` takes."""
+    """Two different numbers below `count`, in a quarter of the time that `rng.sample` takes."""
     first, second = int(rng.random() * count), int(rng.random() * (count - 1))
     return first, second + (second >= first)
 
 
 def _some_of(count: int, rng: random.Random) -> Iterable[int]:
-    """`CANDIDATES` different numbers below `count`, in any order; all, if there are no more."""
+    """`CANDIDATES` different numbers below `count`, in any order; all of them if there are not more."""
     drawn: dict[int, None] = {}
     while len(drawn) < min(CANDIDATES, count):
         drawn[int(rng.random() * count)] = None
@@ -85,9 +85,8 @@ def _some_of(count: int, rng: random.Random) -> Iterable[int]:
 class Pool:
     """Accounts by id, and the list of those that can be picked.
 
-    What each request looks at of random accounts lies in arrays, for the reason that `headroom.py` gives: by the
-    account's place, and a key is picked by its seat, its number among the keys. Seats are given anew by `replace`,
-    places are for good.
+    What each request reads of random accounts is in arrays, for the reason given in `headroom.py`. An account's index
+    in them is its place, which is permanent; a key is picked by its index among the keys, which `replace` changes.
     """
 
     def __init__(self, keys: Iterable[Key] = ()) -> None:
@@ -95,12 +94,12 @@ class Pool:
         self.keys: dict[str, Key] = {}
         self.records: dict[Subject, Record] = {}
         self.headroom = Headroom()
-        self._places: dict[str, int] = {}  # of accounts that have left too: what was heard of them may still come
+        self._places: dict[str, int] = {}  # also of accounts that have left: observations of them may still arrive
         self._weights = array("f")
-        self._seated: list[Key] = []
-        self._seats: dict[str, int] = {}  # by key
+        self._keys_by_index: list[Key] = []
+        self._indexes: dict[str, int] = {}  # by key id
         self._by_place: dict[int, Account] = {}
-        self._only_seats = array("i")  # by place: of its one usable key; -1 where it has none, or several
+        self._only_keys = array("i")  # by place: the index of its only usable key, or _NOT_ONE
         self._pickable = array("i")  # places
         self._resting: list[Account] = []
         self.organizations: dict[str, list[Account]] = {}
@@ -117,13 +116,13 @@ class Pool:
         weights: Mapping[str, float] | None = None,
         organizations: Mapping[str, str] | None = None,
     ) -> None:
-        """Take a new set of keys; what is known of accounts that stay is kept. By account: `weights`, 1 by default, and
-        `organizations`."""
+        """Take a new set of keys; what is known of accounts that stay is kept. `weights` (1 by default) and
+        `organizations` are by account."""
         accounts: dict[str, Account] = {}
         self.keys = {key.id: key for key in keys}
-        self._seated = list(self.keys.values())
-        self._seats = {key.id: seat for seat, key in enumerate(self._seated)}
-        for key in self._seated:
+        self._keys_by_index = list(self.keys.values())
+        self._indexes = {key.id: index for index, key in enumerate(self._keys_by_index)}
+        for key in self._keys_by_index:
             account = accounts.get(key.account)
             if account is None:
                 place = self._places.setdefault(key.account, len(self._places))
@@ -144,7 +143,7 @@ class Pool:
         self.apply_states(self.records)
 
     def weigh(self, account: str, weight: float) -> None:
-        """Let an account, if it is one of ours, have more or less than others; 1: as much."""
+        """Give an account, if it is one of ours, more or less than the others; 1: as much."""
         if account in self.accounts:
             self._weights[self.accounts[account].place] = weight
 
@@ -152,10 +151,10 @@ class Pool:
         return self._weights[self.accounts[account].place]
 
     def apply_states(self, records: Mapping[Subject, Record]) -> None:
-        """Sort accounts into pickable, resting and out, after what the store says."""
+        """Sort accounts into pickable, resting and out, by the store's records."""
         self.records = dict(records)
         self._pickable, self._resting = array("i"), []
-        self._only_seats = array("i", (_SEVERAL,)) * len(self._places)
+        self._only_keys = array("i", (_NOT_ONE,)) * len(self._places)
         for account in self.accounts.values():
             shared = self._shared(account)
             account.usable, account.resting = [], []
@@ -169,20 +168,20 @@ class Pool:
             if account.usable:
                 self._pickable.append(account.place)
                 if len(account.usable) == 1:
-                    self._only_seats[account.place] = self._seats[account.usable[0].id]
+                    self._only_keys[account.place] = self._indexes[account.usable[0].id]
             if account.resting:
                 account.resting.sort(key=lambda pair: pair[0])
                 self._resting.append(account)
 
-    def _record(self, name: Subject, fingerprint: str) -> Record | None:
-        record = self.records.get(name)
+    def _record(self, subject: Subject, fingerprint: str) -> Record | None:
+        record = self.records.get(subject)
         if record is None or (record.fingerprint and record.fingerprint != fingerprint):
             return None
         return record
 
     def _shared(self, account: Account) -> list[Record]:
-        """What is wrong with the account or its organisation. The latter's record holds whatever secret it was seen
-        with: the organisation has many."""
+        """What is wrong with the account or its organisation. The latter's record applies whichever secret it was seen
+        with, since the organisation has many."""
         of_organization = (
             self.records.get(Subject.of_organization(account.organization)) if account.organization else None
         )
@@ -190,7 +189,7 @@ class Pool:
         return [record for record in (of_organization, of_account) if record is not None]
 
     def record_of(self, key: Key) -> Record | None:
-        """Why this key is out, the firmest reason first, its organisation's and account's before its own; None if it is
+        """Why this key is out: the firmest record, its organisation's and account's before its own; None if it is
         active."""
         own = self._record(Subject.of_key(key.id), key.fingerprint)
         records = self._shared(self.accounts[key.account]) + ([own] if own is not None else [])
@@ -201,8 +200,8 @@ class Pool:
         return record.state if record else State.ACTIVE
 
     def due(self, moment: float, rng: random.Random) -> list[Key]:
-        """Resting keys that might have been tried since before `moment`, in any order: one an account, and one for all
-        accounts whose organisation is what rests."""
+        """Resting keys that may be tried since `moment` or earlier, in random order: one per account, and only one for
+        all accounts of an organisation that rests as a whole."""
         found: list[Key] = []
         organizations: set[str] = set()
         for account in self._resting:
@@ -217,17 +216,17 @@ class Pool:
         rng.shuffle(found)
         return found
 
-    def lacks(self, account: str, model: str, now: float) -> None:
-        """Remember that upstream said this account has no access to this model."""
+    def note_missing_model(self, account: str, model: str, now: float) -> None:
+        """Remember that this account has no access to this model, according to upstream."""
         if len(self._lacking) > 10_000:
             self._lacking.clear()
         place = self._places.get(account)
         if place is not None:
             self._lacking[place, model] = now + _MODEL_REST_S
 
-    def heard(self, place: int, group: str, headroom: float, now: float) -> None:
-        """Remember the emptiest bucket's level, as a share of its depth, after a grant or an answer."""
-        self.headroom.hear(group, place, headroom, now)
+    def note_headroom(self, place: int, group: str, headroom: float, now: float) -> None:
+        """Remember the level of the emptiest bucket, as a share of its depth, after a grant or an answer."""
+        self.headroom.update(group, place, headroom, now)
 
     def pick(
         self,
@@ -243,12 +242,12 @@ class Pool:
         few: bool = False,
         only: Iterable[str] | None = None,
     ) -> list[int]:
-        """An ordered handful of keys' seats, one an account: a resting one whose time has come, then the one that
-        `sticky` requests like, then those of `prefer` (accounts the store named as ready), then random ones by
-        head-room.
+        """The indexes of a few keys, in order, one per account: a resting one that may be tried again, then the one
+        that `sticky` leads to, then those of `prefer` (accounts that the store reported as ready), then random ones by
+        headroom.
 
-        `few`: the better one of a random pair is enough, since there was room lately. `only`: no other accounts than
-        these, which hold what the request needs."""
+        `few`: the better of a random pair is enough, since there was room lately. `only`: no accounts but these, which
+        hold what the request needs."""
         if only is not None:
             return self._pick_only(only, now, set(exclude), may_try_resting=may_try_resting)
         pickable, weights, levels = self._pickable, self._weights, self.headroom.of(group)
@@ -258,33 +257,33 @@ class Pool:
             if levels.rank(other, weights[other], now) < levels.rank(one, weights[one], now):
                 one, other = other, one
             if sticky is None and not (exclude or prefer or self._lacking or (may_try_resting and self._resting)):
-                return [self._next_seat(one)]  # nearly always: nothing else to consider
+                return [self._next_key(one)]  # nearly always: nothing else to consider
             chosen = [one, other]
         else:
             chosen = [pickable[n] for n in _some_of(len(pickable), rng)]
             chosen.sort(key=lambda place: levels.rank(place, weights[place], now))
-        liked = self._favourite(sticky, group, now) if sticky is not None else ()
-        named = [a.place for name in prefer if (a := self.accounts.get(name)) is not None and a.usable]
+        favourite = self._favourite(sticky, group, now) if sticky is not None else ()
+        preferred = [a.place for name in prefer if (a := self.accounts.get(name)) is not None and a.usable]
         seen = {self._places[name] for name in exclude if name in self._places}
         picked: list[int] = []
         if may_try_resting and self._resting:
             account = self._resting[rng.randrange(len(self._resting))]
             until, key = account.resting[0]
             if until <= now and account.place not in seen:
-                picked.append(self._seats[key.id])
-        for place in (*liked, *named, *chosen):
+                picked.append(self._indexes[key.id])
+        for place in (*favourite, *preferred, *chosen):
             if place in seen or (self._lacking and self._lacking.get((place, model), 0.0) > now):
                 continue
             seen.add(place)
-            picked.append(self._next_seat(place))
+            picked.append(self._next_key(place))
             if few:
                 break
         return picked[:CANDIDATES]
 
-    def _next_seat(self, place: int) -> int:
-        """Of a usable account, whose keys take turns."""
-        seat = self._only_seats[place]
-        return seat if seat != _SEVERAL else self._seats[self._by_place[place].next_key().id]
+    def _next_key(self, place: int) -> int:
+        """The index of a usable account's next key: its keys take turns."""
+        index = self._only_keys[place]
+        return index if index != _NOT_ONE else self._indexes[self._by_place[place].next_key().id]
 
     def _pick_only(self, only: Iterable[str], now: float, exclude: set[str], *, may_try_resting: bool) -> list[int]:
         picked: list[int] = []
@@ -293,25 +292,25 @@ class Pool:
             if account is None or name in exclude:
                 continue
             if account.usable:
-                picked.append(self._next_seat(account.place))
+                picked.append(self._next_key(account.place))
             elif may_try_resting and account.resting and account.resting[0][0] <= now:
-                picked.append(self._seats[account.resting[0][1].id])
+                picked.append(self._indexes[account.resting[0][1].id])
         return picked[:CANDIDATES]
 
-    def key_at(self, seat: int) -> Key:
-        return self._seated[seat]
+    def key_at(self, index: int) -> Key:
+        return self._keys_by_index[index]
 
-    def seat_of(self, key: Key) -> int | None:
+    def index_of(self, key: Key) -> int | None:
         """None for a key that has left."""
-        return self._seats.get(key.id)
+        return self._indexes.get(key.id)
 
     def _favourite(self, sticky: int, group: str, now: float) -> tuple[int, ...]:
-        """Where requests of this number go: the next usable account on a ring of hashes, so that a change of the pool
-        moves only the numbers of the accounts it concerns. None once that account is short: cached tokens are cheaper,
+        """Where requests with this number go: the next usable account on a ring of hashes, so that a change of the pool
+        only moves the numbers of the accounts concerned. Empty once that account is short: cached tokens are cheaper,
         but not worth waiting for."""
         if not self._ring:
             return ()
-        start = bisect.bisect(self._ring, sticky & 0xFFFFFFFF, key=lambda place: place[0])
+        start = bisect.bisect(self._ring, sticky & 0xFFFFFFFF, key=lambda point: point[0])
         for step in range(_STEPS):
             account = self._ring[(start + step) % len(self._ring)][1]
             if account.usable:
@@ -324,13 +323,13 @@ class Pool:
         return len(self._pickable)
 
     def why_empty(self) -> str:
-        """With nothing pickable: `money`, `spend_limit`, `dead` or `suspect`, whichever helps the caller most.
+        """Why nothing can be picked: `money`, `spend_limit`, `dead` or `suspect`, whichever helps the caller most.
 
         A pool with one account that will come back is not dead, so money outranks death.
         """
-        reasons = [r for k in self.keys.values() if (r := self.record_of(k)) is not None]
-        money = [r for r in reasons if r.state is State.QUARANTINED]
+        records = [r for k in self.keys.values() if (r := self.record_of(k)) is not None]
+        money = [r for r in records if r.state is State.QUARANTINED]
         if money:
             limits = all("limit" in r.reason or r.reason == MONTHLY_STOP for r in money)
             return "spend_limit" if limits else "money"
-        return "suspect" if any(r.state is State.SUSPECT for r in reasons) else "dead"
+        return "suspect" if any(r.state is State.SUSPECT for r in records) else "dead"

@@ -10,14 +10,14 @@ import msgspec
 
 
 class Dimension(StrEnum):
-    """One way in which OpenAI limits a (account, model group)."""
+    """One way in which OpenAI limits an (account, model group)."""
 
     RPM = "rpm"  # requests per minute
     TPM = "tpm"  # tokens per minute
     RPD = "rpd"  # requests per day
     TPD = "tpd"  # tokens per day
     IPM = "ipm"  # images per minute
-    PROJECT_TPM = "project_tpm"  # tokens per minute of the project, beside the organisation's; always learned
+    PROJECT_TPM = "project_tpm"  # tokens per minute of the project, in addition to the organisation's; always learned
 
 
 PERIOD_S: Final[dict[Dimension, float]] = {
@@ -34,7 +34,7 @@ _OF_TOKENS: Final = frozenset({Dimension.TPM, Dimension.TPD, Dimension.PROJECT_T
 
 
 class Cost(msgspec.Struct, frozen=True, gc=False):  # made for every request: a frozen dataclass takes ten times as long
-    """What one request takes: `requests`, `tokens` (as OpenAI's limiter counts them) and `images`."""
+    """What one request costs: `requests`, `tokens` (as OpenAI's limiter counts them) and `images`."""
 
     requests: int = 1
     tokens: int = 0
@@ -50,7 +50,7 @@ class Cost(msgspec.Struct, frozen=True, gc=False):  # made for every request: a 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Budgets of one (account, model group), per dimension; None means nobody wrote one."""
+    """Limits of one (account, model group), per dimension; None: not configured."""
 
     rpm: float | None = None
     tpm: float | None = None
@@ -64,7 +64,7 @@ class Limits:
         return value
 
     def over(self, other: Limits) -> Limits:
-        """These limits where written, `other`'s elsewhere."""
+        """These limits where they are set, `other`'s elsewhere."""
         return Limits(*(mine if (mine := self.of(d)) is not None else other.of(d) for d in Dimension))
 
 
@@ -72,12 +72,13 @@ class Certainty(StrEnum):
     """How well we know what a call used. Only NOTHING and EXACT may give tokens back."""
 
     NOTHING = "nothing"  # upstream did no work for this call
-    AT_LEAST = "at_least"  # the answer was cut: this much was seen, there may be more
-    EXACT = "exact"  # upstream said so
+    AT_LEAST = "at_least"  # the answer was cut short: this much was seen, there may be more
+    EXACT = "exact"  # reported by upstream
 
 
 class Details(msgspec.Struct, frozen=True, gc=False):
-    """What only some models count apart, each a part of `Usage.prompt` or `Usage.completion`; and what is no token.
+    """Tokens that only some models count separately, each a part of `Usage.prompt` or `Usage.completion`; and usage
+    that is not counted in tokens.
 
     `cached_audio` and `cached_image` are parts of `audio_prompt` and `image_prompt`, and of `Usage.cached_prompt`.
     """
@@ -89,14 +90,14 @@ class Details(msgspec.Struct, frozen=True, gc=False):
     image_completion: int = 0
     cached_audio: int = 0
     cached_image: int = 0
-    seconds: float = 0.0  # of audio, where a model bills by duration
-    characters: int = 0  # of text, where a model bills what it was given to say
+    seconds: float = 0.0  # of audio, if the model is billed by duration
+    characters: int = 0  # of text, if the model is billed by what it was given to speak
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one call. `cached_prompt` is a part of `prompt`, `reasoning` a part of `completion`.
 
-    A struct, because one is made for every answer: a frozen dataclass takes five times as long to make.
+    A struct, because one is made for every answer: a frozen dataclass takes five times as long.
     """
 
     certainty: Certainty
@@ -105,7 +106,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     cached_prompt: int = 0
     reasoning: int = 0
     details: Details | None = None
-    tier: str = ""  # the service tier that upstream says it answered with; "": it did not say
+    tier: str = ""  # the service tier that upstream reports; "": none reported
 
     @property
     def total(self) -> int:

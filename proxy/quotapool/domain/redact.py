@@ -1,4 +1,4 @@
-"""Takes secrets and account names out of text that people or machines will read.
+"""Removes secrets and account names from text that people or machines will read.
 
 Shapes of OpenAI's secrets: legacy `sk-…`, `sk-proj-`, `sk-svcacct-`, `sk-service-`, `sk-admin-`, `sk-None-`,
 dashboard sessions `sess-…`, Realtime's short-lived `ek_…`, webhook secrets `whsec_…`, the browser's WebSocket
@@ -13,11 +13,11 @@ from typing import Final
 
 REDACTED: Final = "[redacted]"
 
-# A key may stand right behind a letter ("\nsk-…" inside escaped JSON), so a long one needs no word boundary;
-# a short one does, or "task-force" would lose its second half. Characters of masked echoes belong to the key.
+# A key may directly follow a letter ("\nsk-…" inside escaped JSON), so a long one needs no word boundary; a short one
+# does, or "task-force" would lose its second half. The characters of masked echoes belong to the key.
 _KEY_CHARACTER = r"(?:[\w*•…+/=~-]|\.+(?=[\w*•…]))"
 
-# Each alternative consumes what it looked at, so the time is linear in the text (no nested repetition).
+# Each alternative consumes what it has examined, so the time is linear in the text (no nested repetition).
 _SECRET: Final = re.compile(
     rf"""
       (?<=openai-insecure-api-key\.) [^\s,"']+
@@ -44,7 +44,7 @@ _STARRED: Final = re.compile(r"(?<![\w-])[\w-]{0,80}\*{3,}[\w*-]*|\*{3,}[\w*-]*"
 def mask(text: str) -> str:
     """`text` with each secret, echo of a secret, URL user info and account id replaced by `[redacted]`.
 
-    Mask before cutting a text short: a cut could leave the beginning of a key too short to be known as one.
+    Mask before cutting a text short: a cut could leave the beginning of a key too short to be recognised.
     """
     masked = _SECRET.sub(REDACTED, text)
     return _STARRED.sub(REDACTED, masked) if "***" in masked else masked

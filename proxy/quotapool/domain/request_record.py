@@ -10,7 +10,7 @@ from typing import Final
 
 from quotapool.domain.quantities import Usage
 
-ANONYMOUS: Final = ""  # the client id of those who come where no client keys are in use
+ANONYMOUS: Final = ""  # the client id if no client keys are in use
 
 
 @dataclass(slots=True)
@@ -19,15 +19,15 @@ class AttemptRecord:
 
     key: str
     account: str
-    waited_s: float  # in line, before this attempt
+    waited_s: float  # in the queue, before this attempt
     outcome: str = ""  # a verdict's kind, a failure's reason, or "cancelled"
     reason: str = ""  # the verdict's reason
     status: int = 0
     upstream_request_id: str = ""
     took_s: float = 0.0
     usage: Usage | None = None
-    tier: str = ""  # the service tier that answered; else, that was asked for; "": the standard one
-    prompt_estimate: int = 0  # tokens: what the prompt is taken for until upstream counts it
+    tier: str = ""  # the service tier that answered, else the one asked for; "": the standard one
+    prompt_estimate: int = 0  # tokens of the prompt, until upstream reports them
 
 
 @dataclass(slots=True)
@@ -43,14 +43,14 @@ class RequestRecord:
     model: str = ""
     streamed: bool = False
     status: int = 0
-    source: str = "proxy"  # whose answer the client got: proxy | upstream
+    source: str = "proxy"  # where the client's answer came from: proxy | upstream
     code: str = ""  # the proxy's own error code, if it answered with one
     cut: bool = False  # the client left, or upstream broke off after the first byte
     queued_s: float = 0.0
     upstream_s: float = 0.0
     first_byte: float | None = None
     ended: float = 0.0
-    legs: list[AttemptRecord] = field(default_factory=list)
+    attempts: list[AttemptRecord] = field(default_factory=list)
 
     @property
     def total_s(self) -> float:
@@ -58,5 +58,5 @@ class RequestRecord:
 
     @property
     def overhead_s(self) -> float:
-        """The proxy's own part: neither waiting in line nor waiting for upstream."""
+        """The proxy's own part: neither waiting in the queue nor waiting for upstream."""
         return max(0.0, self.ended - self.started - self.queued_s - self.upstream_s)

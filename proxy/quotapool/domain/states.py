@@ -1,7 +1,7 @@
-"""States of keys and accounts: what they mean, which change may replace which.
+"""States of keys and accounts: what they mean, and which may replace which.
 
-Everything that decides whether one state may follow another lives here; `ledger/lua/state.lua` carries the
-same rules into the store, and a test drives both with the same table.
+Everything that decides whether one state may follow another is here; `ledger/lua/state.lua` implements the same rules
+in the store, and a test drives both with the same table.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ class State(StrEnum):
     ACTIVE = "active"
     SUSPECT = "suspect"  # an ambiguous 401/403, or a removal that the brake stopped: rests briefly, tried again
     QUARANTINED = "quarantined"  # out of money: rests, is tried again, comes back by itself
-    DRAINING = "draining"  # an operator's: no new requests
-    DISABLED = "disabled"  # an operator's: out until enabled
+    DRAINING = "draining"  # set by an operator: no new requests
+    DISABLED = "disabled"  # set by an operator: out until enabled
     REMOVED = "removed"  # dead: out until an operator or a changed secret brings it back
 
 
 RESTING: Final = frozenset({State.SUSPECT, State.QUARANTINED})
 
-# How firmly a state holds against an observation. Operators outrank observations whatever the rank.
+# How firmly a state holds against an observation. Operators outrank observations of any rank.
 _RANK: Final = {
     State.ACTIVE: 0,
     State.SUSPECT: 1,
@@ -41,20 +41,20 @@ OPERATOR: Final = "operator"
 WALLET: Final = "wallet"  # our own money limits: ranks as an observation, but only the wallet or an operator lifts it
 
 # First rest and its ceiling, seconds. Public clients saw top-ups propagate unevenly over minutes, and one saw a false
-# outage of 57 s (docs/keys.md), so the first second look comes after about a minute and then ever more slowly.
+# outage of 57 s (docs/keys.md), so the first retry comes after about a minute and later ones ever more slowly.
 FIRST_REST_S: Final = {State.SUSPECT: 30.0, State.QUARANTINED: 60.0}
 LONGEST_REST_S: Final = 900.0
 
-# Limits that a calendar month ends (error-code guide): a try before its turn would only be refused.
+# Limits that are reset with the calendar month (error-code guide): a try before that would only be refused.
 MONTHLY: Final = frozenset(
     {"organization_spend_limit_exceeded", "project_spend_limit_exceeded", "organization_usage_limit_exceeded"}
 )
-_MONTHS_TURN_SPREAD_S: Final = 600.0  # not all accounts in the first second of the month
+_MONTHS_TURN_SPREAD_S: Final = 600.0  # so that not all accounts are tried in the first second of the month
 
-# How far a removal can be trusted, for the brake: these are said of an account by OpenAI and by nobody in between.
+# How far a removal can be trusted, for the brake: only OpenAI itself says this of an account, nothing in between does.
 _UNMISTAKABLE: Final = frozenset({"account_deactivated", "access_terminated"})
 _BY_CODE: Final = frozenset({"invalid_api_key"})
-BY_CODE_FACTOR: Final = 4  # times `max_removals` may go by a code of OpenAI's that a broken gateway may say
+BY_CODE_FACTOR: Final = 4  # times `max_removals` are allowed for a code that a broken gateway might send too
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,12 @@ class Record:
     reason: str
     since: float
     until: float = 0.0  # RESTING only: when one request may try it again; 0: nothing tries it
-    tries: int = 0  # how often it was tried again in vain
+    tries: int = 0  # how often it was tried again without success
     status: int = 0  # evidence: HTTP status,
     message: str = ""  # upstream's words, redacted,
     request_id: str = ""  # upstream's request id
     by: str = OBSERVED
-    fingerprint: str = ""  # of the secret(s) this was seen with; another fingerprint starts anew
+    fingerprint: str = ""  # of the secret(s) this was seen with; another fingerprint starts afresh
 
     @property
     def firmness(self) -> int:
@@ -79,7 +79,7 @@ class Record:
 
     @property
     def may_be_tried(self) -> bool:
-        """Whether traffic and probes may find out by themselves that it is over."""
+        """Whether traffic and probes may find out that it is over."""
         return self.state in RESTING and self.until > 0
 
 
@@ -107,7 +107,7 @@ def rest_s(state: State, tries: int, jitter: float) -> float:
 
 
 def first_rest_s(state: State, reason: str, now: float, jitter: float) -> float:
-    """Seconds of a first rest: to the month's turn (UTC) where a monthly limit is the reason. `now`: Unix seconds."""
+    """Seconds of a first rest: until the next month (UTC) if a monthly limit is the reason. `now`: Unix seconds."""
     if state is not State.QUARANTINED or reason not in MONTHLY:
         return rest_s(state, 0, jitter)
     today = datetime.fromtimestamp(now, UTC)
@@ -117,7 +117,7 @@ def first_rest_s(state: State, reason: str, now: float, jitter: float) -> float:
 
 
 def brake_of(record: Record, max_removals: int) -> tuple[str, int] | None:
-    """The brake that an observed removal must pass: (its name, how many may pass in a minute); None: no brake."""
+    """The brake that applies to an observed removal: (its name, how many are allowed in a minute); None: no brake."""
     if record.state is not State.REMOVED or record.by != OBSERVED or record.reason in _UNMISTAKABLE:
         return None
     if record.reason in _BY_CODE:
@@ -126,7 +126,7 @@ def brake_of(record: Record, max_removals: int) -> tuple[str, int] | None:
 
 
 def state_after(verdict: Verdict) -> State | None:
-    """The state a verdict asks for, None where it asks for none."""
+    """The state that a verdict leads to; None: no change."""
     if verdict.kind is Kind.MONEY:
         return State.QUARANTINED
     if verdict.kind is Kind.DEAD:
@@ -137,8 +137,8 @@ def state_after(verdict: Verdict) -> State | None:
 
 
 def subject_of(verdict: Verdict, key_id: str, account_id: str, organization: str = "") -> Subject:
-    """Whom a verdict is about: the key; the account with all its keys; or the organisation with all its accounts, where
-    the account's organisation is known, else the account."""
+    """What a verdict is about: the key; the account with all its keys; or, if the account's organisation is known, the
+    organisation with all its accounts, else the account."""
     if verdict.scope is Scope.ORGANIZATION and organization:
         return Subject.of_organization(organization)
     if verdict.scope in {Scope.ACCOUNT, Scope.ORGANIZATION}:

@@ -1,4 +1,4 @@
-"""Whom a state or an event is about: a key, an account with all its keys, or an organisation with all its accounts."""
+"""What a state or an event is about: a key, an account with all its keys, or an organisation with all its accounts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KINDS = {"k": SubjectKind.KEY, "a": SubjectKind.ACCOUNT, "o": SubjectKind.ORGAN
 
 
 class Subject(str):
-    """`k/<key>`, `a/<account>` or `o/<organization>`: the very text under which the store keeps it."""
+    """`k/<key>`, `a/<account>` or `o/<organization>`: the same text under which the store keeps it."""
 
     __slots__ = ()
 
@@ -33,10 +33,10 @@ class Subject(str):
 
     @property
     def kind(self) -> SubjectKind | None:
-        """None: the text is not one of the three forms, as with events that are about the whole pool."""
+        """None: the text has none of the three forms, as with events about the whole pool."""
         return _KINDS.get(self[0]) if self[1:2] == "/" else None
 
     @property
     def id(self) -> str:
-        """The id of the key, account or organisation; the whole text where it is of no known kind."""
+        """The id of the key, account or organisation; the whole text if it is of no known kind."""
         return self[2:] if self.kind is not None else str(self)

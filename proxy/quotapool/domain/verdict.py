@@ -1,7 +1,7 @@
-"""What one upstream answer says, and about whom.
+"""What one upstream answer means, and which key, account or organisation it concerns.
 
 `openai/classify.py` produces verdicts; `domain/retry.py` turns them into the next step of a request;
-`domain/pool.py` turns them into key states. The kinds follow the classes of `docs/keys.md`.
+`domain/states.py` turns them into key states. The kinds follow the classes of `docs/keys.md`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Kind(StrEnum):
     DEAD = "dead"  # invalid, revoked, deactivated, terminated: removed until a person acts
     SUSPECT = "suspect"  # ambiguous 401/403: not proof of death
     MODEL = "model"  # this model or feature is not for this account; another may have it
-    EGRESS = "egress"  # our network or region: every key fails alike, nobody is to blame
+    EGRESS = "egress"  # our network or region: every key fails alike, and none is at fault
     HEADER = "header"  # organisation/project headers do not match the key: our configuration
     REQUEST = "request"  # the caller's fault: goes back unchanged, no other key, never counted
     STATE = "state"  # the object lives in another account
@@ -27,7 +27,7 @@ class Kind(StrEnum):
 
 
 class Scope(StrEnum):
-    """What a MONEY or DEAD verdict is about. ACCOUNT takes the sibling keys with it, ORGANIZATION all its accounts'."""
+    """What a MONEY or DEAD verdict concerns: ACCOUNT includes its other keys, ORGANIZATION all accounts' keys."""
 
     KEY = "key"
     ACCOUNT = "account"
@@ -37,14 +37,14 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One answer, understood.
+    """One answer, classified.
 
-    `reason` is a stable machine word for metrics, events and `check` (upstream's code where it has one);
+    `reason` is a stable identifier for metrics, events and `check` (upstream's code if it has one);
     `message` is upstream's text with secrets redacted, cut to 300 characters, for people;
-    `retry_after_s` is seconds from the answer, None where upstream gave none;
-    `dimension` is one of "requests", "tokens", "images" or "" where the answer names none;
-    `daily` is true for RPD/TPD messages; `limit` is the number the message names;
-    `shared_group` is X of upstream's "(for limit X)", "" where absent.
+    `retry_after_s` is seconds from the answer, None if upstream gave none;
+    `dimension` is "requests", "tokens", "images", or "" if the answer names none;
+    `daily` is true for RPD/TPD messages; `limit` is the number in the message;
+    `shared_group` is X of upstream's "(for limit X)", "" if absent.
     """
 
     kind: Kind

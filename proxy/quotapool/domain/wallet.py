@@ -1,8 +1,8 @@
-"""An account's credit as arithmetic: what is left, how fast it goes, when it is gone, what will expire unused.
+"""The arithmetic of an account's credit: what is left, how fast it is spent, when it is gone, what will expire unused.
 
-Money is an int in picodollars (1e-12 USD), days are UTC days. A grant is spent by the account's days, the one that
-expires soonest first, as OpenAI does it. Spending that no grant covered is forgotten, not owed: whatever upstream let
-pass was paid from credit nobody told us about, and must not eat the next top-up.
+Money is an int in picodollars (1e-12 USD), days are UTC days. Grants are spent day by day, the one that expires
+soonest first, as OpenAI does it. Spending that no grant covered is forgotten, not owed: what upstream served was paid
+from credit we do not know of, and must not reduce the next top-up.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ PICO: Final = 10**12  # picodollars in one USD
 CREDIT_STOP: Final = "credit_stop_at"
 MONTHLY_STOP: Final = "monthly_stop_at"
 
-BURN_DAYS: Final = 7  # days that tell how fast money goes, the newer the heavier
-_LEAST_OF_TODAY: Final = Fraction(1, 24)  # a few minutes of a day tell nothing of the whole
-MOST_URGENT: Final = 8.0  # how much more an account is asked whose credit runs out of time
-_STEP: Final = 4  # urgency moves in quarters, so that workers hear of it rarely
+BURN_DAYS: Final = 7  # days from which the burn rate is computed, recent ones with more weight
+_LEAST_OF_TODAY: Final = Fraction(1, 24)  # a few minutes say nothing about the whole day
+MOST_URGENT: Final = 8.0  # how much more an account is used whose credit is about to expire
+_STEP: Final = 4  # urgency moves in quarters, so that workers are notified rarely
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
     """Credit: `amount` in picodollars, spendable from the beginning of `granted_on` until that of `expires_on` (UTC).
 
-    Without `granted_on` it counts as always there, without `expires_on` as never gone. `spent_before`: what had been
-    spent on its first day when it came, which it did not pay.
+    Without `granted_on` it has always existed, without `expires_on` it never expires. `spent_before`: what had already
+    been spent on its first day when it was granted, which it did not pay for.
     """
 
     amount: int
@@ -37,7 +37,7 @@ class Grant:
     expires_on: date | None = None
     spent_before: int = 0
 
-    def is_alive(self, day: date) -> bool:
+    def is_valid(self, day: date) -> bool:
         return (self.granted_on is None or self.granted_on <= day) and not self.is_over(day)
 
     def is_over(self, day: date) -> bool:
@@ -54,10 +54,10 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class Wallet:
-    """What an account has, at one moment. All money in picodollars.
+    """What an account has at one moment. All money in picodollars.
 
     granted = used + expired + remaining, over every grant that has begun; spent = used + uncovered, over every day.
-    `remaining` is None where no grant is known: then nothing is known of the credit. `empty_at`: None: not in sight.
+    `remaining` is None if no grant is known: then nothing is known about the credit. `empty_at` None: not in sight.
     """
 
     remaining: int | None = None
@@ -72,7 +72,7 @@ class Wallet:
     expiring_unused: int = 0
     next_expiry: date | None = None
     urgency: float = 1.0  # how much faster it would have to be spent for nothing to expire; 1 to MOST_URGENT
-    balances: tuple[Balance, ...] = field(default=(), repr=False)  # with money, the next to be spent first
+    balances: tuple[Balance, ...] = field(default=(), repr=False)  # with money left, the next to be spent first
 
     @property
     def month_left(self) -> int | None:
@@ -81,7 +81,8 @@ class Wallet:
     def stop_reason(self, stop_at: float | None) -> str:
         """Why this account should stop now: `credit_stop_at`, `monthly_stop_at`, or "" to go on.
 
-        `stop_at`: the share (0..1) that may be used, of the grants that are not used up yet and of the month's limit.
+        `stop_at`: the share (0..1) that may be used, both of the grants that are not used up yet and of the month's
+        limit.
         """
         if stop_at is None:
             return ""
@@ -97,7 +98,7 @@ class Wallet:
 def wallet(
     grants: Sequence[Grant], spent: Mapping[date, int], now: datetime, *, month_limit: int | None = None
 ) -> Wallet:
-    """The wallet of an account with `grants` that `spent` so much (picodollars by UTC day) until `now` (UTC)."""
+    """The wallet of an account with these `grants` that has `spent` so much (picodollars by UTC day) until `now`."""
     today = now.date()
     begun = [grant for grant in grants if grant.granted_on is None or grant.granted_on <= today]
     left, uncovered = _spend(begun, spent, today)
@@ -128,9 +129,9 @@ def wallet(
 
 
 def burn_rate(spent: Mapping[date, int], now: datetime) -> int:
-    """Picodollars a day over the last seven days: today weighs 7, yesterday 6, and so on.
+    """Picodollars per day over the last seven days: today weighs 7, yesterday 6, and so on.
 
-    Today counts as the part of it that is over. Days before the first one with spending say nothing.
+    Of today, only the part that is over counts. Days before the first one with spending are ignored.
     """
     today = now.date()
     first = min((day for day, amount in spent.items() if amount and day <= today), default=today)
@@ -144,18 +145,18 @@ def burn_rate(spent: Mapping[date, int], now: datetime) -> int:
 
 
 def _spend(grants: Sequence[Grant], spent: Mapping[date, int], today: date) -> tuple[list[int], int]:
-    """What is left of each grant when every day's spending is taken from those alive that day; what none covered."""
+    """What is left of each grant after every day's spending is taken from those valid that day; what none covered."""
     left = [grant.amount for grant in grants]
     order = sorted(range(len(grants)), key=lambda i: _order(grants[i]))
     uncovered = 0
     for day in sorted(day for day in spent if day <= today):
-        alive = [i for i in order if grants[i].is_alive(day)]
-        came = {i: grants[i].spent_before if grants[i].granted_on == day else 0 for i in alive}
+        valid = [i for i in order if grants[i].is_valid(day)]
+        granted_at = {i: grants[i].spent_before if grants[i].granted_on == day else 0 for i in valid}
         begins = 0
-        for ends in sorted({min(before, spent[day]) for before in came.values()} | {spent[day]}):
+        for ends in sorted({min(before, spent[day]) for before in granted_at.values()} | {spent[day]}):
             due = ends - begins
-            for i in alive:
-                if due and came[i] <= begins:
+            for i in valid:
+                if due and granted_at[i] <= begins:
                     taken = min(due, left[i])
                     left[i] -= taken
                     due -= taken
@@ -165,7 +166,7 @@ def _spend(grants: Sequence[Grant], spent: Mapping[date, int], today: date) -> t
 
 
 def _project(balances: Sequence[Balance], burn: int, now: datetime) -> tuple[datetime | None, int]:
-    """When the last of it is gone at this pace, spent or expired, and how much will expire. `balances` in order."""
+    """When the last of it will be spent or expired at this pace, and how much will expire. `balances` in order."""
     if not burn:
         ends = [_start(p.grant.expires_on) for p in balances if p.grant.expires_on]
         never = len(ends) < len(balances)
@@ -186,7 +187,7 @@ def _project(balances: Sequence[Balance], burn: int, now: datetime) -> tuple[dat
 
 
 def _urgency(balances: Sequence[Balance], burn: int, now: datetime) -> float:
-    """How many times today's pace would let nothing expire."""
+    """The multiple of today's pace at which nothing would expire."""
     total, wanted = 0, Fraction(0)
     for balance in balances:
         total += balance.left

@@ -14,7 +14,7 @@ import structlog
 from quotapool.objects.layout import owner_of
 from quotapool.objects.owners import ObjectOwners, Ref
 from quotapool.openai import answer_ids, ids, replies
-from quotapool.openai.ids import ENCRYPTED, OTHER, Spot
+from quotapool.openai.ids import ENCRYPTED, OTHER, ObjectPath
 from quotapool.openai.jsontext import set_member
 from quotapool.openai.refusal import Refusal
 from quotapool.store.store import StoreError
@@ -51,7 +51,9 @@ Fetch = Callable[[str, str], Awaitable[tuple[int, bytes]]]
 class AnswerReader:
     """One answer's reader. `account` is who answered, told before the answer is relayed."""
 
-    def __init__(self, book: ObjectOwners, place: Spot, client: str, task: Task, *, target: str, fetch: Fetch) -> None:
+    def __init__(
+        self, book: ObjectOwners, place: ObjectPath, client: str, task: Task, *, target: str, fetch: Fetch
+    ) -> None:
         self._book = book
         self._place = place
         self._client = client

@@ -129,7 +129,7 @@ class OwnerLayout:
         self._recent = Shelf(pool, "recent", retention_s, periods=8, buckets=16_384, named=False)
 
     def of(self, kind: Kind) -> Shelf:
-        return {"kept": self.kept, "long": self._long, "recent": self._recent}[kind.shelf]
+        return {"kept": self.kept, "long": self._long, "recent": self._recent}[kind.retention]
 
 
 def owner_of(account: str, client: str) -> Owner:

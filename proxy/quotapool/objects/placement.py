@@ -22,7 +22,7 @@ from quotapool.objects.answer_reader import AnswerReader, Fetch, Task
 from quotapool.objects.layout import Owner, account_mark, owner_of
 from quotapool.objects.owners import ObjectOwners
 from quotapool.openai import ids, replies
-from quotapool.openai.ids import CHAT, ENCRYPTED, FILE, ITEM, MODEL, OTHER, PROMPT, RESPONSE, Named, Spot
+from quotapool.openai.ids import CHAT, ENCRYPTED, FILE, ITEM, MODEL, OTHER, PROMPT, RESPONSE, ObjectPath, Reference
 from quotapool.openai.refusal import Refusal
 from quotapool.pool.configuration import Configuration
 from quotapool.pool.roster import Roster
@@ -60,7 +60,7 @@ class Placement:
 class ObjectMissing(Refusal):
     """OpenAI's answer to an id that it does not know, said by the proxy."""
 
-    def __init__(self, named: Named) -> None:
+    def __init__(self, named: Reference) -> None:
         super().__init__(replies.OBJECT_NOT_FOUND, named.kind.missing.format(id=named.id))
         self._named = named
         self.status = 400 if named.param and named.kind in {RESPONSE, FILE} else 404
@@ -83,12 +83,14 @@ def concerns(asked: ObjectRequest) -> bool:
     if asked.model[:3] == MODEL.prefix:
         return True
     if asked.target == "/v1/chat/completions" and asked.method == "POST":
-        return asked.store is True or (body is not None and ids.may_name("chat", body, strictly=asked.client != ""))
+        return asked.store is True or (
+            body is not None and ids.may_reference("chat", body, strictly=asked.client != "")
+        )
     if asked.endpoint in {"completions", "embeddings", "moderations"}:
         return False
-    if ids.spot(asked.target) is not None:
+    if ids.object_path(asked.target) is not None:
         return True
-    return body is not None and ids.may_name(asked.endpoint, body, strictly=True)
+    return body is not None and ids.may_reference(asked.endpoint, body, strictly=True)
 
 
 class Objects:
@@ -109,7 +111,7 @@ class Objects:
             raise Refusal(replies.STORE_UNAVAILABLE, retry_after_s=1.0) from gone
 
     async def _place(self, asked: ObjectRequest) -> Placement:
-        place = ids.spot(asked.target)
+        place = ids.object_path(asked.target)
         named = _named(asked, place)
         accounts = await self._accounts_of(asked, named) if named else set()
         only = frozenset(accounts) or None
@@ -117,7 +119,7 @@ class Objects:
             only = frozenset({await self._home(asked.client, makes=asked.method == "POST")})
         return Placement(only, self._keeper(asked, place))
 
-    def _at_home(self, asked: ObjectRequest, place: Spot | None, named: Sequence[Named]) -> bool:
+    def _at_home(self, asked: ObjectRequest, place: ObjectPath | None, named: Sequence[Reference]) -> bool:
         if any(not name.hint for name in named):
             return True  # unknown to us: where this client's objects are is the best guess
         if place is None or place.kind is MODEL:
@@ -126,10 +128,10 @@ class Objects:
 
     # ---- ids
 
-    async def _accounts_of(self, asked: ObjectRequest, named: Sequence[Named]) -> set[str]:
+    async def _accounts_of(self, asked: ObjectRequest, named: Sequence[Reference]) -> set[str]:
         owners = await self.book.find([(name.kind, name.id) for name in named], asked.client)
         mine = owner_of("", asked.client).client
-        where: dict[str, list[Named]] = {}
+        where: dict[str, list[Reference]] = {}
         for name, owner in zip(named, owners, strict=True):
             # Whoever holds encrypted words may send them back, too.
             is_owned = bool(asked.client) and not (name.hint and name.kind in {ENCRYPTED, *_SHARED})
@@ -141,7 +143,7 @@ class Objects:
                 where.setdefault(account, []).append(name)
         return self._common(where)
 
-    def _common(self, where: dict[str, list[Named]]) -> set[str]:
+    def _common(self, where: dict[str, list[Reference]]) -> set[str]:
         """The accounts that can serve all that is named. Raises Refusal where there is none."""
         firm = {account: [n for n in names if not n.hint] for account, names in where.items()}
         firm = {account: names for account, names in firm.items() if names}
@@ -157,7 +159,7 @@ class Objects:
                 return {other.id for other in accounts.values() if other.organization == organization}
         return {account}
 
-    async def _unknown(self, asked: ObjectRequest, name: Named, *, foreign: bool) -> str | None:
+    async def _unknown(self, asked: ObjectRequest, name: Reference, *, foreign: bool) -> str | None:
         """The account of an object that is unknown, as far as this client may know. Raises ObjectMissing."""
         if name.hint:
             return None
@@ -170,7 +172,7 @@ class Objects:
             raise ObjectMissing(name)
         return None
 
-    async def _search(self, client: str, name: Named) -> str | None:
+    async def _search(self, client: str, name: Reference) -> str | None:
         """Ask the accounts one by one, the client's home first."""
         path = next(path for path, kind in ids.COLLECTIONS.items() if kind is name.kind)
         usable = self._usable()
@@ -182,7 +184,7 @@ class Objects:
                 return account
         return None
 
-    def _account(self, name: Named, owner: Owner) -> str | None:
+    def _account(self, name: Reference, owner: Owner) -> str | None:
         """The account's name. Raises Refusal where it can serve nobody; None where that does not matter."""
         accounts = self._roster.pool.accounts.values()
         account = next((account for account in accounts if account_mark(account.id) == owner.account), None)
@@ -220,7 +222,7 @@ class Objects:
 
     # ---- answers
 
-    def _keeper(self, asked: ObjectRequest, place: Spot | None) -> AnswerReader | None:
+    def _keeper(self, asked: ObjectRequest, place: ObjectPath | None) -> AnswerReader | None:
         if place is None:
             return None
         task = Task.NOTHING
@@ -246,7 +248,7 @@ class Objects:
 
     def watched(self, form: AsyncIterator[bytes], asked: ObjectRequest) -> AsyncIterator[bytes]:
         """A streamed body, read for ids as it passes, where other clients have some and a form may name one."""
-        place = ids.spot(asked.target)
+        place = ids.object_path(asked.target)
         if not asked.client or place is None or place.kind is FILE or place.tail == "parts":
             return form
         return self._reading(form, asked)
@@ -260,34 +262,34 @@ class Objects:
                 began = True
                 if tail.startswith((_GZIP, *_DEFLATED)):  # no form begins so: upstream might unpack it
                     raise Refusal(replies.INVALID_JSON, "A compressed form cannot be read here; send it as it is.")
-            if named := ids.named_in_form(tail):
+            if named := ids.references_in_form(tail):
                 await self._accounts_of(asked, named)
             tail = tail[-ids.FORM_TAIL :]
             yield piece
 
 
-def _named(asked: ObjectRequest, place: Spot | None) -> list[Named]:
-    named: list[Named] = []
+def _named(asked: ObjectRequest, place: ObjectPath | None) -> list[Reference]:
+    named: list[Reference] = []
     if place is not None:
         if place.id:
-            named.append(Named(place.kind, place.id, hint=place.kind is MODEL and asked.method != "DELETE"))
+            named.append(Reference(place.kind, place.id, hint=place.kind is MODEL and asked.method != "DELETE"))
         named += ids.cursors(place)
     if asked.model.startswith(MODEL.prefix):
-        named.append(Named(MODEL, asked.model, "model", hint=True))
+        named.append(Reference(MODEL, asked.model, "model", hint=True))
     body = asked.body
     if (
         body
         and asked.method in {"POST", "PUT", "PATCH"}
-        and ids.may_name(asked.endpoint, body, strictly=asked.client != "")
+        and ids.may_reference(asked.endpoint, body, strictly=asked.client != "")
     ):
         try:
-            named += ids.named_in(body, strictly=asked.client != "")
+            named += ids.references_in(body, strictly=asked.client != "")
         except ValueError as unreadable:
             raise Refusal(replies.INVALID_JSON) from unreadable
     return named
 
 
-def _apart(where: dict[str, list[Named]]) -> str:
+def _apart(where: dict[str, list[Reference]]) -> str:
     groups = [", ".join(name.id for name in names) for names in where.values()]
     return (
         f"{replies.OBJECTS_APART.cause} Here: {'; '.join(groups)} (a semicolon separates accounts). "

@@ -1,4 +1,4 @@
-"""How a metric is declared once and its series are found by a plain dict lookup on the request path."""
+"""Declares each metric once, and finds its series by a plain dict lookup on the request path."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Declaration:
 class Family(dict[K, S]):
     """All series of one metric by their label values: `family[endpoint, model].observe(0.2)`.
 
-    The key is the tuple of label values in declared order, or the bare value where there is one label. `of` makes
-    a series from the library's object for it.
+    The key is the tuple of label values in declared order, or the bare value if there is one label. `of` makes a series
+    from the library's object for it.
     """
 
     def __init__(self, metric: MetricWrapperBase, of: Callable[[Any], S]) -> None:
@@ -49,13 +49,13 @@ class Family(dict[K, S]):
         return series
 
     def forget(self) -> None:
-        """Drop all series. Only where values live in this process (the supervisor), not in shared files."""
+        """Drop all series. Only for values that are in this process (the supervisor), not in shared files."""
         self.clear()
         self._metric.clear()
 
 
 class GaugeFamily(Family[K, Gauge]):
-    """A gauge family that is filled as a whole at each scrape."""
+    """A gauge family that is filled completely at each scrape."""
 
     def __init__(self, metric: Gauge) -> None:
         super().__init__(metric, lambda series: series)
@@ -87,11 +87,11 @@ class Declare:
         return GaugeFamily(self._gauge(name, labels, unit, help_text, "livesum"))
 
     def plain_gauge(self, name: str, unit: str, help_text: str, mode: LiveMode = "livesum") -> Gauge:
-        """`mode`: how the workers' values become one, "livesum" or "livemax" over the living ones."""
+        """`mode`: how the values of the running workers are combined, "livesum" or "livemax"."""
         return self._gauge(name, "", unit, help_text, mode)
 
     def plain_level(self, name: str, unit: str, help_text: str) -> Counts:
-        """A gauge that is only ever added to, 1 and -1, as things begin and end."""
+        """A gauge to which only 1 and -1 are added, as things begin and end."""
         return counting(self._gauge(name, "", unit, help_text, "livesum"))
 
     def histogram(self, name: str, labels: str, buckets: Sequence[float], help_text: str) -> Family[Any, Observes]:

@@ -1,4 +1,4 @@
-"""Bounds what strangers can write into metric labels: models, clients and endpoints become known words."""
+"""Bounds what callers can put into metric labels: models, clients and endpoints become known words."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Final
 
 OTHER: Final = "other"
 ANONYMOUS: Final = "anonymous"
-_LONGEST_MODEL: Final = 128  # characters; a longer name is no model of anyone's
+_LONGEST_MODEL: Final = 128  # characters; no real model has a longer name
 
 
 class Labels:
-    """Maps what a request says to label values, of which there are never more than configured plus `learn`.
+    """Maps the values in a request to label values: the configured ones, and at most `learn` others.
 
-    Any caller can invent model names, so a model outside the configuration gets its own label only after
-    upstream answered 2xx for it, and only the first `learn` of them in each worker.
+    Any caller can invent model names, so a model outside the configuration gets its own label only after upstream has
+    answered 2xx for it, and only the first `learn` of them in each worker.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Labels:
         self._words: dict[str | None, str] = {None: "", **{name: name for name in ("", *self._models, *self._learned)}}
 
     def model(self, name: str | None) -> str:
-        """The label of a model; "" where the endpoint has none."""
+        """The label of a model; "" if the endpoint has none."""
         return self._words.get(name, OTHER)
 
     def upstream_served(self, model: str | None) -> None:

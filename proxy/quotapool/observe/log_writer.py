@@ -19,8 +19,8 @@ FLUSH_AFTER_S: Final = 0.1
 FLUSH_AT: Final = 64 << 10  # bytes
 QUEUE_LIMIT: Final = 8 << 20  # bytes that may wait for a slow reader
 _RETRY_S: Final = 0.01
-_PIECE: Final = 2 * FLUSH_AT  # what a line at the end of a batch made too long still goes in one write
-_PIPE_PIECE: Final = select.PIPE_BUF  # a pipe takes so much at once or not at all: workers' lines stay whole
+_PIECE: Final = 2 * FLUSH_AT  # so that a batch whose last line made it too long still goes in one write
+_PIPE_PIECE: Final = select.PIPE_BUF  # a pipe takes this much at once or nothing: workers' lines are never mixed
 
 
 def _plain_notice(dropped: int) -> bytes:
@@ -28,11 +28,11 @@ def _plain_notice(dropped: int) -> bytes:
 
 
 class LogWriter:
-    """Collects whole lines and writes them to `fd` after 100 ms, at 64 KiB, on `flush()` and at exit.
+    """Collects complete lines and writes them to `fd` after 100 ms, at 64 KiB, on `flush()` and at exit.
 
-    A reader that is too slow costs the oldest lines beyond 8 MiB, and is told their number in a line made by
-    `notice`. A reader that is gone costs all of them. Without a running event loop lines are written at once.
-    Several workers may share one pipe: no line of up to 4 KiB is torn.
+    If the reader is too slow, the oldest lines beyond 8 MiB are dropped, and a line made by `notice` says how many. If
+    the reader is gone, all are dropped. Without a running event loop, lines are written at once.
+    Several workers may share one pipe: no line of up to 4 KiB is split.
     """
 
     def __init__(self, fd: int, *, notice: Callable[[int], bytes] = _plain_notice) -> None:
@@ -48,7 +48,7 @@ class LogWriter:
         self._pushing = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        # Re-entrant: the garbage collector may log from a finalizer in the middle of any of this.
+        # Re-entrant: the garbage collector may log from a finalizer at any point here.
         self._lock = threading.RLock()
         atexit.register(self.flush)
 
@@ -82,7 +82,7 @@ class LogWriter:
         os.close(self._fd)
 
     def _arm(self, delay_s: float) -> bool:
-        """Come back in `delay_s`. False outside an event loop, and in a thread beside it."""
+        """Set the timer for `delay_s`. False outside an event loop, and in another thread than its own."""
         try:
             self._loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -97,7 +97,7 @@ class LogWriter:
                 self._arm(_RETRY_S)
 
     def _push(self) -> bool:
-        """Write what the reader takes without making us wait. True when nothing is left."""
+        """Write what the reader takes without blocking. True when nothing is left."""
         if self._pushing:
             return False
         self._pushing = True
@@ -114,7 +114,7 @@ class LogWriter:
             self._pushing = False
 
     def _next_piece(self) -> bytes:
-        """As many whole lines as one write may take, taken out of the queue."""
+        """As many complete lines as one write may take, removed from the queue."""
         if self._dropped:
             notice = self._notice(self._dropped)
             self._dropped = 0
@@ -123,7 +123,7 @@ class LogWriter:
         limit = _PIPE_PIECE if self._is_pipe else _PIECE
         fresh: deque[bytes] = deque()
         if self._size <= limit:
-            # All of them. Joining makes objects, so it may log: into the fresh queue, not into what is being joined.
+            # All of them. Joining creates objects, so it may log: into the fresh queue, not into the one being joined.
             lines, self._lines = self._lines, fresh
             return b"".join(lines)
         lines = self._lines
@@ -143,7 +143,7 @@ class LogWriter:
         except BlockingIOError:
             return 0
         except OSError as error:
-            # The reader is gone for good, or the disk is full for now: logs must not stop the proxy.
+            # The reader is gone forever, or the disk is full for now: logs must not stop the proxy.
             self._gone = error.errno in {errno.EPIPE, errno.EBADF, errno.EIO}
             return len(piece)
 
@@ -156,8 +156,8 @@ class LogWriter:
 def _own_description(fd: int) -> tuple[int, bool]:
     """(a descriptor of our own for the file behind `fd`, whether that is a pipe).
 
-    A pipe or terminal is opened anew where the system allows it, since O_NONBLOCK on the shared description would
-    surprise every process that has it. Where it does not, asking `poll` before each write prevents nearly all waits.
+    A pipe or terminal is opened again if the system allows it, since O_NONBLOCK on the shared description would affect
+    every process that has it. If not, calling `poll` before each write prevents nearly all waits.
     """
     mode = os.fstat(fd).st_mode
     is_pipe = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)

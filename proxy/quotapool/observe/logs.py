@@ -1,6 +1,6 @@
-"""Sets logging up: structlog events, the standard library's warnings and crashes all become clean lines of one writer.
+"""Sets up logging: structlog events, the standard library's warnings and crashes all become clean lines of one writer.
 
-Tracebacks show code lines and messages, masked, and never the values of local variables: those hold keys.
+Tracebacks show code lines and messages, masked, and never the values of local variables, which can hold keys.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from quotapool.observe.request_log import RequestLog
 
 Format = Literal["auto", "json", "console"]
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
-_TONES: Final = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[1;31m"}
+_COLOURS: Final = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[1;31m"}
 _RESET: Final = "\x1b[0m"
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
@@ -34,7 +34,7 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 @dataclass(frozen=True, slots=True)
 class Logs:
-    """What `configure` set up. Call `writer.flush()` last thing on SIGTERM; leaving Python does it, too."""
+    """What `configure` set up. Call `writer.flush()` last on SIGTERM; a normal exit of Python does it by itself."""
 
     writer: LogWriter
     requests: RequestLog
@@ -48,10 +48,10 @@ def configure(
     stream: TextIO | None = None,
     context: Mapping[str, str] | None = None,
 ) -> Logs:
-    """Send everything this process logs to `stream` (default: standard error) from `level` up.
+    """Send everything that this process logs at `level` or above to `stream` (default: standard error).
 
-    For each process once, after a fork and not before it. "auto" is "console" on a terminal, else "json".
-    `context` is put on every line but the request's: `{"worker": "0"}`. Other libraries speak from warning up.
+    Once in each process, after a fork and not before it. "auto" is "console" on a terminal, else "json". `context` is
+    added to every line except requests': `{"worker": "0"}`. Other libraries log from warning up.
     """
     stream = stream or sys.stderr
     terminal = stream.isatty()
@@ -102,15 +102,15 @@ class _Render:
 
     def _readable(self, level: str, event: str, fields: dict[str, Any]) -> str:
         trace = fields.pop("exception", None)
-        tone, reset = (_TONES.get(level, ""), _RESET) if self._colour else ("", "")
-        words = [f"{datetime.now().astimezone():%H:%M:%S.%f}"[:-3], f"{tone}{level}{reset}", _shown(event)]
+        colour, reset = (_COLOURS.get(level, ""), _RESET) if self._colour else ("", "")
+        words = [f"{datetime.now().astimezone():%H:%M:%S.%f}"[:-3], f"{colour}{level}{reset}", _shown(event)]
         words += [f"{name}={_shown(value)}" for name, value in fields.items()]
         below = "".join(f"    {_shown(line)}\n" for line in trace.splitlines()) if trace else ""
         return " ".join(words) + "\n" + below
 
 
 class _Sink:
-    """structlog's logger of last resort: takes finished bytes. A warning does not wait for its batch."""
+    """The logger that structlog writes to: takes finished bytes. A warning does not wait for its batch."""
 
     def __init__(self, writer: LogWriter) -> None:
         self._writer = writer
@@ -127,7 +127,7 @@ class _Sink:
 
 
 class _Handler(logging.Handler):
-    """The standard library's records, as lines of ours."""
+    """Turns the standard library's records into lines of ours."""
 
     def __init__(self, writer: LogWriter, render: _Render) -> None:
         super().__init__()
@@ -149,16 +149,16 @@ def _route_standard_library(writer: LogWriter, render: _Render, threshold: int) 
     root.setLevel(threshold)
     logging.captureWarnings(capture=True)
     logging.raiseExceptions = False  # it would print records as they are, unmasked
-    logging.getLogger("aiohttp.server").addFilter(_spoke_http)
+    logging.getLogger("aiohttp.server").addFilter(_is_worth_a_line)
 
 
-def _spoke_http(record: logging.LogRecord) -> bool:
-    """Whether a record is worth a line: anyone can send what is no HTTP, and aiohttp would repeat it as an error."""
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """False for invalid HTTP, which anyone can send and which aiohttp would log as an error with its content."""
     return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
 
 
 def _route_crashes(writer: LogWriter, render: _Render) -> None:
-    """What Python would print by itself, unmasked: uncaught exceptions of any thread, and of finalizers."""
+    """What Python itself would print unmasked: uncaught exceptions of any thread, and of finalizers."""
 
     def crash(event: str, error: BaseException | None) -> None:
         if error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
@@ -179,6 +179,6 @@ def _traceback(exc_info: ExcInfo | BaseException | bool | tuple[None, None, None
 
 
 def _shown(value: object) -> str:
-    """A value on one line that cannot steer the terminal."""
+    """A value on one line, without control characters for the terminal."""
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,7 +1,7 @@
-"""Every metric the proxy exports: `Metrics` counts in the workers, `PoolMetrics` is filled by the supervisor.
+"""Every metric that the proxy exports: workers count in `Metrics`, the supervisor fills `PoolMetrics`.
 
-Call `shared_values.install` before `Metrics` is created. `docs/metrics.md` shows this file to operators, and a
-test keeps the two equal. Values of `model`, `client` and `endpoint` come through `labels.Labels`, which bounds them.
+Call `shared_values.install` before creating `Metrics`. `docs/metrics.md` describes these metrics to operators, and a
+test keeps the two equal. Values of `model`, `client` and `endpoint` come from `labels.Labels`, which bounds them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from quotapool.domain.quantities import Certainty
 from quotapool.domain.verdict import Kind
 from quotapool.observe.families import Declaration, Declare, Family, GaugeFamily
 from quotapool.observe.series import Counts, Observes
-from quotapool.observe.tallies import AttemptTallies, RequestTallies
+from quotapool.observe.tallies import AttemptFamilies, AttemptTallies, RequestFamilies, RequestTallies
 
 # A language model answers in milliseconds (embeddings) to ten minutes (reasoning).
 ANSWER_BUCKETS: Final = (
@@ -28,12 +28,12 @@ WORK_BUCKETS: Final = (
 )
 QUEUE_BUCKETS: Final = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0)
 
-# Outcomes of an upstream attempt: what the answer said, or why there was none.
+# Outcomes of an upstream attempt: the kind of answer, or why there was none.
 NETWORK: Final = "network"  # no answer: refused, reset, timed out, cut
 CANCELLED: Final = "cancelled"  # the client left first
 OUTCOMES: Final = (*(kind.value for kind in Kind), NETWORK, CANCELLED)
 
-# `*_local`: decided by this replica alone while the store is gone.
+# `*_local`: decided by this replica alone while the store is unavailable.
 RESERVATION_RESULTS: Final = ("granted", "refused", "granted_local", "refused_local")
 STORE_ERRORS: Final = ("timeout", "connection", "script", "other")
 RELOAD_RESULTS: Final = ("ok", "refused")
@@ -51,7 +51,7 @@ class Metrics:
             "Requests answered to clients.",
         )
         self.requests_in_flight: Counts = new.plain_level(
-            "requests_in_flight", "requests", "Requests accepted and not yet answered to the end."
+            "requests_in_flight", "requests", "Requests accepted and not yet fully answered."
         )
         self.streams_open: Counts = new.plain_level("streams_open", "streams", "Answers being streamed to clients.")
         self.websockets_open: GaugeFamily[str] = new.gauge(
@@ -70,19 +70,19 @@ class Metrics:
             "upstream_attempts_total", "key model outcome", "attempts", "Calls made upstream."
         )
         self.retries: Family[str, Counts] = new.counter(
-            "retries_total", "reason", "attempts", "Requests sent once more, by what went wrong before."
+            "retries_total", "reason", "attempts", "Requests sent again, by what went wrong before."
         )
         self.time_to_first_byte: Family[tuple[str, str], Observes] = new.histogram(
             "time_to_first_byte_seconds",
             "endpoint model",
             ANSWER_BUCKETS,
-            "From the request's arrival to its first answered byte.",
+            "From the request's arrival to the first byte of the answer.",
         )
         self.duration: Family[tuple[str, str], Observes] = new.histogram(
             "request_duration_seconds",
             "endpoint model",
             ANSWER_BUCKETS,
-            "From the request's arrival to its last answered byte.",
+            "From the request's arrival to the last byte of the answer.",
         )
         self.overhead: Family[str, Observes] = new.histogram(
             "proxy_overhead_seconds",
@@ -93,11 +93,11 @@ class Metrics:
         self.event_loop_lag: Gauge = new.plain_gauge(
             "event_loop_lag_seconds",
             "seconds",
-            "How late the slowest worker's timers fired at worst, in 15 seconds.",
+            "The latest that a timer of the slowest worker fired within 15 seconds.",
             "livemax",
         )
         self.reservations: Family[str, Counts] = new.counter(
-            "reservations_total", "result", "reservations", "Budgets asked for, by the answer."
+            "reservations_total", "result", "reservations", "Reservations of budget, by their result."
         )
         self.refusals: Family[str, Counts] = new.counter(
             "refusals_total", "reason", "requests", "Requests the proxy itself refused, by error code."
@@ -110,7 +110,7 @@ class Metrics:
             "cooldowns_total",
             "account model reason",
             "cool-downs",
-            "Times upstream told an account to wait with a model group.",
+            "Times an account had to cool down for a model group.",
         )
         self.keys_removed: Family[str, Counts] = new.counter(
             "keys_removed_total", "reason", "keys", "Keys taken out as dead."
@@ -119,7 +119,7 @@ class Metrics:
             "keys_quarantined_total", "reason", "keys", "Keys set aside as out of money."
         )
         self.policy_refusals: Family[tuple[str, str], Counts] = new.counter(
-            "policy_refusals_total", "client reason", "requests", "Requests refused upstream for what they say."
+            "policy_refusals_total", "client reason", "requests", "Requests refused upstream for their content."
         )
         self.egress_trouble: Gauge = new.plain_gauge(
             "egress_trouble", "0 or 1", "1 while upstream does not serve our network, whichever key is used.", "livemax"
@@ -137,16 +137,18 @@ class Metrics:
             "store_errors_total", "kind", "calls", "Calls to the store that failed."
         )
         self.objects_unwritten: Counts = new.plain_counter(
-            "objects_unwritten_total", "records", "Owners of stored objects that the store did not take at once."
+            "objects_unwritten_total", "records", "Owners of stored objects that could not be written at once."
         )
         self.declared: tuple[Declaration, ...] = tuple(new.declared)
         self._start_at_zero()
-        self.settled = {certainty: self.settled_tokens[certainty.value] for certainty in Certainty}
-        self.request_tallies = RequestTallies(self)
-        self.attempt_tallies = AttemptTallies(self)
+        self.request_tallies = RequestTallies(
+            RequestFamilies(self.requests, self.duration, self.overhead, self.time_to_first_byte)
+        )
+        settled = {certainty: self.settled_tokens[certainty.value] for certainty in Certainty}
+        self.attempt_tallies = AttemptTallies(AttemptFamilies(self.attempts, self.tokens, settled))
 
     def _start_at_zero(self) -> None:
-        """A series that is born at 1 hides its first event from `rate()`, so known ones are born at 0."""
+        """`rate()` misses the first event of a series that starts at 1, so the known ones are created at 0."""
         for family, values in (
             (self.reservations, RESERVATION_RESULTS),
             (self.store_errors, STORE_ERRORS),
@@ -158,9 +160,9 @@ class Metrics:
 
 
 class PoolMetrics:
-    """What the supervisor shows at scrape: the pool as the store has it, and the processes it watches.
+    """What the supervisor shows at scrape: the pool as it is in the store, and the supervisor's processes.
 
-    Its registry holds nothing of `Metrics`; `/metrics` is this registry plus `shared_values.SharedValues`.
+    Its registry has nothing of `Metrics`; `/metrics` is this registry plus `shared_values.SharedValues`.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -185,28 +187,28 @@ class PoolMetrics:
             "bucket_upstream_limit",
             "account model dimension",
             "requests, tokens or images",
-            "What upstream allows where the configuration wrote less.",
+            "What upstream allows, if the configuration sets a lower limit.",
         )
         self.cooldown: GaugeFamily[tuple[str, str]] = new.gauge(
             "cooldown_seconds",
             "account model",
             "seconds",
-            "How long an account still has to wait with a model group.",
+            "How long an account still has to cool down for a model group.",
         )
         self.removals_stopped: Counts = new.plain_counter(
             "removals_stopped_total", "keys", "Removals that the brake turned into a rest."
         )
         self.probes: Family[tuple[str, str], Counts] = new.counter(
-            "probes_total", "purpose result", "probes", "Calls made to find out whether a resting key is well again."
+            "probes_total", "purpose result", "probes", "Calls made to find out whether a resting key works again."
         )
         self.credit: GaugeFamily[str] = new.gauge(
-            "credit_remaining_usd", "account", "USD", "Credit that an account has left, of the grants that are known."
+            "credit_remaining_usd", "account", "USD", "Credit that an account has left of its known grants."
         )
         self.credit_empty_at: GaugeFamily[str] = new.gauge(
             "credit_empty_timestamp_seconds",
             "account",
             "Unix seconds",
-            "When an account's credit is gone at the pace of the last seven days.",
+            "When an account's credit will be gone at the pace of the last seven days.",
         )
         self.credit_expiring: GaugeFamily[str] = new.gauge(
             "credit_expiring_unused_usd", "account", "USD", "Credit that will expire unused at this pace."
@@ -215,33 +217,33 @@ class PoolMetrics:
             "month_spend_usd", "account", "USD", "Spent since the first of the month (UTC)."
         )
         self.month_limit: GaugeFamily[str] = new.gauge(
-            "month_limit_usd", "account", "USD", "The monthly limit that somebody wrote."
+            "month_limit_usd", "account", "USD", "The configured monthly limit."
         )
         self.spent_today: Gauge = new.plain_gauge(
             "spend_today_usd", "USD", "What the pool spent since midnight in spend.time_zone."
         )
         self.daily_limit: Gauge = new.plain_gauge(
-            "daily_limit_usd", "USD", "What the pool may spend in a day; 0: as much as it can."
+            "daily_limit_usd", "USD", "What the pool may spend in a day; 0: no limit."
         )
         self.alerts: Family[tuple[str, str], Counts] = new.counter(
             "alert_messages_total", "target result", "messages", "Messages to alert targets: sent, failed or dropped."
         )
         self.store_up: Gauge = new.plain_gauge("store_up", "0 or 1", "1 while the store answers.")
         self.store_shared: Gauge = new.plain_gauge(
-            "store_shared", "0 or 1", "1 where other replicas can share the store, 0 where it is embedded."
+            "store_shared", "0 or 1", "1 if other replicas can share the store, 0 if it is embedded."
         )
         self.locked_keys: Gauge = new.plain_gauge(
             "locked_keys", "keys", "Keys that were added at run time and cannot be opened: another master key."
         )
         self.workers: Gauge = new.plain_gauge("workers", "processes", "Worker processes alive.")
         self.worker_restarts: Counts = new.plain_counter(
-            "worker_restarts_total", "processes", "Workers that died and were replaced."
+            "worker_restarts_total", "processes", "Workers that exited and were replaced."
         )
         self.config_reloads: Family[str, Counts] = new.counter(
-            "config_reloads_total", "result", "reloads", "Attempts to take over a changed configuration."
+            "config_reloads_total", "result", "reloads", "Attempts to load a changed configuration."
         )
         self.build_info: GaugeFamily[tuple[str, str]] = new.gauge(
-            "build_info", "version python", "1", "Always 1; its labels say what runs."
+            "build_info", "version python", "1", "Always 1; the labels have the versions."
         )
         self.declared: tuple[Declaration, ...] = tuple(new.declared)
         for result in RELOAD_RESULTS:

@@ -1,7 +1,7 @@
-"""The folder in which a proxy's processes share their metrics.
+"""The directory in which a proxy's processes share their metrics.
 
-It goes with them, or, where they were killed, when the next proxy starts: in a temporary folder that is memory, what
-they leave would fill it.
+It is removed when they exit, or, if they were killed, when the next proxy starts: a temporary directory may be in
+memory, which leftovers would fill.
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ from pathlib import Path
 from typing import Final
 
 PREFIX: Final = "quotapool-metrics-"
-_LOCK: Final = "in-use"  # locked while its maker lives; the kernel lets go of it, however that ends
+_LOCK: Final = "in-use"  # locked while its creator runs; the kernel releases it however that ends
 
 
 @contextlib.contextmanager
 def metrics_dir() -> Iterator[Path]:
-    """A new one, for the time of the context. Raises OSError where none can be made."""
+    """A new directory, for the time of the context. Raises OSError if none can be created."""
     _sweep(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as made:
         directory = Path(made)
-        unseen = directory / f".{_LOCK}"
-        lock = os.open(unseen, os.O_CREAT | os.O_RDWR, 0o600)
+        hidden = directory / f".{_LOCK}"
+        lock = os.open(hidden, os.O_CREAT | os.O_RDWR, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            unseen.rename(directory / _LOCK)  # only now: nobody is to find it unlocked
+            hidden.rename(directory / _LOCK)  # only now, so that nobody finds it unlocked
             yield directory
         finally:
             os.close(lock)
 
 
 def _sweep(place: Path) -> None:
-    """Remove what killed proxies of this user left. Another's, a living one's, and one being made stay."""
+    """Remove what killed proxies of this user left. Directories of other users, of running proxies, and those just
+    being created stay."""
     for directory in place.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             status = directory.lstat()
@@ -46,7 +47,7 @@ def _sweep(place: Path) -> None:
 
 
 def _remove_if_abandoned(directory: Path) -> None:
-    """Raises OSError where its maker lives, or had not come so far."""
+    """Raises OSError if its creator is running, or had not created the lock yet."""
     lock = os.open(directory / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

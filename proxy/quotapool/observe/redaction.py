@@ -1,6 +1,6 @@
-"""Takes the secrets this process knows, and whatever looks like one, out of everything it says.
+"""Removes the secrets that this process knows, and anything that looks like one, from all its output.
 
-Every log line, and every text of upstream's that is passed on, goes through one `Redactor`.
+Every log line, and every text from upstream that is passed on, goes through one `Redactor`.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ class Redactor:
         return f"<Redactor of {len(self._secrets)} odd-shaped secrets>"
 
     def add(self, secret: str) -> bool:
-        """Know `secret` (a pool or client key, the admin token, a store's password) from now on.
+        """Redact `secret` (a pool or client key, the admin token, a store's password) from now on.
 
-        False where it is too short to be searched for; then only its holder keeps it out of texts.
-        Secrets are never forgotten: one that was rotated out is still nobody's business.
+        False if it is too short to be searched for; then the code that holds it must keep it out of texts.
+        Secrets are never forgotten: one that was rotated out still must not be shown.
         """
         if len(secret) < _SHORTEST:
             return False
-        if mask(f"x{secret}") != f"x{REDACTED}":  # what is known by its shape needs no place in the list
+        if mask(f"x{secret}") != f"x{REDACTED}":  # a secret that is recognised by its shape need not be listed
             self._secrets.add(secret)
             self._stale = True
             self.word.cache_clear()
         return True
 
     def clean(self, text: str) -> str:
-        """`text` without secrets. Costs some 0.1 microseconds a character."""
+        """`text` without secrets. Takes about 0.1 microseconds per character."""
         if self._stale:
             self._pattern = _compile(self._secrets)
             self._stale = False
@@ -58,13 +58,13 @@ class Redactor:
             text = self._pattern.sub(REDACTED, text)
         return mask(text)
 
-    # `word(text)`, made in __init__, is `clean` for short words that come again and again (models, key ids): it
-    # remembers its answers, which takes 0.1 instead of some 10 microseconds.
+    # `word(text)`, made in __init__, is `clean` for short words that recur (models, key ids): it caches its results,
+    # which takes 0.1 instead of about 10 microseconds.
 
     def clean_bytes(self, data: bytes) -> bytes:
-        """`clean` for a body of upstream's: JSON stays JSON, other texts are cleaned as they stand.
+        """`clean` for a body from upstream: JSON stays JSON, other texts are cleaned as they are.
 
-        The very same object where there is no secret. Bytes that are not UTF-8 pass unchanged.
+        Returns the same object if there is no secret in it. Bytes that are not UTF-8 pass unchanged.
         """
         text = data.decode("utf-8", "surrogateescape")
         cleaned = self.clean(text)
@@ -89,10 +89,10 @@ class Redactor:
 
 
 def _compile(secrets: Iterable[str]) -> re.Pattern[str]:
-    """One pattern for all secrets in the disguises that texts give them."""
+    """One pattern for all secrets, in all the ways in which they may be escaped."""
     spellings: set[str] = set()
     for secret in secrets:
         spellings |= {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
         spellings |= {quote(secret), quote(secret, safe=""), html.escape(secret), repr(secret)[1:-1]}
-    # The longest first, or a secret that begins with another one would show its end.
+    # The longest first, or the end of a secret that begins with another one would remain.
     return re.compile("|".join(map(re.escape, sorted(spellings, key=len, reverse=True))))

@@ -1,4 +1,4 @@
-"""What the parts observe becomes metrics and log lines here, in one place."""
+"""The observer that turns events into metrics and log lines, all in one place."""
 
 from __future__ import annotations
 
@@ -22,12 +22,10 @@ _STORE_KINDS = {"timeout": "timeout", "closed": "connection", "connect": "connec
 
 
 class Reporter(Observer):
-    """What one worker's parts observe."""
+    """The observer of one worker. `spend` prices an attempt; the worker sets it once it can."""
 
     def __init__(self, metrics: Metrics, labels: Labels, requests: RequestLog) -> None:
-        self.spend: Callable[[AttemptRecord, RequestRecord], None] = lambda _leg, _trip: (
-            None
-        )  # who prices attempts, once it is there
+        self.spend: Callable[[AttemptRecord, RequestRecord], None] = lambda _attempt, _record: None
         self._metrics = metrics
         self._labels = labels
         self._requests = requests
@@ -37,35 +35,35 @@ class Reporter(Observer):
     def began(self) -> None:
         self._metrics.requests_in_flight.inc()
 
-    def ended(self, trip: RequestRecord) -> None:
+    def ended(self, record: RequestRecord) -> None:
         metrics, labels = self._metrics, self._labels
         metrics.requests_in_flight.inc(-1)
-        total_s, overhead_s = trip.total_s, trip.overhead_s
+        total_s, overhead_s = record.total_s, record.overhead_s
         tally = metrics.request_tallies[
-            labels.endpoint(trip.endpoint), labels.model(trip.model), trip.status, labels.client(trip.client)
+            labels.endpoint(record.endpoint), labels.model(record.model), record.status, labels.client(record.client)
         ]
         tally.answered.inc()
-        if trip.code:
-            metrics.refusals[trip.code].inc()
-        if trip.legs:
+        if record.code:
+            metrics.refusals[record.code].inc()
+        if record.attempts:
             tally.took(total_s, overhead_s)
-            if trip.first_byte is not None:
-                tally.first_byte_after(trip.first_byte - trip.started)
-        if trip.queued_s:
-            metrics.queue_wait.observe(trip.queued_s)
+            if record.first_byte is not None:
+                tally.first_byte_after(record.first_byte - record.started)
+        if record.queued_s:
+            metrics.queue_wait.observe(record.queued_s)
         if self._requests.enabled:
-            self._requests.write(_line(trip, total_s, overhead_s))
+            self._requests.write(_line(record, total_s, overhead_s))
 
-    def attempted(self, leg: AttemptRecord, trip: RequestRecord) -> None:
-        tally = self._metrics.attempt_tallies[leg.key, self._labels.model(trip.model), leg.outcome]
+    def attempted(self, attempt: AttemptRecord, record: RequestRecord) -> None:
+        tally = self._metrics.attempt_tallies[attempt.key, self._labels.model(record.model), attempt.outcome]
         tally.calls.inc()
-        usage = leg.usage
+        usage = attempt.usage
         if usage is not None and usage.certainty is not Certainty.NOTHING:
             tally.used(usage)
-            self.spend(leg, trip)
+            self.spend(attempt, record)
 
-    def retrying(self, leg: AttemptRecord) -> None:
-        self._metrics.retries[leg.outcome].inc()
+    def retrying(self, attempt: AttemptRecord) -> None:
+        self._metrics.retries[attempt.outcome].inc()
 
     def cooled(self, account: str, group: str, reason: str) -> None:
         self._metrics.cooldowns[account, self._labels.model(group), reason].inc()
@@ -130,7 +128,7 @@ class Reporter(Observer):
         self._metrics.egress_trouble.set(1 if on else 0)
         if first and on:
             docs = "docs/operations.md#our-network-is-refused"
-            _log.error("upstream does not serve our network; no key is to blame", reason=reason, docs=docs)
+            _log.error("upstream does not serve our network; no key is at fault", reason=reason, docs=docs)
         elif first:
             _log.warning("upstream serves our network again", reason=reason)
 
@@ -154,7 +152,7 @@ class Reporter(Observer):
 
 
 def log_state(subject: Subject, state: State, reason: str, details: Mapping[str, Any]) -> None:
-    """One line for a key, an account or an organisation that has another state."""
+    """One line for a key, an account or an organisation that has a new state."""
     kind = subject.kind or "subject"
     log = _log.info if state is State.ACTIVE else _log.warning
     log(f"{kind} is {state}", **{kind: subject.id}, reason=reason, **details)
@@ -170,26 +168,28 @@ def log_removals_stopped(subject: Subject, reason: str) -> None:
     )
 
 
-def _line(trip: RequestRecord, total_s: float, overhead_s: float) -> RequestLine:
+def _line(record: RequestRecord, total_s: float, overhead_s: float) -> RequestLine:
     used = None
     queued = 0.0
     attempts = []
-    for leg in trip.legs:
-        attempts.append(AttemptLine(leg.key, leg.outcome, ms(leg.waited_s - queued), leg.status, ms(leg.took_s)))
-        queued = leg.waited_s
-        used = leg.usage
+    for attempt in record.attempts:
+        attempts.append(
+            AttemptLine(attempt.key, attempt.outcome, ms(attempt.waited_s - queued), attempt.status, ms(attempt.took_s))
+        )
+        queued = attempt.waited_s
+        used = attempt.usage
     return RequestLine(
-        ts=datetime.now(UTC),  # by default it would be the same, at twice the price
-        request_id=trip.id,
-        client=trip.client or ("anonymous" if trip.client == ANONYMOUS else ""),
-        endpoint=trip.endpoint or "-",
-        model=trip.model,
-        status=trip.status,
+        ts=datetime.now(UTC),  # the default is the same, but takes twice as long
+        request_id=record.id,
+        client=record.client or ("anonymous" if record.client == ANONYMOUS else ""),
+        endpoint=record.endpoint or "-",
+        model=record.model,
+        status=record.status,
         attempts=attempts,
         tokens=tokens_line(used) if used is not None else None,
-        queue_ms=ms(trip.queued_s),
-        ttfb_ms=ms(trip.first_byte - trip.started) if trip.first_byte is not None else None,
+        queue_ms=ms(record.queued_s),
+        ttfb_ms=ms(record.first_byte - record.started) if record.first_byte is not None else None,
         total_ms=ms(total_s),
         overhead_ms=ms(overhead_s),
-        source="client" if trip.cut and trip.status == 499 else trip.source,
+        source="client" if record.cut and record.status == 499 else record.source,
     )

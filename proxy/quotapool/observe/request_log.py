@@ -1,7 +1,7 @@
-"""One line a request: what the client asked for, whom we tried, what it cost and where the time went.
+"""One line per request: what the client asked for, which keys were tried, what it cost and where the time went.
 
-Neither prompts nor completions are here, nor any text of upstream's: every field is a number, a word of ours or a
-name from the configuration; `model`, which the client wrote, is masked.
+It has neither prompts nor completions, nor any text from upstream: every field is a number, a word of ours or a name
+from the configuration; `model`, which comes from the client, is masked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from quotapool.observe.redaction import Redactor
 
 
 class AttemptLine(msgspec.Struct, gc=False):
-    """One call upstream. `wait_ms`: queued or backing off before it; `status`: 0 where no answer came."""
+    """One call upstream. `wait_ms`: queued or backing off before it; `status`: 0 if no answer came."""
 
     key: str
     outcome: str
@@ -38,9 +38,9 @@ def _now() -> datetime:
 
 
 class RequestLine(msgspec.Struct, kw_only=True, gc=False):
-    """Times are milliseconds (`ms`). `source` tells whose answer it was: proxy, upstream, network or client.
+    """Times are milliseconds (`ms`). `source` is where the answer came from: proxy, upstream, network or client.
 
-    `request_id` is the proxy's own, never a header of the client's.
+    `request_id` is the proxy's own, never one of the client's headers.
     """
 
     ts: datetime = msgspec.field(default_factory=_now)
@@ -61,15 +61,15 @@ class RequestLine(msgspec.Struct, kw_only=True, gc=False):
 
 
 def ms(seconds: float) -> float:
-    """Milliseconds with microseconds as decimals, as request lines show times."""
-    return (seconds * 1e6 + 0.5) // 1 / 1000  # `round(x, 3)` takes five times as long, six times a line
+    """Milliseconds with three decimals, as request lines show times."""
+    return (seconds * 1e6 + 0.5) // 1 / 1000  # `round(x, 3)` takes five times as long, and there are six in a line
 
 
 def tokens_line(usage: Usage) -> TokensLine:
     return TokensLine(usage.prompt, usage.completion, _CERTAINTY[usage.certainty])
 
 
-_CERTAINTY: Final = {certainty: certainty.value for certainty in Certainty}  # `.value` takes as long as the rest
+_CERTAINTY: Final = {certainty: certainty.value for certainty in Certainty}  # `.value` takes as long as all the rest
 _encode_lines: Final = msgspec.json.Encoder().encode_lines  # with a list: it never frees a tuple (msgspec 0.22)
 
 _RESET, _DIM, _RED, _YELLOW, _GREEN = "\x1b[0m", "\x1b[2m", "\x1b[31m", "\x1b[33m", "\x1b[32m"
@@ -99,10 +99,10 @@ class RequestLog:
 
 def readable(line: RequestLine, *, colour: bool) -> str:
     """The line for people, in local time: status, what, how long, tokens, and each key that was tried."""
-    tone = _GREEN if line.status < 400 else _YELLOW if line.status < 500 else _RED
-    status, dim, reset = (tone, _DIM, _RESET) if colour else ("", "", "")
+    of_status = _GREEN if line.status < 400 else _YELLOW if line.status < 500 else _RED
+    status, dim, reset = (of_status, _DIM, _RESET) if colour else ("", "", "")
     at = f"{line.ts.astimezone():%H:%M:%S.%f}"[:-3]
-    # What a stranger wrote must not steer the terminal.
+    # The client's text must not control the terminal.
     model = "".join(filter(str.isprintable, line.model)) or "-"
     queued = f", queued {line.queue_ms:.0f}" if line.queue_ms >= 1 else ""
     tokens = f"{line.tokens.prompt}+{line.tokens.completion} tokens" if line.tokens else "no tokens"

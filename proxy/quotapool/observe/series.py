@@ -1,7 +1,7 @@
-"""The part of a series that counts: cells of shared memory, without what the library checks at every call.
+"""The part of a series that counts: cells of shared memory, without the checks that the library makes at every call.
 
-The library owns names, labels, exposition and the adding up of workers; only the add itself is ours. Where values are
-not in shared memory (the supervisor's, a test's), a series is the library's own object, which counts the same.
+The library is responsible for names, labels, exposition and adding up the workers; only the addition itself is ours. If
+values are not in shared memory (the supervisor's, a test's), a series is the library's own object, which counts alike.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from quotapool.observe.shared_values import SlotValue
 
 
 class Counts(Protocol):
-    """One number. Only a gauge's may be added less than 0."""
+    """One number. Only to a gauge's may less than 0 be added."""
 
     def inc(self, amount: float = 1, /) -> None: ...
 
@@ -29,13 +29,13 @@ class Observes(Protocol):
 
 
 def counting(series: Counter | Gauge) -> Counts:
-    """What adds to `series`."""
+    """The object that adds to `series`."""
     value: Any = series._value
     return value if isinstance(value, SlotValue) else series
 
 
 def observing(series: Histogram) -> Observes:
-    """What adds to `series`."""
+    """The object that adds to `series`."""
     values: list[Any] = [series._sum, *series._buckets]
     if not all(isinstance(value, SlotValue) for value in values):
         return series
@@ -43,7 +43,7 @@ def observing(series: Histogram) -> Observes:
 
 
 class SlotHistogram:
-    """A sum, and a number for each bucket of what is above the bound before it: they are added up when shown."""
+    """A sum, and for each bucket the number of values above the previous bound; they are added up at exposition."""
 
     __slots__ = ("_bounds", "_buckets", "_sum")
 

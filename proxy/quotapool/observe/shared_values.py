@@ -1,11 +1,11 @@
-"""Counters in shared memory: every worker counts in its slot's own files, the supervisor adds them up at scrape.
+"""Counters in shared memory: every worker counts in the files of its slot, the supervisor adds them up at scrape.
 
 The files have the format of `prometheus_client.mmap_dict.MmapedDict`, so the library's own
 `MultiProcessCollector.merge` reads them. Writing is one indexed add on a mapped `memoryview`, a single aligned
 8-byte store: a worker that is killed leaves either the old value or the new one, never half of it.
 
-Files belong to a slot ("0", "1", ...), not to a process. The worker that replaces a dead one in its slot reopens
-the counters and histograms and goes on counting; gauges describe a living process and start anew.
+Files belong to a slot ("0", "1", ...), not to a process. The worker that replaces an exited one in its slot reopens the
+counters and histograms and continues to count; gauges describe a running process and start afresh.
 
 Layout of a directory (made by `prepare`, one directory for one supervisor):
     counter_<slot>.db  histogram_<slot>.db  gauge_<mode>_<slot>.db  lock_<slot>
@@ -31,11 +31,11 @@ from prometheus_client.registry import Collector
 
 _HEADER: Final = struct.Struct("i4x")  # bytes in use, header included
 _EMPTY: Final = _HEADER.size
-_CLAIM: Final = 1 << 16  # bytes of disk made sure of at a time
-_SIZES: Final = {"counter": 4 << 20, "histogram": 16 << 20}  # sparse: what is not written takes no room
+_CLAIM: Final = 1 << 16  # bytes of disk reserved at a time
+_SIZES: Final = {"counter": 4 << 20, "histogram": 16 << 20}  # sparse: what is not written takes no space
 _GAUGE_SIZE: Final = 1 << 20
 
-# The file as doubles, and the index of the value in it; the value's time stamp is the next one. The view stays good
+# The file as doubles, and the index of the value in it; the value's time stamp is the next one. The view stays valid
 # when the file grows, because an older mapping of the same file shows the same memory.
 Cell: TypeAlias = "tuple[memoryview[float], int]"
 
@@ -43,13 +43,13 @@ _log = logging.getLogger(__name__)
 
 
 class SlotTakenError(RuntimeError):
-    """Another living process counts in this slot; two writers would lose each other's counts."""
+    """Another running process counts in this slot; two writers would lose each other's counts."""
 
 
 def prepare(directory: Path) -> None:
     """Make `directory` empty and private. For the supervisor, once, before its first worker starts.
 
-    What an orphan of a killed supervisor still counts goes to files that have no name any more.
+    What an orphan of a killed supervisor still counts goes to files that no longer have a name.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for pattern in ("*.db", "*.new", "lock_*"):
@@ -60,22 +60,22 @@ def prepare(directory: Path) -> None:
 def install(directory: Path, slot: str) -> Slot:
     """Make every metric created from now on in this process count in `slot`'s files.
 
-    Raises SlotTakenError where a living process has the slot, ValueError for a name the library cannot parse.
+    Raises SlotTakenError if a running process has the slot, ValueError for a name that the library cannot parse.
     """
     taken = Slot(directory, slot)
-    # The library calls ValueClass, it never subclasses it, so a bound constructor serves.
+    # The library calls ValueClass and never subclasses it, so a bound constructor is enough.
     values.ValueClass = partial(SlotValue, taken)
     return taken
 
 
 def forget_gauges(directory: Path, slot: str) -> None:
-    """Drop what a dead worker last said about itself. The supervisor calls it when it reaps one."""
+    """Drop an exited worker's last gauges. Called by the supervisor when it reaps one."""
     for file in directory.glob(f"gauge_*_{slot}.db"):
         file.unlink(missing_ok=True)
 
 
 class SharedValues(Collector):
-    """All slots' metrics added up, for the registry that `/metrics` shows."""
+    """The sum of all slots' metrics, for the registry that `/metrics` shows."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -87,15 +87,15 @@ class SharedValues(Collector):
 
 
 class Slot:
-    """The files of one worker, locked against a second writer for as long as the process lives."""
+    """The files of one worker, locked against a second writer for as long as the process runs."""
 
     def __init__(self, directory: Path, name: str) -> None:
         if not name or not name.isalnum():  # the library splits file names at "_" and cuts ".db"
-            raise ValueError(f"a slot is named by letters and digits, not {name!r}")
+            raise ValueError(f"the name of a slot has only letters and digits, not {name!r}")
         self._directory = directory
         self._name = name
         self._files: dict[str, _ValueFile] = {}
-        self._complained = False
+        self._warned = False
         self._lock = os.open(directory / f"lock_{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,7 +105,7 @@ class Slot:
         forget_gauges(directory, name)
 
     def close(self) -> None:
-        """Give the slot up. Values made from it must not be used any more."""
+        """Give up the slot. Its values must no longer be used."""
         for file in self._files.values():
             file.close()
         os.close(self._lock)
@@ -113,13 +113,13 @@ class Slot:
     def cell(self, kind: str, key: str) -> Cell:
         """Where `key` is counted. `kind`: "counter", "histogram" or "gauge_<mode>".
 
-        A disk that is full or broken costs the export of new series, never the worker.
+        If the disk is full or broken, new series are not exported, but the worker goes on.
         """
         try:
             return self._file(kind).cell(key)
         except OSError as error:
-            if not self._complained:
-                self._complained = True
+            if not self._warned:
+                self._warned = True
                 _log.error("metrics files cannot grow, new series are not exported: %s", error)
             return memoryview(bytearray(16)).cast("d"), 0
 
@@ -131,9 +131,9 @@ class Slot:
 
 
 class SlotValue:
-    """One number of one series, as `prometheus_client` wants it: a cell in a mapped file.
+    """One number of one series, as `prometheus_client` expects it: a cell in a mapped file.
 
-    For one thread, as the event loop is: the add is not protected against a second one.
+    For a single thread, such as the event loop: additions are not protected against other threads.
     """
 
     __slots__ = ("_at", "_cells")
@@ -212,7 +212,7 @@ class _ValueFile:
         return end - 16
 
     def _claim(self, end: int) -> None:
-        """Make sure the disk has room up to `end`: touching a hole in a mapped file on a full disk is a SIGBUS."""
+        """Make sure the disk has room up to `end`: writing to a hole in a mapped file on a full disk is a SIGBUS."""
         while self._claimed < end:
             zeros = bytes(_CLAIM)
             if os.pwrite(self._fd, zeros, self._claimed) < _CLAIM:
@@ -229,19 +229,19 @@ class _ValueFile:
 
 
 def _read_index(path: Path) -> dict[str, int] | None:
-    """Positions of the values of an existing file, None where there is no sound one."""
+    """Positions of the values in an existing file; None if there is none, or it is damaged."""
     try:
         entries = MmapedDict.read_all_values_from_file(path)  # type: ignore[no-untyped-call]  # it is
         return {key: position for key, _, _, position in entries}
     except FileNotFoundError:
         return None
     except (RuntimeError, ValueError, struct.error) as error:
-        _log.warning("metrics file %s is damaged, its counts start anew: %s", path.name, error)
+        _log.warning("metrics file %s is damaged, its counts start from zero: %s", path.name, error)
         return None
 
 
 def _create(path: Path, size: int) -> None:
-    """An empty file appears whole or not at all, since the supervisor may scrape at any moment."""
+    """Create an empty file atomically, since the supervisor may scrape at any moment."""
     new = path.with_suffix(".new")
     with new.open("wb") as file:
         file.write(_HEADER.pack(_EMPTY))

@@ -1,30 +1,47 @@
 """The series that one request and one call upstream count in, found together by one lookup.
 
-A tally asks the families for a series when it first counts in it, so none is born before its time, and keeps it.
+A tally takes a series from its family when it first counts in it, so that none is created too early, and keeps it.
 There are never more tallies than series of `requests_total` and `upstream_attempts_total`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.verdict import Kind
+from quotapool.observe.families import Family
 from quotapool.observe.series import Counts, Observes
 
-if TYPE_CHECKING:  # metrics.py makes tallies
-    from quotapool.observe.metrics import Metrics
+
+@dataclass(frozen=True, slots=True)
+class RequestFamilies:
+    """What a request counts in."""
+
+    answered: Family[tuple[str, str, int, str], Counts]
+    duration: Family[tuple[str, str], Observes]
+    overhead: Family[str, Observes]
+    first_byte: Family[tuple[str, str], Observes]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFamilies:
+    """What a call upstream counts in."""
+
+    calls: Family[tuple[str, str, str], Counts]
+    tokens: Family[tuple[str, str, str], Counts]
+    settled: Mapping[Certainty, Counts]
 
 
 class RequestTally:
     """Requests of one (endpoint, model, status, client)."""
 
-    __slots__ = ("_duration", "_endpoint", "_first_byte", "_metrics", "_model", "_overhead", "answered")
+    __slots__ = ("_duration", "_endpoint", "_families", "_first_byte", "_model", "_overhead", "answered")
 
-    def __init__(self, metrics: Metrics, endpoint: str, model: str, status: int, client: str) -> None:
-        self.answered: Counts = metrics.requests[endpoint, model, status, client]
-        self._metrics = metrics
+    def __init__(self, families: RequestFamilies, endpoint: str, model: str, status: int, client: str) -> None:
+        self.answered: Counts = families.answered[endpoint, model, status, client]
+        self._families = families
         self._endpoint = endpoint
         self._model = model
         self._duration: Observes | None = None
@@ -32,28 +49,28 @@ class RequestTally:
         self._first_byte: Observes | None = None
 
     def took(self, total_s: float, overhead_s: float) -> None:
-        """How long one took that went upstream."""
+        """How long a request took that went upstream."""
         if self._duration is None or self._overhead is None:
-            self._duration = self._metrics.duration[self._endpoint, self._model]
-            self._overhead = self._metrics.overhead[self._endpoint]
+            self._duration = self._families.duration[self._endpoint, self._model]
+            self._overhead = self._families.overhead[self._endpoint]
         self._duration.observe(total_s)
         self._overhead.observe(overhead_s)
 
     def first_byte_after(self, seconds: float) -> None:
         if self._first_byte is None:
-            self._first_byte = self._metrics.time_to_first_byte[self._endpoint, self._model]
+            self._first_byte = self._families.first_byte[self._endpoint, self._model]
         self._first_byte.observe(seconds)
 
 
 class RequestTallies(dict[tuple[str, str, int, str], RequestTally]):
     """`tallies[endpoint, model, status, client]`"""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, families: RequestFamilies) -> None:
         super().__init__()
-        self._metrics = metrics
+        self._families = families
 
     def __missing__(self, key: tuple[str, str, int, str]) -> RequestTally:
-        tally = self[key] = RequestTally(self._metrics, *key)
+        tally = self[key] = RequestTally(self._families, *key)
         return tally
 
 
@@ -62,20 +79,20 @@ class AttemptTally:
 
     __slots__ = ("_completion", "_key", "_model", "_prompt", "_settled", "_tokens", "calls")
 
-    def __init__(self, metrics: Metrics, key: str, model: str, outcome: str) -> None:
-        if (key, model, outcome) not in metrics.attempts:
-            # Born at 0 beside its siblings, or the first refusal of each key would hide from `rate()`.
-            metrics.attempts[key, model, Kind.WAIT.value]
-        self.calls: Counts = metrics.attempts[key, model, outcome]
+    def __init__(self, families: AttemptFamilies, key: str, model: str, outcome: str) -> None:
+        if (key, model, outcome) not in families.calls:
+            # Created at 0 together with the others, or `rate()` would miss the first refusal of each key.
+            families.calls[key, model, Kind.WAIT.value]
+        self.calls: Counts = families.calls[key, model, outcome]
         self._key = key
         self._model = model
-        self._tokens = metrics.tokens
-        self._settled: Mapping[Certainty, Counts] = metrics.settled
+        self._tokens = families.tokens
+        self._settled = families.settled
         self._prompt: Counts | None = None
         self._completion: Counts | None = None
 
     def used(self, usage: Usage) -> None:
-        """Count one settled call's tokens. Kinds with no tokens make no series."""
+        """Count one settled call's tokens. Kinds without tokens create no series."""
         prompt, completion = usage.prompt, usage.completion
         if prompt:
             if self._prompt is None:
@@ -95,10 +112,10 @@ class AttemptTally:
 class AttemptTallies(dict[tuple[str, str, str], AttemptTally]):
     """`tallies[key, model, outcome]`"""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, families: AttemptFamilies) -> None:
         super().__init__()
-        self._metrics = metrics
+        self._families = families
 
     def __missing__(self, key: tuple[str, str, str]) -> AttemptTally:
-        tally = self[key] = AttemptTally(self._metrics, *key)
+        tally = self[key] = AttemptTally(self._families, *key)
         return tally

@@ -1,6 +1,6 @@
 """What to do next about a key, by the reason it is out: one table for `check`, the admin API, alerts and docs.
 
-The reasons are those of `classify` (OpenAI's codes where it has one), of the wallet, and of what session keys tell.
+The reasons are those of `classify` (OpenAI's code if it has one), of the wallet, and of requests with session keys.
 """
 
 from __future__ import annotations
@@ -13,31 +13,30 @@ from quotapool.domain.verdict import Kind
 _PAY: Final = "top up: add credit at OpenAI (a spend limit of $30 is not credit of $30); it comes back by itself"
 _REPLACE: Final = "replace: make a new key at OpenAI and change the secret under the same id"
 _APPEAL: Final = "appeal to OpenAI, or replace it; first find out which traffic was the cause"
-_TURN: Final = "then quotapool keys probe; or wait for the month's turn"
 _NETWORK: Final = "nothing is wrong with the key: "
 
 BY_REASON: Final[dict[str, str]] = {
-    # Money. It comes back by itself once it is paid or the month has turned.
+    # Money. The key comes back by itself once credit is added or a new month begins.
     "credit_balance_exhausted": _PAY,
     "insufficient_quota": _PAY,
     "payment_required": _PAY,
     "billing_not_active": "set up billing for this account at OpenAI; it comes back by itself",
     "never_had_credit": "this account never had credit: add some at OpenAI, or take the key out",
     "credit_expired": "the credit has expired and is gone: top up at OpenAI; it comes back by itself",
-    "organization_spend_limit_exceeded": "raise the organisation's limit at OpenAI, or wait for the month's turn",
-    "project_spend_limit_exceeded": "raise the project's limit at OpenAI, or wait for the month's turn",
-    "organization_usage_limit_exceeded": "ask OpenAI for a higher usage limit, or wait for the month's turn",
-    "billing_hard_limit_reached": "raise the hard limit in OpenAI's billing settings, or wait for the month's turn",
+    "organization_spend_limit_exceeded": "raise the organisation's limit at OpenAI, or wait for the next month",
+    "project_spend_limit_exceeded": "raise the project's limit at OpenAI, or wait for the next month",
+    "organization_usage_limit_exceeded": "ask OpenAI for a higher usage limit, or wait for the next month",
+    "billing_hard_limit_reached": "raise the hard limit in OpenAI's billing settings, or wait for the next month",
     # Money, by our own count.
     "credit_stop_at": "our own stop_at for its credit: top up and say so (quotapool keys topup), or raise stop_at",
-    "monthly_stop_at": "our own stop_at for its monthly limit: raise monthly_limit_usd, or wait for the month's turn",
+    "monthly_stop_at": "our own stop_at for its monthly limit: raise monthly_limit_usd, or wait for the next month",
     "daily_limit": "our own daily_limit_usd is reached: raise it, or wait for midnight UTC",
     # Dead.
     "invalid_api_key": _REPLACE,
     "not_a_member": "its owner left the organisation or project: invite them again, or replace the key",
     "account_deactivated": "OpenAI has deactivated the account: ask OpenAI, or replace the key",
     "access_terminated": f"OpenAI has ended this account's access: {_APPEAL}",
-    # Doubt.
+    # Ambiguous.
     "missing_scope_model_request": "the key is restricted: give it the scope model.request, or replace it",
     "missing_scope": "the key is restricted: give it the permission for this endpoint, or use it for others only",
     "inference_not_authorized_error": "the key may not call models: change its permissions at OpenAI, or replace it",
@@ -51,7 +50,7 @@ BY_REASON: Final[dict[str, str]] = {
     # Waiting.
     "rate_limit_exceeded": "wait: it is at a rate limit, and serves again by itself",
     "slow_down": "wait: its traffic grew too fast for OpenAI, and it serves again by itself",
-    # Session keys (sess-...), which tell of credit.
+    # Session keys (sess-...), which can read an account's credit.
     "session_key_expired": "renew the expired session key: log in to OpenAI's site and copy the new one",
     "session_key_required": "that is an API key: OpenAI tells of credit only to a session key (sess-...)",
     # What we know ourselves.
@@ -82,9 +81,9 @@ _BY_STATE: Final[dict[str, str]] = {
 
 
 def advice(reason: str, *, state: str = "", kind: str = "", until: float = 0.0) -> str:
-    """One sentence for an operator; "" for what needs nothing. What is not in the table goes by kind, then by state.
+    """One sentence for an operator; "" if there is nothing to do. Unlisted reasons go by kind, then by state.
 
-    `until`: Unix seconds of the next try, 0 where there is none; it ends the sentence.
+    `until`: Unix seconds of the next try, which ends the sentence; 0: none.
     """
     sentence = BY_REASON.get(reason) or _BY_KIND.get(kind) or _BY_STATE.get(state) or ""
     if sentence and until:

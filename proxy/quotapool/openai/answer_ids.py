@@ -1,4 +1,4 @@
-"""What an answer of OpenAI makes known: the ids of what was made, of what a list shows, and of what they point to."""
+"""The ids that an answer of OpenAI makes known: of created objects, of listed ones, and of those they point to."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Answer(msgspec.Struct, gc=False):
     fine_tuned_model: Any = None
     thread_id: Any = None
     file: Any = None
-    prompt: Any = None  # the stored one that a response was made with
+    prompt: Any = None  # the stored prompt that a response was made with
     output: Any = None
     data: Any = None
     response: Any = None  # of a stream's last event
@@ -41,7 +41,7 @@ _answer: Final = msgspec.json.Decoder(_Answer)
 
 
 def made_by(body: bytes, place: Kind) -> list[tuple[Kind, str]]:
-    """The ids that an answer from `place` makes known: its object's, a list's, and those of what they point to."""
+    """The ids in an answer about objects of the kind `place`: its own, a list's, and those that they point to."""
     try:
         answer = decode_leniently(_answer, body)
     except BROKEN:
@@ -81,7 +81,7 @@ def _made(answer: dict[str, Any], place: Kind) -> Iterator[tuple[Kind, str]]:
 
 
 def _in_item(item: dict[str, Any]) -> Iterator[tuple[Kind, str]]:
-    """An output item: its own id, what is encrypted in it, the container it worked in."""
+    """An output item: its own id, its encrypted content, the container it worked in."""
     if type(item.get("id")) is str and kind_of(item["id"]) is None:
         yield ITEM, item["id"]
     if type(item.get("encrypted_content")) is str and item["encrypted_content"]:

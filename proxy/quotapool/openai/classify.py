@@ -1,10 +1,10 @@
-"""What an error answer of OpenAI means, and whom it is about: the table, and nothing else decides it.
+"""What an error answer of OpenAI means, and what it concerns: the table decides, and nothing else.
 
-Hold `_RULES` against the error tables of OpenAI's error-code guide: the first row that fits wins. Rows are
-ordered by what they rely on: (status, code), then type, then message, then the status alone.
+Compare `_RULES` with the error tables of OpenAI's error-code guide: the first row that matches wins. Rows are ordered
+by what they rely on: (status, code), then type, then message, then the status alone.
 
-A caller can make upstream repeat the caller's own words (a model name, an unknown value). Therefore rows that
-could take a key out of the pool match a message only at its start, which is always OpenAI's own.
+A caller can make upstream repeat the caller's own words (a model name, an unknown value). Therefore rows that could
+take a key out of the pool match a message only at its start, which is always OpenAI's own.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from quotapool.domain.verdict import OK, Kind, Scope, Verdict
 from quotapool.openai.ratelimits import parse_duration
 
 _LONGEST_MESSAGE: Final = 300
-_LONGEST_READ: Final = 4_000  # characters of a message that are looked at; a hostile body is not searched whole
+_LONGEST_READ: Final = 4_000  # characters of a message that are searched, since a hostile body may be huge
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """One row. Empty cells fit anything; `code` and `type` may hold `*`; a message after `^` is a beginning."""
+    """One row. Empty cells match anything; `code` and `type` may contain `*`; `^` anchors a message at its start."""
 
     statuses: frozenset[int]
     code: str
@@ -38,30 +38,32 @@ class _Rule:
     scope: Scope = Scope.NONE
     reason: str = ""  # empty: upstream's code
 
-    def fits(self, error: _Error) -> bool:
+    def matches(self, error: _Error) -> bool:
         return (
             (not self.statuses or error.status in self.statuses)
             and (not self.code or fnmatchcase(error.code, self.code))
             and (not self.type or fnmatchcase(error.type, self.type))
             and (
-                error.says.startswith(self.message[1:]) if self.message.startswith("^") else self.message in error.says
+                error.lowered.startswith(self.message[1:])
+                if self.message.startswith("^")
+                else self.message in error.lowered
             )
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Error:
-    """Upstream's error, read tolerantly. `says` is the message in lower case, for matching."""
+    """Upstream's error, read tolerantly. `lowered` is the message in lower case, for matching."""
 
     status: int
     code: str = ""
     type: str = ""
     message: str = ""
-    says: str = ""
+    lowered: str = ""
     is_json: bool = True
 
 
-NO_PROMPT: Final = "prompt_not_found"  # the reason where an account lacks a stored prompt, not a model
+NO_PROMPT: Final = "prompt_not_found"  # the reason if an account lacks a stored prompt, not a model
 
 _STREAM: Final = 200  # an error inside an answer that began with 200
 _ANY: Final = frozenset[int]()
@@ -73,24 +75,24 @@ _404: Final = frozenset({400, 404, _STREAM})  # "not found" is 400 for objects n
 _429: Final = frozenset({429, _STREAM})
 _5XX: Final = frozenset({500, 502, 503, 504, _STREAM})
 _AUTH: Final = frozenset({401, 403, _STREAM})
-_MONEY: Final = frozenset({400, 402, 403, 429, _STREAM})  # images answer 400, all else 429
+_MONEY: Final = frozenset({400, 402, 403, 429, _STREAM})  # images answer 400, everything else 429
 _ENDED: Final = frozenset({400, 401, 403, 429, _STREAM})  # termination was seen with several
 _VERIFY: Final = frozenset({400, 403, 404, _STREAM})
 _BUSY: Final = _5XX | {429}
 
-# Whom money and death concern is as the guide says: a project's limit leaves its organisation's other projects alone; a
-# wording that does not tell takes the account only, since each other one is found out by its own first refusal.
+# The scope of money and death follows the guide: a project's limit does not affect its organisation's other projects.
+# An ambiguous wording counts for the account only, since each other account will show the same with its next refusal.
 _K, _A, _O, _N = Scope.KEY, Scope.ACCOUNT, Scope.ORGANIZATION, Scope.NONE
 
 # fmt: off
 _RULES: Final[tuple[_Rule, ...]] = tuple(_Rule(*row) for row in (
     # statuses, code, type, message -> kind, scope, reason ("": upstream's code)
 
-    # By code, dead: a person must act.
+    # By code, dead: somebody must act.
     (_AUTH, "invalid_api_key", "", "", Kind.DEAD, _K),
     (_ENDED, "account_deactivated", "", "", Kind.DEAD, _O),
     (_ENDED, "access_terminated", "", "", Kind.DEAD, _O),
-    # Termination can come as a 429; this sentence is proof, whatever the code beside it says.
+    # Termination can come as a 429; this sentence is proof, whatever the code says.
     (_ENDED, "", "", "^your access was terminated", Kind.DEAD, _O, "access_terminated"),
 
     # By code, money: since mid-2026 the cause is in the code, the type is often still insufficient_quota.
@@ -108,7 +110,7 @@ _RULES: Final[tuple[_Rule, ...]] = tuple(_Rule(*row) for row in (
     (_ANY, "ip_not_authorized", "", "", Kind.EGRESS),
     (_ANY, "unsupported_country_region_territory", "", "", Kind.EGRESS),
 
-    # By code, permissions. Without model.request a key cannot infer at all; else it lacks one endpoint.
+    # By code, permissions. Without model.request a key cannot infer at all; otherwise it lacks one endpoint.
     (_AUTH, "missing_scope", "", "model.request", Kind.SUSPECT, _N, "missing_scope_model_request"),
     (_AUTH, "missing_scope", "", "", Kind.MODEL),
     (_ANY, "inference_not_authorized_error", "", "", Kind.SUSPECT),
@@ -147,7 +149,7 @@ _RULES: Final[tuple[_Rule, ...]] = tuple(_Rule(*row) for row in (
     (_BUSY, "", "server_error", "", Kind.SERVICE),
     (_BUSY, "", "service_unavailable_error", "", Kind.SERVICE),
 
-    # By message: 2023's null codes, and answers whose code is not known for certain.
+    # By message: answers of 2023 with null codes, and those whose code is not known for certain.
     (_AUTH, "", "", "^incorrect api key provided", Kind.DEAD, _K, "invalid_api_key"),
     (_AUTH, "", "", "^you must be a member of an organization to use the api", Kind.DEAD, _K, "not_a_member"),
     (_ENDED, "", "", "^the openai account associated with this api key has been deactivated",
@@ -169,7 +171,7 @@ _RULES: Final[tuple[_Rule, ...]] = tuple(_Rule(*row) for row in (
     (_403, "", "", "does not have access to model", Kind.MODEL, _N, "model_not_found"),
     (_403, "", "", "^you are not allowed to", Kind.MODEL, _N, "model_not_allowed"),  # "... sample from this model"
     (_404, "", "", "^the model `", Kind.MODEL, _N, "model_not_found"),
-    (_404, "", "", "^prompt with id", Kind.MODEL, _N, NO_PROMPT),  # like a fine-tuned model, one project's own
+    (_404, "", "", "^prompt with id", Kind.MODEL, _N, NO_PROMPT),  # belongs to one project, like a fine-tuned model
     (_400, "", "", "^invalid service_tier argument: the requested service tier is not allowed",
      Kind.MODEL, _N, "service_tier_not_allowed"),
     (_400, "", "", "^previous response cannot be used for this organization due to zero data retention",
@@ -185,13 +187,13 @@ _RULES: Final[tuple[_Rule, ...]] = tuple(_Rule(*row) for row in (
     (_429, "", "", "resource unavailable", Kind.SERVICE, _N, "resource_unavailable"),
     (_BUSY, "", "", "currently overloaded", Kind.SERVICE, _N, "server_is_overloaded"),
 
-    # By status alone, the one that names an account.
+    # By status alone, the only one that concerns an account.
     (_402, "", "", "", Kind.MONEY, _A, "payment_required"),
 ))
 # fmt: on
 
-# By status alone, where no row fits. 407 is a forward proxy of ours, 451 the law of our place; the SDKs
-# repeat 408 (upstream gave up waiting) and 409 (a conflict) themselves.
+# By status alone, if no row matches. 407 comes from our own forward proxy, 451 is about our location; the SDKs retry
+# 408 (upstream gave up waiting) and 409 (a conflict) themselves.
 _BY_STATUS: Final[dict[int, Kind]] = {
     401: Kind.SUSPECT,
     403: Kind.SUSPECT,
@@ -217,9 +219,9 @@ _WORD_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 def classify(status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
     """The verdict on one answer of upstream. Never raises.
 
-    `headers` is case-insensitive or has lower-case names; `body` is decoded of any content encoding and only
-    read for errors, so a success may pass b"". `retry_after_s` comes from `retry-after-ms`, `retry-after`
-    (seconds; a date would need a clock), or the message.
+    `headers` is case-insensitive or has lower-case names; `body` has no content encoding any more and is only read for
+    errors, so b"" may be passed for a success. `retry_after_s` comes from `retry-after-ms`, `retry-after` (seconds; a
+    date would need a clock), or the message.
     """
     if status < 400:
         return OK
@@ -232,7 +234,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
 
 
 def classify_stream_error(payload: bytes) -> Verdict:
-    """The verdict on the JSON of one SSE `data:` line, or one WebSocket event; OK where it is no error.
+    """The verdict on the JSON of one SSE `data:` line, or one WebSocket event; OK if it is not an error.
 
     Shapes: chat's `{"error": {…}}`; responses' `{"type": "error", "code", "message"}` and
     `{"type": "response.failed", "response": {"error": {"code", "message"}}}`; Realtime's `response.done` with
@@ -240,7 +242,7 @@ def classify_stream_error(payload: bytes) -> Verdict:
     """
     document = _json(payload)
     if document is None:
-        return OK  # "[DONE]", or text of a dialect that knows no JSON errors
+        return OK  # "[DONE]", or text of a dialect without JSON errors
     event = _text(document.get("type"))
     response = document.get("response")
     found = _first_object(document.get("error"))
@@ -256,7 +258,7 @@ def classify_stream_error(payload: bytes) -> Verdict:
 
 
 def _judge(error: _Error, retry_after_s: float | None) -> Verdict:
-    rule = next((rule for rule in _RULES if rule.fits(error)), None) if error.is_json else None
+    rule = next((rule for rule in _RULES if rule.matches(error)), None) if error.is_json else None
     if rule is not None:
         kind, scope, reason = rule.kind, rule.scope, rule.reason or _word(error.code) or _word(error.type)
     else:
@@ -265,7 +267,7 @@ def _judge(error: _Error, retry_after_s: float | None) -> Verdict:
     reason = reason or ("stream_error" if error.status == _STREAM else f"http_{error.status}")
     wait_s = None
     if kind in _WAITING:
-        wait_s = retry_after_s if retry_after_s is not None else _asked_wait(error.message)
+        wait_s = retry_after_s if retry_after_s is not None else _wait_in(error.message)
     if kind in {Kind.WAIT, Kind.TOO_LARGE}:
         return _rate_limit(Verdict(kind, reason, scope, message, wait_s), error)
     return Verdict(kind, reason, scope, message, wait_s)
@@ -273,7 +275,7 @@ def _judge(error: _Error, retry_after_s: float | None) -> Verdict:
 
 def _by_status(error: _Error) -> Kind:
     if error.status == _STREAM:
-        # What nobody explained may be tried elsewhere; what has a name we do not know is not repeated.
+        # An unexplained error may be tried elsewhere; one with an unknown code is not repeated.
         return Kind.REQUEST if error.code or error.type == "invalid_request_error" else Kind.SERVICE
     if not error.is_json and (error.status == 403 or (error.status == 401 and error.message.startswith("<"))):
         return Kind.EGRESS  # a page of Cloudflare or of a proxy in between
@@ -281,9 +283,9 @@ def _by_status(error: _Error) -> Kind:
 
 
 def _rate_limit(verdict: Verdict, error: _Error) -> Verdict:
-    """`verdict` with what the message tells of the limit that was hit."""
-    said = error.message
-    metric = _METRIC.search(said)
+    """`verdict` with the details that the message gives of the limit that was hit."""
+    message = error.message
+    metric = _METRIC.search(message)
     dimension, daily = "", False
     if metric is not None:
         short = (metric[3] or "").upper()
@@ -291,13 +293,13 @@ def _rate_limit(verdict: Verdict, error: _Error) -> Verdict:
         daily = (metric[2] or "").lower() == "day" or short.endswith("PD")
     elif error.type in {"requests", "tokens", "images"}:
         dimension = error.type
-    limit, requested = _number(_LIMIT, said), _number(_REQUESTED, said)
-    shared = _SHARED.search(said)
-    told = replace(verdict, dimension=dimension, daily=daily, limit=limit, shared_group=shared[1] if shared else "")
+    limit, requested = _number(_LIMIT, message), _number(_REQUESTED, message)
+    shared = _SHARED.search(message)
+    detailed = replace(verdict, dimension=dimension, daily=daily, limit=limit, shared_group=shared[1] if shared else "")
     if limit is not None and requested is not None and requested > limit:
-        # "Rate limit reached", but no wait would ever do.
-        return replace(told, kind=Kind.TOO_LARGE, reason="request_too_large", retry_after_s=None)
-    return told
+        # "Rate limit reached", but no wait would ever be enough.
+        return replace(detailed, kind=Kind.TOO_LARGE, reason="request_too_large", retry_after_s=None)
+    return detailed
 
 
 def _number(pattern: re.Pattern[str], text: str) -> int | None:
@@ -305,8 +307,8 @@ def _number(pattern: re.Pattern[str], text: str) -> int | None:
     return int(match[1].replace(",", "")) if match is not None else None
 
 
-def _asked_wait(message: str) -> float | None:
-    """Seconds of "Please try again in 7m12s." or "try again after 51.84 seconds."; None where not said."""
+def _wait_in(message: str) -> float | None:
+    """Seconds of "Please try again in 7m12s." or "try again after 51.84 seconds."; None if it has no such sentence."""
     match = _AGAIN.search(message)
     if match is None:
         return None
@@ -330,7 +332,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _json(body: bytes) -> dict[str, Any] | None:
-    """The JSON object of `body`; None where it is something else."""
+    """The JSON object of `body`; None if it is something else."""
     try:
         document = msgspec.json.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -347,10 +349,10 @@ def _first_object(*candidates: object) -> dict[str, Any] | None:
     return None
 
 
-def _error(status: int, said: dict[str, Any]) -> _Error:
-    message = said.get("message")
+def _error(status: int, document: dict[str, Any]) -> _Error:
+    message = document.get("message")
     text = message[:_LONGEST_READ] if isinstance(message, str) else ""
-    return _Error(status, _text(said.get("code")), _text(said.get("type")), text, text.strip().lower())
+    return _Error(status, _text(document.get("code")), _text(document.get("type")), text, text.strip().lower())
 
 
 def _text(value: object) -> str:
@@ -358,7 +360,7 @@ def _text(value: object) -> str:
 
 
 def _word(text: str) -> str:
-    """`text` if it can be a metric label and says something; "" if not."""
+    """`text` if it can be a metric label and is specific; otherwise ""."""
     return text if text not in {"error", "invalid_request_error"} and _WORD.fullmatch(text) else ""
 
 

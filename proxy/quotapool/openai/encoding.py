@@ -1,4 +1,4 @@
-"""Undoing a body's Content-Encoding, as far as the proxy must read what it only passes on: errors."""
+"""Decoding a body's Content-Encoding, for what the proxy must read although it only passes it on: errors."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _WBITS = {"gzip": (47,), "x-gzip": (47,), "deflate": (47, -15)}
 
 
 def decoded(body: bytes, encoding: str, most: int) -> bytes:
-    """`body` without its content encoding, at most `most` bytes of it, so that a bomb stays small.
+    """`body` without its content encoding, at most `most` bytes of it, so that a decompression bomb stays small.
 
-    The very same object where there is no encoding; b"" where it is broken or one that is not undone here (br, zstd,
-    several at once). A body that was cut short gives what could be read. Never raises.
+    The same object if there is no encoding; b"" if it is broken or not supported here (br, zstd, several at once). A
+    truncated body gives what could be read. Never raises.
     """
     name = encoding.strip().lower()
     if name in {"", "identity"}:

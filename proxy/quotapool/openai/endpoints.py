@@ -1,9 +1,8 @@
-"""Which endpoint of the OpenAI API a request means, and what the proxy may do with it.
+"""Which endpoint of the OpenAI API a request is for, and what the proxy may do with it.
 
-Paths are normalised only to decide; what goes upstream is the client's own path, byte for byte. So anything
-that upstream might read differently than we do (dot segments, encoded slashes, double encoding) is refused,
-and organization and dashboard paths are refused in every spelling.
-What each path is, is told by the table in `operations.py`.
+Paths are normalised only to decide; what goes upstream is the client's own path, byte for byte. So anything that
+upstream might read differently than we do (dot segments, encoded slashes, double encoding) is refused, and organization
+and dashboard paths are refused in every spelling. The properties of each path are in the table of `operations.py`.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ Estimate = Literal["chat", "completions", "responses", "embeddings"]
 class Endpoint:
     """What is known of an endpoint before its body is read.
 
-    `name` is a metric label from a fixed set. `estimate` tells how to count tokens; None: one request, no tokens.
-    `replayable` requests may be sent again after bytes of them were written; where `replay_asks_body`, only if
-    the body asks for neither `background` nor `conversation`. `dialect` is how its SSE reports usage and errors.
-    `json_body`: worth buffering and reading where the content type is JSON (several also take multipart).
-    `tells_usage`: a JSON answer holds usage. `readable`: its answers are ours to read, so they are asked for
-    uncompressed; else (downloads, what nobody knows) the client's own Accept-Encoding holds.
-    `names_model`: what it costs depends on the model that its body names.
-    `path` is the operation's template in `operations.py` (`files/{id}/content`), "" where nobody knows it.
+    `name` is a metric label from a fixed set. `estimate` is how to count tokens; None: one request, no tokens.
+    `replayable` requests may be sent again after bytes of them were written; with `replay_depends_on_body`, only if the
+    body asks for neither `background` nor `conversation`. `dialect` is how its SSE reports usage and errors.
+    `json_body`: worth buffering and reading if the content type is JSON (several also take multipart).
+    `reports_usage`: a JSON answer has a usage. `readable`: the proxy reads its answers, so it asks for them
+    uncompressed; otherwise (downloads, unknown paths) the client's own Accept-Encoding is kept.
+    `names_model`: the cost depends on the model that the body names.
+    `path` is the operation's template in `operations.py` (`files/{id}/content`), "" if the path is unknown.
     """
 
     name: str
@@ -39,8 +38,8 @@ class Endpoint:
     replayable: bool = False
     dialect: Literal["chat", "responses"] | None = None
     json_body: bool = False
-    replay_asks_body: bool = False
-    tells_usage: bool = False
+    replay_depends_on_body: bool = False
+    reports_usage: bool = False
     readable: bool = True
     names_model: bool = False
     path: str = ""
@@ -59,12 +58,12 @@ def _posted(operation: Operation) -> Endpoint:
     return Endpoint(
         operation.path.partition("/")[0],
         cast("Estimate | None", operation.cost or None),
-        replayable=bool(operation.again),
+        replayable=bool(operation.replay),
         dialect=_DIALECTS.get(operation.sse),
-        # Whatever a table says, a small JSON document is better read than not: it may name a model.
+        # Whatever the table says, it is better to read a small JSON document: it may name a model.
         json_body=operation.body != {"form"},
-        replay_asks_body=operation.again == "body",
-        tells_usage="json" in operation.usage,
+        replay_depends_on_body=operation.replay == "body",
+        reports_usage="json" in operation.usage,
         readable=operation.answer != {"binary"},
         names_model=operation.billed in _BY_MODEL and ("{" not in operation.path or operation.billed == "inner"),
         path=operation.path,
@@ -81,7 +80,7 @@ def _changed(operation: Operation) -> Endpoint:
 
 
 class _Branch:
-    """The table as a tree of path segments, so that a look-up costs what its path is long."""
+    """The table as a tree of path segments, so that the cost of a look-up depends on the path's length only."""
 
     __slots__ = ("any", "changed", "named", "posted", "read")
 
@@ -92,7 +91,7 @@ class _Branch:
         self.read: Endpoint | None = None
         self.changed: Endpoint | None = None
 
-    def grow(self, operation: Operation) -> None:
+    def add(self, operation: Operation) -> None:
         branch = self
         for segment in operation.path.split("/"):
             if segment == "{id}":
@@ -113,7 +112,7 @@ class _Branch:
 
 _ROOT: Final = _Branch()
 for _operation in OPERATIONS:
-    _ROOT.grow(_operation)
+    _ROOT.add(_operation)
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # TRACE echoes keys
 _FIRST_SEGMENT: Final = re.compile(r"/v1/([A-Za-z0-9_-]+)(?:/|\Z)", re.ASCII)
@@ -121,7 +120,7 @@ _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _HIDDEN: Final = re.compile(r"[\x00-\x20\x7f]")
 _MAX_DECODINGS: Final = 8
 
-# What is asked all day is found by one look, without reading its path.
+# The most frequent requests are found with one look-up, without parsing their path.
 _HOT: Final[dict[tuple[str, str], Endpoint]] = {
     (method, f"/v1/{operation.path}"): (_posted if method == "POST" else _read_only)(operation)
     for operation in OPERATIONS
@@ -155,7 +154,7 @@ def _describe(method: str, segments: Sequence[str]) -> Endpoint:
         found = branch.read if reads else branch.posted if method == "POST" else branch.changed
         if found is not None:
             return found
-    # Not in the table: it passes as one request that nobody looks into.
+    # Not in the table: it is forwarded as one request that is not read.
     name = segments[0] if segments and segments[0] in NAMES else OTHER
     return Endpoint(name, replayable=reads, json_body=method == "POST" and name != OTHER, readable=False)
 

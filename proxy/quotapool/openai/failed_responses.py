@@ -1,4 +1,4 @@
-"""An answer of the Responses API that says under HTTP 200, in one piece, that it failed."""
+"""An answer of the Responses API, not streamed, that reports a failure with HTTP status 200."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from quotapool.openai.jsontext import BROKEN
 
 
 class _Response(msgspec.Struct, gc=False):
-    """The members that tell; OpenAI's specification calls the object `Response`."""
+    """The members that matter here; OpenAI's specification calls the object `Response`."""
 
     object: str = ""
     status: str | None = None
@@ -21,8 +21,8 @@ _response: Final = msgspec.json.Decoder(_Response)
 
 
 def failure_in(body: bytes) -> bytes | None:
-    """The failure as a stream would have told it (`response.failed`), for `classify_stream_error`; None where the
-    body is anything but a failed response with an error."""
+    """The failure as a stream would have reported it (`response.failed`), for `classify_stream_error`; None if the body
+    is anything but a failed response with an error."""
     if b'"failed"' not in body:  # nearly always: nothing is decoded
         return None
     try:

@@ -1,8 +1,8 @@
-"""Which headers cross the proxy. Everything not named here passes, in order and with duplicates.
+"""Which headers the proxy forwards. Everything not named here is forwarded, in order and with duplicates.
 
-Hop-by-hop: RFC 9110 §7.6.1. Credentials, organisation and project belong to the pool's key and are replaced or
-dropped. `Set-Cookie` is Cloudflare's for api.openai.com (openai-upstream facts §2). The rate headers of one key say
-nothing about the pool, and an organisation's name is the operators' business.
+Hop-by-hop: RFC 9110 §7.6.1. Credentials, organisation and project belong to the pool's key and are replaced or dropped.
+`Set-Cookie` is Cloudflare's for api.openai.com. The rate headers of one key say nothing about the pool, and an
+organisation's name is not for clients.
 """
 
 from __future__ import annotations
@@ -26,42 +26,42 @@ HOP_BY_HOP: Final = frozenset(
         "upgrade",
     }
 )
-_NOT_UPWARD: Final = HOP_BY_HOP | {
+_NOT_FOR_UPSTREAM: Final = HOP_BY_HOP | {
     "host",
     "authorization",
     "api-key",
     "cookie",
-    "content-length",  # set anew from the body that is sent
+    "content-length",  # set from the body that is sent
     "expect",  # answered by the proxy, before it chooses a key
-    "accept-encoding",  # set anew: see `upward`
+    "accept-encoding",  # set in `headers_for_upstream`
     "openai-organization",
     "openai-project",
-    "sec-websocket-extensions",  # the handshake goes with `Upgrade`; the protocols can hold the client's key
+    "sec-websocket-extensions",  # the handshake is hop-by-hop like `Upgrade`; the protocols can hold the client's key
     "sec-websocket-key",
     "sec-websocket-protocol",
     "sec-websocket-version",
 }
-_NOT_DOWNWARD: Final = HOP_BY_HOP | {"set-cookie", "openai-organization", "openai-project", "content-length"}
-_READ_HERE: Final = frozenset({"gzip", "x-gzip", "deflate", "identity"})  # the encodings that `encoding.py` undoes
+_NOT_FOR_CLIENT: Final = HOP_BY_HOP | {"set-cookie", "openai-organization", "openai-project", "content-length"}
+_READ_HERE: Final = frozenset({"gzip", "x-gzip", "deflate", "identity"})  # the encodings that `encoding.py` decodes
 _OURS: Final = "x-quotapool-"
 _RATE: Final = "x-ratelimit-"
-_USUAL: Final = frozenset({"keep-alive", "Keep-Alive"})  # `Connection` lines that name only what never passes
-_NAMES: Final = 256  # header names whose fate is remembered: they come again with each request
-_CONTROL: Final = bytes({*range(0x20), 0x7F} - {0x09})  # RFC 9110 §5.5: what a header's value must not hold
+_USUAL: Final = frozenset({"keep-alive", "Keep-Alive"})  # `Connection` lines that only name what is never forwarded
+_NAMES: Final = 256  # header names for which the decision is remembered: the same ones come with each request
+_CONTROL: Final = bytes({*range(0x20), 0x7F} - {0x09})  # RFC 9110 §5.5: what a header's value must not contain
 
 Header = tuple[str, str]
 
 
 @lru_cache(_NAMES)
-def _goes_up(name: str) -> bool:
+def _is_for_upstream(name: str) -> bool:
     low = name.lower()
-    return low not in _NOT_UPWARD and not low.startswith(_OURS)
+    return low not in _NOT_FOR_UPSTREAM and not low.startswith(_OURS)
 
 
 @lru_cache(_NAMES)
-def _goes_down(name: str) -> bool:
+def _is_for_client(name: str) -> bool:
     low = name.lower()
-    return low not in _NOT_DOWNWARD and not low.startswith((_OURS, _RATE))
+    return low not in _NOT_FOR_CLIENT and not low.startswith((_OURS, _RATE))
 
 
 def _end_to_end(headers: MultiMapping[str], sent: list[Header]) -> list[Header]:
@@ -73,7 +73,7 @@ def _end_to_end(headers: MultiMapping[str], sent: list[Header]) -> list[Header]:
     return [(name, value) for name, value in sent if name.lower() not in named] if named else sent
 
 
-def upward(
+def headers_for_upstream(
     headers: MultiMapping[str],
     items: Iterable[Header],
     *,
@@ -83,43 +83,43 @@ def upward(
 ) -> list[Header]:
     """The request's headers for upstream, with the pool key's credentials in the header `name`.
 
-    `readable`: the answer must be read here (its usage, the ids of what it made), so it is asked for uncompressed.
-    Else the client's Accept-Encoding holds, but for encodings that are not undone here: errors must always be readable,
-    since they may repeat the key.
+    `readable`: the answer must be read here (its usage, the ids of created objects), so it is asked for uncompressed.
+    Otherwise the client's Accept-Encoding is kept, except for encodings that are not decoded here: errors must always
+    be readable, since they may repeat the key.
     """
-    sent = _end_to_end(headers, [pair for pair in items if _goes_up(pair[0])])
+    sent = _end_to_end(headers, [pair for pair in items if _is_for_upstream(pair[0])])
     if readable:
         sent.append(("Accept-Encoding", "identity"))
     elif "Accept-Encoding" in headers:
-        sent.append(("Accept-Encoding", _undone_here(headers.getall("Accept-Encoding"))))
+        sent.append(("Accept-Encoding", _decodable(headers.getall("Accept-Encoding"))))
     sent.append((name, authorization))
     return sent
 
 
-def _undone_here(lines: Iterable[str]) -> str:
-    """The client's encodings as it wrote them, without those that we could not undo."""
-    asked = [part.strip() for line in lines for part in line.split(",")]
-    return ", ".join(part for part in asked if part.partition(";")[0].strip().lower() in _READ_HERE) or "identity"
+def _decodable(lines: Iterable[str]) -> str:
+    """The client's encodings as it wrote them, without those that we cannot decode."""
+    parts = [part.strip() for line in lines for part in line.split(",")]
+    return ", ".join(part for part in parts if part.partition(";")[0].strip().lower() in _READ_HERE) or "identity"
 
 
-def downward(headers: MultiMapping[str], items: Iterable[Header], *, secret: str) -> list[Header]:
+def headers_for_client(headers: MultiMapping[str], items: Iterable[Header], *, secret: str) -> list[Header]:
     """The answer's headers for the client, none of which may repeat the key's `secret`.
 
-    The length is added by whoever sends the body.
+    The length is added when the body is sent.
     """
-    return _end_to_end(headers, [pair for pair in items if _goes_down(pair[0]) and secret not in pair[1]])
+    return _end_to_end(headers, [pair for pair in items if _is_for_client(pair[0]) and secret not in pair[1]])
 
 
-def wire(headers: Sequence[Header]) -> bytes:
-    """`headers` as they stand in a head. Raises ValueError where that would not be one line for each of them."""
+def encode_headers(headers: Sequence[Header]) -> bytes:
+    """`headers` as the lines of a message head. Raises ValueError if one of them would not be exactly one line."""
     lines = "\r\n".join([*map(": ".join, headers), ""]).encode("utf-8", "surrogateescape")
     if len(lines) - len(lines.translate(None, _CONTROL)) != 2 * len(headers):
-        raise ValueError("a header was to be sent that is not one line")
+        raise ValueError("a header to be sent is not one line")
     return lines
 
 
-def unwire(fields: Sequence[tuple[bytes, bytes]]) -> list[Header]:
-    """Names and values as a parser found them, which trims only their left. Odd bytes leave by `wire` as they came."""
+def decode_headers(fields: Sequence[tuple[bytes, bytes]]) -> list[Header]:
+    """Names and values from a parser, which trims values only on the left. `encode_headers` restores unusual bytes."""
     try:
         return [(name.decode(), value.decode().rstrip(" \t")) for name, value in fields]
     except UnicodeDecodeError:

@@ -1,7 +1,7 @@
-"""Stored objects by their ids: which ones a request names, where in OpenAI's API, and which ones an answer made known.
+"""Stored objects by their ids: their kinds, the object that a path points to, and the ids in a request's body.
 
-Kinds, prefixes and places: OpenAI's specification 2.3.0. What OpenAI says of an id it does not know is word for word
-where a captured body is known (files, previous responses, fine-tunes), else OpenAI's usual sentence.
+Kinds, prefixes and paths: OpenAI's specification 2.3.0. OpenAI's message for an unknown id is quoted word for word if
+it is known from a captured body (files, previous responses, fine-tunes); otherwise it is OpenAI's usual sentence.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from urllib.parse import parse_qsl, unquote
 
 from quotapool.openai.jsontext import BROKEN
 
-LONGEST_ID: Final = 512  # characters; what is longer is no id
-_ENCRYPTED_HEAD: Final = 96  # characters of encrypted reasoning that no other one shares: version, time, random bytes
-_MOST_ENCRYPTED: Final = 4  # of a request's encrypted items the last ones tell where they belong
+LONGEST_ID: Final = 512  # characters; anything longer is not an id
+_ENCRYPTED_HEAD: Final = 96  # characters that are unique to an encrypted reasoning: version, time, random bytes
+_MOST_ENCRYPTED: Final = 4  # the last encrypted items of a request are enough to show where it belongs
 
-Shelf = Literal["kept", "long", "recent"]
+Retention = Literal["kept", "long", "recent"]
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of stored object.
 
-    `shelf`: `kept` until deleted and listed by name, `long` as long but without their names (OpenAI cannot list them
-    either, or there are very many), `recent` for `objects.retention`. `missing` is what OpenAI says of an unknown id.
+    `retention` says how long the owner is remembered: `kept` until the object is deleted, and listed by name; `long`
+    for as long, but without the names (OpenAI cannot list them either, or there are too many); `recent` for
+    `objects.retention`. `missing` is OpenAI's message for an unknown id.
     """
 
     name: str
     prefix: str
-    shelf: Shelf
+    retention: Retention
     missing: str
     code: str | None = None
 
@@ -106,9 +107,9 @@ COLLECTIONS: Final[dict[str, Kind]] = {
     "fine_tuning/checkpoints": MODEL,
     "models": MODEL,
 }
-# What follows a collection's name and is no id.
+# Segments that follow a collection's name and are not ids.
 _VERBS: Final = frozenset({"compact", "input_tokens", "runs", "edits", "extensions"})
-# First segments under which nothing is stored. Whatever OpenAI adds is taken for a store.
+# First segments under which nothing is stored. Unknown ones are assumed to store objects.
 _STATELESS: Final = frozenset(
     {"audio", "chat", "chatkit", "completions", "content_provenance_checks", "decisions", "embeddings", "fine_tuning",
      "images", "live", "moderations", "realtime"}
@@ -116,8 +117,8 @@ _STATELESS: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
-    """Where in the API a path points: a collection (`id` ""), one of its objects, or below one (`tail`)."""
+class ObjectPath:
+    """What a path points to: a collection (`id` ""), one of its objects, or something below an object (`tail`)."""
 
     kind: Kind
     id: str = ""
@@ -126,9 +127,9 @@ class Spot:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """An id that a request names. `param` "": in its path. A `hint` tells the account where it is known, and nothing
-    where it is not: encrypted reasoning, mentions in the history that a client sends back, models, stored prompts."""
+class Reference:
+    """An id that a request names. `param` "": in its path. A `hint` selects the account if the id is known, and means
+    nothing if not: encrypted reasoning, ids in the history that a client sends back, models, stored prompts."""
 
     kind: Kind
     id: str
@@ -136,8 +137,8 @@ class Named:
     hint: bool = False
 
 
-def spot(target: str) -> Spot | None:
-    """Where a request target points; None: nothing is stored there. Reads spellings as upstream might read them."""
+def object_path(target: str) -> ObjectPath | None:
+    """What a request target points to; None: nothing is stored there. Reads spellings as upstream might read them."""
     path, _, query = target.partition("?")
     segments = [segment for segment in unquote(path).split("/") if segment][1:]
     if not segments:
@@ -153,16 +154,16 @@ def spot(target: str) -> Spot | None:
     if kind is MODEL and not (rest and rest[0].startswith(MODEL.prefix)):
         return None
     if not rest or rest[0] in _VERBS:
-        return Spot(kind, tail="/".join(rest), query=query)
-    return Spot(kind, rest[0], "/".join(rest[1:]), query)
+        return ObjectPath(kind, tail="/".join(rest), query=query)
+    return ObjectPath(kind, rest[0], "/".join(rest[1:]), query)
 
 
-def cursors(place: Spot) -> list[Named]:
-    """The ids by which a list says where it goes on: those of its own objects."""
+def cursors(place: ObjectPath) -> list[Reference]:
+    """The ids with which a list is paged: those of its own objects."""
     if place.id or not place.query:
         return []
     pairs = parse_qsl(place.query)
-    return [Named(place.kind, value, name) for name, value in pairs if name in {"after", "before"} and value]
+    return [Reference(place.kind, value, name) for name, value in pairs if name in {"after", "before"} and value]
 
 
 # ---- ids in bodies
@@ -186,11 +187,11 @@ _FIELDS: Final[dict[str, Kind]] = {
     "video": VIDEO,
     "voice": VOICE,
 }
-# Text of the user's own, or a history that only mentions what it once used.
+# The user's own text, or history that only mentions what was once used.
 _NOT_SEARCHED: Final = frozenset(
     {"annotations", "arguments", "logprobs", "metadata", "outputs", "parameters", "results", "schema"}
 )
-_ALWAYS_PREFIXED: Final = frozenset({CONVERSATION, CONTAINER, VIDEO, VOICE})  # "auto", "none", "alloy" are no ids
+_ALWAYS_PREFIXED: Final = frozenset({CONVERSATION, CONTAINER, VIDEO, VOICE})  # "auto", "none", "alloy" are not ids
 
 _CHAT_MARKS: Final = (b'file_id"',)
 _RESPONSES_MARKS: Final = (
@@ -206,10 +207,10 @@ _MARKS: Final[dict[str, tuple[bytes, ...]]] = {
 _HIDDEN: Final = (b"\\u00", b"\x00")  # a name spelled with escapes, or in UTF-16
 
 
-def may_name(endpoint: str, body: bytes, *, strictly: bool) -> bool:
-    """Whether it is worth decoding this body: a search for bytes, since most requests name nothing.
+def may_reference(endpoint: str, body: bytes, *, strictly: bool) -> bool:
+    """Whether this body needs to be decoded: a search for bytes, since most requests name no objects.
 
-    `strictly`: nothing may be hidden, so unusual spellings of names count too.
+    `strictly`: no id may be missed, so unusual spellings of names count too.
     """
     marks = _MARKS.get(endpoint)
     if marks is None:
@@ -220,19 +221,19 @@ def may_name(endpoint: str, body: bytes, *, strictly: bool) -> bool:
     return strictly and bool(marks) and (_HIDDEN[0] in body or _HIDDEN[1] in body)
 
 
-_FIRST: Final = 64  # bytes within which a JSON object begins, behind blanks or a byte order mark
+_FIRST: Final = 64  # bytes within which a JSON object begins, after blanks or a byte order mark
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """An object with all its members: where a name is repeated, nobody knows which one upstream reads."""
+    """An object with all its members: if a name is repeated, it is not known which one upstream reads."""
 
     __slots__ = ()
 
 
-def named_in(body: bytes, *, strictly: bool = False) -> list[Named]:
-    """The ids that a JSON body names, each once; [] for what is no JSON.
+def references_in(body: bytes, *, strictly: bool = False) -> list[Reference]:
+    """The ids that a JSON body names, each once; [] if it is not JSON.
 
-    `strictly`: raises ValueError for what begins like JSON and is none here: upstream might read it all the same.
+    `strictly`: raises ValueError if it begins like JSON but cannot be read here, since upstream might be able to.
     """
     try:
         walked = list(_walk(json.loads(body, object_pairs_hook=_Pairs)))
@@ -240,19 +241,19 @@ def named_in(body: bytes, *, strictly: bool = False) -> list[Named]:
         if strictly and b"{" in body[:_FIRST]:
             raise ValueError("not valid JSON, or nested too deeply") from broken
         return []
-    found: dict[tuple[str, str], Named] = {}
-    encrypted: list[Named] = []
-    for named in walked:
-        if named.kind is ENCRYPTED:
-            encrypted.append(named)
-        elif len(named.id) <= LONGEST_ID:
-            known = found.get((named.kind.name, named.id))
+    found: dict[tuple[str, str], Reference] = {}
+    encrypted: list[Reference] = []
+    for reference in walked:
+        if reference.kind is ENCRYPTED:
+            encrypted.append(reference)
+        elif len(reference.id) <= LONGEST_ID:
+            known = found.get((reference.kind.name, reference.id))
             if known is None or known.hint:
-                found[named.kind.name, named.id] = named
+                found[reference.kind.name, reference.id] = reference
     return [*found.values(), *encrypted[-_MOST_ENCRYPTED:]]
 
 
-def _walk(value: object) -> Iterator[Named]:
+def _walk(value: object) -> Iterator[Reference]:
     if type(value) is list:
         for element in value:
             yield from _walk(element)
@@ -261,18 +262,20 @@ def _walk(value: object) -> Iterator[Named]:
         for name, member in value:
             if name == "id" and type(member) is str:
                 if "item_reference" in kinds:
-                    yield Named(ITEM, member, "input")
+                    yield Reference(ITEM, member, "input")
                 elif "file_id" in kinds:
-                    yield Named(FILE, member, "id")
+                    yield Reference(FILE, member, "id")
             elif name == "encrypted_content" and type(member) is str and member:
-                yield Named(ENCRYPTED, encrypted_id(member), "input", hint=True)
+                yield Reference(ENCRYPTED, encrypted_id(member), "input", hint=True)
             elif name == "container_id" and type(member) is str:
-                # Of a tool: it shall work there. Of an item or an annotation: history.
-                yield Named(CONTAINER, member, name, hint="container_reference" not in kinds)
+                # In a tool: where it is to work. In an item or an annotation: history.
+                yield Reference(CONTAINER, member, name, hint="container_reference" not in kinds)
             elif name == "prompt" and type(member) is _Pairs:
-                # Made in the dashboard, where nobody tells us of it: the first good answer does.
+                # Prompts are made in the dashboard, so the first successful answer is how we learn of them.
                 yield from (
-                    Named(PROMPT, inner, name, hint=True) for key, inner in member if key == "id" and type(inner) is str
+                    Reference(PROMPT, inner, name, hint=True)
+                    for key, inner in member
+                    if key == "id" and type(inner) is str
                 )
                 yield from _walk(member)
             elif (kind := _FIELDS.get(name)) is not None:
@@ -281,24 +284,24 @@ def _walk(value: object) -> Iterator[Named]:
                 yield from _walk(member)
 
 
-def _in_field(kind: Kind, name: str, member: object) -> Iterator[Named]:
+def _in_field(kind: Kind, name: str, member: object) -> Iterator[Reference]:
     if type(member) is str:
         if (
             member
             and (kind not in _ALWAYS_PREFIXED or member.startswith(kind.prefix))
             and not member.startswith("cfile_")
         ):
-            yield Named(kind, member, name)
+            yield Reference(kind, member, name)
     elif type(member) is list:
         for element in member:
             yield from _in_field(kind, name, element)
     elif type(member) is _Pairs:
         if kind in _ALWAYS_PREFIXED:
-            yield from (Named(kind, inner, name) for key, inner in member if key == "id" and type(inner) is str)
+            yield from (Reference(kind, inner, name) for key, inner in member if key == "id" and type(inner) is str)
         yield from _walk(member)
 
 
-FORM_TAIL: Final = 2 * LONGEST_ID  # bytes of a form within which a field and its value stand
+FORM_TAIL: Final = 2 * LONGEST_ID  # bytes of a form that can hold a field with its value
 _FORM_FIELD: Final = re.compile(
     rb'(?<![a-z])name="?(file_id|video_id|video\[id\]|consent|consent_id|skill_id)"?(?:;[^\r\n]*)?\r\n'
     rb"(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,512})\r\n"
@@ -307,22 +310,22 @@ _FORM_ID: Final = re.compile(rb"\r?\n\r?\n((?:file-|video_|cons_|skill_)[^\r\n]{
 _FORM_KINDS: Final = {"f": FILE, "v": VIDEO, "c": CONSENT, "s": SKILL}
 
 
-def named_in_form(piece: bytes) -> list[Named]:
-    """The ids in the fields of a piece of multipart/form-data: what stands in a field that names one, and what looks
-    like one and is all that stands in its part, since upstream may read the part's head in other ways than we."""
+def references_in_form(piece: bytes) -> list[Reference]:
+    """The ids in a piece of multipart/form-data: the values of fields that name one, and any part whose whole content
+    looks like one, since upstream may read the part's head differently than we do."""
     found = {value: name for name, value in (field.groups() for field in _FORM_FIELD.finditer(piece))}
     for (value,) in (part.groups() for part in _FORM_ID.finditer(piece)):
         found.setdefault(value, b"")
     return [_in_form(name.decode(), value.decode("utf-8", "replace")) for value, name in found.items()]
 
 
-def _in_form(name: str, value: str) -> Named:
+def _in_form(name: str, value: str) -> Reference:
     kind = _FORM_KINDS[(name or value)[:1]]
-    return Named(kind, value, name or f"{kind.name}_id")
+    return Reference(kind, value, name or f"{kind.name}_id")
 
 
 def encrypted_id(content: str) -> str:
-    """What encrypted reasoning is remembered by."""
+    """The id under which encrypted reasoning is remembered."""
     return ENCRYPTED.prefix + content[:_ENCRYPTED_HEAD]
 
 
@@ -330,5 +333,5 @@ _BY_PREFIX: Final = tuple(kind for kind in KINDS if kind.prefix and kind is not 
 
 
 def kind_of(object_id: str) -> Kind | None:
-    """The kind whose prefix an id carries."""
+    """The kind whose prefix the id has; None if it has none of them."""
     return next((kind for kind in _BY_PREFIX if object_id.startswith(kind.prefix)), None)

@@ -1,8 +1,8 @@
 """JSON as bytes: decode only what is needed, find and set a top-level member without rewriting the rest.
 
-Two facts make byte scans safe in valid JSON. A quote inside a string is always escaped, so `"name"` with no
-backslash before it is never text. And what stands between a member of the outermost object and the end closes
-exactly one object: `{` followed by it must be an object again, while a nested member leaves closers over.
+Two facts make byte scans safe in valid JSON. A quote inside a string is always escaped, so `"name"` with no backslash
+before it is never text. And the rest of the document after the start of a top-level member closes exactly one object:
+`{` followed by it must be an object again, while a nested member leaves closing brackets over.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 T = TypeVar("T")
 
 BROKEN: Final = (ValueError, RecursionError)
-"""What decoding raises: malformed JSON, bad UTF-8, another type than asked for; or too deep nesting."""
+"""What decoding raises: malformed JSON, bad UTF-8, a type other than the expected one; or too deep nesting."""
 
 _BACKSLASH: Final = ord("\\")
 _BLANKS: Final = b" \t\r\n"
@@ -25,7 +25,7 @@ _KEY_AND_COLON: Final = re.compile(rb'"[^"]*"\s*:\s*')
 
 
 class _AnyObject(msgspec.Struct, gc=False):
-    """Reads nothing, so decoding into it only checks that the bytes are one JSON object."""
+    """Has no members, so decoding into it only checks that the bytes are one JSON object."""
 
 
 _any_object: Final = msgspec.json.Decoder(_AnyObject)
@@ -33,10 +33,10 @@ _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def decode_leniently(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """`decoder.decode`, for bodies that OpenAI may accept though msgspec does not.
+    """`decoder.decode`, for bodies that OpenAI may accept although msgspec does not.
 
-    Half a surrogate pair (a client cut an emoji in two), NaN, a number beyond a double: upstream is the judge
-    of these. Raises one of BROKEN where the standard library cannot read the body either.
+    Half a surrogate pair (a client cut an emoji in two), NaN, a number beyond a double: upstream decides about these.
+    Raises one of BROKEN if the standard library cannot read the body either.
     """
     try:
         return decoder.decode(body)
@@ -54,9 +54,9 @@ def is_object(text: bytes) -> bool:
 
 
 def locate(obj: bytes, quoted_name: bytes) -> int:
-    """Where the last top-level member called `quoted_name` (with its quotes) begins in a JSON object; -1: nowhere.
+    """Where the last top-level member called `quoted_name` (with its quotes) begins in a JSON object; -1: not found.
 
-    Looks at the last few places that spell the name; past these it answers -1.
+    Only the last few occurrences of the name are examined.
     """
     at = len(obj)
     for _ in range(_CANDIDATES):
@@ -71,8 +71,8 @@ def locate(obj: bytes, quoted_name: bytes) -> int:
 def set_member(obj: bytes, name: str, value: bytes) -> bytes:
     """The JSON object with this top-level member set; all other bytes stay as they are.
 
-    Where the member stands already, its last value is exchanged (the one that counts when a name is repeated);
-    where it does not, it is put before the closing brace. Raises one of BROKEN for what is not a JSON object.
+    If the member exists, its last value is replaced (the one that counts when a name is repeated); otherwise it is
+    added before the closing brace. Raises one of BROKEN if `obj` is not a JSON object.
     """
     quoted = b'"' + name.encode() + b'"'
     at = locate(obj, quoted)
@@ -82,7 +82,7 @@ def set_member(obj: bytes, name: str, value: bytes) -> bytes:
         start = key.end() if key else at  # the proof of `locate` includes the colon
         return obj[:start] + value + obj[start + memoryview(old).nbytes :]
     members = _members.decode(obj)
-    if name in members:  # spelled with escapes, or hidden behind too many namesakes
+    if name in members:  # spelled with escapes, or followed by too many other occurrences of its name
         members[name] = msgspec.Raw(value)
         return msgspec.json.encode(members)
     brace = obj.rindex(b"}")
@@ -91,7 +91,7 @@ def set_member(obj: bytes, name: str, value: bytes) -> bytes:
 
 
 def member_span(obj: bytes, start: int, end: int) -> tuple[int, int]:
-    """The member at [start, end) together with the one comma, and the blanks, that go when it goes."""
+    """The member at [start, end) together with the comma and the blanks that must be removed with it."""
     before = start - 1
     while before >= 0 and obj[before] in _BLANKS:
         before -= 1

@@ -1,20 +1,20 @@
-"""Every path of OpenAI's API that the proxy forwards, and what it must know of each, as one table.
+"""Every path of OpenAI's API that the proxy forwards, and what it must know about each, as one table.
 
-Sources: OpenAI's specification 2.3.0 and the Python SDK 3.54 (`tests/data/operations.txt`, whose every operation must
-be found here). A path that stands nowhere here passes all the same; it is then one request, unread and never repeated.
+Sources: OpenAI's specification 2.3.0 and the Python SDK 3.54 (`tests/data/operations.txt`: each of its operations must
+be found here). A path that is not listed is forwarded too, as one request that is not read and never repeated.
 
     path     after /v1/; {…} is any one segment
-    methods  what the API has there; others pass too. GET is a WebSocket's handshake where `body` says so
+    methods  what the API has there; others are forwarded too. GET is a WebSocket's handshake if `body` includes ws
     body     of POST: json, form (multipart), sdp, ws (WebSocket); several with +; - none
     billed   tokens, images, audio (seconds or tokens), characters, seconds (of video, of live sessions), storage,
              inner (by the runs it starts); - nothing
     cost     how a request's tokens are estimated before it is sent; - one request, no tokens
-    usage    where the answer tells what it used: json, sse, ws (the socket's events); - nowhere
+    usage    where the answer reports its usage: json, sse, ws (the socket's events); - nowhere
     sse      how its SSE reports usage and errors: chat, or typed (each event has a `type`); - none that matters
-    answer   json, sse, sdp, binary; text (plain text where it is asked for)
-    again    may it be sent twice: yes; body (unless that asks for `background` or `conversation`); - never.
+    answer   json, sse, sdp, binary; text (plain text if that is asked for)
+    replay   may it be sent twice: yes; body (unless that asks for `background` or `conversation`); - never.
              GET and HEAD: always
-    state    home: what it makes, or lists, lives in one account; names: its body may name what lives in one;
+    state    home: what it creates or lists belongs to one account; names: its body may name such objects;
              - neither. A path with an id in it always belongs to that id's account
 """
 
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _TABLE: Final = """
-# path                           methods         body      billed     cost        usage    sse   answer     again state
+# path                           methods         body      billed     cost        usage    sse   answer     replay state
 
 chat/completions                 GET,POST        json      tokens     chat        json+sse chat  json+sse   yes   names
 chat/completions/{id}            GET,POST,DELETE json      -          -           -        -     json       -     -
@@ -201,14 +201,14 @@ threads/{id}/runs/{id}/steps/{id} GET            -         -          -         
 threads/{id}/runs/{id}/submit_tool_outputs POST  json      tokens     -           json+sse typed json+sse   -     -
 """
 
-# Affairs of an organisation, of its projects' members, and of the person behind a key: what is asked there is
-# answered for whoever holds the key, so none of it is ever asked with the pool's.
+# About an organisation, the members of its projects, and the person behind a key: the answers depend on the key's
+# owner, so these are never requested with the pool's keys.
 NEVER_FORWARDED: Final = frozenset({"organization", "organizations", "dashboard", "projects", "me", "usage"})
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One line of the table; its columns are explained above. Sets are empty where the table has `-`."""
+    """One line of the table; its columns are explained above. Sets are empty if the table has `-`."""
 
     path: str
     methods: frozenset[str]
@@ -218,18 +218,13 @@ class Operation:
     usage: frozenset[str]
     sse: str
     answer: frozenset[str]
-    again: str
+    replay: str
     state: str
-
-    @property
-    def by_id(self) -> bool:
-        """Its path names something stored; a model's name counts only where it was fine-tuned (`state`: names)."""
-        return "{id}" in self.path and self.state == "-"
 
 
 def _read(line: str) -> Operation:
     path, methods, *cells = line.split()
-    body, billed, cost, usage, sse, answer, again, state = ("" if cell == "-" else cell for cell in cells)
+    body, billed, cost, usage, sse, answer, replay, state = ("" if cell == "-" else cell for cell in cells)
     return Operation(
         path,
         frozenset(methods.split(",")),
@@ -239,7 +234,7 @@ def _read(line: str) -> Operation:
         frozenset(filter(None, usage.split("+"))),
         sse,
         frozenset(answer.split("+")),
-        again,
+        replay,
         state or "-",
     )
 

@@ -26,9 +26,9 @@ _UNIT_S: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "n
 
 
 def parse_duration(text: str) -> float | None:
-    """Seconds of a Go-style duration such as `6m0s`, `17ms`, `1h2m3s`; None where it is none."""
+    """Seconds of a Go-style duration such as `6m0s`, `17ms`, `1h2m3s`; None if it is not one."""
     if text[-2:] == "ms" and text[:-2].isdecimal() and len(text) < 12:
-        return int(text[:-2]) / 1000  # most answers of a well-filled bucket, at a third of the time
+        return int(text[:-2]) / 1000  # most answers of a well-filled bucket, in a third of the time
     match = _GO_DURATION.fullmatch(text)
     if match is None:
         return None
@@ -55,10 +55,10 @@ def format_duration(seconds: float) -> str:
 
 
 class RateHeaders(msgspec.Struct, frozen=True, gc=False):  # made with every answer: a frozen dataclass takes 1 µs more
-    """What one answer says of the buckets that admitted it. None where a header is absent or unreadable.
+    """What one answer reports about the buckets that admitted it. None if a header is absent or unreadable.
 
-    Limits and remaining are requests or tokens; `*_s` are seconds until that bucket is full. The
-    project-tokens trio comes only where the project has its own token limit.
+    Limits and remaining are requests or tokens; `*_s` are seconds until that bucket is full. The three headers of
+    project tokens come only if the project has its own token limit.
     """
 
     limit_requests: int | None = None
@@ -73,11 +73,11 @@ class RateHeaders(msgspec.Struct, frozen=True, gc=False):  # made with every ans
 
     @property
     def requests_are_daily(self) -> bool | None:
-        """Whether the requests trio shows RPD instead of RPM; None where the numbers cannot tell.
+        """Whether the three headers of requests show RPD instead of RPM; None if the numbers do not decide it.
 
         `remaining` is rounded down, so between used-1 and used slots are missing, and the reset lies between
-        (used-1)/limit and used/limit of the period. A reset that a minute explains is read as a minute:
-        a day's bucket gets so close to full once in 1,440 answers.
+        (used-1)/limit and used/limit of the period. A reset that fits a minute is read as a minute: a day's bucket is
+        that close to full only once in 1,440 answers.
         """
         limit, remaining, reset_s = self.limit_requests, self.remaining_requests, self.reset_requests_s
         if not limit or remaining is None or reset_s is None or remaining >= limit:
@@ -92,7 +92,7 @@ class RateHeaders(msgspec.Struct, frozen=True, gc=False):  # made with every ans
 
 
 def read(headers: Mapping[str, str]) -> RateHeaders | None:
-    """The rate headers of one answer, or None where it has none. Garbage counts as absent; never raises.
+    """The rate headers of one answer, or None if it has none. Garbage counts as absent; never raises.
 
     `headers` is case-insensitive, or has lower-case names.
     """

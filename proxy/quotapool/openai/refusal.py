@@ -1,4 +1,4 @@
-"""What the proxy itself answers instead of upstream: a catalogued error, with what this case adds to it."""
+"""An error that the proxy itself answers with: one of the catalogue, with the details of this case."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from quotapool.openai.replies import ProxyError
 
 
 class Refusal(Exception):
-    """Ends a request with one of `replies.ALL`. `retry_after_s`: when the same request can succeed, None: unknown.
+    """Ends a request with one of `replies.ALL`. `retry_after_s`: when the same request can succeed; None: unknown.
 
-    `final`: the proxy has retried already; a client's own retries would multiply that.
+    `final`: the proxy has already retried; a client's own retries would multiply that.
     """
 
     def __init__(
@@ -30,16 +30,16 @@ class Refusal(Exception):
         self._retry_after_s = retry_after_s
         self._param = param
         self._final = final
-        self.also: list[tuple[str, str]] = []  # the pool's rate headers, where they are known
+        self.also: list[tuple[str, str]] = []  # the pool's rate headers, if they are known
 
     def body(self) -> bytes:
         """OpenAI's error JSON."""
         return self.error.body(self._message, param=self._param)
 
     def headers(self) -> list[tuple[str, str]]:
-        steer = self.error.headers
+        retry = self.error.headers
         if self._final:
-            steer = [("x-should-retry", "false")]
+            retry = [("x-should-retry", "false")]
         elif self._retry_after_s is not None and math.isfinite(self._retry_after_s):
-            steer = replies.retry_headers(self._retry_after_s)
-        return [("content-type", "application/json"), ("x-quotapool-source", "proxy"), *steer, *self.also]
+            retry = replies.retry_headers(self._retry_after_s)
+        return [("content-type", "application/json"), ("x-quotapool-source", "proxy"), *retry, *self.also]

@@ -1,4 +1,4 @@
-"""Errors that the proxy itself creates, in OpenAI's shape, so that SDKs raise the right exception.
+"""The proxy's own errors, in OpenAI's shape, so that SDKs raise the right exception.
 
 One constant per code; `docs/errors.md` is tested against `ALL`. Shape: OpenAI's `Error` schema,
 `{"error": {"message", "type", "param", "code"}}`.
@@ -18,14 +18,14 @@ LONGEST_WAIT_S: Final = 60
 
 def error_body(message: str, type: str, code: str | None, param: str | None = None) -> bytes:  # noqa: A002  OpenAI's field name
     """OpenAI's error JSON. Characters that UTF-8 cannot carry become `?`."""
-    sayable = message.encode("utf-8", "replace").decode("utf-8")
-    return msgspec.json.encode({"error": {"message": sayable, "type": type, "param": param, "code": code}})
+    encodable = message.encode("utf-8", "replace").decode("utf-8")
+    return msgspec.json.encode({"error": {"message": encodable, "type": type, "param": param, "code": code}})
 
 
 def retry_headers(seconds: float) -> list[tuple[str, str]]:
-    """Headers that steer an SDK's own retry, `seconds` before the request can succeed.
+    """Headers that control an SDK's own retry, `seconds` before the request can succeed.
 
-    Up to 60 s: come back then, and not before. Longer (a daily limit, a monthly one): the true time, and
+    Up to 60 s: retry then, not earlier. Longer (a daily limit, a monthly one): the true time, and
     `x-should-retry: false`, since no SDK waits that long. Unknown or never (`inf`): only "do not retry".
     """
     if not math.isfinite(seconds):
@@ -39,7 +39,7 @@ def retry_headers(seconds: float) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class ProxyError:
-    """One error the proxy can answer with. `should_retry` is for SDKs: may the same request succeed soon?"""
+    """One error that the proxy can answer with. `should_retry` is for SDKs: can the same request succeed soon?"""
 
     code: str
     status: int
@@ -58,7 +58,7 @@ class ProxyError:
         return [("x-should-retry", "true" if self.should_retry else "false")]
 
     def body(self, message: str = "", *, type: str = "", param: str | None = None) -> bytes:  # noqa: A002  OpenAI's field name
-        """The JSON answer; `message` and `type` replace the general ones where the caller knows more."""
+        """The JSON answer; `message` and `type` replace the general ones if the caller knows more."""
         return error_body(message or self.message, type or self.type, self.code, param)
 
 
@@ -75,37 +75,37 @@ MISSING_PROXY_KEY: Final = ProxyError(
 INVALID_PROXY_KEY: Final = ProxyError(
     "invalid_proxy_key", 401, _CALLER, False,
     "This proxy key is unknown or was revoked.",
-    "Ask the proxy's operator for a valid one (`quotapool clients add`).",
+    "Ask the proxy's operator for a valid key (`quotapool clients add`).",
 )  # fmt: skip
 OPENAI_KEY_SENT: Final = ProxyError(
     "openai_key_sent", 401, _CALLER, False,
-    "This looks like an OpenAI key, but a proxy key is wanted here.",
-    "Use the key that the proxy's operator gave you; the proxy adds the OpenAI key itself.",
+    "This looks like an OpenAI key, but this proxy expects a proxy key.",
+    "Use the proxy key you got from the proxy's operator; the proxy adds the OpenAI key itself.",
 )  # fmt: skip
 HOST_NOT_ALLOWED: Final = ProxyError(
     "host_not_allowed", 403, _CALLER, False,
-    "The request's Host is neither loopback nor one that this proxy is configured for.",
-    "Call the proxy by 127.0.0.1 or localhost, or have its operator allow this host name or set up client keys.",
+    "The request's Host header is neither a loopback address nor a host name this proxy is configured for.",
+    "Call the proxy at 127.0.0.1 or localhost, or ask its operator to allow this host name or to set up client keys.",
 )  # fmt: skip
 CLIENT_SUSPENDED: Final = ProxyError(
     "client_suspended", 403, _CALLER, False,
-    "This client is suspended: OpenAI refused its requests for policy too often.",
-    "Look at what your users send; the proxy's operator lifts it (`quotapool clients resume NAME`).",
+    "This client is suspended: OpenAI refused too many of its requests for violating its usage policies.",
+    "Check what your users send; the proxy's operator can lift the suspension (`quotapool clients resume NAME`).",
 )  # fmt: skip
 ORIGIN_NOT_ALLOWED: Final = ProxyError(
     "origin_not_allowed", 403, _CALLER, False,
-    "Web pages of this Origin may not use this proxy.",
-    "Call the proxy from a server, or have its operator allow this origin or set up client keys.",
+    "Web pages from this origin may not use this proxy.",
+    "Call the proxy from a server, or ask its operator to allow this origin or to set up client keys.",
 )  # fmt: skip
 PATH_NOT_FOUND: Final = ProxyError(
     "path_not_found", 404, _CALLER, False,
-    "This path is not part of the OpenAI API as this proxy serves it: paths begin with exactly one /v1/.",
+    "This proxy does not serve this path: paths of the OpenAI API begin with exactly one /v1/.",
     "Set base_url to the proxy's address followed by /v1, for example http://127.0.0.1:8080/v1.",
 )  # fmt: skip
 PATH_NOT_ALLOWED: Final = ProxyError(
     "path_not_allowed", 403, _CALLER, False,
     "Organization and dashboard paths are never forwarded with the pool's keys.",
-    "Call https://api.openai.com yourself with your own admin key.",
+    "Call https://api.openai.com directly with your own admin key.",
 )  # fmt: skip
 METHOD_NOT_ALLOWED: Final = ProxyError(
     "method_not_allowed", 405, _CALLER, False,
@@ -114,52 +114,52 @@ METHOD_NOT_ALLOWED: Final = ProxyError(
 )  # fmt: skip
 INVALID_JSON: Final = ProxyError(
     "invalid_json", 400, _CALLER, False,
-    "The request's body is not a JSON object.",
-    "Send valid JSON, encoded as UTF-8.",
+    "The request body is not a JSON object.",
+    "Send a valid JSON object, encoded as UTF-8.",
 )  # fmt: skip
 INVALID_MODEL: Final = ProxyError(
     "invalid_model", 400, _CALLER, False,
-    "The request names no model, or not by a string.",
+    "The request names no model, or its model is not a string.",
     'Set `model` to the name of a model, for example "gpt-4o-mini".',
 )  # fmt: skip
 INVALID_HTTP: Final = ProxyError(
     "invalid_http", 400, _CALLER, False,
     "This is not a valid HTTP/1.1 request, or one of its header lines is longer than 64 KiB.",
-    "Use an OpenAI SDK or another HTTP client, and send long texts in the body.",
+    "Use an OpenAI SDK or another HTTP client, and send long texts in the request body.",
 )  # fmt: skip
 INVALID_WEBSOCKET: Final = ProxyError(
     "invalid_websocket", 400, _CALLER, False,
     "This request asks for a WebSocket, but its headers are not those of a handshake (RFC 6455, version 13).",
-    "Use an OpenAI SDK or another WebSocket client; a proxy in between must pass Upgrade and Connection on.",
+    "Use an OpenAI SDK or another WebSocket client; a proxy in between must forward Upgrade and Connection.",
 )  # fmt: skip
 CLIENT_SECRET_SENT: Final = ProxyError(
     "client_secret_sent", 401, _CALLER, False,
-    "This is a client secret of OpenAI (ek_...), which holds a session's settings for one account.",
-    "Connect to api.openai.com with it, for which it was made; to use this proxy, send your proxy key.",
+    "This is an OpenAI client secret (ek_...), which is valid for a session of one account only.",
+    "Connect to api.openai.com with it; to use this proxy, send your proxy key instead.",
 )  # fmt: skip
 BODY_TOO_LARGE: Final = ProxyError(
     "body_too_large", 413, _CALLER, False,
-    "The request's body is larger than this proxy accepts.",
-    "Send less, upload large inputs as files, or have the operator raise the limit.",
+    "The request body is larger than this proxy accepts.",
+    "Send less, upload large inputs as files, or ask the operator to raise the limit.",
 )  # fmt: skip
 MODEL_NOT_AVAILABLE: Final = ProxyError(
     "model_not_available", 404, _CALLER, False,
-    "No account of the pool has access to this model or feature.",
-    "Check the model's name, or ask the proxy's operator to add an account that has it.",
+    "No account in the pool has access to this model or feature.",
+    "Check the model's name, or ask the proxy's operator to add an account that has access to it.",
 )  # fmt: skip
 MODEL_NOT_ALLOWED: Final = ProxyError(
     "model_not_allowed", 403, _CALLER, False,
     "Your proxy key may not use this model.",
-    "Use one that GET /v1/models lists, or ask the proxy's operator to allow it.",
+    "Use a model that GET /v1/models lists, or ask the proxy's operator to allow this one.",
 )  # fmt: skip
 REQUEST_TOO_LARGE_FOR_POOL: Final = ProxyError(
     "request_too_large_for_pool", 429, "tokens", False,
-    "This one request needs more tokens than any account of the pool may use in a whole minute or day (TPM, TPD).",
-    "Shorten the input or lower the maximum number of output tokens; waiting does not help.",
+    "This single request needs more tokens than any account in the pool may use in a whole minute or day (TPM, TPD).",
+    "Shorten the input or lower the maximum number of output tokens; waiting will not help.",
 )  # fmt: skip
 RATE_LIMIT_EXCEEDED: Final = ProxyError(
     "rate_limit_exceeded", 429, "requests", True,
-    "Every account of the pool that could serve this request, or your own proxy key, is at its rate limit.",
+    "Every account in the pool that could serve this request, or your own proxy key, is at its rate limit.",
     "Retry after the time in the retry-after header.",
 )  # fmt: skip
 QUEUE_FULL: Final = ProxyError(
@@ -169,93 +169,93 @@ QUEUE_FULL: Final = ProxyError(
 )  # fmt: skip
 QUEUE_TIMEOUT: Final = ProxyError(
     "queue_timeout", 429, "requests", True,
-    "The request waited for the pool's rate limit as long as the proxy lets it.",
-    "Retry after the time in the retry-after header, or have the operator raise `queue.max_wait`.",
+    "The request waited for the pool's rate limit as long as the proxy allows.",
+    "Retry after the time in the retry-after header, or ask the operator to raise `queue.max_wait`.",
 )  # fmt: skip
 POOL_CREDIT_EXHAUSTED: Final = ProxyError(
     "pool_credit_exhausted", 429, _QUOTA, False,
-    "Every account of the pool is out of credit or has inactive billing.",
-    "The operator must add credit at OpenAI; the proxy notices by itself.",
+    "Every account in the pool is out of credit or has inactive billing.",
+    "The operator must add credit at OpenAI; the proxy then resumes by itself.",
 )  # fmt: skip
 POOL_SPEND_LIMIT_REACHED: Final = ProxyError(
     "pool_spend_limit_reached", 429, _QUOTA, False,
-    "Every account of the pool has reached a spend or usage limit.",
-    "The operator must raise a limit, or wait for its monthly reset; the proxy notices by itself.",
+    "Every account in the pool has reached a spend or usage limit.",
+    "The operator must raise a limit or wait for its monthly reset; the proxy then resumes by itself.",
 )  # fmt: skip
 POOL_DAILY_LIMIT_REACHED: Final = ProxyError(
     "pool_daily_limit_reached", 429, _QUOTA, False,
-    "The pool has spent what its operator lets it spend in a day (`spend.daily_limit_usd`).",
-    "Wait for the next day, or have the operator raise the limit.",
+    "The pool has spent what its operator allows per day (`spend.daily_limit_usd`).",
+    "Wait for the next day, or ask the operator to raise the limit.",
 )  # fmt: skip
 POOL_NO_USABLE_KEYS: Final = ProxyError(
     "pool_no_usable_keys", 503, _UNAVAILABLE, False,
-    "No key of the pool is usable: all are invalid, removed or disabled.",
-    "The operator sees the reasons with `quotapool check` and must add or replace keys.",
+    "No key in the pool is usable: all are invalid, removed or disabled.",
+    "The operator can see the reasons with `quotapool check` and must add or replace keys.",
 )  # fmt: skip
 UPSTREAM_KEY_REFUSED: Final = ProxyError(
     "upstream_key_refused", 503, _UNAVAILABLE, True,
-    "OpenAI refused the key that was chosen, and a request that is streamed through cannot be sent a second time.",
-    "Retry: the refused key has left the pool, and another one will be used.",
+    "OpenAI refused the chosen key, and a request whose body is streamed through cannot be sent a second time.",
+    "Retry: the refused key has left the pool, so another one will be used.",
 )  # fmt: skip
 UPSTREAM_UNREACHABLE: Final = ProxyError(
     "upstream_unreachable", 502, _SERVER, True,
     "The proxy could not connect to OpenAI.",
-    "Retry; if it goes on, the operator should check the proxy's network and status.openai.com.",
+    "Retry; if the error persists, the operator should check the proxy's network and status.openai.com.",
 )  # fmt: skip
 EGRESS_REFUSED: Final = ProxyError(
     "egress_refused", 502, _SERVER, False,
-    "OpenAI, or something on the way to it, does not serve this proxy's network: a page came instead of an answer.",
-    "The operator should look at the proxy's way out: its address, its region, its forward proxy. No key is to blame.",
+    "OpenAI, or something on the way to it, refuses this proxy's network: it sent a web page instead of an answer.",
+    "The operator should check the proxy's outgoing address, region and forward proxy. No key is at fault.",
 )  # fmt: skip
 UPSTREAM_TIMEOUT: Final = ProxyError(
     "upstream_timeout", 504, _SERVER, False,
-    "OpenAI did not answer in time; it may have done the work all the same.",
-    "Retry only if doing the work twice is harmless, or have the operator raise the timeout.",
+    "OpenAI did not answer in time; it may have done the work anyway.",
+    "Retry only if doing the work twice is harmless, or ask the operator to raise the timeout.",
 )  # fmt: skip
 UPSTREAM_PROTOCOL_ERROR: Final = ProxyError(
     "upstream_protocol_error", 502, _SERVER, False,
-    "OpenAI's answer broke off or was not valid HTTP; it may have done the work all the same.",
+    "OpenAI's answer broke off or was not valid HTTP; it may have done the work anyway.",
     "Retry only if doing the work twice is harmless.",
 )  # fmt: skip
 STORE_UNAVAILABLE: Final = ProxyError(
     "store_unavailable", 503, _UNAVAILABLE, True,
     "The proxy's budget store (Redis) does not answer.",
-    "Retry; if it goes on, the operator should check Redis.",
+    "Retry; if the error persists, the operator should check Redis.",
 )  # fmt: skip
 OBJECT_NOT_FOUND: Final = ProxyError(
     "object_not_found", 404, _CALLER, False,
-    "No object with this id exists, as far as this client is concerned.",
-    "Check the id, and use the proxy key with which the object was made; the body says this in OpenAI's own words.",
+    "No object with this id is visible to this client.",
+    "Check the id, and use the proxy key that created the object; the message in the body is OpenAI's own.",
 )  # fmt: skip
 OBJECTS_APART: Final = ProxyError(
     "objects_apart", 400, _CALLER, False,
-    "The ids in this request belong to objects on different accounts of the pool, and no account sees them all.",
-    "Make these objects once more with one proxy key, one after the other, so that they come to one account.",
+    "The ids in this request belong to objects in different accounts of the pool, and no account can see them all.",
+    "Create these objects again with one proxy key, one after another, so that they end up in one account.",
 )  # fmt: skip
 OBJECT_ELSEWHERE: Final = ProxyError(
     "object_elsewhere", 400, _CALLER, False,
-    "What this event names is kept by another account of the pool than the one this session runs on.",
-    "Send it as a request over HTTP, which goes to the right account, or name only what was made in this session.",
+    "This event names an object in another account of the pool than the one this session uses.",
+    "Send it as an HTTP request, which goes to the right account, or name only objects created in this session.",
 )  # fmt: skip
 OBJECT_ACCOUNT_UNAVAILABLE: Final = ProxyError(
     "object_account_unavailable", 503, _UNAVAILABLE, False,
-    "The account that holds what this request names cannot be used now, and no other account has it.",
-    "The operator sees the reason with `quotapool check`; what is stored there is back when the account is.",
+    "The account that holds the object this request names is not usable now, and no other account has the object.",
+    "The operator can see the reason with `quotapool check`; the object is available again when the account is.",
 )  # fmt: skip
 DRAINING: Final = ProxyError(
     "draining", 503, _UNAVAILABLE, True,
-    "This proxy is shutting down and takes no new requests.",
+    "This proxy is shutting down and accepts no new requests.",
     "Retry; another replica or the restarted proxy will answer.",
 )  # fmt: skip
 PROXY_OVERLOADED: Final = ProxyError(
     "proxy_overloaded", 503, _UNAVAILABLE, True,
-    "The proxy handles as many requests at once as it can.",
-    "Retry in a moment; if it goes on, the operator should add workers or replicas.",
+    "The proxy is already handling as many requests as it can.",
+    "Retry in a moment; if the error persists, the operator should add workers or replicas.",
 )  # fmt: skip
 INTERNAL_ERROR: Final = ProxyError(
     "internal_error", 500, _SERVER, False,
-    "The proxy failed on this request by a fault of its own.",
-    "Give the operator the x-quotapool-request-id of this answer; the log has the details.",
+    "The proxy failed to handle this request because of an internal error.",
+    "Send the operator the x-quotapool-request-id of this response; the log has the details.",
 )  # fmt: skip
 
 ALL: Final[tuple[ProxyError, ...]] = tuple(

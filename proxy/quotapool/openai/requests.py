@@ -1,10 +1,10 @@
-"""What the proxy must know of a request before it sends it: model, stream, cost, and what ties it down.
+"""What the proxy must know about a request before it sends it: model, stream, cost, and what ties it to an account.
 
-Cost follows OpenAI's rate-limits guide: "the maximum of `max_tokens` and the estimated number of tokens based on
-the character count of your request". Our reading of the two halves:
+Cost follows OpenAI's rate-limits guide: "the maximum of `max_tokens` and the estimated number of tokens based on the
+character count of your request". Our reading of the two halves:
 
-- output: the maximum asked for x `n` (or `best_of`) x number of prompts. Where none is asked for, OpenAI does not
-  say what it takes; DEFAULT_OUTPUT is what /completions documents for itself, and callers may pass another.
+- output: the maximum asked for x `n` (or `best_of`) x number of prompts. OpenAI does not say what it assumes if none is
+  given; DEFAULT_OUTPUT is the documented default of /completions, and callers may pass another one.
 - characters: Unicode characters of the words the model reads (message content and text parts, tool calls and their
   outputs, instructions, input), and the JSON of tools and of output schemas as it was sent. Base64 and URLs of
   images, audio and files are not words. Four characters are one token, rounded up. A token id is one token.
@@ -29,8 +29,8 @@ _NONE: Final = msgspec.Raw(b"")
 
 
 class InvalidRequest(ValueError):
-    """The body cannot be routed or costed. `str(error)` is for the client; `param` names the field that is wrong, ""
-    where all of it is no JSON object."""
+    """The body cannot be routed or costed. `str(error)` is for the client; `param` names the field that is wrong, "" if
+    the body as a whole is not a JSON object."""
 
     def __init__(self, message: str, param: str = "") -> None:
         super().__init__(message)
@@ -38,12 +38,12 @@ class InvalidRequest(ValueError):
 
 
 class RequestFacts(msgspec.Struct, frozen=True, gc=False):
-    """One request, understood. Optional fields of a wrong type read as absent: upstream judges them.
+    """One parsed request. Optional fields of a wrong type are read as absent: upstream decides about them.
 
-    `cost.tokens` is what OpenAI's limiter takes at admission. `asked_usage`: the client itself asked for the usage
-    chunk. `stateful`: in the background or in a conversation, so a repeat could act twice. `store` as sent (absent
-    means true on responses, false on chat). `conversation` is the id, however it was written. `prompt` is the id of a
-    stored prompt template; it stands for the model where the request leaves that to the template.
+    `cost.tokens` is what OpenAI's limiter charges at admission. `asked_usage`: the client itself asked for the usage
+    chunk. `stateful`: in the background or in a conversation, so repeating it could act twice. `store` is as sent
+    (absent means true on responses, false on chat). `conversation` is the id, in whichever form it was given. `prompt`
+    is the id of a stored prompt template; it takes the model's place if the request leaves that to the template.
     """
 
     model: str
@@ -59,7 +59,7 @@ class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     prompt_cache_key: str | None = None
     user: str | None = None
     prompt: str = ""
-    prompt_tokens: int = 0  # characters / 4: what the prompt alone is taken for
+    prompt_tokens: int = 0  # the estimate for the prompt alone: characters / 4
 
 
 class _Common(msgspec.Struct, gc=False):
@@ -179,16 +179,16 @@ def read_request(kind: Kind, body: bytes, default_output: int = DEFAULT_OUTPUT) 
 
 
 def peek_model(body: bytes) -> tuple[str, bool, int]:
-    """(model, stream, n) of any JSON body; ("", False, 1) where it tells nothing. Never raises."""
+    """(model, stream, n) of any JSON body; ("", False, 1) if it has none of them. Never raises."""
     try:
-        seen = decode_leniently(_peek, body)
+        found = decode_leniently(_peek, body)
     except BROKEN:
         return "", False, 1
-    return seen.model if type(seen.model) is str else "", seen.stream is True, _positive(seen.n) or 1
+    return found.model if type(found.model) is str else "", found.stream is True, _positive(found.n) or 1
 
 
 def speech_characters(body: bytes) -> int:
-    """How long the text of a speech request is: binary answers tell no usage, and models like tts-1 bill by it."""
+    """The length of a speech request's text: models like tts-1 are billed by it, and binary answers report no usage."""
     try:
         text = decode_leniently(_speech, body).input
     except BROKEN:
@@ -199,15 +199,15 @@ def speech_characters(body: bytes) -> int:
 def inject_include_usage(body: bytes) -> bytes:
     """A streaming chat or completions body that asks for the usage chunk; all other bytes stay as they are.
 
-    The very same object comes back where nothing was to do: usage asked for already, or `stream_options` of a
-    type that upstream will refuse, or no JSON object.
+    The same object is returned if there is nothing to do: usage is asked for already, `stream_options` has a type that
+    upstream will refuse, or the body is not a JSON object.
     """
     try:
         options = bytes(_stream_options.decode(body).stream_options) if b'"stream_options"' in body else b""
         if options in {b"", b"null"}:
             return set_member(body, "stream_options", b'{"include_usage":true}')
-        asked = _include_usage.decode(options).include_usage
-        if asked is None or asked is False:
+        include = _include_usage.decode(options).include_usage
+        if include is None or include is False:
             return set_member(body, "stream_options", set_member(options, "include_usage", b"true"))
     except BROKEN:
         return body
@@ -309,7 +309,7 @@ def _characters(value: object) -> int:
 
 
 def _prompts(value: object) -> tuple[int, int]:
-    """(characters, prompts) of: a text, texts, one prompt's token ids, or several prompts' token ids."""
+    """(characters, prompts) of a text, texts, one prompt's token ids, or several prompts' token ids."""
     if type(value) is not list:
         return _characters(value), 1
     characters = 0

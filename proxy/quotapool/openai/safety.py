@@ -23,18 +23,18 @@ _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def is_policy_refusal(verdict: Verdict) -> bool:
-    """Whether upstream refused what the caller wrote because of its usage policies."""
+    """Whether upstream refused the caller's content because of its usage policies."""
     return verdict.kind is Kind.REQUEST and any(fnmatchcase(verdict.reason, pattern) for pattern in _REFUSALS)
 
 
 def identifier_of(client: str) -> str:
-    """A client's `safety_identifier`: stable, and telling nothing of its id."""
+    """A client's `safety_identifier`: stable, without revealing its id."""
     return hashlib.sha256(f"quotapool client {client}".encode()).hexdigest()[:32]
 
 
 def fill_identifier(body: bytes, identifier: str) -> bytes:
-    """The JSON object with `safety_identifier`, all other bytes as they are. The same object comes back where the
-    member stands already, whatever its value, and where the body is no JSON object."""
+    """The JSON object with `safety_identifier`, all other bytes as they are. The same object is returned if it has that
+    member already, whatever its value, or if the body is not a JSON object."""
     try:
         members = _members.decode(body)
     except BROKEN:

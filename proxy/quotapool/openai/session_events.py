@@ -1,8 +1,8 @@
-"""Events on OpenAI's WebSockets: which of them tell of usage, limits or errors, and what they say.
+"""Events on OpenAI's WebSockets: which of them report usage, limits or errors, and their facts.
 
 Realtime, Responses over a WebSocket, and Live share the form `{"type": "...", ...}` (Python SDK 3.54,
-`types/realtime`, `types/responses`, `types/live`). Nearly all events are deltas, which nobody looks into: their type
-is read from their first bytes, where OpenAI writes it, and only the types in TELLING are decoded.
+`types/realtime`, `types/responses`, `types/live`). Nearly all events are deltas, which are not decoded: the type is
+read from the first bytes, where OpenAI writes it, and only events of the types in RELEVANT are decoded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 
 from quotapool.domain.quantities import Usage
 from quotapool.openai.jsontext import BROKEN
-from quotapool.openai.usage import told_tier, usage_of
+from quotapool.openai.usage import reported_tier, usage_of
 
 CREATE: Final = "response.create"
 BEGUN: Final = "response.created"
@@ -32,7 +32,7 @@ SESSION: Final = frozenset(
 )
 DURATION: Final = frozenset({"session.usage.updated", "session.closed"})  # Live: `usage.seconds`, all so far
 _WRAPPED: Final = "response.event"  # Live: `event` is one of Responses
-TELLING: Final = ENDED | SESSION | DURATION | {BEGUN, ERROR, RATES, TRANSCRIBED, _WRAPPED}
+RELEVANT: Final = ENDED | SESSION | DURATION | {BEGUN, ERROR, RATES, TRANSCRIBED, _WRAPPED}
 
 _TYPE: Final = re.compile(rb'\s*\{\s*(?:"event_id"\s*:\s*"[^"\\]{0,256}"\s*,\s*)?"type"\s*:\s*"([A-Za-z0-9_.]{1,100})"')
 
@@ -46,12 +46,12 @@ _any: Final = msgspec.json.Decoder()
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What one event of upstream says. Fields that its type has not are empty."""
+class EventFacts:
+    """What one event of upstream reports. Fields that its type does not have are empty."""
 
     type: str
     response: str = ""  # a response's id
-    lane: str = ""  # `stream_id`: responses of one lane come one after another
+    lane: str = ""  # `stream_id`: responses of one lane follow one another
     model: str = ""  # of the response, or of the session
     transcriber: str = ""  # the model that turns the session's audio into text
     usage: Usage | None = None
@@ -61,7 +61,7 @@ class Told:
 
 
 def type_of(payload: bytes | bytearray) -> str:
-    """The event's type, "" where it has none. Never raises."""
+    """The event's type, "" if it has none. Never raises."""
     found = _TYPE.match(payload)
     if found is not None:
         return found[1].decode("ascii")
@@ -73,8 +73,8 @@ def type_of(payload: bytes | bytearray) -> str:
 
 
 def may_create(payload: bytes | bytearray) -> bool:
-    """Whether upstream might take a client's message for a `response.create`: one of several types, or unreadable here,
-    counts, since nobody knows how upstream reads it. Never raises."""
+    """Whether upstream might read a client's message as a `response.create`: a message with several types, or one that
+    is unreadable here, counts too, since it is not known how upstream reads it. Never raises."""
     try:
         document = json.loads(payload, object_pairs_hook=tuple)
     except BROKEN:
@@ -82,8 +82,8 @@ def may_create(payload: bytes | bytearray) -> bool:
     return type(document) is tuple and any(pair == ("type", CREATE) for pair in document)
 
 
-def read_event(payload: bytes | bytearray) -> Told | None:
-    """An event of TELLING; None where it cannot be read. Never raises."""
+def read_event(payload: bytes | bytearray) -> EventFacts | None:
+    """The facts of an event whose type is in RELEVANT; None if it cannot be read. Never raises."""
     try:
         document = _any.decode(payload)
     except BROKEN:
@@ -98,8 +98,8 @@ def read_event(payload: bytes | bytearray) -> Told | None:
     lane = _text(document.get("stream_id"))
     if kind in ENDED or kind == BEGUN:
         response = _part(document, "response")
-        tier = told_tier(response.get("service_tier"))
-        return Told(
+        tier = reported_tier(response.get("service_tier"))
+        return EventFacts(
             kind,
             _text(response.get("id")),
             lane,
@@ -108,19 +108,19 @@ def read_event(payload: bytes | bytearray) -> Told | None:
             failed=response.get("status") == "failed" or kind == "response.failed",
         )
     if kind == ERROR:
-        return Told(kind, lane=lane, failed=True)
+        return EventFacts(kind, lane=lane, failed=True)
     if kind == RATES:
-        return Told(kind, limits=_limits(document.get("rate_limits")))
+        return EventFacts(kind, limits=_limits(document.get("rate_limits")))
     if kind == TRANSCRIBED:
-        return Told(kind, usage=usage_of(document.get("usage")))
+        return EventFacts(kind, usage=usage_of(document.get("usage")))
     if kind in DURATION:
-        return Told(kind, seconds=_number(_part(document, "usage").get("seconds")) or 0.0)
+        return EventFacts(kind, seconds=_number(_part(document, "usage").get("seconds")) or 0.0)
     session = _part(document, "session")
-    return Told(kind, model=_text(session.get("model")), transcriber=_transcriber(session))
+    return EventFacts(kind, model=_text(session.get("model")), transcriber=_transcriber(session))
 
 
 def read_create(payload: bytes | bytearray) -> tuple[str, str]:
-    """(model, lane) of a `response.create`; "" where it does not say. Never raises."""
+    """(model, lane) of a `response.create`; "" if it does not name them. Never raises."""
     try:
         document = _any.decode(payload)
     except BROKEN:
@@ -131,7 +131,7 @@ def read_create(payload: bytes | bytearray) -> tuple[str, str]:
 
 
 def refusal_event(status: int, body: bytes, lane: str) -> bytearray:
-    """The proxy's own refusal of one event, as OpenAI's `error` event has it: with a status, and the error's JSON."""
+    """The proxy's own refusal of one event, in the form of OpenAI's `error` event: with a status and the error."""
     document = {"type": ERROR, "status": status, "error": msgspec.json.decode(body)["error"]}
     if lane:
         document["stream_id"] = lane
@@ -139,7 +139,7 @@ def refusal_event(status: int, body: bytes, lane: str) -> bytearray:
 
 
 def _transcriber(session: dict[str, Any]) -> str:
-    """`audio.input.transcription.model`, which was `input_audio_transcription.model`."""
+    """`audio.input.transcription.model`, formerly `input_audio_transcription.model`."""
     at_input = _part(_part(session, "audio"), "input")
     for found in (_part(at_input, "transcription"), _part(session, "input_audio_transcription")):
         if name := _text(found.get("model")):
@@ -147,9 +147,9 @@ def _transcriber(session: dict[str, Any]) -> str:
     return ""
 
 
-def _limits(told: object) -> tuple[tuple[str, float, float], ...]:
+def _limits(reported: object) -> tuple[tuple[str, float, float], ...]:
     found = []
-    for limit in told if type(told) is list else ():
+    for limit in reported if type(reported) is list else ():
         if type(limit) is dict:
             most, left = _number(limit.get("limit")), _number(limit.get("remaining"))
             if most is not None and left is not None:

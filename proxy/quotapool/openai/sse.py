@@ -1,8 +1,8 @@
-"""Watching a stream of server-sent events while its bytes pass: usage, errors, the end, the point of no return.
+"""Watches a stream of server-sent events while its bytes pass: usage, errors, the end, the point of no return.
 
-Most chunks are only scanned: a key or a mark that could matter is searched as bytes, and only an event that holds
-one is parsed, so that words inside the model's text decide nothing. A client that did not ask for usage gets the
-bytes of a stream that was never asked: the usage chunk and each `"usage":null` are cut, at any split of the bytes.
+Most chunks are only scanned: keys and words that could matter are searched as bytes, and only an event that contains
+one is parsed, so that words in the model's text decide nothing. A client that did not ask for usage gets the bytes of a
+stream without it: the usage chunk and each `"usage":null` are removed, however the bytes are split into chunks.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import msgspec
 
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.openai.jsontext import BROKEN, decode_leniently, is_object, locate, member_span
-from quotapool.openai.usage import told_tier, usage_of
+from quotapool.openai.usage import reported_tier, usage_of
 
 Dialect = Literal["chat", "responses"]
 
 MAX_EVENT: Final = 16 * 1024 * 1024
-"""Bytes of one unfinished event that are kept; past them the rest of the stream passes unstripped and unwatched."""
+"""Bytes of one unfinished event that are kept; beyond that the rest of the stream passes unstripped and unwatched."""
 
 PREAMBLE: Final = frozenset({"response.created", "response.queued", "response.in_progress", "keepalive"})
 TERMINAL: Final = frozenset(
@@ -55,22 +55,22 @@ class _Event(msgspec.Struct, gc=False):
     usage: Any = None
     delta: Any = None
     service_tier: Any = None
-    response: _Nested | None = None  # can be megabytes of which only usage is wanted
+    response: _Nested | None = None  # can be megabytes, of which only the usage is needed
 
 
 _event: Final = msgspec.json.Decoder(_Event)
 
 
 class StreamRelay:
-    """One streamed answer. `feed` what upstream sends, give the client what comes back, `finish` at a clean end.
+    """One streamed answer. `feed` it what upstream sends, give the client what it returns, `finish` at a clean end.
 
-    `dialect` is "chat" for chat and legacy completions, "responses" for events that carry a `type`. `strip_usage`
+    `dialect` is "chat" for chat and legacy completions, "responses" for events that have a `type`. `strip_usage`
     (chat only): usage was asked for by us, not by the client.
 
     committed  an event other than the preamble was seen, and no error came before it
-    complete   `[DONE]` or a terminal event was seen: what ends now ends cleanly
+    complete   `[DONE]` or a terminal event was seen: if the stream ends now, it ends cleanly
     error      the JSON of the first error event (`{"error":…}`, type `error`, `response.failed`), else None
-    object_id  what upstream calls the object that this stream makes, "" until it said so
+    object_id  upstream's id of the object that this stream creates, "" until it is known
     last       the JSON of the terminal event, which may hold all of that object, else b""
     """
 
@@ -107,9 +107,9 @@ class StreamRelay:
 
     @property
     def usage(self) -> Usage:
-        """EXACT once upstream said it at the end; before, AT_LEAST with one token for each delta seen.
+        """EXACT once upstream has reported it at the end; before that, AT_LEAST with one token for each delta seen.
 
-        Prompt is 0 in AT_LEAST unless upstream counts along: the caller knows what it reserved.
+        Prompt is 0 in AT_LEAST unless upstream reports usage along the way: the caller knows what it reserved.
         """
         exact, running, tier = self._exact, self._running, self._tier
         if exact is None and running is not None and self.complete:
@@ -123,7 +123,7 @@ class StreamRelay:
         )
 
     def feed(self, data: bytes) -> bytes:
-        """What the client gets now. Without stripping it is `data` itself, at once."""
+        """What the client gets now. Without stripping, `data` itself, at once."""
         if self._blind:
             return data
         block = data if not self._held and data.endswith(b"\n\n") else self._assemble(data)
@@ -132,7 +132,7 @@ class StreamRelay:
         return block if self._strip else data
 
     def finish(self) -> bytes:
-        """What is still held when upstream ended: an event without its blank line, judged like the others."""
+        """What is still held when upstream ends: an event without its blank line, treated like the others."""
         event = bytes(self._held)
         self._held.clear()
         if not event or not self._watch(event) or not self._strip:
@@ -140,7 +140,7 @@ class StreamRelay:
         return _without_null_usage(event)
 
     def _assemble(self, data: bytes) -> bytes:
-        """All whole events of what is held and `data`; the unfinished rest is held."""
+        """All complete events in the held bytes and `data`; the unfinished rest is held."""
         held = self._held
         since = max(0, len(held) - 2)  # the blank line itself may have been split
         held += data
@@ -158,7 +158,7 @@ class StreamRelay:
         return block
 
     def _read(self, block: bytes) -> bytes:
-        """Watch whole events; the client's share of them, if we strip."""
+        """Watch complete events; returns those for the client, if we strip."""
         if not self.committed or not (_is_quiet_chat(block) if self._chat else _is_quiet_typed(block)):
             kept = [event for event in _split(block) if self._watch(event)]
             return b"".join(map(_without_null_usage, kept)) if self._strip else block
@@ -170,7 +170,7 @@ class StreamRelay:
         return b"".join([_without_null_usage(event) for event in _split(block)])
 
     def _watch(self, event: bytes) -> bool:
-        """Learn from one event. False: it is the usage chunk that the client never asked for."""
+        """Learn from one event. False: it is the usage chunk, which the client did not ask for."""
         payload = _payload(event)
         text = payload.strip()
         if not text:
@@ -180,63 +180,63 @@ class StreamRelay:
             self._commit()
             return True
         try:
-            seen = decode_leniently(_event, payload)
+            decoded = decode_leniently(_event, payload)
         except BROKEN:
             self._commit()
             return True
-        kind = seen.type if type(seen.type) is str else ""
-        if seen.error or kind in {"error", "response.failed"} or _ERROR_EVENT.search(event):
+        kind = decoded.type if type(decoded.type) is str else ""
+        if decoded.error or kind in {"error", "response.failed"} or _ERROR_EVENT.search(event):
             self.error = self.error or text
         if kind in TERMINAL:
             self.complete = True
             self.last = text
         if not self.object_id:
-            named = seen.id or (seen.response.id if seen.response else None)
-            self.object_id = named if type(named) is str else ""
-        tier = told_tier(seen.response.service_tier if seen.response else seen.service_tier)
-        self._tier = tier or self._tier  # any event may name it; the last one knows best
-        told = usage_of(seen.usage) or (usage_of(seen.response.usage) if seen.response else None)
-        if told is not None:
-            if seen.choices:  # a look-alike that counts along
-                self._running = told
+            object_id = decoded.id or (decoded.response.id if decoded.response else None)
+            self.object_id = object_id if type(object_id) is str else ""
+        tier = reported_tier(decoded.response.service_tier if decoded.response else decoded.service_tier)
+        self._tier = tier or self._tier  # any event may name it; the last one is right
+        usage = usage_of(decoded.usage) or (usage_of(decoded.response.usage) if decoded.response else None)
+        if usage is not None:
+            if decoded.choices:  # a look-alike of OpenAI that reports usage along the way
+                self._running = usage
             else:
-                self._exact = told
-        spoken, silent = _chat_event(seen) if self._chat else _typed_event(seen, kind)
-        self._deltas += spoken
-        if not silent:
+                self._exact = usage
+        deltas, is_preamble = _chat_event(decoded) if self._chat else _typed_event(decoded, kind)
+        self._deltas += deltas
+        if not is_preamble:
             self._commit()
-        return not (self._strip and seen.choices == [] and type(seen.usage) is dict)
+        return not (self._strip and decoded.choices == [] and type(decoded.usage) is dict)
 
     def _commit(self) -> None:
         if self.error is None:
             self.committed = True
 
 
-def _chat_event(seen: _Event) -> tuple[int, bool]:
-    """(choices that say something, whether the event is preamble): roles and empty deltas say nothing."""
-    if type(seen.choices) is not list or seen.usage:
+def _chat_event(event: _Event) -> tuple[int, bool]:
+    """(choices with content, whether the event is preamble): roles and empty deltas are not content."""
+    if type(event.choices) is not list or event.usage:
         return 0, False
-    spoken = 0
-    silent = True
-    for choice in seen.choices:
+    deltas = 0
+    is_preamble = True
+    for choice in event.choices:
         if type(choice) is not dict:
-            return spoken, False
+            return deltas, False
         delta = choice.get("delta")
-        said = [v for k, v in delta.items() if k != "role"] if type(delta) is dict else [choice.get("text")]
-        if any(value not in _EMPTY for value in said):
-            spoken += 1
-            silent = False
+        values = [v for k, v in delta.items() if k != "role"] if type(delta) is dict else [choice.get("text")]
+        if any(value not in _EMPTY for value in values):
+            deltas += 1
+            is_preamble = False
         elif choice.get("finish_reason") is not None:
-            silent = False
-    return spoken, silent
+            is_preamble = False
+    return deltas, is_preamble
 
 
-def _typed_event(seen: _Event, kind: str) -> tuple[int, bool]:
-    return (1 if seen.delta and type(seen.delta) is str else 0), kind in PREAMBLE
+def _typed_event(event: _Event, kind: str) -> tuple[int, bool]:
+    return (1 if event.delta and type(event.delta) is str else 0), kind in PREAMBLE
 
 
-# The four scans below run for every chunk. Each mark is a key or a word: absent, nothing in the block can matter;
-# present, perhaps only in the model's text, the events are parsed.
+# The four scans below run for every chunk. Each searches for keys or words: if they are absent, nothing in the block
+# can matter; if they are present, perhaps only in the model's text, the events are parsed.
 
 
 def _is_quiet_chat(block: bytes) -> bool:
@@ -253,7 +253,7 @@ def _is_quiet_typed(block: bytes) -> bool:
 
 
 def _chat_deltas(block: bytes) -> int:
-    """Deltas that say something, each at least a token; only those written without blanks, or only with them."""
+    """Deltas with content, each at least a token; written either all without blanks, or all with them."""
     deltas = block.count(b'"delta":{"')
     if deltas:
         return deltas - block.count(b'"content":""')
@@ -274,7 +274,7 @@ def _typed_deltas(block: bytes) -> int:
 
 
 def _split(block: bytes) -> list[bytes]:
-    """Whole events, each with its blank line; joined, they are the block."""
+    """Complete events, each with its blank line; joined, they are the block."""
     if b"\r" not in block:
         if block.find(b"\n\n") == len(block) - 2:
             return [block]
@@ -290,9 +290,9 @@ def _split(block: bytes) -> list[bytes]:
 
 
 def _payload(event: bytes) -> bytes:
-    """The event's data with all else as blanks: an offset here is the same offset in the event.
+    """The event's data with everything else as blanks: an offset here is the same offset in the event.
 
-    Line ends between data lines can only fall where JSON allows blanks, so the JSON stays what it was.
+    Line ends between data lines can only occur where JSON allows blanks, so the JSON keeps its meaning.
     """
     if _is_one_line(event):
         return b"     " + event[5:]
@@ -306,7 +306,7 @@ def _is_one_line(event: bytes) -> bool:
 
 
 def _without_null_usage(event: bytes) -> bytes:
-    """The event without the top-level `"usage":null`, the mark that usage was asked for."""
+    """The event without the top-level `"usage":null`, which shows that usage was asked for."""
     at = event.rfind(b',"usage":null')
     if at < 0 and b'"usage"' not in event:
         return event

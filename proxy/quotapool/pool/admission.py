@@ -118,7 +118,7 @@ class Admission:
         free = self._configuration.now.settings.queue.max_waiting - self._waiting
         if not want.client:
             return free > 0
-        return free > 0 and queue.waiting.standing(want.client, want.priority) < max(1, 4 * free)
+        return free > 0 and queue.waiting.waiting_of(want.client, want.priority) < max(1, 4 * free)
 
     async def _wait_in(self, queue: _Queue, want: Want, patience_s: float, expected_s: float) -> AdmissionAnswer:
         loop = asyncio.get_running_loop()
@@ -126,12 +126,12 @@ class Admission:
         self._serial += 1
         waiter = _Waiter(str(self._serial), want, joined, joined + patience_s, loop.create_future())
         self._queues[want.queue] = queue
-        queue.waiting.join(want.client, waiter, cost=want.share, weight=want.weight, priority=want.priority)
+        queue.waiting.add(want.client, waiter, cost=want.share, weight=want.weight, priority=want.priority)
         self._waiting += 1
         self._observer.queue_changed(1)
         if queue.serving is None:
             queue.serving = loop.create_task(self._serve(want.queue, queue))
-        elif len(queue.waiting) <= _HEADS or queue.waiting.head() is waiter:
+        elif len(queue.waiting) <= _HEADS or queue.waiting.peek() is waiter:
             queue.changed.set()  # the one whose room is awaited need not be the one to ask for now
         answer: AdmissionAnswer | None = None
         try:
@@ -158,8 +158,8 @@ class Admission:
         future.cancel()
         if waiter.asked:
             self._ledger.release(waiter.want.group, waiter.name)
-        was_head = queue.waiting.head() is waiter
-        queue.waiting.leave(waiter)
+        was_head = queue.waiting.peek() is waiter
+        queue.waiting.remove(waiter)
         if was_head:
             queue.changed.set()  # the next one may need less
 
@@ -201,7 +201,7 @@ class Admission:
     async def _ask_for(self, queue: _Queue, waiter: _Waiter) -> float | None:
         """Ask the store for one that waits. Seconds until there is room; None: served, refused or gone."""
         if waiter.future.done():
-            queue.waiting.leave(waiter)
+            queue.waiting.remove(waiter)
             return None
         answer: AdmissionAnswer | Refused | Exception
         try:
@@ -215,7 +215,7 @@ class Admission:
             if time.monotonic() + wait_s > waiter.deadline:
                 answer = self._no_room(waiter.want.queue, "rate_limit", wait_s, answer, queue)
         if waiter.future.done():  # left while the store was asked
-            queue.waiting.leave(waiter)
+            queue.waiting.remove(waiter)
             if isinstance(answer, Granted):
                 self._ledger.give_back(answer)
             self._ledger.release(waiter.want.group, waiter.name)  # the question may have arrived after its release
@@ -227,15 +227,15 @@ class Admission:
             self._note_pace(queue)
             waiter.future.set_result(answer)
         else:
-            queue.waiting.leave(waiter)
+            queue.waiting.remove(waiter)
             self._ledger.release(waiter.want.group, waiter.name)
             if isinstance(answer, Exception):
                 waiter.future.set_exception(answer)
             else:
                 waiter.future.set_result(answer)
         if isinstance(answer, StoreUnavailable):  # those behind need not wait for the same answer
-            while (behind := queue.waiting.head()) is not None:
-                queue.waiting.leave(behind)
+            while (behind := queue.waiting.peek()) is not None:
+                queue.waiting.remove(behind)
                 if not behind.future.done():
                     behind.future.set_exception(StoreUnavailable(str(answer)))
         return None

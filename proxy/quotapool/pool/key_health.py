@@ -36,7 +36,7 @@ class KeyHealth:
         The task goes on if its request is cancelled. A store that is away is not a reason to fail.
         """
         if verdict.kind is Kind.MODEL and lacking:
-            self._pool.lacks(granted.candidate.account, lacking, time.time())
+            self._pool.note_missing_model(granted.candidate.account, lacking, time.time())
         work = self._consequence(verdict, granted.candidate, granted.is_trial, status, request_id)
         return None if work is None else self._sync.start(work)
 

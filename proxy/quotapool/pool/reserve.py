@@ -112,7 +112,7 @@ class Reserver:
             )
             if isinstance(answer, Granted):
                 self._observer.reserved("granted_local" if answer.local else "granted")
-                self._roster.pool.heard(answer.candidate.place, want.group, answer.headroom, time.time())
+                self._roster.pool.note_headroom(answer.candidate.place, want.group, answer.headroom, time.time())
                 self._note_largest(answer)
                 return answer
             result = answer

@@ -121,7 +121,7 @@ class Roster:
 
     def candidate(self, key: Key, group: str) -> Candidate:
         """The same for one, which may have left the pool while its account is still there."""
-        seat = self.pool.seat_of(key)
+        seat = self.pool.index_of(key)
         return self._make_candidate(key, group) if seat is None else self.candidates(group, [seat])[0]
 
     def _room_for_candidates(self, group: str) -> list[Candidate | None]:

@@ -76,28 +76,28 @@ class Attempt(ABC):
         self.now = now
         self.request = request
         self.granted = granted
-        self.record = record
+        self.request_record = record
         self.outcome = Outcome()
         candidate = granted.candidate
-        self.leg = AttemptRecord(candidate.key, candidate.account, record.queued_s)
-        self.leg.prompt_estimate = request.prompt_tokens
+        self.record = AttemptRecord(candidate.key, candidate.account, record.queued_s)
+        self.record.prompt_estimate = request.prompt_tokens
 
     async def run(self) -> Outcome:
         """Raises CancelledError, and ConnectionError if the client has left."""
-        leg, record = self.leg, self.record
-        record.legs.append(leg)
+        record, request_record = self.record, self.request_record
+        request_record.attempts.append(record)
         started = time.monotonic()
         try:
             await self._exchange()
         except UpstreamFailure as failure:
             self._fail(failure)
         except (asyncio.CancelledError, ConnectionError):
-            leg.outcome, record.cut = "cancelled", True
+            record.outcome, request_record.cut = "cancelled", True
             raise
         finally:
             # Nothing in here awaits, so whatever is cancelled the reservation is settled, and settled once.
-            leg.took_s = time.monotonic() - started
-            record.upstream_s += leg.took_s
+            record.took_s = time.monotonic() - started
+            request_record.upstream_s += record.took_s
             self._leave()
         return self.outcome
 
@@ -133,7 +133,7 @@ class Attempt(ABC):
 
     def _end(self) -> None:
         """All that is done then, in one go and without waiting."""
-        outcome, leg = self.outcome, self.leg
+        outcome, record = self.outcome, self.record
         self._name()
         self._watch()
         self._settle()
@@ -144,24 +144,24 @@ class Attempt(ABC):
                 outcome.verdict,
                 self.granted,
                 lacking=request.prompt if outcome.verdict.reason == NO_PROMPT else request.model,
-                status=leg.status,
-                request_id=leg.upstream_request_id,
+                status=record.status,
+                request_id=record.upstream_request_id,
             )
         # What was done counts, not what was asked for.
-        leg.usage, leg.tier = outcome.usage, outcome.usage.tier or self.request.tier
-        self.parts.observer.attempted(leg, self.record)
+        record.usage, record.tier = outcome.usage, outcome.usage.tier or self.request.tier
+        self.parts.observer.attempted(record, self.request_record)
 
     def _name(self) -> None:
         """The word for how it ended, and the cool-down that follows."""
-        outcome, leg = self.outcome, self.leg
+        outcome, record = self.outcome, self.record
         if outcome.failure is not None:
-            leg.outcome, leg.reason = "network", outcome.failure.reason
+            record.outcome, record.reason = "network", outcome.failure.reason
             return
         verdict = outcome.verdict
-        leg.outcome, leg.reason = leg.outcome or verdict.kind.value, verdict.reason
+        record.outcome, record.reason = record.outcome or verdict.kind.value, verdict.reason
         outcome.cool_s = cool_down_s(verdict)
         if verdict.kind in {Kind.WAIT, Kind.SLOW_DOWN}:
-            self.parts.observer.cooled(leg.account, self.granted.group, verdict.reason)
+            self.parts.observer.cooled(record.account, self.granted.group, verdict.reason)
 
     def _watch(self) -> None:
         """What it says about our network, and about the caller's content."""
@@ -170,11 +170,11 @@ class Attempt(ABC):
             if not isinstance(outcome.failure.__cause__, Refusal):  # else the client's own body ended it
                 alarm.failed(outcome.failure.reason)
         elif outcome.verdict.kind is Kind.EGRESS:
-            alarm.refused(self.leg.account, outcome.verdict.reason)
-        elif self.leg.status:
+            alarm.refused(self.record.account, outcome.verdict.reason)
+        elif self.record.status:
             alarm.answered()
             if outcome.verdict.kind is Kind.REQUEST and is_policy_refusal(outcome.verdict):
-                self.parts.policy.refused(self.record.client, outcome.verdict.reason)
+                self.parts.policy.refused(self.request_record.client, outcome.verdict.reason)
 
     def _settle(self) -> None:
         """Correct the reservation. Only what upstream never received, refused, or counted exactly gives tokens back."""
@@ -196,5 +196,5 @@ class Attempt(ABC):
             cool_s=outcome.cool_s,
             observed=outcome.observed or (),
             refused=refused,
-            event=event_of(outcome, granted.cost, self.leg.status),
+            event=event_of(outcome, granted.cost, self.record.status),
         )

@@ -207,7 +207,7 @@ class Failover:
                 following = plan.after(outcome, granted.candidate.account, self._rng.random())
                 if isinstance(following, GiveUp):
                     return _give_up(following)
-                self._observer.retrying(record.legs[-1])
+                self._observer.retrying(record.attempts[-1])
                 if isinstance(following, RetryAfter):
                     request.begin_retry(slots)
                     await asyncio.sleep(following.pause_s)

@@ -9,9 +9,9 @@ from quotapool.domain.quantities import Certainty, Details, Usage
 from quotapool.domain.request_record import RequestRecord
 from quotapool.ledger.grants import Granted
 from quotapool.openai.classify import classify_stream_error
-from quotapool.openai.headers import Header, downward, upward
+from quotapool.openai.headers import Header, headers_for_client, headers_for_upstream
 from quotapool.openai.sse import StreamRelay
-from quotapool.openai.usage import model_said
+from quotapool.openai.usage import answering_model
 from quotapool.pool.configuration import Snapshot
 from quotapool.request.attempt import MOST_ERROR_BODY, Attempt, AttemptParts
 from quotapool.request.outcome import held_event, observed_in
@@ -50,19 +50,19 @@ class HttpAttempt(Attempt):
 
     async def _ask(self) -> None:
         answer = self._answer = await self._send()
-        leg, outcome = self.leg, self.outcome
-        leg.status, outcome.observed = answer.status, observed_in(answer.headers)
+        record, outcome = self.record, self.outcome
+        record.status, outcome.observed = answer.status, observed_in(answer.headers)
         if outcome.observed and self.request.streamed and answer.status < 400:
             self.parts.ledger.observe(self.granted, outcome.observed)  # when a stream ends, its headers are old
             outcome.observed = None
         organization = answer.headers.get("openai-organization")
         if organization is not None:
-            self.parts.sync.learn_organization(leg.account, organization)
-        secret = self.now.credentials.secret(leg.key)
-        headers = downward(answer.headers, answer.headers.items(), secret=secret)
+            self.parts.sync.learn_organization(record.account, organization)
+        secret = self.now.credentials.secret(record.key)
+        headers = headers_for_client(answer.headers, answer.headers.items(), secret=secret)
         headers += self.parts.rates.lines(self.request.group)
         request_id = answer.headers.get("x-request-id", "")
-        leg.upstream_request_id = "" if secret in request_id else request_id
+        record.upstream_request_id = "" if secret in request_id else request_id
         if answer.status < 400:
             self.request.end_retry(self.parts.slots)
             await self._relay(answer, headers)
@@ -71,12 +71,14 @@ class HttpAttempt(Attempt):
 
     async def _send(self) -> Answer:
         now, request, down = self.now, self.request, self._down
-        name, credential = now.credentials.header(self.leg.key)
+        name, credential = now.credentials.header(self.record.key)
         readable = request.endpoint.readable
-        headers = upward(down.headers, down.headers.items(), name=name, authorization=credential, readable=readable)
+        headers = headers_for_upstream(
+            down.headers, down.headers.items(), name=name, authorization=credential, readable=readable
+        )
         if request.length is not None:
             headers.append(("Content-Length", request.length))
-        route = now.credentials.route(self.leg.key)
+        route = now.credentials.route(self.record.key)
         if route is None:
             return await now.upstream.send(down.method, down.target, headers, request.to_send)
         body = request.to_send if request.body is None else route.body(request.body, request.model) or None
@@ -84,15 +86,15 @@ class HttpAttempt(Attempt):
 
     async def _relay(self, answer: Answer, headers: list[Header]) -> None:
         """Pass a good answer on. A stream that begins with an error becomes a held error instead."""
-        request, record, outcome, down = self.request, self.record, self.outcome, self._down
+        request, request_record, outcome, down = self.request, self.request_record, self.outcome, self._down
         headers.append(("x-quotapool-source", "upstream"))
         passed = Passed()
-        record.status, record.source = answer.status, "upstream"
+        request_record.status, request_record.source = answer.status, "upstream"
         content_type = answer.headers.get("Content-Type", "")
         is_json = content_type.startswith("application/json")
         reader = request.placement.keeper if request.placement is not None else None
         if reader is not None:
-            reader.account = self.leg.account
+            reader.account = self.record.account
             if "Location" in answer.headers:
                 reader.located(answer.headers["Location"])
         try:
@@ -103,7 +105,7 @@ class HttpAttempt(Attempt):
                     await pass_stream(down, answer, headers, stream, self.now.settings.stream_hold, passed, reader)
                 finally:
                     self.parts.observer.stream_opened(-1)
-            elif request.endpoint.estimate is not None or (request.endpoint.tells_usage and is_json):
+            elif request.endpoint.estimate is not None or (request.endpoint.reports_usage and is_json):
                 await pass_json(down, answer, headers, passed, reader)
             elif reader is not None and (is_json or reader.shows_others):
                 await pass_json(down, answer, headers, passed, reader, counts=False)
@@ -114,7 +116,7 @@ class HttpAttempt(Attempt):
         finally:
             outcome.usage = passed.usage
             if request.leaves_the_model:
-                record.model = model_said(passed.said)[:LONGEST_MODEL] or record.model
+                request_record.model = answering_model(passed.said)[:LONGEST_MODEL] or request_record.model
             if passed.late_error is not None:  # scored even if the client leaves on seeing it
                 outcome.verdict = classify_stream_error(self.parts.clean(passed.late_error))
         if passed.error is not None:
@@ -122,17 +124,17 @@ class HttpAttempt(Attempt):
             outcome.held = held_event(outcome.verdict, headers)
             return
         outcome.delivered = True
-        self.parts.observer.served(record.model)
+        self.parts.observer.served(request_record.model)
 
     def _fail(self, failure: UpstreamFailure) -> None:
         super()._fail(failure)
         if self._down.started:  # past the point of no return: show the cut
-            self.outcome.delivered = self.record.cut = True
+            self.outcome.delivered = self.request_record.cut = True
             self._down.cut()
 
     def _leave(self) -> None:
         answer, stream = self._answer, self._stream
-        left = self.leg.outcome == "cancelled"
+        left = self.record.outcome == "cancelled"
         if left and answer is not None and stream is not None and self.now.settings.finish_cut_streams:
             self.parts.reading_on.start(answer, stream, self._end)
         else:

@@ -125,7 +125,7 @@ async def read_client_request(
         model,
         _group(model, facts, settings, roster),
         facts.cost,
-        endpoint.replayable and not (endpoint.replay_asks_body and facts.stateful),
+        endpoint.replayable and not (endpoint.replay_depends_on_body and facts.stateful),
         facts.stream,
         strip_usage=inject,
         sticky=_sticky(facts, text) if settings.sticky else None,

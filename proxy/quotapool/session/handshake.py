@@ -7,7 +7,7 @@ from typing import cast
 from quotapool.domain.quantities import NOTHING
 from quotapool.domain.request_record import RequestRecord
 from quotapool.ledger.grants import Granted
-from quotapool.openai.headers import downward, upward
+from quotapool.openai.headers import headers_for_client, headers_for_upstream
 from quotapool.pool.configuration import Snapshot
 from quotapool.request.attempt import Attempt, AttemptParts
 from quotapool.request.outcome import observed_in
@@ -35,22 +35,22 @@ class HandshakeAttempt(Attempt):
         self.outcome.usage = NOTHING  # a handshake itself uses no tokens
 
     async def _exchange(self) -> None:
-        now, client, leg, outcome = self.now, self._client, self.leg, self.outcome
-        name, credential = now.credentials.header(leg.key)
-        route = now.credentials.route(leg.key)
+        now, client, record, outcome = self.now, self._client, self.record, self.outcome
+        name, credential = now.credentials.header(record.key)
+        route = now.credentials.route(record.key)
         handshake = await open_websocket(
             cast("DedicatedConnector", now.upstream_of(route)),  # a worker's upstream can do more than answer requests
             client.target if route is None else route.target(client.target),
-            upward(client.headers, client.headers.items(), name=name, authorization=credential),
+            headers_for_upstream(client.headers, client.headers.items(), name=name, authorization=credential),
             client.protocols,
             most=now.settings.max_ws_message,
         )
-        leg.status, outcome.observed = handshake.status, observed_in(handshake.headers)
-        secret = now.credentials.secret(leg.key)
+        record.status, outcome.observed = handshake.status, observed_in(handshake.headers)
+        secret = now.credentials.secret(record.key)
         request_id = handshake.headers.get("x-request-id", "")
-        leg.upstream_request_id = "" if secret in request_id else request_id
+        record.upstream_request_id = "" if secret in request_id else request_id
         if handshake.socket is None:
-            headers = downward(handshake.headers, handshake.headers.items(), secret=secret)
+            headers = headers_for_client(handshake.headers, handshake.headers.items(), secret=secret)
             self._refused(handshake, headers, handshake.body)
             return
         self.handshake = handshake

@@ -24,7 +24,7 @@ from quotapool.ledger.grants import Granted
 from quotapool.objects.placement import Placement
 from quotapool.openai import replies
 from quotapool.openai.endpoints import resolve
-from quotapool.openai.headers import Header, downward
+from quotapool.openai.headers import Header, headers_for_client
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replies import ProxyError
 from quotapool.pool.configuration import Configuration
@@ -118,7 +118,7 @@ class SessionPath:
 
     async def _hold(self, client: SessionClient, opened: HandshakeAttempt, usage: SessionUsage) -> None:
         """Accept the client, and carry messages until one side ends the session."""
-        handshake, record, leg = opened.handshake, opened.record, opened.leg
+        handshake, record = opened.handshake, opened.request_record
         upstream = handshake.socket
         assert upstream is not None  # noqa: S101 -- the attempt delivered it
         headers = self._headers(opened)
@@ -139,14 +139,14 @@ class SessionPath:
         finally:
             usage.finish()
             record.model = record.model or usage.model
-            leg.usage = usage.used  # for the line in the log; metrics and money have counted each response
+            opened.record.usage = usage.used  # for the line in the log; metrics and money have counted each response
             record.upstream_s += time.monotonic() - began
 
     @staticmethod
     def _headers(opened: HandshakeAttempt) -> list[Header]:
         handshake = opened.handshake
-        secret = opened.now.credentials.secret(opened.leg.key)
-        headers = downward(handshake.headers, handshake.headers.items(), secret=secret)
+        secret = opened.now.credentials.secret(opened.record.key)
+        headers = headers_for_client(handshake.headers, handshake.headers.items(), secret=secret)
         kept = [pair for pair in headers if not pair[0].lower().startswith("sec-websocket-")]
         return [*kept, ("x-quotapool-source", "upstream")]
 

@@ -35,10 +35,10 @@ from quotapool.openai.session_events import (
     ENDED,
     ERROR,
     RATES,
+    RELEVANT,
     SESSION,
-    TELLING,
     TRANSCRIBED,
-    Told,
+    EventFacts,
     may_create,
     read_create,
     read_event,
@@ -165,7 +165,7 @@ class SessionUsage:
 
     def heard(self, payload: bytearray) -> None:
         """A text of upstream. Nothing here waits, and nothing is raised."""
-        if type_of(payload) not in TELLING:
+        if type_of(payload) not in RELEVANT:
             return
         told = read_event(payload)
         if told is None:
@@ -193,7 +193,7 @@ class SessionUsage:
         elif told.type in DURATION:
             self._seconds = max(self._seconds, told.seconds)
 
-    def _begin(self, told: Told) -> None:
+    def _begin(self, told: EventFacts) -> None:
         response = self._next_asked(told.lane) or _Response(told.model[:LONGEST_MODEL] or self.model, time.monotonic())
         if len(self._under_way) >= _MOST_OPEN:  # an upstream that never says that one has ended
             self._close(self._under_way.pop(next(iter(self._under_way))))
@@ -211,7 +211,7 @@ class SessionUsage:
             del self._asked[lane]
         return response
 
-    def _end(self, told: Told, response: _Response | None, payload: bytearray) -> None:
+    def _end(self, told: EventFacts, response: _Response | None, payload: bytearray) -> None:
         verdict = classify_stream_error(bytes(payload)) if told.failed else OK
         if told.usage is not None:
             self.used = _sum(self.used, told.usage)
@@ -222,7 +222,7 @@ class SessionUsage:
         elif told.usage is not None or verdict.kind is not Kind.OK:
             self._parts.sync.start(self._pay(response, told.usage or Usage(Certainty.EXACT), verdict))
 
-    def _fail(self, told: Told, payload: bytearray) -> None:
+    def _fail(self, told: EventFacts, payload: bytearray) -> None:
         """An `error` event. Most are about one event of the client; in Realtime the session goes on."""
         verdict = classify_stream_error(bytes(payload))
         response = self._next_asked(told.lane)
@@ -252,7 +252,7 @@ class SessionUsage:
             granted = msgspec.structs.replace(self._granted, group=group, cost=Cost(0), settled=False)
         self._settle(response, granted, usage, verdict)
 
-    async def _learn(self, told: Told) -> None:
+    async def _learn(self, told: EventFacts) -> None:
         """Upstream shows its buckets: ours follow."""
         observed = [Observed(_DIMENSIONS[name], *rest) for name, *rest in told.limits if name in _DIMENSIONS]
         if not observed:
@@ -295,7 +295,7 @@ class SessionUsage:
         leg.tier = used.tier
         leg.prompt_estimate = response.prompt_estimate
         leg.took_s = time.monotonic() - response.started
-        trip = replace(self._record, model=response.model, streamed=True, legs=[leg])
+        trip = replace(self._record, model=response.model, streamed=True, attempts=[leg])
         self._parts.observer.attempted(leg, trip)
 
     def _close(self, response: _Response) -> None:

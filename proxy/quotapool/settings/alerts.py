@@ -1,4 +1,4 @@
-"""Options about alerts: where they go, and from which point on something is worth one."""
+"""Options about alerts: where they are sent, and from which threshold on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#][^\s]*")
 
 
 def check_target(secret: SecretStr) -> SecretStr:
-    """A URL. Whether its service takes it, `quotapool alerts test` shows."""
+    """A URL. `quotapool alerts test` shows whether its service accepts it."""
     text = secret.get_secret_value().strip()
     if not _URL.fullmatch(text):
         raise ValueError("must be a URL: https://… (a webhook), slack://…, discord://…, mailtos://… (docs/alerts.md)")
@@ -27,7 +27,7 @@ TargetUrl = Annotated[SecretStr, AfterValidator(check_target), hidden]
 
 
 class AlertTarget(Section):
-    """One place to tell. The URL counts as a secret: many hold one. `secret` signs; no `kinds` means all."""
+    """One target. Its URL counts as a secret, since many contain one. `secret` signs messages; no `kinds` means all."""
 
     url: TargetUrl
     secret: Token | None = None
@@ -36,7 +36,7 @@ class AlertTarget(Section):
 
 
 class Alerts(Section):
-    """Thresholds of what is not an event by itself. 0 or null: never told."""
+    """Targets, and thresholds for alerts that are not about a single event. 0 or null: no such alert."""
 
     targets: tuple[AlertTarget, ...] = ()
     min_usable_keys: int = Field(default=1, ge=0)

@@ -1,4 +1,4 @@
-"""Which written limits hold for an account and a model, and which models share one: lookups of the request path."""
+"""Which configured limits apply to an account and a model, and which models share one: lookups of the request path."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _remember(cache: dict[K, V], key: K, find: Callable[[], V], *, size: int) ->
 
 
 class ModelGroups:
-    """Model to model group: what `groups` says, else the snapshot's alias, else the model itself."""
+    """Model to model group: by `groups`, else the snapshot's alias, else the model itself."""
 
     def __init__(self, groups: Mapping[str, Sequence[str]]) -> None:
         self._explicit = {model: group for group, models in groups.items() for model in models}
@@ -48,10 +48,10 @@ class ModelGroups:
 
 
 class LimitTable:
-    """(account, model group) to written limits.
+    """(account, model group) to configured limits.
 
-    The account's for the model stand over the account's, its tier's, the model's and the default. Of several patterns
-    that match a model only the most specific speaks: the exact name, else the longest.
+    The account's limits for the model override the account's, its tier's, the model's and the default. Of several
+    patterns that match a model only the most specific one counts: the exact name, else the longest.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""One YAML file as plain values that remember their lines."""
+"""Reads one YAML file into plain values, and remembers their lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LONG_QUOTE: Final = re.compile(r"(['\"])(?!<).{16,}\1")  # <block mapping start
 
 
 def read_text(path: Path) -> str:
-    """The file's text without a byte-order mark; ValueError says why it cannot be had."""
+    """The file's text without a byte-order mark. Raises ValueError, which says why it cannot be read."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -26,7 +26,7 @@ def read_text(path: Path) -> str:
 
 
 def read_document(path: Path, draft: Draft) -> bool:
-    """Fill the draft from the file. False: it cannot be understood at all, and the draft's problems say why."""
+    """Fill the draft from the file. False: it cannot be parsed at all, and the draft's problems say why."""
     try:
         text = read_text(path)
     except ValueError as error:
@@ -72,13 +72,13 @@ class _Walk:
             return [self.plain(item, (*option, index)) for index, item in enumerate(node.value)]
         try:
             return self._loader.construct_object(node)
-        except ValueError:  # what looks like a date or a number and is none
-            self._draft.refuse(option, "is not a valid value; put quotes around text", place=place)
+        except ValueError:  # it looks like a date or a number but is not one
+            self._draft.refuse(option, "is not a valid value; if it is text, put quotes around it", place=place)
             return None
 
     def _mapping(self, node: yaml.MappingNode, option: Option) -> dict[str, Any]:
         self._refuse_duplicates(node, option)
-        self._loader.flatten_mapping(node)  # resolves `<<`: what it brings comes first and may be overridden
+        self._loader.flatten_mapping(node)  # resolves `<<`: its entries come first and may be overridden
         values = {}
         for name_node, value_node in node.value:
             if name_node.tag != "tag:yaml.org,2002:str":
@@ -96,7 +96,7 @@ class _Walk:
             place = self._place(name_node)
             name = name_node.value
             if isinstance(name, str) and name in first:
-                message = f"is written twice; first in line {first[name].line}"
+                message = f"is given twice; first on line {first[name].line}"
                 self._draft.refuse((*option, name), message, place=place)
             elif isinstance(name, str):
                 first[name] = place

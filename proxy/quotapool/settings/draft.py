@@ -1,4 +1,4 @@
-"""A configuration while it is gathered: plain values, where each was written, and what is wrong so far."""
+"""A configuration while it is being gathered: plain values, where each was written, and the problems so far."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from quotapool.settings import tree
 from quotapool.settings.errors import Option, Place, Problem
 
-# pydantic's error types in the words of somebody who writes YAML.
+# pydantic's error types in terms of YAML.
 _WORDS: Final = {
     "missing": "is required",
     "string_type": "must be text; put quotes around it",
@@ -38,24 +38,24 @@ _WORDS: Final = {
 
 @dataclass
 class Draft:
-    """`values` is what YAML would give; `places` knows the origin of every path in it that has one."""
+    """`values` is as YAML would give it; `places` has the origin of each path in it, if it has one."""
 
     values: dict[str, Any] = field(default_factory=dict, repr=False)  # may hold secrets
     places: dict[Option, Place] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
-    _said: set[tuple[Option, Place | None]] = field(default_factory=set)
+    _refused: set[tuple[Option, Place | None]] = field(default_factory=set)
 
     def place_of(self, option: Option) -> Place | None:
-        """Where `option` was written, or else the nearest section around it."""
+        """Where `option` was written, or else the innermost section around it."""
         for length in range(len(option), -1, -1):
             if place := self.places.get(option[:length]):
                 return place
         return None
 
     def put(self, option: Option, value: Any, place: Place) -> None:
-        """Override one option, sections around it included; what was written below it is forgotten."""
+        """Override one option, creating the sections around it; places below it are forgotten."""
         section = self.values
         for part in option[:-1]:
             if not isinstance(section.get(str(part)), dict):
@@ -69,7 +69,7 @@ class Draft:
     def refuse(self, option: Option, message: str, *, place: Place | None = None, nearest: str | None = None) -> None:
         place = place or self.place_of(option)
         self.problems.append(Problem(message, option, place, nearest))
-        self._said.add((option, place))
+        self._refused.add((option, place))
 
     def refuse_invalid(
         self,
@@ -79,7 +79,7 @@ class Draft:
         above: Option = (),
         place: Place | None = None,
     ) -> None:
-        """All that pydantic found in `model`, which stands at the option `above`."""
+        """Refuse everything that pydantic found in `model`, which is at the option `above`."""
         for detail in error.errors(include_url=False, include_input=False):
             path = detail["loc"]
             if detail["type"] == "default_factory_not_called":
@@ -91,7 +91,10 @@ class Draft:
             if path and path[-1] == "[key]":  # pydantic's mark for the name of a mapping's entry
                 path = path[:-1]
             option = (*above, *path)
-            if (option, place or self.place_of(option)) not in self._said:  # a missing ${NAME} is no URL either
+            if (
+                option,
+                place or self.place_of(option),
+            ) not in self._refused:  # a missing ${NAME} would not be a valid URL either
                 self.refuse(option, message, place=place, nearest=nearest)
 
 

@@ -1,4 +1,4 @@
-"""What the environment says: a .env file, QUOTAPOOL_... overrides, and ${NAME} in the file."""
+"""The environment: a .env file, QUOTAPOOL_... overrides, and ${NAME} in the configuration file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from quotapool.settings.errors import Option, Place, Problem, nearest
 from quotapool.settings.model import Settings
 
 PREFIX: Final = "QUOTAPOOL_"
-CONFIG: Final = "QUOTAPOOL_CONFIG"  # names the file itself, so it is no option in it
+CONFIG: Final = "QUOTAPOOL_CONFIG"  # names the file itself, so it is not an option in it
 
 _PLACEHOLDER: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
 # Kubernetes puts these into every pod of a namespace that has a Service named quotapool, or quotapool-something.
@@ -68,10 +68,9 @@ def _read_env_file(path: Path, draft: Draft) -> Variables:
 
 
 def fill_in(draft: Draft, variables: Variables) -> set[str]:
-    """Replace every ${NAME} in the draft's texts; the names that were used."""
+    """Replace every ${NAME} in the draft's texts; returns the names that were used."""
     used = {name for text in _texts(draft.values) for name in _PLACEHOLDER.findall(text)}
     draft.values = {name: _filled(value, (name,), draft, variables) for name, value in draft.values.items()}
-
     return used
 
 
@@ -95,14 +94,14 @@ def _filled(value: Any, option: Option, draft: Draft, variables: Variables) -> A
         hint = nearest(name, variables)
         draft.refuse(option, f"the environment variable {name} is not set", nearest=hint)
     if "${" in _PLACEHOLDER.sub("", value):
-        draft.refuse(option, "has ${ that is not a ${NAME} of letters, digits and _")
+        draft.refuse(option, "contains ${ without a valid ${NAME}, which has only letters, digits and _")
     return _PLACEHOLDER.sub(lambda found: variables[found["name"]].value if not missing else "-", value)
 
 
 def apply_overrides(draft: Draft, variables: Variables, used: AbstractSet[str]) -> None:
     """QUOTAPOOL_QUEUE__MAX_WAIT=5s sets queue.max_wait. Lists and mappings are YAML; empty means not set.
 
-    `used` are names of variables that the file itself asks for: they may be called anything.
+    `used` are the names of variables that the file itself refers to: they may have any name.
     """
     options = {PREFIX + "__".join(map(str, path)).upper(): path for path, _ in tree.walk(Settings)}
     for name, variable in variables.items():

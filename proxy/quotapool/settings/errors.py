@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, said once and clearly: where, which option, why, what was meant."""
+"""Problems of a configuration, each reported once and clearly: where, which option, why, what was probably meant."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LIKE_A_SECRET: Final = re.compile(r"(?i)\W*(bearer\W+)?(sk|sess)-|.{65,}", re.D
 
 
 def shown(option: Option) -> str:
-    """`keys[2].account`, `limits.models["gpt-4o*"].rpm`. A name that may be a misplaced secret is masked."""
+    """`keys[2].account`, `limits.models["gpt-4o*"].rpm`. A name that could be a misplaced secret is masked."""
     text = ""
     for part in option:
         if isinstance(part, int):
@@ -35,7 +35,7 @@ def _mask(name: str) -> str:
 
 
 def nearest(name: str, real: Iterable[str]) -> str | None:
-    """The real name that somebody who wrote `name` most likely meant."""
+    """The real name that was most likely meant by `name`."""
     matches = difflib.get_close_matches(name, list(real), n=1, cutoff=0.6)
     return matches[0] if matches else None
 
@@ -53,7 +53,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing to correct. Never holds a value somebody wrote: it might be a secret."""
+    """One thing to correct. Never contains a value from the configuration, since it might be a secret."""
 
     message: str
     option: Option = ()
@@ -69,7 +69,7 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. `problems` holds all that was found; `str()` is one line for each."""
+    """The configuration cannot be used. `problems` has all that were found; `str()` is one line for each."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)

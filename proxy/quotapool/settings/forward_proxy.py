@@ -1,8 +1,8 @@
-"""The forward proxy between us and upstream: what is written, what the environment says, and who is reached directly.
+"""The forward proxy between us and upstream: its options, the environment's, and which hosts are reached directly.
 
 The environment is read as curl reads it (curl(1), "ENVIRONMENT"): `https_proxy` or `HTTPS_PROXY` for https upstreams,
-`http_proxy` in small letters only for http ones, `all_proxy` or `ALL_PROXY` for both, small letters first; `no_proxy`
-or `NO_PROXY` holds host names, which stand for all names below them too, addresses, networks, or one `*` for all.
+`http_proxy` in lower case only for http ones, `all_proxy` or `ALL_PROXY` for both, lower case first; `no_proxy` or
+`NO_PROXY` has host names, which include their subdomains, addresses, networks, or a single `*` for all.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from quotapool.settings.values import hidden
 
 DIRECT: Final = "direct"
 _FORM: Final = "must be http://[user:password@]host:port"
-_BYPASSED: Final = re.compile(r"[A-Za-z0-9_.:*/\[\]-]{1,255}")
+_DIRECT_HOST: Final = re.compile(r"[A-Za-z0-9_.:*/\[\]-]{1,255}")
 
 
 def check_proxy(secret: SecretStr) -> SecretStr:
-    """The URL of a proxy that we speak plain HTTP to; without a port, 1080, and without a scheme, http, as for curl."""
+    """The URL of a proxy that is reached by plain HTTP; port 1080 and the scheme http by default, as with curl."""
     text = secret.get_secret_value().strip().rstrip("/")
     if "://" not in text:
         text = f"http://{text}"
@@ -35,7 +35,7 @@ def check_proxy(secret: SecretStr) -> SecretStr:
     except ValueError:
         raise ValueError(_FORM) from None
     if url.scheme != "http":
-        raise ValueError(f"{_FORM}; proxies that want TLS or SOCKS are not supported")
+        raise ValueError(f"{_FORM}; TLS and SOCKS proxies are not supported")
     if not url.hostname or url.path or url.query or url.fragment or re.search(r"[\x00-\x20\x7f]", text):
         raise ValueError(_FORM)
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
@@ -43,9 +43,9 @@ def check_proxy(secret: SecretStr) -> SecretStr:
     return SecretStr(f"http://{login}{at}{host}:{port}")
 
 
-def check_bypassed(name: str) -> str:
+def check_direct_host(name: str) -> str:
     name = name.strip().lower()
-    if not _BYPASSED.fullmatch(name) or ("*" in name and name != "*"):
+    if not _DIRECT_HOST.fullmatch(name) or ("*" in name and name != "*"):
         raise ValueError("must be a host name, an address, a network such as 10.0.0.0/8, or * for all")
     return name
 
@@ -54,14 +54,14 @@ ProxyUrl = Annotated[SecretStr, AfterValidator(check_proxy), hidden]
 
 
 class ForwardProxies(Section):
-    """By the upstream's scheme. `no_proxy`: who is reached directly all the same."""
+    """By the upstream's scheme. `no_proxy`: hosts that are reached directly nevertheless."""
 
     https: ProxyUrl | None = None
     http: ProxyUrl | None = None
-    no_proxy: tuple[Annotated[str, AfterValidator(check_bypassed)], ...] = ()
+    no_proxy: tuple[Annotated[str, AfterValidator(check_direct_host)], ...] = ()
 
     def url_for(self, base: str) -> str | None:
-        """The proxy on the way to this upstream, with its login; None: none."""
+        """The URL of the proxy for this upstream, with its login; None: no proxy."""
         url = urlsplit(base)
         proxy = self.https if url.scheme == "https" else self.http
         if proxy is None or any(_covers(name, url.hostname or "") for name in self.no_proxy):
@@ -69,7 +69,7 @@ class ForwardProxies(Section):
         return proxy.get_secret_value()
 
     def secrets(self) -> Iterator[str]:
-        """What must be seen nowhere: passwords, and the logins as the header carries them."""
+        """What must not be shown anywhere: passwords, and the logins as they are in the header."""
         for proxy in (self.https, self.http):
             if proxy is not None:
                 url = urlsplit(proxy.get_secret_value())
@@ -109,7 +109,7 @@ ForwardProxyOption = Annotated[ForwardProxies, BeforeValidator(_from_text)]
 
 
 def from_environment(variable: Callable[[str], str]) -> tuple[str, dict[str, Any]] | None:
-    """The variable that was found, and what the option would be; None where the environment names no proxy."""
+    """The variable that was found, and the option's value; None if the environment names no proxy."""
 
     def first(*names: str) -> tuple[str, str]:
         return next(((name, value) for name in names if (value := variable(name).strip())), ("", ""))

@@ -20,14 +20,14 @@ from quotapool.settings.model import UpstreamKey
 COLUMNS: Final = ("id", "secret", "account")  # of a keys_file in CSV
 
 _THREE_WAYS: Final = (
-    "no upstream keys. Give them in one of three ways: OPENAI_API_KEYS=sk-...,sk-... in the environment; "
-    "`keys:` in the configuration file; or `keys_file:`, a file with one secret a line"
+    "no upstream keys. Provide them in one of three ways: OPENAI_API_KEYS=sk-...,sk-... in the environment; "
+    "`keys:` in the configuration file; or `keys_file:`, a file with one secret per line"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """An entry as written, and where: `option` in the configuration, or just a place elsewhere."""
+    """An entry as written, and where: `option` in the configuration, or only a place elsewhere."""
 
     entry: dict[str, Any]
     option: Option
@@ -38,20 +38,20 @@ class _Found:
 
 
 def gather_keys(draft: Draft, variables: Variables) -> None:
-    """Replace the draft's `keys` by checked UpstreamKeys from all sources."""
+    """Replace the draft's `keys` with checked UpstreamKeys from all sources."""
     written = draft.values.get("keys") or []
     if not isinstance(written, list):
-        return  # the model says what is wrong
+        return  # the model will report it
     found = [*_from_config(written, draft), *_from_keys_file(draft)]
     if variable := variables.get("OPENAI_API_KEYS"):
         found += _from_variable(variable)
     if not found and (variable := variables.get("OPENAI_API_KEY")):
         found += _from_variable(variable)
-    none_on_purpose = draft.values.get("keys") == []  # they come at run time
+    none_on_purpose = draft.values.get("keys") == []  # keys will be added at run time
     if not found and not written and not draft.values.get("keys_file") and not none_on_purpose:
         draft.refuse((), _THREE_WAYS, place=draft.place_of(("keys",)))
     keys = [(key, one) for one in found if (key := _checked(one, draft))]
-    _refuse_twins(keys, draft)
+    _refuse_duplicates(keys, draft)
     draft.values["keys"] = [key for key, _ in keys]
 
 
@@ -62,7 +62,7 @@ def _from_config(written: list[Any], draft: Draft) -> Iterator[_Found]:
             draft.refuse(option, "must be a mapping with secret: ${NAME} or secret_file: PATH")
             continue
         if (entry.get("secret") is None) == (entry.get("secret_file") is None):
-            draft.refuse(option, "needs secret: ${NAME} or secret_file: PATH, one of the two")
+            draft.refuse(option, "needs either secret: ${NAME} or secret_file: PATH")
             continue
         given = {name: value for name, value in entry.items() if value is not None}
         if isinstance(file := given.get("secret_file"), str):
@@ -91,7 +91,7 @@ def _from_keys_file(draft: Draft) -> Iterator[_Found]:
         if line.strip() and not line.lstrip().startswith("#")
     ]
     if not lines:
-        draft.refuse(("keys_file",), "holds no secret")
+        draft.refuse(("keys_file",), "contains no secrets")
     header = [column.strip().lower() for column in next(csv.reader([lines[0][1]]))] if lines else []
     if "secret" in header:
         yield from _from_csv(file, header, lines, draft)
@@ -99,7 +99,7 @@ def _from_keys_file(draft: Draft) -> Iterator[_Found]:
     for number, line in lines:
         place = Place(file, number)
         if "," in line:
-            message = "has a comma; a CSV file begins with a header such as id,secret,account"
+            message = "contains a comma; a CSV file must begin with a header such as id,secret,account"
             draft.refuse((), message, place=place)
         else:
             yield _Found({"secret": line}, (), place)
@@ -136,13 +136,13 @@ def _checked(found: _Found, draft: Draft) -> UpstreamKey | None:
         return None
 
 
-def _refuse_twins(keys: list[tuple[UpstreamKey, _Found]], draft: Draft) -> None:
+def _refuse_duplicates(keys: list[tuple[UpstreamKey, _Found]], draft: Draft) -> None:
     ids: dict[str, _Found] = {}
     secrets: dict[str, _Found] = {}
     for key, found in keys:
         if first := secrets.get(secret := key.secret.get_secret_value()):
-            draft.refuse(found.option, f"the same secret as {first}", place=found.place)
+            draft.refuse(found.option, f"has the same secret as {first}", place=found.place)
         elif first := ids.get(key.id):
-            draft.refuse(found.option, f"the same id as {first}", place=found.place)
+            draft.refuse(found.option, f"has the same id as {first}", place=found.place)
         secrets.setdefault(secret, found)
         ids.setdefault(key.id, found)

@@ -1,4 +1,4 @@
-"""From the file, the environment and the command line to Settings, or to all that is wrong with them."""
+"""Loads Settings from the file, the environment and the command line, or reports everything wrong with them."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def load(
 ) -> Settings:
     """The configuration, or a ConfigError that lists every problem found.
 
-    Later wins: defaults, the file (`config`, else the one named by QUOTAPOOL_CONFIG), `env_file`, `env`,
-    `overrides` (dotted option to value, from the command line; None: not given). Relative paths belong to the
-    folder of the file that holds them, elsewhere to the current one. An empty variable counts as not set.
+    Later ones win: defaults, the file (`config`, else the one named by QUOTAPOOL_CONFIG), `env_file`, `env`,
+    `overrides` (dotted option to value, from the command line; None: not given). Relative paths in a file are relative
+    to its directory, others to the current one. An empty variable counts as not set.
     """
     draft = Draft()
     variables = read_variables(env, env_file, draft)
@@ -65,12 +65,12 @@ def load(
     if isinstance(file := draft.values.get("master_key_file"), str):
         draft.files.append(Path(file))
     if draft.values.get("upstream_proxy") is None:
-        _ask_environment_for_proxy(draft, values)
+        _take_proxy_from_environment(draft, values)
     gather_keys(draft, variables)
     return _checked(draft)
 
 
-def _ask_environment_for_proxy(draft: Draft, values: Mapping[str, str]) -> None:
+def _take_proxy_from_environment(draft: Draft, values: Mapping[str, str]) -> None:
     found = from_environment(lambda name: values.get(name, ""))
     if found is not None:
         name, option = found
@@ -86,7 +86,7 @@ def _checked(draft: Draft) -> Settings:
     for option, message, hint in _contradictions(settings) if settings else ():
         draft.refuse(option, message, nearest=hint)
     if draft.problems or settings is None:
-        # Raised here, outside `except`: a traceback must not lead to pydantic's error, which may name a secret.
+        # Raised outside `except`: a traceback must not include pydantic's error, which may contain a secret.
         raise ConfigError(draft.problems)
     if settings.upstream.startswith("http:") and not _is_local(settings.upstream):
         draft.warnings.append("upstream: http:// sends the pool's keys over the network unencrypted")
@@ -95,52 +95,52 @@ def _checked(draft: Draft) -> Settings:
             draft.warnings.append(f"the upstream of {key.id}: http:// sends its secret over the network unencrypted")
     if settings.tls is not None:
         draft.files += [settings.tls.cert_file, settings.tls.key_file]
-    settings._origin = Origin(tuple(dict.fromkeys(draft.files)), tuple(draft.warnings))  # noqa: SLF001  # the one place that makes it
+    settings._origin = Origin(tuple(dict.fromkeys(draft.files)), tuple(draft.warnings))  # noqa: SLF001  # the only place that sets it
     return settings
 
 
 def _contradictions(settings: Settings) -> Iterator[tuple[Option, str, str | None]]:
-    """Options that are each right and do not fit together: (option, message, nearest real name)."""
+    """Options that are each valid but do not fit together: (option, message, nearest real name)."""
     if settings.listen == settings.admin_listen and settings.listen.port:
-        yield ("admin_listen",), "is the same address as listen; operators need a port of their own", None
+        yield ("admin_listen",), "is the same address as listen; operators need a separate port", None
     if settings.tls is not None and (problem := settings.tls.problem()) is not None:
         yield ("tls", problem[0]), problem[1], None
     for name, account in settings.accounts.items():
         if account.tier is not None and account.tier not in settings.tiers:
             hint = nearest(account.tier, settings.tiers)
-            yield ("accounts", name, "tier"), "no such tier under tiers:", hint
+            yield ("accounts", name, "tier"), "there is no such tier under tiers:", hint
     organizations: dict[str, int] = {}
     for index, admin_key in enumerate(settings.admin_keys):
         if (first := organizations.setdefault(admin_key.organization, index)) != index:
-            yield ("admin_keys", index, "organization"), f"the same organization as admin_keys[{first}]", None
+            yield ("admin_keys", index, "organization"), f"is the same organization as admin_keys[{first}]", None
     if settings.import_limits and not settings.admin_keys:
         yield ("import_limits",), "needs admin_keys: only an admin key (sk-admin-...) may read a project's limits", None
     group_of: dict[str, str] = {}
     for group, models in settings.groups.items():
         for index, model in enumerate(models):
             if (other := group_of.setdefault(model, group)) != group:
-                yield ("groups", group, index), f"the same model is in the group {other} too", None
+                yield ("groups", group, index), f"this model is also in the group {other}", None
     elsewhere: dict[str, UpstreamKey] = {}
     for index, key in enumerate(settings.keys):
         first_key = elsewhere.setdefault(key.account, key)
         if first_key.upstream != key.upstream:
-            message = f"is not that of {first_key.id}, which is in the same account; give it an account of its own"
+            message = f"differs from that of {first_key.id} in the same account; give this key an account of its own"
             yield ("keys", index, "upstream"), message, None
     upstream = {sha256_hex(key.secret.get_secret_value()): key.id for key in settings.keys}
     ids: dict[str, int] = {}
     hashes: dict[str, int] = {}
     for index, client in enumerate(settings.clients):
         if (first := ids.setdefault(client.id, index)) != index:
-            yield ("clients", index, "id"), f"the same id as clients[{first}]", None
+            yield ("clients", index, "id"), f"is the same id as clients[{first}]", None
         if (first := hashes.setdefault(client.key_hash, index)) != index:
-            yield ("clients", index), f"the same key as clients[{first}]", None
+            yield ("clients", index), f"has the same key as clients[{first}]", None
         if client.key_hash in upstream:
-            message = f"is the upstream key {upstream[client.key_hash]}; clients must not hold OpenAI's secrets"
+            message = f"has the upstream key {upstream[client.key_hash]}; clients must not have OpenAI's secrets"
             yield ("clients", index), message, None
 
 
 def _advise_on_literals(value: Any, option: Option, draft: Draft) -> None:
-    """Warn about secrets that stand in the file itself."""
+    """Warn about secrets that are in the file itself."""
     if isinstance(value, dict):
         for name, item in value.items():
             _advise_on_literals(item, (*option, name), draft)
@@ -149,14 +149,14 @@ def _advise_on_literals(value: Any, option: Option, draft: Draft) -> None:
             _advise_on_literals(item, (*option, index), draft)
     elif _is_literal_secret(value, option):
         where = f"{draft.place_of(option)}: {shown(option)}"
-        draft.warnings.append(f"{where}: a secret is written into the file; ${{NAME}} keeps it out")
+        draft.warnings.append(f"{where}: this secret is in the file itself; use ${{NAME}} to keep it out")
 
 
 def _refuse_written_master_key(draft: Draft) -> None:
-    """It guards what lies in the store; written down beside the store's address it guards nothing."""
+    """It protects the secrets in the store; written next to the store's address it would protect nothing."""
     value = draft.values.get("master_key")
     if isinstance(value, str) and "${" not in value:
-        draft.refuse(("master_key",), "must come from the environment, as ${NAME}, or use master_key_file: PATH")
+        draft.refuse(("master_key",), "must come from the environment, as ${NAME}; or use master_key_file: PATH")
 
 
 def _is_literal_secret(value: Any, option: Option) -> bool:

@@ -44,11 +44,11 @@ ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 
 BurstSpan = Annotated[PositiveDuration, Field(le=60)]
 
-SHORTEST_CLIENT_KEY = 16  # characters: what is shorter can be guessed
+SHORTEST_CLIENT_KEY = 16  # characters; a shorter one could be guessed
 
 
 class LimitSet(Section):
-    """Budgets as written: requests and tokens per minute and day, images per minute. Absent: learned."""
+    """Configured budgets: requests and tokens per minute and day, images per minute. Absent: learned."""
 
     rpm: Amount | None = None
     tpm: Amount | None = None
@@ -58,16 +58,16 @@ class LimitSet(Section):
 
     @property
     def limits(self) -> Limits:
-        """The same, as the domain knows it."""
+        """The same as a domain value."""
         return Limits(*(getattr(self, dimension.value, None) for dimension in Dimension))
 
 
 class UpstreamKey(Section):
-    """One OpenAI secret of the pool. Without an account it is its own."""
+    """One OpenAI secret of the pool. Without `account`, it is an account of its own."""
 
-    # The order matters: each default comes from what stands above it.
+    # The order matters: each default depends on the fields above it.
     secret: UpstreamSecret
-    secret_file: Path | None = None  # where `secret` was read from; a change there is a reason to reload
+    secret_file: Path | None = None  # where `secret` was read from; a change of it is a reason to reload
     id: Name = Field(default_factory=lambda data: "key-" + sha256_hex(data["secret"].get_secret_value())[:8])
     account: Name = Field(default_factory=lambda data: data["id"])
     upstream: UpstreamOfKey | None = None  # None: the pool's
@@ -85,7 +85,7 @@ class Account(LimitSet, Funds):
 
 
 class GlobalLimits(Section):
-    """Limits of any account: by model pattern (fnmatch), else the default."""
+    """Limits for all accounts: by model pattern (fnmatch), else the default."""
 
     default: LimitSet = LimitSet()
     models: dict[ModelName, LimitSet] = {}
@@ -93,7 +93,7 @@ class GlobalLimits(Section):
 
 
 class Queue(Section):
-    """How long (seconds) and how many requests wait for budget; what share of it batch traffic leaves to others."""
+    """How long (seconds) and how many requests wait for budget, and the share of it that batch traffic leaves free."""
 
     max_wait: Duration = 30.0
     max_waiting: int = Field(default=1000, ge=0)
@@ -101,7 +101,7 @@ class Queue(Section):
 
 
 class Client(Section):
-    """Who may call. Written with `key` or `key_hash`; only the SHA-256 (lower-case hex) is kept."""
+    """A client that may call. Configured with `key` or `key_hash`; only the SHA-256 (lower-case hex) is kept."""
 
     id: Name
     key: Token | None = None  # always None once loaded
@@ -118,7 +118,7 @@ class Client(Section):
             return given
         key = given.get("key")
         if (key is None) == (given.get("key_hash") is None):
-            raise ValueError("needs key or key_hash, one of the two")
+            raise ValueError("needs either key or key_hash")
         text = key.get_secret_value() if isinstance(key, SecretStr) else key
         if not isinstance(text, str):
             return given
@@ -130,7 +130,7 @@ class Client(Section):
 
 
 class Timeouts(Section):
-    """Patience with upstream, in seconds. `total` None: a stream may last as long as it flows."""
+    """How long to wait for upstream, in seconds. `total` None: a stream may last as long as it keeps coming."""
 
     connect: PositiveDuration = 10.0
     first_byte: PositiveDuration = 600.0
@@ -146,14 +146,14 @@ class Retry(Section):
 
 
 class Safety(Section):
-    """What is done about refusals for policy. `suspend_after`: so many within an hour; 0: nobody is suspended."""
+    """What is done about policy refusals. `suspend_after`: this many within an hour; 0: no client is suspended."""
 
     identifier: bool = False
     suspend_after: int = Field(default=0, ge=0)
 
 
 class StoredObjects(Section):
-    """How long (seconds) it is known where a stored response is, and whether accounts are asked for unknown ids."""
+    """How long (seconds) the account of a stored response is remembered, and whether unknown ids are searched for."""
 
     retention: PositiveDuration = 30 * 86_400.0
     search: bool = False
@@ -167,21 +167,21 @@ class Log(Section):
 
 
 class Metrics(Section):
-    """Model names that metrics may show besides the known ones and those written under `limits` and `groups`."""
+    """Model names that metrics may show in addition to the known ones and those under `limits` and `groups`."""
 
     models: tuple[ModelName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What loading leaves behind besides the options: files to watch for changes, and advice to log once."""
+    """What loading produces besides the options: files to watch for changes, and warnings to log once."""
 
     files: tuple[Path, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
 def home_of(env: Mapping[str, str]) -> Path:
-    """The user's home directory, or / for a user without one, as container engines say it too."""
+    """The user's home directory, or / for a user without one, as in container engines."""
     if home := env.get("HOME"):
         return Path(home)
     try:
@@ -191,7 +191,7 @@ def home_of(env: Mapping[str, str]) -> Path:
 
 
 def default_state_dir(env: Mapping[str, str]) -> Path:
-    """The user's state directory, by the XDG base directory specification."""
+    """The user's state directory, according to the XDG base directory specification."""
     base = env.get("XDG_STATE_HOME", "")
     if Path(base).is_absolute():  # the specification: relative paths are to be ignored
         return Path(base) / "quotapool"
@@ -246,7 +246,7 @@ class Settings(Section):
     max_ws_message: Size = 64 * 2**20
     timeouts: Timeouts = Timeouts()
     retry: Retry = Retry()
-    upstream_proxy: ForwardProxyOption | None = None  # None once loaded: the environment names none either
+    upstream_proxy: ForwardProxyOption | None = None  # still None once loaded: the environment names none either
     upstream_connections: int = Field(default=1000, ge=1)
     max_concurrent: int = Field(default=2000, ge=1)
     ca_file: Path | None = None
@@ -260,20 +260,20 @@ class Settings(Section):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Advice about a usable configuration, one line each, without secrets."""
+        """Warnings about a usable configuration, one line each, without secrets."""
         return self._origin.warnings
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files this configuration came from: a change of any is a reason to load it again."""
+        """All files that this configuration was read from: a change of any is a reason to load it again."""
         return self._origin.files
 
     def proxy_for(self, upstream: str) -> str | None:
-        """The forward proxy on the way to this address, with its login; None: none. To be kept out of sight."""
+        """The URL of the forward proxy for this upstream, with its login, which must not be shown; None: no proxy."""
         return None if self.upstream_proxy is None else self.upstream_proxy.url_for(upstream)
 
     def group_of(self, model: str) -> str:
-        """The model group whose limit `model` shares."""
+        """The model group whose limits `model` shares."""
         return self._groups.of(model)
 
     def burst_for(self, account: str) -> float:
@@ -282,22 +282,22 @@ class Settings(Section):
         return self.limits.burst if own is None or own.burst is None else own.burst
 
     def limits_for(self, account: str, model_group: str) -> Limits:
-        """What somebody wrote for this account and model group; None in a dimension: learn it from upstream."""
+        """The configured limits of this account and model group; None in a dimension: learn it from upstream."""
         return self._limits.of(account, model_group)
 
     def bind_problem(self) -> str | None:
-        """Why the clients' port must not be bound with these settings alone, and the three ways out.
+        """Why the clients' port must not be opened with these settings, and the three solutions; None: it may be.
 
-        To be asked when the store holds no clients either.
+        For when the store has no clients either.
         """
         if self.listen.is_loopback or self.clients or self.allow_anonymous:
             return None
         return (
             f"listen: {self.listen} can be reached from other machines, and no client keys are set: "
             "anyone who finds the port could spend the pool's money. Choose one:\n"
-            "  1. make a client key: `quotapool clients add NAME` (or list it under clients:)\n"
+            "  1. create a client key: `quotapool clients add NAME` (or list one under clients:)\n"
             f"  2. listen on this machine only: listen: 127.0.0.1:{self.listen.port}\n"
-            "  3. serve anyone, on a network that you trust: allow_anonymous: true"
+            "  3. serve everyone, on a network that you trust: allow_anonymous: true"
         )
 
     @cached_property

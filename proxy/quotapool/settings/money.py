@@ -1,4 +1,4 @@
-"""Options about money: how spend is shown and bounded, and prices that stand over the price data's."""
+"""Options about money: how spend is shown and limited, and prices that override the price data's."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 def _zone(name: str) -> str:
-    if name != "UTC":  # which needs no data of the system's
+    if name != "UTC":  # which needs no data from the system
         try:
             ZoneInfo(name)
-        except (KeyError, ValueError, OSError):  # not found, not a name at all, a folder of names
-            raise ValueError("is no time zone of this system, such as UTC or Europe/Berlin") from None
+        except (KeyError, ValueError, OSError):  # not found, not a name at all, a directory of names
+            raise ValueError("is not a time zone of this system; examples are UTC and Europe/Berlin") from None
     return name
 
 
 class Spend(Section):
-    """`time_zone` is for reading: days are kept in UTC. `hour_alert_factor`: times the usual hour's spend."""
+    """`time_zone` is for display: days are kept in UTC. `hour_alert_factor`: times the usual hour's spend."""
 
     time_zone: Annotated[str, AfterValidator(_zone)] = "UTC"
     daily_limit_usd: Usd | None = None
@@ -49,7 +49,7 @@ class CreditGrant(Section):
 
 
 class Funds(Section):
-    """What an account has to spend. `stop_at` is a share of its credit and of its month, over `spend.stop_at`."""
+    """What an account can spend. `stop_at`, a share of its credit and monthly limit, overrides `spend.stop_at`."""
 
     grants: tuple[CreditGrant, ...] = ()
     monthly_limit_usd: Usd | None = None
@@ -58,7 +58,7 @@ class Funds(Section):
 
 
 class Rates(Section):
-    """USD per million tokens; `second`, `character` and `request` in USD each. Absent: as the price data says."""
+    """USD per million tokens; `second`, `character` and `request` in USD each. Absent: as in the price data."""
 
     input: Rate | None = None
     cached_input: Rate | None = None

@@ -1,4 +1,4 @@
-"""What every group of options is made of."""
+"""The base class of every group of options."""
 
 from __future__ import annotations
 

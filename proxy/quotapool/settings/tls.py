@@ -1,4 +1,4 @@
-"""TLS on the clients' listener: a certificate and its key, and what is wrong with them, in words."""
+"""TLS on the clients' listener: a certificate and its key, and an explanation of what is wrong with them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from quotapool.settings.section import Section
 
 
 class Tls(Section):
-    """PEM files. `cert_file` holds the certificate and what leads to its root; `key_file` the key, unencrypted."""
+    """PEM files. `cert_file` has the certificate and its chain to the root; `key_file` the key, unencrypted."""
 
     cert_file: Path
     key_file: Path
 
     def load_into(self, context: ssl.SSLContext) -> None:
-        """New handshakes of `context` use these files as they are now. Raises OSError (`ssl.SSLError` is one)."""
-        # Files that want a passphrase must not stop a server that has no terminal to ask at.
+        """Make new handshakes of `context` use these files as they are now. Raises OSError (`ssl.SSLError` is one)."""
+        # A file that needs a passphrase must not stop a server that has no terminal to ask for it.
         context.load_cert_chain(self.cert_file, self.key_file, password=lambda: b"")
 
     def context(self) -> ssl.SSLContext:
@@ -28,7 +28,7 @@ class Tls(Section):
         return context
 
     def problem(self) -> tuple[str, str] | None:
-        """The option that is wrong, and why; None where both files can be used together."""
+        """The option that is wrong, and why; None if the two files can be used together."""
         for name in ("cert_file", "key_file"):
             try:
                 getattr(self, name).read_bytes()
@@ -38,11 +38,11 @@ class Tls(Section):
             self.context()
         except ssl.SSLError as error:
             if error.reason == "KEY_VALUES_MISMATCH":
-                return "key_file", "is not the key of the certificate in cert_file"
+                return "key_file", "does not belong to the certificate in cert_file"
             if error.reason == "NO_START_LINE" and _is_pem(self.cert_file):
-                return "key_file", "holds no private key in PEM form"
+                return "key_file", "contains no private key in PEM format"
             if error.reason in {"BAD_DECRYPT", "BAD_PASSWORD_READ", "EMPTY_PASSWORD"} or _is_encrypted(self.key_file):
-                return "key_file", "wants a passphrase; give one that needs none, readable by this user only"
+                return "key_file", "needs a passphrase; use a key without one, readable by this user only"
             option = "key_file" if _is_pem(self.cert_file) else "cert_file"
             return option, f"cannot be used: {(error.reason or 'not PEM').replace('_', ' ').lower()}"
         except OSError as error:

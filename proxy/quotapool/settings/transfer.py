@@ -1,4 +1,4 @@
-"""Settings on their way: to a worker process, and from an old configuration to a new one."""
+"""Passing settings on: to a worker process, and from an old configuration to a new one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from quotapool.settings.alerts import Alerts
 from quotapool.settings.model import Account, Settings, UpstreamKey
 from quotapool.settings.values import REVEAL
 
-# Sockets, the store and what is built once at start; everything else takes effect with a reload.
+# Sockets, the store and anything else that is built once at start; all other options take effect with a reload.
 RESTART_ONLY: Final[frozenset[str]] = frozenset(
     {
         "listen",
@@ -29,8 +29,8 @@ RESTART_ONLY: Final[frozenset[str]] = frozenset(
 
 
 def waiting_for_restart(old: Settings, new: Settings) -> set[str]:
-    """The top-level options whose change takes effect only with a restart. A listener that has TLS takes new
-    certificates, but keeps TLS."""
+    """The top-level options whose change takes effect only with a restart. A listener with TLS accepts new
+    certificates, but TLS itself cannot be turned on or off."""
     toggled = {"tls"} if (old.tls is None) is not (new.tls is None) else set()
     return changed_sections(old, new) & RESTART_ONLY | toggled
 
@@ -44,25 +44,25 @@ def to_wire(settings: Settings) -> bytes:
 
 
 def from_wire(wire: bytes) -> Settings:
-    """What `to_wire` was given."""
+    """The settings that `to_wire` was given."""
     return Settings.model_validate_json(wire)
 
 
 def with_more(settings: Settings, keys: Iterable[UpstreamKey], accounts: Mapping[str, Account]) -> Settings:
-    """The same configuration with keys added at run time, and settings of accounts that came with them.
+    """The same configuration with keys added at run time, and the settings of their accounts.
 
-    The master key is left out: whoever works with the keys needs it no more.
+    The master key is left out: it is no longer needed once the keys are decrypted.
     """
     more = {"keys": (*settings.keys, *keys), "accounts": {**settings.accounts, **accounts}, "master_key": None}
     copy = settings.model_copy(update=more)
-    for name, member in vars(Settings).items():  # tables that were made from the old values
+    for name, member in vars(Settings).items():  # tables built from the old values
         if isinstance(member, cached_property):
             copy.__dict__.pop(name, None)
     return copy
 
 
 def for_workers(settings: Settings) -> Settings:
-    """Without admin keys, browsers' logins and the targets of alerts: no request needs them."""
+    """Without admin keys, session keys and the targets of alerts: no request needs them."""
     accounts = {name: account.model_copy(update={"session_key": None}) for name, account in settings.accounts.items()}
     return with_more(settings.model_copy(update={"admin_keys": (), "alerts": Alerts()}), (), accounts)
 

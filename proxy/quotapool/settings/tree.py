@@ -1,4 +1,4 @@
-"""The tree of real options, read off the models: what stands at a path, and what may stand below it."""
+"""The tree of all options, derived from the models: what is at a path, and what may be below it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def is_model(annotation: Any) -> bool:
 
 
 def at(root: Any, option: Option) -> Any:
-    """The annotation that stands at `option` below the model `root`; None where nothing does."""
+    """The annotation at `option` below the model `root`; None if there is no such option."""
     here = root
     for part in option:
         here = bare(here)
@@ -49,7 +49,7 @@ def at(root: Any, option: Option) -> Any:
 
 
 def walk(model: type[BaseModel], above: Option = ()) -> Iterator[tuple[Option, Any]]:
-    """Every option that has one fixed name, sections before what they hold."""
+    """Every option with a fixed name, sections before their contents."""
     for name, field in model.model_fields.items():
         yield (*above, name), field.annotation
         inner = bare(field.annotation)
@@ -58,7 +58,7 @@ def walk(model: type[BaseModel], above: Option = ()) -> Iterator[tuple[Option, A
 
 
 def meant(root: type[BaseModel], option: Option) -> str | None:
-    """The real option next to `option`, which does not exist: a sibling, else one of that very name elsewhere."""
+    """The real option closest to `option`, which does not exist: a sibling, else one of the same name elsewhere."""
     name = str(option[-1])
     parent = bare(at(root, option[:-1]))
     if is_model(parent) and (sibling := nearest(name, parent.model_fields)):

@@ -1,4 +1,4 @@
-"""Where a key's requests go when it is not the pool's upstream: Azure OpenAI, or a server that speaks OpenAI's API."""
+"""A key's own upstream instead of the pool's: Azure OpenAI, or a server that implements OpenAI's API."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _QUERY_NAME: Final = re.compile(r"[A-Za-z0-9_.~-]{1,64}")
 
 def _check_query(query: dict[str, str]) -> dict[str, str]:
     if not all(_QUERY_NAME.fullmatch(name) for name in query):
-        raise ValueError("names in a query are letters, digits and _ . ~ -")
+        raise ValueError("names in a query may only have letters, digits and _ . ~ -")
     return query
 
 
@@ -24,11 +24,11 @@ ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class KeyUpstream(Section):
-    """Written as a URL, or with how to speak to it.
+    """Given as a URL, or as a URL with details.
 
-    `url` is what stands before `/v1` (a trailing /v1 is understood). `header` carries the secret. `query` is added to
-    every request that has no such parameter. `models`: what clients call a model -> what this upstream calls it; where
-    it is given, the key serves no other model.
+    `url` is the part before `/v1` (a trailing /v1 is accepted). `header` carries the secret. `query` is added to every
+    request without such a parameter. `models`: the clients' name of a model -> this upstream's; if given, the key
+    serves no other model.
     """
 
     url: UpstreamUrl

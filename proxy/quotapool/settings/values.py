@@ -1,7 +1,7 @@
-"""The kinds of value an option may have: addresses, URLs, durations, sizes, names, secrets.
+"""The kinds of values that an option may have: addresses, URLs, durations, sizes, names, secrets.
 
-Every parser raises ValueError with a sentence for the operator, which never repeats the value: it might be a
-secret that was put in the wrong place.
+Every parser raises ValueError with a sentence for the operator, which never repeats the value: it might be a secret
+that was put in the wrong place.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pydantic import (
     SerializationInfo,
 )
 
-REVEAL: Final = "reveal secrets"  # key of the serialisation context that transfer.to_wire sets
+REVEAL: Final = "reveal secrets"  # key in the serialisation context, set by transfer.to_wire
 
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -56,7 +56,7 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """True when only this machine can connect."""
+        """True if only this machine can connect."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
@@ -112,7 +112,7 @@ def parse_size(value: object) -> int:
 
 
 def parse_upstream(value: object) -> str:
-    """The URL before `/v1`, without a trailing slash: a path prefix is kept."""
+    """The URL before `/v1`, without a trailing slash; a path prefix is kept."""
     try:
         url = urlsplit(value.strip() if isinstance(value, str) else "")
     except ValueError:
@@ -120,16 +120,16 @@ def parse_upstream(value: object) -> str:
     if url.scheme not in {"http", "https"} or not url.hostname:
         raise ValueError("must be an http:// or https:// URL, such as https://api.openai.com")
     if url.username is not None or url.password is not None:
-        raise ValueError("holds credentials; they belong into keys:")
+        raise ValueError("contains credentials, which belong in keys:")
     if url.query or url.fragment:
-        raise ValueError("must have no query (?) and no fragment (#)")
+        raise ValueError("must not have a query (?) or a fragment (#)")
     _check_hosts(url.netloc)
     prefix = url.path.rstrip("/").removesuffix("/v1").rstrip("/")
     return f"{url.scheme}://{url.netloc.lower()}{prefix}"
 
 
 def check_redis(secret: SecretStr) -> SecretStr:
-    """Refuse what no store connection understands; the forms are listed in the example configuration."""
+    """Refuse a URL that no store connection supports; the forms are listed in the example configuration."""
     text = secret.get_secret_value().strip()
     scheme, colon, rest = text.partition(":")
     base, _, kind = scheme.partition("+")
@@ -137,7 +137,7 @@ def check_redis(secret: SecretStr) -> SecretStr:
         raise ValueError("must be a redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// URL")
     if base == "unix":
         if not re.fullmatch(r"unix://([^/@]*@)?/[^?]+(\?.*)?", text):
-            raise ValueError("must be unix:///path/of/the/socket")
+            raise ValueError("must be unix:///path/to/the/socket")
         return SecretStr(text)
     if not rest.startswith("//"):
         raise ValueError(f"must begin with {scheme}://")
@@ -145,14 +145,14 @@ def check_redis(secret: SecretStr) -> SecretStr:
     hosts, _, path = location.rpartition("@")[2].partition("/")
     _check_hosts(hosts)
     if "," in hosts and not kind:
-        raise ValueError("names several hosts; use redis+sentinel:// or redis+cluster:// for that")
+        raise ValueError("names several hosts; that needs redis+sentinel:// or redis+cluster://")
     service, _, database = path.partition("/")
     if kind == "sentinel" and (not service or not (database or "0").isdigit()):
         raise ValueError("must end with the service's name: redis+sentinel://host:26379/NAME[/DATABASE]")
     if kind == "cluster" and path.strip("/") not in {"", "0"}:
-        raise ValueError("a cluster has no database number but 0")
+        raise ValueError("a cluster only has database 0")
     if not kind and not (path or "0").isdigit():
-        raise ValueError("must end with the database's number: redis://host:6379/0")
+        raise ValueError("must end with the number of the database: redis://host:6379/0")
     return SecretStr(text)
 
 
@@ -165,7 +165,7 @@ def _check_hosts(hosts: str) -> None:
 
 
 def clean_secret(text: str) -> str:
-    """What is left without the blanks, newlines, quotes and `Bearer ` that copying brings along."""
+    """The text without the spaces, newlines, quotes and `Bearer ` that are often copied along with a secret."""
     while (cleaned := re.sub(r"(?i)^bearer(\s+|$)", "", text.strip().strip("'\"").strip())) != text:
         text = cleaned
     return text
@@ -177,7 +177,7 @@ def check_token(secret: SecretStr) -> SecretStr:
     if not text:
         raise ValueError("is empty")
     if any(not "!" <= character <= "~" for character in text):
-        raise ValueError("has blanks or characters outside ASCII within it; is it more than one secret?")
+        raise ValueError("contains spaces or characters outside ASCII; is it more than one secret?")
     return SecretStr(text)
 
 
@@ -192,7 +192,7 @@ def check_upstream_secret(secret: SecretStr) -> SecretStr:
         )
     if lowered.startswith("sess-"):
         raise ValueError(
-            "a sess- token is a browser's login and cannot serve requests; "
+            "a sess- token is a browser's session key and cannot serve requests; "
             "create a project key (sk-proj-...) for the pool"
         )
     return secret
@@ -200,7 +200,7 @@ def check_upstream_secret(secret: SecretStr) -> SecretStr:
 
 def check_name(name: str) -> str:
     if _OPENAI_SECRET.match(name):
-        raise ValueError("looks like a secret; give a name that may be shown in logs and metrics")
+        raise ValueError("looks like a secret; use a name that may be shown in logs and metrics")
     if not _NAME.fullmatch(name):
         raise ValueError("must be a name of 1 to 128 letters, digits or _ . @ : / + -")
     return name
@@ -215,14 +215,14 @@ def check_pool(name: str) -> str:
 def check_origin(origin: str) -> str:
     origin = origin.strip().lower().rstrip("/")
     if not _ORIGIN.fullmatch(origin):
-        raise ValueError("must be an origin such as https://app.example.com, without path and without *")
+        raise ValueError("must be an origin such as https://app.example.com, without a path or *")
     return origin
 
 
 def check_host(host: str) -> str:
     host = host.strip().lower()
     if not _HOST.fullmatch(host):
-        raise ValueError("must be a host name such as quotapool.internal, without scheme and path")
+        raise ValueError("must be a host name such as quotapool.internal, without a scheme or path")
     return host
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from quotapool.openai.headers import Header, wire
+from quotapool.openai.headers import Header, encode_headers
 from quotapool.upstream.answer import StreamedAnswer
 from quotapool.upstream.connection import UpstreamConnection
 from quotapool.upstream.connection_limit import ConnectionLimit
@@ -112,7 +112,7 @@ class UpstreamClient:
         if _START.fullmatch(start) is None:
             raise UpstreamFailure("protocol", "a target was to be sent that is not one word", sent=False)
         try:
-            lines = wire(headers)
+            lines = encode_headers(headers)
         except ValueError as error:
             raise UpstreamFailure("protocol", "a header was to be sent that is not one line", sent=False) from error
         framing = [(low, value) for name, value in headers if (low := _lower(name)) in _FRAMING]

@@ -16,7 +16,7 @@ from typing import Final, Protocol, cast
 import httptools
 from multidict import CIMultiDict
 
-from quotapool.openai.headers import unwire
+from quotapool.openai.headers import decode_headers
 from quotapool.upstream.answer import StreamedAnswer
 from quotapool.upstream.interface import Body, Timeouts, UpstreamFailure
 
@@ -292,7 +292,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         answer.status = status
         answer.reason = self._phrase.decode("utf-8", "surrogateescape")
-        headers = answer.headers = CIMultiDict(unwire(fields[self._final :]))
+        headers = answer.headers = CIMultiDict(decode_headers(fields[self._final :]))
         fields.clear()
         framed = "Content-Length" in headers
         if "Transfer-Encoding" in headers:

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from quotapool.openai import replies
-from quotapool.openai.headers import Header, wire
+from quotapool.openai.headers import Header, encode_headers
 from quotapool.openai.refusal import Refusal
 
 _NO_BODY: Final = frozenset({204, 304})
@@ -156,7 +156,7 @@ class Exchange:
 
     async def start(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None:
         """The head; it goes out with the first bytes of the body. Raises ValueError where it would not be one head."""
-        lines = wire(headers)
+        lines = encode_headers(headers)
         if self._expects or not self.complete:
             self.keep_alive = False  # the client may still send the body or not: what follows could be either
         framing = ""

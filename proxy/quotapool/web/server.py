@@ -17,7 +17,7 @@ from typing import Final
 import httptools
 
 from quotapool.openai import replies
-from quotapool.openai.headers import unwire
+from quotapool.openai.headers import decode_headers
 from quotapool.openai.refusal import Refusal
 from quotapool.web.exchange import Exchange
 
@@ -143,7 +143,7 @@ class ClientConnection(asyncio.Protocol):
             self,
             parser.get_method().decode("ascii"),
             self._url.decode("utf-8", "surrogateescape"),
-            unwire(fields),
+            decode_headers(fields),
             modern=parser.get_http_version() == "1.1",
             keep_alive=parser.should_keep_alive(),
         )
