@@ -22,15 +22,15 @@ async def credit_rows(treasurer: CreditControl) -> dict[str, dict[str, Any]]:
 
 def credit_row(wallet: Wallet) -> dict[str, Any]:
     """What `check` and the admin API show of a wallet; USD, UTC. What is not known is left out."""
-    row: dict[str, Any] = {"month_spentusd": usd(wallet.month_spent), "per_dayusd": usd(wallet.burn_per_day)}
+    row: dict[str, Any] = {"month_spent_usd": usd(wallet.month_spent), "per_day_usd": usd(wallet.burn_per_day)}
     if wallet.remaining is not None:
-        row |= {"remainingusd": usd(wallet.remaining), "expiring_unusedusd": usd(wallet.expiring_unused)}
+        row |= {"remaining_usd": usd(wallet.remaining), "expiring_unused_usd": usd(wallet.expiring_unused)}
     if wallet.empty_at is not None:
         row["empty_at"] = f"{wallet.empty_at:%Y-%m-%dT%H:%M:%SZ}"
     if wallet.next_expiry is not None:
         row["next_expiry"] = wallet.next_expiry.isoformat()
     if wallet.month_limit is not None:
-        row["month_limitusd"] = usd(wallet.month_limit)
+        row["month_limit_usd"] = usd(wallet.month_limit)
     return row
 
 
