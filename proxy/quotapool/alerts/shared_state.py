@@ -15,8 +15,7 @@ from typing import Any, Final
 
 from quotapool.alerts.rules import WELL
 from quotapool.domain.alert import Alert, AlertKind
-from quotapool.ledger.messages import text_of
-from quotapool.store.store import Store
+from quotapool.store.store import Store, text_of
 
 _WATCH_MS: Final = 15_000
 _AT_ONCE: Final = 500  # events of one reading

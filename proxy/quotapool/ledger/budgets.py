@@ -23,9 +23,9 @@ from quotapool.ledger.batches import Batches
 from quotapool.ledger.grants import Candidate, Event, Granted, Observed, Refused, Written, written_limits
 from quotapool.ledger.items import Correction, Item, Question
 from quotapool.ledger.local import LocalBudgets
-from quotapool.ledger.messages import MOST, bounded, bucket_key, bucket_of, evidence_of, is_sound, packed_array, text_of
-from quotapool.ledger.registry import Braked, Registry, StoreUnavailable
-from quotapool.store.store import Store, StoreLost
+from quotapool.ledger.messages import MOST, bounded, bucket_key, bucket_of, evidence_of, is_sound, packed_array
+from quotapool.ledger.registry import Braked, Registry
+from quotapool.store.store import Store, StoreLost, StoreUnavailable, text_of
 
 _NO_COST: Final = Cost(0)
 _REPLICA_LIVES_S: Final = 10.0

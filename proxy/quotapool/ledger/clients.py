@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from quotapool.store.store import Store
+from quotapool.store.store import Store, text_of
 
 
 class ClientRecord(msgspec.Struct, frozen=True):
@@ -60,10 +60,7 @@ class ClientStore:
 
     async def all(self) -> dict[str, ClientRecord]:
         raw = await self._store.guard(self._store.client.hgetall(self._key))
-        return {
-            name if isinstance(name, str) else name.decode(): msgspec.json.decode(value, type=ClientRecord)
-            for name, value in raw.items()
-        }
+        return {text_of(name): msgspec.json.decode(value, type=ClientRecord) for name, value in raw.items()}
 
     async def suspend(self, name: str, reason: str) -> bool:
         """False where it is suspended already. It need not be a client of the store: the configuration has some."""
@@ -82,10 +79,7 @@ class ClientStore:
 
     async def suspended(self) -> dict[str, Suspension]:
         raw = await self._store.guard(self._store.client.hgetall(self._suspended))
-        return {
-            name if isinstance(name, str) else name.decode(): msgspec.json.decode(value, type=Suspension)
-            for name, value in raw.items()
-        }
+        return {text_of(name): msgspec.json.decode(value, type=Suspension) for name, value in raw.items()}
 
     async def _changed(self) -> None:
         await self._store.guard(self._store.client.incr(self._version))

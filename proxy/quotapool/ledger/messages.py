@@ -116,10 +116,6 @@ def bucket_of(raw: bytes) -> Bucket:
     )
 
 
-def text_of(raw: bytes | str) -> str:
-    return raw if isinstance(raw, str) else raw.decode()
-
-
 def record_of(raw: bytes) -> Record:
     value: Mapping[str, Any] = _unpack(raw)
     return Record(

@@ -18,16 +18,12 @@ import msgspec
 from quotapool.domain.observer import Observer
 from quotapool.domain.states import OBSERVED, OPERATOR, WALLET, Record, State, brake_of
 from quotapool.domain.subject import Subject
-from quotapool.ledger.messages import record_of, text_of
-from quotapool.store.store import Script, Store, StoreLost
+from quotapool.ledger.messages import record_of
+from quotapool.store.store import Script, Store, StoreLost, StoreUnavailable, text_of
 
 _MOST_EVENTS: Final = 10_000
 
 _pack = msgspec.msgpack.Encoder().encode
-
-
-class StoreUnavailable(Exception):
-    """The store did not answer within the caller's patience."""
 
 
 class Braked(IntEnum):

@@ -6,9 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from quotapool.domain.wallet import PICO, Wallet
-from quotapool.ledger.registry import StoreUnavailable
 from quotapool.money.credit_control import CreditControl
-from quotapool.store.store import StoreError
+from quotapool.store.store import StoreError, StoreUnavailable
 
 
 async def credit_rows(treasurer: CreditControl) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import astuple, replace
 
 from quotapool.money.rate_cards import PICO, STANDARD, standard_or
-from quotapool.store.store import Script, Store
+from quotapool.store.store import Script, Store, text_of
 
 Dimension = Literal["account", "key", "model", "client", "pool"]
 Kind = Literal["exact", "estimated", "probe", "unpriced"]
@@ -221,12 +221,12 @@ class SpendStore:
         for day in _days(since, until):
             version = await self._store.guard(self._store.client.hget(f"{self.prefix}:day:{day.isoformat()}:pool", "v"))
             if version:
-                seen[_text(version)] = None
+                seen[text_of(version)] = None
         return list(seen)
 
     async def _hash(self, name: str) -> dict[str, str]:
         raw = await self._store.guard(self._store.client.hgetall(f"{self.prefix}:{name}"))
-        return {_text(field): _text(value) for field, value in raw.items()}
+        return {text_of(field): text_of(value) for field, value in raw.items()}
 
 
 def new_batch() -> str:
@@ -272,7 +272,3 @@ def _fields(names: dict[str, Spent]) -> list[str]:
 def _days(since: date, until: date) -> Iterator[date]:
     for offset in range((until - since).days + 1):
         yield since + timedelta(days=offset)
-
-
-def _text(value: bytes | str) -> str:
-    return value if isinstance(value, str) else value.decode()

@@ -5,12 +5,13 @@ Stored: `qp:{<pool>:spend}:said`, hash: key id -> msgpack map of `KeySaid`; `a/<
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
-from quotapool.store.store import Store
+from quotapool.store.store import Store, text_of
 
 T = TypeVar("T")
 _ACCOUNT: Final = "a/"
@@ -68,18 +69,15 @@ class OpenAIRecords:
         raw = await self._store.guard(self._store.client.hgetall(self._name))
         keys: dict[str, KeySaid] = {}
         accounts: dict[str, AccountSaid] = {}
-        for field, text in raw.items():
-            name = field if isinstance(field, str) else field.decode()
-            value = text.encode() if isinstance(text, str) else text
-            if not name.startswith(_ACCOUNT):
-                _keep(keys, name, value, KeySaid)
+        for field, value in raw.items():
+            name = text_of(field)
+            if name.startswith(_ACCOUNT):
+                _add(accounts, name.removeprefix(_ACCOUNT), value, AccountSaid)
             else:
-                _keep(accounts, name.removeprefix(_ACCOUNT), value, AccountSaid)
+                _add(keys, name, value, KeySaid)
         return keys, accounts
 
 
-def _keep(into: dict[str, T], name: str, value: bytes, shape: type[T]) -> None:
-    try:
+def _add(into: dict[str, T], name: str, value: Any, shape: type[T]) -> None:
+    with contextlib.suppress(msgspec.DecodeError):
         into[name] = msgspec.msgpack.decode(value, type=shape)
-    except msgspec.DecodeError:
-        return

@@ -15,7 +15,6 @@ from quotapool.keys.master_keys import NoMasterKey
 from quotapool.keys.vault import VaultLocked
 from quotapool.ledger.budgets import StoreUnavailable
 from quotapool.ledger.clients import ClientStore, digest, new_key
-from quotapool.ledger.messages import text_of
 from quotapool.money.rate_cards import PICO
 from quotapool.money.spend_store import DAYS_KEPT, SpendStore, Spent
 from quotapool.operators import shapes
@@ -23,7 +22,7 @@ from quotapool.operators.dispatch import Answerer, Asked
 from quotapool.operators.keys import Clash, Entry, KeyOperations, Rejected, Unfit, Unknown, next_step
 from quotapool.operators.routes import Problem
 from quotapool.settings.values import check_name
-from quotapool.store.store import Store, StoreError
+from quotapool.store.store import Store, StoreError, text_of
 
 _DIMENSIONS: Final = ("rpm", "tpm", "rpd", "tpd", "ipm")
 
