@@ -148,7 +148,7 @@ async def measure(keys: int, rounds: int, profile: str) -> list[float]:
     with tempfile.TemporaryDirectory() as directory:
         worker = Worker("0", configured(keys, Path(directory)))
         worker.store.evalsha_batch = grant_all  # type: ignore[method-assign, assignment] # the edge, faked
-        for name in ("records", "told_groups", "told_organizations"):
+        for name in ("records", "learned_groups", "known_organizations"):
             setattr(worker.ledger, name, nothing)
         worker.spend.take_cards(compile_cards(dt.datetime.now(dt.UTC).date()))
         worker.pipeline.forwarder.upstream = Upstream()  # type: ignore[assignment] # the other edge

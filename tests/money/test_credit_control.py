@@ -199,7 +199,7 @@ async def test_a_roused_account_may_be_tried_at_once_and_an_operators_or_the_wal
     stop = Record(State.QUARANTINED, "credit_stop_at", 0, by=WALLET)
     await ledger.registry.change_state("a/beta", stop, by=WALLET, fingerprint="fp3")
     before = await ledger.registry.records()
-    assert await ledger.registry.rouse(State.QUARANTINED, ["a/alpha", "k/beta", "a/beta", "a/nobody"]) == 1
+    assert await ledger.registry.try_now(State.QUARANTINED, ["a/alpha", "k/beta", "a/beta", "a/nobody"]) == 1
     after = await ledger.registry.records()
     assert after["a/alpha"].until <= before["a/alpha"].until - 3599
     assert after["a/alpha"].may_be_tried

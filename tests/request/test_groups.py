@@ -61,7 +61,7 @@ async def test_the_other_replica_hears_of_it_and_a_restart_remembers(open_pool):
     one, other = await open_pool({"a": 1, "b": 1}), await open_pool({"a": 1, "b": 1})
     one.upstream.next(shared())
     await one.ask(Client(chat_body(ODD)))
-    await other.ledger.look()
+    await other.ledger.heartbeat()
     await other.roster._refreshing
     assert other.roster.group_of(ODD) == FAMILY
     assert other.upstream.sent == []
@@ -74,10 +74,10 @@ async def test_a_store_that_lost_its_memory_hears_of_it_again(open_pool):
     pool.upstream.next(shared())
     await pool.ask(Client(chat_body(ODD)))
     await pool.store.client.flushall()
-    await pool.ledger.look()
+    await pool.ledger.heartbeat()
     await pool.roster._refreshing
     assert pool.roster.group_of(ODD) == FAMILY
-    assert await pool.ledger.registry.told_groups() == {ODD: FAMILY}
+    assert await pool.ledger.registry.learned_groups() == {ODD: FAMILY}
 
 
 async def test_a_snapshot_that_shares_its_aliass_limit_is_no_news(open_pool):
@@ -85,7 +85,7 @@ async def test_a_snapshot_that_shares_its_aliass_limit_is_no_news(open_pool):
     pool.upstream.next(shared(FAMILY, SNAPSHOT))
     await pool.ask(Client(chat_body(SNAPSHOT)))
     assert pool.recorder.groups == []
-    assert await pool.ledger.registry.told_groups() == {}
+    assert await pool.ledger.registry.learned_groups() == {}
 
 
 async def test_groups_that_somebody_wrote_win(open_pool):

@@ -162,7 +162,7 @@ class Worker:
     async def start(self) -> None:
         """Know the pool before the first client is let in. Raises StoreUnavailable."""
         await self.roster.refresh()
-        await self.ledger.look()  # be one of the replicas, and know how many they are, should the store go now
+        await self.ledger.heartbeat()  # be one of the replicas, and know how many they are, should the store go now
 
     async def reload(self, settings: Settings) -> None:
         """Take over a new configuration; requests under way end with the old one."""
@@ -204,7 +204,7 @@ class Worker:
         """While idle no batch brings the version, so look for it."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            await self.ledger.look()
+            await self.ledger.heartbeat()
 
     async def close(self) -> None:
         await self.pipeline.forwarder.close()

@@ -112,7 +112,7 @@ class Roster:
         self._said_groups[model] = group
         self._observer.group_learned(model, group)
         with contextlib.suppress(StoreUnavailable):
-            await self.ledger.registry.tell_group(model, group)
+            await self.ledger.registry.record_group(model, group)
 
     def heard_organization(self, account: str, organization: str) -> None:
         """An answer names the organisation behind an account. Two accounts of one share its limits, told or not."""
@@ -131,7 +131,7 @@ class Roster:
 
     async def _tell_organization(self, accounts: Sequence[str], organization: str) -> None:
         with contextlib.suppress(StoreUnavailable):  # each process hears it from the answers itself
-            await self.ledger.registry.tell_organization(accounts, organization)
+            await self.ledger.registry.record_organization(accounts, organization)
 
     def candidates(self, group: str, seats: Sequence[int]) -> list[Candidate]:
         """The keys of these seats as the ledger wants them, with the limits somebody wrote."""
@@ -203,12 +203,12 @@ class Roster:
             await self._observe(subject, record, rest)
             self._unreported.pop(subject, None)
         if self._settings.merge_organizations:
-            told = await self.ledger.registry.told_organizations()
+            told = await self.ledger.registry.known_organizations()
             if told != self._told_organizations:
                 self._told_organizations = told
                 self._replace_keys()
         self.pool.apply_states(await self.ledger.registry.records())
-        self._said_groups |= await self.ledger.registry.told_groups()  # one of ours may still be on its way there
+        self._said_groups |= await self.ledger.registry.learned_groups()  # one of ours may still be on its way there
         if self._clients is not None:
             await self._with_clients(self._clients.refresh)
 
@@ -216,9 +216,9 @@ class Roster:
         """The store came back without its memory. Ours may be older than what was lost, but it is better than none."""
         await self.ledger.registry.begin_epoch(reseeded=True)
         for model, group in self._said_groups.items():
-            await self.ledger.registry.tell_group(model, group)
+            await self.ledger.registry.record_group(model, group)
         if self._clients is not None:
-            await self._with_clients(self._clients.remind)
+            await self._with_clients(self._clients.restore)
         for subject, record in self.pool.records.items():
             await self.ledger.registry.change_state(
                 subject, record, rest_s=record.until - record.since, fingerprint=record.fingerprint
@@ -295,7 +295,7 @@ class Roster:
         alike = [f for f, r in self.pool.records.items() if r.state is State.SUSPECT and r.reason == reason]
         if alike:
             with contextlib.suppress(StoreUnavailable):
-                await self.ledger.registry.rouse(State.SUSPECT, alike)
+                await self.ledger.registry.try_now(State.SUSPECT, alike)
                 await self.refresh()
 
     async def _change(self, subject: Subject, record: Record | None, rest: float, print_: str, reason: str) -> None:

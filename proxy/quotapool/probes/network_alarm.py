@@ -92,7 +92,7 @@ class NetworkAlarm:
     async def _lift(self, reason: str) -> None:
         try:
             told = {"from": "trouble", "to": "well", "reason": reason, "message": "upstream answers again"}
-            first = await self._ledger.registry.end_announced(KIND, "network", told)
+            first = await self._ledger.registry.announce_end(KIND, "network", told)
         except StoreUnavailable:
             first = True
         if first:

@@ -92,7 +92,7 @@ class Prober:
 
     async def look(self) -> None:
         """Begin the probes that are due. Raises StoreUnavailable."""
-        now = await self._ledger.registry.hear()
+        now = await self._ledger.registry.poll()
         heard = self._ledger.version, self._ledger.epoch
         if self._seen != heard:
             await self.roster.refresh()

@@ -1,20 +1,20 @@
--- vault, version 1: keys added at run time, sealed. No secret is in here that the master key does not guard.
+-- vault, version 1: keys added at run time, sealed. Every secret in it is encrypted with the master key.
 --
 -- KEYS[1]  qp:{pool}
--- ARGV[1]  what: put | forget | rotate
---   put     ARGV[2] id of the master key that sealed, ARGV[3] its check, ARGV[4] '1': a new secret under an old id is
---           taken, ARGV[5] n, then n times: key id, record; then pairs: account, JSON of its settings
+-- ARGV[1]  action: put | forget | rotate
+--   put     ARGV[2] id of the master key that sealed, ARGV[3] its check, ARGV[4] '1': a new secret may replace that of
+--           an existing id, ARGV[5] n, then n times: key id, record; then pairs: account, JSON of its settings
 --   forget  ARGV[2..] key ids
 --   rotate  ARGV[2] id of the old master key, ARGV[3] check of the new one, then triples: key id, old record, new record
 --
 -- Stored   qp:{pool}:vault           hash key id -> msgpack {print, about, sealed, master, added}
 --          qp:{pool}:vault:prints    hash fingerprint of a secret -> key id: one secret has one id
 --          qp:{pool}:vault:accounts  hash account -> JSON settings that came with its keys
---          qp:{pool}:vault:master    msgpack {id, check}: which master key is in force, and how to prove it
---          qp:{pool}:vault:version   counts changes; absent: this store never had a vault, or lost its memory
+--          qp:{pool}:vault:master    msgpack {id, check}: which master key is in force, and how to verify it
+--          qp:{pool}:vault:version   counts changes; absent: this store never had a vault, or lost its data
 -- Returns  put     {1, {word of each key: added | unchanged | updated | replaced | taken | twin:<id>}}
---          forget  {1, how many were there}        rotate  {1, how many were sealed anew}
---          any     {0, id of the master key in force} where it is another one; {-1} where a key changed meanwhile
+--          forget  {1, how many were deleted}      rotate  {1, how many were sealed again}
+--          any     {0, id of the master key in force} if it is another one; {-1} if a key changed meanwhile
 
 local prefix = KEYS[1]
 local vault, prints, master = prefix .. ':vault', prefix .. ':vault:prints', prefix .. ':vault:master'
