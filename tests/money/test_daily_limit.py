@@ -1,4 +1,4 @@
-"""What workers make of the purse: who is asked first, and what a spent day refuses."""
+"""What workers do with the credit control's message: which accounts come first, and what the daily limit refuses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_an_account_whose_credit_would_expire_comes_first_as_long_as_it_wo
     assert [roster.pool.weight_of(name) for name in ("hurried", "calm")] == [1.0, 0.5]
 
 
-async def test_urgency_outlives_a_reload_and_strangers_are_ignored(roster):
+async def test_urgency_outlives_a_reload_and_unknown_accounts_are_ignored(roster):
     roster.hurry({"hurried": 4.0, "nobody": 2.0})
     roster.reload(Settings(), KEYS)
     assert [roster.pool.weight_of(name) for name in ("hurried", "calm")] == [4.0, 1.0]
@@ -78,5 +78,5 @@ def test_a_spent_day_refuses_what_may_cost_money_until_it_is_over(method, target
         ("POST", "/v1/batches/batch_1/cancel?x=1"),
     ],
 )
-def test_a_spent_day_lets_looking_deleting_and_cancelling_go_on(method, target):
+def test_a_spent_day_still_allows_reading_deleting_and_cancelling(method, target):
     refuse_beyond_the_day(method, target, 7200.0)

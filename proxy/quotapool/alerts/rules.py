@@ -11,7 +11,7 @@ from typing import Final
 from quotapool.domain.alert import Alert, AlertKind, Severity
 from quotapool.domain.states import OPERATOR, WALLET, State
 from quotapool.domain.subject import Subject
-from quotapool.domain.wallet import PICO, Wallet
+from quotapool.domain.wallet import PICO, Wallet, usd
 
 _HOUR: Final = timedelta(hours=1)
 _SAME_HOURS: Final = 3  # so many days with this hour make a usual one
@@ -175,11 +175,6 @@ class Lasting:
         """Which of those that hold at `at` have held long enough. To be called every so often, with all that hold."""
         self._since = {name: self._since.get(name, at) for name in holding}
         return [name for name, since in self._since.items() if at - since >= self._seconds]
-
-
-def usd(pico: int) -> float:
-    """Dollars, to the micro-dollar."""
-    return round(pico / PICO, 6)
 
 
 def _start(day: date) -> datetime:

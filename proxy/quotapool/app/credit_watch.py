@@ -11,9 +11,9 @@ from typing import Final
 import structlog
 
 from quotapool.app.worker_pipe import SpendControl
+from quotapool.domain.wallet import usd
 from quotapool.ledger.budgets import StoreUnavailable
-from quotapool.money.credit_control import CreditControl, Standing
-from quotapool.money.credit_report import usd
+from quotapool.money.credit_control import CreditControl, CreditStatus
 from quotapool.observe.metrics import PoolMetrics
 from quotapool.store.store import StoreError
 
@@ -28,7 +28,7 @@ class CreditWatch:
     def __init__(
         self, treasurer: CreditControl, metrics: PoolMetrics, tell: Callable[[SpendControl], Awaitable[None]]
     ) -> None:
-        self.standing: Standing | None = None
+        self.standing: CreditStatus | None = None
         self._treasurer = treasurer
         self._metrics = metrics
         self._tell = tell
@@ -64,7 +64,7 @@ class CreditWatch:
             await self._tell(purse)
         self._show(standing)
 
-    def _show(self, standing: Standing) -> None:
+    def _show(self, standing: CreditStatus) -> None:
         metrics, wallets = self._metrics, standing.wallets
         limit = self._treasurer.settings.spend.daily_limit_usd
         metrics.spent_today.set(usd(standing.spent_today))

@@ -87,7 +87,7 @@ class Worker:
             serve_alone=self.settings.on_redis_loss == "serve",
         )
         self.spend = SpendCounter(SpendStore(self.store, self.settings.pool), self.reporter)
-        self.reporter.spend = self.spend.note
+        self.reporter.spend = self.spend.count
         keys, _ = keyring(self.settings)
         self.clients = ClientDirectory(ClientStore(self.store, self.settings.pool), self._configure_gate)
         self.roster = Roster(self.ledger, self.settings, keys, self.reporter, self.clients)

@@ -15,7 +15,7 @@ import msgspec
 from quotapool.cli import tables
 from quotapool.cli.key_access import fail, run_at_desk
 from quotapool.cli.usage import since_day
-from quotapool.money.rate_cards import PICO
+from quotapool.domain.wallet import PICO
 from quotapool.money.spend_store import SpendStore
 from quotapool.openai_admin.client import Cost, Used
 from quotapool.openai_admin.collect import Inquiry, Told, accounts_of, admin_key_of, connector

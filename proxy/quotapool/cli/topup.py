@@ -36,7 +36,7 @@ def run(settings: Settings, account: str, usd: float, *, granted: str | None, ex
         treasurer = overview.treasurer
         await treasurer.topup(account, usd, granted_on, expires_on, datetime.now(UTC))
         roused = await overview.ledger.registry.try_now(State.QUARANTINED, subjects_of(overview, account))
-        seen = (await treasurer.look(datetime.now(UTC))).wallets[account]
+        seen = (await treasurer.assess(datetime.now(UTC))).wallets[account]
         left = 0 if seen.remaining is None else seen.remaining
         until = f", until {expires_on}" if expires_on else ""
         print(f"account {account}: ${usd:,.2f} more{until}; ${left / PICO:,.2f} of credit left")

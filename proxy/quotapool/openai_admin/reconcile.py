@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
-from quotapool.money.rate_cards import PICO
+from quotapool.domain.wallet import PICO
 from quotapool.money.spend_store import Spent
 from quotapool.openai_admin.client import Cost, Used
 from quotapool.openai_admin.collect import Told

@@ -11,11 +11,11 @@ import msgspec
 
 from quotapool import __version__
 from quotapool.domain.states import State
+from quotapool.domain.wallet import PICO
 from quotapool.keys.master_keys import NoMasterKey
 from quotapool.keys.vault import VaultLocked
 from quotapool.ledger.budgets import StoreUnavailable
 from quotapool.ledger.clients import ClientStore, digest, new_key
-from quotapool.money.rate_cards import PICO
 from quotapool.money.spend_store import DAYS_KEPT, SpendStore, Spent
 from quotapool.operators import shapes
 from quotapool.operators.dispatch import Answerer, Asked

@@ -21,6 +21,7 @@ from quotapool.domain.quantities import Certainty, Cost, Usage
 from quotapool.domain.states import OBSERVED, OPERATOR, State
 from quotapool.domain.subject import Subject
 from quotapool.domain.verdict import OK, Kind, Scope, Verdict
+from quotapool.domain.wallet import PICO
 from quotapool.ledger.budgets import Granted, Ledger, StoreUnavailable
 from quotapool.money.spend_store import Entry, SpendStore
 from quotapool.pool.roster import Roster
@@ -33,7 +34,6 @@ _LOOK_S: Final = 1.0
 _GRACE_S: Final = 3.0  # so long a request may come first
 _AT_ONCE: Final = 8
 _TOO_DEAR_S: Final = 600.0  # until an account is looked at again when the day's money is used up
-_PICO: Final = 1e12
 _NO_MODEL: Final = "-"
 _DAY_KEPT_S: Final = 2 * 86_400
 
@@ -196,7 +196,7 @@ class Prober:
         store, key = self._ledger.store, self._purse
         spent = int(await store.guard(store.client.incrby(key, pico)))
         await store.guard(store.client.expire(key, _DAY_KEPT_S))
-        if spent <= self.settings.probe_budget_usd * _PICO:
+        if spent <= self.settings.probe_budget_usd * PICO:
             return True
         await store.guard(store.client.decrby(key, pico))
         return False
@@ -222,7 +222,7 @@ class Prober:
     async def spent_today_usd(self) -> float:
         """What probes have cost on this UTC day, all replicas together. Raises StoreError."""
         store = self._ledger.store
-        return int(await store.guard(store.client.get(self._purse)) or 0) / _PICO
+        return int(await store.guard(store.client.get(self._purse)) or 0) / PICO
 
     # ---- for operators
 
