@@ -73,7 +73,7 @@ class Alerting:
             settings.pool, targets, clean=self._clean, count=lambda target, result: counts[target, result].inc()
         )
         with contextlib.suppress(StoreError):
-            await (self._board.begin() if settings.alerts.targets else self._board.forget())
+            await (self._board.set_cursor() if settings.alerts.targets else self._board.clear_cursor())
         self._watch.put = self._courier.put
         self._courier.start()
 
@@ -82,7 +82,7 @@ class Alerting:
         turn, failed = 0, ""
         while True:
             try:
-                if self.settings.alerts.targets and await self._board.watch():
+                if self.settings.alerts.targets and await self._board.acquire_watch():
                     await self._turn(turn)
                 failed = ""
             except (StoreError, StoreUnavailable):
@@ -105,7 +105,7 @@ class Alerting:
             now, buckets = await self._overview.ledger.buckets()
             self._headroom = pool_headroom(self._overview.roster.pool, self._overview.settings, buckets, now)
         now_utc = datetime.now(UTC)
-        await self._watch.look(
+        await self._watch.check(
             Condition(
                 now_utc,
                 standing.wallets,
@@ -122,4 +122,4 @@ class Alerting:
         if self._courier is not None:
             await self._courier.stop()
         with contextlib.suppress(StoreError):
-            await self._board.leave()
+            await self._board.release_watch()

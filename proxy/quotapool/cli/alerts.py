@@ -34,7 +34,7 @@ async def _try_all(pool: str, targets: list[Target]) -> bool:
     taken = True
     for target in targets:
         try:
-            await target.carrier.deliver(message)
+            await target.channel.deliver(message)
         except NotDelivered as problem:
             taken = False
             print(f"{target.name}: not delivered: {problem}")
