@@ -5,8 +5,8 @@ from __future__ import annotations
 import aiohttp
 import msgspec
 import pytest
-from quotapool.openai_admin.collect import Inquiry, connector
-from quotapool.openai_admin.json_reader import NotTold
+from quotapool.openai_admin.collect import Collector, connector
+from quotapool.openai_admin.json_reader import NoAnswer
 from quotapool.settings import Settings, from_wire
 
 from tests.fakes.certificates import Authority, server_context
@@ -29,7 +29,7 @@ async def no_pause(_seconds: float) -> None:
 
 async def projects(options: Settings, authority: Authority) -> int:
     async with aiohttp.ClientSession(connector=connector(authority.ca_file)) as http:
-        organisation = Inquiry(http, no_pause).organisation(options, options.admin_keys[0])
+        organisation = Collector(http, no_pause).organisation(options, options.admin_keys[0])
         return len(await organisation.projects())
 
 
@@ -46,7 +46,7 @@ async def test_the_admin_api_is_asked_through_a_tunnel(tmp_path):
 async def test_a_refused_login_is_told_without_it(tmp_path):
     authority = Authority.make(tmp_path)
     async with ForwardProxy(login="jane:another").running() as proxy:
-        with pytest.raises(NotTold) as refused:
+        with pytest.raises(NoAnswer) as refused:
             await projects(settings(1, proxy.url("jane:a-password")), authority)
     assert "the forward proxy answers 407" in str(refused.value)
     assert "a-password" not in str(refused.value)

@@ -15,7 +15,7 @@ from typing import Final
 import aiohttp
 import structlog
 
-from quotapool.openai_admin.collect import Inquiry, connector
+from quotapool.openai_admin.collect import Collector, connector
 from quotapool.openai_admin.limits import with_imported
 from quotapool.openai_admin.records import OpenAIRecords
 from quotapool.openai_admin.shapes import RateLimit
@@ -57,9 +57,9 @@ class OpenAISync:
         """Until cancelled."""
         settings = self._serving()
         async with aiohttp.ClientSession(connector=connector(settings.ca_file)) as http:
-            inquiry = Inquiry(http)
+            collector = Collector(http)
             while True:
-                well = await self.ask(inquiry)
+                well = await self.ask(collector)
                 wait_s = (self._every_s if well else min(_SOON_S, self._every_s)) * random.uniform(0.9, 1.1)
                 least_s = min(_LEAST_S, wait_s)
                 await asyncio.sleep(least_s)
@@ -68,12 +68,12 @@ class OpenAISync:
                         await self._again.wait()
                 self._again.clear()
 
-    async def ask(self, inquiry: Inquiry) -> bool:
+    async def ask(self, collector: Collector) -> bool:
         """One round. False where it is worth asking again soon."""
         settings = self._serving()
         if not settings.admin_keys and not any(account.session_key for account in settings.accounts.values()):
             return True
-        told = await inquiry.ask(settings)
+        told = await collector.collect(settings)
         known = {key: end for key, end in self.key_ends.items() if key not in told.keys}
         self.key_ends = known | {key: said.expires_at for key, said in told.keys.items() if said.expires_at is not None}
         for problem in told.problems:
