@@ -211,7 +211,7 @@ class House:
             if not tasks:
                 break
             await asyncio.wait(tasks)
-        await self.egress.settled()
+        await self.egress.wait_idle()
         await self.policy.settled()
         await self.ledger.flush()
 

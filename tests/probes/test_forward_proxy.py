@@ -1,4 +1,4 @@
-"""What asks OpenAI's admin API goes through the forward proxy too, and keeps its login to itself."""
+"""Calls of OpenAI's admin API go through the forward proxy too, without showing its login."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def settings(port: int, proxy: str) -> Settings:
 
 
 async def no_pause(_seconds: float) -> None:
-    """Between two tries."""
+    """The pause between two attempts."""
 
 
 async def projects(options: Settings, authority: Authority) -> int:
@@ -33,7 +33,7 @@ async def projects(options: Settings, authority: Authority) -> int:
         return len(await organisation.projects())
 
 
-async def test_the_admin_api_is_asked_through_a_tunnel(tmp_path):
+async def test_the_admin_api_is_called_through_a_tunnel(tmp_path):
     authority, server = Authority.make(tmp_path), ScriptedServer(answering([OK]))
     port = await server.start(server_context(authority, tmp_path))
     async with ForwardProxy(login="jane:a-password").running() as proxy:
@@ -43,7 +43,7 @@ async def test_the_admin_api_is_asked_through_a_tunnel(tmp_path):
     assert proxy.tunnels == 1
 
 
-async def test_a_refused_login_is_told_without_it(tmp_path):
+async def test_a_refused_login_is_reported_without_showing_it(tmp_path):
     authority = Authority.make(tmp_path)
     async with ForwardProxy(login="jane:another").running() as proxy:
         with pytest.raises(NoAnswer) as refused:

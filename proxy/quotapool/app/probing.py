@@ -58,9 +58,9 @@ class Probing:
         self._reporter = ProbeReporter(metrics)
         self._roster = Roster(ledger, settings, keyring(settings)[0], self._reporter)
         calls = Calls(self._fleet.main, credentials, redactor.clean_bytes)
-        calls.elsewhere = self._fleet.others
+        calls.other_upstreams = self._fleet.others
         book = SpendStore(ledger.store, settings.pool)
-        self.prober = Prober(settings, self._roster, ledger, calls, self._reporter, book=book)
+        self.prober = Prober(settings, self._roster, ledger, calls, self._reporter, spend=book)
 
     async def take(self, settings: Settings) -> None:
         """From now on this configuration."""
@@ -74,12 +74,12 @@ class Probing:
         calls.credentials = credentials
         if moved:
             replaced, self._fleet = self._fleet, _fleet(settings, credentials.bases)
-            calls.upstream, calls.elsewhere = self._fleet.main, self._fleet.others
-            await self.prober.settled()
+            calls.upstream, calls.other_upstreams = self._fleet.main, self._fleet.others
+            await self.prober.wait_idle()
             await replaced.close()
 
     async def aclose(self) -> None:
-        await self.prober.settled()
+        await self.prober.wait_idle()
         await self._fleet.close()
 
 
