@@ -47,7 +47,7 @@ def named(document: object) -> set[tuple[str, str]]:
     ],
 )
 def test_a_path_points_to_an_object(target, kind, object_id, tail):
-    found = ids.spot(target)
+    found = ids.object_path(target)
     assert found is not None
     assert (found.kind.name, found.id, found.tail) == (kind, object_id, tail)
 
@@ -58,12 +58,12 @@ def test_a_path_points_to_an_object(target, kind, object_id, tail):
      "/v1/fine_tuning/model_limits", "/v1/realtime/client_secrets"],
 )  # fmt: skip
 def test_nothing_is_stored_there(target):
-    assert ids.spot(target) is None
+    assert ids.object_path(target) is None
 
 
 def test_a_list_goes_on_after_one_of_its_own_objects():
-    files = ids.spot("/v1/files?limit=10&after=file-1")
-    items = ids.spot("/v1/conversations/conv_1/items?after=msg_1")
+    files = ids.object_path("/v1/files?limit=10&after=file-1")
+    items = ids.object_path("/v1/conversations/conv_1/items?after=msg_1")
     assert files is not None
     assert items is not None
     assert [(n.kind.name, n.id, n.param) for n in ids.cursors(files)] == [("file", "file-1", "after")]

@@ -48,7 +48,7 @@ async def create(peer: Peer, **fields: Any) -> None:
 
 
 async def write_down(hall: Hall, kind: Any, object_id: str, account: str, client: str) -> None:
-    task = hall.house.pipeline.objects.book.remember([(kind, object_id)], account, client)
+    task = hall.house.pipeline.objects.owners.remember([(kind, object_id)], account, client)
     assert task is not None
     await task
 
@@ -80,7 +80,7 @@ async def test_a_response_made_in_a_session_is_found_later_and_only_by_its_owner
     await upstream.send(TEXT, b'{"type":"response.created","response":{"id":"resp_1","model":"gpt-4o"}}')
     await client.receive()
     await hall.settled()
-    book = hall.house.pipeline.objects.book
+    book = hall.house.pipeline.objects.owners
     await book.close()
     (owner,) = await book.find([(RESPONSE, "resp_1")], "ann")
     assert owner is not None
@@ -101,7 +101,7 @@ async def test_a_response_that_is_not_stored_is_not_written_down(hall):
     await upstream.send(TEXT, b'{"type":"response.created","response":{"id":"resp_2"}}')
     await client.receive()
     await hall.settled()
-    assert await hall.house.pipeline.objects.book.find([(RESPONSE, "resp_2")], "ann") == [None]
+    assert await hall.house.pipeline.objects.owners.find([(RESPONSE, "resp_2")], "ann") == [None]
 
 
 async def test_what_another_account_keeps_cannot_be_used_here_and_the_error_says_so(hall):

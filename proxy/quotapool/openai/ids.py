@@ -19,20 +19,20 @@ LONGEST_ID: Final = 512  # characters; what is longer is no id
 _ENCRYPTED_HEAD: Final = 96  # characters of encrypted reasoning that no other one shares: version, time, random bytes
 _MOST_ENCRYPTED: Final = 4  # of a request's encrypted items the last ones tell where they belong
 
-Shelf = Literal["kept", "long", "recent"]
+Retention = Literal["kept", "long", "recent"]
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of stored object.
 
-    `shelf`: `kept` until deleted and listed by name, `long` as long but without their names (OpenAI cannot list them
+    `retention`: `kept` until deleted and listed by name, `long` as long but without names (OpenAI cannot list them
     either, or there are very many), `recent` for `objects.retention`. `missing` is what OpenAI says of an unknown id.
     """
 
     name: str
     prefix: str
-    shelf: Shelf
+    retention: Retention
     missing: str
     code: str | None = None
 
@@ -116,7 +116,7 @@ _STATELESS: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
+class ObjectPath:
     """Where in the API a path points: a collection (`id` ""), one of its objects, or below one (`tail`)."""
 
     kind: Kind
@@ -136,7 +136,7 @@ class Named:
     hint: bool = False
 
 
-def spot(target: str) -> Spot | None:
+def object_path(target: str) -> ObjectPath | None:
     """Where a request target points; None: nothing is stored there. Reads spellings as upstream might read them."""
     path, _, query = target.partition("?")
     segments = [segment for segment in unquote(path).split("/") if segment][1:]
@@ -153,11 +153,11 @@ def spot(target: str) -> Spot | None:
     if kind is MODEL and not (rest and rest[0].startswith(MODEL.prefix)):
         return None
     if not rest or rest[0] in _VERBS:
-        return Spot(kind, tail="/".join(rest), query=query)
-    return Spot(kind, rest[0], "/".join(rest[1:]), query)
+        return ObjectPath(kind, tail="/".join(rest), query=query)
+    return ObjectPath(kind, rest[0], "/".join(rest[1:]), query)
 
 
-def cursors(place: Spot) -> list[Named]:
+def cursors(place: ObjectPath) -> list[Named]:
     """The ids by which a list says where it goes on: those of its own objects."""
     if place.id or not place.query:
         return []

@@ -167,7 +167,7 @@ class Forwarder:
         trip.status, trip.source = answer.status, "upstream"
         content_type = answer.headers.get("Content-Type", "")
         is_json = content_type.startswith("application/json")
-        keeper = job.placement.keeper if job.placement is not None else None
+        keeper = job.placement.reader if job.placement is not None else None
         if keeper is not None:
             keeper.account = trip.legs[-1].account
             if "Location" in answer.headers:

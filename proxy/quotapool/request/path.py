@@ -21,7 +21,7 @@ from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.retry import Attempts, RetrySlots, Step
 from quotapool.domain.verdict import Kind
 from quotapool.ledger.budgets import Granted, Ledger
-from quotapool.objects.placement import ObjectRequest, Objects, Placement, concerns
+from quotapool.objects.placement import ObjectRequest, Objects, Placement, involves_objects
 from quotapool.openai import replies
 from quotapool.openai.encoding import decoded
 from quotapool.openai.endpoints import resolve
@@ -131,10 +131,10 @@ class RequestPath:
         if body and "Content-Encoding" in down.headers:
             body = decoded(body, down.headers["Content-Encoding"], self.settings.max_json_body)
         asked = ObjectRequest(job.endpoint.name, down.method, down.target, body, job.model, job.store, client)
-        if not concerns(asked):
+        if not involves_objects(asked):
             return None
         if job.stream is not None:
-            job.stream = objects.watched(job.stream, asked)
+            job.stream = objects.checked_form(job.stream, asked)
         return await objects.place(asked)
 
     # ---- one attempt after another

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qs, quote
 
-from quotapool.objects.placement import ObjectRequest, concerns
+from quotapool.objects.placement import ObjectRequest, involves_objects
 from quotapool.openai import replies
 from quotapool.openai.ids import RESPONSE
 from quotapool.openai.refusal import Refusal
@@ -68,7 +68,7 @@ class SessionPermissions:
         self._refuse_beyond_the_day()
         objects = self._pipeline.objects
         asked = ObjectRequest(RESPONSES, "POST", "/v1/responses", event, model, None, name)
-        if objects is not None and concerns(asked):
+        if objects is not None and involves_objects(asked):
             only = (await objects.place(asked)).only
             if only is not None and account not in only:
                 raise Refusal(replies.OBJECT_ELSEWHERE)
@@ -79,7 +79,7 @@ class SessionPermissions:
     def remember(self, name: str, response: str, account: str) -> None:
         """A stored response of the client `name` can be asked for by HTTP, too."""
         if self._pipeline.objects is not None:
-            self._pipeline.objects.book.remember([(RESPONSE, response)], account, name)
+            self._pipeline.objects.owners.remember([(RESPONSE, response)], account, name)
 
     def _refuse_beyond_the_day(self) -> None:
         left_s = self._pipeline.closed_until - time.time()
