@@ -53,7 +53,7 @@ class Webhook:
         self._timeout = timeout
 
     async def deliver(self, message: Message) -> None:
-        """Raises NotDelivered. A redirect counts as a refusal: the body is for nobody else."""
+        """Raises NotDelivered. A redirect counts as a refusal: only this receiver may get the body."""
         body = message.json()
         headers = {
             "Content-Type": "application/json",

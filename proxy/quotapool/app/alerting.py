@@ -15,7 +15,6 @@ from quotapool.alerts.delivery import AlertDelivery, targets_of
 from quotapool.alerts.shared_state import SharedAlertState
 from quotapool.alerts.watch import AlertWatch, Condition, pool_headroom
 from quotapool.app.credit_watch import CreditWatch
-from quotapool.ledger.budgets import StoreUnavailable
 from quotapool.money.spend_store import SpendStore
 from quotapool.operators.overview import Overview
 from quotapool.settings import Settings
@@ -85,7 +84,7 @@ class Alerting:
                 if self.settings.alerts.targets and await self._board.acquire_watch():
                     await self._turn(turn)
                 failed = ""
-            except (StoreError, StoreUnavailable):
+            except StoreError:
                 failed = "store"  # its absence is told elsewhere
             except Exception:  # noqa: BLE001 - whatever it is, it concerns nobody's request; the next turn may go well
                 if failed != "bug":

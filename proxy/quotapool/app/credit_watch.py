@@ -12,7 +12,6 @@ import structlog
 
 from quotapool.app.worker_pipe import SpendControl
 from quotapool.domain.wallet import usd
-from quotapool.ledger.budgets import StoreUnavailable
 from quotapool.money.credit_control import CreditControl, CreditStatus
 from quotapool.observe.metrics import PoolMetrics
 from quotapool.store.store import StoreError
@@ -42,7 +41,7 @@ class CreditWatch:
             try:
                 await self.tick(datetime.now(UTC))
                 failed = ""
-            except (StoreError, StoreUnavailable) as away:
+            except StoreError as away:
                 if not failed:
                     _log.warning("wallets cannot be computed while the store is away", problem=str(away))
                 failed = str(away)
@@ -54,7 +53,7 @@ class CreditWatch:
             await asyncio.sleep(max(_EVERY_S, _LEISURE * took))
 
     async def tick(self, now: datetime) -> None:
-        """Once. Raises StoreError, StoreUnavailable."""
+        """Once. Raises StoreError."""
         standing = self.standing = await self._treasurer.tick(now)
         purse = SpendControl(standing.urgency, standing.closed_until)
         if purse != self._told:

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from quotapool.ledger.budgets import StoreUnavailable
 from quotapool.settings import Settings
 from quotapool.store.embedded import StateDirBusy, attach_url, temporary
 from quotapool.store.runtime_dir import RuntimeDirUnsafe
@@ -47,7 +46,7 @@ def run_with_store(settings: Settings, command: Callable[[Store], Awaitable[int]
 
     try:
         return asyncio.run(main())
-    except (StoreError, StoreUnavailable, StateDirBusy, EmbeddedFailed, RuntimeDirUnsafe) as error:
+    except (StoreError, StateDirBusy, EmbeddedFailed, RuntimeDirUnsafe) as error:
         sys.stderr.write(f"quotapool: {error}\n")
     except OSError as error:
         sys.stderr.write(f"quotapool: {settings.state_dir}: {error.strerror or error}\n")

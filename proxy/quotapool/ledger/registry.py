@@ -29,7 +29,7 @@ _pack = msgspec.msgpack.Encoder().encode
 class Braked(IntEnum):
     """What the brake did with a removal."""
 
-    NO = 0  # let it pass, or was not asked
+    NO = 0  # let it pass, or does not apply
     STOPPED = 1  # the key became suspect instead, or kept its state
     FIRST = 2  # the same, and this one raises the alarm
 

@@ -14,7 +14,6 @@ from quotapool.domain.states import State
 from quotapool.domain.wallet import PICO
 from quotapool.keys.master_keys import NoMasterKey
 from quotapool.keys.vault import VaultLocked
-from quotapool.ledger.budgets import StoreUnavailable
 from quotapool.ledger.clients import ClientStore, digest, new_key
 from quotapool.money.spend_store import DAYS_KEPT, SpendStore, Spent
 from quotapool.operators import shapes
@@ -214,7 +213,7 @@ def _explained(answer: Answerer) -> Answerer:
             raise Problem(409, "no_master_key", str(error)) from None
         except VaultLocked as error:
             raise Problem(409, "vault_locked", str(error)) from None
-        except (StoreError, StoreUnavailable):
+        except StoreError:
             raise Problem(503, "store_unavailable", "The store does not answer.") from None
 
     return explain

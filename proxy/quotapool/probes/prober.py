@@ -1,7 +1,7 @@
 """The prober: tries resting keys that no request tries by a call of our own, so that they come back by themselves.
 
-A probe is a trial like any other (`ledger.reserve` with `may_try_resting`), so of all replicas one makes it, ever more
-rarely, and none if a request was faster. Its result is handled like any other answer, by `Roster`.
+A probe is a trial like any other (`ledger.reserve` with `may_try_resting`), so of all replicas one makes it, less and
+less often, and none if a request was faster. Its result is handled like any other answer, by `Roster`.
 """
 
 from __future__ import annotations
