@@ -1,4 +1,4 @@
-"""Alerts arrive: signed, tried again, in digests, at those who asked, without secrets, and without anybody waiting."""
+"""Alerts are delivered: signed, retried, in digests, to the targets that want them, without secrets or delays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CANARY = "sk-proj-CANARYcanary0123456789CANARY"
 
 
 class Receiver:
-    """Somebody's webhook. `answers` are the statuses it will give, then 200; 0: no answer at all."""
+    """A receiver of webhooks. `answers` are the statuses that it gives, then 200; 0: no answer at all."""
 
     def __init__(self, *answers: int) -> None:
         self.answers = list(answers)
@@ -65,7 +65,7 @@ async def receive(aiohttp_server):
 
 
 class Pauses:
-    """Time for the courier: each pause ends at once and is noted."""
+    """The delivery's pauses: each ends at once and is recorded."""
 
     def __init__(self) -> None:
         self.taken: list[float] = []
@@ -81,7 +81,7 @@ def alert(n: int = 0, kind: AlertKind = AlertKind.KEY_REMOVED, text: str = "") -
     return Alert(kind, f"key {n}", text or f"key {n} was removed", 1_700_000_000.0 + n, Severity.CRITICAL)
 
 
-def courier(
+def delivery_to(
     url: str, counts: Counter, pauses: Pauses, *, secret: str = SECRET, kinds: tuple[AlertKind, ...] = (), **more: Any
 ) -> AlertDelivery:
     target = Target("ops", Webhook(url, secret, **more), frozenset(kinds))
@@ -102,7 +102,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_the_signature_is_what_the_documents_say_it_is(receive):
+async def test_the_signature_is_the_documented_one(receive):
     receiver, url = await receive()
     message = compose("default", [alert()])
     await Webhook(url, SECRET, clock=lambda: 1_700_000_123.9).deliver(message)
@@ -121,7 +121,7 @@ async def test_without_a_secret_nothing_is_signed(receive):
     assert "x-quotapool-signature" not in receiver.requests[0][0]
 
 
-async def test_the_body_says_what_when_and_about_whom(receive):
+async def test_the_body_has_kind_time_and_subject(receive):
     receiver, url = await receive()
     await Webhook(url).deliver(compose("default", [alert(7)]))
     body = receiver.body()
@@ -139,50 +139,50 @@ async def test_the_body_says_what_when_and_about_whom(receive):
     ]
 
 
-async def test_a_receiver_that_fails_first_gets_it_later_once_and_as_the_same_delivery(receive):
+async def test_a_receiver_that_fails_at_first_gets_the_same_delivery_later_once(receive):
     receiver, url = await receive(500, 503, 429)
     counts, pauses = Counter(), Pauses()
-    carrying = courier(url, counts, pauses)
-    carrying.start()
-    carrying.put(alert())
+    delivery = delivery_to(url, counts, pauses)
+    delivery.start()
+    delivery.put(alert())
     await until(lambda: counts["ops", "sent"] == 1)
-    await carrying.stop()
+    await delivery.stop()
     assert len(receiver.requests) == 4
     assert len({headers["x-quotapool-delivery"] for headers, _ in receiver.requests}) == 1
-    assert pauses.taken == [3.0, 2.0, 4.0, 8.0]  # to settle, then ever longer
+    assert pauses.taken == [3.0, 2.0, 4.0, 8.0]  # for the digest, then ever longer
 
 
-async def test_a_receiver_that_never_answers_is_given_up_in_time_and_tried_again(receive):
+async def test_a_receiver_that_never_answers_times_out_and_is_tried_again(receive):
     receiver, url = await receive(0)
     counts, pauses = Counter(), Pauses()
-    carrying = courier(url, counts, pauses, patience=aiohttp.ClientTimeout(total=0.05))
-    carrying.start()
-    carrying.put(alert())
+    delivery = delivery_to(url, counts, pauses, timeout=aiohttp.ClientTimeout(total=0.05))
+    delivery.start()
+    delivery.put(alert())
     await until(lambda: counts["ops", "sent"] == 1)
-    await carrying.stop()
+    await delivery.stop()
     assert len(receiver.requests) == 2
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 410, 302, 307])
-async def test_what_will_not_get_better_is_not_tried_again(receive, status):
+async def test_a_final_refusal_is_not_retried(receive, status):
     receiver, url = await receive(status)
     counts, pauses = Counter(), Pauses()
-    carrying = courier(url, counts, pauses)
-    carrying.start()
-    carrying.put(alert())
+    delivery = delivery_to(url, counts, pauses)
+    delivery.start()
+    delivery.put(alert())
     await until(lambda: counts["ops", "failed"] == 1)
-    await carrying.stop()
+    await delivery.stop()
     assert len(receiver.requests) == 1
 
 
 async def test_a_receiver_that_stays_away_is_given_up_after_a_quarter_of_an_hour(receive):
     _, url = await receive(*[500] * 1000)
     counts, pauses = Counter(), Pauses()
-    carrying = courier(url, counts, pauses)
-    carrying.start()
-    carrying.put(alert())
+    delivery = delivery_to(url, counts, pauses)
+    delivery.start()
+    delivery.put(alert())
     await until(lambda: counts["ops", "failed"] == 1)
-    await carrying.stop()
+    await delivery.stop()
     assert 900 < pauses.now <= 900 + 60 + 3
     assert max(pauses.taken) == 60
 
@@ -190,14 +190,14 @@ async def test_a_receiver_that_stays_away_is_given_up_after_a_quarter_of_an_hour
 async def test_fifty_alerts_within_seconds_are_one_message(receive):
     receiver, url = await receive()
     counts, pauses = Counter(), Pauses()
-    carrying = courier(url, counts, pauses)
-    carrying.start()
+    delivery = delivery_to(url, counts, pauses)
+    delivery.start()
     for n in range(48):
-        carrying.put(alert(n))
-    carrying.put(alert(48, AlertKind.KEY_BACK))
-    carrying.put(alert(49, AlertKind.KEY_BACK))
+        delivery.put(alert(n))
+    delivery.put(alert(48, AlertKind.KEY_BACK))
+    delivery.put(alert(49, AlertKind.KEY_BACK))
     await until(lambda: counts["ops", "sent"] == 1)
-    await carrying.stop()
+    await delivery.stop()
     assert len(receiver.requests) == 1
     body = receiver.body()
     assert body["title"] == "[quotapool default] 50 alerts: 48 key removed, 2 key back"
@@ -205,46 +205,46 @@ async def test_fifty_alerts_within_seconds_are_one_message(receive):
     assert body["text"].splitlines()[-1] == "… and 40 more: quotapool check"
 
 
-async def test_nobody_waits_for_a_target_and_a_long_line_loses_its_oldest(receive):
+async def test_put_never_waits_and_a_full_queue_loses_its_oldest_alerts(receive):
     _, url = await receive(0)
     counts, pauses = Counter(), Pauses()
-    carrying = courier(url, counts, pauses)  # not started: nothing is carried away
+    delivery = delivery_to(url, counts, pauses)  # not started: nothing is delivered
     for n in range(1_500):
-        carrying.put(alert(n))
+        delivery.put(alert(n))
     assert counts["ops", "dropped"] == 500
 
 
-async def test_a_target_gets_only_the_kinds_it_asked_for(receive):
+async def test_a_target_gets_only_the_kinds_it_wants(receive):
     receiver, url = await receive()
     counts, pauses = Counter(), Pauses()
-    carrying = courier(url, counts, pauses, kinds=(AlertKind.BRAKE,))
-    carrying.start()
-    carrying.put(alert(1))
-    carrying.put(alert(2, AlertKind.BRAKE))
+    delivery = delivery_to(url, counts, pauses, kinds=(AlertKind.BRAKE,))
+    delivery.start()
+    delivery.put(alert(1))
+    delivery.put(alert(2, AlertKind.BRAKE))
     await until(lambda: counts["ops", "sent"] == 1)
-    await carrying.stop()
+    await delivery.stop()
     assert [row["kind"] for row in receiver.body()["alerts"]] == ["brake"]
 
 
-async def test_secrets_leave_a_text_before_it_leaves_us(receive):
+async def test_secrets_are_removed_from_a_text_before_it_is_sent(receive):
     receiver, url = await receive()
     counts, pauses = Counter(), Pauses()
-    carrying = courier(url, counts, pauses)
-    carrying.start()
-    carrying.put(alert(1, text=f"key 1 was removed. OpenAI said: Incorrect API key provided: {CANARY} {SECRET}"))
+    delivery = delivery_to(url, counts, pauses)
+    delivery.start()
+    delivery.put(alert(1, text=f"key 1 was removed. OpenAI said: Incorrect API key provided: {CANARY} {SECRET}"))
     await until(lambda: counts["ops", "sent"] == 1)
-    await carrying.stop()
+    await delivery.stop()
     assert b"CANARY" not in receiver.requests[0][1]
     assert SECRET.encode() not in receiver.requests[0][1]
     assert b"key 1 was removed" in receiver.requests[0][1]
 
 
-async def test_a_problem_is_told_without_the_url():
+async def test_a_problem_is_reported_without_the_url():
     webhook = Webhook("http://127.0.0.1:9/a-token-in-the-path")
-    with pytest.raises(NotDelivered) as told:
+    with pytest.raises(NotDelivered) as raised:
         await webhook.deliver(compose("default", [alert()]))
-    assert "token" not in str(told.value)
-    assert "127.0.0.1" not in str(told.value)
+    assert "token" not in str(raised.value)
+    assert "127.0.0.1" not in str(raised.value)
 
 
 def test_a_message_fits_into_a_chat():
@@ -271,7 +271,7 @@ def target(url: str, **more: Any) -> AlertTarget:
         ("mailtos://user:password@smtp.example.com?to=ops@example.com&from=pool@example.com", "mailtos-1"),
     ],
 )
-def test_the_services_own_urls_are_understood(url, name):
+def test_the_services_own_urls_are_accepted(url, name):
     found, problems = targets_of([target(url)])
     assert ([one.name for one in found], problems) == ([name], [])
 
@@ -286,7 +286,7 @@ def test_dingtalks_secret_signs_and_feishus_token_is_found():
     assert native("https://open.feishu.cn/open-apis/bot/v2/hook/abcdef-01", "") == "feishu://abcdef-01/"
 
 
-def test_a_url_that_nobody_understands_is_said_and_the_others_serve():
+def test_an_unusable_url_is_reported_and_the_others_are_used():
     found, problems = targets_of(
         [target("nonsense://token-of-mine"), target("https://ops.example.com/hook", name="ops")]
     )
@@ -301,13 +301,13 @@ def test_two_targets_of_one_name_are_two_targets():
     assert len({one.name for one in found}) == 2
 
 
-async def test_a_message_goes_through_the_library_and_its_refusal_is_told_with_the_status(receive):
+async def test_a_message_goes_through_the_library_and_its_refusal_is_reported_with_the_status(receive):
     receiver, url = await receive(200, 403)
     local = url.replace("http://", "json://")
     (found,), _ = targets_of([target(local)])
-    await found.carrier.deliver(compose("default", [alert(5)]))
+    await found.channel.deliver(compose("default", [alert(5)]))
     assert receiver.body()["title"] == "[quotapool default] key removed: key 5"
     assert receiver.body()["message"] == "key 5 was removed"
     assert receiver.body()["type"] == "failure"
     with pytest.raises(NotDelivered, match="the service answered 403"):
-        await found.carrier.deliver(compose("default", [alert(6)]))
+        await found.channel.deliver(compose("default", [alert(6)]))

@@ -1,4 +1,4 @@
-"""What is worth an alert: events, few keys, little credit, an expiry, an hour that costs too much."""
+"""Which conditions raise an alert: events, few keys, little credit, an expiry, an hour that costs too much."""
 
 from __future__ import annotations
 
@@ -40,47 +40,47 @@ def test_an_event_becomes_its_alert(seen, kind, subject, severity):
     "quiet",
     [
         event("k/alpha", "active", "disabled", by="operator"),
-        event("k/alpha", "active", "removed", by="operator"),  # they know: they did it
+        event("k/alpha", "active", "removed", by="operator"),  # they did it themselves
         event("k/alpha", "removed", "active", by="operator"),
         event("k/alpha", "active", "suspect"),  # nothing is proven yet
         event("k/alpha", "suspect", "active"),
         event("k/alpha", "", "", kind="what a later version tells"),
     ],
 )
-def test_what_is_no_news_is_not_told(quiet):
+def test_other_events_raise_no_alert(quiet):
     assert rules.of_event(quiet) is None
 
 
-def test_the_text_says_what_openai_said_and_whether_we_stopped_it_ourselves():
-    said = rules.of_event(event("k/alpha", "active", "removed"))
-    assert said.text == "key alpha was removed: invalid_api_key. OpenAI said (401): Incorrect"
-    assert said.details == {"reason": "invalid_api_key", "status": "401", "request_id": "req_1", "by": "observed"}
+def test_the_text_quotes_openai_and_tells_whether_we_stopped_the_key_ourselves():
+    removed = rules.of_event(event("k/alpha", "active", "removed"))
+    assert removed.text == "key alpha was removed: invalid_api_key. OpenAI said (401): Incorrect"
+    assert removed.details == {"reason": "invalid_api_key", "status": "401", "request_id": "req_1", "by": "observed"}
     ours = event("a/acme", "active", "quarantined", by="wallet", reason="credit_stop_at", status="0")
     assert (
         rules.of_event(ours).text == "account acme was stopped at its limit (credit_stop_at), before OpenAI refuses it."
     )
 
 
-def test_too_few_keys_is_critical_where_none_is_left():
+def test_too_few_keys_is_critical_if_none_is_left():
     assert rules.too_few_keys(3, 5, 3, 0.0) is None
     assert rules.too_few_keys(2, 5, 3, 0.0).severity is Severity.WARNING
     assert rules.too_few_keys(0, 5, 1, 0.0).severity is Severity.CRITICAL
-    assert rules.too_few_keys(0, 5, 0, 0.0) is None  # nobody asked
+    assert rules.too_few_keys(0, 5, 0, 0.0) is None  # not configured
 
 
-def test_little_credit_and_credit_that_expires_soon_are_told():
+def test_little_credit_and_credit_that_expires_soon_raise_alerts():
     poor = wallet([Grant(4 * PICO)], {}, NOW)
     ending = wallet([Grant(50 * PICO, None, date(2026, 11, 20)), Grant(9 * PICO, None, date(2027, 11, 1))], {}, NOW)
-    told = list(rules.of_wallets({"a": poor, "b": ending}, below=5 * PICO, within=timedelta(7), now=NOW))
-    assert [(alert.kind, alert.subject, alert.text) for alert in told] == [
+    raised = list(rules.of_wallets({"a": poor, "b": ending}, below=5 * PICO, within=timedelta(7), now=NOW))
+    assert [(alert.kind, alert.subject, alert.text) for alert in raised] == [
         (AlertKind.CREDIT_LOW, "account a", "account a has $4.00 of credit left."),
         (AlertKind.EXPIRY, "account b", "$50.00 of account b's credit expire on 2026-11-20."),
     ]
-    # Given an account whose credit nobody wrote down, there is nothing to compare.
+    # Given an account without recorded credit, there is nothing to compare.
     assert list(rules.of_wallets({"c": wallet([], {}, NOW)}, below=5 * PICO, within=timedelta(7), now=NOW)) == []
 
 
-def test_a_key_that_expires_is_told_before_and_not_after():
+def test_a_key_that_expires_raises_an_alert_before_and_not_after():
     ends = {"soon": NOW.timestamp() + 86_400, "late": NOW.timestamp() + 30 * 86_400, "gone": NOW.timestamp() - 1}
     assert [a.subject for a in rules.of_expiring_keys(ends, within=timedelta(7), now=NOW)] == ["key soon"]
 
@@ -97,7 +97,7 @@ def test_an_hour_is_compared_with_the_same_hour_of_the_last_days():
     assert rules.spends_fast(days | hours_of((0, 17.5)), 5.0, NOW) is None
     alert = rules.spends_fast(days | hours_of((0, 17.51)), 5.0, NOW)
     assert alert.text == "The pool spent $17.51 in the hour from 12:00 UTC; usual are $3.50."
-    # The hour just over counts too: its end was perhaps never looked at.
+    # The last hour counts too: perhaps its end was never checked.
     assert rules.spends_fast(days | hours_of((1, 50)), 5.0, NOW) is not None
 
 
@@ -110,13 +110,13 @@ def test_a_young_pool_is_compared_with_all_its_hours_and_a_very_young_one_with_n
     assert rules.usual_hour({}, HOUR) is None
 
 
-def test_cents_alarm_nobody():
+def test_cents_raise_no_alert():
     days = hours_of((24, 0.01), (48, 0.01), (72, 0.01))
     assert rules.spends_fast(days | hours_of((0, 0.99)), 5.0, NOW) is None
     assert rules.spends_fast(days | hours_of((0, 1.0)), 5.0, NOW) is not None
 
 
-def test_a_spent_day_is_told_with_its_end():
+def test_the_alert_of_a_spent_day_names_its_end():
     until = datetime(2026, 11, 16, tzinfo=UTC).timestamp()
     assert rules.day_is_spent(5 * PICO, 0.0, NOW) is None
     alert = rules.day_is_spent(5 * PICO, until, NOW)
@@ -130,5 +130,5 @@ def test_a_condition_must_last():
     assert dry.of([one, other], 299) == []
     assert dry.of([one, other], 300) == [one]
     assert dry.of([other], 400) == []
-    # One that was over begins anew.
+    # One that was over starts again.
     assert dry.of([one, other], 599) == [other]

@@ -1,4 +1,4 @@
-"""Replicas share one memory of alerts: each is told once, one replica watches, and nothing is missed over a restart."""
+"""Replicas share the state of alerts: each is raised once, one replica watches, and a restart misses none."""
 
 from __future__ import annotations
 
@@ -26,55 +26,55 @@ async def stores(valkey_url: str) -> AsyncIterator[list[Store]]:
         await store.close()
 
 
-async def test_two_replicas_that_notice_the_same_tell_it_once(stores):
-    boards = [SharedAlertState(store, "test", f"replica-{n}") for n, store in enumerate(stores)]
-    claims = await asyncio.gather(*(board.claim(ALERT, SIX_HOURS) for board in boards for _ in range(10)))
+async def test_two_replicas_that_notice_the_same_raise_one_alert(stores):
+    states = [SharedAlertState(store, "test", f"replica-{n}") for n, store in enumerate(stores)]
+    claims = await asyncio.gather(*(state.claim(ALERT, SIX_HOURS) for state in states for _ in range(10)))
     assert sum(claims) == 1
     # Another subject is another alert, and so is the next expiry of the same account.
-    assert await boards[0].claim(replace(ALERT, subject="account other"), SIX_HOURS)
-    assert await boards[0].claim(replace(ALERT, occasion="2027-01-01"), SIX_HOURS)
-    assert not await boards[1].claim(replace(ALERT, occasion="2027-01-01"), SIX_HOURS)
+    assert await states[0].claim(replace(ALERT, subject="account other"), SIX_HOURS)
+    assert await states[0].claim(replace(ALERT, again="2027-01-01"), SIX_HOURS)
+    assert not await states[1].claim(replace(ALERT, again="2027-01-01"), SIX_HOURS)
 
 
-async def test_what_goes_on_is_told_again_after_its_time(stores):
-    board = SharedAlertState(stores[0], "test", "a")
-    client, mark = stores[0].client, f"qp:{{test:alerts}}:told:{ALERT.identity}"
-    assert await board.claim(ALERT, SIX_HOURS)
+async def test_a_lasting_condition_is_repeated_after_its_time(stores):
+    state = SharedAlertState(stores[0], "test", "a")
+    client, mark = stores[0].client, f"qp:{{test:alerts}}:told:{ALERT.mark}"
+    assert await state.claim(ALERT, SIX_HOURS)
     assert 21_590_000 < await client.pttl(mark) <= 21_600_000
     await client.delete(mark)  # as the store does then
-    assert await board.claim(ALERT, SIX_HOURS)
-    # An expiry is told once a day at most, however short repeat_after is.
+    assert await state.claim(ALERT, SIX_HOURS)
+    # An expiry is repeated once a day at most, however short repeat_after is.
     expiry = replace(ALERT, kind=AlertKind.EXPIRY)
-    assert await board.claim(expiry, 60.0)
-    assert await client.pttl(f"qp:{{test:alerts}}:told:{expiry.identity}") > 86_390_000
+    assert await state.claim(expiry, 60.0)
+    assert await client.pttl(f"qp:{{test:alerts}}:told:{expiry.mark}") > 86_390_000
 
 
-async def test_a_key_that_is_back_and_leaves_again_is_told_each_time(stores):
-    board = SharedAlertState(stores[0], "test", "a")
+async def test_a_key_that_is_back_and_leaves_again_raises_an_alert_each_time(stores):
+    state = SharedAlertState(stores[0], "test", "a")
     out = Alert(AlertKind.KEY_QUARANTINED, "key alpha", "out", 1.0)
     back = Alert(AlertKind.KEY_BACK, "key alpha", "back", 2.0, Severity.INFO)
-    told = [await board.claim(alert, SIX_HOURS) for alert in (out, out, back, back, out, back)]
-    assert told == [True, False, True, False, True, True]
+    raised = [await state.claim(alert, SIX_HOURS) for alert in (out, out, back, back, out, back)]
+    assert raised == [True, False, True, False, True, True]
 
 
-async def test_network_trouble_that_comes_again_is_told_again(stores):
-    board = SharedAlertState(stores[0], "test", "a")
+async def test_network_trouble_that_comes_again_raises_another_alert(stores):
+    state = SharedAlertState(stores[0], "test", "a")
     trouble = Alert(AlertKind.EGRESS, "pool", "refused", 1.0)
-    well = replace(trouble, occasion="well")
-    told = [await board.claim(alert, SIX_HOURS) for alert in (trouble, trouble, well, trouble)]
-    assert told == [True, False, True, True]
+    well = replace(trouble, again="well")
+    raised = [await state.claim(alert, SIX_HOURS) for alert in (trouble, trouble, well, trouble)]
+    assert raised == [True, False, True, True]
 
 
 async def test_one_replica_watches_and_the_other_takes_over_when_it_leaves(stores):
     first, second = (SharedAlertState(store, "test", f"replica-{n}") for n, store in enumerate(stores))
-    assert await first.watch()
-    assert not await second.watch()
-    assert await first.watch()
-    await second.leave()  # who does not watch takes nothing away
-    assert not await second.watch()
-    await first.leave()
-    assert await second.watch()
-    # One that died leaves a lease that ends by itself.
+    assert await first.acquire_watch()
+    assert not await second.acquire_watch()
+    assert await first.acquire_watch()
+    await second.release_watch()  # has no effect: it does not watch
+    assert not await second.acquire_watch()
+    await first.release_watch()
+    assert await second.acquire_watch()
+    # One that was killed leaves a lease that expires.
     assert 0 < await stores[0].client.pttl("qp:{test:alerts}:watch") <= 15_000
 
 
@@ -83,30 +83,30 @@ async def test_events_are_read_once_in_order_from_where_the_last_reader_stopped(
     gone = Record(State.REMOVED, "invalid_api_key", 0)
     await ledger.registry.change_state("k/before", gone, fingerprint="")
     first, second = (SharedAlertState(store, "test", f"replica-{n}") for n, store in enumerate(stores))
-    await first.begin()
-    assert await first.news() == []  # the pool told nobody before; what was is no news
+    await first.set_cursor()
+    assert await first.new_events() == []  # there was no cursor before: older events raise no alert
     await ledger.registry.change_state("k/one", gone, fingerprint="")
     await ledger.registry.change_state("k/two", gone, fingerprint="")
-    assert [event["field"] for event in await first.news()] == ["k/one", "k/two"]
+    assert [event["field"] for event in await first.new_events()] == ["k/one", "k/two"]
     await ledger.registry.change_state("k/three", gone, fingerprint="")
-    await second.begin()  # a replica that starts later does not skip what is unread
-    assert [(event["field"], event["to"]) for event in await second.news()] == [("k/three", "removed")]
-    assert await first.news() == []
+    await second.set_cursor()  # a replica that starts later does not skip what is unread
+    assert [(event["field"], event["to"]) for event in await second.new_events()] == [("k/three", "removed")]
+    assert await first.new_events() == []
 
 
-async def test_what_happened_while_nobody_wanted_to_be_told_is_no_news(stores):
-    board, ledger = SharedAlertState(stores[0], "test", "a"), ledger_on(stores[0])
-    await board.begin()
+async def test_events_without_any_target_raise_no_alert_later(stores):
+    state, ledger = SharedAlertState(stores[0], "test", "a"), ledger_on(stores[0])
+    await state.set_cursor()
     await ledger.registry.change_state("k/one", Record(State.REMOVED, "x", 0), fingerprint="")
-    await board.forget()
-    assert await board.news() == []
+    await state.clear_cursor()
+    assert await state.new_events() == []
     await ledger.registry.change_state("k/two", Record(State.REMOVED, "x", 0), fingerprint="")
-    assert [event["field"] for event in await board.news()] == ["k/two"]
+    assert [event["field"] for event in await state.new_events()] == ["k/two"]
 
 
 async def test_a_pool_without_any_event_begins_at_its_beginning(stores):
-    board = SharedAlertState(stores[0], "test", "a")
-    await board.begin()
-    assert await board.news() == []
+    state = SharedAlertState(stores[0], "test", "a")
+    await state.set_cursor()
+    assert await state.new_events() == []
     await ledger_on(stores[0]).registry.change_state("k/one", Record(State.REMOVED, "x", 0), fingerprint="")
-    assert [event["field"] for event in await board.news()] == ["k/one"]
+    assert [event["field"] for event in await state.new_events()] == ["k/one"]

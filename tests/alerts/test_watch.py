@@ -1,4 +1,4 @@
-"""The watch gives each alert out once, over all replicas, and only what somebody wants to hear."""
+"""Each alert is raised once, over all replicas, and only if some target wants it."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ async def store(valkey_url: str) -> AsyncIterator[Store]:
 
 
 def watch_on(store: Store, pool: Pool, owner: str = "a", **alerts: Any) -> tuple[AlertWatch, list[Alert]]:
-    told: list[Alert] = []
+    raised: list[Alert] = []
     settings = Settings.model_validate({"pool": "test", "alerts": {"targets": [ALL], **alerts}})
-    return AlertWatch(settings, SharedAlertState(store, "test", owner), pool, told.append), told
+    return AlertWatch(settings, SharedAlertState(store, "test", owner), pool, raised.append), raised
 
 
-async def test_a_removed_key_is_told_once_whichever_replica_reads(store):
+async def test_a_removed_key_raises_one_alert_whichever_replica_reads(store):
     pool = Pool([Key("alpha", "alpha", "fp")])
-    (first, told_by_first), (second, told_by_second) = watch_on(store, pool, "a"), watch_on(store, pool, "b")
-    await SharedAlertState(store, "test", "a").begin()
+    (first, of_first), (second, of_second) = watch_on(store, pool, "a"), watch_on(store, pool, "b")
+    await SharedAlertState(store, "test", "a").set_cursor()
     gone = Record(State.REMOVED, "account_deactivated", 0, status=401, message="deactivated", fingerprint="fp")
     await ledger_on(store).registry.change_state("a/alpha", gone, fingerprint="fp")
     assert await first.read_events() + await second.read_events() == 1
-    assert [alert.kind for alert in [*told_by_first, *told_by_second]] == [AlertKind.KEY_REMOVED]
+    assert [alert.kind for alert in [*of_first, *of_second]] == [AlertKind.KEY_REMOVED]
 
 
-async def test_a_condition_that_two_replicas_see_is_told_by_one(store):
+async def test_a_condition_that_two_replicas_see_raises_one_alert(store):
     pool = Pool([Key("alpha", "alpha", "fp")])
     pool.apply_states({"k/alpha": Record(State.DISABLED, "operator", 0, by="operator")})
-    (first, told_by_first), (second, told_by_second) = watch_on(store, pool, "a"), watch_on(store, pool, "b")
+    (first, of_first), (second, of_second) = watch_on(store, pool, "a"), watch_on(store, pool, "b")
     for watch in (first, second, first):
-        await watch.look(Condition(NOW))
-    assert [alert.kind for alert in [*told_by_first, *told_by_second]] == [AlertKind.USABLE_KEYS]
+        await watch.check(Condition(NOW))
+    assert [alert.kind for alert in [*of_first, *of_second]] == [AlertKind.USABLE_KEYS]
 
 
-async def test_all_that_is_wrong_with_a_pool_is_told_at_one_look(store):
+async def test_one_check_raises_alerts_about_all_that_is_wrong_with_a_pool(store):
     pool = Pool([Key("alpha", "alpha", "fp"), Key("beta", "beta", "fp")])
-    watch, told = watch_on(store, pool, min_usable_keys=3, credit_below_usd=5, min_headroom=0.1)
+    watch, raised = watch_on(store, pool, min_usable_keys=3, credit_below_usd=5, min_headroom=0.1)
     poor = wallet([Grant(4 * PICO, None, NOW.date() + timedelta(3))], {}, NOW)
     seen = Condition(
         NOW,
@@ -68,21 +68,21 @@ async def test_all_that_is_wrong_with_a_pool_is_told_at_one_look(store):
         {("gpt-4o", "tpm"): 0.05, ("gpt-4o", "rpm"): 0.5},
         {"beta": NOW.timestamp() + 3600},
     )
-    await watch.look(seen)
+    await watch.check(seen)
     wanted = {"usable_keys", "spend_rate", "daily_limit", "credit_low"}
-    assert {alert.kind.value for alert in told} == wanted | {"expiry"}
-    assert sum(alert.kind is AlertKind.EXPIRY for alert in told) == 2  # the credit's and the key's
+    assert {alert.kind.value for alert in raised} == wanted | {"expiry"}
+    assert sum(alert.kind is AlertKind.EXPIRY for alert in raised) == 2  # the credit's and the key's
     # The head-room must be low for five minutes.
     later = NOW + timedelta(minutes=5)
-    await watch.look(Condition(later, headroom=seen.headroom))
-    assert [(a.kind, a.subject) for a in told[6:]] == [(AlertKind.HEADROOM, "model gpt-4o")]
+    await watch.check(Condition(later, headroom=seen.headroom))
+    assert [(a.kind, a.subject) for a in raised[6:]] == [(AlertKind.HEADROOM, "model gpt-4o")]
 
 
-async def test_what_no_target_wants_is_not_even_marked(store):
+async def test_an_alert_that_no_target_wants_is_not_marked_as_raised(store):
     pool = Pool()
-    watch, told = watch_on(store, pool, targets=[{**ALL, "kinds": ["brake"]}])
-    await watch.look(Condition(NOW))
-    assert told == []
+    watch, raised = watch_on(store, pool, targets=[{**ALL, "kinds": ["brake"]}])
+    await watch.check(Condition(NOW))
+    assert raised == []
     assert await store.client.keys("qp:{test:alerts}:told:*") == []
 
 
@@ -99,5 +99,5 @@ def test_headroom_is_of_the_usable_accounts_budgets_together():
         return full
 
     buckets = {("a", "m"): bucket(10, 100), ("b", "m"): bucket(50, 300), ("c", "m"): bucket(500, 500)}
-    # (10 + 50) / (100 + 300); the dead one's room is nobody's.
+    # (10 + 50) / (100 + 300); the removed account's room does not count.
     assert pool_headroom(pool, settings, buckets, 100.0)["m", "rpm"] == pytest.approx(0.15)

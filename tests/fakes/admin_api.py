@@ -13,11 +13,11 @@ class ScriptedApi:
 
     def __init__(self, *answers: tuple[int, Any] | tuple[int, Any, dict[str, str]]) -> None:
         self.answers = list(answers)
-        self.asked: list[tuple[str, list[tuple[str, str]]]] = []
+        self.requests: list[tuple[str, list[tuple[str, str]]]] = []
         self.authorizations: list[str] = []
 
     async def handle(self, request: web.Request) -> web.Response:
-        self.asked.append((request.path, list(request.query.items())))
+        self.requests.append((request.path, list(request.query.items())))
         self.authorizations.append(request.headers.get("Authorization", ""))
         status, document, *more = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         text = document if isinstance(document, str) else json.dumps(document)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from quotapool.store.valkey_process import answers, valkey_binary
+from quotapool.store.valkey_process import server_pid, valkey_binary
 
 
 def start_valkey(tmp_path: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], str]:
@@ -39,7 +39,7 @@ def start_valkey(tmp_path: Path, *arguments: str) -> tuple[subprocess.Popen[byte
             stderr=output,
         )
     deadline = time.monotonic() + 5
-    while answers(place) != process.pid:
+    while server_pid(place) != process.pid:
         if process.poll() is not None or time.monotonic() > deadline:
             stop_valkey(process)
             raise RuntimeError(f"valkey-server did not come up: {log.read_text()}")

@@ -83,7 +83,7 @@ async def test_a_refusal_names_the_soonest_wait_and_its_dimension(ledger):
 
 
 @pytest.mark.parametrize(("cost", "dimension"), [(Cost(1, 601), Dimension.TPM), (Cost(11, 1), Dimension.RPM)])
-async def test_a_cost_above_every_limit_is_told_that_no_waiting_helps(ledger, cost, dimension):
+async def test_a_cost_above_every_limit_is_refused_without_a_wait(ledger, cost, dimension):
     both = [candidate(name, Limits(rpm=10, tpm=600)) for name in "ab"]
     assert await ledger.reserve(GROUP, cost, both) == Refused(None, dimension)
 
@@ -120,7 +120,7 @@ async def test_eight_replicas_racing_for_one_account_never_oversell_it(valkey_ur
     await asyncio.gather(*(store.close() for store in stores))
 
 
-async def test_what_comes_up_together_goes_out_in_batches_of_64_in_order(valkey_url):
+async def test_reserves_made_together_go_out_in_batches_of_64_in_order(valkey_url):
     log = StoreLog()
     store = connect(valkey_url, timeout_s=5.0)
     ledger = ledger_on(store, observer=log)
@@ -128,11 +128,11 @@ async def test_what_comes_up_together_goes_out_in_batches_of_64_in_order(valkey_
     answers = await asyncio.gather(*(ledger.reserve(GROUP, Cost(1), [candidate("a", daily(101))]) for _ in range(200)))
     await store.close()
     assert log.batches == [64, 64, 64, 8]
-    # First come, first served: 101 less a breath of a day is 100 and then some.
+    # First come, first served: 101 less a little of a day's refill is 100 and a fraction.
     assert [isinstance(answer, Granted) for answer in answers] == [True] * 100 + [False] * 100
 
 
-async def test_what_replicas_ask_for_different_accounts_never_mixes(ledger):
+async def test_reserves_of_replicas_for_different_accounts_never_mix(ledger):
     accounts = [candidate(name, DAILY) for name in "abcdefgh"]
     answers = await asyncio.gather(*(granted(ledger, GROUP, Cost(n, n), [c]) for n, c in enumerate(accounts * 3, 1)))
     assert [answer.candidate for answer in answers] == accounts * 3
@@ -185,21 +185,21 @@ async def test_a_settle_whose_answer_is_lost_is_done_once(valkey_url, tmp_path, 
         await store.close()
 
 
-# ---- callers who leave
+# ---- callers that leave
 
 
-async def test_a_caller_who_leaves_before_the_batch_is_sent_troubles_nobody(valkey_url):
+async def test_a_caller_that_leaves_before_the_batch_is_sent_has_no_effect(valkey_url):
     log, store = StoreLog(), connect(valkey_url, timeout_s=2.0)
     ledger = ledger_on(store, observer=log)
     leaving = asyncio.ensure_future(ledger.reserve(GROUP, Cost(1, 500), [A]))
-    await asyncio.sleep(0)  # it has asked; the loop has not begun
+    await asyncio.sleep(0)  # it has queued its reserve; the task has not started
     leaving.cancel()
     await ledger.flush()
     assert log.batches == []
     await store.close()
 
 
-async def test_a_caller_who_leaves_while_the_store_is_asked_gets_nothing_and_it_is_given_back(valkey_url, tmp_path):
+async def test_the_reserve_of_a_caller_that_leaves_while_it_is_under_way_is_given_back(valkey_url, tmp_path):
     async with wire(valkey_url, tmp_path) as network:
         store = connect(network.url, timeout_s=0.1)
         ledger = ledger_on(store)
@@ -216,7 +216,7 @@ async def test_a_caller_who_leaves_while_the_store_is_asked_gets_nothing_and_it_
         await store.close()
 
 
-async def test_a_caller_who_leaves_in_the_very_turn_of_the_grant_gives_it_back(valkey_url):
+async def test_a_caller_that_leaves_in_the_same_turn_as_the_grant_gives_it_back(valkey_url):
     # Given a caller who is cancelled after the grant was set and before it ran again
     store = connect(valkey_url, timeout_s=2.0)
 
@@ -278,18 +278,18 @@ async def test_an_outage_keeps_settles_and_forgets_refused_reserves(valkey_url, 
         await store.close()
 
 
-async def test_a_replica_that_serves_alone_takes_its_share_and_pays_when_the_store_is_back(valkey_url, tmp_path):
+async def test_a_replica_without_the_store_takes_its_share_and_pays_when_the_store_is_back(valkey_url, tmp_path):
     async with wire(valkey_url, tmp_path) as network:
         store = connect(network.url, timeout_s=0.1)
         ledger = ledger_on(store, patience_s=0.1, serve_alone=True)
         await ledger.registry.begin_epoch(reseeded=False)
         ten = candidate("a", daily(21))
-        await granted(ledger, GROUP, Cost(1), [ten])  # 20 are left, less a breath of a day
+        await granted(ledger, GROUP, Cost(1), [ten])  # 20 are left, less a little of a day's refill
         ledger.replicas = 2
         network.lose(0, "down")
         network.cut()
         answers = [await ledger.reserve(GROUP, Cost(1), [ten]) for _ in range(15)]
-        # I expect half of what was left, granted here alone
+        # I expect half of what was left, granted by this process
         assert [isinstance(a, Granted) and a.local for a in answers] == [True] * 9 + [False] * 6
         ledger.give_back(answers[0])
         # and all of it charged in the store, but for what was given back
@@ -307,10 +307,10 @@ async def test_a_server_that_forgot_the_script_gets_it_again(ledger):
     assert await charged(ledger) == (2, 0)
 
 
-# ---- numbers nobody should send
+# ---- invalid numbers
 
 
-async def test_no_number_poisons_a_bucket_or_stops_the_line(ledger):
+async def test_no_number_damages_a_bucket_or_stops_the_batches(ledger):
     strange = [math.nan, math.inf, -math.inf, 1e308, -1e308, 2**70, -(2**70)]
     for number, limit in itertools.product(strange, [math.nan, math.inf, 30_000.0]):
         answer = await granted(ledger, GROUP, Cost(1, 10), [candidate("odd", daily(1_000))])
@@ -326,7 +326,7 @@ async def test_no_number_poisons_a_bucket_or_stops_the_line(ledger):
     await granted(ledger, GROUP, Cost(1, 10), [A])
 
 
-async def test_names_that_read_alike_have_buckets_of_their_own(ledger):
+async def test_similar_names_have_buckets_of_their_own(ledger):
     await granted(ledger, "c", Cost(1, 10), [candidate("a:b", daily(1_000))])
     await granted(ledger, "b:c", Cost(1, 20), [candidate("a", daily(1_000))])
     await granted(ledger, "c", Cost(1, 40), [candidate("ä:b", daily(1_000))])
@@ -338,7 +338,7 @@ async def test_names_that_read_alike_have_buckets_of_their_own(ledger):
     }
 
 
-async def test_an_upstream_that_claims_absurd_usage_puts_no_account_into_debt_for_ever(ledger):
+async def test_an_upstream_that_claims_absurd_usage_puts_no_account_into_debt_forever(ledger):
     tpm = 30_000
     answer = await granted(ledger, GROUP, Cost(1, 10), [candidate("a", Limits(tpm=tpm))])
     ledger.settle(answer, unused_tokens=-(2**64))
@@ -348,10 +348,10 @@ async def test_an_upstream_that_claims_absurd_usage_puts_no_account_into_debt_fo
     assert -level / tpm * 60 < 86_400  # paid within a day
 
 
-# ---- who may be ready
+# ---- which accounts may be ready
 
 
-async def test_a_refused_caller_hears_of_accounts_it_did_not_ask(ledger):
+async def test_a_refusal_names_accounts_that_were_no_candidates(ledger):
     once = candidate("once", daily(1))
     await granted(ledger, GROUP, Cost(1), [once])
     await granted(ledger, GROUP, Cost(1), [A])
@@ -360,7 +360,7 @@ async def test_a_refused_caller_hears_of_accounts_it_did_not_ask(ledger):
     assert (refused.hints, refused.wait_s) == (("a",), 0)
 
 
-async def test_a_refused_caller_hears_when_an_account_it_did_not_ask_is_ready(ledger):
+async def test_a_refusal_tells_when_an_account_that_was_no_candidate_is_ready(ledger):
     once = candidate("once", daily(1))
     await granted(ledger, GROUP, Cost(1), [once])
     ledger.settle(await granted(ledger, GROUP, Cost(1), [A]), cool_s=5.0)
@@ -384,7 +384,7 @@ async def test_an_account_that_has_left_the_pool_is_hinted_at_for_half_a_minute_
     assert refused.wait_s == pytest.approx(86_400 - 1.2 - 31, abs=2)
 
 
-async def test_what_a_caller_invents_is_forgotten_in_ten_minutes(ledger):
+async def test_a_model_that_a_caller_invents_is_forgotten_in_ten_minutes(ledger):
     await granted(ledger, "invented", Cost(1), [candidate("a")])
     client = ledger.store.client
     lives = {key: await client.pttl(key) async for key in client.scan_iter("*invented*")}

@@ -1,4 +1,4 @@
-"""Claims on a real store: whoever stands in line gets an account's next room, in whichever replica; `leave` for others.
+"""Claims on a real store: who waits in the queue gets an account's next room, in any replica; `leave` for others.
 
 An account of 60,000 tokens a minute holds 58,800 at once (a breath of 1.2 s is kept back) and gains 1,000 a second.
 """
@@ -27,7 +27,7 @@ async def ledgers(valkey_url):
     stores = [connect(valkey_url, timeout_s=2.0) for _ in range(2)]
     made = [ledger_on(store) for store in stores]
     await made[0].registry.begin_epoch(reseeded=False)
-    for one in made:  # each has heard the store's clock
+    for one in made:  # each knows the store's clock
         one.give_back(await granted(one, "another", Cost(1), [candidate("z", LIMITS)]))
         await one.flush()
     yield made
@@ -42,7 +42,7 @@ async def emptied(ledger: Ledger, *candidates) -> None:
 
 
 async def stands(ledger: Ledger, owner: str, tokens: int, candidates, *, ago: float = 0.0) -> Refused:
-    """`owner`, who came so many seconds `ago`, asks in vain."""
+    """`owner`, who came so many seconds `ago`, is refused."""
     answer = await ledger.reserve(GROUP, Cost(1, tokens), candidates, owner=owner, arrived=time.monotonic() - ago)
     assert isinstance(answer, Refused)
     return answer
@@ -63,7 +63,7 @@ async def test_a_small_request_does_not_take_the_room_a_large_one_waits_for(ledg
     assert refused.wait_s == pytest.approx(1 + 0.15 - 0.5, abs=0.1)  # by then the claim was renewed, or is over
 
 
-async def test_whoever_came_earlier_takes_the_room_all_the_same(ledgers):
+async def test_the_one_that_came_earlier_takes_the_room_anyway(ledgers):
     one, other = ledgers
     await emptied(one, A)
     await stands(one, "later", 2_000, [A], ago=1)
@@ -90,7 +90,7 @@ async def test_two_who_wait_claim_two_accounts(ledgers):
     assert isinstance(await one.reserve(GROUP, Cost(1, 100), [A, B]), Refused)
 
 
-async def test_who_waits_holds_one_claim_and_it_goes_where_room_is_soonest(ledgers):
+async def test_a_waiting_request_holds_one_claim_where_room_is_soonest(ledgers):
     one, _ = ledgers
     await emptied(one, A)
     await granted(one, GROUP, Cost(1, FULL - 1_800), [B])  # 0.2 s from 2,000
@@ -111,7 +111,7 @@ async def test_a_grant_ends_every_claim_of_the_one_who_got_it(ledgers):
     assert isinstance(await other.reserve(GROUP, Cost(1, 100), [A]), Granted)
 
 
-async def test_who_leaves_the_line_frees_the_claim_at_once(ledgers):
+async def test_leaving_the_queue_frees_the_claim_at_once(ledgers):
     one, other = ledgers
     await emptied(one, A)
     await stands(one, "large", 2_000, [A])
@@ -134,7 +134,7 @@ async def test_only_ones_own_claims_are_released(ledgers):
     assert await claimed(one) == {"a"}
 
 
-async def test_the_claim_of_a_replica_that_died_is_over_in_a_second_and_a_bit(ledgers):
+async def test_the_claim_of_a_replica_that_was_killed_is_over_in_little_more_than_a_second(ledgers):
     one, other = ledgers
     await emptied(one, A)
     await stands(one, "large", 30_000, [A])  # and never again
@@ -153,7 +153,7 @@ async def test_a_claim_is_no_longer_than_the_wait_it_is_for(ledgers):
     assert isinstance(await other.reserve(GROUP, Cost(1, 100), [A]), Granted)
 
 
-async def test_nothing_is_kept_for_those_who_do_not_wait(ledgers):
+async def test_no_claim_is_kept_for_requests_that_do_not_wait(ledgers):
     one, other = ledgers
     await emptied(one, A)
     assert isinstance(await one.reserve(GROUP, Cost(1, 2_000), [A]), Refused)

@@ -50,13 +50,13 @@ async def test_a_name_that_is_taken_keeps_its_first_key(clients):
     assert (await clients.all())["ci"].hash == HASH
 
 
-async def test_of_many_who_want_one_name_one_gets_it(clients):
+async def test_of_many_that_want_one_name_one_gets_it(clients):
     results = await asyncio.gather(*(clients.add("ci", f"{n:064}") for n in range(20)))
     assert sum(results) == 1
     assert (await clients.all())["ci"].hash == f"{results.index(True):064}"
 
 
-async def test_a_revoked_client_is_gone_and_an_unknown_one_is_said_to_be(clients):
+async def test_revoking_removes_a_client_and_reports_an_unknown_one(clients):
     await clients.add("ci", HASH)
     assert await clients.revoke("ci")
     assert not await clients.revoke("ci")
@@ -76,14 +76,14 @@ async def test_each_pool_has_its_own_clients(store, clients):
 
 
 @pytest.mark.parametrize("change", ["add", "revoke"])
-async def test_a_change_moves_the_pools_version_so_that_every_worker_hears(store, clients, change):
-    heard: list[int] = []
-    ledger = ledger_on(store, on_version=lambda: heard.append(ledger.version))
+async def test_a_change_raises_the_pools_version_so_that_every_worker_learns_of_it(store, clients, change):
+    versions: list[int] = []
+    ledger = ledger_on(store, on_version=lambda: versions.append(ledger.version))
     await clients.add("ci", HASH)
-    await ledger.look()
+    await ledger.heartbeat()
     await (clients.add("more", OTHER) if change == "add" else clients.revoke("ci"))
-    await ledger.look()
-    assert heard == [1, 2]
+    await ledger.heartbeat()
+    assert versions == [1, 2]
 
 
 async def test_nothing_but_the_hash_is_stored(store, clients):
@@ -94,7 +94,7 @@ async def test_nothing_but_the_hash_is_stored(store, clients):
     assert key not in raw.decode()
 
 
-async def test_a_store_that_is_away_is_said_to_be(tmp_path):
+async def test_a_store_that_is_away_raises_store_lost(tmp_path):
     nowhere = ClientStore(connect(f"unix://{tmp_path}/nobody.sock", timeout_s=0.1), "test")
     for call in (nowhere.add("ci", HASH), nowhere.revoke("ci"), nowhere.all()):
         with pytest.raises(StoreLost):

@@ -1,4 +1,4 @@
-"""States of keys in the store: one event each, the domain's rules, one trial at a time, heard by everybody."""
+"""States of keys in the store: one event each, the domain's rules, one trial at a time, known to every process."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def events(ledger) -> list[dict[str, str]]:
 # ---- the rules
 
 
-async def test_the_store_keeps_the_very_rules_of_the_domain(ledger):
+async def test_the_store_follows_the_rules_of_the_domain(ledger):
     # The same table drives domain/states.py in tests/domain/test_states.py.
     for n, transition in enumerate(TRANSITIONS):
         field, before, after = f"k/{n}", transition.before, transition.after
@@ -83,11 +83,11 @@ async def test_a_record_comes_back_as_it_was_given_with_the_stores_time(ledger):
     assert kept == replace(given, since=kept.since)
     assert seconds + micros / 1e6 - 5 < kept.since <= seconds + micros / 1e6
     (event,) = await events(ledger)
-    told = event["field"], event["from"], event["to"], event["by"], event["status"], event["request_id"]
-    assert told == ("k/a1", "active", "removed", "observed", "401", "req_1")
+    shown = event["field"], event["from"], event["to"], event["by"], event["status"], event["request_id"]
+    assert shown == ("k/a1", "active", "removed", "observed", "401", "req_1")
 
 
-async def test_an_operators_word_holds_against_what_is_seen_and_ends_by_an_operators(ledger):
+async def test_an_operators_state_holds_against_observations_and_is_ended_by_an_operator(ledger):
     await ledger.registry.change_state("k/a1", out(State.DISABLED, by=OPERATOR), fingerprint="fp-a1")
     assert not await ledger.registry.change_state("k/a1", out(), fingerprint="fp-a1")
     assert not await ledger.registry.change_state("k/a1", None, fingerprint="fp-a1")
@@ -95,11 +95,11 @@ async def test_an_operators_word_holds_against_what_is_seen_and_ends_by_an_opera
     assert await ledger.registry.records() == {}
 
 
-async def test_a_changed_secret_starts_anew(ledger):
+async def test_a_changed_secret_starts_again(ledger):
     await ledger.registry.change_state("k/a1", out(fingerprint="fp-older"), fingerprint="fp-older")
     # The new secret may be used,
     await granted(ledger, GROUP, Cost(1), [A])
-    # what is seen of it is weighed against nothing,
+    # observations of it are compared with nothing,
     assert await ledger.registry.change_state("k/a1", out(State.SUSPECT), fingerprint="fp-a1")
     # and the older one's record can be cleared without an operator.
     await ledger.registry.change_state("k/b1", out(fingerprint="fp-older"), fingerprint="fp-older")
@@ -147,7 +147,7 @@ async def test_a_key_that_is_out_is_no_hint_either(ledger):
     await granted(ledger, GROUP, Cost(1), [once])
     await granted(ledger, GROUP, Cost(1), [A])
     await ledger.registry.change_state("k/a1", out(), fingerprint="fp-a1")
-    await ledger.reserve(GROUP, Cost(1), [A])  # somebody tries, and is told
+    await ledger.reserve(GROUP, Cost(1), [A])  # a request tries, and gets it as dead
     refused = await ledger.reserve(GROUP, Cost(1), [once])
     assert isinstance(refused, Refused)
     assert refused.hints == ()
@@ -165,7 +165,7 @@ async def test_one_request_tries_a_resting_key_when_its_time_has_come_and_the_ne
     assert isinstance(await ledger.reserve(GROUP, Cost(1), [A], may_try_resting=True), Refused)
     await move_time(ledger, first + 1)
     assert isinstance(await ledger.reserve(GROUP, Cost(1), [A]), Refused)
-    # then one request, told that it is a trial,
+    # then one request, as a trial,
     trial = await granted(ledger, GROUP, Cost(1), [A], may_try_resting=True)
     assert trial.is_trial
     # and no second one until twice the first rest has passed.
@@ -187,7 +187,7 @@ async def test_of_many_replicas_trying_at_once_one_gets_the_trial(valkey_url, le
         await store.close()
 
 
-async def test_a_vain_trial_does_not_shorten_the_rest(ledger):
+async def test_a_failed_trial_does_not_shorten_the_rest(ledger):
     broke = out(State.QUARANTINED)
     await ledger.registry.change_state("k/a1", broke, rest_s=60, fingerprint="fp-a1")
     await move_time(ledger, 61)
@@ -198,7 +198,7 @@ async def test_a_vain_trial_does_not_shorten_the_rest(ledger):
     assert (await ledger.registry.records())["k/a1"] == before
 
 
-async def test_a_vain_trial_with_another_reason_does_not_shorten_the_rest_either(ledger):
+async def test_a_failed_trial_with_another_reason_does_not_shorten_the_rest_either(ledger):
     await ledger.registry.change_state("k/a1", out(State.QUARANTINED), rest_s=60, fingerprint="fp-a1")
     await move_time(ledger, 61)
     await granted(ledger, GROUP, Cost(1), [A], may_try_resting=True)
@@ -210,45 +210,45 @@ async def test_a_vain_trial_with_another_reason_does_not_shorten_the_rest_either
     assert (after.reason, after.tries, after.until) == ("credit_balance_exhausted", 1, before.until)
 
 
-# ---- everybody hears
+# ---- every process learns of a change
 
 
-async def test_another_process_hears_of_a_change_with_its_next_request(valkey_url, ledger):
-    heard: list[int] = []
+async def test_another_process_learns_of_a_change_with_its_next_request(valkey_url, ledger):
+    versions: list[int] = []
     store = connect(valkey_url, timeout_s=2.0)
-    other = ledger_on(store, on_version=lambda: heard.append(other.version))
+    other = ledger_on(store, on_version=lambda: versions.append(other.version))
     await granted(other, GROUP, Cost(1), [B])
     await ledger.registry.change_state("k/a1", out(), fingerprint="fp-a1")
     await granted(other, GROUP, Cost(1), [B])
     await granted(other, GROUP, Cost(1), [B])
-    assert heard == [0, 1]
+    assert versions == [0, 1]
     await store.close()
 
 
-async def test_an_idle_process_hears_of_a_change_when_it_looks(valkey_url, ledger):
-    heard: list[int] = []
+async def test_an_idle_process_learns_of_a_change_by_its_heartbeat(valkey_url, ledger):
+    versions: list[int] = []
     store = connect(valkey_url, timeout_s=2.0)
-    other = ledger_on(store, on_version=lambda: heard.append(other.version))
-    await other.look()
+    other = ledger_on(store, on_version=lambda: versions.append(other.version))
+    await other.heartbeat()
     await ledger.registry.change_state("k/a1", out(), fingerprint="fp-a1")
-    await other.look()
-    await other.look()
-    assert heard == [0, 1]
+    await other.heartbeat()
+    await other.heartbeat()
+    assert versions == [0, 1]
     await store.close()
 
 
-async def test_processes_that_look_are_counted_as_replicas_until_they_are_silent_for_ten_seconds(valkey_url, ledger):
+async def test_processes_are_counted_as_replicas_until_they_send_no_heartbeat_for_ten_seconds(valkey_url, ledger):
     stores = [connect(valkey_url, timeout_s=2.0) for _ in range(3)]
     for store in stores:
-        await ledger_on(store).look()
-    await ledger.look()
+        await ledger_on(store).heartbeat()
+    await ledger.heartbeat()
     assert ledger.replicas == 4
     for name, score in await ledger.store.client.zrange(f"{ledger.prefix}:replicas", 0, -1, withscores=True):
         await ledger.store.client.zadd(f"{ledger.prefix}:replicas", {name: score - 11})
-    # I expect nobody to jump to the conclusion that it is alone: after an outage, the first to look sees only itself.
-    await ledger.look()
+    # I expect no process to conclude that it is alone: after an outage, the first heartbeat finds only itself.
+    await ledger.heartbeat()
     assert ledger.replicas == 4
-    await ledger.look()
+    await ledger.heartbeat()
     assert ledger.replicas == 1
     for store in stores:
         await store.close()

@@ -26,10 +26,10 @@ NOTHING = Cost(0)
 
 
 def alone(level: float, replicas: int, who=A) -> LocalBudgets:
-    """One of `replicas`, the store just lost, the account last seen with `level` tokens."""
+    """One of `replicas`, that just lost the store, the account last seen with `level` tokens."""
     local = LocalBudgets()
     moments = {TPM: Moment(level, level, 0.0, 0.0)}
-    local.heard(Granted("1", GROUP, HUNDRED, who, NOW, 0.5, False, moments, {TPM: UNKNOWN}))
+    local.remember(Granted("1", GROUP, HUNDRED, who, NOW, 0.5, False, moments, {TPM: UNKNOWN}))
     local.begin(replicas)
     return local
 
@@ -89,7 +89,7 @@ def test_a_budget_smaller_than_the_number_of_replicas_still_serves():
     slow = candidate("a", Limits(rpm=3))
     local = LocalBudgets()
     moments = {Dimension.RPM: Moment(2.94, 2.94, 0.0, 0.0)}
-    local.heard(Granted("1", GROUP, Cost(1), slow, NOW, 0.5, False, moments, {Dimension.RPM: UNKNOWN}))
+    local.remember(Granted("1", GROUP, Cost(1), slow, NOW, 0.5, False, moments, {Dimension.RPM: UNKNOWN}))
     local.begin(4)
     assert isinstance(local.reserve(GROUP, Cost(1), [slow], NOW), Granted)
     again = local.reserve(GROUP, Cost(1), [slow], NOW)
@@ -104,10 +104,10 @@ def test_a_bucket_never_seen_starts_empty():
     take(local, NOW + 2)
 
 
-# ---- upstream's word
+# ---- upstream's figures
 
 
-def test_what_upstream_says_is_left_counts_without_a_store_too():
+def test_upstreams_remaining_counts_without_a_store_too():
     local = alone(2_000, replicas=2)
     answer = take(local)  # 1,800 are left, by what we know
     settle(local, answer, observed=[Observed(TPM, 6_000, 300)])
@@ -116,13 +116,13 @@ def test_what_upstream_says_is_left_counts_without_a_store_too():
     assert owed(local)[0][0] == pytest.approx((2_000 - 300) / 2)
 
 
-def test_a_refusal_leaves_what_upstream_says_is_left_and_nothing_more():
+def test_a_refusal_leaves_upstreams_remaining_and_nothing_more():
     local = alone(2_000, replicas=2)
     settle(local, take(local), back=Cost(0, 100), observed=[Observed(TPM, 6_000, 50)], not_admitted=HUNDRED)
     assert owed(local)[0][0] == pytest.approx((2_000 - 50) / 2)
 
 
-def test_a_limit_nobody_knew_is_learned():
+def test_an_unknown_limit_is_learned():
     unwritten = candidate("a")
     local = LocalBudgets()
     local.begin(1)
@@ -139,9 +139,9 @@ def test_a_limit_nobody_knew_is_learned():
 def test_a_cool_down_holds_with_and_without_the_store():
     local = alone(5_880, replicas=1)
     known = Granted("1", GROUP, HUNDRED, A, NOW, 0.5, False, {}, {})
-    local.cools(known, NOW + 5, NOW)  # told before the bucket is looked at
+    local.cool(known, NOW + 5, NOW)  # before the bucket is used
     assert refused(local).wait_s == pytest.approx(5)
-    local.cools(known, NOW + 9, NOW)  # and while it is in use
+    local.cool(known, NOW + 9, NOW)  # and while it is in use
     assert refused(local, NOW + 5).wait_s == pytest.approx(4)
     assert [debt.cool_s for debt in local.pay(NOW + 6)] == [pytest.approx(3)]
     take(local, NOW + 9)
@@ -236,7 +236,7 @@ async def test_the_share_goes_on_until_the_other_replicas_have_paid_too(lost):
     assert await taken(ledger_on(plain)) == pytest.approx(2)
     assert (await ledger.reserve(GROUP, Cost(1), [DAILY])).local
     assert ledger.away
-    # and after a while that one paid as well, and the store asked again.
+    # and after a while that one paid as well, and the store grants again.
     await ledger.flush()
     assert not ledger.away
     assert await taken(ledger_on(plain)) == pytest.approx(3)
@@ -268,7 +268,7 @@ async def test_a_store_that_comes_back_empty_is_owed_nothing_for_it_starts_low(l
     assert all(bucket.charged[2] <= 1 for bucket in buckets.values())  # the one whose answer was lost is given back
 
 
-async def test_a_replica_born_while_the_store_is_away_refuses(lost, tmp_path):
+async def test_a_replica_started_while_the_store_is_away_refuses(lost, tmp_path):
     _, network, _ = lost
     store = connect(network.url, timeout_s=0.1)
     newcomer = ledger_on(store, patience_s=0.1, serve_alone=True)
@@ -282,7 +282,7 @@ async def test_a_replica_born_while_the_store_is_away_refuses(lost, tmp_path):
     await store.close()
 
 
-async def test_told_to_refuse_nobody_serves_alone(valkey_url, tmp_path):
+async def test_configured_to_refuse_no_process_serves_from_its_share(valkey_url, tmp_path):
     async with wire(valkey_url, tmp_path) as network:
         store = connect(network.url, timeout_s=0.1)
         ledger = ledger_on(store, patience_s=0.1)

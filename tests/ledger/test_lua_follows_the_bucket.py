@@ -1,4 +1,4 @@
-"""The script that all replicas share does what `domain/bucket.py` says: any trace, driven through both.
+"""The script that all replicas share behaves as `domain/bucket.py` specifies: any trace, driven through both.
 
 The script's clock is the server's. It cannot be set, but each answer tells it: the specification is given the same
 times. That time passes is brought about by making what is stored older.
@@ -98,8 +98,8 @@ class Both:
         granted, at, moments = self.open.pop(nth % len(self.open))
         # The limits are the reservation's: the configuration may have changed since.
         limits, burst_s = self.written_in(granted), granted.candidate.burst_s
-        observed = [self.said(granted, *what_of_one) for what_of_one in seen]
-        # A limit of nothing is no evidence: look-alike upstreams say it when they have none.
+        observed = [self.observed(granted, *what_of_one) for what_of_one in seen]
+        # A limit of 0 is no evidence: upstreams that imitate OpenAI report it if they have none.
         evidence = [Evidence(o.dimension, o.limit, o.remaining, moments[o.dimension]) for o in observed if o.limit > 0]
         if early:
             self.ledger.observe(granted, observed)
@@ -134,7 +134,7 @@ class Both:
             bucket.cool_until = max(bucket.cool_until, bucket.at + cool_s)
         await self.compare()
 
-    def said(self, granted: Granted, i: int, limit: float | None, surprise: float) -> Observed:
+    def observed(self, granted: Granted, i: int, limit: float | None, surprise: float) -> Observed:
         then = granted.moments.get(DIMENSIONS[i])
         in_force = self.spec.limit(i, self.written_in(granted))
         limit = (500.0 if math.isinf(in_force) else in_force) if limit is None else limit
@@ -183,11 +183,11 @@ reserves = st.tuples(
     ),
     st.sampled_from([0.0, 0.0, 0.0, 0.1, 0.6]),
 )
-said = st.tuples(
+observation = st.tuples(
     st.sampled_from([*[None] * 12, 0.0, 3.0, 60.0, 500.0, 30_000.0, 1e6]),
     st.sampled_from([0.0, -0.001, -0.01, -0.05, -0.4, 0.01, 0.05, 0.2, 0.6]),
 )
-observations = st.dictionaries(st.sampled_from([0, 1, 1, 2, 3, 4, 5]), said, max_size=3).map(
+observations = st.dictionaries(st.sampled_from([0, 1, 1, 2, 3, 4, 5]), observation, max_size=3).map(
     lambda by_dimension: [(i, *rest) for i, rest in by_dimension.items()]
 )
 settling = (
@@ -231,7 +231,7 @@ def settled(nth: int, seen: Seen, *, cool_s: float = 0.0) -> tuple[object, ...]:
 
 WRITTEN = ("configure", Limits(rpm=500, tpm=30_000), 60.0)
 CALL = ("reserve", Cost(1, 500))
-# What chance meets too seldom, though load meets it all the time.
+# What random traces seldom reach, though it is common under load.
 IN_FLIGHT_TOGETHER = [WRITTEN, CALL, CALL, CALL, *[settled(0, [(1, None, -0.4)])] * 3]
 IN_FLIGHT_TOGETHER_AND_RAISED = [WRITTEN, *[CALL] * 20, ("wait", 0.5), CALL, CALL, *[settled(20, [(1, None, 0.3)])] * 2]
 LATER_CALLS_EXPLAIN_A_PART = [WRITTEN, CALL, ("wait", 0.4), CALL, CALL, ("wait", 0.5), settled(0, [(1, None, -0.4)])]

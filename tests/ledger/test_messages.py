@@ -1,4 +1,4 @@
-"""What the scripts are sent is MessagePack as any other writes it."""
+"""The scripts' arguments are MessagePack as any other library writes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from quotapool.ledger.messages import packed_array
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 6, 15, 16, 255, 256, 65_535])
-def test_an_array_of_what_is_packed_already(count):
+def test_an_array_of_packed_elements(count):
     whole = [["account", n, -1, 0.5] for n in range(count)]
     packed = packed_array([msgspec.msgpack.encode(one) for one in whole])
     assert bytes(packed) == msgspec.msgpack.encode(whole)

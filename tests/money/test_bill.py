@@ -15,8 +15,8 @@ from genai_prices import calc_price
 from quotapool.cli.usage import Report, _document, _write_csv, gather, since_day
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
+from quotapool.domain.wallet import PICO
 from quotapool.money.prices import compile_cards
-from quotapool.money.rate_cards import PICO
 from quotapool.money.spend_counter import SpendCounter
 from quotapool.money.spend_store import SpendStore, Spent
 from quotapool.openai.sse import StreamRelay
@@ -89,73 +89,73 @@ MIX = [
 ]  # fmt: skip
 
 
-def legs(mix):
+def attempts(mix):
     for model, usage, asked, *_ in mix:
-        leg = AttemptRecord(
+        attempt = AttemptRecord(
             "k1", "acme", 0.0, "ok", "", 200, usage=usage, tier=usage.tier or asked, prompt_estimate=1000
         )
-        yield leg, RequestRecord("t", 0.0, "POST", client="backend", endpoint="chat", model=model)
+        yield attempt, RequestRecord("t", 0.0, "POST", client="backend", endpoint="chat", model=model)
 
 
 @pytest.fixture
-async def book(valkey_url):
+async def spend(valkey_url):
     store = connect(valkey_url, timeout_s=2.0)
     yield SpendStore(store, "test")
     await store.close()
 
 
 @pytest.fixture
-def meter(book):
-    made = SpendCounter(book, Nobody(), now=lambda: NOW)
+def counter(spend):
+    made = SpendCounter(spend, Nobody(), now=lambda: NOW)
     made.take_cards(compile_cards(DAY))
     return made
 
 
-async def test_the_bill_of_a_recorded_mix_is_the_one_computed_by_hand(meter, book):
-    for leg, trip in legs(MIX):
-        meter.note(leg, trip)
-    assert await meter.flush()
-    report = await gather(book, "account", DAY, DAY)
+async def test_the_bill_of_a_recorded_mix_is_the_one_computed_by_hand(counter, spend):
+    for attempt, record in attempts(MIX):
+        counter.count(attempt, record)
+    assert await counter.flush()
+    report = await gather(spend, "account", DAY, DAY)
     # 0.011 + 0.006088 + 0.003 + 0.0065 + 0.00016 + 0.02 + 0.004 + 0.008 + 3.0045
     assert report.total.exact == 3_063_248 * PICO // 10**6
     assert (report.total.estimated, report.total.unpriced_requests, report.total.requests) == (0, 0, 9)
     assert [name for name, _ in report.rows] == ["acme"]
     assert report.month.total == report.total.total
     assert _document(report)["total"]["usd"] == 3.063248
-    models = dict((await gather(book, "model", DAY, DAY)).rows)
+    models = dict((await gather(spend, "model", DAY, DAY)).rows)
     assert models["gpt-5.5 (priority)"].exact == 20_000 * PICO // 10**6
     assert models["gpt-5.5"].exact == (11_000 + 3_000 + 6_500 + 8_000 + 3_004_500) * PICO // 10**6
 
 
 @pytest.mark.parametrize("call", MIX, ids=range(len(MIX)))
-async def test_each_call_costs_what_the_price_package_says_itself(meter, book, call):
-    for leg, trip in legs([call]):
-        meter.note(leg, trip)
-    await meter.flush()
+async def test_each_call_costs_what_the_price_package_says_itself(counter, spend, call):
+    for attempt, record in attempts([call]):
+        counter.count(attempt, record)
+    await counter.flush()
     model, _, _, micro, (prompt, cached, completion, context) = call
     theirs = TheirUsage(input_tokens=prompt, cache_read_tokens=cached, output_tokens=completion)
     price = calc_price(theirs, model, provider_id="openai", genai_request_timestamp=NOW, price_context=context)
-    ours = (await gather(book, "day", DAY, DAY)).total.exact
+    ours = (await gather(spend, "day", DAY, DAY)).total.exact
     assert Decimal(ours) / PICO == price.total_price == Decimal(micro) / 10**6
 
 
-async def test_a_cut_stream_is_on_the_bill_as_an_estimate_at_the_tier_its_chunks_named(meter, book):
+async def test_a_cut_stream_is_on_the_bill_as_an_estimate_at_the_tier_its_chunks_named(counter, spend):
     cut = streamed(
         said("", service_tier="priority"), *(said("word", service_tier="priority") for _ in range(10)), cut=True
     )
     assert (cut.certainty, cut.completion, cut.tier) == (Certainty.AT_LEAST, 10, "priority")
-    for leg, trip in legs([("gpt-5.5", cut, "")]):
-        meter.note(leg, trip)
-    await meter.flush()
+    for attempt, record in attempts([("gpt-5.5", cut, "")]):
+        counter.count(attempt, record)
+    await counter.flush()
     # 1,000 tokens of prompt were reserved: 1,000 x 1.25e-5 + 10 x 7.5e-5
-    assert (await gather(book, "day", DAY, DAY)).total == Spent(0, 13_250 * PICO // 10**6, 0, 0, 1, 1000, 0, 10)
+    assert (await gather(spend, "day", DAY, DAY)).total == Spent(0, 13_250 * PICO // 10**6, 0, 0, 1, 1000, 0, 10)
 
 
-async def test_models_without_a_price_are_named_in_the_report(meter, book):
-    for leg, trip in legs([("gpt-99", read_usage(chat(10, 1)), ""), *MIX[:1]]):
-        meter.note(leg, trip)
-    await meter.flush()
-    report = await gather(book, "model", DAY, DAY)
+async def test_models_without_a_price_are_named_in_the_report(counter, spend):
+    for attempt, record in attempts([("gpt-99", read_usage(chat(10, 1)), ""), *MIX[:1]]):
+        counter.count(attempt, record)
+    await counter.flush()
+    report = await gather(spend, "model", DAY, DAY)
     assert report.unpriced == ["gpt-99"]
     assert report.total.prompt_tokens == 1010
 

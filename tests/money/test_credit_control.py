@@ -1,4 +1,4 @@
-"""The treasurer, on a real store: who is stopped and freed, whatever the number of replicas; what a day is."""
+"""Credit control on a real store: which accounts are stopped and freed, by any number of replicas; what a day is."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def settings(**more) -> Settings:
     return Settings.model_validate({"pool": "test", **more})
 
 
-def treasurer(store: Store, configured: Settings) -> tuple[CreditControl, Ledger]:
+def credit_control(store: Store, configured: Settings) -> tuple[CreditControl, Ledger]:
     ledger = ledger_on(store)
     return CreditControl(configured, ledger, SpendStore(store, "test"), Pool(KEYS)), ledger
 
@@ -47,12 +47,12 @@ WITH_CREDIT = {"alpha": {"grants": [{"usd": 100}], "stop_at": 0.98}}
 
 
 async def test_an_account_stops_at_its_share_and_serves_again_when_there_is_more(store):
-    office, ledger = treasurer(store, settings(accounts=WITH_CREDIT))
+    credit, ledger = credit_control(store, settings(accounts=WITH_CREDIT))
     await spend(store, "alpha", 97)
-    await office.tick(NOW)
+    await credit.tick(NOW)
     assert await ledger.registry.records() == {}
     await spend(store, "alpha", 1)
-    await office.tick(NOW)
+    await credit.tick(NOW)
     record = (await ledger.registry.records())["a/alpha"]
     assert (record.state, record.reason, record.by, record.until) == (
         State.QUARANTINED,
@@ -60,70 +60,72 @@ async def test_an_account_stops_at_its_share_and_serves_again_when_there_is_more
         WALLET,
         0.0,
     )
-    await office.topup("alpha", 50, NOW.date(), None, NOW)
-    await office.tick(NOW)
+    await credit.topup("alpha", 50, NOW.date(), None, NOW)
+    await credit.tick(NOW)
     assert await ledger.registry.records() == {}
 
 
 async def test_a_month_that_is_spent_stops_until_the_next_one(store):
-    office, ledger = treasurer(store, settings(accounts={"alpha": {"monthly_limit_usd": 50}}, spend={"stop_at": 1.0}))
+    credit, ledger = credit_control(
+        store, settings(accounts={"alpha": {"monthly_limit_usd": 50}}, spend={"stop_at": 1.0})
+    )
     await spend(store, "alpha", 50)
-    await office.tick(NOW)
+    await credit.tick(NOW)
     assert (await ledger.registry.records())["a/alpha"].reason == "monthly_stop_at"
-    await office.tick(datetime(2026, 12, 1, tzinfo=UTC))
+    await credit.tick(datetime(2026, 12, 1, tzinfo=UTC))
     assert await ledger.registry.records() == {}
 
 
 async def test_replicas_agree_and_change_a_state_once(store):
-    offices = [treasurer(store, settings(accounts=WITH_CREDIT)) for _ in range(3)]
+    controls = [credit_control(store, settings(accounts=WITH_CREDIT)) for _ in range(3)]
     await spend(store, "alpha", 99)
     for _ in range(2):
-        await asyncio.gather(*(office.tick(NOW) for office, _ in offices))
+        await asyncio.gather(*(credit.tick(NOW) for credit, _ in controls))
     assert await store.client.xlen("qp:{test}:events") == 1
 
 
-async def test_what_an_operator_or_upstream_said_stays(store):
-    office, ledger = treasurer(store, settings(accounts=WITH_CREDIT))
+async def test_states_set_by_an_operator_or_for_an_upstream_answer_stay(store):
+    credit, ledger = credit_control(store, settings(accounts=WITH_CREDIT))
     await spend(store, "alpha", 99)
     print_ = "fp1+fp2"
     for by, state in ((OPERATOR, State.DISABLED), (OBSERVED, State.REMOVED)):
         await ledger.registry.change_state(
             "a/alpha", Record(state, "said", 0, by=by, fingerprint=print_), fingerprint=print_
         )
-        await office.tick(NOW)
+        await credit.tick(NOW)
         assert (await ledger.registry.records())["a/alpha"].by == by
         await ledger.registry.change_state("a/alpha", None, by=OPERATOR, fingerprint=print_)
 
 
 async def test_a_suspect_account_without_money_is_stopped_too_since_a_suspect_may_be_tried(store):
-    office, ledger = treasurer(store, settings(accounts=WITH_CREDIT))
+    credit, ledger = credit_control(store, settings(accounts=WITH_CREDIT))
     await spend(store, "alpha", 99)
     doubtful = Record(State.SUSPECT, "unknown_403", 0, fingerprint="fp1+fp2")
     await ledger.registry.change_state("a/alpha", doubtful, rest_s=30, fingerprint="fp1+fp2")
-    await office.tick(NOW)
+    await credit.tick(NOW)
     assert (await ledger.registry.records())["a/alpha"].reason == "credit_stop_at"
 
 
-async def test_what_was_set_aside_by_upstream_is_not_freed_because_we_think_there_is_money(store):
-    office, ledger = treasurer(store, settings(accounts=WITH_CREDIT))
+async def test_an_account_that_upstream_refused_is_not_freed_because_we_think_there_is_money(store):
+    credit, ledger = credit_control(store, settings(accounts=WITH_CREDIT))
     empty = Record(State.QUARANTINED, "insufficient_quota", 0, fingerprint="fp1+fp2")
     await ledger.registry.change_state("a/alpha", empty, rest_s=60, fingerprint="fp1+fp2")
-    await office.tick(NOW)
+    await credit.tick(NOW)
     assert (await ledger.registry.records())["a/alpha"].reason == "insufficient_quota"
 
 
-async def test_without_stop_at_only_upstream_says_when_it_is_over(store):
-    office, ledger = treasurer(store, settings(accounts={"alpha": {"grants": [{"usd": 1}]}}))
+async def test_without_stop_at_only_upstream_decides_when_credit_is_used_up(store):
+    credit, ledger = credit_control(store, settings(accounts={"alpha": {"grants": [{"usd": 1}]}}))
     await spend(store, "alpha", 5)
-    standing = await office.tick(NOW)
-    assert standing.wallets["alpha"].remaining == 0
+    status = await credit.tick(NOW)
+    assert status.wallets["alpha"].remaining == 0
     assert await ledger.registry.records() == {}
 
 
 async def test_a_stop_holds_for_an_account_that_gets_another_key_and_ends_with_its_option(store):
-    office, ledger = treasurer(store, settings(accounts=WITH_CREDIT))
+    credit, ledger = credit_control(store, settings(accounts=WITH_CREDIT))
     await spend(store, "alpha", 99)
-    await office.tick(NOW)
+    await credit.tick(NOW)
     other = Pool([*KEYS, Key("alpha-3", "alpha", "fp9")])
     again = CreditControl(settings(accounts=WITH_CREDIT), ledger, SpendStore(store, "test"), other)
     await again.tick(NOW)
@@ -135,44 +137,44 @@ async def test_a_stop_holds_for_an_account_that_gets_another_key_and_ends_with_i
 
 
 async def test_a_top_up_on_a_day_with_spending_counts_in_full(store):
-    office, _ = treasurer(store, settings())
+    credit, _ = credit_control(store, settings())
     await spend(store, "alpha", 300)  # of credit that nobody recorded
-    await office.topup("alpha", 50, NOW.date(), None, NOW)
-    assert (await office.look(NOW)).wallets["alpha"].remaining == 50 * PICO
+    await credit.topup("alpha", 50, NOW.date(), None, NOW)
+    assert (await credit.assess(NOW)).wallets["alpha"].remaining == 50 * PICO
     await spend(store, "alpha", 1)
-    assert (await office.look(NOW)).wallets["alpha"].remaining == 49 * PICO
+    assert (await credit.assess(NOW)).wallets["alpha"].remaining == 49 * PICO
 
 
-async def test_spend_that_is_booked_late_is_seen_of_yesterday_in_a_minute_and_of_the_week_in_an_hour(store):
-    office, _ = treasurer(store, settings(accounts=WITH_CREDIT))
-    await office.look(NOW)
+async def test_spend_that_is_stored_late_is_read_within_a_minute_for_yesterday_and_within_an_hour_for_the_week(store):
+    credit, _ = credit_control(store, settings(accounts=WITH_CREDIT))
+    await credit.assess(NOW)
     await spend(store, "alpha", 1, NOW - timedelta(1))
     await spend(store, "alpha", 1, NOW - timedelta(5))
-    assert (await office.look(NOW + timedelta(seconds=61))).wallets["alpha"].remaining == 99 * PICO
-    assert (await office.look(NOW + timedelta(hours=1, seconds=1))).wallets["alpha"].remaining == 98 * PICO
+    assert (await credit.assess(NOW + timedelta(seconds=61))).wallets["alpha"].remaining == 99 * PICO
+    assert (await credit.assess(NOW + timedelta(hours=1, seconds=1))).wallets["alpha"].remaining == 98 * PICO
 
 
 async def test_a_grant_from_last_year_is_charged_with_all_that_was_spent_since(store):
     await spend(store, "alpha", 7, NOW - timedelta(300))
-    office, _ = treasurer(store, settings())
-    assert "alpha" not in (await office.look(NOW)).wallets  # nothing needs days that long ago
-    await office.topup("alpha", 50, (NOW - timedelta(301)).date(), None, NOW)
-    assert (await office.look(NOW)).wallets["alpha"].remaining == 43 * PICO
+    credit, _ = credit_control(store, settings())
+    assert "alpha" not in (await credit.assess(NOW)).wallets  # nothing needs days that long ago
+    await credit.topup("alpha", 50, (NOW - timedelta(301)).date(), None, NOW)
+    assert (await credit.assess(NOW)).wallets["alpha"].remaining == 43 * PICO
 
 
-async def test_the_daily_limit_closes_the_pool_until_midnight_where_its_operator_lives(store):
-    office, _ = treasurer(store, settings(spend={"daily_limit_usd": 10, "time_zone": "Asia/Shanghai"}))
+async def test_the_daily_limit_closes_the_pool_until_midnight_in_the_configured_time_zone(store):
+    credit, _ = credit_control(store, settings(spend={"daily_limit_usd": 10, "time_zone": "Asia/Shanghai"}))
     # Noon UTC is 20:00 in Shanghai, whose day began at 16:00 UTC the day before.
     await spend(store, "alpha", 50, datetime(2026, 11, 14, 15, 59, tzinfo=UTC))
     await spend(store, "alpha", 9, datetime(2026, 11, 14, 16, 0, tzinfo=UTC))
-    standing = await office.look(NOW)
-    assert (standing.spent_today, standing.closed_until) == (9 * PICO, 0.0)
+    status = await credit.assess(NOW)
+    assert (status.spent_today, status.closed_until) == (9 * PICO, 0.0)
     await spend(store, "beta", 1)
-    standing = await office.look(NOW)
-    assert standing.spent_today == 10 * PICO
-    assert standing.closed_until == datetime(2026, 11, 15, 16, tzinfo=UTC).timestamp()
+    status = await credit.assess(NOW)
+    assert status.spent_today == 10 * PICO
+    assert status.closed_until == datetime(2026, 11, 15, 16, tzinfo=UTC).timestamp()
     # The next day is open again.
-    assert (await office.look(datetime(2026, 11, 15, 16, 1, tzinfo=UTC))).closed_until == 0.0
+    assert (await credit.assess(datetime(2026, 11, 15, 16, 1, tzinfo=UTC))).closed_until == 0.0
 
 
 def test_a_day_with_a_clock_change_has_23_or_25_hours():
@@ -180,52 +182,54 @@ def test_a_day_with_a_clock_change_has_23_or_25_hours():
     assert (start, end) == (datetime(2026, 3, 28, 23, tzinfo=UTC), datetime(2026, 3, 29, 22, tzinfo=UTC))
 
 
-async def test_only_accounts_whose_credit_would_expire_unused_are_hurried(store):
+async def test_only_accounts_whose_credit_would_expire_unused_are_urgent(store):
     week = {"usd": 100, "expires_on": (NOW + timedelta(7)).date()}
     years = {"usd": 100, "expires_on": date(2099, 1, 1)}
-    office, _ = treasurer(store, settings(accounts={"alpha": {"grants": [week]}, "beta": {"grants": [{"usd": 5}]}}))
-    # An idle account loses all of it: most urgent. One whose credit never expires is in no hurry.
-    assert (await office.look(NOW)).urgency == {"alpha": 8.0}
-    office.settings = settings(accounts={"alpha": {"grants": [years]}})
+    credit, _ = credit_control(
+        store, settings(accounts={"alpha": {"grants": [week]}, "beta": {"grants": [{"usd": 5}]}})
+    )
+    # An idle account loses all of it: most urgent. One whose credit never expires is not urgent.
+    assert (await credit.assess(NOW)).urgency == {"alpha": 8.0}
+    credit.settings = settings(accounts={"alpha": {"grants": [years]}})
     await spend(store, "alpha", 1)
-    assert (await office.look(NOW)).urgency == {}
+    assert (await credit.assess(NOW)).urgency == {}
 
 
-async def test_a_roused_account_may_be_tried_at_once_and_an_operators_or_the_wallets_word_stays(store):
-    _, ledger = treasurer(store, settings())
+async def test_a_resting_account_may_be_tried_at_once_but_not_one_stopped_by_an_operator_or_for_its_wallet(store):
+    _, ledger = credit_control(store, settings())
     empty = Record(State.QUARANTINED, "insufficient_quota", 0)
     await ledger.registry.change_state("a/alpha", empty, rest_s=3600, fingerprint="fp1+fp2")
     await ledger.registry.change_state("k/beta", Record(State.DISABLED, "operator", 0, by=OPERATOR), fingerprint="fp3")
     stop = Record(State.QUARANTINED, "credit_stop_at", 0, by=WALLET)
     await ledger.registry.change_state("a/beta", stop, by=WALLET, fingerprint="fp3")
     before = await ledger.registry.records()
-    assert await ledger.registry.rouse(State.QUARANTINED, ["a/alpha", "k/beta", "a/beta", "a/nobody"]) == 1
+    assert await ledger.registry.try_now(State.QUARANTINED, ["a/alpha", "k/beta", "a/beta", "a/nobody"]) == 1
     after = await ledger.registry.records()
     assert after["a/alpha"].until <= before["a/alpha"].until - 3599
     assert after["a/alpha"].may_be_tried
     assert {name: after[name] for name in ("k/beta", "a/beta")} == {name: before[name] for name in ("k/beta", "a/beta")}
 
 
-async def test_an_account_without_credit_or_limit_is_read_now_and_then_and_one_with_a_limit_at_every_look(store):
-    office, _ = treasurer(store, settings(accounts={"alpha": {"monthly_limit_usd": 100}}))
-    await office.tick(NOW)
+async def test_an_account_with_a_limit_is_read_every_time_and_one_without_less_often(store):
+    credit, _ = credit_control(store, settings(accounts={"alpha": {"monthly_limit_usd": 100}}))
+    await credit.tick(NOW)
     await spend(store, "alpha", 7, NOW)
     await spend(store, "beta", 3, NOW)
 
-    soon = (await office.tick(NOW + timedelta(seconds=2))).wallets
+    soon = (await credit.tick(NOW + timedelta(seconds=2))).wallets
     assert soon["alpha"].month_spent == 7 * PICO
     assert "beta" not in soon
 
-    later = (await office.tick(NOW + timedelta(seconds=20))).wallets
+    later = (await credit.tick(NOW + timedelta(seconds=20))).wallets
     assert {name: wallet.month_spent for name, wallet in later.items()} == {"alpha": 7 * PICO, "beta": 3 * PICO}
 
 
-async def test_a_limit_that_is_taken_out_of_the_configuration_frees_its_account_at_the_next_look(store):
+async def test_a_limit_that_is_removed_from_the_configuration_frees_its_account_at_the_next_assessment(store):
     limited = settings(accounts={"alpha": {"monthly_limit_usd": 50}}, spend={"stop_at": 1.0})
-    office, ledger = treasurer(store, limited)
+    credit, ledger = credit_control(store, limited)
     await spend(store, "alpha", 50)
-    await office.tick(NOW)
+    await credit.tick(NOW)
     assert list(await ledger.registry.records()) == ["a/alpha"]
-    office.settings = settings(spend={"stop_at": 1.0})
-    await office.tick(NOW + timedelta(seconds=2))
+    credit.settings = settings(spend={"stop_at": 1.0})
+    await credit.tick(NOW + timedelta(seconds=2))
     assert await ledger.registry.records() == {}

@@ -1,4 +1,4 @@
-"""What workers make of the purse: who is asked first, and what a spent day refuses."""
+"""What workers do with the credit control's message: which accounts come first, and what the daily limit refuses."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_an_account_whose_credit_would_expire_comes_first_as_long_as_it_wo
     assert [roster.pool.weight_of(name) for name in ("hurried", "calm")] == [1.0, 0.5]
 
 
-async def test_urgency_outlives_a_reload_and_strangers_are_ignored(roster):
+async def test_urgency_outlives_a_reload_and_unknown_accounts_are_ignored(roster):
     roster.hurry({"hurried": 4.0, "nobody": 2.0})
     roster.reload(Settings(), KEYS)
     assert [roster.pool.weight_of(name) for name in ("hurried", "calm")] == [4.0, 1.0]

@@ -12,8 +12,9 @@ import pytest
 from genai_prices import Usage as TheirUsage
 from genai_prices.data import providers
 from quotapool.domain.quantities import Certainty, Details, Usage
+from quotapool.domain.wallet import PICO
 from quotapool.money.prices import TIERS, compile_cards
-from quotapool.money.rate_cards import PICO, PriceBook, price
+from quotapool.money.rate_cards import PriceList, price
 from quotapool.settings.money import ModelPrices
 
 DAY = date(2026, 11, 22)
@@ -26,8 +27,8 @@ def cards():
 
 
 @pytest.fixture(scope="module")
-def book(cards):
-    return PriceBook(cards)
+def prices(cards):
+    return PriceList(cards)
 
 
 @pytest.mark.parametrize(
@@ -48,8 +49,8 @@ def book(cards):
         ("omni-moderation-latest", "", Usage(EXACT, 100), "0"),
     ],
 )
-def test_the_price_list_by_hand(book, model, tier, usage, usd):
-    card, sure = book.card(model, tier)
+def test_the_price_list_by_hand(prices, model, tier, usage, usd):
+    card, sure = prices.card(model, tier)
     assert card is not None
     assert sure
     assert Decimal(price(card, usage)) / PICO == Decimal(usd)
@@ -57,29 +58,29 @@ def test_the_price_list_by_hand(book, model, tier, usage, usd):
 
 def test_a_model_is_known_under_the_date_of_the_day_only():
     # OpenAI lowered o3 from $10 / $40 to $2 / $8 a million on 10 June 2025.
-    before, after = (PriceBook(compile_cards(day)).card("o3", "")[0] for day in (date(2025, 6, 9), date(2025, 6, 10)))
+    before, after = (PriceList(compile_cards(day)).card("o3", "")[0] for day in (date(2025, 6, 9), date(2025, 6, 10)))
     assert (before.input, before.output) == (10_000_000, 40_000_000)
     assert (after.input, after.output) == (2_000_000, 8_000_000)
 
 
-def test_a_tier_counts_from_the_day_the_data_knows_it():
+def test_a_tier_is_priced_from_the_day_on_which_the_data_names_it():
     # The data says so for gpt-5.5: flex, priority and fast from 12 October 2026, batch from the 14th.
     tiers = {day: set(compile_cards(date(2026, 10, day)).cards["gpt-5.5"]) for day in (11, 12, 14)}
     assert tiers == {11: {"default"}, 12: {"default", "flex", "priority", "fast"}, 14: {"default", *TIERS}}
 
 
-def test_a_tier_or_model_that_the_data_does_not_know_is_not_priced(book):
-    assert book.card("gpt-5.5", "scale")[0] is None
-    assert book.card("gpt-4o", "flex")[0] is None  # OpenAI offers it no flex processing
-    assert book.card("text-embedding-3-small", "priority")[0] is None
-    assert book.card("ft:gpt-4.1-2025-04-14:acme::x", "")[0] is None
-    assert book.card("gpt-99", "")[0] is None
+def test_a_tier_or_model_that_the_data_does_not_know_is_not_priced(prices):
+    assert prices.card("gpt-5.5", "scale")[0] is None
+    assert prices.card("gpt-4o", "flex")[0] is None  # OpenAI offers it no flex processing
+    assert prices.card("text-embedding-3-small", "priority")[0] is None
+    assert prices.card("ft:gpt-4.1-2025-04-14:acme::x", "")[0] is None
+    assert prices.card("gpt-99", "")[0] is None
     # And a fine-tuned model's own price is not its base's: gpt-4o costs $2.50, tuned it is $3.75.
-    assert book.card("ft:gpt-4o-2024-08-06:acme::x", "")[0].input == 3_750_000
-    assert book.card("gpt-4o", "")[0].input == 2_500_000
+    assert prices.card("ft:gpt-4o-2024-08-06:acme::x", "")[0].input == 3_750_000
+    assert prices.card("gpt-4o", "")[0].input == 2_500_000
 
 
-def test_every_model_and_tier_costs_what_the_package_itself_would_say(cards, book):
+def test_every_model_and_tier_costs_what_the_package_itself_calculates(cards, prices):
     provider = next(p for p in providers if p.id == "openai")
     at = datetime(DAY.year, DAY.month, DAY.day, 12, tzinfo=UTC)
     compared = 0
@@ -95,7 +96,7 @@ def test_every_model_and_tier_costs_what_the_package_itself_would_say(cards, boo
                     assert not {"input_mtok", "output_mtok"} <= vars(model.get_prices(at)).keys()
                     continue
                 if cards.cards[model.id][tier].image_output is not None:
-                    continue  # whose output, told without parts, is taken for pictures
+                    continue  # whose output, if not split, is taken for images
                 assert Decimal(ours) / PICO == expected.total_price, (model.id, tier)
                 compared += 1
     assert compared > 700
@@ -103,19 +104,19 @@ def test_every_model_and_tier_costs_what_the_package_itself_would_say(cards, boo
 
 
 def test_every_name_the_package_knows_finds_the_same_model(cards):
-    book = PriceBook(cards)
+    prices = PriceList(cards)
     provider = next(p for p in providers if p.id == "openai")
     names = [rule.text for rule in cards.rules if rule.how in {"equals", "starts"}]
     assert len(names) > 200
     for name in names:
         theirs = provider.find_model(name)
         if name.startswith("ft:") and not theirs.id.startswith("ft:"):
-            assert book.card(name, "")[0] is None  # a fine-tuned gpt-4 is not what gpt-4 costs
+            assert prices.card(name, "")[0] is None  # a fine-tuned gpt-4 is not what gpt-4 costs
         else:
-            assert book._find(name) == (theirs.id, True), name
+            assert prices._find(name) == (theirs.id, True), name
 
 
-def test_written_prices_stand_over_the_data_and_only_where_they_say_something():
+def test_configured_prices_override_the_data_only_for_the_rates_they_give():
     # Given a negotiated price for gpt-5.5, one for a fine-tuned family, and one for a model of our own
     written = {
         "gpt-5.5": ModelPrices.model_validate(
@@ -125,11 +126,11 @@ def test_written_prices_stand_over_the_data_and_only_where_they_say_something():
         "our-model": ModelPrices(request=0.25, second=0.001),
     }
     cards = compile_cards(DAY, written)
-    book = PriceBook(cards)
+    prices = PriceList(cards)
     usage = Usage(EXACT, 1_000_000, 1_000_000)
 
     def usd(model, tier=""):
-        card, _ = book.card(model, tier)
+        card, _ = prices.card(model, tier)
         found = None if card is None else price(card, usage)
         return None if found is None else found / PICO
 
@@ -141,12 +142,12 @@ def test_written_prices_stand_over_the_data_and_only_where_they_say_something():
     assert usd("gpt-5.4") is not None
     assert usd("ft:gpt-4.1-2025-04-14:acme::x") == 3 + 12
     assert usd("ft:gpt-4.1-2025-04-14:acme::x", "priority") is None
-    assert usd("our-model") is None  # nothing is said of tokens
-    assert price(book.card("our-model", "")[0], Usage(EXACT, details=Details(seconds=10.0))) == 0.26 * PICO
+    assert usd("our-model") is None  # no rate for tokens
+    assert price(prices.card("our-model", "")[0], Usage(EXACT, details=Details(seconds=10.0))) == 0.26 * PICO
     assert cards.version == f"genai-prices {version('genai-prices')} + prices"
 
 
-def test_the_version_of_the_data_and_the_day_are_told(cards):
+def test_the_cards_name_the_version_of_the_data_and_the_day(cards):
     assert (cards.version, cards.day) == (f"genai-prices {version('genai-prices')}", "2026-11-22")
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 from quotapool.domain.quantities import Certainty, Details, Usage
-from quotapool.money.rate_cards import PICO, CardSet, PriceBook, RateCard, Rule, price
+from quotapool.domain.wallet import PICO
+from quotapool.money.rate_cards import CardSet, PriceList, RateCard, Rule, price
 
 EXACT = Certainty.EXACT
 # Picodollars a token: 5e-6 USD in, 5e-7 cached, 3e-5 out; above 272,000 tokens of prompt 1e-5, 1e-6 and 4.5e-5.
@@ -26,7 +27,7 @@ VOICE = RateCard(
         (TEXT, Usage(EXACT, 272_000, 0), "1.36"),
         (TEXT, Usage(EXACT, 272_001, 1), "2.720055"),  # not the excess: all of it
         (TEXT, Usage(EXACT), "0"),
-        # 100 prompt = 40 text (10 of them cached) + 50 audio (20 cached) + 10 image; 30 said = 10 text + 20 audio:
+        # 100 prompt = 40 text (10 of them cached) + 50 audio (20 cached) + 10 image; 30 output = 10 text + 20 audio:
         # 30 x 4e-6 + 10 x 4e-7 + 30 x 3.2e-5 + 20 x 4e-7 + 10 x 5e-6 + 10 x 1.6e-5 + 20 x 6.4e-5
         (
             VOICE,
@@ -40,7 +41,7 @@ VOICE = RateCard(
         (RateCard(input=2_000_000), Usage(EXACT, 10, 0, 5), "0.00002"),
         (RateCard(input=2_000_000), Usage(EXACT, 10, 0, 5, 0, Details(cache_write=5)), "0.00002"),
         (RateCard(input=2_000_000, cache_write=2_500_000), Usage(EXACT, 10, details=Details(4)), "0.000022"),
-        # A model that draws, and an answer that tells no parts.
+        # An image model whose answer does not split its output.
         (RateCard(input=5_000_000, output=10_000_000, image_output=32_000_000), Usage(EXACT, 0, 100), "0.0032"),
     ],
 )  # fmt: skip
@@ -77,7 +78,7 @@ RULES = (
     Rule("regex", r"^gpt-6-\d{4}$", "gpt-6"),
     Rule("contains", "moderation", "moderation"),
 )
-BOOK = PriceBook(
+BOOK = PriceList(
     CardSet(
         "data 1",
         "2026-11-22",
@@ -127,7 +128,7 @@ def test_what_is_not_in_the_data_has_no_card(model, tier):
     assert BOOK.card(model, tier)[0] is None
 
 
-def test_cards_survive_the_way_to_a_worker():
+def test_cards_are_unchanged_after_the_way_to_a_worker():
     cards = CardSet("data 1", "2026-11-22", {"a": "b"}, RULES, {"m": {"default": TEXT}})
     assert msgspec.json.decode(msgspec.json.encode(cards), type=CardSet) == cards
 

@@ -1,4 +1,4 @@
-"""The meter: what an attempt costs, how well that is known, and that nothing of it is lost on the way to the store."""
+"""Counting spend: what an attempt costs, how exactly that is known, and that none of it is lost before it is stored."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from datetime import UTC, date, datetime
 import pytest
 from quotapool.domain.quantities import NOTHING, Certainty, Details, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
-from quotapool.money.rate_cards import PICO, CardSet, RateCard, Rule
+from quotapool.domain.wallet import PICO
+from quotapool.money.rate_cards import CardSet, RateCard, Rule
 from quotapool.money.spend_counter import SpendCounter
 from quotapool.money.spend_store import SpendStore, Spent
-from quotapool.store.store import connect
+from quotapool.store.store import StoreLost, connect
 
 from tests.fakes.valkey import start_valkey, stop_valkey
 
@@ -45,62 +46,62 @@ class Counted:
 
 
 @pytest.fixture
-async def book(valkey_url):
+async def spend(valkey_url):
     store = connect(valkey_url, timeout_s=2.0)
     yield SpendStore(store, "test")
     await store.close()
 
 
 @pytest.fixture
-def meter(book):
-    made = SpendCounter(book, Counted(), now=lambda: NOW)
+def counter(spend):
+    made = SpendCounter(spend, Counted(), now=lambda: NOW)
     made.take_cards(CARDS)
     return made
 
 
 def attempt(usage, model="gpt-5.5", *, status=200, tier="", estimate=0, outcome="ok", reason="", endpoint="chat"):
-    leg = AttemptRecord("k1", "acme", 0.0, outcome, reason, status, usage=usage, tier=tier, prompt_estimate=estimate)
-    return leg, RequestRecord("t", 0.0, "POST", client="backend", endpoint=endpoint, model=model)
+    made = AttemptRecord("k1", "acme", 0.0, outcome, reason, status, usage=usage, tier=tier, prompt_estimate=estimate)
+    return made, RequestRecord("t", 0.0, "POST", client="backend", endpoint=endpoint, model=model)
 
 
-async def booked(meter, book, dimension="pool"):
-    assert await meter.flush()
-    return (await book.totals(dimension, DAY, DAY)).get(DAY, {})
+async def stored(counter, spend, dimension="pool"):
+    assert await counter.flush()
+    return (await spend.totals(dimension, DAY, DAY)).get(DAY, {})
 
 
-async def test_a_counted_answer_is_exact_by_the_tier_that_answered(meter, book):
-    # Asked for `fast` and answered as `default`, a call costs what default costs: the leg carries what was answered.
-    meter.note(*attempt(Usage(EXACT, 1000, 200, 0, tier="default"), tier="default"))
-    meter.note(*attempt(Usage(EXACT, 1000, 100, 0, tier="priority"), tier="priority"))
-    assert (await booked(meter, book))[""] == Spent(31 * PICO // 1000, 0, 0, 0, 2, 2000, 0, 300)
-    assert set(await booked(meter, book, "model")) == {"gpt-5.5", "gpt-5.5 (priority)"}
-    assert meter._observer.usd == {("acme", "exact"): pytest.approx(0.031)}
+async def test_a_counted_answer_is_exact_by_the_tier_that_answered(counter, spend):
+    # Asked for `fast` and answered as `default`, a call costs what default costs: the attempt has the answer's tier.
+    counter.count(*attempt(Usage(EXACT, 1000, 200, 0, tier="default"), tier="default"))
+    counter.count(*attempt(Usage(EXACT, 1000, 100, 0, tier="priority"), tier="priority"))
+    assert (await stored(counter, spend))[""] == Spent(31 * PICO // 1000, 0, 0, 0, 2, 2000, 0, 300)
+    assert set(await stored(counter, spend, "model")) == {"gpt-5.5", "gpt-5.5 (priority)"}
+    assert counter._observer.usd == {("acme", "exact"): pytest.approx(0.031)}
 
 
-async def test_a_cut_stream_is_estimated_by_its_prompt_and_what_was_seen(meter, book):
-    meter.note(*attempt(Usage(AT_LEAST, 0, 40), estimate=1000, outcome="cancelled"))
+async def test_a_cut_stream_is_estimated_by_its_prompt_and_what_was_seen(counter, spend):
+    counter.count(*attempt(Usage(AT_LEAST, 0, 40), estimate=1000, outcome="cancelled"))
     # 1,000 x 5e-6 + 40 x 3e-5
-    assert (await booked(meter, book))[""] == Spent(0, 62 * PICO // 10_000, 0, 0, 1, 1000, 0, 40)
+    assert (await stored(counter, spend))[""] == Spent(0, 62 * PICO // 10_000, 0, 0, 1, 1000, 0, 40)
 
 
 @pytest.mark.parametrize(
     ("outcome", "reason", "costs"),
     [("cancelled", "", True), ("network", "timeout", True), ("network", "reset", False)],
 )
-async def test_a_request_without_an_answer_may_have_cost_its_prompt(meter, book, outcome, reason, costs):
-    # A client that leaves, or our own patience at its end, does not stop upstream's work; a broken connection does.
-    meter.note(*attempt(Usage(AT_LEAST), status=0, estimate=1000, outcome=outcome, reason=reason))
-    pool = await booked(meter, book)
+async def test_a_request_without_an_answer_may_have_cost_its_prompt(counter, spend, outcome, reason, costs):
+    # A client that leaves, or our own timeout, does not stop upstream's work; a broken connection does.
+    counter.count(*attempt(Usage(AT_LEAST), status=0, estimate=1000, outcome=outcome, reason=reason))
+    pool = await stored(counter, spend)
     assert (pool[""].estimated if pool else 0) == (5 * PICO // 1000 if costs else 0)
 
 
-async def test_what_upstream_did_no_work_for_costs_nothing(meter, book):
-    meter.note(*attempt(NOTHING))
-    meter.note(*attempt(None))
-    meter.note(*attempt(Usage(AT_LEAST), status=503, estimate=1000, outcome="service"))
-    meter.note(*attempt(Usage(AT_LEAST), model="", endpoint="files"))
-    meter.note(*attempt(Usage(AT_LEAST), endpoint="fine_tuning"))
-    assert await booked(meter, book) == {}
+async def test_what_upstream_did_no_work_for_costs_nothing(counter, spend):
+    counter.count(*attempt(NOTHING))
+    counter.count(*attempt(None))
+    counter.count(*attempt(Usage(AT_LEAST), status=503, estimate=1000, outcome="service"))
+    counter.count(*attempt(Usage(AT_LEAST), model="", endpoint="files"))
+    counter.count(*attempt(Usage(AT_LEAST), endpoint="fine_tuning"))
+    assert await stored(counter, spend) == {}
 
 
 @pytest.mark.parametrize(
@@ -109,119 +110,117 @@ async def test_what_upstream_did_no_work_for_costs_nothing(meter, book):
         ("gpt-99", "", Usage(EXACT, 100, 10), "chat"),
         ("gpt-5.5", "scale", Usage(EXACT, 100, 10), "chat"),  # not charged as standard
         ("gpt-5.5", "", Usage(EXACT, 100, 10, details=Details(audio_completion=5)), "chat"),
-        ("dall-e-3", "", Usage(AT_LEAST), "images"),  # upstream tells no usage, and bills
+        ("dall-e-3", "", Usage(AT_LEAST), "images"),  # upstream reports no usage, and bills
         ("", "", Usage(AT_LEAST), "audio"),
     ],
 )
-async def test_what_has_no_known_price_is_counted_and_named_never_free(meter, book, model, tier, usage, endpoint):
-    meter.note(*attempt(usage, model, tier=tier, endpoint=endpoint))
-    ((name, spent),) = (await booked(meter, book, "model")).items()
+async def test_what_has_no_known_price_is_counted_and_named_never_free(counter, spend, model, tier, usage, endpoint):
+    counter.count(*attempt(usage, model, tier=tier, endpoint=endpoint))
+    ((name, spent),) = (await stored(counter, spend, "model")).items()
     assert (spent.unpriced_requests, spent.total, spent.prompt_tokens) == (1, 0, usage.prompt)
     assert name == {"": "unnamed", "gpt-5.5": f"gpt-5.5 ({tier})" if tier else "gpt-5.5"}.get(model, model)
-    assert meter._observer.requests.total() == 1
+    assert counter._observer.requests.total() == 1
 
 
-async def test_speech_is_billed_by_its_characters(meter, book):
-    meter.note(*attempt(Usage(EXACT, details=Details(characters=1000)), "tts-1", endpoint="audio"))
-    assert (await booked(meter, book))[""].exact == 15 * PICO // 1000
+async def test_speech_is_billed_by_its_characters(counter, spend):
+    counter.count(*attempt(Usage(EXACT, details=Details(characters=1000)), "tts-1", endpoint="audio"))
+    assert (await stored(counter, spend))[""].exact == 15 * PICO // 1000
 
 
-async def test_a_snapshot_that_the_data_does_not_name_is_an_estimate(meter, book):
-    meter.note(*attempt(Usage(EXACT, 1000, 200), "gpt-5.5-2027-01-01"))
-    assert (await booked(meter, book))[""].estimated == 11 * PICO // 1000
+async def test_a_snapshot_that_the_data_does_not_name_is_an_estimate(counter, spend):
+    counter.count(*attempt(Usage(EXACT, 1000, 200), "gpt-5.5-2027-01-01"))
+    assert (await stored(counter, spend))[""].estimated == 11 * PICO // 1000
 
 
-async def test_callers_cannot_invent_names_into_the_book(meter, book):
+async def test_names_that_callers_invent_are_not_stored(counter, spend):
     # Given names that upstream never answered for, tiers that nobody has, and more names than any pool uses
     for n in range(50):
-        meter.note(*attempt(Usage(AT_LEAST), f"invented-{n}", status=0, estimate=4, outcome="cancelled"))
-        meter.note(*attempt(Usage(EXACT, 1, tier=f"tier-{n}"), tier=f"tier-{n}"))
-    assert set(await booked(meter, book, "model")) == {"other", "gpt-5.5 (other)"}
+        counter.count(*attempt(Usage(AT_LEAST), f"invented-{n}", status=0, estimate=4, outcome="cancelled"))
+        counter.count(*attempt(Usage(EXACT, 1, tier=f"tier-{n}"), tier=f"tier-{n}"))
+    assert set(await stored(counter, spend, "model")) == {"other", "gpt-5.5 (other)"}
     for n in range(1200):
-        meter.note(*attempt(Usage(EXACT, 1), f"look-alike-{n}"))
-    assert len(await booked(meter, book, "model")) <= 1003
+        counter.count(*attempt(Usage(EXACT, 1), f"look-alike-{n}"))
+    assert len(await stored(counter, spend, "model")) <= 1003
 
 
-async def test_attempts_before_the_cards_came_are_priced_when_they_do(book):
-    meter = SpendCounter(book, Counted(), now=lambda: NOW)
-    meter.note(*attempt(Usage(EXACT, 1000, 200)))
-    assert await booked(meter, book) == {}
-    meter.take_cards(CARDS)
-    assert (await booked(meter, book))[""].exact == 11 * PICO // 1000
-    assert await book.versions(DAY, DAY) == ["data 1"]
+async def test_attempts_before_the_cards_came_are_priced_when_they_do(spend):
+    counter = SpendCounter(spend, Counted(), now=lambda: NOW)
+    counter.count(*attempt(Usage(EXACT, 1000, 200)))
+    assert await stored(counter, spend) == {}
+    counter.take_cards(CARDS)
+    assert (await stored(counter, spend))[""].exact == 11 * PICO // 1000
+    assert await spend.versions(DAY, DAY) == ["data 1"]
 
 
-async def test_without_cards_at_the_end_requests_count_as_unpriced(book):
-    meter = SpendCounter(book, Counted(), now=lambda: NOW)
-    meter.note(*attempt(Usage(EXACT, 1000, 200)))
-    await meter.close()
-    assert (await book.totals("pool", DAY, DAY))[DAY][""].unpriced_requests == 1
+async def test_without_cards_at_the_end_requests_count_as_unpriced(spend):
+    counter = SpendCounter(spend, Counted(), now=lambda: NOW)
+    counter.count(*attempt(Usage(EXACT, 1000, 200)))
+    await counter.close()
+    assert (await spend.totals("pool", DAY, DAY))[DAY][""].unpriced_requests == 1
 
 
-async def test_new_cards_price_what_ends_after_them(meter, book):
-    meter.note(*attempt(Usage(EXACT, 1000)))
-    meter.take_cards(CardSet("data 2", "", {}, CARDS.rules, {"gpt-5.5": {"default": RateCard(input=1_000_000)}}))
-    meter.note(*attempt(Usage(EXACT, 1000)))
-    assert (await booked(meter, book))[""].exact == 6 * PICO // 1000
+async def test_new_cards_price_what_ends_after_them(counter, spend):
+    counter.count(*attempt(Usage(EXACT, 1000)))
+    counter.take_cards(CardSet("data 2", "", {}, CARDS.rules, {"gpt-5.5": {"default": RateCard(input=1_000_000)}}))
+    counter.count(*attempt(Usage(EXACT, 1000)))
+    assert (await stored(counter, spend))[""].exact == 6 * PICO // 1000
 
 
 async def test_nothing_is_lost_or_counted_twice_while_the_store_is_away(tmp_path):
     keep = ("--appendonly", "yes", "--appendfsync", "always")
     process, url = start_valkey(tmp_path, *keep)
     store = connect(url, timeout_s=0.5)
-    book = SpendStore(store, "test")
-    meter = SpendCounter(book, Counted(), now=lambda: NOW)
-    meter.take_cards(CARDS)
-    meter.note(*attempt(Usage(EXACT, 1000, 200)))
-    assert await meter.flush()
+    spend = SpendStore(store, "test")
+    counter = SpendCounter(spend, Counted(), now=lambda: NOW)
+    counter.take_cards(CARDS)
+    counter.count(*attempt(Usage(EXACT, 1000, 200)))
+    assert await counter.flush()
     stop_valkey(process)
     for _ in range(3):
-        meter.note(*attempt(Usage(EXACT, 1000, 200)))
-        assert not await meter.flush()
+        counter.count(*attempt(Usage(EXACT, 1000, 200)))
+        assert not await counter.flush()
     process, _ = start_valkey(tmp_path, *keep)
-    await meter.close()
-    assert (await book.totals("pool", DAY, DAY))[DAY][""] == Spent(44 * PICO // 1000, 0, 0, 0, 4, 4000, 0, 800)
+    await counter.close()
+    assert (await spend.totals("pool", DAY, DAY))[DAY][""] == Spent(44 * PICO // 1000, 0, 0, 0, 4, 4000, 0, 800)
     await store.close()
     stop_valkey(process)
 
 
-async def test_a_batch_whose_answer_was_lost_is_sent_again_under_its_name(meter, book):
+async def test_a_batch_whose_answer_was_lost_is_sent_again_with_its_id(counter, spend):
     # Given a store that takes the batch, while its answer does not arrive
-    send, names = book.send, []
+    send, ids = spend.send, []
 
-    async def deaf(sheet, batch):
-        names.append(batch)
-        await send(sheet, batch)
-        if len(names) == 1:
-            from quotapool.store.store import StoreLost
-
+    async def lose_the_answer(batch, batch_id):
+        ids.append(batch_id)
+        await send(batch, batch_id)
+        if len(ids) == 1:
             raise StoreLost("timeout", sent=True)
         return True
 
-    book.send = deaf
-    meter.note(*attempt(Usage(EXACT, 1000, 200)))
-    assert not await meter.flush()
-    meter.note(*attempt(Usage(EXACT, 1000, 200)))
-    assert await meter.flush()
-    assert names[0] == names[1] != names[2]
-    assert (await book.totals("pool", DAY, DAY))[DAY][""].requests == 2
+    spend.send = lose_the_answer
+    counter.count(*attempt(Usage(EXACT, 1000, 200)))
+    assert not await counter.flush()
+    counter.count(*attempt(Usage(EXACT, 1000, 200)))
+    assert await counter.flush()
+    assert ids[0] == ids[1] != ids[2]
+    assert (await spend.totals("pool", DAY, DAY))[DAY][""].requests == 2
 
 
 def attempts_of(keys: int):
     for n in range(keys):
-        leg, trip = attempt(Usage(EXACT, 1000, 200))
-        leg.account = leg.key = f"k{n}"
-        yield leg, trip
+        made, record = attempt(Usage(EXACT, 1000, 200))
+        made.account = made.key = f"k{n}"
+        yield made, record
 
 
-async def test_thousands_of_keys_hold_up_neither_the_store_nor_the_requests(meter, book, monkeypatch):
-    """Given 2,500 keys with spend to book, I expect script calls of no more than a millisecond's work each (150 rows of
-    some microseconds a field), and that another task of the worker has its turn between slices of the sums."""
-    rows, turns, send = [], 0, book.send
+async def test_thousands_of_keys_hold_up_neither_the_store_nor_the_requests(counter, spend, monkeypatch):
+    """Given 2,500 keys with spend, I expect script calls of no more than a millisecond's work each (150 rows of some
+    microseconds a field), and that another task of the worker has its turn between slices of the sums."""
+    rows, turns, send = [], 0, spend.send
 
-    async def counted(sheet, batch):
-        rows.append(len(sheet))
-        return await send(sheet, batch)
+    async def counted(batch, batch_id):
+        rows.append(len(batch))
+        return await send(batch, batch_id)
 
     async def another():
         nonlocal turns
@@ -229,38 +228,38 @@ async def test_thousands_of_keys_hold_up_neither_the_store_nor_the_requests(mete
             turns += 1
             await asyncio.sleep(0)
 
-    monkeypatch.setattr(book, "send", counted)
-    for leg, trip in attempts_of(2_500):
-        meter.note(leg, trip)
+    monkeypatch.setattr(spend, "send", counted)
+    for made, record in attempts_of(2_500):
+        counter.count(made, record)
     neighbour = asyncio.create_task(another())
-    assert len(await booked(meter, book, "account")) == 2_500
+    assert len(await stored(counter, spend, "account")) == 2_500
     neighbour.cancel()
     assert max(rows) <= 150
     assert sum(rows) == 2 * 2_500 + 3  # accounts and keys; one model, client and pool
     assert turns >= 25
-    assert (await booked(meter, book))[""].exact == 2_500 * 11 * PICO // 1000
+    assert (await stored(counter, spend))[""].exact == 2_500 * 11 * PICO // 1000
 
 
-async def test_cards_that_come_amid_the_folding_take_no_row_twice(meter, book):
-    for leg, trip in attempts_of(1_000):
-        meter.note(leg, trip)
-    flushing = asyncio.create_task(meter.flush())
+async def test_cards_that_come_during_folding_count_no_row_twice(counter, spend):
+    for made, record in attempts_of(1_000):
+        counter.count(made, record)
+    flushing = asyncio.create_task(counter.flush())
     await asyncio.sleep(0)
-    meter.take_cards(CARDS)
+    counter.take_cards(CARDS)
     assert await flushing
-    assert (await booked(meter, book))[""].requests == 1_000
+    assert (await stored(counter, spend))[""].requests == 1_000
 
 
 async def test_memory_is_bounded_by_names_not_by_the_length_of_an_outage(tmp_path):
     process, url = start_valkey(tmp_path)
     stop_valkey(process)
     store = connect(url, timeout_s=0.5)
-    meter = SpendCounter(SpendStore(store, "test"), Counted(), now=lambda: NOW)
-    meter.take_cards(CARDS)
+    counter = SpendCounter(SpendStore(store, "test"), Counted(), now=lambda: NOW)
+    counter.take_cards(CARDS)
     for _ in range(50):
         for _ in range(20):
-            meter.note(*attempt(Usage(EXACT, 1000, 200)))
-        await meter.flush()
-    assert len(meter._waiting) == 5
-    assert meter._waiting.total + meter._flying[1].total == 1000 * 11 * PICO // 1000
+            counter.count(*attempt(Usage(EXACT, 1000, 200)))
+        await counter.flush()
+    assert len(counter._unsent) == 5
+    assert counter._unsent.total + counter._in_flight[1].total == 1000 * 11 * PICO // 1000
     await store.close()

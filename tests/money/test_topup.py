@@ -1,4 +1,4 @@
-"""`quotapool keys topup` refuses what cannot be meant, before it touches anything."""
+"""`quotapool keys topup` refuses wrong values before it changes anything."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ from quotapool.settings import Settings
         (5.0, "2027-01-31", "2027-01-31", "later than --granted"),
     ],
 )
-def test_a_top_up_says_what_is_wrong_with_it(capsys, usd, granted, expires, complaint):
+def test_a_wrong_top_up_is_refused_with_its_reason(capsys, usd, granted, expires, complaint):
     assert run(Settings(), "acme", usd, granted=granted, expires=expires) == 2
     assert complaint in capsys.readouterr().err

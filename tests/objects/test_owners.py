@@ -1,4 +1,4 @@
-"""The book of owners on a real Valkey: what is written is found, by whom it may be, for as long as it is kept."""
+"""Owners of objects in a real Valkey: what is written is found, by the clients that may, as long as it is kept."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from quotapool.objects import owners as book_module
+from quotapool.objects import owners as owners_module
 from quotapool.objects.layout import OwnerLayout, owner_of
 from quotapool.objects.owners import ObjectOwners
 from quotapool.openai.ids import BATCH, CONVERSATION, FILE, ITEM, RESPONSE
@@ -31,16 +31,16 @@ class Counted:
 @contextlib.asynccontextmanager
 async def opened(url: str, observer: Counted | None = None) -> AsyncIterator[ObjectOwners]:
     store = connect(url)
-    book = ObjectOwners(store, "default", retention_s=MONTH_S, observer=observer or Counted())
+    owners = ObjectOwners(store, "default", retention_s=MONTH_S, observer=observer or Counted())
     try:
-        yield book
+        yield owners
     finally:
-        await book.close()
+        await owners.close()
         await store.close()
 
 
-async def write(book: ObjectOwners, refs: list[tuple], account: str, client: str = "") -> None:
-    task = book.remember(refs, account, client)
+async def write(owners: ObjectOwners, refs: list[tuple], account: str, client: str = "") -> None:
+    task = owners.remember(refs, account, client)
     assert task is not None
     await task
 
@@ -50,7 +50,7 @@ async def test_another_process_finds_what_one_wrote(valkey_url):
         await write(one, [(FILE, "file-1"), RESP, (CONVERSATION, "conv_1"), (ITEM, "msg_1")], "acme", "alice")
         refs = [(FILE, "file-1"), RESP, (CONVERSATION, "conv_1"), (ITEM, "msg_1"), (FILE, "file-none")]
         assert await other.find(refs, "alice") == [owner_of("acme", "alice")] * 4 + [None]
-        assert await other.find([RESP], "bob") == [owner_of("acme", "alice")]  # whoever asks is told whose it is
+        assert await other.find([RESP], "bob") == [owner_of("acme", "alice")]  # any client's look-up returns the owner
 
 
 async def test_the_first_owner_counts(valkey_url):
@@ -61,19 +61,19 @@ async def test_the_first_owner_counts(valkey_url):
             assert await third.find([(FILE, "file-1")], "") == [owner_of("acme", "alice")]
 
 
-async def test_what_is_forgotten_is_found_no_more(valkey_url):
-    async with opened(valkey_url) as book:
-        await write(book, [(FILE, "file-1"), RESP], "acme")
-        assert await book.forget((FILE, "file-1"))
-        assert await book.forget(RESP)
-        assert not await book.forget(RESP)
-        assert await book.find([(FILE, "file-1"), RESP], "") == [None, None]
+async def test_a_deleted_record_is_not_found(valkey_url):
+    async with opened(valkey_url) as owners:
+        await write(owners, [(FILE, "file-1"), RESP], "acme")
+        assert await owners.forget((FILE, "file-1"))
+        assert await owners.forget(RESP)
+        assert not await owners.forget(RESP)
+        assert await owners.find([(FILE, "file-1"), RESP], "") == [None, None]
 
 
 async def test_files_are_listed_by_name_and_responses_are_not(valkey_url):
-    async with opened(valkey_url) as book:
-        await write(book, [(FILE, "file-1"), (BATCH, "batch_1"), RESP], "acme", "alice")
-        rows = await book.all()
+    async with opened(valkey_url) as owners:
+        await write(owners, [(FILE, "file-1"), (BATCH, "batch_1"), RESP], "acme", "alice")
+        rows = await owners.all()
         assert {(row.id, row.account, row.client) for row in rows} == {
             ("file-1", "acme", "alice"),
             ("batch_1", "acme", "alice"),
@@ -82,44 +82,44 @@ async def test_files_are_listed_by_name_and_responses_are_not(valkey_url):
 
 
 async def test_a_response_is_remembered_for_its_retention_and_not_much_longer(valkey_url):
-    """Retention 30 days, cut into eight periods: a record ends between 30 and 33.75 days after it was written."""
-    async with opened(valkey_url) as book:
-        await write(book, [RESP], "acme")
-        client = book._store.client
+    """Retention 30 days, divided into eight periods: a record ends between 30 and 33.75 days after it was written."""
+    async with opened(valkey_url) as owners:
+        await write(owners, [RESP], "acme")
+        client = owners._store.client
         (key,) = await client.keys("*")
         left = await client.ttl(key)
         assert MONTH_S <= left <= MONTH_S * 9 / 8 + 2
 
 
-def test_a_record_is_looked_for_wherever_it_may_still_stand():
-    shelf = OwnerLayout("default", MONTH_S).of(RESPONSE)
+def test_a_look_up_reads_every_key_that_may_have_the_record():
+    layout = OwnerLayout("default", MONTH_S).of(RESPONSE)
     begun = 1_800_000_000.0
     for age in (0.0, MONTH_S / 3, MONTH_S - 1):
-        written = shelf.place("resp_1", begun)
+        written = layout.write_key("resp_1", begun)
         assert written.expires >= begun + MONTH_S
-        assert (written.key, written.field) in [(p.key, p.field) for p in shelf.places("resp_1", begun + age)]
+        assert (written.key, written.field) in [(p.key, p.field) for p in layout.read_keys("resp_1", begun + age)]
 
 
-async def test_clients_keep_their_home(valkey_url):
+async def test_clients_keep_their_home_account(valkey_url):
     async with opened(valkey_url) as one, opened(valkey_url) as other:
-        assert await one.home("alice") is None
-        await one.settle_in("alice", "acme")
-        assert await other.home("alice") == "acme"
-        assert await other.home("") is None
+        assert await one.home_account("alice") is None
+        await one.set_home_account("alice", "acme")
+        assert await other.home_account("alice") == "acme"
+        assert await other.home_account("") is None
 
 
 async def test_what_the_store_does_not_take_is_written_when_it_is_back(tmp_path, monkeypatch):
-    """A failed write fails nobody; this process knows the owner meanwhile; it is counted, and written later."""
-    monkeypatch.setattr(book_module, "_AGAIN_S", 0.05)
+    """A failed write fails no request; this process knows the owner meanwhile; it is counted, and written later."""
+    monkeypatch.setattr(owners_module, "_RETRY_S", 0.05)
     observer = Counted()
     with faulty_store(tmp_path) as faulty:
-        async with opened(faulty.url, observer) as book:
+        async with opened(faulty.url, observer) as owners:
             faulty.go()
-            await write(book, [(FILE, "file-1")], "acme", "alice")
+            await write(owners, [(FILE, "file-1")], "acme", "alice")
             assert observer.unwritten == 1
-            assert await book.find([(FILE, "file-1")], "alice") == [owner_of("acme", "alice")]
+            assert await owners.find([(FILE, "file-1")], "alice") == [owner_of("acme", "alice")]
             with pytest.raises(StoreLost):
-                await book.find([(FILE, "file-2")], "alice")
+                await owners.find([(FILE, "file-2")], "alice")
             faulty.heal()
             async with asyncio.timeout(5), opened(faulty.url) as other:
                 while await other.find([(FILE, "file-1")], "alice") == [None]:

@@ -1,4 +1,4 @@
-"""The client of OpenAI's admin API: shapes from the facts, pages, patience, and plain words for refusals."""
+"""The client of OpenAI's admin API: shapes, pages, retries, and clear texts for refusals."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from decimal import Decimal
 
 import aiohttp
 import pytest
-from quotapool.openai_admin.client import Cost, Organisation, Used, admin_key_refused
-from quotapool.openai_admin.json_reader import NotTold, Reader
+from quotapool.openai_admin.client import KeyCost, KeyUsage, Organisation, admin_key_refused
+from quotapool.openai_admin.json_reader import JsonReader, NoAnswer
 
 from tests.fakes.admin_api import ScriptedApi, refusal
 
@@ -19,7 +19,7 @@ DAY_AT = 1_795_132_800  # its first second, UTC
 
 @pytest.fixture
 async def asking(aiohttp_server):
-    """asking(answers...) -> (what it asks, the organisation, the waits)."""
+    """asking(answers...) -> (the API with its requests, the organisation, the waits)."""
     sessions = []
 
     async def start(*answers, page=100):
@@ -32,7 +32,7 @@ async def asking(aiohttp_server):
         async def sleep(seconds):
             waits.append(seconds)
 
-        reader = Reader(http, str(server.make_url("")).rstrip("/"), SECRET, admin_key_refused, sleep)
+        reader = JsonReader(http, str(server.make_url("")).rstrip("/"), SECRET, admin_key_refused, sleep)
         return api, Organisation(reader, page=page), waits
 
     yield start
@@ -60,21 +60,21 @@ async def test_objects_are_read_over_all_pages(asking):
 
     api, organisation, _ = await asking(page(True, "proj_1", "proj_2"), page(True, "proj_3"), page(False, "proj_4"))
     assert [project.id for project in await organisation.projects()] == ["proj_1", "proj_2", "proj_3", "proj_4"]
-    assert [dict(query).get("after") for _, query in api.asked] == [None, "proj_2", "proj_3"]
+    assert [dict(query).get("after") for _, query in api.requests] == [None, "proj_2", "proj_3"]
     assert set(api.authorizations) == {f"Bearer {SECRET}"}
 
 
-async def test_a_list_that_never_ends_is_left(asking):
+async def test_a_list_that_never_ends_is_given_up(asking):
     same = {"object": "list", "data": [{"id": "proj_1"}], "last_id": "proj_1", "has_more": True}
     api, organisation, _ = await asking((200, same))
     await organisation.projects()
-    assert len(api.asked) == 2  # the second page was the first one again
+    assert len(api.requests) == 2  # the second page was the first one again
 
     days = [(200, {"data": [], "has_more": True, "next_page": f"page_{n}"}) for n in range(300)]
     api, organisation, _ = await asking(*days)
-    with pytest.raises(NotTold, match="more than 200 pages"):
+    with pytest.raises(NoAnswer, match="more than 200 pages"):
         await organisation.costs(DAY, DAY)
-    assert len(api.asked) == 200
+    assert len(api.requests) == 200
 
 
 async def test_costs_are_decimals_by_day_project_and_key_over_all_pages(asking):
@@ -95,10 +95,10 @@ async def test_costs_are_decimals_by_day_project_and_key_over_all_pages(asking):
         (200, {"object": "page", "data": [bucket(DAY_AT + 86_400, text)], "has_more": False, "next_page": None}),
     )
     assert await organisation.costs(DAY, date(2026, 11, 21)) == [
-        Cost(DAY, "proj_a", "key_1", Decimal("0.0000123")),
-        Cost(date(2026, 11, 21), "proj_a", None, Decimal("1.10")),
+        KeyCost(DAY, "proj_a", "key_1", Decimal("0.0000123")),
+        KeyCost(date(2026, 11, 21), "proj_a", None, Decimal("1.10")),
     ]
-    (path, query), (_, second) = api.asked
+    (path, query), (_, second) = api.requests
     assert path == "/v1/organization/costs"
     assert ("start_time", str(DAY_AT)) in query
     assert ("end_time", str(DAY_AT + 2 * 86_400)) in query  # exclusive
@@ -115,8 +115,11 @@ async def test_usage_counts_requests_and_tokens_of_each_key_embeddings_too(askin
         (200, {"object": "page", "data": [bucket(DAY_AT, result)], "has_more": False}),
         (200, {"object": "page", "data": [bucket(DAY_AT, embedded)], "has_more": False}),
     )
-    assert await organisation.usage(DAY, DAY) == [Used(DAY, "p", "k", 5, 1000, 50), Used(DAY, "p", "k", 7, 70, 0)]
-    assert [path for path, _ in api.asked] == [
+    assert await organisation.usage(DAY, DAY) == [
+        KeyUsage(DAY, "p", "k", 5, 1000, 50),
+        KeyUsage(DAY, "p", "k", 7, 70, 0),
+    ]
+    assert [path for path, _ in api.requests] == [
         f"/v1/organization/usage/{kind}" for kind in ("completions", "embeddings")
     ]
 
@@ -130,58 +133,58 @@ async def test_a_spend_limit_is_in_cents_and_may_not_exist(asking):
     assert await organisation.spend_limit() is None
 
 
-async def test_a_busy_api_is_asked_again_after_the_wait_it_names(asking):
+async def test_a_busy_api_is_tried_again_after_the_wait_it_names(asking):
     empty = {"object": "list", "data": [], "has_more": False}
     api, organisation, waits = await asking(
         (429, refusal("slow down"), {"Retry-After": "7"}), (503, "<html>"), (200, empty)
     )
     assert await organisation.projects() == []
-    assert len(api.asked) == 3
+    assert len(api.requests) == 3
     assert waits[0] == 7
     assert 0.5 < waits[1] < 1.5  # the second step of the back-off: 1 s, a quarter more or less
 
 
-async def test_an_api_that_stays_busy_is_left_after_four_tries(asking):
+async def test_an_api_that_stays_busy_is_given_up_after_four_attempts(asking):
     api, organisation, waits = await asking((500, refusal("The server had an error"), {"Retry-After": "9999"}))
-    with pytest.raises(NotTold, match="answers 500: The server had an error") as caught:
+    with pytest.raises(NoAnswer, match="answers 500: The server had an error") as caught:
         await organisation.projects()
     assert not caught.value.final
-    assert len(api.asked) == 4
+    assert len(api.requests) == 4
     assert waits == [30, 30, 30]
 
 
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_key_of_the_wrong_kind_is_explained_and_not_tried_again(asking, status):
-    said = (
+    message = (
         "You have insufficient permissions for this operation. Missing scopes: api.usage.read. Check that you have the "
         "correct role in your organization."
     )
-    api, organisation, _ = await asking((status, refusal(said, "missing_scope")))
-    with pytest.raises(NotTold) as caught:
+    api, organisation, _ = await asking((status, refusal(message, "missing_scope")))
+    with pytest.raises(NoAnswer) as caught:
         await organisation.costs(DAY, DAY)
     assert caught.value.final
     assert "lacks the permission api.usage.read" in str(caught.value)
     assert "sk-admin-" in str(caught.value)
-    assert len(api.asked) == 1
+    assert len(api.requests) == 1
 
 
-async def test_a_revoked_admin_key_is_said_without_the_echo_of_it(asking):
+async def test_a_revoked_admin_key_is_reported_without_its_text(asking):
     _, organisation, _ = await asking((401, refusal(f"Incorrect API key provided: {SECRET[:8]}*****{SECRET[-4:]}.")))
-    with pytest.raises(NotTold, match="make a new one") as caught:
+    with pytest.raises(NoAnswer, match="make a new one") as caught:
         await organisation.projects()
     assert SECRET[-4:] not in str(caught.value)
 
 
-async def test_a_redirect_does_not_carry_the_secret_away(asking):
+async def test_a_redirect_does_not_get_the_secret(asking):
     elsewhere, _, _ = await asking((200, {"data": []}))
     api, organisation, _ = await asking((302, "", {"Location": "/elsewhere"}))
-    with pytest.raises(NotTold):
+    with pytest.raises(NoAnswer):
         await organisation.projects()
-    assert len(api.asked) == 1
-    assert elsewhere.asked == []
+    assert len(api.requests) == 1
+    assert elsewhere.requests == []
 
 
-async def test_nobody_there_is_no_end_of_the_world(asking):
+async def test_an_api_that_cannot_be_reached_is_reported(asking):
     _, _, _ = await asking((200, {}))
     waits = []
 
@@ -189,15 +192,15 @@ async def test_nobody_there_is_no_end_of_the_world(asking):
         waits.append(seconds)
 
     async with aiohttp.ClientSession() as http:
-        reader = Reader(http, "http://127.0.0.1:9", SECRET, admin_key_refused, sleep)
-        with pytest.raises(NotTold, match="cannot be reached") as caught:
+        reader = JsonReader(http, "http://127.0.0.1:9", SECRET, admin_key_refused, sleep)
+        with pytest.raises(NoAnswer, match="cannot be reached") as caught:
             await Organisation(reader).projects()
     assert not caught.value.final
     assert len(waits) == 3
 
 
 @pytest.mark.parametrize("answer", ["<html>", '{"data": 5}', "[]"])
-async def test_an_answer_of_another_shape_is_said(asking, answer):
+async def test_an_answer_of_another_shape_is_reported(asking, answer):
     _, organisation, _ = await asking((200, answer))
-    with pytest.raises(NotTold, match="shape that is not understood"):
+    with pytest.raises(NoAnswer, match="unknown shape"):
         await organisation.projects()

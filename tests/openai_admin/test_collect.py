@@ -1,12 +1,12 @@
-"""Asking OpenAI about our keys: theirs are told from their ends, and a refusal is explained once."""
+"""Collecting what OpenAI reports: our keys are found by their ends, and a refusal is explained once."""
 
 from __future__ import annotations
 
 import aiohttp
 import msgspec
 import pytest
-from quotapool.openai_admin.collect import Inquiry, match
-from quotapool.openai_admin.records import AccountSaid, KeySaid, OpenAIRecords
+from quotapool.openai_admin.collect import Collector, match
+from quotapool.openai_admin.records import AccountRecord, KeyRecord, OpenAIRecords
 from quotapool.openai_admin.shapes import ApiKey
 from quotapool.settings import Settings
 from quotapool.simulator import (
@@ -26,7 +26,7 @@ def their_key(name, shown):
 
 
 class TestMatching:
-    def test_a_key_is_known_by_its_beginning_and_its_end(self):
+    def test_a_key_is_found_by_its_beginning_and_its_end(self):
         ours = {"a": "sk-proj-aaaaaaaaMxYA", "b": "sk-proj-bbbbbbbbQ3fz"}
         found = match(ours, [their_key("key_1", "sk-proj-****MxYA"), their_key("key_2", "sk-pro...Q3fz")])
         assert {name: key.id for name, key in found.items()} == {"a": "key_1", "b": "key_2"}
@@ -35,7 +35,7 @@ class TestMatching:
     def test_a_key_with_another_end_or_too_little_of_it_is_not_ours(self, shown):
         assert match({"a": "sk-proj-aaaaaaaaMxYA"}, [their_key("key_1", shown)]) == {}
 
-    def test_where_two_fit_none_is_taken(self):
+    def test_if_two_match_none_is_taken(self):
         twins = {"a": "sk-proj-aaaaaaaaMxYA", "b": "sk-proj-bbbbbbbbMxYA"}
         assert match(twins, [their_key("key_1", "sk-proj...MxYA")]) == {}
         theirs = [their_key("key_1", "sk-proj...MxYA"), their_key("key_2", "sk-proj...MxYA")]
@@ -53,12 +53,12 @@ def settings(upstream, accounts, **more):
 
 
 @pytest.fixture
-async def inquiry():
+async def collector():
     async def sleep(_seconds):
         return
 
     async with aiohttp.ClientSession() as http:
-        yield Inquiry(http, sleep)
+        yield Collector(http, sleep)
 
 
 @pytest.fixture
@@ -73,95 +73,100 @@ async def simulated(aiohttp_server):
     return str(server.make_url("")).rstrip("/")
 
 
-async def control(inquiry, url, **document):
-    async with inquiry._http.post(url, json=document) as answer:
+async def control(collector, url, **document):
+    async with collector._http.post(url, json=document) as answer:
         assert answer.status == 200
 
 
-async def test_keys_limits_and_spend_limits_are_told(inquiry, simulated):
-    await control(inquiry, f"{simulated}/_sim/keys/0/facts", name="backend", expires_at=1_900_000_000)
-    await control(inquiry, f"{simulated}/_sim/accounts/north/money", project_limit_cents=2500)
-    told = await inquiry.ask(settings(simulated, {"n": {"project": "proj_sim_north"}, "s": {}}))
-    assert told.problems == []
+async def test_keys_limits_and_spend_limits_are_collected(collector, simulated):
+    await control(collector, f"{simulated}/_sim/keys/0/facts", name="backend", expires_at=1_900_000_000)
+    await control(collector, f"{simulated}/_sim/accounts/north/money", project_limit_cents=2500)
+    collected = await collector.collect(settings(simulated, {"n": {"project": "proj_sim_north"}, "s": {}}))
+    assert collected.problems == []
     # The account n names its project; s does not, and is looked for in all.
-    assert told.key_ids == {"key_sim0000": "key-0", "key_sim0001": "key-1"}
-    key = told.keys["key-0"]
+    assert collected.key_ids == {"key_sim0000": "key-0", "key_sim0001": "key-1"}
+    key = collected.keys["key-0"]
     assert (key.key_id, key.name, key.project, key.expires_at) == (
         "key_sim0000", "backend", "proj_sim_north", 1_900_000_000,
     )  # fmt: skip
-    assert told.keys["key-1"].project == "proj_sim_south"
-    assert (told.accounts["n"].project_limit_usd, told.accounts["n"].project_stopped) == (25, False)
-    assert {row.model: row.max_requests_per_1_minute for row in told.limits["n"]}["gpt-4o"] == 60
-    assert "s" not in told.limits  # whose project nobody wrote down
+    assert collected.keys["key-1"].project == "proj_sim_south"
+    assert (collected.accounts["n"].project_limit_usd, collected.accounts["n"].project_stopped) == (25, False)
+    assert {row.model: row.max_requests_per_1_minute for row in collected.limits["n"]}["gpt-4o"] == 60
+    assert "s" not in collected.limits  # its project is not configured
 
 
-async def test_a_login_tells_credit_and_its_end(inquiry, simulated):
-    await control(inquiry, f"{simulated}/_sim/accounts/south/money", granted_usd=30, access_until=1_900_000_000)
+async def test_a_login_reads_credit_and_its_end(collector, simulated):
+    await control(collector, f"{simulated}/_sim/accounts/south/money", granted_usd=30, access_until=1_900_000_000)
     login = {"s": {"session_key": simulated_session_secret("south")}}
-    told = await inquiry.ask(settings(simulated, login, admin_keys=[]))
-    said = told.accounts["s"]
-    assert (said.granted_usd, said.available_usd, said.access_until, said.month_usd) == (30, 30, 1_900_000_000, 0)
-    assert (said.problem, told.problems) == ("", [])
+    collected = await collector.collect(settings(simulated, login, admin_keys=[]))
+    record = collected.accounts["s"]
+    assert (record.granted_usd, record.available_usd, record.access_until, record.month_usd) == (
+        30,
+        30,
+        1_900_000_000,
+        0,
+    )
+    assert (record.problem, collected.problems) == ("", [])
 
 
-async def test_an_old_login_is_to_be_renewed_and_not_asked_with_again(inquiry, simulated):
-    await control(inquiry, f"{simulated}/_sim/accounts/south/money", session_expired=True)
+async def test_an_expired_login_is_to_be_renewed_and_not_used_again(collector, simulated):
+    await control(collector, f"{simulated}/_sim/accounts/south/money", session_expired=True)
     written = settings(simulated, {"s": {"session_key": simulated_session_secret("south")}}, admin_keys=[])
-    first, second = await inquiry.ask(written), await inquiry.ask(written)
+    first, second = await collector.collect(written), await collector.collect(written)
     assert "the session key has expired; renew it" in first.accounts["s"].problem
     assert len(first.problems) == 1
     assert second.problems == []  # explained once
     assert second.accounts["s"].problem == first.accounts["s"].problem
 
 
-async def test_an_api_key_in_place_of_a_login_is_explained_without_asking(inquiry, aiohttp_server):
+async def test_an_api_key_in_place_of_a_login_is_explained_without_a_request(collector, aiohttp_server):
     api = ScriptedApi((200, {}))
     server = await aiohttp_server(api.app())
     written = settings(str(server.make_url("")), {"s": {"session_key": "sk-proj-notalogin00000"}}, admin_keys=[])
-    told = await inquiry.ask(written)
-    assert "this is an API key" in told.accounts["s"].problem
-    assert api.asked == []
+    collected = await collector.collect(written)
+    assert "this is an API key" in collected.accounts["s"].problem
+    assert api.requests == []
 
 
-async def test_what_upstream_says_of_a_wrong_login_is_explained_too(inquiry, aiohttp_server):
+async def test_upstreams_refusal_of_a_wrong_login_is_explained_too(collector, aiohttp_server):
     # OpenAI's own words, to a key that does not look like one.
-    said = (
+    message = (
         "Your request to GET /v1/dashboard/billing/credit_grants must be made with a session key (that is, it can only "
         "be made from the browser). You made it with the following key type: secret."
     )
-    api = ScriptedApi((403, refusal(said)))
+    api = ScriptedApi((403, refusal(message)))
     server = await aiohttp_server(api.app())
     written = settings(str(server.make_url("")), {"s": {"session_key": "an-odd-gateway-key"}}, admin_keys=[])
-    first, second = await inquiry.ask(written), await inquiry.ask(written)
+    first, second = await collector.collect(written), await collector.collect(written)
     assert "session_key takes a browser's login" in first.accounts["s"].problem
-    assert (len(api.asked), second.problems) == (1, [])
+    assert (len(api.requests), second.problems) == (1, [])
 
 
-async def test_an_admin_key_without_a_permission_goes_on_with_the_others(inquiry, aiohttp_server):
+async def test_an_admin_key_without_a_permission_still_reads_the_rest(collector, aiohttp_server):
     scopes = refusal("You have insufficient permissions for this operation. Missing scopes: api.management.read.")
     api = ScriptedApi((403, scopes))
     server = await aiohttp_server(api.app())
     written = settings(str(server.make_url("")), {f"a{n}": {"project": f"proj_{n}"} for n in range(9)})
-    first = await inquiry.ask(written)
-    # Keys, the organisation's spend limit, projects' spend limits, projects' rate limits: four questions, not 28.
-    assert len(api.asked) == len(first.problems) == 4
-    await inquiry.ask(written)
-    assert len(api.asked) == 4
-    # Another secret is asked with anew.
+    first = await collector.collect(written)
+    # Keys, the organisation's spend limit, projects' spend limits, projects' rate limits: four requests, not 28.
+    assert len(api.requests) == len(first.problems) == 4
+    await collector.collect(written)
+    assert len(api.requests) == 4
+    # Another secret is tried again.
     admin = {"organization": "acme", "secret": "sk-admin-another000000"}
-    await inquiry.ask(settings(str(server.make_url("")), {"a0": {"project": "proj_0"}}, admin_keys=[admin]))
-    assert len(api.asked) == 8
+    await collector.collect(settings(str(server.make_url("")), {"a0": {"project": "proj_0"}}, admin_keys=[admin]))
+    assert len(api.requests) == 8
 
 
-async def test_accounts_are_asked_for_with_their_own_organisations_key(inquiry, aiohttp_server):
+async def test_accounts_are_read_with_the_key_of_their_own_organisation(collector, aiohttp_server):
     api = ScriptedApi((404, refusal("not found")))
     server = await aiohttp_server(api.app())
     admins = [{"organization": name, "secret": f"sk-admin-{name}0000000"} for name in ("acme", "globex")]
     accounts = {"a": {"organization": "globex", "project": "proj_g"}, "b": {"project": "proj_b"}}
-    told = await inquiry.ask(settings(str(server.make_url("")), accounts, admin_keys=admins))
-    assert {path for path, _ in api.asked if "proj_b" in path} == set()  # of which organisation? nobody said
+    collected = await collector.collect(settings(str(server.make_url("")), accounts, admin_keys=admins))
+    assert {path for path, _ in api.requests if "proj_b" in path} == set()  # its organisation is unknown
     assert set(api.authorizations) == {"Bearer sk-admin-globex0000000"}
-    assert list(told.accounts) == ["a"]
+    assert list(collected.accounts) == ["a"]
 
 
 @pytest.fixture
@@ -172,16 +177,16 @@ async def store(valkey_url):
 
 
 class TestTheBook:
-    async def test_what_was_said_is_read_back(self, store):
-        book = OpenAIRecords(store, "p")
-        key = KeySaid(key_id="key_1", name="backend", project="proj_a", expires_at=1_900_000_000.0, at=1.0)
-        await book.write({"alpha": key}, {"acme": AccountSaid(available_usd=12.5, at=1.0)})
-        await book.write({}, {})
-        assert await book.read() == ({"alpha": key}, {"acme": AccountSaid(available_usd=12.5, at=1.0)})
+    async def test_records_are_read_back(self, store):
+        records = OpenAIRecords(store, "p")
+        key = KeyRecord(key_id="key_1", name="backend", project="proj_a", expires_at=1_900_000_000.0, at=1.0)
+        await records.write({"alpha": key}, {"acme": AccountRecord(available_usd=12.5, at=1.0)})
+        await records.write({}, {})
+        assert await records.read() == ({"alpha": key}, {"acme": AccountRecord(available_usd=12.5, at=1.0)})
         raw = await store.client.hgetall("qp:{p:spend}:said")
         assert msgspec.msgpack.decode(raw[b"alpha"])["expires_at"] == 1_900_000_000.0
         assert set(raw) == {b"alpha", b"a/acme"}
 
-    async def test_what_another_version_wrote_is_passed_over(self, store):
+    async def test_records_of_another_version_are_left_out(self, store):
         await store.client.hset("qp:{p:spend}:said", "alpha", b"\x93\x01\x02\x03")
         assert await OpenAIRecords(store, "p").read() == ({}, {})

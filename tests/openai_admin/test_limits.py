@@ -32,7 +32,7 @@ def test_a_group_takes_the_row_of_its_own_name():
     assert found == {"gpt-4o": Limits(rpm=3), "gpt-4o-mini": Limits(rpm=4)}
 
 
-def test_nothing_and_zero_bound_nothing():
+def test_nothing_and_zero_are_no_limits():
     assert limits_by_group(settings(), [row("tts-1"), row("dall-e-2", 0, 0)]) == {}
 
 
@@ -43,7 +43,7 @@ def test_imported_limits_hold_for_their_account_and_model_only():
     assert served.limits_for("other", "gpt-4o") == Limits(rpm=9)
 
 
-def test_what_somebody_wrote_for_the_account_stays():
+def test_limits_configured_for_the_account_stay():
     written = settings({"rpm": 60, "models": {"gpt-4o": {"tpm": 1000}}})
     assert written.limits_for("acme", "gpt-4o") == Limits(rpm=60, tpm=1000)  # looked up before, and not remembered
     rows = [row("gpt-4o", 500, 30_000, max_requests_per_1_day=7), row("gpt-4.1", 500, 40_000)]
@@ -59,7 +59,7 @@ def test_new_limits_take_the_place_of_older_ones():
     assert with_imported(written, {"acme": [row("gpt-4o", 700)]}).limits_for("acme", "gpt-4o").rpm == 700
 
 
-def test_the_fragment_is_what_the_configuration_understands():
+def test_the_fragment_is_valid_configuration():
     written = settings({"project": "proj_A"})
     text = fragment(written, {"acme": [row("gpt-4o", 500, 30_000), row("gpt-4.1", 60)]})
     document = yaml.safe_load(text)
@@ -69,7 +69,7 @@ def test_the_fragment_is_what_the_configuration_understands():
     assert pasted.limits_for("acme", "gpt-4.1") == Limits(rpm=60)
 
 
-def test_workers_are_told_limits_and_neither_admin_keys_nor_logins():
+def test_workers_get_limits_and_neither_admin_keys_nor_logins():
     written = settings(
         {"session_key": "sess-canary0000000"}, admin_keys=[{"organization": "a", "secret": "sk-admin-canary0000"}]
     )

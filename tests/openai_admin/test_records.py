@@ -1,11 +1,11 @@
-"""The supervisor's hourly round: what OpenAI said is kept for everybody, and imported limits are handed on."""
+"""The supervisor's hourly round: what OpenAI reports is stored for all, and imported limits are passed on."""
 
 from __future__ import annotations
 
 import pytest
 import structlog
 from quotapool.app.openai_sync import OpenAISync
-from quotapool.openai_admin.collect import Inquiry
+from quotapool.openai_admin.collect import Collector
 from quotapool.openai_admin.records import OpenAIRecords
 from quotapool.settings import Settings
 from quotapool.store.store import connect
@@ -22,10 +22,10 @@ class Api:
     def __init__(self) -> None:
         self.rpm = 500
         self.down = False
-        self.asked = 0
+        self.requests = 0
 
     def answer(self, path):
-        self.asked += 1
+        self.requests += 1
         if self.down:
             return 403, refusal("Missing scopes: api.management.read.")
         if path.endswith("rate_limits"):
@@ -39,7 +39,7 @@ class Api:
 
 @pytest.fixture
 async def round_of(valkey_url, aiohttp_server):
-    """round_of(settings...) -> (api, one round, the sync, how often limits moved, the records)."""
+    """round_of(settings...) -> (api, one round, the sync, how often limits changed, the records)."""
     import aiohttp
     from aiohttp import web
 
@@ -60,62 +60,62 @@ async def round_of(valkey_url, aiohttp_server):
             settings = Settings.model_validate({"upstream": str(server.make_url("")), "keys": [KEY], **options})
             moved: list[int] = []
             sync = OpenAISync(store, lambda: settings, lambda: moved.append(1))
-            inquiry = Inquiry(http)
-            return api, sync, inquiry, settings, moved, OpenAIRecords(store, settings.pool)
+            collector = Collector(http)
+            return api, sync, collector, settings, moved, OpenAIRecords(store, settings.pool)
 
         yield begin
     await store.close()
 
 
-async def test_limits_hold_from_when_they_are_told_and_follow_each_change(round_of):
-    api, sync, inquiry, settings, moved, _ = round_of(import_limits=True)
-    assert sync.with_imported_limits(settings).limits_for("acme", "gpt-4o").rpm is None
-    assert await sync.ask(inquiry)
-    assert sync.with_imported_limits(settings).limits_for("acme", "gpt-4o").rpm == 500
-    await sync.ask(inquiry)
+async def test_limits_apply_once_they_are_read_and_follow_each_change(round_of):
+    api, sync, collector, settings, moved, _ = round_of(import_limits=True)
+    assert sync.over(settings).limits_for("acme", "gpt-4o").rpm is None
+    assert await sync.ask(collector)
+    assert sync.over(settings).limits_for("acme", "gpt-4o").rpm == 500
+    await sync.ask(collector)
     assert moved == [1]  # nothing new
     api.rpm = 50
-    await sync.ask(inquiry)
+    await sync.ask(collector)
     assert moved == [1, 1]
-    assert sync.with_imported_limits(settings).limits_for("acme", "gpt-4o").rpm == 50
+    assert sync.over(settings).limits_for("acme", "gpt-4o").rpm == 50
     # If the API goes away, the last limits stay.
     api.down = True
-    assert not await sync.ask(inquiry)
-    assert sync.with_imported_limits(settings).limits_for("acme", "gpt-4o").rpm == 50
+    assert not await sync.ask(collector)
+    assert sync.over(settings).limits_for("acme", "gpt-4o").rpm == 50
 
 
 async def test_limits_are_not_imported_unless_that_is_wanted(round_of):
-    _, sync, inquiry, settings, moved, records = round_of()
-    await sync.ask(inquiry)
+    _, sync, collector, settings, moved, records = round_of()
+    await sync.ask(collector)
     assert moved == []
-    assert sync.with_imported_limits(settings) is settings
+    assert sync.over(settings) is settings
     assert sync.key_ends == {"alpha": 1_900_000_000}
     keys, _ = await records.read()
     assert (keys["alpha"].name, keys["alpha"].expires_at) == ("backend", 1_900_000_000)
 
 
-async def test_an_account_that_no_longer_names_its_project_is_let_go(round_of):
-    _, sync, inquiry, settings, _, _ = round_of(import_limits=True)
-    await sync.ask(inquiry)
+async def test_an_account_that_no_longer_names_its_project_loses_its_imported_limits(round_of):
+    _, sync, collector, settings, _, _ = round_of(import_limits=True)
+    await sync.ask(collector)
     without = settings.model_copy(update={"accounts": {}})
-    assert sync.with_imported_limits(without).limits_for("acme", "gpt-4o").rpm is None
+    assert sync.over(without).limits_for("acme", "gpt-4o").rpm is None
 
 
 async def test_a_refusal_is_logged_once(round_of):
-    api, sync, inquiry, _, _, _ = round_of()
+    api, sync, collector, _, _, _ = round_of()
     api.down = True
     with structlog.testing.capture_logs() as logs:
-        assert not await sync.ask(inquiry)
-        asked = api.asked
-        assert await sync.ask(inquiry)
-    assert api.asked == asked
+        assert not await sync.ask(collector)
+        requests = api.requests
+        assert await sync.ask(collector)
+    assert api.requests == requests
     problems = [line["problem"] for line in logs]
-    assert len(problems) == asked
+    assert len(problems) == requests
     assert all("lacks the permission api.management.read" in problem for problem in problems)
     assert not any("canary" in problem for problem in problems)
 
 
-async def test_without_admin_keys_and_logins_nobody_is_asked(round_of):
-    api, sync, inquiry, _, _, _ = round_of(admin_keys=[])
-    assert await sync.ask(inquiry)
-    assert api.asked == 0
+async def test_without_admin_keys_and_logins_nothing_is_read(round_of):
+    api, sync, collector, _, _, _ = round_of(admin_keys=[])
+    assert await sync.ask(collector)
+    assert api.requests == 0

@@ -62,7 +62,7 @@ async def test_more_ambiguous_deaths_than_allowed_within_a_minute_only_make_susp
     assert await states(one) == [State.REMOVED] * 3 + [State.SUSPECT] * 3
     assert len(await events(one, "brake")) == 1
     assert len(await events(one, "state")) == 6
-    assert await one.registry.stopped() == 3
+    assert await one.registry.removals_stopped() == 3
     stopped = (await one.registry.records())["k/3"]
     assert (stopped.reason, stopped.status) == ("http_401", 401)
     assert stopped.until == pytest.approx(stopped.since + 30)
@@ -129,7 +129,7 @@ async def test_an_alarm_that_is_no_change_comes_once_in_its_time_for_all_replica
     assert await other.registry.announce("policy", "nightly", {"reason": "bio_policy"}, every_s=60)
     assert [entry[b"field"] for entry in await events(one, "policy")] == [b"backend", b"nightly"]
     # and its end is told once, too.
-    assert await one.registry.end_announced("policy", "backend", {"to": "well"})
-    assert not await other.registry.end_announced("policy", "backend", {"to": "well"})
+    assert await one.registry.announce_end("policy", "backend", {"to": "well"})
+    assert not await other.registry.announce_end("policy", "backend", {"to": "well"})
     assert (await events(one, "policy"))[-1][b"to"] == b"well"
     assert await one.registry.announce("policy", "backend", {"reason": "bio_policy"}, every_s=60)

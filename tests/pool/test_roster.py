@@ -122,8 +122,8 @@ async def test_changes_in_quick_succession_all_arrive(started):
     await other.reserve("c1")
     for key in ("a1", "a2", "b1"):
         await one.ledger.registry.change_state(f"k/{key}", record(State.REMOVED), fingerprint=f"fp-{key}")
-        asyncio.get_running_loop().create_task(other.ledger.look())
-    await other.ledger.look()
+        asyncio.get_running_loop().create_task(other.ledger.heartbeat())
+    await other.ledger.heartbeat()
     await other.quiet()
     assert {key for key in other.roster.pool.keys if other.state(key) is State.REMOVED} == {"a1", "a2", "b1"}
 
@@ -158,7 +158,7 @@ async def test_an_idle_process_reminds_the_store_too(started):
     await one.ledger.registry.change_state("k/a1", record(State.REMOVED), fingerprint="fp-a1")
     await one.quiet()
     await one.store.client.flushall()
-    await one.ledger.look()
+    await one.ledger.heartbeat()
     await one.quiet()
     assert list(await one.ledger.registry.records()) == ["k/a1"]
 
@@ -167,10 +167,10 @@ async def test_all_processes_reminding_at_once_do_no_harm(started):
     several = [await started() for _ in range(4)]
     await several[0].ledger.registry.change_state("k/a1", record(State.REMOVED), fingerprint="fp-a1")
     for process in several:
-        await process.ledger.look()
+        await process.ledger.heartbeat()
         await process.quiet()
     await several[0].store.client.flushall()
-    await asyncio.gather(*(process.ledger.look() for process in several))
+    await asyncio.gather(*(process.ledger.heartbeat() for process in several))
     for process in several:
         await process.quiet()
     assert {process.ledger.epoch for process in several} == {several[0].ledger.epoch}

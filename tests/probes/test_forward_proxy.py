@@ -1,12 +1,12 @@
-"""What asks OpenAI's admin API goes through the forward proxy too, and keeps its login to itself."""
+"""Calls of OpenAI's admin API go through the forward proxy too, without showing its login."""
 
 from __future__ import annotations
 
 import aiohttp
 import msgspec
 import pytest
-from quotapool.openai_admin.collect import Inquiry, connector
-from quotapool.openai_admin.json_reader import NotTold
+from quotapool.openai_admin.collect import Collector, connector
+from quotapool.openai_admin.json_reader import NoAnswer
 from quotapool.settings import Settings, from_wire
 
 from tests.fakes.certificates import Authority, server_context
@@ -24,16 +24,16 @@ def settings(port: int, proxy: str) -> Settings:
 
 
 async def no_pause(_seconds: float) -> None:
-    """Between two tries."""
+    """The pause between two attempts."""
 
 
 async def projects(options: Settings, authority: Authority) -> int:
     async with aiohttp.ClientSession(connector=connector(authority.ca_file)) as http:
-        organisation = Inquiry(http, no_pause).organisation(options, options.admin_keys[0])
+        organisation = Collector(http, no_pause).organisation(options, options.admin_keys[0])
         return len(await organisation.projects())
 
 
-async def test_the_admin_api_is_asked_through_a_tunnel(tmp_path):
+async def test_the_admin_api_is_called_through_a_tunnel(tmp_path):
     authority, server = Authority.make(tmp_path), ScriptedServer(answering([OK]))
     port = await server.start(server_context(authority, tmp_path))
     async with ForwardProxy(login="jane:a-password").running() as proxy:
@@ -43,10 +43,10 @@ async def test_the_admin_api_is_asked_through_a_tunnel(tmp_path):
     assert proxy.tunnels == 1
 
 
-async def test_a_refused_login_is_told_without_it(tmp_path):
+async def test_a_refused_login_is_reported_without_showing_it(tmp_path):
     authority = Authority.make(tmp_path)
     async with ForwardProxy(login="jane:another").running() as proxy:
-        with pytest.raises(NotTold) as refused:
+        with pytest.raises(NoAnswer) as refused:
             await projects(settings(1, proxy.url("jane:a-password")), authority)
     assert "the forward proxy answers 407" in str(refused.value)
     assert "a-password" not in str(refused.value)

@@ -48,21 +48,21 @@ class Probes(Recorder):
 
 
 class Bench:
-    """A pool whose traffic stands still, and a prober beside it."""
+    """A pool without traffic, and a prober beside it."""
 
     def __init__(self, house: House) -> None:
         self.house = house
         self.probes = Probes()
-        self.calls = Calls(house.upstream, Credentials(house.secrets), lambda said: said)
-        self.book = SpendStore(house.store, house.settings.pool)
+        self.calls = Calls(house.upstream, Credentials(house.secrets), lambda body: body)
+        self.spend = SpendStore(house.store, house.settings.pool)
         self.prober = self.another()
 
     def another(self) -> Prober:
         h = self.house
-        return Prober(h.settings, h.sync, h.ledger, self.calls, self.probes, book=self.book, rng=random.Random(1))
+        return Prober(h.settings, h.roster, h.ledger, self.calls, self.probes, spend=self.spend, rng=random.Random(1))
 
     async def rests(self, key: str, state: State, reason: str, scope: Scope = Scope.KEY, **fields) -> None:
-        """As upstream's refusal would have it."""
+        """As after upstream's refusal."""
         kind = {State.SUSPECT: Kind.SUSPECT, State.QUARANTINED: Kind.MONEY, State.REMOVED: Kind.DEAD}[state]
         await self.house.health.found(Verdict(kind, reason, scope), self.candidate(key), status=401, request_id="")
 
@@ -70,14 +70,14 @@ class Bench:
         return self.house.roster.candidate(self.house.roster.pool.keys[key], "gpt-4o")
 
     async def passes(self, seconds: float) -> None:
-        """Time passes, and the prober looks once."""
+        """Time passes, and the prober probes what is due."""
         await move_time(self.house.ledger, seconds)
-        await self.house.sync.refresh()
-        await self.looks()
+        await self.house.roster.refresh()
+        await self.probe_due()
 
-    async def looks(self) -> None:
-        await self.prober.look()
-        await self.prober.settled()
+    async def probe_due(self) -> None:
+        await self.prober.probe_due()
+        await self.prober.wait_idle()
         await self.house.quiet()
 
     @property
@@ -101,7 +101,7 @@ async def bench(valkey_url):
 # ---- validity
 
 
-async def test_a_suspect_that_may_list_models_is_well_again_for_nothing(bench):
+async def test_a_suspect_that_may_list_models_is_active_again_at_no_cost(bench):
     pool = await bench()
     await pool.rests("a1", State.SUSPECT, "http_401")
     pool.house.upstream.otherwise = listing("gpt-4o")
@@ -134,7 +134,7 @@ async def test_a_second_401_at_a_call_that_any_key_may_make_removes(bench):
         pytest.param(fails("connect", sent=False), id="no connection"),
     ],
 )
-async def test_what_confirms_nothing_removes_nothing_and_is_tried_more_slowly(bench, answer):
+async def test_an_answer_that_confirms_nothing_removes_no_key_and_is_tried_more_slowly(bench, answer):
     pool = await bench()
     await pool.rests("a1", State.SUSPECT, "http_401")
     pool.house.upstream.otherwise = answer
@@ -173,34 +173,34 @@ async def test_a_topped_up_account_comes_back_with_all_its_keys_by_one_embedding
     # One answer was paid for: at most 8 tokens at $0.02 a million. A refusal costs nothing.
     assert 0 < await pool.prober.spent_today_usd() <= 8 * 0.02 / 1e6
     today = datetime.now(UTC).date()
-    spent = (await pool.book.totals("account", today, today + timedelta(days=1)))[today]["a"]
+    spent = (await pool.spend.totals("account", today, today + timedelta(days=1)))[today]["a"]
     assert 0 < spent.probes <= 160_000  # picodollars
     assert (spent.exact, spent.estimated) == (0, 0)
 
 
-async def test_where_embeddings_are_not_allowed_one_chat_token_of_the_cheapest_listed_model_proves_credit(bench):
+async def test_without_embeddings_one_chat_token_of_the_cheapest_listed_model_proves_credit(bench):
     pool = await bench()
     await pool.rests("a1", State.QUARANTINED, "insufficient_quota", Scope.ACCOUNT)
     pool.house.upstream.next(NOT_ALLOWED, listing("gpt-4o", "gpt-4o-mini", "whisper-1"), NO_CREDIT, CHATTED)
     await pool.passes(80)
     assert (pool.targets, pool.state("a1")) == ([EMBEDDINGS, MODELS, CHAT], "quarantined")
-    asked = json.loads(pool.house.upstream.sent[2].body)
-    assert (asked["model"], asked["max_completion_tokens"]) == ("gpt-4o-mini", 1)
-    # and it is remembered what works.
+    payload = json.loads(pool.house.upstream.sent[2].body)
+    assert (payload["model"], payload["max_completion_tokens"]) == ("gpt-4o-mini", 1)
+    # and the model that works is remembered.
     await pool.passes(160)
     assert (pool.targets[3:], pool.state("a1")) == ([CHAT], "active")
 
 
-async def test_traffic_that_was_quicker_spares_the_probe(bench):
+async def test_no_probe_is_made_if_traffic_was_faster(bench):
     pool = await bench()
     await pool.rests("a1", State.QUARANTINED, "insufficient_quota", Scope.ACCOUNT)
     record = (await pool.house.ledger.registry.records())["a/a"]
     await move_time(pool.house.ledger, record.until - record.since + 1)
-    await pool.house.sync.refresh()
-    await pool.looks()  # the first moments belong to traffic
+    await pool.house.roster.refresh()
+    await pool.probe_due()  # traffic comes first
     assert pool.targets == []
     await pool.house.ask()
-    await pool.looks()
+    await pool.probe_due()
     assert pool.targets == [CHAT]
     assert pool.probes.results == []
 
@@ -211,9 +211,9 @@ async def test_of_two_replicas_one_probes(bench):
     await pool.rests("a1", State.QUARANTINED, "insufficient_quota", Scope.ACCOUNT)
     pool.house.upstream.otherwise = NO_CREDIT
     await move_time(pool.house.ledger, 80)
-    await pool.house.sync.refresh()
-    await asyncio.gather(pool.prober.look(), other.look())
-    await asyncio.gather(pool.prober.settled(), other.settled())
+    await pool.house.roster.refresh()
+    await asyncio.gather(pool.prober.probe_due(), other.probe_due())
+    await asyncio.gather(pool.prober.wait_idle(), other.wait_idle())
     assert pool.targets == [EMBEDDINGS]
 
 
@@ -236,7 +236,7 @@ async def test_when_the_days_money_is_used_up_no_more_is_spent_but_free_calls_go
     assert pool.targets == [MODELS]
     assert sorted(pool.probes.results) == [("a1", "credit", "too_dear"), ("b1", "validity", "well")]
     assert pool.state("a1") == "quarantined"
-    # It is not told each second.
+    # It is not reported each second.
     await pool.passes(5)
     assert len(pool.probes.results) == 2
 
@@ -268,7 +268,7 @@ async def test_a_monthly_limit_is_not_tried_before_the_months_turn(bench):
 
 
 @pytest.mark.parametrize("by", [OPERATOR, WALLET])
-async def test_what_an_operator_or_the_wallet_took_out_is_not_probed(bench, by):
+async def test_a_key_stopped_by_an_operator_or_for_its_wallet_is_not_probed(bench, by):
     pool = await bench()
     state = State.DISABLED if by == OPERATOR else State.QUARANTINED
     await pool.house.ledger.registry.change_state("k/a1", Record(state, "said", 0.0, by=by), by=by, fingerprint="")
@@ -276,7 +276,7 @@ async def test_what_an_operator_or_the_wallet_took_out_is_not_probed(bench, by):
     assert pool.targets == []
 
 
-# ---- an operator asks
+# ---- an operator's probe
 
 
 async def test_an_operators_probe_needs_no_waiting_and_brings_a_paying_key_back(bench):
@@ -288,7 +288,7 @@ async def test_an_operators_probe_needs_no_waiting_and_brings_a_paying_key_back(
     assert pool.targets == [MODELS, EMBEDDINGS]
 
 
-async def test_an_operators_probe_says_what_was_found_and_acts_on_it(bench):
+async def test_an_operators_probe_reports_its_result_and_acts_on_it(bench):
     pool = await bench({"a": 2})
     pool.house.upstream.next(listing("gpt-4o"), LIMIT)
     verdict = await pool.prober.probe_now("a1")
@@ -308,7 +308,7 @@ async def test_a_key_removed_by_mistake_comes_back_when_an_operator_has_it_probe
     assert pool.state("a1") == "active"
 
 
-async def test_what_an_operator_said_outlasts_a_probe(bench):
+async def test_an_operators_state_outlasts_a_probe(bench):
     pool = await bench({"a": 2})
     ledger = pool.house.ledger
     for key, state in (("a1", State.DISABLED), ("a2", State.REMOVED)):
@@ -331,12 +331,12 @@ async def test_without_money_for_it_a_probe_that_proves_validity_lifts_no_quaran
     assert (pool.targets, pool.state("a1")) == ([MODELS], "quarantined")
 
 
-async def test_a_store_that_is_away_stops_no_prober(bench, monkeypatch):
+async def test_a_prober_goes_on_while_the_store_is_away(bench, monkeypatch):
     pool = await bench(store_patience=0.05)
     await pool.rests("a1", State.SUSPECT, "http_401")
     pool.house.upstream.otherwise = listing("gpt-4o")
     await move_time(pool.house.ledger, 45)
-    monkeypatch.setattr(prober_module, "_LOOK_S", 0.001)
+    monkeypatch.setattr(prober_module, "_EVERY_S", 0.001)
     lost, losses = connect("unix:///nonexistent.sock", timeout_s=0.1), pool.house.recorder.store_losses
     registry = pool.house.ledger.registry
     registry.store, real = lost, registry.store

@@ -77,7 +77,7 @@ async def test_a_store_that_lost_its_memory_hears_of_it_again(open_pool):
     await pool.ledger.look()
     await pool.sync._refreshing
     assert pool.roster.group_of(ODD) == FAMILY
-    assert await pool.ledger.registry.told_groups() == {ODD: FAMILY}
+    assert await pool.ledger.registry.learned_groups() == {ODD: FAMILY}
 
 
 async def test_a_snapshot_that_shares_its_aliass_limit_is_no_news(open_pool):
@@ -85,7 +85,7 @@ async def test_a_snapshot_that_shares_its_aliass_limit_is_no_news(open_pool):
     pool.upstream.next(shared(FAMILY, SNAPSHOT))
     await pool.ask(Client(chat_body(SNAPSHOT)))
     assert pool.recorder.groups == []
-    assert await pool.ledger.registry.told_groups() == {}
+    assert await pool.ledger.registry.learned_groups() == {}
 
 
 async def test_groups_that_somebody_wrote_win(open_pool):

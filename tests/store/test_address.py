@@ -1,4 +1,4 @@
-"""A store's URL is understood, or refused without showing what is in it."""
+"""A store URL is parsed, or refused without showing its content."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("url", "address"), UNDERSTOOD.items(), ids=list(UNDERSTOOD))
-def test_it_is_understood(url, address):
+def test_it_is_parsed(url, address):
     assert parse(url) == address
 
 
 @pytest.mark.parametrize(("url", "complaint"), REFUSED.items(), ids=list(REFUSED))
-def test_it_is_refused_and_says_why(url, complaint):
+def test_it_is_refused_and_the_error_says_why(url, complaint):
     with pytest.raises(ValueError, match=complaint):
         parse(url)
 
@@ -114,7 +114,7 @@ def test_a_refusal_never_shows_the_password(url):
         ("redis+cluster://:hunter2@a,b", "redis+cluster://a:6379,b:6379"),
     ],
 )  # fmt: skip
-def test_what_is_shown_has_no_credentials(url, shown):
+def test_the_description_has_no_credentials(url, shown):
     address = parse(url)
     assert address.describe() == shown
     assert "hunter2" not in repr(address)

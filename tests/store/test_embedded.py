@@ -1,4 +1,4 @@
-"""The embedded store keeps what it acknowledged, whoever is killed, and lets nobody else in."""
+"""The embedded store keeps what it acknowledged, whichever process is killed, and lets nobody else in."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ async def test_an_orphan_of_a_killed_supervisor_is_adopted_with_its_data_and_wat
         # I expect the same process, the same data
         assert pid_of(state_dir) == orphan
         assert await store.client.get("level") == b"7"
-        # and a new server when the adopted one dies
+        # and a new server when the adopted one exits
         os.kill(orphan, signal.SIGKILL)
         await answering(store, within_s=2)
         assert pid_of(state_dir) != orphan
@@ -142,7 +142,7 @@ async def test_an_orphan_of_a_killed_supervisor_is_adopted_with_its_data_and_wat
 
 
 async def test_an_orphan_that_hangs_is_replaced(state_dir, monkeypatch):
-    monkeypatch.setattr("quotapool.store.embedded._SILENT_S", 0.2)
+    monkeypatch.setattr("quotapool.store.embedded._ORPHAN_READY_S", 0.2)
     supervisor = subprocess.Popen([sys.executable, "-c", SUPERVISOR, state_dir], stdout=subprocess.PIPE, text=True)
     supervisor.stdout.readline()
     orphan = pid_of(state_dir)
@@ -179,7 +179,7 @@ async def test_a_damaged_record_does_not_prevent_the_start(state_dir, content):
         await store.ping()
 
 
-async def test_a_second_supervisor_is_refused_and_told_who_is_there(state_dir):
+async def test_a_second_supervisor_is_refused_and_the_error_names_the_first(state_dir):
     async with running(state_dir) as (_, store):
         with pytest.raises(StateDirBusy, match=str(os.getpid())) as refusal:
             await EmbeddedValkey(state_dir, log=LOG).start()
@@ -196,7 +196,7 @@ async def test_stop_ends_the_server_by_sigterm_and_leaves_no_socket(state_dir):
 
     assert not is_alive(pid)
     assert not socket.parent.exists()
-    assert "Received SIGTERM" in (state_dir / "valkey.log").read_text()  # its own words for an orderly end
+    assert "Received SIGTERM" in (state_dir / "valkey.log").read_text()  # logged at an orderly end
     assert attach_url(state_dir) is None
 
 
@@ -288,7 +288,7 @@ def test_the_socket_path_is_short_and_different_for_each_state_directory(tmp_pat
     other.parent.rmdir()
 
 
-def test_a_runtime_directory_that_somebody_planted_is_refused(state_dir, tmp_path):
+def test_a_runtime_directory_that_is_not_ours_alone_is_refused(state_dir, tmp_path):
     place = runtime_dir.socket_path(state_dir).parent
     place.rmdir()
     place.symlink_to(tmp_path)
@@ -317,7 +317,7 @@ async def test_a_command_attaches_to_the_running_server_and_else_runs_its_own(st
         store = connect(url)
         await store.client.set("noted", "1")
         await store.close()
-        assert attach_url(state_dir) is None  # a server that is about to stop is nothing to lean on
+        assert attach_url(state_dir) is None  # it is about to stop
 
     async with running(state_dir) as (_, store):
         assert attach_url(state_dir) == f"unix://{json.loads((state_dir / 'valkey.json').read_text())['socket']}"
@@ -339,7 +339,7 @@ async def test_the_proxy_waits_for_a_command_to_finish(state_dir):
         await store.ping()
 
 
-async def test_a_damaged_file_is_reported_with_what_valkey_says(state_dir):
+async def test_a_damaged_file_is_reported_with_valkeys_log(state_dir):
     async with running(state_dir) as (_, store):
         await store.client.set("a", "1")
     (file,) = (state_dir / "valkey" / "appendonlydir").glob("*.incr.aof")

@@ -1,4 +1,4 @@
-"""The line to the store: greets, asks and is answered whatever the pieces, and never takes one answer for another."""
+"""The RESP connection: sets itself up, reads replies in any pieces, and never takes one reply for another."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def line_to(talk: Talk, tmp_path, timeout_s: float = 5.0) -> AsyncIterator[RespConnection]:
-    """A line to a server that does `talk`."""
+async def connected_to(talk: Talk, tmp_path, timeout_s: float = 5.0) -> AsyncIterator[RespConnection]:
+    """A connection to a server that does `talk`."""
 
     async def serve(reader, writer):
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -25,14 +25,14 @@ async def line_to(talk: Talk, tmp_path, timeout_s: float = 5.0) -> AsyncIterator
         writer.close()
 
     server = await asyncio.start_unix_server(serve, tmp_path / "s")
-    line = RespConnection(parse(f"unix://{tmp_path}/s"), timeout_s)
+    connection = RespConnection(parse(f"unix://{tmp_path}/s"), timeout_s)
     async with server:
-        yield line
-        line.close()
+        yield connection
+        connection.close()
 
 
 @pytest.mark.parametrize(
-    ("said", "heard"),
+    ("sent", "read"),
     [
         (b"$3\r\na\r\n\r\n", b"a\r\n"),
         (b":12\r\n", 12),
@@ -41,21 +41,21 @@ async def line_to(talk: Talk, tmp_path, timeout_s: float = 5.0) -> AsyncIterator
         (b"*2\r\n$1\r\nx\r\n*1\r\n:1\r\n", [b"x", [1]]),
     ],
 )
-async def test_an_answer_is_the_same_in_one_piece_and_in_single_bytes(tmp_path, said, heard):
+async def test_a_reply_is_the_same_in_one_piece_and_in_single_bytes(tmp_path, sent, read):
     async def talk(reader, writer):
-        for pieces in ([said], [said[n : n + 1] for n in range(len(said))]):
+        for pieces in ([sent], [sent[n : n + 1] for n in range(len(sent))]):
             await reader.readuntil(b"PING\r\n")
             for piece in pieces:
                 writer.write(piece)
                 await writer.drain()
                 await asyncio.sleep(0)
 
-    async with line_to(talk, tmp_path) as line:
-        assert await line.call(b"PING") == heard
-        assert await line.call(b"PING") == heard
+    async with connected_to(talk, tmp_path) as connection:
+        assert await connection.call(b"PING") == read
+        assert await connection.call(b"PING") == read
 
 
-async def test_words_arrive_as_they_are_whatever_bytes_they_hold(tmp_path):
+async def test_arguments_arrive_as_they_are_whatever_bytes_they_contain(tmp_path):
     seen: list[bytes] = []
 
     async def talk(reader, writer):
@@ -63,12 +63,12 @@ async def test_words_arrive_as_they_are_whatever_bytes_they_hold(tmp_path):
         writer.write(b"+OK\r\n")
         await reader.read()
 
-    async with line_to(talk, tmp_path) as line:
-        await line.call(b"SET", b"\x00\r\n$", b"")
+    async with connected_to(talk, tmp_path) as connection:
+        await connection.call(b"SET", b"\x00\r\n$", b"")
     assert seen == [b"*3\r\n$3\r\nSET\r\n$4\r\n\x00\r\n$\r\n$0\r\n\r\n"]
 
 
-async def test_a_no_is_told_and_the_connection_stays(tmp_path):
+async def test_an_error_reply_is_raised_and_the_connection_stays(tmp_path):
     connections = 0
 
     async def talk(reader, writer):
@@ -80,15 +80,15 @@ async def test_a_no_is_told_and_the_connection_stays(tmp_path):
         writer.write(b"+OK\r\n")
         await reader.read()
 
-    async with line_to(talk, tmp_path) as line:
+    async with connected_to(talk, tmp_path) as connection:
         with pytest.raises(ErrorReply, match=r"^OOM "):
-            await line.call(b"A")
-        assert await line.call(b"B") == b"OK"
+            await connection.call(b"A")
+        assert await connection.call(b"B") == b"OK"
     assert connections == 1
 
 
-@pytest.mark.parametrize("said", [b"", b"$5\r\nab", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+OK\r\n+MORE\r\n"])
-async def test_what_breaks_off_or_is_no_answer_ends_the_connection_and_the_next_call_makes_a_new_one(tmp_path, said):
+@pytest.mark.parametrize("sent", [b"", b"$5\r\nab", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+OK\r\n+MORE\r\n"])
+async def test_what_breaks_off_or_is_no_reply_closes_the_connection_and_the_next_call_opens_a_new_one(tmp_path, sent):
     connections = 0
 
     async def talk(reader, writer):
@@ -98,43 +98,43 @@ async def test_what_breaks_off_or_is_no_answer_ends_the_connection_and_the_next_
         if connections > 1:
             writer.write(b"+fine\r\n")
             await reader.read()
-        writer.write(said)
+        writer.write(sent)
 
-    async with line_to(talk, tmp_path) as line:
-        if said.startswith(b"+OK"):
-            assert await line.call(b"Q") == b"OK"
+    async with connected_to(talk, tmp_path) as connection:
+        if sent.startswith(b"+OK"):
+            assert await connection.call(b"Q") == b"OK"
             await asyncio.sleep(0)
         else:
             with pytest.raises(RespBroken) as broken:
-                await line.call(b"Q")
+                await connection.call(b"Q")
             assert (broken.value.reason, broken.value.sent) == ("closed", True)
-        assert await line.call(b"Q") == b"fine"
+        assert await connection.call(b"Q") == b"fine"
     assert connections == 2
 
 
-async def test_a_caller_that_leaves_takes_the_connection_with_it(tmp_path):
-    asked = asyncio.Event()
+async def test_a_cancelled_call_closes_the_connection(tmp_path):
+    received = asyncio.Event()
 
     async def talk(reader, writer):
         await reader.readuntil(b"Q\r\n")
-        asked.set()
+        received.set()
         await reader.read()
 
-    async with line_to(talk, tmp_path) as line:
-        call = asyncio.create_task(line.call(b"Q"))
-        await asked.wait()
+    async with connected_to(talk, tmp_path) as connection:
+        call = asyncio.create_task(connection.call(b"Q"))
+        await received.wait()
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        asked.clear()
-        again = asyncio.create_task(line.call(b"Q"))
-        await asked.wait()  # on a new connection: the old one reads no more
+        received.clear()
+        again = asyncio.create_task(connection.call(b"Q"))
+        await received.wait()  # on a new connection: the old one reads no more
         again.cancel()
         with pytest.raises(asyncio.CancelledError):
             await again
 
 
-async def test_it_says_who_it_is_and_which_database_it_means(tmp_path):
+async def test_it_logs_in_names_itself_and_selects_its_database(tmp_path):
     with running_valkey(tmp_path) as url:
         plain = RespConnection(parse(url), 5.0)
         await plain.call(b"CONFIG", b"SET", b"requirepass", b"pass word")
@@ -148,12 +148,12 @@ async def test_it_says_who_it_is_and_which_database_it_means(tmp_path):
         with pytest.raises(ErrorReply, match=r"^WRONGPASS") as refused:
             await wrong.call(b"PING")
         assert "hunter2" not in repr(refused.value)
-        for line in (plain, named, wrong):
-            line.close()
+        for connection in (plain, named, wrong):
+            connection.close()
 
 
 @pytest.mark.parametrize(
-    ("url", "has"),
+    ("url", "supported"),
     [
         ("unix:///tmp/s", True),
         ("redis://host", True),
@@ -162,5 +162,5 @@ async def test_it_says_who_it_is_and_which_database_it_means(tmp_path):
         ("redis+cluster://a", False),
     ],
 )
-def test_only_a_single_server_without_tls_has_a_line(url, has):
-    assert RespConnection.leads_to(parse(url)) is has
+def test_only_a_single_server_without_tls_is_supported(url, supported):
+    assert RespConnection.supports(parse(url)) is supported

@@ -1,4 +1,4 @@
-"""A command reaches the store at most once, ends in time, and its failure says whether it may have run."""
+"""A command reaches the store at most once, ends in time, and its failure tells whether it may have run."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def serving(command: list[str], port: int, log: Path):
         stop_valkey(process)
 
 
-async def test_a_script_the_server_does_not_know_is_brought_along_and_runs_once(valkey):
+async def test_a_script_that_the_server_does_not_know_is_sent_and_runs_once(valkey):
     async with connected(valkey[1]) as store:
         assert await store.evalsha_batch(COUNT, "{pool}:n", b"5") == b"5"
         assert await store.evalsha_batch(COUNT, "{pool}:n", b"1") == b"6"
@@ -83,8 +83,8 @@ async def test_any_number_of_keys_and_arguments_goes_to_a_script(valkey):
         ]  # fmt: skip
 
 
-async def test_a_lost_answer_is_not_asked_for_again(tmp_path):
-    # Given a server that takes the command and closes the connection without an answer
+async def test_a_command_whose_reply_is_lost_is_not_repeated(tmp_path):
+    # Given a server that takes the command and closes the connection without a reply
     seen: list[bytes] = []
 
     async def swallow(reader, writer):
@@ -97,13 +97,13 @@ async def test_a_lost_answer_is_not_asked_for_again(tmp_path):
         # If a script is run
         with pytest.raises(StoreLost) as lost:
             await store.evalsha_batch(COUNT, "{pool}:n", b"1")
-    # I expect it to be said that it may have run, and to have been sent once
+    # I expect an error that tells that it may have run, and one command
     assert lost.value.sent
     assert lost.value.reason == "closed"
     assert sum(data.count(b"EVALSHA") for data in seen) == 1
 
 
-async def test_a_silent_server_costs_one_deadline_and_its_connection(valkey):
+async def test_a_server_that_does_not_answer_costs_one_deadline_and_its_connection(valkey):
     process, url = valkey
     async with connected(url, timeout_s=0.1) as store:
         os.kill(process.pid, signal.SIGSTOP)
@@ -121,7 +121,7 @@ async def test_a_silent_server_costs_one_deadline_and_its_connection(valkey):
         assert lost.value.sent
         os.kill(process.pid, signal.SIGCONT)
 
-        # The late answer must not become the answer to the next question.
+        # The late reply must not become the reply to the next command.
         assert await store.evalsha_batch(COUNT, "{pool}:n", b"1000") == str(before + 1100).encode()
 
 
@@ -135,10 +135,10 @@ async def test_ordinary_commands_have_the_same_deadline_and_drop_the_connection_
         os.kill(process.pid, signal.SIGCONT)
         assert await store.client.echo("mine") == b"mine"
         assert await store.client.client_id() != number
-        assert await store.client.get("n") == b"1"  # done once, though its answer was lost
+        assert await store.client.get("n") == b"1"  # done once, though its reply was lost
 
 
-async def test_a_caller_that_leaves_does_not_leave_its_answer_to_another(valkey):
+async def test_the_reply_to_a_cancelled_call_is_not_given_to_another(valkey):
     process, url = valkey
     async with connected(url, timeout_s=5) as store:
         assert await store.evalsha_batch(COUNT, "n", b"1") == b"1"
@@ -154,7 +154,7 @@ async def test_a_caller_that_leaves_does_not_leave_its_answer_to_another(valkey)
         assert await store.client.get("n") == b"2"
 
 
-async def test_where_nobody_listens_nothing_was_sent(tmp_path):
+async def test_if_nobody_listens_nothing_was_sent(tmp_path):
     async with connected(f"unix://{tmp_path}/nobody") as store:
         with pytest.raises(StoreLost) as lost:
             await store.evalsha_batch(COUNT, "n", b"1")
@@ -163,7 +163,7 @@ async def test_where_nobody_listens_nothing_was_sent(tmp_path):
             await store.ping()
 
 
-async def test_a_server_that_came_back_is_used_at_once_though_old_connections_are_dead(tmp_path):
+async def test_a_server_that_came_back_is_used_at_once_though_old_connections_are_closed(tmp_path):
     process, url = start_valkey(tmp_path)
     async with connected(url) as store:
         await asyncio.gather(*(store.ping() for _ in range(5)))
@@ -227,7 +227,7 @@ async def test_a_broken_script_is_a_bug_not_an_outage(valkey):
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
-async def test_a_server_that_evicts_is_refused_and_told_what_to_set(valkey, policy):
+async def test_a_server_that_evicts_is_refused_and_the_error_names_the_setting(valkey, policy):
     async with connected(valkey[1]) as store:
         assert (await verify(store)).eviction == "noeviction"
         await store.client.config_set("maxmemory-policy", policy)
@@ -278,8 +278,8 @@ async def test_tls_is_verified_against_the_named_authority(real_redis, tmp_path)
             assert await store.evalsha_batch(COUNT, "n", b"1") == b"2"
 
 
-async def test_a_sentinel_leads_to_the_master_even_if_the_first_one_named_is_dead(tmp_path):
-    port, watch, dead = free_port(), free_port(), free_port()
+async def test_a_sentinel_names_the_master_even_if_the_first_sentinel_is_down(tmp_path):
+    port, watch, down = free_port(), free_port(), free_port()
     (tmp_path / "sentinel.conf").write_text(
         f"port {watch}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor main 127.0.0.1 {port} 1\n"
     )
@@ -288,7 +288,7 @@ async def test_a_sentinel_leads_to_the_master_even_if_the_first_one_named_is_dea
     async with (
         serving(server, port, tmp_path / "server.log"),
         serving(sentinel, watch, tmp_path / "sentinel.log"),
-        connected(f"redis+sentinel://127.0.0.1:{dead},127.0.0.1:{watch}/main/2") as store,
+        connected(f"redis+sentinel://127.0.0.1:{down},127.0.0.1:{watch}/main/2") as store,
     ):
         await found(store)
         assert await store.evalsha_batch(COUNT, "n", b"1") == b"1"
@@ -306,7 +306,7 @@ async def test_in_a_cluster_a_script_goes_to_the_node_that_holds_its_pool(tmp_pa
         async with connected(f"redis://127.0.0.1:{port}") as node:
             await node.client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
         async with connected(f"redis+cluster://127.0.0.1:{port}", timeout_s=1) as store:
-            await found(store, within_s=5)  # a node waits two seconds before it calls itself able
+            await found(store, within_s=5)  # a node waits two seconds before it serves
             assert await store.evalsha_batch(COUNT, "{pool}:n", b"4") == b"4"
             assert await store.evalsha_batch(COUNT, "{pool}:n", b"1") == b"5"
             assert (await verify(store)).eviction == "noeviction"
@@ -332,11 +332,11 @@ async def test_a_task_that_is_cancelled_in_the_middle_of_a_command_ends(valkey, 
     async with connected(valkey[1]) as store:
         await store.ping()
 
-        async def ask_for_ever() -> None:
+        async def read_forever() -> None:
             while True:
                 await store.guard(store.client.get("n"))
 
-        task = asyncio.create_task(ask_for_ever())
+        task = asyncio.create_task(read_forever())
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()

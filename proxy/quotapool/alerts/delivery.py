@@ -1,4 +1,4 @@
-"""The courier: carries alerts to every target in the background, in digests, with patience; it blocks nobody."""
+"""Delivers alerts to every target in the background: in digests, with retries, without delaying the caller."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from quotapool.domain.alert import Alert, AlertKind
 from quotapool.settings.alerts import AlertTarget
 
 _log = structlog.get_logger()
-_SETTLE_S: Final = 3.0  # what comes within this time is one message
-_MOST_WAITING: Final = 1_000  # alerts of one target; the oldest are dropped
+_DIGEST_S: Final = 3.0  # alerts within this time become one message
+_MOST_QUEUED: Final = 1_000  # alerts of one target; the oldest are dropped
 _FIRST_PAUSE_S: Final = 2.0
 _LONGEST_PAUSE_S: Final = 60.0
 _GIVE_UP_S: Final = 900.0
@@ -28,8 +28,8 @@ _GIVE_UP_S: Final = 900.0
 Pause = Callable[[float], Awaitable[None]]
 
 
-class Carrier(Protocol):
-    """Takes one message somewhere."""
+class Channel(Protocol):
+    """Delivers one message."""
 
     async def deliver(self, message: Message) -> None:
         """Raises NotDelivered."""
@@ -37,10 +37,10 @@ class Carrier(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to tell, and what. `kinds`: none means all."""
+    """Where to deliver alerts, and which. `kinds`: empty means all."""
 
     name: str
-    carrier: Carrier
+    channel: Channel
     kinds: frozenset[AlertKind] = frozenset()
 
     def wants(self, alert: Alert) -> bool:
@@ -48,7 +48,7 @@ class Target:
 
 
 def targets_of(written: Sequence[AlertTarget], ca_file: str | None = None) -> tuple[list[Target], list[str]]:
-    """The targets that can be used, and in words what is wrong with the others. Without a name: `slack-2` and such."""
+    """The usable targets, and a description of what is wrong with each other one. Default names are like `slack-2`."""
     found: list[Target] = []
     problems: list[str] = []
     for n, target in enumerate(written, start=1):
@@ -60,24 +60,24 @@ def targets_of(written: Sequence[AlertTarget], ca_file: str | None = None) -> tu
         try:
             if is_webhook(url):
                 tls = ssl.create_default_context(cafile=ca_file) if ca_file else None
-                carrier: Carrier = Webhook(url, secret, tls=tls)
+                channel: Channel = Webhook(url, secret, tls=tls)
             else:
-                carrier = Service(url, secret)
+                channel = Service(url, secret)
         except (ValueError, OSError) as error:
             problems.append(f"alerts.targets[{n - 1}] ({name}): {error}")
             continue
-        found.append(Target(name, carrier, frozenset(target.kinds)))
+        found.append(Target(name, channel, frozenset(target.kinds)))
     return found, problems
 
 
 @dataclass(slots=True)
-class _Line:
-    waiting: deque[Alert] = field(default_factory=lambda: deque(maxlen=_MOST_WAITING))
-    came: asyncio.Event = field(default_factory=asyncio.Event)
+class _Queue:
+    alerts: deque[Alert] = field(default_factory=lambda: deque(maxlen=_MOST_QUEUED))
+    filled: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class AlertDelivery:
-    """One line and one task for each target. `count(target, result)`: sent, failed or dropped, for metrics."""
+    """One queue and one task for each target. `count(target, result)`: sent, failed or dropped, for metrics."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class AlertDelivery:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool = pool
-        self._lines = {target.name: (target, _Line()) for target in targets}
+        self._queues = [(target, _Queue()) for target in targets]
         self._clean = clean
         self._count = count
         self._pause = pause
@@ -98,7 +98,7 @@ class AlertDelivery:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._carry(target, line)) for target, line in self._lines.values()]
+        self._tasks = [asyncio.create_task(self._run(target, queue)) for target, queue in self._queues]
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -106,32 +106,32 @@ class AlertDelivery:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def put(self, alert: Alert) -> None:
-        """Returns at once. Whatever a text brought along, known secrets leave it here."""
+        """Queue an alert for every target that wants it. Returns at once. Known secrets are removed from its text."""
         alert = replace(alert, text=self._clean(alert.text))
-        for target, line in self._lines.values():
+        for target, queue in self._queues:
             if target.wants(alert):
-                if len(line.waiting) == _MOST_WAITING:
+                if len(queue.alerts) == _MOST_QUEUED:
                     self._count(target.name, "dropped")
-                line.waiting.append(alert)
-                line.came.set()
+                queue.alerts.append(alert)
+                queue.filled.set()
 
-    async def _carry(self, target: Target, line: _Line) -> None:
+    async def _run(self, target: Target, queue: _Queue) -> None:
         while True:
-            await line.came.wait()
-            await self._pause(_SETTLE_S)
-            line.came.clear()
-            alerts = list(line.waiting)
-            line.waiting.clear()
+            await queue.filled.wait()
+            await self._pause(_DIGEST_S)
+            queue.filled.clear()
+            alerts = list(queue.alerts)
+            queue.alerts.clear()
             await self._deliver(target, compose(self._pool, alerts))
 
     async def _deliver(self, target: Target, message: Message) -> None:
-        """Until it is taken, refused for good, or too old. Meanwhile what comes new waits, and goes out as one."""
-        began, pause = self._clock(), _FIRST_PAUSE_S
+        """Retry until the message is taken, refused finally, or too old. New alerts wait, and become one message."""
+        started, pause = self._clock(), _FIRST_PAUSE_S
         while True:
             try:
-                await target.carrier.deliver(message)
+                await target.channel.deliver(message)
             except NotDelivered as problem:
-                if problem.final or self._clock() - began > _GIVE_UP_S:
+                if problem.final or self._clock() - started > _GIVE_UP_S:
                     self._count(target.name, "failed")
                     _log.warning("an alert was not delivered", target=target.name, problem=str(problem))
                     return

@@ -1,4 +1,4 @@
-"""From alerts to one message: each in full, or a digest where many came at once."""
+"""Composes one message from alerts: each in full, or a digest if many came at once."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import msgspec
 
 from quotapool.domain.alert import Alert, Severity
 
-IN_FULL: Final = 3  # alerts of one message that are told one by one
-_SHOWN: Final = 10  # of a digest
-_CARRIED: Final = 100  # in the JSON of a digest
+_IN_FULL: Final = 3  # a message of more alerts is a digest
+_SHOWN: Final = 10  # alerts in the text of a digest
+_MOST_IN_JSON: Final = 100  # alerts in the JSON of a digest
 _LONGEST: Final = 1_800  # characters: Discord takes 2,000, WeCom 2,048 bytes
 _ORDER: Final = [Severity.CRITICAL, Severity.WARNING, Severity.INFO]
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a target is given. `id` is the same for every try, so that a receiver can tell a repetition."""
+    """What is delivered to a target. `id` is the same for every attempt, so that a receiver can detect a repetition."""
 
     id: str
     pool: str
@@ -48,7 +48,7 @@ class Message:
 
 
 def compose(pool: str, alerts: Sequence[Alert]) -> Message:
-    """One message of `alerts`, which came within seconds of each other (at least one), the gravest first."""
+    """One message of `alerts`, which came within seconds of each other (at least one), the most severe first."""
     ordered = sorted(alerts, key=lambda alert: _ORDER.index(alert.severity))
     worst = ordered[0].severity
     if len(ordered) == 1:
@@ -56,15 +56,15 @@ def compose(pool: str, alerts: Sequence[Alert]) -> Message:
     else:
         counted = Counter(alert.kind.replace("_", " ") for alert in ordered)
         title = f"{len(ordered)} alerts: " + ", ".join(f"{n} {kind}" for kind, n in counted.most_common())
-    shown = ordered if len(ordered) <= IN_FULL else ordered[:_SHOWN]
+    shown = ordered if len(ordered) <= _IN_FULL else ordered[:_SHOWN]
     lines = [alert.text for alert in shown]
     if len(ordered) > len(shown):
         lines.append(f"… and {len(ordered) - len(shown)} more: quotapool check")
     text = "\n".join(lines)
     if len(text) > _LONGEST:
         text = text[: _LONGEST - 1] + "…"
-    carried = tuple(ordered[:_CARRIED])
-    return Message(secrets.token_hex(8), pool, f"[quotapool {pool}] {title}", text, worst, carried, len(ordered))
+    most = tuple(ordered[:_MOST_IN_JSON])
+    return Message(secrets.token_hex(8), pool, f"[quotapool {pool}] {title}", text, worst, most, len(ordered))
 
 
 def _row(alert: Alert) -> dict[str, Any]:

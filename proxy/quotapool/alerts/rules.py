@@ -1,4 +1,4 @@
-"""What is worth an alert, as pure rules: an event of the pool, a wallet, how many keys are left, an hour's spend."""
+"""Which conditions raise an alert, as pure rules: pool events, wallets, usable keys, spend of an hour or a day."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Final
 from quotapool.domain.alert import Alert, AlertKind, Severity
 from quotapool.domain.states import OPERATOR, WALLET, State
 from quotapool.domain.subject import Subject
-from quotapool.domain.wallet import PICO, Wallet
+from quotapool.domain.wallet import PICO, Wallet, usd
 
 _HOUR: Final = timedelta(hours=1)
-_SAME_HOURS: Final = 3  # so many days with this hour make a usual one
-_ANY_HOURS: Final = 6  # else so many hours of any kind
-_WORTH_TELLING: Final = PICO  # an hour below one dollar alarms nobody
-_ONE: Final = {
+_SAME_HOURS: Final = 3  # days with the same hour that make it a usual one
+_ANY_HOURS: Final = 6  # else, hours of any kind
+_LEAST_PER_HOUR: Final = PICO  # an hour that cost less than one dollar raises no alert
+_SINGLE: Final = {
     "brake": (
         AlertKind.BRAKE,
         Severity.CRITICAL,
@@ -34,34 +34,34 @@ _ONE: Final = {
         "OpenAI refuses what {subject} sends ({reason}). Repeated, it can cost an account its access.",
     ),
 }
-WELL: Final = "well"  # where an egress event leads when it is over
+WELL: Final = "well"  # the state in which an egress event ends
 
 
 def of_event(event: Mapping[str, str]) -> Alert | None:
-    """The alert that an entry of the pool's event stream deserves; None: an operator's own doing, or no news."""
+    """The alert for an entry of the pool's event stream; None: an operator's own action, or no alert."""
     at, kind = float(event.get("at") or 0), event.get("kind") or "state"
     details = {n: event[n] for n in ("reason", "status", "request_id", "by") if event.get(n) not in {None, "", "0"}}
     if kind == "state":
         return _of_state(event, at, details)
-    if kind not in _ONE:
+    if kind not in _SINGLE:
         return None
     if kind == "egress" and event.get("to") == WELL:
         return Alert(AlertKind.EGRESS, "pool", "OpenAI answers our network again.", at, Severity.INFO, WELL, details)
-    which, severity, words = _ONE[kind]
-    subject = f"client {event.get('field', '')}" if which is AlertKind.POLICY else "pool"
-    text = words.format(subject=subject, reason=event.get("reason") or "unknown")
-    return Alert(which, subject, text, at, severity, "", details)
+    alert_kind, severity, template = _SINGLE[kind]
+    subject = f"client {event.get('field', '')}" if alert_kind is AlertKind.POLICY else "pool"
+    text = template.format(subject=subject, reason=event.get("reason") or "unknown")
+    return Alert(alert_kind, subject, text, at, severity, "", details)
 
 
 def _of_state(event: Mapping[str, str], at: float, details: Mapping[str, str]) -> Alert | None:
     if event.get("by") == OPERATOR:
         return None
-    said, subject, reason, to = _said(event), in_words(Subject(event["field"])), event.get("reason", ""), event["to"]
+    quote, subject, reason, to = _quote(event), described(Subject(event["field"])), event.get("reason", ""), event["to"]
     if to == State.REMOVED:
-        text = f"{subject} was removed: {reason}.{said}"
+        text = f"{subject} was removed: {reason}.{quote}"
         return Alert(AlertKind.KEY_REMOVED, subject, text, at, Severity.CRITICAL, "", details)
     if to == State.QUARANTINED:
-        text = f"{subject} is out of money ({reason}) and comes back by itself once there is some.{said}"
+        text = f"{subject} is out of money ({reason}) and comes back by itself once there is some.{quote}"
         if event.get("by") == WALLET:
             text = f"{subject} was stopped at its limit ({reason}), before OpenAI refuses it."
         return Alert(AlertKind.KEY_QUARANTINED, subject, text, at, Severity.WARNING, "", details)
@@ -70,12 +70,12 @@ def _of_state(event: Mapping[str, str], at: float, details: Mapping[str, str]) -
     return None
 
 
-def in_words(subject: Subject) -> str:
-    """`k/alpha` is `key alpha`; what has no such form stands for itself."""
+def described(subject: Subject) -> str:
+    """`k/alpha` is `key alpha`; other texts are left as they are."""
     return f"{subject.kind} {subject.id}" if subject.kind is not None else subject.id
 
 
-def _said(event: Mapping[str, str]) -> str:
+def _quote(event: Mapping[str, str]) -> str:
     status, message = event.get("status", "0"), event.get("message", "")
     if not message:
         return ""
@@ -92,7 +92,7 @@ def too_few_keys(usable: int, total: int, least: int, at: float) -> Alert | None
 
 
 def headroom_low(model: str, dimension: str, share: float, at: float) -> Alert:
-    """`share` (0..1) of a budget of all usable accounts is left, and has been for long."""
+    """Only `share` (0..1) of a budget of all usable accounts has been left for a while."""
     text = f"{max(0.0, share):.0%} of the pool's {dimension} budget for {model} is left."
     return Alert(
         AlertKind.HEADROOM, f"model {model}", text, at, occasion=dimension, details={"left": round(max(0.0, share), 4)}
@@ -121,18 +121,18 @@ def of_wallets(
 
 
 def of_expiring_keys(expiries: Mapping[str, float], *, within: timedelta, now: datetime) -> Iterator[Alert]:
-    """Keys whose end (Unix seconds, by key id) comes `within` that time."""
-    for key, ends in expiries.items():
-        left = ends - now.timestamp()
+    """Keys whose expiry (Unix seconds, by key id) comes `within` that time."""
+    for key, expires_at in expiries.items():
+        left = expires_at - now.timestamp()
         if 0 < left <= within.total_seconds():
-            day = f"{datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M} UTC"
+            day = f"{datetime.fromtimestamp(expires_at, UTC):%Y-%m-%d %H:%M} UTC"
             text = f"key {key} expires on {day}: replace it before."
             yield Alert(AlertKind.EXPIRY, f"key {key}", text, now.timestamp(), occasion=day)
 
 
 def usual_hour(hours: Mapping[datetime, int], hour: datetime) -> int | None:
     """What the hour that begins at `hour` (UTC) usually costs: the median of the same hour of the last seven days, else
-    of all hours before it; None where there are too few. Hours before the first one known were before the pool."""
+    of all hours before it; None if there are too few. Hours before the first known one were before the pool existed."""
     first = min((h for h, spent in hours.items() if spent), default=None)
     if first is None:
         return None
@@ -145,11 +145,11 @@ def usual_hour(hours: Mapping[datetime, int], hour: datetime) -> int | None:
 
 
 def spends_fast(hours: Mapping[datetime, int], factor: float, now: datetime) -> Alert | None:
-    """The hour that runs, or the one just over, cost more than `factor` times its usual."""
+    """The current hour, or the one before, cost more than `factor` times its usual amount."""
     this = now.replace(minute=0, second=0, microsecond=0)
     for hour in (this, this - _HOUR):
         spent, usual = hours.get(hour, 0), usual_hour(hours, hour)
-        if usual is not None and spent >= _WORTH_TELLING and spent > factor * usual:
+        if usual is not None and spent >= _LEAST_PER_HOUR and spent > factor * usual:
             text = f"The pool spent ${usd(spent):.2f} in the hour from {hour:%H:%M} UTC; usual are ${usd(usual):.2f}."
             details = {"spent_usd": usd(spent), "usual_usd": usd(usual)}
             return Alert(AlertKind.SPEND_RATE, "pool", text, now.timestamp(), details=details)
@@ -167,21 +167,16 @@ def day_is_spent(spent: int, closed_until: float, now: datetime) -> Alert | None
 
 
 class Lasting:
-    """Lets a condition through once it has held for `seconds`: a minute's budget is often empty for a moment."""
+    """Passes a condition on once it has held for `seconds`: a minute's budget is often empty for a moment."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._since: dict[tuple[str, str], float] = {}
 
     def of(self, holding: Sequence[tuple[str, str]], at: float) -> list[tuple[str, str]]:
-        """Which of those that hold at `at` have held long enough. To be called every so often, with all that hold."""
+        """Which of those that hold at `at` have held long enough. To be called regularly, with all that hold."""
         self._since = {name: self._since.get(name, at) for name in holding}
         return [name for name, since in self._since.items() if at - since >= self._seconds]
-
-
-def usd(pico: int) -> float:
-    """Dollars, to the micro-dollar."""
-    return round(pico / PICO, 6)
 
 
 def _start(day: date) -> datetime:

@@ -1,4 +1,4 @@
-"""Chat services and e-mail, through the library `apprise`, which is imported only where such a target is configured."""
+"""Chat services and e-mail, through the library `apprise`, which is imported only if such a target is configured."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from quotapool.alerts.message import Message
 from quotapool.alerts.webhook import NotDelivered
 from quotapool.domain.alert import Severity
 
-_PATIENCE_S: Final = 30.0
+_TIMEOUT_S: Final = 30.0
 _LOGGER: Final = logging.getLogger("apprise")
 _STATUS: Final = re.compile(r"\berror[ =:]+(\d{3})\b")
 _TYPES: Final = {Severity.CRITICAL: "failure", Severity.WARNING: "warning", Severity.INFO: "info"}
-# Hosts of chat webhooks, as their services show the URLs: these are not our generic webhook.
+# Hosts of chat webhooks, as in the URLs that the services show: they are not our generic webhook.
 _CHATS: Final = {
     "hooks.slack.com": "slack",
     "discord.com": "discord",
@@ -30,7 +30,7 @@ _CHATS: Final = {
 
 
 def is_webhook(url: str) -> bool:
-    """Whether the URL takes our own JSON, and not some chat service's."""
+    """Whether the URL takes our own JSON, and not that of a chat service."""
     parts = urlsplit(url)
     return parts.scheme.lower() in {"http", "https"} and parts.hostname not in _CHATS
 
@@ -41,7 +41,7 @@ def service_of(url: str) -> str:
 
 
 def native(url: str, secret: str) -> str:
-    """The URL as apprise reads it. It knows most services' own URLs; these two it does not."""
+    """The URL in apprise's form. It reads most services' own URLs, but not these two."""
     parts = urlsplit(url)
     if parts.hostname == "oapi.dingtalk.com":
         token = parse_qs(parts.query).get("access_token", [""])[0]
@@ -52,12 +52,12 @@ def native(url: str, secret: str) -> str:
 
 
 class Service:
-    """One target that apprise knows. Raises ValueError where it does not know the URL."""
+    """A target that apprise supports. Raises ValueError if it does not know the URL."""
 
     def __init__(self, url: str, secret: str = "") -> None:
         import apprise
 
-        _LOGGER.propagate = False  # it writes URLs
+        _LOGGER.propagate = False  # it logs URLs
         asset = apprise.AppriseAsset(app_id="quotapool", app_desc="quotapool", app_url="", image_url_mask="")
         self._target: Any = apprise.Apprise.instantiate(native(url, secret), asset=asset, suppress_exceptions=True)
         if self._target is None:
@@ -66,30 +66,30 @@ class Service:
     async def deliver(self, message: Message) -> None:
         """Raises NotDelivered."""
         try:
-            async with asyncio.timeout(_PATIENCE_S):
-                answer = await asyncio.to_thread(self._notify, message)
+            async with asyncio.timeout(_TIMEOUT_S):
+                problem = await asyncio.to_thread(self._notify, message)
         except TimeoutError:
             raise NotDelivered("no answer in time") from None
-        if answer:
-            raise NotDelivered(answer)
+        if problem:
+            raise NotDelivered(problem)
 
     def _notify(self, message: Message) -> str:
-        """ "" or why not, in a thread: apprise blocks."""
-        ear = _Ear()
-        _LOGGER.addHandler(ear)
+        """Deliver in a thread, since apprise blocks; "", or why it failed."""
+        handler = _StatusHandler()
+        _LOGGER.addHandler(handler)
         try:
             taken = self._target.notify(title=message.title, body=message.text, notify_type=_TYPES[message.severity])
-        except Exception as error:  # noqa: BLE001 - a hundred services' code; none of it may end the courier
+        except Exception as error:  # noqa: BLE001 - a hundred services' code; none of it may end the delivery
             return f"failed ({type(error).__name__})"
         finally:
-            _LOGGER.removeHandler(ear)
+            _LOGGER.removeHandler(handler)
         if taken:
             return ""
-        return f"the service answered {ear.status}" if ear.status else "the service did not take it"
+        return f"the service answered {handler.status}" if handler.status else "the service did not take it"
 
 
-class _Ear(logging.Handler):
-    """Hears the HTTP status in what apprise logs, in this thread, and nothing else of it: it may name tokens."""
+class _StatusHandler(logging.Handler):
+    """Keeps the HTTP status from what apprise logs in this thread, and nothing else: the log may contain tokens."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

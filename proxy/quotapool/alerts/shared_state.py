@@ -1,9 +1,9 @@
-"""What all replicas share about alerts: who watches, how far the events are read, what was told already.
+"""What all replicas share about alerts: which of them watches, the last event that was read, recent alerts.
 
-Stored, all with a tag of their own since they are no part of the request path's transactions:
-  qp:{<pool>:alerts}:watch          who watches, with expiry: one replica at a time reads events and looks at the pool
-  qp:{<pool>:alerts}:cursor         id of the last event read
-  qp:{<pool>:alerts}:told:<mark>    exists while this alert is not to be told again
+Stored, with a hash tag of its own since it is no part of the request path's transactions:
+  qp:{<pool>:alerts}:watch          the replica that watches, with expiry: one at a time reads events, checks the pool
+  qp:{<pool>:alerts}:cursor         id of the last event that was read
+  qp:{<pool>:alerts}:told:<mark>    exists while this alert is not to be repeated
 Read: qp:{<pool>}:events (`ledger/lua/state.lua`).
 """
 
@@ -15,8 +15,7 @@ from typing import Any, Final
 
 from quotapool.alerts.rules import WELL
 from quotapool.domain.alert import Alert, AlertKind
-from quotapool.ledger.messages import text_of
-from quotapool.store.store import Store
+from quotapool.store.store import Store, text_of
 
 _WATCH_MS: Final = 15_000
 _AT_ONCE: Final = 500  # events of one reading
@@ -26,7 +25,7 @@ _STATES: Final = (AlertKind.KEY_REMOVED, AlertKind.KEY_QUARANTINED, AlertKind.KE
 
 
 class SharedAlertState:
-    """The shared memory of alerts of one pool. Every method raises StoreLost where the store is away."""
+    """The shared state of one pool's alerts. Every method raises StoreLost while the store is away."""
 
     def __init__(self, store: Store, pool: str, owner: str) -> None:
         self._store = store
@@ -34,8 +33,8 @@ class SharedAlertState:
         self._events = f"qp:{{{pool}}}:events"
         self._owner = owner
 
-    async def watch(self) -> bool:
-        """Be the one who watches, or go on being it; False: another replica does."""
+    async def acquire_watch(self) -> bool:
+        """Become the replica that watches, or stay it; False: another one watches."""
         client, key = self._store.client, f"{self._prefix}:watch"
         if await self._store.guard(client.set(key, self._owner, nx=True, px=_WATCH_MS)):
             return True
@@ -43,53 +42,53 @@ class SharedAlertState:
             return False
         return bool(await self._store.guard(client.set(key, self._owner, xx=True, px=_WATCH_MS)))
 
-    async def leave(self) -> None:
+    async def release_watch(self) -> None:
         """Let another replica watch at once."""
         key = f"{self._prefix}:watch"
         if await self._text(key) == self._owner:
             await self._store.guard(self._store.client.delete(key))
 
-    async def begin(self) -> None:
-        """A pool that never told anything begins with what happens from now on."""
-        last = await self._ask(self._store.client.xrevrange(self._events, count=1)) or []
+    async def set_cursor(self) -> None:
+        """Alert only about events from now on, unless there is a cursor already."""
+        last = await self._call(self._store.client.xrevrange(self._events, count=1)) or []
         newest = text_of(last[0][0]) if last else "0-0"
         await self._store.guard(self._store.client.set(f"{self._prefix}:cursor", newest, nx=True))
 
-    async def forget(self) -> None:
-        """Nobody wants to be told: what happens until somebody does is no news then."""
+    async def clear_cursor(self) -> None:
+        """There is no target: what happens until there is one raises no alert."""
         await self._store.guard(self._store.client.delete(f"{self._prefix}:cursor"))
 
-    async def news(self) -> list[dict[str, str]]:
-        """The events that nobody has read yet, oldest first, at most some hundred at once."""
+    async def new_events(self) -> list[dict[str, str]]:
+        """The events that no replica has read yet, oldest first, at most 500 at once."""
         client, cursor = self._store.client, f"{self._prefix}:cursor"
         after = await self._text(cursor)
         if not after:
-            await self.begin()
+            await self.set_cursor()
             return []
-        found = await self._ask(client.xrange(self._events, f"({after}", "+", count=_AT_ONCE))
+        found = await self._call(client.xrange(self._events, f"({after}", "+", count=_AT_ONCE))
         if not found:
             return []
         await self._store.guard(client.set(cursor, text_of(found[-1][0])))
         return [{text_of(name): text_of(value) for name, value in fields.items()} for _, fields in found]
 
     async def _text(self, key: str) -> str:
-        return text_of(await self._ask(self._store.client.get(key)) or b"")
+        return text_of(await self._call(self._store.client.get(key)) or b"")
 
-    async def _ask(self, call: Awaitable[Any]) -> Any:
-        return await self._store.guard(call)
+    async def _call(self, command: Awaitable[Any]) -> Any:
+        return await self._store.guard(command)
 
     async def claim(self, alert: Alert, repeat_after_s: float) -> bool:
-        """Whether this alert is to be told now, and by us: True once in `repeat_after_s`, over all replicas."""
+        """Whether to deliver this alert now, and by this replica: True once in `repeat_after_s`, over all replicas."""
         client = self._store.client
-        for over in _undone(alert):
+        for over in _ended_by(alert):
             await self._store.guard(client.delete(f"{self._prefix}:told:{over.identity}"))
         rest_s = max(repeat_after_s, _DAY_S) if alert.kind in _ONCE_A_DAY else repeat_after_s
         key = f"{self._prefix}:told:{alert.identity}"
         return bool(await self._store.guard(client.set(key, "1", nx=True, px=max(1, int(rest_s * 1000)))))
 
 
-def _undone(alert: Alert) -> list[Alert]:
-    """What is over now that this is so: it may be told again when it comes again."""
+def _ended_by(alert: Alert) -> list[Alert]:
+    """The alerts whose condition ends with this one: they may be repeated when it comes again."""
     if alert.kind in _STATES:
         return [replace(alert, kind=kind) for kind in _STATES if kind is not alert.kind]
     if alert.kind is AlertKind.EGRESS:

@@ -1,4 +1,4 @@
-"""The watch: reads the pool's events and looks at its condition, in one replica at a time, and gives alerts out."""
+"""Raises alerts: reads the pool's events and checks its condition, in one replica at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HEADROOM_LASTS_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """The pool at one moment, as the supervisor knows it. Money in picodollars, ends of keys in Unix seconds."""
+    """The pool at one moment, as the supervisor knows it. Money in picodollars, expiry of keys in Unix seconds."""
 
     now: datetime
     wallets: Mapping[str, Wallet] = field(default_factory=dict)
@@ -27,28 +27,28 @@ class Condition:
     closed_until: float = 0.0
     hours: Mapping[datetime, int] = field(default_factory=dict)
     headroom: Mapping[tuple[str, str], float] = field(default_factory=dict)  # (model group, dimension) -> 0..1 left
-    key_ends: Mapping[str, float] = field(default_factory=dict)
+    key_expiries: Mapping[str, float] = field(default_factory=dict)
 
 
 class AlertWatch:
-    """`put` takes what is to be told, at once. `settings` may be replaced at any time."""
+    """`put` queues an alert for delivery. `settings` may be replaced at any time."""
 
-    def __init__(self, settings: Settings, board: SharedAlertState, pool: Pool, put: Callable[[Alert], None]) -> None:
+    def __init__(self, settings: Settings, state: SharedAlertState, pool: Pool, put: Callable[[Alert], None]) -> None:
         self.settings = settings
         self.put = put
-        self._board = board
+        self._state = state
         self._pool = pool
-        self._dry = rules.Lasting(_HEADROOM_LASTS_S)
+        self._empty = rules.Lasting(_HEADROOM_LASTS_S)
 
     async def read_events(self) -> int:
-        """Tell of what happened since the last reading; how many events there were. Raises StoreLost."""
-        events = await self._board.news()
-        await self._tell(alert for event in events if (alert := rules.of_event(event)) is not None)
+        """Raise alerts about the events since the last call; how many events there were. Raises StoreLost."""
+        events = await self._state.new_events()
+        await self._raise(alert for event in events if (alert := rules.of_event(event)) is not None)
         return len(events)
 
-    async def look(self, condition: Condition) -> None:
-        """Tell of what is so. Raises StoreLost."""
-        await self._tell(self._of(condition))
+    async def check(self, condition: Condition) -> None:
+        """Raise alerts about the present condition. Raises StoreLost."""
+        await self._raise(self._of(condition))
 
     def _of(self, seen: Condition) -> Iterable[Alert]:
         wanted, at = self.settings.alerts, seen.now.timestamp()
@@ -58,17 +58,17 @@ class AlertWatch:
         fast = rules.spends_fast(seen.hours, self.settings.spend.hour_alert_factor, seen.now)
         spent = rules.day_is_spent(seen.spent_today, seen.closed_until, seen.now)
         yield from (alert for alert in (few, fast, spent) if alert is not None)
-        dry = [name for name, share in seen.headroom.items() if share < wanted.min_headroom]
-        for model, dimension in self._dry.of(dry, at):
+        empty = [name for name, share in seen.headroom.items() if share < wanted.min_headroom]
+        for model, dimension in self._empty.of(empty, at):
             yield rules.headroom_low(model, dimension, seen.headroom[model, dimension], at)
         below = None if wanted.credit_below_usd is None else round(wanted.credit_below_usd * PICO)
         yield from rules.of_wallets(seen.wallets, below=below, within=within, now=seen.now)
-        yield from rules.of_expiring_keys(seen.key_ends, within=within, now=seen.now)
+        yield from rules.of_expiring_keys(seen.key_expiries, within=within, now=seen.now)
 
-    async def _tell(self, alerts: Iterable[Alert]) -> None:
+    async def _raise(self, alerts: Iterable[Alert]) -> None:
         """Each once in `repeat_after`, whichever replica noticed."""
         for alert in alerts:
-            if self._wanted(alert.kind) and await self._board.claim(alert, self.settings.alerts.repeat_after):
+            if self._wanted(alert.kind) and await self._state.claim(alert, self.settings.alerts.repeat_after):
                 self.put(alert)
 
     def _wanted(self, kind: AlertKind) -> bool:
@@ -78,9 +78,9 @@ class AlertWatch:
 def pool_headroom(
     pool: Pool, settings: Settings, buckets: Mapping[tuple[str, str], Bucket], now: float
 ) -> dict[tuple[str, str], float]:
-    """By (model group, dimension): the share of all usable accounts' budgets that is left, where limits are known."""
+    """By (model group, dimension): the share of all usable accounts' budgets that is left, if limits are known."""
     left: dict[tuple[str, str], float] = {}
-    whole: dict[tuple[str, str], float] = {}
+    full: dict[tuple[str, str], float] = {}
     for (name, group), bucket in buckets.items():
         account = pool.accounts.get(name)
         if account is None or not account.usable or max(bucket.learned) < 0:
@@ -90,7 +90,7 @@ def pool_headroom(
         for i, dimension in enumerate(DIMENSIONS):
             level = bucket.level(i)
             if level is not None:
-                place = group, dimension.value
-                left[place] = left.get(place, 0.0) + level
-                whole[place] = whole.get(place, 0.0) + bucket.limit(i, written)
-    return {place: left[place] / limit for place, limit in whole.items() if limit > 0}
+                budget = group, dimension.value
+                left[budget] = left.get(budget, 0.0) + level
+                full[budget] = full.get(budget, 0.0) + bucket.limit(i, written)
+    return {budget: left[budget] / limit for budget, limit in full.items() if limit > 0}

@@ -16,8 +16,8 @@ from quotapool.alerts.message import Message
 
 SIGNATURE: Final = "x-quotapool-signature"
 DELIVERY: Final = "x-quotapool-delivery"
-_PATIENCE: Final = aiohttp.ClientTimeout(total=10.0, connect=5.0)
-_TRY_AGAIN: Final = frozenset({408, 409, 425, 429})
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=10.0, connect=5.0)
+_RETRYABLE: Final = frozenset({408, 409, 425, 429})
 
 
 class NotDelivered(Exception):
@@ -29,7 +29,7 @@ class NotDelivered(Exception):
 
 
 def signature(secret: str, at: int, body: bytes) -> str:
-    """`t=<Unix seconds>,v1=<hex HMAC-SHA256 of "t.body">`: a receiver refuses old ones, and so replays."""
+    """`t=<Unix seconds>,v1=<hex HMAC-SHA256 of "t.body">`: a receiver refuses old ones, and thereby replays."""
     digest = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={at},v1={digest}"
 
@@ -44,16 +44,16 @@ class Webhook:
         *,
         tls: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.time,
-        patience: aiohttp.ClientTimeout = _PATIENCE,
+        timeout: aiohttp.ClientTimeout = _TIMEOUT,
     ) -> None:
         self._url = url
         self._secret = secret
         self._tls = tls
         self._clock = clock
-        self._patience = patience
+        self._timeout = timeout
 
     async def deliver(self, message: Message) -> None:
-        """Raises NotDelivered. A redirect counts as a refusal: the body is for nobody else."""
+        """Raises NotDelivered. A redirect counts as a refusal: only this receiver may get the body."""
         body = message.json()
         headers = {
             "Content-Type": "application/json",
@@ -64,7 +64,7 @@ class Webhook:
             headers[SIGNATURE] = signature(self._secret, int(self._clock()), body)
         try:
             async with (
-                aiohttp.ClientSession(timeout=self._patience) as session,
+                aiohttp.ClientSession(timeout=self._timeout) as session,
                 session.post(
                     self._url, data=body, headers=headers, allow_redirects=False, ssl=self._tls or True
                 ) as answer,
@@ -78,4 +78,4 @@ class Webhook:
             # Its text names the URL, which may hold a token.
             raise NotDelivered(f"no connection ({type(error).__name__})") from None
         if not 200 <= status < 300:
-            raise NotDelivered(f"answered {status}", final=status < 500 and status not in _TRY_AGAIN)
+            raise NotDelivered(f"answered {status}", final=status < 500 and status not in _RETRYABLE)

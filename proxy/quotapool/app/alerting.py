@@ -16,7 +16,6 @@ from quotapool.alerts.shared_state import SharedAlertState
 from quotapool.alerts.watch import AlertWatch, Condition, pool_headroom
 from quotapool.app.credit_watch import CreditWatch
 from quotapool.domain.alert import Alert
-from quotapool.ledger.budgets import StoreUnavailable
 from quotapool.money.spend_store import SpendStore
 from quotapool.operators.overview import Overview
 from quotapool.settings import Settings
@@ -71,7 +70,7 @@ class Alerting:
             _log.error("an alert target cannot be used", problem=self._clean(problem))
         self._delivery = self._delivery_to(targets)
         with contextlib.suppress(StoreError):
-            await (self._shared_state.begin() if settings.alerts.targets else self._shared_state.forget())
+            await (self._shared_state.set_cursor() if settings.alerts.targets else self._shared_state.clear_cursor())
         self._delivery.start()
 
     def _delivery_to(self, targets: Sequence[Target]) -> AlertDelivery:
@@ -88,10 +87,10 @@ class Alerting:
         number, failed = 0, ""
         while True:
             try:
-                if self._settings.alerts.targets and await self._shared_state.watch():
+                if self._settings.alerts.targets and await self._shared_state.acquire_watch():
                     await self._round(number)
                 failed = ""
-            except (StoreError, StoreUnavailable):
+            except StoreError:
                 failed = "store"  # that is reported elsewhere
             except Exception:  # noqa: BLE001 - whatever it is, no request depends on it; the next round may succeed
                 if failed != "bug":
@@ -111,7 +110,7 @@ class Alerting:
             now, buckets = await self._overview.ledger.buckets()
             self._headroom = pool_headroom(self._overview.roster.pool, self._overview.settings, buckets, now)
         now_utc = datetime.now(UTC)
-        await self._watch.look(
+        await self._watch.check(
             Condition(
                 now_utc,
                 standing.wallets,
@@ -127,4 +126,4 @@ class Alerting:
         """Let another replica watch at once."""
         await self._delivery.stop()
         with contextlib.suppress(StoreError):
-            await self._shared_state.leave()
+            await self._shared_state.release_watch()

@@ -11,9 +11,8 @@ from typing import Final
 import structlog
 
 from quotapool.app.worker_pipe import SpendControl
-from quotapool.ledger.budgets import StoreUnavailable
-from quotapool.money.credit_control import CreditControl, Standing
-from quotapool.money.credit_report import usd
+from quotapool.domain.wallet import usd
+from quotapool.money.credit_control import CreditControl, CreditStatus
 from quotapool.observe.metrics import PoolMetrics
 from quotapool.store.store import StoreError
 
@@ -28,7 +27,7 @@ class CreditWatch:
     def __init__(
         self, credit: CreditControl, metrics: PoolMetrics, broadcast: Callable[[SpendControl], Awaitable[None]]
     ) -> None:
-        self.standing: Standing | None = None
+        self.standing: CreditStatus | None = None
         self._credit = credit
         self._metrics = metrics
         self._broadcast = broadcast
@@ -42,7 +41,7 @@ class CreditWatch:
             try:
                 await self.tick(datetime.now(UTC))
                 failed = ""
-            except (StoreError, StoreUnavailable) as error:
+            except StoreError as error:
                 if not failed:
                     _log.warning("wallets cannot be computed while the store is unavailable", problem=str(error))
                 failed = str(error)
@@ -54,7 +53,7 @@ class CreditWatch:
             await asyncio.sleep(max(_EVERY_S, _PAUSE_FACTOR * took))
 
     async def tick(self, now: datetime) -> None:
-        """Once. Raises StoreError, StoreUnavailable."""
+        """Once. Raises StoreError."""
         standing = self.standing = await self._credit.tick(now)
         control = SpendControl(standing.urgency, standing.closed_until)
         if control != self._sent:
@@ -64,7 +63,7 @@ class CreditWatch:
             await self._broadcast(control)
         self._show_metrics(standing)
 
-    def _show_metrics(self, standing: Standing) -> None:
+    def _show_metrics(self, standing: CreditStatus) -> None:
         metrics, wallets = self._metrics, standing.wallets
         limit = self._credit.settings.spend.daily_limit_usd
         metrics.spent_today.set(usd(standing.spent_today))

@@ -15,7 +15,7 @@ from typing import Final
 import aiohttp
 import structlog
 
-from quotapool.openai_admin.collect import Inquiry, connector
+from quotapool.openai_admin.collect import Collector, connector
 from quotapool.openai_admin.limits import with_imported
 from quotapool.openai_admin.records import OpenAIRecords
 from quotapool.openai_admin.shapes import RateLimit
@@ -62,9 +62,9 @@ class OpenAISync:
         """Until cancelled."""
         settings = self._current()
         async with aiohttp.ClientSession(connector=connector(settings.ca_file)) as http:
-            inquiry = Inquiry(http)
+            collector = Collector(http)
             while True:
-                complete = await self.ask(inquiry)
+                complete = await self.ask(collector)
                 wait_s = (self._every_s if complete else min(_SOON_S, self._every_s)) * random.uniform(0.9, 1.1)
                 least_s = min(_LEAST_S, wait_s)
                 await asyncio.sleep(least_s)
@@ -73,12 +73,12 @@ class OpenAISync:
                         await self._now.wait()
                 self._now.clear()
 
-    async def ask(self, inquiry: Inquiry) -> bool:
+    async def ask(self, collector: Collector) -> bool:
         """One round. False if it is worth asking again soon."""
         settings = self._current()
         if not settings.admin_keys and not any(account.session_key for account in settings.accounts.values()):
             return True
-        answers = await inquiry.ask(settings)
+        answers = await collector.collect(settings)
         known = {key: end for key, end in self.key_ends.items() if key not in answers.keys}
         new = {key: answer.expires_at for key, answer in answers.keys.items() if answer.expires_at is not None}
         self.key_ends = known | new

@@ -59,9 +59,9 @@ class Probing:
         self._roster = Roster(settings, keyring(settings)[0])
         sync = RosterSync(self._roster, ledger, reporter)
         calls = Calls(self._origins.main, credentials, redactor.clean_bytes)
-        calls.elsewhere = self._origins.others
+        calls.other_upstreams = self._origins.others
         spend = SpendStore(ledger.store, settings.pool)
-        self.prober = Prober(settings, sync, ledger, calls, reporter, book=spend)
+        self.prober = Prober(settings, sync, ledger, calls, reporter, spend=spend)
 
     async def reload(self, settings: Settings) -> None:
         old, self.prober.settings = self.prober.settings, settings
@@ -74,10 +74,10 @@ class Probing:
         calls.credentials = credentials
         if moved:
             replaced, self._origins = self._origins, origins_of(settings, credentials, _TIMEOUTS)
-            calls.upstream, calls.elsewhere = self._origins.main, self._origins.others
-            await self.prober.settled()
+            calls.upstream, calls.other_upstreams = self._origins.main, self._origins.others
+            await self.prober.wait_idle()
             await replaced.close()
 
     async def close(self) -> None:
-        await self.prober.settled()
+        await self.prober.wait_idle()
         await self._origins.close()

@@ -77,7 +77,7 @@ class Worker:
             serve_alone=self.settings.on_redis_loss == "serve",
         )
         self.spend = SpendCounter(SpendStore(self.store, self.settings.pool), self.reporter)
-        self.reporter.spend = self.spend.note
+        self.reporter.spend = self.spend.count
         self.origins = _origins(self.settings)
         self.paths = build_request_path(
             _snapshot(self.settings, self.origins),
@@ -109,7 +109,7 @@ class Worker:
     async def start(self) -> None:
         """Know the pool before the first client is let in. Raises StoreUnavailable."""
         await self.paths.sync.refresh()
-        await self.ledger.look()  # be one of the replicas, and know how many they are, should the store go now
+        await self.ledger.heartbeat()  # be one of the replicas, and know how many they are, should the store go now
 
     async def reload(self, settings: Settings) -> None:
         """Take over a new configuration; requests under way end with the old one."""
@@ -144,7 +144,7 @@ class Worker:
         """While idle no batch brings the version, so look for it."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            await self.ledger.look()
+            await self.ledger.heartbeat()
 
     async def close(self) -> None:
         await self.paths.reading_on.close()

@@ -33,7 +33,7 @@ async def _send_to_all(pool: str, targets: list[Target]) -> bool:
     accepted = True
     for target in targets:
         try:
-            await target.carrier.deliver(message)
+            await target.channel.deliver(message)
         except NotDelivered as problem:
             accepted = False
             print(f"{target.name}: not delivered: {problem}")

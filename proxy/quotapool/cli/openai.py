@@ -15,13 +15,13 @@ from quotapool.cli import tables
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.key_access import run_with_keys
 from quotapool.cli.usage import since_day
-from quotapool.money.rate_cards import PICO
+from quotapool.domain.wallet import PICO
 from quotapool.money.spend_store import SpendStore
-from quotapool.openai_admin.client import Cost, Used
-from quotapool.openai_admin.collect import Inquiry, Told, accounts_of, admin_key_of, connector
-from quotapool.openai_admin.json_reader import NotTold
+from quotapool.openai_admin.client import KeyCost, KeyUsage
+from quotapool.openai_admin.collect import Collected, Collector, accounts_of, admin_key_of, connector
+from quotapool.openai_admin.json_reader import NoAnswer
 from quotapool.openai_admin.limits import fragment
-from quotapool.openai_admin.reconcile import Line, Reconciliation, reconcile
+from quotapool.openai_admin.reconcile import KeyDay, Reconciliation, reconcile
 from quotapool.openai_admin.records import OpenAIRecords
 from quotapool.openai_admin.shapes import RateLimit
 from quotapool.operators.keys import KeyOperations
@@ -49,8 +49,8 @@ _NO_ADMIN_KEY: Final = (
 def limits(settings: Settings, *, write: bool, as_json: bool) -> int:
     """Each project's rate limits by model. Exit code 1 if an answer of OpenAI is missing, 2 without an admin key."""
 
-    async def command(settings: Settings, inquiry: Inquiry, store: Store) -> int:
-        answers = await _ask(settings, inquiry, store)
+    async def command(settings: Settings, collector: Collector, store: Store) -> int:
+        answers = await _ask(settings, collector, store)
         if write:
             print(fragment(settings, answers.limits), end="")
         elif as_json:
@@ -76,19 +76,19 @@ def reconciliation(settings: Settings, since: str, until: str | None, *, as_json
     if first > last:
         return fail("--since is later than --until")
 
-    async def command(settings: Settings, inquiry: Inquiry, store: Store) -> int:
-        answers = await _ask(settings, inquiry, store)
-        costs: list[Cost] = []
-        usage: list[Used] = []
+    async def command(settings: Settings, collector: Collector, store: Store) -> int:
+        answers = await _ask(settings, collector, store)
+        costs: list[KeyCost] = []
+        usage: list[KeyUsage] = []
         accounts: list[str] = []
         for admin in settings.admin_keys:
             of_admin = [account for account in accounts_of(settings) if admin_key_of(settings, account) is admin]
-            organisation = inquiry.organisation(settings, admin)
+            organisation = collector.organisation(settings, admin)
             try:
                 costs += await organisation.costs(first, last)
                 accounts += of_admin
                 usage += await organisation.usage(first, last)
-            except NotTold as refused:
+            except NoAnswer as refused:
                 answers.problems.append(f"admin key of {admin.organization}: {refused}")
         ours = await SpendStore(store, settings.pool).totals("key", first, last)
         account_of = {key.id: key.account for key in settings.keys}
@@ -98,7 +98,7 @@ def reconciliation(settings: Settings, since: str, until: str | None, *, as_json
         elif as_csv:
             writer = csv.DictWriter(sys.stdout, _COLUMNS)
             writer.writeheader()
-            writer.writerows(_row(line) for line in result.lines)
+            writer.writerows(_row(line) for line in result.rows)
         else:
             _print_reconciliation(result)
         _warn_of(answers.problems, quiet=as_json)
@@ -107,25 +107,25 @@ def reconciliation(settings: Settings, since: str, until: str | None, *, as_json
     return _run(settings, command)
 
 
-async def _ask(settings: Settings, inquiry: Inquiry, store: Store) -> Told:
+async def _ask(settings: Settings, collector: Collector, store: Store) -> Collected:
     """Ask OpenAI, and keep its answers for the alerts and `check`."""
-    answers = await inquiry.ask(settings)
+    answers = await collector.collect(settings)
     await OpenAIRecords(store, settings.pool).write(answers.keys, answers.accounts)
     return answers
 
 
-def _run(settings: Settings, command: Callable[[Settings, Inquiry, Store], Awaitable[int]]) -> int:
+def _run(settings: Settings, command: Callable[[Settings, Collector, Store], Awaitable[int]]) -> int:
     if not settings.admin_keys:
         return fail(_NO_ADMIN_KEY)
 
     async def with_keys(keys: KeyOperations) -> int:
         async with aiohttp.ClientSession(connector=connector(settings.ca_file)) as http:
-            return await command(keys.settings, Inquiry(http), keys.overview.ledger.store)
+            return await command(keys.settings, Collector(http), keys.overview.ledger.store)
 
     return run_with_keys(settings, with_keys)
 
 
-def _row(line: Line) -> dict[str, Any]:
+def _row(line: KeyDay) -> dict[str, Any]:
     """A line of `reconcile --json` and `--csv`; USD."""
     return {
         "day": line.day.isoformat(),
@@ -141,7 +141,7 @@ def _row(line: Line) -> dict[str, Any]:
     }
 
 
-def _document(result: Reconciliation, first: date, last: date, answers: Told) -> dict[str, Any]:
+def _document(result: Reconciliation, first: date, last: date, answers: Collected) -> dict[str, Any]:
     return {
         "since": first.isoformat(),
         "until": last.isoformat(),
@@ -150,9 +150,9 @@ def _document(result: Reconciliation, first: date, last: date, answers: Told) ->
             "theirs_usd": result.theirs / PICO,
             "difference_usd": result.difference / PICO,
             "difference_percent": result.percent,
-            "not_compared_usd": result.untold / PICO,
+            "not_compared_usd": result.not_compared / PICO,
         },
-        "lines": [_row(line) for line in result.lines],
+        "lines": [_row(line) for line in result.rows],
         "reasons": result.reasons,
         "problems": answers.problems,
     }
@@ -161,7 +161,7 @@ def _document(result: Reconciliation, first: date, last: date, answers: Told) ->
 def _print_reconciliation(result: Reconciliation) -> None:
     numbers = ("ours", "OpenAI's", "difference", "%")
     table = tables.table("day", "account", "key", *numbers, right=numbers)
-    for line in result.lines:
+    for line in result.rows:
         table.add_row(
             f"{line.day}",
             line.account or "?",
@@ -176,13 +176,13 @@ def _print_reconciliation(result: Reconciliation) -> None:
     table.add_row("total", "", "", _shown(result.ours), _shown(result.theirs), _shown(result.difference), percent)
     console = tables.console()
     console.print(table)
-    if result.untold:
-        console.print(f"not compared: {_shown(result.untold)} of accounts whose costs OpenAI did not report")
+    if result.not_compared:
+        console.print(f"not compared: {_shown(result.not_compared)} of accounts whose costs OpenAI did not report")
     for reason in result.reasons:
         console.print(f"- {reason}")
 
 
-def _print_limits(answers: Told) -> None:
+def _print_limits(answers: Collected) -> None:
     """Kinds of limit that no project has get no column; the project is below its account's name."""
     limits = [(account, row) for account, rows in sorted(answers.limits.items()) for row in sorted(rows, key=_by_model)]
     shown = {

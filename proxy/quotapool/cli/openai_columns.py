@@ -12,8 +12,8 @@ import msgspec
 from rich.console import Console
 
 from quotapool.cli import tables
-from quotapool.openai_admin.collect import Inquiry, connector
-from quotapool.openai_admin.records import AccountSaid, KeySaid, OpenAIRecords
+from quotapool.openai_admin.collect import Collector, connector
+from quotapool.openai_admin.records import AccountRecord, KeyRecord, OpenAIRecords
 from quotapool.settings import Settings
 from quotapool.store.store import Store
 
@@ -32,7 +32,7 @@ async def add_openai_columns(settings: Settings, store: Store, rows: list[dict[s
                 asyncio.timeout(_TIMEOUT_S),
                 aiohttp.ClientSession(connector=connector(settings.ca_file)) as http,
             ):
-                answers = await Inquiry(http).ask(settings)
+                answers = await Collector(http).collect(settings)
         except TimeoutError:
             problems.append("OpenAI's admin API did not answer in time; what follows is its last answer")
         else:
@@ -50,11 +50,11 @@ def print_openai_columns(console: Console, rows: list[dict[str, Any]], problems:
     now = time.time()
     table = tables.table("key", "name at OpenAI", "last used", "expires", "its account at OpenAI")
     for row in rows:
-        key = msgspec.convert(row.get("openai"), KeySaid | None)
-        account = msgspec.convert(row.get("openai_account"), AccountSaid | None)
-        lines = account_lines(account or AccountSaid(), now)
+        key = msgspec.convert(row.get("openai"), KeyRecord | None)
+        account = msgspec.convert(row.get("openai_account"), AccountRecord | None)
+        lines = account_lines(account or AccountRecord(), now)
         if key is not None or lines:
-            known = key or KeySaid(key_id="")
+            known = key or KeyRecord(key_id="")
             table.add_row(
                 row["id"],
                 known.name,
@@ -77,7 +77,7 @@ def expiry(at: float | None, now: float) -> str:
     return f"{_day(at)}, in {int((at - now) // _DAY_S)} days"
 
 
-def account_lines(account: AccountSaid, now: float) -> list[str]:
+def account_lines(account: AccountRecord, now: float) -> list[str]:
     """Limits and credit in words, and what to do about what is used up."""
     lines = []
     for who, limit, stopped in (

@@ -36,8 +36,8 @@ def run(settings: Settings, account: str, usd: float, *, granted: str | None, ex
             return fail(_unknown(overview, account))
         credit = overview.credit
         await credit.topup(account, usd, granted_on, expires_on, datetime.now(UTC))
-        woken = await overview.ledger.registry.rouse(State.QUARANTINED, subjects_of(overview, account))
-        wallet = (await credit.look(datetime.now(UTC))).wallets[account]
+        woken = await overview.ledger.registry.try_now(State.QUARANTINED, subjects_of(overview, account))
+        wallet = (await credit.assess(datetime.now(UTC))).wallets[account]
         left = 0 if wallet.remaining is None else wallet.remaining
         until = f", until {expires_on}" if expires_on else ""
         print(f"account {account}: ${usd:,.2f} more{until}; ${left / PICO:,.2f} of credit left")

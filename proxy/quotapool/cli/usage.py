@@ -18,7 +18,7 @@ import msgspec
 from quotapool.cli import tables
 from quotapool.cli.errors import fail
 from quotapool.cli.store_access import run_with_store
-from quotapool.money.rate_cards import PICO
+from quotapool.domain.wallet import PICO
 from quotapool.money.spend_store import DAYS_KEPT, Dimension, SpendStore, Spent
 from quotapool.settings import Settings
 from quotapool.store.store import Store

@@ -13,7 +13,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
 from typing import Final
 
-PICO: Final = 10**12  # picodollars in one USD
+PICO: Final = 10**12
+"""Picodollars in one USD."""
 
 CREDIT_STOP: Final = "credit_stop_at"
 MONTHLY_STOP: Final = "monthly_stop_at"
@@ -208,3 +209,8 @@ def _seconds(span: timedelta) -> Fraction:
 
 def _start(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)
+
+
+def usd(pico: int) -> float:
+    """US dollars, to the millionth."""
+    return round(pico / PICO, 6)

@@ -1,9 +1,9 @@
 """Batches: how reserves and settles reach the store, together and each once.
 
-What comes up while a batch is under way goes out as the next one (at most 64 items), so the store sees few large calls
-under load and one small call when idle. Nobody waits for a settle, so it goes with the next reserve, or after some
-milliseconds alone. A batch that was not answered is sent again with the same id until the store
-answers or patience ends; the store does each batch once. One given up on stays in doubt and is sent again, unchanged,
+Items that are put while a batch is under way go out as the next one (at most 64 items), so the store gets few large
+calls under load and one small call when idle. Nobody waits for a settle, so it goes with the next reserve, or alone
+after some milliseconds. A batch that was not answered is sent again with the same id until the store answers or
+patience ends; the store does each batch once. One that was given up on stays in doubt and is sent again, unchanged,
 when the store is back: nothing of it is lost and nothing is done twice.
 """
 
@@ -44,7 +44,7 @@ class _Batch:
 
 
 class Batches:
-    """One process's line to the script. `heard(version, epoch, now)` is called with every answer."""
+    """One process's queue for the script. `on_answer(version, epoch, now)` is called with every answer."""
 
     def __init__(
         self,
@@ -53,37 +53,37 @@ class Batches:
         *,
         patience_s: float,
         observer: Observer,
-        heard: Callable[[int, str, float], None],
+        on_answer: Callable[[int, str, float], None],
     ) -> None:
         self.away = False  # the store was given up on and has not answered since
         self._store = store
         self._prefix = prefix
         self._patience_s = patience_s
         self._observer = observer
-        self._heard = heard
+        self._on_answer = on_answer
         self._script = Script.of(__package__, "ledger")
         self._name = secrets.token_hex(6)
         self._serial = 0
         self._queue: deque[Item] = deque()
         self._doubtful: deque[_Batch] = deque()
         self._task: asyncio.Task[None] | None = None
-        self._urgent = False  # somebody waits for what is queued
-        self._timer: asyncio.TimerHandle | None = None  # until what nobody waits for goes alone
+        self._urgent = False  # a caller waits for a queued item
+        self._timer: asyncio.TimerHandle | None = None  # until items that no caller waits for are sent alone
 
     def __repr__(self) -> str:
         return f"<Batches queued={len(self._queue)} doubtful={len(self._doubtful)} away={self.away}>"
 
     def put(self, item: Item, *, urgent: bool = True) -> None:
-        """Send `item` with the next batch. Not `urgent`: it may wait a little for one."""
+        """Send `item` with the next batch. Not `urgent`: it may wait some milliseconds for one."""
         self._queue.append(item)
         if urgent:
             self._urgent = True
             if self._task is None:
                 self._task = asyncio.get_running_loop().create_task(self._run())
         elif self._task is None and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_UNHURRIED_S, self._hurry)
+            self._timer = asyncio.get_running_loop().call_later(_UNHURRIED_S, self._send_now)
 
-    def _hurry(self) -> None:
+    def _send_now(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -92,11 +92,11 @@ class Batches:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def flush(self, seconds: float) -> None:
-        """Wait until all was answered, or for `seconds`."""
+        """Wait until everything was answered, for at most `seconds`."""
         deadline = time.monotonic() + seconds
         while (self._queue or self._task is not None) and time.monotonic() < deadline:
             if self._queue:
-                self._hurry()
+                self._send_now()
             if self._task is not None:
                 await asyncio.wait({self._task}, timeout=deadline - time.monotonic())
 
@@ -104,14 +104,14 @@ class Batches:
         try:
             while (self._queue and self._urgent) or self._doubtful:
                 self._urgent = len(self._queue) > MOST_IN_BATCH
-                # While the store is away the oldest batch is the one that looks for it.
+                # While the store is away, the oldest batch is sent to find out whether it is back.
                 batch = self._doubtful.popleft() if self.away and self._doubtful else self._next()
                 if batch is not None:
                     await self._deliver(batch)
         finally:
             self._task = None
         if self._queue and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_UNHURRIED_S, self._hurry)
+            self._timer = asyncio.get_running_loop().call_later(_UNHURRIED_S, self._send_now)
 
     def _next(self) -> _Batch | None:
         if not self._queue:
@@ -124,7 +124,7 @@ class Batches:
         return _Batch(f"{self._name}.{self._serial}", items, _pack([item.payload for item in items]))
 
     async def _deliver(self, batch: _Batch) -> None:
-        """Send until answered or out of patience; then it is in doubt, and whoever waits for it is told."""
+        """Send until answered or out of patience; then the batch is in doubt, and its items fail."""
         deadline = time.monotonic() + (0.0 if self.away else self._patience_s)
         pause = _LONGEST_PAUSE_S if self.away else _FIRST_PAUSE_S
         while True:
@@ -152,9 +152,9 @@ class Batches:
                     try:
                         item.done(result)
                     except Exception:  # noqa: BLE001 - one caller's bug must not leave all others waiting
-                        _log.exception("a ledger answer was not understood")
+                        _log.exception("an answer of the ledger could not be processed")
                         item.failed()
-                self._heard(version, epoch.decode() if isinstance(epoch, bytes) else epoch, now)
+                self._on_answer(version, epoch, now)
                 return
 
     def _give_up(self, batch: _Batch) -> None:
@@ -165,7 +165,9 @@ class Batches:
         while sum(len(b.items) for b in self._doubtful) > MOST_IN_DOUBT:
             self._doubtful.pop()
         _fail((*batch.items, *self._queue))
-        self._queue = deque(item for item in self._queue if item.wanted())  # an outage may last: keep no refused ones
+        self._queue = deque(
+            item for item in self._queue if item.wanted()
+        )  # an outage may last: do not keep failed ones
 
 
 def _fail(items: Iterable[Item]) -> None:

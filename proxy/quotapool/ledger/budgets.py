@@ -1,6 +1,6 @@
-"""The ledger: reserve a budget and settle it, as all replicas do in one store. Beside it, the registry of states.
+"""The ledger: reserves budgets and settles them, for all replicas in one store.
 
-While the store is away, callers are told so (`refuse`), or served from this process's share (`serve`, `local.py`).
+While the store is away, callers get StoreUnavailable (`refuse`), or this process's share (`serve`, `local.py`).
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Cost
 from quotapool.ledger.batches import Batches
 from quotapool.ledger.grants import Candidate, Event, Granted, Observed, Refused, Written, written_limits
-from quotapool.ledger.items import Correction, Item, Question
+from quotapool.ledger.items import Item, ReserveItem, SettleItem
 from quotapool.ledger.local import LocalBudgets
-from quotapool.ledger.messages import MOST, bounded, bucket_key, bucket_of, evidence_of, is_sound, packed_array, text_of
-from quotapool.ledger.registry import Braked, Registry, StoreUnavailable
-from quotapool.store.store import Store, StoreLost
+from quotapool.ledger.messages import MOST, bounded, bucket_key, bucket_of, evidence_of, is_sound, packed_array
+from quotapool.ledger.registry import Braked, Registry
+from quotapool.store.store import Store, StoreLost, StoreUnavailable, text_of
 
 _NO_COST: Final = Cost(0)
 _REPLICA_LIVES_S: Final = 10.0
 _ALL_ARE_BACK_S: Final = 1.0  # in which every replica has noticed that the store is back, and paid
-_MOST_TOKENS: Final = 10_000_000.0  # of one call; an upstream that says more does not put a bucket into debt for ever
-_CLOCK_STEPS_S: Final = 0.5  # a difference that is no delay: another server's clock, or one that was set
-_CLOCK_DRIFTS_S: Final = 1e-6  # an answer
+_MOST_TOKENS: Final = 10_000_000.0  # of one call; an upstream that reports more does not put a bucket into debt forever
+_CLOCK_STEPS_S: Final = 0.5  # a larger difference is no delay: another server's clock, or one that was set
+_CLOCK_DRIFTS_S: Final = 1e-6  # for each answer
 _LONGEST_COOL_S: Final = 7 * 86_400.0
 
 _unpack = msgspec.msgpack.Decoder().decode
 
 
 class Ledger:
-    """One process's way to the shared ledger. `serve_alone`: go on with a share while the store is away."""
+    """One process's client of the shared ledger. `serve_alone`: go on with a share while the store is away."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Ledger:
         self.store = store
         self.prefix = f"qp:{{{pool}}}"
         self.replicas = 1
-        self._counted = 1  # of them, at the last look
+        self._counted = 1  # replicas at the last heartbeat
         self._patience_s = patience_s
         self._observer = observer
         self._on_headroom = on_headroom
@@ -67,7 +67,7 @@ class Ledger:
         self._local = LocalBudgets() if serve_alone else None
         self._left_epoch = ""  # of the store that was lost
         self._rejoining: asyncio.TimerHandle | None = None
-        self._batches = Batches(store, self.prefix, patience_s=patience_s, observer=observer, heard=self._heard)
+        self._batches = Batches(store, self.prefix, patience_s=patience_s, observer=observer, on_answer=self._on_answer)
         self.registry = Registry(
             store,
             self.prefix,
@@ -82,17 +82,17 @@ class Ledger:
 
     @property
     def version(self) -> int:
-        """Of the registry: counts the changes of what is in it."""
+        """The registry's version: counts its changes."""
         return self.registry.version
 
     @property
     def epoch(self) -> str:
-        """Of the store: another one has forgotten what this one knew."""
+        """The store's epoch: a store with another one has lost its data."""
         return self.registry.epoch
 
     @property
     def away(self) -> bool:
-        """The store was given up on and has not answered since, or not for long enough to be shared again."""
+        """The store was given up on and has not answered since, or this process still uses its share."""
         return self._batches.away or self._serves_alone
 
     @property
@@ -116,16 +116,15 @@ class Ledger:
     ) -> Granted | Refused:
         """Take `cost` from the first candidate that has room, in one atomic step. Raises StoreUnavailable.
 
-        `leave`: the share of each budget that must stay for others. `owner`: who stands in line, and thereby gets the
-        next room of an account; `arrived`: since when, by the monotonic clock (None: now); who came earlier goes
-        first.
-        `forget`: accounts that an earlier refusal named as ready and that cannot be asked. Else they would be named
-        again, and their being ready would be taken for the wait.
-        `alone`: nobody but the candidates will do, so the wait is theirs and no others are named.
+        `leave`: the share of each budget that must stay for others. `owner`: who waits in the queue, and thereby gets
+        the next room of an account; `arrived`: since when, by the monotonic clock (None: now); earlier ones go first.
+        `forget`: accounts that an earlier refusal named as ready and that this caller cannot use. Otherwise they would
+        be named again, and the wait would be taken from them.
+        `alone`: only the candidates can serve the request, so the wait is theirs and no others are named.
         If the caller is cancelled meanwhile, what may have been reserved is given back.
         """
         if self._local is not None and self.away:
-            return self._alone(group, cost, candidates, leave)
+            return self._reserve_locally(group, cost, candidates, leave)
         self._serial += 1
         name = f"{self._name}-{self._serial}"
         names = packed_array([candidate.packed for candidate in candidates])
@@ -133,29 +132,29 @@ class Ledger:
         stored = None if arrived is None or not self._clock_ahead else arrived + self._clock_ahead
         who = f"{self._name}/{owner}" if owner else ""
         payload = [1, group, *amounts, may_try_resting, self._rng.random(), names, forget, leave, who, stored, alone]
-        otherwise = partial(self._alone, group, cost, candidates, leave)
-        question = Question(payload, name, group, cost, candidates, given_back=self.give_back, otherwise=otherwise)
-        self._batches.put(question)
-        future = question.answer
+        fallback = partial(self._reserve_locally, group, cost, candidates, leave)
+        item = ReserveItem(payload, name, group, cost, candidates, give_back=self.give_back, fallback=fallback)
+        self._batches.put(item)
+        future = item.answer
         try:
             answer = await future
         except asyncio.CancelledError:
-            # Granted in the very turn in which the caller left: nobody else would give it back.
-            came = future.result() if future.done() and not future.cancelled() and not future.exception() else None
-            if isinstance(came, Granted):
-                self.give_back(came)
+            # Granted in the same turn of the loop in which the caller was cancelled: nobody else would give it back.
+            result = future.result() if future.done() and not future.cancelled() and not future.exception() else None
+            if isinstance(result, Granted):
+                self.give_back(result)
             raise
         if self._local is not None and isinstance(answer, Granted) and not answer.local:
-            self._local.heard(answer)
+            self._local.remember(answer)
         return answer
 
     def release(self, group: str, owner: str) -> None:
-        """`owner` has left the line: the room it was to get is for others."""
+        """`owner` has left the queue: the room it was to get is for others."""
         if not self._batches.away:
             self._batches.put(Item([3, group, f"{self._name}/{owner}"]))
 
     def give_back(self, granted: Granted) -> None:
-        """Settle a reservation that upstream never heard of."""
+        """Settle a reservation that was not used: upstream never received the request."""
         self.settle(granted, back=granted.cost)
 
     def settle(
@@ -170,7 +169,7 @@ class Ledger:
         event: Event = Event.NOTHING,
     ) -> None:
         """Correct a reservation, once. Returns at once; the correction goes out with the next batch and is not lost
-        while this process lives. A second call does nothing.
+        while this process runs. A second call does nothing.
 
         `back`: what upstream never charged; `unused_tokens`: reserved less used (negative: more was used);
         `refused`: upstream's `remaining` is from before this request, which it did not admit.
@@ -180,19 +179,19 @@ class Ledger:
         granted.settled = True
         not_admitted = granted.cost if refused else _NO_COST
         if self._local is not None and cool_s > 0:
-            self._local.cools(granted, self._now() + min(cool_s, _LONGEST_COOL_S), self._now())
+            self._local.cool(granted, self._now() + min(cool_s, _LONGEST_COOL_S), self._now())
         if granted.local and self._local is not None and self._local.active:
-            told = [o for o in observed if is_sound(o)]
+            sound = [o for o in observed if is_sound(o)]
             unused_tokens = bounded(unused_tokens, _MOST_TOKENS)
-            self._local.settle(granted, back, unused_tokens, told, not_admitted, self._now())
+            self._local.settle(granted, back, unused_tokens, sound, not_admitted, self._now())
             return
         self._correct(granted, back, unused_tokens, cool_s, evidence_of(granted, observed, not_admitted), event)
 
     def observe(self, granted: Granted, observed: Sequence[Observed]) -> None:
-        """What a long answer's headers said, while the answer goes on. Its settling carries no evidence again."""
+        """Report the headers of a long answer before its end. Its settle then carries no evidence."""
         if granted.local and self._local is not None and self._local.active:
-            told = [o for o in observed if is_sound(o)]
-            self._local.settle(granted, _NO_COST, 0.0, told, _NO_COST, self._now())
+            sound = [o for o in observed if is_sound(o)]
+            self._local.settle(granted, _NO_COST, 0.0, sound, _NO_COST, self._now())
         elif observed:
             self._correct(granted, _NO_COST, 0.0, 0.0, evidence_of(granted, observed, _NO_COST), Event.NOTHING)
 
@@ -221,7 +220,7 @@ class Ledger:
             evidence,
             event,
         ]
-        self._batches.put(Correction(payload, granted, self._on_headroom), urgent=False)
+        self._batches.put(SettleItem(payload, granted, self._on_headroom), urgent=False)
 
     async def flush(self, seconds: float = 5.0) -> None:
         """Wait until everything queued has been answered, at most for `seconds`."""
@@ -235,24 +234,26 @@ class Ledger:
     def _now(self) -> float:
         return time.monotonic() + self._clock_ahead
 
-    def _alone(self, group: str, cost: Cost, candidates: Sequence[Candidate], leave: float) -> Granted | Refused:
-        """From this process's share, which is owed."""
-        if self._local is None or self.version < 0:  # who never heard the store knows neither levels nor replicas
+    def _reserve_locally(
+        self, group: str, cost: Cost, candidates: Sequence[Candidate], leave: float
+    ) -> Granted | Refused:
+        """From this process's share, to be charged in the store later."""
+        if self._local is None or self.version < 0:  # the store never answered: neither levels nor replicas are known
             raise StoreUnavailable("the store does not answer")
         if not self._local.active:
             self._local.begin(self.replicas)
             self._left_epoch = self.epoch
         return self._local.reserve(group, cost, candidates, self._now(), leave)
 
-    def _come_back(self, epoch: str) -> None:
-        """The store is back. What we owe is paid at once, but our share goes on until the others have paid too: before,
-        the store's levels are too high by what they owe. One that forgot everything starts low, as if all was paid."""
+    def _store_is_back(self, epoch: str) -> None:
+        """What we owe is paid at once, but the share is used until the others have paid too: until then the store's
+        levels are too high by what they owe. A store that lost its data starts low, as if everything was paid."""
         self._pay(forgiven=epoch != self._left_epoch)
         self._rejoining = asyncio.get_running_loop().call_later(_ALL_ARE_BACK_S, self._rejoin)
 
     def _rejoin(self) -> None:
         self._rejoining = None
-        if self._local is None or self._batches.away:  # gone again: its next answer begins anew
+        if self._local is None or self._batches.away:  # away again: its next answer starts this again
             return
         self._pay()
         self._local.end()
@@ -266,50 +267,50 @@ class Ledger:
             self._batches.put(Item([4, debt.group, c.account, c.burst_s, *c.written, *amounts, debt.cool_s]))
 
     async def buckets(self) -> tuple[float, dict[tuple[str, str], Bucket]]:
-        """The store's time and every bucket by (account, model group), for those who look at the pool from above.
+        """The store's time and every bucket by (account, model group), for metrics and alerts.
 
-        Costs what there are buckets: never call it on the request path. Raises StoreUnavailable.
+        Reads all buckets, so it is not for the request path. Raises StoreUnavailable.
         """
         client, index = self.store.client, f"{self.prefix}:buckets"
-        seconds, micros = await self.registry.patiently(client.time)
-        members = sorted(await self.registry.patiently(lambda: client.smembers(index)))
+        seconds, micros = await self.registry.retry(client.time)
+        members = sorted(await self.registry.retry(lambda: client.smembers(index)))
         found: dict[tuple[str, str], Bucket] = {}
         for start in range(0, len(members), 500):
             part = [(member, tuple(_unpack(member))) for member in members[start : start + 500]]
             keys = [bucket_key(self.prefix, account, group) for _, (account, group) in part]
-            values = await self.registry.patiently(partial(client.mget, keys))
+            values = await self.registry.retry(partial(client.mget, keys))
             for (member, name), raw in zip(part, values, strict=True):
                 if raw is not None:
                     found[name] = bucket_of(raw)
-                else:  # it expired
-                    await self.registry.patiently(partial(client.srem, index, member))
+                else:  # expired
+                    await self.registry.retry(partial(client.srem, index, member))
         return seconds + micros / 1e6, found
 
-    async def look(self) -> None:
-        """Hear of changes while no batch brings them, be counted among the replicas, and count them.
+    async def heartbeat(self) -> None:
+        """Learn of changes while no batch brings them, be counted among the replicas, and count them.
 
-        A store that is away is nothing to report here.
+        Does nothing while the store is away.
         """
         replicas = f"{self.prefix}:replicas"
         with contextlib.suppress(StoreLost):
             keys = (f"{self.prefix}:version", f"{self.prefix}:epoch")
             version, epoch = await self.store.guard(self.store.client.mget(*keys))
-            self.registry.note(int(version or 0), text_of(epoch or b""))
+            self.registry.update_version(int(version or 0), text_of(epoch or b""))
             now, _ = await self.store.guard(self.store.client.time())  # machines' own clocks may differ by more
             await self.store.guard(self.store.client.zadd(replicas, {self._name: now}))
             await self.store.guard(self.store.client.zremrangebyscore(replicas, 0, now - _REPLICA_LIVES_S))
             counted = await self.store.guard(self.store.client.zcard(replicas))
-            # The first to look after a long absence of the store sees nobody else yet.
+            # The first heartbeat after a long absence of the store finds no other replica yet.
             self.replicas, self._counted = max(1, counted, self._counted), counted
 
-    def _heard(self, version: int, epoch: str, now: float) -> None:
-        # What is heard is late by the answer's way, so the latest clock is the truest; it follows a drift all the same.
+    def _on_answer(self, version: int, epoch: str, now: float) -> None:
+        # An answer is late by its transfer, so the clock that is furthest ahead is the most exact; a drift is followed.
         ahead = now - time.monotonic()
         steps = abs(ahead - self._clock_ahead) > _CLOCK_STEPS_S
         self._clock_ahead = ahead if steps else max(ahead, self._clock_ahead - _CLOCK_DRIFTS_S)
         if self._serves_alone and self._rejoining is None:
-            self._come_back(epoch)
-        self.registry.note(version, epoch)
+            self._store_is_back(epoch)
+        self.registry.update_version(version, epoch)
 
 
 __all__ = [

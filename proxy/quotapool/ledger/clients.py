@@ -1,7 +1,7 @@
-"""Client keys made with `quotapool clients`: kept in the store, by their SHA-256 only.
+"""Client keys made with `quotapool clients`: kept in the store, only as SHA-256.
 
 Stored: `qp:{pool}:clients`, hash: client id -> JSON {hash, added}; `qp:{pool}:suspended`, hash: client id -> JSON
-{reason, since}. A change raises the pool's version, so every worker hears of it with its next request, or next look.
+{reason, since}. A change raises the pool's version, so every worker learns of it with its next request or heartbeat.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from quotapool.store.store import Store
+from quotapool.store.store import Store, text_of
 
 
 class ClientRecord(msgspec.Struct, frozen=True):
@@ -31,12 +31,12 @@ class Suspension(msgspec.Struct, frozen=True):
 
 
 def digest(token: str) -> str:
-    """How a client key is stored and looked up: its SHA-256, hex."""
+    """The form in which a client key is stored and looked up: its SHA-256, hex."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class ClientStore:
-    """The store's client keys of one pool. Every method raises StoreLost where the store is away."""
+    """The client keys of one pool in the store. Every method raises StoreLost while the store is away."""
 
     def __init__(self, store: Store, pool: str) -> None:
         self._store = store
@@ -46,27 +46,24 @@ class ClientStore:
         self._version = f"qp:{{{pool}}}:version"
 
     async def add(self, name: str, key_hash: str) -> bool:
-        """False where the name is taken."""
+        """False if the name is taken."""
         record = msgspec.json.encode(ClientRecord(key_hash, time.time()))
         added = await self._store.guard(self._store.client.hsetnx(self._key, name, record.decode()))
         await self._changed()
         return bool(added)
 
     async def revoke(self, name: str) -> bool:
-        """False where there is no such client."""
+        """False if there is no such client."""
         gone = await self._store.guard(self._store.client.hdel(self._key, name))
         await self._changed()
         return bool(gone)
 
     async def all(self) -> dict[str, ClientRecord]:
         raw = await self._store.guard(self._store.client.hgetall(self._key))
-        return {
-            name if isinstance(name, str) else name.decode(): msgspec.json.decode(value, type=ClientRecord)
-            for name, value in raw.items()
-        }
+        return {text_of(name): msgspec.json.decode(value, type=ClientRecord) for name, value in raw.items()}
 
     async def suspend(self, name: str, reason: str) -> bool:
-        """False where it is suspended already. It need not be a client of the store: the configuration has some."""
+        """False if it is suspended already. It may be a client of the configuration, too."""
         record = msgspec.json.encode(Suspension(reason, time.time())).decode()
         new = await self._store.guard(self._store.client.hsetnx(self._suspended, name, record))
         if new:
@@ -74,7 +71,7 @@ class ClientStore:
         return bool(new)
 
     async def resume(self, name: str) -> bool:
-        """Serve it again, with its refusals forgotten; False where it was not suspended."""
+        """Serve it again, with its refusals forgotten; False if it was not suspended."""
         await self._store.guard(self._store.client.delete(self._refusals + name))
         gone = await self._store.guard(self._store.client.hdel(self._suspended, name))
         await self._changed()
@@ -82,17 +79,14 @@ class ClientStore:
 
     async def suspended(self) -> dict[str, Suspension]:
         raw = await self._store.guard(self._store.client.hgetall(self._suspended))
-        return {
-            name if isinstance(name, str) else name.decode(): msgspec.json.decode(value, type=Suspension)
-            for name, value in raw.items()
-        }
+        return {text_of(name): msgspec.json.decode(value, type=Suspension) for name, value in raw.items()}
 
     async def _changed(self) -> None:
         await self._store.guard(self._store.client.incr(self._version))
 
 
 class ClientDirectory:
-    """One process's copy of the store's client keys, for the gate. `changed` is told when it differs from before."""
+    """One process's copy of the store's client keys. `changed` is called when it differs from before."""
 
     def __init__(self, clients: ClientStore, changed: Callable[[], None]) -> None:
         self.hashes: dict[str, str] = {}  # SHA-256 -> client id
@@ -108,8 +102,8 @@ class ClientDirectory:
             self.hashes, self.suspended = hashes, suspended
             self._changed()
 
-    async def remind(self) -> None:
-        """Give a store that lost its memory the keys back. Raises StoreLost."""
+    async def restore(self) -> None:
+        """Write the keys back into a store that lost its data. Raises StoreLost."""
         for key_hash, name in self.hashes.items():
             await self._clients.add(name, key_hash)
         for name, suspension in self.suspended.items():

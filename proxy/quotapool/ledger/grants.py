@@ -1,4 +1,4 @@
-"""What is asked of the ledger, and what it answers."""
+"""The ledger's requests and answers: candidates, grants, refusals, and what upstream's headers reported."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from quotapool.domain.quantities import Cost, Dimension, Limits
 from quotapool.domain.subject import Subject
 
 Written = tuple[float, float, float, float, float]
+"""Configured limits: rpm, tpm, rpd, tpd, ipm; UNKNOWN if not configured."""
 
 
 @lru_cache(maxsize=1024)
 def written_limits(limits: Limits) -> Written:
-    """`limits` as the script wants them, whole numbers without a fraction, which take a byte or five instead of nine.
-    Equal ones are one object: in a large pool each is a wait for memory less."""
+    """`limits` as the script reads them, whole numbers as integers, which take one to five bytes instead of nine.
+    Equal ones are one object, which saves cache misses in a large pool."""
     values = [v if (v := limits.of(d)) is not None else UNKNOWN for d in DIMENSIONS]
     rpm, tpm, rpd, tpd, ipm, *_ = (int(v) if v == int(v) else v for v in values)
     return rpm, tpm, rpd, tpd, ipm
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """A key that may serve a request. `written` are the limits somebody wrote, UNKNOWN where nobody did."""
+    """A key that may serve a request. `written` are the configured limits."""
 
-    # What each request needs comes first: it then lies on one or two of a processor's lines.
+    # What each request needs comes first: it is then in one or two cache lines.
     packed: bytes  # as the script reads it
     place: int  # of the account, in the pool
     account: str
@@ -35,7 +36,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     key: str
     account_fingerprint: str
     key_fingerprint: str
-    organization: str  # "": not known
+    organization: str  # "": unknown
 
 
 def candidate_of(
@@ -59,7 +60,7 @@ def candidate_of(
 
 class Granted(msgspec.Struct, eq=False):
     """A reservation. `at` is the store's time; `moments` are the account's bounded buckets right after it, and
-    `learned` the limits upstream has named for them. `local`: granted by this process alone, the store being away."""
+    `learned` the limits that upstream has named for them. `local`: granted from this process's share."""
 
     id: str
     group: str
@@ -75,9 +76,10 @@ class Granted(msgspec.Struct, eq=False):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """No candidate has room. `wait_s` None: no waiting helps; `dead`: candidates the store knows as not usable.
+    """No candidate has room. `wait_s` None: waiting does not help; `dead`: candidates that may not be used, by the
+    store's states.
 
-    `refill_s`: in which the account that decides gains this cost once more; 0: not known.
+    `refill_s`: how long the account that decides takes to gain this cost once more; 0: unknown.
     """
 
     wait_s: float | None
@@ -88,7 +90,7 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Observed(msgspec.Struct, frozen=True, gc=False):
-    """What upstream's headers said of one dimension, at the moment it admitted the request (or refused it)."""
+    """What upstream's headers reported for one dimension when it admitted the request (or refused it)."""
 
     dimension: Dimension
     limit: float
@@ -96,9 +98,9 @@ class Observed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Event(IntEnum):
-    """What else an answer taught about the account, besides its headers."""
+    """What an answer shows about the account besides its headers."""
 
     NOTHING = 0
-    HEADERLESS = 1  # upstream answered well and named no limits
-    SLOW_DOWN = 2  # traffic grew too fast for it
-    SHORTER_SPAN = 3  # it refused while it had enough left for the minute
+    HEADERLESS = 1  # success, and upstream named no limits
+    SLOW_DOWN = 2  # traffic grew too fast for upstream
+    SHORTER_SPAN = 3  # upstream refused although enough was left for the minute

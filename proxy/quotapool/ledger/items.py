@@ -1,4 +1,4 @@
-"""What goes into a batch: reserves, whose callers wait, and corrections, for which nobody waits.
+"""The items of a batch: reserves, whose callers wait, and settles, for which nobody waits.
 
 Objects with methods instead of closures: one of each is made for every request.
 """
@@ -11,11 +11,11 @@ from typing import Any
 
 from quotapool.domain.quantities import Cost
 from quotapool.ledger.grants import Candidate, Granted, Refused
-from quotapool.ledger.messages import understood
+from quotapool.ledger.messages import parse_reserve
 
 
 class Item:
-    """One entry of a batch. `payload`: what MessagePack knows, in the script's order."""
+    """One entry of a batch. `payload`: values for MessagePack, in the script's order."""
 
     __slots__ = ("payload",)
 
@@ -23,7 +23,7 @@ class Item:
         self.payload = payload
 
     def wanted(self) -> bool:
-        """False: whoever asked has left before it was sent, so it need not be."""
+        """False: its caller has left before it was sent, so it need not be sent."""
         return True
 
     def done(self, result: list[Any]) -> None:
@@ -33,27 +33,29 @@ class Item:
         """The store was given up on."""
 
 
-class Correction(Item):
-    """A settle. The answer tells the account's head-room."""
+class SettleItem(Item):
+    """A settle. `on_headroom` gets the account's headroom from the answer."""
 
-    __slots__ = ("_granted", "_heard")
+    __slots__ = ("_granted", "_on_headroom")
 
-    def __init__(self, payload: list[Any], granted: Granted, heard: Callable[[Candidate, str, float], None]) -> None:
+    def __init__(
+        self, payload: list[Any], granted: Granted, on_headroom: Callable[[Candidate, str, float], None]
+    ) -> None:
         self.payload = payload
         self._granted = granted
-        self._heard = heard
+        self._on_headroom = on_headroom
 
     def done(self, result: list[Any]) -> None:
-        self._heard(self._granted.candidate, self._granted.group, result[1])
+        self._on_headroom(self._granted.candidate, self._granted.group, result[1])
 
 
-class Question(Item):
-    """A reserve. `answer` is awaited; `given_back` gets a grant that comes after the caller has left.
+class ReserveItem(Item):
+    """A reserve. `answer` is awaited; `give_back` takes a grant that comes after the caller has left.
 
-    `otherwise` answers, or raises, when the store was given up on.
+    `fallback` answers, or raises, when the store was given up on.
     """
 
-    __slots__ = ("_candidates", "_cost", "_given_back", "_group", "_name", "_otherwise", "answer")
+    __slots__ = ("_candidates", "_cost", "_fallback", "_give_back", "_group", "_name", "answer")
 
     def __init__(
         self,
@@ -63,8 +65,8 @@ class Question(Item):
         cost: Cost,
         candidates: Sequence[Candidate],
         *,
-        given_back: Callable[[Granted], None],
-        otherwise: Callable[[], Granted | Refused],
+        give_back: Callable[[Granted], None],
+        fallback: Callable[[], Granted | Refused],
     ) -> None:
         self.payload = payload
         self.answer: asyncio.Future[Granted | Refused] = asyncio.get_running_loop().create_future()
@@ -72,23 +74,23 @@ class Question(Item):
         self._group = group
         self._cost = cost
         self._candidates = candidates
-        self._given_back = given_back
-        self._otherwise = otherwise
+        self._give_back = give_back
+        self._fallback = fallback
 
     def wanted(self) -> bool:
         return not self.answer.done()
 
     def done(self, result: list[Any]) -> None:
-        answer = understood(result, self._name, self._group, self._cost, self._candidates)
+        answer = parse_reserve(result, self._name, self._group, self._cost, self._candidates)
         if not self.answer.done():
             self.answer.set_result(answer)
         elif isinstance(answer, Granted):
-            self._given_back(answer)  # its caller has left, or was served another way
+            self._give_back(answer)  # its caller has left, or was served from the share
 
     def failed(self) -> None:
         if self.answer.done():
             return
         try:
-            self.answer.set_result(self._otherwise())
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller is to hear it
+            self.answer.set_result(self._fallback())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets it
             self.answer.set_exception(error)

@@ -1,10 +1,10 @@
 """This process's share of the budgets while the store is away (`on_redis_loss: serve`).
 
 Each of N replicas goes on with what it last saw of a bucket as if every request cost N times as much: with an Nth of
-the level, at an Nth of the rate, yet with no request too large that was not too large before. Together they take no
-more than one would. What was taken is owed: by how much a bucket would be fuller had nothing been taken, so that time
-pays here what it would have paid there. A bucket this process never saw starts empty. Upstream's own word on what is
-left is followed here as in the store; it is the one thing that replicas still share.
+the level, at an Nth of the rate, yet no request is too large that was not too large before. Together they take no more
+than one would. What was taken is owed: by how much a bucket would be fuller had nothing been taken, so that refilling
+pays here what it would have paid there. A bucket that this process never saw starts empty. Upstream's own figures of
+what is left are followed here as in the store; they are the one thing that replicas still share.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from quotapool.domain.bucket import DIMENSIONS, NEVER, Bucket, Evidence
 from quotapool.domain.quantities import Cost, Dimension, Limits
 from quotapool.ledger.grants import Candidate, Granted, Observed, Refused
 
-_MOST_REMEMBERED: Final = 50_000
+_MOST_BUCKETS: Final = 50_000
 _UNITS: Final = (Cost(1, 0, 0), Cost(0, 1, 0), Cost(0, 0, 1))
 
 
@@ -37,7 +37,7 @@ class Debt:
 class _Share:
     """One bucket as if all replicas took what this one takes, and as it would be if nobody took anything.
 
-    `since`: when it was made; what was granted before says nothing about it."""
+    `since`: when it was made; earlier grants are no evidence about it."""
 
     candidate: Candidate
     since: float
@@ -50,7 +50,7 @@ class _Share:
             bucket.refill(now, self.limits, start_empty=True, burst_s=self.candidate.burst_s)
 
     def follow(self, granted: Granted, observed: Sequence[Observed], not_admitted: Cost) -> None:
-        """Upstream's word on what was left when it admitted `granted`, as if it had admitted what it refused."""
+        """Upstream's figures of what was left when it admitted `granted`, as if it had admitted what it refused."""
         if granted.at < self.since:
             return
         guessed = {d for i, d in enumerate(DIMENSIONS) if self.limits.of(d) is None and self.bucket.learned[i] < 0}
@@ -60,7 +60,7 @@ class _Share:
         ]
         self.bucket.follow(granted.at, evidence, self.limits, self.candidate.burst_s)
         self.untouched.learned = self.bucket.learned.copy()
-        if any(e.dimension in guessed for e in evidence):  # what both were before was a guess
+        if any(e.dimension in guessed for e in evidence):  # both were guesses before
             self.untouched = deepcopy(self.bucket)
 
     def headroom(self) -> float:
@@ -84,16 +84,16 @@ class LocalBudgets:
         self._replicas = 1
         self._serial = 0
 
-    # ---- while the store is there
+    # ---- while the store answers
 
-    def heard(self, granted: Granted) -> None:
-        """Remember the newest sight of a bucket."""
-        if len(self._last) > _MOST_REMEMBERED:
+    def remember(self, granted: Granted) -> None:
+        """Keep the last known levels of a bucket."""
+        if len(self._last) > _MOST_BUCKETS:
             self._last.clear()
         self._last[granted.candidate.account, granted.group] = granted
 
-    def cools(self, granted: Granted, until: float, now: float) -> None:
-        """Upstream told this account to wait: that holds with and without a store."""
+    def cool(self, granted: Granted, until: float, now: float) -> None:
+        """Upstream asked this account to wait: that holds with and without a store."""
         if len(self._cooling) > 1_000:
             self._cooling = {key: end for key, end in self._cooling.items() if end > now}
         key = granted.candidate.account, granted.group
@@ -104,7 +104,7 @@ class LocalBudgets:
     # ---- while it is away
 
     def begin(self, replicas: int) -> None:
-        """The store is gone: from now on this process is one of `replicas`."""
+        """The store is away: from now on this process uses its share as one of `replicas`."""
         self.active = True
         self._replicas = max(1, replicas)
 
@@ -143,7 +143,7 @@ class LocalBudgets:
     # ---- when it is back
 
     def pay(self, now: float) -> list[Debt]:
-        """What is owed for each bucket. From now on it is owed no more."""
+        """What is owed for each bucket; it counts as paid then."""
         debts = []
         for (_, group), share in self._shares.items():
             share.refill(now)
@@ -157,11 +157,11 @@ class LocalBudgets:
         return debts
 
     def end(self) -> None:
-        """The store decides again."""
+        """The store grants again."""
         self.active = False
         self._shares.clear()
 
-    # ---- how
+    # ---- one bucket
 
     def _share(self, candidate: Candidate, group: str, now: float) -> _Share:
         key = candidate.account, group
@@ -174,14 +174,14 @@ class LocalBudgets:
         return share
 
     def _from_memory(self, key: tuple[str, str], now: float) -> Bucket:
-        """The bucket as it was last seen."""
+        """The bucket as it was when last seen."""
         seen = self._last.get(key)
         if seen is None:
             return Bucket(now, self._cooling.get(key, 0.0))
         bucket = Bucket(seen.at, self._cooling.get(key, 0.0))
         for dimension in Dimension:
             i, moment = DIMENSIONS.index(dimension), seen.moments.get(dimension)
-            if moment is None:  # bounded by nothing when last seen
+            if moment is None:  # unbounded when last seen
                 bucket.learned[i] = NEVER
             else:
                 bucket.kept[i], bucket.corrected[i] = moment.kept, moment.corrected
@@ -193,7 +193,7 @@ class LocalBudgets:
         return Cost(cost.requests * n, cost.tokens * n, cost.images * n)
 
     def _wait(self, share: _Share, cost: Cost, leave: float) -> tuple[float, Dimension | None]:
-        """As `Bucket.wait`. A cost that only its weight makes too large waits for a full bucket and overdraws it."""
+        """As `Bucket.wait`. A cost that is too large only when weighed waits for a full bucket and overdraws it."""
         bucket, limits, burst_s = share.bucket, share.limits, share.candidate.burst_s
         wait, dimension = bucket.wait(cost, limits, burst_s, leave)
         if wait == NEVER:

@@ -1,4 +1,4 @@
-"""What goes over the wire to the scripts and comes back, as the ledger's own types. The formats: `lua/*.lua`."""
+"""Encodes the scripts' arguments and decodes their results, as the ledger's own types. The formats: `lua/*.lua`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _ARRAY_OF_54: Final = b"\xdc\x00\x36"
 _unpack = msgspec.msgpack.Decoder().decode
 
 
-def understood(
+def parse_reserve(
     result: list[Any], name: str, group: str, cost: Cost, candidates: Sequence[Candidate]
 ) -> Granted | Refused:
-    """The script's answer to a reserve."""
+    """The script's result of a reserve."""
     if result[0] == 1:
         _, index, at, headroom, is_trial, flat = result
         moments: dict[Dimension, Moment] = {}
@@ -47,12 +47,12 @@ def understood(
 
 
 def evidence_of(granted: Granted, observed: Sequence[Observed], not_admitted: Cost) -> list[tuple[float, ...]]:
-    """What upstream said beside what we thought, as the script compares it."""
+    """What upstream reported beside what we predicted, as the script compares it."""
     evidence: list[tuple[float, ...]] = []
     for o in observed:
         if not is_sound(o):
             continue
-        # What this process saw alone is no measure for the store's buckets.
+        # Levels of this process's share cannot be compared with the store's buckets.
         then = _WAS_UNBOUNDED if granted.local else granted.moments.get(o.dimension, _WAS_UNBOUNDED)
         evidence.append(
             (
@@ -71,19 +71,19 @@ def evidence_of(granted: Granted, observed: Sequence[Observed], not_admitted: Co
 
 
 def packed_array(packed: Sequence[bytes]) -> msgspec.Raw:
-    """One MessagePack array of what is packed already."""
+    """One MessagePack array of elements that are packed already."""
     count = len(packed)
     head = bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
     return msgspec.Raw(head + packed[0] if count == 1 else b"".join((head, *packed)))
 
 
 def is_sound(observed: Observed) -> bool:
-    """A limit of nothing is what look-alike upstreams say when they have none; it would close the account for days."""
+    """Upstreams that imitate OpenAI report a limit of 0 if they have none; it would close the account for days."""
     return 0 < observed.limit < math.inf and -math.inf < observed.remaining < math.inf
 
 
 def bounded(value: float, most: float) -> float:
-    """`value` within ±most; 0 for NaN, which would stay in a bucket for ever."""
+    """`value` within ±most; 0 for NaN, which would stay in a bucket forever."""
     if -most <= value <= most:
         return value
     return 0.0 if math.isnan(value) else max(-most, min(most, value))
@@ -94,7 +94,7 @@ def bucket_key(prefix: str, account: str, group: str) -> str:
 
 
 def bucket_of(raw: bytes) -> Bucket:
-    """A stored bucket: its 54 numbers, one behind the other."""
+    """A stored bucket: its 54 numbers in a row."""
     numbers: list[float] = _unpack(_ARRAY_OF_54 + raw)
     (at, cool_until, lean, seen, burst_s, ramp), *dimensions = (numbers[n : n + 6] for n in range(0, 54, 6))
     kept, corrected, learned, charged, recent, margin, taught_kept, taught_corrected = dimensions
@@ -114,10 +114,6 @@ def bucket_of(raw: bytes) -> Bucket:
         burst_s=burst_s,
         ramp=ramp,
     )
-
-
-def text_of(raw: bytes | str) -> str:
-    return raw if isinstance(raw, str) else raw.decode()
 
 
 def record_of(raw: bytes) -> Record:

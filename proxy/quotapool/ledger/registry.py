@@ -1,8 +1,8 @@
-"""The registry: what all replicas know together beside budgets. States of keys and accounts, shared model groups and
-organisations as answers told them, and the stream of events.
+"""The registry: what all replicas share besides budgets. States of keys and accounts, model groups and organisations as
+learned from answers, and the stream of events.
 
 A version number counts the changes and comes with every answer, so that each process knows when to read again; the
-epoch tells a store that remembers from one that was emptied.
+epoch distinguishes a store that kept its data from one that was emptied.
 """
 
 from __future__ import annotations
@@ -18,29 +18,25 @@ import msgspec
 from quotapool.domain.observer import Observer
 from quotapool.domain.states import OBSERVED, OPERATOR, WALLET, Record, State, brake_of
 from quotapool.domain.subject import Subject
-from quotapool.ledger.messages import record_of, text_of
-from quotapool.store.store import Script, Store, StoreLost
+from quotapool.ledger.messages import record_of
+from quotapool.store.store import Script, Store, StoreLost, StoreUnavailable, text_of
 
 _MOST_EVENTS: Final = 10_000
 
 _pack = msgspec.msgpack.Encoder().encode
 
 
-class StoreUnavailable(Exception):
-    """The store did not answer within the caller's patience."""
-
-
 class Braked(IntEnum):
-    """What the brake said to a removal."""
+    """What the brake did with a removal."""
 
-    NO = 0  # it passed, or needed not to
-    STOPPED = 1  # the key became suspect instead, or stayed what it was
-    FIRST = 2  # the same, and this is the one to sound the alarm
+    NO = 0  # let it pass, or does not apply
+    STOPPED = 1  # the key became suspect instead, or kept its state
+    FIRST = 2  # the same, and this one raises the alarm
 
 
 class Registry:
-    """One process's view of it. Every call is repeated until the store answers or patience ends; with `is_away`, the
-    ledger's knowledge that the store is gone, it ends at once. All of them raise StoreUnavailable then."""
+    """One process's client of the registry. Every call is repeated until the store answers or patience ends; while
+    `is_away`, the ledger's knowledge that the store is away, a call fails at once. All raise StoreUnavailable then."""
 
     def __init__(
         self,
@@ -61,13 +57,13 @@ class Registry:
         self._is_away = is_away
         self._on_version = on_version
         self._state_script = Script.of(__package__, "state")
-        self._rouse_script = Script.of(__package__, "rouse")
+        self._try_now_script = Script.of(__package__, "try_now")
 
     def __repr__(self) -> str:
         return f"<Registry {self.prefix} version={self.version} epoch={self.epoch}>"
 
-    def note(self, version: int, epoch: str) -> None:
-        """What an answer of the store said of itself."""
+    def update_version(self, version: int, epoch: str) -> None:
+        """Take the version and epoch of an answer."""
         changed = version != self.version or epoch != self.epoch
         self.version, self.epoch = version, epoch
         if changed:
@@ -76,7 +72,7 @@ class Registry:
     async def change_state(
         self, subject: Subject, record: Record | None, *, rest_s: float = 0.0, by: str = OBSERVED, fingerprint: str
     ) -> bool:
-        """Ask for a state change by the rules of `domain/states.py`; True if it took place.
+        """Request a state change by the rules of `domain/states.py`; True if it took place.
 
         `record.since` and `.until` are set by the store's clock.
         """
@@ -86,8 +82,8 @@ class Registry:
     async def observe_state(
         self, subject: Subject, record: Record, *, rest_s: float, fingerprint: str, max_removals: int
     ) -> tuple[bool, Braked]:
-        """`change_state` for what upstream's answers say: a removal that looks like one of a burst with one cause makes
-        the key suspect instead, for `rest_s`."""
+        """`change_state` for what upstream's answers show: a removal that looks like one of a burst with one cause
+        makes the key suspect instead, for `rest_s`."""
         brake = brake_of(record, max_removals)
         return await self._change_state(subject, record, rest_s, OBSERVED, fingerprint, brake)
 
@@ -115,100 +111,106 @@ class Registry:
                 }
             )
         args = (str(subject), body, rest_s, record.by if record else by, fingerprint, *(brake or ("", 0)))
-        changed, version, _, braked = await self.patiently(
+        changed, version, _, braked = await self.retry(
             lambda: self.store.evalsha(self._state_script, [self.prefix], args)
         )
-        self.note(int(version), self.epoch)
+        self.update_version(int(version), self.epoch)
         return bool(changed), Braked(braked)
 
     async def records(self) -> dict[Subject, Record]:
         """Everything that is not active."""
-        raw = await self.patiently(lambda: self.store.client.hgetall(f"{self.prefix}:states"))
+        raw = await self.retry(lambda: self.store.client.hgetall(f"{self.prefix}:states"))
         return {Subject(text_of(name)): record_of(value) for name, value in raw.items()}
 
-    async def stopped(self) -> int:
+    async def removals_stopped(self) -> int:
         """How many removals the brake has stopped, ever."""
-        return int(await self.patiently(lambda: self.store.client.get(f"{self.prefix}:stopped")) or 0)
+        return int(await self.retry(lambda: self.store.client.get(f"{self.prefix}:stopped")) or 0)
 
     async def announce(self, kind: str, subject: str, fields: Mapping[str, str], *, every_s: int) -> bool:
         """Put an event that is no change of state into the stream, at most once in `every_s` seconds for this `kind`
         and `subject`, all replicas together; whether it was put."""
         lock = f"{self.prefix}:told:{kind}:{subject}"
-        if not await self.patiently(lambda: self.store.client.set(lock, b"1", nx=True, ex=every_s)):
+        if not await self.retry(lambda: self.store.client.set(lock, b"1", nx=True, ex=every_s)):
             return False
-        await self._tell(kind, subject, fields)
+        await self._add_event(kind, subject, fields)
         return True
 
-    async def end_announced(self, kind: str, subject: str, fields: Mapping[str, str]) -> bool:
-        """What was announced is over: one event says so, and the next one may come at once; whether this call said
-        so."""
+    async def announce_end(self, kind: str, subject: str, fields: Mapping[str, str]) -> bool:
+        """Put an event into the stream that what was announced is over, once; it may then be announced again at once.
+        Whether this call put it."""
         lock = f"{self.prefix}:told:{kind}:{subject}"
-        if not await self.patiently(lambda: self.store.client.delete(lock)):
+        if not await self.retry(lambda: self.store.client.delete(lock)):
             return False
-        await self._tell(kind, subject, fields)
+        await self._add_event(kind, subject, fields)
         return True
 
-    async def _tell(self, kind: str, subject: str, fields: Mapping[str, str]) -> None:
-        seconds, micros = await self.patiently(self.store.client.time)
+    async def _add_event(self, kind: str, subject: str, fields: Mapping[str, str]) -> None:
         names = ("from", "to", "reason", "message", "request_id")
-        told: dict[Any, Any] = {"field": subject, **dict.fromkeys(names, ""), "by": OBSERVED, "status": "0", **fields}
-        told |= {"at": str(seconds + micros / 1e6), "kind": kind}
-        await self.patiently(
-            lambda: self.store.client.xadd(f"{self.prefix}:events", told, maxlen=_MOST_EVENTS, approximate=True)
+        event: dict[Any, Any] = {"field": subject, **dict.fromkeys(names, ""), "by": OBSERVED, "status": "0", **fields}
+        event |= {"at": str(await self._time()), "kind": kind}
+        await self.retry(
+            lambda: self.store.client.xadd(f"{self.prefix}:events", event, maxlen=_MOST_EVENTS, approximate=True)
         )
 
-    async def rouse(self, state: State, subjects: Sequence[Subject]) -> int:
-        """End the rest of those records that are in `state`, so that each is tried with the next request or probe. How
+    async def try_now(self, state: State, subjects: Sequence[Subject]) -> int:
+        """Let the resting keys and accounts that are in `state` be tried at once, with the next request or probe. How
         many there were.
 
-        An operator's word and the wallet's own stop are left as they are: the one is the operator's to lift, the other
-        the treasurer's, within seconds.
+        States set by an operator or for a wallet are left alone: an operator lifts the one, the credit control the
+        other, within seconds.
         """
         args = [state, OPERATOR, WALLET, *map(str, subjects)]
-        return int(await self.patiently(lambda: self.store.evalsha(self._rouse_script, [self.prefix], args)))
+        return int(await self.retry(lambda: self.store.evalsha(self._try_now_script, [self.prefix], args)))
 
-    async def tell_group(self, model: str, group: str) -> None:
+    async def record_group(self, model: str, group: str) -> None:
         """Remember for all replicas that `model` shares the limit of `group`."""
-        await self.patiently(lambda: self.store.client.hset(f"{self.prefix}:groups", model, group))
-        self.note(int(await self.patiently(lambda: self.store.client.incr(f"{self.prefix}:version"))), self.epoch)
+        await self.retry(lambda: self.store.client.hset(f"{self.prefix}:groups", model, group))
+        await self._raise_version()
 
-    async def told_groups(self) -> dict[str, str]:
-        """Model -> group, as upstream's messages told."""
-        raw = await self.patiently(lambda: self.store.client.hgetall(f"{self.prefix}:groups"))
+    async def learned_groups(self) -> dict[str, str]:
+        """Model -> group, as learned from upstream's messages."""
+        raw = await self.retry(lambda: self.store.client.hgetall(f"{self.prefix}:groups"))
         return {text_of(model): text_of(group) for model, group in raw.items()}
 
-    async def tell_organization(self, accounts: Sequence[str], organization: str) -> None:
+    async def record_organization(self, accounts: Sequence[str], organization: str) -> None:
         """Remember for all replicas that these accounts belong to one organisation."""
-        told: dict[Any, Any] = dict.fromkeys(accounts, organization)
-        if await self.patiently(lambda: self.store.client.hset(f"{self.prefix}:organizations", mapping=told)):
-            self.note(int(await self.patiently(lambda: self.store.client.incr(f"{self.prefix}:version"))), self.epoch)
+        fields: dict[Any, Any] = dict.fromkeys(accounts, organization)
+        if await self.retry(lambda: self.store.client.hset(f"{self.prefix}:organizations", mapping=fields)):
+            await self._raise_version()
 
-    async def told_organizations(self) -> dict[str, str]:
+    async def _raise_version(self) -> None:
+        self.update_version(int(await self.retry(lambda: self.store.client.incr(f"{self.prefix}:version"))), self.epoch)
+
+    async def known_organizations(self) -> dict[str, str]:
         """Account -> organisation, of those that share one."""
-        raw = await self.patiently(lambda: self.store.client.hgetall(f"{self.prefix}:organizations"))
+        raw = await self.retry(lambda: self.store.client.hgetall(f"{self.prefix}:organizations"))
         return {text_of(account): text_of(organization) for account, organization in raw.items()}
 
     async def begin_epoch(self, *, reseeded: bool) -> str:
-        """Mark the store as one that remembers, unless it is marked. A reseeded one starts new buckets low for two
-        minutes. Returns the epoch in force."""
-        seconds, _ = await self.patiently(self.store.client.time)
+        """Give the store an epoch, unless it has one. A reseeded one starts new buckets low for two minutes. Returns
+        the epoch in force."""
+        seconds, _ = await self.retry(self.store.client.time)
         key, value = f"{self.prefix}:epoch", f"{'r' if reseeded else 'f'}:{seconds}"
-        await self.patiently(lambda: self.store.client.set(key, value, nx=True))
-        self.epoch = text_of(await self.patiently(lambda: self.store.client.get(key)))
+        await self.retry(lambda: self.store.client.set(key, value, nx=True))
+        self.epoch = text_of(await self.retry(lambda: self.store.client.get(key)))
         return self.epoch
 
-    async def hear(self) -> float:
-        """The store's time; its version is noted, and nobody counted as a replica."""
+    async def poll(self) -> float:
+        """Read version and epoch; returns the store's time. Unlike a heartbeat it counts nobody as a replica."""
         keys = (f"{self.prefix}:version", f"{self.prefix}:epoch")
-        version, epoch = await self.patiently(lambda: self.store.client.mget(*keys))
-        seconds, micros = await self.patiently(self.store.client.time)
-        self.note(int(version or 0), text_of(epoch or b""))
+        version, epoch = await self.retry(lambda: self.store.client.mget(*keys))
+        now = await self._time()
+        self.update_version(int(version or 0), text_of(epoch or b""))
+        return now
+
+    async def _time(self) -> float:
+        seconds, micros = await self.retry(self.store.client.time)
         now: float = seconds + micros / 1e6
         return now
 
-    async def patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Repeat an idempotent call until the store answers. Raises StoreUnavailable when patience ends, at once while
-        the store is known to be away."""
+    async def retry(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Repeat an idempotent call until the store answers. Raises StoreUnavailable when patience ends, or at once
+        while the store is known to be away."""
         deadline = time.monotonic() + self._patience_s
         while True:
             try:

@@ -1,6 +1,6 @@
-"""The treasurer: from what was spent to each account's wallet, and what follows: who stops, who is used first.
+"""Credit control: computes each account's wallet from its spend, stops accounts at their limits, sets their urgency.
 
-Runs in every replica's supervisor, from the same store to the same result; what it changes is idempotent.
+Runs in every replica's supervisor, from the same store to the same result; its changes are idempotent.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from quotapool.money.topups import Topups
 from quotapool.settings import Settings
 
 _MONTHS_KEPT: Final = timedelta(days=400)  # daily totals are kept for 13 months
-_LATE: Final = timedelta(days=8)  # workers that were cut off from the store may book so much later
+_LATE: Final = timedelta(days=8)  # workers that were cut off from the store may spend so much later
 _LATE_AGAIN: Final = timedelta(hours=1)
-_STALE: Final = timedelta(seconds=60)  # an account that spends nothing is looked at this often: time passes for it too
+_STALE: Final = timedelta(seconds=60)  # an account that spends nothing is assessed this often: its credit expires too
 _AT_ONCE: Final = 100  # wallets computed before others get their turn
-_ALL: Final = timedelta(seconds=15)  # accounts without credit or limit have nothing to decide: only to be shown
+_ALL: Final = timedelta(seconds=15)  # for accounts without credit or limit: they are only shown
 _FEW: Final = 1_000  # accounts that are cheaper to read by name than with all others
-_NOBODY: Final[Mapping[date, int]] = {}
+_NOTHING: Final[Mapping[date, int]] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What the pool has, at one moment. `closed_until`: Unix second until which the daily limit refuses; 0: it does
-    not."""
+class CreditStatus:
+    """The pool's credit at one moment. `closed_until`: Unix second until which the daily limit refuses requests; 0: it
+    does not."""
 
     at: datetime
     wallets: Mapping[str, Wallet] = field(default_factory=dict)
@@ -43,59 +43,59 @@ class Standing:
 
     @property
     def urgency(self) -> dict[str, float]:
-        """Factors of accounts' weights, of those whose credit would expire unused."""
+        """Factors for the weights of accounts whose credit would expire unused."""
         return {name: w.urgency for name, w in self.wallets.items() if w.urgency > 1.0}
 
 
 @dataclass(slots=True)
-class _Known:
+class _CachedWallet:
     wallet: Wallet
     of: tuple[object, ...]
     at: datetime
 
 
 class CreditControl:
-    """`pool`: whose accounts count. `settings` may be replaced at any time."""
+    """The credit of a pool's accounts. `settings` may be replaced at any time."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, book: SpendStore, pool: Pool) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, spend: SpendStore, pool: Pool) -> None:
         self.settings = settings
         self.topups = Topups(ledger.store, settings.pool)
         self._ledger = ledger
-        self._book = book
+        self._spend = spend
         self._pool = pool
-        self._spent: dict[str, dict[date, int]] = {}
-        self._first: date | None = None  # the first day that was read
+        self._spent_by_day: dict[str, dict[date, int]] = {}
+        self._first: date | None = None  # the oldest day that was read
         self._late_read_at = self._yesterday_read_at = self._all_read_at = datetime.min.replace(tzinfo=UTC)
         self._wallets: dict[str, Wallet] = {}
-        self._wallets_under: Settings | None = None  # a limit that was taken out must free its account at once
-        self._known: dict[str, _Known] = {}
+        self._wallets_under: Settings | None = None  # a removed limit must free its account at once
+        self._cache: dict[str, _CachedWallet] = {}
         self._records: Mapping[Subject, Record] = {}
         self._records_of: object = None
 
-    async def tick(self, now: datetime) -> Standing:
-        """Look, and stop or free accounts. Raises StoreLost, StoreUnavailable."""
-        standing = await self.look(now, everybody=False)
-        await self._act(standing)
-        return standing
+    async def tick(self, now: datetime) -> CreditStatus:
+        """Assess, and stop or free accounts. Raises StoreError."""
+        status = await self.assess(now, all_accounts=False)
+        await self._act(status)
+        return status
 
     async def topup(self, account: str, usd: float, granted_on: date, expires_on: date | None, now: datetime) -> None:
-        """Record credit that was bought. What its first day has cost so far, it did not pay. Raises StoreLost."""
-        day = await self._book.totals("account", granted_on, granted_on) if granted_on == now.date() else {}
+        """Record credit that was bought. It does not pay for what its first day cost before. Raises StoreError."""
+        day = await self._spend.totals("account", granted_on, granted_on) if granted_on == now.date() else {}
         spent = day.get(granted_on, {}).get(account)
         before = spent.total if spent is not None else 0
         await self.topups.add(account, usd, granted_on, expires_on, spent_before=before)
 
-    async def look(self, now: datetime, *, everybody: bool = True) -> Standing:
-        """The wallets of all accounts of which anything is known. Unless `everybody`, those of accounts for which it
-        decides nothing may be some seconds old. Raises StoreLost, StoreUnavailable."""
+    async def assess(self, now: datetime, *, all_accounts: bool = True) -> CreditStatus:
+        """The wallets of all accounts of which anything is known. Unless `all_accounts`, those of accounts without
+        credit or limit may be some seconds old. Raises StoreError."""
         recorded = await self.topups.all()
         watched = self._watched(recorded)
-        if all_read := everybody or self._reads_all(now, recorded, watched):
+        if all_read := all_accounts or self._reads_all(now, recorded, watched):
             await self._read_spent(now, recorded)
             self._all_read_at, self._wallets_under = now, self.settings
         else:
-            for name, spent in (await self._book.day_of("account", now.date(), watched)).items():
-                self._spent.setdefault(name, {})[now.date()] = spent
+            for name, spent in (await self._spend.day_of("account", now.date(), watched)).items():
+                self._spent_by_day.setdefault(name, {})[now.date()] = spent
         wallets = {} if all_read else {name: w for name, w in self._wallets.items() if name in self._pool.accounts}
         for n, name in enumerate(list(self._pool.accounts) if all_read else watched):
             known = self._wallet(name, recorded.get(name, ()), now)
@@ -107,13 +107,13 @@ class CreditControl:
                 await asyncio.sleep(0)
         self._wallets = wallets
         start, end = day_around(now, self.settings.spend.time_zone)
-        today = sum((await self._book.hours(start, now)).values())
+        today = sum((await self._spend.hours(start, now)).values())
         limit = self.settings.spend.daily_limit_usd
         is_spent = limit is not None and today >= round(limit * PICO)
-        return Standing(now, wallets, today, end.timestamp() if is_spent else 0.0)
+        return CreditStatus(now, wallets, today, end.timestamp() if is_spent else 0.0)
 
     def _reads_all(self, now: datetime, recorded: Mapping[str, Sequence[Grant]], watched: Sequence[str]) -> bool:
-        """Whether it is time for every account, or no dearer; else those that are watched will do."""
+        """Whether all accounts are due, or no dearer to read; else only those that are watched are assessed."""
         if self._first is None or self._first_day(now.date(), recorded) < self._first or len(watched) > _FEW:
             return True
         if self._wallets_under is not self.settings:
@@ -130,23 +130,23 @@ class CreditControl:
     def _wallet(self, name: str, recorded: Sequence[Grant], now: datetime) -> Wallet | None:
         account = self.settings.accounts.get(name)
         limit = account.monthly_limit_usd if account is not None else None
-        spent = self._spent.get(name, _NOBODY)
+        spent = self._spent_by_day.get(name, _NOTHING)
         if not (recorded or spent or limit or (account is not None and account.grants)):
             return None
         today = now.date()
         of = (account, tuple(recorded), today, spent.get(today), self._yesterday_read_at)
-        known = self._known.get(name)
+        known = self._cache.get(name)
         if known is None or known.of != of or now - known.at > _STALE:
             written = account.grants if account is not None else ()
             grants = [Grant(round(grant.usd * PICO), grant.granted_on, grant.expires_on) for grant in written]
             month_limit = None if limit is None else round(limit * PICO)
             found = wallet([*grants, *recorded], spent, now, month_limit=month_limit)
-            known = self._known[name] = _Known(found, of, now)
+            known = self._cache[name] = _CachedWallet(found, of, now)
         return known.wallet
 
     async def _read_spent(self, now: datetime, recorded: Mapping[str, Sequence[Grant]]) -> None:
-        """Every day that some grant may have paid, once; then today, and now and then the days whose entries may come
-        late, since a day of thousands of accounts is no small thing to read."""
+        """Read every day for which some grant may have paid, once; then today, and less often the days whose entries
+        may come late: a day of thousands of accounts takes a while to read."""
         today = now.date()
         first = self._first_day(today, recorded)
         whole = self._first is None or first < self._first
@@ -157,32 +157,32 @@ class CreditControl:
             since = today - _LATE
         elif now - self._yesterday_read_at > _STALE:
             since = today - timedelta(1)
-        days = await self._book.totals("account", since, today)
+        days = await self._spend.totals("account", since, today)
         if whole:
-            self._spent, self._first = {}, first
+            self._spent_by_day, self._first = {}, first
         if since < today:
             self._yesterday_read_at = now
         if today - since >= _LATE:
             self._late_read_at = now
         for day, accounts in days.items():
             for name, spent in accounts.items():
-                self._spent.setdefault(name, {})[day] = spent.total
+                self._spent_by_day.setdefault(name, {})[day] = spent.total
 
     def _first_day(self, today: date, recorded: Mapping[str, Sequence[Grant]]) -> date:
-        """The first day that matters: the oldest grant's, the month's, the pace's."""
+        """The first day that matters: of the oldest grant, of the month, of the spending rate."""
         oldest = today - _MONTHS_KEPT
         written = (grant.granted_on for account in self.settings.accounts.values() for grant in account.grants)
         added = (grant.granted_on for grants in recorded.values() for grant in grants)
         days = [today.replace(day=1), today - _LATE, *(day or oldest for day in (*written, *added))]
         return max(oldest, min(days))
 
-    # ---- what follows
+    # ---- stopping accounts
 
-    async def _act(self, standing: Standing) -> None:
+    async def _act(self, status: CreditStatus) -> None:
         records = await self._states()
         for account in list(self._pool.accounts.values()):
-            found = standing.wallets.get(account.id)
-            reason = "" if found is None else found.stop_reason(self._stop_at(account.id))
+            known = status.wallets.get(account.id)
+            reason = "" if known is None else known.stop_reason(self._stop_at(account.id))
             record = records.get(Subject.of_account(account.id))
             if reason or record is not None:
                 await self._stop_or_free(account, reason, record)
@@ -192,19 +192,19 @@ class CreditControl:
         return self.settings.spend.stop_at if account is None or account.stop_at is None else account.stop_at
 
     async def _stop_or_free(self, account: Account, reason: str, record: Record | None) -> None:
-        subject, print_ = Subject.of_account(account.id), account.fingerprint
-        if record is not None and record.fingerprint not in {"", print_}:
-            record = None  # seen with other secrets than today's
+        subject, fingerprint = Subject.of_account(account.id), account.fingerprint
+        if record is not None and record.fingerprint not in {"", fingerprint}:
+            record = None  # seen with other secrets than the present ones
         ours = record is not None and record.by == WALLET
         if reason and (record is None or record.state is State.SUSPECT or (ours and record.reason != reason)):
-            # No fingerprint: another key of the account has no other credit.
+            # No fingerprint: other keys of the account have the same credit.
             stop = Record(State.QUARANTINED, reason, 0.0, message=_WORDS[reason], by=WALLET)
-            await self._ledger.registry.change_state(subject, stop, by=WALLET, fingerprint=print_)
+            await self._ledger.registry.change_state(subject, stop, by=WALLET, fingerprint=fingerprint)
         elif ours and not reason:
-            await self._ledger.registry.change_state(subject, None, by=WALLET, fingerprint=print_)
+            await self._ledger.registry.change_state(subject, None, by=WALLET, fingerprint=fingerprint)
 
     async def _states(self) -> Mapping[Subject, Record]:
-        """All records, read again only when the pool's version has moved."""
+        """All records, read again only when the pool's version has changed."""
         store = self._ledger.store
         version = await store.guard(store.client.get(f"{self._ledger.prefix}:version"))
         if self._records_of is None or version != self._records_of:
@@ -221,7 +221,7 @@ _WORDS: Final = {
 
 def day_around(now: datetime, zone: str) -> tuple[datetime, datetime]:
     """Midnight before and after `now` in `zone`, as UTC."""
-    place = UTC if zone == "UTC" else ZoneInfo(zone)
-    day = now.astimezone(place).date()
-    start, end = (datetime.combine(day + timedelta(n), time(), place).astimezone(UTC) for n in (0, 1))
+    tz = UTC if zone == "UTC" else ZoneInfo(zone)
+    day = now.astimezone(tz).date()
+    start, end = (datetime.combine(day + timedelta(n), time(), tz).astimezone(UTC) for n in (0, 1))
     return start, end

@@ -1,8 +1,8 @@
 """Compiles rate cards from the price data of the package genai-prices. For the supervisor and commands only.
 
 The package is imported here and nowhere else: its data takes 20 MB and a call takes 135 microseconds, which no worker
-should pay. Its silence is a trap: for a service tier that it does not know it answers the standard price. So a tier
-gets a card only where the data really names it, on that day.
+should spend. Beware: for a service tier that it does not know, it silently returns the standard price. So a tier gets a
+card only if the data names it, on that day.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from quotapool.money.rate_cards import PICO, STANDARD, CardSet, PriceBook, RateCard, Rule
+from quotapool.domain.wallet import PICO
+from quotapool.money.rate_cards import STANDARD, CardSet, PriceList, RateCard, Rule
 from quotapool.settings.money import ModelPrices, Rates
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ TIERS: Final[dict[str, dict[str, str]]] = {
 }
 _FAMILY: Final = "openai"
 _MILLION: Final = 10**6
-# The data's names, how many units a price is for, and ours. Where two say the same, the first counts.
+# The data's names, how many units a price is for, and ours. If two stand for the same kind, the first counts.
 _KINDS: Final[tuple[tuple[str, int, str], ...]] = (
     ("input_mtok", _MILLION, "input"),
     ("cache_read_mtok", _MILLION, "cached_input"),
@@ -47,14 +48,14 @@ _KINDS: Final[tuple[tuple[str, int, str], ...]] = (
     ("input_mchars", _MILLION, "character"),
     ("requests_kcount", 1000, "request"),
 )
-# Tools' own fees are not in an answer's usage; `usage` names them among what it cannot see.
-_NOT_OURS: Final = frozenset({"web_searches_kcount", "storage_searches_kcount", "code_executions_kcount"})
-_KNOWN: Final = frozenset(name for name, _, _ in _KINDS) | _NOT_OURS
+# Tools' own fees are not in an answer's usage; the command `usage` says so.
+_TOOL_FEES: Final = frozenset({"web_searches_kcount", "storage_searches_kcount", "code_executions_kcount"})
+_KNOWN: Final = frozenset(name for name, _, _ in _KINDS) | _TOOL_FEES
 _FREE: Final = RateCard(input=0, output=0, request=0)  # a model that is listed without any price: moderation
 
 
 def compile_cards(day: date, written: Mapping[str, ModelPrices] | None = None) -> CardSet:
-    """Cards of all OpenAI models for one UTC day; `written`: the option `prices`, which stands over the data.
+    """Cards of all OpenAI models for one UTC day; `written`: the option `prices`, which overrides the data.
 
     Takes 0.2 s the first time, so not on an event loop. Needs no network.
     """
@@ -90,11 +91,11 @@ def _tiers(model: ModelInfo, at: datetime) -> dict[str, RateCard]:
 
 
 def _card(prices: ModelPrice) -> RateCard | None:
-    """One card, with those of longer prompts below it; None where the data prices what this proxy cannot tell."""
+    """One card, with those of longer prompts in `long`; None if the data prices what this proxy cannot measure."""
     stated = {name: value for name, value in vars(prices).items() if value is not None}
     if not stated.keys() <= _KNOWN:
         return None
-    if not stated.keys() - _NOT_OURS:
+    if not stated.keys() - _TOOL_FEES:
         return _FREE
     starts = sorted({tier.start for value in stated.values() for tier in getattr(value, "tiers", ())}, reverse=True)
     card: RateCard | None = None
@@ -121,7 +122,7 @@ def _pico(usd: Decimal | float, units: int) -> int:
 
 
 def _rules(clause: Any) -> Iterator[tuple[str, str]]:
-    """The name rules of one model, in order. What cannot be said as a list of alternatives is left out: unpriced."""
+    """The name rules of one model, in order. What is no list of alternatives is left out: unpriced."""
     found: list[Any] | None = getattr(clause, "or_", None)
     if found is not None:
         for part in found:
@@ -142,15 +143,15 @@ def _rules(clause: Any) -> Iterator[tuple[str, str]]:
 def _overridden(data: CardSet, written: Mapping[str, ModelPrices]) -> CardSet:
     if not written:
         return data
-    book = PriceBook(data)
+    prices = PriceList(data)
     own: dict[str, str] = {}
     first: list[Rule] = []
     cards = dict(data.cards)
     for name in sorted(written, key=lambda name: (-len(name), name)):
         pattern = "*" in name or "?" in name
         given = written[name]
-        base = {} if pattern else {tier: card for tier in (STANDARD, *TIERS) if (card := book.card(name, tier)[0])}
-        # An id that begins like what it matches: the book keeps fine-tuned names to fine-tuned models.
+        base = {} if pattern else {tier: card for tier in (STANDARD, *TIERS) if (card := prices.card(name, tier)[0])}
+        # The id begins like the names that it matches: fine-tuned names match only fine-tuned models.
         model = f"{'ft:' if name.startswith('ft:') else ''}own:{name}"
         cards[model] = {**base, STANDARD: _with(base.get(STANDARD), given)}
         for tier, rates in given.tiers.items():
@@ -167,9 +168,9 @@ def _with(card: RateCard | None, rates: Rates) -> RateCard:
     """A card with the written rates, at any length of prompt."""
     card = card or RateCard()
     units = {kind: units for _, units, kind in _KINDS if units == _MILLION and kind != "character"}
-    said = {
+    given = {
         kind: _pico(usd, units.get(kind, 1)) for kind in Rates.model_fields if (usd := getattr(rates, kind)) is not None
     }
     if card.long is not None:
-        said["long"] = _with(card.long, rates)  # type: ignore[assignment]  # the one field that is no number
-    return msgspec.structs.replace(card, **said)
+        given["long"] = _with(card.long, rates)  # type: ignore[assignment]  # the one field that is no number
+    return msgspec.structs.replace(card, **given)

@@ -1,7 +1,7 @@
-"""What a call costs: rate cards as integers, and the book that finds the card of a (model, service tier).
+"""What a call costs: rate cards as integers, and the price list that finds the card of a (model, service tier).
 
 Money is counted in picodollars (1e-12 USD): a price per million tokens with up to six decimals is then a whole number
-per token, and sums of any length stay exact. Cards are compiled by `prices.py` and travel to the workers as JSON.
+per token, and sums of any length stay exact. Cards are compiled by `prices.py` and sent to the workers as JSON.
 """
 
 from __future__ import annotations
@@ -15,20 +15,17 @@ import msgspec
 
 from quotapool.domain.quantities import Usage
 
-PICO: Final = 10**12
-"""Picodollars in a dollar."""
-
 STANDARD: Final = "default"
 _STANDARD_WORDS: Final = frozenset({"", "auto", STANDARD})
 _SNAPSHOT: Final = re.compile(r"(?P<alias>.+)-\d{4}-\d{2}-\d{2}", re.DOTALL)
-_REMEMBERED: Final = 2000  # model names come from clients
+_MOST_CACHED: Final = 2000  # model names come from clients
 _TUNED: Final = "ft:"
 
 
 class RateCard(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Picodollars for each token, second, character and request of one (model, tier). None: nobody knows the rate.
+    """Picodollars for each token, second, character and request of one (model, tier). None: the rate is unknown.
 
-    Where a prompt has more than `long_from` tokens, all of the call is priced by the card `long`.
+    If a prompt has more than `long_from` tokens, all of the call is priced by the card `long`.
     """
 
     input: int | None = None
@@ -49,7 +46,7 @@ class RateCard(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Rule(msgspec.Struct, frozen=True, array_like=True):
-    """Names of this kind (`how`: equals, starts, ends, contains, regex) are the model whose cards are under `model`."""
+    """Names that match (`how`: equals, starts, ends, contains, regex) are priced by the cards of `model`."""
 
     how: str
     text: str
@@ -57,7 +54,7 @@ class Rule(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CardSet(msgspec.Struct, frozen=True):
-    """All cards of one UTC day. `version` names the price data; the first rule that fits a name is its model."""
+    """All cards of one UTC day. `version` names the price data; the first rule that matches a name gives its model."""
 
     version: str = ""
     day: str = ""
@@ -67,7 +64,7 @@ class CardSet(msgspec.Struct, frozen=True):
 
 
 def price(card: RateCard, usage: Usage) -> int | None:
-    """Picodollars of one call; None where it used something whose rate is not known."""
+    """Picodollars of one call; None if it used something whose rate is unknown."""
     while card.long is not None and usage.prompt > card.long_from:
         card = card.long
     if usage.details is not None or card.image_output is not None or card.request is not None:
@@ -92,11 +89,11 @@ def price(card: RateCard, usage: Usage) -> int | None:
 
 
 def _sum_of_parts(card: RateCard, usage: Usage) -> int | None:
-    """Every kind apart. A discount that nobody lists is no discount, and a written cache is at least a prompt;
-    images that have no rate of their own are billed as text. Audio never is.
+    """Every kind by its own rate. Without a listed discount cached tokens cost as much as others, and written ones as a
+    prompt; images that have no rate of their own are billed as text. Audio never is.
     """
     d = usage.details
-    write, audio, image, cached_audio, cached_image, audio_said, drawn, characters, seconds = (
+    write, audio, image, cached_audio, cached_image, audio_out, image_out, characters, seconds = (
         (0, 0, 0, 0, 0, 0, 0, 0, 0.0)
         if d is None
         else (
@@ -106,9 +103,9 @@ def _sum_of_parts(card: RateCard, usage: Usage) -> int | None:
     )
     cached = usage.cached_prompt - cached_audio - cached_image
     text = usage.prompt - audio - image - cached - write
-    said = usage.completion - audio_said - drawn
-    if card.image_output is not None and not drawn:  # a model that draws, and an answer that did not tell it apart
-        said, drawn = 0, said
+    text_out = usage.completion - audio_out - image_out
+    if card.image_output is not None and not image_out:  # an image model whose answer does not split its output
+        text_out, image_out = 0, text_out
     parts = (
         (max(0, text), card.input),
         (cached, _first(card.cached_input, card.input)),
@@ -117,9 +114,9 @@ def _sum_of_parts(card: RateCard, usage: Usage) -> int | None:
         (cached_audio, _first(card.cached_audio_input, card.audio_input)),
         (image - cached_image, _first(card.image_input, card.input)),
         (cached_image, _first(card.cached_image_input, card.cached_input, card.image_input, card.input)),
-        (said, card.output),
-        (audio_said, card.audio_output),
-        (drawn, _first(card.image_output, card.output)),
+        (text_out, card.output),
+        (audio_out, card.audio_output),
+        (image_out, _first(card.image_output, card.output)),
         (characters, card.character),
         (seconds, card.second),
     )
@@ -136,8 +133,8 @@ def _first(*rates: int | None) -> int | None:
     return next((rate for rate in rates if rate is not None), None)
 
 
-class PriceBook:
-    """Finds cards. Names are matched as the price data says, in its order, and remembered."""
+class PriceList:
+    """Finds cards. Names are matched by the price data's rules, in their order, and cached."""
 
     def __init__(self, cards: CardSet) -> None:
         self.version = cards.version
@@ -155,14 +152,14 @@ class PriceBook:
         self._found: dict[str, tuple[str, bool]] = {}
 
     def card(self, model: str, tier: str) -> tuple[RateCard | None, bool]:
-        """The card, None where this model or this tier of it has no known price; and whether it is sure.
+        """The card, None if this model or this tier of it has no known price; and whether it is sure.
 
         Not sure: a dated snapshot that the price data does not name, priced as its alias.
         """
         found = self._found.get(model)
         if found is None:
             found = self._find(model)
-            if len(self._found) >= _REMEMBERED:
+            if len(self._found) >= _MOST_CACHED:
                 self._found.clear()
             self._found[model] = found
         name, sure = found
@@ -189,7 +186,7 @@ class PriceBook:
 
 
 def standard_or(tier: str) -> str:
-    """The tier's one name: what says nothing is the standard tier."""
+    """The tier's canonical name: without one it is the standard tier."""
     return STANDARD if tier in _STANDARD_WORDS else tier
 
 

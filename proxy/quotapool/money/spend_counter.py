@@ -1,8 +1,8 @@
-"""A worker's meter: prices every attempt as it ends, and books the sums twice a second.
+"""Counts a worker's spend: prices every attempt as it ends, and stores the sums twice a second.
 
-`note` is on the request path, so it only adds to a row in memory. While the store is away rows wait, summed by day and
-name, so their number is bounded by the pool's and not by the outage; a batch under way keeps its name until the store
-has answered for it. A worker that is killed loses what it noted in the last half second.
+`count` is on the request path, so it only adds to a row in memory. While the store is away rows wait, summed by day and
+name, so their number depends on the pool and not on the outage; a batch under way keeps its id until the store has
+answered for it. A worker that is killed loses what it counted in the last half second.
 """
 
 from __future__ import annotations
@@ -18,22 +18,21 @@ import structlog
 from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
-from quotapool.money.rate_cards import PICO, STANDARD, CardSet, PriceBook, RateCard, price, standard_or
-from quotapool.money.spend_store import Entry, Kind, Sheet, SpendStore, new_batch
+from quotapool.domain.wallet import PICO
+from quotapool.money.rate_cards import STANDARD, CardSet, PriceList, RateCard, price, standard_or
+from quotapool.money.spend_store import Entry, Kind, SpendBatch, SpendStore, new_batch_id
 from quotapool.store.store import StoreError
 
 _log = structlog.get_logger()
 EVERY_S: Final = 0.5
-OTHER: Final = "other"  # models beyond MOST_MODELS, and those that upstream has not answered for
-UNNAMED: Final = "unnamed"  # the request named no model that we could read, as uploads do not
+OTHER: Final = "other"  # models beyond _MOST_MODELS, and those for which upstream has not answered
+UNNAMED: Final = "unnamed"  # the request named no model that could be read, as uploads do not
 _MOST_MODELS: Final = 1000
 _MOST_EARLY: Final = 10_000  # attempts that ended before the price cards came, a moment after the start
 _MOST_ROWS: Final = 150  # of one script call: a millisecond, for which no reserve can be served
 _MOST_FOLDED: Final = 100  # in one turn of the loop, for the same reason
 _LAST_S: Final = 2.0  # at the end, for a store that does not answer
-_BILLED_UNTOLD: Final = frozenset({"audio", "images", "videos"})  # answers without usage that cost money all the same
-
-
+_BILLED_WITHOUT_USAGE: Final = frozenset({"audio", "images", "videos"})  # answers without usage that cost money anyway
 _TIERS: Final = frozenset({STANDARD, "flex", "priority", "fast", "batch", "scale"})
 _CANCELLED: Final = "cancelled"
 _TIMEOUT: Final = "timeout"
@@ -42,7 +41,7 @@ _Name = tuple[str, str, str, str, str]  # account, key, model, client, tier
 
 
 class _Row:
-    """What one of these used since the last fold."""
+    """The usage under one name since the last fold."""
 
     __slots__ = (
         *("cached", "card", "completion", "estimated", "exact", "guessed", "known"),
@@ -59,52 +58,55 @@ class _Row:
 
 
 class SpendCounter:
-    """One worker's. `take_cards` when they come, `run` beside everything else, `close` at the end."""
+    """One worker's spend. `take_cards` when they come, `run` beside everything else, `close` at the end."""
 
     def __init__(
-        self, book: SpendStore, observer: Observer, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self, store: SpendStore, observer: Observer, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
-        self._book = book
+        self._store = store
         self._observer = observer
         self._now = now
-        self._prices: PriceBook | None = None
+        self._prices: PriceList | None = None
         self._early: list[tuple[AttemptRecord, RequestRecord]] = []
         self._open: dict[_Name, _Row] = {}
         self._models: set[str] = set()
-        self._waiting = Sheet()
-        self._flying: tuple[str, Sheet] | None = None
+        self._unsent = SpendBatch()
+        self._in_flight: tuple[str, SpendBatch] | None = None
         self._away = False
         self._sending = asyncio.Lock()
 
     def take_cards(self, cards: CardSet) -> None:
         """Price with these from now on."""
         self._fold(list(self._open))
-        self._prices = PriceBook(cards)
-        early, self._early = self._early, []
-        for leg, trip in early:
-            self.note(leg, trip)
+        self._prices = PriceList(cards)
+        self._count_early()
 
-    def note(self, leg: AttemptRecord, trip: RequestRecord) -> None:
-        """An attempt ended. Costs nothing where upstream did no work."""
-        usage = leg.usage
+    def _count_early(self) -> None:
+        early, self._early = self._early, []
+        for attempt, record in early:
+            self.count(attempt, record)
+
+    def count(self, attempt: AttemptRecord, record: RequestRecord) -> None:
+        """An attempt ended. It costs nothing if upstream did no work."""
+        usage = attempt.usage
         if usage is None or usage.certainty is Certainty.NOTHING:
             return
         exact = usage.certainty is Certainty.EXACT
-        if not exact and not self._may_have_cost(leg, trip, usage):
+        if not exact and not self._may_have_cost(attempt, record, usage):
             return
         if self._prices is None and len(self._early) < _MOST_EARLY:
-            self._early.append((leg, trip))
+            self._early.append((attempt, record))
             return
-        name = leg.account, leg.key, trip.model, trip.client, leg.tier
+        name = attempt.account, attempt.key, record.model, record.client, attempt.tier
         row = self._open.get(name)
         if row is None:
-            row = self._open[name] = self._row(trip.model, leg.tier)
-        if 200 <= leg.status < 300:
+            row = self._open[name] = self._row(record.model, attempt.tier)
+        if 200 <= attempt.status < 300:
             row.known = True
         if not exact:
             usage = Usage(
                 Certainty.AT_LEAST,
-                usage.prompt or leg.prompt_estimate,
+                usage.prompt or attempt.prompt_estimate,
                 usage.completion,
                 usage.cached_prompt,
                 details=usage.details,
@@ -123,16 +125,16 @@ class SpendCounter:
             row.guessed += 1
 
     async def run(self) -> None:
-        """Book twice a second, for ever."""
+        """Store twice a second, forever."""
         while True:
             await asyncio.sleep(EVERY_S)
             try:
                 await self.flush()
-            except Exception:  # noqa: BLE001 - whatever it is, the next half second's spend is booked all the same
-                _log.exception("spend cannot be booked")
+            except Exception:  # noqa: BLE001 - whatever it is, the next half second's spend must be stored
+                _log.exception("spend cannot be stored")
 
     async def flush(self) -> bool:
-        """Send what was noted; False where the store did not take it, which is tried again next time."""
+        """Send what was counted; False if the store did not take it, which is tried again next time."""
         async with self._sending:
             return await self._send_all()
 
@@ -141,45 +143,43 @@ class SpendCounter:
         for start in range(0, len(names), _MOST_FOLDED):
             self._fold(names[start : start + _MOST_FOLDED])
             await asyncio.sleep(0)
-        while self._flying or self._waiting:
-            if self._flying is None:
-                self._flying = new_batch(), self._waiting.cut(_MOST_ROWS)
-            batch, sheet = self._flying
+        while self._in_flight or self._unsent:
+            if self._in_flight is None:
+                self._in_flight = new_batch_id(), self._unsent.take(_MOST_ROWS)
+            batch_id, batch = self._in_flight
             try:
-                await self._book.send(sheet, batch)
+                await self._store.send(batch, batch_id)
             except StoreError as lost:
                 if not self._away:
                     self._away = True
-                    _log.warning("spend cannot be booked and waits in memory", problem=str(lost))
+                    _log.warning("spend cannot be stored and waits in memory", problem=str(lost))
                 return False
-            self._flying = None
+            self._in_flight = None
         self._away = False
         return True
 
     async def close(self) -> None:
-        """Book all that is left. What a store does not take within 2 seconds is lost, and said so."""
-        self._prices = self._prices or PriceBook(CardSet())
-        early, self._early = self._early, []
-        for leg, trip in early:
-            self.note(leg, trip)
+        """Store all that is left. What the store does not take within 2 seconds is lost, and logged."""
+        self._prices = self._prices or PriceList(CardSet())
+        self._count_early()
         deadline = time.monotonic() + _LAST_S
         while not await self.flush():
             if time.monotonic() > deadline:
-                lost = self._waiting.total + (self._flying[1].total if self._flying else 0)
+                lost = self._unsent.total + (self._in_flight[1].total if self._in_flight else 0)
                 _log.error("spend that the store did not take is lost", usd=lost / PICO)
                 return
             await asyncio.sleep(0.1)
 
     @staticmethod
-    def _may_have_cost(leg: AttemptRecord, trip: RequestRecord, usage: Usage) -> bool:
-        """Whether an attempt that nobody counted is worth a line: one that upstream took up, of a model."""
-        if leg.status == 0:  # upstream goes on for a client that left, and for us when we gave up; not when it broke
-            return bool(leg.prompt_estimate) and (leg.outcome == _CANCELLED or leg.reason == _TIMEOUT)
-        if leg.status >= 300:
+    def _may_have_cost(attempt: AttemptRecord, record: RequestRecord, usage: Usage) -> bool:
+        """Whether an attempt without exact usage may have cost money: upstream began it, for a model."""
+        if attempt.status == 0:  # upstream continues if the client left or we gave up; not if the connection broke
+            return bool(attempt.prompt_estimate) and (attempt.outcome == _CANCELLED or attempt.reason == _TIMEOUT)
+        if attempt.status >= 300:
             return False
-        if trip.endpoint in _BILLED_UNTOLD:
-            return trip.method == "POST"
-        return bool(trip.model and (leg.prompt_estimate or usage.total))
+        if record.endpoint in _BILLED_WITHOUT_USAGE:
+            return record.method == "POST"
+        return bool(record.model and (attempt.prompt_estimate or usage.total))
 
     def _row(self, model: str, tier: str) -> _Row:
         if self._prices is None:
@@ -190,27 +190,27 @@ class SpendCounter:
         """Turn these open rows into entries of this hour."""
         now = self._now()
         if self._prices is not None:
-            self._waiting.version = self._prices.version
-        for whole in names:
-            row = self._open.pop(whole, None)
+            self._unsent.version = self._prices.version
+        for key_of_row in names:
+            row = self._open.pop(key_of_row, None)
             if row is None:  # folded in another turn
                 continue
-            account, key, model, client, tier = whole
+            account, key, model, client, tier = key_of_row
             name = self._name(model, known=row.known)
-            tier = tier if standard_or(tier) in _TIERS else OTHER  # whoever answers may invent it
+            tier = tier if standard_or(tier) in _TIERS else OTHER  # an upstream may invent tiers
             exact = row.requests - row.guessed - row.unpriced
             tokens = row.prompt, row.cached, row.completion
             for kind, pico, requests in _split(row, exact):
                 entry = Entry(account, key, name, client, kind, pico, requests, *tokens, tier=tier)
-                self._waiting.add(entry, now)
-                tokens = 0, 0, 0  # told once: tokens are not split by kind
+                self._unsent.add(entry, now)
+                tokens = 0, 0, 0  # only once: tokens are not split by kind
                 if kind == "unpriced":
                     self._observer.unpriced(name, requests)
                 else:
                     self._observer.spent(account, kind, pico / PICO)
 
     def _name(self, model: str, *, known: bool) -> str:
-        """What the book calls it: callers invent names, so only those that upstream answered for are kept."""
+        """The stored name: callers invent names, so only those for which upstream answered are kept."""
         if not model:
             return UNNAMED
         if model in self._models:

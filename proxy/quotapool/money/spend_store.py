@@ -1,8 +1,8 @@
-"""The book of spend in the store: what each account, key, model and client cost on each UTC day.
+"""Spend in the store: what each account, key, model and client cost on each UTC day.
 
-Amounts of money are picodollars. A batch is added once, however often it is sent, so that an answer that was lost
-costs nothing but a repetition. Layout and arithmetic: `lua/spend.lua`. The hash tag is not the budgets', so
-that a long report never stands in the way of a reserve in a cluster.
+Amounts of money are picodollars. A batch is added once, however often it is sent, so a lost answer costs nothing but a
+repetition. Layout and arithmetic: `lua/spend.lua`. The hash tag is not that of the budgets, so that in a cluster a long
+report never delays a reserve.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Final, Literal
 import msgspec
 from msgspec.structs import astuple, replace
 
-from quotapool.money.rate_cards import PICO, STANDARD, standard_or
-from quotapool.store.store import Script, Store
+from quotapool.domain.wallet import PICO
+from quotapool.money.rate_cards import STANDARD, standard_or
+from quotapool.store.store import Script, Store, text_of
 
 Dimension = Literal["account", "key", "model", "client", "pool"]
 Kind = Literal["exact", "estimated", "probe", "unpriced"]
@@ -28,8 +29,8 @@ POOL: Final = ""
 DAYS_KEPT: Final = 400  # 13 months
 HOURS_KEPT_DAYS: Final = 8
 _DAY_S: Final = 86_400
-_MARK_S: Final = _DAY_S
-_MONEY: Final = "xep"  # of `_MEASURES`, what is picodollars
+_BATCH_ID_KEPT_S: Final = _DAY_S
+_MONEY: Final = "xep"  # those of `_MEASURES` that are picodollars
 _MEASURES: Final = "xepurico"
 _PREFIXES: Final = tuple(f"{measure}:" for measure in _MEASURES)
 
@@ -37,7 +38,7 @@ _pack: Final = msgspec.msgpack.Encoder().encode
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A cost to book: `requests` calls of one kind. `pico`: picodollars, 0 where unpriced. `tier`: that answered."""
+    """A cost to add: `requests` calls of one kind. `pico`: picodollars, 0 if unpriced. `tier`: of the answer."""
 
     account: str
     key: str
@@ -53,7 +54,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Spent(msgspec.Struct):
-    """What one name cost in one span: money in picodollars, tokens as upstream counts them."""
+    """What one name cost in a period: money in picodollars, tokens as upstream counts them."""
 
     exact: int = 0
     estimated: int = 0
@@ -74,7 +75,7 @@ class Spent(msgspec.Struct):
         return self.total / PICO
 
     def add(self, other: Spent) -> None:
-        # Written out, because every request comes by here where it is the only one of its key in half a second.
+        # Written out, since it runs for each request that is the only one of its key in half a second.
         self.exact += other.exact
         self.estimated += other.estimated
         self.probes += other.probes
@@ -85,7 +86,7 @@ class Spent(msgspec.Struct):
         self.completion_tokens += other.completion_tokens
 
 
-class Sheet:
+class SpendBatch:
     """Entries summed by day and name, ready to be sent: its size is that of the names, not of the traffic."""
 
     def __init__(self) -> None:
@@ -113,12 +114,12 @@ class Sheet:
         if entry.pico:
             self.hours[self._hour] = self.hours.get(self._hour, 0) + entry.pico
 
-    def cut(self, most: int) -> Sheet:
-        """A sheet with at most `most` of the rows, which this one loses; hours go with the first."""
-        part = Sheet()
+    def take(self, most: int) -> SpendBatch:
+        """Take out at most `most` of the rows, as a batch of their own; all hours go with it."""
+        part = SpendBatch()
         part.version = self.version
         part.hours, self.hours = self.hours, {}
-        self._at = None  # what is known of the last entry's day goes, too
+        self._at = None  # its day's rows may be taken out
         for of in list(self.days):
             names = self.days[of]
             if len(names) > most:
@@ -140,7 +141,7 @@ class Sheet:
 
 
 class SpendStore:
-    """The spend of one pool. Every method raises StoreLost where the store is away."""
+    """The spend of one pool. Every method raises StoreLost while the store is away."""
 
     def __init__(self, store: Store, pool: str) -> None:
         self.prefix = f"qp:{{{pool}:spend}}"
@@ -148,38 +149,38 @@ class SpendStore:
         self._script = Script.of(__package__, "spend")
 
     async def add(
-        self, entries: Iterable[Entry], *, batch: str | None = None, at: datetime | None = None, version: str = ""
+        self, entries: Iterable[Entry], *, batch_id: str | None = None, at: datetime | None = None, version: str = ""
     ) -> bool:
-        """Book entries of the moment `at` (UTC; None: now). False: a batch of this name is in the book already.
+        """Add entries of the moment `at` (UTC; None: now). False: a batch with this id was added before.
 
-        Who repeats a call whose answer was lost gives both the same `batch`.
+        A call that repeats one whose answer was lost has the same `batch_id`.
         """
-        sheet = Sheet()
-        sheet.version = version
+        batch = SpendBatch()
+        batch.version = version
         moment = at or datetime.now(UTC)
         for entry in entries:
-            sheet.add(entry, moment)
-        return await self.send(sheet, batch or new_batch())
+            batch.add(entry, moment)
+        return await self.send(batch, batch_id or new_batch_id())
 
-    async def send(self, sheet: Sheet, batch: str) -> bool:
-        """Book a sheet. False: a batch of this name is in already."""
-        keys = [f"{self.prefix}:batch:{batch}"]
+    async def send(self, batch: SpendBatch, batch_id: str) -> bool:
+        """Add a batch. False: one with this id was added before."""
+        keys = [f"{self.prefix}:batch:{batch_id}"]
         hashes: list[tuple[int, list[str]]] = []  # for each further key: seconds to live; field, amount, field, ...
-        for (day, dimension), names in sheet.days.items():
+        for (day, dimension), names in batch.days.items():
             fields = _fields(names)
-            if dimension == "pool" and sheet.version:
-                fields += ("v", sheet.version)
+            if dimension == "pool" and batch.version:
+                fields += ("v", batch.version)
             keys.append(f"{self.prefix}:day:{day}:{dimension}")
             hashes.append((DAYS_KEPT * _DAY_S, fields))
-        for (day, hour), pico in sheet.hours.items():
+        for (day, hour), pico in batch.hours.items():
             keys.append(f"{self.prefix}:hours:{day}")
             hashes.append(((HOURS_KEPT_DAYS + 1) * _DAY_S, [hour, str(pico)]))
-        return bool(await self._store.evalsha(self._script, keys, (_MARK_S, _pack(hashes))) == 1)
+        return bool(await self._store.evalsha(self._script, keys, (_BATCH_ID_KEPT_S, _pack(hashes))) == 1)
 
     async def totals(self, dimension: Dimension, since: date, until: date) -> dict[date, dict[str, Spent]]:
         """Each day's spend by name, both days included; days without any are left out.
 
-        Names of models carry their service tier, `gpt-5.5 (priority)`, where it is not the standard one.
+        Names of models carry their service tier, `gpt-5.5 (priority)`, unless it is the standard one.
         """
         found: dict[date, dict[str, Spent]] = {}
         for day in _days(since, until):
@@ -221,15 +222,15 @@ class SpendStore:
         for day in _days(since, until):
             version = await self._store.guard(self._store.client.hget(f"{self.prefix}:day:{day.isoformat()}:pool", "v"))
             if version:
-                seen[_text(version)] = None
+                seen[text_of(version)] = None
         return list(seen)
 
     async def _hash(self, name: str) -> dict[str, str]:
         raw = await self._store.guard(self._store.client.hgetall(f"{self.prefix}:{name}"))
-        return {_text(field): _text(value) for field, value in raw.items()}
+        return {text_of(field): text_of(value) for field, value in raw.items()}
 
 
-def new_batch() -> str:
+def new_batch_id() -> str:
     return secrets.token_hex(8)
 
 
@@ -258,7 +259,7 @@ def _spent(entry: Entry) -> Spent:
 
 
 def _fields(names: dict[str, Spent]) -> list[str]:
-    """What a day's hash of one dimension gains: field, amount, field, ... Measures without an amount are left out."""
+    """What to add to a day's hash of one dimension: field, amount, field, ... Amounts of 0 are left out."""
     fields: list[str] = []
     add = fields.append
     for name, row in names.items():
@@ -272,7 +273,3 @@ def _fields(names: dict[str, Spent]) -> list[str]:
 def _days(since: date, until: date) -> Iterator[date]:
     for offset in range((until - since).days + 1):
         yield since + timedelta(days=offset)
-
-
-def _text(value: bytes | str) -> str:
-    return value if isinstance(value, str) else value.decode()

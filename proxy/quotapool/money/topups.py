@@ -1,4 +1,4 @@
-"""Grants of credit recorded with `quotapool keys topup`: kept in the store, they count beside the configured ones.
+"""Grants of credit recorded with `quotapool keys topup`: kept in the store, they add to the configured ones.
 
 Stored: `qp:{<pool>:spend}:grants`, hash: id -> JSON {account, pico, granted_on, expires_on, at, spent_before}. Money in
 picodollars, `at` in Unix seconds. A used-up grant stays, since what was spent is subtracted from all of them.
@@ -33,7 +33,7 @@ class Topup(msgspec.Struct, frozen=True):
 
 
 class Topups:
-    """The recorded grants of one pool. Every method raises StoreLost where the store is away."""
+    """The recorded grants of one pool. Every method raises StoreLost while the store is away."""
 
     def __init__(self, store: Store, pool: str) -> None:
         self._store = store
@@ -41,12 +41,11 @@ class Topups:
 
     async def add(
         self, account: str, usd: float, granted_on: date, expires_on: date | None, *, spent_before: int = 0
-    ) -> Topup:
-        """Record a grant of `usd` dollars. `spent_before`: picodollars that its first day had cost when it came."""
+    ) -> None:
+        """Record a grant of `usd` dollars. `spent_before`: picodollars that its first day had cost before it."""
         topup = Topup(account, round(usd * PICO), granted_on, expires_on, time.time(), spent_before)
         body = msgspec.json.encode(topup).decode()
         await self._store.guard(self._store.client.hset(self._key, secrets.token_hex(8), body))
-        return topup
 
     async def all(self) -> dict[str, list[Grant]]:
         """By account."""

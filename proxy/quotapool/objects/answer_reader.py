@@ -1,4 +1,4 @@
-"""Reads answers for the book: what was made, what a list may show, what was deleted."""
+"""Reads the answers to requests about stored objects: what was made, what a list may show, what was deleted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 import structlog
 
-from quotapool.objects.layout import owner_of
+from quotapool.objects.layout import Owner, owner_of
 from quotapool.objects.owners import ObjectOwners, Ref
 from quotapool.openai import answer_ids, ids, replies
 from quotapool.openai.ids import ENCRYPTED, OTHER, ObjectPath
@@ -20,15 +20,15 @@ from quotapool.openai.refusal import Refusal
 from quotapool.store.store import StoreError
 
 _log = structlog.get_logger()
-_MOST_PAGES: Final = 20  # of other clients' objects that are passed over to find one's own
-_LASTING: Final = frozenset({ENCRYPTED, ids.CONTAINER, ids.PROMPT})  # there, though the response is not stored
+_MOST_PAGES: Final = 20  # of other clients' objects that are skipped to find the client's own
+_LASTING: Final = frozenset({ENCRYPTED, ids.CONTAINER, ids.PROMPT})  # exist even if the response is not stored
 _LASTING_MARKS: Final = (b'"encrypted_content"', b'"container_id"', b'"pmpt_')
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _elements: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Task(enum.Enum):
-    """What an answer is read for. ENCRYPTED: only for what lasts without it, since it is not stored itself."""
+    """What an answer is read for. ENCRYPTED: only for what lasts although the answer itself is not stored."""
 
     NOTHING = "nothing"
     LEARN = "learn"
@@ -49,13 +49,13 @@ Fetch = Callable[[str, str], Awaitable[tuple[int, bytes]]]
 
 
 class AnswerReader:
-    """One answer's reader. `account` is who answered, told before the answer is relayed."""
+    """Reads one answer. `account`, the one that answered, is set before the answer is relayed."""
 
     def __init__(
-        self, book: ObjectOwners, place: ObjectPath, client: str, task: Task, *, target: str, fetch: Fetch
+        self, owners: ObjectOwners, path: ObjectPath, client: str, task: Task, *, target: str, fetch: Fetch
     ) -> None:
-        self._book = book
-        self._place = place
+        self._owners = owners
+        self._path = path
         self._client = client
         self._target = target
         self._fetch = fetch
@@ -65,11 +65,11 @@ class AnswerReader:
 
     @property
     def shows_others(self) -> bool:
-        """The answer must not pass as it is: it may show what other clients made."""
+        """Whether the answer must not pass unchanged, since it may show what other clients made."""
         return self.task is Task.LIST and self._client != ""
 
     async def answered(self, body: bytes) -> bytes:
-        """A whole JSON answer, before the client gets it; what the client gets. Raises Refusal."""
+        """Reads a whole JSON answer before the client gets it; what to send to the client. Raises Refusal."""
         if self.task is Task.FORGET:
             await self._forget()
         elif self.shows_others:
@@ -77,7 +77,7 @@ class AnswerReader:
                 own = await self._own_page(body)
                 await self.written()
                 return own
-            except StoreError as gone:  # what cannot be told apart must not be shown
+            except StoreError as gone:  # without the owners nothing may be shown
                 raise Refusal(replies.STORE_UNAVAILABLE, retry_after_s=1.0) from gone
         else:
             self._learn(body)
@@ -85,50 +85,50 @@ class AnswerReader:
         return body
 
     def began(self, object_id: str) -> None:
-        """A stream named its object."""
+        """A stream has named its object."""
         if self.task is Task.LEARN:
-            self._remember([(ids.kind_of(object_id) or self._place.kind, object_id)])
+            self._remember([(ids.kind_of(object_id) or self._path.kind, object_id)])
 
     def located(self, location: str) -> None:
-        """An answer that names its object in its Location header, as realtime calls do."""
+        """An answer names its object in its Location header, as realtime calls do."""
         if self.task is Task.LEARN:
-            self._remember([(self._place.kind, location.rstrip("/").rpartition("/")[2])])
+            self._remember([(self._path.kind, location.rstrip("/").rpartition("/")[2])])
 
     def ends(self, event: bytes) -> None:
-        """A stream's last event, which carries the whole object."""
+        """A stream's last event, which contains the whole object."""
         self._learn(event)
 
     async def written(self) -> None:
-        """Until what was learnt is in the store, or left for later."""
+        """Wait until what was learned is in the store, or left for later."""
         while self._writes:
             await asyncio.shield(self._writes.pop())
 
     def _learn(self, body: bytes) -> None:
         if self.task is Task.ENCRYPTED and not any(mark in body for mark in _LASTING_MARKS):
             return
-        known = answer_ids.made_by(body, self._place.kind)
+        known = answer_ids.made_by(body, self._path.kind)
         if self.task is Task.ENCRYPTED:
             known = [ref for ref in known if ref[0] in _LASTING]
         self._remember(known)
 
-    def _learn_pointed(self, body: bytes) -> None:
-        """What the objects of one's own list point to: a batch's output, say. Nobody knows whose unknown kinds are."""
-        if self._place.kind is not OTHER:
+    def _learn_references(self, body: bytes) -> None:
+        """Learn what the client's own objects in a list refer to, such as a batch's output; not of unknown kinds."""
+        if self._path.kind is not OTHER:
             self._learn(body)
 
     def _remember(self, refs: list[Ref]) -> None:
-        task = self._book.remember(refs, self.account, self._client)
+        task = self._owners.remember(refs, self.account, self._client)
         if task is not None:
             self._writes.append(task)
 
     async def _forget(self) -> None:
         try:
-            await self._book.forget((self._place.kind, self._place.id))
+            await self._owners.forget((self._path.kind, self._path.id))
         except StoreError as gone:  # upstream has deleted it: an id that leads to nothing does no harm
-            _log.debug("a deleted object stays in the book", reason=str(gone))
+            _log.debug("the record of a deleted object is not deleted", reason=str(gone))
 
     async def _own_page(self, body: bytes) -> bytes:
-        """The first page from here on that holds anything of the client's: SDKs take an empty page for the last one."""
+        """The first page from here on with objects of the client: SDKs take an empty page for the last one."""
         for _ in range(_MOST_PAGES):
             own, last = await self._own_of(body)
             if not last:
@@ -141,8 +141,8 @@ class AnswerReader:
         return own
 
     async def _own_of(self, body: bytes) -> tuple[bytes, str]:
-        """The list without what others made; every other byte as it was, but for the ids of its first and last.
-        And after which id the next page begins, where this one shows nothing and is not the last. Raises StoreError."""
+        """The list without what others made; otherwise unchanged, but for its first and last ids. And the id after
+        which the next page begins, if this one shows nothing and is not the last. Raises StoreError."""
         try:
             members = _members.decode(body)
             elements = _elements.decode(members["data"])
@@ -150,28 +150,28 @@ class AnswerReader:
         except KeyError:
             return body, ""
         except ValueError as unreadable:
-            if self._place.kind is OTHER:
+            if self._path.kind is OTHER:
                 return body, ""
             raise Refusal(replies.UPSTREAM_PROTOCOL_ERROR) from unreadable
-        refs = [(ids.kind_of(name) or self._place.kind, name) if type(name) is str else None for name in names]
-        owners = await self._book.find([ref for ref in refs if ref is not None], self._client)
+        refs = [(ids.kind_of(name) or self._path.kind, name) if type(name) is str else None for name in names]
+        owners = await self._owners.find([ref for ref in refs if ref is not None], self._client)
         of = dict(zip([ref for ref in refs if ref is not None], owners, strict=True))
         mine = owner_of("", self._client).client
         kept = [n for n, ref in enumerate(refs) if ref is None or _is_shown(of[ref], mine, strict=ref[0] is not OTHER)]
         if len(kept) == len(names):
-            self._learn_pointed(body)
+            self._learn_references(body)
             return body, ""
         data = b"[" + b", ".join(bytes(elements[n]) for n in kept) + b"]"
         body = body.replace(bytes(members["data"]), data, 1)
         for name, at in (("first_id", 0), ("last_id", -1)):
             if name in members:
                 body = set_member(body, name, msgspec.json.encode(names[kept[at]] if kept else None))
-        self._learn_pointed(body)
+        self._learn_references(body)
         goes_on = not kept and bytes(members.get("has_more", b"")) == b"true" and type(names[-1]) is str
         return body, names[-1] if goes_on else ""
 
 
-def _is_shown(owner: Any, mine: bytes, *, strict: bool) -> bool:
+def _is_shown(owner: Owner | None, mine: bytes, *, strict: bool) -> bool:
     if owner is None:
         return not strict
     return owner.client in {b"", mine}

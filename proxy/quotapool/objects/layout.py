@@ -1,14 +1,14 @@
-"""How owners are laid out in the store: which key, which field, which bytes. No I/O here.
+"""The layout of owners in the store: which key, which field, which bytes. No I/O here.
 
 Stored, with NN one of 64 hash tags, so that a cluster spreads them and one request costs each of them little:
 
-    qp:{pool:obj:NN}:<shelf>:<period>:<bucket>   hash: what the id is remembered by -> its owner
+    qp:{pool:obj:NN}:<retention>:<period>:<bucket>   hash: the id, or a digest of it -> its owner
 
-`recent` and `long` keep 7 bytes of the id's digest and 4 or 10 of the owner: 16,384 buckets of few fields each, which
-Redis packs (listpack). `kept` keeps the id itself, the names, and the day: operators can list and search it.
+`recent` and `long` store 7 bytes of the id's digest and 4 or 10 of the owner: 16,384 buckets of few fields each, which
+Redis packs (listpack). `kept` stores the id itself, the names, and the time: operators can list and search it.
 
-Time is cut into periods. A record is written into the present one, whose key ends by itself when the last record in it
-has reached its age; so nothing is ever swept, and a look-up asks the few periods that may hold it.
+Time is divided into periods. A record is written into the present one, whose key expires when the last record in it has
+reached its age; so nothing needs a cleanup, and a look-up reads the few periods that may have the record.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from quotapool.openai.ids import Kind
+from quotapool.openai.ids import Kind, Retention
 
 _TAGS: Final = 64
 _DAY_S: Final = 86_400.0
 _KEPT_S: Final = 400 * _DAY_S
-_NEVER_S: Final = 60.0  # what is kept for no time at all is forgotten within a minute
+_LEAST_S: Final = 60.0  # a retention of no time at all lasts for up to a minute
 _CREATED: Final = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Where an object lives and whose it is, by short digests of both names. `client` b"": nobody's in particular."""
+    """Which account has an object and whose it is, by short digests of both names. `client` b"": any client's."""
 
     account: bytes
     client: bytes
@@ -39,7 +39,7 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RecordKey:
     """One field of one hash. `expires`: Unix seconds."""
 
     key: str
@@ -48,7 +48,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedObject:
     """A record that can be listed. `created`: Unix seconds."""
 
     id: str
@@ -57,40 +57,40 @@ class Listed:
     created: int
 
 
-class Shelf:
-    """One way of keeping. `life_s`: how long a record lives at least; it lives up to `life_s / periods` longer."""
+class RecordLayout:
+    """The records of one retention. `life_s`: how long a record lasts at least; at most `life_s / periods` longer."""
 
-    def __init__(self, pool: str, name: str, life_s: float, *, periods: int, buckets: int, named: bool) -> None:
+    def __init__(self, pool: str, retention: Retention, life_s: float, *, periods: int, buckets: int) -> None:
         self._pool = pool
-        self._name = name[0]
-        self._life_s = max(life_s, _NEVER_S)
+        self._letter = retention[0]
+        self._life_s = max(life_s, _LEAST_S)
         self._period_s = self._life_s / periods
         self._periods = periods
         self._buckets = buckets
-        self._named = named
+        self._named = retention == "kept"
 
     def _key(self, bucket: int, period: int) -> str:
-        return f"qp:{{{self._pool}:obj:{bucket % _TAGS:02d}}}:{self._name}:{period:x}:{bucket:x}"
+        return f"qp:{{{self._pool}:obj:{bucket % _TAGS:02d}}}:{self._letter}:{period:x}:{bucket:x}"
 
-    def _where(self, object_id: str) -> tuple[int, bytes]:
-        digest = hashlib.blake2b(object_id.encode("utf-8", "surrogatepass"), digest_size=9).digest()
-        bucket = int.from_bytes(digest[:2], "big") % self._buckets
-        return bucket, object_id.encode("utf-8", "surrogatepass") if self._named else digest[2:]
+    def _bucket_and_field(self, object_id: str) -> tuple[int, bytes]:
+        encoded = object_id.encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(encoded, digest_size=9).digest()
+        return int.from_bytes(digest[:2], "big") % self._buckets, encoded if self._named else digest[2:]
 
-    def place(self, object_id: str, now: float) -> Place:
-        """Where a record is written now."""
+    def write_key(self, object_id: str, now: float) -> RecordKey:
+        """Where to write a record now."""
         period = int(now // self._period_s)
-        bucket, field = self._where(object_id)
-        return Place(self._key(bucket, period), field, int((period + 1) * self._period_s + self._life_s) + 1)
+        bucket, field = self._bucket_and_field(object_id)
+        return RecordKey(self._key(bucket, period), field, int((period + 1) * self._period_s + self._life_s) + 1)
 
-    def places(self, object_id: str, now: float) -> list[Place]:
-        """Where a record may stand, the latest first."""
+    def read_keys(self, object_id: str, now: float) -> list[RecordKey]:
+        """Where a record may be, the latest first."""
         period = int(now // self._period_s)
-        bucket, field = self._where(object_id)
-        return [Place(self._key(bucket, period - back), field, 0) for back in range(self._periods + 1)]
+        bucket, field = self._bucket_and_field(object_id)
+        return [RecordKey(self._key(bucket, period - back), field, 0) for back in range(self._periods + 1)]
 
-    def keys(self, now: float) -> list[str]:
-        """All keys that may hold records."""
+    def all_keys(self, now: float) -> list[str]:
+        """All keys that may have records."""
         period = int(now // self._period_s)
         return [
             self._key(bucket, period - back) for bucket in range(self._buckets) for back in range(self._periods + 1)
@@ -112,29 +112,32 @@ class Shelf:
         end = 5 + value[0]
         return Owner(value[1:5], value[5:end])
 
-    def listed(self, field: bytes, value: bytes) -> Listed:
-        """A record with its names. Only for the shelf that keeps them."""
+    def listed(self, field: bytes, value: bytes) -> ListedObject:
+        """A record with its names. Only of the retention `kept`, which has them."""
         end = 5 + value[0]
         (created,) = _CREATED.unpack_from(value, end)
         account, _, client = value[end + 4 :].decode().partition("\n")
-        return Listed(field.decode("utf-8", "replace"), account, client, created)
+        return ListedObject(field.decode("utf-8", "replace"), account, client, created)
 
 
 class OwnerLayout:
-    """The three of them. `retention_s`: how long a stored response is remembered."""
+    """The layouts of all retentions. `retention_s`: how long a stored response is remembered."""
 
     def __init__(self, pool: str, retention_s: float) -> None:
-        self.kept = Shelf(pool, "kept", _KEPT_S, periods=2, buckets=256, named=True)
-        self._long = Shelf(pool, "long", _KEPT_S, periods=2, buckets=16_384, named=False)
-        self._recent = Shelf(pool, "recent", retention_s, periods=8, buckets=16_384, named=False)
+        self.kept = RecordLayout(pool, "kept", _KEPT_S, periods=2, buckets=256)
+        self._by_retention = {
+            "kept": self.kept,
+            "long": RecordLayout(pool, "long", _KEPT_S, periods=2, buckets=16_384),
+            "recent": RecordLayout(pool, "recent", retention_s, periods=8, buckets=16_384),
+        }
 
-    def of(self, kind: Kind) -> Shelf:
-        return {"kept": self.kept, "long": self._long, "recent": self._recent}[kind.retention]
+    def of(self, kind: Kind) -> RecordLayout:
+        return self._by_retention[kind.retention]
 
 
 def owner_of(account: str, client: str) -> Owner:
-    """4 bytes of the account's name and 6 of the client's: enough to tell those of one pool apart, and independent of
-    any numbering that a lost store could lose."""
+    """4 bytes of the account's name and 6 of the client's: enough to distinguish those of one pool, and independent of
+    any numbering, which a store that lost its data would lose."""
     return Owner(account_mark(account), hashlib.blake2b(client.encode(), digest_size=6).digest() if client else b"")
 
 

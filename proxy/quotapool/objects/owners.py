@@ -1,6 +1,6 @@
-"""The book of owners: who made which object, on which account; and where each client is at home.
+"""The owners of stored objects: which client made which object on which account; and each client's home account.
 
-A record is written as soon as an answer names its id, and whoever relays the answer waits for it before its end. What
+A record is written as soon as an answer names its id, and the relay of the answer waits for that before its end. What
 the store does not take at once is written later: it never fails a request, it is counted, and this process knows it in
 the meantime.
 """
@@ -16,17 +16,17 @@ from typing import Any, Final
 import structlog
 
 from quotapool.domain.observer import Observer
-from quotapool.objects.layout import Listed, Owner, OwnerLayout, Place, owner_of
+from quotapool.objects.layout import ListedObject, Owner, OwnerLayout, RecordKey, owner_of
 from quotapool.openai.ids import Kind
 from quotapool.store.store import Store, StoreError
 
 _log = structlog.get_logger()
 Ref = tuple[Kind, str]
 
-_CACHED: Final = 10_000  # records of which this process remembers what it saw last
-_CACHED_S: Final = 60.0  # for so long: another process may have forgotten them
-_MOST_LATER: Final = 50_000  # records that wait for the store; the oldest go first
-_AGAIN_S: Final = 1.0
+_CACHED: Final = 10_000  # records that this process caches
+_CACHED_S: Final = 60.0  # not for longer: another process may have deleted them
+_MOST_PENDING: Final = 50_000  # records that wait for the store; the oldest are dropped first
+_RETRY_S: Final = 1.0
 _AT_ONCE: Final = 500  # commands in one pipeline
 
 
@@ -36,124 +36,124 @@ class ObjectOwners:
     def __init__(self, store: Store, pool: str, *, retention_s: float, observer: Observer) -> None:
         self._store = store
         self._pool = pool
-        self._shelves = OwnerLayout(pool, retention_s)
+        self._layout = OwnerLayout(pool, retention_s)
         self._observer = observer
-        self._seen: OrderedDict[tuple[bytes, str], tuple[Owner, float]] = OrderedDict()
-        self._later: deque[tuple[Place, bytes]] = deque()
+        self._cache: OrderedDict[tuple[bytes, str], tuple[Owner, float]] = OrderedDict()
+        self._pending: deque[tuple[RecordKey, bytes]] = deque()
         self._writing: set[asyncio.Task[None]] = set()
-        self._repeating: asyncio.Task[None] | None = None
+        self._retrying: asyncio.Task[None] | None = None
         self._homes_key = f"qp:{{{pool}:obj:homes}}:homes"
         self._homes: dict[str, tuple[str, float]] = {}
 
     def __repr__(self) -> str:
-        return f"<ObjectOwners seen={len(self._seen)} later={len(self._later)}>"
+        return f"<ObjectOwners cached={len(self._cache)} pending={len(self._pending)}>"
 
     def configure(self, *, retention_s: float) -> None:
-        """Take another retention. Records already written end when they were to end."""
-        self._shelves = OwnerLayout(self._pool, retention_s)
+        """Use another retention. Records that are written already keep their expiry."""
+        self._layout = OwnerLayout(self._pool, retention_s)
 
     # ---- owners
 
     async def find(self, refs: Sequence[Ref], client: str) -> list[Owner | None]:
-        """Each object's owner, None where nobody knows it. Raises StoreError.
+        """Each object's owner, None if it is unknown. Raises StoreError.
 
-        What belongs to somebody else is always looked up anew, as what does not exist is: it takes as long.
+        Objects of other clients are never cached, like those that do not exist: a look-up takes equally long.
         """
         mine = owner_of("", client).client
-        found: list[Owner | None] = [self._remembered(object_id, mine) for _, object_id in refs]
+        found: list[Owner | None] = [self._cached(object_id, mine) for _, object_id in refs]
         missing = [n for n, owner in enumerate(found) if owner is None]
         for n, owner in zip(missing, await self._read([refs[n] for n in missing]), strict=True):
             found[n] = owner
             if owner is not None and owner.client in {b"", mine}:
-                self._note(refs[n][1], mine, owner)
+                self._add_to_cache(refs[n][1], mine, owner)
         return found
 
     async def _read(self, refs: Sequence[Ref]) -> list[Owner | None]:
         now = time.time()
         fields: dict[str, list[bytes]] = {}
-        spots: list[list[tuple[str, int]]] = []
+        positions: list[list[tuple[str, int]]] = []  # for each object: (key, index of its field)
         for kind, object_id in refs:
-            spots.append([])
-            for place in self._shelves.of(kind).places(object_id, now):
-                asked = fields.setdefault(place.key, [])
-                spots[-1].append((place.key, len(asked)))
-                asked.append(place.field)
-        answers = dict(zip(fields, await self._run([("hmget", key, *f) for key, f in fields.items()]), strict=True))
+            positions.append([])
+            for record in self._layout.of(kind).read_keys(object_id, now):
+                of_key = fields.setdefault(record.key, [])
+                positions[-1].append((record.key, len(of_key)))
+                of_key.append(record.field)
+        replies = dict(zip(fields, await self._run([("hmget", key, *f) for key, f in fields.items()]), strict=True))
         owners: list[Owner | None] = []
-        for (kind, _), where in zip(refs, spots, strict=True):
-            values = [answers[key][at] for key, at in where]
+        for (kind, _), of_object in zip(refs, positions, strict=True):
+            values = [replies[key][index] for key, index in of_object]
             value = next((value for value in reversed(values) if value is not None), None)  # the first owner counts
-            owners.append(None if value is None else self._shelves.of(kind).owner(value))
+            owners.append(None if value is None else self._layout.of(kind).owner(value))
         return owners
 
     def remember(self, refs: Iterable[Ref], account: str, client: str) -> asyncio.Task[None] | None:
-        """Write down whose these are; None: nothing new. The task ends when they are written, or left for later.
+        """Record the owner of these; None: nothing new. The task ends when they are written, or left for later.
 
-        What is known already keeps its owner.
+        Objects that are known already keep their owner.
         """
         owner, now = owner_of(account, client), time.time()
-        new = [ref for ref in dict.fromkeys(refs) if self._remembered(ref[1], owner.client) is None]
+        new = [ref for ref in dict.fromkeys(refs) if self._cached(ref[1], owner.client) is None]
         if not new:
             return None
         writes = []
         for kind, object_id in new:
-            shelf = self._shelves.of(kind)
-            writes.append((shelf.place(object_id, now), shelf.value(owner, account, client, now)))
-            self._note(object_id, owner.client, owner)
+            layout = self._layout.of(kind)
+            writes.append((layout.write_key(object_id, now), layout.value(owner, account, client, now)))
+            self._add_to_cache(object_id, owner.client, owner)
         task = asyncio.get_running_loop().create_task(self._write(writes))
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
         return task
 
     async def forget(self, ref: Ref) -> bool:
-        """Whether there was a record. Raises StoreError."""
+        """Delete an object's record; whether there was one. Raises StoreError."""
         kind, object_id = ref
-        self.doubt(object_id)
-        places = self._shelves.of(kind).places(object_id, time.time())
-        return any(await self._run([("hdel", place.key, place.field) for place in places]))
+        self.uncache(object_id)
+        records = self._layout.of(kind).read_keys(object_id, time.time())
+        return any(await self._run([("hdel", record.key, record.field) for record in records]))
 
-    def doubt(self, object_id: str) -> None:
-        """Look in the store the next time, whatever was seen before."""
-        for known in [name for name in self._seen if name[1] == object_id]:
-            del self._seen[known]
+    def uncache(self, object_id: str) -> None:
+        """Read the object's owner from the store the next time."""
+        for known in [name for name in self._cache if name[1] == object_id]:
+            del self._cache[known]
 
-    async def all(self) -> list[Listed]:
+    async def all(self) -> list[ListedObject]:
         """Every record that is kept by name, the newest first. Raises StoreError."""
-        shelf = self._shelves.kept
-        answers = await self._run([("hgetall", key) for key in shelf.keys(time.time())])
-        rows = [shelf.listed(field, value) for fields in answers for field, value in fields.items()]
+        layout = self._layout.kept
+        replies = await self._run([("hgetall", key) for key in layout.all_keys(time.time())])
+        rows = [layout.listed(field, value) for fields in replies for field, value in fields.items()]
         return sorted(rows, key=lambda row: -row.created)
 
-    def _remembered(self, object_id: str, client: bytes) -> Owner | None:
-        known = self._seen.get((client, object_id))
+    def _cached(self, object_id: str, client: bytes) -> Owner | None:
+        known = self._cache.get((client, object_id))
         return None if known is None or known[1] < time.monotonic() else known[0]
 
-    def _note(self, object_id: str, client: bytes, owner: Owner) -> None:
-        self._seen[client, object_id] = owner, time.monotonic() + _CACHED_S
-        self._seen.move_to_end((client, object_id))
-        if len(self._seen) > _CACHED:
-            self._seen.popitem(last=False)
+    def _add_to_cache(self, object_id: str, client: bytes, owner: Owner) -> None:
+        self._cache[client, object_id] = owner, time.monotonic() + _CACHED_S
+        self._cache.move_to_end((client, object_id))
+        if len(self._cache) > _CACHED:
+            self._cache.popitem(last=False)
 
-    # ---- homes
+    # ---- home accounts
 
-    async def home(self, client: str) -> str | None:
-        """The account at which a client is at home, None before its first object. Raises StoreError."""
+    async def home_account(self, client: str) -> str | None:
+        """A client's home account, None before its first object. Raises StoreError."""
         known = self._homes.get(client)
         if known is not None and known[1] > time.monotonic():
             return known[0]
-        ((raw,),) = await self._run([("hmget", self._homes_key, _name(client))])
+        ((raw,),) = await self._run([("hmget", self._homes_key, _client_field(client))])
         if raw is None:
             return None
         account: str = raw.decode()
-        self._note_home(client, account)
+        self._cache_home(client, account)
         return account
 
-    async def settle_in(self, client: str, account: str) -> None:
-        """From now on `client` is at home there. Raises StoreError."""
-        await self._run([("hset", self._homes_key, _name(client), account)])
-        self._note_home(client, account)
+    async def set_home_account(self, client: str, account: str) -> None:
+        """Make `account` the client's home account from now on. Raises StoreError."""
+        await self._run([("hset", self._homes_key, _client_field(client), account)])
+        self._cache_home(client, account)
 
-    def _note_home(self, client: str, account: str) -> None:
+    def _cache_home(self, client: str, account: str) -> None:
         if len(self._homes) > _CACHED:
             self._homes.clear()
         self._homes[client] = account, time.monotonic() + _CACHED_S
@@ -161,56 +161,54 @@ class ObjectOwners:
     # ---- the store
 
     async def _run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        answers: list[Any] = []
+        replies: list[Any] = []
         for start in range(0, len(commands), _AT_ONCE):
             pipeline = self._store.client.pipeline(transaction=False)
             for name, *arguments in commands[start : start + _AT_ONCE]:
                 pipeline.execute_command(name.upper(), *arguments)
-            answers += await self._store.guard(pipeline.execute())
-        return answers
+            replies += await self._store.guard(pipeline.execute())
+        return replies
 
-    async def _write(self, writes: Sequence[tuple[Place, bytes]]) -> None:
+    async def _write(self, writes: Sequence[tuple[RecordKey, bytes]]) -> None:
         try:
             await self._put(writes)
         except StoreError:
             self._observer.objects_unwritten(len(writes))
-            self._later.extend(writes)
-            while len(self._later) > _MOST_LATER:
-                self._later.popleft()
-            if self._repeating is None:
-                self._repeating = asyncio.get_running_loop().create_task(self._repeat())
+            self._pending.extend(writes)
+            while len(self._pending) > _MOST_PENDING:
+                self._pending.popleft()
+            if self._retrying is None:
+                self._retrying = asyncio.get_running_loop().create_task(self._retry())
 
-    async def _put(self, writes: Sequence[tuple[Place, bytes]]) -> None:
-        commands: list[tuple[Any, ...]] = []
-        for place, value in writes:
-            commands.append(("hsetnx", place.key, place.field, value))
-        expiries = {place.key: place.expires for place, _ in writes}
+    async def _put(self, writes: Sequence[tuple[RecordKey, bytes]]) -> None:
+        commands: list[tuple[Any, ...]] = [("hsetnx", record.key, record.field, value) for record, value in writes]
+        expiries = {record.key: record.expires for record, _ in writes}
         commands += [("expireat", key, at) for key, at in expiries.items()]
         await self._run(commands)
 
-    async def _repeat(self) -> None:
-        """Write what the store did not take, until it takes it. Repeating is harmless: the first one counts."""
+    async def _retry(self) -> None:
+        """Write what the store did not take, until it takes it. Repeating is harmless: the first owner counts."""
         try:
-            while self._later:
-                await asyncio.sleep(_AGAIN_S)
-                some = [self._later[n] for n in range(min(len(self._later), _AT_ONCE))]
+            while self._pending:
+                await asyncio.sleep(_RETRY_S)
+                some = [self._pending[n] for n in range(min(len(self._pending), _AT_ONCE))]
                 try:
                     await self._put(some)
                 except StoreError:
                     continue
                 for _ in some:
-                    self._later.popleft()
+                    self._pending.popleft()
         finally:
-            self._repeating = None
+            self._retrying = None
 
     async def close(self, seconds: float = 2.0) -> None:
-        """Wait for what is being written, for at most `seconds`."""
+        """Wait for writes under way, for at most `seconds`."""
         if self._writing:
             await asyncio.wait(self._writing, timeout=seconds)
-        if self._repeating is not None:
-            self._repeating.cancel()
-            _log.warning("records of stored objects were not written", records=len(self._later))
+        if self._retrying is not None:
+            self._retrying.cancel()
+            _log.warning("records of stored objects were not written", records=len(self._pending))
 
 
-def _name(client: str) -> str:
+def _client_field(client: str) -> str:
     return client or "-"

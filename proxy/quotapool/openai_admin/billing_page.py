@@ -1,7 +1,7 @@
-"""The old billing pages, which OpenAI shows to a browser's login (`sess-…`) and to no API key: what credit is left.
+"""The old billing pages, which OpenAI shows to a browser's login (`sess-…`) and to no API key: the credit that is left.
 
-Shapes: what gateways still emulate (credit_grants, subscription, usage); openai-openapi no longer has them, so every
-field may be missing.
+Shapes: those that gateways still emulate (credit_grants, subscription, usage); openai-openapi no longer has them, so
+every field may be missing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from quotapool.openai_admin.json_reader import NotTold, Reader
+from quotapool.openai_admin.json_reader import JsonReader, NoAnswer
 
 T = TypeVar("T")
 _HOW: Final = "log in at https://platform.openai.com and copy the login's sess-... token"
@@ -35,7 +35,7 @@ class _Usage(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Billing:
-    """USD, and `access_until` in Unix seconds. None: not told."""
+    """USD, and `access_until` in Unix seconds. None: not reported."""
 
     granted_usd: float | None = None
     used_usd: float | None = None
@@ -45,8 +45,8 @@ class Billing:
     month_usd: float | None = None
 
 
-async def billing(reader: Reader, today: date) -> Billing:
-    """Credit, the subscription and this month's spend so far (UTC). Raises NotTold where the login is refused."""
+async def billing(reader: JsonReader, today: date) -> Billing:
+    """Credit, the subscription and this month's spend so far (UTC). Raises NoAnswer if the login is refused."""
     credit = await _page(reader, "credit_grants", _CreditGrants)
     subscription = await _page(reader, "subscription", _Subscription)
     month = (("start_date", f"{today.replace(day=1)}"), ("end_date", f"{today + timedelta(days=1)}"))
@@ -62,28 +62,28 @@ async def billing(reader: Reader, today: date) -> Billing:
     )
 
 
-async def _page(reader: Reader, name: str, shape: type[T], query: tuple[tuple[str, str], ...] = ()) -> T:
-    """The page, or an empty one where OpenAI has taken it away."""
+async def _page(reader: JsonReader, name: str, shape: type[T], query: tuple[tuple[str, str], ...] = ()) -> T:
+    """The page, or an empty one if OpenAI has removed it."""
     try:
         return await reader.get(f"/dashboard/billing/{name}", shape, query)
-    except NotTold as refused:
+    except NoAnswer as refused:
         if refused.found:
             raise
         return shape()
 
 
 def is_api_key(secret: str) -> bool:
-    """An API key can be told from a login without asking."""
+    """Whether this is an API key and no login, by its form alone."""
     return secret.lower().startswith("sk-")
 
 
-def session_refused(status: int, said: str) -> str:
+def session_refused(status: int, message: str) -> str:
     """What a 401 or 403 of the billing pages means, for the operator who configured the login."""
-    if "session key" in said:
+    if "session key" in message:
         return API_KEY_GIVEN
     if status == 401:
         return f"the session key has expired; renew it: {_HOW}"
-    return f"OpenAI refuses the session key: {said}"
+    return f"OpenAI refuses the session key: {message}"
 
 
 API_KEY_GIVEN: Final = (

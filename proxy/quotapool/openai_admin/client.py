@@ -1,7 +1,7 @@
 """A client of OpenAI's admin API: projects, rate limits, spend limits, keys, costs and usage of one organisation.
 
-Reads only. It lives in the supervisor and in commands, never in a worker: an admin key serves no request.
-Every method raises NotTold, whose text is for an operator and holds no secret.
+Reads only. It is used in the supervisor and in commands, never in a worker: an admin key serves no request.
+Every method raises NoAnswer, whose text is for operators and contains no secret.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Final, TypeVar
 
-from quotapool.openai_admin.json_reader import NotTold, Query, Reader
+from quotapool.openai_admin.json_reader import JsonReader, NoAnswer, Query
 from quotapool.openai_admin.shapes import (
     ApiKey,
     BucketPage,
@@ -34,8 +34,8 @@ _SCOPES: Final = re.compile(r"Missing scopes: ([\w.:, -]+?)(?:\.\s|\.?$)")
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """What one key of one project cost on one day (UTC). None: OpenAI names none."""
+class KeyCost:
+    """What one key of one project cost on one day (UTC). None: OpenAI does not name it."""
 
     day: date
     project: str | None
@@ -44,7 +44,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
+class KeyUsage:
     """What one key used on one day (UTC) in chat, completions and responses."""
 
     day: date
@@ -58,7 +58,7 @@ class Used:
 class Organisation:
     """What one admin key may read. `page`: objects on a page, 1 to 100."""
 
-    def __init__(self, reader: Reader, *, page: int = _OBJECTS) -> None:
+    def __init__(self, reader: JsonReader, *, page: int = _OBJECTS) -> None:
         self._reader = reader
         self._page = page
 
@@ -72,38 +72,38 @@ class Organisation:
         return await self._objects(path, ObjectPage[RateLimit], lambda limit: limit.id)
 
     async def api_keys(self, project: str) -> list[ApiKey]:
-        """All that are enabled, whoever owns them."""
+        """All enabled keys, of any owner."""
         path = f"/organization/projects/{project}/api_keys"
-        everybody = (("owner_project_access", "any"),)
-        return await self._objects(path, ObjectPage[ApiKey], lambda key: key.id, everybody)
+        any_owner = (("owner_project_access", "any"),)
+        return await self._objects(path, ObjectPage[ApiKey], lambda key: key.id, any_owner)
 
     async def spend_limit(self, project: str | None = None) -> SpendLimit | None:
-        """The hard monthly limit of a project, else of the organisation; None where there is none."""
+        """The hard monthly limit of a project, else of the organisation; None if there is none."""
         scope = "" if project is None else f"/projects/{project}"
         try:
             return await self._reader.get(f"/organization{scope}/spend_limit", SpendLimit)
-        except NotTold as refused:
+        except NoAnswer as refused:
             if refused.found:
                 raise
             return None
 
-    async def costs(self, since: date, until: date) -> list[Cost]:
+    async def costs(self, since: date, until: date) -> list[KeyCost]:
         """By day, project and key, both days included."""
         groups = (("bucket_width", "1d"), ("group_by[]", "project_id"), ("group_by[]", "api_key_id"))
         query = (*_span(since, until), *groups, ("limit", _COST_DAYS))
         return [
-            Cost(day, result.project_id, result.api_key_id, result.amount.value)
+            KeyCost(day, result.project_id, result.api_key_id, result.amount.value)
             async for day, result in self._days("/organization/costs", BucketPage[CostResult], query)
             if result.amount is not None and result.amount.value is not None
         ]
 
-    async def usage(self, since: date, until: date) -> list[Used]:
+    async def usage(self, since: date, until: date) -> list[KeyUsage]:
         """Requests and tokens by day, project and key, both days included: chats, responses and embeddings, which is
-        nearly all that passes here. The other kinds have pages of their own and are not asked for."""
+        nearly all that passes here. The other kinds have pages of their own, which are not read."""
         groups = (("bucket_width", "1d"), ("group_by[]", "project_id"), ("group_by[]", "api_key_id"))
         query = (*_span(since, until), *groups, ("limit", _USAGE_DAYS))
         return [
-            Used(day, r.project_id, r.api_key_id, r.num_model_requests, r.input_tokens, r.output_tokens)
+            KeyUsage(day, r.project_id, r.api_key_id, r.num_model_requests, r.input_tokens, r.output_tokens)
             for kind in ("completions", "embeddings")
             async for day, r in self._days(f"/organization/usage/{kind}", BucketPage[UsageResult], query)
         ]
@@ -136,19 +136,21 @@ class Organisation:
         raise _too_many(path)
 
 
-def admin_key_refused(status: int, said: str) -> str:
+def admin_key_refused(status: int, message: str) -> str:
     """What a 401 or 403 of the admin API means, for the operator who configured the key."""
-    scopes = _SCOPES.search(said)
+    scopes = _SCOPES.search(message)
     if scopes is not None:
         return (
             f"this key may not read that: it lacks the permission {scopes[1].strip()}. OpenAI's admin API takes an "
             "admin key (sk-admin-...) with that permission; a project's key never has it"
         )
-    if "session key" in said:
+    if "session key" in message:
         return "OpenAI takes only a browser's login (sess-...) there"
     if status == 401:
-        return f"OpenAI does not accept this admin key (revoked, expired or mistyped): make a new one. It said: {said}"
-    return f"OpenAI refuses this admin key: {said}"
+        return (
+            f"OpenAI does not accept this admin key (revoked, expired or mistyped): make a new one. It said: {message}"
+        )
+    return f"OpenAI refuses this admin key: {message}"
 
 
 def _span(since: date, until: date) -> Query:
@@ -157,5 +159,5 @@ def _span(since: date, until: date) -> Query:
     return (("start_time", int(start.timestamp())), ("end_time", int(end.timestamp())))
 
 
-def _too_many(path: str) -> NotTold:
-    return NotTold(f"OpenAI's {path} has more than {_MOST_PAGES} pages", final=False)
+def _too_many(path: str) -> NoAnswer:
+    return NoAnswer(f"OpenAI's {path} has more than {_MOST_PAGES} pages", final=False)

@@ -1,6 +1,6 @@
-"""Asks OpenAI about the pool's keys and accounts, with the admin keys and session keys that are configured.
+"""Collects what OpenAI reports of the pool's keys and accounts, with the configured admin keys and session keys.
 
-What an admin key or a login may not read is explained once, and then not asked again until the secret changes.
+What an admin key or a login may not read is explained once, and then not tried again until the secret changes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import aiohttp
 
 from quotapool.openai_admin import billing_page
 from quotapool.openai_admin.client import Organisation, admin_key_refused
-from quotapool.openai_admin.json_reader import NotTold, Reader
-from quotapool.openai_admin.records import AccountSaid, KeySaid
+from quotapool.openai_admin.json_reader import JsonReader, NoAnswer
+from quotapool.openai_admin.records import AccountRecord, KeyRecord
 from quotapool.openai_admin.shapes import ApiKey, RateLimit
 from quotapool.settings import Account, Settings
 from quotapool.settings.organisation import AdminKey
@@ -35,20 +35,20 @@ _HIDDEN: Final = re.compile(r"\.{2,}|…+|\*+")
 
 
 @dataclass(slots=True)
-class Told:
-    """What OpenAI said. `limits`: account -> rows as OpenAI lists them; `key_ids`: OpenAI's id of a key -> ours;
-    `projects`: project -> account; `problems`: one line each, for an operator."""
+class Collected:
+    """What OpenAI reported. `limits`: account -> rows as OpenAI lists them; `key_ids`: OpenAI's id of a key -> ours;
+    `projects`: project -> account; `problems`: one text each, for operators."""
 
-    keys: dict[str, KeySaid] = field(default_factory=dict)
-    accounts: dict[str, AccountSaid] = field(default_factory=dict)
+    keys: dict[str, KeyRecord] = field(default_factory=dict)
+    accounts: dict[str, AccountRecord] = field(default_factory=dict)
     limits: dict[str, list[RateLimit]] = field(default_factory=dict)
     key_ids: dict[str, str] = field(default_factory=dict)
     projects: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
-class Inquiry:
-    """One process's questions; remembers refusals. `settings` hold the keys of the vault too."""
+class Collector:
+    """One process's client; remembers refusals. The `settings` of its methods include the keys of the vault."""
 
     def __init__(
         self, http: aiohttp.ClientSession, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
@@ -58,66 +58,67 @@ class Inquiry:
         self._refused: dict[tuple[str, str], str] = {}  # (secret's fingerprint, what it may not read) -> why
 
     def organisation(self, settings: Settings, admin: AdminKey) -> Organisation:
-        """The admin API as `admin` sees it."""
+        """The admin API as `admin` may read it."""
         return Organisation(self._reader(settings, admin.secret.get_secret_value(), admin_key_refused))
 
-    async def ask(self, settings: Settings) -> Told:
+    async def collect(self, settings: Settings) -> Collected:
         """Everything: keys, limits, spend limits, credit. Never raises for what OpenAI does."""
-        told = Told()
+        collected = Collected()
         for admin in settings.admin_keys:
-            await self._ask_organisation(settings, admin, told)
+            await self._read_organisation(settings, admin, collected)
         for account in accounts_of(settings):
-            await self._ask_session(settings, account, told)
-        return told
+            await self._read_billing(settings, account, collected)
+        return collected
 
     # ---- with an admin key
 
-    async def _ask_organisation(self, settings: Settings, admin: AdminKey, told: Told) -> None:
+    async def _read_organisation(self, settings: Settings, admin: AdminKey, collected: Collected) -> None:
         accounts = [account for account in accounts_of(settings) if admin_key_of(settings, account) is admin]
         if not accounts:
             return
         organisation = self.organisation(settings, admin)
-        asked = _Asked(self, f"admin key of {admin.organization}", fingerprint(admin.secret.get_secret_value()), told)
-        await self._ask_keys(settings, accounts, organisation, asked)
-        whole = await asked("the organisation's spend limit", organisation.spend_limit)
+        secret = fingerprint(admin.secret.get_secret_value())
+        access = _Access(f"admin key of {admin.organization}", secret, collected, self._refused)
+        await self._read_keys(settings, accounts, organisation, access)
+        whole = await access.read("the organisation's spend limit", organisation.spend_limit)
         for account in accounts:
-            said = told.accounts.setdefault(account, AccountSaid(at=time.time()))
+            record = collected.accounts.setdefault(account, AccountRecord(at=time.time()))
             if whole is not None:
-                said.organization_limit_usd, said.organization_stopped = whole.usd, whole.enforcing
+                record.organization_limit_usd, record.organization_stopped = whole.usd, whole.enforcing
             project = settings_of(settings, account).project
             if project is None:
                 continue
-            said.project = project
-            told.projects[project] = account
-            own = await asked("projects' spend limits", partial(organisation.spend_limit, project))
+            record.project = project
+            collected.projects[project] = account
+            own = await access.read("projects' spend limits", partial(organisation.spend_limit, project))
             if own is not None:
-                said.project_limit_usd, said.project_stopped = own.usd, own.enforcing
-            limits = await asked("projects' rate limits", partial(organisation.rate_limits, project))
+                record.project_limit_usd, record.project_stopped = own.usd, own.enforcing
+            limits = await access.read("projects' rate limits", partial(organisation.rate_limits, project))
             if limits is not None:
-                told.limits[account] = limits
+                collected.limits[account] = limits
 
-    async def _ask_keys(
-        self, settings: Settings, accounts: list[str], organisation: Organisation, asked: _Asked
+    async def _read_keys(
+        self, settings: Settings, accounts: list[str], organisation: Organisation, access: _Access
     ) -> None:
         """Find our keys among theirs: in the account's project, else in all of the organisation's."""
         searched = {settings_of(settings, account).project for account in accounts}
         if None in searched:
-            projects = await asked("the projects", organisation.projects) or []
+            projects = await access.read("the projects", organisation.projects) or []
             if len(projects) > _MOST_SEARCHED:
                 more = f"has {len(projects)} projects; accounts without `project:` are looked for in {_MOST_SEARCHED}"
-                asked.told.problems.append(f"{asked.who}: {more}")
+                access.collected.problems.append(f"{access.name}: {more}")
             searched |= {project.id for project in projects[:_MOST_SEARCHED]}
         ours = {key.id: key for key in settings.keys if key.account in accounts}
         for project in sorted(filter(None, searched)):
-            theirs = await asked("the projects' keys", partial(organisation.api_keys, project))
+            theirs = await access.read("the projects' keys", partial(organisation.api_keys, project))
             mine = {
                 name: key.secret.get_secret_value()
                 for name, key in ours.items()
                 if settings_of(settings, key.account).project in {project, None}
             }
             for name, found in match(mine, theirs or ()).items():
-                asked.told.key_ids[found.id] = name
-                asked.told.keys[name] = KeySaid(
+                access.collected.key_ids[found.id] = name
+                access.collected.keys[name] = KeyRecord(
                     key_id=found.id,
                     name=found.name or "",
                     project=project,
@@ -128,70 +129,66 @@ class Inquiry:
 
     # ---- with a login
 
-    async def _ask_session(self, settings: Settings, account: str, told: Told) -> None:
+    async def _read_billing(self, settings: Settings, account: str, collected: Collected) -> None:
         login = settings_of(settings, account).session_key
         if login is None:
             return
         secret = login.get_secret_value()
-        asked = _Asked(self, f"session_key of {account}", fingerprint(secret), told)
+        access = _Access(f"session_key of {account}", fingerprint(secret), collected, self._refused)
 
         async def billing() -> billing_page.Billing:
             if billing_page.is_api_key(secret):
-                raise NotTold(billing_page.API_KEY_GIVEN, final=True)
-            return await billing_page.billing(
-                self._reader(settings, secret, billing_page.session_refused), datetime.now(UTC).date()
-            )
+                raise NoAnswer(billing_page.API_KEY_GIVEN, final=True)
+            reader = self._reader(settings, secret, billing_page.session_refused)
+            return await billing_page.billing(reader, datetime.now(UTC).date())
 
-        said = told.accounts.setdefault(account, AccountSaid(at=time.time()))
-        bill = await asked("the billing pages", billing)
+        record = collected.accounts.setdefault(account, AccountRecord(at=time.time()))
+        bill = await access.read("the billing pages", billing)
         if bill is None:
-            said.problem = asked.why
+            record.problem = access.problem
             return
-        said.granted_usd, said.available_usd = bill.granted_usd, bill.available_usd
-        said.access_until, said.month_usd = bill.access_until, bill.month_usd
+        record.granted_usd, record.available_usd = bill.granted_usd, bill.available_usd
+        record.access_until, record.month_usd = bill.access_until, bill.month_usd
 
-    def _reader(self, settings: Settings, secret: str, explain: Callable[[int, str], str]) -> Reader:
+    def _reader(self, settings: Settings, secret: str, explain: Callable[[int, str], str]) -> JsonReader:
         base = settings.admin_upstream or settings.upstream
-        return Reader(self._http, base, secret, explain, self._sleep, proxy=settings.proxy_for(base))
-
-    async def attempt(self, asked: _Asked, what: str, call: Callable[[], Awaitable[T]]) -> T | None:
-        """The answer; None, with one line of explanation, where there is none."""
-        question = (asked.fingerprint, what)
-        if question in self._refused:
-            asked.why = self._refused[question]
-            return None
-        try:
-            return await call()
-        except NotTold as refused:
-            asked.why = str(refused)
-            asked.told.problems.append(f"{asked.who}: {what}: {refused}")
-            if refused.final and refused.found:
-                self._refused[question] = asked.why
-            return None
+        return JsonReader(self._http, base, secret, explain, self._sleep, proxy=settings.proxy_for(base))
 
 
 @dataclass(slots=True)
-class _Asked:
-    """Questions with one secret. `why`: what was said instead of the last answer."""
+class _Access:
+    """What one secret, called `name`, may read. `problem`: why the last `read` had no answer."""
 
-    inquiry: Inquiry
-    who: str
+    name: str
     fingerprint: str
-    told: Told
-    why: str = ""
+    collected: Collected
+    refused: dict[tuple[str, str], str]
+    problem: str = ""
 
-    async def __call__(self, what: str, call: Callable[[], Awaitable[T]]) -> T | None:
-        return await self.inquiry.attempt(self, what, call)
+    async def read(self, what: str, call: Callable[[], Awaitable[T]]) -> T | None:
+        """The answer; None, with one explanation among the problems, if there is none."""
+        key = (self.fingerprint, what)
+        if key in self.refused:
+            self.problem = self.refused[key]
+            return None
+        try:
+            return await call()
+        except NoAnswer as refused:
+            self.problem = str(refused)
+            self.collected.problems.append(f"{self.name}: {what}: {refused}")
+            if refused.final and refused.found:
+                self.refused[key] = self.problem
+            return None
 
 
 def connector(ca_file: Path | None) -> aiohttp.TCPConnector:
-    """Connections to OpenAI, few at a time; `ca_file`: whom to trust instead of the system's authorities."""
+    """Connections to OpenAI, few at a time; `ca_file`: authorities to trust instead of the system's."""
     tls = ssl.create_default_context(cafile=str(ca_file)) if ca_file else True
     return aiohttp.TCPConnector(limit=_AT_ONCE, ssl=tls)
 
 
 def accounts_of(settings: Settings) -> list[str]:
-    """Those that have keys."""
+    """The accounts that have keys."""
     return sorted({key.account for key in settings.keys})
 
 
@@ -210,7 +207,7 @@ def admin_key_of(settings: Settings, account: str) -> AdminKey | None:
 def match(secrets: Mapping[str, str], theirs: Iterable[ApiKey]) -> dict[str, ApiKey]:
     """Our key id -> the key of theirs whose redacted value shows its beginning and end.
 
-    Where two fit one, nobody can say which it is, and neither is matched.
+    If two match one, it is unclear which it is, and neither is matched.
     """
     fits: dict[str, list[ApiKey]] = {}
     claims: dict[str, int] = {}

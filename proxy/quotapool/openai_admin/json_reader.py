@@ -1,4 +1,4 @@
-"""Reads JSON from OpenAI for the supervisor and the commands: patient, bounded, careful with the secret it carries."""
+"""Reads JSON from OpenAI for the supervisor and the commands: with retries and bounds, without leaking its secret."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _TRIES: Final = 4
 _FIRST_WAIT_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 30.0
 _LARGEST_ANSWER: Final = 32 * 2**20
-_PATIENCE: Final = aiohttp.ClientTimeout(total=60, connect=10)
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=60, connect=10)
 
 
-class NotTold(Exception):
-    """Why OpenAI did not answer, without secrets. `final`: asking again with this key does not help.
+class NoAnswer(Exception):
+    """Why OpenAI did not answer, without secrets. `final`: trying again with this key does not help.
 
-    `found` False: there is no such thing.
+    `found` False: there is no such object.
     """
 
     def __init__(self, message: str, *, final: bool, found: bool = True) -> None:
@@ -34,10 +34,10 @@ class NotTold(Exception):
         self.found = found
 
 
-class Reader:
-    """GETs JSON from OpenAI with one secret: patient with 429 and 5xx, deaf to redirects, which would carry it away.
+class JsonReader:
+    """GETs JSON from OpenAI with one secret: retries 429 and 5xx, follows no redirect, which would get the secret.
 
-    `explain` says what a 401 or 403 means, given the status and OpenAI's own message.
+    `explain` returns what a 401 or 403 means, given the status and OpenAI's own message.
     """
 
     def __init__(
@@ -59,21 +59,21 @@ class Reader:
         self._proxy = proxy
 
     async def get(self, path: str, shape: type[T], query: Query = ()) -> T:
-        """The answer of `/v1{path}` as `shape`. Raises NotTold."""
+        """The answer of `/v1{path}` as `shape`. Raises NoAnswer."""
         for attempt in range(_TRIES):
             last = attempt == _TRIES - 1
             try:
                 status, headers, body = await self._once(path, query)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 if last:
-                    raise NotTold(f"OpenAI's {path} cannot be reached: {self._why(error)}", final=False) from None
+                    raise NoAnswer(f"OpenAI's {path} cannot be reached: {self._reason(error)}", final=False) from None
                 wait_s = _backoff(attempt)
             else:
                 if status == 200:
                     return self._decoded(path, body, shape)
                 if last or not (status in {408, 409, 429} or status >= 500):
                     raise self._refusal(path, status, body)
-                wait_s = _asked_wait(headers.get("Retry-After"), _backoff(attempt))
+                wait_s = _retry_after(headers.get("Retry-After"), _backoff(attempt))
             await self._sleep(wait_s)
         raise AssertionError  # the last try returned or raised
 
@@ -85,34 +85,34 @@ class Reader:
             params=parameters,
             headers=self._headers,
             allow_redirects=False,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
             proxy=self._proxy,
         ) as answer:
             body = bytearray()
             async for piece in answer.content.iter_any():
                 body += piece
                 if len(body) > _LARGEST_ANSWER:
-                    raise NotTold(f"OpenAI's {path} answers more than {_LARGEST_ANSWER >> 20} MiB", final=True)
+                    raise NoAnswer(f"OpenAI's {path} answers more than {_LARGEST_ANSWER >> 20} MiB", final=True)
             return answer.status, answer.headers, bytes(body)
 
-    def _refusal(self, path: str, status: int, body: bytes) -> NotTold:
-        said = self._message(body)
+    def _refusal(self, path: str, status: int, body: bytes) -> NoAnswer:
+        message = self._message(body)
         if status in {401, 403}:
-            return NotTold(self._explain(status, said), final=True)
+            return NoAnswer(self._explain(status, message), final=True)
         if status == 404:
-            return NotTold(f"OpenAI knows no {path}: {said}", final=True, found=False)
+            return NoAnswer(f"OpenAI knows no {path}: {message}", final=True, found=False)
         final = 400 <= status < 500 and status != 429
-        return NotTold(f"OpenAI's {path} answers {status}: {said}", final=final)
+        return NoAnswer(f"OpenAI's {path} answers {status}: {message}", final=final)
 
     def _decoded(self, path: str, body: bytes, shape: type[T]) -> T:
         try:
             return msgspec.json.decode(body, type=shape)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            why = self._clean(str(error))
-            raise NotTold(f"OpenAI's {path} answers in a shape that is not understood: {why}", final=False) from None
+            reason = self._clean(str(error))
+            raise NoAnswer(f"OpenAI's {path} answers in an unknown shape: {reason}", final=False) from None
 
     def _message(self, body: bytes) -> str:
-        """OpenAI's own words, without secrets and short."""
+        """OpenAI's own message, shortened and without secrets."""
         try:
             document = msgspec.json.decode(body)
             error = document["error"]
@@ -121,7 +121,7 @@ class Reader:
             return "(no JSON error)"
         return self._clean(str(text))[:300]
 
-    def _why(self, error: BaseException) -> str:
+    def _reason(self, error: BaseException) -> str:
         if isinstance(error, TimeoutError):
             return "no answer in time"
         if isinstance(error, aiohttp.ClientHttpProxyError):
@@ -133,10 +133,10 @@ def _backoff(attempt: int) -> float:
     return _FIRST_WAIT_S * 2.0**attempt * random.uniform(0.75, 1.25)
 
 
-def _asked_wait(header: str | None, otherwise: float) -> float:
-    """`Retry-After` in seconds, where it is a number."""
+def _retry_after(header: str | None, default: float) -> float:
+    """`Retry-After` in seconds, if it is a number."""
     try:
-        asked = float(header or "")
+        seconds = float(header or "")
     except ValueError:
-        return otherwise
-    return min(_LONGEST_WAIT_S, asked) if asked >= 0 else otherwise
+        return default
+    return min(_LONGEST_WAIT_S, seconds) if seconds >= 0 else default

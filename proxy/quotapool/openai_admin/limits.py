@@ -15,10 +15,10 @@ Imported = Mapping[str, Sequence[RateLimit]]  # account -> OpenAI's rows
 
 
 def limits_by_group(settings: Settings, rows: Sequence[RateLimit]) -> dict[str, Limits]:
-    """Model group -> what OpenAI limits. The row of the group's own name speaks for the group, else its first one.
+    """Model group -> OpenAI's limits. The row of the group's own name counts for the group, else its first one.
 
-    The batch queue's limit is no budget of a request's, and megabytes of audio are not counted: neither is taken.
-    Nothing or 0 in a row bounds nothing: a model that a project may not use refuses by itself.
+    The batch queue's limit does not apply to requests, and megabytes of audio are not counted: neither is taken.
+    Nothing or 0 in a row is no limit: OpenAI itself refuses a model that a project may not use.
     """
     found: dict[str, Limits] = {}
     for row in rows:
@@ -35,9 +35,9 @@ def limits_by_group(settings: Settings, rows: Sequence[RateLimit]) -> dict[str, 
 
 
 def with_imported(settings: Settings, imported: Imported) -> Settings:
-    """The configuration with these limits written under `accounts.<account>.models`.
+    """The configuration with these limits added under `accounts.<account>.models`.
 
-    What somebody wrote for an account, for all its models or for one, stays as it is.
+    Limits configured for an account, for all its models or for one, stay as they are.
     """
     accounts = {}
     for name, rows in imported.items():
@@ -52,7 +52,7 @@ def with_imported(settings: Settings, imported: Imported) -> Settings:
 
 
 def fragment(settings: Settings, imported: Imported) -> str:
-    """The same as YAML, to be pasted into the configuration file."""
+    """The same as YAML for the configuration file."""
     accounts = {}
     for name, rows in sorted(imported.items()):
         models = {

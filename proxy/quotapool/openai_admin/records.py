@@ -1,23 +1,24 @@
-"""What OpenAI said of our keys and accounts when it was last asked, kept in the store for `check` and the alerts.
+"""What OpenAI last reported of our keys and accounts, kept in the store for `check` and the alerts.
 
-Stored: `qp:{<pool>:spend}:said`, hash: key id -> msgpack map of `KeySaid`; `a/<account>` -> of `AccountSaid`.
+Stored: `qp:{<pool>:spend}:said`, hash: key id -> msgpack map of `KeyRecord`; `a/<account>` -> of `AccountRecord`.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
-from quotapool.store.store import Store
+from quotapool.store.store import Store, text_of
 
 T = TypeVar("T")
 _ACCOUNT: Final = "a/"
 
 
-class KeySaid(msgspec.Struct, frozen=True, kw_only=True):
-    """A key as the dashboard shows it; `key_id` is OpenAI's name for it. Times in Unix seconds, `at` of the saying."""
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A key as the dashboard shows it; `key_id` is OpenAI's id of it. Times in Unix seconds, `at`: of the report."""
 
     key_id: str
     name: str = ""
@@ -27,10 +28,10 @@ class KeySaid(msgspec.Struct, frozen=True, kw_only=True):
     at: float = 0.0
 
 
-class AccountSaid(msgspec.Struct, kw_only=True):
+class AccountRecord(msgspec.Struct, kw_only=True):
     """An account's limits and credit in USD; `…_stopped`: the spend limit refuses requests now.
 
-    `problem`: why OpenAI did not say more, in words for an operator.
+    `problem`: why OpenAI reported no more, as a text for operators.
     """
 
     project: str = ""
@@ -47,14 +48,14 @@ class AccountSaid(msgspec.Struct, kw_only=True):
 
 
 class OpenAIRecords:
-    """The hash of one pool. Every method raises StoreLost where the store is away."""
+    """The hash of one pool. Every method raises StoreLost while the store is away."""
 
     def __init__(self, store: Store, pool: str) -> None:
         self._store = store
         self._name = f"qp:{{{pool}:spend}}:said"
 
-    async def write(self, keys: Mapping[str, KeySaid], accounts: Mapping[str, AccountSaid]) -> None:
-        """Replace what was said of these; of others stands what was said before."""
+    async def write(self, keys: Mapping[str, KeyRecord], accounts: Mapping[str, AccountRecord]) -> None:
+        """Replace the records of these keys and accounts, and of no others."""
         pieces: list[str | bytes] = []
         for key, of_key in keys.items():
             pieces += (key, msgspec.msgpack.encode(of_key))
@@ -63,23 +64,20 @@ class OpenAIRecords:
         if pieces:
             await self._store.guard(self._store.client.execute_command("HSET", self._name, *pieces))
 
-    async def read(self) -> tuple[dict[str, KeySaid], dict[str, AccountSaid]]:
-        """By key id and by account; what another version wrote and this one cannot read is passed over."""
+    async def read(self) -> tuple[dict[str, KeyRecord], dict[str, AccountRecord]]:
+        """By key id and by account; records of another version that cannot be read are left out."""
         raw = await self._store.guard(self._store.client.hgetall(self._name))
-        keys: dict[str, KeySaid] = {}
-        accounts: dict[str, AccountSaid] = {}
-        for field, text in raw.items():
-            name = field if isinstance(field, str) else field.decode()
-            value = text.encode() if isinstance(text, str) else text
-            if not name.startswith(_ACCOUNT):
-                _keep(keys, name, value, KeySaid)
+        keys: dict[str, KeyRecord] = {}
+        accounts: dict[str, AccountRecord] = {}
+        for field, value in raw.items():
+            name = text_of(field)
+            if name.startswith(_ACCOUNT):
+                _add(accounts, name.removeprefix(_ACCOUNT), value, AccountRecord)
             else:
-                _keep(accounts, name.removeprefix(_ACCOUNT), value, AccountSaid)
+                _add(keys, name, value, KeyRecord)
         return keys, accounts
 
 
-def _keep(into: dict[str, T], name: str, value: bytes, shape: type[T]) -> None:
-    try:
+def _add(into: dict[str, T], name: str, value: Any, shape: type[T]) -> None:
+    with contextlib.suppress(msgspec.DecodeError):
         into[name] = msgspec.msgpack.decode(value, type=shape)
-    except msgspec.DecodeError:
-        return

@@ -1,4 +1,4 @@
-"""What OpenAI's admin API answers, as far as it is read here. Unknown fields are passed over.
+"""The shapes of OpenAI's admin API, as far as they are read here. Unknown fields are ignored.
 
 Shapes: openai-openapi 2.3.0 and the Python SDK 3.54, `types/admin/organization`.
 """
@@ -30,7 +30,7 @@ class Project(msgspec.Struct):
 
 
 class RateLimit(msgspec.Struct):
-    """Limits of one model in one project; `batch_1_day_max_input_tokens` counts the batches' queue apart."""
+    """Limits of one model in one project; `batch_1_day_max_input_tokens` is a separate one, of the batch queue."""
 
     id: str
     model: str
@@ -105,7 +105,7 @@ class Bucket(msgspec.Struct, Generic[T]):
 
 
 class BucketPage(msgspec.Struct, Generic[T]):
-    """Days; `next_page` is the next page's name."""
+    """Days; `next_page` identifies the next page."""
 
     data: list[Bucket[T]]
     has_more: bool = False

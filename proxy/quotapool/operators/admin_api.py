@@ -11,12 +11,10 @@ import msgspec
 
 from quotapool import __version__
 from quotapool.domain.states import State
+from quotapool.domain.wallet import PICO
 from quotapool.keys.master_keys import NoMasterKey
 from quotapool.keys.vault import VaultLocked
-from quotapool.ledger.budgets import StoreUnavailable
 from quotapool.ledger.clients import ClientStore, digest, new_key
-from quotapool.ledger.messages import text_of
-from quotapool.money.rate_cards import PICO
 from quotapool.money.spend_store import DAYS_KEPT, SpendStore, Spent
 from quotapool.operators import shapes
 from quotapool.operators.admin_http import Call, Handler
@@ -32,7 +30,7 @@ from quotapool.operators.keys import (
     next_step,
 )
 from quotapool.settings.values import check_name
-from quotapool.store.store import Store, StoreError
+from quotapool.store.store import Store, StoreError, text_of
 
 _DIMENSIONS: Final = ("rpm", "tpm", "rpd", "tpd", "ipm")
 
@@ -227,7 +225,7 @@ def _with_api_errors(handler: Handler) -> Handler:
             raise ApiError(409, "no_master_key", str(error)) from None
         except VaultLocked as error:
             raise ApiError(409, "vault_locked", str(error)) from None
-        except (StoreError, StoreUnavailable):
+        except StoreError:
             raise ApiError(503, "store_unavailable", "The store does not answer.") from None
 
     return handle

@@ -89,7 +89,7 @@ class Overview:
         try:
             await self.sync.refresh()
             now, buckets = await self.ledger.buckets()
-            stopped = await self.ledger.registry.stopped()
+            stopped = await self.ledger.registry.removals_stopped()
         except StoreUnavailable:
             self.metrics.store_up.set(0)
         else:

@@ -67,9 +67,9 @@ class RosterSync:
             await self.observe(subject, record, rest_s)
             self._unreported.pop(subject, None)
         if roster.settings.merge_organizations:
-            roster.share_organizations(await registry.told_organizations())
+            roster.share_organizations(await registry.known_organizations())
         roster.pool.apply_states(await registry.records())
-        roster.learned_groups |= await registry.told_groups()  # one of ours may still be on its way there
+        roster.learned_groups |= await registry.learned_groups()  # one of ours may still be on its way there
         if self._clients is not None:
             await self._with_clients(self._clients.refresh)
 
@@ -78,9 +78,9 @@ class RosterSync:
         registry = self._registry
         await registry.begin_epoch(reseeded=True)
         for model, group in self.roster.learned_groups.items():
-            await registry.tell_group(model, group)
+            await registry.record_group(model, group)
         if self._clients is not None:
-            await self._with_clients(self._clients.remind)
+            await self._with_clients(self._clients.restore)
         for subject, record in self.roster.pool.records.items():
             rest_s = record.until - record.since
             await registry.change_state(subject, record, rest_s=rest_s, fingerprint=record.fingerprint)
@@ -130,7 +130,7 @@ class RosterSync:
     async def try_again(self, state: State, subjects: Sequence[Subject]) -> None:
         """Let those that rest in `state` be tried with the next request each."""
         with contextlib.suppress(StoreUnavailable):
-            await self._registry.rouse(state, subjects)
+            await self._registry.try_now(state, subjects)
             await self.refresh()
 
     # ---- what answers name
@@ -142,7 +142,7 @@ class RosterSync:
         if group is not None:
             self._observer.group_learned(model, group)
             with contextlib.suppress(StoreUnavailable):
-                await self._registry.tell_group(model, group)
+                await self._registry.record_group(model, group)
 
     def learn_organization(self, account: str, organization: str) -> None:
         """An answer named the organisation behind an account."""
@@ -156,7 +156,7 @@ class RosterSync:
 
     async def _write_organization(self, accounts: Sequence[str], organization: str) -> None:
         with contextlib.suppress(StoreUnavailable):  # each process learns it from the answers itself
-            await self._registry.tell_organization(accounts, organization)
+            await self._registry.record_organization(accounts, organization)
 
     # ---- work that outlives its request
 

@@ -1,7 +1,7 @@
 """The cheapest calls that prove something about a key: is it valid, and does its account pay.
 
-`GET /v1/models` is free and proves validity. Credit is proven by an embedding of one token; where the key may not
-make one, by a chat answer of one token from the cheapest model that the key is shown.
+`GET /v1/models` is free and proves validity. Credit is proven by an embedding of one token; if the key may not make
+one, by a chat answer of one token from the cheapest model that is listed for the key.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from quotapool.upstream.interface import Upstream, UpstreamFailure, read_body
 
 _LARGEST: Final = 2**20  # bytes of an answer that are read
 EMBEDDING: Final = "text-embedding-3-small"
-# Chat models by what one token costs, cheapest first, those that think before they answer last: one token is not
-# enough for their thoughts. (input, output) in picodollars a token, from OpenAI's price list of 2026; the prices that
-# count in the books are `money/cards.py`'s, these only bound a probe before it is made.
+# Chat models by the price of one token, cheapest first, reasoning models last: one token is not enough for their
+# reasoning. (input, output) in picodollars a token, from OpenAI's price list of 2026; spend is priced by
+# `money/prices.py`, these only bound a probe before it is made.
 CHAT: Final = {
     "gpt-4.1-nano": (100_000, 400_000),
     "gpt-4o-mini": (150_000, 600_000),
@@ -32,15 +32,15 @@ CHAT: Final = {
     "gpt-5-nano": (50_000, 400_000),
     "gpt-5-mini": (250_000, 2_000_000),
 }
-_DEAR: Final = (10_000_000, 60_000_000)  # a model of which nobody told a price
-_PROMPT: Final = 24  # tokens that the smallest chat may count as, its frame included
+_UNKNOWN_PRICE: Final = (10_000_000, 60_000_000)  # assumed for other models
+_PROMPT: Final = 24  # tokens that the smallest chat may count as, with its framing
 EMBEDDING_PICO: Final = 8 * 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What one call said. `in_json`: the API itself spoke, no page of something on the way; `document` is what it said;
-    `failure`: why there was no answer."""
+class ProbeAnswer:
+    """The answer to one call. `in_json`: it came from the API itself, and is no page of something on the way;
+    `document` is its content; `failure`: why there was no answer."""
 
     verdict: Verdict = OK
     status: int = 0
@@ -52,63 +52,66 @@ class Found:
 
 def most_pico(model: str) -> int:
     """The most that a chat of one token can cost, in picodollars."""
-    prompt, completion = CHAT.get(model, _DEAR)
+    prompt, completion = CHAT.get(model, _UNKNOWN_PRICE)
     return _PROMPT * prompt + completion
 
 
 class Calls:
-    """Makes them with one upstream. `clean` takes secrets out of what upstream says."""
+    """Makes the calls. `clean` removes secrets from upstream's answers."""
 
     def __init__(self, upstream: Upstream, credentials: Credentials, clean: Callable[[bytes], bytes]) -> None:
         self.upstream = upstream
-        self.elsewhere: Mapping[str, Upstream] = {}  # by address: the upstreams of keys that have one of their own
+        self.other_upstreams: Mapping[str, Upstream] = {}  # by address: of keys with their own upstream
         self.credentials = credentials
         self._clean = clean
 
-    async def models(self, key: str) -> Found:
+    async def models(self, key: str) -> ProbeAnswer:
         return await self._call(key, "GET", "/v1/models", None)
 
-    async def embed(self, key: str) -> Found:
+    async def embed(self, key: str) -> ProbeAnswer:
         return await self._call(key, "POST", "/v1/embeddings", {"model": EMBEDDING, "input": "1"})
 
-    async def chat(self, key: str, model: str) -> Found:
+    async def chat(self, key: str, model: str) -> ProbeAnswer:
         body = {"model": model, "max_completion_tokens": 1, "messages": [{"role": "user", "content": "1"}]}
         return await self._call(key, "POST", "/v1/chat/completions", body)
 
-    async def _call(self, key: str, method: str, target: str, document: Any) -> Found:
+    async def _call(self, key: str, method: str, target: str, payload: dict[str, Any] | None) -> ProbeAnswer:
         route = self.credentials.route(key)
-        upstream = self.upstream if route is None else self.elsewhere.get(route.base)
-        if upstream is None:  # a reload is about to bring it
-            return Found(Verdict(Kind.SERVICE, "connect"), failure="connect")
+        upstream = self.upstream if route is None else self.other_upstreams.get(route.base)
+        if upstream is None:  # a reload is about to add it
+            return ProbeAnswer(Verdict(Kind.SERVICE, "connect"), failure="connect")
         headers = [self.credentials.header(key), ("Accept-Encoding", "identity")]
-        body = None if document is None else msgspec.json.encode(document)
         if route is not None:
             target = route.target(target)
-            body = None if body is None else route.body(body, document["model"])
-        if body is not None:
+        body = None
+        if payload is not None:
+            body = msgspec.json.encode(payload)
+            if route is not None:
+                body = route.body(body, payload["model"])
             headers += [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         try:
             answer = await upstream.send(method, target, headers, body)
             try:
-                said = self._clean(await read_body(answer, _LARGEST))
+                content = self._clean(await read_body(answer, _LARGEST))
             finally:
                 answer.close()
         except UpstreamFailure as failure:
-            return Found(Verdict(Kind.SERVICE, failure.reason), failure=failure.reason)
-        verdict = classify(answer.status, answer.headers, said)
+            return ProbeAnswer(Verdict(Kind.SERVICE, failure.reason), failure=failure.reason)
+        verdict = classify(answer.status, answer.headers, content)
         request_id = answer.headers.get("x-request-id", "")
         try:
-            read = msgspec.json.decode(said)
+            document = msgspec.json.decode(content)
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            read = None
-        if verdict.kind is Kind.OK and not isinstance(read, dict):
-            verdict = Verdict(Kind.EGRESS, "http_200")  # a login page says 200, too
-        return Found(verdict, answer.status, request_id, isinstance(read, dict), read)
+            document = None
+        in_json = isinstance(document, dict)
+        if verdict.kind is Kind.OK and not in_json:
+            verdict = Verdict(Kind.EGRESS, "http_200")  # a login page has status 200, too
+        return ProbeAnswer(verdict, answer.status, request_id, in_json, document)
 
 
-def chat_model(found: Found, served: Sequence[str]) -> str:
-    """The cheapest chat model among those that `models` listed; else one that the pool has `served`; else none."""
-    rows = found.document.get("data") if isinstance(found.document, dict) else None
+def chat_model(listed_by: ProbeAnswer, served: Sequence[str]) -> str:
+    """The cheapest chat model among those that `models` listed; else one that the pool has `served`; else ""."""
+    rows = listed_by.document.get("data") if isinstance(listed_by.document, dict) else None
     listed = {row.get("id") for row in rows if isinstance(row, dict)} if isinstance(rows, list) else set()
     for model in (*CHAT, *served):
         if model in listed:

@@ -1,7 +1,7 @@
-"""Egress trouble: every key fails alike, so nobody is blamed, the pool raises one alarm, and it ends by itself.
+"""The network alarm: if every key fails alike, no key is removed; the pool raises one alarm, which ends by itself.
 
-Signs are answers about our network (a country, an address list, a page that is no API, 407) from different accounts,
-and connections or TLS handshakes that fail, with no proper answer of upstream between them.
+Signs are answers about our network (a country, an address list, a page that is no API, 407) to different accounts, and
+connections or TLS handshakes that fail, without any proper answer of upstream in between.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from typing import Any, Final
 from quotapool.domain.observer import Observer
 from quotapool.ledger.budgets import Ledger, StoreUnavailable
 
-_ENOUGH: Final = 3  # signs that make a trouble; where fewer accounts are usable, all of them saying so are enough
-_SILENCE_S: Final = 60.0  # after which nobody knows whether it goes on
+_ENOUGH: Final = 3  # signs that raise the alarm; with fewer usable accounts, a sign from each of them
+_QUIET_S: Final = 60.0  # without a sign, after which the alarm ends
 _ALARM_HOLDS_S: Final = 3600  # a replica that notices later raises no second alarm
 _NETWORK: Final = frozenset({"connect", "tls"})
 KIND: Final = "egress"
 
 
 class NetworkAlarm:
-    """One process's view. `accounts`: how many are usable. The request path pays one attribute look-up an answer."""
+    """One process's alarm. `accounts`: how many are usable. Costs the request path one attribute look-up."""
 
     def __init__(self, ledger: Ledger, observer: Observer, accounts: Callable[[], int]) -> None:
         self.quiet = True  # no sign since the last proper answer
-        self.trouble = ""  # why, while it lasts
+        self.trouble = ""  # the reason, while it lasts
         self._ledger = ledger
         self._observer = observer
         self._accounts = accounts
         self._refused: set[str] = set()
         self._failures = 0
-        self._silence: asyncio.TimerHandle | None = None
-        self._telling: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._announcing: set[asyncio.Task[None]] = set()
 
     def refused(self, account: str, reason: str) -> None:
-        """Upstream, or something before it, does not serve our network."""
+        """Upstream, or something on the way to it, refuses our network."""
         self._refused.add(account)
         self._sign(reason, enough=len(self._refused) >= min(_ENOUGH, max(1, self._accounts())))
 
@@ -52,18 +52,18 @@ class NetworkAlarm:
 
     def _sign(self, reason: str, *, enough: bool) -> None:
         self.quiet = False
-        if self._silence is not None:
-            self._silence.cancel()
-        self._silence = asyncio.get_running_loop().call_later(_SILENCE_S, self._end)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(_QUIET_S, self._end)
         if enough and not self.trouble:
             self.trouble = reason
             self._observer.network_refused(on=True, reason=reason, first=False)
             self._start(self._raise(reason))
 
     def _end(self) -> None:
-        if self._silence is not None:
-            self._silence.cancel()
-        self.quiet, self._failures, self._silence = True, 0, None
+        if self._timer is not None:
+            self._timer.cancel()
+        self.quiet, self._failures, self._timer = True, 0, None
         self._refused.clear()
         if self.trouble:
             reason, self.trouble = self.trouble, ""
@@ -72,33 +72,28 @@ class NetworkAlarm:
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        self._announcing.add(task)
+        task.add_done_callback(self._announcing.discard)
 
     async def _raise(self, reason: str) -> None:
-        told = {
-            "from": "well",
-            "to": "trouble",
-            "reason": reason,
-            "message": "every key fails alike: nobody is removed",
-        }
+        event = {"from": "well", "to": "trouble", "reason": reason, "message": "every key fails alike: none is removed"}
         try:
-            first = await self._ledger.registry.announce(KIND, "network", told, every_s=_ALARM_HOLDS_S)
+            first = await self._ledger.registry.announce(KIND, "network", event, every_s=_ALARM_HOLDS_S)
         except StoreUnavailable:
-            first = True  # rather one alarm a replica than none
+            first = True  # better one alarm for each replica than none
         if first:
             self._observer.network_refused(on=True, reason=reason, first=True)
 
     async def _lift(self, reason: str) -> None:
+        event = {"from": "trouble", "to": "well", "reason": reason, "message": "upstream answers again"}
         try:
-            told = {"from": "trouble", "to": "well", "reason": reason, "message": "upstream answers again"}
-            first = await self._ledger.registry.end_announced(KIND, "network", told)
+            first = await self._ledger.registry.announce_end(KIND, "network", event)
         except StoreUnavailable:
             first = True
         if first:
             self._observer.network_refused(on=False, reason=reason, first=True)
 
-    async def settled(self) -> None:
-        """What was to be told is told."""
-        if self._telling:
-            await asyncio.wait(self._telling)
+    async def wait_idle(self) -> None:
+        """Wait until everything is announced."""
+        if self._announcing:
+            await asyncio.wait(self._announcing)

@@ -92,7 +92,7 @@ class HttpAttempt(Attempt):
         request_record.status, request_record.source = answer.status, "upstream"
         content_type = answer.headers.get("Content-Type", "")
         is_json = content_type.startswith("application/json")
-        reader = request.placement.keeper if request.placement is not None else None
+        reader = request.placement.reader if request.placement is not None else None
         if reader is not None:
             reader.account = self.record.account
             if "Location" in answer.headers:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 
 from quotapool.domain.request_record import RequestRecord
 from quotapool.ledger.grants import Granted
-from quotapool.objects.placement import ObjectRequest, Objects, concerns
+from quotapool.objects.placement import ObjectRequest, Objects, involves_objects
 from quotapool.openai.encoding import decoded
 from quotapool.openai.endpoints import resolve
 from quotapool.openai.replies import ProxyError
@@ -94,10 +94,10 @@ class RequestPath:
             body = decoded(body, down.headers["Content-Encoding"], most)
         name = request.endpoint.name
         asked = ObjectRequest(name, down.method, down.target, body, request.model, request.store, client)
-        if not concerns(asked):
+        if not involves_objects(asked):
             return
         if request.stream is not None:
-            request.stream = self._objects.watched(request.stream, asked)
+            request.stream = self._objects.checked_form(request.stream, asked)
         request.placement = await self._objects.place(asked)
 
     def _identify(self, down: Downstream, request: ClientRequest, client: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qs, quote
 
-from quotapool.objects.placement import ObjectRequest, Objects, concerns
+from quotapool.objects.placement import ObjectRequest, Objects, involves_objects
 from quotapool.openai import replies
 from quotapool.openai.ids import RESPONSE
 from quotapool.openai.refusal import Refusal
@@ -66,7 +66,7 @@ class SessionPermissions:
             raise Refusal(replies.MODEL_NOT_ALLOWED, param="model")
         self._daily_limit.check_session()
         asked = ObjectRequest(RESPONSES, "POST", "/v1/responses", event, model, None, name)
-        if concerns(asked):
+        if involves_objects(asked):
             only = (await self._objects.place(asked)).only
             if only is not None and account not in only:
                 raise Refusal(replies.OBJECT_ELSEWHERE)
@@ -76,7 +76,7 @@ class SessionPermissions:
 
     def remember(self, name: str, response: str, account: str) -> None:
         """A stored response of the client `name` can be asked for by HTTP, too."""
-        self._objects.book.remember([(RESPONSE, response)], account, name)
+        self._objects.owners.remember([(RESPONSE, response)], account, name)
 
 
 def _may_use(client: Client | None, model: str) -> bool:

@@ -7,14 +7,14 @@
     rediss+sentinel:// and rediss+cluster://             the same over TLS (Sentinels too)
 
 Options after `?`, the same names as in redis-py; any other is an error, because redis-py would let an
-option such as `retry_on_timeout` in the URL override what `connection.py` must guarantee:
+option such as `retry_on_timeout` in the URL override what `store.py` must guarantee:
 
     db, client_name
     ssl_ca_certs, ssl_certfile, ssl_keyfile              files, PEM
     ssl_check_hostname=no                                the certificate may carry another host's name
     ssl_cert_reqs=none                                   no verification; allowed because some managed services
                                                          offer nothing else, and shown in `describe()`
-    sentinel_username, sentinel_password                 where the Sentinels have a password of their own
+    sentinel_username, sentinel_password                 if the Sentinels have a password of their own
 
 No message of this module repeats any part of the URL: a password with an unescaped `/` or `@` would be in it.
 """
@@ -47,7 +47,7 @@ _SCHEMES: Final[dict[str, tuple[Kind, bool]]] = {
 }
 _TLS_OPTIONS: Final = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs"}
 _SENTINEL_OPTIONS: Final = {"sentinel_username", "sentinel_password"}
-# RFC 3986, appendix B. Not `urlsplit`: it knows of one host, and from Python 3.13 refuses several with one in brackets.
+# RFC 3986, appendix B. Not `urlsplit`: it expects one host, and from Python 3.13 refuses several with one in brackets.
 _URL: Final = re.compile(r"(?:([^:/?#]+)://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(#.*)?", re.DOTALL)
 _OPTIONS: Final = {"db", "client_name"} | _TLS_OPTIONS | _SENTINEL_OPTIONS
 
@@ -97,7 +97,7 @@ class Address:
 
 
 def parse(url: str, *, ca_file: str | None = None) -> Address:
-    """The address that `url` names; `ca_file` (PEM) is used where the URL gives no `ssl_ca_certs`.
+    """The address that `url` names; `ca_file` (PEM) is used if the URL gives no `ssl_ca_certs`.
 
     Raises ValueError, naming the part that is wrong but never its value.
     """
@@ -138,7 +138,7 @@ class _Parts(NamedTuple):
 
 
 def _split(url: str) -> _Parts:
-    found = _URL.fullmatch(url.strip())  # anything fits, if only as a path
+    found = _URL.fullmatch(url.strip())  # matches anything, if only as a path
     scheme, netloc, path, query, fragment = found.groups("") if found else ("",) * 5
     if fragment or "@" in path:
         raise ValueError("redis URL: write / as %2F, # as %23, ? as %3F and @ as %40 in user name and password")
@@ -169,7 +169,7 @@ def _host(text: str, default_port: int) -> tuple[str, int]:
     if text.startswith("["):
         host, closed, rest = text[1:].partition("]")
         if not (closed and _is_ipv6(host) and (not rest or rest.startswith(":"))):
-            raise ValueError("redis URL: what stands in brackets is no IPv6 address")
+            raise ValueError("redis URL: the text in brackets is not an IPv6 address")
         port = rest.removeprefix(":")
     else:
         host, _, port = text.partition(":")

@@ -1,12 +1,12 @@
-"""The embedded store's life: one Valkey for one state directory, from the supervisor's start to its stop.
+"""The embedded store: one Valkey for one state directory, from the supervisor's start to its stop.
 
-    state_dir/embedded.lock     held (flock) by whoever runs the server; holds its process id and its role
+    state_dir/embedded.lock     locked (flock) by the process that runs the server; contains its process id and role
     state_dir/valkey.json       the server's process id, socket and role, for `attach_url` and adoption
-    state_dir/valkey.log        what Valkey says; state_dir/valkey/ is its data
+    state_dir/valkey.log        Valkey's log; state_dir/valkey/ is its data
     <runtime dir>/valkey.sock   see runtime_dir.py
 
-The server survives a supervisor that was killed; the next supervisor adopts it, so nothing is written twice
-to one append-only file. A server that dies is started again at once from that file.
+The server survives a supervisor that was killed; the next supervisor adopts it, so two servers never write to one
+append-only file. A server that exits is started again at once from that file.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from quotapool.store import runtime_dir
-from quotapool.store.valkey_process import EmbeddedFailed, ServerProcess, answers, is_alive, is_server_of
+from quotapool.store.valkey_process import EmbeddedFailed, ServerProcess, is_alive, is_server_of, server_pid
 
 _READY_S: Final = 30.0  # a large append-only file takes seconds to load
 _STOP_S: Final = 5.0
 _KILLED_S: Final = 5.0
-_SILENT_S: Final = 2.0  # how long an orphan may keep silent before it is replaced
+_ORPHAN_READY_S: Final = 2.0  # how long an orphan may not answer before it is replaced
 _COMMAND_S: Final = 5.0  # how long to wait for another CLI command's short-lived server
-_STEADY_S: Final = 10.0  # a server that lived this long ends a row of failures
+_STEADY_S: Final = 10.0  # after a server that ran this long, failures are counted from one again
 _LONGEST_PAUSE_S: Final = 5.0
 _MANY_FAILURES: Final = 3
 
 
 class StateDirBusy(Exception):
-    """Another process runs the embedded store of this state directory. `pid` is 0 where it is unknown."""
+    """Another process runs the embedded store of this state directory. `pid` is 0 if it is unknown."""
 
     def __init__(self, state_dir: Path, pid: int) -> None:
         who = f"process {pid}" if pid and is_alive(pid) else "a worker of a supervisor that is gone"
@@ -52,7 +52,7 @@ class Role(StrEnum):
 
 
 class Log(Protocol):
-    """What is used of a structlog logger."""
+    """The methods of a structlog logger that are used here."""
 
     def info(self, event: str, **fields: Any) -> Any: ...
     def warning(self, event: str, **fields: Any) -> Any: ...
@@ -62,7 +62,7 @@ class Log(Protocol):
 class EmbeddedValkey:
     """The Valkey of one state directory. `start`, then `watch` in a task of its own, then `stop`.
 
-    `failures` counts deaths in a row, for metrics; it returns to 0 when a server has lived for a while.
+    `failures` counts exits in a row, for metrics; it starts again at 1 after a server that ran for a while.
     """
 
     def __init__(self, state_dir: Path, *, log: Log, role: Role = Role.SERVE) -> None:
@@ -103,14 +103,14 @@ class EmbeddedValkey:
         return f"unix://{self._socket}"
 
     async def watch(self) -> None:
-        """Start the server again whenever it dies. Returns after `stop`; otherwise runs until cancelled."""
+        """Start the server again whenever it exits. Returns after `stop`; otherwise runs until cancelled."""
         while not self._stopping and self._server is not None:
             server = self._server
             await server.exited()
             if self._stopping:
                 return
             self._count_failure(server)
-            if self.failures > 1:  # the first new start is immediate
+            if self.failures > 1:  # the first restart is immediate
                 await asyncio.sleep(min(0.1 * 2**self.failures, _LONGEST_PAUSE_S))
             if self._stopping:
                 return
@@ -123,7 +123,7 @@ class EmbeddedValkey:
                 self._log.warning("embedded_store_restarted", pid=pid)
 
     async def stop(self) -> None:
-        """End the server (SIGTERM: it completes its file first), then release socket and state directory."""
+        """Stop the server (SIGTERM: it completes its file first), then release socket and state directory."""
         self._stopping = True
         server, self._server = self._server, None
         if server is not None:
@@ -134,7 +134,7 @@ class EmbeddedValkey:
             except TimeoutError:
                 self._log.warning("embedded_store_killed", pid=server.pid)
                 server.send_signal(signal.SIGKILL)
-                await self._gone(server)
+                await self._wait_for_exit(server)
             (self._state_dir / "valkey.json").unlink(missing_ok=True)
             self._socket.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
@@ -143,8 +143,8 @@ class EmbeddedValkey:
             os.close(self._lock)
             self._lock = None
 
-    async def _gone(self, server: ServerProcess) -> None:
-        """A killed server ends when the system call it is in returns: with a disk that hangs, who knows when."""
+    async def _wait_for_exit(self, server: ServerProcess) -> None:
+        """A killed server exits when the system call it is in returns: with a disk that hangs, nobody knows when."""
         try:
             async with asyncio.timeout(_KILLED_S):
                 await server.exited()
@@ -152,38 +152,38 @@ class EmbeddedValkey:
             self._log.error("embedded_store_left_behind", pid=server.pid, waits_for="its disk")
 
     async def _launch(self) -> int:
-        """Start a server and wait until it answers; its process id. Raises EmbeddedFailed with Valkey's last words."""
+        """Start a server and wait until it answers; its process id. Raises EmbeddedFailed, quoting its log."""
         self._socket.parent.mkdir(mode=0o700, exist_ok=True)  # cleaners of /tmp take old directories
         runtime_dir.make_private(self._socket.parent)
         self._socket.unlink(missing_ok=True)
         server = self._server = ServerProcess.spawn(self._socket, self._data_dir, self._log_file)
         self._started_at = time.monotonic()
-        self._record(server)  # before it is ready: whoever comes after us must be able to find it
-        if not await _comes_up(server, self._socket, _READY_S):
+        self._record(server)  # before it is ready: the next supervisor must be able to find it
+        if not await _is_ready(server, self._socket, _READY_S):
             status = server.exit_status()
             what = "did not answer in time" if status is None else f"ended with status {status}"
-            raise EmbeddedFailed(f"the embedded Valkey {what}. {self._log_file} ends with: {self._last_words()}")
+            raise EmbeddedFailed(f"the embedded Valkey {what}. {self._log_file} ends with: {self._end_of_log()}")
         return server.pid
 
     async def _adopt(self) -> ServerProcess | None:
-        """The server that a killed supervisor left behind, if it answers; one that hangs is ended."""
+        """The server that a killed supervisor left behind, if it answers; one that hangs is killed."""
         recorded = _recorded(self._state_dir)
-        here = Path(recorded.socket) if recorded else runtime_dir.socket_path(self._state_dir)
-        if not runtime_dir.is_private(here.parent):
+        socket = Path(recorded.socket) if recorded else runtime_dir.socket_path(self._state_dir)
+        if not runtime_dir.is_private(socket.parent):
             return None
         if recorded and is_server_of(recorded.pid, recorded.socket):
             orphan = ServerProcess(recorded.pid)
-            if not await _comes_up(orphan, here, _SILENT_S):
+            if not await _is_ready(orphan, socket, _ORPHAN_READY_S):
                 self._log.warning("embedded_store_orphan_hangs", pid=orphan.pid)
                 orphan.send_signal(signal.SIGKILL)
                 await orphan.exited()
                 return None
             pid: int | None = orphan.pid
         else:
-            pid = await asyncio.to_thread(answers, here)
+            pid = await asyncio.to_thread(server_pid, socket)
         if pid is None:
             return None
-        self._socket = here
+        self._socket = socket
         self._started_at = time.monotonic()
         self._log.info("embedded_store_adopted", pid=pid)
         return ServerProcess(pid)
@@ -194,9 +194,9 @@ class EmbeddedValkey:
         fields = {"pid": server.pid, "status": server.exit_status(), "lived_s": round(lived_s, 1)}
         self._log.warning("embedded_store_died", **fields)
         if self.failures >= _MANY_FAILURES:
-            self._log.error("embedded_store_keeps_dying", failures=self.failures, last_words=self._last_words())
+            self._log.error("embedded_store_keeps_dying", failures=self.failures, last_words=self._end_of_log())
 
-    def _last_words(self) -> str:
+    def _end_of_log(self) -> str:
         with contextlib.suppress(OSError):
             lines = self._log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             return " | ".join(lines[-3:])
@@ -213,19 +213,19 @@ class EmbeddedValkey:
 def attach_url(state_dir: Path) -> str | None:
     """URL of the server that runs for `state_dir` and answers; None if there is none. For CLI commands. Blocks.
 
-    Another command's short-lived server does not count: it may stop at any moment (see `temporary`).
+    Another command's short-lived server is ignored: it may stop at any moment (see `temporary`).
     """
     recorded = _recorded(state_dir)
     if recorded is None or recorded.role != Role.SERVE:
         return None
     if not runtime_dir.is_private(Path(recorded.socket).parent):
         return None
-    return f"unix://{recorded.socket}" if answers(recorded.socket) == recorded.pid else None
+    return f"unix://{recorded.socket}" if server_pid(recorded.socket) == recorded.pid else None
 
 
 @contextlib.asynccontextmanager
 async def temporary(state_dir: Path, *, log: Log) -> AsyncIterator[str]:
-    """URL of a server that lives for one CLI command, where `attach_url` found none. Raises as `start`."""
+    """URL of a server that runs for one CLI command, if `attach_url` found none. Raises as `start`."""
     server = EmbeddedValkey(state_dir, log=log, role=Role.COMMAND)
     url = await server.start()
     try:
@@ -234,11 +234,11 @@ async def temporary(state_dir: Path, *, log: Log) -> AsyncIterator[str]:
         await server.stop()
 
 
-async def _comes_up(server: ServerProcess, socket: Path, patience_s: float) -> bool:
-    """Whether `server` answers on its socket before it dies or `patience_s` is over."""
-    deadline = time.monotonic() + patience_s
+async def _is_ready(server: ServerProcess, socket: Path, timeout_s: float) -> bool:
+    """Whether `server` answers on its socket before it exits or `timeout_s` is over."""
+    deadline = time.monotonic() + timeout_s
     while server.is_alive() and time.monotonic() < deadline:
-        if await asyncio.to_thread(answers, socket, min(1.0, patience_s)) == server.pid:
+        if await asyncio.to_thread(server_pid, socket, min(1.0, timeout_s)) == server.pid:
             return True
         await asyncio.sleep(0.005)
     return False
@@ -247,7 +247,7 @@ async def _comes_up(server: ServerProcess, socket: Path, patience_s: float) -> b
 async def _locked(state_dir: Path, role: Role) -> int:
     """The descriptor that holds the lock; waits while a CLI command has it. Raises StateDirBusy.
 
-    The file stays when the lock is released: removing it would let two processes lock two files.
+    The file is not removed with the lock: two processes could then lock two files.
     """
     descriptor = os.open(state_dir / "embedded.lock", os.O_RDWR | os.O_CREAT, 0o600)
     deadline = time.monotonic() + _COMMAND_S
@@ -271,7 +271,7 @@ async def _locked(state_dir: Path, role: Role) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """What valkey.json holds."""
+    """The content of valkey.json."""
 
     pid: int
     socket: str

@@ -1,9 +1,9 @@
-"""The line: one connection to a single store, for the calls on the request path and nothing else.
+"""A RESP connection to a single store, for the batches of the request path and nothing else.
 
-redis-py takes 150 µs of a processor for one awaited call (its layers: pool, retry, timeout, packing, streams); under
-load a batch shares that, but a lone request waits for all of it. This is a protocol on hiredis' parser, a fifth of it,
-with the promises of `connection.py`: a command is sent once, a call ends in time, and a connection whose answer did
-not come in time is closed, so that it cannot become another's.
+redis-py takes 150 µs of CPU time for one awaited call (its layers: pool, retry, timeout, packing, streams); under
+load a batch shares that, but a lone request waits for all of it. This is a protocol on hiredis' parser, at a fifth of
+that cost, with the promises of `store.py`: a command is sent once, a call ends in time, and a connection whose reply
+did not come in time is closed, so that a late reply cannot become the reply to another command.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from quotapool.store.address import Address, Kind
 
 
 class RespBroken(Exception):
-    """No answer. `reason`: connect, closed or timeout, as in `StoreLost`; `sent`: the command may have arrived."""
+    """No reply. `reason`: connect, closed or timeout, as in `StoreLost`; `sent`: the command may have arrived."""
 
     def __init__(self, reason: str, detail: str, *, sent: bool) -> None:
         super().__init__(detail)
@@ -27,44 +27,44 @@ class RespBroken(Exception):
 
 
 class ErrorReply(Exception):
-    """The server said no; the text begins with its code, `NOSCRIPT` say."""
+    """The server replied with an error; the text begins with its code, for example `NOSCRIPT`."""
 
 
 class RespConnection:
-    """Connects with the first call, and again after the connection was lost. Calls are answered in their order.
+    """Connects with the first call, and again after the connection was lost. Replies come in the order of the calls.
 
-    `timeout_s` bounds a call; connecting, and each command of its greeting, has as much once more.
+    `timeout_s` bounds a call; connecting, and each command that sets up the connection, may take as long again.
     """
 
     def __init__(self, address: Address, timeout_s: float) -> None:
         self._address = address
         self._timeout_s = timeout_s
-        self._wire: _Wire | None = None
-        self._dialling = asyncio.Lock()
+        self._protocol: _RespProtocol | None = None
+        self._connecting = asyncio.Lock()
 
     @staticmethod
-    def leads_to(address: Address) -> bool:
-        """Whether a line can be had there: Sentinels and clusters have a way of their own to the right server, and TLS
+    def supports(address: Address) -> bool:
+        """Whether this class can connect there: Sentinels and clusters need a search for the right server, and TLS
         is left to redis-py."""
         return address.kind in {Kind.UNIX, Kind.SINGLE} and address.tls is None
 
-    async def call(self, *words: bytes) -> Any:
-        """One command; its answer as hiredis reads it. Raises LineBroken, ErrorReply.
+    async def call(self, *command: bytes) -> Any:
+        """The reply to one command, as hiredis reads it. Raises RespBroken, ErrorReply.
 
-        If the caller is cancelled, the connection is given up: what comes then is nobody's.
+        If the caller is cancelled, the connection is closed: nobody waits for its reply any more.
         """
-        wire = self._wire
-        if wire is None or wire.lost:
-            wire = await self._dial()
-        return await self._ask(wire, words)
+        protocol = self._protocol
+        if protocol is None or protocol.lost:
+            protocol = await self._connect()
+        return await self._call(protocol, command)
 
-    async def _ask(self, wire: _Wire, words: tuple[bytes, ...]) -> Any:
-        answer = wire.ask(words)
-        timer = asyncio.get_running_loop().call_later(self._timeout_s, wire.expire, answer)
+    async def _call(self, protocol: _RespProtocol, command: tuple[bytes, ...]) -> Any:
+        future = protocol.send(command)
+        timer = asyncio.get_running_loop().call_later(self._timeout_s, protocol.expire, future)
         try:
-            reply = await answer
+            reply = await future
         except asyncio.CancelledError:
-            wire.close()
+            protocol.close()
             raise
         finally:
             timer.cancel()
@@ -72,90 +72,90 @@ class RespConnection:
             raise ErrorReply(str(reply))
         return reply
 
-    async def _dial(self) -> _Wire:
-        async with self._dialling:
-            if self._wire is not None and not self._wire.lost:
-                return self._wire
-            wire = await self._connected()
+    async def _connect(self) -> _RespProtocol:
+        async with self._connecting:
+            if self._protocol is not None and not self._protocol.lost:
+                return self._protocol
+            protocol = await self._open()
             try:
-                for words in _greeting(self._address):
-                    await self._ask(wire, words)
+                for command in _setup_commands(self._address):
+                    await self._call(protocol, command)
             except RespBroken as error:
-                wire.close()
+                protocol.close()
                 raise RespBroken(error.reason, str(error), sent=False) from error
             except BaseException:
-                wire.close()
+                protocol.close()
                 raise
-            self._wire = wire
-            return wire
+            self._protocol = protocol
+            return protocol
 
-    async def _connected(self) -> _Wire:
+    async def _open(self) -> _RespProtocol:
         loop, address = asyncio.get_running_loop(), self._address
         try:
             async with asyncio.timeout(self._timeout_s):
                 if address.kind is Kind.UNIX:
-                    _, wire = await loop.create_unix_connection(lambda: _Wire(loop), address.path)
+                    _, protocol = await loop.create_unix_connection(lambda: _RespProtocol(loop), address.path)
                 else:
                     host, port = address.hosts[0]
-                    _, wire = await loop.create_connection(lambda: _Wire(loop), host, port)
+                    _, protocol = await loop.create_connection(lambda: _RespProtocol(loop), host, port)
         except TimeoutError as error:
             raise RespBroken("timeout", "it does not accept connections", sent=False) from error
         except OSError as error:
             raise RespBroken("connect", str(error), sent=False) from error
-        return wire
+        return protocol
 
     def close(self) -> None:
         """End the connection, and with it what is under way."""
-        if self._wire is not None:
-            self._wire.close()
+        if self._protocol is not None:
+            self._protocol.close()
 
 
-class _Wire(asyncio.Protocol):
+class _RespProtocol(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.lost = False
         self._loop = loop
         self._reader = hiredis.Reader()
         self._transport: asyncio.Transport | None = None
-        self._asked: deque[asyncio.Future[Any]] = deque()
+        self._pending: deque[asyncio.Future[Any]] = deque()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
-    def ask(self, words: tuple[bytes, ...]) -> asyncio.Future[Any]:
+    def send(self, command: tuple[bytes, ...]) -> asyncio.Future[Any]:
         transport = self._transport
         if self.lost or transport is None or transport.is_closing():
             raise RespBroken("connect", "the connection is closed", sent=False)
-        answer: asyncio.Future[Any] = self._loop.create_future()
-        self._asked.append(answer)
-        transport.write(b"*%d\r\n%b" % (len(words), b"".join([b"$%d\r\n%b\r\n" % (len(w), w) for w in words])))
-        return answer
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._pending.append(future)
+        transport.write(b"*%d\r\n%b" % (len(command), b"".join([b"$%d\r\n%b\r\n" % (len(a), a) for a in command])))
+        return future
 
     def data_received(self, data: bytes) -> None:
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:
-                answer = self._asked.popleft()
-                if not answer.done():
-                    answer.set_result(reply)
-        except (hiredis.ProtocolError, IndexError) as error:  # or an answer to nothing
-            self._end("closed", f"the store said what could not be understood: {error}")
+                future = self._pending.popleft()
+                if not future.done():
+                    future.set_result(reply)
+        except (hiredis.ProtocolError, IndexError) as error:  # or a reply to no command
+            self._end("closed", f"the store sent what is not RESP: {error}")
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end("closed", str(exc) if exc is not None else "the store closed the connection")
 
-    def expire(self, answer: asyncio.Future[Any]) -> None:
-        """`answer` did not come in time."""
-        if not answer.done():
-            answer.set_exception(RespBroken("timeout", "the store did not answer in time", sent=True))
+    def expire(self, future: asyncio.Future[Any]) -> None:
+        """The reply that `future` stands for did not come in time."""
+        if not future.done():
+            future.set_exception(RespBroken("timeout", "the store did not reply in time", sent=True))
             self.close()
 
-    def _end(self, reason: str, why: str) -> None:
+    def _end(self, reason: str, detail: str) -> None:
         self.lost = True
-        while self._asked:
-            answer = self._asked.popleft()
-            if not answer.done():
-                answer.set_exception(RespBroken(reason, why, sent=True))
+        while self._pending:
+            future = self._pending.popleft()
+            if not future.done():
+                future.set_exception(RespBroken(reason, detail, sent=True))
 
     def close(self) -> None:
         self.lost = True
@@ -163,14 +163,14 @@ class _Wire(asyncio.Protocol):
             self._transport.abort()
 
 
-def _greeting(address: Address) -> list[tuple[bytes, ...]]:
-    """What a new connection says first: who it is, and which database it means."""
-    login, words = address.login, list[tuple[bytes, ...]]()
+def _setup_commands(address: Address) -> list[tuple[bytes, ...]]:
+    """The commands that set up a new connection: login, client name, database."""
+    login, commands = address.login, list[tuple[bytes, ...]]()
     if login.password is not None:
         user = (login.username.encode(),) if login.username is not None else ()
-        words.append((b"AUTH", *user, login.password.encode()))
+        commands.append((b"AUTH", *user, login.password.encode()))
     if address.client_name is not None:
-        words.append((b"CLIENT", b"SETNAME", address.client_name.encode()))
+        commands.append((b"CLIENT", b"SETNAME", address.client_name.encode()))
     if address.db:
-        words.append((b"SELECT", b"%d" % address.db))
-    return words
+        commands.append((b"SELECT", b"%d" % address.db))
+    return commands

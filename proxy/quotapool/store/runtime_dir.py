@@ -1,4 +1,4 @@
-"""Where the embedded store's socket lives: a short path, in a directory that only we can enter."""
+"""Where the embedded store's socket is: a short path, in a directory that only we can enter."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def socket_path(state_dir: Path) -> Path:
     containers whose root file system is not). Raises RuntimeDirUnsafe.
     """
     name = f"quotapool-{os.geteuid()}-{_short_hash(state_dir)}"
-    places = [
+    parents = [
         Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp"),  # noqa: S108 - a name of our own in it, see below
         Path("/tmp"),  # noqa: S108 - mode 0700, and refused if it is not ours
         state_dir.resolve(),
         Path("/dev/shm"),  # noqa: S108 - as above
     ]
-    for place in places:
-        socket = place / name / _SOCKET
-        fits = place.is_absolute() and len(os.fsencode(socket)) <= LONGEST_BYTES
-        if not fits or not os.access(place, os.W_OK | os.X_OK):
+    for parent in parents:
+        socket = parent / name / _SOCKET
+        fits = parent.is_absolute() and len(os.fsencode(socket)) <= LONGEST_BYTES
+        if not fits or not os.access(parent, os.W_OK | os.X_OK):
             continue
         socket.parent.mkdir(mode=0o700, exist_ok=True)
         make_private(socket.parent)
@@ -57,7 +57,7 @@ def make_private(directory: Path) -> None:
 
 
 def is_private(directory: Path) -> bool:
-    """Whether what answers in `directory` can only be ours."""
+    """Whether nobody else can put a socket into `directory`."""
     try:
         status = directory.lstat()
     except OSError:

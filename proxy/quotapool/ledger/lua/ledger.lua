@@ -1,24 +1,24 @@
--- ledger, version 3: reserves and settles of one worker, as one atomic batch.
+-- ledger, version 3: the reserves and settles of one worker, as one atomic batch.
 --
 -- KEYS[1]  qp:{pool}            prefix; every other key of the pool carries the same hash tag, hence the same slot
 -- ARGV[1]  batch id             repeated, the first answer is returned and nothing is done again
 -- ARGV[2]  msgpack array of items, done in order; an item never raises, since Lua does not roll back
 --   reserve {1, group, requests, tokens, images, may_try_resting, jitter, candidates, forget, leave, owner, arrived, alone}
 --           candidates: {account, burst_s, rpm, tpm, rpd, tpd, ipm, 'a/<account>', account_fingerprint,
---                        'k/<key>', key_fingerprint, 'o/<organization>' where it is known}
---           a limit of -1: nobody wrote one
---           leave: share of each budget that must stay for others; owner: '' or who stands in line;
---           arrived: its second, earlier for a higher priority: who came earlier goes first; nil: now
---           alone: only the candidates will do, so the others say nothing about the wait
---           forget: accounts hinted at before that the caller cannot ask; they are hinted at again once somebody can
+--                        'k/<key>', key_fingerprint, 'o/<organization>' if it is known}
+--           a limit of -1: not configured
+--           leave: share of each budget that must stay for others; owner: '' or who waits in the queue;
+--           arrived: its second, earlier for a higher priority: earlier ones go first; nil: now
+--           alone: only the candidates can serve it, so the wait does not depend on other accounts
+--           forget: accounts hinted at before that the caller cannot use; they are hinted at again after another use
 --   settle  {2, group, account, burst_s, rpm, tpm, rpd, tpd, ipm, back_requests, back_tokens, back_images, unused_tokens,
 --            cool_s, reserved_at, evidence, event}
---           back_*: what upstream never charged; unused_tokens: reserved less used, negative where more was used
+--           back_*: what upstream never charged; unused_tokens: reserved less used, negative if more was used
 --           cool_s: 0, or seconds to rest from now
 --           evidence: {{dimension 1..6, limit, remaining, kept, corrected, charged, recent, taught_kept, taught_corrected}, ...}
 --             the last six as the reserve's moments; kept -1e18: was unbounded
---           event: 0 nothing, 1 headerless (answered well, named no limits), 2 slow_down, 3 refused for a shorter span
---   release {3, group, owner}     owner left the line: what it claimed is free
+--           event: 0 nothing, 1 headerless (success, no limits named), 2 slow_down, 3 refused for a shorter span
+--   release {3, group, owner}     owner left the queue: what it claimed is free
 --   pay     {4, group, account, burst_s, rpm, tpm, rpd, tpd, ipm, kept 1..6, corrected 1..6, cool_s}
 --           what a worker took while it did not reach the store, by dimension, in both predictions
 --
@@ -28,9 +28,9 @@
 --                                   -1e18: no level (unbounded); learned -1: unknown, 1e18: upstream names none
 --   qp:{pool}:next:<group>          sorted set: account -> second at which a request like its last one fits;
 --                                   forgotten ten minutes after the group's last reserve
---   qp:{pool}:claims:<group>        hash: account -> msgpack {owner, arrived, until}: who stands in line and gets its next room;
---                                   whoever came later leaves that account alone, in whichever replica
---   qp:{pool}:buckets               set of msgpack {account, group}: which buckets exist, for those who look at all
+--   qp:{pool}:claims:<group>        hash: account -> msgpack {owner, arrived, until}: who waits and gets its next room;
+--                                   later requests do not use that account, in any replica
+--   qp:{pool}:buckets               set of msgpack {account, group}: which buckets exist, for metrics and alerts
 --   qp:{pool}:states                hash, see state.lua; read here
 --   qp:{pool}:version, :epoch       see state.lua; read here
 --   qp:{pool}:batch:<id>            the answer, kept for two minutes
@@ -41,7 +41,7 @@
 --             for each bounded dimension
 --   reserve refused {0, wait_s (-1: never), dimension 0..6, hints, dead, refill_s}
 --           hints: accounts that may be ready now; dead: candidates (1..) whose key may not be used
---           refill_s: in which the account that decides gains this cost once more; 0: not known
+--           refill_s: how long the account that decides takes to gain this cost once more; 0: unknown
 --   settle          {2, headroom}
 --   release         {3}
 --   pay             {4}
@@ -65,16 +65,16 @@ local IS_TOKENS = {false, true, false, true, false, true}
 local GUESSED_BURST, BREATH_S, REORDER_S, RAISE, LEARN, TRUSTED = 3, 1.2, 0.3, 0.2, 0.1, -0.02
 local WIDEST_MARGIN, MARGIN_DECAY_S, SHORTEST_BURST_S, BURST_GROWTH_S = 0.2, 600, 1, 600
 local SLOWED, SLOWEST, RAMP_GROWTH = 0.7, 0.05, 1.5 ^ (1 / 900)
--- A bucket whose limits nobody named may be a caller's invention; it is not kept for long.
+-- A bucket without any known limit may be of a model that a caller invented; it is not kept for long.
 local BUCKET_TTL_MS, INVENTED_TTL_MS = 3 * 86400 * 1000, 600 * 1000
--- An account that has been ready for this long while callers were refused has left the pool: nobody asks it.
+-- An account that has been ready for this long while callers were refused has left the pool: nobody uses it.
 local UNHEARD_S = 30
 
 local time = redis.call('TIME')
 local clock = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local min, max, abs, exp, ceil = math.min, math.max, math.abs, math.exp, math.ceil
 
--- A store that lost its memory: a missing bucket is then not a full one. '' no epoch yet; 'f:…' fresh; 'r:<second>' reseeded.
+-- If the store lost its data, a missing bucket is not a full one. '' no epoch yet; 'f:…' fresh; 'r:<second>' reseeded.
 local epoch = redis.call('GET', prefix .. ':epoch') or ''
 local start_low = epoch == ''
 if string.sub(epoch, 1, 2) == 'r:' then start_low = clock - tonumber(string.sub(epoch, 3)) < 120 end
@@ -191,7 +191,7 @@ local function headroom(b, written)
   local least = 1
   for i = 1, N do
     local level, guessed = level_of(b, i), written[i] < 0 and b[LEARNED + i] < 0
-    if level > -UNBOUNDED and not guessed then -- a guess is no reason to pass an account over
+    if level > -UNBOUNDED and not guessed then -- a guess is no reason to skip an account
       local limit = limit_of(b, written, i)
       local share = limit > 0 and level / limit or 0
       if share < least then least = share end
@@ -212,7 +212,7 @@ local function written_of(item, from)
 end
 
 -- may this key be used? 1 yes, 2 yes as a trial of a resting one, 0 no
--- (an organisation's record holds whichever of its secrets it was seen with; until 0: nobody tries it)
+-- (an organisation's record applies whichever of its secrets it was seen with; until 0: it is never tried)
 local function usable(c, may_try)
   local raw
   if c[12] then
@@ -263,7 +263,7 @@ local function moments(b)
   return flat
 end
 
--- the claims that keep this caller from an account, and its own; the stale ones go
+-- the claims that keep this caller from an account, and its own; stale ones are deleted
 local function claims_against(claims_key, owner, arrived)
   local held = {}
   if redis.call('EXISTS', claims_key) == 0 then return held end
@@ -281,7 +281,7 @@ end
 
 local CLAIM_S, CLAIM_GRACE_S = 1, 0.15
 
--- whoever stands in line and was refused gets the next room of the account that has it soonest
+-- a refused caller that waits in the queue gets the next room of the account that has it soonest
 local function claim(claims_key, claims, owner, arrived, account, wait)
   for held, by in pairs(claims) do
     if by[1] == owner and held ~= account then redis.call('HDEL', claims_key, held) end
@@ -290,7 +290,7 @@ local function claim(claims_key, claims, owner, arrived, account, wait)
   redis.call('PEXPIRE', claims_key, 5000)
 end
 
--- to the next millisecond: what a refused account is told again and again is then the same, and moves nothing
+-- to the next millisecond: a refused account that is noted again gets the same score, so nothing moves
 local function moment(second)
   return ceil(second * 1000) / 1000
 end
@@ -352,7 +352,7 @@ local function reserve(item)
     end
   end
   if owner ~= '' and best then claim(claims_key, claims, owner, arrived, best, best_wait) end
-  -- Accounts that were not asked but may be ready sooner: the caller knows their keys and asks again.
+  -- Accounts that were no candidates but may be ready sooner: the caller knows their keys and tries again.
   local hints = {}
   if #again > 0 then redis.call('ZADD', next_key, unpack(again)) end
   redis.call('ZREMRANGEBYSCORE', next_key, '-inf', clock - UNHEARD_S)

@@ -1,17 +1,17 @@
--- state, version 2: one change of a key's, an account's or an organisation's state, with the rules of domain/states.py.
+-- state, version 2: one change of the state of a key, an account or an organisation, by the rules of domain/states.py.
 --
 -- KEYS[1]  qp:{pool}
 -- ARGV[1]  field: o/<organization>, a/<account> or k/<key>
 -- ARGV[2]  msgpack of the new record without since/until, or '' for active again
 --            {state, reason, tries, status, message, request_id, by, fingerprint}
 -- ARGV[3]  rest_s: seconds until the first try (resting states, and a removal that the brake may stop), else 0
--- ARGV[4]  by: observed | wallet | operator (of the change to active, where ARGV[2] carries none)
--- ARGV[5]  fingerprint in force: a record with another one counts as absent (not an organisation's: it has many secrets)
+-- ARGV[4]  by: observed | wallet | operator (of a change to active, for which ARGV[2] has none)
+-- ARGV[5]  current fingerprint: a record with another one counts as absent (not an organisation's: it has many secrets)
 -- ARGV[6]  brake: '' or the name of the brake that this removal must pass (domain/states.py, brake_of)
 -- ARGV[7]  how many removals may pass that brake within a minute
 --
 -- Stored   qp:{pool}:states            hash field -> msgpack record (with since, until)
---          qp:{pool}:version           counts changes; batches return it, so every worker hears of one with its next request
+--          qp:{pool}:version           counts changes; batches return it, so a worker learns of one with its next request
 --          qp:{pool}:events            stream of changes and alarms, the newest 10,000 or so; kind: state | brake | ...
 --          qp:{pool}:removals:<brake>  sorted set: field -> second of its removal, the last minute's
 --          qp:{pool}:brake:<brake>     exists while that brake is on: until it has stopped nothing for ten minutes
@@ -43,7 +43,7 @@ local function may_replace()
   return RANK[new.state] >= RANK[old.state]
 end
 
--- The same observation again (calls in flight when the key died) is no new event, and must not postpone the next try.
+-- The same observation again (calls in flight when the key failed) is no new event, and must not postpone the next try.
 local function is_known()
   return new and old and old.state == new.state and old.by == new.by and old.reason == new.reason and new.by ~= 'operator'
 end
@@ -80,7 +80,7 @@ if new then
   new['until'] = 0
   if rests(new) and tonumber(ARGV[3]) > 0 then
     new['until'] = clock + tonumber(ARGV[3])
-    if old and old.state == new.state and old.by == new.by and old.tries > 0 then -- a vain trial, whatever it said
+    if old and old.state == new.state and old.by == new.by and old.tries > 0 then -- a failed trial, whatever its reason
       new.tries, new['until'] = old.tries, math.max(new['until'], old['until'])
     end
   end
