@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from quotapool.domain.states import OPERATOR, WALLET, Record, State
 from quotapool.domain.verdict import Kind, Scope, Verdict
+from quotapool.domain.wallet import PICO
 from quotapool.ledger.grants import Candidate
 from quotapool.money.spend_store import SpendStore
 from quotapool.probes import prober as prober_module
@@ -80,6 +81,10 @@ class Bench:
         await self.prober.wait_idle()
         await self.house.quiet()
 
+    async def spent_usd(self) -> float:
+        """The money set aside for this UTC day's probes and not returned."""
+        return int(await self.house.store.client.get(self.prober._money_key) or 0) / PICO
+
     @property
     def targets(self) -> list[str]:
         return [sent.target for sent in self.house.upstream.sent]
@@ -111,7 +116,7 @@ async def test_a_suspect_that_may_list_models_is_active_again_at_no_cost(bench):
     assert pool.targets == [MODELS]
     assert pool.state("a1") == "active"
     assert pool.probes.results == [("a1", "validity", "well")]
-    assert await pool.prober.spent_today_usd() == 0
+    assert await pool.spent_usd() == 0
 
 
 async def test_a_second_401_at_a_call_that_any_key_may_make_removes(bench):
@@ -171,7 +176,7 @@ async def test_a_topped_up_account_comes_back_with_all_its_keys_by_one_embedding
     assert [pool.state(key) for key in ("a1", "a2", "a3")] == ["active"] * 3
     assert pool.targets == [EMBEDDINGS] * 2
     # One answer was paid for: at most 8 tokens at $0.02 a million. A refusal costs nothing.
-    assert 0 < await pool.prober.spent_today_usd() <= 8 * 0.02 / 1e6
+    assert 0 < await pool.spent_usd() <= 8 * 0.02 / 1e6
     today = datetime.now(UTC).date()
     spent = (await pool.spend.totals("account", today, today + timedelta(days=1)))[today]["a"]
     assert 0 < spent.probes <= 160_000  # picodollars
@@ -249,7 +254,7 @@ async def test_probes_of_many_accounts_together_stay_below_the_days_money(bench)
     pool.house.upstream.otherwise = EMBEDDED
     await pool.passes(80)
     assert pool.targets == [EMBEDDINGS] * 3
-    assert await pool.prober.spent_today_usd() <= 0.000_000_5
+    assert await pool.spent_usd() <= 0.000_000_5
 
 
 async def test_a_monthly_limit_is_not_tried_before_the_months_turn(bench):

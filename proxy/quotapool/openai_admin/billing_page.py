@@ -20,7 +20,6 @@ _HOW: Final = "log in at https://platform.openai.com and copy the login's sess-.
 
 class _CreditGrants(msgspec.Struct):
     total_granted: float | None = None
-    total_used: float | None = None
     total_available: float | None = None
 
 
@@ -38,7 +37,6 @@ class Billing:
     """USD, and `access_until` in Unix seconds. None: not reported."""
 
     granted_usd: float | None = None
-    used_usd: float | None = None
     available_usd: float | None = None
     hard_limit_usd: float | None = None
     access_until: float | None = None
@@ -54,7 +52,6 @@ async def billing(reader: JsonReader, today: date) -> Billing:
     cents = usage.total_usage
     return Billing(
         credit.total_granted,
-        credit.total_used,
         credit.total_available,
         subscription.hard_limit_usd,
         subscription.access_until or None,

@@ -40,8 +40,6 @@ _DAY_KEPT_S: Final = 2 * 86_400
 
 Purpose = Literal["validity", "credit"]
 Result = Literal["well", "resting", "removed", "unclear", "too_dear"]
-PURPOSES: Final[tuple[Purpose, ...]] = ("validity", "credit")
-RESULTS: Final[tuple[Result, ...]] = ("well", "resting", "removed", "unclear", "too_dear")
 
 # Suspicions that a list of models cannot clear: the key may read, but not infer.
 _INFERENCE: Final = frozenset({"missing_scope_model_request", "inference_not_authorized_error"})
@@ -221,11 +219,6 @@ class Prober:
             key.account, key.id, model, "", "probe", set_aside, prompt=usage.prompt, completion=usage.completion
         )
         await self._spend.add([entry])
-
-    async def spent_today_usd(self) -> float:
-        """What probes have cost on this UTC day, all replicas together. Raises StoreError."""
-        store = self._ledger.store
-        return int(await store.guard(store.client.get(self._money_key)) or 0) / PICO
 
     # ---- for operators
 
