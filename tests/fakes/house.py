@@ -212,7 +212,7 @@ class House:
             if not tasks:
                 break
             await asyncio.wait(tasks)
-        await self.paths.alarm.settled()
+        await self.paths.alarm.wait_idle()
         await self.paths.policy.settled()
         await self.ledger.flush()
 
