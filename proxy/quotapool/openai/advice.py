@@ -28,8 +28,8 @@ BY_REASON: Final[dict[str, str]] = {
     "organization_usage_limit_exceeded": "ask OpenAI for a higher usage limit, or wait for the next month",
     "billing_hard_limit_reached": "raise the hard limit in OpenAI's billing settings, or wait for the next month",
     # Money, by our own count.
-    "credit_stop_at": "our own stop_at for its credit is reached: top up and record it (quotapool keys topup), or raise stop_at",
-    "monthly_stop_at": "our own stop_at for its month is reached: raise monthly_limit_usd, or wait for the next month",
+    "credit_stop_at": "our own stop_at for its credit: top up and record it (quotapool keys topup), or raise stop_at",
+    "monthly_stop_at": "our own stop_at for its month: raise monthly_limit_usd, or wait for the next month",
     "daily_limit": "our own daily_limit_usd is reached: raise it, or wait for midnight UTC",
     # Dead.
     "invalid_api_key": _REPLACE,
