@@ -1,4 +1,4 @@
-"""Log lines arrive whole, in order and in batches, and a slow reader never stops the proxy."""
+"""Log lines arrive complete, in order and in batches, and a slow reader never stops the proxy."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_lines_written_after_the_loop_ended_are_not_forgotten(pipe):
     writer.close()
 
 
-async def test_a_reader_that_sleeps_costs_the_oldest_lines_and_is_told_how_many(pipe, monkeypatch):
+async def test_a_reader_that_sleeps_loses_the_oldest_lines_and_learns_how_many(pipe, monkeypatch):
     monkeypatch.setattr("quotapool.observe.log_writer.QUEUE_LIMIT", 100_000)
     reader, fd = pipe
     writer = LogWriter(fd)
@@ -157,7 +157,7 @@ async def test_the_shared_description_stays_blocking_for_everyone_else(pipe):
     assert not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK
 
 
-def test_two_processes_on_one_pipe_never_tear_a_line():
+def test_two_processes_on_one_pipe_never_split_a_line():
     program = textwrap.dedent(
         """
         import asyncio, sys

@@ -128,7 +128,7 @@ def test_a_traceback_shows_where_and_neither_secrets_nor_local_variables(log):
     assert "pass\\word" not in json.dumps(line)
 
 
-def test_the_standard_library_speaks_from_warning_up_and_clean(log):
+def test_the_standard_library_logs_from_warning_up_and_clean(log):
     _, lines = log
     logging.getLogger("aiohttp.access").info("GET /")
     logging.getLogger("redis").warning("cannot reach redis://user:%s@host", "pw-of-many-letters")
@@ -142,7 +142,7 @@ def test_the_standard_library_speaks_from_warning_up_and_clean(log):
     ]
 
 
-def test_what_is_no_http_is_not_repeated_in_the_log(log):
+def test_what_is_not_http_is_not_repeated_in_the_log(log):
     _, lines = log
     server = logging.getLogger("aiohttp.server")
     server.error("Error handling request", exc_info=BadStatusLine("GET /admin/keys?token=abc"))
@@ -192,12 +192,12 @@ def test_on_a_terminal_a_request_is_one_readable_line():
     )
 
 
-@pytest.mark.parametrize(("status", "tone"), [(200, "32"), (429, "33"), (503, "31")])
-def test_the_colour_says_whether_to_worry(status, tone):
-    assert f"\x1b[{tone}m{status}\x1b[0m" in readable(a_request(status=status), colour=True)
+@pytest.mark.parametrize(("status", "colour"), [(200, "32"), (429, "33"), (503, "31")])
+def test_the_colour_says_whether_to_worry(status, colour):
+    assert f"\x1b[{colour}m{status}\x1b[0m" in readable(a_request(status=status), colour=True)
 
 
-def test_a_model_name_cannot_steer_the_terminal():
+def test_a_model_name_cannot_control_the_terminal():
     shown = readable(a_request(model="gpt\x1b[2J\n\r"), colour=False)
     assert "\x1b" not in shown
     assert shown.count("\n") == 1
@@ -223,7 +223,7 @@ def test_on_a_terminal_auto_means_readable_and_in_a_pipe_json():
     os.close(controller)
 
 
-def test_an_event_on_a_terminal_is_readable_and_cannot_steer_it(log, tmp_path):
+def test_an_event_on_a_terminal_is_readable_and_cannot_control_it(log, tmp_path):
     with (tmp_path / "console").open("w") as stream:
         configured = logs.configure("info", "console", Redactor(), stream=stream)
         structlog.get_logger().warning("upstream said", text="bad\x1b[2J\nword", n=2)

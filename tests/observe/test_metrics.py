@@ -1,4 +1,4 @@
-"""Metrics are what their page says, cost little, start at zero, and stay few whatever strangers send."""
+"""Metrics are what their page says, cost little, start at zero, and stay few whatever clients send."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_workers_and_supervisor_export_no_name_twice():
     assert all(name.startswith("quotapool_") for name in names)
 
 
-def test_worker_gauges_are_about_living_workers():
+def test_worker_gauges_are_about_running_workers():
     registry = CollectorRegistry()
     Metrics(registry)
     gauges = [metric for metric in registry._collector_to_names if isinstance(metric, Gauge)]

@@ -1,4 +1,4 @@
-"""The metrics folder goes with its proxy, and what a killed one left goes when the next one starts."""
+"""The metrics directory is removed with its proxy, and a killed proxy's when the next one starts."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def holder() -> tuple[subprocess.Popen[str], Path]:
     return process, Path(process.stdout.readline().strip())
 
 
-def test_it_goes_with_its_proxy(place):
+def test_it_is_removed_with_its_proxy(place):
     with metrics_dir() as made:
         assert made.parent == place
         assert made.stat().st_mode & 0o777 == 0o700
     assert list(place.iterdir()) == []
 
 
-def test_what_a_killed_proxy_left_goes_when_the_next_one_starts(place):
+def test_a_killed_proxys_is_removed_when_the_next_one_starts(place):
     process, left = holder()
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -54,7 +54,7 @@ def test_what_a_killed_proxy_left_goes_when_the_next_one_starts(place):
         assert [path.name for path in place.iterdir()] == [made.name]
 
 
-def test_a_living_proxys_stays(place):
+def test_a_running_proxys_stays(place):
     process, theirs = holder()
     with metrics_dir():
         assert (theirs / "counter").exists()

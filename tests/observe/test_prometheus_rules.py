@@ -1,4 +1,4 @@
-"""The files in `config/prometheus` work in a real Prometheus, and every alert leads to a page that says what to do."""
+"""The files in `config/prometheus` work in a real Prometheus, and every alert refers to a page that says what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No text leaves with a secret in it, whatever disguise the secret wears."""
+"""No text leaves with a secret in it, however the secret is escaped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEY = "sk-proj-Abc123_def456-Ghi789T3BlbkFJjkl012MNO345"
 
 
 @pytest.mark.parametrize(
-    "disguise",
+    "escaped",
     [
         lambda secret: secret,
         json.dumps,
@@ -25,8 +25,8 @@ KEY = "sk-proj-Abc123_def456-Ghi789T3BlbkFJjkl012MNO345"
     ],
     ids=["plain", "json", "json unicode", "url", "html", "repr"],
 )
-def test_a_known_secret_is_found_in_every_disguise(disguise):
-    shown = disguise(ODD)
+def test_a_known_secret_is_found_however_it_is_escaped(escaped):
+    shown = escaped(ODD)
     cleaned = Redactor([ODD]).clean(f"before {shown} after")
     assert shown.strip("\"'") not in cleaned
     assert cleaned.startswith("before ")
@@ -67,7 +67,7 @@ def test_a_body_that_is_not_json_is_cleaned_as_text_and_odd_bytes_survive():
     assert Redactor().clean_bytes(b"\xff\xfe " + KEY.encode()) == b"\xff\xfe [redacted]"
 
 
-def test_a_clean_body_is_the_very_same_object():
+def test_a_clean_body_is_the_same_object():
     body = b'{"choices":[]}'
     assert Redactor([ODD]).clean_bytes(body) is body
 

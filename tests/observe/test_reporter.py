@@ -1,4 +1,4 @@
-"""What happened to a request becomes numbers and one line, and strangers' words become none of them."""
+"""What happened to a request becomes numbers and one line, and no series for what clients invent."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_request_that_went_nowhere_has_no_times(seen):
     assert (line["attempts"], line["tokens"], line["ttfb_ms"]) == ([], None, None)
 
 
-def test_what_strangers_invent_is_one_series_until_upstream_knows_it(seen):
+def test_what_clients_invent_is_one_series_until_upstream_knows_it(seen):
     for n in range(50):
         seen.reporter.ended(a_record(model=f"made-up-{n}", endpoint="/etc", client="nobody"))
     assert seen.count("requests_total", endpoint="other", model="other", status="200", client="anonymous") == 50
@@ -122,7 +122,7 @@ def test_what_strangers_invent_is_one_series_until_upstream_knows_it(seen):
     assert seen.count("requests_total", endpoint="chat", model="gpt-4o", status="200", client="anonymous") == 1
 
 
-def test_an_attempt_is_priced_where_upstream_did_work(seen):
+def test_an_attempt_is_priced_if_upstream_did_work(seen):
     priced = []
     seen.reporter.spend = lambda attempt, record: priced.append((attempt.key, record.id))
     record = a_record()

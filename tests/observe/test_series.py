@@ -1,4 +1,4 @@
-"""Counting in shared memory shows what the library's own counting shows, and no series is born before its time."""
+"""Counting in shared memory shows what the library's own counting shows, and no series is created too early."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_worker_shows_what_the_library_alone_would_show():
 
 
 @pytest.mark.parametrize(
-    ("count", "unborn"),
+    ("count", "absent"),
     [
         (lambda m: m.request_tallies["chat", "gpt-4o", 503, "a"].answered.inc(), "quotapool_request_duration_seconds"),
         (lambda m: m.request_tallies["chat", "gpt-4o", 503, "a"].took(1, 0), "quotapool_time_to_first_byte_seconds"),
@@ -112,8 +112,8 @@ def test_a_worker_shows_what_the_library_alone_would_show():
         (lambda m: m.attempt_tallies["a", "gpt-4o", "ok"].used(Usage(Certainty.EXACT, 5)), 'kind="completion"'),
     ],
 )
-def test_a_series_is_born_when_something_is_counted_in_it(count: Callable[[Metrics], None], unborn: str):
+def test_a_series_is_created_when_something_is_counted_in_it(count: Callable[[Metrics], None], absent: str):
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     count(metrics)
-    assert [line for line in samples(registry) if unborn in line] == []
+    assert [line for line in samples(registry) if absent in line] == []

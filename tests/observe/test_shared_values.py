@@ -93,7 +93,7 @@ def test_a_killed_worker_loses_nothing_and_its_replacement_goes_on_counting(dire
     assert told <= scrape(directory)["done_total", "all"] <= told + 3
 
 
-def test_a_slot_has_one_writer_and_a_dead_one_does_not_keep_it(directory):
+def test_a_slot_has_one_writer_and_an_exited_one_does_not_keep_it(directory):
     worker = start(directory, "0", "print('here', flush=True)\nimport time; time.sleep(60)")
     worker.stdout.readline()
     with pytest.raises(SlotTakenError):
@@ -103,7 +103,7 @@ def test_a_slot_has_one_writer_and_a_dead_one_does_not_keep_it(directory):
     install(directory, "0").close()
 
 
-def test_gauges_speak_of_living_workers_only(directory):
+def test_gauges_are_about_running_workers_only(directory):
     for slot in ("0", "1"):
         assert start(directory, slot, "busy.set(5); done.inc()").wait(30) == 0
     assert scrape(directory)["busy",] == 10
@@ -194,7 +194,7 @@ def test_a_full_disk_stops_new_series_and_not_the_worker(directory):
     assert ("late",) not in found
 
 
-def test_the_supervisor_may_scrape_at_any_moment_of_a_workers_birth(directory):
+def test_the_supervisor_may_scrape_at_any_moment_of_a_workers_start(directory):
     workers = [start(directory, str(slot), "done.inc(); took.observe(1)") for slot in range(2)]
     while any(worker.poll() is None for worker in workers):
         scrape(directory)  # I expect no error, whatever is half there

@@ -1,4 +1,4 @@
-"""A simulator on a loopback port, with the official SDK and its control API beside it."""
+"""A simulator on a loopback port, with the official SDK and its control API."""
 
 from __future__ import annotations
 

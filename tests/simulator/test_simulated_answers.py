@@ -56,7 +56,9 @@ async def test_long_prompts_are_cached_in_steps_and_reasoning_is_part_of_the_com
     assert len(answer.choices[0].message.content.split()) == 12
 
 
-async def test_a_stream_says_the_same_as_the_plain_answer_and_without_include_usage_no_chunk_has_the_key(simulation):
+async def test_a_stream_has_the_text_of_the_plain_answer_and_without_include_usage_no_chunk_has_the_key(
+    simulation,
+):
     sdk = simulation.sdk()
     plain = await sdk.chat.completions.create(model="gpt-4o", messages=HELLO)
     stream = await sdk.chat.completions.create(model="gpt-4o", messages=HELLO, stream=True)

@@ -80,7 +80,7 @@ def test_a_correction_gives_back_at_most_to_the_brim_and_may_leave_a_debt():
     asked=st.floats(0, 1),
     now=st.floats(0, 1e6),
 )
-def test_a_refused_caller_is_admitted_after_exactly_the_wait_it_was_told(limit, used, asked, now):
+def test_a_refused_caller_is_admitted_after_exactly_the_wait_it_was_given(limit, used, asked, now):
     budget = Budget(Limits(tpm=limit), now=now)
     budget.admit(int(used * limit), now)
     requested = max(1, int(asked * limit))

@@ -1,4 +1,4 @@
-"""The control API shows what was seen, without secrets, and changes the simulation while it runs."""
+"""The control API shows what was received, without secrets, and changes the simulation while it runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "12345678"}]
 MANY_POLLS = 2000
 
 
-async def test_the_billed_tokens_are_the_sums_of_what_the_answers_said(simulation):
+async def test_the_billed_tokens_are_the_sums_of_the_answers_usage(simulation):
     sdk = simulation.sdk()
     chat = await sdk.chat.completions.create(**CHAT, max_tokens=5)
     response = await sdk.responses.create(model="gpt-4o", input="1234", reasoning={"effort": "low"})
@@ -115,7 +115,7 @@ async def test_faults_are_set_and_cleared_by_secret_too(simulation):
         ("GET", "log?n=none", {}, 400),
     ],
 )
-async def test_a_wrong_order_is_refused_with_a_reason(simulation, method, path, document, status):
+async def test_a_wrong_command_is_refused_with_a_reason(simulation, method, path, document, status):
     seen, answer = await simulation.control(method, path, **document)
     assert seen == status
     assert answer["error"]

@@ -1,4 +1,4 @@
-"""What goes wrong on request, as OpenAI's table of errors has it, and what is counted then."""
+"""What goes wrong on request, as in OpenAI's table of errors, and what is counted then."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import json
 
 import openai
 import pytest
-from quotapool.simulator.ask import CHAT, EMBEDDINGS, RESPONSES, Ask, read_ask
+from quotapool.simulator.parsed_request import CHAT, EMBEDDINGS, RESPONSES, ParsedRequest, parse_request
 
 HELLO = [{"role": "user", "content": "12345678"}]
 
@@ -30,8 +30,8 @@ HELLO = [{"role": "user", "content": "12345678"}]
     ],
 )  # fmt: skip
 def test_the_estimate_is_the_larger_of_output_times_n_and_a_quarter_of_the_characters(shape, body, estimate):
-    ask = read_ask(shape, json.dumps({"model": "gpt-4o", **body}).encode(), default_output=16, prompts={})
-    assert isinstance(ask, Ask)
+    ask = parse_request(shape, json.dumps({"model": "gpt-4o", **body}).encode(), default_output=16, prompts={})
+    assert isinstance(ask, ParsedRequest)
     assert ask.estimate == estimate
 
 

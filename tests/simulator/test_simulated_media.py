@@ -1,4 +1,4 @@
-"""Sound and pictures: what went up is what the simulator heard and saw; shapes are read by the official SDK."""
+"""Sound and pictures: what was uploaded is what the simulator received; shapes are read by the official SDK."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def two_seconds() -> bytes:
     return file.getvalue()
 
 
-async def test_a_transcript_tells_what_was_heard_and_charges_its_seconds(simulate):
+async def test_a_transcript_shows_what_was_received_and_charges_its_seconds(simulate):
     sdk, sound = (await simulate()).sdk(), two_seconds()
     text = f"{len(sound)} bytes with the checksum {zlib.crc32(sound):08x}"
     said = await sdk.audio.transcriptions.create(model="gpt-4o-transcribe", file=("a.wav", sound))
@@ -65,7 +65,7 @@ async def test_an_edited_picture_is_the_one_that_was_sent(simulate):
     assert base64.b64decode(varied.data[0].b64_json) == picture
 
 
-async def test_what_is_missing_is_said_and_forms_are_limited_by_their_model(simulate):
+async def test_what_is_missing_is_named_and_forms_are_limited_by_their_model(simulate):
     simulation = await simulate()
     with pytest.raises(BadRequestError, match="prompt"):
         await simulation.sdk().images.edit(model="gpt-image-1", image=("p.png", b"x"), prompt="")

@@ -1,4 +1,4 @@
-"""Stored objects of the simulated OpenAI belong to the account that made them; wordings are OpenAI's where known."""
+"""Stored objects of the simulated OpenAI belong to the account that created them; wordings are OpenAI's if known."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_a_response_is_continued_on_its_account_only(simulate):
     await refused(elsewhere, 400, **expected)
 
 
-async def test_nothing_is_stored_of_a_response_that_says_so(simulate):
+async def test_a_response_with_store_false_is_not_stored(simulate):
     sdk = (await simulate()).sdk()
     fleeting = await sdk.responses.create(model=MODEL, input="hi", store=False)
     await refused(sdk.responses.retrieve(fleeting.id), 404)

@@ -8,7 +8,7 @@ import openai
 import pytest
 from quotapool.simulator import simulated_admin_secret, simulated_secret, simulated_session_secret
 from quotapool.simulator.answers import Usage
-from quotapool.simulator.books import DAY_S, Books, price_of
+from quotapool.simulator.sales import DAY_S, Sales, price_of
 
 ACCOUNTS = [{"id": "north", "organization": "acme", "rpm": 60, "tpm": 4000}, {"id": "south", "organization": "acme"}]
 
@@ -37,7 +37,7 @@ async def test_an_organisation_sees_its_own_projects_and_their_limits(acme):
     assert by_model["gpt-4o"].max_tokens_per_1_minute == 4000
 
 
-async def test_keys_show_their_ends_last_use_and_expiry(acme):
+async def test_keys_show_their_beginning_and_end_last_use_and_expiry(acme):
     _, facts = await acme.control("POST", "keys/1/facts", name="backend", expires_at=1_900_000_000)
     assert facts["name"] == "backend"
     await ask(acme, 1, 4)
@@ -105,7 +105,7 @@ async def billing(simulation, page, secret):
         return answer.status, await answer.json()
 
 
-async def test_a_browsers_login_sees_what_credit_is_left(acme):
+async def test_a_session_key_sees_what_credit_is_left(acme):
     await acme.control("POST", "accounts/north/money", granted_usd=5, access_until=1_900_000_000)
     await ask(acme, 0, 400)  # $0.000350
     login = simulated_session_secret("north")
@@ -116,7 +116,7 @@ async def test_a_browsers_login_sees_what_credit_is_left(acme):
     assert (await billing(acme, "usage", login))[1]["total_usage"] == pytest.approx(0.035, abs=1e-9)  # cents
 
 
-async def test_an_api_key_sees_no_credit_and_an_old_login_none_either(acme):
+async def test_an_api_key_sees_no_credit_and_neither_does_an_expired_session_key(acme):
     status, refusal = await billing(acme, "credit_grants", simulated_secret(0))
     assert status == 403
     assert "must be made with a session key" in refusal["error"]["message"]
@@ -125,9 +125,9 @@ async def test_an_api_key_sees_no_credit_and_an_old_login_none_either(acme):
 
 
 def test_an_answer_is_charged_on_its_own_day_and_in_its_own_tier():
-    books = Books()
-    books.record("north", 0, "chat", "gpt-5.5-2026-04-01", "flex", Usage(1000, 100, 600), 1.5 * DAY_S)
+    sales = Sales()
+    sales.record("north", 0, "chat", "gpt-5.5-2026-04-01", "flex", Usage(1000, 100, 600), 1.5 * DAY_S)
     # 400 x $2.50 + 600 x $0.25 + 100 x $15 a million: $0.00265.
-    assert books.total("north", DAY_S, 2 * DAY_S) == 2_650_000_000
-    assert books.total("north", 0, DAY_S) == books.total("south") == 0
+    assert sales.total("north", DAY_S, 2 * DAY_S) == 2_650_000_000
+    assert sales.total("north", 0, DAY_S) == sales.total("south") == 0
     assert price_of("gpt-4o", "flex") == price_of("gpt-4o", "default")

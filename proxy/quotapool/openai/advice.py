@@ -10,9 +10,9 @@ from typing import Final
 
 from quotapool.domain.verdict import Kind
 
-_PAY: Final = "top up: add credit at OpenAI (a spend limit of $30 is not credit of $30); it comes back by itself"
+_PAY: Final = "top up: add credit at OpenAI (a spend limit of $30 is not credit of $30); the key then returns by itself"
 _REPLACE: Final = "replace: make a new key at OpenAI and change the secret under the same id"
-_APPEAL: Final = "appeal to OpenAI, or replace it; first find out which traffic was the cause"
+_APPEAL: Final = "appeal to OpenAI, or replace the key; first find out which traffic was the cause"
 _NETWORK: Final = "nothing is wrong with the key: "
 
 BY_REASON: Final[dict[str, str]] = {
@@ -20,16 +20,16 @@ BY_REASON: Final[dict[str, str]] = {
     "credit_balance_exhausted": _PAY,
     "insufficient_quota": _PAY,
     "payment_required": _PAY,
-    "billing_not_active": "set up billing for this account at OpenAI; it comes back by itself",
-    "never_had_credit": "this account never had credit: add some at OpenAI, or take the key out",
-    "credit_expired": "the credit has expired and is gone: top up at OpenAI; it comes back by itself",
+    "billing_not_active": "set up billing for this account at OpenAI; the key then returns by itself",
+    "never_had_credit": "this account never had credit: add some at OpenAI, or remove the key",
+    "credit_expired": "the credit has expired: top up at OpenAI; the key then returns by itself",
     "organization_spend_limit_exceeded": "raise the organisation's limit at OpenAI, or wait for the next month",
     "project_spend_limit_exceeded": "raise the project's limit at OpenAI, or wait for the next month",
     "organization_usage_limit_exceeded": "ask OpenAI for a higher usage limit, or wait for the next month",
     "billing_hard_limit_reached": "raise the hard limit in OpenAI's billing settings, or wait for the next month",
     # Money, by our own count.
-    "credit_stop_at": "our own stop_at for its credit: top up and say so (quotapool keys topup), or raise stop_at",
-    "monthly_stop_at": "our own stop_at for its monthly limit: raise monthly_limit_usd, or wait for the next month",
+    "credit_stop_at": "our own stop_at for its credit: top up and record it (quotapool keys topup), or raise stop_at",
+    "monthly_stop_at": "our own stop_at for its month: raise monthly_limit_usd, or wait for the next month",
     "daily_limit": "our own daily_limit_usd is reached: raise it, or wait for midnight UTC",
     # Dead.
     "invalid_api_key": _REPLACE,
@@ -38,34 +38,34 @@ BY_REASON: Final[dict[str, str]] = {
     "access_terminated": f"OpenAI has ended this account's access: {_APPEAL}",
     # Ambiguous.
     "missing_scope_model_request": "the key is restricted: give it the scope model.request, or replace it",
-    "missing_scope": "the key is restricted: give it the permission for this endpoint, or use it for others only",
+    "missing_scope": "the key is restricted: give it the permission for this endpoint, or use it only for others",
     "inference_not_authorized_error": "the key may not call models: change its permissions at OpenAI, or replace it",
     # Not the key.
     "unsupported_country_region_territory": f"{_NETWORK}this region is not supported by OpenAI; call from another one",
     "ip_not_authorized": f"{_NETWORK}add this network's address to the IP allow-list at OpenAI",
-    "mismatched_organization": f"{_NETWORK}an organisation header does not match it; look for a gateway in between",
-    "mismatched_project": f"{_NETWORK}a project header does not match it; look for a gateway in between",
-    "no_such_organization": f"{_NETWORK}an organisation header names nobody; look for a gateway in between",
+    "mismatched_organization": f"{_NETWORK}an organisation header does not match it; check any gateway in between",
+    "mismatched_project": f"{_NETWORK}a project header does not match it; check any gateway in between",
+    "no_such_organization": f"{_NETWORK}an organisation header is unknown to OpenAI; check any gateway in between",
     "organization_not_verified": "verify the organisation at OpenAI (it takes up to 15 minutes), or use other models",
     # Waiting.
-    "rate_limit_exceeded": "wait: it is at a rate limit, and serves again by itself",
-    "slow_down": "wait: its traffic grew too fast for OpenAI, and it serves again by itself",
+    "rate_limit_exceeded": "wait: the key is at a rate limit and will serve again by itself",
+    "slow_down": "wait: the key's traffic grew too fast for OpenAI; it will serve again by itself",
     # Session keys (sess-...), which can read an account's credit.
     "session_key_expired": "renew the expired session key: log in to OpenAI's site and copy the new one",
-    "session_key_required": "that is an API key: OpenAI tells of credit only to a session key (sess-...)",
+    "session_key_required": "this is an API key: OpenAI shows credit only to a session key (sess-...)",
     # What we know ourselves.
-    "operator": "an operator took it out: quotapool keys enable",
-    "master_key": "give the master key it was added with (master_key, master_key_file)",
+    "operator": "an operator took it out of service: quotapool keys enable",
+    "master_key": "provide the master key it was added with (master_key, master_key_file)",
     "no answer": "check the network between here and OpenAI",
 }
 
 _BY_KIND: Final[dict[str, str]] = {
     Kind.MONEY: _PAY,
     Kind.DEAD: _REPLACE,
-    Kind.SUSPECT: "look at the key's permissions at OpenAI; it is tried again by itself",
+    Kind.SUSPECT: "check the key's permissions at OpenAI; it is tried again automatically",
     Kind.EGRESS: f"{_NETWORK}this network or region may not call OpenAI",
-    Kind.HEADER: f"{_NETWORK}its headers do not match; look for a gateway in between",
-    Kind.SERVICE: "wait: OpenAI has trouble of its own",
+    Kind.HEADER: f"{_NETWORK}its headers do not match; check any gateway in between",
+    Kind.SERVICE: "wait: OpenAI has a problem of its own",
     Kind.WAIT: BY_REASON["rate_limit_exceeded"],
     Kind.SLOW_DOWN: BY_REASON["slow_down"],
     Kind.MODEL: BY_REASON["missing_scope"],

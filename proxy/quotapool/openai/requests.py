@@ -157,7 +157,7 @@ _WORDS: Final = frozenset(
 def read_request(kind: Kind, body: bytes, default_output: int = DEFAULT_OUTPUT) -> RequestFacts:
     """The facts of a JSON body for one of the endpoints that are counted in tokens.
 
-    Raises InvalidRequest where the body is not a JSON object, is nested too deeply, or names neither a model nor a
+    Raises InvalidRequest if the body is not a JSON object, is nested too deeply, or names neither a model nor a
     stored prompt.
     """
     try:

@@ -1,4 +1,4 @@
-"""The pool's keys, gathered from the file, a keys_file and the environment, each refused where it stands."""
+"""Gathers the pool's keys from the configuration, a keys_file and the environment; problems name the exact place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may call, what they have been charged, and what was counted about them."""
+"""The accounts and keys that may call, their budgets, and their counts."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from typing import Any
 
 import msgspec
 
-from quotapool.simulator.ask import model_group
-from quotapool.simulator.books import Books
 from quotapool.simulator.buckets import Budget
 from quotapool.simulator.config import AccountConfig, simulated_secret
 from quotapool.simulator.faults import Fault, FaultRequest, Kind
+from quotapool.simulator.parsed_request import model_group
+from quotapool.simulator.sales import Sales
 
 
 class Tally(msgspec.Struct, kw_only=True):
     """Counts of one key or one account. Billed tokens include those of cut and broken streams.
 
-    `charged_tokens` are the estimates charged at admission. `cut_*` are answers the client left (a plain one bills its
-    prompt only), with the tokens produced by then;
-    `broken_streams` are answers a fault cut.
-    `after_death` are attempts answered by a dead or money fault (the first is how a proxy learns of it), with the Unix
-    times of the first and the last.
+    `charged_tokens` are the estimates charged at admission. `cut_*` are answers during which the client left (one that
+    is not streamed bills its prompt only), with the tokens produced by then; `broken_streams` are answers that a fault
+    cut. `after_death` are attempts answered by a dead or money fault (from the first of which a proxy learns), with the
+    Unix times of the first and the last.
     """
 
     attempts: int = 0
@@ -73,10 +72,10 @@ class Key:
     fault: FaultRequest | None = None
     tally: Tally = field(default_factory=Tally)
 
-    def struck_by(self, method: str, model: str) -> tuple[Fault, FaultRequest] | None:
-        """The fault this request meets: the key's own, else its account's."""
+    def fault_for(self, method: str, model: str) -> tuple[Fault, FaultRequest] | None:
+        """The fault that hits this request: the key's own, else its account's."""
         for scheduled in (self.fault, self.account.fault):
-            fault = None if scheduled is None else scheduled.strikes(method, model)
+            fault = None if scheduled is None else scheduled.hits(method, model)
             if fault is not None and scheduled is not None:
                 return fault, scheduled
         return None
@@ -122,15 +121,15 @@ class Directory:
         self.accounts: dict[str, Account] = {}
         self.by_secret: dict[str, Key] = {}
         self.keys: list[Key] = []
-        self.books = Books()
+        self.sales = Sales()
         self.unknown_keys = 0
         for config in accounts:
             self.put(config)
 
     def put(self, config: AccountConfig) -> list[Key]:
-        """Add an account, or give an existing one new limits (with full buckets) and further keys.
+        """Add an account, or give an existing one new limits (with full buckets) and more keys.
 
-        Returns its keys. A new account without keys gets a generated one. Raises ValueError when a secret belongs to
+        Returns its keys. A new account without keys gets a generated one. Raises ValueError if a secret belongs to
         another account.
         """
         account = self.accounts.get(config.id)
@@ -168,7 +167,7 @@ class Directory:
     def reset(self) -> None:
         """Forget counts and faults and fill every bucket; accounts and keys stay."""
         self.unknown_keys = 0
-        self.books = Books()
+        self.sales = Sales()
         for account in self.accounts.values():
             account.budgets.clear()
             account.fault, account.tally = None, Tally()

@@ -1,4 +1,4 @@
-"""What the simulated model says: always the same for the same prompt, with a token count anyone can redo by hand.
+"""The simulated model's answers: always the same for the same prompt, with token counts that can be checked by hand.
 
 One piece is one token: a word of text, or up to four characters of JSON (tool arguments, structured output).
 """
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from quotapool.simulator.ask import RESPONSES, Ask
+from quotapool.simulator.parsed_request import RESPONSES, ParsedRequest
 
 WORDS: Final = (
     "the", "pool", "shares", "its", "load", "and", "every", "key", "keeps", "a", "budget", "that", "time", "fills",
@@ -23,7 +23,7 @@ CACHE_STEP_TOKENS: Final = 128  # ... in steps of 128
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One choice: text, or the arguments of one call of `function`. `cut` when the output limit ended it."""
+    """One choice: text, or the arguments of one call of `function`. `cut`: the output limit ended it."""
 
     pieces: tuple[str, ...]
     function: str | None
@@ -53,27 +53,27 @@ class Usage:
         return self.prompt + self.completion
 
 
-def usage_of(ask: Ask, answers: tuple[Answer, ...]) -> Usage:
-    prompt = ask.prompt.tokens
+def usage_of(parsed: ParsedRequest, answers: tuple[Answer, ...]) -> Usage:
+    prompt = parsed.prompt.tokens
     cached = prompt - prompt % CACHE_STEP_TOKENS if prompt >= CACHE_FROM_TOKENS else 0
     completion = sum(answer.tokens for answer in answers)
     return Usage(prompt, completion, cached, sum(answer.reasoning for answer in answers))
 
 
-def compose(ask: Ask, length: int) -> tuple[Answer, ...]:
-    """The `n` choices of an answer; `length` is in tokens, for text that nothing cuts shorter."""
-    function = called_function(ask)
-    schema = output_schema(ask)
-    reasoning = REASONING_TOKENS if ask.wants_reasoning else 0
+def compose(parsed: ParsedRequest, length: int) -> tuple[Answer, ...]:
+    """The `n` choices of an answer; `length` is in tokens, for text that no limit cuts shorter."""
+    function = called_function(parsed)
+    schema = output_schema(parsed)
+    reasoning = REASONING_TOKENS if parsed.wants_reasoning else 0
     answers = []
-    for index in range(ask.n):
+    for index in range(parsed.n):
         if function is not None:
             pieces = json_pieces(sample(function[1], function[1]))
         elif schema is not None:
             pieces = json_pieces(sample(schema, schema))
         else:
-            pieces = words(ask.prompt.digest + index, length)
-        limit = len(pieces) + reasoning if ask.max_output is None else ask.max_output
+            pieces = words(parsed.prompt.digest + index, length)
+        limit = len(pieces) + reasoning if parsed.max_output is None else parsed.max_output
         thought = min(reasoning, limit)
         kept = tuple(pieces[: limit - thought])
         answers.append(Answer(kept, function[0] if function else None, thought, cut=len(kept) < len(pieces)))
@@ -81,10 +81,10 @@ def compose(ask: Ask, length: int) -> tuple[Answer, ...]:
 
 
 def words(digest: int, length: int) -> list[str]:
-    """`length` words that carry the prompt's checksum, so that mixed-up answers are seen."""
-    said = ["Simulated", " answer", f" {digest & 0xFFFFFFFF:08x}:"]
-    said += [" " + WORDS[(digest + step) % len(WORDS)] for step in range(length - len(said))]
-    return said[:length]
+    """`length` words with the prompt's checksum, so that mixed-up answers are noticed."""
+    pieces = ["Simulated", " answer", f" {digest & 0xFFFFFFFF:08x}:"]
+    pieces += [" " + WORDS[(digest + step) % len(WORDS)] for step in range(length - len(pieces))]
+    return pieces[:length]
 
 
 def json_pieces(value: Any) -> list[str]:
@@ -92,11 +92,11 @@ def json_pieces(value: Any) -> list[str]:
     return [text[start : start + 4] for start in range(0, len(text), 4)]
 
 
-def called_function(ask: Ask) -> tuple[str, dict[str, Any]] | None:
-    """The tool the model calls: the chosen or the first one; none when told not to or when a result just came."""
-    tools = ask.body.get("tools")
-    choice = ask.body.get("tool_choice")
-    if not isinstance(tools, list) or choice == "none" or answers_a_tool(ask):
+def called_function(parsed: ParsedRequest) -> tuple[str, dict[str, Any]] | None:
+    """The tool that the model calls: the chosen or the first one; none if not allowed, or after a tool's result."""
+    tools = parsed.body.get("tools")
+    choice = parsed.body.get("tool_choice")
+    if not isinstance(tools, list) or choice == "none" or answers_a_tool(parsed):
         return None
     # Chat nests {"type": "function", "function": {...}}, responses are flat.
     offered = [
@@ -109,19 +109,19 @@ def called_function(ask: Ask) -> tuple[str, dict[str, Any]] | None:
     return None
 
 
-def answers_a_tool(ask: Ask) -> bool:
-    said = ask.body.get("input" if ask.shape is RESPONSES else "messages")
-    last = said[-1] if isinstance(said, list) and said else None
+def answers_a_tool(parsed: ParsedRequest) -> bool:
+    messages = parsed.body.get("input" if parsed.shape is RESPONSES else "messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
     return isinstance(last, dict) and (last.get("role") == "tool" or last.get("type") == "function_call_output")
 
 
-def output_schema(ask: Ask) -> dict[str, Any] | None:
+def output_schema(parsed: ParsedRequest) -> dict[str, Any] | None:
     """The JSON schema the answer must follow, {} for any JSON object, None for text."""
-    if ask.shape is RESPONSES:
-        text = ask.body.get("text")
+    if parsed.shape is RESPONSES:
+        text = parsed.body.get("text")
         wanted = text.get("format") if isinstance(text, dict) else None
     else:
-        wanted = ask.body.get("response_format")
+        wanted = parsed.body.get("response_format")
     if not isinstance(wanted, dict):
         return None
     if wanted.get("type") == "json_schema":

@@ -1,6 +1,6 @@
-"""OpenAI's old billing pages, for a browser's login only: what credit is left of what an account was given.
+"""OpenAI's old billing pages, for a browser's session key only: how much of an account's credit is left.
 
-Shapes: what gateways still emulate. An account's login is `simulated_session_secret(account)`, always the same.
+Shapes: as gateways still emulate them. An account's session key is always `simulated_session_secret(account)`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from aiohttp import web
 
 from quotapool.simulator import errors
 from quotapool.simulator.accounts import Account, Directory
-from quotapool.simulator.books import PICODOLLARS
 from quotapool.simulator.config import FIXED_TAIL
 from quotapool.simulator.errors import ErrorReply
 from quotapool.simulator.log import RequestLog
+from quotapool.simulator.sales import PICODOLLARS
 
 PAGES: Final = "/v1/dashboard/billing"
 
@@ -27,7 +27,7 @@ def simulated_session_secret(account: str) -> str:
 
 
 class Money(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """An account's wallet: prepaid USD, monthly spend limits in cents, the session login's end."""
+    """An account's money: prepaid USD, monthly spend limits in cents, the end of its session key."""
 
     granted_usd: float = 100.0
     access_until: int = 4_102_444_800  # Unix seconds: the year 2100
@@ -63,7 +63,7 @@ class Billing:
             return refuse(ErrorReply(401, "Your session has expired. Please log in again.", code="token_expired"))
         match request.match_info["page"]:
             case "credit_grants":
-                used = self.directory.books.total(account.config.id) / PICODOLLARS
+                used = self.directory.sales.total(account.config.id) / PICODOLLARS
                 totals = {"total_granted": money.granted_usd, "total_used": used}
                 return reply({"object": "credit_summary", **totals, "total_available": money.granted_usd - used})
             case "subscription":
@@ -72,7 +72,7 @@ class Billing:
                 return reply({"object": "billing_subscription", **limits, **paid})
             case "usage":
                 start, end = (day_in(request, name) for name in ("start_date", "end_date"))
-                cents = self.directory.books.total(account.config.id, start, end) * 100 / PICODOLLARS
+                cents = self.directory.sales.total(account.config.id, start, end) * 100 / PICODOLLARS
                 return reply({"object": "list", "total_usage": cents})
         return refuse(ErrorReply(404, f"Invalid URL (GET {request.path})"))
 
@@ -85,7 +85,7 @@ class Billing:
 
 
 def day_in(request: web.Request, name: str) -> int:
-    """A date of the query as Unix seconds; where there is none, today or tomorrow."""
+    """A date in the query as Unix seconds; if absent, today or tomorrow."""
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     default = today if name == "start_date" else today + timedelta(days=1)
     text = request.query.get(name)

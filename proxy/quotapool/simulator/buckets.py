@@ -1,8 +1,8 @@
 """The simulated OpenAI's own rate limiter: one set of token buckets for each (account, model).
 
-A bucket is as deep as its limit and refills continuously, which is what OpenAI's measured `x-ratelimit-reset`
-values fit: they are the time until the bucket is full. Admission looks at every dimension in order and names the
-first one that is hit; a refused request takes nothing. Time is an argument, in seconds of any monotonic clock.
+A bucket is as deep as its limit and refills continuously, which matches OpenAI's measured `x-ratelimit-reset` values:
+they are the time until the bucket is full. Admission checks the dimensions in order and names the first one that is
+hit; a refused request takes nothing. Time is an argument, in seconds of any monotonic clock.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from quotapool.simulator.config import Limits
 
 MINUTE_S: Final = 60.0
 DAY_S: Final = 86_400.0
-DUST: Final = 1e-6  # what floating point may lose; far below one request or token
+ROUNDING: Final = 1e-6  # what floating point may lose; far below one request or token
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ ORDER: Final = (RPM, RPD, TPM, TPD)
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Not admitted. `wait_s` is the wait after which it fits, None when it can never fit."""
+    """Not admitted. `wait_s` is the wait after which it fits, None if it can never fit."""
 
     dimension: Dimension
     limit: int
@@ -48,7 +48,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """What one `x-ratelimit-*` trio shows; `reset_s` is the time until the bucket is full."""
+    """What three `x-ratelimit-*` headers show; `reset_s` is the time until the bucket is full."""
 
     kind: str
     limit: int
@@ -72,16 +72,16 @@ class Bucket:
             self.at = now
 
     def refusal_of(self, requested: int) -> Refusal | None:
-        if self.level + DUST >= requested:
+        if self.level + ROUNDING >= requested:
             return None
-        used = math.ceil(self.limit - self.level - DUST)
+        used = math.ceil(self.limit - self.level - ROUNDING)
         missing = used + requested - self.limit
         wait_s = None if requested > self.limit else missing * self.dimension.period_s / self.limit
         return Refusal(self.dimension, self.limit, used, requested, wait_s)
 
     def gauge(self) -> Gauge:
         reset_s = (self.limit - self.level) * self.dimension.period_s / self.limit
-        return Gauge(self.dimension.kind, self.limit, max(0, math.floor(self.level + DUST)), max(0.0, reset_s))
+        return Gauge(self.dimension.kind, self.limit, max(0, math.floor(self.level + ROUNDING)), max(0.0, reset_s))
 
 
 class Budget:
@@ -104,17 +104,17 @@ class Budget:
         return None
 
     def correct(self, estimate: int, used: int, now: float) -> None:
-        """Replace a charged estimate by what was really used, in tokens."""
+        """Replace a charged estimate with the real usage, in tokens."""
         for bucket in self.buckets:
             if bucket.dimension.kind == "tokens":
                 bucket.refill(now)
                 bucket.level = min(float(bucket.limit), bucket.level + estimate - used)
 
     def gauges(self, now: float) -> list[Gauge]:
-        """What the headers show: at most one trio for requests and one for tokens.
+        """What the headers show: at most three for requests and three for tokens.
 
-        Where a daily request limit exists the requests trio shows that one: OpenAI's dump with limit 200 and
-        reset 11m32s can only be a day's bucket.
+        If there is a daily request limit, the headers for requests show that one: OpenAI's captured headers with limit
+        200 and reset 11m32s can only be of a day's bucket.
         """
         for bucket in self.buckets:
             bucket.refill(now)

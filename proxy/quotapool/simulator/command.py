@@ -39,9 +39,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def configuration(arguments: argparse.Namespace) -> SimulatorConfig:
-    """The file's settings, with what the command line says about speed and charging over them.
+    """The file's settings, overridden by the command line's speed and charging.
 
-    `--keys`, `--rpm`, `--tpm` and `--rpd` make the accounts where the file names none. Raises OSError, ValueError and
+    `--keys`, `--rpm`, `--tpm` and `--rpd` define the accounts if the file has none. Raises OSError, ValueError and
     msgspec.ValidationError.
     """
     settings: dict[str, Any] = {} if arguments.config is None else read_config(arguments.config)
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def fast_loop() -> Any:
-    """uvloop's, where it exists."""
+    """uvloop's, if it is installed."""
     try:
         import uvloop
     except ImportError:

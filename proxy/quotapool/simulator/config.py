@@ -1,4 +1,4 @@
-"""What a simulated OpenAI looks like: accounts, their keys and limits, speed, and the way of charging."""
+"""The configuration of a simulated OpenAI: accounts, their keys and limits, speed, and the way of charging."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class AccountConfig(Limits, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One account, a project of `organization` ("": of its own): its keys share its limits.
+    """One account, a project of `organization` ("": its own one): its keys share its limits.
 
-    `models` maps a model, or a pattern such as "gpt-4o*", to its own. `prompts` maps the id of each stored prompt
-    template, made in a dashboard that is not simulated, to the model it is for.
+    `models` maps a model, or a pattern such as "gpt-4o*", to its limits. `prompts` maps the id of each stored prompt
+    template, created in a dashboard that is not simulated, to its model.
     """
 
     id: Annotated[str, msgspec.Meta(min_length=1)]
@@ -36,7 +36,7 @@ class AccountConfig(Limits, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     prompts: dict[str, str] = {}
 
     def limits_of(self, model: str) -> Limits:
-        """The limits of one model: an exact name, else the first pattern that fits, else the account's own."""
+        """The limits of one model: by its exact name, else the first pattern that matches, else the account's own."""
         exact = self.models.get(model)
         if exact is not None:
             return exact
@@ -50,10 +50,10 @@ class SimulatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """The whole simulator.
 
     charging: "keep" leaves the estimate charged, "correct" corrects it to the usage when the answer ends
-    (OpenAI documents the correction for Realtime only, so a proxy has to bear both).
-    latency_ms: milliseconds before the first byte. tokens_per_second: speed of each answer, None for at once.
+    (OpenAI documents the correction for Realtime only, so a proxy has to cope with both).
+    latency_ms: milliseconds before the first byte. tokens_per_second: speed of each answer; None: at once.
     completion_tokens: length of an answer that no limit of the request cuts shorter.
-    default_output_tokens: output counted for a request that names no maximum.
+    default_output_tokens: output counted for a request without a maximum.
     """
 
     accounts: tuple[AccountConfig, ...] = ()
@@ -65,7 +65,7 @@ class SimulatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 def simulated_secret(index: int) -> str:
-    """The secret of the generated key `index`: always the same one."""
+    """The secret of the generated key `index`, always the same."""
     return f"sk-sim-{index:02d}-{FIXED_TAIL}"
 
 

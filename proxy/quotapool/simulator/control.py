@@ -1,4 +1,4 @@
-"""The control API under /_sim/: what was seen, and what shall go wrong next. It is open: for loopback only."""
+"""The control API under /_sim/: what was received, and what is to go wrong next. Unprotected: for loopback only."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Control:
         return answer({"fault": None})
 
     def owner(self, request: web.Request) -> Key | Account:
-        """The key or account a path names."""
+        """The key or account that a path names."""
         found: Key | Account | None
         if "key" in request.match_info:
             found = self.directory.find(request.match_info["key"])
@@ -92,7 +92,7 @@ def problem(kind: type[web.HTTPClientError], message: str) -> web.HTTPClientErro
 
 
 def decoded(body: bytes, kind: type[T]) -> T:
-    """The body as `kind`; HTTP 400 says what does not fit."""
+    """The body as `kind`; HTTP 400 says what is wrong."""
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.DecodeError as error:

@@ -1,4 +1,4 @@
-"""Putting an answer on the wire: paced streams, streams that break, connections that are reset."""
+"""Sending an answer: paced streams, streams that break, connections that are reset."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Final
 
 from aiohttp import web
 
+from quotapool.simulator.admission import Admission
 from quotapool.simulator.answers import Usage
 from quotapool.simulator.replies import Frame
-from quotapool.simulator.visit import Visit
 
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER with no time: closing sends RST, not FIN
 
@@ -22,15 +22,15 @@ async def stream_frames(
     request: web.Request,
     response: web.StreamResponse,
     frames: Iterator[Frame],
-    visit: Visit,
+    admission: Admission,
     usage: Usage,
     tokens_per_second: float | None,
     cut_after: int | None,
     *,
     failed: bool,
 ) -> None:
-    """Send a stream at its speed and end the visit: complete, failed, cut by the client, or by us after `cut_after`."""
-    for tally in visit.key.tallies:
+    """Send a stream at its speed and end the admission: completed, failed, cut by the client, or after `cut_after`."""
+    for tally in admission.key.tallies:
         tally.open_streams += 1
     began = time.monotonic()
     produced = 0
@@ -38,7 +38,7 @@ async def stream_frames(
         await response.prepare(request)
         for sent, frame in enumerate(frames):
             if sent == cut_after:
-                visit.cut(usage, produced, "fault", time.monotonic())
+                admission.cut(usage, produced, "fault", time.monotonic())
                 close(request)
                 return
             if frame.tokens:
@@ -47,15 +47,15 @@ async def stream_frames(
                 produced += frame.tokens
             await response.write(frame.data)
         if failed:
-            visit.fail(time.monotonic())
+            admission.fail(time.monotonic())
         else:
-            visit.complete(usage, time.monotonic())
+            admission.complete(usage, time.monotonic())
         await response.write_eof()
     except (asyncio.CancelledError, ConnectionError):
-        visit.cut(usage, produced, "client", time.monotonic())
+        admission.cut(usage, produced, "client", time.monotonic())
         raise
     finally:
-        for tally in visit.key.tallies:
+        for tally in admission.key.tallies:
             tally.open_streams -= 1
 
 
@@ -69,7 +69,7 @@ async def cut_body(request: web.Request, body: bytes, headers: dict[str, str]) -
 
 
 def close(request: web.Request) -> None:
-    """End the connection after what was written, without the mark that would make it look complete."""
+    """Close the connection after what was written, without what would mark the end of the body."""
     if request.transport is not None:
         request.transport.close()
 

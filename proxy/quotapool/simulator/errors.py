@@ -1,7 +1,7 @@
-"""OpenAI's error bodies, word for word where a real one is known.
+"""OpenAI's error bodies, word for word if a real one is known.
 
-Wordings come from captured bodies; those of the 2026 spend-limit codes, `slow_down` and `server_is_overloaded` are
-our own, since only their codes are published. Shape: {"error": {"message", "type", "param", "code"}}.
+Wordings come from captured bodies; those of the 2026 spend-limit codes, `slow_down` and `server_is_overloaded` are our
+own, since only their codes are published. Shape: {"error": {"message", "type", "param", "code"}}.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def mismatched(header: str) -> ErrorReply:
 
 
 def rate_limited(refusal: Refusal, model: str, group: str, organization: str) -> ErrorReply:
-    """The 429 of a full bucket, or of a request larger than the whole bucket, which no wait can help."""
+    """The 429 of an exhausted bucket, or of a request larger than the whole bucket, for which no wait is enough."""
     shared = "" if model == group else f" (for limit {group})"
     where = f"{model}{shared} in organization {organization} on {refusal.dimension.phrase}"
     if refusal.wait_s is None:
@@ -86,7 +86,7 @@ def rate_limited(refusal: Refusal, model: str, group: str, organization: str) ->
             f"output tokens must be reduced in order to run successfully. {LIMITS_PAGE}"
         )
     else:
-        wait_ms = math.ceil(refusal.wait_s * 1000 - 1e-6)  # rounded up: who waits this long is admitted
+        wait_ms = math.ceil(refusal.wait_s * 1000 - 1e-6)  # rounded up, so that a client that waits is admitted
         message = (
             f"Rate limit reached for {where}: Limit {refusal.limit}, Used {refusal.used}, "
             f"Requested {refusal.requested}. Please try again in {go_duration(wait_ms)}. {LIMITS_PAGE}"

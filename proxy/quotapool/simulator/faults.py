@@ -1,7 +1,7 @@
-"""What can be made to go wrong, for one key or one account, and what OpenAI answers then.
+"""Faults that can be set for one key or one account, and OpenAI's answers to them.
 
-Faults of a gate kind are found before the rate limiter; the others come after admission, so they cost what a request
-costs. Statuses, codes and known wordings are OpenAI's; wordings of codes published without one are our own.
+Some kinds apply before the rate limiter; the others apply after admission, so they cost what a request costs. Statuses,
+codes and known wordings are OpenAI's; wordings of codes published without one are our own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from quotapool.simulator.errors import CALLER, ErrorReply
 
 
 class Kind(StrEnum):
-    DEAD = "dead"  # a person must act
+    DEAD = "dead"  # somebody must act
     MONEY = "money"  # may come back; reading /v1/models still works
     EGRESS = "egress"  # about the caller's network
     ACCESS = "access"  # one endpoint or model is not allowed
@@ -25,13 +25,13 @@ class Kind(StrEnum):
     TRANSPORT = "transport"  # the connection itself: after admission
 
 
-GATES: Final = frozenset((Kind.DEAD, Kind.MONEY, Kind.EGRESS, Kind.ACCESS))
-SPARE_READS: Final = frozenset((Kind.MONEY, Kind.ACCESS, Kind.SERVICE, Kind.TRANSPORT))
+BEFORE_ADMISSION: Final = frozenset((Kind.DEAD, Kind.MONEY, Kind.EGRESS, Kind.ACCESS))
+NOT_ON_READS: Final = frozenset((Kind.MONEY, Kind.ACCESS, Kind.SERVICE, Kind.TRANSPORT))
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`reply` is None where the answer depends on the request (see `reply_to`) or is no answer."""
+    """`reply` is None if the answer depends on the request (see `reply_to`), or there is none."""
 
     name: str
     kind: Kind
@@ -109,11 +109,11 @@ CATALOGUE: Final = {
 
 
 class FaultRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The body of a fault request, which then counts itself down.
+    """The body of a fault request, which then counts down.
 
-    after: requests still served well. count: how many requests it hits, None for all until it is cleared.
+    after: requests that are still served normally. count: how many requests it hits, None for all until it is cleared.
     model: only requests for this model. events: stream events sent before `reset_mid_stream` cuts.
-    latency_ms: what `slow` adds. code: the code a `stream_error` carries.
+    latency_ms: what `slow` adds. code: the code of a `stream_error`.
     """
 
     fault: str
@@ -124,26 +124,26 @@ class FaultRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     latency_ms: Annotated[float, msgspec.Meta(ge=0)] = 1000.0
     code: str = "server_error"
 
-    def strikes(self, method: str, model: str) -> Fault | None:
-        """The fault, if this request meets it; counts the requests still to be served well."""
+    def hits(self, method: str, model: str) -> Fault | None:
+        """The fault, if it hits this request; counts down the requests that are still to be served normally."""
         fault = CATALOGUE[self.fault]
         if self.count == 0 or (self.model is not None and self.model != model):
             return None
-        if method == "GET" and fault.kind in SPARE_READS:
+        if method == "GET" and fault.kind in NOT_ON_READS:
             return None
         if self.after > 0:
             self.after -= 1
             return None
         return fault
 
-    def spend(self) -> None:
+    def count_hit(self) -> None:
         """Count one request that was hit."""
         if self.count:
             self.count -= 1
 
 
 def reply_to(fault: Fault, secret: str, model: str, project: str) -> ErrorReply:
-    """The answer of a gate fault or a failing service."""
+    """The answer of a fault before admission, or of a failing service."""
     if fault.reply is not None:
         return fault.reply
     if fault.name == "invalid_api_key":
@@ -154,5 +154,5 @@ def reply_to(fault: Fault, secret: str, model: str, project: str) -> ErrorReply:
 
 
 def stream_failure(code: str) -> ErrorReply:
-    """The error that a `stream_error` puts under HTTP 200."""
+    """The error that a `stream_error` sends with HTTP status 200."""
     return ErrorReply(200, "The server had an error processing your request. Sorry about that!", "server_error", code)

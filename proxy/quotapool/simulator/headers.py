@@ -35,7 +35,7 @@ def rate_limit_headers(gauges: Iterable[Gauge]) -> dict[str, str]:
 
 
 def identity_headers(request_id: str, organization: str | None, processing_ms: int) -> dict[str, str]:
-    """What every answer carries; a refused key has no organisation to name."""
+    """The headers of every answer; for a refused key there is no organisation."""
     headers = {
         "x-request-id": request_id,
         "openai-version": "2020-10-01",

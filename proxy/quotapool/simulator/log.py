@@ -1,4 +1,4 @@
-"""The last requests seen, for tests that ask what really left the proxy. Secrets are shown as their key's index."""
+"""The last requests received, for tests of what really left the proxy. Secrets are shown as their key's index."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECRET: Final = re.compile(r"\b(?:sk|sess)-[A-Za-z0-9_-]{8,}")
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class LogEntry:
     at: float
     method: str
     path: str
@@ -30,24 +30,24 @@ class Seen:
 class RequestLog:
     def __init__(self, directory: Directory) -> None:
         self.directory = directory
-        self.entries: deque[Seen] = deque(maxlen=KEPT)
+        self.entries: deque[LogEntry] = deque(maxlen=KEPT)
 
     def record(self, method: str, path: str, headers: CIMultiDictProxy[str], body: bytes) -> None:
         digest = hashlib.sha256(body).hexdigest()
-        self.entries.append(Seen(time.time(), method, path, headers, digest, len(body)))
+        self.entries.append(LogEntry(time.time(), method, path, headers, digest, len(body)))
 
     def last(self, count: int) -> list[dict[str, Any]]:
-        """The last `count` requests, oldest first; headers are [name, value] pairs in the order they came."""
+        """The last `count` requests, oldest first; headers are [name, value] pairs in the order of their arrival."""
         return [
             {
-                "at": seen.at,
-                "method": seen.method,
-                "path": self.without_secrets(seen.path),
-                "headers": [[str(name), self.header_value(name, value)] for name, value in seen.headers.items()],
-                "body_sha256": seen.body_sha256,
-                "body_bytes": seen.body_bytes,
+                "at": entry.at,
+                "method": entry.method,
+                "path": self.without_secrets(entry.path),
+                "headers": [[str(name), self.header_value(name, value)] for name, value in entry.headers.items()],
+                "body_sha256": entry.body_sha256,
+                "body_bytes": entry.body_bytes,
             }
-            for seen in list(self.entries)[-count:]
+            for entry in list(self.entries)[-count:]
         ]
 
     def header_value(self, name: str, value: str) -> str:

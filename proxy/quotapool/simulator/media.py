@@ -1,7 +1,7 @@
 """Sound and pictures of the simulated OpenAI: transcription, translation, speech, image generation, edits, variations.
 
-What comes back tells whether what went up arrived whole: a transcript says how many bytes were heard and their CRC-32,
-an edited picture is the picture that was sent. Shapes: Python SDK 3.54, `types/audio` and `types/images_response.py`.
+The answers show whether uploads arrived completely: a transcript has the number of bytes received and their CRC-32, an
+edited picture is the picture that was sent. Shapes: Python SDK 3.54, `types/audio` and `types/images_response.py`.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import msgspec
 
 from quotapool.simulator import errors
 from quotapool.simulator.errors import ErrorReply
-from quotapool.simulator.objects import Request, Stored
+from quotapool.simulator.objects import ObjectReply, Request
 from quotapool.simulator.replies import pretty
 
-TOKENS_PER_SECOND: Final = 10  # of sound that is heard
+TOKENS_PER_SECOND: Final = 10  # of input sound
 TOKENS_PER_PICTURE: Final = 272  # a small square one of gpt-image-1
-SPEECH_RATE: Final = 24_000  # samples a second, two bytes each
+SPEECH_RATE: Final = 24_000  # samples per second, two bytes each
 _WORD_S: Final = 0.1
 _STREAM: Final = "text/event-stream; charset=utf-8"
 _TYPES: Final = {"wav": "audio/wav", "mp3": "audio/mpeg", "opus": "audio/opus", "flac": "audio/flac"}
 _NO_FILE: Final = ErrorReply(400, "Invalid file format. A file is required.", param="file")
 
 
-def serve(request: Request) -> Stored | ErrorReply | None:
-    """The answer; None where the path is neither sound nor picture."""
+def serve(request: Request) -> ObjectReply | ErrorReply | None:
+    """The answer; None if the path is about neither sound nor pictures."""
     if request.method != "POST":
         return None
     match request.path:
@@ -48,15 +48,15 @@ def serve(request: Request) -> Stored | ErrorReply | None:
 # ---- sound
 
 
-def _transcript(request: Request) -> Stored | ErrorReply:
+def _transcript(request: Request) -> ObjectReply | ErrorReply:
     fields, sound = request.fields, request.upload
     if not fields.get("model"):
         return errors.missing_model()
     if sound is None:
         return _NO_FILE
-    text, seconds = heard(sound[1]), _seconds(sound[1])
+    text, seconds = transcript_of(sound[1]), _seconds(sound[1])
     if fields.get("response_format") == "text":
-        return Stored(f"{text}\n".encode(), type="text/plain; charset=utf-8")
+        return ObjectReply(f"{text}\n".encode(), type="text/plain; charset=utf-8")
     tokens = max(1, math.ceil(seconds * TOKENS_PER_SECOND))
     details = {"text_tokens": 0, "audio_tokens": tokens}
     words = len(text.split())
@@ -67,16 +67,16 @@ def _transcript(request: Request) -> Stored | ErrorReply:
     elif fields.get("stream") == "true":
         deltas = [{"type": "transcript.text.delta", "delta": f"{word} "} for word in text.split()]
         return _stream([*deltas, {"type": "transcript.text.done", "text": text, "usage": usage}])
-    return Stored(pretty({"text": text, "usage": usage}))
+    return ObjectReply(pretty({"text": text, "usage": usage}))
 
 
-def heard(sound: bytes) -> str:
+def transcript_of(sound: bytes) -> str:
     """The transcript of these bytes."""
     return f"{len(sound)} bytes with the checksum {zlib.crc32(sound):08x}"
 
 
 def _seconds(sound: bytes) -> float:
-    """How long a WAV file takes; what is no WAV counts as 32 kbit/s."""
+    """The duration of a WAV file; anything else counts as 32 kbit/s."""
     try:
         with wave.open(io.BytesIO(sound)) as file:
             return float(file.getnframes() / file.getframerate())
@@ -84,8 +84,8 @@ def _seconds(sound: bytes) -> float:
         return len(sound) / 4_000
 
 
-def _speech(fields: dict[str, Any]) -> Stored | ErrorReply:
-    """A tenth of a second of silence for each word; as a playable file where WAV is asked for."""
+def _speech(fields: dict[str, Any]) -> ObjectReply | ErrorReply:
+    """A tenth of a second of silence for each word; as a playable file if WAV is asked for."""
     for name in ("model", "input", "voice"):
         if not fields.get(name):
             return errors.missing_parameter(name)
@@ -104,13 +104,13 @@ def _speech(fields: dict[str, Any]) -> Stored | ErrorReply:
             out.setframerate(SPEECH_RATE)
             out.writeframes(silence)
         silence = file.getvalue()
-    return Stored(silence, type=_TYPES.get(kind, "audio/pcm"))
+    return ObjectReply(silence, type=_TYPES.get(kind, "audio/pcm"))
 
 
 # ---- pictures
 
 
-def _pictures(request: Request, what: str) -> Stored | ErrorReply:
+def _pictures(request: Request, what: str) -> ObjectReply | ErrorReply:
     fields = request.fields
     if what != "variations" and not fields.get("prompt"):
         return errors.missing_parameter("prompt")
@@ -132,7 +132,7 @@ def _pictures(request: Request, what: str) -> Stored | ErrorReply:
         about = {"background": "opaque", "output_format": "png", "quality": "low", "size": "1024x1024"}
         done = {"type": kind, "b64_json": picture, "created_at": int(time.time()), **about, "usage": usage_document}
         return _stream([done])
-    return Stored(
+    return ObjectReply(
         pretty({"created": int(time.time()), "data": [{"b64_json": picture}] * count, "usage": usage_document})
     )
 
@@ -149,7 +149,7 @@ def dot() -> bytes:
     )
 
 
-def _stream(events: list[dict[str, Any]]) -> Stored:
-    """Server-sent events, whole: neither sound nor pictures are produced bit by bit here."""
-    told = (f"event: {event['type']}\ndata: {msgspec.json.encode(event).decode()}\n\n" for event in events)
-    return Stored("".join(told).encode(), type=_STREAM)
+def _stream(events: list[dict[str, Any]]) -> ObjectReply:
+    """All server-sent events at once: neither sound nor pictures are produced bit by bit here."""
+    texts = (f"event: {event['type']}\ndata: {msgspec.json.encode(event).decode()}\n\n" for event in events)
+    return ObjectReply("".join(texts).encode(), type=_STREAM)

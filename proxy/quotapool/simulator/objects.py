@@ -1,8 +1,8 @@
-"""Stored objects of the simulated OpenAI: each belongs to the account whose key made it, and no other one knows it.
+"""Stored objects of the simulated OpenAI: each belongs to the account whose key created it and is unknown to others.
 
 Files, uploads, batches, vector stores, conversations, containers, and any other store as plain documents. Stored
-responses and chats are kept here too; `responses.py` and `replies.py` make them. A batch completes half a second after
-it was made. Bodies for unknown ids are OpenAI's, word for word where they are known (files, previous responses).
+responses and chats are kept here too; `responses.py` and `replies.py` create them. A batch completes half a second
+after its creation. Bodies for unknown ids are OpenAI's, word for word if known (files, previous responses).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from urllib.parse import parse_qs, unquote
 
 import msgspec
 
-from quotapool.simulator.ask import CHAT, RESPONSES, Ask
 from quotapool.simulator.errors import ErrorReply
+from quotapool.simulator.parsed_request import CHAT, RESPONSES, ParsedRequest
 from quotapool.simulator.replies import Turn, pretty
 
 BATCH_TAKES_S: Final = 0.5
@@ -28,7 +28,7 @@ Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class ObjectReply:
     """An answer about stored objects."""
 
     body: bytes
@@ -37,7 +37,7 @@ class Stored:
 
 
 @dataclass(slots=True)
-class Belongings:
+class AccountObjects:
     """What one account has stored: documents by collection and id, and the bytes of files."""
 
     documents: dict[str, dict[str, Document]] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Request:
     upload: tuple[str, bytes] | None = None
 
 
-# collection -> (prefix of its ids, `object` of its documents, what is said of an unknown id)
+# collection -> (prefix of its ids, `object` of its documents, message for an unknown id)
 _COLLECTIONS: Final = {
     "files": ("file-", "file", "No such File object: {id}"),
     "uploads": ("upload_", "upload", "Upload with id '{id}' not found."),
@@ -76,36 +76,36 @@ _COLLECTIONS: Final = {
 
 
 class ObjectStores:
-    """All accounts' belongings. `new_id(prefix)` makes an id that nobody else has."""
+    """The objects of all accounts. `new_id(prefix)` returns a unique id."""
 
     def __init__(self, new_id: Callable[[str], str]) -> None:
         self._new_id = new_id
-        self._accounts: dict[str, Belongings] = {}
+        self._accounts: dict[str, AccountObjects] = {}
 
-    def _of(self, account: str) -> Belongings:
-        return self._accounts.setdefault(account, Belongings())
+    def _of(self, account: str) -> AccountObjects:
+        return self._accounts.setdefault(account, AccountObjects())
 
     # ---- responses and chats
 
-    def refusal(self, account: str, project: str, ask: Ask) -> ErrorReply | None:
-        """What OpenAI says where a request names what this account does not have."""
-        mine, body = self._of(account), ask.body
+    def refusal(self, account: str, project: str, parsed: ParsedRequest) -> ErrorReply | None:
+        """OpenAI's refusal if a request names an object that this account does not have."""
+        owned, body = self._of(account), parsed.body
         previous = body.get("previous_response_id")
-        if previous is not None and previous not in mine.of("responses"):
+        if previous is not None and previous not in owned.of("responses"):
             message = f"Previous response with id '{previous}' not found."
             return ErrorReply(400, message, code="previous_response_not_found", param="previous_response_id")
         conversation = _id_in(body.get("conversation"))
-        if conversation and conversation not in mine.of("conversations"):
+        if conversation and conversation not in owned.of("conversations"):
             return _missing("conversations", conversation)
         for name, value in _ids_in(body):
-            if name in {"file_id", "file_ids"} and value not in mine.of("files"):
+            if name in {"file_id", "file_ids"} and value not in owned.of("files"):
                 return _no_file(value, name, project)
-            if name == "vector_store_ids" and value not in mine.of("vector_stores"):
+            if name == "vector_store_ids" and value not in owned.of("vector_stores"):
                 return _missing("vector_stores", value)
-            if name == "container" and value not in mine.of("containers"):
+            if name == "container" and value not in owned.of("containers"):
                 return _missing("containers", value)
             if name == "item_reference" and not any(
-                value in r.get("_items", ()) for r in mine.of("responses").values()
+                value in r.get("_items", ()) for r in owned.of("responses").values()
             ):
                 return ErrorReply(404, f"Item with id '{value}' not found.", param="input")
             if name == "encrypted_content" and value.partition(".")[0] != f"gAAA{account}":
@@ -116,54 +116,56 @@ class ObjectStores:
                 return ErrorReply(400, message, code="invalid_encrypted_content")
         return None
 
-    def keep(self, account: str, turn: Turn, document: Document) -> None:
-        """Store an answer that is to be stored."""
-        mine = self._of(account)
-        kept = mine.of("responses" if turn.ask.shape is RESPONSES else "chat/completions")
+    def store(self, account: str, turn: Turn, document: Document) -> None:
+        """Store an answer for which `is_stored` is true."""
+        owned = self._of(account)
+        kept = owned.of("responses" if turn.parsed.shape is RESPONSES else "chat/completions")
         if len(kept) >= MOST_KEPT:
             del kept[next(iter(kept))]
         kept[turn.id] = document
-        if turn.ask.shape is RESPONSES:
+        if turn.parsed.shape is RESPONSES:
             items = [item["id"] for item in document["output"]]
-            kept[turn.id] = {**document, "_items": items, "_input": turn.ask.body.get("input")}
-            conversation = _id_in(turn.ask.body.get("conversation"))
+            kept[turn.id] = {**document, "_items": items, "_input": turn.parsed.body.get("input")}
+            conversation = _id_in(turn.parsed.body.get("conversation"))
             if conversation:
-                mine.of(f"conversations/{conversation}/items").update({i["id"]: i for i in document["output"]})
+                owned.of(f"conversations/{conversation}/items").update({i["id"]: i for i in document["output"]})
 
     # ---- every other path
 
-    def serve(self, account: str, project: str, request: Request) -> Stored | ErrorReply | None:
-        """The answer, None where the path is no store's."""
+    def serve(self, account: str, project: str, request: Request) -> ObjectReply | ErrorReply | None:
+        """The answer, None if the path is not about stored objects."""
         path = request.path
         two = "/".join(path[:2])
         collection = two if two in _COLLECTIONS else path[0] if path else ""
         if collection not in _COLLECTIONS:
             return None
         rest = path[collection.count("/") + 1 :]
-        mine = self._of(account)
+        owned = self._of(account)
         if not rest:
             if request.method == "POST" and collection not in {"responses", "chat/completions"}:
-                return self._create(mine, project, collection, request)
-            return _list(mine.of(collection), request) if request.method == "GET" else None
+                return self._create(owned, project, collection, request)
+            return _list(owned.of(collection), request) if request.method == "GET" else None
         if collection == "responses" and rest[0] in {"compact", "input_tokens"}:
             return None
-        known = mine.of(collection).get(rest[0])
+        known = owned.of(collection).get(rest[0])
         if known is None:
             return _missing(collection, rest[0])
         if len(rest) == 1:
-            return self._one(mine, collection, known, request)
-        return self._below(mine, project, collection, known, rest[1:], request)
+            return self._one(owned, collection, known, request)
+        return self._below(owned, project, collection, known, rest[1:], request)
 
-    def _create(self, mine: Belongings, project: str, collection: str, request: Request) -> Stored | ErrorReply:
+    def _create(
+        self, owned: AccountObjects, project: str, collection: str, request: Request
+    ) -> ObjectReply | ErrorReply:
         prefix, kind, _ = _COLLECTIONS[collection]
         fields = request.fields
         for name, value in _ids_in(fields):
-            if name.endswith(("file_id", "file_ids", "_file")) and value not in mine.of("files"):
+            if name.endswith(("file_id", "file_ids", "_file")) and value not in owned.of("files"):
                 return _no_file(value, name, project)
         document: Document = {"id": self._new_id(prefix), "object": kind, "created_at": int(time.time())}
         if collection == "files":
             name, content = request.upload or ("file", b"")
-            document |= self._file(mine, document["id"], name, content, fields.get("purpose", "user_data"))
+            document |= self._file(owned, document["id"], name, content, fields.get("purpose", "user_data"))
         elif collection == "uploads":
             document |= {"bytes": 0, "filename": "", "purpose": "user_data", "status": "pending", "expires_at": 2**31}
             document |= fields | {"_parts": {}}
@@ -175,71 +177,77 @@ class ObjectStores:
             document |= {"name": fields.get("name"), "status": "completed", "usage_bytes": 0, "metadata": {}}
             document |= {"file_counts": {"in_progress": 0, "completed": 0, "failed": 0, "cancelled": 0, "total": 0}}
             for file_id in fields.get("file_ids") or ():
-                self._attach(mine, document, file_id)
+                self._attach(owned, document, file_id)
         else:
             document |= {"metadata": {}, **{k: v for k, v in fields.items() if k not in {"items", "file_ids"}}}
             for item in fields.get("items") or ():
-                self._item(mine, document["id"], item)
-        mine.of(collection)[document["id"]] = document
+                self._item(owned, document["id"], item)
+        owned.of(collection)[document["id"]] = document
         return _shown(document)
 
-    def _one(self, mine: Belongings, collection: str, known: Document, request: Request) -> Stored:
+    def _one(self, owned: AccountObjects, collection: str, known: Document, request: Request) -> ObjectReply:
         object_id = known["id"]
         if request.method == "DELETE":
-            del mine.of(collection)[object_id]
+            del owned.of(collection)[object_id]
             kind = "file" if collection == "files" else f"{known['object']}.deleted"
             return _shown({"id": object_id, "object": kind, "deleted": True})
         if request.method == "POST":
             known.update(request.fields)
         if collection == "batches":
-            self._advance(mine, known)
+            self._advance(owned, known)
         return _shown(known)
 
     def _below(
-        self, mine: Belongings, project: str, collection: str, known: Document, rest: tuple[str, ...], request: Request
-    ) -> Stored | ErrorReply | None:
+        self,
+        owned: AccountObjects,
+        project: str,
+        collection: str,
+        known: Document,
+        rest: tuple[str, ...],
+        request: Request,
+    ) -> ObjectReply | ErrorReply | None:
         object_id, post = known["id"], request.method == "POST"
         if collection == "files" and rest == ("content",):
-            return Stored(mine.contents[object_id], type="application/octet-stream")
+            return ObjectReply(owned.contents[object_id], type="application/octet-stream")
         if collection == "uploads" and post:
-            return self._upload(mine, known, rest[0], request)
+            return self._upload(owned, known, rest[0], request)
         if rest == ("cancel",):
             known["status"] = "cancelled"
             return _shown(known)
         if collection == "responses" and rest == ("input_items",):
             text = known["_input"]
-            said = text if isinstance(text, list) else [{"type": "message", "role": "user", "content": text}]
-            items = {f"msg_in{n}{object_id}": item for n, item in enumerate(said)}
+            inputs = text if isinstance(text, list) else [{"type": "message", "role": "user", "content": text}]
+            items = {f"msg_in{n}{object_id}": item for n, item in enumerate(inputs)}
             return _list({name: {**item, "id": name} for name, item in items.items()}, request)
-        below = mine.of("/".join((collection, object_id, rest[0])))
+        below = owned.of("/".join((collection, object_id, rest[0])))
         if len(rest) == 1:
             if not post:
                 return _list(below, request)
             if collection == "conversations":
-                made = [self._item(mine, object_id, item) for item in request.fields.get("items") or ()]
+                made = [self._item(owned, object_id, item) for item in request.fields.get("items") or ()]
                 return _shown(_page(made))
             if collection == "containers":
-                return self._container_file(mine, project, known, request)
+                return self._container_file(owned, project, known, request)
             file_id = request.fields.get("file_id", "")
-            if file_id not in mine.of("files"):
+            if file_id not in owned.of("files"):
                 return _no_file(file_id, "file_id", project)
-            return _shown(self._attach(mine, known, file_id))
+            return _shown(self._attach(owned, known, file_id))
         found = below.get(rest[1])
         if found is None:
             return ErrorReply(404, f"No {rest[0].rstrip('s')} found with id '{rest[1]}'.")
         if rest[2:] == ("content",):
-            return Stored(mine.contents.get(found["id"], b""), type="application/octet-stream")
+            return ObjectReply(owned.contents.get(found["id"], b""), type="application/octet-stream")
         if request.method == "DELETE":
             del below[rest[1]]
             return _shown({"id": rest[1], "object": f"{collection}.deleted", "deleted": True})
         return _shown(found)
 
-    def _file(self, mine: Belongings, file_id: str, name: str, content: bytes, purpose: str) -> Document:
-        mine.contents[file_id] = content
+    def _file(self, owned: AccountObjects, file_id: str, name: str, content: bytes, purpose: str) -> Document:
+        owned.contents[file_id] = content
         document = {"id": file_id, "object": "file", "bytes": len(content), "created_at": int(time.time())}
         return {**document, "filename": name, "purpose": purpose, "status": "processed"}
 
-    def _upload(self, mine: Belongings, known: Document, what: str, request: Request) -> Stored:
+    def _upload(self, owned: AccountObjects, known: Document, what: str, request: Request) -> ObjectReply:
         if what == "parts":
             part_id = self._new_id("part_")
             known["_parts"][part_id] = request.upload[1] if request.upload else b""
@@ -249,54 +257,54 @@ class ObjectStores:
         if what == "complete":
             content = b"".join(known["_parts"].get(part, b"") for part in request.fields.get("part_ids", ()))
             file_id = self._new_id("file-")
-            file = self._file(mine, file_id, known["filename"], content, known["purpose"])
-            mine.of("files")[file_id] = file
+            file = self._file(owned, file_id, known["filename"], content, known["purpose"])
+            owned.of("files")[file_id] = file
             known.update(status="completed", file=file)
         else:
             known["status"] = "cancelled"
         return _shown(known)
 
-    def _advance(self, mine: Belongings, batch: Document) -> None:
-        """Complete a batch whose time has come: each line of its input is answered with an echo."""
+    def _advance(self, owned: AccountObjects, batch: Document) -> None:
+        """Complete a batch that is due: each line of its input is answered with an echo."""
         if batch["status"] not in {"validating", "in_progress"}:
             return
         if time.monotonic() < batch["_done_at"]:
             batch["status"] = "in_progress"
             return
-        lines = [line for line in mine.contents.get(batch["input_file_id"], b"").splitlines() if line.strip()]
+        lines = [line for line in owned.contents.get(batch["input_file_id"], b"").splitlines() if line.strip()]
         answers = []
         for line in lines:
-            asked = msgspec.json.decode(line)
-            answer = {"status_code": 200, "request_id": self._new_id("req_"), "body": {"echo": asked.get("body")}}
+            batched = msgspec.json.decode(line)
+            answer = {"status_code": 200, "request_id": self._new_id("req_"), "body": {"echo": batched.get("body")}}
             answers.append(
-                msgspec.json.encode({"custom_id": asked.get("custom_id"), "response": answer, "error": None})
+                msgspec.json.encode({"custom_id": batched.get("custom_id"), "response": answer, "error": None})
             )
         output = self._new_id("file-")
         content = b"\n".join(answers)
-        mine.of("files")[output] = self._file(mine, output, f"{batch['id']}_output.jsonl", content, "batch_output")
+        owned.of("files")[output] = self._file(owned, output, f"{batch['id']}_output.jsonl", content, "batch_output")
         counts = {"total": len(lines), "completed": len(lines), "failed": 0}
         batch.update(status="completed", output_file_id=output, request_counts=counts)
 
-    def _attach(self, mine: Belongings, store: Document, file_id: str) -> Document:
+    def _attach(self, owned: AccountObjects, store: Document, file_id: str) -> Document:
         document = {"id": file_id, "object": "vector_store.file", "created_at": int(time.time()), "status": "completed"}
         document |= {"vector_store_id": store["id"], "usage_bytes": 0, "last_error": None}
-        mine.of(f"vector_stores/{store['id']}/files")[file_id] = document
+        owned.of(f"vector_stores/{store['id']}/files")[file_id] = document
         for count in ("completed", "total"):
             store["file_counts"][count] += 1
         return document
 
-    def _item(self, mine: Belongings, conversation: str, item: Document) -> Document:
+    def _item(self, owned: AccountObjects, conversation: str, item: Document) -> Document:
         document = {"id": self._new_id("msg_"), "type": "message", "status": "completed", **item}
-        mine.of(f"conversations/{conversation}/items")[document["id"]] = document
+        owned.of(f"conversations/{conversation}/items")[document["id"]] = document
         return document
 
     def _container_file(
-        self, mine: Belongings, project: str, container: Document, request: Request
-    ) -> Stored | ErrorReply:
+        self, owned: AccountObjects, project: str, container: Document, request: Request
+    ) -> ObjectReply | ErrorReply:
         file_id = request.fields.get("file_id")
-        if file_id is not None and file_id not in mine.of("files"):
+        if file_id is not None and file_id not in owned.of("files"):
             return _no_file(file_id, "file_id", project)
-        name, content = request.upload or ("file", mine.contents.get(file_id or "", b""))
+        name, content = request.upload or ("file", owned.contents.get(file_id or "", b""))
         document: Document = {"id": self._new_id("cfile_"), "object": "container.file", "created_at": int(time.time())}
         document |= {
             "container_id": container["id"],
@@ -304,19 +312,19 @@ class ObjectStores:
             "bytes": len(content),
             "source": "user",
         }
-        mine.contents[document["id"]] = content
-        mine.of(f"containers/{container['id']}/files")[document["id"]] = document
+        owned.contents[document["id"]] = content
+        owned.of(f"containers/{container['id']}/files")[document["id"]] = document
         return _shown(document)
 
 
-def keeps(ask: Ask) -> bool:
-    """Whether the answer is stored: responses unless the request says no, chats if it says yes."""
-    store = ask.body.get("store")
-    return (ask.shape is RESPONSES and store is not False) or (ask.shape is CHAT and store is True)
+def is_stored(parsed: ParsedRequest) -> bool:
+    """Whether the answer is stored: responses unless `store` is false, chats if `store` is true."""
+    store = parsed.body.get("store")
+    return (parsed.shape is RESPONSES and store is not False) or (parsed.shape is CHAT and store is True)
 
 
 def read(method: str, raw_path: str, content_type: str, body: bytes) -> Request:
-    """A request for the stores. A body that is neither JSON nor a form has no fields."""
+    """Reads a request for stored objects. A body that is neither JSON nor a form has no fields."""
     path, _, query = raw_path.partition("?")
     fields: Document = {}
     upload = None
@@ -343,7 +351,7 @@ def read(method: str, raw_path: str, content_type: str, body: bytes) -> Request:
     return Request(method, segments, parse_qs(query), fields, upload)
 
 
-def _list(documents: dict[str, Document], request: Request) -> Stored:
+def _list(documents: dict[str, Document], request: Request) -> ObjectReply:
     """The newest first, in pages."""
     rows = list(reversed(documents.values()))
     after = request.query.get("after", [""])[0]
@@ -359,8 +367,8 @@ def _page(rows: list[Document]) -> Document:
     return {"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": False}
 
 
-def _shown(document: Document) -> Stored:
-    return Stored(pretty({name: value for name, value in document.items() if not name.startswith("_")}))
+def _shown(document: Document) -> ObjectReply:
+    return ObjectReply(pretty({name: value for name, value in document.items() if not name.startswith("_")}))
 
 
 def _missing(collection: str, object_id: str) -> ErrorReply:

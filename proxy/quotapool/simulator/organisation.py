@@ -1,4 +1,4 @@
-"""OpenAI's administration API, answered from what the simulator really served.
+"""OpenAI's administration API, answered with what the simulator really served.
 
 Shapes: OpenAI's Python SDK 3.54, `types/admin/organization`. An organisation's admin key is
 `simulated_admin_secret(organization)`, always the same, so that no test has to configure it.
@@ -18,16 +18,16 @@ from aiohttp import web
 from quotapool.simulator import errors
 from quotapool.simulator.accounts import Account, Directory, Key
 from quotapool.simulator.billing import Billing, bearer_of, refuse, reply
-from quotapool.simulator.books import DAY_S, PICODOLLARS, Line, Sold
 from quotapool.simulator.config import FIXED_TAIL, Limits
 from quotapool.simulator.errors import ErrorReply
 from quotapool.simulator.log import RequestLog
 from quotapool.simulator.replies import MODEL_CREATED, MODELS
+from quotapool.simulator.sales import DAY_S, PICODOLLARS, SaleKey, SaleTotals
 
 ADMIN: Final = "/v1/organization"
-MOST_OBJECTS: Final = 100  # on a page; 20 where nobody says
-MOST_DAYS: Final = {"costs": 180, "usage": 31}  # buckets on a page; 7 where nobody says
-# Kinds of line that `usage/{name}` counts.
+MOST_OBJECTS: Final = 100  # on a page; 20 by default
+MOST_DAYS: Final = {"costs": 180, "usage": 31}  # buckets on a page; 7 by default
+# Kinds of sales that `usage/{name}` counts.
 USAGE: Final = {
     "completions": frozenset(("chat", "completions", "responses")),
     "embeddings": frozenset(("embeddings",)),
@@ -40,7 +40,7 @@ def simulated_admin_secret(organization: str) -> str:
 
 
 class KeyFacts(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What the dashboard knows of a key. `expires_at` in Unix seconds."""
+    """What the dashboard knows about a key. `expires_at` in Unix seconds."""
 
     name: str = ""
     expires_at: int | None = None
@@ -69,12 +69,12 @@ class Administration:
             router.add_get(path, self.administrative(handler))
         router.add_post("/_sim/keys/{key}/facts", self.set_facts)
 
-    # ---- who asks
+    # ---- authentication
 
     def administrative(
         self, handler: Callable[[web.Request, list[Account]], web.Response]
     ) -> Callable[[web.Request], Any]:
-        """`handler`, given the accounts (projects) of the organisation whose admin key came."""
+        """`handler`, called with the accounts (projects) of the organisation whose admin key was sent."""
 
         async def answer(request: web.Request) -> web.Response:
             self.log.record(request.method, request.raw_path, request.headers, await request.read())
@@ -137,7 +137,7 @@ class Administration:
             "redacted_value": f"{key.secret[:10]}...{key.secret[-4:]}",
             "name": facts.name or f"key {key.index}",
             "created_at": MODEL_CREATED,
-            "last_used_at": self.directory.books.last_used.get(key.index),
+            "last_used_at": self.directory.sales.last_used.get(key.index),
             "expires_at": facts.expires_at,
             "owner_project_access": "active",
             "owner": {"type": "service_account", "service_account": owner},
@@ -156,7 +156,7 @@ class Administration:
         if cents is None:
             return refuse(ErrorReply(404, f"No spend limit is configured for this {scope}."))
         month = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        spent = sum(self.directory.books.total(account.config.id, int(month.timestamp())) for account in accounts)
+        spent = sum(self.directory.sales.total(account.config.id, int(month.timestamp())) for account in accounts)
         return reply(
             {
                 "object": f"{scope}.spend_limit",
@@ -170,33 +170,33 @@ class Administration:
     # ---- costs and usage
 
     def costs(self, request: web.Request, accounts: list[Account]) -> web.Response:
-        def result(sold: Sequence[Sold]) -> dict[str, Any]:
-            amount = sum(line.amount for line in sold) / PICODOLLARS
+        def result(sold: Sequence[SaleTotals]) -> dict[str, Any]:
+            amount = sum(one.amount for one in sold) / PICODOLLARS
             return {
                 "object": "organization.costs.result",
                 "amount": {"value": amount, "currency": "usd"},
                 "line_item": None,
             }
 
-        return self.buckets(request, accounts, "costs", ("project_id", "api_key_id"), lambda _line: True, result)
+        return self.buckets(request, accounts, "costs", ("project_id", "api_key_id"), lambda _sale: True, result)
 
     def usage(self, request: web.Request, accounts: list[Account]) -> web.Response:
         name = request.match_info["kind"]
         kinds = USAGE.get(name, frozenset())
 
-        def result(sold: Sequence[Sold]) -> dict[str, Any]:
+        def result(sold: Sequence[SaleTotals]) -> dict[str, Any]:
             counted = {
                 "object": f"organization.usage.{name}.result",
-                "input_tokens": sum(line.prompt for line in sold),
-                "num_model_requests": sum(line.requests for line in sold),
+                "input_tokens": sum(one.prompt for one in sold),
+                "num_model_requests": sum(one.requests for one in sold),
             }
             if name == "completions":
-                counted["output_tokens"] = sum(line.completion for line in sold)
-                counted["input_cached_tokens"] = sum(line.cached for line in sold)
+                counted["output_tokens"] = sum(one.completion for one in sold)
+                counted["input_cached_tokens"] = sum(one.cached for one in sold)
             return counted
 
         groups = ("project_id", "api_key_id", "model", "service_tier")
-        return self.buckets(request, accounts, "usage", groups, lambda line: line.kind in kinds, result)
+        return self.buckets(request, accounts, "usage", groups, lambda sale: sale.kind in kinds, result)
 
     def buckets(
         self,
@@ -204,8 +204,8 @@ class Administration:
         accounts: list[Account],
         what: str,
         groups: tuple[str, ...],
-        wanted: Callable[[Line], bool],
-        result: Callable[[Sequence[Sold]], dict[str, Any]],
+        wanted: Callable[[SaleKey], bool],
+        result: Callable[[Sequence[SaleTotals]], dict[str, Any]],
     ) -> web.Response:
         """Days from `start_time` to `end_time`, at most `limit` on a page; `page` is where the next one begins."""
         by = request.query.getall("group_by[]", request.query.getall("group_by", []))
@@ -224,10 +224,10 @@ class Administration:
         names = frozenset(account.config.id for account in accounts)
         data = []
         for day in days:
-            grouped: dict[tuple[str | None, ...], list[Sold]] = {}
-            for line, sold in self.directory.books.sold(day, day + DAY_S, names):
-                if wanted(line):
-                    label = tuple(self.label(line, name) if name in by else None for name in groups)
+            grouped: dict[tuple[str | None, ...], list[SaleTotals]] = {}
+            for sale, sold in self.directory.sales.sold(day, day + DAY_S, names):
+                if wanted(sale):
+                    label = tuple(self.label(sale, name) if name in by else None for name in groups)
                     grouped.setdefault(label, []).append(sold)
             results = [{**result(sold), **dict(zip(groups, label, strict=True))} for label, sold in grouped.items()]
             data.append({"object": "bucket", "start_time": day, "end_time": day + DAY_S, "results": results})
@@ -236,9 +236,9 @@ class Administration:
         next_page = f"page_{following}" if has_more else None
         return reply({"object": "page", "data": data, "has_more": has_more, "next_page": next_page})
 
-    def label(self, line: Line, group: str) -> str:
-        project = self.directory.accounts[line.account].project
-        return {"project_id": project, "api_key_id": key_id(line.key), "model": line.model}.get(group, line.tier)
+    def label(self, sale: SaleKey, group: str) -> str:
+        project = self.directory.accounts[sale.account].project
+        return {"project_id": project, "api_key_id": key_id(sale.key), "model": sale.model}.get(group, sale.tier)
 
     # ---- control
 

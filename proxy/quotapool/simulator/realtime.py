@@ -23,18 +23,18 @@ from aiohttp import WSMsgType, web
 
 from quotapool.simulator import errors, responses
 from quotapool.simulator.accounts import Key
-from quotapool.simulator.ask import RESPONSES, Ask, read_ask
+from quotapool.simulator.admission import Admission
 from quotapool.simulator.errors import ErrorReply
-from quotapool.simulator.faults import GATES, Fault, FaultRequest
+from quotapool.simulator.faults import BEFORE_ADMISSION, Fault, FaultRequest
+from quotapool.simulator.parsed_request import RESPONSES, ParsedRequest, parse_request
 from quotapool.simulator.replies import Turn
-from quotapool.simulator.visit import Visit
 
 SUBPROTOCOL: Final = "openai-insecure-api-key."
 REALTIME: Final = "realtime"
 LARGEST_MESSAGE: Final = 80 * 2**20
 DEFAULT_MODEL: Final = "gpt-realtime"
 BYTES_PER_TOKEN: Final = 4_800  # of 24 kHz PCM16 audio: a tenth of a second
-OUTPUT_RESERVED: Final = 64  # tokens, where a response names no maximum
+OUTPUT_RESERVED: Final = 64  # tokens, if a response names no maximum
 CLOSING_GRACE_S: Final = 0.2
 
 
@@ -45,11 +45,11 @@ class Host(Protocol):
 
     def new_id(self, prefix: str) -> str: ...
 
-    def admit(self, call: Any, ask: Ask | None, model: str) -> Visit | ErrorReply: ...
+    def admit(self, call: Any, parsed: ParsedRequest | None, model: str) -> Admission | ErrorReply: ...
 
-    def compose(self, ask: Ask) -> Turn: ...
+    def compose(self, parsed: ParsedRequest) -> Turn: ...
 
-    def meet(self, call: Any, fault: Fault, scheduled: FaultRequest, model: str) -> ErrorReply: ...
+    def apply_fault(self, call: Any, fault: Fault, scheduled: FaultRequest, model: str) -> ErrorReply: ...
 
 
 def asks_for_session(request: web.Request) -> bool:
@@ -64,14 +64,14 @@ def secret_in(request: web.Request) -> str:
     return ""
 
 
-async def hold(host: Host, call: Any) -> web.StreamResponse:
-    """Refuse a session with an HTTP answer, or hold it to its end."""
+async def serve_session(host: Host, call: Any) -> web.StreamResponse:
+    """Refuse a session with an HTTP answer, or serve it to its end."""
     request: web.Request = call.request
     model = request.query.get("model", "")
-    struck = call.key.struck_by("POST", model)
-    if struck is not None and struck[0].kind in GATES:
-        fault, scheduled = struck
-        refused: web.StreamResponse = call.refuse(host.meet(call, fault, scheduled, model))
+    fault_hit = call.key.fault_for("POST", model)
+    if fault_hit is not None and fault_hit[0].kind in BEFORE_ADMISSION:
+        fault, scheduled = fault_hit
+        refused: web.StreamResponse = call.refuse(host.apply_fault(call, fault, scheduled, model))
         return refused
     socket = web.WebSocketResponse(
         protocols=(REALTIME,), compress=False, max_msg_size=LARGEST_MESSAGE, timeout=CLOSING_GRACE_S, autoping=True
@@ -80,12 +80,12 @@ async def hold(host: Host, call: Any) -> web.StreamResponse:
     await socket.prepare(request)
     session = Session(host, call, call.key, socket, model or DEFAULT_MODEL)
     if request.path == "/v1/realtime":
-        await session.say("session.created", session=session.document())
+        await session.send("session.created", session=session.document())
     async for message in socket:
         if message.type is WSMsgType.BINARY:
             await socket.send_bytes(message.data)
         elif message.type is WSMsgType.TEXT:
-            await session.hear(message.data, is_realtime=request.path == "/v1/realtime")
+            await session.receive(message.data, is_realtime=request.path == "/v1/realtime")
     return socket
 
 
@@ -100,19 +100,19 @@ class Session:
     items: list[Any] = field(default_factory=list)
     audio: int = 0  # bytes in the input buffer
 
-    async def say(self, kind: str, **fields: Any) -> None:
+    async def send(self, kind: str, **fields: Any) -> None:
         event = {"type": kind, "event_id": self.host.new_id("event_"), **fields}
         await self.socket.send_str(msgspec.json.encode(event).decode())
 
     def document(self) -> dict[str, Any]:
         return {"id": "sess_sim", "object": "realtime.session", "type": REALTIME, "model": self.model, **self.settings}
 
-    async def hear(self, text: str, *, is_realtime: bool) -> None:
+    async def receive(self, text: str, *, is_realtime: bool) -> None:
         try:
             event = msgspec.json.decode(text)
             kind = event["type"]
         except (msgspec.DecodeError, TypeError, KeyError):
-            await self.say("error", error=errors.unparsable().document()["error"])
+            await self.send("error", error=errors.unparsable().document()["error"])
             return
         if kind == "simulator.close":
             await self.socket.close(code=event.get("code", 1000), message=event.get("reason", "").encode())
@@ -134,63 +134,63 @@ class Session:
     async def realtime(self, kind: str, event: dict[str, Any]) -> None:
         if kind == "session.update":
             self.settings.update(event.get("session") or {})
-            await self.say("session.updated", session=self.document())
+            await self.send("session.updated", session=self.document())
         elif kind == "conversation.item.create":
             item = {"id": self.host.new_id("item_"), **(event.get("item") or {})}
             self.items.append(item)
-            await self.say("conversation.item.added", item=item, previous_item_id=None)
-            await self.say("conversation.item.done", item=item, previous_item_id=None)
+            await self.send("conversation.item.added", item=item, previous_item_id=None)
+            await self.send("conversation.item.done", item=item, previous_item_id=None)
         elif kind == "input_audio_buffer.append":
             try:
                 self.audio += len(base64.b64decode(event.get("audio", ""), validate=True))
             except (binascii.Error, TypeError):
-                await self.say("error", error=errors.not_an_integer("audio").document()["error"])
+                await self.send("error", error=errors.not_an_integer("audio").document()["error"])
         elif kind == "input_audio_buffer.clear":
             self.audio = 0
-            await self.say("input_audio_buffer.cleared")
+            await self.send("input_audio_buffer.cleared")
         elif kind == "input_audio_buffer.commit":
             await self.commit()
         elif kind == "response.create":
             await self.answer(event.get("response") or {})
         elif kind != "response.cancel":
             error = errors.ErrorReply(400, f"Invalid value: '{kind}'.", code="invalid_value", param="type")
-            await self.say("error", error={**error.document()["error"], "event_id": event.get("event_id")})
+            await self.send("error", error={**error.document()["error"], "event_id": event.get("event_id")})
 
     async def commit(self) -> None:
-        """The buffer becomes an item; where the session has a transcriber, its text comes with a usage of its own."""
+        """The buffer becomes an item; if the session has a transcriber, the text comes with its own usage."""
         item, tokens, self.audio = self.host.new_id("item_"), max(1, self.audio // BYTES_PER_TOKEN), 0
         self.items.append({"id": item, "role": "user", "content": [{"type": "input_text", "text": "xxxx" * tokens}]})
-        await self.say("input_audio_buffer.committed", item_id=item, previous_item_id=None)
+        await self.send("input_audio_buffer.committed", item_id=item, previous_item_id=None)
         transcription = ((self.settings.get("audio") or {}).get("input") or {}).get("transcription")
         if transcription:
             usage = {"type": "tokens", "total_tokens": tokens + 2, "input_tokens": tokens, "output_tokens": 2}
             usage["input_token_details"] = {"text_tokens": 0, "audio_tokens": tokens}
             kind = "conversation.item.input_audio_transcription.completed"
-            await self.say(kind, item_id=item, content_index=0, transcript="the pool", usage=usage)
+            await self.send(kind, item_id=item, content_index=0, transcript="the pool", usage=usage)
 
     async def answer(self, wanted: dict[str, Any]) -> None:
         most = wanted.get("max_output_tokens") or OUTPUT_RESERVED
         body = {"model": self.model, "input": self.items, "max_output_tokens": most}
-        ask = read_ask(RESPONSES, msgspec.json.encode(body), OUTPUT_RESERVED, {})
+        parsed = parse_request(RESPONSES, msgspec.json.encode(body), OUTPUT_RESERVED, {})
         response_id = self.host.new_id("resp_")
         envelope: dict[str, Any] = {"object": "realtime.response", "id": response_id, "output": [], "usage": None}
-        visit = self.admitted(ask)
-        if isinstance(visit, ErrorReply) or isinstance(ask, ErrorReply):
-            error = visit if isinstance(visit, ErrorReply) else errors.unparsable()
+        admission = self.admit(parsed)
+        if isinstance(admission, ErrorReply) or isinstance(parsed, ErrorReply):
+            error = admission if isinstance(admission, ErrorReply) else errors.unparsable()
             details = {"type": "failed", "error": {"type": error.type, "code": error.code, "message": error.message}}
-            await self.say("response.done", response={**envelope, "status": "failed", "status_details": details})
+            await self.send("response.done", response={**envelope, "status": "failed", "status_details": details})
             return
         try:
-            turn = self.host.compose(ask)
-            await self.say("response.created", response={**envelope, "status": "in_progress"})
-            if visit.budget is not None:
-                await self.say("rate_limits.updated", rate_limits=list(self.limits(visit)))
+            turn = self.host.compose(parsed)
+            await self.send("response.created", response={**envelope, "status": "in_progress"})
+            if admission.budget is not None:
+                await self.send("rate_limits.updated", rate_limits=list(self.limits(admission)))
             item_id = self.host.new_id("item_")
             here = {"response_id": response_id, "item_id": item_id, "output_index": 0, "content_index": 0}
             for piece in turn.answers[0].pieces:
-                await self.say("response.output_text.delta", **here, delta=piece)
+                await self.send("response.output_text.delta", **here, delta=piece)
             text = turn.answers[0].text
-            await self.say("response.output_text.done", **here, text=text)
+            await self.send("response.output_text.done", **here, text=text)
             item: dict[str, Any] = {"id": item_id, "type": "message", "role": "assistant", "status": "completed"}
             item["content"] = [{"type": "output_text", "text": text}]
             self.items.append(item)
@@ -207,24 +207,24 @@ class Session:
                 },
                 "output_token_details": {"text_tokens": used.completion, "audio_tokens": 0},
             }
-            visit.complete(used, time.monotonic())
+            admission.complete(used, time.monotonic())
             done = {**envelope, "status": "completed", "output": [item], "usage": usage}
-            await self.say("response.done", response=done)
+            await self.send("response.done", response=done)
         finally:
-            visit.fail(time.monotonic())  # no effect on a visit that ended well
+            admission.fail(time.monotonic())  # no effect if it was completed
 
-    def admitted(self, ask: Ask | ErrorReply) -> Visit | ErrorReply:
-        """A fault that was set after the session began hits its next response."""
-        if isinstance(ask, ErrorReply):
-            return ask
-        struck = self.key.struck_by("POST", ask.model)
-        if struck is not None:
-            return self.host.meet(self.call, *struck, ask.model)
-        return self.host.admit(self.call, ask, ask.model)
+    def admit(self, parsed: ParsedRequest | ErrorReply) -> Admission | ErrorReply:
+        """Admit a response; a fault that was set after the session began hits it."""
+        if isinstance(parsed, ErrorReply):
+            return parsed
+        fault_hit = self.key.fault_for("POST", parsed.model)
+        if fault_hit is not None:
+            return self.host.apply_fault(self.call, *fault_hit, parsed.model)
+        return self.host.admit(self.call, parsed, parsed.model)
 
     @staticmethod
-    def limits(visit: Visit) -> Iterator[dict[str, Any]]:
-        for gauge in visit.budget.gauges(time.monotonic()) if visit.budget is not None else ():
+    def limits(admission: Admission) -> Iterator[dict[str, Any]]:
+        for gauge in admission.budget.gauges(time.monotonic()) if admission.budget is not None else ():
             yield {
                 "name": gauge.kind,
                 "limit": gauge.limit,
@@ -238,18 +238,18 @@ class Session:
         lane = {"stream_id": event["stream_id"]} if "stream_id" in event else {}
         body = {name: value for name, value in event.items() if name not in {"type", "stream_id"}}
         config, prompts = self.host.config, self.key.account.config.prompts
-        ask = read_ask(RESPONSES, msgspec.json.encode(body), config.default_output_tokens, prompts)
-        visit = self.admitted(ask)
-        if isinstance(visit, ErrorReply) or isinstance(ask, ErrorReply):
-            error = visit if isinstance(visit, ErrorReply) else errors.unparsable()
+        parsed = parse_request(RESPONSES, msgspec.json.encode(body), config.default_output_tokens, prompts)
+        admission = self.admit(parsed)
+        if isinstance(admission, ErrorReply) or isinstance(parsed, ErrorReply):
+            error = admission if isinstance(admission, ErrorReply) else errors.unparsable()
             refusal = {"type": "error", "status": error.status, **error.document(), **lane}
             await self.socket.send_str(msgspec.json.encode(refusal).decode())
             return
-        turn = self.host.compose(ask)
+        turn = self.host.compose(parsed)
         try:
             for number, (document, _) in enumerate(responses.success_events(turn, turn.answers[0])):
-                told = {"type": document["type"], "sequence_number": number, **document, **lane}
-                await self.socket.send_str(msgspec.json.encode(told).decode())
-            visit.complete(turn.usage, time.monotonic())
+                sent = {"type": document["type"], "sequence_number": number, **document, **lane}
+                await self.socket.send_str(msgspec.json.encode(sent).decode())
+            admission.complete(turn.usage, time.monotonic())
         finally:
-            visit.fail(time.monotonic())
+            admission.fail(time.monotonic())

@@ -13,8 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from quotapool.simulator.answers import Answer, Usage
-from quotapool.simulator.ask import CHAT, Ask
 from quotapool.simulator.errors import ErrorReply
+from quotapool.simulator.parsed_request import CHAT, ParsedRequest
 
 MODELS: Final = (
     "gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-4.1-mini", "gpt-5.5", "gpt-3.5-turbo-instruct",
@@ -30,25 +30,25 @@ DONE: Final = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One admitted request with the answer it will get. `created` is in Unix seconds."""
+    """One admitted request with its answer. `created` is in Unix seconds."""
 
     id: str
     created: int
-    ask: Ask
+    parsed: ParsedRequest
     answers: tuple[Answer, ...]
     usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One event of a stream, and how many tokens have to be produced before it can be sent."""
+    """One event of a stream, and the number of tokens that must be produced before it can be sent."""
 
     data: bytes
     tokens: int = 0
 
 
 def pretty(document: Any) -> bytes:
-    """OpenAI indents its JSON answers; a reader that looks for compact JSON must fail here too."""
+    """Indented, as OpenAI's JSON answers are; a reader that expects compact JSON must fail here too."""
     return msgspec.json.format(msgspec.json.encode(document), indent=2)
 
 
@@ -83,19 +83,19 @@ def call_id(turn: Turn, index: int) -> str:
 
 def completion_body(turn: Turn) -> bytes:
     """The JSON answer of chat completions and of completions."""
-    chat = turn.ask.shape is CHAT
+    chat = turn.parsed.shape is CHAT
     return pretty(
         {
             "id": turn.id,
             "object": "chat.completion" if chat else "text_completion",
             "created": turn.created,
-            "model": turn.ask.model,
+            "model": turn.parsed.model,
             "choices": [
                 chat_choice(turn, index, answer) if chat else text_choice(index, answer.text, finish_reason(answer))
                 for index, answer in enumerate(turn.answers)
             ],
             "usage": usage_document(turn.usage),
-            "service_tier": turn.ask.service_tier,
+            "service_tier": turn.parsed.service_tier,
             "system_fingerprint": "fp_simulated",
         }
     )
@@ -120,17 +120,17 @@ def completion_frames(turn: Turn, failure: ErrorReply | None = None) -> Iterator
     With `include_usage` every chunk carries `"usage":null` and one extra chunk with `choices: []` has the numbers;
     without it no chunk has the key. A `failure` comes after the role chunks, and nothing comes after a failure.
     """
-    ask = turn.ask
-    chat = ask.shape is CHAT
+    parsed = turn.parsed
+    chat = parsed.shape is CHAT
     envelope: dict[str, Any] = {
         "id": turn.id,
         "object": "chat.completion.chunk" if chat else "text_completion",
         "created": turn.created,
-        "model": ask.model,
-        "service_tier": ask.service_tier,
+        "model": parsed.model,
+        "service_tier": parsed.service_tier,
         "system_fingerprint": "fp_simulated",
     }
-    unknown_yet = {"usage": None} if ask.include_usage else {}
+    unknown_yet = {"usage": None} if parsed.include_usage else {}
 
     def chunk(choice: dict[str, Any], tokens: int = 0) -> Frame:
         return data_frame({**envelope, "choices": [choice], **unknown_yet}, tokens)
@@ -149,7 +149,7 @@ def completion_frames(turn: Turn, failure: ErrorReply | None = None) -> Iterator
             thinking = 0
         finish = finish_reason(answer)
         yield chunk(delta_choice(index, {}, finish) if chat else text_choice(index, "", finish), thinking)
-    if ask.include_usage:
+    if parsed.include_usage:
         yield data_frame({**envelope, "choices": [], "usage": usage_document(turn.usage)})
     yield Frame(DONE)
 
@@ -181,11 +181,12 @@ def unit_vector(dimensions: int) -> tuple[float, ...]:
 
 def embeddings_body(turn: Turn) -> bytes:
     """One unit vector for each input, as floats or as base64 of little-endian 32-bit floats."""
-    body, digest = turn.ask.body, turn.ask.prompt.digest
+    body, digest = turn.parsed.body, turn.parsed.prompt.digest
     inputs = body["input"]
     several = isinstance(inputs, list) and not all(isinstance(item, int) for item in inputs)
-    asked = body.get("dimensions")
-    dimensions = asked if isinstance(asked, int) and 0 < asked <= 3072 else 3072 if "large" in turn.ask.model else 1536
+    wanted = body.get("dimensions")
+    default = 3072 if "large" in turn.parsed.model else 1536
+    dimensions = wanted if isinstance(wanted, int) and 0 < wanted <= 3072 else default
     base = unit_vector(dimensions)
 
     def embedding(index: int) -> list[float] | str:
@@ -202,14 +203,14 @@ def embeddings_body(turn: Turn) -> bytes:
                 {"object": "embedding", "index": index, "embedding": embedding(index)}
                 for index in range(len(inputs) if several else 1)
             ],
-            "model": turn.ask.model,
+            "model": turn.parsed.model,
             "usage": {"prompt_tokens": turn.usage.prompt, "total_tokens": turn.usage.prompt},
         }
     )
 
 
 def moderations_body(turn: Turn) -> bytes:
-    inputs = turn.ask.body["input"]
+    inputs = turn.parsed.body["input"]
     result = {
         "flagged": False,
         "categories": dict.fromkeys(HARMS, False),
@@ -217,7 +218,7 @@ def moderations_body(turn: Turn) -> bytes:
         "category_applied_input_types": {harm: ["text"] for harm in HARMS},
     }
     several = isinstance(inputs, list) and all(isinstance(item, str) for item in inputs)
-    return pretty({"id": turn.id, "model": turn.ask.model, "results": [result] * (len(inputs) if several else 1)})
+    return pretty({"id": turn.id, "model": turn.parsed.model, "results": [result] * (len(inputs) if several else 1)})
 
 
 def model_document(model: str) -> dict[str, Any]:
@@ -229,5 +230,5 @@ def models_body() -> bytes:
 
 
 def echo_body(method: str, path: str, size: int) -> bytes:
-    """The answer to every path the simulator has no model of. `size` is the request body's, in bytes."""
+    """The answer on every path that is not simulated. `size` is the request body's, in bytes."""
     return pretty({"object": "simulated", "method": method, "path": path, "request_bytes": size})

@@ -2,8 +2,8 @@
 
 Order of events: response.created, response.in_progress, then for the one output item output_item.added,
 content_part.added, output_text.delta ..., output_text.done, content_part.done, output_item.done (a function call has
-function_call_arguments.delta/.done instead), and last response.completed, response.incomplete or response.failed,
-which carries the usage. There is no [DONE].
+function_call_arguments.delta/.done instead), and finally response.completed, response.incomplete or response.failed,
+which has the usage. There is no [DONE].
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def response_body(turn: Turn) -> bytes:
 
 
 def failed_body(turn: Turn, failure: ErrorReply) -> bytes:
-    """A failure under HTTP 200."""
+    """A failure with HTTP status 200."""
     return pretty(failed(turn, failure))
 
 
@@ -131,8 +131,8 @@ def failed(turn: Turn, failure: ErrorReply) -> dict[str, Any]:
 
 
 def envelope(turn: Turn, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
-    """The response object without its usage; what the request said is echoed."""
-    body = turn.ask.body
+    """The response object without its usage; the request's options are echoed."""
+    body = turn.parsed.body
     return {
         "id": turn.id,
         "object": "response",
@@ -142,14 +142,14 @@ def envelope(turn: Turn, status: str, output: list[dict[str, Any]]) -> dict[str,
         "error": None,
         "incomplete_details": None,
         "instructions": body.get("instructions"),
-        "max_output_tokens": turn.ask.max_output,
-        "model": turn.ask.model,
+        "max_output_tokens": turn.parsed.max_output,
+        "model": turn.parsed.model,
         "output": output,
         "parallel_tool_calls": body.get("parallel_tool_calls", True),
         "previous_response_id": body.get("previous_response_id"),
         "prompt": body.get("prompt"),
         "reasoning": body.get("reasoning") or {"effort": None, "summary": None},
-        "service_tier": turn.ask.service_tier,
+        "service_tier": turn.parsed.service_tier,
         "store": body.get("store", True),
         "temperature": body.get("temperature", 1.0),
         "text": body.get("text") or {"format": {"type": "text"}},

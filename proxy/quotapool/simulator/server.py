@@ -1,4 +1,4 @@
-"""The simulated OpenAI's request path: who calls, does a fault hit, does it fit the budget, what is answered."""
+"""The simulated OpenAI's request path: authentication, faults, admission, answer."""
 
 from __future__ import annotations
 
@@ -15,24 +15,32 @@ from aiohttp import web
 
 from quotapool.simulator import errors, faults, media, objects, realtime, replies, responses
 from quotapool.simulator.accounts import Directory, Key
+from quotapool.simulator.admission import Admission
 from quotapool.simulator.answers import Usage, compose, usage_of
-from quotapool.simulator.ask import EMBEDDINGS, MODERATIONS, RESPONSES, SHAPES, Ask, model_group, read_ask
-from quotapool.simulator.billing import Billing
+from quotapool.simulator.billing import Billing, bearer_of
 from quotapool.simulator.config import SimulatorConfig
 from quotapool.simulator.control import Control
 from quotapool.simulator.delivery import cut_body, sever, stream_frames
 from quotapool.simulator.errors import ErrorReply
-from quotapool.simulator.faults import GATES, Fault, FaultRequest, Kind
+from quotapool.simulator.faults import BEFORE_ADMISSION, Fault, FaultRequest, Kind
 from quotapool.simulator.headers import identity_headers, rate_limit_headers
 from quotapool.simulator.log import RequestLog
-from quotapool.simulator.objects import ObjectStores, Stored
+from quotapool.simulator.objects import ObjectReply, ObjectStores
 from quotapool.simulator.organisation import Administration
+from quotapool.simulator.parsed_request import (
+    EMBEDDINGS,
+    MODERATIONS,
+    RESPONSES,
+    SHAPES,
+    ParsedRequest,
+    model_group,
+    parse_request,
+)
 from quotapool.simulator.replies import Frame, Turn
-from quotapool.simulator.visit import Visit
 
 LARGEST_BODY: Final = 600 * 1024**2  # OpenAI takes files of 512 MB
 NO_SUCH_MODEL: Final = "no-such-"
-# A client that leaves cancels its handler: that is how a cut is seen at once. OpenAI takes 64 KiB of headers.
+# A client that leaves cancels its handler, so that a cut is noticed at once. OpenAI accepts 64 KiB of headers.
 RUNNER_OPTIONS: Final[dict[str, Any]] = {
     "handler_cancellation": True,
     "max_field_size": 65_536,
@@ -44,7 +52,7 @@ RUNNER_OPTIONS: Final[dict[str, Any]] = {
 
 @dataclass(slots=True)
 class Call:
-    """One request under way. `limits` are its rate-limit headers, once the limiter was asked."""
+    """One request being handled. `limits` are its rate-limit headers, after admission."""
 
     request: web.Request
     body: bytes
@@ -69,7 +77,7 @@ class Simulator:
         self.config = config
         self.directory = Directory(config.accounts)
         self.log = RequestLog(self.directory)
-        self.instance = secrets.token_hex(6)  # so that two simulators never give out one id
+        self.instance = secrets.token_hex(6)  # so that no two simulators use the same id
         self.serial = itertools.count(1)
         self.objects = ObjectStores(self.new_id)
 
@@ -81,7 +89,7 @@ class Simulator:
         began = time.monotonic()
         body = await request.read()
         self.log.record(request.method, request.raw_path, request.headers, body)
-        secret = bearer(request.headers.get("Authorization", "")) or realtime.secret_in(request)
+        secret = bearer_of(request) or realtime.secret_in(request)
         key = self.directory.by_secret.get(secret)
         request_id = self.new_id("req_")
         if key is None:
@@ -94,70 +102,72 @@ class Simulator:
         return await self.serve(Call(request, body, key, request_id, began, {}))
 
     async def serve(self, call: Call) -> web.StreamResponse:
-        """Gate faults and the caller's own mistakes first, then admission, then the answer."""
+        """Faults before admission and the caller's own mistakes first, then admission, then the answer."""
         if realtime.asks_for_session(call.request):
-            return await realtime.hold(self, call)
+            return await realtime.serve_session(self, call)
         method, path, key = call.request.method, call.request.path, call.key
         shape = SHAPES.get(path) if method == "POST" else None
-        ask = None
+        parsed = None
         if shape is not None:
-            ask = read_ask(shape, call.body, self.config.default_output_tokens, key.account.config.prompts)
-        asked = None
+            parsed = parse_request(shape, call.body, self.config.default_output_tokens, key.account.config.prompts)
+        object_request = None
         if shape is None:
             content_type = call.request.headers.get("Content-Type", "")
-            asked = objects.read(method, call.request.raw_path, content_type, call.body)
-        model = ask.model if isinstance(ask, Ask) else named_model(asked)
+            object_request = objects.read(method, call.request.raw_path, content_type, call.body)
+        model = parsed.model if isinstance(parsed, ParsedRequest) else named_model(object_request)
 
-        struck = key.struck_by(method, model)
-        if struck is not None and struck[0].kind in GATES:
-            return call.refuse(self.meet(call, *struck, model))
+        fault_hit = key.fault_for(method, model)
+        if fault_hit is not None and fault_hit[0].kind in BEFORE_ADMISSION:
+            return call.refuse(self.apply_fault(call, *fault_hit, model))
         mismatch = mismatched_header(call)
         if mismatch is not None:
             return call.refuse(mismatch)
-        if isinstance(ask, ErrorReply):
-            return call.refuse(ask)
+        if isinstance(parsed, ErrorReply):
+            return call.refuse(parsed)
         named = path.removeprefix("/v1/models/") if path.startswith("/v1/models/") else model
         if named.startswith(NO_SUCH_MODEL):
             return call.refuse(errors.unknown_model(named))
 
-        stored = self.stored(call, ask, asked)
+        stored = self.stored(call, parsed, object_request)
         if isinstance(stored, ErrorReply):
             return call.refuse(stored)
 
-        visit = self.admit(call, ask, model)
-        if isinstance(visit, ErrorReply):
-            return call.refuse(visit)
+        admission = self.admit(call, parsed, model)
+        if isinstance(admission, ErrorReply):
+            return call.refuse(admission)
         if stored is not None:
             await asyncio.sleep(self.config.latency_ms / 1000)
-            visit.complete(Usage(0, 0), time.monotonic())
+            admission.complete(Usage(0, 0), time.monotonic())
             headers = call.headers({"Content-Type": stored.type})
             return web.Response(body=stored.body, status=stored.status, headers=headers)
         try:
-            return await self.answer(call, visit, ask, struck, model)
+            return await self.answer(call, admission, parsed, fault_hit, model)
         finally:
-            visit.fail(time.monotonic())  # no effect on a visit that ended well
+            admission.fail(time.monotonic())  # no effect if it was completed
 
-    def stored(self, call: Call, ask: Ask | None, asked: objects.Request | None) -> Stored | ErrorReply | None:
-        """What the account's stores say, and sound and pictures; None: they have nothing to do with it."""
+    def stored(
+        self, call: Call, parsed: ParsedRequest | None, object_request: objects.Request | None
+    ) -> ObjectReply | ErrorReply | None:
+        """The answer about the account's stored objects, or about sound and pictures; None if it is about neither."""
         account = call.key.account
-        if ask is not None:
-            return self.objects.refusal(account.config.id, account.project, ask)
-        if asked is None:
+        if parsed is not None:
+            return self.objects.refusal(account.config.id, account.project, parsed)
+        if object_request is None:
             return None
-        return media.serve(asked) or self.objects.serve(account.config.id, account.project, asked)
+        return media.serve(object_request) or self.objects.serve(account.config.id, account.project, object_request)
 
-    def meet(self, call: Call, fault: Fault, scheduled: FaultRequest, model: str) -> ErrorReply:
-        """Count a fault that hits, and find what it answers."""
-        scheduled.spend()
+    def apply_fault(self, call: Call, fault: Fault, scheduled: FaultRequest, model: str) -> ErrorReply:
+        """Count a fault that hits, and return its answer."""
+        scheduled.count_hit()
         for tally in call.key.tallies:
             tally.count_fault(fault, time.time())
         return faults.reply_to(fault, call.key.secret, model, call.key.account.project)
 
-    def admit(self, call: Call, ask: Ask | None, model: str) -> Visit | ErrorReply:
+    def admit(self, call: Call, parsed: ParsedRequest | None, model: str) -> Admission | ErrorReply:
         """Charge the estimate. A request that names no model is not limited."""
         account, now = call.key.account, time.monotonic()
         budget = account.budget(model, now) if model else None
-        estimate = 0 if ask is None else ask.estimate
+        estimate = 0 if parsed is None else parsed.estimate
         if budget is not None:
             refusal = budget.admit(estimate, now)
             call.limits = rate_limit_headers(budget.gauges(now))
@@ -169,24 +179,29 @@ class Simulator:
             tally.admitted += 1
             tally.charged_tokens += estimate
 
-        def sold(usage: Usage) -> None:
-            if ask is not None:
-                line = (account.config.id, call.key.index, ask.shape.name, ask.model, ask.service_tier)
-                self.directory.books.record(*line, usage, time.time())
+        def record_sale(usage: Usage) -> None:
+            if parsed is not None:
+                sale = (account.config.id, call.key.index, parsed.shape.name, parsed.model, parsed.service_tier)
+                self.directory.sales.record(*sale, usage, time.time())
 
-        return Visit(call.key, budget, estimate, self.config.charging == "correct", sold)
+        return Admission(call.key, budget, estimate, self.config.charging == "correct", record_sale)
 
     async def answer(
-        self, call: Call, visit: Visit, ask: Ask | None, struck: tuple[Fault, FaultRequest] | None, model: str
+        self,
+        call: Call,
+        admission: Admission,
+        parsed: ParsedRequest | None,
+        fault_hit: tuple[Fault, FaultRequest] | None,
+        model: str,
     ) -> web.StreamResponse:
         """The answer of an admitted request, with the fault that hits it, if any."""
         failing = ""
         scheduled = FaultRequest(fault="")
         latency_s = self.config.latency_ms / 1000
-        if struck is not None:
-            fault, scheduled = struck
+        if fault_hit is not None:
+            fault, scheduled = fault_hit
             failing = fault.name
-            error = self.meet(call, fault, scheduled, model)
+            error = self.apply_fault(call, fault, scheduled, model)
             if fault.kind is Kind.SERVICE and failing != "stream_error":
                 await asyncio.sleep(latency_s)
                 return call.refuse(error)
@@ -199,58 +214,55 @@ class Simulator:
         failure = faults.stream_failure(scheduled.code) if failing == "stream_error" else None
         cut_after = scheduled.events if failing == "reset_mid_stream" else None
 
-        turn = None if ask is None else self.compose(ask)
-        if turn is not None and objects.keeps(turn.ask):
-            self.objects.keep(call.key.account.config.id, turn, msgspec.json.decode(body_of(call, turn)))
+        turn = None if parsed is None else self.compose(parsed)
+        if turn is not None and objects.is_stored(turn.parsed):
+            self.objects.store(call.key.account.config.id, turn, msgspec.json.decode(body_of(call, turn)))
         usage = Usage(0, 0) if turn is None else turn.usage
-        streams = turn is not None and turn.ask.streams
+        streams = turn is not None and turn.parsed.streams
         speed = self.config.tokens_per_second
         thinking_s = 0.0 if streams or speed is None else usage.completion / speed
         try:
             await asyncio.sleep(latency_s + thinking_s)
         except asyncio.CancelledError:
-            visit.cut(usage, 0, "client", time.monotonic())  # nobody is left to read it; the prompt was read
+            admission.cut(usage, 0, "client", time.monotonic())  # the client has left, but the prompt was read
             raise
         if turn is not None and streams:
             headers = call.headers({"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"})
             response = web.StreamResponse(headers=headers)
             frames = frames_of(turn, failure)
             await stream_frames(
-                call.request, response, frames, visit, usage, speed, cut_after, failed=failure is not None
+                call.request, response, frames, admission, usage, speed, cut_after, failed=failure is not None
             )
             return response
         if turn is not None and failure is not None:
-            if turn.ask.shape is RESPONSES:
+            if turn.parsed.shape is RESPONSES:
                 return call.reply(responses.failed_body(turn, failure))
             return call.refuse(errors.server_error())
         body = body_of(call, turn)
         if cut_after is not None:
-            visit.cut(usage, usage.completion, "fault", time.monotonic())
+            admission.cut(usage, usage.completion, "fault", time.monotonic())
             return await cut_body(call.request, body, call.headers({"Content-Type": "application/json"}))
-        visit.complete(usage, time.monotonic())
+        admission.complete(usage, time.monotonic())
         return call.reply(body)
 
-    def compose(self, ask: Ask) -> Turn:
+    def compose(self, parsed: ParsedRequest) -> Turn:
         prefixes = {"responses": "resp_", "completions": "cmpl-", "moderations": "modr-"}
-        turn_id = self.new_id(prefixes.get(ask.shape.name, "chatcmpl-"))
-        answers = compose(ask, self.config.completion_tokens) if ask.shape.generates else ()
-        usage = Usage(0, 0) if ask.shape is MODERATIONS else usage_of(ask, answers)
-        return Turn(turn_id, int(time.time()), ask, answers, usage)
+        turn_id = self.new_id(prefixes.get(parsed.shape.name, "chatcmpl-"))
+        answers = compose(parsed, self.config.completion_tokens) if parsed.shape.generates else ()
+        usage = Usage(0, 0) if parsed.shape is MODERATIONS else usage_of(parsed, answers)
+        return Turn(turn_id, int(time.time()), parsed, answers, usage)
 
 
-def bearer(authorization: str) -> str:
-    scheme, _, secret = authorization.partition(" ")
-    return secret.strip() if scheme.lower() == "bearer" else ""
-
-
-def named_model(asked: objects.Request | None) -> str:
+def named_model(object_request: objects.Request | None) -> str:
     """The model that a body of JSON or a form names, or ""."""
-    model = asked.fields.get("model") if asked is not None and asked.method == "POST" else None
+    model = (
+        object_request.fields.get("model") if object_request is not None and object_request.method == "POST" else None
+    )
     return model if isinstance(model, str) else ""
 
 
 def mismatched_header(call: Call) -> ErrorReply | None:
-    """OpenAI refuses a client's organisation or project header that does not fit the key."""
+    """OpenAI refuses an organisation or project header that does not match the key."""
     account = call.key.account
     for name, own in (("organization", account.organization), ("project", account.project)):
         if call.request.headers.get(f"OpenAI-{name}", own) != own:
@@ -259,13 +271,13 @@ def mismatched_header(call: Call) -> ErrorReply | None:
 
 
 def frames_of(turn: Turn, failure: ErrorReply | None) -> Iterator[Frame]:
-    if turn.ask.shape is RESPONSES:
+    if turn.parsed.shape is RESPONSES:
         return responses.response_frames(turn, failure)
     return replies.completion_frames(turn, failure)
 
 
 def body_of(call: Call, turn: Turn | None) -> bytes:
-    """The JSON answer: by endpoint, or an echo for a path the simulator has no model of."""
+    """The JSON answer: by endpoint, or an echo for a path that is not simulated."""
     method, path = call.request.method, call.request.path
     if turn is None:
         if method == "GET" and path == "/v1/models":
@@ -273,11 +285,11 @@ def body_of(call: Call, turn: Turn | None) -> bytes:
         if method == "GET" and path.startswith("/v1/models/"):
             return replies.pretty(replies.model_document(path.removeprefix("/v1/models/")))
         return replies.echo_body(method, path, len(call.body))
-    if turn.ask.shape is RESPONSES:
+    if turn.parsed.shape is RESPONSES:
         return responses.response_body(turn)
-    if turn.ask.shape is EMBEDDINGS:
+    if turn.parsed.shape is EMBEDDINGS:
         return replies.embeddings_body(turn)
-    if turn.ask.shape is MODERATIONS:
+    if turn.parsed.shape is MODERATIONS:
         return replies.moderations_body(turn)
     return replies.completion_body(turn)
 
@@ -297,7 +309,7 @@ def build_app(config: SimulatorConfig) -> web.Application:
 async def run(
     config: SimulatorConfig, host: str = "127.0.0.1", port: int = 0, ready: Callable[[str], None] | None = None
 ) -> None:
-    """Serve until cancelled. `ready` is told the URL once connections are accepted.
+    """Serve until cancelled. `ready` is called with the URL once connections are accepted.
 
     Raises OSError when the port is in use.
     """

@@ -1,4 +1,4 @@
-"""One admitted request, from its charge to its end. Whatever happens, it ends exactly once."""
+"""One admitted request, from its charge to its end: it ends exactly once, whatever happens."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from quotapool.simulator.buckets import Budget
 
 
 @dataclass(slots=True)
-class Visit:
-    """`estimate` tokens were charged to `budget`; `corrects` says whether the end corrects them to the usage.
+class Admission:
+    """`estimate` tokens were charged to `budget`; `corrects`: at the end they are corrected to the usage.
 
-    `sold` is told what an answer, whole or cut, is billed for.
+    `record_sale` is called with what an answer, complete or cut, is billed for.
     """
 
     key: Key
     budget: Budget | None
     estimate: int
     corrects: bool
-    sold: Callable[[Usage], None] = lambda _usage: None
+    record_sale: Callable[[Usage], None] = lambda _usage: None
     ended: bool = False
 
     def complete(self, usage: Usage, now: float) -> None:
         """The whole answer was produced."""
         if self._end(usage.total, now):
-            self.sold(usage)
+            self.record_sale(usage)
             for tally in self.key.tallies:
                 tally.completed += 1
                 tally.bill(usage.prompt, usage.completion, usage.cached, usage.reasoning)
@@ -36,7 +36,7 @@ class Visit:
     def cut(self, usage: Usage, produced: int, by: Literal["client", "fault"], now: float) -> None:
         """The stream ended early; the prompt and the tokens produced so far are billed."""
         if self._end(usage.prompt + produced, now):
-            self.sold(Usage(usage.prompt, produced, usage.cached, min(usage.reasoning, produced)))
+            self.record_sale(Usage(usage.prompt, produced, usage.cached, min(usage.reasoning, produced)))
             for tally in self.key.tallies:
                 tally.bill(usage.prompt, produced, usage.cached, min(usage.reasoning, produced))
                 if by == "fault":

@@ -1,4 +1,4 @@
-"""What a request asks for, and how many tokens OpenAI's limiter counts for it before the answer is known.
+"""Parses a request, and estimates the tokens that OpenAI's limiter counts for it before the answer is known.
 
 "Your rate limit is calculated as the maximum of max_tokens and the estimated number of tokens based on the character
 count of your request" (OpenAI's rate-limit guide); with `n` answers the maximum counts n times.
@@ -31,7 +31,7 @@ NOT_TEXT: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Where an endpoint keeps its prompt and its maximum of output tokens; `default_model` None: it must be named."""
+    """Where an endpoint has its prompt and its maximum of output tokens; `default_model` None: it must be named."""
 
     name: str
     text: tuple[str, ...]
@@ -57,7 +57,7 @@ SHAPES: Final[dict[str, Shape]] = {
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The prompt's size, and a checksum from which the answer is made. A token is four characters, rounded up."""
+    """The prompt's size, and a checksum from which the answer is derived. A token is four characters, rounded up."""
 
     characters: int
     digest: int
@@ -68,8 +68,8 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """One understood request. `estimate` is in tokens; `max_output` is None where the request names none."""
+class ParsedRequest:
+    """One parsed request. `estimate` is in tokens; `max_output` is None if the request names none."""
 
     shape: Shape
     body: dict[str, Any]
@@ -91,8 +91,8 @@ class Ask:
     @property
     def service_tier(self) -> str:
         """The tier served: `fast` answers `priority`, `auto` (the default) answers `default`."""
-        asked = self.body.get("service_tier") or "auto"
-        return {"auto": "default", "fast": "priority"}.get(asked, str(asked))
+        wanted = self.body.get("service_tier") or "auto"
+        return {"auto": "default", "fast": "priority"}.get(wanted, str(wanted))
 
     @property
     def wants_reasoning(self) -> bool:
@@ -122,8 +122,10 @@ def read_prompt(value: Any, so_far: Prompt = Prompt(0, 0)) -> Prompt:
     return so_far
 
 
-def read_ask(shape: Shape, raw: bytes, default_output: int, prompts: Mapping[str, str]) -> Ask | ErrorReply:
-    """The request in a JSON body, or the 400 or 404 it deserves. `prompts`: the stored ones, and their models."""
+def parse_request(
+    shape: Shape, raw: bytes, default_output: int, prompts: Mapping[str, str]
+) -> ParsedRequest | ErrorReply:
+    """The request in a JSON body, or the 400 or 404 for it. `prompts`: the stored ones, and their models."""
     try:
         body = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -152,4 +154,4 @@ def read_ask(shape: Shape, raw: bytes, default_output: int, prompts: Mapping[str
     n = (body.get("n") or 1) if shape.generates else 1
     max_output = next((body[name] for name in shape.output_limits if body.get(name) is not None), None)
     output = n * (max_output or default_output) if shape.generates else 0
-    return Ask(shape, body, model, prompt, n, max_output, max(output, prompt.tokens))
+    return ParsedRequest(shape, body, model, prompt, n, max_output, max(output, prompt.tokens))

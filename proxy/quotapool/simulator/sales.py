@@ -1,7 +1,7 @@
 """What the simulated OpenAI has sold, by day and key, and what it charges for it.
 
-The prices are typed by hand from OpenAI's price list and owe nothing to the proxy's price data, so that each can prove
-the other wrong. Money is in picodollars (1e-12 USD): a price of 2.50 USD per million tokens is 2,500,000 a token.
+The prices are typed by hand from OpenAI's price list, independently of the proxy's price data, so that each can prove
+the other wrong. Money is in picodollars (1e-12 USD): a price of 2.50 USD per million tokens is 2,500,000 per token.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 from quotapool.simulator.answers import Usage
-from quotapool.simulator.ask import model_group
+from quotapool.simulator.parsed_request import model_group
 
 DAY_S: Final = 86_400
 PICODOLLARS: Final = 10**12
@@ -50,7 +50,7 @@ PRICES: Final[dict[str, dict[str, Price]]] = {
     "text-embedding-3-small": {STANDARD: Price("0.02", "0.02", "0")},
     "text-embedding-3-large": {STANDARD: Price("0.13", "0.13", "0")},
 }
-FREE: Final = Price("0", "0", "0")  # moderations, and models that nobody gave a price
+FREE: Final = Price("0", "0", "0")  # moderations, and models without a price
 
 
 def price_of(model: str, tier: str) -> Price:
@@ -59,8 +59,8 @@ def price_of(model: str, tier: str) -> Price:
     return tiers.get(tier) or tiers.get(STANDARD, FREE)
 
 
-class Line(NamedTuple):
-    """What is counted apart. `day` is its first second (Unix, UTC); `kind` the endpoint's name: chat, embeddings..."""
+class SaleKey(NamedTuple):
+    """What sales are grouped by. `day` is its first second (Unix, UTC); `kind` the endpoint's name, such as chat."""
 
     day: int
     account: str
@@ -71,8 +71,8 @@ class Line(NamedTuple):
 
 
 @dataclass(slots=True)
-class Sold:
-    """Tokens and picodollars of one line."""
+class SaleTotals:
+    """Requests, tokens and picodollars of one group."""
 
     requests: int = 0
     prompt: int = 0
@@ -82,14 +82,14 @@ class Sold:
 
 
 @dataclass(slots=True)
-class Books:
-    lines: dict[Line, Sold] = field(default_factory=dict)
+class Sales:
+    totals: dict[SaleKey, SaleTotals] = field(default_factory=dict)
     last_used: dict[int, int] = field(default_factory=dict)  # key's index -> Unix seconds
 
     def record(self, account: str, key: int, kind: str, model: str, tier: str, usage: Usage, at: float) -> None:
-        """One answer, whole or cut, at the Unix time `at`."""
-        line = Line(int(at) // DAY_S * DAY_S, account, key, kind, model, tier)
-        sold = self.lines.setdefault(line, Sold())
+        """Record one answer, complete or cut, at the Unix time `at`."""
+        sale = SaleKey(int(at) // DAY_S * DAY_S, account, key, kind, model, tier)
+        sold = self.totals.setdefault(sale, SaleTotals())
         sold.requests += 1
         sold.prompt += usage.prompt
         sold.cached += usage.cached
@@ -97,10 +97,10 @@ class Books:
         sold.amount += price_of(model, tier).of(usage)
         self.last_used[key] = int(at)
 
-    def sold(self, start: int, end: int, accounts: frozenset[str]) -> Iterator[tuple[Line, Sold]]:
+    def sold(self, start: int, end: int, accounts: frozenset[str]) -> Iterator[tuple[SaleKey, SaleTotals]]:
         """What these accounts bought on days that begin in [start, end)."""
         return (
-            (line, sold) for line, sold in self.lines.items() if start <= line.day < end and line.account in accounts
+            (sale, sold) for sale, sold in self.totals.items() if start <= sale.day < end and sale.account in accounts
         )
 
     def total(self, account: str, start: int = 0, end: int = 2**40) -> int:
