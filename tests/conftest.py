@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.fakes.valkey import running_valkey
+from tests.fakes.valkey import forget_all, running_valkey
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 HOW_TO_GET = {
@@ -43,11 +42,18 @@ def program() -> Callable[[str], str]:
     return find
 
 
-@pytest.fixture
-def valkey_url(tmp_path: Path) -> Iterator[str]:
-    """A real, empty Valkey of this test's own."""
-    with running_valkey(tmp_path) as url:
+@pytest.fixture(scope="session")
+def shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of the real Valkey that all tests of one process (of one lane under xdist) share."""
+    with running_valkey(tmp_path_factory.mktemp("valkey")) as url:
         yield url
+
+
+@pytest.fixture
+def valkey_url(shared_valkey: str) -> str:
+    """A real, empty Valkey. Tests that stop, slow down or configure their server start one (`fakes/valkey.py`)."""
+    forget_all(shared_valkey)
+    return shared_valkey
 
 
 @pytest.hookimpl(hookwrapper=True)
