@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.fakes.valkey import forget_all, running_valkey
+from tests.fakes.virtual_time import VirtualTime, virtual_time
+
+__all__ = ["virtual_time"]
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 HOW_TO_GET = {
@@ -50,10 +53,22 @@ def shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def valkey_url(shared_valkey: str) -> str:
-    """A real, empty Valkey. Tests that stop, slow down or configure their server start one (`fakes/valkey.py`)."""
+def empty_valkey(shared_valkey: str) -> str:
+    """The shared one, emptied for this test."""
     forget_all(shared_valkey)
     return shared_valkey
+
+
+@pytest.fixture
+def valkey_url(request: pytest.FixtureRequest, empty_valkey: str) -> str:
+    """A real, empty Valkey, which keeps to virtual time if the test does.
+
+    Tests that stop or configure their server start one of their own (`fakes/valkey.py`).
+    """
+    if "virtual_time" in request.fixturenames:
+        clock: VirtualTime = request.getfixturevalue("virtual_time")
+        return clock.store_url
+    return empty_valkey
 
 
 @pytest.hookimpl(hookwrapper=True)
