@@ -1,4 +1,4 @@
-"""Fixtures: the request path on a real store, between faked edges; its pauses are shortened, nothing else is."""
+"""Fixtures: the request path on a real store, between faked edges, in virtual time."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
-from quotapool.domain import retry
 
 from tests.fakes.house import House, open_house
 from tests.fakes.sessions import Hall, open_sessions
+from tests.fakes.virtual_time import VirtualTime
 
 
 @pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.002)
+def time_is_virtual(virtual_time: VirtualTime) -> None:
+    """Pauses and waits are as long as in earnest, and no test waits for them."""
 
 
 @pytest.fixture

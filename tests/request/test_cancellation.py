@@ -168,7 +168,7 @@ async def test_a_key_that_a_reload_took_away_meanwhile_is_not_used(open_pool):
         pool.roster.reload(pool.settings, keyring(pool.settings)[0])
         asked = asyncio.create_task(pool.ask())
         while pool.ledger.asks == []:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.000_02)
         pool.ledger.asks.clear()
         keys, secrets = keyring(fewer)
         pool.pipeline.configure(pool.settings, Credentials(secrets))

@@ -293,7 +293,7 @@ async def test_responses_of_several_lanes_are_told_apart(open_hall):
     assert await tokens_taken(hall, group="gpt-4o") == 50
 
 
-async def test_a_create_beyond_the_budget_waits_in_line_and_keeps_its_place(open_hall):
+async def test_a_create_beyond_the_budget_waits_in_the_queue_and_keeps_its_place(open_hall, fast_time):
     hall = await open_hall({"a": 1}, limits={"default": {"tpm": 60_000}}, queue={"max_wait": 10})  # 1,000 a second
     client, upstream = await hall.pair("/v1/responses")
     await say(client, **create(60_000))
@@ -306,7 +306,7 @@ async def test_a_create_beyond_the_budget_waits_in_line_and_keeps_its_place(open
     assert (await heard(upstream))["type"] == "response.steer"
 
 
-async def test_a_create_that_would_wait_too_long_is_refused_as_openai_would(open_hall):
+async def test_a_create_that_would_wait_too_long_is_refused_as_openai_would(open_hall, fast_time):
     hall = await open_hall({"a": 1}, limits={"default": {"tpm": 1000}}, queue={"max_wait": 0.1})
     client, upstream = await hall.pair("/v1/responses")
     await say(client, **create(900))
@@ -364,7 +364,7 @@ async def test_a_key_that_upstream_repeats_goes_no_further(open_hall):
     assert secret[:12] not in reason
 
 
-async def test_nothing_goes_up_behind_a_close(open_hall):
+async def test_nothing_goes_up_behind_a_close(open_hall, fast_time):
     hall = await open_hall({"a": 1}, limits={"default": {"tpm": 60_000}}, queue={"max_wait": 10})  # 1,000 a second
     client, upstream = await hall.pair("/v1/responses")
     await say(client, **create(60_000))
