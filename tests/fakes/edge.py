@@ -203,6 +203,7 @@ class Client:
     method: str = "POST"
     target: str = "/v1/chat/completions"
     more_headers: Iterable[Header] = (("Content-Type", "application/json"),)
+    key: str = ""
     leaves_at: int = -1
     stalls: asyncio.Event | None = None  # until it is set, there is no room behind a piece: a slow client
 
@@ -218,7 +219,8 @@ class Client:
     def __post_init__(self) -> None:
         length = [("Content-Length", str(len(self.body)))] if isinstance(self.body, bytes) and self.body else []
         chunked = [] if isinstance(self.body, bytes) else [("Transfer-Encoding", "chunked")]
-        named = [("Host", "127.0.0.1:8080"), *self.more_headers, *length, *chunked]
+        authorization = [("Authorization", f"Bearer {self.key}")] if self.key else []
+        named = [("Host", "127.0.0.1:8080"), *authorization, *self.more_headers, *length, *chunked]
         self.headers = CIMultiDictProxy(CIMultiDict(named))
         self._arriving = deque([self.body] if isinstance(self.body, bytes) else self.body)
         self._left: int | None = 0  # bytes that the answer still promises; None: they are not counted

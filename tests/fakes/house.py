@@ -185,6 +185,11 @@ class House:
 
     # ---- clients
 
+    def require_client_keys(self) -> None:
+        """Those of the settings, as the worker does."""
+        known = {client.key_hash: client.id for client in self.settings.clients}
+        self.gate.configure(clients=known, hosts=(), origins=(), allow_anonymous=False)
+
     async def ask(self, client: Client | None = None, trip: RequestRecord | None = None) -> Client:
         """One request, answered as the listener would; everything it set off has come to an end."""
         client = client or Client(chat_body())

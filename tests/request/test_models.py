@@ -17,7 +17,11 @@ from quotapool.settings import Client as Known
 from tests.fakes.edge import Client, Reply, chat_body, error
 from tests.fakes.house import House, open_house
 
-LIMITED = {"id": "app", "key_hash": "0" * 64, "models": ["gpt-4o-mini", "text-embedding-*", "gpt-image-1", "whisper-*"]}
+ALL, APP = "the-key-of-all-0001", "the-key-of-app-0001"
+CLIENTS = [
+    {"id": "all", "key": ALL},
+    {"id": "app", "key": APP, "models": ["gpt-4o-mini", "text-embedding-*", "gpt-image-1", "whisper-*"]},
+]
 
 
 def model(name: str, **more: Any) -> dict[str, Any]:
@@ -32,7 +36,8 @@ def listing(*names: str) -> Reply:
 
 @pytest.fixture
 async def house(valkey_url):
-    async with open_house(valkey_url, {"a": 1, "b": 1, "c": 1}, clients=[LIMITED]) as opened:
+    async with open_house(valkey_url, {"a": 1, "b": 1, "c": 1}, clients=CLIENTS) as opened:
+        opened.require_client_keys()
         opened.upstream.always = {
             "a1": listing("gpt-4o", "gpt-4o-mini"),
             "b1": listing("gpt-4o", "text-embedding-3-small"),
@@ -41,11 +46,9 @@ async def house(valkey_url):
         yield opened
 
 
-async def get(house: House, target: str = "/v1/models", method: str = "GET", client: str = "") -> Client:
-    house.pipeline._gate.enter = lambda _: client
-    return await house.ask(
-        Client(method=method, target=target, more_headers=[]), RequestRecord("t", time.monotonic(), method)
-    )
+async def get(house: House, target: str = "/v1/models", method: str = "GET", key: str = ALL) -> Client:
+    client = Client(method=method, target=target, more_headers=[], key=key)
+    return await house.ask(client, RequestRecord("t", time.monotonic(), method))
 
 
 def names(client: Client) -> list[str]:
@@ -120,16 +123,15 @@ def test_the_layout_is_openais_byte_for_byte():
 
 
 async def test_a_limited_client_sees_only_its_models(house):
-    assert sorted(names(await get(house, client="app"))) == ["gpt-4o-mini", "text-embedding-3-small"]
-    hidden = await get(house, "/v1/models/gpt-4o", client="app")
+    assert sorted(names(await get(house, key=APP))) == ["gpt-4o-mini", "text-embedding-3-small"]
+    hidden = await get(house, "/v1/models/gpt-4o", key=APP)
     assert (hidden.status, hidden.error["code"], hidden.error["param"]) == (404, "model_not_available", "model")
-    assert (await get(house, "/v1/models/ft:gpt-4o:acme::x", "DELETE", client="app")).status == 404
-    assert (await get(house, "/v1/models/gpt-4o-mini", client="app")).status == 200
+    assert (await get(house, "/v1/models/ft:gpt-4o:acme::x", "DELETE", key=APP)).status == 404
+    assert (await get(house, "/v1/models/gpt-4o-mini", key=APP)).status == 200
 
 
 async def ask(house: House, body: bytes | list[bytes], target: str = "/v1/chat/completions", **more: Any) -> Client:
-    house.pipeline._gate.enter = lambda _: "app"
-    return await house.ask(Client(body, target=target, **more))
+    return await house.ask(Client(body, target=target, key=APP, **more))
 
 
 async def test_a_limited_client_may_use_its_models_and_no_other(house):

@@ -14,7 +14,6 @@ import pytest
 from quotapool.domain.bucket import DIMENSIONS
 from quotapool.domain.quantities import Dimension
 from quotapool.domain.states import State
-from quotapool.ledger.clients import digest
 from quotapool.session import open as held
 
 from tests.fakes.sessions import TEXT, Hall, Refused, heard, say
@@ -387,8 +386,7 @@ async def test_a_client_with_a_list_of_models_gets_sessions_and_responses_with_t
     key = "a-key-of-sixteen-or-more"
     clients = [{"id": "ann", "key": key, "models": ["gpt-4o*"]}]
     hall = await open_hall({"a": 1}, clients=clients)
-    gate = hall.house.pipeline._gate
-    gate.configure(clients={digest(key): "ann"}, hosts=(), origins=(), allow_anonymous=False)
+    hall.house.require_client_keys()
     header = f"Authorization: Bearer {key}"
     for target in ("/v1/realtime?model=gpt-realtime", "/v1/realtime"):
         with pytest.raises(Refused) as refused:
@@ -405,9 +403,8 @@ async def test_a_client_with_a_list_of_models_gets_sessions_and_responses_with_t
 
 @pytest.mark.parametrize("fields", [(), ("Authorization: Bearer not-a-key",), ("Sec-WebSocket-Protocol: realtime",)])
 async def test_without_a_proxy_key_where_one_is_wanted_there_is_no_session(open_hall, fields):
-    hall = await open_hall({"a": 1})
-    gate = hall.house.pipeline._gate
-    gate.configure(clients={digest("the-key-of-ann-00001"): "ann"}, hosts=(), origins=(), allow_anonymous=False)
+    hall = await open_hall({"a": 1}, clients=[{"id": "ann", "key": "the-key-of-ann-00001"}])
+    hall.house.require_client_keys()
     with pytest.raises(Refused) as refused:
         await hall.connect(TARGET, *fields)
     assert refused.value.status == 401

@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from quotapool.ledger.clients import digest
 from quotapool.objects.owners import ObjectOwners
 from quotapool.objects.placement import Objects
 from quotapool.openai.ids import CALL, RESPONSE
 
 from tests.fakes.sessions import BINARY, TEXT, Hall, Peer, Refused, open_sessions
 
-ANN, BOB = "Authorization: Bearer ann-has-this-key-01", "Authorization: Bearer bob-has-this-key-01"
+CLIENTS = [{"id": name, "key": f"{name}-has-this-key-01"} for name in ("ann", "bob")]
+ANN, BOB = (f"Authorization: Bearer {client['key']}" for client in CLIENTS)
 
 
 class Unheard:
@@ -27,12 +27,11 @@ class Unheard:
 async def hall(valkey_url) -> AsyncIterator[Hall]:
     """Five accounts, two clients, and a book of whose objects live where."""
     async with contextlib.AsyncExitStack() as stack:
-        opened = await stack.enter_async_context(open_sessions(valkey_url, dict.fromkeys("abcde", 1)))
+        opened = await stack.enter_async_context(open_sessions(valkey_url, dict.fromkeys("abcde", 1), clients=CLIENTS))
         house = opened.house
         book = ObjectOwners(house.store, house.settings.pool, retention_s=86_400, observer=Unheard())
         house.pipeline.objects = Objects(book, house.roster, search=False, fetch=house.pipeline.forwarder.fetch)
-        keys = {digest(header.rpartition(" ")[2]): name for name, header in {"ann": ANN, "bob": BOB}.items()}
-        house.pipeline._gate.configure(clients=keys, hosts=(), origins=(), allow_anonymous=False)
+        house.require_client_keys()
         yield opened
         await book.close()
 
