@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -10,7 +11,6 @@ import pytest
 from quotapool.domain.pool import Key, Pool
 from quotapool.domain.request_record import RequestRecord
 from quotapool.keys.keyring import credentials_of
-from quotapool.request import models
 from quotapool.request.models import Catalogue, listed, may_use, read_listing
 from quotapool.settings import Client as Known
 
@@ -195,7 +195,7 @@ def test_a_client_without_a_list_may_use_everything():
 # ---- large pools
 
 
-async def test_a_pool_of_thousands_is_learned_bit_by_bit(monkeypatch):
+async def test_a_pool_of_thousands_is_learned_bit_by_bit():
     pool = Pool(Key(f"k{n}", f"a{n}", f"f{n}") for n in range(1000))
     asked: list[str] = []
 
@@ -205,12 +205,10 @@ async def test_a_pool_of_thousands_is_learned_bit_by_bit(monkeypatch):
         return 200, listing("gpt-4o", f"ft:{int(account[1:]) // 500}").pieces[0]
 
     catalogue = Catalogue(pool, fetch, lambda _: None)
-    now = [1000.0]
-    monkeypatch.setattr(models.time, "monotonic", lambda: now[0])
     assert "gpt-4o" in await catalogue.models(None)
     assert len(asked) == 32
     for _ in range(40):
-        now[0] += 31
+        await asyncio.sleep(31)
         await catalogue.models(None)
         if catalogue._refreshing is not None:
             await catalogue._refreshing
