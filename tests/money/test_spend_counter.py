@@ -14,6 +14,7 @@ from quotapool.money.spend_counter import SpendCounter
 from quotapool.money.spend_store import SpendStore, Spent
 from quotapool.store.store import connect
 
+from tests.fakes.store import wire
 from tests.fakes.valkey import start_valkey, stop_valkey
 
 DAY = date(2026, 11, 22)
@@ -185,26 +186,24 @@ async def test_nothing_is_lost_or_counted_twice_while_the_store_is_away(tmp_path
     stop_valkey(process)
 
 
-async def test_a_batch_whose_answer_was_lost_is_sent_again_under_its_name(meter, book):
-    # Given a store that takes the batch, while its answer does not arrive
-    send, names = book.send, []
-
-    async def deaf(sheet, batch):
-        names.append(batch)
-        await send(sheet, batch)
-        if len(names) == 1:
-            from quotapool.store.store import StoreLost
-
-            raise StoreLost("timeout", sent=True)
-        return True
-
-    book.send = deaf
-    meter.note(*attempt(Usage(EXACT, 1000, 200)))
-    assert not await meter.flush()
-    meter.note(*attempt(Usage(EXACT, 1000, 200)))
-    assert await meter.flush()
-    assert names[0] == names[1] != names[2]
-    assert (await book.totals("pool", DAY, DAY))[DAY][""].requests == 2
+async def test_a_batch_whose_answer_was_lost_is_sent_again_under_its_name(valkey_url, tmp_path):
+    async with wire(valkey_url, tmp_path) as network:
+        store = connect(network.url, timeout_s=2.0)
+        book = SpendStore(store, "test")
+        meter = SpendCounter(book, Counted(), now=lambda: NOW)
+        meter.take_cards(CARDS)
+        meter.note(*attempt(Usage(EXACT, 1000, 200)))
+        assert await meter.flush()  # the server knows the script
+        # Given a store that takes the batch, while its answer does not arrive
+        network.lose(1, only=lambda command: b"EVALSHA" in command)
+        meter.note(*attempt(Usage(EXACT, 1000, 200)))
+        assert not await meter.flush()
+        assert len(network.lost) == 1
+        meter.note(*attempt(Usage(EXACT, 1000, 200)))
+        assert await meter.flush()
+        # I expect it counted once
+        assert (await book.totals("pool", DAY, DAY))[DAY][""].requests == 3
+        await store.close()
 
 
 def attempts_of(keys: int):
