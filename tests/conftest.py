@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.fakes.valkey import forget_all, running_valkey
-from tests.fakes.virtual_time import VirtualTime, virtual_time
+from tests.fakes.virtual_time import virtual_store_url, virtual_time
 
-__all__ = ["virtual_time"]
+__all__ = ["virtual_store_url", "virtual_time"]
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 HOW_TO_GET = {
@@ -60,15 +60,14 @@ def empty_valkey(shared_valkey: str) -> str:
 
 
 @pytest.fixture
-def valkey_url(request: pytest.FixtureRequest, empty_valkey: str) -> str:
+def valkey_url(request: pytest.FixtureRequest) -> str:
     """A real, empty Valkey, which keeps to virtual time if the test does.
 
     Tests that stop or configure their server start one of their own (`fakes/valkey.py`).
     """
-    if "virtual_time" in request.fixturenames:
-        clock: VirtualTime = request.getfixturevalue("virtual_time")
-        return clock.store_url
-    return empty_valkey
+    is_virtual = "virtual_time" in request.fixturenames
+    url: str = request.getfixturevalue("virtual_store_url" if is_virtual else "empty_valkey")
+    return url
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -30,10 +30,7 @@ _TAKES_THE_CLOCK = b"local usec_, sec_ = table.remove(ARGV), table.remove(ARGV) 
 
 
 class VirtualTime:
-    """`store_url`: the store, whose scripts and TIME go by this clock too."""
-
-    def __init__(self, store_url: str) -> None:
-        self.store_url = store_url
+    def __init__(self) -> None:
         self.store_owes = 0  # answers
         self._now = time.monotonic()
         self._wall_ahead = time.time() - self._now
@@ -46,6 +43,10 @@ class VirtualTime:
 
     def time(self) -> float:
         return self._now + self._wall_ahead
+
+    def advance(self, seconds: float) -> None:
+        """As a piece of work does that takes so long."""
+        self._now += seconds
 
     def waits_for_tcp(self) -> None:
         """What one end has sent may be on its way to the other."""
@@ -153,12 +154,16 @@ async def _reply(reader: asyncio.StreamReader) -> bytes:
 
 
 @pytest.fixture
-async def virtual_time(empty_valkey: str, tmp_path: Path) -> AsyncIterator[VirtualTime]:
+async def virtual_time() -> AsyncIterator[VirtualTime]:
     """The whole test in virtual time; its `valkey_url` leads to a store that keeps to it."""
-    path = tmp_path / "virtual.sock"
-    clock = VirtualTime(f"unix://{path}")
-    store_path = empty_valkey.removeprefix("unix://")
-    server = await asyncio.start_unix_server(lambda *ends: clock.relay(store_path, *ends), path)
+    clock = VirtualTime()
     with clock.installed(asyncio.get_running_loop()):
         yield clock
-    server.close()
+
+
+@pytest.fixture
+async def virtual_store_url(virtual_time: VirtualTime, empty_valkey: str, tmp_path: Path) -> AsyncIterator[str]:
+    """The store, whose scripts and TIME go by the same clock."""
+    path, store_path = tmp_path / "virtual.sock", empty_valkey.removeprefix("unix://")
+    async with await asyncio.start_unix_server(lambda *ends: virtual_time.relay(store_path, *ends), path):
+        yield f"unix://{path}"
