@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.fakes.house import House, open_house
 from tests.fakes.sessions import Hall, open_sessions
-from tests.fakes.virtual_time import VirtualTime
 
 
 @pytest.fixture(autouse=True)
-def time_is_virtual(virtual_time: VirtualTime) -> None:
-    """Pauses and waits are as long as in earnest, and no test waits for them."""
+def time_is_virtual(request: pytest.FixtureRequest) -> None:
+    """Pauses and waits are as long as in earnest, and no test waits for them. A loop of `asyncio.run` is not in it."""
+    if inspect.iscoroutinefunction(request.function):
+        request.getfixturevalue("virtual_time")
 
 
 @pytest.fixture

@@ -18,8 +18,6 @@ from quotapool.pool.admission import NobodyLeft, NoRoom, TooLarge, _Line
 from tests.fakes.edge import Client, chat_body, error
 from tests.fakes.house import GROUP
 
-pytestmark = pytest.mark.usefixtures("virtual_time")
-
 FAST = {"limits": {"default": {"rpm": 1_000_000, "tpm": 6_000_000}}}  # 100 tokens a millisecond
 SLOW = {"limits": {"default": {"rpm": 1_000_000, "tpm": 60_000}}}  # 1000 tokens a second
 

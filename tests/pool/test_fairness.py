@@ -22,8 +22,6 @@ from quotapool.settings import Client, Settings
 
 from tests.fakes.house import GROUP, House
 
-pytestmark = pytest.mark.usefixtures("virtual_time")
-
 SLOW = {"limits": {"default": {"rpm": 100_000, "tpm": 60_000}}}  # 1,000 tokens a second
 PLENTIFUL = 100_000_000
 
