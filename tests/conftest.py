@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.fakes.valkey import running_valkey
+from tests.fakes.valkey import forget_all, running_valkey
+from tests.fakes.virtual_time import virtual_store_url, virtual_time
+
+__all__ = ["virtual_store_url", "virtual_time"]
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 HOW_TO_GET = {
@@ -43,11 +45,29 @@ def program() -> Callable[[str], str]:
     return find
 
 
-@pytest.fixture
-def valkey_url(tmp_path: Path) -> Iterator[str]:
-    """A real, empty Valkey of this test's own."""
-    with running_valkey(tmp_path) as url:
+@pytest.fixture(scope="session")
+def shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of the real Valkey that all tests of one process (of one lane under xdist) share."""
+    with running_valkey(tmp_path_factory.mktemp("valkey")) as url:
         yield url
+
+
+@pytest.fixture
+def empty_valkey(shared_valkey: str) -> str:
+    """The shared one, emptied for this test."""
+    forget_all(shared_valkey)
+    return shared_valkey
+
+
+@pytest.fixture
+def valkey_url(request: pytest.FixtureRequest) -> str:
+    """A real, empty Valkey, which keeps to virtual time if the test does.
+
+    Tests that stop or configure their server start one of their own (`fakes/valkey.py`).
+    """
+    is_virtual = "virtual_time" in request.fixturenames
+    url: str = request.getfixturevalue("virtual_store_url" if is_virtual else "empty_valkey")
+    return url
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -99,7 +99,7 @@ def delivery_to(
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
 
 
 async def test_the_signature_is_the_documented_one(receive):

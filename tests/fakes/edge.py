@@ -18,6 +18,7 @@ from typing import Any
 
 from multidict import CIMultiDict, CIMultiDictProxy
 from quotapool.openai import replies
+from quotapool.openai.headers import wire
 from quotapool.openai.refusal import Refusal
 from quotapool.upstream.interface import Body, Header, Sink, UpstreamFailure
 
@@ -102,6 +103,7 @@ class FakeAnswer:
         self._upstream = upstream
         self._pieces = deque(reply.pieces)
         self._open = True
+        self._given_up = asyncio.Event()
         self.status = reply.status
         self.reason = ""
         self.headers = CIMultiDict(reply.headers)
@@ -115,20 +117,32 @@ class FakeAnswer:
     async def chunk(self) -> bytes:
         await asyncio.sleep(0)
         while self._pieces and isinstance(self._pieces[0], asyncio.Event):
-            await self._pieces[0].wait()
-            self._pieces.popleft()
+            await either(self._pieces[0], self._given_up)
+            if not self._given_up.is_set():
+                self._pieces.popleft()
         if not self._pieces:
             return b""
-        piece = self._pieces.popleft()
-        if isinstance(piece, UpstreamFailure):
-            raise piece
+        if isinstance(self._pieces[0], UpstreamFailure):
+            raise self._pieces[0]
         self.given += 1
-        return piece
+        return self._pieces.popleft()
 
     def close(self) -> None:
         if self._open:
             self._open = False
             self._upstream.open -= 1
+        if self._pieces:  # it was not read to its end
+            self._pieces = deque([failure("reset")])
+            self._given_up.set()
+
+
+async def either(*events: asyncio.Event) -> None:
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waiting:
+            wait.cancel()
 
 
 class FakeUpstream:
@@ -148,6 +162,10 @@ class FakeUpstream:
         self._next.extend(scripted)
 
     async def send(self, method: str, target: str, headers: Sequence[Header], body: Body) -> FakeAnswer:
+        try:
+            wire(headers)
+        except ValueError as error:
+            raise failure("protocol", sent=False) from error
         known = CIMultiDict(headers)
         key = self._keys[known["Authorization"]]
         reply = self._next.popleft() if self._next else self.always.get(key, self.otherwise)
@@ -176,14 +194,18 @@ class FakeUpstream:
 
 @dataclass
 class Client:
-    """Implements `Downstream`, and records what the client got. `leaves_at`: the nth write finds the client gone."""
+    """Does what `web/exchange.Exchange` does, and records what the client got.
+
+    `leaves_at`: the nth write finds the client gone. Pieces have arrived once they are written, whatever `stalls`.
+    """
 
     body: bytes | Sequence[bytes] = b""
     method: str = "POST"
     target: str = "/v1/chat/completions"
     more_headers: Iterable[Header] = (("Content-Type", "application/json"),)
+    key: str = ""
     leaves_at: int = -1
-    stalls: asyncio.Event | None = None  # each write waits for it: a slow client
+    stalls: asyncio.Event | None = None  # until it is set, there is no room behind a piece: a slow client
 
     started: bool = False
     status: int = 0
@@ -197,8 +219,11 @@ class Client:
     def __post_init__(self) -> None:
         length = [("Content-Length", str(len(self.body)))] if isinstance(self.body, bytes) and self.body else []
         chunked = [] if isinstance(self.body, bytes) else [("Transfer-Encoding", "chunked")]
-        named = [("Host", "127.0.0.1:8080"), *self.more_headers, *length, *chunked]
+        authorization = [("Authorization", f"Bearer {self.key}")] if self.key else []
+        named = [("Host", "127.0.0.1:8080"), *authorization, *self.more_headers, *length, *chunked]
         self.headers = CIMultiDictProxy(CIMultiDict(named))
+        self._arriving = deque([self.body] if isinstance(self.body, bytes) else self.body)
+        self._left: int | None = 0  # bytes that the answer still promises; None: they are not counted
 
     @property
     def got(self) -> bytes:
@@ -213,35 +238,43 @@ class Client:
         return found
 
     async def read(self, most: int) -> bytes:
-        await asyncio.sleep(0)
-        body = self.body if isinstance(self.body, bytes) else b"".join(self.body)
-        if len(body) > most:
-            raise Refusal(replies.BODY_TOO_LARGE)
-        return body
+        read = b""
+        async for piece in self.stream():
+            read += piece
+            if len(read) > most:
+                raise Refusal(replies.BODY_TOO_LARGE)
+        return read
 
     async def stream(self) -> AsyncIterator[bytes]:
-        for piece in [self.body] if isinstance(self.body, bytes) else self.body:
+        while self._arriving:
             await asyncio.sleep(0)
-            yield piece
+            yield self._arriving.popleft()
 
     async def start(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None:
+        wire(headers)
         self.started, self.status, self.answered, self.length = True, status, list(headers), length
-        await asyncio.sleep(0)
+        self._left = 0 if status in {204, 304} or self.method == "HEAD" else length
 
     async def write(self, data: bytes) -> None:
-        if self.writes == self.leaves_at:
-            raise ConnectionResetError("the client left")
+        if (full := self.put(data)) is not None:
+            await full
+
+    def put(self, data: bytes) -> Awaitable[Any] | None:
+        if self.writes == self.leaves_at or self.was_cut:
+            raise ConnectionResetError("the client has left")
+        if not data or self._left == 0:
+            return None
+        if self._left is not None:
+            data = data[: self._left]
+            self._left -= len(data)
         self.writes += 1
         self.pieces.append(data)
-        await asyncio.sleep(0)
-        if self.stalls is not None:
-            await self.stalls.wait()
-
-    def put(self, data: bytes) -> Awaitable[None]:
-        return self.write(data)
+        return None if self.stalls is None or self.stalls.is_set() else self.stalls.wait()
 
     async def finish(self) -> None:
-        await asyncio.sleep(0)
+        if self._left:  # fewer bytes came than were promised
+            self.cut()
+            return
         self.finished = True
 
     def cut(self) -> None:

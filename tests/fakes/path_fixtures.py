@@ -1,20 +1,22 @@
-"""Fixtures: the request path on a real store, between faked edges; its pauses are shortened, nothing else is."""
+"""Fixtures: the request path on a real store, between faked edges, in virtual time."""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import AsyncIterator
 
 import pytest
-from quotapool.domain import retry
 
 from tests.fakes.house import House, open_house
 from tests.fakes.sessions import Hall, open_sessions
 
 
 @pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.002)
+def time_is_virtual(request: pytest.FixtureRequest) -> None:
+    """Pauses and waits are as long as in earnest, and no test waits for them. A loop of `asyncio.run` is not in it."""
+    if inspect.iscoroutinefunction(request.function):
+        request.getfixturevalue("virtual_time")
 
 
 @pytest.fixture

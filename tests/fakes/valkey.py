@@ -62,6 +62,18 @@ def running_valkey(tmp_path: Path, *arguments: str) -> Iterator[str]:
         stop_valkey(process)
 
 
+def forget_all(url: str) -> None:
+    """Make a server as it was when it started: without data, scripts and connections."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(url.removeprefix("unix://"))
+        connection.sendall(b"CLIENT KILL TYPE NORMAL\r\nFLUSHALL\r\nSCRIPT FLUSH\r\n")  # kills all but this one
+        with connection.makefile("rb") as lines:
+            replies = [lines.readline() for _ in range(3)]
+    if replies[0][:1] != b":" or replies[1:] != [b"+OK\r\n"] * 2:
+        raise RuntimeError(f"valkey-server cannot be emptied: {replies}")
+
+
 _GIVEN: set[int] = set()
 
 

@@ -16,6 +16,8 @@ from quotapool.store.store import connect
 
 from tests.fakes.store import StoreLog, candidate, granted, ledger_on, move_time, wire
 
+pytestmark = pytest.mark.usefixtures("virtual_time")
+
 GROUP = "gpt-4o"
 
 
@@ -208,7 +210,7 @@ async def test_the_reserve_of_a_caller_that_leaves_while_it_is_under_way_is_give
         network.lose(1, "hang", only=lambda command: b"EVALSHA" in command)
         leaving = asyncio.ensure_future(ledger.reserve(GROUP, Cost(1, 500), [A]))
         while not network.lost:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.000_02)
         assert await charged(ledger_on(connect(valkey_url, timeout_s=2.0))) == (1, 500)
         leaving.cancel()
         await ledger.flush()

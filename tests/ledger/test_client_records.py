@@ -12,23 +12,21 @@ from quotapool.store.address import parse
 from quotapool.store.store import Store, StoreLost, connect
 
 from tests.fakes.store import ledger_on
-from tests.fakes.valkey import running_valkey
 
 HASH, OTHER = "a" * 64, "b" * 64
 
 
 @pytest.fixture(params=["valkey", "fakeredis"])
-async def store(request, tmp_path):
+async def store(request, valkey_url):
     """A store of each kind, with the same promises."""
     if request.param == "fakeredis":
         fake = Store(FakeAsyncRedis(), parse("redis://fake.invalid"), 1.0)
         yield fake
         await fake.close()
         return
-    with running_valkey(tmp_path) as url:
-        real = connect(url, timeout_s=2.0)
-        yield real
-        await real.close()
+    real = connect(valkey_url, timeout_s=2.0)
+    yield real
+    await real.close()
 
 
 @pytest.fixture

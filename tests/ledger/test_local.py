@@ -17,6 +17,8 @@ from quotapool.store.store import connect
 
 from tests.fakes.store import candidate, granted, ledger_on, wire
 
+pytestmark = pytest.mark.usefixtures("virtual_time")
+
 GROUP = "gpt-4o"
 TPM = Dimension.TPM
 A = candidate("a", Limits(tpm=6_000))

@@ -21,7 +21,7 @@ from quotapool.domain.quantities import Cost, Dimension, Limits
 from quotapool.ledger.grants import Event, Granted, Observed
 
 from tests.fakes.store import ClockedStore, candidate, ledger_on, move_time
-from tests.fakes.valkey import running_valkey
+from tests.fakes.valkey import forget_all
 
 GROUP = "gpt-4o"
 Seen = list[tuple[int, float | None, float]]
@@ -29,9 +29,9 @@ _serial = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with running_valkey(tmp_path_factory.mktemp("valkey")) as url:
-        yield url
+def server(shared_valkey):
+    forget_all(shared_valkey)
+    return shared_valkey
 
 
 class Both:

@@ -13,8 +13,9 @@ from quotapool.domain.wallet import PICO
 from quotapool.money.rate_cards import CardSet, RateCard, Rule
 from quotapool.money.spend_counter import SpendCounter
 from quotapool.money.spend_store import SpendStore, Spent
-from quotapool.store.store import StoreLost, connect
+from quotapool.store.store import connect
 
+from tests.fakes.store import wire
 from tests.fakes.valkey import start_valkey, stop_valkey
 
 DAY = date(2026, 11, 22)
@@ -186,24 +187,24 @@ async def test_nothing_is_lost_or_counted_twice_while_the_store_is_away(tmp_path
     stop_valkey(process)
 
 
-async def test_a_batch_whose_answer_was_lost_is_sent_again_with_its_id(counter, spend):
-    # Given a store that takes the batch, while its answer does not arrive
-    send, ids = spend.send, []
-
-    async def lose_the_answer(batch, batch_id):
-        ids.append(batch_id)
-        await send(batch, batch_id)
-        if len(ids) == 1:
-            raise StoreLost("timeout", sent=True)
-        return True
-
-    spend.send = lose_the_answer
-    counter.count(*attempt(Usage(EXACT, 1000, 200)))
-    assert not await counter.flush()
-    counter.count(*attempt(Usage(EXACT, 1000, 200)))
-    assert await counter.flush()
-    assert ids[0] == ids[1] != ids[2]
-    assert (await spend.totals("pool", DAY, DAY))[DAY][""].requests == 2
+async def test_a_batch_whose_answer_was_lost_is_sent_again_under_its_name(valkey_url, tmp_path):
+    async with wire(valkey_url, tmp_path) as network:
+        store = connect(network.url, timeout_s=2.0)
+        book = SpendStore(store, "test")
+        meter = SpendCounter(book, Counted(), now=lambda: NOW)
+        meter.take_cards(CARDS)
+        meter.count(*attempt(Usage(EXACT, 1000, 200)))
+        assert await meter.flush()  # the server knows the script
+        # Given a store that takes the batch, while its answer does not arrive
+        network.lose(1, only=lambda command: b"EVALSHA" in command)
+        meter.count(*attempt(Usage(EXACT, 1000, 200)))
+        assert not await meter.flush()
+        assert len(network.lost) == 1
+        meter.count(*attempt(Usage(EXACT, 1000, 200)))
+        assert await meter.flush()
+        # I expect it counted once
+        assert (await book.totals("pool", DAY, DAY))[DAY][""].requests == 3
+        await store.close()
 
 
 def attempts_of(keys: int):

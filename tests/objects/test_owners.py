@@ -8,13 +8,12 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from quotapool.objects import owners as owners_module
 from quotapool.objects.layout import OwnerLayout, owner_of
 from quotapool.objects.owners import ObjectOwners
 from quotapool.openai.ids import BATCH, CONVERSATION, FILE, ITEM, RESPONSE
 from quotapool.store.store import StoreLost, connect
 
-from tests.fakes.faulty_store import faulty_store
+from tests.fakes.store import wire
 
 MONTH_S = 30 * 86_400.0
 RESP = (RESPONSE, "resp_1")
@@ -108,19 +107,17 @@ async def test_clients_keep_their_home_account(valkey_url):
         assert await other.home_account("") is None
 
 
-async def test_what_the_store_does_not_take_is_written_when_it_is_back(tmp_path, monkeypatch):
-    """A failed write fails no request; this process knows the owner meanwhile; it is counted, and written later."""
-    monkeypatch.setattr(owners_module, "_RETRY_S", 0.05)
+async def test_what_the_store_does_not_take_is_written_when_it_is_back(valkey_url, virtual_time, tmp_path):
+    """A failed write fails nobody; this process knows the owner meanwhile; it is counted, and written later."""
     observer = Counted()
-    with faulty_store(tmp_path) as faulty:
-        async with opened(faulty.url, observer) as owners:
-            faulty.go()
-            await write(owners, [(FILE, "file-1")], "acme", "alice")
-            assert observer.unwritten == 1
-            assert await owners.find([(FILE, "file-1")], "alice") == [owner_of("acme", "alice")]
-            with pytest.raises(StoreLost):
-                await owners.find([(FILE, "file-2")], "alice")
-            faulty.heal()
-            async with asyncio.timeout(5), opened(faulty.url) as other:
-                while await other.find([(FILE, "file-1")], "alice") == [None]:
-                    await asyncio.sleep(0.02)
+    async with wire(valkey_url, tmp_path) as network, opened(network.url, observer) as owners:
+        network.lose(0, "down")
+        await write(owners, [(FILE, "file-1")], "acme", "alice")
+        assert observer.unwritten == 1
+        assert await owners.find([(FILE, "file-1")], "alice") == [owner_of("acme", "alice")]
+        with pytest.raises(StoreLost):
+            await owners.find([(FILE, "file-2")], "alice")
+        network.heal()
+        async with asyncio.timeout(60), opened(valkey_url) as other:
+            while await other.find([(FILE, "file-1")], "alice") == [None]:
+                await asyncio.sleep(0.1)

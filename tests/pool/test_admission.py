@@ -1,6 +1,6 @@
-"""The fair line: who waits, who is refused at once and with which time, who goes first, and what a leaver frees.
+"""The fair queue: who waits, who is refused at once and with which time, who goes first, and what a leaver frees.
 
-A million tokens a minute and more make waits of milliseconds; limits of a few make waits that no test stays for.
+A real store in virtual time: a wait lasts as long as the arithmetic says, and no test waits for it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ async def no_room(waiting) -> NoRoom:
     return answer
 
 
-def stand(pool, tokens: int = 1000, **more) -> asyncio.Task:
+def ask(pool, tokens: int = 1000, **more) -> asyncio.Task:
     return asyncio.create_task(pool.admission.admit(pool.want(tokens, **more)))
 
 
-async def in_line(pool, count: int) -> None:
+async def queued(pool, count: int) -> None:
     async with asyncio.timeout(2):
         while pool.recorder.waiting != count:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.000_1)
 
 
 async def test_those_who_wait_are_served_in_order(open_pool):
@@ -57,19 +57,19 @@ async def test_those_who_wait_are_served_in_order(open_pool):
 async def test_a_large_one_at_the_head_is_not_overtaken_by_small_ones(open_pool):
     pool = await open_pool({"a": 1}, **SLOW)
     await pool.drain("a", 0)
-    large = stand(pool, 200)  # 0.2 s
-    await in_line(pool, 1)
-    small = stand(pool, 1)
-    await in_line(pool, 2)
+    large = ask(pool, 200)  # 0.2 s
+    await queued(pool, 1)
+    small = ask(pool, 1)
+    await queued(pool, 2)
     pool.ledger.give_back(await small)
     assert large.done()
 
 
-async def test_groups_have_lines_of_their_own(open_pool):
+async def test_groups_have_queues_of_their_own(open_pool):
     pool = await open_pool({"a": 1}, **SLOW)
     await pool.drain("a", -500)
-    waiting = stand(pool, max_wait_s=5)
-    await in_line(pool, 1)
+    waiting = ask(pool, max_wait_s=5)
+    await queued(pool, 1)
     other = await pool.admission.admit(pool.want(model="gpt-4o-mini"))
     assert isinstance(other, Granted)
     assert not waiting.done()
@@ -80,8 +80,8 @@ async def test_only_the_head_asks_the_store(open_pool):
     """A hundred who wait cost what one costs."""
     pool = await open_pool({"a": 1}, **SLOW)
     await pool.drain("a", -100)
-    waiting = [stand(pool, 100 + n) for n in range(100)]
-    await in_line(pool, 100)
+    waiting = [ask(pool, 100 + n) for n in range(100)]
+    await queued(pool, 100)
     pool.ledger.asks.clear()
     await asyncio.sleep(0.3)  # 300 tokens: the first one or two are served
     asked = {cost.tokens for cost in pool.ledger.asks}
@@ -111,7 +111,7 @@ async def test_with_several_accounts_the_soonest_one_counts(open_pool):
     assert refused.wait_s == pytest.approx(10, abs=0.3)
 
 
-async def test_the_client_is_told_the_true_wait(open_pool):
+async def test_the_client_receives_the_true_wait(open_pool):
     pool = await open_pool({"a": 1}, queue={"max_wait": "1s"}, **SLOW)
     await pool.drain("a", -9_000)
     client = await pool.ask()
@@ -123,7 +123,7 @@ async def test_the_client_is_told_the_true_wait(open_pool):
     assert pool.upstream.sent == []
 
 
-async def test_max_wait_zero_means_no_line_at_all(open_pool):
+async def test_max_wait_zero_means_no_queue_at_all(open_pool):
     pool = await open_pool({"a": 1}, queue={"max_wait": 0}, **FAST)
     assert (await pool.ask()).status == 200
     await pool.drain("a", -2000)
@@ -133,11 +133,11 @@ async def test_max_wait_zero_means_no_line_at_all(open_pool):
     assert pool.is_idle()
 
 
-async def test_a_full_line_says_so(open_pool):
+async def test_a_full_queue_is_reported(open_pool):
     pool = await open_pool({"a": 1}, queue={"max_waiting": 2}, **SLOW)
     await pool.drain("a", -500)
-    waiting = [stand(pool), stand(pool)]
-    await in_line(pool, 2)
+    waiting = [ask(pool), ask(pool)]
+    await queued(pool, 2)
     client = await pool.ask()
     assert (client.status, client.error["code"]) == (429, "queue_full")
     assert client.header("retry-after") is not None
@@ -151,38 +151,38 @@ async def test_a_full_line_says_so(open_pool):
 async def test_who_leaves_frees_the_place_at_once(open_pool):
     pool = await open_pool({"a": 1}, queue={"max_waiting": 2}, **SLOW)
     await pool.drain("a", -500)
-    first, second = stand(pool), stand(pool)
-    await in_line(pool, 2)
+    first, second = ask(pool), ask(pool)
+    await queued(pool, 2)
     second.cancel()
-    await in_line(pool, 1)
-    third = stand(pool)
-    await in_line(pool, 2)
+    await queued(pool, 1)
+    third = ask(pool)
+    await queued(pool, 2)
     for task in (first, third):
         task.cancel()
 
 
 async def test_leavers_leave_no_memory_behind(open_pool):
-    """Given a head that waits long, and clients that come and go behind it, I expect the line not to grow."""
+    """Given a head that waits long, and clients that come and go behind it, I expect the queue not to grow."""
     pool = await open_pool({"a": 1}, **SLOW)
     await pool.drain("a", -3000)
-    head = stand(pool)
-    await in_line(pool, 1)
+    head = ask(pool)
+    await queued(pool, 1)
     for _ in range(50):
-        passing = stand(pool)
-        await in_line(pool, 2)
+        passing = ask(pool)
+        await queued(pool, 2)
         passing.cancel()
-        await in_line(pool, 1)
-    assert len(pool.admission._queues[GROUP].waiting) == 1
+        await queued(pool, 1)
+    assert len(pool.admission._lines[GROUP].waiting) == 1
     head.cancel()
 
 
 async def test_a_large_head_that_leaves_does_not_keep_the_next_one_waiting(open_pool):
     pool = await open_pool({"a": 1}, **SLOW)
     await pool.drain("a", 50)
-    large = stand(pool, 4000)
-    await in_line(pool, 1)
-    small = stand(pool, 10)
-    await in_line(pool, 2)
+    large = ask(pool, 4000)
+    await queued(pool, 1)
+    small = ask(pool, 10)
+    await queued(pool, 2)
     await asyncio.sleep(0.02)
     assert not small.done()
     large.cancel()
@@ -190,11 +190,11 @@ async def test_a_large_head_that_leaves_does_not_keep_the_next_one_waiting(open_
         assert isinstance(await small, Granted)
 
 
-async def test_whoever_waited_in_vain_is_told_when_to_come_back(open_pool):
+async def test_who_waited_in_vain_learns_when_to_come_back(open_pool):
     """Given two who need 100 ms each from one budget and wait 150 ms, I expect the second to be refused in time."""
     pool = await open_pool({"a": 1}, **SLOW)
     await pool.drain("a", 0)
-    first, second = stand(pool, 100, max_wait_s=0.15), stand(pool, 100, max_wait_s=0.15)
+    first, second = ask(pool, 100, max_wait_s=0.15), ask(pool, 100, max_wait_s=0.15)
     assert isinstance(await first, Granted)
     refused = await no_room(second)
     assert refused.reason in {"queue_timeout", "rate_limit"}
@@ -203,7 +203,7 @@ async def test_whoever_waited_in_vain_is_told_when_to_come_back(open_pool):
 
 
 async def test_patience_is_for_all_attempts_together(open_pool):
-    """Each new attempt may stand in line only for what is left of max_wait."""
+    """Each new attempt may wait in the queue only for what is left of max_wait."""
     pool = await open_pool({"a": 1}, **SLOW)
     await pool.drain("a", -50)
     want = pool.want(1, max_wait_s=0.5)
@@ -220,7 +220,7 @@ async def test_a_grant_in_the_turn_of_the_deadline_is_not_lost(open_pool):
     pool = await open_pool({"a": 1}, **FAST)
     for n in range(60):
         await pool.drain("a", 0)
-        waiting = stand(pool, 500, max_wait_s=0.0045 + n * 0.00005)  # the budget is there after 5 ms
+        waiting = ask(pool, 500, max_wait_s=0.0045 + n * 0.00005)  # the budget is there after 5 ms
         answer = await waiting
         if isinstance(answer, Granted):
             pool.ledger.give_back(answer)
@@ -232,9 +232,9 @@ async def test_a_waiter_granted_and_timed_out_in_one_turn_returns_the_grant(open
     """The same without luck: the grant arrives, and before its waiter runs the deadline strikes."""
     pool = await open_pool({"a": 1}, **SLOW)
     await pool.drain("a", -500)
-    waiting = stand(pool, 1, max_wait_s=5)
-    await in_line(pool, 1)
-    line = pool.admission._queues[GROUP]
+    waiting = ask(pool, 1, max_wait_s=5)
+    await queued(pool, 1)
+    line = pool.admission._lines[GROUP]
     granted = Granted("r1", GROUP, Cost(1, 1), pool.roster.candidate(pool.roster.pool.keys["a1"], GROUP), 0.0, 1.0,
                       is_trial=False, moments={}, learned={})  # fmt: skip
     waiter = line.waiting.peek()
@@ -248,23 +248,23 @@ async def test_a_waiter_granted_and_timed_out_in_one_turn_returns_the_grant(open
     await pool.quiet()
 
 
-async def test_there_is_one_pump_a_line(open_pool):
+async def test_there_is_one_pump_per_queue(open_pool):
     pool = await open_pool({"a": 1}, **SLOW)
     await pool.drain("a", -300)
-    waiting = [stand(pool, 1)]
-    await in_line(pool, 1)
-    pump = pool.admission._queues[GROUP].serving
+    waiting = [ask(pool, 1)]
+    await queued(pool, 1)
+    pump = pool.admission._lines[GROUP].pump
     for n in range(2, 20):
-        waiting.append(stand(pool, 1))
-        await in_line(pool, n)
-        assert pool.admission._queues[GROUP].serving is pump
+        waiting.append(ask(pool, 1))
+        await queued(pool, n)
+        assert pool.admission._lines[GROUP].pump is pump
     await asyncio.gather(*waiting)
     await pool.quiet()
     assert pump.done()
     assert repr(pool.admission) == "<Admission queues=0 waiting=0>"
 
 
-async def test_a_full_line_of_invented_models_leaves_nothing_behind(open_pool):
+async def test_a_full_queue_of_invented_models_leaves_nothing_behind(open_pool):
     pool = await open_pool({"a": 1}, queue={"max_waiting": 0}, **SLOW)
     for n in range(5):
         model = f"gpt-{n}"
@@ -396,13 +396,13 @@ async def test_all_excluded_is_not_an_empty_pool(open_pool):
 # ---- the store away
 
 
-async def test_a_waiting_line_survives_a_store_that_is_away_for_less_than_patience(open_pool):
+async def test_a_waiting_queue_survives_a_store_that_is_away_for_less_than_patience(open_pool, virtual_time):
     """Given a store that answers nothing for 350 ms, longer than one call may take, I expect nobody to notice more."""
     pool = await open_pool({"a": 1}, **SLOW)
     await pool.drain("a", -20)
-    waiting = [stand(pool, 1 + n) for n in range(10)]
-    await in_line(pool, 10)
-    await pool.store.client.execute_command("CLIENT", "PAUSE", 350, "ALL")
+    waiting = [ask(pool, 1 + n) for n in range(10)]
+    await queued(pool, 10)
+    virtual_time.pause_store(0.35)
     for n, task in enumerate(waiting):
         assert (await task).cost.tokens == 1 + n
     assert pool.recorder.store_losses
@@ -412,9 +412,9 @@ async def test_a_waiting_line_survives_a_store_that_is_away_for_less_than_patien
     assert pool.is_idle()
 
 
-async def test_a_store_away_for_longer_is_a_503_that_may_be_retried(open_pool):
+async def test_a_store_away_for_longer_is_a_503_that_may_be_retried(open_pool, virtual_time):
     pool = await open_pool({"a": 1}, store_patience=0.1)
-    await pool.store.client.execute_command("CLIENT", "PAUSE", 900, "ALL")
+    virtual_time.pause_store(0.9)
     client = Client(chat_body())
     await pool.serve(client, RequestRecord("t", 0.0))
     assert (client.status, client.error["code"]) == (503, "store_unavailable")

@@ -1,7 +1,7 @@
 """Fairness when budgets are short: shares, priorities, patience, places, and no overtaking across replicas.
 
-Real time and a real store; a minute's limit of thousands makes seconds enough. `burst: 1` keeps only half a second of
-it in the bucket, so that shares are of the refill and not of what was saved up.
+A real store in virtual time; a minute's limit of thousands makes seconds enough. `burst: 1` keeps only half a second
+of it in the bucket, so that shares are of the refill and not of what was saved up.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from quotapool.settings import Client, Settings
 
 from tests.fakes.house import GROUP, House
 
-pytestmark = pytest.mark.alone
-
 SLOW = {"limits": {"default": {"rpm": 100_000, "tpm": 60_000}}}  # 1,000 tokens a second
 PLENTIFUL = 100_000_000
 
@@ -37,14 +35,14 @@ def want(client: str = "", tokens: int = 10, max_wait_s: float = 10.0, **more) -
     return Want(GROUP, GROUP, Cost(1, tokens), may_try_resting=True, max_wait_s=max_wait_s, client=client, **more)
 
 
-def stand(pool: House, client: str = "", tokens: int = 10, **more) -> asyncio.Task[Granted]:
+def ask(pool: House, client: str = "", tokens: int = 10, **more) -> asyncio.Task[Granted]:
     return asyncio.create_task(pool.admission.admit(want(client, tokens, **more)))
 
 
-async def in_line(pool: House, count: int) -> None:
+async def queued(pool: House, count: int) -> None:
     async with asyncio.timeout(2):
         while pool.recorder.waiting != count:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.000_1)
 
 
 async def gone(*tasks: asyncio.Task[object]) -> None:
@@ -146,7 +144,7 @@ async def test_equals_who_all_ask_for_too_much_get_equal_shares(open_pool):
     await pool.quiet()
 
 
-async def test_how_many_requests_one_has_in_line_does_not_matter(open_pool):
+async def test_how_many_requests_one_has_in_the_queue_does_not_matter(open_pool):
     pool, crowd = await open_pool({"a": 1, "b": 1}, **per_minute(3000)), Crowd()
     for n in range(1, 11):
         crowd.keeps(pool, f"client-{n}", at_once=3 * n)
@@ -181,7 +179,7 @@ async def test_a_higher_priority_goes_first_whenever_it_came(open_pool):
     waiting = []
     for count, (name, priority) in enumerate({"batch": -1, "normal": 0, "urgent": 1}.items(), 1):
         waiting.append(asyncio.create_task(wait(name, priority)))
-        await in_line(pool, count)
+        await queued(pool, count)
     await asyncio.gather(*waiting)
     assert order == ["urgent", "normal", "batch"]
 
@@ -191,11 +189,11 @@ async def test_what_batch_leaves_is_there_for_others_at_once(open_pool):
     interactive one to be served neither after it nor after the pump's next look, a second later."""
     pool = await open_pool({"a": 1}, **SLOW)
     await pool.drain("a", 3_000)
-    batch = stand(pool, "nightly", 1_000, priority=-1, leave=0.1)
-    await in_line(pool, 1)
+    batch = ask(pool, "nightly", 1_000, priority=-1, leave=0.1)
+    await queued(pool, 1)
     await asyncio.sleep(0.02)
     async with asyncio.timeout(0.3):
-        await stand(pool, "chat", 1_000)
+        await ask(pool, "chat", 1_000)
     assert not batch.done()
     await gone(batch)
 
@@ -203,8 +201,8 @@ async def test_what_batch_leaves_is_there_for_others_at_once(open_pool):
 async def test_a_waiting_batch_request_claims_nothing_from_those_above_it_in_another_replica(open_pool):
     one, other = await open_pool({"a": 1}, **SLOW), await open_pool({"a": 1}, **SLOW)
     await one.drain("a", 3_000)
-    batch = stand(one, "nightly", 1_000, priority=-1, leave=0.1)
-    await in_line(one, 1)
+    batch = ask(one, "nightly", 1_000, priority=-1, leave=0.1)
+    await queued(one, 1)
     await asyncio.sleep(0.02)
     assert isinstance(await other.admission.admit(want("chat", 1_000, max_wait_s=0)), Granted)
     await gone(batch)
@@ -251,7 +249,7 @@ def wanted(headers: dict[str, str], client: Client | None = None, **options) -> 
         pytest.param({"x-quotapool-max-wait": "soon"}, None, 30, id="nonsense"),
         pytest.param({"x-quotapool-max-wait": "-1"}, None, 30, id="less than nothing"),
         pytest.param({"x-quotapool-max-wait": "1e9"}, None, 30, id="an exponent"),
-        pytest.param({"x-quotapool-max-wait": ""}, None, 30, id="nothing said"),
+        pytest.param({"x-quotapool-max-wait": ""}, None, 30, id="empty"),
         pytest.param({"x-stainless-read-timeout": "600"}, None, 30, id="the Python SDK's default"),
         pytest.param({"x-stainless-read-timeout": "4.0"}, None, 4, id="the Python SDK's timeout"),
         pytest.param({"x-stainless-timeout": "3"}, None, 3, id="the Node SDK's timeout"),
@@ -294,7 +292,7 @@ def test_without_client_keys_all_are_one_client_of_normal_priority():
 async def test_each_client_waits_as_long_as_its_own_patience(open_pool):
     pool = await open_pool({"a": 1}, **SLOW)
     await pool.drain("a", 0)
-    patient, hasty = stand(pool, "patient", 400, max_wait_s=5), stand(pool, "hasty", 400, max_wait_s=0.1)
+    patient, hasty = ask(pool, "patient", 400, max_wait_s=5), ask(pool, "hasty", 400, max_wait_s=0.1)
     began = time.monotonic()
     assert isinstance(await hasty, NoRoom)
     assert time.monotonic() - began < 0.3
@@ -305,30 +303,30 @@ async def test_each_client_waits_as_long_as_its_own_patience(open_pool):
 # ---- places
 
 
-async def test_a_flood_fills_the_line_only_up_to_four_times_what_it_leaves_free(open_pool):
+async def test_a_flood_fills_the_queue_only_up_to_four_times_what_it_leaves_free(open_pool):
     """Given ten places: with eight taken by one client two are free, and a ninth would be more than four times one."""
     pool = await open_pool({"a": 1}, queue={"max_waiting": 10}, **SLOW)
     await pool.drain("a", -5_000)
-    waiting = [stand(pool, "flood") for _ in range(20)]
-    await in_line(pool, 8)
+    waiting = [ask(pool, "flood") for _ in range(20)]
+    await queued(pool, 8)
     await asyncio.sleep(0.05)
     refused = [task for task in waiting if task.done()]
     assert pool.recorder.waiting == 8
-    assert [task.result().reason for task in refused] == ["queue_full"] * 12
-    waiting += [stand(pool, "second"), stand(pool, "third")]
-    await in_line(pool, 10)
-    full = await pool.admission.admit(want("fourth"))
-    assert isinstance(full, NoRoom)
-    assert full.reason == "queue_full"
+    assert [task.exception().reason for task in refused] == ["queue_full"] * 12
+    waiting += [ask(pool, "second"), ask(pool, "third")]
+    await queued(pool, 10)
+    with pytest.raises(NoRoom) as full:
+        await pool.admission.admit(want("fourth"))
+    assert full.value.reason == "queue_full"
     await gone(*waiting)
     await pool.quiet()
 
 
-async def test_where_nobody_is_named_the_line_can_be_full(open_pool):
+async def test_clients_without_a_name_can_fill_the_queue(open_pool):
     pool = await open_pool({"a": 1}, queue={"max_waiting": 10}, **SLOW)
     await pool.drain("a", -5_000)
-    waiting = [stand(pool) for _ in range(12)]
-    await in_line(pool, 10)
+    waiting = [ask(pool) for _ in range(12)]
+    await queued(pool, 10)
     await gone(*waiting)
 
 
@@ -336,8 +334,8 @@ async def test_who_leaves_frees_the_place_and_the_claim_at_once(open_pool):
     """Given a large request that waits in one replica, and leaves, I expect a small one elsewhere to find the room."""
     one, other = await open_pool({"a": 1}, **SLOW), await open_pool({"a": 1}, **SLOW)
     await one.drain("a", 500)
-    large = stand(one, "large", 30_000, max_wait_s=60)
-    await in_line(one, 1)
+    large = ask(one, "large", 30_000, max_wait_s=60)
+    await queued(one, 1)
     await asyncio.sleep(0.02)
     assert isinstance(await other.admission.admit(want("small", 10, max_wait_s=0)), NoRoom)
     await gone(large)
@@ -350,11 +348,10 @@ async def test_who_leaves_while_the_store_is_asked_claims_nothing_afterwards(ope
     pool = await open_pool({"a": 1, "b": 1}, **SLOW)
     await pool.drain("a", -3_000)
     await pool.drain("b", -3_000)
-    for turns in range(40):
-        leaving = stand(pool, "c", 100)
-        await in_line(pool, 1)
-        for _ in range(turns):
-            await asyncio.sleep(0)
+    for moment in range(40):
+        leaving = ask(pool, "c", 100)
+        await queued(pool, 1)
+        await asyncio.sleep(moment * 0.000_01)  # a question to the store takes about 0.13 ms
         await gone(leaving)
         await pool.quiet()
         assert await pool.store.client.hgetall(f"{pool.ledger.prefix}:claims:{GROUP}") == {}
@@ -378,7 +375,7 @@ async def test_a_large_request_is_served_in_its_time_while_small_ones_keep_comin
     await both[0].admission.admit(want("large", 1_500))
     took_s = time.monotonic() - began
     await crowd.for_seconds(2)
-    assert took_s < 1.5 * 2.2  # half of the refill is its account's: 1.5 s, and what stood before it in the fair line
+    assert took_s < 1.5 * 2.2  # half of the refill is its account's: 1.5 s, and what was before it in the fair queue
     for n in range(2):
         assert sum(got for name, got in crowd.got.items() if name.startswith(f"small-{n}")) >= 10
 
@@ -388,8 +385,8 @@ async def test_while_a_large_one_waits_for_the_only_account_that_can_serve_it_ot
     small, large = {"rpm": 10_000, "tpm": 60_000}, {"rpm": 10_000, "tpm": 120_000}
     pool = await open_pool({"a": 1, "b": 1}, accounts={"a": small, "b": large})
     await pool.drain("b", 60_000)
-    waiting = stand(pool, "large", 100_000, max_wait_s=60)  # 20 s at 2,000 a second
-    await in_line(pool, 1)
+    waiting = ask(pool, "large", 100_000, max_wait_s=60)  # 20 s at 2,000 a second
+    await queued(pool, 1)
     await asyncio.sleep(0.05)
     for n in range(5):
         began = time.monotonic()
@@ -450,8 +447,8 @@ async def test_across_replicas_nobody_is_overtaken_for_long(replicas):
 async def test_what_a_dead_replica_claimed_is_free_in_a_second_and_a_bit(replicas):
     dying, other = await replicas(2, {"a": 1}, **SLOW)
     await dying.drain("a", 500)
-    large = stand(dying, "large", 30_000, max_wait_s=60)
-    await in_line(dying, 1)
+    large = ask(dying, "large", 30_000, max_wait_s=60)
+    await queued(dying, 1)
     await asyncio.sleep(0.02)
     pump = dying.admission._lines[GROUP].pump
     assert pump is not None

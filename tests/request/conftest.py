@@ -1,3 +1,3 @@
-from tests.fakes.path_fixtures import open_hall, open_pool, short_pauses
+from tests.fakes.path_fixtures import open_hall, open_pool, time_is_virtual
 
-__all__ = ["open_hall", "open_pool", "short_pauses"]
+__all__ = ["open_hall", "open_pool", "time_is_virtual"]

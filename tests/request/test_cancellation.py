@@ -165,7 +165,7 @@ async def test_a_key_that_a_reload_took_away_meanwhile_is_not_used(open_pool):
         pool.configure(both)
         asked = asyncio.create_task(pool.ask())
         while pool.ledger.asks == []:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.000_02)
         pool.ledger.asks.clear()
         pool.configure(fewer)
         assert (await asked).status == 200

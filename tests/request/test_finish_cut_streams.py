@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from quotapool.request import read_on
 
 from tests.fakes.edge import DONE, Client, chat_body, delta, failure, stream, usage_chunk
 from tests.fakes.house import House, open_house
@@ -51,8 +50,7 @@ async def test_a_stream_that_breaks_off_then_keeps_what_was_reserved(house):
     assert house.is_idle()
 
 
-async def test_it_is_not_read_for_ever(house, monkeypatch):
-    monkeypatch.setattr(read_on, "_LONGEST_S", 0.01)
+async def test_it_is_not_read_forever(house):
     house.upstream.next(stream(HELLO, HELLO, asyncio.Event()))
     await left(house)
     await asyncio.gather(*house.paths.reading_on.tasks)

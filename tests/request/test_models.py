@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -9,16 +10,17 @@ from typing import Any
 import pytest
 from quotapool.domain.pool import Key, Pool
 from quotapool.domain.request_record import RequestRecord
-from quotapool.pool.configuration import Configuration
-from quotapool.request import models
 from quotapool.request.models import Catalogue, listed, may_use, read_listing
 from quotapool.settings import Client as Known
-from quotapool.settings import Settings
 
-from tests.fakes.edge import Client, FakeUpstream, Reply, chat_body, error
-from tests.fakes.house import House, open_house, snapshot_of
+from tests.fakes.edge import Client, Reply, chat_body, error
+from tests.fakes.house import House, open_house
 
-LIMITED = {"id": "app", "key_hash": "0" * 64, "models": ["gpt-4o-mini", "text-embedding-*", "gpt-image-1", "whisper-*"]}
+ALL, APP = "the-key-of-all-0001", "the-key-of-app-0001"
+CLIENTS = [
+    {"id": "all", "key": ALL},
+    {"id": "app", "key": APP, "models": ["gpt-4o-mini", "text-embedding-*", "gpt-image-1", "whisper-*"]},
+]
 
 
 def model(name: str, **more: Any) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def listing(*names: str) -> Reply:
 
 @pytest.fixture
 async def house(valkey_url):
-    async with open_house(valkey_url, {"a": 1, "b": 1, "c": 1}, clients=[LIMITED]) as opened:
+    async with open_house(valkey_url, {"a": 1, "b": 1, "c": 1}, clients=CLIENTS) as opened:
         opened.upstream.always = {
             "a1": listing("gpt-4o", "gpt-4o-mini"),
             "b1": listing("gpt-4o", "text-embedding-3-small"),
@@ -42,11 +44,9 @@ async def house(valkey_url):
         yield opened
 
 
-async def get(house: House, target: str = "/v1/models", method: str = "GET", client: str = "") -> Client:
-    house.auth.enter = lambda _: client
-    return await house.ask(
-        Client(method=method, target=target, more_headers=[]), RequestRecord("t", time.monotonic(), method)
-    )
+async def get(house: House, target: str = "/v1/models", method: str = "GET", key: str = ALL) -> Client:
+    client = Client(method=method, target=target, more_headers=[], key=key)
+    return await house.ask(client, RequestRecord("t", time.monotonic(), method))
 
 
 def names(client: Client) -> list[str]:
@@ -120,16 +120,15 @@ def test_the_layout_is_openais_byte_for_byte():
 
 
 async def test_a_limited_client_sees_only_its_models(house):
-    assert sorted(names(await get(house, client="app"))) == ["gpt-4o-mini", "text-embedding-3-small"]
-    hidden = await get(house, "/v1/models/gpt-4o", client="app")
+    assert sorted(names(await get(house, key=APP))) == ["gpt-4o-mini", "text-embedding-3-small"]
+    hidden = await get(house, "/v1/models/gpt-4o", key=APP)
     assert (hidden.status, hidden.error["code"], hidden.error["param"]) == (404, "model_not_available", "model")
-    assert (await get(house, "/v1/models/ft:gpt-4o:acme::x", "DELETE", client="app")).status == 404
-    assert (await get(house, "/v1/models/gpt-4o-mini", client="app")).status == 200
+    assert (await get(house, "/v1/models/ft:gpt-4o:acme::x", "DELETE", key=APP)).status == 404
+    assert (await get(house, "/v1/models/gpt-4o-mini", key=APP)).status == 200
 
 
 async def ask(house: House, body: bytes | list[bytes], target: str = "/v1/chat/completions", **more: Any) -> Client:
-    house.auth.enter = lambda _: "app"
-    return await house.ask(Client(body, target=target, **more))
+    return await house.ask(Client(body, target=target, key=APP, **more))
 
 
 async def test_a_limited_client_may_use_its_models_and_no_other(house):
@@ -193,7 +192,7 @@ def test_a_client_without_a_list_may_use_everything():
 # ---- large pools
 
 
-async def test_a_pool_of_thousands_is_learned_bit_by_bit(monkeypatch):
+async def test_a_pool_of_thousands_is_learned_bit_by_bit():
     pool = Pool(Key(f"k{n}", f"a{n}", f"f{n}") for n in range(1000))
     asked: list[str] = []
 
@@ -202,13 +201,11 @@ async def test_a_pool_of_thousands_is_learned_bit_by_bit(monkeypatch):
         asked.append(account)
         return 200, listing("gpt-4o", f"ft:{int(account[1:]) // 500}").pieces[0]
 
-    catalogue = Catalogue(Configuration(snapshot_of(Settings(), FakeUpstream({}))), pool, fetch)
-    now = [1000.0]
-    monkeypatch.setattr(models.time, "monotonic", lambda: now[0])
+    catalogue = Catalogue(pool, fetch, lambda _: None)
     assert "gpt-4o" in await catalogue.models(None)
     assert len(asked) == 32
     for _ in range(40):
-        now[0] += 31
+        await asyncio.sleep(31)
         await catalogue.models(None)
         if catalogue._refreshing is not None:
             await catalogue._refreshing

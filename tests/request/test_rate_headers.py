@@ -217,7 +217,7 @@ async def test_a_refusal_of_ours_tells_what_is_left_beside_when_to_come_back(ope
     under_way = asyncio.create_task(pool.ask(Client(chat_body(max_tokens=58_000))))
     async with asyncio.timeout(5):
         while not pool.upstream.sent:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.000_1)
         client = Client(chat_body(max_tokens=58_000))
         await pool.serve(client, RequestRecord("t", 0.0))
     found = rate_headers(client)

@@ -45,8 +45,8 @@ def good() -> Reply:
     return says(200, document())
 
 
-def asks(**body: Any) -> Client:
-    return Client(json.dumps({"input": "hi", **body}).encode(), target="/v1/responses")
+def asks(key: str = "", **body: Any) -> Client:
+    return Client(json.dumps({"input": "hi", **body}).encode(), target="/v1/responses", key=key)
 
 
 def by_prompt(**more: Any) -> Client:
@@ -145,23 +145,20 @@ async def test_a_prompt_that_nobody_has_is_a_404_in_openais_words_and_asks_each_
 @pytest.mark.parametrize("models", [[], ["gpt-4o", "pmpt_*"]], ids=["any model", "some models"])
 async def test_whoever_knows_a_prompts_id_may_use_it(templated, models):
     """As with fine-tuned models: no client's request made it."""
-    clients = [{"id": name, "key_hash": digit * 64, "models": models} for name, digit in (("alice", "0"), ("bob", "1"))]
+    clients = [{"id": name, "key": f"the-key-of-{name}-01", "models": models} for name in ("alice", "bob")]
     pool = await templated("abcdefghijkl", holder="b", clients=clients)
-    pool.auth.enter = lambda _: "alice"
-    while (await pool.ask(by_prompt())).status != 200:
+    while (await pool.ask(by_prompt(key="the-key-of-alice-01"))).status != 200:
         pass  # a request asks some of so many accounts at most
     pool.upstream.sent.clear()
     pool.roster.pool._lacking.clear()
-    pool.auth.enter = lambda _: "bob"
-    assert (await pool.ask(by_prompt())).status == 200
+    assert (await pool.ask(by_prompt(key="the-key-of-bob-01"))).status == 200
     assert pool.accounts_asked == ["b"]
 
 
 async def test_a_client_of_some_models_may_not_leave_the_choice_to_a_prompt(templated):
-    clients = [{"id": "app", "key_hash": "0" * 64, "models": ["gpt-4o-mini"]}]
+    clients = [{"id": "app", "key": "the-key-of-app-0001", "models": ["gpt-4o-mini"]}]
     pool = await templated("a", holder="a", clients=clients)
-    pool.auth.enter = lambda _: "app"
-    client = await pool.ask(by_prompt())
+    client = await pool.ask(by_prompt(key="the-key-of-app-0001"))
     assert (client.status, client.error["code"]) == (403, "model_not_allowed")
     assert pool.upstream.sent == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +47,7 @@ def four_keys_die(
     key but what was under way, all of it to be told, and all of it to be still so after a restart."""
     simulator = start_simulator(10, "--rpm", "100000", "--tpm", "0", "--latency-ms", "30")
     shared = {"redis": redis} if redis else {}
-    proxies = [start_proxy(pool_config(simulator, workers=workers, **shared)) for _ in range(replicas)]
+    proxies = _together(start_proxy, [pool_config(simulator, workers=workers, **shared)] * replicas)
     urls = [proxy.base_url for proxy in proxies]
     step_s = min(0.3, seconds / 10)
     with Load(*urls, clients=clients, seconds=seconds + 10) as load:
@@ -66,8 +67,9 @@ def four_keys_die(
     assert all(count <= clients for count in at_rest.values()), at_rest
     _expect_told(proxies)
     for proxy in proxies:
-        assert proxy.stop() == 0
-    again = [start_proxy({**proxy.config}) for proxy in proxies]
+        proxy.process.terminate()
+    assert [proxy.stop() for proxy in proxies] == [0] * replicas
+    again = _together(start_proxy, [proxy.config for proxy in proxies])
     before = after_deaths(simulator, DEATHS)
     with Load(*[proxy.base_url for proxy in again], clients=clients, seconds=1.0) as load:
         pass
@@ -75,6 +77,13 @@ def four_keys_die(
     assert after_deaths(simulator, DEATHS) == before
     _expect_states(again)
     return Figures(at_rest, {i: round(window * 1000) for i, window in windows.items()}, str(load))
+
+
+def _together(start_proxy: Callable[..., RunningProxy], configurations: Sequence[dict[str, Any]]) -> list[RunningProxy]:
+    """One for each configuration, all of which start at the same time."""
+    proxies = [start_proxy(config, wait=False) for config in configurations]
+    wait_until(lambda: all(proxy.ready() for proxy in proxies), "the replicas become ready")
+    return proxies
 
 
 def _expect_no_more(simulator: Simulator, at_rest: dict[int, int], *, trials: int) -> None:
@@ -101,7 +110,9 @@ def _expect_states(proxies: Sequence[RunningProxy]) -> None:
         for index, (_, state) in DEATHS.items():
             key = f"key-{index}"
             wait_until(lambda k=key, s=state, p=proxy: p.total("quotapool_key_state", key=k, state=s) == 1, key, 3)
-        checked = proxy.command("check", "--json")
+    with ThreadPoolExecutor() as threads:
+        checks = list(threads.map(lambda proxy: proxy.command("check", "--json"), proxies))
+    for checked in checks:
         assert checked.returncode == 1, checked.stderr
         rows: dict[str, dict[str, Any]] = {row["id"]: row for row in json.loads(checked.stdout)["keys"]}
         for index in range(10):

@@ -31,7 +31,7 @@ async def test_a_key_that_leaves_the_pool_ends_its_sessions_so_that_sdks_connect
     assert (await client.closed())[0] == 1012
 
 
-async def test_a_response_under_way_is_waited_for_but_not_for_ever(open_hall, monkeypatch):
+async def test_a_response_under_way_is_waited_for_but_not_forever(open_hall, monkeypatch, fast_time):
     monkeypatch.setattr(held, "_LOOK_S", 0.02)
     monkeypatch.setattr(held, "_LAST_WORDS_S", 0.3)
     hall = await open_hall({"a": 1})
@@ -60,7 +60,7 @@ async def test_a_restart_says_so_to_every_session(open_hall):
     assert hall.house.recorder.sessions == {"a": 0}
 
 
-async def test_who_is_silent_is_asked_for_a_sign_of_life_and_given_up_without_one(open_hall, monkeypatch):
+async def test_who_is_silent_is_asked_for_a_sign_of_life_and_given_up_without_one(open_hall, monkeypatch, fast_time):
     monkeypatch.setattr(held, "_LOOK_S", 0.02)
     monkeypatch.setattr("quotapool.session.relay._PING_AFTER_S", 0.1)
     monkeypatch.setattr("quotapool.session.relay._LOST_AFTER_S", 0.4)

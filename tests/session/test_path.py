@@ -14,7 +14,6 @@ import pytest
 from quotapool.domain.bucket import DIMENSIONS
 from quotapool.domain.quantities import Dimension
 from quotapool.domain.states import State
-from quotapool.ledger.clients import digest
 from quotapool.session import open as held
 
 from tests.fakes.sessions import TEXT, Hall, Refused, heard, say
@@ -293,7 +292,7 @@ async def test_responses_of_several_lanes_are_told_apart(open_hall):
     assert await tokens_taken(hall, group="gpt-4o") == 50
 
 
-async def test_a_create_beyond_the_budget_waits_in_line_and_keeps_its_place(open_hall):
+async def test_a_create_beyond_the_budget_waits_in_the_queue_and_keeps_its_place(open_hall, fast_time):
     hall = await open_hall({"a": 1}, limits={"default": {"tpm": 60_000}}, queue={"max_wait": 10})  # 1,000 a second
     client, upstream = await hall.pair("/v1/responses")
     await say(client, **create(60_000))
@@ -306,7 +305,7 @@ async def test_a_create_beyond_the_budget_waits_in_line_and_keeps_its_place(open
     assert (await heard(upstream))["type"] == "response.steer"
 
 
-async def test_a_create_that_would_wait_too_long_is_refused_as_openai_would(open_hall):
+async def test_a_create_that_would_wait_too_long_is_refused_as_openai_would(open_hall, fast_time):
     hall = await open_hall({"a": 1}, limits={"default": {"tpm": 1000}}, queue={"max_wait": 0.1})
     client, upstream = await hall.pair("/v1/responses")
     await say(client, **create(900))
@@ -364,7 +363,7 @@ async def test_a_key_that_upstream_repeats_goes_no_further(open_hall):
     assert secret[:12] not in reason
 
 
-async def test_nothing_goes_up_behind_a_close(open_hall):
+async def test_nothing_goes_up_behind_a_close(open_hall, fast_time):
     hall = await open_hall({"a": 1}, limits={"default": {"tpm": 60_000}}, queue={"max_wait": 10})  # 1,000 a second
     client, upstream = await hall.pair("/v1/responses")
     await say(client, **create(60_000))
@@ -387,8 +386,6 @@ async def test_a_client_with_a_list_of_models_gets_sessions_and_responses_with_t
     key = "a-key-of-sixteen-or-more"
     clients = [{"id": "ann", "key": key, "models": ["gpt-4o*"]}]
     hall = await open_hall({"a": 1}, clients=clients)
-    gate = hall.house.auth
-    gate.configure(clients={digest(key): "ann"}, hosts=(), origins=(), allow_anonymous=False)
     header = f"Authorization: Bearer {key}"
     for target in ("/v1/realtime?model=gpt-realtime", "/v1/realtime"):
         with pytest.raises(Refused) as refused:
@@ -405,9 +402,7 @@ async def test_a_client_with_a_list_of_models_gets_sessions_and_responses_with_t
 
 @pytest.mark.parametrize("fields", [(), ("Authorization: Bearer not-a-key",), ("Sec-WebSocket-Protocol: realtime",)])
 async def test_without_a_proxy_key_where_one_is_wanted_there_is_no_session(open_hall, fields):
-    hall = await open_hall({"a": 1})
-    gate = hall.house.auth
-    gate.configure(clients={digest("the-key-of-ann-00001"): "ann"}, hosts=(), origins=(), allow_anonymous=False)
+    hall = await open_hall({"a": 1}, clients=[{"id": "ann", "key": "the-key-of-ann-00001"}])
     with pytest.raises(Refused) as refused:
         await hall.connect(TARGET, *fields)
     assert refused.value.status == 401

@@ -8,23 +8,20 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from quotapool.ledger.clients import digest
 from quotapool.openai.ids import CALL, RESPONSE
 
 from tests.fakes.sessions import BINARY, TEXT, Hall, Peer, Refused, open_sessions
 
-ANN, BOB = "Authorization: Bearer ann-has-this-key-01", "Authorization: Bearer bob-has-this-key-01"
+CLIENTS = [{"id": name, "key": f"{name}-has-this-key-01"} for name in ("ann", "bob")]
+ANN, BOB = (f"Authorization: Bearer {client['key']}" for client in CLIENTS)
 
 
 @pytest.fixture
 async def hall(valkey_url) -> AsyncIterator[Hall]:
     """Five accounts, two clients, and a book of whose objects live where."""
     async with contextlib.AsyncExitStack() as stack:
-        options = {"objects": {"search": False}}
+        options = {"objects": {"search": False}, "clients": CLIENTS}
         opened = await stack.enter_async_context(open_sessions(valkey_url, dict.fromkeys("abcde", 1), **options))
-        house = opened.house
-        keys = {digest(header.rpartition(" ")[2]): name for name, header in {"ann": ANN, "bob": BOB}.items()}
-        house.auth.configure(clients=keys, hosts=(), origins=(), allow_anonymous=False)
         yield opened
 
 

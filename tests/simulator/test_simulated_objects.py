@@ -30,7 +30,8 @@ async def test_another_account_does_not_find_a_file(simulate):
     assert (await other.files.list()).data == []
 
 
-async def test_a_batch_completes_after_a_moment_and_answers_each_line(simulate):
+async def test_a_batch_completes_after_a_moment_and_answers_each_line(simulate, virtual_time):
+    virtual_time.waits_for_tcp()
     sdk = (await simulate()).sdk()
     lines = b"\n".join(json.dumps({"custom_id": name, "body": {"n": 1}}).encode() for name in "ab")
     file = await sdk.files.create(file=("in.jsonl", lines), purpose="batch")
