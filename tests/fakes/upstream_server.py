@@ -1,6 +1,6 @@
 """An upstream that follows a script byte by byte, and the client under test in front of it.
 
-async with talk_to(LeanUpstream, script) as (client, server):
+async with talk_to("ours", script) as (client, server):
     answer = await client.send("GET", "/", [], None)
 """
 
@@ -14,10 +14,12 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 from quotapool.upstream.client import UpstreamClient
-from quotapool.upstream.interface import AiohttpUpstream, Answer, Timeouts, Upstream
+from quotapool.upstream.interface import Answer, Timeouts, Upstream
+
+from tests.reference.aiohttp_upstream import AiohttpUpstream
 
 PATIENCE_S = 5.0
-CLIENTS = {"reference": AiohttpUpstream, "lean": UpstreamClient}
+CLIENTS = {"aiohttp": AiohttpUpstream, "ours": UpstreamClient}
 
 
 class Visit:

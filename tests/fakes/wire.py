@@ -20,10 +20,10 @@ from quotapool.domain.request_record import RequestRecord
 from quotapool.upstream.client import UpstreamClient
 from quotapool.upstream.interface import Timeouts
 from quotapool.web.handlers import ClientHandler
-from quotapool.web.listener import Listener
 from quotapool.web.server import Server
 
 from tests.fakes.house import House, open_house
+from tests.reference.aiohttp_server import AiohttpServer
 
 PATIENCE_S = 5.0  # for anything that should come; nothing here waits for it when all is well
 
@@ -180,7 +180,7 @@ def post(body: bytes, *fields: str, target: str = "/v1/chat/completions") -> byt
 
 @contextlib.asynccontextmanager
 async def open_wire(
-    url: str, *, timeouts: Timeouts | None = None, server: str = "lean", **options: Any
+    url: str, *, timeouts: Timeouts | None = None, server: str = "ours", **options: Any
 ) -> AsyncIterator[Wire]:
     """The real listener and the real upstream client, on 127.0.0.1, around one account with one key."""
     async with open_house(url, {"a": 1}, **options) as house:
@@ -189,10 +189,9 @@ async def open_wire(
         upstream = UpstreamClient(base, timeouts or Timeouts(2.0, PATIENCE_S, PATIENCE_S))
         house.pipeline.forwarder.upstream = upstream
         handler = ClientHandler(house.pipeline, ends)
-        listener = Listener(handler)
-        lean = Server(handler.serve, listener)
+        ours, aiohttps = Server(handler.serve), AiohttpServer(handler)
         loop = asyncio.get_running_loop()
-        serving = await loop.create_server(lean if server == "lean" else listener, "127.0.0.1", 0)
+        serving = await loop.create_server(ours if server == "ours" else aiohttps, "127.0.0.1", 0)
         wire = Wire(house, raw, serving.sockets[0].getsockname()[1], handler, ends)
         try:
             yield wire
@@ -200,6 +199,6 @@ async def open_wire(
             serving.close()
             wire.close_clients()
             await upstream.close()
-            await lean.close()
-            await listener.shutdown(0.1)
+            await ours.close()
+            await aiohttps.shutdown(0.1)
             await raw.stop()

@@ -1,6 +1,6 @@
 """What upstream may say and what it may not: every framing of HTTP/1.1, whole, in pieces, broken off, and malformed.
 
-The same promises for aiohttp's client, the reference, and for the lean one; where they differ the test says why.
+The same promises for aiohttp's client, the reference, and for ours; where they differ the test says why.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ async def test_a_connection_serves_again_after(kind, case):
 
 @pytest.mark.parametrize("case", ENDING)
 async def test_a_connection_is_not_used_again_after(kind, case):
-    """aiohttp uses one again after any HEAD; the lean client only where each byte of a body would be noticed."""
+    """aiohttp uses one again after any HEAD; ours only if each byte of a body would be noticed."""
     method, wire, status, body = ENDING[case]
 
     async def script(visit) -> None:
@@ -218,8 +218,8 @@ async def test_an_answer_that_can_be_misread_is_refused(kind, case):
 
 
 @pytest.mark.parametrize("case", STRICTER)
-async def test_the_lean_client_refuses_more(case):
-    failure = await refused("lean", STRICTER[case])
+async def test_our_client_refuses_more(case):
+    failure = await refused("ours", STRICTER[case])
     assert (failure.reason, failure.sent, failure.idle) == ("protocol", True, False)
 
 
@@ -245,8 +245,8 @@ async def test_a_head_of_more_than_64_kib_is_refused(kind, case):
 
 
 @pytest.mark.parametrize("case", STRICTLY_OVERSIZED)
-async def test_the_lean_client_bounds_everything_that_is_not_the_body(case):
-    failure = await refused("lean", STRICTLY_OVERSIZED[case])
+async def test_our_client_bounds_everything_that_is_not_the_body(case):
+    failure = await refused("ours", STRICTLY_OVERSIZED[case])
     assert (failure.reason, failure.sent) == ("protocol", True)
 
 
@@ -282,13 +282,13 @@ async def test_what_came_before_the_break_can_be_read(kind):
 
 async def test_a_body_until_the_end_that_ends_in_a_reset_is_a_failure():
     """aiohttp takes the reset for the end."""
-    async with talk_to("lean", once(TO_THE_END, reset=True)) as (client, _):
+    async with talk_to("ours", once(TO_THE_END, reset=True)) as (client, _):
         with pytest.raises(UpstreamFailure) as failed:
             await get(client)
     assert failed.value.reason == "reset"
 
 
-LEFTOVERS = [("lean", OK), *((kind, over) for kind in CLIENTS for over in (LENGTH, b"junk", b"\0"))]
+LEFTOVERS = [("ours", OK), *((kind, over) for kind in CLIENTS for over in (LENGTH, b"junk", b"\0"))]
 
 
 @pytest.mark.parametrize(("client_kind", "leftover"), LEFTOVERS)
@@ -312,7 +312,7 @@ async def test_bytes_after_an_answer_are_never_taken_for_the_next(client_kind, w
         try:
             assert await get(client) == (status, body)
         except UpstreamFailure as failure:
-            if (client_kind, failure.reason) != ("reference", "protocol"):
+            if (client_kind, failure.reason) != ("aiohttp", "protocol"):
                 raise
         assert await get(client) == (200, b"")
         assert server.connections == 2
@@ -330,7 +330,7 @@ async def test_bytes_that_come_while_a_connection_is_idle_end_it():
         await visit.gone()
 
     told = asyncio.Event()
-    async with talk_to("lean", script) as (client, server):
+    async with talk_to("ours", script) as (client, server):
         assert await get(client) == (200, b"hello")
         told.set()
         for _ in range(20):
@@ -357,7 +357,7 @@ async def test_a_body_that_a_head_s_answer_must_not_have_is_never_the_next_answe
             await visit.say(head + forged)
         await visit.gone()
 
-    async with talk_to("lean", script) as (client, server):
+    async with talk_to("ours", script) as (client, server):
         assert await get(client, "HEAD") == (200, b"")
         for _ in range(20):
             await asyncio.sleep(0)

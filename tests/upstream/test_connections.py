@@ -100,7 +100,7 @@ async def test_a_kept_connection_closed_after_a_few_words_is_not():
         await visit.request()
         await visit.say(HEAD[:10])
 
-    async with talk_to("lean", script) as (client, _):
+    async with talk_to("ours", script) as (client, _):
         assert await get(client) == (200, b"hello")
         failure = await failure_of(client, b"{}")
     assert (failure.reason, failure.sent, failure.idle) == ("reset", True, False)
@@ -163,7 +163,7 @@ async def test_an_old_deadline_does_not_end_a_later_request():
         await asyncio.sleep(0.05)
         await visit.say(OK)
 
-    async with talk_to("lean", script, first_byte=0.08) as (client, server):
+    async with talk_to("ours", script, first_byte=0.08) as (client, server):
         assert await get(client) == (200, b"hello")
         await asyncio.sleep(0.05)
         assert await get(client) == (200, b"hello")
@@ -188,7 +188,7 @@ async def test_the_connection_used_last_is_used_next():
             await turns()
 
     both = asyncio.Event()
-    async with talk_to("lean", script) as (client, server):
+    async with talk_to("ours", script) as (client, server):
         await asyncio.gather(get(client), get(client))
         for _ in range(4):
             assert await get(client) == (200, b"hello")
@@ -207,7 +207,7 @@ async def test_idle_connections_are_closed_in_time(monkeypatch):
         await visit.gone()
         left.set()
 
-    async with talk_to("lean", script) as (client, _):
+    async with talk_to("ours", script) as (client, _):
         assert await get(client) == (200, b"hello")
         await asyncio.wait_for(left.wait(), 1)
         assert repr(client).endswith(" 0 open 0 idle>")
@@ -220,14 +220,14 @@ async def test_idle_connections_are_closed_in_time(monkeypatch):
 async def test_a_server_may_say_how_long_it_keeps_a_connection(said, kept_s):
     """We are to be the first to close it, so a fifth of the time is left out. (aiohttp's client doesn't look.)"""
     wire = HEAD[:-2] + f"Keep-Alive: {said}\r\n\r\nhello".encode()
-    async with talk_to("lean", answering([wire])) as (client, _):
+    async with talk_to("ours", answering([wire])) as (client, _):
         assert await get(client) == (200, b"hello")
         assert [connection.keep_s for connection in client._idle] == [kept_s]
 
 
 async def test_a_server_that_keeps_nothing_is_believed():
     wire = HEAD[:-2] + b"Keep-Alive: timeout=0\r\n\r\nhello"
-    async with talk_to("lean", answering([wire])) as (client, server):
+    async with talk_to("ours", answering([wire])) as (client, server):
         assert await get(client) == (200, b"hello")
         assert await get(client) == (200, b"hello")
         assert server.connections == 2
@@ -244,7 +244,7 @@ async def test_a_connection_that_was_long_idle_is_looked_at_before_use(monkeypat
         await visit.say(OK)
         await visit.gone()
 
-    async with talk_to("lean", script) as (client, server):
+    async with talk_to("ours", script) as (client, server):
         assert await get(client) == (200, b"hello")
         with socket.socket(fileno=os.dup(visits[0].writer.get_extra_info("socket").fileno())) as other_end:
             other_end.shutdown(socket.SHUT_WR)  # and no turn of the loop after it
@@ -412,7 +412,7 @@ async def test_a_body_until_the_end_needs_tls_s_farewell(certificate):
             visit.writer.transport.abort()
 
     trusting = ssl.create_default_context(cafile=certificate)
-    async with talk_to("lean", script, server_tls=server_side(certificate), tls=trusting, host="localhost") as (
+    async with talk_to("ours", script, server_tls=server_side(certificate), tls=trusting, host="localhost") as (
         client,
         _,
     ):

@@ -1,6 +1,6 @@
 """Through a corporate forward proxy: CONNECT, its login, its refusals, and TLS with upstream itself inside the tunnel.
 
-aiohttp's client sends whole URLs to the proxy where upstream is plain http, so there only the lean one is tried.
+aiohttp's client sends whole URLs to the proxy if upstream is plain http, so there only ours is tried.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ async def test_silence_between_pieces_ends_it(kind):
         answer.close()
 
 
-async def test_a_piece_wakes_no_task_of_the_lean_client():
+async def test_a_piece_wakes_no_task_of_our_client():
     """The connection itself calls the sink: a task that pours sleeps until the end."""
     pieces = 20
 
@@ -146,7 +146,7 @@ async def test_a_piece_wakes_no_task_of_the_lean_client():
             await visit.say(chunk(b"x"))
         await visit.say(b"0\r\n\r\n")
 
-    async with talk_to("lean", script) as (client, _):
+    async with talk_to("ours", script) as (client, _):
         cup = Cup()
         answer = await client.send("GET", "/v1/models", [], None)
         waits = 0

@@ -51,7 +51,7 @@ async def test_nothing_is_added_but_host(kind):
 
 async def test_headers_go_out_in_their_order_and_spelling():
     """aiohttp's client moves repeated ones together, and forgets those spelled in another way."""
-    request = await seen("lean", "GET", "/", [("x-B", "1"), ("X-a", "2"), ("x-b", "3")], None)
+    request = await seen("ours", "GET", "/", [("x-B", "1"), ("X-a", "2"), ("x-b", "3")], None)
     assert lines(request)[1:] == [b"x-B: 1", b"X-a: 2", b"x-b: 3"]
 
 
@@ -62,7 +62,7 @@ async def test_bytes_beyond_ascii_are_passed_on(kind):
 
 async def test_bytes_that_are_no_utf_8_are_passed_on_as_they_came():
     """aiohttp's client cannot write them, though its server reads them so."""
-    assert b"X-A: \xff" in lines(await seen("lean", "GET", "/", [("X-A", "\udcff")], None))
+    assert b"X-A: \xff" in lines(await seen("ours", "GET", "/", [("X-A", "\udcff")], None))
 
 
 @pytest.mark.parametrize("size", [0, 2, 65_535, 65_536, 1_000_000])
@@ -117,13 +117,13 @@ async def test_a_header_is_one_line(kind, headers):
         with pytest.raises(UpstreamFailure) as failed:
             await client.send("POST", "/", headers, b"{}")
         assert failed.value.reason == "protocol"
-        assert failed.value.sent is (kind == "reference")
+        assert failed.value.sent is (kind == "aiohttp")
         assert await get(client) == (200, b"")
 
 
 @pytest.mark.parametrize("headers", STRICTER, ids=repr)
-async def test_the_lean_client_refuses_a_head_that_could_be_misread(headers):
-    async with talk_to("lean", answering([EMPTY])) as (client, server):
+async def test_our_client_refuses_a_head_that_could_be_misread(headers):
+    async with talk_to("ours", answering([EMPTY])) as (client, server):
         with pytest.raises(UpstreamFailure) as failed:
             await client.send("POST", "/", headers, b"{}")
         assert (failed.value.reason, failed.value.sent, server.connections) == ("protocol", False, 0)
@@ -132,7 +132,7 @@ async def test_the_lean_client_refuses_a_head_that_could_be_misread(headers):
 @pytest.mark.parametrize("target", ["/a b", "/a\r\nX-B: 1", "/a HTTP/1.1\r\n\r\nGET /b"])
 async def test_a_target_is_one_word(target):
     """aiohttp's client leaves this to its caller."""
-    async with talk_to("lean", answering([EMPTY])) as (client, server):
+    async with talk_to("ours", answering([EMPTY])) as (client, server):
         with pytest.raises(UpstreamFailure) as failed:
             await client.send("GET", target, [], None)
         assert (failed.value.sent, server.connections) == (False, 0)
@@ -194,7 +194,7 @@ async def test_an_answer_that_comes_early_wins(kind):
         assert (answer.status, await whole(answer)) == (413, b"big")
         assert await get(client) == (200, b"")
         assert server.connections == 2
-        if kind == "lean":  # aiohttp lets go of the body later
+        if kind == "ours":  # aiohttp lets go of the body later
             await asyncio.wait_for(stopped.wait(), 1)
 
 
@@ -263,7 +263,7 @@ async def test_a_body_of_another_length_than_promised_is_not_sent_as_if_it_fitte
     async def script(visit) -> None:
         await visit.gone()
 
-    async with talk_to("lean", script) as (client, _):
+    async with talk_to("ours", script) as (client, _):
         with pytest.raises(UpstreamFailure) as failed:
             await client.send("POST", "/", [("Content-Length", "10")], pieces(data))
     assert failed.value.reason == "protocol"

@@ -61,9 +61,9 @@ class Requests:
 
     def __init__(self) -> None:
         self.seen: list[tuple[list[tuple[str, str]], bytes]] = []
-        self.server = Server(self._answer, asyncio.Protocol)
+        self.server = Server(self._answer)
 
-    async def _answer(self, exchange) -> None:
+    async def _answer(self, exchange, _wanted) -> None:
         status = 200
         try:
             self.seen.append((list(exchange.headers.items()), await exchange.read(1000)))

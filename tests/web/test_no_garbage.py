@@ -21,7 +21,7 @@ def no_collector():
     gc.enable()
 
 
-async def answer(exchange: Exchange) -> None:
+async def answer(exchange: Exchange, _wanted: object) -> None:
     await exchange.read(1_000)
     await exchange.start(200, "", [], 2)
     await exchange.write(b"ok")
@@ -37,10 +37,12 @@ async def answer(exchange: Exchange) -> None:
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf",
         b"POST / HTTP/1.1\r\nHos",
         b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nframes",
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
     ],
 )
 async def test_a_clients_connection_leaves_no_garbage(no_collector, sent):
-    server = Server(answer, asyncio.Protocol)
+    server = Server(answer)
     listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
     writer.write(sent)

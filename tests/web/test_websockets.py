@@ -248,6 +248,8 @@ async def test_compression_is_agreed_on_with_nobody(hall):
         ("Sec-WebSocket-Key: c2hvcnQ=",),
         ("Sec-WebSocket-Key: not base64!",),
         ("Sec-WebSocket-Key:",),
+        ("Content-Length: 3",),
+        ("Transfer-Encoding: chunked",),
     ],
 )
 async def test_a_handshake_that_is_none_is_refused_before_anything_is_spent(hall, fields):
@@ -286,6 +288,15 @@ async def test_a_client_secret_of_openai_is_not_swapped_for_a_pool_key(hall, fie
     with pytest.raises(Refused) as refused:
         await hall.connect("/v1/realtime", *fields)
     assert (refused.value.status, json.loads(refused.value.body)["error"]["code"]) == (401, "client_secret_sent")
+
+
+async def test_a_connection_whose_handshake_is_refused_ends(hall):
+    """What a client sends behind its handshake are frames, and must not be read as requests."""
+    client = await hall.ask("/v1/realtime", "Sec-WebSocket-Version: 8")
+    assert client.start.split()[1] == "400"
+    assert client.field("Connection") == "close"
+    await client.reader.readexactly(int(client.field("Content-Length") or 0))
+    assert await client.ended()
 
 
 async def test_any_future_path_can_be_a_websocket(hall):
