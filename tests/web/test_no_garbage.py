@@ -61,7 +61,7 @@ async def test_a_clients_connection_leaves_no_garbage(no_collector, sent):
     await server.close()
 
 
-class Keeper:
+class Owner:
     def answered(self, connection: UpstreamConnection) -> None: ...
 
     def free(self, connection: UpstreamConnection) -> None: ...
@@ -79,7 +79,7 @@ async def test_a_connection_to_upstream_leaves_no_garbage(no_collector):
     loop = asyncio.get_running_loop()
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     where = server.sockets[0].getsockname()
-    _, connection = await loop.create_connection(lambda: UpstreamConnection(loop, Keeper(), Timeouts(5, 5, 5)), *where)
+    _, connection = await loop.create_connection(lambda: UpstreamConnection(loop, Owner(), Timeouts(5, 5, 5)), *where)
     got = connection.request("GET", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", None, None)
     assert await got.chunk() == b"ok"
     seen = weakref.ref(connection)

@@ -28,6 +28,7 @@ from quotapool.websocket.socket import READ_BUFFER
 _KEEP_ALIVE_S: Final = 75.0
 _HEAD_S: Final = 60.0  # in which a request's head must have come
 _LINGER_S: Final = 10.0  # how long a body that nobody wants is taken, so that the client reads its answer
+_NEVER: Final = math.inf
 _SWEEP_S: Final = 1.0
 _LONGEST_LINE: Final = 65_536  # bytes of one header line; OpenAI takes 64 KiB of headers in all
 _LONGEST_HEAD: Final = 4 * _LONGEST_LINE
@@ -53,9 +54,8 @@ class _Reading(enum.Enum):
     CLOSED = enum.auto()
 
 
-_BETWEEN: Final = _Reading.BETWEEN  # globals are found faster than members, and these are looked at with each piece
-_HEAD: Final = _Reading.HEAD
-_BODY: Final = _Reading.BODY
+# Globals are found faster than members, and they are looked at with each piece that comes.
+_BETWEEN, _HEAD, _BODY, _UNWANTED, _SWITCHED, _MALFORMED, _CLOSED = _Reading
 
 
 class ClientConnection(asyncio.Protocol):
@@ -118,11 +118,12 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         while data:
-            if self._switched is not None:
-                self._switched.feed_data(data)
-                return
-            if self._reading is _Reading.MALFORMED or self._reading is _Reading.CLOSED:
-                return
+            if self._reading is not _BETWEEN:
+                if self._switched is not None:
+                    self._switched.feed_data(data)
+                    return
+                if self._reading is _MALFORMED or self._reading is _CLOSED:
+                    return
             self._got = len(data)
             self._overhead += self._got
             try:
@@ -216,7 +217,7 @@ class ClientConnection(asyncio.Protocol):
             return b""
         exchange = self._exchange(keep_alive=False)
         exchange.feed_end()
-        self._reading = _Reading.SWITCHED
+        self._reading = _SWITCHED
         reader = self._switched = asyncio.StreamReader(limit=READ_BUFFER, loop=self._server.loop)
         reader.set_transport(transport)
         wanted = None if method == b"CONNECT" else WebSocketRequest(exchange, reader, transport, self._drain)
@@ -227,7 +228,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _begin(self, exchange: Exchange, wanted: WebSocketRequest | None = None) -> None:
         self._current = exchange
-        self.deadline = math.inf
+        self.deadline = _NEVER
         self.task = self._server.loop.create_task(self._answer(exchange, wanted))
 
     async def _answer(self, exchange: Exchange, wanted: WebSocketRequest | None) -> None:
@@ -256,7 +257,7 @@ class ClientConnection(asyncio.Protocol):
             self._close()
         else:
             # The client still sends what nobody wants. To close now would take the answer from it.
-            self._reading = _Reading.UNWANTED
+            self._reading = _UNWANTED
             self.deadline = self._server.now() + _LINGER_S
             exchange.discard()
             if self._transport is not None and self._transport.can_write_eof():
@@ -265,17 +266,18 @@ class ClientConnection(asyncio.Protocol):
     def _next(self) -> None:
         if self._queued:
             self._begin(self._queued.popleft())
-        elif self._reading is _Reading.MALFORMED:
+        elif self._reading is _MALFORMED:
             self._refuse()
         else:
             self.deadline = self._server.now() + _KEEP_ALIVE_S
-            self.resume_reading()
+            if self._paused:
+                self.resume_reading()
 
     def _refuse_rest(self) -> None:
         """What came is not HTTP, or could be read in two ways: it ends the connection once the rest is answered."""
-        reading, self._reading = self._reading, _Reading.MALFORMED
+        reading, self._reading = self._reading, _MALFORMED
         arriving, self._arriving = self._arriving, None
-        if reading is _Reading.UNWANTED:
+        if reading is _UNWANTED:
             self._close()
         elif arriving is not None:
             arriving.feed_end(broken=True)  # whoever reads its body refuses it
@@ -317,7 +319,7 @@ class ClientConnection(asyncio.Protocol):
     # ---- for the server
 
     def _close(self) -> None:
-        self._reading = _Reading.CLOSED
+        self._reading = _CLOSED
         if self._transport is not None:
             self._transport.close()
 
