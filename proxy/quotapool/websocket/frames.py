@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Final, NamedTuple
 
-from aiohttp._websocket.helpers import websocket_mask  # the only masking in C that is installed anyway
+from quotapool.websocket.mask import mask
 
 CONTINUATION: Final = 0x0
 TEXT: Final = 0x1
@@ -120,7 +120,7 @@ class FrameReader:
     def _complete(self, payload: bytearray) -> Message | None:
         """The message that this frame ends, if it does."""
         if self._key:
-            websocket_mask(self._key, payload)
+            mask(self._key, payload)
         opcode = self._opcode & 0x0F
         if opcode >= CLOSE:
             if opcode == CLOSE:
@@ -166,7 +166,7 @@ def head_of(opcode: int, payload: bytearray, *, masks: bool) -> bytes:
     if not masks:
         return head
     key = os.urandom(4)  # §5.3: not to be foretold
-    websocket_mask(key, payload)
+    mask(key, payload)
     return head + key
 
 
