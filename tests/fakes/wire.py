@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from quotapool.domain.request_record import RequestRecord
@@ -163,6 +164,13 @@ class Wire:
     def close_clients(self) -> None:
         for client in self._clients:
             client.close()
+
+
+def kernel_buffers() -> int:
+    """Bytes that Linux may hold on the way from one program through a second one to a third whose receive buffer has a
+    fixed size: a send, a receive and a send buffer, which grow up to these (tcp(7))."""
+    receive, send = (int(Path(f"/proc/sys/net/ipv4/tcp_{name}").read_text().split()[2]) for name in ("rmem", "wmem"))
+    return receive + 2 * send
 
 
 def parse_head(head: bytes) -> tuple[str, list[tuple[str, str]]]:
