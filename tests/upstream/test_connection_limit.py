@@ -181,7 +181,7 @@ async def test_a_place_given_to_one_who_has_just_left_is_free_again():
     line: ConnectionLimit[str] = ConnectionLimit(1, lambda _: None)
     assert await line.wait(None) is None
     waiting = await in_line(line)
-    line.left()
+    line.release()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting

@@ -154,7 +154,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     # ---- for answers
 
-    def read_on(self, answer: StreamedAnswer) -> None:
+    def resume(self, answer: StreamedAnswer) -> None:
         if self._paused and answer is self._answer and self.transport is not None:
             self._paused = False
             self.transport.resume_reading()
@@ -172,13 +172,13 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.loop.call_at(deadline, self._due)
+        self._timer = self.loop.call_at(deadline, self._deadline_passed)
 
-    def _due(self) -> None:
+    def _deadline_passed(self) -> None:
         self._timer = None
         if self._deadline is not None and self._answer is not None:
             if self.loop.time() < self._deadline:
-                self._timer = self.loop.call_at(self._deadline, self._due)
+                self._timer = self.loop.call_at(self._deadline, self._deadline_passed)
             else:
                 self._fail("timeout", "upstream took too long to answer")
 

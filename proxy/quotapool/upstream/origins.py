@@ -1,4 +1,4 @@
-"""The upstreams of one configuration: the pool's own, and those that some keys have to themselves."""
+"""The upstream origins of one configuration: the pool's own, and those that some keys have for themselves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from quotapool.upstream.interface import Timeouts, Upstream
 
 
 class Origins:
-    """One keep-alive connection pool for each distinct address, made once, closed together."""
+    """One client for each distinct address, made once, closed together."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Origins:
         self.others: dict[str, Upstream] = {other: self.main if other == base else upstream(other) for other in others}
 
     def __repr__(self) -> str:
-        return f"<Fleet {self.main!r} {len(self.others)} others>"
+        return f"<Origins {self.main!r} {len(self.others)} others>"
 
     async def close(self) -> None:
         """End every connection."""

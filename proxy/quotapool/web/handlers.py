@@ -17,7 +17,7 @@ from quotapool.openai.refusal import Refusal
 from quotapool.request.path import RequestPath
 from quotapool.request.relay import Downstream
 from quotapool.session.path import SessionPath
-from quotapool.web.cors import Cors, PageSide, is_preflight
+from quotapool.web.cors import Cors, PageDownstream, is_preflight
 from quotapool.web.websocket import WebSocketRequest
 
 _log = structlog.get_logger()
@@ -75,7 +75,7 @@ class ClientHandler:
         self._open.add(down)
         self._observer.began()
         origin = down.headers.get("Origin")
-        side: Downstream = down if origin is None else PageSide(down, self.cors.seen_from(origin))
+        page: Downstream = down if origin is None else PageDownstream(down, self.cors.headers_for(origin))
         try:
             if len(self._open) > self.max_concurrent:
                 raise Refusal(replies.PROXY_OVERLOADED, retry_after_s=_RETRY_AFTER_S)  # answered below
@@ -86,10 +86,10 @@ class ClientHandler:
                 await down.start(204, "", self.cors.preflight(down.headers), None)  # 403
                 await down.finish()
             else:
-                await self._path.serve(side, record)
+                await self._path.serve(page, record)
         except Refusal as refusal:
             # A broken upload: whatever became of it upstream, the client caused it.
-            await self._refuse(side, record, Refusal(replies.INVALID_HTTP) if down.malformed else refusal)
+            await self._refuse(page, record, Refusal(replies.INVALID_HTTP) if down.malformed else refusal)
         except asyncio.CancelledError:
             record.cut, record.status = True, record.status or 499
             raise
@@ -101,7 +101,7 @@ class ClientHandler:
             if down.started:
                 down.cut()
             else:
-                await self._refuse(side, record, Refusal(replies.INTERNAL_ERROR))
+                await self._refuse(page, record, Refusal(replies.INTERNAL_ERROR))
         finally:
             self._open.discard(down)
             self.ended_at = time.monotonic()
