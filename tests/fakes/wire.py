@@ -1,4 +1,4 @@
-"""HTTP as bytes on both sides of the real listener: an upstream and a client that say exactly what they are told.
+"""HTTP as bytes on both sides of the real listener: an upstream and a client that send exactly what a test gives them.
 
 async with open_wire(valkey_url) as wire:
     wire.upstream.answer = b"HTTP/1.1 204 No Content\\r\\n\\r\\n"
@@ -47,7 +47,7 @@ class Incoming:
             return await self.reader.readuntil(b"0\r\n\r\n")
         return await self.reader.readexactly(int(lower.get("content-length", "0")))
 
-    async def say(self, data: bytes) -> None:
+    async def send(self, data: bytes) -> None:
         self.writer.write(data)
         await self.writer.drain()
 
@@ -86,7 +86,7 @@ class RawUpstream:
                     await self.script(incoming)
                     break
                 self.requests.append(incoming.head + await incoming.rest())
-                await incoming.say(self.answer)
+                await incoming.send(self.answer)
         writer.close()
 
 
@@ -125,7 +125,7 @@ class RawClient:
 
 
 class Ends:
-    """Hears of each request's end."""
+    """Keeps the record of each request."""
 
     def __init__(self) -> None:
         self.trips: list[RequestRecord] = []
@@ -143,7 +143,7 @@ class Wire:
         self._clients: list[RawClient] = []
 
     async def connect(self, receive_buffer: int = 0) -> RawClient:
-        """A new connection. `receive_buffer`: bytes the kernel keeps for it, where that matters."""
+        """A new connection. `receive_buffer`: bytes the kernel keeps for it, if that matters."""
         sock = socket.socket()
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)

@@ -57,10 +57,10 @@ async def test_an_answer_cut_at_any_byte_is_understood(kind, case):
     cuts = [(wire[:n], wire[n:]) for n in range(1, len(wire))] + [tuple(wire[n : n + 1] for n in range(len(wire)))]
     left = iter(cuts)
 
-    async def script(visit) -> None:
+    async def script(incoming) -> None:
         while True:
-            await visit.request()
-            await visit.say(*next(left))
+            await incoming.request()
+            await incoming.send(*next(left))
             if case in ENDING:
                 return
 
@@ -77,10 +77,10 @@ async def test_a_head_cut_at_any_byte_has_the_same_headers(kind):
     cuts = [(wire[:n], wire[n:]) for n in range(1, len(wire))] + [tuple(wire[n : n + 1] for n in range(len(wire)))]
     left = iter(cuts)
 
-    async def script(visit) -> None:
+    async def script(incoming) -> None:
         while True:
-            await visit.request()
-            await visit.say(*next(left))
+            await incoming.request()
+            await incoming.send(*next(left))
 
     async with talk_to(kind, script) as (client, _):
         for _ in cuts:
@@ -103,11 +103,11 @@ async def test_a_connection_is_not_used_again_after(kind, case):
     """aiohttp uses one again after any HEAD; ours only if each byte of a body would be noticed."""
     method, wire, status, body = ENDING[case]
 
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(wire)
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(wire)
         if case == "a last answer":
-            await visit.gone()
+            await incoming.gone()
 
     async with talk_to(kind, script) as (client, server):
         for _ in range(2):
@@ -145,10 +145,10 @@ async def test_no_redirect_is_followed_no_cookie_kept_and_nothing_unpacked(kind)
     wire += b"Content-Length: 3\r\n\r\n\x1f\x8b\x08"
     heads = []
 
-    async def script(visit) -> None:
+    async def script(incoming) -> None:
         while True:
-            heads.append(await visit.request())
-            await visit.say(wire)
+            heads.append(await incoming.request())
+            await incoming.send(wire)
 
     async with talk_to(kind, script) as (client, _):
         assert await get(client) == (302, b"\x1f\x8b\x08")
@@ -198,10 +198,10 @@ async def refused(kind: str, wire: bytes) -> UpstreamFailure:
     """The failure that such an answer is; its connection must be gone after it."""
     left = asyncio.Event()
 
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(wire)
-        await visit.gone()
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(wire)
+        await incoming.gone()
         left.set()
 
     async with talk_to(kind, script) as (client, _):
@@ -300,13 +300,13 @@ async def test_bytes_after_an_answer_are_never_taken_for_the_next(client_kind, w
     """
     status, body = (204, b"") if wire is NO_CONTENT else (200, b"hello")
 
-    async def script(visit) -> None:
-        await visit.request()
-        if visit.number == 1:
-            await visit.say(wire + leftover)
-            await visit.gone()
+    async def script(incoming) -> None:
+        await incoming.request()
+        if incoming.number == 1:
+            await incoming.send(wire + leftover)
+            await incoming.gone()
         else:
-            await visit.say(EMPTY)
+            await incoming.send(EMPTY)
 
     async with talk_to(client_kind, script) as (client, server):
         try:
@@ -321,13 +321,13 @@ async def test_bytes_after_an_answer_are_never_taken_for_the_next(client_kind, w
 async def test_bytes_that_come_while_a_connection_is_idle_end_it():
     """aiohttp's client would give them to the next request as its answer."""
 
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(LENGTH)
-        if visit.number == 1:
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(LENGTH)
+        if incoming.number == 1:
             await told.wait()
-            await visit.say(LENGTH)
-        await visit.gone()
+            await incoming.send(LENGTH)
+        await incoming.gone()
 
     told = asyncio.Event()
     async with talk_to("ours", script) as (client, server):
@@ -346,16 +346,16 @@ async def test_a_body_that_a_head_s_answer_must_not_have_is_never_the_next_answe
     """I expect the connection to be dropped: the bytes could be written to pass for an answer. (aiohttp's client
     notices those that came with the head only.)"""
 
-    async def script(visit) -> None:
-        await visit.request()
-        if visit.number > 1:
-            await visit.say(LENGTH)
+    async def script(incoming) -> None:
+        await incoming.request()
+        if incoming.number > 1:
+            await incoming.send(LENGTH)
         elif late:
-            await visit.say(head)
-            await visit.say(forged)
+            await incoming.send(head)
+            await incoming.send(forged)
         else:
-            await visit.say(head + forged)
-        await visit.gone()
+            await incoming.send(head + forged)
+        await incoming.gone()
 
     async with talk_to("ours", script) as (client, server):
         assert await get(client, "HEAD") == (200, b"")

@@ -26,16 +26,16 @@ class Counter(ScriptedServer):
         self._answer = answer
         super().__init__(self._serve)
 
-    async def _serve(self, visit) -> None:
+    async def _serve(self, incoming) -> None:
         while True:
-            head = await visit.request()
+            head = await incoming.request()
             self.came.append(head.split(b" ")[1])
             self.now += 1
             self.most = max(self.most, self.now)
             await self.go_on.wait()
             await asyncio.sleep(0)
             self.now -= 1
-            await visit.say(self._answer)
+            await incoming.send(self._answer)
             if self._answer is LAST:
                 return
 

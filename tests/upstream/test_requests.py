@@ -22,13 +22,13 @@ async def seen(kind: str, method: str, target: str, headers, body) -> bytes:
     """The request as it arrives, chunked bodies with their framing."""
     arrived = []
 
-    async def script(visit) -> None:
-        request = await visit.request()
+    async def script(incoming) -> None:
+        request = await incoming.request()
         if b"chunked" in request:
-            request += await visit.reader.readuntil(b"0\r\n\r\n")
+            request += await incoming.reader.readuntil(b"0\r\n\r\n")
         arrived.append(request)
-        await visit.say(EMPTY)
-        await visit.gone()
+        await incoming.send(EMPTY)
+        await incoming.gone()
 
     async with talk_to(kind, script) as (client, server):
         await whole(await client.send(method, target, headers, body))
@@ -151,8 +151,8 @@ async def test_a_streamed_body_waits_for_an_upstream_that_does_not_read(kind):
             asked += 65_536
             yield b"x" * 65_536
 
-    async def script(visit) -> None:
-        visit.reader._transport.pause_reading()
+    async def script(incoming) -> None:
+        incoming.reader._transport.pause_reading()
         await done.wait()
 
     done = asyncio.Event()
@@ -180,14 +180,14 @@ async def test_an_answer_that_comes_early_wins(kind):
         finally:
             stopped.set()
 
-    async def script(visit) -> None:
-        await visit.request()
-        if visit.number == 1:
-            await visit.reader.readuntil(b"first")
-            await visit.say(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig")
-            await visit.gone()
+    async def script(incoming) -> None:
+        await incoming.request()
+        if incoming.number == 1:
+            await incoming.reader.readuntil(b"first")
+            await incoming.send(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig")
+            await incoming.gone()
         else:
-            await visit.say(EMPTY)
+            await incoming.send(EMPTY)
 
     async with talk_to(kind, script) as (client, server):
         answer = await client.send("POST", "/", [], slow())
@@ -207,14 +207,14 @@ async def test_an_answer_may_begin_before_the_body_has_ended(kind):
         await more.wait()
         yield b"def"
 
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.reader.readuntil(b"abc")
-        await visit.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
-        await visit.reader.readuntil(b"def\r\n0\r\n\r\n")
-        await visit.say(b"1\r\nb\r\n0\r\n\r\n")
-        await visit.request()
-        await visit.say(EMPTY)
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.reader.readuntil(b"abc")
+        await incoming.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        await incoming.reader.readuntil(b"def\r\n0\r\n\r\n")
+        await incoming.send(b"1\r\nb\r\n0\r\n\r\n")
+        await incoming.request()
+        await incoming.send(EMPTY)
 
     async with talk_to(kind, script) as (client, server):
         answer = await client.send("POST", "/", [], two())
@@ -239,10 +239,10 @@ async def test_a_body_whose_source_breaks_never_looks_complete(kind, length):
     arrived = []
     left = asyncio.Event()
 
-    async def script(visit) -> None:
-        head = await visit.reader.readuntil(b"\r\n\r\n")
+    async def script(incoming) -> None:
+        head = await incoming.reader.readuntil(b"\r\n\r\n")
         try:
-            while piece := await visit.reader.read(65_536):
+            while piece := await incoming.reader.read(65_536):
                 arrived.append(piece)
         finally:
             del head
@@ -260,8 +260,8 @@ async def test_a_body_whose_source_breaks_never_looks_complete(kind, length):
 async def test_a_body_of_another_length_than_promised_is_not_sent_as_if_it_fitted(data):
     """aiohttp's client sends what it gets, or waits for an answer that cannot come."""
 
-    async def script(visit) -> None:
-        await visit.gone()
+    async def script(incoming) -> None:
+        await incoming.gone()
 
     async with talk_to("ours", script) as (client, _):
         with pytest.raises(UpstreamFailure) as failed:

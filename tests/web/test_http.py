@@ -32,7 +32,7 @@ async def test_pipelined_requests_are_answered_in_order(wire):
         while True:
             await request.rest()
             n += 1
-            await request.say(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + str(n).encode())
+            await request.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + str(n).encode())
             request.head = await request.reader.readuntil(b"\r\n\r\n")
 
     wire.upstream.script = script
@@ -70,7 +70,7 @@ async def test_an_upload_flows_through_before_its_end(wire):
         assert await request.reader.readexactly(4) == b"abcd"
         seen.set()
         assert await request.reader.readexactly(4) == b"efgh"
-        await request.say(OK)
+        await request.send(OK)
         await request.gone()
 
     wire.upstream.script = script
@@ -98,7 +98,7 @@ async def test_upstream_may_answer_before_the_upload_has_ended(wire):
 
     async def script(request: Incoming) -> None:
         await request.reader.readexactly(4)
-        await request.say(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        await request.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
 
     wire.upstream.script = script
     client = await wire.connect()

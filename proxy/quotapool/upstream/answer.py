@@ -80,7 +80,7 @@ class StreamedAnswer:
                 raise self._failure
             if self._complete:
                 return b""
-            await self._wait(self._next_byte_by())
+            await self._wait_for_bytes()
         return self._take()
 
     def _take(self) -> bytes:
@@ -109,7 +109,7 @@ class StreamedAnswer:
                         raise self._failure
                     if self._complete:
                         return
-                    await self._wait(self._next_byte_by())
+                    await self._wait_for_bytes()
         finally:
             self._sink = None
 
@@ -117,8 +117,9 @@ class StreamedAnswer:
         if not self._complete:
             self._connection.give_up(self)
 
-    def _next_byte_by(self) -> float | None:
-        return None if self._between_s is None else self._connection.loop.time() + self._between_s
+    async def _wait_for_bytes(self) -> None:
+        between = self._between_s
+        await self._wait(None if between is None else self._connection.loop.time() + between)
 
     async def _wait(self, deadline: float | None) -> None:
         """Until the connection has something new. A cancelled wait loses nothing."""
@@ -143,7 +144,8 @@ class StreamedAnswer:
         if self._sink is None or self._full is not None or self._waiter is None:
             self.wake()
             return
-        self._connection.expect_by(self._next_byte_by())
+        between = self._between_s
+        self._connection.expect_by(None if between is None else self._connection.loop.time() + between)
         if self._pieces:
             try:
                 self._full = self._sink(self._take())
