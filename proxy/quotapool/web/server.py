@@ -280,7 +280,7 @@ class ClientConnection(asyncio.Protocol):
         if reading is _UNWANTED:
             self._close()
         elif arriving is not None:
-            arriving.feed_end(broken=True)  # whoever reads its body refuses it
+            arriving.feed_end(broken=True)  # what reads its body refuses it
         elif self._current is None and not self._queued:
             self._refuse()
 
