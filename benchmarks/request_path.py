@@ -106,22 +106,22 @@ class Upstream:
 
     def expect_by(self, deadline: float | None) -> None: ...
 
-    def read_on(self, answer: StreamedAnswer) -> None: ...
+    def resume(self, answer: StreamedAnswer) -> None: ...
 
     def give_up(self, answer: StreamedAnswer) -> None: ...
 
 
-class Line:
+class Connection:
     """The client's connection: it takes everything."""
 
     lost = False
-    room = None
+    drained = None
 
     def send(self, data: bytes) -> None: ...
 
-    def hold(self) -> None: ...
+    def pause_reading(self) -> None: ...
 
-    def go_on(self) -> None: ...
+    def resume_reading(self) -> None: ...
 
     def abort(self) -> None: ...
 
@@ -157,7 +157,9 @@ async def measure(keys: int, rounds: int, profile: str) -> list[float]:
 
         async def client(count: int) -> None:
             for _ in range(count):
-                exchange = Exchange(Line(), "POST", "/v1/chat/completions", list(REQUEST), modern=True, keep_alive=True)
+                exchange = Exchange(
+                    Connection(), "POST", "/v1/chat/completions", list(REQUEST), modern=True, keep_alive=True
+                )
                 exchange.feed(BODY)
                 exchange.feed_end()
                 await worker.handler.serve(exchange)

@@ -12,18 +12,24 @@ import argparse
 import asyncio
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
 
 import uvloop
 from quotapool.upstream.client import UpstreamClient
-from quotapool.upstream.interface import AiohttpUpstream, Timeouts, Upstream
+from quotapool.upstream.interface import Timeouts, Upstream
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from tests.reference.aiohttp_upstream import AiohttpUpstream
 
 TIMEOUTS = Timeouts(5.0, 60.0, 60.0)
 CLIENTS: dict[str, Callable[[str], Upstream]] = {
     "aiohttp": lambda base: AiohttpUpstream(base, TIMEOUTS),
-    "lean": lambda base: UpstreamClient(base, TIMEOUTS),
+    "ours": lambda base: UpstreamClient(base, TIMEOUTS),
 }
 REQUEST = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "' + b"x" * 950 + b'"}]}'
 HEADERS = [

@@ -18,7 +18,7 @@ from typing import Any
 
 from multidict import CIMultiDict, CIMultiDictProxy
 from quotapool.openai import replies
-from quotapool.openai.headers import wire
+from quotapool.openai.headers import encode_headers
 from quotapool.openai.refusal import Refusal
 from quotapool.upstream.interface import Body, Header, Sink, UpstreamFailure
 
@@ -163,7 +163,7 @@ class FakeUpstream:
 
     async def send(self, method: str, target: str, headers: Sequence[Header], body: Body) -> FakeAnswer:
         try:
-            wire(headers)
+            encode_headers(headers)
         except ValueError as error:
             raise failure("protocol", sent=False) from error
         known = CIMultiDict(headers)
@@ -251,7 +251,7 @@ class Client:
             yield self._arriving.popleft()
 
     async def start(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None:
-        wire(headers)
+        encode_headers(headers)
         self.started, self.status, self.answered, self.length = True, status, list(headers), length
         self._left = 0 if status in {204, 304} or self.method == "HEAD" else length
 

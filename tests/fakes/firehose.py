@@ -1,4 +1,4 @@
-"""An upstream for bodies of any size, in constant memory: it counts what comes, and sends as much as it is asked for.
+"""An upstream for bodies of any size, in constant memory: it counts what comes, and sends as much as it is asked to.
 
 `POST /v1/files` is answered with the body's length and CRC-32, `GET /v1/files/x/content?size=N` with N bytes of
 `PATTERN`.
@@ -74,18 +74,18 @@ class Firehose:
                 error = {
                     "error": {"message": "too large", "type": "invalid_request_error", "param": None, "code": None}
                 }
-                await self._say(413, error, writer, "Connection: close\r\n")
+                await self._answer(413, error, writer, "Connection: close\r\n")
                 while await reader.read(2**18):  # to close over unread bytes would take the answer away (RFC 9112 §9.6)
                     pass
                 return False
             if not left and length is None:
                 await reader.readexactly(2)
                 left = None
-        await self._say(200, {"id": "file-1", "object": "file", "bytes": size, "crc": crc}, writer)
+        await self._answer(200, {"id": "file-1", "object": "file", "bytes": size, "crc": crc}, writer)
         return True
 
     @staticmethod
-    async def _say(status: int, document: object, writer: asyncio.StreamWriter, more: str = "") -> None:
+    async def _answer(status: int, document: object, writer: asyncio.StreamWriter, more: str = "") -> None:
         body = json.dumps(document).encode()
         head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{more}\r\n"
         writer.write(head.encode() + body)

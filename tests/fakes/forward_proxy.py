@@ -9,21 +9,21 @@ from collections.abc import AsyncIterator
 
 
 class ForwardProxy:
-    """`says`: answered instead of opening a tunnel. `leads_to`: where every tunnel ends, whatever was asked."""
+    """`answer`: sent instead of opening a tunnel. `leads_to`: where every tunnel ends, whatever was asked."""
 
-    def __init__(self, *, login: str = "", says: bytes = b"", welcome: bytes = b"", leads_to: int = 0) -> None:
+    def __init__(self, *, login: str = "", answer: bytes = b"", established: bytes = b"", leads_to: int = 0) -> None:
         self.asked: list[bytes] = []  # the heads that came
         self.tunnels = 0
         self.port = 0
         self._login = base64.b64encode(login.encode()) if login else b""
-        self._says = says
-        self._welcome = welcome or b"HTTP/1.1 200 Connection established\r\nVia: 1.1 proxy\r\n\r\n"
+        self._answer = answer
+        self._established = established or b"HTTP/1.1 200 Connection established\r\nVia: 1.1 proxy\r\n\r\n"
         self._leads_to = leads_to
         self._tasks: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[ForwardProxy]:
-        server = await asyncio.start_server(self._welcome_one, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -37,7 +37,7 @@ class ForwardProxy:
     def url(self, login: str = "") -> str:
         return f"http://{login}{'@' if login else ''}127.0.0.1:{self.port}"
 
-    def _welcome_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -46,8 +46,8 @@ class ForwardProxy:
         with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             head = await reader.readuntil(b"\r\n\r\n")
             self.asked.append(head)
-            if self._says:
-                writer.write(self._says)
+            if self._answer:
+                writer.write(self._answer)
             elif self._login and b"Proxy-Authorization: Basic " + self._login + b"\r\n" not in head:
                 writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 4\r\n\r\nwho?")
             else:
@@ -59,8 +59,8 @@ class ForwardProxy:
         port = self._leads_to or int(target.rpartition(b":")[2])
         there, beyond = await asyncio.open_connection("127.0.0.1", port)
         with contextlib.closing(beyond):
-            for n in range(len(self._welcome)):  # byte by byte: nobody may count on segments
-                writer.write(self._welcome[n : n + 1])
+            for n in range(len(self._established)):  # byte by byte: nobody may count on segments
+                writer.write(self._established[n : n + 1])
                 await writer.drain()
             self.tunnels += 1
             await asyncio.gather(_pump(reader, beyond), _pump(there, writer))

@@ -25,7 +25,6 @@ from quotapool.session.path import SessionPath
 from quotapool.upstream.client import UpstreamClient
 from quotapool.upstream.interface import Timeouts
 from quotapool.web.handlers import ClientHandler
-from quotapool.web.listener import Listener
 from quotapool.web.server import Server
 
 from tests.fakes.house import House, open_house
@@ -258,12 +257,11 @@ async def open_sessions(url: str, accounts: Mapping[str, int], /, **options: Any
     """The real listener, on 127.0.0.1, in front of a faked upstream."""
     async with open_house(url, accounts, **options) as house:
         upstream, ends = SocketUpstream(), Ends()
-        lean = UpstreamClient(f"http://127.0.0.1:{await upstream.start()}", Timeouts(2.0, PATIENCE_S, PATIENCE_S))
-        house.configure(upstream=lean)
+        client = UpstreamClient(f"http://127.0.0.1:{await upstream.start()}", Timeouts(2.0, PATIENCE_S, PATIENCE_S))
+        house.configure(upstream=client)
         sessions = house.paths.sessions
         handler = ClientHandler(house.paths.requests, ends, sessions)
-        listener = Listener(handler)
-        server = Server(handler.serve, listener)
+        server = Server(handler.serve)
         accepting = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
         hall = Hall(house, upstream, accepting.sockets[0].getsockname()[1], sessions, ends)
         hall.handler = handler
@@ -274,6 +272,5 @@ async def open_sessions(url: str, accounts: Mapping[str, int], /, **options: Any
             await sessions.close(0.1)
             accepting.close()
             await server.close()
-            await listener.shutdown(0.1)
-            await lean.close()
+            await client.close()
             upstream.stop()

@@ -1,6 +1,6 @@
 """An upstream that follows a script byte by byte, and the client under test in front of it.
 
-async with talk_to(LeanUpstream, script) as (client, server):
+async with talk_to("ours", script) as (client, server):
     answer = await client.send("GET", "/", [], None)
 """
 
@@ -14,20 +14,22 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 from quotapool.upstream.client import UpstreamClient
-from quotapool.upstream.interface import AiohttpUpstream, Answer, Timeouts, Upstream
+from quotapool.upstream.interface import Answer, Timeouts, Upstream
+
+from tests.reference.aiohttp_upstream import AiohttpUpstream
 
 PATIENCE_S = 5.0
-CLIENTS = {"reference": AiohttpUpstream, "lean": UpstreamClient}
+CLIENTS = {"aiohttp": AiohttpUpstream, "ours": UpstreamClient}
 
 
-class Visit:
+class Incoming:
     """One connection as the server sees it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
         self.reader, self.writer, self.number = reader, writer, number
 
     async def request(self) -> bytes:
-        """The next request's head, and its body where it has a length. Raises IncompleteReadError at the end."""
+        """The next request's head, and its body if it has a length. Raises IncompleteReadError at the end."""
         head = await self.reader.readuntil(b"\r\n\r\n")
         for line in head.split(b"\r\n"):
             name, _, value = line.partition(b":")
@@ -35,7 +37,7 @@ class Visit:
                 return head + await self.reader.readexactly(int(value))
         return head
 
-    async def say(self, *pieces: bytes) -> None:
+    async def send(self, *pieces: bytes) -> None:
         """Each piece is a segment of its own, and the client has time to read it by itself."""
         for piece in pieces:
             self.writer.write(piece)
@@ -56,7 +58,7 @@ class Visit:
         self.writer.transport.abort()
 
 
-Script = Callable[[Visit], Awaitable[None]]
+Script = Callable[[Incoming], Awaitable[None]]
 
 
 class ScriptedServer:
@@ -64,54 +66,54 @@ class ScriptedServer:
         self.script = script
         self.connections = 0
         self.requests: list[bytes] = []
-        self._visits: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self, tls: ssl.SSLContext | None = None) -> int:
-        self._server = await asyncio.start_server(self._welcome, "127.0.0.1", 0, limit=2**20, ssl=tls)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=2**20, ssl=tls)
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
-    def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        task = asyncio.get_running_loop().create_task(self._visit(Visit(reader, writer, self.connections)))
-        self._visits.add(task)
-        task.add_done_callback(self._visits.discard)
+        task = asyncio.get_running_loop().create_task(self._serve(Incoming(reader, writer, self.connections)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _visit(self, visit: Visit) -> None:
+    async def _serve(self, incoming: Incoming) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            await self.script(visit)
-        visit.writer.close()
+            await self.script(incoming)
+        incoming.writer.close()
 
     async def stop(self) -> None:
         assert self._server is not None
         self._server.close()
-        for visit in list(self._visits):
-            visit.cancel()
-        await asyncio.gather(*self._visits, return_exceptions=True)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def answering(*answers: Iterable[bytes]) -> Script:
-    """Gives these answers one after the other, each in its pieces, the last one for ever, on each connection."""
+    """Gives these answers one after the other, each in its pieces, the last one again and again, on each connection."""
 
-    async def script(visit: Visit) -> None:
+    async def script(incoming: Incoming) -> None:
         n = 0
         while True:
-            await visit.request()
-            await visit.say(*answers[min(n, len(answers) - 1)])
+            await incoming.request()
+            await incoming.send(*answers[min(n, len(answers) - 1)])
             n += 1
 
     return script
 
 
 def once(*pieces: bytes, reset: bool = False) -> Script:
-    """Says this to a connection's first request, and closes."""
+    """Sends this as the answer to a connection's first request, and closes."""
 
-    async def script(visit: Visit) -> None:
-        await visit.request()
-        await visit.say(*pieces)
+    async def script(incoming: Incoming) -> None:
+        await incoming.request()
+        await incoming.send(*pieces)
         if reset:
-            visit.reset()
+            incoming.reset()
 
     return script
 

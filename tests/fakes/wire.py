@@ -1,4 +1,4 @@
-"""HTTP as bytes on both sides of the real listener: an upstream and a client that say exactly what they are told.
+"""HTTP as bytes on both sides of the real listener: an upstream and a client that send exactly what a test gives them.
 
 async with open_wire(valkey_url) as wire:
     wire.upstream.answer = b"HTTP/1.1 204 No Content\\r\\n\\r\\n"
@@ -14,16 +14,17 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from quotapool.domain.request_record import RequestRecord
 from quotapool.upstream.client import UpstreamClient
 from quotapool.upstream.interface import Timeouts
 from quotapool.web.handlers import ClientHandler
-from quotapool.web.listener import Listener
 from quotapool.web.server import Server
 
 from tests.fakes.house import House, open_house
+from tests.reference.aiohttp_server import AiohttpServer
 
 PATIENCE_S = 5.0  # for anything that should come; nothing here waits for it when all is well
 
@@ -46,7 +47,7 @@ class Incoming:
             return await self.reader.readuntil(b"0\r\n\r\n")
         return await self.reader.readexactly(int(lower.get("content-length", "0")))
 
-    async def say(self, data: bytes) -> None:
+    async def send(self, data: bytes) -> None:
         self.writer.write(data)
         await self.writer.drain()
 
@@ -85,7 +86,7 @@ class RawUpstream:
                     await self.script(incoming)
                     break
                 self.requests.append(incoming.head + await incoming.rest())
-                await incoming.say(self.answer)
+                await incoming.send(self.answer)
         writer.close()
 
 
@@ -128,7 +129,7 @@ class RawClient:
 
 
 class Ends:
-    """Hears of each request's end."""
+    """Keeps the record of each request."""
 
     def __init__(self) -> None:
         self.trips: list[RequestRecord] = []
@@ -146,7 +147,7 @@ class Wire:
         self._clients: list[RawClient] = []
 
     async def connect(self, receive_buffer: int = 0) -> RawClient:
-        """A new connection. `receive_buffer`: bytes the kernel keeps for it, where that matters."""
+        """A new connection. `receive_buffer`: bytes the kernel keeps for it, if that matters."""
         sock = socket.socket()
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -169,6 +170,13 @@ class Wire:
             client.close()
 
 
+def kernel_buffers() -> int:
+    """Bytes that Linux may hold on the way from one program through a second one to a third whose receive buffer has a
+    fixed size: a send, a receive and a send buffer, which grow up to these (tcp(7))."""
+    receive, send = (int(Path(f"/proc/sys/net/ipv4/tcp_{name}").read_text().split()[2]) for name in ("rmem", "wmem"))
+    return receive + 2 * send
+
+
 def parse_head(head: bytes) -> tuple[str, list[tuple[str, str]]]:
     """(start line, fields in order and in the sender's spelling)."""
     first, *lines = head.decode("latin-1").split("\r\n")[:-2]
@@ -184,7 +192,7 @@ def post(body: bytes, *fields: str, target: str = "/v1/chat/completions") -> byt
 
 @contextlib.asynccontextmanager
 async def open_wire(
-    url: str, *, timeouts: Timeouts | None = None, server: str = "lean", **options: Any
+    url: str, *, timeouts: Timeouts | None = None, server: str = "ours", **options: Any
 ) -> AsyncIterator[Wire]:
     """The real listener and the real upstream client, on 127.0.0.1, around one account with one key."""
     async with open_house(url, {"a": 1}, **options) as house:
@@ -193,10 +201,9 @@ async def open_wire(
         upstream = UpstreamClient(base, timeouts or Timeouts(2.0, PATIENCE_S, PATIENCE_S))
         house.configure(upstream=upstream)
         handler = ClientHandler(house.paths.requests, ends)
-        listener = Listener(handler)
-        lean = Server(handler.serve, listener)
+        ours, aiohttps = Server(handler.serve), AiohttpServer(handler)
         loop = asyncio.get_running_loop()
-        serving = await loop.create_server(lean if server == "lean" else listener, "127.0.0.1", 0)
+        serving = await loop.create_server(ours if server == "ours" else aiohttps, "127.0.0.1", 0)
         wire = Wire(house, raw, serving.sockets[0].getsockname()[1], handler, ends)
         try:
             yield wire
@@ -204,6 +211,6 @@ async def open_wire(
             serving.close()
             wire.close_clients()
             await upstream.close()
-            await lean.close()
-            await listener.shutdown(0.1)
+            await ours.close()
+            await aiohttps.shutdown(0.1)
             await raw.stop()

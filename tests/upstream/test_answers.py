@@ -1,6 +1,6 @@
 """What upstream may say and what it may not: every framing of HTTP/1.1, whole, in pieces, broken off, and malformed.
 
-The same promises for aiohttp's client, the reference, and for the lean one; where they differ the test says why.
+The same promises for aiohttp's client, the reference, and for ours; where they differ the test says why.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ async def test_an_answer_cut_at_any_byte_is_understood(kind, case):
     cuts = [(wire[:n], wire[n:]) for n in range(1, len(wire))] + [tuple(wire[n : n + 1] for n in range(len(wire)))]
     left = iter(cuts)
 
-    async def script(visit) -> None:
+    async def script(incoming) -> None:
         while True:
-            await visit.request()
-            await visit.say(*next(left))
+            await incoming.request()
+            await incoming.send(*next(left))
             if case in ENDING:
                 return
 
@@ -77,10 +77,10 @@ async def test_a_head_cut_at_any_byte_has_the_same_headers(kind):
     cuts = [(wire[:n], wire[n:]) for n in range(1, len(wire))] + [tuple(wire[n : n + 1] for n in range(len(wire)))]
     left = iter(cuts)
 
-    async def script(visit) -> None:
+    async def script(incoming) -> None:
         while True:
-            await visit.request()
-            await visit.say(*next(left))
+            await incoming.request()
+            await incoming.send(*next(left))
 
     async with talk_to(kind, script) as (client, _):
         for _ in cuts:
@@ -100,14 +100,14 @@ async def test_a_connection_serves_again_after(kind, case):
 
 @pytest.mark.parametrize("case", ENDING)
 async def test_a_connection_is_not_used_again_after(kind, case):
-    """aiohttp uses one again after any HEAD; the lean client only where each byte of a body would be noticed."""
+    """aiohttp uses one again after any HEAD; ours only if each byte of a body would be noticed."""
     method, wire, status, body = ENDING[case]
 
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(wire)
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(wire)
         if case == "a last answer":
-            await visit.gone()
+            await incoming.gone()
 
     async with talk_to(kind, script) as (client, server):
         for _ in range(2):
@@ -145,10 +145,10 @@ async def test_no_redirect_is_followed_no_cookie_kept_and_nothing_unpacked(kind)
     wire += b"Content-Length: 3\r\n\r\n\x1f\x8b\x08"
     heads = []
 
-    async def script(visit) -> None:
+    async def script(incoming) -> None:
         while True:
-            heads.append(await visit.request())
-            await visit.say(wire)
+            heads.append(await incoming.request())
+            await incoming.send(wire)
 
     async with talk_to(kind, script) as (client, _):
         assert await get(client) == (302, b"\x1f\x8b\x08")
@@ -198,10 +198,10 @@ async def refused(kind: str, wire: bytes) -> UpstreamFailure:
     """The failure that such an answer is; its connection must be gone after it."""
     left = asyncio.Event()
 
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(wire)
-        await visit.gone()
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(wire)
+        await incoming.gone()
         left.set()
 
     async with talk_to(kind, script) as (client, _):
@@ -218,8 +218,8 @@ async def test_an_answer_that_can_be_misread_is_refused(kind, case):
 
 
 @pytest.mark.parametrize("case", STRICTER)
-async def test_the_lean_client_refuses_more(case):
-    failure = await refused("lean", STRICTER[case])
+async def test_our_client_refuses_more(case):
+    failure = await refused("ours", STRICTER[case])
     assert (failure.reason, failure.sent, failure.idle) == ("protocol", True, False)
 
 
@@ -245,8 +245,8 @@ async def test_a_head_of_more_than_64_kib_is_refused(kind, case):
 
 
 @pytest.mark.parametrize("case", STRICTLY_OVERSIZED)
-async def test_the_lean_client_bounds_everything_that_is_not_the_body(case):
-    failure = await refused("lean", STRICTLY_OVERSIZED[case])
+async def test_our_client_bounds_everything_that_is_not_the_body(case):
+    failure = await refused("ours", STRICTLY_OVERSIZED[case])
     assert (failure.reason, failure.sent) == ("protocol", True)
 
 
@@ -282,13 +282,13 @@ async def test_what_came_before_the_break_can_be_read(kind):
 
 async def test_a_body_until_the_end_that_ends_in_a_reset_is_a_failure():
     """aiohttp takes the reset for the end."""
-    async with talk_to("lean", once(TO_THE_END, reset=True)) as (client, _):
+    async with talk_to("ours", once(TO_THE_END, reset=True)) as (client, _):
         with pytest.raises(UpstreamFailure) as failed:
             await get(client)
     assert failed.value.reason == "reset"
 
 
-LEFTOVERS = [("lean", OK), *((kind, over) for kind in CLIENTS for over in (LENGTH, b"junk", b"\0"))]
+LEFTOVERS = [("ours", OK), *((kind, over) for kind in CLIENTS for over in (LENGTH, b"junk", b"\0"))]
 
 
 @pytest.mark.parametrize(("client_kind", "leftover"), LEFTOVERS)
@@ -300,19 +300,19 @@ async def test_bytes_after_an_answer_are_never_taken_for_the_next(client_kind, w
     """
     status, body = (204, b"") if wire is NO_CONTENT else (200, b"hello")
 
-    async def script(visit) -> None:
-        await visit.request()
-        if visit.number == 1:
-            await visit.say(wire + leftover)
-            await visit.gone()
+    async def script(incoming) -> None:
+        await incoming.request()
+        if incoming.number == 1:
+            await incoming.send(wire + leftover)
+            await incoming.gone()
         else:
-            await visit.say(EMPTY)
+            await incoming.send(EMPTY)
 
     async with talk_to(client_kind, script) as (client, server):
         try:
             assert await get(client) == (status, body)
         except UpstreamFailure as failure:
-            if (client_kind, failure.reason) != ("reference", "protocol"):
+            if (client_kind, failure.reason) != ("aiohttp", "protocol"):
                 raise
         assert await get(client) == (200, b"")
         assert server.connections == 2
@@ -321,16 +321,16 @@ async def test_bytes_after_an_answer_are_never_taken_for_the_next(client_kind, w
 async def test_bytes_that_come_while_a_connection_is_idle_end_it():
     """aiohttp's client would give them to the next request as its answer."""
 
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(LENGTH)
-        if visit.number == 1:
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(LENGTH)
+        if incoming.number == 1:
             await told.wait()
-            await visit.say(LENGTH)
-        await visit.gone()
+            await incoming.send(LENGTH)
+        await incoming.gone()
 
     told = asyncio.Event()
-    async with talk_to("lean", script) as (client, server):
+    async with talk_to("ours", script) as (client, server):
         assert await get(client) == (200, b"hello")
         told.set()
         for _ in range(20):
@@ -346,18 +346,18 @@ async def test_a_body_that_a_head_s_answer_must_not_have_is_never_the_next_answe
     """I expect the connection to be dropped: the bytes could be written to pass for an answer. (aiohttp's client
     notices those that came with the head only.)"""
 
-    async def script(visit) -> None:
-        await visit.request()
-        if visit.number > 1:
-            await visit.say(LENGTH)
+    async def script(incoming) -> None:
+        await incoming.request()
+        if incoming.number > 1:
+            await incoming.send(LENGTH)
         elif late:
-            await visit.say(head)
-            await visit.say(forged)
+            await incoming.send(head)
+            await incoming.send(forged)
         else:
-            await visit.say(head + forged)
-        await visit.gone()
+            await incoming.send(head + forged)
+        await incoming.gone()
 
-    async with talk_to("lean", script) as (client, server):
+    async with talk_to("ours", script) as (client, server):
         assert await get(client, "HEAD") == (200, b"")
         for _ in range(20):
             await asyncio.sleep(0)

@@ -26,16 +26,16 @@ class Counter(ScriptedServer):
         self._answer = answer
         super().__init__(self._serve)
 
-    async def _serve(self, visit) -> None:
+    async def _serve(self, incoming) -> None:
         while True:
-            head = await visit.request()
+            head = await incoming.request()
             self.came.append(head.split(b" ")[1])
             self.now += 1
             self.most = max(self.most, self.now)
             await self.go_on.wait()
             await asyncio.sleep(0)
             self.now -= 1
-            await visit.say(self._answer)
+            await incoming.send(self._answer)
             if self._answer is LAST:
                 return
 
@@ -90,7 +90,7 @@ async def test_who_waits_in_vain_for_a_connection_has_sent_nothing():
     """(aiohttp's client cannot tell that nothing was sent.)"""
     server = Counter(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nhello")
     server.go_on.set()
-    client = CLIENTS["lean"](f"http://127.0.0.1:{await server.start()}", Timeouts(2.0, 0.05, 2.0), most=1)
+    client = CLIENTS["ours"](f"http://127.0.0.1:{await server.start()}", Timeouts(2.0, 0.05, 2.0), most=1)
     first = await client.send("GET", "/", [], None)  # its body goes on and on
     with pytest.raises(UpstreamFailure) as failed:
         await get(client)
@@ -145,7 +145,7 @@ async def test_answers_that_nobody_reads_to_the_end_give_their_place_back(kind):
 async def test_closing_the_client_ends_the_line():
     """(aiohttp's client leaves them waiting.)"""
     server = Counter()
-    client = CLIENTS["lean"](f"http://127.0.0.1:{await server.start()}", TIMES, most=1)
+    client = CLIENTS["ours"](f"http://127.0.0.1:{await server.start()}", TIMES, most=1)
     asked = [asyncio.create_task(get(client)) for _ in range(4)]
     await until(lambda: server.now == 1)
     await client.close()
@@ -181,7 +181,7 @@ async def test_a_place_given_to_one_who_has_just_left_is_free_again():
     line: ConnectionLimit[str] = ConnectionLimit(1, lambda _: None)
     assert await line.wait(None) is None
     waiting = await in_line(line)
-    line.left()
+    line.release()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting

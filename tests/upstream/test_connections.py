@@ -78,12 +78,12 @@ async def test_a_new_connection_lost_under_a_request_is_a_reset(kind, said, rese
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 async def test_a_kept_connection_closed_without_a_word_is_told_apart(kind, reset):
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(OK)
-        await visit.request()
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(OK)
+        await incoming.request()
         if reset:
-            visit.reset()
+            incoming.reset()
 
     async with talk_to(kind, script) as (client, _):
         assert await get(client) == (200, b"hello")
@@ -94,13 +94,13 @@ async def test_a_kept_connection_closed_without_a_word_is_told_apart(kind, reset
 async def test_a_kept_connection_closed_after_a_few_words_is_not():
     """Upstream had begun to answer, so it may have worked. (aiohttp's client calls this idle, too.)"""
 
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(OK)
-        await visit.request()
-        await visit.say(HEAD[:10])
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(OK)
+        await incoming.request()
+        await incoming.send(HEAD[:10])
 
-    async with talk_to("lean", script) as (client, _):
+    async with talk_to("ours", script) as (client, _):
         assert await get(client) == (200, b"hello")
         failure = await failure_of(client, b"{}")
     assert (failure.reason, failure.sent, failure.idle) == ("reset", True, False)
@@ -119,8 +119,8 @@ async def test_a_connection_that_was_closed_while_idle_is_not_used(kind, reset):
 
 
 async def test_no_answer_in_time_is_a_timeout(kind):
-    async def script(visit) -> None:
-        await visit.gone()
+    async def script(incoming) -> None:
+        await incoming.gone()
 
     async with talk_to(kind, script, first_byte=0.03) as (client, _):
         failure = await failure_of(client, b"{}")
@@ -130,23 +130,23 @@ async def test_no_answer_in_time_is_a_timeout(kind):
 async def test_a_body_may_take_long_if_it_keeps_coming(kind):
     """Six pieces with 20 ms between them take longer than the 60 ms that a single wait may."""
 
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(CHUNKED)
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(CHUNKED)
         for _ in range(6):
             await asyncio.sleep(0.02)
-            await visit.say(b"1\r\nx\r\n")
-        await visit.say(b"0\r\n\r\n")
+            await incoming.send(b"1\r\nx\r\n")
+        await incoming.send(b"0\r\n\r\n")
 
     async with talk_to(kind, script, between_bytes=0.06) as (client, _):
         assert await get(client) == (200, b"xxxxxx")
 
 
 async def test_a_stalled_body_is_a_timeout(kind):
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(CHUNKED + b"1\r\nx\r\n")
-        await visit.gone()
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(CHUNKED + b"1\r\nx\r\n")
+        await incoming.gone()
 
     async with talk_to(kind, script, between_bytes=0.03) as (client, _):
         failure = await failure_of(client)
@@ -156,14 +156,14 @@ async def test_a_stalled_body_is_a_timeout(kind):
 async def test_an_old_deadline_does_not_end_a_later_request():
     """One timer serves all waits of a connection; it must not fire for one that has long been answered."""
 
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(OK)
-        await visit.request()
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(OK)
+        await incoming.request()
         await asyncio.sleep(0.05)
-        await visit.say(OK)
+        await incoming.send(OK)
 
-    async with talk_to("lean", script, first_byte=0.08) as (client, server):
+    async with talk_to("ours", script, first_byte=0.08) as (client, server):
         assert await get(client) == (200, b"hello")
         await asyncio.sleep(0.05)
         assert await get(client) == (200, b"hello")
@@ -177,18 +177,18 @@ async def test_the_connection_used_last_is_used_next():
     """So that the others stay idle, and can be closed, when there is less to do. (aiohttp's client uses the oldest.)"""
     order = []
 
-    async def script(visit) -> None:
+    async def script(incoming) -> None:
         while True:
-            await visit.request()
-            order.append(visit.number)
+            await incoming.request()
+            order.append(incoming.number)
             if len(order) == 1:
                 await both.wait()
             both.set()
-            await visit.say(OK)
+            await incoming.send(OK)
             await turns()
 
     both = asyncio.Event()
-    async with talk_to("lean", script) as (client, server):
+    async with talk_to("ours", script) as (client, server):
         await asyncio.gather(get(client), get(client))
         for _ in range(4):
             assert await get(client) == (200, b"hello")
@@ -201,13 +201,13 @@ async def test_idle_connections_are_closed_in_time(monkeypatch):
     monkeypatch.setattr(connection, "_IDLE_S", 0.03)
     left = asyncio.Event()
 
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(OK)
-        await visit.gone()
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(OK)
+        await incoming.gone()
         left.set()
 
-    async with talk_to("lean", script) as (client, _):
+    async with talk_to("ours", script) as (client, _):
         assert await get(client) == (200, b"hello")
         await asyncio.wait_for(left.wait(), 1)
         assert repr(client).endswith(" 0 open 0 idle>")
@@ -220,14 +220,14 @@ async def test_idle_connections_are_closed_in_time(monkeypatch):
 async def test_a_server_may_say_how_long_it_keeps_a_connection(said, kept_s):
     """We are to be the first to close it, so a fifth of the time is left out. (aiohttp's client doesn't look.)"""
     wire = HEAD[:-2] + f"Keep-Alive: {said}\r\n\r\nhello".encode()
-    async with talk_to("lean", answering([wire])) as (client, _):
+    async with talk_to("ours", answering([wire])) as (client, _):
         assert await get(client) == (200, b"hello")
         assert [connection.keep_s for connection in client._idle] == [kept_s]
 
 
 async def test_a_server_that_keeps_nothing_is_believed():
     wire = HEAD[:-2] + b"Keep-Alive: timeout=0\r\n\r\nhello"
-    async with talk_to("lean", answering([wire])) as (client, server):
+    async with talk_to("ours", answering([wire])) as (client, server):
         assert await get(client) == (200, b"hello")
         assert await get(client) == (200, b"hello")
         assert server.connections == 2
@@ -238,13 +238,13 @@ async def test_a_connection_that_was_long_idle_is_looked_at_before_use(monkeypat
     monkeypatch.setattr(connection, "_TRUSTED_S", 0.0)
     visits = []
 
-    async def script(visit) -> None:
-        visits.append(visit)
-        await visit.request()
-        await visit.say(OK)
-        await visit.gone()
+    async def script(incoming) -> None:
+        visits.append(incoming)
+        await incoming.request()
+        await incoming.send(OK)
+        await incoming.gone()
 
-    async with talk_to("lean", script) as (client, server):
+    async with talk_to("ours", script) as (client, server):
         assert await get(client) == (200, b"hello")
         with socket.socket(fileno=os.dup(visits[0].writer.get_extra_info("socket").fileno())) as other_end:
             other_end.shutdown(socket.SHUT_WR)  # and no turn of the loop after it
@@ -257,12 +257,12 @@ async def test_what_nobody_waits_for_is_given_up(kind, when):
     """Closing an answer, or cancelling the call, closes the connection: upstream stops working for nobody."""
     reached, left = asyncio.Event(), asyncio.Event()
 
-    async def script(visit) -> None:
-        await visit.request()
+    async def script(incoming) -> None:
+        await incoming.request()
         if when == "in the body":
-            await visit.say(CHUNKED + b"1\r\nx\r\n")
+            await incoming.send(CHUNKED + b"1\r\nx\r\n")
         reached.set()
-        await visit.gone()
+        await incoming.gone()
         left.set()
 
     async with talk_to(kind, script) as (client, _):
@@ -280,11 +280,11 @@ async def test_what_nobody_waits_for_is_given_up(kind, when):
 
 
 async def test_a_cancelled_wait_for_the_body_loses_nothing(kind):
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(CHUNKED)
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(CHUNKED)
         await go_on.wait()
-        await visit.say(b"5\r\nhello\r\n", b"0\r\n\r\n")
+        await incoming.send(b"5\r\nhello\r\n", b"0\r\n\r\n")
 
     go_on = asyncio.Event()
     async with talk_to(kind, script) as (client, _):
@@ -308,15 +308,15 @@ async def test_a_body_that_nobody_reads_is_held_back_and_then_all_there(kind):
     """32 MiB: most of it stays with upstream until somebody reads."""
     said, size = 0, 32 * 2**20
 
-    async def script(visit) -> None:
+    async def script(incoming) -> None:
         nonlocal said
-        await visit.request()
-        await visit.say(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        await incoming.request()
+        await incoming.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
         while said < size:
-            await visit.say(b"x" * 65_536)
+            await incoming.send(b"x" * 65_536)
             said += 65_536
-        await visit.request()
-        await visit.say(OK)
+        await incoming.request()
+        await incoming.send(OK)
 
     async with talk_to(kind, script) as (client, server):
         answer = await client.send("GET", "/", [], None)
@@ -332,10 +332,10 @@ async def test_a_body_that_nobody_reads_is_held_back_and_then_all_there(kind):
 
 
 async def test_closing_the_client_ends_what_is_under_way(kind):
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(HEAD)
-        await visit.gone()
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(HEAD)
+        await incoming.gone()
 
     async with talk_to(kind, script) as (client, _):
         answer = await client.send("GET", "/", [], None)
@@ -405,14 +405,14 @@ async def test_a_body_until_the_end_needs_tls_s_farewell(certificate):
     """A cut connection must not pass for the end. (aiohttp's client takes it for one, and asyncio's own loop, which
     the workers don't use, cannot tell.)"""
 
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(b"HTTP/1.1 200 OK\r\n\r\nhello")
-        if visit.number == 2:
-            visit.writer.transport.abort()
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(b"HTTP/1.1 200 OK\r\n\r\nhello")
+        if incoming.number == 2:
+            incoming.writer.transport.abort()
 
     trusting = ssl.create_default_context(cafile=certificate)
-    async with talk_to("lean", script, server_tls=server_side(certificate), tls=trusting, host="localhost") as (
+    async with talk_to("ours", script, server_tls=server_side(certificate), tls=trusting, host="localhost") as (
         client,
         _,
     ):

@@ -1,6 +1,6 @@
 """Through a corporate forward proxy: CONNECT, its login, its refusals, and TLS with upstream itself inside the tunnel.
 
-aiohttp's client sends whole URLs to the proxy where upstream is plain http, so there only the lean one is tried.
+aiohttp's client sends whole URLs to the proxy if upstream is plain http, so there only ours is tried.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ async def test_a_proxy_that_wants_another_login_is_a_failed_connect(kind, author
 @pytest.mark.parametrize("status", [301, 403, 500, 502, 503])
 async def test_a_proxy_that_opens_no_tunnel_is_a_failed_connect(kind, authority, status):
     said = f"HTTP/1.1 {status} No\r\nContent-Length: 3\r\n\r\nno!".encode()
-    async with ForwardProxy(says=said).running() as proxy:
+    async with ForwardProxy(answer=said).running() as proxy:
         tls = client_context(authority.ca_file)
         client = CLIENTS[kind]("https://api.openai.example", TIMES, tls=tls, proxy=proxy.url())
         failure = await refused(client)
@@ -111,14 +111,14 @@ async def test_a_proxy_that_nobody_runs_is_a_failed_connect(kind):
     "said", [b"220 smtp ready\r\n\r\n", b"HTTP/1.1 200", b"HTTP/1.1 2000 OK\r\n\r\n", b"\x00" * 70_000]
 )
 async def test_what_does_not_speak_as_a_proxy_is_a_failed_connect(said):
-    async with ForwardProxy(says=said).running() as proxy:
+    async with ForwardProxy(answer=said).running() as proxy:
         failure = await refused(UpstreamClient("https://api.openai.example", TIMES, proxy=proxy.url()))
     assert (failure.reason, failure.sent) == ("connect", False)
 
 
 async def test_a_proxy_that_speaks_for_upstream_before_it_was_asked_is_refused(plain):
     """Bytes behind the tunnel's head would be taken for the answer to a request that nobody has sent."""
-    async with ForwardProxy(says=b"HTTP/1.1 200 OK\r\n\r\n" + OK).running() as proxy:
+    async with ForwardProxy(answer=b"HTTP/1.1 200 OK\r\n\r\n" + OK).running() as proxy:
         failure = await refused(UpstreamClient("http://api.openai.example", TIMES, proxy=proxy.url()))
     assert (failure.reason, failure.sent) == ("connect", False)
 
@@ -150,7 +150,7 @@ async def test_who_sits_in_the_tunnel_must_show_upstream_s_certificate(kind, aut
 async def test_a_plain_upstream_is_reached_by_a_tunnel_too(plain, before):
     """So that the proxy sees no key in either case. The name is looked up by the proxy, not by us."""
     welcome = before + b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"  # RFC 9110 §9.3.6: a length means nothing here
-    async with ForwardProxy(welcome=welcome, leads_to=plain.port).running() as proxy:
+    async with ForwardProxy(established=welcome, leads_to=plain.port).running() as proxy:
         client = UpstreamClient("http://upstream.invalid/prefix", TIMES, proxy=proxy.url())
         assert await get(client) == (200, b"hello")
         assert await get(client) == (200, b"hello")
@@ -160,18 +160,18 @@ async def test_a_plain_upstream_is_reached_by_a_tunnel_too(plain, before):
 
 
 async def test_an_address_of_ipv6_is_asked_for_in_brackets():
-    async with ForwardProxy(says=b"HTTP/1.1 502 No\r\n\r\n").running() as proxy:
+    async with ForwardProxy(answer=b"HTTP/1.1 502 No\r\n\r\n").running() as proxy:
         await refused(UpstreamClient("https://[2001:db8::1]", TIMES, proxy=proxy.url()))
     assert proxy.asked[0].startswith(b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\n")
 
 
 async def test_a_session_goes_through_the_tunnel_too(authority, tmp_path):
-    async def script(visit) -> None:
-        head = await visit.request()
+    async def script(incoming) -> None:
+        head = await incoming.request()
         key = next(line[19:] for line in head.decode().split("\r\n") if line.lower().startswith("sec-websocket-key: "))
         lines = f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept_key(key)}\r\n"
-        await visit.say(f"HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n".encode(), b"\x81\x05hello")
-        await visit.gone()
+        await incoming.send(f"HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n".encode(), b"\x81\x05hello")
+        await incoming.gone()
 
     server = ScriptedServer(script)
     port = await server.start(server_context(authority, tmp_path))

@@ -47,11 +47,11 @@ async def test_a_body_is_poured_whole_wherever_it_is_cut(kind):
 
 @pytest.mark.parametrize("kind", CLIENTS)
 async def test_what_was_read_before_is_not_poured_again(kind):
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(HEAD + chunk(b"first"))
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(HEAD + chunk(b"first"))
         await asyncio.sleep(0.02)
-        await visit.say(chunk(b"second"), b"0\r\n\r\n")
+        await incoming.send(chunk(b"second"), b"0\r\n\r\n")
 
     async with talk_to(kind, script) as (client, _):
         answer, cup = await client.send("GET", "/v1/models", [], None), Cup()
@@ -64,11 +64,11 @@ async def test_what_was_read_before_is_not_poured_again(kind):
 async def test_a_full_sink_gets_nothing_more_until_it_has_room(kind):
     more, said = asyncio.Event(), asyncio.Event()
 
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(HEAD + chunk(b"a"))
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(HEAD + chunk(b"a"))
         await more.wait()
-        await visit.say(chunk(b"b"), chunk(b"c"), b"0\r\n\r\n")
+        await incoming.send(chunk(b"b"), chunk(b"c"), b"0\r\n\r\n")
         said.set()
 
     async with talk_to(kind, script) as (client, _):
@@ -90,10 +90,10 @@ async def test_a_full_sink_gets_nothing_more_until_it_has_room(kind):
 
 @pytest.mark.parametrize("kind", CLIENTS)
 async def test_what_the_sink_raises_is_raised(kind):
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(HEAD + chunk(b"a"))
-        await visit.gone()
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(HEAD + chunk(b"a"))
+        await incoming.gone()
 
     async with talk_to(kind, script) as (client, _):
         cup = Cup()
@@ -116,13 +116,13 @@ async def test_a_body_that_breaks_off_fails_after_what_there_was(kind):
 
 @pytest.mark.parametrize("kind", CLIENTS)
 async def test_silence_between_pieces_ends_it(kind):
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(HEAD + chunk(b"a"))
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(HEAD + chunk(b"a"))
         for _ in range(4):
             await asyncio.sleep(0.06)
-            await visit.say(chunk(b"b"))
-        await visit.gone()
+            await incoming.send(chunk(b"b"))
+        await incoming.gone()
 
     async with talk_to(kind, script, between_bytes=0.15) as (client, _):
         cup = Cup()
@@ -134,19 +134,19 @@ async def test_silence_between_pieces_ends_it(kind):
         answer.close()
 
 
-async def test_a_piece_wakes_no_task_of_the_lean_client():
+async def test_a_piece_wakes_no_task_of_our_client():
     """The connection itself calls the sink: a task that pours sleeps until the end."""
     pieces = 20
 
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.say(HEAD + chunk(b"."))
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.send(HEAD + chunk(b"."))
         for _ in range(pieces):
             await asyncio.sleep(0.005)
-            await visit.say(chunk(b"x"))
-        await visit.say(b"0\r\n\r\n")
+            await incoming.send(chunk(b"x"))
+        await incoming.send(b"0\r\n\r\n")
 
-    async with talk_to("lean", script) as (client, _):
+    async with talk_to("ours", script) as (client, _):
         cup = Cup()
         answer = await client.send("GET", "/v1/models", [], None)
         waits = 0

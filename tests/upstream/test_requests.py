@@ -22,13 +22,13 @@ async def seen(kind: str, method: str, target: str, headers, body) -> bytes:
     """The request as it arrives, chunked bodies with their framing."""
     arrived = []
 
-    async def script(visit) -> None:
-        request = await visit.request()
+    async def script(incoming) -> None:
+        request = await incoming.request()
         if b"chunked" in request:
-            request += await visit.reader.readuntil(b"0\r\n\r\n")
+            request += await incoming.reader.readuntil(b"0\r\n\r\n")
         arrived.append(request)
-        await visit.say(EMPTY)
-        await visit.gone()
+        await incoming.send(EMPTY)
+        await incoming.gone()
 
     async with talk_to(kind, script) as (client, server):
         await whole(await client.send(method, target, headers, body))
@@ -51,7 +51,7 @@ async def test_nothing_is_added_but_host(kind):
 
 async def test_headers_go_out_in_their_order_and_spelling():
     """aiohttp's client moves repeated ones together, and forgets those spelled in another way."""
-    request = await seen("lean", "GET", "/", [("x-B", "1"), ("X-a", "2"), ("x-b", "3")], None)
+    request = await seen("ours", "GET", "/", [("x-B", "1"), ("X-a", "2"), ("x-b", "3")], None)
     assert lines(request)[1:] == [b"x-B: 1", b"X-a: 2", b"x-b: 3"]
 
 
@@ -62,7 +62,7 @@ async def test_bytes_beyond_ascii_are_passed_on(kind):
 
 async def test_bytes_that_are_no_utf_8_are_passed_on_as_they_came():
     """aiohttp's client cannot write them, though its server reads them so."""
-    assert b"X-A: \xff" in lines(await seen("lean", "GET", "/", [("X-A", "\udcff")], None))
+    assert b"X-A: \xff" in lines(await seen("ours", "GET", "/", [("X-A", "\udcff")], None))
 
 
 @pytest.mark.parametrize("size", [0, 2, 65_535, 65_536, 1_000_000])
@@ -117,13 +117,13 @@ async def test_a_header_is_one_line(kind, headers):
         with pytest.raises(UpstreamFailure) as failed:
             await client.send("POST", "/", headers, b"{}")
         assert failed.value.reason == "protocol"
-        assert failed.value.sent is (kind == "reference")
+        assert failed.value.sent is (kind == "aiohttp")
         assert await get(client) == (200, b"")
 
 
 @pytest.mark.parametrize("headers", STRICTER, ids=repr)
-async def test_the_lean_client_refuses_a_head_that_could_be_misread(headers):
-    async with talk_to("lean", answering([EMPTY])) as (client, server):
+async def test_our_client_refuses_a_head_that_could_be_misread(headers):
+    async with talk_to("ours", answering([EMPTY])) as (client, server):
         with pytest.raises(UpstreamFailure) as failed:
             await client.send("POST", "/", headers, b"{}")
         assert (failed.value.reason, failed.value.sent, server.connections) == ("protocol", False, 0)
@@ -132,7 +132,7 @@ async def test_the_lean_client_refuses_a_head_that_could_be_misread(headers):
 @pytest.mark.parametrize("target", ["/a b", "/a\r\nX-B: 1", "/a HTTP/1.1\r\n\r\nGET /b"])
 async def test_a_target_is_one_word(target):
     """aiohttp's client leaves this to its caller."""
-    async with talk_to("lean", answering([EMPTY])) as (client, server):
+    async with talk_to("ours", answering([EMPTY])) as (client, server):
         with pytest.raises(UpstreamFailure) as failed:
             await client.send("GET", target, [], None)
         assert (failed.value.sent, server.connections) == (False, 0)
@@ -151,8 +151,8 @@ async def test_a_streamed_body_waits_for_an_upstream_that_does_not_read(kind):
             asked += 65_536
             yield b"x" * 65_536
 
-    async def script(visit) -> None:
-        visit.reader._transport.pause_reading()
+    async def script(incoming) -> None:
+        incoming.reader._transport.pause_reading()
         await done.wait()
 
     done = asyncio.Event()
@@ -180,21 +180,21 @@ async def test_an_answer_that_comes_early_wins(kind):
         finally:
             stopped.set()
 
-    async def script(visit) -> None:
-        await visit.request()
-        if visit.number == 1:
-            await visit.reader.readuntil(b"first")
-            await visit.say(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig")
-            await visit.gone()
+    async def script(incoming) -> None:
+        await incoming.request()
+        if incoming.number == 1:
+            await incoming.reader.readuntil(b"first")
+            await incoming.send(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig")
+            await incoming.gone()
         else:
-            await visit.say(EMPTY)
+            await incoming.send(EMPTY)
 
     async with talk_to(kind, script) as (client, server):
         answer = await client.send("POST", "/", [], slow())
         assert (answer.status, await whole(answer)) == (413, b"big")
         assert await get(client) == (200, b"")
         assert server.connections == 2
-        if kind == "lean":  # aiohttp lets go of the body later
+        if kind == "ours":  # aiohttp lets go of the body later
             await asyncio.wait_for(stopped.wait(), 1)
 
 
@@ -207,14 +207,14 @@ async def test_an_answer_may_begin_before_the_body_has_ended(kind):
         await more.wait()
         yield b"def"
 
-    async def script(visit) -> None:
-        await visit.request()
-        await visit.reader.readuntil(b"abc")
-        await visit.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
-        await visit.reader.readuntil(b"def\r\n0\r\n\r\n")
-        await visit.say(b"1\r\nb\r\n0\r\n\r\n")
-        await visit.request()
-        await visit.say(EMPTY)
+    async def script(incoming) -> None:
+        await incoming.request()
+        await incoming.reader.readuntil(b"abc")
+        await incoming.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        await incoming.reader.readuntil(b"def\r\n0\r\n\r\n")
+        await incoming.send(b"1\r\nb\r\n0\r\n\r\n")
+        await incoming.request()
+        await incoming.send(EMPTY)
 
     async with talk_to(kind, script) as (client, server):
         answer = await client.send("POST", "/", [], two())
@@ -239,10 +239,10 @@ async def test_a_body_whose_source_breaks_never_looks_complete(kind, length):
     arrived = []
     left = asyncio.Event()
 
-    async def script(visit) -> None:
-        head = await visit.reader.readuntil(b"\r\n\r\n")
+    async def script(incoming) -> None:
+        head = await incoming.reader.readuntil(b"\r\n\r\n")
         try:
-            while piece := await visit.reader.read(65_536):
+            while piece := await incoming.reader.read(65_536):
                 arrived.append(piece)
         finally:
             del head
@@ -260,10 +260,10 @@ async def test_a_body_whose_source_breaks_never_looks_complete(kind, length):
 async def test_a_body_of_another_length_than_promised_is_not_sent_as_if_it_fitted(data):
     """aiohttp's client sends what it gets, or waits for an answer that cannot come."""
 
-    async def script(visit) -> None:
-        await visit.gone()
+    async def script(incoming) -> None:
+        await incoming.gone()
 
-    async with talk_to("lean", script) as (client, _):
+    async with talk_to("ours", script) as (client, _):
         with pytest.raises(UpstreamFailure) as failed:
             await client.send("POST", "/", [("Content-Length", "10")], pieces(data))
     assert failed.value.reason == "protocol"

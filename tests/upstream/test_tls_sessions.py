@@ -24,10 +24,10 @@ class Counting(ScriptedServer):
         self.resumed: list[bool] = []
         super().__init__(self._once)
 
-    async def _once(self, visit) -> None:
-        self.resumed.append(visit.writer.get_extra_info("ssl_object").session_reused)
-        await visit.request()
-        await visit.say(LAST)
+    async def _once(self, incoming) -> None:
+        self.resumed.append(incoming.writer.get_extra_info("ssl_object").session_reused)
+        await incoming.request()
+        await incoming.send(LAST)
 
 
 @pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])

@@ -10,7 +10,7 @@ from quotapool.domain import retry
 from tests.fakes.wire import Wire, open_wire
 
 
-@pytest.fixture(params=["lean", "aiohttp"])
+@pytest.fixture(params=["ours", "aiohttp"])
 async def wire(request, valkey_url, monkeypatch) -> AsyncIterator[Wire]:
     """With our own server, and with aiohttp's as its reference."""
     monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.002)

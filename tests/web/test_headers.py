@@ -184,7 +184,7 @@ async def test_headers_of_nearly_64_kib_pass_and_longer_lines_are_refused(wire):
     assert len(wire.upstream.requests) == 1
 
 
-@pytest.mark.parametrize("wire", ["lean"], indirect=True)  # aiohttp's server refuses both
+@pytest.mark.parametrize("wire", ["ours"], indirect=True)  # aiohttp's server refuses both
 async def test_a_long_line_is_refused_behind_another_request_too(wire):
     """Both come at once, and the first is answered."""
     client = await wire.connect()
@@ -196,7 +196,7 @@ async def test_a_long_line_is_refused_behind_another_request_too(wire):
     assert len(wire.upstream.requests) == 1
 
 
-@pytest.mark.parametrize("wire", ["lean"], indirect=True)  # aiohttp's server has limits of its own
+@pytest.mark.parametrize("wire", ["ours"], indirect=True)  # aiohttp's server has limits of its own
 async def test_many_long_headers_are_refused(wire):
     """256 KiB in all is the most."""
     lines = [f"X-{n}: " + "x" * 60_000 for n in range(5)]

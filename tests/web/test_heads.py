@@ -37,11 +37,11 @@ class Wire(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
-        self.said = b""
+        self.sent = b""
         self.open = True
 
     def write(self, data) -> None:
-        self.said += data
+        self.sent += data
 
     def can_write_eof(self) -> bool:
         return False
@@ -61,9 +61,9 @@ class Requests:
 
     def __init__(self) -> None:
         self.seen: list[tuple[list[tuple[str, str]], bytes]] = []
-        self.server = Server(self._answer, asyncio.Protocol)
+        self.server = Server(self._answer)
 
-    async def _answer(self, exchange) -> None:
+    async def _answer(self, exchange, _wanted) -> None:
         status = 200
         try:
             self.seen.append((list(exchange.headers.items()), await exchange.read(1000)))
@@ -72,7 +72,7 @@ class Requests:
         await exchange.start(status, "", [], 0)
         await exchange.finish()
 
-    async def hear(self, *pieces: bytes) -> Wire:
+    async def receive(self, *pieces: bytes) -> Wire:
         connection, wire = self.server(), Wire()
         connection.connection_made(wire)
         for piece in pieces:
@@ -97,9 +97,9 @@ async def test_a_head_cut_at_any_byte_has_the_same_fields(requests, case):
     cuts = [(data,), *((data[:n], data[n:]) for n in range(1, len(data))), [data[n : n + 1] for n in range(len(data))]]
     for pieces in cuts:
         requests.seen.clear()
-        wire = await requests.hear(*pieces)
+        wire = await requests.receive(*pieces)
         assert requests.seen == expected
-        assert wire.said.count(b"HTTP/1.1 200 ") == len(expected)
+        assert wire.sent.count(b"HTTP/1.1 200 ") == len(expected)
         assert wire.open
 
 
@@ -111,8 +111,8 @@ async def test_a_head_cut_at_any_byte_has_the_same_fields(requests, case):
 async def test_framing_without_end_is_refused(requests, endless):
     """A client could fill the memory with it, though the body itself is short."""
     more = b"X-B: 1\r\n" * 1000 if endless.endswith(b"\n") else b"x" * 8000
-    wire = await requests.hear(CHUNKS[: CHUNKS.index(b"4;")] + endless, *[more] * 9)
-    assert wire.said.startswith(b"HTTP/1.1 400 ")
+    wire = await requests.receive(CHUNKS[: CHUNKS.index(b"4;")] + endless, *[more] * 9)
+    assert wire.sent.startswith(b"HTTP/1.1 400 ")
     assert requests.seen == []
     assert not wire.open
 
@@ -120,8 +120,8 @@ async def test_framing_without_end_is_refused(requests, endless):
 async def test_a_long_head_leaves_room_for_the_framing_after_it(requests):
     """Given 200 KB of fields and a body that waits for its turn, I expect that it is taken when it comes."""
     fields = b"".join(b"X-%d: %b\r\n" % (n, b"x" * 50_000) for n in range(4))
-    wire = await requests.hear(
+    wire = await requests.receive(
         b"POST / HTTP/1.1\r\n" + fields + b"Transfer-Encoding: chunked\r\n\r\n", b"3", b"\r\nabc\r\n0\r\n\r\n"
     )
     assert [body for _, body in requests.seen] == [b"abc"]
-    assert wire.said.startswith(b"HTTP/1.1 200 ")
+    assert wire.sent.startswith(b"HTTP/1.1 200 ")

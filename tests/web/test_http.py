@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import pytest
@@ -31,7 +32,7 @@ async def test_pipelined_requests_are_answered_in_order(wire):
         while True:
             await request.rest()
             n += 1
-            await request.say(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + str(n).encode())
+            await request.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + str(n).encode())
             request.head = await request.reader.readuntil(b"\r\n\r\n")
 
     wire.upstream.script = script
@@ -69,7 +70,7 @@ async def test_an_upload_flows_through_before_its_end(wire):
         assert await request.reader.readexactly(4) == b"abcd"
         seen.set()
         assert await request.reader.readexactly(4) == b"efgh"
-        await request.say(OK)
+        await request.send(OK)
         await request.gone()
 
     wire.upstream.script = script
@@ -97,7 +98,7 @@ async def test_upstream_may_answer_before_the_upload_has_ended(wire):
 
     async def script(request: Incoming) -> None:
         await request.reader.readexactly(4)
-        await request.say(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        await request.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
 
     wire.upstream.script = script
     client = await wire.connect()
@@ -302,7 +303,7 @@ async def test_a_broken_upload_is_the_clients_fault_and_upstream_sees_no_clean_e
 # ---- connections that say nothing
 
 
-@pytest.mark.parametrize("wire", ["lean"], indirect=True)  # aiohttp's server waits for ten seconds
+@pytest.mark.parametrize("wire", ["ours"], indirect=True)  # aiohttp's server waits for ten seconds
 async def test_a_refused_upload_gets_its_answer_and_the_connections_end_at_once(wire):
     """Given a client that is still sending when it is refused, I expect that it can read why."""
     client = await wire.connect()
@@ -312,3 +313,30 @@ async def test_a_refused_upload_gets_its_answer_and_the_connections_end_at_once(
         answer = await client.to_the_end()
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert answer.count(b"\r\n\r\n") == 1
+
+
+UNREAD = b"POST /v2/nothing HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize("wire", ["ours"], indirect=True)  # aiohttp's server reads the body to its end and goes on
+@pytest.mark.parametrize(
+    ("framing", "rest"),
+    [
+        (b"Content-Length: 5\r\n\r\nab", b"cde"),
+        (b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n", b"3\r\ncde\r\n0\r\n\r\n"),
+        (b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n", b"zz\r\n"),
+    ],
+    ids=["length", "chunks", "broken chunks"],
+)
+async def test_after_an_answer_that_came_before_the_end_of_the_body_nothing_more_is_served(wire, framing, rest):
+    """The answer announces that the connection closes: whatever else comes is neither a request nor answered."""
+    client = await wire.connect()
+    await client.send(UNREAD + framing)
+    answer, _ = await client.answer()
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert fields(answer)["connection"] == "close"
+    with contextlib.suppress(ConnectionError):
+        await client.send(rest + SMUGGLED)
+    assert await client.to_the_end() == b""
+    assert wire.upstream.requests == []
+    assert len(wire.ends.trips) == 1

@@ -21,7 +21,7 @@ def no_collector():
     gc.enable()
 
 
-async def answer(exchange: Exchange) -> None:
+async def answer(exchange: Exchange, _wanted: object) -> None:
     await exchange.read(1_000)
     await exchange.start(200, "", [], 2)
     await exchange.write(b"ok")
@@ -37,10 +37,12 @@ async def answer(exchange: Exchange) -> None:
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf",
         b"POST / HTTP/1.1\r\nHos",
         b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nframes",
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
     ],
 )
 async def test_a_clients_connection_leaves_no_garbage(no_collector, sent):
-    server = Server(answer, asyncio.Protocol)
+    server = Server(answer)
     listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
     writer.write(sent)
@@ -59,7 +61,7 @@ async def test_a_clients_connection_leaves_no_garbage(no_collector, sent):
     await server.close()
 
 
-class Keeper:
+class Owner:
     def answered(self, connection: UpstreamConnection) -> None: ...
 
     def free(self, connection: UpstreamConnection) -> None: ...
@@ -77,7 +79,7 @@ async def test_a_connection_to_upstream_leaves_no_garbage(no_collector):
     loop = asyncio.get_running_loop()
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     where = server.sockets[0].getsockname()
-    _, connection = await loop.create_connection(lambda: UpstreamConnection(loop, Keeper(), Timeouts(5, 5, 5)), *where)
+    _, connection = await loop.create_connection(lambda: UpstreamConnection(loop, Owner(), Timeouts(5, 5, 5)), *where)
     got = connection.request("GET", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", None, None)
     assert await got.chunk() == b"ok"
     seen = weakref.ref(connection)

@@ -22,7 +22,7 @@ def full(wire):
         while True:
             await request.rest()
             await go_on.wait()
-            await request.say(OK)
+            await request.send(OK)
             request.head = await request.reader.readuntil(b"\r\n\r\n")
 
     wire.upstream.script = script

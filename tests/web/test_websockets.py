@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.fakes.sessions import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Hall, Peer, Refused, open_sessions
+from tests.fakes.wire import kernel_buffers
 
 CODES = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4000, 4999]
 
@@ -82,7 +84,7 @@ async def pushed(sender: Peer) -> int:
     """Bytes that go out until nobody takes any more for half a second."""
     piece, sent = bytes(2**16), 0
     try:
-        while sent < 512 * 2**20:
+        while sent < kernel_buffers() + 200 * 2**20:
             sender.writer.write(sender.frame(BINARY, piece))
             sent += len(piece)
             async with asyncio.timeout(0.5):
@@ -94,15 +96,16 @@ async def pushed(sender: Peer) -> int:
 
 async def test_a_slow_client_slows_upstream_down_and_nothing_piles_up(hall):
     client, upstream = await hall.pair(receive_buffer=2**14)
-    assert await pushed(upstream) < 64 * 2**20  # what the kernel's buffers and two messages hold, and no more
+    assert await pushed(upstream) < kernel_buffers() + 4 * 2**20  # and a few messages of ours
     await client.send(TEXT, b"the other way is free")
     assert await upstream.receive() == (TEXT, b"the other way is free")
 
 
 async def test_a_slow_upstream_slows_the_client_down(hall):
     client, upstream = await hall.pair()
+    upstream.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
     upstream.reader._transport.pause_reading()
-    assert await pushed(client) < 64 * 2**20
+    assert await pushed(client) < kernel_buffers() + 4 * 2**20
 
 
 async def test_a_message_beyond_the_limit_ends_the_session_on_both_sides(valkey_url):
@@ -248,6 +251,8 @@ async def test_compression_is_agreed_on_with_nobody(hall):
         ("Sec-WebSocket-Key: c2hvcnQ=",),
         ("Sec-WebSocket-Key: not base64!",),
         ("Sec-WebSocket-Key:",),
+        ("Content-Length: 3",),
+        ("Transfer-Encoding: chunked",),
     ],
 )
 async def test_a_handshake_that_is_none_is_refused_before_anything_is_spent(hall, fields):
@@ -286,6 +291,15 @@ async def test_a_client_secret_of_openai_is_not_swapped_for_a_pool_key(hall, fie
     with pytest.raises(Refused) as refused:
         await hall.connect("/v1/realtime", *fields)
     assert (refused.value.status, json.loads(refused.value.body)["error"]["code"]) == (401, "client_secret_sent")
+
+
+async def test_a_connection_whose_handshake_is_refused_ends(hall):
+    """What a client sends behind its handshake are frames, and must not be read as requests."""
+    client = await hall.ask("/v1/realtime", "Sec-WebSocket-Version: 8")
+    assert client.start.split()[1] == "400"
+    assert client.field("Connection") == "close"
+    await client.reader.readexactly(int(client.field("Content-Length") or 0))
+    assert await client.ended()
 
 
 async def test_any_future_path_can_be_a_websocket(hall):

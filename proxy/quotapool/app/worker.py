@@ -39,14 +39,12 @@ from quotapool.upstream.interface import Timeouts
 from quotapool.upstream.origins import Origins, origins_of
 from quotapool.web.cors import Cors
 from quotapool.web.handlers import ClientHandler
-from quotapool.web.listener import Listener
 from quotapool.web.server import Server
 
 _log = structlog.get_logger()
 _LOOK_S: Final = 0.5  # an idle worker looks at the pool's version this often
 _IDLE_GRACE_S: Final = 1.0  # while draining, idle connections may bring one more request for this long
 _NEXT_S: Final = 0.25  # and so may one whose answer had begun, without a word of closing, before the drain
-_CUT_S: Final = 0.1
 _COLLECT_AFTER: Final = (20_000, 20, 50)  # allocations: a large pool's head-room is not garbage, and walking it costs
 _LAST_WORDS_S: Final = 1.0  # for clients of sessions to answer that they close
 
@@ -194,8 +192,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
         return
     worker = Worker(slot, first)
     await worker.start()
-    upgraded = Listener(worker.handler)  # WebSockets
-    server = Server(worker.handler.serve, upgraded)
+    server = Server(worker.handler.serve)
     accepting = await asyncio.get_running_loop().create_server(server, sock=listener, backlog=4096, ssl=worker.tls)
     # What was built so far lives as long as the process: keep the collector from walking it again and again.
     gc.collect()
@@ -226,8 +223,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     await _drain(worker, accepting, server, patience)
     await worker.paths.sessions.close(_LAST_WORDS_S)
     lagging.cancel()
-    await server.close()
-    await upgraded.shutdown(_CUT_S)  # `_drain` has waited; what is left is cut
+    await server.close()  # `_drain` has waited; what is left is cut
     booking.cancel()
     await worker.close()
 

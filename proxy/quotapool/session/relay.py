@@ -95,7 +95,7 @@ class SessionRelay:
     def look(self, now: float) -> None:
         """Ask who has been silent for a sign of life, and give up on who does not answer. `now`: monotonic."""
         for side in (self._client, self._upstream):
-            silent_s = now - side.heard_at if side.waits else 0.0
+            silent_s = now - side.received_at if side.receiving else 0.0
             if silent_s > _LOST_AFTER_S:
                 side.abort()
             elif silent_s > _PING_AFTER_S:
@@ -111,8 +111,8 @@ class SessionRelay:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if self._told.done():
                 code, reason = self._told.result()
-                self._client.say_close(close_payload(code, reason))
-                self._upstream.say_close(close_payload(GOING_AWAY))
+                self._client.send_close(close_payload(code, reason))
+                self._upstream.send_close(close_payload(GOING_AWAY))
                 await asyncio.wait({up}, timeout=_FAREWELL_S)
                 return Ending(code, "proxy")
             if down.done():
@@ -121,7 +121,7 @@ class SessionRelay:
         finally:
             if not up.done() or not down.done():  # cut, or one side would not answer
                 with contextlib.suppress(ConnectionError):
-                    self._upstream.say_close(close_payload(GOING_AWAY))
+                    self._upstream.send_close(close_payload(GOING_AWAY))
             for task in (up, down, self._line):
                 if task is not None:
                     task.cancel()
@@ -136,18 +136,18 @@ class SessionRelay:
             self._line.cancel()  # nothing may go up behind a close
         if last.close is not None:
             code = close_code(last.close)
-            second.say_close(bytearray(last.close) if by == "client" else self._without_secrets(last.close))
+            second.send_close(bytearray(last.close) if by == "client" else self._without_secrets(last.close))
             await asyncio.wait({others}, timeout=_FAREWELL_S)
             answer = others.result().close if others.done() else None
             if answer is None:
                 answer = last.close
-            first.say_close(self._without_secrets(answer) if by == "client" else bytearray(answer))
+            first.send_close(self._without_secrets(answer) if by == "client" else bytearray(answer))
             return Ending(code, by)
         if last.broken is not None:
-            first.say_close(close_payload(last.broken.code, str(last.broken)))
-            second.say_close(close_payload(lost, f"the {by} broke the protocol: {last.broken}"))
+            first.send_close(close_payload(last.broken.code, str(last.broken)))
+            second.send_close(close_payload(lost, f"the {by} broke the protocol: {last.broken}"))
             return Ending(last.broken.code, by)
-        second.say_close(close_payload(lost, f"the {by} is gone"))
+        second.send_close(close_payload(lost, f"the {by} is gone"))
         return Ending(VANISHED, by)
 
     def _without_secrets(self, close: bytearray) -> bytearray:

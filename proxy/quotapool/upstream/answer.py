@@ -1,4 +1,4 @@
-"""An answer of the lean upstream side: filled by its connection, emptied by whoever relays it, bounded in between."""
+"""An upstream answer as it comes in: filled by its connection, emptied by what relays it, bounded in between."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from multidict import CIMultiDict
 
 from quotapool.upstream.interface import Sink, UpstreamFailure
 
-_MOST_BUFFERED: Final = 2**18  # bytes of a body that nobody has asked for; then upstream has to wait
+_MOST_BUFFERED: Final = 2**18  # bytes of a body that nobody has taken; then upstream has to wait
 
 
-class Source(Protocol):
+class AnswerConnection(Protocol):
     """The connection, as an answer needs it."""
 
     loop: asyncio.AbstractEventLoop
 
     def expect_by(self, deadline: float | None) -> None:
-        """Fail with `timeout` where nothing comes until then (in the loop's time)."""
+        """Fail with `timeout` if nothing comes until then (in the loop's time)."""
         ...
 
-    def read_on(self, answer: StreamedAnswer) -> None:
-        """There is room again."""
+    def resume(self, answer: StreamedAnswer) -> None:
+        """Read again: there is room."""
         ...
 
     def give_up(self, answer: StreamedAnswer) -> None:
-        """Nobody wants the rest."""
+        """Drop the connection: nobody wants the rest."""
         ...
 
 
 class StreamedAnswer:
-    """What `http.Answer` promises. `begun`: status, reason and headers are here."""
+    """An `interface.Answer`. `begun`: status, reason and headers are here."""
 
     __slots__ = (
         "_between_s",
@@ -51,7 +51,7 @@ class StreamedAnswer:
         "status",
     )
 
-    def __init__(self, connection: Source, between_s: float | None) -> None:
+    def __init__(self, connection: AnswerConnection, between_s: float | None) -> None:
         self._connection = connection
         self._between_s = between_s
         self._pieces: list[bytes] = []
@@ -80,8 +80,7 @@ class StreamedAnswer:
                 raise self._failure
             if self._complete:
                 return b""
-            between = self._between_s
-            await self._wait(None if between is None else self._connection.loop.time() + between)
+            await self._wait_for_bytes()
         return self._take()
 
     def _take(self) -> bytes:
@@ -89,13 +88,13 @@ class StreamedAnswer:
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         if self._size > _MOST_BUFFERED:
-            self._connection.read_on(self)
+            self._connection.resume(self)
         self._size = 0
         return data
 
     async def pour(self, sink: Sink) -> None:
         """The sink is called by the connection itself: a piece costs no turn of the loop and wakes no task."""
-        self._sink, between = sink, self._between_s
+        self._sink = sink
         try:
             while True:
                 if self._pieces:
@@ -110,7 +109,7 @@ class StreamedAnswer:
                         raise self._failure
                     if self._complete:
                         return
-                    await self._wait(None if between is None else self._connection.loop.time() + between)
+                    await self._wait_for_bytes()
         finally:
             self._sink = None
 
@@ -118,8 +117,12 @@ class StreamedAnswer:
         if not self._complete:
             self._connection.give_up(self)
 
+    async def _wait_for_bytes(self) -> None:
+        between = self._between_s
+        await self._wait(None if between is None else self._connection.loop.time() + between)
+
     async def _wait(self, deadline: float | None) -> None:
-        """Until the connection has news. A cancelled wait loses none of them."""
+        """Until the connection has something new. A cancelled wait loses nothing."""
         connection = self._connection
         self._waiter = connection.loop.create_future()
         connection.expect_by(deadline)
@@ -131,21 +134,22 @@ class StreamedAnswer:
     # ---- for the connection
 
     def feed(self, data: bytes) -> bool:
-        """True: enough for now."""
+        """Returns True if that is enough for now."""
         self._pieces.append(data)
         self._size += len(data)
         return self._size > _MOST_BUFFERED
 
     def flow(self) -> None:
-        """What came in may go on: to the sink, if it has room, else to whoever asks."""
+        """A read is over: give what it brought to the sink, if it has room, else wake the task that waits."""
         if self._sink is None or self._full is not None or self._waiter is None:
             self.wake()
             return
-        self._connection.expect_by(None if self._between_s is None else self._connection.loop.time() + self._between_s)
+        between = self._between_s
+        self._connection.expect_by(None if between is None else self._connection.loop.time() + between)
         if self._pieces:
             try:
                 self._full = self._sink(self._take())
-            except Exception as error:  # noqa: BLE001 - it is for whoever pours, not for the connection
+            except Exception as error:  # noqa: BLE001 - it is for the caller of `pour`, not for the connection
                 self._refused = error
             if self._full is not None or self._refused is not None:
                 self.wake()

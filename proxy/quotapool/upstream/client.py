@@ -1,7 +1,7 @@
-"""The lean upstream side: one origin, its keep-alive connections, and nothing a request does not need.
+"""The client of one upstream origin: its keep-alive connections, and nothing that a request does not need.
 
-No cookies, no redirects, no decompression, and no header of its own but Host and what frames the body. `http.py` has
-the interface, and aiohttp's client behind it as the reference: the same contract tests run against both.
+No cookies, no redirects, no decompression, and no header of its own but Host and what frames the body. aiohttp's client
+(`tests/reference`) is the reference: the same contract tests run against both.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class UpstreamClient:
         most: int | None = None,
     ) -> None:
         """`proxy`: http://[user:password@]host:port, through which everything goes. `most`: connections at once;
-        sessions (`ask_alone`) are not among them. None: no limit."""
+        sessions (`open_dedicated`) are not among them. None: no limit."""
         url = urlsplit(base)
         if url.scheme not in {"http", "https"} or not url.hostname:
             raise ValueError("an upstream's address begins with http:// or https:// and names a host")
@@ -59,7 +59,7 @@ class UpstreamClient:
             proxy=None if proxy is None else ForwardProxy.at(proxy),
         )
         self._timeouts = timeouts
-        self._turns: ConnectionLimit[UpstreamConnection] = ConnectionLimit(most, self.free)
+        self._limit: ConnectionLimit[UpstreamConnection] = ConnectionLimit(most, self.free)
         self._idle: dict[UpstreamConnection, None] = {}  # in the order they became free
         self._open: set[UpstreamConnection] = set()
         self._tidying: asyncio.TimerHandle | None = None
@@ -70,8 +70,8 @@ class UpstreamClient:
 
     async def send(self, method: str, target: str, headers: Sequence[Header], body: Body) -> StreamedAnswer:
         loop = asyncio.get_running_loop()
-        patience = self._timeouts.first_byte
-        deadline = None if patience is None else loop.time() + patience
+        first_byte_s = self._timeouts.first_byte
+        deadline = None if first_byte_s is None else loop.time() + first_byte_s
         head, length = self._head(method, target, headers, body)
         connection = self._take(loop.time()) or await self._wait(loop, deadline)
         answer = connection.request(method, head, body, length)
@@ -82,10 +82,10 @@ class UpstreamClient:
             raise
         return answer
 
-    async def ask_alone(
+    async def open_dedicated(
         self, method: str, target: str, headers: Sequence[Header], protocol: Callable[[], asyncio.Protocol]
     ) -> asyncio.Transport:
-        """Send a request on a connection of its own that `protocol` keeps: for a session, which is no HTTP any more."""
+        """Send a request on a connection of its own, which `protocol` keeps: for a session, which is no longer HTTP."""
         loop = asyncio.get_running_loop()
         head, _ = self._head(method, target, headers, None)
         if self._closed:
@@ -101,20 +101,20 @@ class UpstreamClient:
             self._tidying.cancel()
         for connection in list(self._open):
             connection.drop()
-        self._turns.close(_closed())
-        await asyncio.sleep(0)  # the transports tell their connections in the loop's next turn
+        self._limit.close(_closed())
+        await asyncio.sleep(0)  # the transports notify their connections in the loop's next turn
 
     # ---- the request's head
 
     def _head(self, method: str, target: str, headers: Sequence[Header], body: Body) -> tuple[bytes, int | None]:
-        """The head, and the body's length if it says one. Raises UpstreamFailure where it would not be one head."""
+        """The head, and the body's length if it has one. Raises UpstreamFailure if it would not be one head."""
         start = f"{method} {self._prefix}{target}"
         if _START.fullmatch(start) is None:
-            raise UpstreamFailure("protocol", "a target was to be sent that is not one word", sent=False)
+            raise UpstreamFailure("protocol", "a target with a space or a control character was to be sent", sent=False)
         try:
             lines = encode_headers(headers)
         except ValueError as error:
-            raise UpstreamFailure("protocol", "a header was to be sent that is not one line", sent=False) from error
+            raise UpstreamFailure("protocol", "a header of more than one line was to be sent", sent=False) from error
         framing = [(low, value) for name, value in headers if (low := _lower(name)) in _FRAMING]
         hosted = False
         length: int | None = None
@@ -130,10 +130,10 @@ class UpstreamClient:
         first = f"{start} HTTP/1.1\r\n" if hosted else f"{start} HTTP/1.1\r\nHost: {self._authority}\r\n"
         last = "\r\n"
         if body is None or isinstance(body, bytes):
-            has = len(body or b"")
+            size = len(body or b"")
             if length is None and (body is not None or method not in _BODILESS):
-                last = f"Content-Length: {has}\r\n\r\n"
-            elif length is not None and length != has:
+                last = f"Content-Length: {size}\r\n\r\n"
+            elif length is not None and length != size:
                 raise UpstreamFailure("protocol", "a wrong Content-Length was to be sent", sent=False)
         elif length is None:
             last = "Transfer-Encoding: chunked\r\n\r\n"
@@ -150,21 +150,21 @@ class UpstreamClient:
         return None
 
     async def _wait(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> UpstreamConnection:
-        """One that others have finished with, or a new one. Raises UpstreamFailure."""
+        """One that another request has finished with, or a new one. Raises UpstreamFailure."""
         while True:
             try:
-                connection = await self._turns.wait(deadline)
+                connection = await self._limit.wait(deadline)
             except TimeoutError as error:
                 detail = "every connection to upstream was in use for too long"
                 raise UpstreamFailure("timeout", detail, sent=False) from error
             if connection is None:
-                return await self._dial(loop, deadline)
+                return await self._connect(loop, deadline)
             if connection.is_usable(loop.time()):
                 return connection
             connection.drop()
 
-    async def _dial(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> UpstreamConnection:
-        """A new connection for requests, whose turn it is."""
+    async def _connect(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> UpstreamConnection:
+        """A new connection for requests, which the limit counts already."""
         try:
             if self._closed:
                 raise _closed()
@@ -174,7 +174,7 @@ class UpstreamClient:
             if connection.is_lost:
                 raise UpstreamFailure("connect", "cannot connect to upstream: connection reset", sent=False)
         except BaseException:
-            self._turns.left()
+            self._limit.release()
             raise
         self._open.add(connection)
         return connection
@@ -187,7 +187,7 @@ class UpstreamClient:
         if self._closed:
             connection.drop()
             return
-        if self._turns.offer(connection):
+        if self._limit.offer(connection):
             return
         self._idle[connection] = None
         expires = connection.expires()
@@ -201,7 +201,7 @@ class UpstreamClient:
         self._idle.pop(connection, None)
         if connection in self._open:
             self._open.discard(connection)
-            self._turns.left()
+            self._limit.release()
 
     def _tidy(self) -> None:
         """Close what has been idle for too long, and look again when the next one may have been."""
@@ -221,7 +221,7 @@ def _closed() -> UpstreamFailure:
 
 @functools.lru_cache(maxsize=1024)
 def _lower(name: str) -> str:
-    """A header's name in lower case. Raises UpstreamFailure where it is none."""
+    """A header's name in lower case. Raises UpstreamFailure if it is invalid."""
     if _NAME.fullmatch(name) is None:
-        raise UpstreamFailure("protocol", "a header was to be sent whose name is none", sent=False)
+        raise UpstreamFailure("protocol", "a header with an invalid name was to be sent", sent=False)
     return name.lower()

@@ -9,6 +9,7 @@ and chunk extensions without end, and bytes after an answer's end. A connection 
 from __future__ import annotations
 
 import asyncio
+import enum
 import select
 from collections.abc import AsyncIterator, Callable
 from typing import Final, Protocol, cast
@@ -26,23 +27,50 @@ _MARGIN: Final = 0.8  # of the time a server says it keeps an idle connection: o
 _TRUSTED_S: Final = 1.0  # a connection idle for longer is looked at before it is used
 _NO_BODY: Final = frozenset({204, 304})
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
-_BROKE_OFF: Final = "upstream's answer broke off"
 
 
 class ConnectionOwner(Protocol):
-    """Whoever keeps the connections: hears of the first whole answer of one, when it is free again, when it is gone."""
+    """Keeps connections, and is notified of what becomes of each."""
 
-    def answered(self, connection: UpstreamConnection) -> None: ...
+    def answered(self, connection: UpstreamConnection) -> None:
+        """Its first answer is whole."""
+        ...
 
-    def free(self, connection: UpstreamConnection) -> None: ...
+    def free(self, connection: UpstreamConnection) -> None:
+        """It may serve another request."""
+        ...
 
     def gone(self, connection: UpstreamConnection) -> None: ...
 
 
+class _Reading(enum.Enum):
+    """What the next bytes of upstream belong to.
+
+    IDLE -> WAITING                 a request was sent
+    WAITING -> HEAD                 the first byte came; interim answers (1xx) are part of the head
+    HEAD -> BODY or BODY_TO_THE_END a body by its length or in chunks, or one that ends with the connection
+    HEAD, BODY -> ENDED             the answer is whole; what else comes with it is one byte too many
+    any -> IDLE                     the answer was handed over, failed, or was given up; a byte now drops the connection
+    """
+
+    IDLE = enum.auto()
+    WAITING = enum.auto()
+    HEAD = enum.auto()
+    BODY = enum.auto()
+    BODY_TO_THE_END = enum.auto()
+    ENDED = enum.auto()
+
+
+# Globals are found faster than members, and they are looked at with each piece that comes.
+_IDLE, _WAITING, _HEAD, _BODY, _BODY_TO_THE_END, _ENDED = _Reading
+
+
 class UpstreamConnection(asyncio.Protocol):
-    def __init__(self, loop: asyncio.AbstractEventLoop, keeper: ConnectionOwner, timeouts: Timeouts) -> None:
+    """What is read is `_reading`; whether another request may follow is `_reusable`, and never becomes true again."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, owner: ConnectionOwner, timeouts: Timeouts) -> None:
         self.loop = loop
-        self._keeper = keeper
+        self._owner = owner
         self._between_s = timeouts.between_bytes
         # Called for each line of a head, so it only gathers them: all are made text of at once.
         self._fields: list[tuple[bytes, bytes]] = []  # of the heads so far, then of the trailers
@@ -50,31 +78,24 @@ class UpstreamConnection(asyncio.Protocol):
         self.on_header: Callable[[bytes, bytes], None] = lambda name, value: add((name, value))
         self._parser = httptools.HttpResponseParser(self)
         self.transport: asyncio.Transport | None = None  # None: not yet, or no more
-        self._answer: StreamedAnswer | None = None  # the one under way
+        self._reading = _IDLE
+        self._answer: StreamedAnswer | None = None  # the one under way; None while IDLE
+        self._reusable = True
+        self._asked_head = False  # the last request was a HEAD
         self.served = 0  # answers that came to their end
-        self._headless = False
-        self._usable = True  # for another request
         self.keep_s = _IDLE_S
         self.free_since = 0.0
-        # the request's body, where it comes piece by piece
+        self._paused = False
+        # the request's body, if it comes piece by piece
         self._sender: asyncio.Task[None] | None = None
-        self._drained: asyncio.Future[None] | None = None
-        self._full = False
+        self._drained: asyncio.Future[None] | None = None  # done once upstream takes more; None: it does
         # one timer for all waits: it is not moved with each of them, it looks at the deadline when it fires
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._begin()
-
-    def _begin(self) -> None:
-        self._fields.clear()
-        self._final = 0  # where in the fields the head of the answer begins, after those of the interim ones
+        # of the answer under way
+        self._final = 0  # where in the fields its head begins, after those of the interim ones
         self._overhead = 0  # bytes since the last piece of a body
         self._phrase = b""
-        self._heard = False
-        self._interim = False
-        self._to_the_end = False  # the body ends with the connection
-        self._ended = False
-        self._paused = False
 
     # ---- requests
 
@@ -82,10 +103,13 @@ class UpstreamConnection(asyncio.Protocol):
         """Send a request. `length` of a body that comes piece by piece; None: it goes out in chunks."""
         transport = self.transport
         assert transport is not None  # noqa: S101 -- a connection is asked only after it was made
-        self._begin()
-        if self._headless:  # the parser still waits for the body that a HEAD's answer told of
+        self._reading = _WAITING
+        self._fields.clear()
+        self._final = self._overhead = 0
+        self._phrase = b""
+        if self._asked_head:  # the parser still waits for the body whose length a HEAD's answer gave
             self._parser = httptools.HttpResponseParser(self)
-        self._headless = method == "HEAD"
+        self._asked_head = method == "HEAD"
         answer = self._answer = StreamedAnswer(self, self._between_s)
         if body is None:
             transport.write(head)
@@ -108,8 +132,7 @@ class UpstreamConnection(asyncio.Protocol):
                         transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
                 elif sent <= length:
                     transport.write(piece)
-                if self._full:
-                    self._drained = self.loop.create_future()
+                if self._drained is not None:
                     await self._drained
             if length is None:
                 transport.write(b"0\r\n\r\n")
@@ -122,40 +145,40 @@ class UpstreamConnection(asyncio.Protocol):
             self._sender = None
 
     def pause_writing(self) -> None:
-        self._full = True
+        self._drained = self.loop.create_future()
 
     def resume_writing(self) -> None:
-        self._full = False
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
 
     # ---- for answers
 
-    def read_on(self, answer: StreamedAnswer) -> None:
+    def resume(self, answer: StreamedAnswer) -> None:
         if self._paused and answer is self._answer and self.transport is not None:
             self._paused = False
             self.transport.resume_reading()
 
     def give_up(self, answer: StreamedAnswer) -> None:
         if answer is self._answer:
-            self._answer = None
+            self._take_answer()
             answer.end(UpstreamFailure("reset", "given up", sent=True))
             self.drop()
 
     def expect_by(self, deadline: float | None) -> None:
-        """Fail with `timeout` where nothing comes until then (in the loop's time)."""
+        """Fail with `timeout` if nothing comes until then (in the loop's time)."""
         self._deadline = deadline
         if deadline is None or (self._timer is not None and self._timer.when() <= deadline):
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.loop.call_at(deadline, self._due)
+        self._timer = self.loop.call_at(deadline, self._deadline_passed)
 
-    def _due(self) -> None:
+    def _deadline_passed(self) -> None:
         self._timer = None
         if self._deadline is not None and self._answer is not None:
             if self.loop.time() < self._deadline:
-                self._timer = self.loop.call_at(self._deadline, self._due)
+                self._timer = self.loop.call_at(self._deadline, self._deadline_passed)
             else:
                 self._fail("timeout", "upstream took too long to answer")
 
@@ -170,18 +193,18 @@ class UpstreamConnection(asyncio.Protocol):
         transport = self.transport
         if transport is None or transport.is_closing() or now >= self.expires():
             return False
-        if now - self.free_since < _TRUSTED_S and not self._headless:
+        if now - self.free_since < _TRUSTED_S and not self._asked_head:
             return True
         poll = select.poll()
         poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return not poll.poll(0)  # it would say that the other side has closed, or has spoken unasked
+        return not poll.poll(0)  # readable: the other side has closed, or has sent something unasked
 
     def expires(self) -> float:
         return self.free_since + self.keep_s
 
     def drop(self, *, politely: bool = False) -> None:
-        """Close it. `politely`: with TLS's farewell; else at once."""
-        self._usable = False
+        """Close it. `politely`: with TLS's close_notify; else at once."""
+        self._reusable = False
         if self._sender is not None:
             self._sender.cancel()
             self._sender = None
@@ -197,21 +220,21 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def eof_received(self) -> None:
-        if self._to_the_end and self._answer is not None:
+        if self._reading is _BODY_TO_THE_END:
             self._finish()
         elif self._answer is not None:
-            self._fail("reset", _BROKE_OFF if self._answer.begun else "upstream closed the connection")
+            self._break_off()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._usable = False
         if self._answer is not None:
-            self._fail("reset", _BROKE_OFF if self._answer.begun else "upstream closed the connection", exc)
+            self._break_off(exc)
+        self._reusable = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self.resume_writing()
         self.transport = None
-        self._keeper.gone(self)
+        self._owner.gone(self)
         del self._parser  # it holds us as we hold it, and the collector seldom comes by
 
     def data_received(self, data: bytes) -> None:
@@ -219,49 +242,61 @@ class UpstreamConnection(asyncio.Protocol):
         if answer is None:
             self.drop()  # nobody asked: whatever follows on this connection cannot be trusted
             return
-        self._heard = True
+        if self._reading is _WAITING:
+            self._reading = _HEAD
         self._overhead += len(data)
         try:
             self._parser.feed_data(data)
             if self._overhead > _LONGEST_HEAD:
                 raise httptools.HttpParserError("too many bytes of framing")
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._usable = False
-            if not self._ended:
-                said = error.__context__ or error
-                self._fail("protocol", f"upstream's answer could not be understood: {said}", error)
+            self._reusable = False
+            if self._reading is not _ENDED:
+                reason = error.__context__ or error
+                self._fail("protocol", f"upstream's answer could not be understood: {reason}", error)
                 return
-        if self._ended:
+        if self._reading is _ENDED:
             self._finish()
         elif answer.begun:
             self._deadline = None
             answer.flow()
 
+    def _take_answer(self) -> StreamedAnswer | None:
+        """Nothing more is read for the answer under way."""
+        answer, self._answer = self._answer, None
+        self._reading = _IDLE
+        return answer
+
     def _finish(self) -> None:
         """The answer is all here. Its connection may serve the next request before this one's body is read."""
-        answer, self._answer = self._answer, None
+        answer = self._take_answer()
         self._deadline = None
         self.served += 1
         if answer is not None:
             answer.end()
         transport = self.transport
         if self.served == 1:
-            self._keeper.answered(self)
+            self._owner.answered(self)
         if self._sender is not None or transport is None or transport.get_write_buffer_size():
             self.drop()  # answered before it had the whole request: the rest would only be in the next one's way
-        elif not self._usable or self._to_the_end:
+        elif not self._reusable:
             self.drop(politely=True)
         else:
             if self._paused:
+                self._paused = False
                 transport.resume_reading()
             self.free_since = self.loop.time()
-            self._keeper.free(self)
+            self._owner.free(self)
+
+    def _break_off(self, cause: BaseException | None = None) -> None:
+        begun = self._answer is not None and self._answer.begun
+        self._fail("reset", "upstream's answer broke off" if begun else "upstream closed the connection", cause)
 
     def _fail(self, reason: str, detail: str, cause: BaseException | None = None) -> None:
-        answer, self._answer = self._answer, None
-        idle = reason == "reset" and self.served > 0 and not self._heard
+        idle = reason == "reset" and self.served > 0 and self._reading is _WAITING
         failure = UpstreamFailure(reason, detail, sent=True, idle=idle)
         failure.__cause__ = cause
+        answer = self._take_answer()
         if answer is not None:
             answer.end(failure)
         self.drop()
@@ -269,7 +304,7 @@ class UpstreamConnection(asyncio.Protocol):
     # ---- the parser
 
     def on_message_begin(self) -> None:
-        if self._ended:
+        if self._reading is _ENDED:
             raise httptools.HttpParserError("bytes after the answer's end")
 
     def on_status(self, phrase: bytes) -> None:
@@ -277,7 +312,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         answer, parser = self._answer, self._parser
-        if answer is None or self._ended:
+        if answer is None:
             return
         fields = self._fields
         if self._overhead > _LONGEST_HEAD and sum(len(name) + len(value) + 4 for name, value in fields) > _LONGEST_HEAD:
@@ -286,7 +321,6 @@ class UpstreamConnection(asyncio.Protocol):
         if parser.get_http_version() not in _VERSIONS or status < 100 or status == 101:
             raise httptools.HttpParserError("not an answer to an HTTP/1.1 request")
         if status < 200:
-            self._interim = True
             self._final = len(fields)
             self._phrase = b""
             return
@@ -299,15 +333,17 @@ class UpstreamConnection(asyncio.Protocol):
             if [coding.lower() for coding in headers.getall("Transfer-Encoding")] != ["chunked"]:
                 raise httptools.HttpParserError("a transfer coding that is not `chunked`")
             framed = True
-        if self._headless or status in _NO_BODY:
+        reusable = parser.should_keep_alive()
+        if self._asked_head or status in _NO_BODY:
             # A body where none may be could pass for the next answer. With a plain length each byte of it is noticed
-            # (`on_body`); with chunks, or where a 204 has a length, it is not worth finding out.
-            certain = status == 304 or not framed or (self._headless and "Transfer-Encoding" not in headers)
-            self._usable = self._usable and certain and parser.should_keep_alive()
-            self._ended = True
+            # (`on_body`); with chunks, or if a 204 has a length, it is not worth finding out.
+            certain = status == 304 or not framed or (self._asked_head and "Transfer-Encoding" not in headers)
+            reusable = reusable and certain
+            self._reading = _ENDED
         else:
-            self._to_the_end = not framed
-            self._usable = self._usable and parser.should_keep_alive()
+            self._reading = _BODY if framed else _BODY_TO_THE_END
+        if not reusable:
+            self._reusable = False
         if "Keep-Alive" in headers:
             self.keep_s = min(_IDLE_S, _MARGIN * _kept_s(headers["Keep-Alive"]))
         self._overhead = 0
@@ -316,18 +352,16 @@ class UpstreamConnection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         answer = self._answer
         self._overhead = 0
-        if answer is None or self._ended:
-            self._usable = False  # bytes that should not be there
+        if answer is None or self._reading is _ENDED:
+            self._reusable = False  # bytes that should not be there
             return
         if answer.feed(data) and not self._paused and self.transport is not None:
             self._paused = True
             self.transport.pause_reading()
 
     def on_message_complete(self) -> None:
-        if self._interim:
-            self._interim = False
-        else:
-            self._ended = True
+        if self._reading is not _HEAD:  # else an interim answer
+            self._reading = _ENDED
 
 
 def _kept_s(value: str) -> float:

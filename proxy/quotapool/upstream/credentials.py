@@ -1,4 +1,4 @@
-"""The secrets of the pool's keys: held here, used for one header, shown nowhere; and where each key's requests go."""
+"""The secrets of the pool's keys: used for one header, shown nowhere; and where each key's requests go."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Credentials:
         return self._authorization[key_id]
 
     def secret(self, key_id: str) -> str:
-        """For finding it in what upstream says, so that it goes no further."""
+        """For finding it in what upstream answers, so that it goes no further."""
         return self._authorization[key_id].removeprefix("Bearer ")
 
     def header(self, key_id: str) -> Header:
@@ -46,7 +46,7 @@ class Credentials:
         return self._routes.get(key_id) if self._routes else None
 
     def names(self, key_id: str) -> Iterable[str] | None:
-        """What clients call the models of this key's upstream; None: as upstream does."""
+        """The clients' names for the models of this key's upstream; None: the same as upstream's."""
         route = self.route(key_id)
         return None if route is None or not route.models else route.models
 

@@ -1,4 +1,4 @@
-"""New connections to one origin: names looked up anew, happy eyeballs, a forward proxy where there is one, then TLS."""
+"""New connections to one origin: a name look-up, happy eyeballs, a forward proxy if there is one, then TLS."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Dialer:
         next_hop = "upstream" if self._proxy is None else "the forward proxy"
         try:
             async with asyncio.timeout_at(min(limits, default=None)):
-                sock = await self._reach(loop)
+                sock = await self._connect(loop)
                 return await self._open_over(sock, loop, protocol)
         except TimeoutError as error:
             raise UpstreamFailure("timeout", "connecting to upstream took too long", sent=False) from error
@@ -68,11 +68,13 @@ class Dialer:
         if self._resuming is not None:
             self._resuming.keep(transport)
 
-    async def _reach(self, loop: asyncio.AbstractEventLoop) -> socket.socket:
+    async def _connect(self, loop: asyncio.AbstractEventLoop) -> socket.socket:
         """A TCP connection to upstream, or to the proxy on the way to it."""
         host, port = (self._host, self._port) if self._proxy is None else (self._proxy.host, self._proxy.port)
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        return await aiohappyeyeballs.start_connection(found, happy_eyeballs_delay=_EYEBALLS_S, interleave=1, loop=loop)
+        addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return await aiohappyeyeballs.start_connection(
+            addresses, happy_eyeballs_delay=_EYEBALLS_S, interleave=1, loop=loop
+        )
 
     async def _open_over(
         self, sock: socket.socket, loop: asyncio.AbstractEventLoop, protocol: Callable[[], P]

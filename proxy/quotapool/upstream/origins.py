@@ -1,4 +1,4 @@
-"""The upstreams of one configuration: the pool's own, and those that some keys have to themselves."""
+"""The upstream origins of one configuration: the pool's own, and those that some keys have for themselves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quotapool.upstream.tls_sessions import client_context
 
 
 class Origins:
-    """One keep-alive connection pool for each distinct address, made once, closed together."""
+    """One client for each distinct address, made once, closed together."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
-"""TLS sessions resumed: a new connection to a host goes on where an earlier one stood, without certificates.
+"""TLS sessions resumed: a new connection to a host continues an earlier session, without certificates.
 
-Neither asyncio nor uvloop can be told a session, but both make their TLS objects with `SSLContext.wrap_bio`, so a
-context of our own puts it in. A session is worth something only after the server's ticket came, which with TLS 1.3 is
-beside the first answer (RFC 8446 §4.6.1); until then, and where the server no longer takes it, the handshake is full.
+Neither asyncio nor uvloop takes a session, but both make their TLS objects with `SSLContext.wrap_bio`, so a
+context of our own puts it in. A session can be used only after the server's ticket came, which with TLS 1.3 is
+beside the first answer (RFC 8446 §4.6.1); until then, and if the server no longer takes it, the handshake is full.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ResumingContext(ssl.SSLContext):
         return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
     def keep(self, transport: asyncio.BaseTransport) -> None:
-        """This connection has got an answer: its session may serve others."""
+        """This connection has got an answer: others may resume its session."""
         tls = transport.get_extra_info("ssl_object")
         if tls is None or not tls.server_hostname:
             return
@@ -44,12 +44,12 @@ class ResumingContext(ssl.SSLContext):
             self._sessions[tls.server_hostname] = session
 
     def forget(self, host: str) -> None:
-        """A handshake with `host` failed: the next one begins anew."""
+        """A handshake with `host` failed: the next one is a full one."""
         self._sessions.pop(host, None)
 
 
 def client_context(ca_file: Path | None = None) -> ResumingContext:
-    """As strict as `ssl.create_default_context`. `ca_file`: whom to trust instead of the system's. Raises OSError."""
+    """As strict as `ssl.create_default_context`. `ca_file`: instead of the system's authorities. Raises OSError."""
     context = ResumingContext(ssl.PROTOCOL_TLS_CLIENT)  # certificates and host names are checked
     context._sessions = {}  # noqa: SLF001  # an SSLContext's own __init__ is in C and takes no more
     if sys.version_info >= (3, 13):

@@ -1,6 +1,6 @@
 """A tunnel through a forward proxy: one CONNECT on a fresh socket (RFC 9110 §9.3.6), for http upstreams too.
 
-What the proxy answers is read to the end of its head and not a byte further: what follows is upstream's.
+The proxy's answer is read to the end of its head; what follows would be upstream's.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from quotapool.upstream.interface import UpstreamFailure
 _LONGEST_HEAD: Final = 2**16
 _END: Final = b"\r\n\r\n"
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: [^\r\n]*)?\r\n")
-_WHY: Final = {
+_REASONS: Final = {
     403: "the forward proxy does not let us through to upstream (403)",
     407: "the forward proxy refuses our login (407): see upstream_proxy",
     502: "the forward proxy cannot reach upstream (502)",
     503: "the forward proxy cannot reach upstream (503)",
-    504: "the forward proxy waited in vain for upstream (504)",
+    504: "the forward proxy got no answer from upstream (504)",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardProxy:
-    """Where it is, and our login for its header; "" without one."""
+    """Where it is, and our login as its header carries it; "" if there is none."""
 
     host: str
     port: int
@@ -43,27 +43,29 @@ class ForwardProxy:
 
     async def connect(self, sock: socket.socket, loop: asyncio.AbstractEventLoop, host: str, port: int) -> None:
         """Make `sock`, which is connected to the proxy, one to `host`. Raises UpstreamFailure, OSError."""
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         login = f"Proxy-Authorization: Basic {self.login}\r\n" if self.login else ""
-        await loop.sock_sendall(sock, f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n{login}\r\n".encode("ascii"))
-        heard = b""
+        await loop.sock_sendall(
+            sock, f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{login}\r\n".encode("ascii")
+        )
+        received = b""
         while True:
             piece = await loop.sock_recv(sock, 4096)
             if not piece:
                 raise UpstreamFailure("connect", "the forward proxy closed the connection", sent=False)
-            heard += piece
-            while (end := heard.find(_END)) >= 0 and (found := _STATUS.match(heard)) is not None:
-                status, heard = int(found[1]), heard[end + len(_END) :]
+            received += piece
+            while (end := received.find(_END)) >= 0 and (found := _STATUS.match(received)) is not None:
+                status, received = int(found[1]), received[end + len(_END) :]
                 if status >= 200:
-                    self._check(status, heard)
+                    self._check(status, received)
                     return
-            if end >= 0 or len(heard) > _LONGEST_HEAD:
+            if end >= 0 or len(received) > _LONGEST_HEAD:
                 raise UpstreamFailure("connect", "the forward proxy's answer could not be understood", sent=False)
 
     @staticmethod
     def _check(status: int, rest: bytes) -> None:
         if status >= 300:
-            why = _WHY.get(status, f"the forward proxy does not open a tunnel ({status})")
-            raise UpstreamFailure("connect", why, sent=False)
-        if rest:  # upstream speaks only when asked
-            raise UpstreamFailure("connect", "the forward proxy sent more than it was asked for", sent=False)
+            reason = _REASONS.get(status, f"the forward proxy does not open a tunnel ({status})")
+            raise UpstreamFailure("connect", reason, sent=False)
+        if rest:  # upstream sends nothing before it is asked
+            raise UpstreamFailure("connect", "the forward proxy sent more than its answer", sent=False)

@@ -2,7 +2,8 @@
 
 Fetch standard §3.2 (CORS protocol); Private Network Access §3.1 (`Access-Control-Allow-Private-Network`). Requests are
 made without the browser's credentials: a client key goes in `Authorization`, so origins are named and cookies never
-allowed. Every answer to a page says so, ours and upstream's alike, or the page could not even read why it was refused.
+allowed. Every answer to a page has these headers, ours and upstream's alike, or the page could not even read why it
+was refused.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from quotapool.openai.refusal import Refusal
 from quotapool.request.relay import Downstream
 
 _METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-_REMEMBERED_S: Final = 7200  # the longest that Chromium keeps a preflight's answer
+_MAX_AGE_S: Final = 7200  # the longest that Chromium keeps a preflight's answer
 _RATES: Final = [
     f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")
 ]
@@ -47,8 +48,8 @@ class Cors:
     def __repr__(self) -> str:
         return f"<Cors {len(self.origins)} origins>"
 
-    def seen_from(self, origin: str) -> list[Header]:
-        """What an answer to a page of this origin says besides; a page that is not allowed learns nothing from it."""
+    def headers_for(self, origin: str) -> list[Header]:
+        """The headers to add to an answer to a page of this origin; one that is not allowed cannot read the answer."""
         if origin not in self.origins:
             return [("Vary", "Origin")]
         return [
@@ -58,14 +59,14 @@ class Cors:
         ]
 
     def preflight(self, headers: Mapping[str, str]) -> list[Header]:
-        """The answer's headers for a question that a browser asks on its own. Raises Refusal (403)."""
+        """The headers of the answer to a browser's preflight request. Raises Refusal (403)."""
         origin = headers["Origin"]
         if origin not in self.origins:
             raise Refusal(replies.ORIGIN_NOT_ALLOWED)
         allowed = [
             ("Access-Control-Allow-Origin", origin),
             ("Access-Control-Allow-Methods", _METHODS),
-            ("Access-Control-Max-Age", str(_REMEMBERED_S)),
+            ("Access-Control-Max-Age", str(_MAX_AGE_S)),
             ("Vary", "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"),
         ]
         if asked := headers.get("Access-Control-Request-Headers"):
@@ -76,12 +77,12 @@ class Cors:
 
 
 def is_preflight(method: str, headers: Mapping[str, str]) -> bool:
-    """Whether a browser asks for leave, and not a page for something."""
+    """Whether a browser asks for permission before a page's request."""
     return method == "OPTIONS" and "Origin" in headers and "Access-Control-Request-Method" in headers
 
 
-class PageSide:
-    """A page's request: the same as `down`, but its answer says what `also` says, and not what upstream allows."""
+class PageDownstream:
+    """A page's request: the same as `down`, but its answer has the headers `also`, and not what upstream allows."""
 
     def __init__(self, down: Downstream, also: Sequence[Header]) -> None:
         self._down = down

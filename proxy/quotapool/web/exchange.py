@@ -1,4 +1,4 @@
-"""One request and its answer on a lean connection: its body as it comes in, its answer framed by hand."""
+"""One request and its answer on a client's connection: its body as it comes in, its answer framed by hand."""
 
 from __future__ import annotations
 
@@ -17,23 +17,21 @@ from quotapool.openai.refusal import Refusal
 
 _NO_BODY: Final = frozenset({204, 304})
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
-_JOINED: Final = 65_536  # bytes up to which a copy is cheaper than a second buffer
-_HELD: Final = 262_144  # bytes of a body that wait for their reader before the client is held back
+_COPIED: Final = 65_536  # bytes up to which a copy is cheaper than a second buffer
+_MOST_BUFFERED: Final = 262_144  # bytes of a body that wait for their reader; then the client has to wait
 
 
 class ExchangeConnection(Protocol):
     """The connection under an exchange, as the exchange needs it."""
 
     lost: bool
-    room: asyncio.Future[None] | None  # done once the client takes more; None: it does
+    drained: asyncio.Future[None] | None  # done once the client takes more; None: it does
 
     def send(self, data: bytes) -> None: ...
 
-    def hold(self) -> None:
-        """Take nothing more from the client for now."""
-        ...
+    def pause_reading(self) -> None: ...
 
-    def go_on(self) -> None: ...
+    def resume_reading(self) -> None: ...
 
     def abort(self) -> None: ...
 
@@ -42,12 +40,12 @@ class Exchange:
     """The client's side of one request (`relay.Downstream`)."""
 
     __slots__ = (
+        "_buffered",
         "_chunked",
+        "_connection",
         "_expects",
         "_head",
-        "_held",
         "_left",
-        "_line",
         "_modern",
         "_pieces",
         "_waiter",
@@ -64,22 +62,30 @@ class Exchange:
     )
 
     def __init__(
-        self, line: ExchangeConnection, method: str, target: str, lines: list[Header], *, modern: bool, keep_alive: bool
+        self,
+        connection: ExchangeConnection,
+        method: str,
+        target: str,
+        headers: list[Header],
+        *,
+        modern: bool,
+        keep_alive: bool,
     ) -> None:
+        """`modern`: the client speaks HTTP/1.1, so it understands chunks and 100-continue."""
         self.method = method
         self.target = target
-        self.headers: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict(lines))
-        self.id = ""  # our request id, once somebody gave it one
+        self.headers: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict(headers))
+        self.id = ""  # our request id, once it has one
         self.started = False
         self.started_at: float | None = None
         self.keep_alive = keep_alive
         self.was_cut = False
         self.malformed = False  # the body's encoding is broken
         self.complete = False  # the whole body has arrived
-        self._line = line
-        self._modern = modern  # HTTP/1.1: chunks and 100-continue are understood
+        self._connection = connection
+        self._modern = modern
         self._pieces: deque[bytes] = deque()
-        self._held = 0
+        self._buffered = 0
         self._waiter: asyncio.Future[None] | None = None
         self._expects = self.headers.get("Expect", "").lower() == "100-continue"
         self._head: bytes | None = None  # to be sent with the first bytes of the body
@@ -90,9 +96,9 @@ class Exchange:
 
     def feed(self, piece: bytes) -> None:
         self._pieces.append(piece)
-        self._held += len(piece)
-        if self._held > _HELD:
-            self._line.hold()
+        self._buffered += len(piece)
+        if self._buffered > _MOST_BUFFERED:
+            self._connection.pause_reading()
         self._wake()
 
     def feed_end(self, *, broken: bool = False) -> None:
@@ -102,8 +108,8 @@ class Exchange:
     def discard(self) -> None:
         """Nobody reads the rest of the body."""
         self._pieces.clear()
-        self._held = 0
-        self._line.go_on()
+        self._buffered = 0
+        self._connection.resume_reading()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -112,9 +118,9 @@ class Exchange:
     # ---- the request's body
 
     async def read(self, most: int) -> bytes:
-        told = self.headers.get("Content-Length")
-        if told is not None and int(told) > most:
-            raise Refusal(replies.BODY_TOO_LARGE, f"The body has {told} bytes; this proxy reads at most {most}.")
+        length = self.headers.get("Content-Length")
+        if length is not None and int(length) > most:
+            raise Refusal(replies.BODY_TOO_LARGE, f"The body has {length} bytes; this proxy reads at most {most}.")
         pieces: list[bytes] = []
         size = 0
         while piece := await self._piece():
@@ -133,7 +139,7 @@ class Exchange:
         if self._expects:
             self._expects = False
             if self._modern and not self.complete:
-                self._line.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self._connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not self._pieces:
             if self.malformed:
                 self.keep_alive = False
@@ -147,15 +153,15 @@ class Exchange:
         else:
             piece = b"".join(self._pieces)
             self._pieces.clear()
-        if self._held > _HELD:
-            self._line.go_on()
-        self._held = 0
+        if self._buffered > _MOST_BUFFERED:
+            self._connection.resume_reading()
+        self._buffered = 0
         return piece
 
     # ---- the answer
 
     async def start(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None:
-        """The head; it goes out with the first bytes of the body. Raises ValueError where it would not be one head."""
+        """The head; it goes out with the first bytes of the body. Raises ValueError if it would not be one head."""
         lines = encode_headers(headers)
         if self._expects or not self.complete:
             self.keep_alive = False  # the client may still send the body or not: what follows could be either
@@ -181,14 +187,14 @@ class Exchange:
         self._head = first + lines + f"x-quotapool-request-id: {self.id}\r\n{framing}\r\n".encode()
 
     async def write(self, data: bytes) -> None:
-        """Raises ConnectionResetError where the client has left."""
+        """Raises ConnectionResetError if the client has left."""
         if (full := self.put(data)) is not None:
             await full
 
     def put(self, data: bytes) -> Awaitable[None] | None:
-        """Write at once; what comes back is to be awaited before the next piece. Raises ConnectionResetError."""
-        line = self._line
-        if line.lost:
+        """Write at once; the result is to be awaited before the next piece. Raises ConnectionResetError."""
+        connection = self._connection
+        if connection.lost:
             raise ConnectionResetError("the client has left")
         if not data or self._left == 0:
             return None
@@ -201,27 +207,27 @@ class Exchange:
             self._left -= len(frame)
         head, self._head = self._head, None
         if head is None:
-            line.send(frame)
-        elif len(frame) < _JOINED:
-            line.send(head + frame)
+            connection.send(frame)
+        elif len(frame) < _COPIED:
+            connection.send(head + frame)
         else:
-            line.send(head)
-            line.send(frame)
-        return None if line.room is None else asyncio.shield(line.room)
+            connection.send(head)
+            connection.send(frame)
+        return None if connection.drained is None else asyncio.shield(connection.drained)
 
     async def finish(self) -> None:
-        if self._left:  # fewer bytes came than were promised
+        if self._left:  # upstream sent fewer bytes than it promised
             self.cut()
             return
         end = b"0\r\n\r\n" if self._chunked else b""
         if self._head is not None:
             end, self._head = self._head + end, None
-        if end and not self._line.lost:
-            self._line.send(end)
-            if self._line.room is not None:
-                await asyncio.shield(self._line.room)
+        if end and not self._connection.lost:
+            self._connection.send(end)
+            if self._connection.drained is not None:
+                await asyncio.shield(self._connection.drained)
 
     def cut(self) -> None:
         self.was_cut = True
         self.keep_alive = False
-        self._line.abort()
+        self._connection.abort()

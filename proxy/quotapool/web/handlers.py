@@ -1,4 +1,5 @@
-"""The clients' listener: hands each request to the pipeline, and turns refusals and accidents into OpenAI's shape."""
+"""What the clients' server does with a request: hands it to the request path, or to the session path if it asks for a
+WebSocket, and turns refusals and accidents into OpenAI's shape."""
 
 from __future__ import annotations
 
@@ -8,7 +9,6 @@ import time
 from typing import Final, Protocol
 
 import structlog
-from aiohttp import web
 
 from quotapool.domain.observer import Observer
 from quotapool.domain.request_record import RequestRecord
@@ -17,13 +17,12 @@ from quotapool.openai.refusal import Refusal
 from quotapool.request.path import RequestPath
 from quotapool.request.relay import Downstream
 from quotapool.session.path import SessionPath
-from quotapool.web.cors import Cors, PageSide, is_preflight
-from quotapool.web.downstream import AiohttpDownstream
-from quotapool.web.websocket import WebSocketRequest, is_websocket
+from quotapool.web.cors import Cors, PageDownstream, is_preflight
+from quotapool.web.websocket import WebSocketRequest
 
 _log = structlog.get_logger()
 _NO_LIMIT: Final = 2**62
-_COME_BACK_S: Final = 1.0  # after a refusal because of `max_concurrent`
+_RETRY_AFTER_S: Final = 1.0  # after a refusal because of `max_concurrent`
 
 
 class ClientSide(Downstream, Protocol):
@@ -41,9 +40,9 @@ class ClientHandler:
     `max_concurrent`: requests and sessions at once; the one too many is refused before anything of it is read.
     """
 
-    def __init__(self, pipeline: RequestPath, observer: Observer, sessions: SessionPath | None = None) -> None:
-        """`sessions`: who holds WebSockets; without, a request for one is answered like any other."""
-        self._pipeline = pipeline
+    def __init__(self, path: RequestPath, observer: Observer, sessions: SessionPath | None = None) -> None:
+        """`sessions`: holds WebSockets; without, a request for one is answered like any other."""
+        self._path = path
         self._sessions = sessions
         self._observer = observer
         self._prefix = f"qp-{secrets.token_hex(4)}-"
@@ -60,66 +59,60 @@ class ClientHandler:
         return len(self._open)
 
     def drain(self) -> None:
-        """From now on each answer that begins says that its connection closes with it."""
+        """From now on each answer that begins announces that its connection closes with it."""
         self.draining = True
         for down in self._open:
             if not down.started:
                 down.keep_alive = False
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """As aiohttp's server wants it."""
-        down = AiohttpDownstream(request)
-        await self.serve(down, WebSocketRequest(request, down) if is_websocket(request) else None)
-        return down.written()
-
-    async def serve(self, down: ClientSide, visitor: WebSocketRequest | None = None) -> None:
-        """Answer one request, or hold the session it asks for (`visitor`); only a cancellation comes out of here."""
+    async def serve(self, down: ClientSide, wanted: WebSocketRequest | None = None) -> None:
+        """Answer one request, or hold the session it asks for (`wanted`). Raises nothing but CancelledError."""
         self._serial += 1
-        trip = RequestRecord(f"{self._prefix}{self._serial:x}", time.monotonic(), down.method)
-        down.id = trip.id
+        record = RequestRecord(f"{self._prefix}{self._serial:x}", time.monotonic(), down.method)
+        down.id = record.id
         if self.draining:
             down.keep_alive = False
         self._open.add(down)
         self._observer.began()
         origin = down.headers.get("Origin")
-        side: Downstream = down if origin is None else PageSide(down, self.cors.seen_from(origin))
+        page: Downstream = down if origin is None else PageDownstream(down, self.cors.headers_for(origin))
         try:
             if len(self._open) > self.max_concurrent:
-                raise Refusal(replies.PROXY_OVERLOADED, retry_after_s=_COME_BACK_S)  # answered below
-            if visitor is not None and self._sessions is not None:
-                await self._sessions.serve(visitor, trip)
+                raise Refusal(replies.PROXY_OVERLOADED, retry_after_s=_RETRY_AFTER_S)  # answered below
+            if wanted is not None and self._sessions is not None:
+                await self._sessions.serve(wanted, record)
             elif origin is not None and is_preflight(down.method, down.headers):
-                trip.status, trip.source = 204, "proxy"
+                record.status, record.source = 204, "proxy"
                 await down.start(204, "", self.cors.preflight(down.headers), None)  # 403
                 await down.finish()
             else:
-                await self._pipeline.serve(side, trip)
+                await self._path.serve(page, record)
         except Refusal as refusal:
-            # A broken upload: whatever became of it upstream, the cause was the client's.
-            await self._refuse(side, trip, Refusal(replies.INVALID_HTTP) if down.malformed else refusal)
+            # A broken upload: whatever became of it upstream, the client caused it.
+            await self._refuse(page, record, Refusal(replies.INVALID_HTTP) if down.malformed else refusal)
         except asyncio.CancelledError:
-            trip.cut, trip.status = True, trip.status or 499
+            record.cut, record.status = True, record.status or 499
             raise
-        except ConnectionError:  # the client left; to raise it would make aiohttp log a traceback and answer 500
-            trip.cut, trip.status = True, trip.status or 499
+        except ConnectionError:  # the client left
+            record.cut, record.status = True, record.status or 499
             down.cut()
-        except Exception:  # noqa: BLE001 - the last stand: a bug must not become a broken connection
-            _log.exception("request failed", request_id=trip.id)
+        except Exception:  # noqa: BLE001 - the last resort: a bug must not become a broken connection
+            _log.exception("request failed", request_id=record.id)
             if down.started:
                 down.cut()
             else:
-                await self._refuse(side, trip, Refusal(replies.INTERNAL_ERROR))
+                await self._refuse(page, record, Refusal(replies.INTERNAL_ERROR))
         finally:
             self._open.discard(down)
             self.ended_at = time.monotonic()
-            trip.ended, trip.first_byte = time.monotonic(), down.started_at
-            self._observer.ended(trip)
+            record.ended, record.first_byte = time.monotonic(), down.started_at
+            self._observer.ended(record)
 
     @staticmethod
-    async def _refuse(down: Downstream, trip: RequestRecord, refusal: Refusal) -> None:
-        trip.status, trip.code, trip.source = refusal.status, refusal.error.code, "proxy"
+    async def _refuse(down: Downstream, record: RequestRecord, refusal: Refusal) -> None:
+        record.status, record.code, record.source = refusal.status, refusal.error.code, "proxy"
         if down.started:
-            trip.cut = True
+            record.cut = True
             down.cut()
             return
         body = refusal.body()

@@ -1,15 +1,17 @@
 """The clients' side of HTTP/1.1: a protocol on a C parser, and nothing that a request does not need.
 
-aiohttp's server (`listener.py`) is the reference: the same contract tests run against both. It also takes over each
-connection that asks for an upgrade, which is how WebSockets are served.
+aiohttp's server (`tests/reference`) is the reference: the same contract tests run against both.
 
 A connection reads one request, has it answered, and reads the next. What a client pipelines waits, and the client is
-held back meanwhile. A request that two servers could read differently is refused and ends its connection.
+held back meanwhile. A request that two servers could read differently is refused and ends its connection. A head that
+asks for a WebSocket ends the HTTP on its connection: what follows it is frames.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -20,17 +22,48 @@ from quotapool.openai import replies
 from quotapool.openai.headers import decode_headers
 from quotapool.openai.refusal import Refusal
 from quotapool.web.exchange import Exchange
+from quotapool.web.websocket import WebSocketRequest
+from quotapool.websocket.socket import READ_BUFFER
 
 _KEEP_ALIVE_S: Final = 75.0
 _HEAD_S: Final = 60.0  # in which a request's head must have come
 _LINGER_S: Final = 10.0  # how long a body that nobody wants is taken, so that the client reads its answer
+_NEVER: Final = math.inf
 _SWEEP_S: Final = 1.0
 _LONGEST_LINE: Final = 65_536  # bytes of one header line; OpenAI takes 64 KiB of headers in all
 _LONGEST_HEAD: Final = 4 * _LONGEST_LINE
+_LONGEST_PART: Final = 2 * _LONGEST_HEAD  # of a head that is not whole, with what came before it in the same piece
+
+
+class _Reading(enum.Enum):
+    """What the next bytes of a client belong to.
+
+    BETWEEN -> HEAD -> BODY -> BETWEEN   one request after another
+    BODY -> UNWANTED                     the answer has ended first: the rest of the body is thrown away
+    HEAD -> SWITCHED                     a WebSocket or a CONNECT: what follows its head is not HTTP
+    BETWEEN, HEAD, BODY -> MALFORMED     not HTTP, or to be read in two ways: 400 once what came before is answered
+    any -> CLOSED                        our side is closing the connection
+    """
+
+    BETWEEN = enum.auto()
+    HEAD = enum.auto()
+    BODY = enum.auto()
+    UNWANTED = enum.auto()
+    SWITCHED = enum.auto()
+    MALFORMED = enum.auto()
+    CLOSED = enum.auto()
+
+
+# Globals are found faster than members, and they are looked at with each piece that comes.
+_BETWEEN, _HEAD, _BODY, _UNWANTED, _SWITCHED, _MALFORMED, _CLOSED = _Reading
 
 
 class ClientConnection(asyncio.Protocol):
-    """One client's connection."""
+    """One client's connection.
+
+    What is read is `_reading`; what is answered is `_current`, and behind it `_queued`. `deadline` is when the
+    connection is closed unless something happens first: infinite while a request is answered.
+    """
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -40,24 +73,19 @@ class ClientConnection(asyncio.Protocol):
         self.on_header: Callable[[bytes, bytes], None] = lambda name, value: add((name, value))
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
-        self.lost = False
-        self.idle_since: float | None = server.now()  # None: a request is under way
-        self.silent_since: float | None = None  # a head, or a body nobody wants, is under way
-        self._raw = b""  # what came since the last body ended, while a head is being read
-        self._heads = 0  # begun in `_raw`
-        self._in_head = False
+        self._reading = _BETWEEN
         self._url = b""
         self._got = 0  # bytes that came at once
         self._overhead = 0  # bytes with which the head, or the framing since the last piece of a body, came
         self._arriving: Exchange | None = None  # whose body is being read
+        self._switched: asyncio.StreamReader | None = None  # takes what follows a head that ended the HTTP
         self._current: Exchange | None = None  # being answered
         self._queued: deque[Exchange] = deque()
         self.task: asyncio.Task[None] | None = None
-        self._ending = False  # after the answer under way nothing more is served
-        self._broken = False  # what came after the requests so far is not HTTP
-        self._upgrading = False
-        self._held = False
-        self.room: asyncio.Future[None] | None = None  # the client does not take what is sent
+        self.deadline = server.now() + _KEEP_ALIVE_S
+        self._paused = False
+        self.lost = False
+        self.drained: asyncio.Future[None] | None = None  # done once the client takes more; None: it does
 
     # ---- the transport's side
 
@@ -70,54 +98,55 @@ class ClientConnection(asyncio.Protocol):
         self.lost = True
         self._server.connections.discard(self)
         self.resume_writing()
+        if self._switched is not None:
+            self._switched.feed_eof()
         if self.task is not None:
             self.task.cancel()  # a client that leaves cancels its request
-        self._let_go()
-
-    def _let_go(self) -> None:
-        """The parser holds us as we hold it. The collector seldom comes by, and an old connection would wait for it."""
+        # The parser holds us as we hold it. The collector seldom comes by, and an old connection would wait for it.
         del self._parser
         self._arriving = None
         self._queued.clear()
 
     def pause_writing(self) -> None:
-        if self.room is None:
-            self.room = self._server.loop.create_future()
+        if self.drained is None:
+            self.drained = self._server.loop.create_future()
 
     def resume_writing(self) -> None:
-        room, self.room = self.room, None
-        if room is not None and not room.done():
-            room.set_result(None)
+        drained, self.drained = self.drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
 
     def data_received(self, data: bytes) -> None:
-        if self._broken or (self._ending and self._arriving is None):
-            return
-        if self._arriving is None:
-            self._raw = self._raw + data if self._raw else data
-        self._got = len(data)
-        self._overhead += self._got
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._hand_over()
-            return
-        except httptools.HttpParserError:
-            self._break()
-            return
-        if not self._in_head:
-            self._raw, self._heads = b"", 0
-            if self._arriving is not None and self._overhead > _LONGEST_LINE:
-                self._break()  # trailers or a chunk's extensions without end
-        elif len(self._raw) > _LONGEST_HEAD:
-            self._break()
-        elif self._current is None and self.silent_since is None:
-            self.silent_since = self._server.now()
+        while data:
+            if self._reading is not _BETWEEN:
+                if self._switched is not None:
+                    self._switched.feed_data(data)
+                    return
+                if self._reading is _MALFORMED or self._reading is _CLOSED:
+                    return
+            self._got = len(data)
+            self._overhead += self._got
+            try:
+                self._parser.feed_data(data)
+                break
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._switch(data[upgrade.args[0] :])
+            except httptools.HttpParserError:
+                self._refuse_rest()
+        if self._reading is _HEAD:
+            if self._overhead > _LONGEST_PART:
+                self._refuse_rest()
+            elif self._current is None:
+                self.deadline = min(self.deadline, self._server.now() + _HEAD_S)
+        elif self._overhead > _LONGEST_LINE and self._arriving is not None:
+            self._refuse_rest()  # trailers or a chunk's extensions without end
 
     # ---- the parser's side
 
     def on_message_begin(self) -> None:
-        self._in_head = True
-        self._heads += 1
+        if self._reading is not _BETWEEN:
+            raise ValueError("a request behind the last one")
+        self._reading = _HEAD
         self._url = b""
         self._overhead = self._got
         self._fields.clear()
@@ -134,50 +163,77 @@ class ClientConnection(asyncio.Protocol):
             if max(sizes, default=0) > _LONGEST_LINE or sum(sizes) > _LONGEST_HEAD:
                 raise ValueError("the head is too long")
         self._overhead = 0
-        self._in_head = False
-        self.silent_since = None
         if parser.should_upgrade():
-            self._upgrading = True
-            return
-        exchange = self._arriving = Exchange(
-            self,
-            parser.get_method().decode("ascii"),
-            self._url.decode("utf-8", "surrogateescape"),
-            decode_headers(fields),
-            modern=parser.get_http_version() == "1.1",
-            keep_alive=parser.should_keep_alive(),
-        )
+            return  # `_switch` is next
+        exchange = self._arriving = self._exchange(keep_alive=parser.should_keep_alive())
+        self._reading = _BODY
         fields.clear()
         if self._current is None and not self._queued:
             self._begin(exchange)
         else:
             self._queued.append(exchange)
-            self.hold()
+            self.pause_reading()
 
     def on_body(self, piece: bytes) -> None:
         self._overhead = 0
-        if self._arriving is not None and not self._ending:
+        if self._reading is _BODY and self._arriving is not None:
             self._arriving.feed(piece)
 
     def on_message_complete(self) -> None:
         exchange, self._arriving = self._arriving, None
-        if exchange is not None:
-            exchange.feed_end()
-            if exchange is not self._current and self._current is None:
-                self._next()  # its answer had ended before it
-        if not self._upgrading:  # else aiohttp's protocol wants to read it all
-            self._raw, self._heads = b"", 0
+        if exchange is None:  # a head that asks for another protocol
+            return
+        exchange.feed_end()
+        if self._reading is _BODY:
+            self._reading = _BETWEEN
+        else:
+            self._close()
+
+    def _exchange(self, *, keep_alive: bool) -> Exchange:
+        """The request whose head has just come."""
+        parser = self._parser
+        return Exchange(
+            self,
+            parser.get_method().decode("ascii"),
+            self._url.decode("utf-8", "surrogateescape"),
+            decode_headers(self._fields),
+            modern=parser.get_http_version() == "1.1",
+            keep_alive=keep_alive,
+        )
+
+    def _switch(self, rest: bytes) -> bytes:
+        """A head has come that asks for another protocol, and `rest` behind it. Returns what is to be parsed next."""
+        method, transport = self._parser.get_method(), self._transport
+        asked = b",".join(value for name, value in self._fields if name.lower() == b"upgrade").lower()
+        if method != b"CONNECT" and b"websocket" not in asked:
+            # It is answered in HTTP/1.1. The parser takes it to have no body, so it is read again without the header.
+            start = b"%b %b HTTP/%b" % (method, self._url, self._parser.get_http_version().encode())
+            fields = [b"%b: %b" % (name, value) for name, value in self._fields if name.lower() != b"upgrade"]
+            self._parser = httptools.HttpRequestParser(self)
+            self._reading = _BETWEEN
+            return b"\r\n".join([start, *fields, b"", rest])
+        if transport is None or self._current is not None or self._queued:
+            self._refuse_rest()
+            return b""
+        exchange = self._exchange(keep_alive=False)
+        exchange.feed_end()
+        self._reading = _SWITCHED
+        reader = self._switched = asyncio.StreamReader(limit=READ_BUFFER, loop=self._server.loop)
+        reader.set_transport(transport)
+        wanted = None if method == b"CONNECT" else WebSocketRequest(exchange, reader, transport, self._drain)
+        self._begin(exchange, wanted)
+        return rest
 
     # ---- one request after another
 
-    def _begin(self, exchange: Exchange) -> None:
+    def _begin(self, exchange: Exchange, wanted: WebSocketRequest | None = None) -> None:
         self._current = exchange
-        self.idle_since = None
-        self.task = self._server.loop.create_task(self._answer(exchange))
+        self.deadline = _NEVER
+        self.task = self._server.loop.create_task(self._answer(exchange, wanted))
 
-    async def _answer(self, exchange: Exchange) -> None:
+    async def _answer(self, exchange: Exchange, wanted: WebSocketRequest | None) -> None:
         try:
-            await self._server.handler(exchange)
+            await self._server.handler(exchange, wanted)
         except asyncio.CancelledError:
             if not self.lost:
                 self.abort()
@@ -192,38 +248,39 @@ class ClientConnection(asyncio.Protocol):
 
     def _after(self, exchange: Exchange) -> None:
         """The answer is on its way: what the connection does next."""
-        if not exchange.keep_alive:
-            self._ending = True
         if exchange.complete:
-            self._next()
-            return
-        if exchange.malformed:
+            if exchange.keep_alive:
+                self._next()
+            else:
+                self._close()
+        elif exchange.malformed:
             self._close()
-            return
-        # The client still sends what nobody wants. To close now would take the answer from it.
-        exchange.discard()
-        self._ending = True
-        self.silent_since = self._server.now()
-        if self._transport is not None and self._transport.can_write_eof():
-            self._transport.write_eof()
+        else:
+            # The client still sends what nobody wants. To close now would take the answer from it.
+            self._reading = _UNWANTED
+            self.deadline = self._server.now() + _LINGER_S
+            exchange.discard()
+            if self._transport is not None and self._transport.can_write_eof():
+                self._transport.write_eof()
 
     def _next(self) -> None:
-        if self._ending:
-            self._close()
-        elif self._queued:
+        if self._queued:
             self._begin(self._queued.popleft())
-        elif self._broken:
+        elif self._reading is _MALFORMED:
             self._refuse()
         else:
-            self.idle_since = self._server.now()
-            self.go_on()
+            self.deadline = self._server.now() + _KEEP_ALIVE_S
+            if self._paused:
+                self.resume_reading()
 
-    def _break(self) -> None:
-        """What came is not HTTP, or could be read in two ways."""
-        self._broken = True
+    def _refuse_rest(self) -> None:
+        """What came is not HTTP, or could be read in two ways: it ends the connection once the rest is answered."""
+        reading, self._reading = self._reading, _MALFORMED
         arriving, self._arriving = self._arriving, None
-        if arriving is not None and (arriving is self._current or arriving in self._queued):
-            arriving.feed_end(broken=True)
+        if reading is _UNWANTED:
+            self._close()
+        elif arriving is not None:
+            arriving.feed_end(broken=True)  # what reads its body refuses it
         elif self._current is None and not self._queued:
             self._refuse()
 
@@ -235,33 +292,24 @@ class ClientConnection(asyncio.Protocol):
         self.send("\r\n".join(lines).encode() + body)
         self._close()
 
-    def _hand_over(self) -> None:
-        """An upgrade: aiohttp's protocol gets the connection, and all that came of the request."""
-        transport = self._transport
-        if transport is None or self._current is not None or self._queued or self._heads != 1:
-            self._break()
-            return
-        self._server.connections.discard(self)
-        protocol = self._server.upgraded()
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
-        protocol.data_received(self._raw)
-        self._let_go()
-
-    # ---- for exchanges (`exchange.Line`)
+    # ---- for exchanges (`exchange.ExchangeConnection`)
 
     def send(self, data: bytes) -> None:
         if self._transport is not None and not self.lost:
             self._transport.write(data)
 
-    def hold(self) -> None:
-        if not self._held and self._transport is not None:
-            self._held = True
+    async def _drain(self) -> None:
+        if self.drained is not None:
+            await asyncio.shield(self.drained)
+
+    def pause_reading(self) -> None:
+        if not self._paused and self._transport is not None:
+            self._paused = True
             self._transport.pause_reading()
 
-    def go_on(self) -> None:
-        if self._held and self._transport is not None and not self.lost:
-            self._held = False
+    def resume_reading(self) -> None:
+        if self._paused and self._transport is not None and not self.lost:
+            self._paused = False
             self._transport.resume_reading()
 
     def abort(self) -> None:
@@ -271,31 +319,26 @@ class ClientConnection(asyncio.Protocol):
     # ---- for the server
 
     def _close(self) -> None:
+        self._reading = _CLOSED
         if self._transport is not None:
             self._transport.close()
 
     def sweep(self, now: float) -> None:
         """End what has been silent for too long."""
-        idle, silent = self.idle_since, self.silent_since
-        patience_s = _LINGER_S if self._ending else _HEAD_S
-        if (idle is not None and now - idle > _KEEP_ALIVE_S) or (silent is not None and now - silent > patience_s):
+        if now > self.deadline:
             self._close()
-
-    @property
-    def is_idle(self) -> bool:
-        return self._current is None and not self._queued
 
 
 class Server:
-    """Makes a `Connection` for each client. `upgraded` makes the protocol that takes over where one asks to upgrade."""
+    """Makes a `ClientConnection` for each client.
 
-    def __init__(
-        self, handler: Callable[[Exchange], Awaitable[None]], upgraded: Callable[[], asyncio.Protocol]
-    ) -> None:
+    `handler` answers a request; its second argument is the WebSocket that the request asks for, if it does.
+    """
+
+    def __init__(self, handler: Callable[[Exchange, WebSocketRequest | None], Awaitable[None]]) -> None:
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time
         self.handler = handler
-        self.upgraded = upgraded
         self.connections: set[ClientConnection] = set()
         self._sweeping = self.loop.call_later(_SWEEP_S, self._sweep)
 

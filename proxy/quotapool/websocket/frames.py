@@ -1,7 +1,7 @@
 """WebSocket frames (RFC 6455), both directions: bytes to messages, messages to bytes. No extensions, no I/O.
 
-A message that came in fragments is put together before it is passed on (§5.4 allows that to whoever stands between);
-its bytes are nobody's business here, so text is not checked for being UTF-8.
+A message that came in fragments is put together before it is passed on (§5.4 allows that to intermediaries). Its bytes
+are not looked at, so text is not checked for being UTF-8.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Final, NamedTuple
 
-from aiohttp._websocket.helpers import websocket_mask  # the only masking in C that is installed anyway
+from quotapool.websocket.mask import mask
 
 CONTINUATION: Final = 0x0
 TEXT: Final = 0x1
@@ -18,7 +18,7 @@ CLOSE: Final = 0x8
 PING: Final = 0x9
 PONG: Final = 0xA
 
-# §7.4.1 and the IANA registry: what may stand in a close frame. 1005, 1006 and 1015 never may.
+# §7.4.1 and the IANA registry: what a close frame may hold. 1005, 1006 and 1015 it never may.
 NORMAL: Final = 1000
 GOING_AWAY: Final = 1001
 PROTOCOL_ERROR: Final = 1002
@@ -37,15 +37,15 @@ _CODES: Final = frozenset({*range(1000, 1004), *range(1007, 1015)})
 
 
 class FrameError(Exception):
-    """The sender broke the protocol, or sent more than is taken. `code` is what it is told."""
+    """The sender broke the protocol, or sent more than is taken. `code` is for the close frame."""
 
-    def __init__(self, code: int, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
         self.code = code
 
 
 class Message(NamedTuple):
-    """A whole message. Its payload may be changed in place by whoever sends it on."""
+    """A whole message. Its payload may be changed in place by sending it on."""
 
     opcode: int
     payload: bytearray
@@ -68,7 +68,7 @@ class FrameReader:
         self._started = 0  # and its opcode
 
     def feed(self, data: bytes) -> list[Message]:
-        """The messages that these bytes complete, control frames among them. Raises FrameError, and is then done."""
+        """The messages that these bytes complete, control frames among them. After a FrameError it takes no more."""
         found: list[Message] = []
         at, end = 0, len(data)
         while True:
@@ -88,7 +88,7 @@ class FrameReader:
                 found.append(message)
 
     def _read_head(self, data: bytes, at: int) -> int:
-        """Take a frame's head from `data`; where it is whole, `_frame` is begun. Returns where the payload begins."""
+        """Take a frame's head from `data`; once it is whole, `_frame` is begun. Returns where the payload begins."""
         head = self._head
         while len(head) < (wanted := _head_size(head)):
             piece = data[at : at + wanted - len(head)]
@@ -108,7 +108,7 @@ class FrameReader:
             length = int.from_bytes(head[2 : 4 if length == 126 else 10], "big")
         if opcode < CLOSE:
             if (opcode == CONTINUATION) is (self._message is None):
-                raise FrameError(PROTOCOL_ERROR, "a continuation of nothing, or none where one is due")
+                raise FrameError(PROTOCOL_ERROR, "a continuation of nothing, or none when one is due")
             if length + len(self._message or b"") > self._most:
                 raise FrameError(TOO_BIG, f"a message of more than {self._most} bytes")
         self._opcode, self._missing = first & (_FIN | 0x0F), length
@@ -120,7 +120,7 @@ class FrameReader:
     def _complete(self, payload: bytearray) -> Message | None:
         """The message that this frame ends, if it does."""
         if self._key:
-            websocket_mask(self._key, payload)
+            mask(self._key, payload)
         opcode = self._opcode & 0x0F
         if opcode >= CLOSE:
             if opcode == CLOSE:
@@ -165,18 +165,18 @@ def head_of(opcode: int, payload: bytearray, *, masks: bool) -> bytes:
         head = bytes((_FIN | opcode, flag | 127)) + length.to_bytes(8, "big")
     if not masks:
         return head
-    key = os.urandom(4)  # §5.3: not to be foretold
-    websocket_mask(key, payload)
+    key = os.urandom(4)  # §5.3: unpredictable
+    mask(key, payload)
     return head + key
 
 
 def close_payload(code: int, reason: str = "") -> bytearray:
-    """What a close frame says; NO_CODE and VANISHED cannot be said and become an empty one."""
+    """A close frame's payload; NO_CODE and VANISHED cannot be sent and give an empty one."""
     if code in {NO_CODE, VANISHED}:
         return bytearray()
     return bytearray(code.to_bytes(2, "big") + reason.encode()[: _LONGEST_CONTROL - 2])
 
 
 def close_code(payload: bytes | bytearray) -> int:
-    """The code in a close frame's payload; NO_CODE where it says none."""
+    """The code in a close frame's payload; NO_CODE if it has none."""
     return int.from_bytes(payload[:2], "big") if len(payload) >= 2 else NO_CODE

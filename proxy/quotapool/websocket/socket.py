@@ -1,7 +1,7 @@
 """The upstream side of a session, and what both sides share: an open WebSocket that is read, written and ended.
 
-`open_websocket` asks upstream for one. What upstream refuses is an ordinary HTTP answer, which is read whole, so that
-it can be understood like any other answer before the client's own handshake is accepted.
+`open_websocket` asks upstream for one. A refusal is an ordinary HTTP answer, which is read whole, so that it can be
+classified like any other answer before the client's own handshake is accepted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from multidict import CIMultiDict
 from quotapool.upstream.interface import Header, UpstreamFailure
 from quotapool.websocket.frames import CLOSE, PING, PONG, FrameReader, Message, head_of
 
-READ_BUFFER: Final = 2**15  # bytes; the sender has to wait from twice as many on that nobody has taken
+READ_BUFFER: Final = 2**15  # bytes; at twice as many that nobody has taken the sender has to wait
 _LONGEST_BODY: Final = 2**20  # of a refusal
 _HANDSHAKE_S: Final = 30.0
 _LINGER_S: Final = 10.0
@@ -31,14 +31,14 @@ _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
 
 
 def accept_key(key: str) -> str:
-    """What a server answers to a client's Sec-WebSocket-Key (RFC 6455 §4.2.2)."""
+    """The Sec-WebSocket-Accept for a client's Sec-WebSocket-Key (RFC 6455 §4.2.2)."""
     return base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
 
 
 class WebSocket:
-    """One side of an open session. Pings are answered here; `heard_at` is when the last byte came."""
+    """One side of an open session. Pings are answered here; `received_at` is when the last byte came."""
 
-    __slots__ = ("_drain", "_frames", "_masks", "_reader", "_ready", "_transport", "heard_at", "waits")
+    __slots__ = ("_drain", "_frames", "_masks", "_reader", "_ready", "_transport", "received_at", "receiving")
 
     def __init__(
         self,
@@ -56,13 +56,13 @@ class WebSocket:
         self._masks = is_client
         self._frames = FrameReader(masked=not is_client, most=most)
         self._ready: list[Message] = []
-        self.heard_at = time.monotonic()
-        self.waits = False  # somebody waits for what comes: then silence means something
+        self.received_at = time.monotonic()
+        self.receiving = False  # `receive` waits for bytes: only then does silence mean anything
 
     async def receive(self) -> Message | None:
-        """The next text, binary or close message; None where the other side vanished without a word.
+        """The next text, binary or close message; None if the other side vanished without one.
 
-        Raises FrameError. A message is only read when it is asked for, so who asks slowly slows the sender down.
+        Raises FrameError. A message is read only when it is asked for, so a slow reader slows the sender down.
         """
         while True:
             while self._ready:
@@ -71,16 +71,16 @@ class WebSocket:
                     await self.send(PONG, message.payload)
                 elif message.opcode != PONG:
                     return message
-            self.waits = True
+            self.receiving = True
             try:
                 data = await self._reader.read(_PIECE)
             except ConnectionError:
                 return None
             finally:
-                self.waits = False
+                self.receiving = False
             if not data:
                 return None
-            self.heard_at = time.monotonic()
+            self.received_at = time.monotonic()
             self._ready = self._frames.feed(data)
 
     def feed(self, data: bytes) -> None:
@@ -88,7 +88,7 @@ class WebSocket:
         self._ready += self._frames.feed(data)
 
     async def send(self, opcode: int, payload: bytearray) -> None:
-        """Send a message, and wait while the other side is slow. Raises ConnectionError where it is gone.
+        """Send a message, and wait while the other side is slow. Raises ConnectionError if it is gone.
 
         The payload is used up: it is masked in place.
         """
@@ -96,7 +96,7 @@ class WebSocket:
         await self._drain()
 
     def send_now(self, opcode: int, payload: bytearray) -> None:
-        """Send without waiting; for small messages. Raises ConnectionError where the other side is gone."""
+        """Send without waiting; for small messages. Raises ConnectionError if the other side is gone."""
         transport = self._transport
         if transport.is_closing():
             raise ConnectionResetError("the other side is gone")
@@ -108,17 +108,17 @@ class WebSocket:
             transport.write(payload)
 
     def ping(self) -> None:
-        """Ask for a sign of life."""
+        """Ask for a pong."""
         if not self._transport.is_closing():
             self.send_now(PING, bytearray())
 
-    def say_close(self, payload: bytearray) -> None:
-        """The closing frame; nothing where nobody is left to read it."""
+    def send_close(self, payload: bytearray) -> None:
+        """Send the closing frame; nothing if the connection is closing already."""
         if not self._transport.is_closing():
             self.send_now(CLOSE, payload)
 
     def end(self) -> None:
-        """Close the connection once everything written has gone out, or nobody has taken it for a while."""
+        """Close the connection once everything written has gone out, or has not been taken for a while."""
         transport = self._transport
         if transport.get_write_buffer_size():
             asyncio.get_running_loop().call_later(_LINGER_S, transport.abort)
@@ -130,7 +130,7 @@ class WebSocket:
 
 @dataclass(slots=True)
 class Handshake:
-    """Upstream's answer to the question: a session, or a refusal with its body. `protocol`: what it chose, or ""."""
+    """Upstream's answer to the handshake: a session, or a refusal with its body. `protocol`: what it chose, or ""."""
 
     status: int
     reason: str
@@ -141,9 +141,9 @@ class Handshake:
 
 
 class DedicatedConnector(Protocol):
-    """An upstream that can be asked on a connection of its own."""
+    """An upstream that can give a request a connection of its own."""
 
-    async def ask_alone(
+    async def open_dedicated(
         self, method: str, target: str, headers: Sequence[Header], protocol: Callable[[], asyncio.Protocol]
     ) -> asyncio.Transport:
         """Connect, send the request's head, and leave the rest to `protocol`. Raises UpstreamFailure."""
@@ -155,14 +155,14 @@ async def open_websocket(
 ) -> Handshake:
     """Ask upstream for a session with these headers and subprotocols. Raises UpstreamFailure."""
     key = base64.b64encode(os.urandom(16)).decode()
-    asked = [*headers, ("Connection", "Upgrade"), ("Upgrade", "websocket")]
-    asked += [("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", key)]
+    lines = [*headers, ("Connection", "Upgrade"), ("Upgrade", "websocket")]
+    lines += [("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", key)]
     if protocols:
-        asked.append(("Sec-WebSocket-Protocol", ", ".join(protocols)))
+        lines.append(("Sec-WebSocket-Protocol", ", ".join(protocols)))
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=READ_BUFFER, loop=loop)
     protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-    transport = await upstream.ask_alone("GET", target, asked, lambda: protocol)
+    transport = await upstream.open_dedicated("GET", target, lines, lambda: protocol)
     writer = asyncio.StreamWriter(transport, protocol, reader, loop)
     try:
         async with asyncio.timeout(_HANDSHAKE_S):
@@ -170,7 +170,7 @@ async def open_websocket(
             while not answer.complete:
                 data = await reader.read(_PIECE)
                 if not data:
-                    answer.ended()
+                    answer.feed_eof()
                     break
                 answer.feed(data)
         handshake = Handshake(answer.status, answer.phrase, answer.headers, bytes(answer.body))
@@ -193,7 +193,7 @@ async def open_websocket(
 
 
 def _check(handshake: Handshake, key: str, protocols: Sequence[str]) -> str:
-    """The subprotocol of a session that was opened as the RFC wants (§4.1). Raises UpstreamFailure."""
+    """The subprotocol of a session that was opened as the RFC demands (§4.1). Raises UpstreamFailure."""
     headers = handshake.headers
     chosen = headers.get("Sec-WebSocket-Protocol", "")
     if (
@@ -219,7 +219,7 @@ class _Answer:
         self.phrase = ""
         self.headers: CIMultiDict[str] = CIMultiDict()
         self.body = bytearray()
-        self.rest = b""  # what came behind a switch of protocols
+        self.rest = b""  # what came after a switch of protocols
         self.complete = False
 
     def feed(self, data: bytes) -> None:
@@ -230,15 +230,15 @@ class _Answer:
             self.rest = data[switch.args[0] :]
             self.complete = True
         except httptools.HttpParserError as error:
-            said = error.__context__ or error
+            reason = error.__context__ or error
             raise UpstreamFailure(
-                "protocol", f"upstream's answer could not be understood: {said}", sent=True
+                "protocol", f"upstream's answer could not be understood: {reason}", sent=True
             ) from error
         if len(self.body) > _LONGEST_BODY or len(self.headers) > 1000:
             self.complete = True
 
-    def ended(self) -> None:
-        """The connection did. Raises UpstreamFailure where that is no end of an answer."""
+    def feed_eof(self) -> None:
+        """The connection has ended. Raises UpstreamFailure if that is no end of an answer."""
         if self.status < 200 or "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
             raise UpstreamFailure("reset", "upstream closed the connection", sent=True)
 

@@ -1,4 +1,8 @@
-"""The client's side of a request on aiohttp's low-level server: one read of the body, bytes relayed as they come."""
+"""aiohttp's low-level server as the reference for ours: the same contract tests run against both.
+
+aiohttp itself would repeat the bytes of what is not HTTP in its answer and, as an error with a traceback, in the log.
+They may hold a client's key or a prompt, and anyone can send them, so neither is done.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,25 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from http import HTTPStatus
 from typing import Final
 
+import structlog
 from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import _ErrInfo
 from multidict import CIMultiDict
-
 from quotapool.openai import replies
 from quotapool.openai.headers import Header
 from quotapool.openai.refusal import Refusal
+from quotapool.web.handlers import ClientHandler
 
+_log = structlog.get_logger()
+_KEEP_ALIVE_S: Final = 75.0
+_LONGEST_LINE: Final = 65_536  # bytes of one header line; OpenAI takes 64 KiB of headers in all
 _NO_BODY: Final = frozenset({204, 304})
 
 
 class Written(web.StreamResponse):
-    """Tells aiohttp that the answer is on the wire already, and whether the connection may serve another request."""
+    """Shows aiohttp that the answer is on the wire already, and whether the connection may serve another request."""
 
     def __init__(self, *, keep_alive: bool) -> None:
         super().__init__()
@@ -61,7 +70,7 @@ class AiohttpDownstream:
         length = self._request.content_length
         if length is not None and length > most:
             raise Refusal(replies.BODY_TOO_LARGE, f"The body has {length} bytes; this proxy reads at most {most}.")
-        self._say_continue()
+        self._continue()
         content = self._request.content
         pieces: list[bytes] = []
         size = 0
@@ -73,7 +82,7 @@ class AiohttpDownstream:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def stream(self) -> AsyncIterator[bytes]:
-        self._say_continue()
+        self._continue()
         content = self._request.content
         while piece := await self._piece(content):
             yield piece
@@ -86,7 +95,7 @@ class AiohttpDownstream:
             self.keep_alive = False
             raise Refusal(replies.INVALID_HTTP) from broken
 
-    def _say_continue(self) -> None:
+    def _continue(self) -> None:
         """aiohttp's low-level server leaves `Expect: 100-continue` to us."""
         transport = self._request.transport
         if self._expects and transport is not None:
@@ -149,3 +158,67 @@ def _phrase(status: int) -> str:
         return HTTPStatus(status).phrase
     except ValueError:
         return ""
+
+
+class Connection(web.RequestHandler):
+    """One client's connection."""
+
+    __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        """aiohttp queues an error behind the request under way, whose broken body would then never end: end it."""
+        super().data_received(data)
+        request = self._current_request
+        if self._messages and request is not None and not request.content.is_eof():
+            last = self._messages[-1][0]
+            if isinstance(last, _ErrInfo):
+                request.content.set_exception(last.exc)
+                request.content.feed_eof()  # else aiohttp reads on after the answer, and logs what it finds
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to a request that never became one: 400, or 500 for a fault of ours. The connection ends.
+
+        Raises ConnectionError if an answer had begun.
+        """
+        del message
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer had begun")
+        if status < 500:
+            _log.debug("a client does not speak HTTP", reason=type(exc).__name__)
+            refusal = Refusal(replies.INVALID_HTTP)
+        else:
+            _log.error("request failed", exc_info=exc)
+            refusal = Refusal(replies.INTERNAL_ERROR)
+        response = web.Response(status=refusal.status, body=refusal.body(), headers=refusal.headers())
+        response.force_close()
+        return response
+
+
+class AiohttpServer(web.Server):
+    """Makes a `Connection` for each client: long headers are read, bodies are not decompressed, and a client that
+    leaves cancels its request."""
+
+    def __init__(self, handler: ClientHandler) -> None:
+        async def answer(request: web.BaseRequest) -> web.StreamResponse:
+            down = AiohttpDownstream(request)
+            await handler.serve(down)
+            return down.written()
+
+        super().__init__(
+            answer,
+            access_log=None,
+            keepalive_timeout=_KEEP_ALIVE_S,
+            max_field_size=_LONGEST_LINE,
+            max_line_size=_LONGEST_LINE,
+            auto_decompress=False,
+            handler_cancellation=True,
+        )
+
+    def __call__(self) -> Connection:
+        return Connection(self, loop=self._loop, **self._kwargs)
