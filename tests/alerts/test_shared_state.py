@@ -32,13 +32,13 @@ async def test_two_replicas_that_notice_the_same_raise_one_alert(stores):
     assert sum(claims) == 1
     # Another subject is another alert, and so is the next expiry of the same account.
     assert await states[0].claim(replace(ALERT, subject="account other"), SIX_HOURS)
-    assert await states[0].claim(replace(ALERT, again="2027-01-01"), SIX_HOURS)
-    assert not await states[1].claim(replace(ALERT, again="2027-01-01"), SIX_HOURS)
+    assert await states[0].claim(replace(ALERT, occasion="2027-01-01"), SIX_HOURS)
+    assert not await states[1].claim(replace(ALERT, occasion="2027-01-01"), SIX_HOURS)
 
 
 async def test_a_lasting_condition_is_repeated_after_its_time(stores):
     state = SharedAlertState(stores[0], "test", "a")
-    client, mark = stores[0].client, f"qp:{{test:alerts}}:told:{ALERT.mark}"
+    client, mark = stores[0].client, f"qp:{{test:alerts}}:told:{ALERT.identity}"
     assert await state.claim(ALERT, SIX_HOURS)
     assert 21_590_000 < await client.pttl(mark) <= 21_600_000
     await client.delete(mark)  # as the store does then
@@ -46,7 +46,7 @@ async def test_a_lasting_condition_is_repeated_after_its_time(stores):
     # An expiry is repeated once a day at most, however short repeat_after is.
     expiry = replace(ALERT, kind=AlertKind.EXPIRY)
     assert await state.claim(expiry, 60.0)
-    assert await client.pttl(f"qp:{{test:alerts}}:told:{expiry.mark}") > 86_390_000
+    assert await client.pttl(f"qp:{{test:alerts}}:told:{expiry.identity}") > 86_390_000
 
 
 async def test_a_key_that_is_back_and_leaves_again_raises_an_alert_each_time(stores):
@@ -60,7 +60,7 @@ async def test_a_key_that_is_back_and_leaves_again_raises_an_alert_each_time(sto
 async def test_network_trouble_that_comes_again_raises_another_alert(stores):
     state = SharedAlertState(stores[0], "test", "a")
     trouble = Alert(AlertKind.EGRESS, "pool", "refused", 1.0)
-    well = replace(trouble, again="well")
+    well = replace(trouble, occasion="well")
     raised = [await state.claim(alert, SIX_HOURS) for alert in (trouble, trouble, well, trouble)]
     assert raised == [True, False, True, True]
 

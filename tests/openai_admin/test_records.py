@@ -69,26 +69,26 @@ async def round_of(valkey_url, aiohttp_server):
 
 async def test_limits_apply_once_they_are_read_and_follow_each_change(round_of):
     api, sync, collector, settings, moved, _ = round_of(import_limits=True)
-    assert sync.over(settings).limits_for("acme", "gpt-4o").rpm is None
+    assert sync.with_imported_limits(settings).limits_for("acme", "gpt-4o").rpm is None
     assert await sync.ask(collector)
-    assert sync.over(settings).limits_for("acme", "gpt-4o").rpm == 500
+    assert sync.with_imported_limits(settings).limits_for("acme", "gpt-4o").rpm == 500
     await sync.ask(collector)
     assert moved == [1]  # nothing new
     api.rpm = 50
     await sync.ask(collector)
     assert moved == [1, 1]
-    assert sync.over(settings).limits_for("acme", "gpt-4o").rpm == 50
+    assert sync.with_imported_limits(settings).limits_for("acme", "gpt-4o").rpm == 50
     # If the API goes away, the last limits stay.
     api.down = True
     assert not await sync.ask(collector)
-    assert sync.over(settings).limits_for("acme", "gpt-4o").rpm == 50
+    assert sync.with_imported_limits(settings).limits_for("acme", "gpt-4o").rpm == 50
 
 
 async def test_limits_are_not_imported_unless_that_is_wanted(round_of):
     _, sync, collector, settings, moved, records = round_of()
     await sync.ask(collector)
     assert moved == []
-    assert sync.over(settings) is settings
+    assert sync.with_imported_limits(settings) is settings
     assert sync.key_ends == {"alpha": 1_900_000_000}
     keys, _ = await records.read()
     assert (keys["alpha"].name, keys["alpha"].expires_at) == ("backend", 1_900_000_000)
@@ -98,7 +98,7 @@ async def test_an_account_that_no_longer_names_its_project_loses_its_imported_li
     _, sync, collector, settings, _, _ = round_of(import_limits=True)
     await sync.ask(collector)
     without = settings.model_copy(update={"accounts": {}})
-    assert sync.over(without).limits_for("acme", "gpt-4o").rpm is None
+    assert sync.with_imported_limits(without).limits_for("acme", "gpt-4o").rpm is None
 
 
 async def test_a_refusal_is_logged_once(round_of):

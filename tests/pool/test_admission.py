@@ -172,7 +172,7 @@ async def test_leavers_leave_no_memory_behind(open_pool):
         await queued(pool, 2)
         passing.cancel()
         await queued(pool, 1)
-    assert len(pool.admission._lines[GROUP].waiting) == 1
+    assert len(pool.admission._queues[GROUP].waiting) == 1
     head.cancel()
 
 
@@ -234,7 +234,7 @@ async def test_a_waiter_granted_and_timed_out_in_one_turn_returns_the_grant(open
     await pool.drain("a", -500)
     waiting = ask(pool, 1, max_wait_s=5)
     await queued(pool, 1)
-    line = pool.admission._lines[GROUP]
+    line = pool.admission._queues[GROUP]
     granted = Granted("r1", GROUP, Cost(1, 1), pool.roster.candidate(pool.roster.pool.keys["a1"], GROUP), 0.0, 1.0,
                       is_trial=False, moments={}, learned={})  # fmt: skip
     waiter = line.waiting.peek()
@@ -253,14 +253,14 @@ async def test_there_is_one_pump_per_queue(open_pool):
     await pool.drain("a", -300)
     waiting = [ask(pool, 1)]
     await queued(pool, 1)
-    pump = pool.admission._lines[GROUP].pump
+    serving = pool.admission._queues[GROUP].serving
     for n in range(2, 20):
         waiting.append(ask(pool, 1))
         await queued(pool, n)
-        assert pool.admission._lines[GROUP].pump is pump
+        assert pool.admission._queues[GROUP].serving is serving
     await asyncio.gather(*waiting)
     await pool.quiet()
-    assert pump.done()
+    assert serving.done()
     assert repr(pool.admission) == "<Admission queues=0 waiting=0>"
 
 

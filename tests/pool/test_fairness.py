@@ -21,7 +21,8 @@ from quotapool.pool.reserve import Want
 from quotapool.request.read import NO_MODEL, ClientRequest, want_of
 from quotapool.settings import Client, Settings
 
-from tests.fakes.house import GROUP, House
+from tests.fakes.edge import FakeUpstream
+from tests.fakes.house import GROUP, House, snapshot_of
 
 SLOW = {"limits": {"default": {"rpm": 100_000, "tpm": 60_000}}}  # 1,000 tokens a second
 PLENTIFUL = 100_000_000
@@ -186,7 +187,7 @@ async def test_a_higher_priority_goes_first_whenever_it_came(open_pool):
 
 async def test_what_batch_leaves_is_there_for_others_at_once(open_pool):
     """Given 3,000 tokens, of which batch must leave 5,880, and a batch request that waits for them, I expect an
-    interactive one to be served neither after it nor after the pump's next look, a second later."""
+    interactive one to be served neither after it nor after the serving's next look, a second later."""
     pool = await open_pool({"a": 1}, **SLOW)
     await pool.drain("a", 3_000)
     batch = ask(pool, "nightly", 1_000, priority=-1, leave=0.1)
@@ -229,8 +230,9 @@ def known(**more) -> Client:
 
 def wanted(headers: dict[str, str], client: Client | None = None, **options) -> Want:
     endpoint = resolve("POST", "/v1/chat/completions")
+    now = snapshot_of(Settings.model_validate(options), FakeUpstream({}))
     job = ClientRequest(endpoint, b"{}", None, GROUP, GROUP, Cost(1, 10), replayable=True)
-    return want_of(job, headers, "c" if client else "", client, Settings.model_validate(options))
+    return want_of(job, headers, "c" if client else "", client, now)
 
 
 @pytest.mark.parametrize(
@@ -312,12 +314,12 @@ async def test_a_flood_fills_the_queue_only_up_to_four_times_what_it_leaves_free
     await asyncio.sleep(0.05)
     refused = [task for task in waiting if task.done()]
     assert pool.recorder.waiting == 8
-    assert [task.exception().reason for task in refused] == ["queue_full"] * 12
+    assert [task.result().reason for task in refused] == ["queue_full"] * 12
     waiting += [ask(pool, "second"), ask(pool, "third")]
     await queued(pool, 10)
-    with pytest.raises(NoRoom) as full:
-        await pool.admission.admit(want("fourth"))
-    assert full.value.reason == "queue_full"
+    full = await pool.admission.admit(want("fourth"))
+    assert isinstance(full, NoRoom)
+    assert full.reason == "queue_full"
     await gone(*waiting)
     await pool.quiet()
 
@@ -381,7 +383,7 @@ async def test_a_large_request_is_served_in_its_time_while_small_ones_keep_comin
 
 
 async def test_while_a_large_one_waits_for_the_only_account_that_can_serve_it_others_use_the_rest(open_pool):
-    """And they do so at once, not with the pump's next look at the store."""
+    """And they do so at once, not with the serving's next look at the store."""
     small, large = {"rpm": 10_000, "tpm": 60_000}, {"rpm": 10_000, "tpm": 120_000}
     pool = await open_pool({"a": 1, "b": 1}, accounts={"a": small, "b": large})
     await pool.drain("b", 60_000)
@@ -450,12 +452,12 @@ async def test_what_a_dead_replica_claimed_is_free_in_a_second_and_a_bit(replica
     large = ask(dying, "large", 30_000, max_wait_s=60)
     await queued(dying, 1)
     await asyncio.sleep(0.02)
-    pump = dying.admission._lines[GROUP].pump
-    assert pump is not None
-    pump.cancel()  # it never asks again, and releases nothing
+    serving = dying.admission._queues[GROUP].serving
+    assert serving is not None
+    serving.cancel()  # it never asks again, and releases nothing
     began = time.monotonic()
     await other.admission.admit(want("small", 10))
     assert 0.5 < time.monotonic() - began < 1.5
     with contextlib.suppress(asyncio.CancelledError):
-        await pump
+        await serving
     await gone(large)

@@ -59,7 +59,7 @@ class Bench:
 
     def another(self) -> Prober:
         h = self.house
-        return Prober(h.settings, h.roster, h.ledger, self.calls, self.probes, spend=self.spend, rng=random.Random(1))
+        return Prober(h.settings, h.sync, h.ledger, self.calls, self.probes, spend=self.spend, rng=random.Random(1))
 
     async def rests(self, key: str, state: State, reason: str, scope: Scope = Scope.KEY, **fields) -> None:
         """As after upstream's refusal."""

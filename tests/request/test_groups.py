@@ -61,7 +61,7 @@ async def test_the_other_replica_hears_of_it_and_a_restart_remembers(open_pool):
     one, other = await open_pool({"a": 1, "b": 1}), await open_pool({"a": 1, "b": 1})
     one.upstream.next(shared())
     await one.ask(Client(chat_body(ODD)))
-    await other.ledger.look()
+    await other.ledger.heartbeat()
     await other.sync._refreshing
     assert other.roster.group_of(ODD) == FAMILY
     assert other.upstream.sent == []
@@ -74,7 +74,7 @@ async def test_a_store_that_lost_its_memory_hears_of_it_again(open_pool):
     pool.upstream.next(shared())
     await pool.ask(Client(chat_body(ODD)))
     await pool.store.client.flushall()
-    await pool.ledger.look()
+    await pool.ledger.heartbeat()
     await pool.sync._refreshing
     assert pool.roster.group_of(ODD) == FAMILY
     assert await pool.ledger.registry.learned_groups() == {ODD: FAMILY}

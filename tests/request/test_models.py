@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from quotapool.domain.pool import Key, Pool
 from quotapool.domain.request_record import RequestRecord
+from quotapool.pool.configuration import Configuration
 from quotapool.request.models import Catalogue, listed, may_use, read_listing
 from quotapool.settings import Client as Known
+from quotapool.settings import Settings
 
-from tests.fakes.edge import Client, Reply, chat_body, error
-from tests.fakes.house import House, open_house
+from tests.fakes.edge import Client, FakeUpstream, Reply, chat_body, error
+from tests.fakes.house import House, open_house, snapshot_of
 
 ALL, APP = "the-key-of-all-0001", "the-key-of-app-0001"
 CLIENTS = [
@@ -201,7 +203,7 @@ async def test_a_pool_of_thousands_is_learned_bit_by_bit():
         asked.append(account)
         return 200, listing("gpt-4o", f"ft:{int(account[1:]) // 500}").pieces[0]
 
-    catalogue = Catalogue(pool, fetch, lambda _: None)
+    catalogue = Catalogue(Configuration(snapshot_of(Settings(), FakeUpstream({}))), pool, fetch)
     assert "gpt-4o" in await catalogue.models(None)
     assert len(asked) == 32
     for _ in range(40):
