@@ -72,7 +72,7 @@ class Bench:
     async def passes(self, seconds: float) -> None:
         """Time passes, and the prober probes what is due."""
         await move_time(self.house.ledger, seconds)
-        await self.house.roster.refresh()
+        await self.house.sync.refresh()
         await self.probe_due()
 
     async def probe_due(self) -> None:
@@ -200,7 +200,7 @@ async def test_no_probe_is_made_if_traffic_was_faster(bench):
     await pool.rests("a1", State.QUARANTINED, "insufficient_quota", Scope.ACCOUNT)
     record = (await pool.house.ledger.registry.records())["a/a"]
     await move_time(pool.house.ledger, record.until - record.since + 1)
-    await pool.house.roster.refresh()
+    await pool.house.sync.refresh()
     await pool.probe_due()  # traffic comes first
     assert pool.targets == []
     await pool.house.ask()
@@ -215,7 +215,7 @@ async def test_of_two_replicas_one_probes(bench):
     await pool.rests("a1", State.QUARANTINED, "insufficient_quota", Scope.ACCOUNT)
     pool.house.upstream.otherwise = NO_CREDIT
     await move_time(pool.house.ledger, 80)
-    await pool.house.roster.refresh()
+    await pool.house.sync.refresh()
     await asyncio.gather(pool.prober.probe_due(), other.probe_due())
     await asyncio.gather(pool.prober.wait_idle(), other.wait_idle())
     assert pool.targets == [EMBEDDINGS]
