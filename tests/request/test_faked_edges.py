@@ -17,13 +17,13 @@ class Connection:
     """What is under a real exchange, and under a real answer."""
 
     def __init__(self) -> None:
-        self.lost, self.room = False, None
+        self.lost, self.drained = False, None
         self.loop = asyncio.get_running_loop()
 
     def send(self, data: bytes) -> None:
         """It goes nowhere."""
 
-    def go_on(self) -> None:
+    def resume_reading(self) -> None:
         """Nobody was held."""
 
     def abort(self) -> None:
