@@ -288,6 +288,14 @@ def test_the_installed_image_holds_the_program_and_no_installer(image: Image):
     assert Path(found.strip()).is_relative_to(image.place)
 
 
+def test_the_package_installs_one_name_that_no_other_project_uses(image: Image):
+    """PyPI's proxy.py installs a package `proxy`, which would then be ours or theirs for both programs."""
+    (folder,) = Path(image.here("/opt/quotapool/lib")).glob("python3*/site-packages")
+    (record,) = folder.glob("quotapool-*.dist-info/RECORD")
+    names = {line.partition("/")[0] for line in record.read_text().splitlines() if not line.startswith("..")}
+    assert {name for name in names if not name.endswith(".dist-info")} == {"quotapool"}
+
+
 def test_without_client_keys_the_image_refuses_all_interfaces_and_gives_three_ways_out(image: Image):
     pool = "sk-container-test-0123456789abcdef"
 

@@ -213,7 +213,7 @@ class House:
                 break
             await asyncio.wait(tasks)
         await self.paths.alarm.wait_idle()
-        await self.paths.policy.settled()
+        await self.paths.policy.wait_idle()
         await self.ledger.flush()
 
     def is_idle(self) -> bool:

@@ -90,7 +90,7 @@ TABLE = {
 def test_what_the_pool_has_is_the_sum_of_its_accounts(clock, accounts, seen, requests, tokens):
     found = PoolRateHeaders(pool_of(*accounts))
     for account, sights in seen.items():
-        found.heard(grant(account, sights))
+        found.observe(grant(account, sights))
     assert told(found.lines(GROUP)) == (requests, tokens)
 
 
@@ -98,9 +98,9 @@ def test_of_a_large_pool_a_few_hundred_accounts_speak_for_all_of_them(clock):
     names = [f"a{n}" for n in range(1_000)]
     found = PoolRateHeaders(pool_of(*names))
     for name in names[:600]:  # heard first, and by then used up
-        found.heard(grant(name, {RPM: (60, 0)}))
+        found.observe(grant(name, {RPM: (60, 0)}))
     for name in names[600:]:
-        found.heard(grant(name, {RPM: (60, 45)}))
+        found.observe(grant(name, {RPM: (60, 45)}))
 
     # Only the last 256 that were heard count: a thousand accounts of 60, each with 45 left, full in a quarter minute.
     assert told(found.lines(GROUP))[0] == ["60000", "45000", "15s"]
@@ -112,13 +112,13 @@ def test_of_a_large_pool_a_few_hundred_accounts_speak_for_all_of_them(clock):
 )
 def test_of_what_is_written_and_what_upstream_says_the_lower_limit_is_told(clock, written, learned, expected):
     found = PoolRateHeaders(pool_of("a"))
-    found.heard(grant("a", {RPM: (learned, 10)}, Limits(rpm=written)))
+    found.observe(grant("a", {RPM: (learned, 10)}, Limits(rpm=written)))
     assert dict(found.lines(GROUP))["x-ratelimit-limit-requests"] == expected
 
 
 def test_what_was_seen_refills_meanwhile_and_never_above_the_limit(clock):
     found = PoolRateHeaders(pool_of("a"))
-    found.heard(grant("a", {RPM: (60, 30), TPM: (6_000, 0)}))
+    found.observe(grant("a", {RPM: (60, 30), TPM: (6_000, 0)}))
     clock.now += 10  # one request a second, a hundred tokens a second
     assert told(found.lines(GROUP)) == (["60", "40", "20s"], ["6000", "1000", "50s"])
     clock.now += 600
@@ -127,10 +127,10 @@ def test_what_was_seen_refills_meanwhile_and_never_above_the_limit(clock):
 
 def test_they_are_added_up_once_a_second(clock):
     found = PoolRateHeaders(pool_of("a"))
-    found.heard(grant("a", {RPM: (60, 30)}))
+    found.observe(grant("a", {RPM: (60, 30)}))
     first = found.lines(GROUP)
     clock.now += 0.9
-    found.heard(grant("a", {RPM: (60, 10)}))
+    found.observe(grant("a", {RPM: (60, 10)}))
     assert found.lines(GROUP) is first
     clock.now += 0.1
     assert told(found.lines(GROUP))[0] == ["60", "10", "49.9s"]
@@ -140,7 +140,7 @@ def test_accounts_that_are_out_or_gone_do_not_count(clock):
     pool = pool_of("a", "b")
     found = PoolRateHeaders(pool)
     for account in "ab":
-        found.heard(grant(account, {RPM: (60, 30)}))
+        found.observe(grant(account, {RPM: (60, 30)}))
     assert told(found.lines(GROUP))[0] == ["120", "60", "30s"]
     pool.apply_states({"a/b": Record(State.QUARANTINED, "money", since=0.0, until=9e9)})
     clock.now += 1
@@ -152,12 +152,12 @@ def test_accounts_that_are_out_or_gone_do_not_count(clock):
 
 def test_groups_are_counted_apart_and_a_flood_of_invented_ones_is_forgotten(clock):
     found = PoolRateHeaders(pool_of("a"))
-    found.heard(grant("a", {RPM: (60, 30)}))
+    found.observe(grant("a", {RPM: (60, 30)}))
     assert found.lines("gpt-4o-mini") == []
     for n in range(3_000):
         other = grant("a", {RPM: (60, 30)})
         other.group = f"invented-{n}"
-        found.heard(other)
+        found.observe(other)
     assert len(found._groups) <= 1_001
 
 

@@ -84,7 +84,7 @@ def build_request_path(
     *,
     on_clients: Callable[[], None] = lambda: None,
 ) -> Paths:
-    """`clean` takes secrets out of what upstream says. `on_clients` is called when the store's client keys changed."""
+    """`clean` takes secrets out of upstream's texts. `on_clients` is called when the store's client keys changed."""
     settings, store = snapshot.settings, ledger.store
     configuration = Configuration(snapshot)
     client_store = ClientStore(store, settings.pool)

@@ -133,10 +133,10 @@ class Worker:
         except OSError as error:
             _log.error("the new certificate is refused, the old one stays", problem=str(error))
 
-    def take_purse(self, purse: SpendControl) -> None:
+    def take_spend_control(self, control: SpendControl) -> None:
         """Ask first the accounts whose credit would expire unused; refuse what costs money beyond the daily limit."""
-        self.paths.roster.hurry(purse.urgency)
-        self.paths.daily_limit.spent_until = purse.closed_until
+        self.paths.roster.hurry(control.urgency)
+        self.paths.daily_limit.spent_until = control.closed_until
 
     async def look(self) -> None:
         """While idle no batch brings the version, so look for it."""
@@ -211,7 +211,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
                 await channel.send(Ready())
             continue
         if isinstance(message, SpendControl):
-            worker.take_purse(message)
+            worker.take_spend_control(message)
             continue
         if isinstance(message, RateCards):
             worker.spend.take_cards(message.cards)

@@ -24,12 +24,12 @@ _ROUNDS: Final = 4  # how often the ledger is asked in one look
 _PRECEDENCE_S: Final = 86_400.0  # across replicas, a higher priority counts as having come a day earlier
 _MOST_GROUPS: Final = 1_000  # model groups of which something is remembered
 _TIGHT_S: Final = 5.0  # after a refusal, more accounts are named at once
-_UNKNOWN_WAIT_S: Final = 1.0  # where nobody knows when there will be room
+_UNKNOWN_WAIT_S: Final = 1.0  # if it is unknown when there will be room
 
 
 class Want(msgspec.Struct, eq=False):
     """What a request needs. `model`: what an account may lack, the model's name or a stored prompt's id. `exclude`:
-    accounts that already said no to this very request.
+    accounts that already refused this very request.
 
     `max_wait_s`: how long it may wait in the queue, all attempts together.
     """
@@ -165,7 +165,7 @@ class Reserver:
         pool = self._roster.pool
         seats = self._pick_of(want, hints, few=few)
         if not seats and pool.size > PAIR and want.only is None:
-            # A random handful held nobody who may serve this: before saying that nobody can, look at everyone.
+            # A random handful held no account that may serve this: before giving up, look at all of them.
             everyone = list(pool.accounts)
             self._rng.shuffle(everyone)
             seats = self._pick_of(want, everyone, few=False)

@@ -136,7 +136,7 @@ class RosterSync:
     # ---- what answers name
 
     async def learn_group(self, model: str, shared: str) -> None:
-        """Upstream refused `model` "for limit `shared`", or said that this stored prompt is for that model: they share
+        """Upstream refused `model` "for limit `shared`", or answered this stored prompt with that model: they share
         a bucket, in all replicas."""
         group = self.roster.learn_group(model, shared)
         if group is not None:

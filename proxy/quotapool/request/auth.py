@@ -1,4 +1,4 @@
-"""The gate: who may come in. Client keys where there are any, else only what cannot be a stranger's web page."""
+"""Who may use the proxy: holders of a client key, if there are any; else anyone but a web page of a stranger."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ class Failover:
         finally:
             record.queued_s = want.queued_s
         if isinstance(answer, Granted):
-            self._rates.heard(answer)
+            self._rates.observe(answer)
         return answer
 
 

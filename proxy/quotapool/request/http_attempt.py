@@ -116,7 +116,7 @@ class HttpAttempt(Attempt):
         finally:
             outcome.usage = passed.usage
             if request.leaves_the_model:
-                request_record.model = answering_model(passed.said)[:LONGEST_MODEL] or request_record.model
+                request_record.model = answering_model(passed.final)[:LONGEST_MODEL] or request_record.model
             if passed.late_error is not None:  # scored even if the client leaves on seeing it
                 outcome.verdict = classify_stream_error(self.parts.clean(passed.late_error))
         if passed.error is not None:

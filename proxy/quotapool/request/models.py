@@ -52,7 +52,7 @@ def may_use(client: Client | None, model: str) -> bool:
 
 
 def refuse_model(client: Client | None, job: ClientRequest) -> None:
-    """Raises Refusal (403) for a model that the client may not use, or one that cannot be told."""
+    """Raises Refusal (403) for a model that the client may not use, or one that cannot be determined."""
     if client is None or not client.models:
         return
     if job.model and not may_use(client, job.model):
@@ -103,7 +103,7 @@ class Catalogue:
     def __repr__(self) -> str:
         return f"<Catalogue {len(self._texts)} models of {len(self._known)} accounts>"
 
-    async def serve(self, down: Downstream, endpoint: Endpoint, client: Client | None, trip: RequestRecord) -> bool:
+    async def serve(self, down: Downstream, endpoint: Endpoint, client: Client | None, record: RequestRecord) -> bool:
         """Answer `GET /v1/models` or one of them. False: it is to be asked upstream like any other request.
 
         Raises Refusal (404) for a model that the client may not use.
@@ -118,7 +118,7 @@ class Catalogue:
         body = models.get(one) if one else listed(models.values()) if models or limited else None
         if body is None:
             return False
-        trip.status, trip.source = 200, "proxy"
+        record.status, record.source = 200, "proxy"
         headers = [("content-type", "application/json"), ("x-quotapool-source", "proxy")]
         await down.start(200, "", headers, len(body))
         await down.write(body)
@@ -127,7 +127,7 @@ class Catalogue:
 
     @property
     def is_needed(self) -> bool:
-        """Whether there is a union to make: the only account of a pool answers for itself, if it says our names."""
+        """Whether there is a union to make: the only account of a pool answers for itself, if it uses our names."""
         accounts = self._pool.accounts
         return len(accounts) > 1 or any(self._names_of(a.keys[0].id) is not None for a in accounts.values())
 
@@ -162,7 +162,7 @@ class Catalogue:
 
     async def _refresh(self, usable: list[Account]) -> None:
         oldest = sorted(usable, key=self._age, reverse=True)[:_MOST_ASKED]
-        gate = asyncio.Semaphore(_AT_ONCE)
+        limit = asyncio.Semaphore(_AT_ONCE)
 
         async def learn(account: Account) -> None:
             if not account.usable:
@@ -171,7 +171,7 @@ class Catalogue:
             if names is not None:
                 found = {name: _invented(name) for name in names}
             else:
-                async with gate:
+                async with limit:
                     status, body = await self._fetch(account.id, "/v1/models")
                 found = read_listing(body) if status == 200 else {}
             if found:

@@ -1,4 +1,4 @@
-"""Policy refusals by client: counted, told once a minute, and, by option, ended by the client's suspension.
+"""Policy refusals by client: counted, announced once a minute, and, by option, ended by the client's suspension.
 
 Stored: `qp:{pool}:policy:<client>`, sorted set: a refusal's serial number -> its second, the last hour's.
 """
@@ -19,7 +19,7 @@ from quotapool.pool.configuration import Configuration
 from quotapool.store.store import StoreError
 
 _WITHIN_S: Final = 3600
-_TOLD_EVERY_S: Final = 60
+_ANNOUNCED_EVERY_S: Final = 60
 _MOST_KEPT: Final = 10_000  # refusals of one client
 KIND: Final = "policy"
 
@@ -32,7 +32,7 @@ class PolicyWatch:
         self._ledger = ledger
         self._clients = clients
         self._observer = observer
-        self._telling: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def identified(self, body: bytes, client: str, headers: Mapping[str, str]) -> bytes:
         """A chat's or response's body that names its user: the client, where it does not name one itself."""
@@ -47,14 +47,14 @@ class PolicyWatch:
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _remember(self, client: str, reason: str) -> None:
         name = client or "anonymous"
         try:
-            told = {"reason": reason, "message": "upstream refused this client's content for policy"}
-            await self._ledger.registry.announce(KIND, name, told, every_s=_TOLD_EVERY_S)
+            facts = {"reason": reason, "message": "upstream refused this client's content for policy"}
+            await self._ledger.registry.announce(KIND, name, facts, every_s=_ANNOUNCED_EVERY_S)
             limit = self._configuration.now.settings.safety.suspend_after
             if not limit or not client:  # who is anonymous may be anybody
                 return
@@ -76,7 +76,7 @@ class PolicyWatch:
         answers = await store.guard(pipe.execute())
         return int(answers[3])
 
-    async def settled(self) -> None:
-        """What was to be told is told."""
-        if self._telling:
-            await asyncio.wait(self._telling)
+    async def wait_idle(self) -> None:
+        """Until all refusals so far are recorded."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)

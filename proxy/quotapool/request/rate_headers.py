@@ -1,6 +1,6 @@
 """The pool's own `x-ratelimit-*` headers: what a client may use, in the shape that OpenAI's clients read.
 
-One key's headers say nothing about the pool. So the buckets that grants show are added up for each model group, at
+One key's headers show nothing of the pool. So the buckets that grants show are added up for each model group, at
 most once a second, and the lines are kept; a request pays for a look in a dictionary. Accounts that this process has
 not used lately, and those beyond a few hundred, are taken to be like the others: with 10,000 added up each second, that
 took a fifth of a worker's time and held up all its clients. `reset` is the time until full, as OpenAI's is.
@@ -39,7 +39,7 @@ class PoolRateHeaders:
         self._pool = pool
         self._groups: dict[str, _Group] = {}
 
-    def heard(self, granted: Granted) -> None:
+    def observe(self, granted: Granted) -> None:
         """A grant shows what its account has left."""
         group = self._groups.get(granted.group)
         if group is None:

@@ -1,4 +1,4 @@
-"""A request that passed the gate: what it is, what it will cost, and what its client may expect."""
+"""A client's request as it is read: what it is, what it will cost, and what its client may expect."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _PREFIX: Final = 4096  # bytes of a body that tell whether two long prompts begi
 
 
 class ClientRequest(msgspec.Struct, eq=False):
-    """A request that passed the gate. `body` None: it streams from the client and cannot be sent twice."""
+    """A request of a client who may come in. `body` None: it streams from the client and cannot be sent twice."""
 
     endpoint: Endpoint
     body: bytes | None
@@ -62,8 +62,8 @@ class ClientRequest(msgspec.Struct, eq=False):
     retrying: bool = False  # holds one place of the retry budget
     tier: str = ""  # the service tier asked for; "": whichever upstream gives
     prompt_tokens: int = 0  # what the prompt alone is taken for, should upstream not count it
-    characters: int = 0  # to be spoken, which nobody counts in an answer of sound
-    store: bool | None = None  # as the body says
+    characters: int = 0  # to be spoken: an answer of sound has no count of them
+    store: bool | None = None  # as in the body
     prompt: str = ""  # the stored prompt it names; its `model` is the same where the prompt chooses the model
     placement: Placement | None = None  # what it has to do with stored objects; None: nothing
 
@@ -137,10 +137,10 @@ async def read_client_request(
 
 
 def _plain(body: bytes, encoding: str, most: int) -> bytes:
-    """What a body says, the very same object where it is not encoded. Raises Refusal (400, 413)."""
+    """A body without its encoding; the very same object if it has none. Raises Refusal (400, 413)."""
     text = decoded(body, encoding, most + 1)
     if len(text) > most:
-        raise Refusal(replies.BODY_TOO_LARGE, f"The body says more than the {most} bytes this proxy reads.")
+        raise Refusal(replies.BODY_TOO_LARGE, f"Decoded, the body is larger than the {most} bytes this proxy reads.")
     if body and not text:
         raise Refusal(replies.INVALID_JSON, "The body's Content-Encoding cannot be read here; send gzip or none.")
     return text
@@ -170,7 +170,7 @@ async def _streamed(
                 break
         stream = _after(bytes(held), stream)
         model, streamed = found.get("model", "")[:LONGEST_MODEL], found.get("stream", "").lower() == "true"
-        count = int(said) if (said := found.get("n", "1")).isdecimal() and len(said) < 4 else 1
+        count = int(given) if (given := found.get("n", "1")).isdecimal() and len(given) < 4 else 1
     named = _named(endpoint, model, max(1, count), roster)
     return ClientRequest(endpoint, None, stream, model, *named, replayable=False, streamed=streamed, length=length)
 

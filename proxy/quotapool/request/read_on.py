@@ -1,4 +1,4 @@
-"""Streams whose clients have left, read on for what they say they used (`finish_cut_streams`)."""
+"""Streams whose clients have left, read on for the usage that comes at their end (`finish_cut_streams`)."""
 
 from __future__ import annotations
 

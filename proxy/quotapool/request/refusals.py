@@ -1,4 +1,4 @@
-"""Which of the proxy's own errors a situation becomes: no room, nobody left, upstream out of reach."""
+"""Which of the proxy's own errors a situation becomes: no room, no usable account, upstream out of reach."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def failed(failure: UpstreamFailure, *, final: bool) -> Refusal:
 
 
 def not_served(error: ProxyError, headers: Mapping[str, str], *, tls: bool) -> Refusal:
-    """403, 404, 405. A path that misses /v1 or has it twice is told the base_url by which this client reaches us.
+    """403, 404, 405. A path that misses /v1 or has it twice gets the base_url by which this client reaches us.
 
     `tls`: our own listener has it.
     """

@@ -1,4 +1,4 @@
-"""Passing an upstream answer on: read whole, as a watched stream, or as bytes nobody looks into.
+"""Passing an upstream answer on: read whole, as a watched stream, or as bytes that are not looked at.
 
 Before the point of no return nothing has reached the client, so an answer that turns out to be an error can still be
 dropped and another key asked. After it, a broken upstream is shown as a cut and never as a clean end.
@@ -55,25 +55,25 @@ class Downstream(Protocol):
     async def finish(self) -> None: ...
 
     def cut(self) -> None:
-        """Break the connection off, so that nobody takes what was sent for all."""
+        """Break the connection off, so that a part is not taken for the whole."""
         ...
 
 
 class Passed(msgspec.Struct, eq=False):
-    """What became of an answer. `error`: an error event found while the client still had nothing. `said`: the JSON that
-    tells all of it, whole or as a stream's last event; b"" where there was none."""
+    """What became of an answer. `error`: an error event found while the client still had nothing. `final`: the JSON
+    with all of it, whole or as a stream's last event; b"" if there was none."""
 
     usage: Usage = UNSEEN
     complete: bool = False
     error: bytes | None = None
     late_error: bytes | None = None
-    said: bytes = b""
+    final: bytes = b""
 
 
 class AnswerReader(Protocol):
-    """Reads an answer for the ids of stored objects (`objects/keeper.py`)."""
+    """Reads an answer for the ids of stored objects (`objects/answer_reader.py`)."""
 
-    account: str  # who answered, told before
+    account: str  # who answered, set beforehand
 
     @property
     def shows_others(self) -> bool:
@@ -96,30 +96,30 @@ async def pass_json(
     answer: Answer,
     headers: Sequence[Header],
     passed: Passed,
-    keeper: AnswerReader | None = None,
+    reader: AnswerReader | None = None,
     *,
     counts: bool = True,
 ) -> None:
-    """A JSON answer, read whole and then sent whole. A large one flows, usage at its end. What it says of stored
-    objects is kept before the client knows it. `counts`: it says what it used. A response that failed for its key's
+    """A JSON answer, read whole and then sent whole. A large one flows, usage at its end. Stored objects that it names
+    are recorded before the client gets it. `counts`: it has usage. A response that failed for its key's
     sake is returned as an error, not sent."""
-    most = _READ_WHOLE if keeper is None else _LONGEST_LIST
+    most = _READ_WHOLE if reader is None else _LONGEST_LIST
     body = await read_body(answer, most)
     if len(body) > most:
-        if keeper is not None and keeper.shows_others:
-            raise UpstreamFailure("protocol", "the list is too long to be told whose objects it shows", sent=True)
+        if reader is not None and reader.shows_others:
+            raise UpstreamFailure("protocol", "the list is too long to check whose objects it shows", sent=True)
         await _flow(down, answer, headers, body, passed)
         return
     if counts:
-        passed.usage, passed.said = read_usage(body), body
+        passed.usage, passed.final = read_usage(body), body
     failure = failure_in(body)
     if failure is not None and classify_stream_error(failure).kind in {Kind.MONEY, Kind.DEAD}:
         passed.error = failure  # the key's own trouble, and nothing was generated: another key can be asked
         return
     passed.late_error = failure
     passed.complete = True
-    if keeper is not None:
-        body = await keeper.answered(body)
+    if reader is not None:
+        body = await reader.answered(body)
     await down.start(answer.status, answer.reason, headers, len(body))
     await down.write(body)
     await down.finish()
@@ -142,7 +142,7 @@ async def _flow(down: Downstream, answer: Answer, headers: Sequence[Header], bod
 
 
 async def pass_bytes(down: Downstream, answer: Answer, headers: Sequence[Header], passed: Passed) -> None:
-    """An answer that is nobody's business: files, audio, images."""
+    """An answer of which nothing is needed: files, audio, images."""
     length = answer.headers.get("Content-Length")
     await down.start(answer.status, answer.reason, headers, int(length) if length and length.isdigit() else None)
     await answer.pour(down.put)
@@ -157,7 +157,7 @@ async def pass_stream(
     watch: StreamRelay,
     hold_s: float,
     passed: Passed,
-    keeper: AnswerReader | None = None,
+    reader: AnswerReader | None = None,
 ) -> None:
     """Server-sent events. The preamble is held at most `hold_s`; an error found in it is returned, not sent."""
     held: list[bytes] = []
@@ -166,15 +166,15 @@ async def pass_stream(
         if watch.error is not None and not watch.committed:
             passed.error = watch.error
             return
-        if keeper is not None and watch.object_id:
-            keeper.began(watch.object_id)  # written while the rest comes in
-        kept = keeper is None or await _kept(keeper, watch)
+        if reader is not None and watch.object_id:
+            reader.began(watch.object_id)  # written while the rest comes in
+        kept = reader is None or await _kept(reader, watch)
         await down.start(answer.status, answer.reason, headers, None)
         await down.write(b"".join(held))
         if not ended:
-            while not kept and keeper is not None and (chunk := await answer.chunk()):
+            while not kept and reader is not None and (chunk := await answer.chunk()):
                 data = watch.feed(chunk)
-                kept = await _kept(keeper, watch)
+                kept = await _kept(reader, watch)
                 await down.write(data)
             await answer.pour(lambda chunk: down.put(watch.feed(chunk)))
         if rest := watch.finish():
@@ -182,18 +182,18 @@ async def pass_stream(
         passed.complete = True
         await down.finish()
     finally:
-        passed.usage, passed.said = watch.usage, watch.last
+        passed.usage, passed.final = watch.usage, watch.last
         if passed.error is None:
             passed.late_error = watch.error
 
 
-async def _kept(keeper: AnswerReader, watch: StreamRelay) -> bool:
-    """Whether the stream has told all there is to keep; if so, it is kept before the client is told."""
+async def _kept(reader: AnswerReader, watch: StreamRelay) -> bool:
+    """Whether the stream has shown all there is to keep; if so, it is kept before the client gets it."""
     if not watch.complete:
         return False
     if watch.last:
-        keeper.ends(watch.last)
-    await keeper.written()
+        reader.ends(watch.last)
+    await reader.written()
     return True
 
 

@@ -89,6 +89,6 @@ class OpenSessions:
         await self._none_open.wait()
 
     def forget(self) -> None:
-        """Watch no longer, whoever is still open."""
+        """Stop watching, even if sessions are still open."""
         if self._watching is not None:
             self._watching.cancel()

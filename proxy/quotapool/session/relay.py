@@ -1,4 +1,4 @@
-"""An open session: messages carried both ways until one side ends it, and the other side told how it ended.
+"""An open session: messages carried both ways until one side ends it, and the other side is given its close code.
 
 Each direction reads a message only when the one before has been taken, so a slow reader slows its sender down and
 nothing piles up here. Close codes and reasons pass as they are; a side that vanishes becomes 1001 upstream and 1011
@@ -42,7 +42,7 @@ Side = Literal["client", "upstream", "proxy"]
 class Watch(Protocol):
     """Whoever counts what a session uses."""
 
-    def heard(self, payload: bytearray) -> None:
+    def observe(self, payload: bytearray) -> None:
         """A text of upstream, before it is passed on."""
         ...
 
@@ -61,7 +61,7 @@ class Watch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a session ended: the close code, VANISHED where nobody said one, and who ended it."""
+    """How a session ended: the close code, VANISHED if none was sent, and who ended it."""
 
     code: int
     by: Side
@@ -88,7 +88,7 @@ class SessionRelay:
         self._line: asyncio.Task[None] | None = None
 
     def leave(self, code: int, reason: str) -> None:
-        """End the session; the client is told why."""
+        """End the session; the client gets the reason."""
         if not self._told.done():
             self._told.set_result((code, reason))
 
@@ -177,11 +177,11 @@ class SessionRelay:
 
     async def _from_upstream(self, message: Message) -> bool:
         if message.opcode == TEXT:
-            self._watch.heard(message.payload)
+            self._watch.observe(message.payload)
         return False
 
     async def _from_client(self, message: Message) -> bool:
-        """True: kept, because it needs a budget first, or stands behind one that does."""
+        """True: kept, because it needs a budget first, or is queued behind one that does."""
         if self._line is None and not self._watch.wants(message.payload):
             return False
         self._kept.append(message)
@@ -196,7 +196,7 @@ class SessionRelay:
         """Pass on what was kept, in order. Meanwhile pings are answered."""
         try:
             await self._pass_on()
-        except Exception:  # noqa: BLE001 - the last stand: else the session would hang without a word
+        except Exception:  # noqa: BLE001 - last resort: otherwise the session would hang silently
             _log.exception("session failed")
             self.leave(INTERNAL_ERROR, "the proxy failed on this session")
         finally:

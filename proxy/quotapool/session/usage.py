@@ -1,8 +1,8 @@
-"""The meter of a session: what its responses use is taken from the budgets of the one account that it runs on.
+"""What a session uses: its responses take their cost from the budgets of the one account that it runs on.
 
-Realtime and Live say what a response used when it is over, so it is paid afterwards: a request, and its tokens, which
-may put the bucket into debt. Upstream reserves a response's output when it begins, and `rate_limits.updated` shows its
-buckets with that; what the bucket has learned from it is not taken a second time.
+Realtime and Live report what a response used when it is over, so it is paid afterwards: a request, and its tokens,
+which may put the bucket into debt. Upstream reserves a response's output when it begins, and `rate_limits.updated`
+shows its buckets with that; what the bucket has learned from it is not taken a second time.
 Responses over a WebSocket ask beforehand (`response.create`): each takes its estimate like a request of its own, or
 waits for it, and is settled with what it used.
 """
@@ -124,7 +124,7 @@ class SessionUsage:
         event = bytes(payload)
         try:
             payload[:] = await self._terms.check(model, event, self.account)
-            with contextlib.suppress(InvalidRequest):  # upstream says what is wrong with it
+            with contextlib.suppress(InvalidRequest):  # upstream answers what is wrong with it
                 facts = read_request("responses", event)
                 response.prompt_estimate, response.is_stored = facts.prompt_tokens, facts.store is not False
                 group = self._roster.group_of(facts.model[:LONGEST_MODEL])
@@ -161,46 +161,48 @@ class SessionUsage:
             raise refusal_of(Never("dead"))
         return self._roster.candidate(known, group)
 
-    # ---- what upstream says
+    # ---- upstream's events
 
-    def heard(self, payload: bytearray) -> None:
+    def observe(self, payload: bytearray) -> None:
         """A text of upstream. Nothing here waits, and nothing is raised."""
         if type_of(payload) not in RELEVANT:
             return
-        told = read_event(payload)
-        if told is None:
+        facts = read_event(payload)
+        if facts is None:
             return
-        if told.failed:  # upstream may repeat the key: what it says is cleaned before the client sees it
-            said = bytes(payload)
-            cleaned = self._parts.clean(said)
-            if cleaned != said:
+        if facts.failed:  # upstream may repeat the key: the event is cleaned before the client sees it
+            event = bytes(payload)
+            cleaned = self._parts.clean(event)
+            if cleaned != event:
                 payload[:] = cleaned
-        if told.type == BEGUN:
-            self._begin(told)
-        elif told.type in ENDED:
-            self._end(told, self._under_way.pop(told.response, None) or self._next_asked(told.lane), payload)
-        elif told.type == ERROR:
-            self._fail(told, payload)
-        elif told.type == RATES:
-            self._parts.sync.start(self._learn(told))
-        elif told.type == TRANSCRIBED and told.usage is not None:
+        if facts.type == BEGUN:
+            self._begin(facts)
+        elif facts.type in ENDED:
+            self._end(facts, self._under_way.pop(facts.response, None) or self._next_asked(facts.lane), payload)
+        elif facts.type == ERROR:
+            self._fail(facts, payload)
+        elif facts.type == RATES:
+            self._parts.sync.start(self._learn(facts))
+        elif facts.type == TRANSCRIBED and facts.usage is not None:
             model = self._transcriber or self.model
-            self.used = _sum(self.used, told.usage)
-            self._parts.sync.start(self._pay(_Response(model, time.monotonic()), told.usage, OK))
-        elif told.type in SESSION:
-            self.model = self.model or told.model[:LONGEST_MODEL]
-            self._transcriber = told.transcriber[:LONGEST_MODEL] or self._transcriber
-        elif told.type in DURATION:
-            self._seconds = max(self._seconds, told.seconds)
+            self.used = _sum(self.used, facts.usage)
+            self._parts.sync.start(self._pay(_Response(model, time.monotonic()), facts.usage, OK))
+        elif facts.type in SESSION:
+            self.model = self.model or facts.model[:LONGEST_MODEL]
+            self._transcriber = facts.transcriber[:LONGEST_MODEL] or self._transcriber
+        elif facts.type in DURATION:
+            self._seconds = max(self._seconds, facts.seconds)
 
-    def _begin(self, told: EventFacts) -> None:
-        response = self._next_asked(told.lane) or _Response(told.model[:LONGEST_MODEL] or self.model, time.monotonic())
-        if len(self._under_way) >= _MOST_OPEN:  # an upstream that never says that one has ended
+    def _begin(self, facts: EventFacts) -> None:
+        response = self._next_asked(facts.lane) or _Response(
+            facts.model[:LONGEST_MODEL] or self.model, time.monotonic()
+        )
+        if len(self._under_way) >= _MOST_OPEN:  # an upstream that never ends one
             self._close(self._under_way.pop(next(iter(self._under_way))))
-        response.model = response.model or told.model[:LONGEST_MODEL]  # a stored prompt may have chosen it
-        self._under_way[told.response] = response
-        if response.is_stored and told.response:
-            self._terms.remember(told.response, self.account)
+        response.model = response.model or facts.model[:LONGEST_MODEL]  # a stored prompt may have chosen it
+        self._under_way[facts.response] = response
+        if response.is_stored and facts.response:
+            self._terms.remember(facts.response, self.account)
 
     def _next_asked(self, lane: str) -> _Response | None:
         waiting = self._asked.get(lane)
@@ -211,21 +213,21 @@ class SessionUsage:
             del self._asked[lane]
         return response
 
-    def _end(self, told: EventFacts, response: _Response | None, payload: bytearray) -> None:
-        verdict = classify_stream_error(bytes(payload)) if told.failed else OK
-        if told.usage is not None:
-            self.used = _sum(self.used, told.usage)
+    def _end(self, facts: EventFacts, response: _Response | None, payload: bytearray) -> None:
+        verdict = classify_stream_error(bytes(payload)) if facts.failed else OK
+        if facts.usage is not None:
+            self.used = _sum(self.used, facts.usage)
         if response is None:
-            response = _Response(told.model[:LONGEST_MODEL] or self.model, time.monotonic())
+            response = _Response(facts.model[:LONGEST_MODEL] or self.model, time.monotonic())
         if response.granted is not None:
-            self._settle(response, response.granted, told.usage, verdict)
-        elif told.usage is not None or verdict.kind is not Kind.OK:
-            self._parts.sync.start(self._pay(response, told.usage or Usage(Certainty.EXACT), verdict))
+            self._settle(response, response.granted, facts.usage, verdict)
+        elif facts.usage is not None or verdict.kind is not Kind.OK:
+            self._parts.sync.start(self._pay(response, facts.usage or Usage(Certainty.EXACT), verdict))
 
-    def _fail(self, told: EventFacts, payload: bytearray) -> None:
+    def _fail(self, facts: EventFacts, payload: bytearray) -> None:
         """An `error` event. Most are about one event of the client; in Realtime the session goes on."""
         verdict = classify_stream_error(bytes(payload))
-        response = self._next_asked(told.lane)
+        response = self._next_asked(facts.lane)
         if response is not None and response.granted is not None:
             self._settle(response, response.granted, None, verdict)
         elif verdict.kind not in {Kind.OK, Kind.REQUEST}:
@@ -252,9 +254,9 @@ class SessionUsage:
             granted = msgspec.structs.replace(self._granted, group=group, cost=Cost(0), settled=False)
         self._settle(response, granted, usage, verdict)
 
-    async def _learn(self, told: EventFacts) -> None:
+    async def _learn(self, facts: EventFacts) -> None:
         """Upstream shows its buckets: ours follow."""
-        observed = [Observed(_DIMENSIONS[name], *rest) for name, *rest in told.limits if name in _DIMENSIONS]
+        observed = [Observed(_DIMENSIONS[name], *rest) for name, *rest in facts.limits if name in _DIMENSIONS]
         if not observed:
             return
         group = self._roster.group_of(self.model)
@@ -275,7 +277,7 @@ class SessionUsage:
         """Correct a reservation, act on the verdict, and tell who counts. Only for responses that have ended."""
         used = usage or (Usage(Certainty.NOTHING) if verdict.kind in DID_NO_WORK else _UNSEEN)
         unused = granted.cost.tokens - max(0.0, used.total - response.seen)
-        leg = AttemptRecord(self.key, self.account, 0.0, verdict.kind.value, verdict.reason)
+        attempt = AttemptRecord(self.key, self.account, 0.0, verdict.kind.value, verdict.reason)
         if verdict.kind in {Kind.WAIT, Kind.SLOW_DOWN}:
             self._parts.observer.cooled(self.account, granted.group, verdict.reason)
         self._parts.ledger.settle(
@@ -288,22 +290,22 @@ class SessionUsage:
             self._note_policy(verdict)
         elif usage is not None:
             self._parts.observer.served(response.model)
-        self._tell(response, leg, used)
+        self._record_use(response, attempt, used)
 
-    def _tell(self, response: _Response, leg: AttemptRecord, used: Usage) -> None:
-        leg.usage = used
-        leg.tier = used.tier
-        leg.prompt_estimate = response.prompt_estimate
-        leg.took_s = time.monotonic() - response.started
-        trip = replace(self._record, model=response.model, streamed=True, attempts=[leg])
-        self._parts.observer.attempted(leg, trip)
+    def _record_use(self, response: _Response, attempt: AttemptRecord, used: Usage) -> None:
+        attempt.usage = used
+        attempt.tier = used.tier
+        attempt.prompt_estimate = response.prompt_estimate
+        attempt.took_s = time.monotonic() - response.started
+        record = replace(self._record, model=response.model, streamed=True, attempts=[attempt])
+        self._parts.observer.attempted(attempt, record)
 
     def _close(self, response: _Response) -> None:
         """The session ended under it: what it used stays unknown, and its estimate stays charged."""
         self.used = _sum(self.used, _UNSEEN)
         if response.granted is not None:
             self._parts.ledger.settle(response.granted)
-            self._tell(response, AttemptRecord(self.key, self.account, 0.0, "cancelled"), _UNSEEN)
+            self._record_use(response, AttemptRecord(self.key, self.account, 0.0, "cancelled"), _UNSEEN)
 
     def finish(self) -> None:
         """The session has ended."""
@@ -316,7 +318,7 @@ class SessionUsage:
         self._asked.clear()
         if self._seconds:
             used = Usage(Certainty.EXACT, details=Details(seconds=self._seconds))
-            self._tell(
+            self._record_use(
                 _Response(self.model, self._record.started),
                 AttemptRecord(self.key, self.account, 0.0, Kind.OK.value),
                 used,
