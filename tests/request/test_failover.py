@@ -11,8 +11,8 @@ from quotapool.openai.endpoints import Endpoint, resolve
 from quotapool.openai.refusal import Refusal
 from quotapool.pool.admission import NoRoom
 from quotapool.pool.reserve import Never, Want
+from quotapool.request.attempt import Held, Outcome
 from quotapool.request.failover import GiveUp, Plan, RetryAfter, TryAnother
-from quotapool.request.outcome import Held, Outcome
 from quotapool.request.read import ClientRequest
 from quotapool.upstream.interface import UpstreamFailure
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -17,12 +17,13 @@ from multidict import CIMultiDict
 
 from quotapool.domain.cool_down import cool_down_s
 from quotapool.domain.observer import Observer
-from quotapool.domain.quantities import NOTHING, Certainty, Cost
+from quotapool.domain.quantities import NOTHING, Certainty, Cost, Dimension, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.retry import RetrySlots
-from quotapool.domain.verdict import Kind
+from quotapool.domain.verdict import OK, Kind, Verdict
 from quotapool.ledger.budgets import Ledger
-from quotapool.ledger.grants import Granted
+from quotapool.ledger.grants import Event, Granted, Observed
+from quotapool.openai import ratelimits, replies
 from quotapool.openai.classify import NO_PROMPT, classify
 from quotapool.openai.encoding import decoded
 from quotapool.openai.headers import Header
@@ -32,14 +33,107 @@ from quotapool.pool.configuration import Snapshot
 from quotapool.pool.key_health import KeyHealth
 from quotapool.pool.sync import RosterSync
 from quotapool.probes.network_alarm import NetworkAlarm
-from quotapool.request.outcome import DID_NO_WORK, NOT_CHARGED, Held, Outcome, event_of
 from quotapool.request.policy import PolicyWatch
 from quotapool.request.rate_headers import PoolRateHeaders
 from quotapool.request.read import NO_MODEL, ClientRequest
 from quotapool.request.read_on import ReadingOn
+from quotapool.request.relay import UNSEEN
 from quotapool.upstream.interface import UpstreamFailure
 
 MOST_ERROR_BODY: Final = 2**20  # bytes: an error answer is read up to here
+
+
+# ---- how an attempt ends
+
+
+@dataclass(slots=True)
+class Held:
+    """An upstream error, read but not passed on yet: the client's answer if no other attempt does better."""
+
+    status: int
+    reason: str
+    headers: list[Header]
+    body: bytes
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How one attempt ended. What stays unknown remains charged: `usage` is AT_LEAST nothing until it is counted."""
+
+    observed: list[Observed] | None = None  # its rate headers; None: none came, or they were passed on at once
+    verdict: Verdict = OK
+    failure: UpstreamFailure | None = None
+    report: asyncio.Task[None] | None = None  # a verdict on its way to the store
+    delivered: bool = False  # the client has its answer, or as much of it as there was
+    held: Held | None = None
+    usage: Usage = UNSEEN
+    cool_s: float = 0.0
+
+
+# No work was done upstream: the tokens go back, the request itself counts ("unsuccessful requests contribute to your
+# per-minute limit", OpenAI's rate limit guide).
+DID_NO_WORK: Final = frozenset(Kind) - {Kind.OK, Kind.SERVICE}
+# Refused at the door. What the caller did wrong (400, 404) may have been charged: only usage says it was not.
+NOT_CHARGED: Final = DID_NO_WORK - {Kind.REQUEST, Kind.STATE}
+
+
+def is_page(verdict: Verdict) -> bool:
+    """Something on the way answered instead of the API: its page would tell a client nothing."""
+    return verdict.kind is Kind.EGRESS and verdict.reason.startswith("http_")
+
+
+# Errors under HTTP 200 become what the same error is outside a stream.
+_STATUS_OF: Final = {
+    Kind.WAIT: 429,
+    Kind.SLOW_DOWN: 429,
+    Kind.TOO_LARGE: 429,
+    Kind.REQUEST: 400,
+    Kind.STATE: 400,
+    Kind.MODEL: 404,
+    Kind.SERVICE: 503,
+}
+
+
+def held_event(verdict: Verdict, headers: list[Header]) -> Held:
+    """A stream that began with an error, as the same error is shown outside a stream."""
+    status = _STATUS_OF.get(verdict.kind, 500)
+    kind = "server_error" if status >= 500 else verdict.dimension or "invalid_request_error"
+    kept = [(name, value) for name, value in headers if name.lower() not in {"content-type", "x-quotapool-source"}]
+    body = replies.error_body(verdict.message or "The stream began with an error.", kind, verdict.reason)
+    return Held(status, "", [*kept, ("content-type", "application/json")], body)
+
+
+def observed_in(headers: Mapping[str, str]) -> list[Observed]:
+    """What the rate headers show, as the ledger compares it."""
+    rates = ratelimits.read(headers)
+    seen: list[Observed] = []
+    if rates is None:
+        return seen
+    if rates.limit_requests is not None and rates.remaining_requests is not None:
+        dimension = Dimension.RPD if rates.requests_are_daily else Dimension.RPM
+        seen.append(Observed(dimension, rates.limit_requests, rates.remaining_requests))
+    if rates.limit_tokens is not None and rates.remaining_tokens is not None:
+        seen.append(Observed(Dimension.TPM, rates.limit_tokens, rates.remaining_tokens))
+    if rates.limit_project_tokens is not None and rates.remaining_project_tokens is not None:
+        seen.append(Observed(Dimension.PROJECT_TPM, rates.limit_project_tokens, rates.remaining_project_tokens))
+    return seen
+
+
+def event_of(outcome: Outcome, cost: Cost, status: int) -> Event:
+    """What else the answer taught about the account."""
+    verdict, observed = outcome.verdict, outcome.observed
+    if verdict.kind is Kind.SLOW_DOWN:
+        return Event.SLOW_DOWN
+    if verdict.kind is Kind.WAIT and not verdict.daily and observed:
+        # Refused although a minute's worth is left: it enforces a shorter span, 60 a minute as one a second, say.
+        enough = all(o.remaining >= cost.of(o.dimension) for o in observed if o.dimension is not Dimension.RPD)
+        return Event.SHORTER_SPAN if enough else Event.NOTHING
+    if verdict.kind is Kind.OK and 200 <= status < 300 and observed is not None and not observed:
+        return Event.HEADERLESS
+    return Event.NOTHING
+
+
+# ---- the attempt itself
 
 
 @dataclass(frozen=True, slots=True)

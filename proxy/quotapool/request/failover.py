@@ -29,7 +29,7 @@ from quotapool.pool.admission import Admission, NoRoom
 from quotapool.pool.configuration import Configuration
 from quotapool.pool.reserve import Never, Want
 from quotapool.pool.sync import RosterSync
-from quotapool.request.outcome import Held, Outcome, is_page
+from quotapool.request.attempt import Held, Outcome, is_page
 from quotapool.request.rate_headers import PoolRateHeaders
 from quotapool.request.read import ClientRequest
 from quotapool.request.refusals import failed, refusal_of

@@ -13,8 +13,7 @@ from quotapool.openai.headers import Header, headers_for_client, headers_for_ups
 from quotapool.openai.sse import StreamRelay
 from quotapool.openai.usage import answering_model
 from quotapool.pool.configuration import Snapshot
-from quotapool.request.attempt import MOST_ERROR_BODY, Attempt, AttemptParts
-from quotapool.request.outcome import held_event, observed_in
+from quotapool.request.attempt import MOST_ERROR_BODY, Attempt, AttemptParts, held_event, observed_in
 from quotapool.request.read import LONGEST_MODEL, ClientRequest
 from quotapool.request.relay import Downstream, Passed, pass_bytes, pass_json, pass_stream
 from quotapool.upstream.interface import Answer, UpstreamFailure, read_body

@@ -16,13 +16,12 @@ from quotapool.openai.encoding import decoded
 from quotapool.openai.endpoints import resolve
 from quotapool.openai.replies import ProxyError
 from quotapool.pool.configuration import Configuration
-from quotapool.request.attempt import AttemptParts
+from quotapool.request.attempt import AttemptParts, Held, Outcome
 from quotapool.request.auth import ClientAuth
 from quotapool.request.daily_limit import DailyLimit
 from quotapool.request.failover import Failover
 from quotapool.request.http_attempt import HttpAttempt
 from quotapool.request.models import Catalogue, refuse_model
-from quotapool.request.outcome import Held, Outcome
 from quotapool.request.read import ClientRequest, read_client_request, want_of
 from quotapool.request.refusals import not_served
 from quotapool.request.relay import Downstream
@@ -63,7 +62,8 @@ class RequestPath:
         client = now.clients.get(record.client)
 
         # May it cost money today, and can it be answered here?
-        self._daily_limit.check(down.method, down.target)  # 429
+        if self._daily_limit.spent_until:
+            self._daily_limit.check(down.method, down.target)  # 429
         if endpoint.name == "models" and await self._catalogue.serve(down, endpoint, client, record):  # 200, 404
             return
 

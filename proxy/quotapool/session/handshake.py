@@ -9,8 +9,7 @@ from quotapool.domain.request_record import RequestRecord
 from quotapool.ledger.grants import Granted
 from quotapool.openai.headers import headers_for_client, headers_for_upstream
 from quotapool.pool.configuration import Snapshot
-from quotapool.request.attempt import Attempt, AttemptParts
-from quotapool.request.outcome import observed_in
+from quotapool.request.attempt import Attempt, AttemptParts, observed_in
 from quotapool.request.read import ClientRequest
 from quotapool.session.client import SessionClient
 from quotapool.websocket.socket import DedicatedConnector, Handshake, open_websocket

@@ -47,8 +47,7 @@ from quotapool.openai.session_events import (
 )
 from quotapool.pool.admission import NoRoom
 from quotapool.pool.reserve import Never
-from quotapool.request.attempt import AttemptParts
-from quotapool.request.outcome import DID_NO_WORK
+from quotapool.request.attempt import DID_NO_WORK, AttemptParts
 from quotapool.request.read import LONGEST_MODEL
 from quotapool.request.refusals import refusal_of
 
