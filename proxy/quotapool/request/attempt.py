@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from multidict import CIMultiDict
 
-from quotapool.domain.cool_down import cool_down_s
+from quotapool.domain.cool_down import COOLING, cool_down_s
 from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import NOTHING, Certainty, Cost, Dimension, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
@@ -196,7 +196,7 @@ class Attempt(ABC):
         return self.outcome
 
     @abstractmethod
-    async def _exchange(self) -> None:
+    def _exchange(self) -> Awaitable[None]:
         """One request up, one answer down. Raises UpstreamFailure; ConnectionError if the client has left."""
         ...
 
@@ -231,8 +231,8 @@ class Attempt(ABC):
         self._name()
         self._watch()
         self._settle()
-        if outcome.verdict.kind is not Kind.OK or (outcome.delivered and outcome.failure is None):
-            # Not for a failure: no answer says nothing about a key that was resting.
+        is_answered = outcome.delivered and outcome.failure is None  # else a resting key has shown nothing
+        if outcome.verdict.kind is not Kind.OK or (self.granted.is_trial and is_answered):
             request = self.request
             outcome.report = self.parts.health.report(
                 outcome.verdict,
@@ -253,8 +253,8 @@ class Attempt(ABC):
             return
         verdict = outcome.verdict
         record.outcome, record.reason = record.outcome or verdict.kind.value, verdict.reason
-        outcome.cool_s = cool_down_s(verdict)
-        if verdict.kind in {Kind.WAIT, Kind.SLOW_DOWN}:
+        if verdict.kind in COOLING:
+            outcome.cool_s = cool_down_s(verdict)
             self.parts.observer.cooled(record.account, self.granted.group, verdict.reason)
 
     def _watch(self) -> None:

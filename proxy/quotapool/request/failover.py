@@ -180,12 +180,13 @@ class Failover:
         client. Raises Refusal: 404, 429, 502, 503, 504."""
         retries = self._configuration.now.settings.retry
         slots, slots.share = self._slots, retries.budget
-        plan = Plan(request, want, slots, retries.max_attempts)
+        plan: Plan | None = None  # made when something went wrong
         slots.active += 1
         try:
             while True:
                 granted = await self._admit(want, record)
                 if not isinstance(granted, Granted):
+                    plan = plan or Plan(request, want, slots, retries.max_attempts)
                     lines = self._rates.lines(want.group) if isinstance(granted, NoRoom) else []
                     return _give_up(plan.not_admitted(granted), lines)
                 if granted.candidate.key not in self._configuration.now.credentials:
@@ -204,6 +205,7 @@ class Failover:
                 # A long context's limit has a name of its own, which is not the model's.
                 if outcome.verdict.shared_group and request.group == self._sync.roster.group_of(request.model):
                     await self._sync.learn_group(request.model, outcome.verdict.shared_group)
+                plan = plan or Plan(request, want, slots, retries.max_attempts)
                 following = plan.after(outcome, granted.candidate.account, self._rng.random())
                 if isinstance(following, GiveUp):
                     return _give_up(following)

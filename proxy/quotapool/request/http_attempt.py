@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Final
 
 from quotapool.domain.quantities import Certainty, Details, Usage
@@ -36,11 +37,11 @@ class HttpAttempt(Attempt):
         self._answer: Answer | None = None
         self._stream: StreamRelay | None = None  # an answer that is being relayed as events
 
-    async def _exchange(self) -> None:
+    def _exchange(self) -> Awaitable[None]:
         total_s = self.now.settings.timeouts.total
-        if total_s is None:
-            await self._ask()
-            return
+        return self._ask() if total_s is None else self._ask_within(total_s)
+
+    async def _ask_within(self, total_s: float) -> None:
         try:
             async with asyncio.timeout(total_s):
                 await self._ask()
@@ -68,7 +69,7 @@ class HttpAttempt(Attempt):
         else:
             self._refused(answer, headers, await read_body(answer, MOST_ERROR_BODY))
 
-    async def _send(self) -> Answer:
+    def _send(self) -> Awaitable[Answer]:
         now, request, down = self.now, self.request, self._down
         name, credential = now.credentials.header(self.record.key)
         readable = request.endpoint.readable
@@ -79,9 +80,9 @@ class HttpAttempt(Attempt):
             headers.append(("Content-Length", request.length))
         route = now.credentials.route(self.record.key)
         if route is None:
-            return await now.upstream.send(down.method, down.target, headers, request.to_send)
+            return now.upstream.send(down.method, down.target, headers, request.to_send)
         body = request.to_send if request.body is None else route.body(request.body, request.model) or None
-        return await now.upstream_of(route).send(down.method, route.target(down.target), headers, body)
+        return now.upstream_of(route).send(down.method, route.target(down.target), headers, body)
 
     async def _relay(self, answer: Answer, headers: list[Header]) -> None:
         """Pass a good answer on. A stream that begins with an error becomes a held error instead."""

@@ -74,7 +74,8 @@ class RequestPath:
         refuse_model(client, request)  # 403
         record.model, record.streamed = request.model, request.streamed
         await self._place(down, request, record.client)  # 400, 404, 503
-        self._identify(down, request, record.client)
+        if now.settings.safety.identifier:
+            self._identify(down, request, record.client)
 
         # One account after another, until one delivers.
         want = want_of(request, down.headers, record.client, client, now)
@@ -101,12 +102,8 @@ class RequestPath:
         request.placement = await self._objects.place(asked)
 
     def _identify(self, down: Downstream, request: ClientRequest, client: str) -> None:
-        """Name the client in the body as its safety identifier, if that is configured."""
-        if (
-            self._configuration.now.settings.safety.identifier
-            and request.body is not None
-            and request.endpoint.estimate in {"chat", "responses"}
-        ):
+        """Name the client in the body as its safety identifier."""
+        if request.body is not None and request.endpoint.estimate in {"chat", "responses"}:
             request.body = self._parts.policy.identified(request.body, client, down.headers)
 
 

@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from quotapool.domain.cool_down import cool_down_s
+from quotapool.domain.cool_down import COOLING, cool_down_s
 from quotapool.domain.quantities import Certainty, Cost, Details, Dimension, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.verdict import OK, Kind, Verdict
@@ -277,7 +277,7 @@ class SessionUsage:
         used = usage or (Usage(Certainty.NOTHING) if verdict.kind in DID_NO_WORK else _UNSEEN)
         unused = granted.cost.tokens - max(0.0, used.total - response.seen)
         attempt = AttemptRecord(self.key, self.account, 0.0, verdict.kind.value, verdict.reason)
-        if verdict.kind in {Kind.WAIT, Kind.SLOW_DOWN}:
+        if verdict.kind in COOLING:
             self._parts.observer.cooled(self.account, granted.group, verdict.reason)
         self._parts.ledger.settle(
             granted,
