@@ -16,7 +16,7 @@ import binascii
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from aiohttp import WSMsgType, web
@@ -25,9 +25,11 @@ from quotapool.simulator import errors, responses
 from quotapool.simulator.accounts import Key
 from quotapool.simulator.admission import Admission
 from quotapool.simulator.errors import ErrorReply
-from quotapool.simulator.faults import BEFORE_ADMISSION, Fault, FaultRequest
+from quotapool.simulator.faults import BEFORE_ADMISSION
 from quotapool.simulator.parsed_request import RESPONSES, ParsedRequest, parse_request
-from quotapool.simulator.replies import Turn
+
+if TYPE_CHECKING:
+    from quotapool.simulator.server import Call, Simulator
 
 SUBPROTOCOL: Final = "openai-insecure-api-key."
 REALTIME: Final = "realtime"
@@ -36,20 +38,6 @@ DEFAULT_MODEL: Final = "gpt-realtime"
 BYTES_PER_TOKEN: Final = 4_800  # of 24 kHz PCM16 audio: a tenth of a second
 OUTPUT_RESERVED: Final = 64  # tokens, if a response names no maximum
 CLOSING_GRACE_S: Final = 0.2
-
-
-class Host(Protocol):
-    """The simulator, as a session needs it."""
-
-    config: Any
-
-    def new_id(self, prefix: str) -> str: ...
-
-    def admit(self, call: Any, parsed: ParsedRequest | None, model: str) -> Admission | ErrorReply: ...
-
-    def compose(self, parsed: ParsedRequest) -> Turn: ...
-
-    def apply_fault(self, call: Any, fault: Fault, scheduled: FaultRequest, model: str) -> ErrorReply: ...
 
 
 def asks_for_session(request: web.Request) -> bool:
@@ -64,15 +52,13 @@ def secret_in(request: web.Request) -> str:
     return ""
 
 
-async def serve_session(host: Host, call: Any) -> web.StreamResponse:
+async def serve_session(host: Simulator, call: Call) -> web.StreamResponse:
     """Refuse a session with an HTTP answer, or serve it to its end."""
-    request: web.Request = call.request
+    request = call.request
     model = request.query.get("model", "")
     fault_hit = call.key.fault_for("POST", model)
     if fault_hit is not None and fault_hit[0].kind in BEFORE_ADMISSION:
-        fault, scheduled = fault_hit
-        refused: web.StreamResponse = call.refuse(host.apply_fault(call, fault, scheduled, model))
-        return refused
+        return call.refuse(host.apply_fault(call, *fault_hit, model))
     socket = web.WebSocketResponse(
         protocols=(REALTIME,), compress=False, max_msg_size=LARGEST_MESSAGE, timeout=CLOSING_GRACE_S, autoping=True
     )
@@ -91,8 +77,8 @@ async def serve_session(host: Host, call: Any) -> web.StreamResponse:
 
 @dataclass(slots=True)
 class Session:
-    host: Host
-    call: Any
+    host: Simulator
+    call: Call
     key: Key
     socket: web.WebSocketResponse
     model: str
@@ -174,12 +160,13 @@ class Session:
         parsed = parse_request(RESPONSES, msgspec.json.encode(body), OUTPUT_RESERVED, {})
         response_id = self.host.new_id("resp_")
         envelope: dict[str, Any] = {"object": "realtime.response", "id": response_id, "output": [], "usage": None}
-        admission = self.admit(parsed)
-        if isinstance(admission, ErrorReply) or isinstance(parsed, ErrorReply):
-            error = admission if isinstance(admission, ErrorReply) else errors.unparsable()
+        admitted = self.admit(parsed)
+        if isinstance(admitted, ErrorReply):
+            error = admitted
             details = {"type": "failed", "error": {"type": error.type, "code": error.code, "message": error.message}}
             await self.send("response.done", response={**envelope, "status": "failed", "status_details": details})
             return
+        admission, parsed = admitted
         try:
             turn = self.host.compose(parsed)
             await self.send("response.created", response={**envelope, "status": "in_progress"})
@@ -213,14 +200,15 @@ class Session:
         finally:
             admission.fail(time.monotonic())  # no effect if it was completed
 
-    def admit(self, parsed: ParsedRequest | ErrorReply) -> Admission | ErrorReply:
-        """Admit a response; a fault that was set after the session began hits it."""
+    def admit(self, parsed: ParsedRequest | ErrorReply) -> tuple[Admission, ParsedRequest] | ErrorReply:
+        """Admit a response, if it could be parsed; a fault that was set after the session began hits it."""
         if isinstance(parsed, ErrorReply):
             return parsed
         fault_hit = self.key.fault_for("POST", parsed.model)
         if fault_hit is not None:
             return self.host.apply_fault(self.call, *fault_hit, parsed.model)
-        return self.host.admit(self.call, parsed, parsed.model)
+        admission = self.host.admit(self.call, parsed, parsed.model)
+        return admission if isinstance(admission, ErrorReply) else (admission, parsed)
 
     @staticmethod
     def limits(admission: Admission) -> Iterator[dict[str, Any]]:
@@ -239,12 +227,12 @@ class Session:
         body = {name: value for name, value in event.items() if name not in {"type", "stream_id"}}
         config, prompts = self.host.config, self.key.account.config.prompts
         parsed = parse_request(RESPONSES, msgspec.json.encode(body), config.default_output_tokens, prompts)
-        admission = self.admit(parsed)
-        if isinstance(admission, ErrorReply) or isinstance(parsed, ErrorReply):
-            error = admission if isinstance(admission, ErrorReply) else errors.unparsable()
-            refusal = {"type": "error", "status": error.status, **error.document(), **lane}
+        admitted = self.admit(parsed)
+        if isinstance(admitted, ErrorReply):
+            refusal = {"type": "error", "status": admitted.status, **admitted.document(), **lane}
             await self.socket.send_str(msgspec.json.encode(refusal).decode())
             return
+        admission, parsed = admitted
         turn = self.host.compose(parsed)
         try:
             for number, (document, _) in enumerate(responses.success_events(turn, turn.answers[0])):

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -36,7 +36,7 @@ from quotapool.simulator.parsed_request import (
     model_group,
     parse_request,
 )
-from quotapool.simulator.replies import Frame, Turn
+from quotapool.simulator.replies import Turn, pretty
 
 LARGEST_BODY: Final = 600 * 1024**2  # OpenAI takes files of 512 MB
 NO_SUCH_MODEL: Final = "no-such-"
@@ -65,8 +65,8 @@ class Call:
         processing_ms = round((time.monotonic() - self.began) * 1000)
         return {**identity_headers(self.id, self.key.account.organization, processing_ms), **self.limits, **more}
 
-    def reply(self, body: bytes) -> web.Response:
-        return web.Response(body=body, headers=self.headers({"Content-Type": "application/json"}))
+    def reply(self, body: bytes, kind: str = "application/json", status: int = 200) -> web.Response:
+        return web.Response(body=body, status=status, headers=self.headers({"Content-Type": kind}))
 
     def refuse(self, error: ErrorReply) -> web.Response:
         return web.Response(status=error.status, body=error.body(), headers=self.headers(error.headers()))
@@ -138,8 +138,7 @@ class Simulator:
         if stored is not None:
             await asyncio.sleep(self.config.latency_ms / 1000)
             admission.complete(Usage(0, 0), time.monotonic())
-            headers = call.headers({"Content-Type": stored.type})
-            return web.Response(body=stored.body, status=stored.status, headers=headers)
+            return call.reply(stored.body, stored.type, stored.status)
         try:
             return await self.answer(call, admission, parsed, fault_hit, model)
         finally:
@@ -229,6 +228,7 @@ class Simulator:
         if turn is not None and streams:
             headers = call.headers({"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"})
             response = web.StreamResponse(headers=headers)
+            frames_of = responses.response_frames if turn.parsed.shape is RESPONSES else replies.completion_frames
             frames = frames_of(turn, failure)
             await stream_frames(
                 call.request, response, frames, admission, usage, speed, cut_after, failed=failure is not None
@@ -236,7 +236,7 @@ class Simulator:
             return response
         if turn is not None and failure is not None:
             if turn.parsed.shape is RESPONSES:
-                return call.reply(responses.failed_body(turn, failure))
+                return call.reply(pretty(responses.failed(turn, failure)))
             return call.refuse(errors.server_error())
         body = body_of(call, turn)
         if cut_after is not None:
@@ -255,9 +255,9 @@ class Simulator:
 
 def named_model(object_request: objects.Request | None) -> str:
     """The model that a body of JSON or a form names, or ""."""
-    model = (
-        object_request.fields.get("model") if object_request is not None and object_request.method == "POST" else None
-    )
+    if object_request is None or object_request.method != "POST":
+        return ""
+    model = object_request.fields.get("model")
     return model if isinstance(model, str) else ""
 
 
@@ -270,23 +270,17 @@ def mismatched_header(call: Call) -> ErrorReply | None:
     return None
 
 
-def frames_of(turn: Turn, failure: ErrorReply | None) -> Iterator[Frame]:
-    if turn.parsed.shape is RESPONSES:
-        return responses.response_frames(turn, failure)
-    return replies.completion_frames(turn, failure)
-
-
 def body_of(call: Call, turn: Turn | None) -> bytes:
     """The JSON answer: by endpoint, or an echo for a path that is not simulated."""
     method, path = call.request.method, call.request.path
     if turn is None:
         if method == "GET" and path == "/v1/models":
-            return replies.models_body()
+            return pretty({"object": "list", "data": [replies.model_document(model) for model in replies.MODELS]})
         if method == "GET" and path.startswith("/v1/models/"):
-            return replies.pretty(replies.model_document(path.removeprefix("/v1/models/")))
-        return replies.echo_body(method, path, len(call.body))
+            return pretty(replies.model_document(path.removeprefix("/v1/models/")))
+        return pretty({"object": "simulated", "method": method, "path": path, "request_bytes": len(call.body)})
     if turn.parsed.shape is RESPONSES:
-        return responses.response_body(turn)
+        return pretty(responses.finished(turn))
     if turn.parsed.shape is EMBEDDINGS:
         return replies.embeddings_body(turn)
     if turn.parsed.shape is MODERATIONS:
