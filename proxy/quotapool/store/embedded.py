@@ -22,7 +22,9 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
+
+from structlog.typing import FilteringBoundLogger as Log
 
 from quotapool.store import runtime_dir
 from quotapool.store.valkey_process import EmbeddedFailed, ServerProcess, is_alive, is_server_of, server_pid
@@ -51,14 +53,6 @@ class Role(StrEnum):
     COMMAND = "command"
 
 
-class Log(Protocol):
-    """The methods of a structlog logger that are used here."""
-
-    def info(self, event: str, **fields: Any) -> Any: ...
-    def warning(self, event: str, **fields: Any) -> Any: ...
-    def error(self, event: str, **fields: Any) -> Any: ...
-
-
 class EmbeddedValkey:
     """The Valkey of one state directory. `start`, then `watch` in a task of its own, then `stop`.
 
@@ -77,9 +71,6 @@ class EmbeddedValkey:
         self._socket = Path()
         self._started_at = 0.0
         self._stopping = False
-
-    def __repr__(self) -> str:
-        return f"<EmbeddedValkey {self._state_dir} pid={self._server.pid if self._server else None}>"
 
     async def start(self) -> str:
         """Adopt the running server or start one; its `unix://` URL.
