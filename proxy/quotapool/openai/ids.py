@@ -193,17 +193,15 @@ _NOT_SEARCHED: Final = frozenset(
 )
 _ALWAYS_PREFIXED: Final = frozenset({CONVERSATION, CONTAINER, VIDEO, VOICE})  # "auto", "none", "alloy" are not ids
 
-_CHAT_MARKS: Final = (b'file_id"',)
-_RESPONSES_MARKS: Final = (
-    b'_id"', b'_ids"', b'"conversation"', b'"container"', b'"item_reference"', b'"encrypted_content"', b'"pmpt_',
-)  # fmt: skip
 _MARKS: Final[dict[str, tuple[bytes, ...]]] = {
-    "chat": _CHAT_MARKS,
+    "chat": (b'file_id"',),
     "completions": (),
     "embeddings": (),
     "moderations": (),
-    "responses": _RESPONSES_MARKS,
-}
+    "responses": (
+        b'_id"', b'_ids"', b'"conversation"', b'"container"', b'"item_reference"', b'"encrypted_content"', b'"pmpt_',
+    ),
+}  # fmt: skip
 _HIDDEN: Final = (b"\\u00", b"\x00")  # a name spelled with escapes, or in UTF-16
 
 

@@ -14,16 +14,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from structlog.typing import FilteringBoundLogger as Log
 
 from quotapool.store import runtime_dir
@@ -196,7 +195,7 @@ class EmbeddedValkey:
     def _record(self, server: ServerProcess) -> None:
         recorded = _Recorded(server.pid, str(self._socket), self._role.value)
         draft = self._state_dir / "valkey.json.new"
-        draft.write_text(json.dumps(asdict(recorded)), encoding="utf-8")
+        draft.write_bytes(msgspec.json.encode(recorded))
         draft.chmod(0o600)
         draft.replace(self._state_dir / "valkey.json")
 
@@ -260,8 +259,7 @@ async def _locked(state_dir: Path, role: Role) -> int:
     return descriptor
 
 
-@dataclass(frozen=True, slots=True)
-class _Recorded:
+class _Recorded(msgspec.Struct, frozen=True):
     """The content of valkey.json."""
 
     pid: int
@@ -270,7 +268,6 @@ class _Recorded:
 
 
 def _recorded(state_dir: Path) -> _Recorded | None:
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        content = json.loads((state_dir / "valkey.json").read_text(encoding="utf-8"))
-        return _Recorded(int(content["pid"]), str(content["socket"]), str(content["role"]))
+    with contextlib.suppress(OSError, ValueError):
+        return msgspec.json.decode((state_dir / "valkey.json").read_bytes(), type=_Recorded)
     return None
