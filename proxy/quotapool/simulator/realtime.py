@@ -98,7 +98,7 @@ class Session:
             event = msgspec.json.decode(text)
             kind = event["type"]
         except (msgspec.DecodeError, TypeError, KeyError):
-            await self.send("error", error=errors.unparsable().document()["error"])
+            await self.send("error", error=errors.UNPARSABLE.document()["error"])
             return
         if kind == "simulator.close":
             await self.socket.close(code=event.get("code", 1000), message=event.get("reason", "").encode())

@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from quotapool.simulator import errors, faults, media, objects, realtime, replies, responses
-from quotapool.simulator.accounts import Directory, Key
+from quotapool.simulator.accounts import Account, Directory, Key
 from quotapool.simulator.admission import Admission
 from quotapool.simulator.answers import Usage, compose, usage_of
 from quotapool.simulator.billing import Billing, bearer_of
@@ -25,7 +25,7 @@ from quotapool.simulator.errors import ErrorReply
 from quotapool.simulator.faults import BEFORE_ADMISSION, Fault, FaultRequest, Kind
 from quotapool.simulator.headers import identity_headers, rate_limit_headers
 from quotapool.simulator.log import RequestLog
-from quotapool.simulator.objects import ObjectReply, ObjectStores
+from quotapool.simulator.objects import AccountObjects, ObjectReply
 from quotapool.simulator.organisation import Administration
 from quotapool.simulator.parsed_request import (
     EMBEDDINGS,
@@ -79,10 +79,15 @@ class Simulator:
         self.log = RequestLog(self.directory)
         self.instance = secrets.token_hex(6)  # so that no two simulators use the same id
         self.serial = itertools.count(1)
-        self.objects = ObjectStores(self.new_id)
+        self.objects: dict[str, AccountObjects] = {}
 
     def new_id(self, prefix: str) -> str:
         return f"{prefix}{self.instance}{next(self.serial):012x}"
+
+    def objects_of(self, account: Account) -> AccountObjects:
+        return self.objects.setdefault(
+            account.config.id, AccountObjects(self.new_id, account.config.id, account.project)
+        )
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Every path under /v1: authenticate, then `serve`."""
@@ -94,7 +99,7 @@ class Simulator:
         request_id = self.new_id("req_")
         if key is None:
             self.directory.unknown_keys += 1
-            error = errors.invalid_api_key(secret) if secret else errors.no_api_key()
+            error = errors.invalid_api_key(secret) if secret else errors.NO_API_KEY
             headers = {**identity_headers(request_id, None, 0), **error.headers()}
             return web.Response(status=error.status, body=error.body(), headers=headers)
         for tally in key.tallies:
@@ -148,12 +153,12 @@ class Simulator:
         self, call: Call, parsed: ParsedRequest | None, object_request: objects.Request | None
     ) -> ObjectReply | ErrorReply | None:
         """The answer about the account's stored objects, or about sound and pictures; None if it is about neither."""
-        account = call.key.account
+        owned = self.objects_of(call.key.account)
         if parsed is not None:
-            return self.objects.refusal(account.config.id, account.project, parsed)
+            return owned.refusal(parsed)
         if object_request is None:
             return None
-        return media.serve(object_request) or self.objects.serve(account.config.id, account.project, object_request)
+        return media.serve(object_request) or owned.serve(object_request)
 
     def apply_fault(self, call: Call, fault: Fault, scheduled: FaultRequest, model: str) -> ErrorReply:
         """Count a fault that hits, and return its answer."""
@@ -215,7 +220,7 @@ class Simulator:
 
         turn = None if parsed is None else self.compose(parsed)
         if turn is not None and objects.is_stored(turn.parsed):
-            self.objects.store(call.key.account.config.id, turn, msgspec.json.decode(body_of(call, turn)))
+            self.objects_of(call.key.account).store(turn, msgspec.json.decode(body_of(call, turn)))
         usage = Usage(0, 0) if turn is None else turn.usage
         streams = turn is not None and turn.parsed.streams
         speed = self.config.tokens_per_second
@@ -237,7 +242,7 @@ class Simulator:
         if turn is not None and failure is not None:
             if turn.parsed.shape is RESPONSES:
                 return call.reply(pretty(responses.failed(turn, failure)))
-            return call.refuse(errors.server_error())
+            return call.refuse(errors.SERVER_ERROR)
         body = body_of(call, turn)
         if cut_after is not None:
             admission.cut(usage, usage.completion, "fault", time.monotonic())
