@@ -55,6 +55,11 @@ def object_in(text: bytes | bytearray) -> dict[str, Any] | None:
     return document if type(document) is dict else None
 
 
+def count_of(value: object) -> int:
+    """A decoded number; 0 if it is not a whole one above 0."""
+    return value if type(value) is int and value > 0 else 0
+
+
 def is_object(text: bytes) -> bool:
     try:
         _any_object.decode(text)

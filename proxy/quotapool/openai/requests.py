@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from quotapool.domain.quantities import Cost
-from quotapool.openai.jsontext import BROKEN, decode_leniently, set_member
+from quotapool.openai.jsontext import BROKEN, count_of, decode_leniently, set_member
 
 Kind = Literal["chat", "completions", "responses", "embeddings"]
 
@@ -178,7 +178,7 @@ def peek_model(body: bytes) -> tuple[str, bool, int]:
         found = decode_leniently(_peek, body)
     except BROKEN:
         return "", False, 1
-    return found.model if type(found.model) is str else "", found.stream is True, _positive(found.n) or 1
+    return found.model if type(found.model) is str else "", found.stream is True, count_of(found.n) or 1
 
 
 def speech_characters(body: bytes) -> int:
@@ -213,22 +213,22 @@ def _read_chat(r: _Chat, default_output: int) -> RequestFacts:
     if r.prediction is not None:
         characters += _characters(r.prediction)
     characters += _length(r.tools) + _length(r.functions) + _length(r.response_format)
-    output = max(_positive(r.max_completion_tokens), _positive(r.max_tokens)) or default_output
-    return _facts(r, output * (_positive(r.n) or 1), characters)
+    output = max(count_of(r.max_completion_tokens), count_of(r.max_tokens)) or default_output
+    return _facts(r, output * (count_of(r.n) or 1), characters)
 
 
 def _read_responses(r: _Responses, default_output: int) -> RequestFacts:
     characters = _characters(r.input) + _characters(r.instructions) + _length(r.tools) + _length(r.text)
     prompt = _text(r.prompt.get("id")) if type(r.prompt) is dict else None
     stateful = (r.background is not None and r.background is not False) or r.conversation is not None
-    output = _positive(r.max_output_tokens) or default_output
+    output = count_of(r.max_output_tokens) or default_output
     return _facts(r, output, characters, stateful=stateful, prompt=prompt or "")
 
 
 def _read_completions(r: _Completions) -> RequestFacts:
     characters, prompts = _prompts(r.prompt)
-    output = _positive(r.max_tokens) or DEFAULT_OUTPUT
-    choices = max(_positive(r.n), _positive(r.best_of), 1)
+    output = count_of(r.max_tokens) or DEFAULT_OUTPUT
+    choices = max(count_of(r.n), count_of(r.best_of), 1)
     return _facts(r, output * choices * prompts, characters + _characters(r.suffix))
 
 
@@ -297,10 +297,6 @@ def _prompts(value: object) -> tuple[int, int]:
 
 def _length(raw: msgspec.Raw) -> int:
     return 0 if raw is _NONE else memoryview(raw).nbytes
-
-
-def _positive(value: object) -> int:
-    return value if type(value) is int and value > 0 else 0
 
 
 def _text(value: object) -> str | None:

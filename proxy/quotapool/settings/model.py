@@ -26,6 +26,7 @@ from quotapool.settings.values import (
     Duration,
     HostName,
     KeyHash,
+    ModelName,
     Name,
     PoolName,
     PositiveDuration,
@@ -40,8 +41,6 @@ from quotapool.settings.values import (
 )
 
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-ModelName = Annotated[str, Field(min_length=1, max_length=256)]
-
 BurstSpan = Annotated[PositiveDuration, Field(le=60)]
 
 SHORTEST_CLIENT_KEY = 16  # characters; a shorter one could be guessed

@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import binascii
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -171,7 +170,16 @@ class Session:
             turn = self.host.compose(parsed)
             await self.send("response.created", response={**envelope, "status": "in_progress"})
             if admission.budget is not None:
-                await self.send("rate_limits.updated", rate_limits=list(self.limits(admission)))
+                limits = [
+                    {
+                        "name": gauge.kind,
+                        "limit": gauge.limit,
+                        "remaining": gauge.remaining,
+                        "reset_seconds": round(gauge.reset_s, 3),
+                    }
+                    for gauge in admission.budget.gauges(time.monotonic())
+                ]
+                await self.send("rate_limits.updated", rate_limits=limits)
             item_id = self.host.new_id("item_")
             here = {"response_id": response_id, "item_id": item_id, "output_index": 0, "content_index": 0}
             for piece in turn.answers[0].pieces:
@@ -209,16 +217,6 @@ class Session:
             return self.host.apply_fault(self.call, *fault_hit, parsed.model)
         admission = self.host.admit(self.call, parsed, parsed.model)
         return admission if isinstance(admission, ErrorReply) else (admission, parsed)
-
-    @staticmethod
-    def limits(admission: Admission) -> Iterator[dict[str, Any]]:
-        for gauge in admission.budget.gauges(time.monotonic()) if admission.budget is not None else ():
-            yield {
-                "name": gauge.kind,
-                "limit": gauge.limit,
-                "remaining": gauge.remaining,
-                "reset_seconds": round(gauge.reset_s, 3),
-            }
 
     # ---- Responses
 
