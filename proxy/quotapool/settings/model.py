@@ -17,7 +17,6 @@ from quotapool.settings.budgets import LimitTable, ModelGroups
 from quotapool.settings.forward_proxy import ForwardProxyOption
 from quotapool.settings.money import Funds, ModelPrices, Spend
 from quotapool.settings.organisation import AdminKey, ProjectId
-from quotapool.settings.section import Section
 from quotapool.settings.tls import Tls
 from quotapool.settings.upstreams import UpstreamOfKey
 from quotapool.settings.values import (
@@ -31,6 +30,7 @@ from quotapool.settings.values import (
     PoolName,
     PositiveDuration,
     RedisUrl,
+    Section,
     Size,
     Token,
     UpstreamSecret,

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from quotapool.settings.section import Section
-from quotapool.settings.values import ModelName, UpstreamUrl
+from quotapool.settings.values import ModelName, Section, UpstreamUrl
 
 _QUERY_NAME: Final = re.compile(r"[A-Za-z0-9_.~-]{1,64}")
 
