@@ -18,9 +18,9 @@ from typing import Any
 
 from multidict import CIMultiDict, CIMultiDictProxy
 from quotapool.openai import replies
-from quotapool.openai.headers import encode_headers
+from quotapool.openai.headers import Header, encode_headers
 from quotapool.openai.refusal import Refusal
-from quotapool.upstream.interface import Body, Header, Sink, UpstreamFailure
+from quotapool.upstream.interface import Body, Sink, UpstreamFailure
 
 Piece = bytes | asyncio.Event | UpstreamFailure
 

@@ -76,7 +76,7 @@ async def test_each_pool_has_its_own_clients(store, clients):
 @pytest.mark.parametrize("change", ["add", "revoke"])
 async def test_a_change_raises_the_pools_version_so_that_every_worker_learns_of_it(store, clients, change):
     versions: list[int] = []
-    ledger = ledger_on(store, on_version=lambda: versions.append(ledger.version))
+    ledger = ledger_on(store, on_version=lambda: versions.append(ledger.registry.version))
     await clients.add("ci", HASH)
     await ledger.heartbeat()
     await (clients.add("more", OTHER) if change == "add" else clients.revoke("ci"))

@@ -216,7 +216,7 @@ async def test_a_failed_trial_with_another_reason_does_not_shorten_the_rest_eith
 async def test_another_process_learns_of_a_change_with_its_next_request(valkey_url, ledger):
     versions: list[int] = []
     store = connect(valkey_url, timeout_s=2.0)
-    other = ledger_on(store, on_version=lambda: versions.append(other.version))
+    other = ledger_on(store, on_version=lambda: versions.append(other.registry.version))
     await granted(other, GROUP, Cost(1), [B])
     await ledger.registry.change_state("k/a1", out(), fingerprint="fp-a1")
     await granted(other, GROUP, Cost(1), [B])
@@ -228,7 +228,7 @@ async def test_another_process_learns_of_a_change_with_its_next_request(valkey_u
 async def test_an_idle_process_learns_of_a_change_by_its_heartbeat(valkey_url, ledger):
     versions: list[int] = []
     store = connect(valkey_url, timeout_s=2.0)
-    other = ledger_on(store, on_version=lambda: versions.append(other.version))
+    other = ledger_on(store, on_version=lambda: versions.append(other.registry.version))
     await other.heartbeat()
     await ledger.registry.change_state("k/a1", out(), fingerprint="fp-a1")
     await other.heartbeat()

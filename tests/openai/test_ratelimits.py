@@ -68,7 +68,7 @@ def test_all_nine_headers_are_read_whatever_their_case():
             "x-ratelimit-reset-project-tokens": "3s",
         }
     )
-    assert read(headers) == RateHeaders(60, 59, 1.0, 150_000, 149_984, 360.0, 60_000, 57_000, 3.0)
+    assert read(headers) == RateHeaders(60, 59, 1.0, 150_000, 149_984, 60_000, 57_000)
 
 
 def test_an_answer_without_rate_headers_says_nothing():
@@ -76,8 +76,8 @@ def test_an_answer_without_rate_headers_says_nothing():
 
 
 def test_a_missing_part_is_none_and_the_rest_is_still_read():
-    assert read({"x-ratelimit-limit-tokens": "40000", "x-ratelimit-reset-tokens": "180ms"}) == RateHeaders(
-        limit_tokens=40_000, reset_tokens_s=0.18
+    assert read({"x-ratelimit-limit-requests": "60", "x-ratelimit-reset-requests": "180ms"}) == RateHeaders(
+        limit_requests=60, reset_requests_s=0.18
     )
 
 

@@ -203,22 +203,17 @@ def test_background_and_conversations_make_a_response_stateful(fields, stateful)
     assert read_request("responses", body(input="x", **fields)).stateful is stateful
 
 
-def test_the_ids_and_hints_that_routing_needs_are_read():
+def test_the_hints_that_routing_needs_are_read():
     facts = read_request(
         "responses",
         body(
-            conversation={"id": "conv_1"},
-            previous_response_id="resp_1",
             store=False,
             service_tier="flex",
             prompt_cache_key="k",
-            user="u",
         ),
     )
-    assert facts.conversation == "conv_1"
-    assert facts.previous_response_id == "resp_1"
     assert facts.store is False
-    assert (facts.service_tier, facts.prompt_cache_key, facts.user) == ("flex", "k", "u")
+    assert (facts.service_tier, facts.prompt_cache_key) == ("flex", "k")
     assert read_request("responses", body(store="no", user=5, conversation="conv_2")).store is None
 
 

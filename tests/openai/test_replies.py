@@ -74,9 +74,9 @@ def test_each_error_names_its_cause_and_a_remedy_in_sentences(error: ProxyError)
 
 
 def test_the_caller_may_give_more_details_than_the_table():
-    body = replies.RATE_LIMIT_EXCEEDED.body("TPM of gpt-4o", type="tokens", param="model")
+    body = replies.RATE_LIMIT_EXCEEDED.body("TPM of gpt-4o", param="model")
     assert json.loads(body) == {
-        "error": {"message": "TPM of gpt-4o", "type": "tokens", "param": "model", "code": "rate_limit_exceeded"}
+        "error": {"message": "TPM of gpt-4o", "type": "requests", "param": "model", "code": "rate_limit_exceeded"}
     }
 
 

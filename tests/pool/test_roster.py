@@ -173,7 +173,7 @@ async def test_all_processes_reminding_at_once_do_no_harm(started):
     await asyncio.gather(*(process.ledger.heartbeat() for process in several))
     for process in several:
         await process.quiet()
-    assert {process.ledger.epoch for process in several} == {several[0].ledger.epoch}
+    assert {process.ledger.registry.epoch for process in several} == {several[0].ledger.registry.epoch}
     assert [process.state("a1") for process in several] == [State.REMOVED] * 4
     assert len(await several[0].store.client.xrange(f"{several[0].ledger.prefix}:events")) == 1
 
@@ -184,7 +184,7 @@ async def test_budgets_start_low_in_a_store_that_lost_its_memory_and_refill_from
     await one.store.client.flushall()
     first = await one.reserve("a1")
     assert isinstance(first, Refused)  # nobody knows what was taken in the last minute
-    assert one.ledger.epoch.startswith("r:")
+    assert one.ledger.registry.epoch.startswith("r:")
     assert isinstance(await one.reserve("b1"), Refused)
     # I expect what was told: one request after a tenth of a second, for the ledger's caller as for any other
     assert first.wait_s == pytest.approx(0.1, abs=0.01)

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import aiohttp
 from multidict import CIMultiDict
-from quotapool.upstream.interface import Body, Header, Sink, Timeouts, UpstreamFailure
+from quotapool.openai.headers import Header
+from quotapool.upstream.interface import Body, Sink, Timeouts, UpstreamFailure
 from yarl import URL
 
 # Headers that aiohttp's client would add unasked: the client's own are passed on, and none is invented.

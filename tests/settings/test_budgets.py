@@ -82,7 +82,9 @@ def test_model_names_made_up_by_clients_do_not_grow_the_memory(load_yaml):
     for number in range(10_000):
         settings.group_of(f"made-up-{number}")
         settings.limits_for("a", f"made-up-{number}")
-    settings.group_of("x" * 1_000_000)
-    assert len(settings._groups._cache) <= 4096
-    assert len(settings._limits._cache) <= 4096
-    assert max(map(len, settings._groups._cache)) <= 256
+    remembered = [settings._groups._remembered.cache_info, settings._limits._remembered.cache_info]
+    full = [info() for info in remembered]
+    assert all(info.currsize <= 4096 for info in full)
+    assert settings.group_of("x" * 1_000_000) == "x" * 1_000_000
+    settings.limits_for("a", "x" * 1_000_000)
+    assert [info() for info in remembered] == full  # a long name is not kept at all

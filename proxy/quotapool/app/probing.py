@@ -22,7 +22,7 @@ from quotapool.probes.calls import Calls
 from quotapool.probes.prober import Prober
 from quotapool.settings import Settings
 from quotapool.upstream.interface import Timeouts
-from quotapool.upstream.origins import origins_of
+from quotapool.upstream.origins import Origins
 
 _log = structlog.get_logger()
 _TIMEOUTS: Final = Timeouts(connect=5.0, first_byte=30.0, between_bytes=30.0)
@@ -54,7 +54,7 @@ class Probing:
         self, settings: Settings, ledger: Ledger, redactor: Redactor, metrics: PoolMetrics | None = None
     ) -> None:
         credentials = credentials_of(settings)
-        self._origins = origins_of(settings, credentials, _TIMEOUTS)
+        self._origins = Origins(settings, credentials, _TIMEOUTS)
         reporter = ProbeReporter(metrics)
         self._roster = Roster(settings, keyring(settings)[0])
         sync = RosterSync(self._roster, ledger, reporter)
@@ -73,7 +73,7 @@ class Probing:
         ) or calls.credentials.bases != credentials.bases
         calls.credentials = credentials
         if moved:
-            replaced, self._origins = self._origins, origins_of(settings, credentials, _TIMEOUTS)
+            replaced, self._origins = self._origins, Origins(settings, credentials, _TIMEOUTS)
             calls.upstream, calls.other_upstreams = self._origins.main, self._origins.others
             await self.prober.wait_idle()
             await replaced.close()

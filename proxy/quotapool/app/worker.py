@@ -36,7 +36,7 @@ from quotapool.pool.configuration import Snapshot
 from quotapool.settings import Settings, from_wire
 from quotapool.store.store import connect
 from quotapool.upstream.interface import Timeouts
-from quotapool.upstream.origins import Origins, origins_of
+from quotapool.upstream.origins import Origins
 from quotapool.web.cors import Cors
 from quotapool.web.handlers import ClientHandler
 from quotapool.web.server import Server
@@ -157,7 +157,7 @@ class Worker:
 def _origins(settings: Settings) -> Origins:
     t = settings.timeouts
     timeouts = Timeouts(t.connect, t.first_byte, t.between_bytes)
-    return origins_of(settings, credentials_of(settings), timeouts, most=settings.upstream_connections)
+    return Origins(settings, credentials_of(settings), timeouts, most=settings.upstream_connections)
 
 
 def _snapshot(settings: Settings, origins: Origins) -> Snapshot:

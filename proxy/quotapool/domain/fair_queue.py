@@ -45,9 +45,6 @@ class FairQueue(Generic[T]):
     def __len__(self) -> int:
         return len(self._present)
 
-    def __repr__(self) -> str:
-        return f"<FairQueue waiting={len(self._present)} clients={len(self._behind)}>"
-
     def add(self, client: str, item: T, *, cost: float = 1.0, weight: float = 1.0, priority: int = 0) -> None:
         """Queue `item`. A higher `priority` always goes before a lower one; equal ones share by `weight`."""
         lane = f"{priority}/{client}"

@@ -53,9 +53,6 @@ class Headroom:
     def __len__(self) -> int:
         return len(self._groups)
 
-    def __repr__(self) -> str:
-        return f"<Headroom groups={len(self._groups)} places={self._places}>"
-
     def grow(self, places: int) -> None:
         """Make room for accounts at places below `places`; never shrinks."""
         self._places = max(self._places, places)

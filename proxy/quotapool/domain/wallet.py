@@ -75,10 +75,6 @@ class Wallet:
     urgency: float = 1.0  # how much faster it would have to be spent for nothing to expire; 1 to MOST_URGENT
     balances: tuple[Balance, ...] = field(default=(), repr=False)  # with money left, the next to be spent first
 
-    @property
-    def month_left(self) -> int | None:
-        return None if self.month_limit is None else max(0, self.month_limit - self.month_spent)
-
     def stop_reason(self, stop_at: float | None) -> str:
         """Why this account should stop now: `credit_stop_at`, `monthly_stop_at`, or "" to go on.
 

@@ -16,7 +16,7 @@ from quotapool.observe.redaction import Redactor
 from quotapool.openai.classify import classify
 from quotapool.settings import Settings, UpstreamKey
 from quotapool.upstream.interface import Timeouts, Upstream, UpstreamFailure, read_body
-from quotapool.upstream.origins import origins_of
+from quotapool.upstream.origins import Origins
 from quotapool.upstream.routes import Route
 
 AT_ONCE: Final = 64
@@ -58,7 +58,7 @@ class KeyChecker:
 
     def __init__(self, settings: Settings, redactor: Redactor, *, per_second: float = PER_SECOND) -> None:
         self._base = settings.upstream
-        self._origins = origins_of(settings, credentials_of(settings), _TIMEOUTS)
+        self._origins = Origins(settings, credentials_of(settings), _TIMEOUTS)
         self._redactor = redactor
         self._interval_s = 1.0 / per_second
         self._next = 0.0

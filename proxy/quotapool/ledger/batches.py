@@ -70,9 +70,6 @@ class Batches:
         self._urgent = False  # a caller waits for a queued item
         self._timer: asyncio.TimerHandle | None = None  # until items that no caller waits for are sent alone
 
-    def __repr__(self) -> str:
-        return f"<Batches queued={len(self._queue)} doubtful={len(self._doubtful)} away={self.away}>"
-
     def put(self, item: Item, *, urgent: bool = True) -> None:
         """Send `item` with the next batch. Not `urgent`: it may wait some milliseconds for one."""
         self._queue.append(item)

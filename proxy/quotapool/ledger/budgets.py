@@ -77,19 +77,6 @@ class Ledger:
             on_version=on_version,
         )
 
-    def __repr__(self) -> str:
-        return f"<Ledger {self.prefix} {self._batches!r}>"
-
-    @property
-    def version(self) -> int:
-        """The registry's version: counts its changes."""
-        return self.registry.version
-
-    @property
-    def epoch(self) -> str:
-        """The store's epoch: a store with another one has lost its data."""
-        return self.registry.epoch
-
     @property
     def away(self) -> bool:
         """The store was given up on and has not answered since, or this process still uses its share."""
@@ -238,11 +225,13 @@ class Ledger:
         self, group: str, cost: Cost, candidates: Sequence[Candidate], leave: float
     ) -> Granted | Refused:
         """From this process's share, to be charged in the store later."""
-        if self._local is None or self.version < 0:  # the store never answered: neither levels nor replicas are known
+        if (
+            self._local is None or self.registry.version < 0
+        ):  # the store never answered: neither levels nor replicas are known
             raise StoreUnavailable("the store does not answer")
         if not self._local.active:
             self._local.begin(self.replicas)
-            self._left_epoch = self.epoch
+            self._left_epoch = self.registry.epoch
         return self._local.reserve(group, cost, candidates, self._now(), leave)
 
     def _store_is_back(self, epoch: str) -> None:
@@ -272,7 +261,7 @@ class Ledger:
         Reads all buckets, so it is not for the request path. Raises StoreUnavailable.
         """
         client, index = self.store.client, f"{self.prefix}:buckets"
-        seconds, micros = await self.registry.retry(client.time)
+        now = await self.registry.time()
         members = sorted(await self.registry.retry(lambda: client.smembers(index)))
         found: dict[tuple[str, str], Bucket] = {}
         for start in range(0, len(members), 500):
@@ -284,7 +273,7 @@ class Ledger:
                     found[name] = bucket_of(raw)
                 else:  # expired
                     await self.registry.retry(partial(client.srem, index, member))
-        return seconds + micros / 1e6, found
+        return now, found
 
     async def heartbeat(self) -> None:
         """Learn of changes while no batch brings them, be counted among the replicas, and count them.

@@ -59,12 +59,7 @@ def evidence_of(granted: Granted, observed: Sequence[Observed], not_admitted: Co
                 _INDEX[o.dimension],
                 bounded(o.limit, MOST),
                 bounded(o.remaining - not_admitted.of(o.dimension), MOST),
-                then.kept,
-                then.corrected,
-                then.charged,
-                then.recent,
-                then.taught_kept,
-                then.taught_corrected,
+                *msgspec.structs.astuple(then),
             )
         )
     return evidence

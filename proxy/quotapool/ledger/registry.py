@@ -50,17 +50,14 @@ class Registry:
     ) -> None:
         self.store = store
         self.prefix = prefix
-        self.epoch = ""
-        self.version = -1
+        self.epoch = ""  # a store with another one has lost its data
+        self.version = -1  # counts changes
         self._patience_s = patience_s
         self._observer = observer
         self._is_away = is_away
         self._on_version = on_version
         self._state_script = Script.of(__package__, "state")
         self._try_now_script = Script.of(__package__, "try_now")
-
-    def __repr__(self) -> str:
-        return f"<Registry {self.prefix} version={self.version} epoch={self.epoch}>"
 
     def update_version(self, version: int, epoch: str) -> None:
         """Take the version and epoch of an answer."""
@@ -147,7 +144,7 @@ class Registry:
     async def _add_event(self, kind: str, subject: str, fields: Mapping[str, str]) -> None:
         names = ("from", "to", "reason", "message", "request_id")
         event: dict[Any, Any] = {"field": subject, **dict.fromkeys(names, ""), "by": OBSERVED, "status": "0", **fields}
-        event |= {"at": str(await self._time()), "kind": kind}
+        event |= {"at": str(await self.time()), "kind": kind}
         await self.retry(
             lambda: self.store.client.xadd(f"{self.prefix}:events", event, maxlen=_MOST_EVENTS, approximate=True)
         )
@@ -199,11 +196,12 @@ class Registry:
         """Read version and epoch; returns the store's time. Unlike a heartbeat it counts nobody as a replica."""
         keys = (f"{self.prefix}:version", f"{self.prefix}:epoch")
         version, epoch = await self.retry(lambda: self.store.client.mget(*keys))
-        now = await self._time()
+        now = await self.time()
         self.update_version(int(version or 0), text_of(epoch or b""))
         return now
 
-    async def _time(self) -> float:
+    async def time(self) -> float:
+        """The store's time, Unix seconds."""
         seconds, micros = await self.retry(self.store.client.time)
         now: float = seconds + micros / 1e6
         return now

@@ -45,9 +45,6 @@ class ObjectOwners:
         self._homes_key = f"qp:{{{pool}:obj:homes}}:homes"
         self._homes: dict[str, tuple[str, float]] = {}
 
-    def __repr__(self) -> str:
-        return f"<ObjectOwners cached={len(self._cache)} pending={len(self._pending)}>"
-
     def configure(self, *, retention_s: float) -> None:
         """Use another retention. Records that are written already keep their expiry."""
         self._layout = OwnerLayout(self._pool, retention_s)

@@ -27,16 +27,13 @@ class Labels:
     ) -> None:
         self._learn = learn
         self._learned: set[str] = set()
-        self.configure(models=models, clients=clients, endpoints=endpoints)
+        self._endpoints: dict[str | None, str] = {name: name for name in endpoints if name}
+        self.configure(models=models, clients=clients)
 
-    def configure(
-        self, *, models: Iterable[str], clients: Iterable[str], endpoints: Iterable[str] | None = None
-    ) -> None:
+    def configure(self, *, models: Iterable[str], clients: Iterable[str]) -> None:
         """Take over a (re)loaded configuration. Patterns (`gpt-4o*`) name no model and are skipped."""
         self._models = frozenset(name for name in models if not any(c in name for c in "*?["))
         self._clients: dict[str | None, str] = {name: name for name in clients if name}
-        if endpoints is not None:
-            self._endpoints: dict[str | None, str] = {name: name for name in endpoints if name}
         self._words: dict[str | None, str] = {None: "", **{name: name for name in ("", *self._models, *self._learned)}}
 
     def model(self, name: str | None) -> str:

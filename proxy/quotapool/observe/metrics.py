@@ -14,7 +14,7 @@ from quotapool.domain.quantities import Certainty
 from quotapool.domain.verdict import Kind
 from quotapool.observe.families import Declaration, Declare, Family, GaugeFamily
 from quotapool.observe.series import Counts, Observes
-from quotapool.observe.tallies import AttemptFamilies, AttemptTallies, RequestFamilies, RequestTallies
+from quotapool.observe.tallies import AttemptTallies, RequestTallies
 
 # A language model answers in milliseconds (embeddings) to ten minutes (reasoning).
 ANSWER_BUCKETS: Final = (
@@ -141,22 +141,19 @@ class Metrics:
         )
         self.declared: tuple[Declaration, ...] = tuple(new.declared)
         self._start_at_zero()
-        self.request_tallies = RequestTallies(
-            RequestFamilies(self.requests, self.duration, self.overhead, self.time_to_first_byte)
-        )
-        settled = {certainty: self.settled_tokens[certainty.value] for certainty in Certainty}
-        self.attempt_tallies = AttemptTallies(AttemptFamilies(self.attempts, self.tokens, settled))
+        self.request_tallies = RequestTallies(self)
+        self.attempt_tallies = AttemptTallies(self)
 
     def _start_at_zero(self) -> None:
         """`rate()` misses the first event of a series that starts at 1, so the known ones are created at 0."""
         for family, values in (
             (self.reservations, RESERVATION_RESULTS),
             (self.store_errors, STORE_ERRORS),
-            (self.settled_tokens, tuple(certainty.value for certainty in Certainty)),
+            (self.settled_tokens, tuple(Certainty)),
             (self.retries, (Kind.WAIT, Kind.MONEY, Kind.DEAD, Kind.SERVICE, NETWORK)),
         ):
             for value in values:
-                family[str(value)]
+                family[value]
 
 
 class PoolMetrics:

@@ -6,42 +6,24 @@ There are never more tallies than series of `requests_total` and `upstream_attem
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from quotapool.domain.quantities import Certainty, Usage
+from quotapool.domain.quantities import Usage
 from quotapool.domain.verdict import Kind
-from quotapool.observe.families import Family
 from quotapool.observe.series import Counts, Observes
 
-
-@dataclass(frozen=True, slots=True)
-class RequestFamilies:
-    """What a request counts in."""
-
-    answered: Family[tuple[str, str, int, str], Counts]
-    duration: Family[tuple[str, str], Observes]
-    overhead: Family[str, Observes]
-    first_byte: Family[tuple[str, str], Observes]
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptFamilies:
-    """What a call upstream counts in."""
-
-    calls: Family[tuple[str, str, str], Counts]
-    tokens: Family[tuple[str, str, str], Counts]
-    settled: Mapping[Certainty, Counts]
+if TYPE_CHECKING:
+    from quotapool.observe.metrics import Metrics
 
 
 class RequestTally:
     """Requests of one (endpoint, model, status, client)."""
 
-    __slots__ = ("_duration", "_endpoint", "_families", "_first_byte", "_model", "_overhead", "answered")
+    __slots__ = ("_duration", "_endpoint", "_first_byte", "_metrics", "_model", "_overhead", "answered")
 
-    def __init__(self, families: RequestFamilies, endpoint: str, model: str, status: int, client: str) -> None:
-        self.answered: Counts = families.answered[endpoint, model, status, client]
-        self._families = families
+    def __init__(self, metrics: Metrics, endpoint: str, model: str, status: int, client: str) -> None:
+        self.answered: Counts = metrics.requests[endpoint, model, status, client]
+        self._metrics = metrics
         self._endpoint = endpoint
         self._model = model
         self._duration: Observes | None = None
@@ -51,26 +33,26 @@ class RequestTally:
     def took(self, total_s: float, overhead_s: float) -> None:
         """How long a request took that went upstream."""
         if self._duration is None or self._overhead is None:
-            self._duration = self._families.duration[self._endpoint, self._model]
-            self._overhead = self._families.overhead[self._endpoint]
+            self._duration = self._metrics.duration[self._endpoint, self._model]
+            self._overhead = self._metrics.overhead[self._endpoint]
         self._duration.observe(total_s)
         self._overhead.observe(overhead_s)
 
     def first_byte_after(self, seconds: float) -> None:
         if self._first_byte is None:
-            self._first_byte = self._families.first_byte[self._endpoint, self._model]
+            self._first_byte = self._metrics.time_to_first_byte[self._endpoint, self._model]
         self._first_byte.observe(seconds)
 
 
 class RequestTallies(dict[tuple[str, str, int, str], RequestTally]):
     """`tallies[endpoint, model, status, client]`"""
 
-    def __init__(self, families: RequestFamilies) -> None:
+    def __init__(self, metrics: Metrics) -> None:
         super().__init__()
-        self._families = families
+        self._metrics = metrics
 
     def __missing__(self, key: tuple[str, str, int, str]) -> RequestTally:
-        tally = self[key] = RequestTally(self._families, *key)
+        tally = self[key] = RequestTally(self._metrics, *key)
         return tally
 
 
@@ -79,15 +61,15 @@ class AttemptTally:
 
     __slots__ = ("_completion", "_key", "_model", "_prompt", "_settled", "_tokens", "calls")
 
-    def __init__(self, families: AttemptFamilies, key: str, model: str, outcome: str) -> None:
-        if (key, model, outcome) not in families.calls:
+    def __init__(self, metrics: Metrics, key: str, model: str, outcome: str) -> None:
+        if (key, model, outcome) not in metrics.attempts:
             # Created at 0 together with the others, or `rate()` would miss the first refusal of each key.
-            families.calls[key, model, Kind.WAIT.value]
-        self.calls: Counts = families.calls[key, model, outcome]
+            metrics.attempts[key, model, Kind.WAIT.value]
+        self.calls: Counts = metrics.attempts[key, model, outcome]
         self._key = key
         self._model = model
-        self._tokens = families.tokens
-        self._settled = families.settled
+        self._tokens = metrics.tokens
+        self._settled = metrics.settled_tokens
         self._prompt: Counts | None = None
         self._completion: Counts | None = None
 
@@ -112,10 +94,10 @@ class AttemptTally:
 class AttemptTallies(dict[tuple[str, str, str], AttemptTally]):
     """`tallies[key, model, outcome]`"""
 
-    def __init__(self, families: AttemptFamilies) -> None:
+    def __init__(self, metrics: Metrics) -> None:
         super().__init__()
-        self._families = families
+        self._metrics = metrics
 
     def __missing__(self, key: tuple[str, str, str]) -> AttemptTally:
-        tally = self[key] = AttemptTally(self._families, *key)
+        tally = self[key] = AttemptTally(self._metrics, *key)
         return tally

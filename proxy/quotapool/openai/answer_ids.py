@@ -46,11 +46,7 @@ def made_by(body: bytes, place: Kind) -> list[tuple[Kind, str]]:
         answer = decode_leniently(_answer, body)
     except BROKEN:
         return []
-    top = {name: value for name in _answer_fields if (value := getattr(answer, name)) is not None}
-    return list(dict.fromkeys(_made(top, place)))
-
-
-_answer_fields: Final = tuple(field.name for field in msgspec.structs.fields(_Answer))
+    return list(dict.fromkeys(_made(msgspec.structs.asdict(answer), place)))
 
 
 def _made(answer: dict[str, Any], place: Kind) -> Iterator[tuple[Kind, str]]:

@@ -20,6 +20,7 @@ import msgspec
 
 from quotapool.domain.redact import mask
 from quotapool.domain.verdict import OK, Kind, Scope, Verdict
+from quotapool.openai.jsontext import BROKEN, object_in
 from quotapool.openai.ratelimits import parse_duration
 
 _LONGEST_MESSAGE: Final = 300
@@ -62,6 +63,16 @@ class _Error:
     lowered: str = ""
     is_json: bool = True
 
+
+class _Response(msgspec.Struct, gc=False):
+    """What `failure_in` reads: a response that is not streamed can report a failure with HTTP status 200."""
+
+    object: str = ""
+    status: str | None = None
+    error: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_response: Final = msgspec.json.Decoder(_Response)
 
 NO_PROMPT: Final = "prompt_not_found"  # the reason if an account lacks a stored prompt, not a model
 
@@ -225,7 +236,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
     """
     if status < 400:
         return OK
-    document = _json(body)
+    document = object_in(body)
     if document is None:
         error = _Error(status, message=_readable(body), is_json=False)
     else:
@@ -240,7 +251,7 @@ def classify_stream_error(payload: bytes) -> Verdict:
     `{"type": "response.failed", "response": {"error": {"code", "message"}}}`; Realtime's `response.done` with
     `status_details.error`; the WebSocket's `{"type": "error", "status": 400, "error": {…}}`. Never raises.
     """
-    document = _json(payload)
+    document = object_in(payload)
     if document is None:
         return OK  # "[DONE]", or text of a dialect without JSON errors
     event = _text(document.get("type"))
@@ -255,6 +266,20 @@ def classify_stream_error(payload: bytes) -> Verdict:
         return OK
     status = document.get("status")
     return _judge(_error(status if isinstance(status, int) and 400 <= status < 600 else _STREAM, found), None)
+
+
+def failure_in(body: bytes) -> bytes | None:
+    """The failure in a whole answer of the Responses API, as a stream would have reported it (`response.failed`), for
+    `classify_stream_error`; None if the body is anything but a failed response with an error."""
+    if b'"failed"' not in body:  # nearly always: nothing is decoded
+        return None
+    try:
+        response = _response.decode(body)
+    except BROKEN:
+        return None
+    if response.object != "response" or response.status != "failed" or bytes(response.error) == b"null":
+        return None
+    return b'{"type":"response.failed","response":{"status":"failed","error":' + bytes(response.error) + b"}}"
 
 
 def _judge(error: _Error, retry_after_s: float | None) -> Verdict:
@@ -329,15 +354,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         if 0 <= seconds < math.inf:
             return seconds
     return None
-
-
-def _json(body: bytes) -> dict[str, Any] | None:
-    """The JSON object of `body`; None if it is something else."""
-    try:
-        document = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
 
 
 def _first_object(*candidates: object) -> dict[str, Any] | None:

@@ -33,42 +33,38 @@ class Kind:
 
     name: str
     prefix: str
-    retention: Retention
     missing: str
+    retention: Retention = "kept"
     code: str | None = None
 
 
-def _kept(name: str, prefix: str, missing: str, code: str | None = None) -> Kind:
-    return Kind(name, prefix, "kept", missing, code)
-
-
-FILE: Final = _kept("file", "file-", "No such File object: {id}")
-UPLOAD: Final = _kept("upload", "upload_", "Upload with id '{id}' not found.")
-BATCH: Final = _kept("batch", "batch_", "No batch found with id '{id}'.")
-VECTOR_STORE: Final = _kept("vector_store", "vs_", "Vector store with id '{id}' not found.")
-JOB: Final = _kept("fine_tuning_job", "ftjob-", "Could not find fine tune: {id}", "fine_tune_not_found")
-ASSISTANT: Final = _kept("assistant", "asst_", "No assistant found with id '{id}'.")
-EVAL: Final = _kept("eval", "eval_", "Eval with id '{id}' not found.")
-VIDEO: Final = _kept("video", "video_", "Video with id '{id}' not found.")
-SKILL: Final = _kept("skill", "skill_", "Skill with id '{id}' not found.")
-VOICE: Final = _kept("voice", "voice_", "Voice with id '{id}' not found.")
-CONSENT: Final = _kept("voice_consent", "cons_", "Voice consent with id '{id}' not found.")
-AGENT: Final = _kept("agent", "agent_", "Agent with id '{id}' not found.")
-VAULT: Final = _kept("vault", "vault_", "Vault with id '{id}' not found.")
-CHATKIT_SESSION: Final = Kind("chatkit_session", "cksess_", "long", "Session with id '{id}' not found.")
-CHATKIT_THREAD: Final = Kind("chatkit_thread", "cthr_", "long", "Thread with id '{id}' not found.")
-CONVERSATION: Final = Kind("conversation", "conv_", "long", "Conversation with id '{id}' not found.")
-THREAD: Final = Kind("thread", "thread_", "long", "No thread found with id '{id}'.")
-CONTAINER: Final = Kind("container", "cntr_", "long", "Container with id '{id}' not found.")
-MODEL: Final = _kept("fine_tuned_model", "ft:", "The model '{id}' does not exist", "model_not_found")
-PROMPT: Final = Kind("prompt", "pmpt_", "recent", "Prompt with id '{id}' not found.")
-RESPONSE: Final = Kind("response", "resp_", "recent", "Response with id '{id}' not found.")
-CHAT: Final = Kind("chat_completion", "chatcmpl-", "recent", "Chat completion with id '{id}' not found.")
-CALL: Final = Kind("realtime_call", "rtc_", "recent", "Call with id '{id}' not found.")
-LIVE: Final = Kind("live_session", "sess_", "recent", "Session with id '{id}' not found.")
-ITEM: Final = Kind("item", "", "recent", "Item with id '{id}' not found.")
-ENCRYPTED: Final = Kind("encrypted_item", "enc:", "recent", "The encrypted content could not be verified.")
-OTHER: Final = _kept("other", "", "No object found with id '{id}'.")
+FILE: Final = Kind("file", "file-", "No such File object: {id}")
+UPLOAD: Final = Kind("upload", "upload_", "Upload with id '{id}' not found.")
+BATCH: Final = Kind("batch", "batch_", "No batch found with id '{id}'.")
+VECTOR_STORE: Final = Kind("vector_store", "vs_", "Vector store with id '{id}' not found.")
+JOB: Final = Kind("fine_tuning_job", "ftjob-", "Could not find fine tune: {id}", code="fine_tune_not_found")
+ASSISTANT: Final = Kind("assistant", "asst_", "No assistant found with id '{id}'.")
+EVAL: Final = Kind("eval", "eval_", "Eval with id '{id}' not found.")
+VIDEO: Final = Kind("video", "video_", "Video with id '{id}' not found.")
+SKILL: Final = Kind("skill", "skill_", "Skill with id '{id}' not found.")
+VOICE: Final = Kind("voice", "voice_", "Voice with id '{id}' not found.")
+CONSENT: Final = Kind("voice_consent", "cons_", "Voice consent with id '{id}' not found.")
+AGENT: Final = Kind("agent", "agent_", "Agent with id '{id}' not found.")
+VAULT: Final = Kind("vault", "vault_", "Vault with id '{id}' not found.")
+CHATKIT_SESSION: Final = Kind("chatkit_session", "cksess_", "Session with id '{id}' not found.", "long")
+CHATKIT_THREAD: Final = Kind("chatkit_thread", "cthr_", "Thread with id '{id}' not found.", "long")
+CONVERSATION: Final = Kind("conversation", "conv_", "Conversation with id '{id}' not found.", "long")
+THREAD: Final = Kind("thread", "thread_", "No thread found with id '{id}'.", "long")
+CONTAINER: Final = Kind("container", "cntr_", "Container with id '{id}' not found.", "long")
+MODEL: Final = Kind("fine_tuned_model", "ft:", "The model '{id}' does not exist", code="model_not_found")
+PROMPT: Final = Kind("prompt", "pmpt_", "Prompt with id '{id}' not found.", "recent")
+RESPONSE: Final = Kind("response", "resp_", "Response with id '{id}' not found.", "recent")
+CHAT: Final = Kind("chat_completion", "chatcmpl-", "Chat completion with id '{id}' not found.", "recent")
+CALL: Final = Kind("realtime_call", "rtc_", "Call with id '{id}' not found.", "recent")
+LIVE: Final = Kind("live_session", "sess_", "Session with id '{id}' not found.", "recent")
+ITEM: Final = Kind("item", "", "Item with id '{id}' not found.", "recent")
+ENCRYPTED: Final = Kind("encrypted_item", "enc:", "The encrypted content could not be verified.", "recent")
+OTHER: Final = Kind("other", "", "No object found with id '{id}'.")
 
 KINDS: Final = (
     FILE, UPLOAD, BATCH, VECTOR_STORE, JOB, ASSISTANT, EVAL, VIDEO, SKILL, VOICE, CONSENT, AGENT, VAULT,
@@ -193,17 +189,15 @@ _NOT_SEARCHED: Final = frozenset(
 )
 _ALWAYS_PREFIXED: Final = frozenset({CONVERSATION, CONTAINER, VIDEO, VOICE})  # "auto", "none", "alloy" are not ids
 
-_CHAT_MARKS: Final = (b'file_id"',)
-_RESPONSES_MARKS: Final = (
-    b'_id"', b'_ids"', b'"conversation"', b'"container"', b'"item_reference"', b'"encrypted_content"', b'"pmpt_',
-)  # fmt: skip
 _MARKS: Final[dict[str, tuple[bytes, ...]]] = {
-    "chat": _CHAT_MARKS,
+    "chat": (b'file_id"',),
     "completions": (),
     "embeddings": (),
     "moderations": (),
-    "responses": _RESPONSES_MARKS,
-}
+    "responses": (
+        b'_id"', b'_ids"', b'"conversation"', b'"container"', b'"item_reference"', b'"encrypted_content"', b'"pmpt_',
+    ),
+}  # fmt: skip
 _HIDDEN: Final = (b"\\u00", b"\x00")  # a name spelled with escapes, or in UTF-16
 
 

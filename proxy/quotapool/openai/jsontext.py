@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -28,6 +28,7 @@ class _AnyObject(msgspec.Struct, gc=False):
     """Has no members, so decoding into it only checks that the bytes are one JSON object."""
 
 
+_any: Final = msgspec.json.Decoder()
 _any_object: Final = msgspec.json.Decoder(_AnyObject)
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -43,6 +44,20 @@ def decode_leniently(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     except ValueError:
         loose = json.loads(body, parse_float=lambda _: 0.0, parse_constant=lambda _: None)
         return decoder.decode(json.dumps(loose, ensure_ascii=False).encode(errors="replace"))
+
+
+def object_in(text: bytes | bytearray) -> dict[str, Any] | None:
+    """The JSON object; None if the bytes are something else."""
+    try:
+        document = _any.decode(text)
+    except BROKEN:
+        return None
+    return document if type(document) is dict else None
+
+
+def count_of(value: object) -> int:
+    """A decoded number; 0 if it is not a whole one above 0."""
+    return value if type(value) is int and value > 0 else 0
 
 
 def is_object(text: bytes) -> bool:

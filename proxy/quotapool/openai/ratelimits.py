@@ -57,8 +57,8 @@ def format_duration(seconds: float) -> str:
 class RateHeaders(msgspec.Struct, frozen=True, gc=False):  # made with every answer: a frozen dataclass takes 1 µs more
     """What one answer reports about the buckets that admitted it. None if a header is absent or unreadable.
 
-    Limits and remaining are requests or tokens; `*_s` are seconds until that bucket is full. The three headers of
-    project tokens come only if the project has its own token limit.
+    Limits and remaining are requests or tokens; `reset_requests_s` is seconds until that bucket is full. The headers
+    of project tokens come only if the project has its own token limit.
     """
 
     limit_requests: int | None = None
@@ -66,10 +66,8 @@ class RateHeaders(msgspec.Struct, frozen=True, gc=False):  # made with every ans
     reset_requests_s: float | None = None
     limit_tokens: int | None = None
     remaining_tokens: int | None = None
-    reset_tokens_s: float | None = None
     limit_project_tokens: int | None = None
     remaining_project_tokens: int | None = None
-    reset_project_tokens_s: float | None = None
 
     @property
     def requests_are_daily(self) -> bool | None:
@@ -110,16 +108,15 @@ def read(headers: Mapping[str, str]) -> RateHeaders | None:
         and limit_project is None
     ):
         return None
+    reset_requests = get("x-ratelimit-reset-requests")
     return RateHeaders(
         _count(limit_requests),
         _count(remaining_requests),
-        _seconds(get("x-ratelimit-reset-requests")),
+        None if reset_requests is None else parse_duration(reset_requests),
         _count(limit_tokens),
         _count(remaining_tokens),
-        _seconds(get("x-ratelimit-reset-tokens")),
         _count(limit_project),
         None if limit_project is None else _count(get("x-ratelimit-remaining-project-tokens")),
-        None if limit_project is None else _seconds(get("x-ratelimit-reset-project-tokens")),
     )
 
 
@@ -131,7 +128,3 @@ def _count(text: str | None) -> int | None:
     except ValueError:
         return None
     return number if 0 <= number <= _LARGEST else None
-
-
-def _seconds(text: str | None) -> float | None:
-    return None if text is None else parse_duration(text)

@@ -57,9 +57,9 @@ class ProxyError:
         """The header that tells SDKs whether to retry, for answers without a known wait."""
         return [("x-should-retry", "true" if self.should_retry else "false")]
 
-    def body(self, message: str = "", *, type: str = "", param: str | None = None) -> bytes:  # noqa: A002  OpenAI's field name
-        """The JSON answer; `message` and `type` replace the general ones if the caller knows more."""
-        return error_body(message or self.message, type or self.type, self.code, param)
+    def body(self, message: str = "", *, param: str | None = None) -> bytes:
+        """The JSON answer; `message` replaces the general one if the caller knows more."""
+        return error_body(message or self.message, self.type, self.code, param)
 
 
 _CALLER: Final = "invalid_request_error"

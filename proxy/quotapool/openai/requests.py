@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from quotapool.domain.quantities import Cost
-from quotapool.openai.jsontext import BROKEN, decode_leniently, set_member
+from quotapool.openai.jsontext import BROKEN, count_of, decode_leniently, set_member
 
 Kind = Literal["chat", "completions", "responses", "embeddings"]
 
@@ -42,8 +42,8 @@ class RequestFacts(msgspec.Struct, frozen=True, gc=False):
 
     `cost.tokens` is what OpenAI's limiter charges at admission. `asked_usage`: the client itself asked for the usage
     chunk. `stateful`: in the background or in a conversation, so repeating it could act twice. `store` is as sent
-    (absent means true on responses, false on chat). `conversation` is the id, in whichever form it was given. `prompt`
-    is the id of a stored prompt template; it takes the model's place if the request leaves that to the template.
+    (absent means true on responses, false on chat). `prompt` is the id of a stored prompt template; it takes the
+    model's place if the request leaves that to the template.
     """
 
     model: str
@@ -52,12 +52,8 @@ class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     cost: Cost
     stateful: bool = False
     store: bool | None = None
-    background: bool = False
-    conversation: str | None = None
-    previous_response_id: str | None = None
     service_tier: str | None = None
     prompt_cache_key: str | None = None
-    user: str | None = None
     prompt: str = ""
     prompt_tokens: int = 0  # the estimate for the prompt alone: characters / 4
 
@@ -70,7 +66,6 @@ class _Common(msgspec.Struct, gc=False):
     store: Any = None
     service_tier: Any = None
     prompt_cache_key: Any = None
-    user: Any = None
 
 
 class _Chat(_Common, gc=False):
@@ -89,7 +84,6 @@ class _Responses(_Common, gc=False):
     max_output_tokens: Any = None
     background: Any = None
     conversation: Any = None
-    previous_response_id: Any = None
     prompt: Any = None
     tools: msgspec.Raw = _NONE
     text: msgspec.Raw = _NONE
@@ -184,7 +178,7 @@ def peek_model(body: bytes) -> tuple[str, bool, int]:
         found = decode_leniently(_peek, body)
     except BROKEN:
         return "", False, 1
-    return found.model if type(found.model) is str else "", found.stream is True, _positive(found.n) or 1
+    return found.model if type(found.model) is str else "", found.stream is True, count_of(found.n) or 1
 
 
 def speech_characters(body: bytes) -> int:
@@ -219,31 +213,22 @@ def _read_chat(r: _Chat, default_output: int) -> RequestFacts:
     if r.prediction is not None:
         characters += _characters(r.prediction)
     characters += _length(r.tools) + _length(r.functions) + _length(r.response_format)
-    output = max(_positive(r.max_completion_tokens), _positive(r.max_tokens)) or default_output
-    return _facts(r, output * (_positive(r.n) or 1), characters)
+    output = max(count_of(r.max_completion_tokens), count_of(r.max_tokens)) or default_output
+    return _facts(r, output * (count_of(r.n) or 1), characters)
 
 
 def _read_responses(r: _Responses, default_output: int) -> RequestFacts:
     characters = _characters(r.input) + _characters(r.instructions) + _length(r.tools) + _length(r.text)
-    conversation = r.conversation.get("id") if type(r.conversation) is dict else r.conversation
     prompt = _text(r.prompt.get("id")) if type(r.prompt) is dict else None
-    background = r.background is not None and r.background is not False
-    return _facts(
-        r,
-        _positive(r.max_output_tokens) or default_output,
-        characters,
-        background=background,
-        stateful=background or r.conversation is not None,
-        conversation=_text(conversation),
-        previous_response_id=_text(r.previous_response_id),
-        prompt=prompt or "",
-    )
+    stateful = (r.background is not None and r.background is not False) or r.conversation is not None
+    output = count_of(r.max_output_tokens) or default_output
+    return _facts(r, output, characters, stateful=stateful, prompt=prompt or "")
 
 
 def _read_completions(r: _Completions) -> RequestFacts:
     characters, prompts = _prompts(r.prompt)
-    output = _positive(r.max_tokens) or DEFAULT_OUTPUT
-    choices = max(_positive(r.n), _positive(r.best_of), 1)
+    output = count_of(r.max_tokens) or DEFAULT_OUTPUT
+    choices = max(count_of(r.n), count_of(r.best_of), 1)
     return _facts(r, output * choices * prompts, characters + _characters(r.suffix))
 
 
@@ -252,17 +237,7 @@ def _read_embeddings(r: _Embeddings) -> RequestFacts:
     return _facts(r, 0, characters)
 
 
-def _facts(
-    r: _Common,
-    output: int,
-    characters: int,
-    *,
-    background: bool = False,
-    stateful: bool = False,
-    conversation: str | None = None,
-    previous_response_id: str | None = None,
-    prompt: str = "",
-) -> RequestFacts:
+def _facts(r: _Common, output: int, characters: int, *, stateful: bool = False, prompt: str = "") -> RequestFacts:
     model = r.model
     if prompt and (model is None or model == ""):
         model = prompt
@@ -279,12 +254,8 @@ def _facts(
         Cost(1, min(_MOST, tokens)),
         stateful,
         r.store if type(r.store) is bool else None,
-        background,
-        conversation,
-        previous_response_id,
         _text(r.service_tier),
         _text(r.prompt_cache_key),
-        _text(r.user),
         prompt,
         characters // CHARACTERS_PER_TOKEN,
     )
@@ -326,10 +297,6 @@ def _prompts(value: object) -> tuple[int, int]:
 
 def _length(raw: msgspec.Raw) -> int:
     return 0 if raw is _NONE else memoryview(raw).nbytes
-
-
-def _positive(value: object) -> int:
-    return value if type(value) is int and value > 0 else 0
 
 
 def _text(value: object) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from quotapool.domain.quantities import Usage
-from quotapool.openai.jsontext import BROKEN
+from quotapool.openai.jsontext import BROKEN, object_in
 from quotapool.openai.usage import reported_tier, usage_of
 
 CREATE: Final = "response.create"
@@ -42,7 +42,6 @@ class _Typed(msgspec.Struct, gc=False):
 
 
 _typed: Final = msgspec.json.Decoder(_Typed)
-_any: Final = msgspec.json.Decoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +83,8 @@ def may_create(payload: bytes | bytearray) -> bool:
 
 def read_event(payload: bytes | bytearray) -> EventFacts | None:
     """The facts of an event whose type is in RELEVANT; None if it cannot be read. Never raises."""
-    try:
-        document = _any.decode(payload)
-    except BROKEN:
-        return None
-    if type(document) is not dict:
+    document = object_in(payload)
+    if document is None:
         return None
     if document.get("type") == _WRAPPED:
         document = _part(document, "event")
@@ -121,12 +117,7 @@ def read_event(payload: bytes | bytearray) -> EventFacts | None:
 
 def read_create(payload: bytes | bytearray) -> tuple[str, str]:
     """(model, lane) of a `response.create`; "" if it does not name them. Never raises."""
-    try:
-        document = _any.decode(payload)
-    except BROKEN:
-        return "", ""
-    if type(document) is not dict:
-        return "", ""
+    document = object_in(payload) or {}
     return _text(document.get("model")), _text(document.get("stream_id"))
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from quotapool.domain.quantities import Certainty, Details, Usage
-from quotapool.openai.jsontext import BROKEN, decode_leniently, locate
+from quotapool.openai.jsontext import BROKEN, count_of, decode_leniently, locate
 
 UNREPORTED: Final = Usage(Certainty.AT_LEAST)
 """Not reported: some tokens may have been used."""
@@ -100,17 +100,17 @@ def usage_of(reported: object, tier: str = "") -> Usage | None:
         completion_details = reported.get("completion_tokens_details")
     if type(prompt) is not int and type(completion) is not int:
         return _duration(reported, tier)
-    prompt = _count(prompt)
-    completion = _count(completion)
+    prompt = count_of(prompt)
+    completion = count_of(completion)
     cached = reasoning = 0
     details = None
     # Parts cannot exceed the whole, whatever a look-alike of OpenAI reports.
     if type(completion_details) is dict:
-        reasoning = min(completion, _count(completion_details.get("reasoning_tokens")))
+        reasoning = min(completion, count_of(completion_details.get("reasoning_tokens")))
     else:
         completion_details = None
     if type(prompt_details) is dict:
-        cached = min(prompt, _count(prompt_details.get("cached_tokens")))
+        cached = min(prompt, count_of(prompt_details.get("cached_tokens")))
     else:
         prompt_details = None
     if _is_special(prompt_details) or _is_special(completion_details):
@@ -128,21 +128,21 @@ def _is_special(part: dict[str, Any] | None) -> bool:
 def _details(
     prompt: int, completion: int, cached: int, of_prompt: dict[str, Any], of_completion: dict[str, Any]
 ) -> Details:
-    audio = min(prompt, _count(of_prompt.get("audio_tokens")))
-    image = min(prompt - audio, _count(of_prompt.get("image_tokens")))
-    audio_completion = min(completion, _count(of_completion.get("audio_tokens")))
+    audio = min(prompt, count_of(of_prompt.get("audio_tokens")))
+    image = min(prompt - audio, count_of(of_prompt.get("image_tokens")))
+    audio_completion = min(completion, count_of(of_completion.get("audio_tokens")))
     of_cached = of_prompt.get("cached_tokens_details")
     if type(of_cached) is not dict:
         of_cached = {}
-    cached_audio = min(audio, cached, _count(of_cached.get("audio_tokens")))
+    cached_audio = min(audio, cached, count_of(of_cached.get("audio_tokens")))
     return Details(
-        min(prompt - cached, _count(of_prompt.get("cache_write_tokens"))),
+        min(prompt - cached, count_of(of_prompt.get("cache_write_tokens"))),
         audio,
         audio_completion,
         image,
-        min(completion - audio_completion, _count(of_completion.get("image_tokens"))),
+        min(completion - audio_completion, count_of(of_completion.get("image_tokens"))),
         cached_audio,
-        min(image, cached - cached_audio, _count(of_cached.get("image_tokens"))),
+        min(image, cached - cached_audio, count_of(of_cached.get("image_tokens"))),
     )
 
 
@@ -153,7 +153,3 @@ def _duration(reported: dict[str, Any], tier: str) -> Usage | None:
     if not 0 < seconds < math.inf:
         return None
     return Usage(Certainty.EXACT, details=Details(seconds=float(seconds)), tier=tier)
-
-
-def _count(value: object) -> int:
-    return value if type(value) is int and value > 0 else 0

@@ -94,7 +94,7 @@ class Prober:
     async def probe_due(self) -> None:
         """Start the probes that are due. Raises StoreUnavailable."""
         now = await self._ledger.registry.poll()
-        current = self._ledger.version, self._ledger.epoch
+        current = self._ledger.registry.version, self._ledger.registry.epoch
         if self._records_of != current:
             await self._sync.refresh()
             self._records_of = current

@@ -16,8 +16,7 @@ from multidict import CIMultiDictProxy
 
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.verdict import Kind
-from quotapool.openai.classify import classify_stream_error
-from quotapool.openai.failed_responses import failure_in
+from quotapool.openai.classify import classify_stream_error, failure_in
 from quotapool.openai.headers import Header
 from quotapool.openai.sse import StreamRelay
 from quotapool.openai.usage import read_usage

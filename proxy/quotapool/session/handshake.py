@@ -12,7 +12,8 @@ from quotapool.pool.configuration import Snapshot
 from quotapool.request.attempt import Attempt, AttemptParts, observed_in
 from quotapool.request.read import ClientRequest
 from quotapool.session.client import SessionClient
-from quotapool.websocket.socket import DedicatedConnector, Handshake, open_websocket
+from quotapool.upstream.client import UpstreamClient
+from quotapool.websocket.socket import Handshake, open_websocket
 
 
 class HandshakeAttempt(Attempt):
@@ -38,7 +39,7 @@ class HandshakeAttempt(Attempt):
         name, credential = now.credentials.header(record.key)
         route = now.credentials.route(record.key)
         handshake = await open_websocket(
-            cast("DedicatedConnector", now.upstream_of(route)),  # a worker's upstream can do more than answer requests
+            cast("UpstreamClient", now.upstream_of(route)),  # a worker's upstream can do more than answer requests
             client.target if route is None else route.target(client.target),
             headers_for_upstream(client.headers, client.headers.items(), name=name, authorization=credential),
             client.protocols,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quotapool.settings.errors import ConfigError, Place, Problem
+from quotapool.settings.errors import ConfigError
 from quotapool.settings.load import load
 from quotapool.settings.model import (
     Account,
@@ -40,8 +40,6 @@ __all__ = [
     "Log",
     "Metrics",
     "Origin",
-    "Place",
-    "Problem",
     "Queue",
     "Retry",
     "Settings",

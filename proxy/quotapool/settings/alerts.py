@@ -9,8 +9,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from quotapool.domain.alert import AlertKind
 from quotapool.settings.money import Usd
-from quotapool.settings.section import Section
-from quotapool.settings.values import Duration, Name, PositiveDuration, Token, hidden
+from quotapool.settings.values import Duration, Name, PositiveDuration, Section, Token, hidden
 
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#][^\s]*")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Final, TypeVar
+from functools import lru_cache
+from typing import Final
 
 from quotapool.domain.quantities import Limits
 
@@ -14,29 +15,16 @@ _SNAPSHOT: Final = re.compile(r"(?P<alias>.+)-\d{4}-\d{2}-\d{2}", re.DOTALL)
 _REMEMBERED_AT_MOST: Final = 4096  # model names come from clients: neither their number nor length is ours
 _LONGEST_REMEMBERED: Final = 256
 
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-def _remember(cache: dict[K, V], key: K, find: Callable[[], V], *, size: int) -> V:
-    value = find()
-    if size <= _LONGEST_REMEMBERED:
-        if len(cache) >= _REMEMBERED_AT_MOST:
-            cache.clear()
-        cache[key] = value
-    return value
-
 
 class ModelGroups:
     """Model to model group: by `groups`, else the snapshot's alias, else the model itself."""
 
     def __init__(self, groups: Mapping[str, Sequence[str]]) -> None:
         self._explicit = {model: group for group, models in groups.items() for model in models}
-        self._cache: dict[str, str] = {}
+        self._remembered = lru_cache(_REMEMBERED_AT_MOST)(self._find)
 
     def of(self, model: str) -> str:
-        group = self._cache.get(model)
-        return group if group is not None else _remember(self._cache, model, lambda: self._find(model), size=len(model))
+        return self._remembered(model) if len(model) <= _LONGEST_REMEMBERED else self._find(model)
 
     def _find(self, model: str) -> str:
         if model in self._explicit:
@@ -65,15 +53,10 @@ class LimitTable:
         self._default = default
         self._models = _Models(models)
         self._own_models = {account: _Models(own) for account, own in (own_models or {}).items()}
-        self._cache: dict[tuple[str, str], Limits] = {}
+        self._remembered = lru_cache(_REMEMBERED_AT_MOST)(self._find)
 
     def of(self, account: str, group: str) -> Limits:
-        limits = self._cache.get((account, group))
-        return (
-            limits
-            if limits is not None
-            else _remember(self._cache, (account, group), lambda: self._find(account, group), size=len(group))
-        )
+        return self._remembered(account, group) if len(group) <= _LONGEST_REMEMBERED else self._find(account, group)
 
     def _find(self, account: str, group: str) -> Limits:
         own = self._accounts.get(account, Limits())

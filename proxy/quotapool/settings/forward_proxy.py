@@ -16,8 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
-from quotapool.settings.section import Section
-from quotapool.settings.values import hidden
+from quotapool.settings.values import Section, hidden
 
 DIRECT: Final = "direct"
 _FORM: Final = "must be http://[user:password@]host:port"

@@ -17,7 +17,6 @@ from quotapool.settings.budgets import LimitTable, ModelGroups
 from quotapool.settings.forward_proxy import ForwardProxyOption
 from quotapool.settings.money import Funds, ModelPrices, Spend
 from quotapool.settings.organisation import AdminKey, ProjectId
-from quotapool.settings.section import Section
 from quotapool.settings.tls import Tls
 from quotapool.settings.upstreams import UpstreamOfKey
 from quotapool.settings.values import (
@@ -26,10 +25,12 @@ from quotapool.settings.values import (
     Duration,
     HostName,
     KeyHash,
+    ModelName,
     Name,
     PoolName,
     PositiveDuration,
     RedisUrl,
+    Section,
     Size,
     Token,
     UpstreamSecret,
@@ -40,8 +41,6 @@ from quotapool.settings.values import (
 )
 
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-ModelName = Annotated[str, Field(min_length=1, max_length=256)]
-
 BurstSpan = Annotated[PositiveDuration, Field(le=60)]
 
 SHORTEST_CLIENT_KEY = 16  # characters; a shorter one could be guessed

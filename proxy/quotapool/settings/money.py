@@ -8,8 +8,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
 
-from quotapool.settings.section import Section
-from quotapool.settings.values import Token
+from quotapool.settings.values import Section, Token
 
 Usd = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]

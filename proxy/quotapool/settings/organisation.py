@@ -7,8 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, SecretStr
 
-from quotapool.settings.section import Section
-from quotapool.settings.values import Name, check_token, hidden
+from quotapool.settings.values import Name, Section, check_token, hidden
 
 _PROJECT: Final = re.compile(r"proj_[A-Za-z0-9_-]{1,64}")
 _WHERE: Final = "an owner creates one at https://platform.openai.com/settings/organization/admin-keys"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from quotapool.settings.section import Section
+from quotapool.settings.values import Section
 
 
 class Tls(Section):

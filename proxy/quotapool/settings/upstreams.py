@@ -7,8 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from quotapool.settings.section import Section
-from quotapool.settings.values import UpstreamUrl
+from quotapool.settings.values import ModelName, Section, UpstreamUrl
 
 _QUERY_NAME: Final = re.compile(r"[A-Za-z0-9_.~-]{1,64}")
 
@@ -20,7 +19,6 @@ def _check_query(query: dict[str, str]) -> dict[str, str]:
 
 
 Query = Annotated[dict[str, str], AfterValidator(_check_query)]
-ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class KeyUpstream(Section):

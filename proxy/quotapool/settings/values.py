@@ -1,4 +1,4 @@
-"""The kinds of values that an option may have: addresses, URLs, durations, sizes, names, secrets.
+"""The base class of options, and the kinds of values they may have: addresses, URLs, durations, sizes, names, secrets.
 
 Every parser raises ValueError with a sentence for the operator, which never repeats the value: it might be a secret
 that was put in the wrong place.
@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
@@ -45,6 +47,13 @@ _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s*]+")
 _HOST: Final = re.compile(r"[a-z0-9_.-]+(:\d{1,5})?|\[[0-9a-f:.]+\](:\d{1,5})?")
 _HOST_AND_PORT: Final = re.compile(r"(?P<host>[^\s:\[\]/@]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>\d+))?")
 _OPENAI_SECRET: Final = re.compile(r"(?i)(sk|sess)-")
+
+
+class Section(BaseModel):
+    """The base class of every group of options. Unknown options are errors; nothing changes after loading; a validation
+    error never prints its input."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +262,7 @@ RedisUrl = Annotated[SecretStr, AfterValidator(check_redis), hidden]
 Token = Annotated[SecretStr, AfterValidator(check_token), hidden]
 UpstreamSecret = Annotated[SecretStr, AfterValidator(check_upstream_secret), hidden]
 Name = Annotated[str, AfterValidator(check_name)]
+ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 PoolName = Annotated[str, AfterValidator(check_pool)]
 WebOrigin = Annotated[str, AfterValidator(check_origin)]
 HostName = Annotated[str, AfterValidator(check_host)]

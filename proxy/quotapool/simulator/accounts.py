@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from quotapool.simulator.answers import Usage
 from quotapool.simulator.buckets import Budget
 from quotapool.simulator.config import AccountConfig, simulated_secret
 from quotapool.simulator.faults import Fault, FaultRequest, Kind
@@ -54,12 +55,12 @@ class Tally(msgspec.Struct, kw_only=True):
             self.after_death_first = self.after_death_first or at
             self.after_death_last = at
 
-    def bill(self, prompt: int, completion: int, cached: int = 0, reasoning: int = 0) -> None:
-        self.prompt_tokens += prompt
-        self.completion_tokens += completion
-        self.total_tokens += prompt + completion
-        self.cached_tokens += cached
-        self.reasoning_tokens += reasoning
+    def bill(self, usage: Usage) -> None:
+        self.prompt_tokens += usage.prompt
+        self.completion_tokens += usage.completion
+        self.total_tokens += usage.total
+        self.cached_tokens += usage.cached
+        self.reasoning_tokens += usage.reasoning
 
 
 @dataclass(slots=True)

@@ -31,14 +31,15 @@ class Admission:
             self.record_sale(usage)
             for tally in self.key.tallies:
                 tally.completed += 1
-                tally.bill(usage.prompt, usage.completion, usage.cached, usage.reasoning)
+                tally.bill(usage)
 
     def cut(self, usage: Usage, produced: int, by: Literal["client", "fault"], now: float) -> None:
         """The stream ended early; the prompt and the tokens produced so far are billed."""
-        if self._end(usage.prompt + produced, now):
-            self.record_sale(Usage(usage.prompt, produced, usage.cached, min(usage.reasoning, produced)))
+        billed = Usage(usage.prompt, produced, usage.cached, min(usage.reasoning, produced))
+        if self._end(billed.total, now):
+            self.record_sale(billed)
             for tally in self.key.tallies:
-                tally.bill(usage.prompt, produced, usage.cached, min(usage.reasoning, produced))
+                tally.bill(billed)
                 if by == "fault":
                     tally.broken_streams += 1
                     continue

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from quotapool.simulator.accounts import Account, Directory, Key
+from quotapool.simulator.billing import reply
 from quotapool.simulator.config import AccountConfig
 from quotapool.simulator.faults import CATALOGUE, FaultRequest
 from quotapool.simulator.log import RequestLog
@@ -37,18 +38,18 @@ class Control:
             router.add_delete(owner + "/fault", self.clear_fault)
 
     async def stats(self, _request: web.Request) -> web.Response:
-        return answer(self.directory.report())
+        return reply(self.directory.report())
 
     async def last_requests(self, request: web.Request) -> web.Response:
         wanted = request.query.get("n", str(DEFAULT_LOG_LENGTH))
         if not wanted.isdecimal() or int(wanted) < 1:
             raise problem(web.HTTPBadRequest, "n must be a positive number")
-        return answer({"requests": self.log.last(int(wanted))})
+        return reply({"requests": self.log.last(int(wanted))})
 
     async def reset(self, _request: web.Request) -> web.Response:
         self.directory.reset()
         self.log.entries.clear()
-        return answer({"reset": True})
+        return reply({"reset": True})
 
     async def put_account(self, request: web.Request) -> web.Response:
         config = decoded(await request.read(), AccountConfig)
@@ -56,7 +57,7 @@ class Control:
             keys = self.directory.put(config)
         except ValueError as error:
             raise problem(web.HTTPConflict, str(error)) from error
-        return answer({"id": config.id, "keys": [{"index": key.index, "secret": key.secret} for key in keys]})
+        return reply({"id": config.id, "keys": [{"index": key.index, "secret": key.secret} for key in keys]})
 
     async def set_fault(self, request: web.Request) -> web.Response:
         owner = self.owner(request)
@@ -65,11 +66,11 @@ class Control:
             known = ", ".join(CATALOGUE)
             raise problem(web.HTTPBadRequest, f"unknown fault {wanted.fault!r}; known: {known}")
         owner.fault = wanted
-        return answer({"fault": wanted})
+        return reply({"fault": wanted})
 
     async def clear_fault(self, request: web.Request) -> web.Response:
         self.owner(request).fault = None
-        return answer({"fault": None})
+        return reply({"fault": None})
 
     def owner(self, request: web.Request) -> Key | Account:
         """The key or account that a path names."""
@@ -81,10 +82,6 @@ class Control:
         if found is None:
             raise problem(web.HTTPNotFound, "no such key or account")
         return found
-
-
-def answer(document: Any) -> web.Response:
-    return web.Response(body=msgspec.json.encode(document), content_type="application/json")
 
 
 def problem(kind: type[web.HTTPClientError], message: str) -> web.HTTPClientError:

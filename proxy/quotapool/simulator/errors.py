@@ -46,20 +46,27 @@ class ErrorReply:
         return {"Content-Type": kind, "Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
 
 
+NO_API_KEY: Final = ErrorReply(
+    401,
+    "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer "
+    "auth (i.e. Authorization: Bearer YOUR_KEY). You can obtain an API key from "
+    "https://platform.openai.com/account/api-keys.",
+)
+UNPARSABLE: Final = ErrorReply(400, "We could not parse the JSON body of your request.")
+MISSING_MODEL: Final = ErrorReply(400, "you must provide a model parameter")
+SERVER_ERROR: Final = ErrorReply(
+    500,
+    "The server had an error while processing your request. Sorry about that! You can retry your request, or "
+    "contact us through our help center at help.openai.com if the error persists.",
+    "server_error",
+)
+
+
 def masked(secret: str) -> str:
     """A secret as OpenAI echoes it: its first eight and its last four characters."""
     if len(secret) <= 12:
         return "*" * len(secret)
     return f"{secret[:8]}{'*' * (len(secret) - 12)}{secret[-4:]}"
-
-
-def no_api_key() -> ErrorReply:
-    message = (
-        "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer "
-        "auth (i.e. Authorization: Bearer YOUR_KEY). You can obtain an API key from "
-        "https://platform.openai.com/account/api-keys."
-    )
-    return ErrorReply(401, message)
 
 
 def invalid_api_key(secret: str) -> ErrorReply:
@@ -94,14 +101,6 @@ def rate_limited(refusal: Refusal, model: str, group: str, organization: str) ->
     return ErrorReply(429, message, refusal.dimension.kind, "rate_limit_exceeded", retry_after_s=refusal.wait_s)
 
 
-def unparsable() -> ErrorReply:
-    return ErrorReply(400, "We could not parse the JSON body of your request.")
-
-
-def missing_model() -> ErrorReply:
-    return ErrorReply(400, "you must provide a model parameter")
-
-
 def unknown_prompt(prompt_id: str) -> ErrorReply:
     return ErrorReply(404, f"Prompt with id '{prompt_id}' not found.")
 
@@ -122,11 +121,3 @@ def unknown_model(model: str) -> ErrorReply:
 def model_without_access(model: str, project: str) -> ErrorReply:
     message = f"Project `{project}` does not have access to model `{model}`"
     return ErrorReply(403, message, code="model_not_found")
-
-
-def server_error() -> ErrorReply:
-    message = (
-        "The server had an error while processing your request. Sorry about that! You can retry your request, or "
-        "contact us through our help center at help.openai.com if the error persists."
-    )
-    return ErrorReply(500, message, "server_error")

@@ -98,7 +98,7 @@ CATALOGUE: Final = {
         Fault("overloaded_503", Kind.SERVICE, ErrorReply(
             503, "The requested model is temporarily overloaded. Please retry later.",
             "service_unavailable_error", "server_is_overloaded", retry_after_s=2)),
-        Fault("error_500", Kind.SERVICE, errors.server_error()),
+        Fault("error_500", Kind.SERVICE, errors.SERVER_ERROR),
         Fault("stream_error", Kind.SERVICE),
         Fault("slow", Kind.TRANSPORT),
         Fault("hang", Kind.TRANSPORT),
@@ -150,7 +150,7 @@ def reply_to(fault: Fault, secret: str, model: str, project: str) -> ErrorReply:
         return errors.invalid_api_key(secret)
     if fault.name == "model_not_found":
         return errors.model_without_access(model, project)
-    return errors.server_error()
+    return errors.SERVER_ERROR
 
 
 def stream_failure(code: str) -> ErrorReply:

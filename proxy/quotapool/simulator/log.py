@@ -6,9 +6,9 @@ import hashlib
 import re
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from multidict import CIMultiDictProxy
 
 from quotapool.simulator.accounts import Directory
@@ -17,8 +17,7 @@ KEPT: Final = 1000
 SECRET: Final = re.compile(r"\b(?:sk|sess)-[A-Za-z0-9_-]{8,}")
 
 
-@dataclass(frozen=True, slots=True)
-class LogEntry:
+class LogEntry(msgspec.Struct, frozen=True):
     at: float
     method: str
     path: str
@@ -40,12 +39,9 @@ class RequestLog:
         """The last `count` requests, oldest first; headers are [name, value] pairs in the order of their arrival."""
         return [
             {
-                "at": entry.at,
-                "method": entry.method,
+                **msgspec.structs.asdict(entry),
                 "path": self.without_secrets(entry.path),
                 "headers": [[str(name), self.header_value(name, value)] for name, value in entry.headers.items()],
-                "body_sha256": entry.body_sha256,
-                "body_bytes": entry.body_bytes,
             }
             for entry in list(self.entries)[-count:]
         ]

@@ -51,7 +51,7 @@ def serve(request: Request) -> ObjectReply | ErrorReply | None:
 def _transcript(request: Request) -> ObjectReply | ErrorReply:
     fields, sound = request.fields, request.upload
     if not fields.get("model"):
-        return errors.missing_model()
+        return errors.MISSING_MODEL
     if sound is None:
         return _NO_FILE
     text, seconds = transcript_of(sound[1]), _seconds(sound[1])

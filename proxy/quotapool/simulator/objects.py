@@ -36,17 +36,6 @@ class ObjectReply:
     type: str = _JSON
 
 
-@dataclass(slots=True)
-class AccountObjects:
-    """What one account has stored: documents by collection and id, and the bytes of files."""
-
-    documents: dict[str, dict[str, Document]] = field(default_factory=dict)
-    contents: dict[str, bytes] = field(default_factory=dict)
-
-    def of(self, collection: str) -> dict[str, Document]:
-        return self.documents.setdefault(collection, {})
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request as the stores see it: `path` without /v1/, `fields` of a JSON body or a form, `upload` its file."""
@@ -75,40 +64,46 @@ _COLLECTIONS: Final = {
 }
 
 
-class ObjectStores:
-    """The objects of all accounts. `new_id(prefix)` returns a unique id."""
+@dataclass(slots=True)
+class AccountObjects:
+    """What one account has stored: documents by collection and id, and the bytes of files.
 
-    def __init__(self, new_id: Callable[[str], str]) -> None:
-        self._new_id = new_id
-        self._accounts: dict[str, AccountObjects] = {}
+    `new_id(prefix)` returns a unique id.
+    """
 
-    def _of(self, account: str) -> AccountObjects:
-        return self._accounts.setdefault(account, AccountObjects())
+    new_id: Callable[[str], str]
+    account: str
+    project: str
+    documents: dict[str, dict[str, Document]] = field(default_factory=dict)
+    contents: dict[str, bytes] = field(default_factory=dict)
+
+    def of(self, collection: str) -> dict[str, Document]:
+        return self.documents.setdefault(collection, {})
 
     # ---- responses and chats
 
-    def refusal(self, account: str, project: str, parsed: ParsedRequest) -> ErrorReply | None:
+    def refusal(self, parsed: ParsedRequest) -> ErrorReply | None:
         """OpenAI's refusal if a request names an object that this account does not have."""
-        owned, body = self._of(account), parsed.body
+        body = parsed.body
         previous = body.get("previous_response_id")
-        if previous is not None and previous not in owned.of("responses"):
+        if previous is not None and previous not in self.of("responses"):
             message = f"Previous response with id '{previous}' not found."
             return ErrorReply(400, message, code="previous_response_not_found", param="previous_response_id")
         conversation = _id_in(body.get("conversation"))
-        if conversation and conversation not in owned.of("conversations"):
+        if conversation and conversation not in self.of("conversations"):
             return _missing("conversations", conversation)
         for name, value in _ids_in(body):
-            if name in {"file_id", "file_ids"} and value not in owned.of("files"):
-                return _no_file(value, name, project)
-            if name == "vector_store_ids" and value not in owned.of("vector_stores"):
+            if name in {"file_id", "file_ids"} and value not in self.of("files"):
+                return _no_file(value, name, self.project)
+            if name == "vector_store_ids" and value not in self.of("vector_stores"):
                 return _missing("vector_stores", value)
-            if name == "container" and value not in owned.of("containers"):
+            if name == "container" and value not in self.of("containers"):
                 return _missing("containers", value)
             if name == "item_reference" and not any(
-                value in r.get("_items", ()) for r in owned.of("responses").values()
+                value in r.get("_items", ()) for r in self.of("responses").values()
             ):
                 return ErrorReply(404, f"Item with id '{value}' not found.", param="input")
-            if name == "encrypted_content" and value.partition(".")[0] != f"gAAA{account}":
+            if name == "encrypted_content" and value.partition(".")[0] != f"gAAA{self.account}":
                 message = (
                     f"The encrypted content {value[:8]}... could not be verified. Reason: Encrypted content "
                     "organization_id did not match the target organization."
@@ -116,10 +111,9 @@ class ObjectStores:
                 return ErrorReply(400, message, code="invalid_encrypted_content")
         return None
 
-    def store(self, account: str, turn: Turn, document: Document) -> None:
+    def store(self, turn: Turn, document: Document) -> None:
         """Store an answer for which `is_stored` is true."""
-        owned = self._of(account)
-        kept = owned.of("responses" if turn.parsed.shape is RESPONSES else "chat/completions")
+        kept = self.of("responses" if turn.parsed.shape is RESPONSES else "chat/completions")
         if len(kept) >= MOST_KEPT:
             del kept[next(iter(kept))]
         kept[turn.id] = document
@@ -128,11 +122,11 @@ class ObjectStores:
             kept[turn.id] = {**document, "_items": items, "_input": turn.parsed.body.get("input")}
             conversation = _id_in(turn.parsed.body.get("conversation"))
             if conversation:
-                owned.of(f"conversations/{conversation}/items").update({i["id"]: i for i in document["output"]})
+                self.of(f"conversations/{conversation}/items").update({i["id"]: i for i in document["output"]})
 
     # ---- every other path
 
-    def serve(self, account: str, project: str, request: Request) -> ObjectReply | ErrorReply | None:
+    def serve(self, request: Request) -> ObjectReply | ErrorReply | None:
         """The answer, None if the path is not about stored objects."""
         path = request.path
         two = "/".join(path[:2])
@@ -140,32 +134,29 @@ class ObjectStores:
         if collection not in _COLLECTIONS:
             return None
         rest = path[collection.count("/") + 1 :]
-        owned = self._of(account)
         if not rest:
             if request.method == "POST" and collection not in {"responses", "chat/completions"}:
-                return self._create(owned, project, collection, request)
-            return _list(owned.of(collection), request) if request.method == "GET" else None
+                return self._create(collection, request)
+            return _list(self.of(collection), request) if request.method == "GET" else None
         if collection == "responses" and rest[0] in {"compact", "input_tokens"}:
             return None
-        known = owned.of(collection).get(rest[0])
+        known = self.of(collection).get(rest[0])
         if known is None:
             return _missing(collection, rest[0])
         if len(rest) == 1:
-            return self._one(owned, collection, known, request)
-        return self._below(owned, project, collection, known, rest[1:], request)
+            return self._one(collection, known, request)
+        return self._below(collection, known, rest[1:], request)
 
-    def _create(
-        self, owned: AccountObjects, project: str, collection: str, request: Request
-    ) -> ObjectReply | ErrorReply:
+    def _create(self, collection: str, request: Request) -> ObjectReply | ErrorReply:
         prefix, kind, _ = _COLLECTIONS[collection]
         fields = request.fields
         for name, value in _ids_in(fields):
-            if name.endswith(("file_id", "file_ids", "_file")) and value not in owned.of("files"):
-                return _no_file(value, name, project)
-        document: Document = {"id": self._new_id(prefix), "object": kind, "created_at": int(time.time())}
+            if name.endswith(("file_id", "file_ids", "_file")) and value not in self.of("files"):
+                return _no_file(value, name, self.project)
+        document: Document = {"id": self.new_id(prefix), "object": kind, "created_at": int(time.time())}
         if collection == "files":
             name, content = request.upload or ("file", b"")
-            document |= self._file(owned, document["id"], name, content, fields.get("purpose", "user_data"))
+            document |= self._file(document["id"], name, content, fields.get("purpose", "user_data"))
         elif collection == "uploads":
             document |= {"bytes": 0, "filename": "", "purpose": "user_data", "status": "pending", "expires_at": 2**31}
             document |= fields | {"_parts": {}}
@@ -177,40 +168,34 @@ class ObjectStores:
             document |= {"name": fields.get("name"), "status": "completed", "usage_bytes": 0, "metadata": {}}
             document |= {"file_counts": {"in_progress": 0, "completed": 0, "failed": 0, "cancelled": 0, "total": 0}}
             for file_id in fields.get("file_ids") or ():
-                self._attach(owned, document, file_id)
+                self._attach(document, file_id)
         else:
             document |= {"metadata": {}, **{k: v for k, v in fields.items() if k not in {"items", "file_ids"}}}
             for item in fields.get("items") or ():
-                self._item(owned, document["id"], item)
-        owned.of(collection)[document["id"]] = document
+                self._item(document["id"], item)
+        self.of(collection)[document["id"]] = document
         return _shown(document)
 
-    def _one(self, owned: AccountObjects, collection: str, known: Document, request: Request) -> ObjectReply:
+    def _one(self, collection: str, known: Document, request: Request) -> ObjectReply:
         object_id = known["id"]
         if request.method == "DELETE":
-            del owned.of(collection)[object_id]
+            del self.of(collection)[object_id]
             kind = "file" if collection == "files" else f"{known['object']}.deleted"
             return _shown({"id": object_id, "object": kind, "deleted": True})
         if request.method == "POST":
             known.update(request.fields)
         if collection == "batches":
-            self._advance(owned, known)
+            self._advance(known)
         return _shown(known)
 
     def _below(
-        self,
-        owned: AccountObjects,
-        project: str,
-        collection: str,
-        known: Document,
-        rest: tuple[str, ...],
-        request: Request,
+        self, collection: str, known: Document, rest: tuple[str, ...], request: Request
     ) -> ObjectReply | ErrorReply | None:
         object_id, post = known["id"], request.method == "POST"
         if collection == "files" and rest == ("content",):
-            return ObjectReply(owned.contents[object_id], type="application/octet-stream")
+            return ObjectReply(self.contents[object_id], type="application/octet-stream")
         if collection == "uploads" and post:
-            return self._upload(owned, known, rest[0], request)
+            return self._upload(known, rest[0], request)
         if rest == ("cancel",):
             known["status"] = "cancelled"
             return _shown(known)
@@ -219,101 +204,99 @@ class ObjectStores:
             inputs = text if isinstance(text, list) else [{"type": "message", "role": "user", "content": text}]
             items = {f"msg_in{n}{object_id}": item for n, item in enumerate(inputs)}
             return _list({name: {**item, "id": name} for name, item in items.items()}, request)
-        below = owned.of("/".join((collection, object_id, rest[0])))
+        below = self.of("/".join((collection, object_id, rest[0])))
         if len(rest) == 1:
             if not post:
                 return _list(below, request)
             if collection == "conversations":
-                made = [self._item(owned, object_id, item) for item in request.fields.get("items") or ()]
+                made = [self._item(object_id, item) for item in request.fields.get("items") or ()]
                 return _shown(_page(made))
             if collection == "containers":
-                return self._container_file(owned, project, known, request)
+                return self._container_file(known, request)
             file_id = request.fields.get("file_id", "")
-            if file_id not in owned.of("files"):
-                return _no_file(file_id, "file_id", project)
-            return _shown(self._attach(owned, known, file_id))
+            if file_id not in self.of("files"):
+                return _no_file(file_id, "file_id", self.project)
+            return _shown(self._attach(known, file_id))
         found = below.get(rest[1])
         if found is None:
             return ErrorReply(404, f"No {rest[0].rstrip('s')} found with id '{rest[1]}'.")
         if rest[2:] == ("content",):
-            return ObjectReply(owned.contents.get(found["id"], b""), type="application/octet-stream")
+            return ObjectReply(self.contents.get(found["id"], b""), type="application/octet-stream")
         if request.method == "DELETE":
             del below[rest[1]]
             return _shown({"id": rest[1], "object": f"{collection}.deleted", "deleted": True})
         return _shown(found)
 
-    def _file(self, owned: AccountObjects, file_id: str, name: str, content: bytes, purpose: str) -> Document:
-        owned.contents[file_id] = content
+    def _file(self, file_id: str, name: str, content: bytes, purpose: str) -> Document:
+        self.contents[file_id] = content
         document = {"id": file_id, "object": "file", "bytes": len(content), "created_at": int(time.time())}
         return {**document, "filename": name, "purpose": purpose, "status": "processed"}
 
-    def _upload(self, owned: AccountObjects, known: Document, what: str, request: Request) -> ObjectReply:
+    def _upload(self, known: Document, what: str, request: Request) -> ObjectReply:
         if what == "parts":
-            part_id = self._new_id("part_")
+            part_id = self.new_id("part_")
             known["_parts"][part_id] = request.upload[1] if request.upload else b""
             return _shown(
                 {"id": part_id, "object": "upload.part", "created_at": int(time.time()), "upload_id": known["id"]}
             )
         if what == "complete":
             content = b"".join(known["_parts"].get(part, b"") for part in request.fields.get("part_ids", ()))
-            file_id = self._new_id("file-")
-            file = self._file(owned, file_id, known["filename"], content, known["purpose"])
-            owned.of("files")[file_id] = file
+            file_id = self.new_id("file-")
+            file = self._file(file_id, known["filename"], content, known["purpose"])
+            self.of("files")[file_id] = file
             known.update(status="completed", file=file)
         else:
             known["status"] = "cancelled"
         return _shown(known)
 
-    def _advance(self, owned: AccountObjects, batch: Document) -> None:
+    def _advance(self, batch: Document) -> None:
         """Complete a batch that is due: each line of its input is answered with an echo."""
         if batch["status"] not in {"validating", "in_progress"}:
             return
         if time.monotonic() < batch["_done_at"]:
             batch["status"] = "in_progress"
             return
-        lines = [line for line in owned.contents.get(batch["input_file_id"], b"").splitlines() if line.strip()]
+        lines = [line for line in self.contents.get(batch["input_file_id"], b"").splitlines() if line.strip()]
         answers = []
         for line in lines:
             batched = msgspec.json.decode(line)
-            answer = {"status_code": 200, "request_id": self._new_id("req_"), "body": {"echo": batched.get("body")}}
+            answer = {"status_code": 200, "request_id": self.new_id("req_"), "body": {"echo": batched.get("body")}}
             answers.append(
                 msgspec.json.encode({"custom_id": batched.get("custom_id"), "response": answer, "error": None})
             )
-        output = self._new_id("file-")
+        output = self.new_id("file-")
         content = b"\n".join(answers)
-        owned.of("files")[output] = self._file(owned, output, f"{batch['id']}_output.jsonl", content, "batch_output")
+        self.of("files")[output] = self._file(output, f"{batch['id']}_output.jsonl", content, "batch_output")
         counts = {"total": len(lines), "completed": len(lines), "failed": 0}
         batch.update(status="completed", output_file_id=output, request_counts=counts)
 
-    def _attach(self, owned: AccountObjects, store: Document, file_id: str) -> Document:
+    def _attach(self, store: Document, file_id: str) -> Document:
         document = {"id": file_id, "object": "vector_store.file", "created_at": int(time.time()), "status": "completed"}
         document |= {"vector_store_id": store["id"], "usage_bytes": 0, "last_error": None}
-        owned.of(f"vector_stores/{store['id']}/files")[file_id] = document
+        self.of(f"vector_stores/{store['id']}/files")[file_id] = document
         for count in ("completed", "total"):
             store["file_counts"][count] += 1
         return document
 
-    def _item(self, owned: AccountObjects, conversation: str, item: Document) -> Document:
-        document = {"id": self._new_id("msg_"), "type": "message", "status": "completed", **item}
-        owned.of(f"conversations/{conversation}/items")[document["id"]] = document
+    def _item(self, conversation: str, item: Document) -> Document:
+        document = {"id": self.new_id("msg_"), "type": "message", "status": "completed", **item}
+        self.of(f"conversations/{conversation}/items")[document["id"]] = document
         return document
 
-    def _container_file(
-        self, owned: AccountObjects, project: str, container: Document, request: Request
-    ) -> ObjectReply | ErrorReply:
+    def _container_file(self, container: Document, request: Request) -> ObjectReply | ErrorReply:
         file_id = request.fields.get("file_id")
-        if file_id is not None and file_id not in owned.of("files"):
-            return _no_file(file_id, "file_id", project)
-        name, content = request.upload or ("file", owned.contents.get(file_id or "", b""))
-        document: Document = {"id": self._new_id("cfile_"), "object": "container.file", "created_at": int(time.time())}
+        if file_id is not None and file_id not in self.of("files"):
+            return _no_file(file_id, "file_id", self.project)
+        name, content = request.upload or ("file", self.contents.get(file_id or "", b""))
+        document: Document = {"id": self.new_id("cfile_"), "object": "container.file", "created_at": int(time.time())}
         document |= {
             "container_id": container["id"],
             "path": f"/mnt/data/{name}",
             "bytes": len(content),
             "source": "user",
         }
-        owned.contents[document["id"]] = content
-        owned.of(f"containers/{container['id']}/files")[document["id"]] = document
+        self.contents[document["id"]] = content
+        self.of(f"containers/{container['id']}/files")[document["id"]] = document
         return _shown(document)
 
 

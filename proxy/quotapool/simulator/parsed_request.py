@@ -129,16 +129,16 @@ def parse_request(
     try:
         body = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return errors.unparsable()
+        return errors.UNPARSABLE
     if not isinstance(body, dict):
-        return errors.unparsable()
+        return errors.UNPARSABLE
     template = body.get("prompt") if shape is RESPONSES else None
     stored = str(template.get("id") or "") if isinstance(template, dict) else ""
     if stored and stored not in prompts:
         return errors.unknown_prompt(stored)
     model = body.get("model") or prompts.get(stored) or shape.default_model
     if not isinstance(model, str):
-        return errors.missing_model()
+        return errors.MISSING_MODEL
     if shape.text[0] not in body and not stored:
         return errors.missing_parameter(shape.text[0])
     for name in ("n", *shape.output_limits):

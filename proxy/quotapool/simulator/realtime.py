@@ -14,9 +14,8 @@ from __future__ import annotations
 import base64
 import binascii
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from aiohttp import WSMsgType, web
@@ -25,9 +24,11 @@ from quotapool.simulator import errors, responses
 from quotapool.simulator.accounts import Key
 from quotapool.simulator.admission import Admission
 from quotapool.simulator.errors import ErrorReply
-from quotapool.simulator.faults import BEFORE_ADMISSION, Fault, FaultRequest
+from quotapool.simulator.faults import BEFORE_ADMISSION
 from quotapool.simulator.parsed_request import RESPONSES, ParsedRequest, parse_request
-from quotapool.simulator.replies import Turn
+
+if TYPE_CHECKING:
+    from quotapool.simulator.server import Call, Simulator
 
 SUBPROTOCOL: Final = "openai-insecure-api-key."
 REALTIME: Final = "realtime"
@@ -36,20 +37,6 @@ DEFAULT_MODEL: Final = "gpt-realtime"
 BYTES_PER_TOKEN: Final = 4_800  # of 24 kHz PCM16 audio: a tenth of a second
 OUTPUT_RESERVED: Final = 64  # tokens, if a response names no maximum
 CLOSING_GRACE_S: Final = 0.2
-
-
-class Host(Protocol):
-    """The simulator, as a session needs it."""
-
-    config: Any
-
-    def new_id(self, prefix: str) -> str: ...
-
-    def admit(self, call: Any, parsed: ParsedRequest | None, model: str) -> Admission | ErrorReply: ...
-
-    def compose(self, parsed: ParsedRequest) -> Turn: ...
-
-    def apply_fault(self, call: Any, fault: Fault, scheduled: FaultRequest, model: str) -> ErrorReply: ...
 
 
 def asks_for_session(request: web.Request) -> bool:
@@ -64,15 +51,13 @@ def secret_in(request: web.Request) -> str:
     return ""
 
 
-async def serve_session(host: Host, call: Any) -> web.StreamResponse:
+async def serve_session(host: Simulator, call: Call) -> web.StreamResponse:
     """Refuse a session with an HTTP answer, or serve it to its end."""
-    request: web.Request = call.request
+    request = call.request
     model = request.query.get("model", "")
     fault_hit = call.key.fault_for("POST", model)
     if fault_hit is not None and fault_hit[0].kind in BEFORE_ADMISSION:
-        fault, scheduled = fault_hit
-        refused: web.StreamResponse = call.refuse(host.apply_fault(call, fault, scheduled, model))
-        return refused
+        return call.refuse(host.apply_fault(call, *fault_hit, model))
     socket = web.WebSocketResponse(
         protocols=(REALTIME,), compress=False, max_msg_size=LARGEST_MESSAGE, timeout=CLOSING_GRACE_S, autoping=True
     )
@@ -91,8 +76,8 @@ async def serve_session(host: Host, call: Any) -> web.StreamResponse:
 
 @dataclass(slots=True)
 class Session:
-    host: Host
-    call: Any
+    host: Simulator
+    call: Call
     key: Key
     socket: web.WebSocketResponse
     model: str
@@ -112,7 +97,7 @@ class Session:
             event = msgspec.json.decode(text)
             kind = event["type"]
         except (msgspec.DecodeError, TypeError, KeyError):
-            await self.send("error", error=errors.unparsable().document()["error"])
+            await self.send("error", error=errors.UNPARSABLE.document()["error"])
             return
         if kind == "simulator.close":
             await self.socket.close(code=event.get("code", 1000), message=event.get("reason", "").encode())
@@ -174,17 +159,27 @@ class Session:
         parsed = parse_request(RESPONSES, msgspec.json.encode(body), OUTPUT_RESERVED, {})
         response_id = self.host.new_id("resp_")
         envelope: dict[str, Any] = {"object": "realtime.response", "id": response_id, "output": [], "usage": None}
-        admission = self.admit(parsed)
-        if isinstance(admission, ErrorReply) or isinstance(parsed, ErrorReply):
-            error = admission if isinstance(admission, ErrorReply) else errors.unparsable()
+        admitted = self.admit(parsed)
+        if isinstance(admitted, ErrorReply):
+            error = admitted
             details = {"type": "failed", "error": {"type": error.type, "code": error.code, "message": error.message}}
             await self.send("response.done", response={**envelope, "status": "failed", "status_details": details})
             return
+        admission, parsed = admitted
         try:
             turn = self.host.compose(parsed)
             await self.send("response.created", response={**envelope, "status": "in_progress"})
             if admission.budget is not None:
-                await self.send("rate_limits.updated", rate_limits=list(self.limits(admission)))
+                limits = [
+                    {
+                        "name": gauge.kind,
+                        "limit": gauge.limit,
+                        "remaining": gauge.remaining,
+                        "reset_seconds": round(gauge.reset_s, 3),
+                    }
+                    for gauge in admission.budget.gauges(time.monotonic())
+                ]
+                await self.send("rate_limits.updated", rate_limits=limits)
             item_id = self.host.new_id("item_")
             here = {"response_id": response_id, "item_id": item_id, "output_index": 0, "content_index": 0}
             for piece in turn.answers[0].pieces:
@@ -213,24 +208,15 @@ class Session:
         finally:
             admission.fail(time.monotonic())  # no effect if it was completed
 
-    def admit(self, parsed: ParsedRequest | ErrorReply) -> Admission | ErrorReply:
-        """Admit a response; a fault that was set after the session began hits it."""
+    def admit(self, parsed: ParsedRequest | ErrorReply) -> tuple[Admission, ParsedRequest] | ErrorReply:
+        """Admit a response, if it could be parsed; a fault that was set after the session began hits it."""
         if isinstance(parsed, ErrorReply):
             return parsed
         fault_hit = self.key.fault_for("POST", parsed.model)
         if fault_hit is not None:
             return self.host.apply_fault(self.call, *fault_hit, parsed.model)
-        return self.host.admit(self.call, parsed, parsed.model)
-
-    @staticmethod
-    def limits(admission: Admission) -> Iterator[dict[str, Any]]:
-        for gauge in admission.budget.gauges(time.monotonic()) if admission.budget is not None else ():
-            yield {
-                "name": gauge.kind,
-                "limit": gauge.limit,
-                "remaining": gauge.remaining,
-                "reset_seconds": round(gauge.reset_s, 3),
-            }
+        admission = self.host.admit(self.call, parsed, parsed.model)
+        return admission if isinstance(admission, ErrorReply) else (admission, parsed)
 
     # ---- Responses
 
@@ -239,12 +225,12 @@ class Session:
         body = {name: value for name, value in event.items() if name not in {"type", "stream_id"}}
         config, prompts = self.host.config, self.key.account.config.prompts
         parsed = parse_request(RESPONSES, msgspec.json.encode(body), config.default_output_tokens, prompts)
-        admission = self.admit(parsed)
-        if isinstance(admission, ErrorReply) or isinstance(parsed, ErrorReply):
-            error = admission if isinstance(admission, ErrorReply) else errors.unparsable()
-            refusal = {"type": "error", "status": error.status, **error.document(), **lane}
+        admitted = self.admit(parsed)
+        if isinstance(admitted, ErrorReply):
+            refusal = {"type": "error", "status": admitted.status, **admitted.document(), **lane}
             await self.socket.send_str(msgspec.json.encode(refusal).decode())
             return
+        admission, parsed = admitted
         turn = self.host.compose(parsed)
         try:
             for number, (document, _) in enumerate(responses.success_events(turn, turn.answers[0])):

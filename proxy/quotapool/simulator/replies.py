@@ -223,12 +223,3 @@ def moderations_body(turn: Turn) -> bytes:
 
 def model_document(model: str) -> dict[str, Any]:
     return {"id": model, "object": "model", "created": MODEL_CREATED, "owned_by": "openai"}
-
-
-def models_body() -> bytes:
-    return pretty({"object": "list", "data": [model_document(model) for model in MODELS]})
-
-
-def echo_body(method: str, path: str, size: int) -> bytes:
-    """The answer on every path that is not simulated. `size` is the request body's, in bytes."""
-    return pretty({"object": "simulated", "method": method, "path": path, "request_bytes": size})

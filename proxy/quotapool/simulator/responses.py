@@ -15,19 +15,9 @@ import msgspec
 
 from quotapool.simulator.answers import Answer
 from quotapool.simulator.errors import ErrorReply
-from quotapool.simulator.replies import Frame, Turn, pretty
+from quotapool.simulator.replies import Frame, Turn
 
 Event: TypeAlias = tuple[dict[str, Any], int]  # an event and the tokens that must be produced before it
-
-
-def response_body(turn: Turn) -> bytes:
-    """The JSON answer, finished."""
-    return pretty(finished(turn))
-
-
-def failed_body(turn: Turn, failure: ErrorReply) -> bytes:
-    """A failure with HTTP status 200."""
-    return pretty(failed(turn, failure))
 
 
 def response_frames(turn: Turn, failure: ErrorReply | None = None) -> Iterator[Frame]:
@@ -109,6 +99,7 @@ def output_item(turn: Turn, answer: Answer, status: str) -> dict[str, Any]:
 
 
 def finished(turn: Turn) -> dict[str, Any]:
+    """The JSON answer, finished."""
     answer, usage = turn.answers[0], turn.usage
     status = "incomplete" if answer.cut else "completed"
     document = envelope(turn, status, [output_item(turn, answer, status)])
@@ -125,6 +116,7 @@ def finished(turn: Turn) -> dict[str, Any]:
 
 
 def failed(turn: Turn, failure: ErrorReply) -> dict[str, Any]:
+    """A failure with HTTP status 200."""
     document = envelope(turn, "failed", [])
     document["error"] = {"code": failure.code or failure.type, "message": failure.message}
     return document

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from quotapool.simulator import errors, faults, media, objects, realtime, replies, responses
-from quotapool.simulator.accounts import Directory, Key
+from quotapool.simulator.accounts import Account, Directory, Key
 from quotapool.simulator.admission import Admission
 from quotapool.simulator.answers import Usage, compose, usage_of
 from quotapool.simulator.billing import Billing, bearer_of
@@ -25,7 +25,7 @@ from quotapool.simulator.errors import ErrorReply
 from quotapool.simulator.faults import BEFORE_ADMISSION, Fault, FaultRequest, Kind
 from quotapool.simulator.headers import identity_headers, rate_limit_headers
 from quotapool.simulator.log import RequestLog
-from quotapool.simulator.objects import ObjectReply, ObjectStores
+from quotapool.simulator.objects import AccountObjects, ObjectReply
 from quotapool.simulator.organisation import Administration
 from quotapool.simulator.parsed_request import (
     EMBEDDINGS,
@@ -36,7 +36,7 @@ from quotapool.simulator.parsed_request import (
     model_group,
     parse_request,
 )
-from quotapool.simulator.replies import Frame, Turn
+from quotapool.simulator.replies import Turn, pretty
 
 LARGEST_BODY: Final = 600 * 1024**2  # OpenAI takes files of 512 MB
 NO_SUCH_MODEL: Final = "no-such-"
@@ -65,8 +65,8 @@ class Call:
         processing_ms = round((time.monotonic() - self.began) * 1000)
         return {**identity_headers(self.id, self.key.account.organization, processing_ms), **self.limits, **more}
 
-    def reply(self, body: bytes) -> web.Response:
-        return web.Response(body=body, headers=self.headers({"Content-Type": "application/json"}))
+    def reply(self, body: bytes, kind: str = "application/json", status: int = 200) -> web.Response:
+        return web.Response(body=body, status=status, headers=self.headers({"Content-Type": kind}))
 
     def refuse(self, error: ErrorReply) -> web.Response:
         return web.Response(status=error.status, body=error.body(), headers=self.headers(error.headers()))
@@ -79,10 +79,15 @@ class Simulator:
         self.log = RequestLog(self.directory)
         self.instance = secrets.token_hex(6)  # so that no two simulators use the same id
         self.serial = itertools.count(1)
-        self.objects = ObjectStores(self.new_id)
+        self.objects: dict[str, AccountObjects] = {}
 
     def new_id(self, prefix: str) -> str:
         return f"{prefix}{self.instance}{next(self.serial):012x}"
+
+    def objects_of(self, account: Account) -> AccountObjects:
+        return self.objects.setdefault(
+            account.config.id, AccountObjects(self.new_id, account.config.id, account.project)
+        )
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Every path under /v1: authenticate, then `serve`."""
@@ -94,7 +99,7 @@ class Simulator:
         request_id = self.new_id("req_")
         if key is None:
             self.directory.unknown_keys += 1
-            error = errors.invalid_api_key(secret) if secret else errors.no_api_key()
+            error = errors.invalid_api_key(secret) if secret else errors.NO_API_KEY
             headers = {**identity_headers(request_id, None, 0), **error.headers()}
             return web.Response(status=error.status, body=error.body(), headers=headers)
         for tally in key.tallies:
@@ -138,8 +143,7 @@ class Simulator:
         if stored is not None:
             await asyncio.sleep(self.config.latency_ms / 1000)
             admission.complete(Usage(0, 0), time.monotonic())
-            headers = call.headers({"Content-Type": stored.type})
-            return web.Response(body=stored.body, status=stored.status, headers=headers)
+            return call.reply(stored.body, stored.type, stored.status)
         try:
             return await self.answer(call, admission, parsed, fault_hit, model)
         finally:
@@ -149,12 +153,12 @@ class Simulator:
         self, call: Call, parsed: ParsedRequest | None, object_request: objects.Request | None
     ) -> ObjectReply | ErrorReply | None:
         """The answer about the account's stored objects, or about sound and pictures; None if it is about neither."""
-        account = call.key.account
+        owned = self.objects_of(call.key.account)
         if parsed is not None:
-            return self.objects.refusal(account.config.id, account.project, parsed)
+            return owned.refusal(parsed)
         if object_request is None:
             return None
-        return media.serve(object_request) or self.objects.serve(account.config.id, account.project, object_request)
+        return media.serve(object_request) or owned.serve(object_request)
 
     def apply_fault(self, call: Call, fault: Fault, scheduled: FaultRequest, model: str) -> ErrorReply:
         """Count a fault that hits, and return its answer."""
@@ -216,7 +220,7 @@ class Simulator:
 
         turn = None if parsed is None else self.compose(parsed)
         if turn is not None and objects.is_stored(turn.parsed):
-            self.objects.store(call.key.account.config.id, turn, msgspec.json.decode(body_of(call, turn)))
+            self.objects_of(call.key.account).store(turn, msgspec.json.decode(body_of(call, turn)))
         usage = Usage(0, 0) if turn is None else turn.usage
         streams = turn is not None and turn.parsed.streams
         speed = self.config.tokens_per_second
@@ -229,6 +233,7 @@ class Simulator:
         if turn is not None and streams:
             headers = call.headers({"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"})
             response = web.StreamResponse(headers=headers)
+            frames_of = responses.response_frames if turn.parsed.shape is RESPONSES else replies.completion_frames
             frames = frames_of(turn, failure)
             await stream_frames(
                 call.request, response, frames, admission, usage, speed, cut_after, failed=failure is not None
@@ -236,8 +241,8 @@ class Simulator:
             return response
         if turn is not None and failure is not None:
             if turn.parsed.shape is RESPONSES:
-                return call.reply(responses.failed_body(turn, failure))
-            return call.refuse(errors.server_error())
+                return call.reply(pretty(responses.failed(turn, failure)))
+            return call.refuse(errors.SERVER_ERROR)
         body = body_of(call, turn)
         if cut_after is not None:
             admission.cut(usage, usage.completion, "fault", time.monotonic())
@@ -255,9 +260,9 @@ class Simulator:
 
 def named_model(object_request: objects.Request | None) -> str:
     """The model that a body of JSON or a form names, or ""."""
-    model = (
-        object_request.fields.get("model") if object_request is not None and object_request.method == "POST" else None
-    )
+    if object_request is None or object_request.method != "POST":
+        return ""
+    model = object_request.fields.get("model")
     return model if isinstance(model, str) else ""
 
 
@@ -270,23 +275,17 @@ def mismatched_header(call: Call) -> ErrorReply | None:
     return None
 
 
-def frames_of(turn: Turn, failure: ErrorReply | None) -> Iterator[Frame]:
-    if turn.parsed.shape is RESPONSES:
-        return responses.response_frames(turn, failure)
-    return replies.completion_frames(turn, failure)
-
-
 def body_of(call: Call, turn: Turn | None) -> bytes:
     """The JSON answer: by endpoint, or an echo for a path that is not simulated."""
     method, path = call.request.method, call.request.path
     if turn is None:
         if method == "GET" and path == "/v1/models":
-            return replies.models_body()
+            return pretty({"object": "list", "data": [replies.model_document(model) for model in replies.MODELS]})
         if method == "GET" and path.startswith("/v1/models/"):
-            return replies.pretty(replies.model_document(path.removeprefix("/v1/models/")))
-        return replies.echo_body(method, path, len(call.body))
+            return pretty(replies.model_document(path.removeprefix("/v1/models/")))
+        return pretty({"object": "simulated", "method": method, "path": path, "request_bytes": len(call.body)})
     if turn.parsed.shape is RESPONSES:
-        return responses.response_body(turn)
+        return pretty(responses.finished(turn))
     if turn.parsed.shape is EMBEDDINGS:
         return replies.embeddings_body(turn)
     if turn.parsed.shape is MODERATIONS:

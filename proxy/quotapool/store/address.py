@@ -25,7 +25,7 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import parse_qsl, unquote
 
 
@@ -101,17 +101,17 @@ def parse(url: str, *, ca_file: str | None = None) -> Address:
 
     Raises ValueError, naming the part that is wrong but never its value.
     """
-    parts = _split(url)
-    if parts.scheme not in _SCHEMES:
+    scheme, netloc, path, query = _split(url)
+    if scheme not in _SCHEMES:
         raise ValueError(f"redis URL: the scheme must be one of {', '.join(f'{s}://' for s in _SCHEMES)}")
-    kind, over_tls = _SCHEMES[parts.scheme]
-    options = _options(parts.query)
+    kind, over_tls = _SCHEMES[scheme]
+    options = _options(query)
     if options.keys() & _TLS_OPTIONS and not over_tls:
         raise ValueError("redis URL: ssl_ options need a rediss:// scheme")
     if options.keys() & _SENTINEL_OPTIONS and kind is not Kind.SENTINEL:
         raise ValueError("redis URL: sentinel_ options need a redis+sentinel:// scheme")
-    credentials, _, netloc = parts.netloc.rpartition("@")
-    hosts, path, master, db_text = _place(kind, netloc, parts.path)
+    credentials, _, location = netloc.rpartition("@")
+    hosts, socket, master, db_text = _place(kind, location, path)
     if "db" in options and db_text:
         raise ValueError("redis URL: the database is given twice, in the path and in ?db=")
     db = _number(options.get("db") or db_text or "0", "database")
@@ -120,7 +120,7 @@ def parse(url: str, *, ca_file: str | None = None) -> Address:
     return Address(
         kind=kind,
         hosts=hosts,
-        path=path,
+        path=socket,
         master=master,
         db=db,
         client_name=options.get("client_name"),
@@ -130,19 +130,13 @@ def parse(url: str, *, ca_file: str | None = None) -> Address:
     )
 
 
-class _Parts(NamedTuple):
-    scheme: str
-    netloc: str
-    path: str
-    query: str
-
-
-def _split(url: str) -> _Parts:
+def _split(url: str) -> tuple[str, str, str, str]:
+    """(scheme, user and hosts, path, query)."""
     found = _URL.fullmatch(url.strip())  # matches anything, if only as a path
     scheme, netloc, path, query, fragment = found.groups("") if found else ("",) * 5
     if fragment or "@" in path:
         raise ValueError("redis URL: write / as %2F, # as %23, ? as %3F and @ as %40 in user name and password")
-    return _Parts(scheme.lower(), netloc, path, query)
+    return scheme.lower(), netloc, path, query
 
 
 def _place(kind: Kind, netloc: str, path: str) -> tuple[tuple[tuple[str, int], ...], str, str, str]:

@@ -14,15 +14,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
+
+import msgspec
+from structlog.typing import FilteringBoundLogger as Log
 
 from quotapool.store import runtime_dir
 from quotapool.store.valkey_process import EmbeddedFailed, ServerProcess, is_alive, is_server_of, server_pid
@@ -51,14 +52,6 @@ class Role(StrEnum):
     COMMAND = "command"
 
 
-class Log(Protocol):
-    """The methods of a structlog logger that are used here."""
-
-    def info(self, event: str, **fields: Any) -> Any: ...
-    def warning(self, event: str, **fields: Any) -> Any: ...
-    def error(self, event: str, **fields: Any) -> Any: ...
-
-
 class EmbeddedValkey:
     """The Valkey of one state directory. `start`, then `watch` in a task of its own, then `stop`.
 
@@ -77,9 +70,6 @@ class EmbeddedValkey:
         self._socket = Path()
         self._started_at = 0.0
         self._stopping = False
-
-    def __repr__(self) -> str:
-        return f"<EmbeddedValkey {self._state_dir} pid={self._server.pid if self._server else None}>"
 
     async def start(self) -> str:
         """Adopt the running server or start one; its `unix://` URL.
@@ -205,7 +195,7 @@ class EmbeddedValkey:
     def _record(self, server: ServerProcess) -> None:
         recorded = _Recorded(server.pid, str(self._socket), self._role.value)
         draft = self._state_dir / "valkey.json.new"
-        draft.write_text(json.dumps(asdict(recorded)), encoding="utf-8")
+        draft.write_bytes(msgspec.json.encode(recorded))
         draft.chmod(0o600)
         draft.replace(self._state_dir / "valkey.json")
 
@@ -269,8 +259,7 @@ async def _locked(state_dir: Path, role: Role) -> int:
     return descriptor
 
 
-@dataclass(frozen=True, slots=True)
-class _Recorded:
+class _Recorded(msgspec.Struct, frozen=True):
     """The content of valkey.json."""
 
     pid: int
@@ -279,7 +268,6 @@ class _Recorded:
 
 
 def _recorded(state_dir: Path) -> _Recorded | None:
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        content = json.loads((state_dir / "valkey.json").read_text(encoding="utf-8"))
-        return _Recorded(int(content["pid"]), str(content["socket"]), str(content["role"]))
+    with contextlib.suppress(OSError, ValueError):
+        return msgspec.json.decode((state_dir / "valkey.json").read_bytes(), type=_Recorded)
     return None

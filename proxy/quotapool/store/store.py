@@ -114,9 +114,6 @@ class Script:
         """`lua/<name>.lua` of a package, which passes its own `__package__`."""
         return cls(name, (resources.files(package or "") / "lua" / f"{name}.lua").read_bytes())
 
-    def __repr__(self) -> str:
-        return f"Script({self.name!r}, sha1={self.sha1[:8]})"
-
 
 class Store:
     """The store of one process. `client` serves ordinary commands, through `guard`."""
@@ -151,7 +148,7 @@ class Store:
         except RespBroken as broken:
             raise StoreLost(broken.reason, sent=broken.sent, detail=str(broken)) from broken
         except ErrorReply as error:
-            raise _reply_error(str(error)) from error
+            raise _translated(error, sent=True) from error
         return cast("bytes", reply)
 
     async def evalsha(self, script: Script, keys: Sequence[bytes | str], args: Sequence[Argument]) -> Any:
@@ -194,12 +191,14 @@ class Store:
             await self._sentinel.aclose()
 
     async def _once(self, *command: Argument) -> Any:
-        if isinstance(self.client, RedisCluster):
-            return await self._once_in_cluster(self.client, *command)
-        sent = False
+        client, sent = self.client, False
         try:
             async with asyncio.timeout(self.timeout_s):
-                pool = self.client.connection_pool
+                if isinstance(client, RedisCluster):
+                    await client.initialize()  # learns which node holds which slot; free when that is known
+                    sent = True
+                    return await client.execute_command(*command)
+                pool = client.connection_pool
                 connection = await pool.get_connection()  # type: ignore[no-untyped-call] # redis-py has no hints here
                 try:
                     sent = True  # before the call: a write that fails half-way may have arrived
@@ -207,16 +206,6 @@ class Store:
                     return await connection.read_response()
                 finally:
                     await pool.release(connection)
-        except _REDIS_ERRORS as error:
-            raise _translated(error, sent=sent) from error
-
-    async def _once_in_cluster(self, client: RedisCluster, *command: Argument) -> Any:
-        sent = False
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                await client.initialize()  # learns which node holds which slot; free when that is known
-                sent = True
-                return await client.execute_command(*command)
         except _REDIS_ERRORS as error:
             raise _translated(error, sent=sent) from error
 
@@ -309,7 +298,7 @@ def _verified(info: dict[str, Any], where: str) -> StoreFacts:
 
 
 def _translated(error: Exception, *, sent: bool) -> Exception:
-    """Our exception for one of redis-py's. NOSCRIPT stays as it is, for `evalsha`."""
+    """Our exception for one of redis-py's, or for an ErrorReply. redis-py's NOSCRIPT stays as it is, for `evalsha`."""
     detail = str(error)
     code = getattr(error, "status_code", None) or detail.partition(" ")[0]
     if isinstance(error, errors.NoScriptError):
@@ -318,7 +307,8 @@ def _translated(error: Exception, *, sent: bool) -> Exception:
         return StoreLost(_NOT_RUN[code], sent=False, detail=detail)
     if isinstance(error, errors.AuthenticationError):
         return StoreLost("login", sent=False, detail=detail)
-    if isinstance(error, errors.NoPermissionError):  # a script may have written before it came to the forbidden command
+    if code == "NOPERM" or isinstance(error, errors.NoPermissionError):
+        # A script may have written before it came to the forbidden command.
         return StoreLost("permission", sent=sent, detail=detail)
     if isinstance(error, errors.MaxConnectionsError):
         return StoreLost("too_many_calls", sent=False, detail=detail)
@@ -329,16 +319,6 @@ def _translated(error: Exception, *, sent: bool) -> Exception:
     if isinstance(error, errors.RedisClusterException):
         return StoreLost("cluster_down", sent=sent, detail=detail)
     return StoreRefused(detail)
-
-
-def _reply_error(text: str) -> StoreLost | StoreRefused:
-    """Our exception for an error reply."""
-    code = text.partition(" ")[0]
-    if code in _NOT_RUN:
-        return StoreLost(_NOT_RUN[code], sent=False, detail=text)
-    if code == "NOPERM":  # a script may have written before it came to the forbidden command
-        return StoreLost("permission", sent=True, detail=text)
-    return StoreRefused(text)
 
 
 def _login(login: Login) -> dict[str, Any]:

@@ -85,7 +85,10 @@ class UpstreamClient:
     async def open_dedicated(
         self, method: str, target: str, headers: Sequence[Header], protocol: Callable[[], asyncio.Protocol]
     ) -> asyncio.Transport:
-        """Send a request on a connection of its own, which `protocol` keeps: for a session, which is no longer HTTP."""
+        """Send a request on a connection of its own, which `protocol` keeps: for a session, which is no longer HTTP.
+
+        Raises UpstreamFailure.
+        """
         loop = asyncio.get_running_loop()
         head, _ = self._head(method, target, headers, None)
         if self._closed:

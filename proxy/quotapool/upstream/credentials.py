@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 
-from quotapool.upstream.routes import Header, Route
+from quotapool.openai.headers import Header
+from quotapool.upstream.routes import Route
 
 
 class Credentials:

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from multidict import CIMultiDict
 
-Header = tuple[str, str]
+from quotapool.openai.headers import Header
+
 Body = bytes | AsyncIterator[bytes] | None
 
 

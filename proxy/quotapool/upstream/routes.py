@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
+from quotapool.openai.headers import Header
 from quotapool.openai.jsontext import BROKEN, set_member
-
-Header = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)

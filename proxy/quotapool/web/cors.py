@@ -45,9 +45,6 @@ class Cors:
     def __init__(self, origins: Iterable[str] = ()) -> None:
         self.origins = frozenset(origins)
 
-    def __repr__(self) -> str:
-        return f"<Cors {len(self.origins)} origins>"
-
     def headers_for(self, origin: str) -> list[Header]:
         """The headers to add to an answer to a page of this origin; one that is not allowed cannot read the answer."""
         if origin not in self.origins:

@@ -41,11 +41,9 @@ class WebSocketRequest:
         self._drain = drain
         self.headers = exchange.headers
         self.target = exchange.target
-        offered = [name.strip() for line in self._all("Sec-WebSocket-Protocol") for name in line.split(",")]
+        lines = self.headers.getall("Sec-WebSocket-Protocol", [])
+        offered = [name.strip() for line in lines for name in line.split(",")]
         self.protocols = [name for name in offered if name and not name.startswith(_CREDENTIALS)]
-
-    def _all(self, name: str) -> list[str]:
-        return self.headers.getall(name, [])
 
     def check(self) -> None:
         """Raises Refusal (400) if RFC 6455 §4.2.1 would not grant the request, or if it has a body."""

@@ -13,12 +13,14 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 import httptools
 from multidict import CIMultiDict
 
-from quotapool.upstream.interface import Header, UpstreamFailure
+from quotapool.openai.headers import Header
+from quotapool.upstream.client import UpstreamClient
+from quotapool.upstream.interface import UpstreamFailure
 from quotapool.websocket.frames import CLOSE, PING, PONG, FrameReader, Message, head_of
 
 READ_BUFFER: Final = 2**15  # bytes; at twice as many that nobody has taken the sender has to wait
@@ -140,18 +142,8 @@ class Handshake:
     protocol: str = ""
 
 
-class DedicatedConnector(Protocol):
-    """An upstream that can give a request a connection of its own."""
-
-    async def open_dedicated(
-        self, method: str, target: str, headers: Sequence[Header], protocol: Callable[[], asyncio.Protocol]
-    ) -> asyncio.Transport:
-        """Connect, send the request's head, and leave the rest to `protocol`. Raises UpstreamFailure."""
-        ...
-
-
 async def open_websocket(
-    upstream: DedicatedConnector, target: str, headers: Sequence[Header], protocols: Sequence[str], *, most: int
+    upstream: UpstreamClient, target: str, headers: Sequence[Header], protocols: Sequence[str], *, most: int
 ) -> Handshake:
     """Ask upstream for a session with these headers and subprotocols. Raises UpstreamFailure."""
     key = base64.b64encode(os.urandom(16)).decode()
