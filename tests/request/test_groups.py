@@ -10,6 +10,7 @@ import zlib
 from collections import Counter
 
 import pytest
+from quotapool.domain.missing_access import Use
 from quotapool.domain.pool import Key, Pool
 
 from tests.fakes.edge import Client, Reply, chat_answer, chat_body, error
@@ -299,7 +300,7 @@ def ring(accounts: list[str]) -> Pool:
 
 def favourites(pool: Pool, numbers: list[int]) -> dict[int, str]:
     rng = random.Random(1)
-    return {n: pool.key_at(pool.pick("g", "m", now=0.0, rng=rng, sticky=n)[0]).account for n in numbers}
+    return {n: pool.key_at(pool.pick("g", Use("m"), now=0.0, rng=rng, sticky=n)[0]).account for n in numbers}
 
 
 NUMBERS = [zlib.crc32(f"prompt {n}".encode()) for n in range(2_000)]

@@ -60,6 +60,7 @@ class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     user: str | None = None
     prompt: str = ""
     prompt_tokens: int = 0  # the estimate for the prompt alone: characters / 4
+    summary: bool = False  # it wants a summary of the reasoning
 
 
 class _Common(msgspec.Struct, gc=False):
@@ -93,6 +94,7 @@ class _Responses(_Common, gc=False):
     prompt: Any = None
     tools: msgspec.Raw = _NONE
     text: msgspec.Raw = _NONE
+    reasoning: msgspec.Raw = _NONE
 
 
 class _Completions(_Common, gc=False):
@@ -287,6 +289,7 @@ def _facts(
         _text(r.user),
         prompt,
         characters // CHARACTERS_PER_TOKEN,
+        type(r) is _Responses and b'"summary"' in bytes(r.reasoning),
     )
 
 

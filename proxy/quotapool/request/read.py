@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from quotapool.domain.missing_access import Use
 from quotapool.domain.quantities import Cost
 from quotapool.domain.retry import RetrySlots
 from quotapool.objects.placement import Placement
@@ -41,6 +42,7 @@ _NO_JSON: Final = re.compile(
 _PRIORITY: Final = {"high": 1, "normal": 0, "batch": -1}
 _CACHED_FROM: Final = 1024  # prompt tokens from which upstream caches (prompt caching guide)
 _PEEK: Final = 65_536  # bytes of a form that are looked at for its model's name
+_STREAM: Final = ("stream",)
 _TIERS: Final = frozenset({"flex", "priority", "fast", "scale"})
 _PREFIX: Final = 4096  # bytes of a body that tell whether two long prompts begin alike
 
@@ -64,6 +66,7 @@ class ClientRequest(msgspec.Struct, eq=False):
     prompt_tokens: int = 0  # what the prompt alone is taken for, should upstream not count it
     characters: int = 0  # to be spoken: an answer of sound has no count of them
     store: bool | None = None  # as in the body
+    features: tuple[str, ...] = ()  # of the model, to which an account may have no access
     prompt: str = ""  # the stored prompt it names; its `model` is the same where the prompt chooses the model
     placement: Placement | None = None  # what it has to do with stored objects; None: nothing
 
@@ -82,6 +85,11 @@ class ClientRequest(msgspec.Struct, eq=False):
     def leaves_the_model(self) -> bool:
         """The stored prompt chooses the model, and only the answer tells which."""
         return self.prompt != "" and self.model == self.prompt
+
+    @property
+    def use(self) -> Use:
+        """What it uses that an account or a key may have no access to."""
+        return Use(self.prompt or self.model, self.endpoint.name, self.features)
 
     @property
     def to_send(self) -> bytes | AsyncIterator[bytes] | None:
@@ -133,6 +141,7 @@ async def read_client_request(
         prompt_tokens=facts.prompt_tokens,
         store=facts.store,
         prompt=facts.prompt[:LONGEST_MODEL],
+        features=_features(facts),
     )
 
 
@@ -173,6 +182,14 @@ async def _streamed(
         count = int(given) if (given := found.get("n", "1")).isdecimal() and len(given) < 4 else 1
     named = _named(endpoint, model, max(1, count), roster)
     return ClientRequest(endpoint, None, stream, model, *named, replayable=False, streamed=streamed, length=length)
+
+
+def _features(facts: RequestFacts) -> tuple[str, ...]:
+    """Those that OpenAI gives to verified organisations or certain accounts only (`openai/classify.py`)."""
+    if facts.stream and not (facts.service_tier or facts.summary):
+        return _STREAM
+    wanted = (("stream", facts.stream), ("service_tier", facts.service_tier), ("reasoning_summary", facts.summary))
+    return tuple(name for name, wants in wanted if wants)
 
 
 async def _after(held: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -218,7 +235,7 @@ def want_of(
     renamable = bool(request.body) and "Content-Encoding" not in headers
     return Want(
         request.group,
-        request.prompt or request.model,
+        request.use,
         request.cost,
         request.replayable,
         patience,
