@@ -55,6 +55,7 @@ class Recorder(Observer):
         self.egress: list[tuple[bool, str, bool]] = []  # (trouble begins or ends, why, the pool's first to say so)
         self.policy: list[tuple[str, str]] = []  # (client, reason) of each refusal for policy
         self.suspended: list[str] = []
+        self.models: list[str] = []  # that upstream was seen to know
         self.retries = 0
         self.waiting = 0
         self.streams = 0
@@ -72,7 +73,7 @@ class Recorder(Observer):
         self.cooled_groups.append((account, group, reason))
 
     def served(self, model: str) -> None:
-        """Nothing to record."""
+        self.models.append(model)
 
     def stream_opened(self, change: int) -> None:
         self.streams += change

@@ -257,6 +257,7 @@ class Attempt(ABC):
         record.outcome, record.reason = record.outcome or verdict.kind.value, verdict.reason
         if verdict.kind in COOLING:
             outcome.cool_s = cool_down_s(verdict)
+            self.parts.observer.served(self.request.model)  # it has a limit there, so it exists
             self.parts.observer.cooled(record.account, self.granted.group, verdict.reason)
 
     def _watch(self) -> None:

@@ -20,7 +20,7 @@ from quotapool.domain.missing_access import Access
 from quotapool.domain.observer import Observer
 from quotapool.domain.request_record import RequestRecord
 from quotapool.domain.retry import RetrySlots, Step, Tried
-from quotapool.domain.verdict import Kind
+from quotapool.domain.verdict import Kind, Verdict
 from quotapool.ledger.budgets import Ledger, StoreUnavailable
 from quotapool.ledger.grants import Granted
 from quotapool.openai import replies
@@ -206,9 +206,8 @@ class Failover:
                         await self._sync.learn_group(request.model, record.model)  # the prompt shares its limits
                     return None
                 request.end_retry(slots)
-                # A long context's limit has a name of its own, which is not the model's.
-                if outcome.verdict.shared_group and request.group == self._sync.roster.group_of(request.model):
-                    await self._sync.learn_group(request.model, outcome.verdict.shared_group)
+                if shared := self._shared_by_the_model(request, outcome.verdict):
+                    await self._sync.learn_group(request.model, shared, refused=granted, cool_s=outcome.cool_s)
                 plan = plan or Plan(request, want, slots, retries.max_attempts)
                 following = plan.after(outcome, granted.candidate.account, self._rng.random())
                 if isinstance(following, GiveUp):
@@ -220,6 +219,13 @@ class Failover:
         finally:
             slots.active -= 1
             request.end_retry(slots)
+
+    def _shared_by_the_model(self, request: ClientRequest, verdict: Verdict) -> str:
+        """The group whose limit the whole model shares; "": none. A limit of long contexts concerns long prompts only,
+        whether they have a group of their own here or not."""
+        if "long-context" in verdict.shared_group or request.group != self._sync.roster.group_of(request.model):
+            return ""
+        return verdict.shared_group
 
     async def _admit(self, want: Want, record: RequestRecord) -> Granted | NoRoom | Never:
         try:

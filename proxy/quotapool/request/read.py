@@ -33,6 +33,7 @@ from quotapool.request.relay import Downstream
 from quotapool.settings import Client, Settings
 
 NO_MODEL: Final = "-"  # the model group of requests that name no model
+_NO_MODELS_COST: Final = Cost(0)  # files, lists, batches: no model's limits are used
 LONGEST_MODEL: Final = 128  # characters of a model name that make its group
 _SECONDS: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|)")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
@@ -106,7 +107,7 @@ async def read_client_request(
     is_json = _NO_JSON.match(content_type) is None  # upstream may read JSON under other names, and under none
     has_body = headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
     if not has_body and endpoint.estimate is None:
-        return ClientRequest(endpoint, b"", None, "", NO_MODEL, Cost(), endpoint.replayable)
+        return ClientRequest(endpoint, b"", None, "", NO_MODEL, _NO_MODELS_COST, endpoint.replayable)
     if endpoint.estimate is None and not (is_json and endpoint.json_body):
         return await _streamed(down, endpoint, content_type, roster, settings.max_json_body if whole else _PEEK)
     body = await down.read(settings.max_json_body)
@@ -157,6 +158,8 @@ def _plain(body: bytes, encoding: str, most: int) -> bytes:
 
 def _named(endpoint: Endpoint, model: str, count: int, roster: Roster) -> tuple[str, Cost]:
     """Group and cost of a request that is not counted in tokens."""
+    if not (model or endpoint.names_model):
+        return NO_MODEL, _NO_MODELS_COST
     return roster.group_of(model) if model else NO_MODEL, Cost(1, 0, count) if endpoint.name == IMAGES else Cost()
 
 
