@@ -26,6 +26,7 @@ from typing import Any
 
 from quotapool.domain.bucket import DIMENSIONS, Bucket, Evidence, Moment
 from quotapool.domain.fair_queue import FairQueue
+from quotapool.domain.missing_access import Use
 from quotapool.domain.pool import Key, Pool
 from quotapool.domain.quantities import Cost, Dimension, Limits
 from quotapool.simulator.buckets import Budget
@@ -249,7 +250,7 @@ class World:
         cost, hints = Cost(1, request.estimate), list[str]()
         soonest, best, asked = LONGEST_NAP_S, "", set[str]()
         for _ in range(4):
-            seats = self.pool.pick(GROUP, GROUP, now=self.now, rng=self.rng, prefer=hints, exclude=claimed)
+            seats = self.pool.pick(GROUP, Use(GROUP), now=self.now, rng=self.rng, prefer=hints, exclude=claimed)
             for seat in seats:
                 name = self.pool.key_at(seat).account
                 bucket = self.ours[name]

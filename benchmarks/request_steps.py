@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from quotapool.domain.missing_access import Use
 from quotapool.domain.pool import Key, Pool
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
@@ -111,7 +112,7 @@ def steps(directory: Path) -> dict[str, Callable[[], object]]:
         "endpoint": lambda: endpoints.resolve("POST", "/v1/chat/completions"),
         "read and estimate the JSON request": lambda: requests.read_request("chat", BODY),
         "choose two accounts of 1,000": lambda: pool.pick(
-            MODEL, MODEL, now=1e9, rng=rng, may_try_resting=True, few=True
+            MODEL, Use(MODEL), now=1e9, rng=rng, may_try_resting=True, few=True
         ),
         "pack a reserve and a settle": lambda: pack([PAYLOAD, SETTLED]),
         "headers up": lambda: headers.headers_for_upstream(ASKED, ASKED.items(), authorization="Bearer sk-0"),

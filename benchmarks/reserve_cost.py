@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from quotapool.domain.missing_access import Use
 from quotapool.domain.observer import Observer
 from quotapool.domain.pool import Key
 from quotapool.domain.quantities import Cost
@@ -100,7 +101,7 @@ class Bench:
             await asyncio.gather(*(self.ledger.reserve(GROUP, Cost(requests, 10), [candidate]) for candidate in some))
 
     async def one(self) -> None:
-        want = Want(GROUP, GROUP, Cost(1, 500), may_try_resting=True, max_wait_s=0.0)
+        want = Want(GROUP, Use(GROUP), Cost(1, 500), may_try_resting=True, max_wait_s=0.0)
         answer = await self.admission.admit(want)
         if isinstance(answer, Granted):
             self.ledger.settle(answer, unused_tokens=100)

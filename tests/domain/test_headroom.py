@@ -6,6 +6,7 @@ import random
 
 import pytest
 from quotapool.domain.headroom import Headroom, Levels
+from quotapool.domain.missing_access import Use
 from quotapool.domain.pool import Key, Pool
 
 GROUP = "gpt-4o"
@@ -103,7 +104,7 @@ def test_indexes_are_those_of_the_current_keys():
     pool.replace([Key("b1", "b", "fp"), Key("b2", "b", "fp")])
     assert pool.index_of(gone) is None
     assert {
-        pool.key_at(index).id for _ in range(2) for index in pool.pick(GROUP, GROUP, now=0.0, rng=random.Random(1))
+        pool.key_at(index).id for _ in range(2) for index in pool.pick(GROUP, Use(GROUP), now=0.0, rng=random.Random(1))
     } == {
         "b1",
         "b2",

@@ -7,6 +7,7 @@ from array import array
 from collections import Counter
 
 import pytest
+from quotapool.domain.missing_access import Access, Use
 from quotapool.domain.pool import CANDIDATES, PAIR, Key, Pool
 from quotapool.domain.states import OPERATOR, Record, State
 
@@ -19,7 +20,7 @@ def pool(*keys: str) -> Pool:
 
 
 def picked(some: Pool, *, now: float = 100.0, seed: int = 1, **options) -> list[str]:
-    return [some.key_at(index).id for index in some.pick(GPT, GPT, now=now, rng=random.Random(seed), **options)]
+    return [some.key_at(index).id for index in some.pick(GPT, Use(GPT), now=now, rng=random.Random(seed), **options)]
 
 
 def rest(state: State = State.QUARANTINED, *, until: float = 200.0, reason: str = "money", **fields) -> Record:
@@ -82,10 +83,10 @@ def test_accounts_that_refused_this_request_are_left_out():
 
 def test_an_account_that_lacks_a_model_is_not_tried_for_it_for_five_minutes():
     two = pool("a/1", "b/1")
-    two.note_missing_model("a", GPT, now=100.0)
+    two.missing.refused(Access.MODEL, "", two.accounts["a"].place, "a/1", Use(GPT), 100.0)
     assert picked(two, now=399.0) == ["b/1"]
     assert set(picked(two, now=401.0)) == {"a/1", "b/1"}
-    other_model = two.pick("gpt-4o-mini", "gpt-4o-mini", now=100.0, rng=random.Random(1))
+    other_model = two.pick("gpt-4o-mini", Use("gpt-4o-mini"), now=100.0, rng=random.Random(1))
     assert {two.key_at(index).id for index in other_model} == {"a/1", "b/1"}
 
 
@@ -119,7 +120,7 @@ def test_a_removed_key_is_never_a_trial():
 def test_a_large_pools_load_is_spread_over_all_its_accounts():
     many = pool(*(f"{n:03}/1" for n in range(100)))
     rng = random.Random(3)
-    firsts = Counter(many.key_at(many.pick(GPT, GPT, now=0.0, rng=rng)[0]).account for _ in range(5_000))
+    firsts = Counter(many.key_at(many.pick(GPT, Use(GPT), now=0.0, rng=rng)[0]).account for _ in range(5_000))
     # 50 each, within six standard deviations (7 each)
     assert len(firsts) == 100
     assert max(firsts.values()) < 92
@@ -145,7 +146,7 @@ def cost_of_a_pick(keys: int, keys_an_account: int = 1, *, few: bool = False) ->
     levels = some.headroom.of(GPT)
     levels.shares = Counting("f", levels.shares)
     Counting.reads = 0
-    chosen = some.pick(GPT, GPT, now=0.0, rng=random.Random(1), may_try_resting=True, few=few)
+    chosen = some.pick(GPT, Use(GPT), now=0.0, rng=random.Random(1), may_try_resting=True, few=few)
     return Counting.reads, len(chosen)
 
 
@@ -218,7 +219,7 @@ def test_the_firmest_record_explains_a_key_and_its_accounts_comes_first_among_eq
 def test_what_is_remembered_of_models_and_headroom_is_bounded():
     one = pool("a/1")
     for n in range(12_000):
-        one.note_missing_model("a", f"invented-{n}", 0.0)
+        one.missing.refused(Access.MODEL, "", 0, "a/1", Use(f"invented-{n}"), 0.0)
         one.note_headroom(0, f"invented-{n}", 0.5, 0.0)
     assert len(one.headroom) <= 1_001
-    assert len(one._lacking) <= 10_001
+    assert len(one.missing) <= 10_001

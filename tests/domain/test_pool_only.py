@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 
+from quotapool.domain.missing_access import Use
 from quotapool.domain.pool import Key, Pool
 from quotapool.domain.states import Record, State
 
 
 def pick(pool: Pool, *only: str, **options) -> list[str]:
-    indexes = pool.pick("gpt-4o", "gpt-4o", now=100.0, rng=random.Random(1), only=frozenset(only), **options)
+    indexes = pool.pick("gpt-4o", Use("gpt-4o"), now=100.0, rng=random.Random(1), only=frozenset(only), **options)
     return [pool.key_at(index).id for index in indexes]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+from quotapool.domain.missing_access import Use
 from quotapool.domain.pool import Key, Pool
 
 
@@ -14,7 +15,7 @@ def pool(*accounts: str) -> Pool:
 
 def asked(pool: Pool, *, now: float, rng: random.Random, **options) -> list[str]:
     """Accounts, in the order in which they would be tried."""
-    return [pool.key_at(index).account for index in pool.pick("gpt-4o", "gpt-4o", now=now, rng=rng, **options)]
+    return [pool.key_at(index).account for index in pool.pick("gpt-4o", Use("gpt-4o"), now=now, rng=rng, **options)]
 
 
 def hear(pool: Pool, account: str, share: float, now: float) -> None:

@@ -60,11 +60,11 @@ def test_a_body_we_no_longer_hold_goes_nowhere_else(kind):
 
 @pytest.mark.parametrize(
     ("kind", "most"),
-    [(Kind.WAIT, 24), (Kind.MONEY, 24), (Kind.DEAD, 24), (Kind.TOO_LARGE, 24), (Kind.MODEL, 8), (Kind.EGRESS, 1)],
+    [(Kind.MONEY, 100), (Kind.DEAD, 100), (Kind.SUSPECT, 24), (Kind.TOO_LARGE, 24), (Kind.MODEL, 8), (Kind.EGRESS, 1)],
 )
 def test_one_request_sees_only_so_many_keys_refuse_it(kind, most):
-    assert step(kind, Tried(refusals=most - 1)) is NEXT
-    assert step(kind, Tried(refusals=most)) is ANSWER
+    assert step(kind, Tried(refusals={kind: most - 1})) is NEXT
+    assert step(kind, Tried(refusals={kind: most})) is ANSWER
 
 
 def test_a_failing_upstream_is_tried_again_as_often_as_the_configuration_says():

@@ -19,6 +19,7 @@ from typing import Any
 
 from quotapool.app.build import build_request_path
 from quotapool.domain.bucket import DIMENSIONS, Bucket
+from quotapool.domain.missing_access import Use
 from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Cost, Dimension
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
@@ -54,6 +55,7 @@ class Recorder(Observer):
         self.egress: list[tuple[bool, str, bool]] = []  # (trouble begins or ends, why, the pool's first to say so)
         self.policy: list[tuple[str, str]] = []  # (client, reason) of each refusal for policy
         self.suspended: list[str] = []
+        self.models: list[str] = []  # that upstream was seen to know
         self.retries = 0
         self.waiting = 0
         self.streams = 0
@@ -71,7 +73,7 @@ class Recorder(Observer):
         self.cooled_groups.append((account, group, reason))
 
     def served(self, model: str) -> None:
-        """Nothing to record."""
+        self.models.append(model)
 
     def stream_opened(self, change: int) -> None:
         self.streams += change
@@ -263,7 +265,7 @@ class House:
     # ---- the line
 
     def want(self, tokens: int = 1000, max_wait_s: float = 5.0, model: str = GROUP) -> Want:
-        return Want(model, model, Cost(1, tokens), may_try_resting=True, max_wait_s=max_wait_s)
+        return Want(model, Use(model), Cost(1, tokens), may_try_resting=True, max_wait_s=max_wait_s)
 
     async def drain(self, account: str, tokens: float, group: str = GROUP) -> None:
         """Take so much from an account's tokens a minute that `tokens` are left, or fewer than none, as another

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 
 import pytest
+from quotapool.domain.missing_access import Use
 from quotapool.domain.pool import Key
 from quotapool.openai.refusal import Refusal
 from quotapool.pool.roster import Roster
@@ -38,7 +39,7 @@ def day(monkeypatch) -> DailyLimit:
 def first_choices(roster: Roster) -> Counter[str]:
     rng = random.Random(7)
     pool = roster.pool
-    return Counter(pool.key_at(pool.pick("m", "m", now=0.0, rng=rng)[0]).account for _ in range(200))
+    return Counter(pool.key_at(pool.pick("m", Use("m"), now=0.0, rng=rng)[0]).account for _ in range(200))
 
 
 async def test_an_account_whose_credit_would_expire_comes_first_as_long_as_it_would(roster):

@@ -143,6 +143,15 @@ ERRORS = [
      Kind.MODEL, Scope.NONE, "service_tier_not_allowed"),
     (400, "Previous response cannot be used for this organization due to Zero Data Retention.", REQ, None,
      Kind.MODEL, Scope.NONE, "zero_data_retention"),
+    (404, "The API deployment for this resource does not exist.", "", "DeploymentNotFound",
+     Kind.MODEL, Scope.NONE, "deployment_not_found"),
+    (404, "model 'llama3' not found", "not_found_error", None, Kind.MODEL, Scope.NONE, "model_not_found"),
+    (404, 'model "llama3" not found, try pulling it first', "api_error", None,
+     Kind.MODEL, Scope.NONE, "model_not_found"),
+    (401, "The project you are requesting has been archived.", REQ, "not_authorized_invalid_project",
+     Kind.DEAD, Scope.ACCOUNT, "not_authorized_invalid_project"),
+    (400, "Organization has been restricted. Please contact us.", REQ, None,
+     Kind.DEAD, Scope.ORGANIZATION, "organization_restricted"),
     # OpenAI itself
     (429, "Traffic grew too fast.", "rate_limit_error", "slow_down", Kind.SLOW_DOWN, Scope.NONE, "slow_down"),
     (429, "429 Resource Unavailable", "", "resource_unavailable",
@@ -287,7 +296,7 @@ def test_a_success_is_ok_without_reading_the_body(status):
     ("status", "kind"),
     [
         (401, Kind.SUSPECT), (403, Kind.EGRESS), (404, Kind.REQUEST), (407, Kind.EGRESS), (413, Kind.REQUEST),
-        (429, Kind.WAIT), (451, Kind.EGRESS), (500, Kind.SERVICE), (502, Kind.SERVICE), (504, Kind.SERVICE),
+        (429, Kind.EGRESS), (451, Kind.EGRESS), (500, Kind.SERVICE), (502, Kind.SERVICE), (504, Kind.SERVICE),
         (522, Kind.SERVICE), (529, Kind.SERVICE),
     ],
 )  # fmt: skip

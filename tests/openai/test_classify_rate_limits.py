@@ -93,7 +93,10 @@ def test_a_rate_limit_shows_what_was_hit_and_for_how_long(message, type_, expect
         ({"retry-after": "56"}, 56.0),
         ({"retry-after": "56", "retry-after-ms": "1500"}, 1.5),
         ({"retry-after": "0"}, 0.0),
-        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, 9.816),  # a date needs a clock: the message is used
+        ({"retry-after-ms": "0", "retry-after": "12"}, 12.0),
+        # A date is read against the answer's own clock (RFC 9110 §10.2.3).
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:27:15 GMT"}, 45.0),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, 9.816),  # without one the message is used
         ({"retry-after": "-1"}, 9.816),
         ({"retry-after": "nan"}, 9.816),
         ({"retry-after-ms": "soon", "retry-after": "2"}, 2.0),

@@ -161,4 +161,4 @@ def test_nothing_upstream_sends_makes_the_classifier_raise(status, sent, retry_a
     "payload", [b"[" * 200_000, b'{"error":' * 200_000, b'{"error":{"message":"' + b"9" * 10**6 + b'"}}']
 )
 def test_a_hostile_body_is_survived(payload):
-    assert classify(429, {}, payload).kind is Kind.WAIT
+    assert classify(500, {}, payload).kind is Kind.SERVICE

@@ -9,6 +9,7 @@ import asyncio
 import time
 
 import pytest
+from quotapool.domain.missing_access import Access, Use
 from quotapool.domain.quantities import Cost, Dimension
 from quotapool.domain.request_record import RequestRecord
 from quotapool.ledger.budgets import Granted, Refused
@@ -324,7 +325,8 @@ async def test_the_few_who_can_serve_are_found_among_many_who_cannot(open_pool):
     pool = await open_pool({f"a{n}": 1 for n in range(40)})
     for n in range(40):
         if n != 17:
-            pool.roster.pool.note_missing_model(f"a{n}", GROUP, time.time())
+            place = pool.roster.pool.accounts[f"a{n}"].place
+            pool.roster.pool.missing.refused(Access.MODEL, "", place, f"a{n}1", Use(GROUP), time.time())
     for _ in range(20):
         granted = await pool.admission.admit(pool.want())
         assert granted.candidate.account == "a17"

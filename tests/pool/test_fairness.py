@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 
 import pytest
+from quotapool.domain.missing_access import Use
 from quotapool.domain.quantities import Cost
 from quotapool.ledger.grants import Granted
 from quotapool.openai.endpoints import resolve
@@ -33,7 +34,7 @@ def per_minute(requests: int) -> dict[str, object]:
 
 
 def want(client: str = "", tokens: int = 10, max_wait_s: float = 10.0, **more) -> Want:
-    return Want(GROUP, GROUP, Cost(1, tokens), may_try_resting=True, max_wait_s=max_wait_s, client=client, **more)
+    return Want(GROUP, Use(GROUP), Cost(1, tokens), may_try_resting=True, max_wait_s=max_wait_s, client=client, **more)
 
 
 def ask(pool: House, client: str = "", tokens: int = 10, **more) -> asyncio.Task[Granted]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from quotapool.domain import retry
+from quotapool.domain.missing_access import Use
 from quotapool.domain.quantities import Cost
 from quotapool.domain.retry import RetrySlots
 from quotapool.domain.verdict import Kind, Verdict
@@ -22,7 +23,7 @@ HELD = Held(429, "", [("retry-after", "9")], b"{}")
 def plan(*, body: bytes | None = b"{}", replayable: bool = True, most: int = 3) -> tuple[Plan, Want]:
     endpoint = resolve("POST", "/v1/chat/completions")
     assert isinstance(endpoint, Endpoint)
-    want = Want("gpt-4o", "gpt-4o", Cost(1, 1000), may_try_resting=True, max_wait_s=0.0)
+    want = Want("gpt-4o", Use("gpt-4o"), Cost(1, 1000), may_try_resting=True, max_wait_s=0.0)
     request = ClientRequest(endpoint, body, None, "gpt-4o", "gpt-4o", want.cost, replayable)
     return Plan(request, want, RetrySlots(), most), want
 

@@ -10,6 +10,7 @@ import zlib
 from collections import Counter
 
 import pytest
+from quotapool.domain.missing_access import Use
 from quotapool.domain.pool import Key, Pool
 
 from tests.fakes.edge import Client, Reply, chat_answer, chat_body, error
@@ -44,9 +45,10 @@ async def test_a_refusal_for_a_limit_of_another_name_teaches_the_group(open_pool
     assert pool.recorder.groups == [(ODD, FAMILY)]
     await pool.ask(Client(chat_body(ODD)))
     await pool.ask(Client(chat_body(FAMILY)))
-    # I expect both of them in one bucket from then on: two calls on gpt-4.1, and the first one's on the old name.
+    # I expect both of them in one bucket from then on, and what the refused account had used goes along: the refused
+    # request there; the first one's second try stays under the old name, on the other account.
     taken = [await pool.taken(account, FAMILY) for account in "ab"]
-    assert sum(requests for requests, _ in taken) == 2
+    assert sum(requests for requests, _ in taken) == 3
 
 
 async def test_it_is_told_once(open_pool):
@@ -299,7 +301,7 @@ def ring(accounts: list[str]) -> Pool:
 
 def favourites(pool: Pool, numbers: list[int]) -> dict[int, str]:
     rng = random.Random(1)
-    return {n: pool.key_at(pool.pick("g", "m", now=0.0, rng=rng, sticky=n)[0]).account for n in numbers}
+    return {n: pool.key_at(pool.pick("g", Use("m"), now=0.0, rng=rng, sticky=n)[0]).account for n in numbers}
 
 
 NUMBERS = [zlib.crc32(f"prompt {n}".encode()) for n in range(2_000)]

@@ -46,7 +46,7 @@ TABLE = [
         MOVES_ON, BACK, None, 56.0),
     Row("a rate limit without a time", error(429, "rate_limit_exceeded", "Too many.", "requests"),
         MOVES_ON, BACK, None, 5.0),
-    Row("a 429 nobody explains", Reply(429, pieces=[b"<html>busy</html>"]), MOVES_ON, BACK, None, 5.0),
+    Row("a 429 that is not OpenAI's", Reply(429, pieces=[b"<html>busy</html>"]), MOVES_ON, BACK),
     Row("traffic grew too fast", error(429, "slow_down", "Slow down.", "rate_limit_error", retry_after="7"),
         MOVES_ON, BACK, None, 7.0),
     Row("no credit", error(429, "credit_balance_exhausted", "You have no credits remaining.", "insufficient_quota"),
@@ -245,9 +245,9 @@ async def test_where_every_account_lacks_the_model_upstreams_own_words_reach_the
     assert (client.status, client.error["message"]) == (404, NO_MODEL)
     assert (client.header("x-quotapool-source"), client.header("x-request-id")) == ("upstream", "req_1")
     assert sorted(pool.accounts_asked) == ["a", "b", "c"]
-    again = await pool.ask()
-    assert (again.status, again.error["code"]) == (404, "model_not_available")
-    assert len(pool.accounts_asked) == 3
+    again = await pool.ask()  # one account is asked again: it may have the model by now
+    assert (again.status, again.error["message"]) == (404, NO_MODEL)
+    assert len(pool.accounts_asked) == 4
 
 
 async def test_one_keys_trouble_never_becomes_the_clients_answer(open_pool):

@@ -163,7 +163,8 @@ class Bucket:
     ) -> tuple[float, Dimension | None]:
         """Seconds until `cost` fits (0: now; NEVER) and the dimension that decides. Call `refill` first.
 
-        `leave`: the share of the depth that must stay for others.
+        `leave`: the share of the depth that must stay for others. Nothing stays of a limit that is only guessed: its
+        level says how many answers it waits for, not how much there is.
         """
         longest, which = max(0.0, self.cool_until - self.at), None
         for i, dimension in enumerate(DIMENSIONS):
@@ -173,7 +174,8 @@ class Bucket:
             if amount > self.limit(i, written):
                 return NEVER, dimension
             full = self.depth(i, written, burst_s)
-            need = min(amount + self.margin[i] + leave * full, full)
+            is_guess = written.of(dimension) is None and self.learned[i] < 0
+            need = min(amount + self.margin[i] + (0.0 if is_guess else leave * full), full)
             if level < need and (need - level) / self.rate(i, written) > longest:
                 longest, which = (need - level) / self.rate(i, written), dimension
         return longest, which

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from quotapool.domain.headroom import Headroom
+from quotapool.domain.missing_access import MissingAccess, Use
 from quotapool.domain.states import Record, State
 from quotapool.domain.subject import Subject
 from quotapool.domain.wallet import MONTHLY_STOP
@@ -24,7 +25,6 @@ _SHORT = 0.15  # headroom below which a sticky request goes elsewhere
 PAIR = 2  # accounts that are compared while there is room: the fuller of two random ones is nearly the fullest
 CANDIDATES = 6  # accounts that one reservation names while there is little room
 _NOT_ONE = -1  # several usable keys, which take turns, or none
-_MODEL_REST_S = 300.0  # how long an account that lacks a model is not tried for it again
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Pool:
         self._pickable = array("i")  # places
         self._resting: list[Account] = []
         self.organizations: dict[str, list[Account]] = {}
-        self._lacking: dict[tuple[int, str], float] = {}  # (place, model) -> until when
+        self.missing = MissingAccess()
         self._ring: list[tuple[int, Account]] = []
         self.replace(keys)
 
@@ -216,14 +216,6 @@ class Pool:
         rng.shuffle(found)
         return found
 
-    def note_missing_model(self, account: str, model: str, now: float) -> None:
-        """Remember that this account has no access to this model, according to upstream."""
-        if len(self._lacking) > 10_000:
-            self._lacking.clear()
-        place = self._places.get(account)
-        if place is not None:
-            self._lacking[place, model] = now + _MODEL_REST_S
-
     def note_headroom(self, place: int, group: str, headroom: float, now: float) -> None:
         """Remember the level of the emptiest bucket, as a share of its depth, after a grant or an answer."""
         self.headroom.update(group, place, headroom, now)
@@ -231,7 +223,7 @@ class Pool:
     def pick(
         self,
         group: str,
-        model: str,
+        use: Use,
         *,
         now: float,
         rng: random.Random,
@@ -241,22 +233,23 @@ class Pool:
         sticky: int | None = None,
         few: bool = False,
         only: Iterable[str] | None = None,
+        avoid_missing: bool = True,
     ) -> list[int]:
         """The indexes of a few keys, in order, one per account: a resting one that may be tried again, then the one
         that `sticky` leads to, then those of `prefer` (accounts that the store reported as ready), then random ones by
         headroom.
 
         `few`: the better of a random pair is enough, since there was room lately. `only`: no accounts but these, which
-        hold what the request needs."""
+        hold what the request needs. `avoid_missing`: none that lacks access to what the request uses."""
         if only is not None:
-            return self._pick_only(only, now, set(exclude), may_try_resting=may_try_resting)
+            return self._pick_only(only, use, now, set(exclude), may_try_resting=may_try_resting)
         pickable, weights, levels = self._pickable, self._weights, self.headroom.of(group)
         if few and len(pickable) > PAIR:
             first, second = _two_of(len(pickable), rng)
             one, other = pickable[first], pickable[second]
             if levels.rank(other, weights[other], now) < levels.rank(one, weights[one], now):
                 one, other = other, one
-            if sticky is None and not (exclude or prefer or self._lacking or (may_try_resting and self._resting)):
+            if sticky is None and not (exclude or prefer or self.missing or (may_try_resting and self._resting)):
                 return [self._next_key(one)]  # nearly always: nothing else to consider
             chosen = [one, other]
         else:
@@ -265,6 +258,7 @@ class Pool:
         favourite = self._favourite(sticky, group, now) if sticky is not None else ()
         preferred = [a.place for name in prefer if (a := self.accounts.get(name)) is not None and a.usable]
         seen = {self._places[name] for name in exclude if name in self._places}
+        missing = self.missing if avoid_missing and self.missing else None
         picked: list[int] = []
         if may_try_resting and self._resting:
             account = self._resting[rng.randrange(len(self._resting))]
@@ -272,12 +266,14 @@ class Pool:
             if until <= now and account.place not in seen:
                 picked.append(self._indexes[key.id])
         for place in (*favourite, *preferred, *chosen):
-            if place in seen or (self._lacking and self._lacking.get((place, model), 0.0) > now):
+            if place in seen or (missing is not None and missing.account_lacks(place, use, now)):
                 continue
             seen.add(place)
-            picked.append(self._next_key(place))
-            if few:
-                break
+            index = self._next_key(place) if missing is None else self._next_key_with(missing, place, use, now)
+            if index is not None:
+                picked.append(index)
+                if few:
+                    break
         return picked[:CANDIDATES]
 
     def _next_key(self, place: int) -> int:
@@ -285,14 +281,26 @@ class Pool:
         index = self._only_keys[place]
         return index if index != _NOT_ONE else self._indexes[self._by_place[place].next_key().id]
 
-    def _pick_only(self, only: Iterable[str], now: float, exclude: set[str], *, may_try_resting: bool) -> list[int]:
+    def _next_key_with(self, missing: MissingAccess, place: int, use: Use, now: float) -> int | None:
+        """The same, of those keys that have access to the endpoint; None: no key has."""
+        account = self._by_place[place]
+        for _ in account.usable:
+            key = account.next_key()
+            if not missing.key_lacks(key.id, use, now):
+                return self._indexes[key.id]
+        return None
+
+    def _pick_only(
+        self, only: Iterable[str], use: Use, now: float, exclude: set[str], *, may_try_resting: bool
+    ) -> list[int]:
         picked: list[int] = []
         for name in only:
             account = self.accounts.get(name)
             if account is None or name in exclude:
                 continue
             if account.usable:
-                picked.append(self._next_key(account.place))
+                index = self._next_key_with(self.missing, account.place, use, now) if self.missing else None
+                picked.append(self._next_key(account.place) if index is None else index)
             elif may_try_resting and account.resting and account.resting[0][0] <= now:
                 picked.append(self._indexes[account.resting[0][1].id])
         return picked[:CANDIDATES]

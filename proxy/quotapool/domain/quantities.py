@@ -67,6 +67,10 @@ class Limits:
         """These limits where they are set, `other`'s elsewhere."""
         return Limits(*(mine if (mine := self.of(d)) is not None else other.of(d) for d in Dimension))
 
+    def capped_by(self, other: Limits) -> Limits:
+        """The lower limit of both, in each dimension."""
+        return Limits(*(min((x for x in (self.of(d), other.of(d)) if x is not None), default=None) for d in Dimension))
+
 
 class Certainty(StrEnum):
     """How well we know what a call used. Only NOTHING and EXACT may give tokens back."""

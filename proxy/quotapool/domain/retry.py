@@ -7,7 +7,7 @@ unless nothing was written yet.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
 
@@ -20,9 +20,20 @@ class Step(Enum):
     AGAIN = auto()  # any account, after a pause
 
 
-_REFUSALS: Final = frozenset({Kind.WAIT, Kind.SLOW_DOWN, Kind.MONEY, Kind.DEAD, Kind.SUSPECT, Kind.MODEL, Kind.HEADER})
-_MOST_UNKNOWN_MODEL: Final = 8  # accounts asked for a model before it counts as the caller's mistake
-_MOST_REFUSALS: Final = 24  # keys one request may see refuse it; beyond that something else is wrong
+# How often one request may be refused in this way; beyond that something else is wrong. What takes a key out of the
+# pool (money, death) never meets the same key again, so those may be many: else the next request would meet them.
+_MOST_REFUSALS: Final = {
+    Kind.WAIT: 24,
+    Kind.SLOW_DOWN: 24,
+    Kind.TOO_LARGE: 24,
+    Kind.HEADER: 24,
+    Kind.SUSPECT: 24,
+    Kind.MONEY: 100,
+    Kind.DEAD: 100,
+    Kind.MODEL: 8,  # then it counts as the caller's mistake
+    Kind.EGRESS: 1,  # an allow-list may be one organisation's: one other account may get through
+}
+_MOST_UNEXPLAINED: Final = 2  # rate limits that name neither a time nor a dimension
 
 FIRST_PAUSE_S: Final = 0.25
 LONGEST_PAUSE_S: Final = 4.0
@@ -48,8 +59,16 @@ class RetrySlots:
 class Tried:
     """What one request has been through: attempts that upstream refused, and attempts that failed."""
 
-    refusals: int = 0
+    refusals: dict[Kind, int] = field(default_factory=dict)  # by kind of verdict
     failures: int = 0
+    idle: int = 0  # connections that were found closed before anything was sent
+
+    @property
+    def anything(self) -> bool:
+        return bool(self.refusals or self.failures or self.idle)
+
+    def refused(self, kind: Kind) -> None:
+        self.refusals[kind] = self.refusals.get(kind, 0) + 1
 
 
 def next_step(
@@ -64,12 +83,11 @@ def next_step(
     """`resendable`: we still hold the body; `replayable`: doing it twice is harmless."""
     if not resendable:
         return Step.ANSWER
-    if verdict.kind is Kind.MODEL and tried.refusals >= _MOST_UNKNOWN_MODEL:
-        return Step.ANSWER
-    if verdict.kind in _REFUSALS or verdict.kind is Kind.TOO_LARGE:
-        return Step.NEXT if tried.refusals < _MOST_REFUSALS else Step.ANSWER
-    if verdict.kind is Kind.EGRESS:  # an allow-list may be one organisation's: one other account may know better
-        return Step.NEXT if tried.refusals < 1 else Step.ANSWER
+    most = _MOST_REFUSALS.get(verdict.kind)
+    if most is not None:
+        if verdict.kind is Kind.WAIT and verdict.retry_after_s is None and not verdict.dimension:
+            most = _MOST_UNEXPLAINED
+        return Step.NEXT if tried.refusals.get(verdict.kind, 0) < most else Step.ANSWER
     if verdict.kind is Kind.SERVICE:
         again = replayable and tried.failures < most_failures and slots.allows()
         return Step.AGAIN if again else Step.ANSWER

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from quotapool.domain.missing_access import Access
+
 
 class Kind(StrEnum):
     OK = "ok"
@@ -44,7 +46,8 @@ class Verdict:
     `retry_after_s` is seconds from the answer, None if upstream gave none;
     `dimension` is "requests", "tokens", "images", or "" if the answer names none;
     `daily` is true for RPD/TPD messages; `limit` is the number in the message;
-    `shared_group` is X of upstream's "(for limit X)", "" if absent.
+    `shared_group` is X of upstream's "(for limit X)", "" if absent;
+    `access`: what a MODEL verdict is about, with `feature`: which feature of the model, if that is it.
     """
 
     kind: Kind
@@ -56,6 +59,8 @@ class Verdict:
     daily: bool = False
     limit: int | None = None
     shared_group: str = ""
+    access: Access = Access.REQUEST
+    feature: str = ""
 
 
 OK = Verdict(Kind.OK)

@@ -251,9 +251,18 @@ class Ledger:
         """Charge in the store what was taken without it."""
         debts = self._local.pay(self._now()) if self._local is not None else []
         for debt in debts if not forgiven else ():
-            c = debt.candidate
-            amounts = [[bounded(amount, MOST) for amount in taken] for taken in (debt.kept, debt.corrected)]
-            self._batches.put(Item([4, debt.group, c.account, c.burst_s, *c.written, *amounts, debt.cool_s]))
+            self.carry_over(debt.group, debt.candidate, debt.kept, debt.corrected, debt.cool_s)
+
+    def carry_over(
+        self, group: str, candidate: Candidate, kept: Sequence[float], corrected: Sequence[float], cool_s: float
+    ) -> None:
+        """Charge a candidate's bucket for what was taken from another one that turned out to be the same limit.
+
+        `kept` and `corrected`: amounts by dimension in both predictions; `cool_s`: seconds to rest from now.
+        """
+        amounts = [[bounded(amount, MOST) for amount in taken] for taken in (kept, corrected)]
+        rest_s = bounded(cool_s, _LONGEST_COOL_S)
+        self._batches.put(Item([4, group, candidate.account, candidate.burst_s, *candidate.written, *amounts, rest_s]))
 
     async def buckets(self) -> tuple[float, dict[tuple[str, str], Bucket]]:
         """The store's time and every bucket by (account, model group), for metrics and alerts.

@@ -13,11 +13,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
 import msgspec
 
+from quotapool.domain.missing_access import Access
 from quotapool.domain.redact import mask
 from quotapool.domain.verdict import OK, Kind, Scope, Verdict
 from quotapool.openai.jsontext import BROKEN, object_in
@@ -103,6 +105,8 @@ _RULES: Final[tuple[_Rule, ...]] = tuple(_Rule(*row) for row in (
     (_AUTH, "invalid_api_key", "", "", Kind.DEAD, _K),
     (_ENDED, "account_deactivated", "", "", Kind.DEAD, _O),
     (_ENDED, "access_terminated", "", "", Kind.DEAD, _O),
+    (_AUTH, "not_authorized_invalid_project", "", "", Kind.DEAD, _A),  # an archived project
+    (_ENDED, "", "", "^organization has been restricted", Kind.DEAD, _O, "organization_restricted"),
     # Termination can come as a 429; this sentence is proof, whatever the code says.
     (_ENDED, "", "", "^your access was terminated", Kind.DEAD, _O, "access_terminated"),
 
@@ -127,6 +131,7 @@ _RULES: Final[tuple[_Rule, ...]] = tuple(_Rule(*row) for row in (
     (_ANY, "inference_not_authorized_error", "", "", Kind.SUSPECT),
     (_VERIFY, "", "", "^your organization must be verified", Kind.MODEL, _N, "organization_not_verified"),
     (_VERIFY, "model_not_found", "", "", Kind.MODEL),
+    (_404, "deploymentnotfound", "", "", Kind.MODEL, _N, "deployment_not_found"),  # Azure OpenAI
     (_ANY, "data_residency_mismatch", "", "", Kind.MODEL),
 
     # By code, wait.
@@ -182,6 +187,8 @@ _RULES: Final[tuple[_Rule, ...]] = tuple(_Rule(*row) for row in (
     (_403, "", "", "does not have access to model", Kind.MODEL, _N, "model_not_found"),
     (_403, "", "", "^you are not allowed to", Kind.MODEL, _N, "model_not_allowed"),  # "... sample from this model"
     (_404, "", "", "^the model `", Kind.MODEL, _N, "model_not_found"),
+    (_404, "", "", "^model '", Kind.MODEL, _N, "model_not_found"),  # servers that speak OpenAI's API
+    (_404, "", "", '^model "', Kind.MODEL, _N, "model_not_found"),
     (_404, "", "", "^prompt with id", Kind.MODEL, _N, NO_PROMPT),  # belongs to one project, like a fine-tuned model
     (_400, "", "", "^invalid service_tier argument: the requested service tier is not allowed",
      Kind.MODEL, _N, "service_tier_not_allowed"),
@@ -203,6 +210,18 @@ _RULES: Final[tuple[_Rule, ...]] = tuple(_Rule(*row) for row in (
 ))
 # fmt: on
 
+# What a MODEL verdict is about, by its reason or by the sentence after the one that the row has. (reason, message ->
+# access, feature); the first that fits. Facts: OpenAI's messages, see docs/keys.md.
+_ACCESS: Final[tuple[tuple[str, str, Access, str], ...]] = (
+    ("missing_scope", "", Access.ENDPOINT, ""),
+    ("organization_not_verified", "to stream", Access.FEATURE, "stream"),
+    ("organization_not_verified", "reasoning summar", Access.FEATURE, "reasoning_summary"),
+    ("service_tier_not_allowed", "", Access.FEATURE, "service_tier"),
+    ("zero_data_retention", "", Access.REQUEST, ""),
+    ("data_residency_mismatch", "", Access.REQUEST, ""),
+    ("", "", Access.MODEL, ""),
+)
+
 # By status alone, if no row matches. 407 comes from our own forward proxy, 451 is about our location; the SDKs retry
 # 408 (upstream gave up waiting) and 409 (a conflict) themselves.
 _BY_STATUS: Final[dict[int, Kind]] = {
@@ -221,7 +240,8 @@ _LIMIT: Final = re.compile(r"\blimit:? (\d[\d,]{0,18})(?=\.?\s|/|\.?\Z)", re.IGN
 _REQUESTED: Final = re.compile(r"\brequested:? (\d[\d,]{0,18})", re.IGNORECASE)
 _SHARED: Final = re.compile(r"\(for limit ([^()\s]{1,100})\)", re.IGNORECASE)
 _AGAIN: Final = re.compile(
-    r"\btry again (?:in|after) (?:(\d{1,9}(?:\.\d{1,9})?) ?(seconds?|minutes?|hours?|days?)\b|([\d.]+[a-zµ][\w.]*))",
+    r"\b(?:try again|retry) (?:in|after) "
+    r"(?:(\d{1,9}(?:\.\d{1,9})?) ?(seconds?|minutes?|hours?|days?)\b|([\d.]+[a-zµ][\w.]*))",
     re.IGNORECASE,
 )
 _WORD_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -241,7 +261,15 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
         error = _Error(status, message=_readable(body), is_json=False)
     else:
         error = _error(status, _first_object(document.get("error")) or document)
-    return _judge(error, _retry_after(headers))
+    verdict = _judge(error, _retry_after(headers))
+    if status == 429 and not error.is_json and verdict.retry_after_s is None and not _names_limits(headers):
+        # Not OpenAI's words: a page or nothing, as Cloudflare sends if our own address is the trouble (error 1015).
+        return Verdict(Kind.EGRESS, "http_429", message=verdict.message)
+    return verdict
+
+
+def _names_limits(headers: Mapping[str, str]) -> bool:
+    return "x-ratelimit-limit-requests" in headers or "x-ratelimit-limit-tokens" in headers
 
 
 def classify_stream_error(payload: bytes) -> Verdict:
@@ -295,6 +323,13 @@ def _judge(error: _Error, retry_after_s: float | None) -> Verdict:
         wait_s = retry_after_s if retry_after_s is not None else _wait_in(error.message)
     if kind in {Kind.WAIT, Kind.TOO_LARGE}:
         return _rate_limit(Verdict(kind, reason, scope, message, wait_s), error)
+    if kind is Kind.MODEL:
+        access, feature = next(
+            (access, feature)
+            for known, words, access, feature in _ACCESS
+            if known in {"", reason} and words in error.lowered
+        )
+        return Verdict(kind, reason, scope, message, access=access, feature=feature)
     return Verdict(kind, reason, scope, message, wait_s)
 
 
@@ -350,10 +385,18 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         try:
             seconds = float(text) * unit_s
         except ValueError:
-            continue
-        if 0 <= seconds < math.inf:
+            seconds = _until(text, headers.get("date", "")) if name == "retry-after" else -1.0
+        if 0 <= seconds < math.inf and (seconds or name == "retry-after"):  # zero milliseconds tell nothing
             return seconds
     return None
+
+
+def _until(moment: str, date: str) -> float:
+    """Seconds from the answer's own `Date` to an HTTP date (RFC 9110 §10.2.3); -1: one of them is no date."""
+    try:
+        return (parsedate_to_datetime(moment) - parsedate_to_datetime(date)).total_seconds()
+    except (TypeError, ValueError):
+        return -1.0
 
 
 def _first_object(*candidates: object) -> dict[str, Any] | None:

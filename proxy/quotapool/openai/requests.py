@@ -56,6 +56,7 @@ class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     prompt_cache_key: str | None = None
     prompt: str = ""
     prompt_tokens: int = 0  # the estimate for the prompt alone: characters / 4
+    summary: bool = False  # it wants a summary of the reasoning
 
 
 class _Common(msgspec.Struct, gc=False):
@@ -87,6 +88,7 @@ class _Responses(_Common, gc=False):
     prompt: Any = None
     tools: msgspec.Raw = _NONE
     text: msgspec.Raw = _NONE
+    reasoning: msgspec.Raw = _NONE
 
 
 class _Completions(_Common, gc=False):
@@ -258,6 +260,7 @@ def _facts(r: _Common, output: int, characters: int, *, stateful: bool = False, 
         _text(r.prompt_cache_key),
         prompt,
         characters // CHARACTERS_PER_TOKEN,
+        type(r) is _Responses and b'"summary"' in bytes(r.reasoning),
     )
 
 

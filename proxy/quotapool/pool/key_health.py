@@ -12,6 +12,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+from quotapool.domain.missing_access import Use
 from quotapool.domain.states import Record, State, first_rest_s, state_after, subject_of
 from quotapool.domain.subject import Subject, SubjectKind
 from quotapool.domain.verdict import Kind, Verdict
@@ -28,17 +29,23 @@ class KeyHealth:
         self._rng = random.Random()
 
     def report(
-        self, verdict: Verdict, granted: Granted, *, lacking: str = "", status: int = 0, request_id: str = ""
+        self, verdict: Verdict, granted: Granted, *, use: Use | None = None, status: int = 0, request_id: str = ""
     ) -> asyncio.Task[None] | None:
         """Act on an answer to a request; None if there is nothing to write.
 
-        `lacking`: what the account has no access to, if that is the verdict: a model's name or a stored prompt's id.
-        The task goes on if its request is cancelled. A store that is away is not a reason to fail.
+        `use`: what the request used, to which account or key may lack access, if that is the verdict. The task goes on
+        if its request is cancelled. A store that is away is not a reason to fail.
         """
-        if verdict.kind is Kind.MODEL and lacking:
-            self._pool.note_missing_model(granted.candidate.account, lacking, time.time())
+        if verdict.kind is Kind.MODEL and use is not None and use.model:
+            candidate = granted.candidate
+            missing = self._pool.missing
+            missing.refused(verdict.access, verdict.feature, candidate.place, candidate.key, use, time.time())
         work = self._consequence(verdict, granted.candidate, granted.is_trial, status, request_id)
         return None if work is None else self._sync.start(work)
+
+    def answered(self, granted: Granted, use: Use) -> None:
+        """Upstream served a request: whatever was missing for it is there."""
+        self._pool.missing.answered(granted.candidate.place, granted.candidate.key, use, time.time())
 
     async def found(self, verdict: Verdict, candidate: Candidate, *, status: int, request_id: str) -> None:
         """The same for the answer to a probe."""

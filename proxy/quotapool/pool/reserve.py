@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from quotapool.domain.missing_access import Use
 from quotapool.domain.observer import Observer
 from quotapool.domain.pool import PAIR
 from quotapool.domain.quantities import Cost, Dimension
@@ -28,14 +29,14 @@ _UNKNOWN_WAIT_S: Final = 1.0  # if it is unknown when there will be room
 
 
 class Want(msgspec.Struct, eq=False):
-    """What a request needs. `model`: what an account may lack, the model's name or a stored prompt's id. `exclude`:
+    """What a request needs. `use`: what an account or a key may have no access to. `exclude`:
     accounts that already refused this very request.
 
     `max_wait_s`: how long it may wait in the queue, all attempts together.
     """
 
     group: str
-    model: str
+    use: Use
     cost: Cost
     may_try_resting: bool
     max_wait_s: float
@@ -46,6 +47,7 @@ class Want(msgspec.Struct, eq=False):
     priority: int = 0
     leave: float = 0.0  # share of each budget that must stay for others
     sticky: int | None = None  # requests with the same number like the same account
+    tried_missing: bool = False  # an account was asked although it refused such requests lately
     only: frozenset[str] | None = None  # accounts that hold what the request names; None: any account will do
 
     @property
@@ -169,12 +171,17 @@ class Reserver:
             everyone = list(pool.accounts)
             self._rng.shuffle(everyone)
             seats = self._pick_of(want, everyone, few=False)
+        if not seats and pool.missing and not want.tried_missing:
+            # All that are left refused such requests lately. One of them is asked: it may have the model by now, and
+            # if it has not, the client gets upstream's own answer.
+            want.tried_missing = True
+            seats = self._pick_of(want, list(pool.accounts) if pool.size > PAIR else (), few=False, avoid_missing=False)
         return seats
 
-    def _pick_of(self, want: Want, prefer: Sequence[str], *, few: bool) -> list[int]:
+    def _pick_of(self, want: Want, prefer: Sequence[str], *, few: bool, avoid_missing: bool = True) -> list[int]:
         return self._roster.pool.pick(
             want.group,
-            want.model,
+            want.use,
             now=time.time(),
             rng=self._rng,
             exclude=want.exclude,
@@ -183,4 +190,5 @@ class Reserver:
             sticky=want.sticky,
             few=few,
             only=want.only,
+            avoid_missing=avoid_missing,
         )

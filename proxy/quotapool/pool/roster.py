@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from quotapool.domain.pool import Key, Pool
+from quotapool.domain.quantities import Limits
 from quotapool.ledger.grants import Candidate, candidate_of, written_limits
 from quotapool.settings import Settings
 
@@ -82,7 +83,16 @@ class Roster:
         if len(self.learned_groups) >= _MOST_LEARNED and model not in self.learned_groups:
             return None
         self.learned_groups[model] = group
+        self._candidates.pop(group, None)  # the model's limits are its group's now
         return group
+
+    def _limits_for(self, account: str, group: str) -> Limits:
+        """Configured limits, of a learned group those of its models too: what was written for one still holds."""
+        limits = self.settings.limits_for(account, group)
+        for model, learned in self.learned_groups.items():
+            if learned == group:
+                limits = limits.capped_by(self.settings.limits_for(account, self.settings.group_of(model)))
+        return limits
 
     # ---- organisations
 
@@ -142,7 +152,7 @@ class Roster:
             key=key.id,
             account_fingerprint=account.fingerprint,
             key_fingerprint=key.fingerprint,
-            written=written_limits(self.settings.limits_for(key.account, group)),
+            written=written_limits(self._limits_for(key.account, group)),
             burst_s=self.settings.burst_for(key.account),
             organization=account.organization,
             place=account.place,

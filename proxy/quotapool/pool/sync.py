@@ -11,11 +11,13 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
+from quotapool.domain.bucket import DIMENSIONS
 from quotapool.domain.observer import Observer
 from quotapool.domain.states import Record, State
 from quotapool.domain.subject import Subject
 from quotapool.ledger.budgets import Braked, Ledger, StoreUnavailable
 from quotapool.ledger.clients import ClientDirectory
+from quotapool.ledger.grants import Granted
 from quotapool.pool.roster import Roster
 from quotapool.store.store import StoreLost
 
@@ -29,6 +31,7 @@ class RosterSync:
         self, roster: Roster, ledger: Ledger, observer: Observer, clients: ClientDirectory | None = None
     ) -> None:
         self.roster = roster
+        self._ledger = ledger
         self._registry = ledger.registry
         self._observer = observer
         self._clients = clients
@@ -135,14 +138,38 @@ class RosterSync:
 
     # ---- what answers name
 
-    async def learn_group(self, model: str, shared: str) -> None:
-        """Upstream refused `model` "for limit `shared`", or answered this stored prompt with that model: they share
-        a bucket, in all replicas."""
+    async def learn_group(
+        self, model: str, shared: str, *, refused: Granted | None = None, cool_s: float = 0.0
+    ) -> None:
+        """Upstream refused `model` "for limit `shared`", or answered this stored prompt with that model: they share a
+        bucket, in all replicas.
+
+        `refused`: the reservation that was refused. What its account has used goes along, and its cool-down.
+        """
         group = self.roster.learn_group(model, shared)
-        if group is not None:
-            self._observer.group_learned(model, group)
-            with contextlib.suppress(StoreUnavailable):
-                await self._registry.record_group(model, group)
+        if group is None:
+            return
+        self._observer.group_learned(model, group)
+        if refused is not None:
+            self._carry_over(refused, group, cool_s)
+        with contextlib.suppress(StoreUnavailable):
+            await self._registry.record_group(model, group)
+
+    def _carry_over(self, refused: Granted, group: str, cool_s: float) -> None:
+        key = self.roster.pool.keys.get(refused.candidate.key)
+        if key is None:  # a reload took it
+            return
+        candidate = self.roster.candidate(key, group)
+        kept, corrected = [0.0] * len(DIMENSIONS), [0.0] * len(DIMENSIONS)
+        written = dict(zip(DIMENSIONS, refused.candidate.written, strict=False))
+        for index, dimension in enumerate(DIMENSIONS):
+            moment = refused.moments.get(dimension)
+            limits = written.get(dimension, -1.0), refused.learned.get(dimension, -1.0)
+            known = [limit for limit in limits if limit >= 0]
+            if moment is not None and known:
+                kept[index] = max(0.0, min(known) - moment.kept)
+                corrected[index] = max(0.0, min(known) - moment.corrected)
+        self._ledger.carry_over(group, candidate, kept, corrected, cool_s)
 
     def learn_organization(self, account: str, organization: str) -> None:
         """An answer named the organisation behind an account."""

@@ -10,7 +10,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from multidict import CIMultiDict
@@ -232,12 +232,14 @@ class Attempt(ABC):
         self._watch()
         self._settle()
         is_answered = outcome.delivered and outcome.failure is None  # else a resting key has shown nothing
+        if is_answered and outcome.verdict.kind is Kind.OK:
+            self.parts.health.answered(self.granted, self.request.use)
         if outcome.verdict.kind is not Kind.OK or (self.granted.is_trial and is_answered):
             request = self.request
             outcome.report = self.parts.health.report(
                 outcome.verdict,
                 self.granted,
-                lacking=request.prompt if outcome.verdict.reason == NO_PROMPT else request.model,
+                use=request.use if outcome.verdict.reason == NO_PROMPT else replace(request.use, model=request.model),
                 status=record.status,
                 request_id=record.upstream_request_id,
             )
@@ -255,6 +257,7 @@ class Attempt(ABC):
         record.outcome, record.reason = record.outcome or verdict.kind.value, verdict.reason
         if verdict.kind in COOLING:
             outcome.cool_s = cool_down_s(verdict)
+            self.parts.observer.served(self.request.model)  # it has a limit there, so it exists
             self.parts.observer.cooled(record.account, self.granted.group, verdict.reason)
 
     def _watch(self) -> None:

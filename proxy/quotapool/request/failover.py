@@ -16,10 +16,11 @@ from typing import Final
 import msgspec
 
 from quotapool.domain import retry
+from quotapool.domain.missing_access import Access
 from quotapool.domain.observer import Observer
 from quotapool.domain.request_record import RequestRecord
 from quotapool.domain.retry import RetrySlots, Step, Tried
-from quotapool.domain.verdict import Kind
+from quotapool.domain.verdict import Kind, Verdict
 from quotapool.ledger.budgets import Ledger, StoreUnavailable
 from quotapool.ledger.grants import Granted
 from quotapool.openai import replies
@@ -84,7 +85,7 @@ class Plan:
             self._nobody = replies.EGRESS_REFUSED
         elif verdict.kind not in _ABOUT_THE_KEY:  # what is wrong with one of our keys is no answer to a client
             self._held = outcome.held or self._held
-        if verdict.kind in _NOT_THIS_ACCOUNT:
+        if verdict.kind in _NOT_THIS_ACCOUNT and verdict.access is not Access.ENDPOINT:  # that is about the key
             self._want.exclude.add(account)
         if verdict.kind is Kind.TOO_LARGE and verdict.limit is not None:
             # Only an account with a larger limit may be asked: our own estimate was too low.
@@ -92,7 +93,10 @@ class Plan:
             self._want.cost = msgspec.structs.replace(cost, tokens=max(cost.tokens, verdict.limit + 1))
         step = self._step(outcome)
         if step is Step.NEXT:
-            tried.refusals += 1
+            if outcome.failure is None:
+                tried.refused(verdict.kind)
+            else:
+                tried.idle += 1
             return TryAnother()
         if step is Step.AGAIN:
             tried.failures += 1
@@ -105,7 +109,7 @@ class Plan:
 
     def not_admitted(self, answer: NoRoom | Never) -> GiveUp:
         """What follows if no account can be asked. If all have refused this very request, their last answer stands."""
-        if answer == Never("excluded") and (self.tried.refusals or self.tried.failures):
+        if answer == Never("excluded") and self.tried.anything:
             return self._last_answer()
         return GiveUp(refusal_of(answer))
 
@@ -130,7 +134,7 @@ class Plan:
                 slots=self._slots,
                 most_failures=self._most,
             )
-        if failure.idle and self._resendable and self._replayable and tried.refusals < _MOST_IDLE:
+        if failure.idle and self._resendable and self._replayable and tried.idle < _MOST_IDLE:
             return Step.NEXT  # no sign of trouble upstream, so neither a pause nor a share of the retries
         again = retry.may_resend(
             sent=failure.sent,
@@ -202,9 +206,8 @@ class Failover:
                         await self._sync.learn_group(request.model, record.model)  # the prompt shares its limits
                     return None
                 request.end_retry(slots)
-                # A long context's limit has a name of its own, which is not the model's.
-                if outcome.verdict.shared_group and request.group == self._sync.roster.group_of(request.model):
-                    await self._sync.learn_group(request.model, outcome.verdict.shared_group)
+                if shared := self._shared_by_the_model(request, outcome.verdict):
+                    await self._sync.learn_group(request.model, shared, refused=granted, cool_s=outcome.cool_s)
                 plan = plan or Plan(request, want, slots, retries.max_attempts)
                 following = plan.after(outcome, granted.candidate.account, self._rng.random())
                 if isinstance(following, GiveUp):
@@ -216,6 +219,13 @@ class Failover:
         finally:
             slots.active -= 1
             request.end_retry(slots)
+
+    def _shared_by_the_model(self, request: ClientRequest, verdict: Verdict) -> str:
+        """The group whose limit the whole model shares; "": none. A limit of long contexts concerns long prompts only,
+        whether they have a group of their own here or not."""
+        if "long-context" in verdict.shared_group or request.group != self._sync.roster.group_of(request.model):
+            return ""
+        return verdict.shared_group
 
     async def _admit(self, want: Want, record: RequestRecord) -> Granted | NoRoom | Never:
         try:

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from quotapool.domain.missing_access import Use
 from quotapool.domain.quantities import Cost
 from quotapool.domain.retry import RetrySlots
 from quotapool.objects.placement import Placement
@@ -32,6 +33,7 @@ from quotapool.request.relay import Downstream
 from quotapool.settings import Client, Settings
 
 NO_MODEL: Final = "-"  # the model group of requests that name no model
+_NO_MODELS_COST: Final = Cost(0)  # files, lists, batches: no model's limits are used
 LONGEST_MODEL: Final = 128  # characters of a model name that make its group
 _SECONDS: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|)")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
@@ -41,6 +43,7 @@ _NO_JSON: Final = re.compile(
 _PRIORITY: Final = {"high": 1, "normal": 0, "batch": -1}
 _CACHED_FROM: Final = 1024  # prompt tokens from which upstream caches (prompt caching guide)
 _PEEK: Final = 65_536  # bytes of a form that are looked at for its model's name
+_STREAM: Final = ("stream",)
 _TIERS: Final = frozenset({"flex", "priority", "fast", "scale"})
 _PREFIX: Final = 4096  # bytes of a body that tell whether two long prompts begin alike
 
@@ -64,6 +67,7 @@ class ClientRequest(msgspec.Struct, eq=False):
     prompt_tokens: int = 0  # what the prompt alone is taken for, should upstream not count it
     characters: int = 0  # to be spoken: an answer of sound has no count of them
     store: bool | None = None  # as in the body
+    features: tuple[str, ...] = ()  # of the model, to which an account may have no access
     prompt: str = ""  # the stored prompt it names; its `model` is the same where the prompt chooses the model
     placement: Placement | None = None  # what it has to do with stored objects; None: nothing
 
@@ -84,6 +88,11 @@ class ClientRequest(msgspec.Struct, eq=False):
         return self.prompt != "" and self.model == self.prompt
 
     @property
+    def use(self) -> Use:
+        """What it uses that an account or a key may have no access to."""
+        return Use(self.prompt or self.model, self.endpoint.name, self.features)
+
+    @property
     def to_send(self) -> bytes | AsyncIterator[bytes] | None:
         """The body for upstream."""
         return self.stream if self.body is None else (self.body or None)
@@ -98,7 +107,7 @@ async def read_client_request(
     is_json = _NO_JSON.match(content_type) is None  # upstream may read JSON under other names, and under none
     has_body = headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
     if not has_body and endpoint.estimate is None:
-        return ClientRequest(endpoint, b"", None, "", NO_MODEL, Cost(), endpoint.replayable)
+        return ClientRequest(endpoint, b"", None, "", NO_MODEL, _NO_MODELS_COST, endpoint.replayable)
     if endpoint.estimate is None and not (is_json and endpoint.json_body):
         return await _streamed(down, endpoint, content_type, roster, settings.max_json_body if whole else _PEEK)
     body = await down.read(settings.max_json_body)
@@ -133,6 +142,7 @@ async def read_client_request(
         prompt_tokens=facts.prompt_tokens,
         store=facts.store,
         prompt=facts.prompt[:LONGEST_MODEL],
+        features=_features(facts),
     )
 
 
@@ -148,6 +158,8 @@ def _plain(body: bytes, encoding: str, most: int) -> bytes:
 
 def _named(endpoint: Endpoint, model: str, count: int, roster: Roster) -> tuple[str, Cost]:
     """Group and cost of a request that is not counted in tokens."""
+    if not (model or endpoint.names_model):
+        return NO_MODEL, _NO_MODELS_COST
     return roster.group_of(model) if model else NO_MODEL, Cost(1, 0, count) if endpoint.name == IMAGES else Cost()
 
 
@@ -173,6 +185,14 @@ async def _streamed(
         count = int(given) if (given := found.get("n", "1")).isdecimal() and len(given) < 4 else 1
     named = _named(endpoint, model, max(1, count), roster)
     return ClientRequest(endpoint, None, stream, model, *named, replayable=False, streamed=streamed, length=length)
+
+
+def _features(facts: RequestFacts) -> tuple[str, ...]:
+    """Those that OpenAI gives to verified organisations or certain accounts only (`openai/classify.py`)."""
+    if facts.stream and not (facts.service_tier or facts.summary):
+        return _STREAM
+    wanted = (("stream", facts.stream), ("service_tier", facts.service_tier), ("reasoning_summary", facts.summary))
+    return tuple(name for name, wants in wanted if wants)
 
 
 async def _after(held: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -218,7 +238,7 @@ def want_of(
     renamable = bool(request.body) and "Content-Encoding" not in headers
     return Want(
         request.group,
-        request.prompt or request.model,
+        request.use,
         request.cost,
         request.replayable,
         patience,

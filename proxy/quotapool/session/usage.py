@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 
 from quotapool.domain.cool_down import COOLING, cool_down_s
+from quotapool.domain.missing_access import Use
 from quotapool.domain.quantities import Certainty, Cost, Details, Dimension, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.verdict import OK, Kind, Verdict
@@ -285,7 +286,7 @@ class SessionUsage:
             cool_s=cool_down_s(verdict),
         )
         if verdict.kind is not Kind.OK:
-            self._parts.health.report(verdict, granted, lacking=response.model)
+            self._parts.health.report(verdict, granted, use=Use(response.model, self._record.endpoint))
             self._note_policy(verdict)
         elif usage is not None:
             self._parts.observer.served(response.model)

@@ -176,7 +176,8 @@ local function wait_for(b, cost, written, burst_s, leave)
     if amount > 0 and level > -UNBOUNDED then
       if amount > limit_of(b, written, i) then return -1, i end
       local full = depth_of(b, written, i, burst_s)
-      local need = min(amount + b[MARGIN + i] + leave * full, full)
+      local stays = (written[i] < 0 and b[LEARNED + i] < 0) and 0 or leave * full -- nothing of a guess
+      local need = min(amount + b[MARGIN + i] + stays, full)
       if level < need then
         local wait = (need - level) / rate_of(b, written, i)
         if wait > longest then longest, which = wait, i end
