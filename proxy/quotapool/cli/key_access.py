@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial, wraps
 
 from quotapool.cli.errors import fail, warn
+from quotapool.cli.options import with_settings
 from quotapool.cli.store_access import run_with_store
 from quotapool.domain.observer import Observer
 from quotapool.keys.keyring import secrets_in
@@ -52,3 +54,14 @@ def run_with_keys(settings: Settings, command: Callable[[KeyOperations], Awaitab
             return fail(str(error))
 
     return run_with_store(settings, with_store)
+
+
+def with_keys(run: Callable[..., Awaitable[int]]) -> Callable[..., None]:
+    """A command of `run`, whose arguments are the pool's keys and its options."""
+
+    @with_settings
+    @wraps(run)
+    def command(settings: Settings, **options: object) -> int:
+        return run_with_keys(settings, partial(run, **options))
+
+    return command

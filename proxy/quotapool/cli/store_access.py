@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial, wraps
 
 import structlog
 
 from quotapool.cli.errors import fail
+from quotapool.cli.options import with_settings
 from quotapool.ledger.budgets import StoreUnavailable
 from quotapool.settings import Settings
 from quotapool.store.embedded import StateDirBusy, attach_url, temporary
@@ -22,20 +24,13 @@ async def store_of(settings: Settings) -> AsyncIterator[Store]:
     """The pool's store, for the duration of one command."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     ca_file = str(settings.ca_file) if settings.ca_file else None
-    url = settings.redis.get_secret_value() if settings.redis else attach_url(settings.state_dir)
-    if url is not None:
+    async with AsyncExitStack() as stack:
+        url = settings.redis.get_secret_value() if settings.redis else attach_url(settings.state_dir)
+        if url is None:
+            url = await stack.enter_async_context(temporary(settings.state_dir, log=structlog.get_logger()))
         store = connect(url, timeout_s=2.0, ca_file=ca_file)
-        try:
-            yield store
-        finally:
-            await store.close()
-        return
-    async with temporary(settings.state_dir, log=structlog.get_logger()) as own:
-        store = connect(own, timeout_s=2.0)
-        try:
-            yield store
-        finally:
-            await store.close()
+        stack.push_async_callback(store.close)
+        yield store
 
 
 def run_with_store(settings: Settings, command: Callable[[Store], Awaitable[int]]) -> int:
@@ -51,3 +46,14 @@ def run_with_store(settings: Settings, command: Callable[[Store], Awaitable[int]
         return fail(str(error))
     except OSError as error:
         return fail(f"{settings.state_dir}: {error.strerror or error}")
+
+
+def with_store(run: Callable[..., Awaitable[int]]) -> Callable[..., None]:
+    """A command of `run`, whose arguments are the configuration, the store and its options."""
+
+    @with_settings
+    @wraps(run)
+    def command(settings: Settings, **options: object) -> int:
+        return run_with_store(settings, partial(run, settings, **options))
+
+    return command
