@@ -64,8 +64,7 @@ class Alerting:
     async def _use_targets(self) -> None:
         await self._delivery.stop()
         settings = self._settings
-        ca_file = str(settings.ca_file) if settings.ca_file else None
-        targets, problems = await asyncio.to_thread(targets_of, settings.alerts.targets, ca_file)
+        targets, problems = await asyncio.to_thread(targets_of, settings.alerts.targets, settings.ca_file)
         for problem in problems:
             _log.error("an alert target cannot be used", problem=self._clean(problem))
         self._delivery = self._delivery_to(targets)

@@ -27,7 +27,7 @@ def test(settings: Settings) -> int:
     if not settings.alerts.targets:
         return fail("no alerts.targets in the configuration; docs/alerts.md shows how to add them")
     clean = Redactor(secrets_in(settings, "")).clean
-    targets, problems = targets_of(settings.alerts.targets, str(settings.ca_file) if settings.ca_file else None)
+    targets, problems = targets_of(settings.alerts.targets, settings.ca_file)
     for problem in problems:
         print(clean(problem))
     accepted = asyncio.run(_send_to_all(settings.pool, targets))

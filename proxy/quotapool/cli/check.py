@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from quotapool.cli import tables
-from quotapool.cli.credit import credit_lines
 from quotapool.cli.key_access import run_with_keys
 from quotapool.cli.keys import state_word
 from quotapool.cli.openai_columns import add_openai_columns, print_openai_columns
@@ -123,9 +122,27 @@ def _credit(rows: list[dict[str, Any]]) -> Table:
     """Money, of the accounts whose credit or limit is known."""
     table = tables.table("account", "credit")
     for row in _accounts(rows):
-        if lines := credit_lines(row):
+        if lines := _credit_lines(row):
             table.add_row(row["account"], "\n".join(lines))
     return table
+
+
+def _credit_lines(row: dict[str, Any]) -> list[str]:
+    """One line for the credit of a key's account and one for its month, if they are known."""
+    credit = row.get("credit") or {}
+    lines = []
+    if "remaining_usd" in credit:
+        parts = [f"credit ${credit['remaining_usd']:,.2f}", f"${credit['per_day_usd']:,.2f} a day"]
+        if "empty_at" in credit:
+            parts.append(f"empty {credit['empty_at'][:10]}")
+        if "next_expiry" in credit:
+            parts.append(f"next expiry {credit['next_expiry']}")
+        if credit["expiring_unused_usd"]:
+            parts.append(f"${credit['expiring_unused_usd']:,.2f} will expire unused")
+        lines.append(", ".join(parts))
+    if "month_limit_usd" in credit:
+        lines.append(f"month ${credit['month_spent_usd']:,.2f} of ${credit['month_limit_usd']:,.2f}")
+    return lines
 
 
 def _budgets(rows: list[dict[str, Any]]) -> Table:

@@ -25,7 +25,6 @@ from quotapool.openai_admin.json_reader import NoAnswer
 from quotapool.openai_admin.limits import fragment
 from quotapool.openai_admin.reconcile import KeyDay, Reconciliation, reconcile
 from quotapool.openai_admin.records import OpenAIRecords
-from quotapool.openai_admin.shapes import RateLimit
 from quotapool.operators.keys import KeyOperations
 from quotapool.settings import Settings
 from quotapool.store.store import Store
@@ -203,7 +202,11 @@ def _print_reconciliation(result: Reconciliation) -> None:
 
 def _print_limits(answers: Collected) -> None:
     """Kinds of limit that no project has get no column; the project is below its account's name."""
-    limits = [(account, row) for account, rows in sorted(answers.limits.items()) for row in sorted(rows, key=_by_model)]
+    limits = [
+        (account, row)
+        for account, rows in sorted(answers.limits.items())
+        for row in sorted(rows, key=lambda row: row.model)
+    ]
     shown = {
         title: [getattr(row, name) for _, row in limits]
         for title, name in _LIMITS.items()
@@ -216,10 +219,6 @@ def _print_limits(answers: Collected) -> None:
         table.add_row(next(names[account], ""), row.model, *("" if value is None else f"{value:,}" for value in values))
     if limits:
         tables.console().print(table)
-
-
-def _by_model(row: RateLimit) -> str:
-    return row.model
 
 
 def _usd(amount: int | None) -> float | None:

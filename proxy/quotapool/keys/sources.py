@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -76,8 +77,7 @@ class KeySources:
             for name, record in self.contents.records.items()
             if name not in known or known[name][0] != record.sealed
         }
-        c = self.contents
-        return Contents(c.version, c.master, new, c.accounts, c.check)
+        return replace(self.contents, records=new)
 
     def _update(self, opened: Mapping[str, Opened]) -> None:
         keys: dict[str, tuple[str, UpstreamKey]] = {}
