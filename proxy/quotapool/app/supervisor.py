@@ -140,7 +140,8 @@ class Supervisor:
         background.start("OpenAI's own data", self._openai.run)
         background.start("probes", self._probing.prober.run)
         background.start("configuration files", self._watch_files)
-        background.start("keys added at run time", self._watch_vault)
+        keys_changed = partial(self._want, self._apply_changed_keys)
+        background.start("keys added at run time", partial(self._resources.sources.watch, keys_changed))
 
     def _log_ready(self) -> None:
         s = self.settings
@@ -166,9 +167,6 @@ class Supervisor:
             if now != seen:
                 seen = now
                 self._want(self._reload_configuration)
-
-    async def _watch_vault(self) -> None:
-        await self._resources.sources.watch(partial(self._want, self._apply_changed_keys))
 
     def _want(self, reload: _Work) -> None:
         self._wanted[reload] = None

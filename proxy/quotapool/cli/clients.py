@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import msgspec
 import typer
 
 from quotapool.cli import tables
+from quotapool.cli.access import run_with_store, with_store
 from quotapool.cli.errors import fail
 from quotapool.cli.options import JsonOption, with_settings
-from quotapool.cli.store_access import run_with_store, with_store
 from quotapool.ledger.clients import ClientStore, digest, new_key
 from quotapool.settings import Address, Settings
 from quotapool.settings.model import SHORTEST_CLIENT_KEY
@@ -65,7 +64,7 @@ async def show(settings: Settings, store: Store, *, json: JsonOption = False) ->
     for row in rows:
         row["suspended"] = suspended[row["id"]].reason if row["id"] in suspended else ""
     if json:
-        print(msgspec.json.encode({"clients": rows}).decode())
+        tables.print_json({"clients": rows})
         return 0
     table = tables.table("client", "from", "added", "suspended for")
     for row in rows:

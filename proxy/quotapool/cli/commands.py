@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import MutableMapping
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from quotapool.cli.options import ConfigOption, EnvFileOption, JsonOption, load_settings, settings_or_exit
+from quotapool.cli.options import ConfigOption, EnvFileOption, JsonOption, settings_or_exit
 
 
 class _Group(TyperGroup):
@@ -74,8 +75,9 @@ def serve(
         typer.echo(f"ok: {len(settings.keys)} keys in {accounts} accounts, {len(settings.clients)} clients")
         return
     from quotapool.app.supervisor import serve as run
+    from quotapool.settings import load
 
-    raise typer.Exit(run(settings, partial(load_settings, config, env_file, overrides)))
+    raise typer.Exit(run(settings, partial(load, config, env=os.environ, env_file=env_file, overrides=overrides)))
 
 
 @app.command()

@@ -8,13 +8,12 @@ from getpass import getpass
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from quotapool.app.probing import Probing
 from quotapool.cli import keys_import, tables, topup
+from quotapool.cli.access import run_with_keys, with_keys
 from quotapool.cli.errors import fail, warn
-from quotapool.cli.key_access import run_with_keys, with_keys
 from quotapool.cli.options import JsonOption, NoCheckOption, ReplaceOption, with_settings
 from quotapool.domain.states import State
 from quotapool.keys import master_keys
@@ -37,7 +36,7 @@ async def show(keys: KeyOperations, *, json: JsonOption = False) -> int:
     """Each key's state and reason, without asking upstream."""
     rows = await keys.rows()
     if json:
-        print(msgspec.json.encode({"keys": rows}).decode())
+        tables.print_json({"keys": rows})
         return 0
     now = time.time()
     shared = any(row["account"] != row["id"] for row in rows)
@@ -113,7 +112,7 @@ async def probe(keys: KeyOperations, key: KeyArgument, *, json: JsonOption = Fal
     next_ = next_step(row, check)
     if json:
         answer = {"id": key, "valid": check.ok, "answer": check.answer, "detail": check.detail}
-        print(msgspec.json.encode({**answer, "state": row["state"], "next": next_}).decode())
+        tables.print_json({**answer, "state": row["state"], "next": next_})
     else:
         detail = f" ({check.detail})" if check.detail else ""
         print(f"key {key}: upstream answers {check.answer}{detail}; its state here is {row['state']}")

@@ -12,8 +12,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from quotapool.cli import tables
+from quotapool.cli.access import run_with_keys
 from quotapool.cli.errors import fail
-from quotapool.cli.key_access import run_with_keys
 from quotapool.cli.options import JsonOption, NoCheckOption, ReplaceOption
 from quotapool.operators.importer import Importer, Report
 from quotapool.operators.key_file import BadFile, Line, read
@@ -54,7 +55,7 @@ def run(
         if report is not None:
             report.write_bytes(msgspec.json.format(msgspec.json.encode(done.as_json())) + b"\n")
         if json:
-            print(msgspec.json.encode(done.as_json()).decode())
+            tables.print_json(done.as_json())
         else:
             _print(done, report)
         return 1 if done.bad else 0

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import msgspec
 import typer
 
 from quotapool.cli import tables
+from quotapool.cli.access import with_store
 from quotapool.cli.errors import fail
 from quotapool.cli.options import JsonOption
-from quotapool.cli.store_access import with_store
 from quotapool.domain.observer import Observer
 from quotapool.objects.layout import account_mark, owner_of
 from quotapool.objects.owners import ObjectOwners
@@ -48,7 +47,7 @@ async def show(
         if client in {None, row.client} and account in {None, row.account}
     ]
     if json:
-        print(msgspec.json.encode({"objects": rows}).decode())
+        tables.print_json({"objects": rows})
         return 0
     table = tables.table("id", "account", "client", "since")
     for row in rows:
@@ -71,7 +70,7 @@ async def find(settings: Settings, store: Store, object_id: ObjectArgument, *, j
     account = accounts.get(found.account, "an account that is not in the configuration")
     client = clients.get(found.client, "a client that is not in the configuration") if found.client else ""
     if json:
-        print(msgspec.json.encode({"id": object_id, "account": account, "client": client}).decode())
+        tables.print_json({"id": object_id, "account": account, "client": client})
     else:
         print(f"{object_id}: account {account}, client {client or '-'}")
     return 0

@@ -13,8 +13,8 @@ import msgspec
 import typer
 
 from quotapool.cli import tables
+from quotapool.cli.access import run_with_keys
 from quotapool.cli.errors import fail, warn
-from quotapool.cli.key_access import run_with_keys
 from quotapool.cli.options import JsonOption, with_settings
 from quotapool.cli.usage import since_day
 from quotapool.domain.wallet import PICO
@@ -65,7 +65,7 @@ def limits(
             print(fragment(settings, answers.limits), end="")
         elif json:
             rows = {account: msgspec.to_builtins(limits) for account, limits in answers.limits.items()}
-            print(msgspec.json.encode({"limits": rows, "problems": answers.problems}).decode())
+            tables.print_json({"limits": rows, "problems": answers.problems})
         else:
             _print_limits(answers)
         _warn_of(answers.problems, quiet=json)
@@ -112,7 +112,7 @@ def reconciliation(
         account_of = {key.id: key.account for key in settings.keys}
         result = reconcile(ours, costs, usage, answers, account_of, accounts, today)
         if json:
-            print(msgspec.json.encode(_document(result, first, last, answers)).decode())
+            tables.print_json(_document(result, first, last, answers))
         elif as_csv:
             writer = csv.DictWriter(sys.stdout, _COLUMNS)
             writer.writeheader()

@@ -25,21 +25,14 @@ ReplaceOption = Annotated[bool, typer.Option("--replace", help="A new secret for
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
-def load_settings(config: Path | None, env_file: Path | None, overrides: dict[str, object] | None = None) -> Settings:
-    """Raises ConfigError."""
-    from quotapool.settings import load
-
-    return load(config, env=os.environ, env_file=env_file, overrides=overrides)
-
-
 def settings_or_exit(
     config: Path | None, env_file: Path | None, overrides: dict[str, object] | None = None
 ) -> Settings:
     """The configuration; ends the command with exit code 2 and the reason if it is invalid."""
-    from quotapool.settings import ConfigError
+    from quotapool.settings import ConfigError, load
 
     try:
-        return load_settings(config, env_file, overrides)
+        return load(config, env=os.environ, env_file=env_file, overrides=overrides)
     except ConfigError as error:
         typer.echo(f"quotapool: {error}", err=True)
         raise typer.Exit(2) from None

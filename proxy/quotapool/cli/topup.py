@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from quotapool.cli.access import run_with_keys
 from quotapool.cli.errors import fail
-from quotapool.cli.key_access import run_with_keys
 from quotapool.domain.states import State
 from quotapool.domain.subject import Subject
 from quotapool.domain.wallet import PICO

@@ -48,11 +48,6 @@ async def _page(reader: JsonReader, name: str, query: tuple[tuple[str, str], ...
         return _Page()
 
 
-def is_api_key(secret: str) -> bool:
-    """Whether this is an API key and no login, by its form alone."""
-    return secret.lower().startswith("sk-")
-
-
 def session_refused(status: int, message: str) -> str:
     """What a 401 or 403 of the billing pages means, for the operator who configured the login."""
     if "session key" in message:

@@ -193,18 +193,9 @@ class AdminApi:
 
 
 def _usage_row(day: date, name: str, spent: Spent) -> shapes.UsageRow:
-    return shapes.UsageRow(
-        day=day.isoformat(),
-        name=name,
-        exact_usd=spent.exact / PICO,
-        estimated_usd=spent.estimated / PICO,
-        probes_usd=spent.probes / PICO,
-        requests=spent.requests,
-        unpriced_requests=spent.unpriced_requests,
-        prompt_tokens=spent.prompt_tokens,
-        cached_tokens=spent.cached_tokens,
-        completion_tokens=spent.completion_tokens,
-    )
+    row = msgspec.structs.asdict(spent)
+    money = {f"{kind}_usd": row.pop(kind) / PICO for kind in ("exact", "estimated", "probes")}
+    return shapes.UsageRow(day.isoformat(), name, **money, **row)
 
 
 def _with_api_errors(handler: Handler) -> Handler:

@@ -94,7 +94,7 @@ class Importer:
                 if len(batch) >= _BATCH:
                     await self._store(batch, master)
         finally:
-            await checker.close()
+            await checker.aclose()
             if batch:  # an interrupted import keeps what it has found out
                 await self._store(batch, master)
         return self._report

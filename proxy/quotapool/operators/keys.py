@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -159,14 +160,6 @@ class KeyOperations:
             raise KeyConflict(str(why)) from why
         return replace(KeyCheck.of(verdict), ok=verdict.kind is Kind.OK)
 
-    async def check(self, key: UpstreamKey) -> KeyCheck:
-        """Ask upstream whether it accepts this key, in the pool or not."""
-        checker = KeyChecker(self.settings, self.redactor)
-        try:
-            return await checker.check(key)
-        finally:
-            await checker.close()
-
     # ---- adding
 
     async def add(self, entry: KeyEntry, *, check: bool = True, replace: bool = False) -> tuple[str, str]:
@@ -179,7 +172,8 @@ class KeyOperations:
         if duplicate is not None:
             raise KeyConflict(f"that secret is in the pool already, as {duplicate}")
         if check:
-            found = await self.check(key)
+            async with aclosing(KeyChecker(self.settings, self.redactor)) as checker:
+                found = await checker.check(key)
             if not found.ok:
                 raise KeyRejected(found)
         (result,) = await self.sources.vault.put(
