@@ -86,7 +86,8 @@ class KeyOperations:
         """Each key: state, reason, what is left, what to do, where it is kept. Raises StoreUnavailable."""
         rows = await self.overview.rows()
         for row in rows:
-            row["source"] = "store" if self._is_stored(row["id"]) else "configuration"
+            stored = row["id"] in self.sources.contents.records and not self._is_configured(row["id"])
+            row["source"] = "store" if stored else "configuration"
             row["next"] = next_step(row)
         for name, account in self.sources.missing.items():
             row = {"id": name, "account": account, "organization": None, "state": LOCKED, "reason": "master_key"}
@@ -102,9 +103,6 @@ class KeyOperations:
             if row["id"] == name:
                 return row
         raise UnknownKey(name)
-
-    def _is_stored(self, name: str) -> bool:
-        return name in self.sources.contents.records and not self._is_configured(name)
 
     def _is_configured(self, name: str) -> bool:
         return any(key.id == name for key in self.sources.configured.keys)
