@@ -38,7 +38,7 @@ async def checked(settings: Settings):
     try:
         return {key.id: check async for key, check in check_all(checker, settings.keys, lambda key: key)}
     finally:
-        await checker.close()
+        await checker.aclose()
 
 
 async def test_each_key_is_checked_at_its_own_upstream_with_its_own_header(upstream):

@@ -27,7 +27,7 @@ async def operators(aiohttp_client):
         async def handle(call):
             state["calls"].append((name, call))
             if call.id == "nobody":
-                raise ApiError(404, "not_found", "no such key")
+                raise ApiError("not_found", "no such key")
             if call.id == "broken":
                 raise RuntimeError("sk-proj-a-secret-in-a-bug-0001")
             return {"handled_by": name}
@@ -270,6 +270,8 @@ def test_every_code_is_documented_for_people():
 
     page = (Path(__file__).parents[2] / "docs" / "admin-api.md").read_text()
     rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \|", page, re.MULTILINE)
-    assert {(int(status), code) for status, code in rows} == {(c.status, c.code) for c in ERROR_CODES}
+    assert {(int(status), code) for status, code in rows} == {
+        (status, code) for code, (status, _) in ERROR_CODES.items()
+    }
     for route in ROUTES:
         assert f"`{route.method} {PREFIX}{route.path}`" in page

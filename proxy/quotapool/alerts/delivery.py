@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final, Protocol
 
 import structlog
@@ -47,7 +48,7 @@ class Target:
         return not self.kinds or alert.kind in self.kinds
 
 
-def targets_of(written: Sequence[AlertTarget], ca_file: str | None = None) -> tuple[list[Target], list[str]]:
+def targets_of(written: Sequence[AlertTarget], ca_file: Path | None = None) -> tuple[list[Target], list[str]]:
     """The usable targets, and a description of what is wrong with each other one. Default names are like `slack-2`."""
     found: list[Target] = []
     problems: list[str] = []

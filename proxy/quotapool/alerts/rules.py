@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Final
 
 from quotapool.domain.alert import Alert, AlertKind, Severity
@@ -112,7 +112,7 @@ def of_wallets(
             text = f"{subject} has ${left:.2f} of credit left{empty}."
             yield Alert(AlertKind.CREDIT_LOW, subject, text, at, details={"remaining_usd": left})
         for expires_on in sorted({b.grant.expires_on for b in wallet.balances if b.grant.expires_on}):
-            if _start(expires_on) - now <= within:
+            if datetime.combine(expires_on, time(), UTC) - now <= within:
                 left = usd(sum(b.left for b in wallet.balances if b.grant.expires_on == expires_on))
                 text = f"${left:.2f} of {subject}'s credit expire on {expires_on}."
                 yield Alert(
@@ -177,7 +177,3 @@ class Lasting:
         """Which of those that hold at `at` have held long enough. To be called regularly, with all that hold."""
         self._since = {name: self._since.get(name, at) for name in holding}
         return [name for name, since in self._since.items() if at - since >= self._seconds]
-
-
-def _start(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)

@@ -7,6 +7,7 @@ import hmac
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 import aiohttp
@@ -34,23 +35,15 @@ def signature(secret: str, at: int, body: bytes) -> str:
     return f"t={at},v1={digest}"
 
 
+@dataclass(frozen=True, slots=True)
 class Webhook:
     """One http(s) URL that takes our own JSON."""
 
-    def __init__(
-        self,
-        url: str,
-        secret: str = "",
-        *,
-        tls: ssl.SSLContext | None = None,
-        clock: Callable[[], float] = time.time,
-        timeout: aiohttp.ClientTimeout = _TIMEOUT,
-    ) -> None:
-        self._url = url
-        self._secret = secret
-        self._tls = tls
-        self._clock = clock
-        self._timeout = timeout
+    url: str = field(repr=False)
+    secret: str = field(default="", repr=False)
+    tls: ssl.SSLContext | None = field(default=None, kw_only=True)
+    clock: Callable[[], float] = field(default=time.time, kw_only=True)
+    timeout: aiohttp.ClientTimeout = field(default=_TIMEOUT, kw_only=True)
 
     async def deliver(self, message: Message) -> None:
         """Raises NotDelivered. A redirect counts as a refusal: only this receiver may get the body."""
@@ -60,13 +53,13 @@ class Webhook:
             "User-Agent": f"quotapool/{__version__}",
             DELIVERY: message.id,
         }
-        if self._secret:
-            headers[SIGNATURE] = signature(self._secret, int(self._clock()), body)
+        if self.secret:
+            headers[SIGNATURE] = signature(self.secret, int(self.clock()), body)
         try:
             async with (
-                aiohttp.ClientSession(timeout=self._timeout) as session,
+                aiohttp.ClientSession(timeout=self.timeout) as session,
                 session.post(
-                    self._url, data=body, headers=headers, allow_redirects=False, ssl=self._tls or True
+                    self.url, data=body, headers=headers, allow_redirects=False, ssl=self.tls or True
                 ) as answer,
             ):
                 status = answer.status

@@ -50,22 +50,18 @@ class Alerting:
         self._watch = AlertWatch(settings, self._shared_state, overview.roster.pool, self._deliver)
         self._headroom: Mapping[tuple[str, str], float] = {}
 
-    async def start(self) -> None:
-        """Before the first client is served, so that nothing is missed."""
-        await self._use_targets()
-
     async def reload(self, settings: Settings) -> None:
         """Take a new configuration; if the targets changed, alerts that wait for delivery are dropped."""
         before, self._settings = self._settings, settings
         self._watch.settings = settings
         if before.alerts.targets != settings.alerts.targets:
-            await self._use_targets()
+            await self.start()
 
-    async def _use_targets(self) -> None:
+    async def start(self) -> None:
+        """Use the configured targets; before the first client is served, so that nothing is missed."""
         await self._delivery.stop()
         settings = self._settings
-        ca_file = str(settings.ca_file) if settings.ca_file else None
-        targets, problems = await asyncio.to_thread(targets_of, settings.alerts.targets, ca_file)
+        targets, problems = await asyncio.to_thread(targets_of, settings.alerts.targets, settings.ca_file)
         for problem in problems:
             _log.error("an alert target cannot be used", problem=self._clean(problem))
         self._delivery = self._delivery_to(targets)

@@ -16,16 +16,6 @@ from quotapool.settings.money import ModelPrices
 
 _log = structlog.get_logger()
 _CHECK_S: Final = 3600.0  # also in between: the clock may be set, the machine may sleep
-# A newer package whose data has another shape may cost us the prices, not the service.
-_UNKNOWN_SHAPE: Final = (
-    ImportError,
-    AttributeError,
-    LookupError,
-    TypeError,
-    ValueError,
-    ArithmeticError,
-    StopIteration,
-)
 
 
 class Pricing:
@@ -49,7 +39,7 @@ class Pricing:
             now = datetime.now(UTC)
             try:
                 cards = await asyncio.to_thread(compile_cards, now.date(), self._prices)
-            except _UNKNOWN_SHAPE:
+            except Exception:  # noqa: BLE001 - a newer package, with data of another shape, may cost us only the prices
                 _log.exception("prices cannot be compiled: requests count as unpriced, the old cards stay")
                 cards = self._cards
             if cards != self._cards:

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -37,6 +38,8 @@ from quotapool.store.store import StoreError
 _log = structlog.get_logger()
 _CHECK_FILES_S: Final = 1.0
 
+_Work = Callable[[], Awaitable[None]]
+
 
 class Supervisor:
     """All parts of the supervising process. `load` reads the configuration again, for reloads."""
@@ -46,15 +49,14 @@ class Supervisor:
         self._resources = resources
         self._load = load
         self._phase = "starting"
-        self._stop = asyncio.Event()
-        self._reload = asyncio.Event()
-        self._keys_changed = asyncio.Event()
-        self._limits_changed = asyncio.Event()
+        self._stopping = False
+        self._wanted: dict[_Work, None] = {}  # reloads that are due, each once
+        self._woken = asyncio.Event()
         self._reconfiguring = asyncio.Lock()  # one new configuration after the other
         ledger = Ledger(
             resources.store, settings.pool, patience_s=min(1.0, settings.store_patience), observer=Observer()
         )
-        self._openai = OpenAISync(resources.admin_store, lambda: self.settings, self._limits_changed.set)
+        self._openai = OpenAISync(resources.admin_store, lambda: self.settings, partial(self._want, self._apply_limits))
         self._overview = Overview(settings, ledger, resources.metrics_dir)
         metrics = self._overview.metrics
         self._probing = Probing(settings, ledger, resources.redactor, metrics)
@@ -125,9 +127,9 @@ class Supervisor:
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
-        loop.add_signal_handler(signal.SIGINT, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        loop.add_signal_handler(signal.SIGTERM, self._stop)
+        loop.add_signal_handler(signal.SIGINT, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._want, self._reload_configuration)
 
     def _start_background_tasks(self) -> None:
         """Before the workers: prices are compiled while these start."""
@@ -138,7 +140,8 @@ class Supervisor:
         background.start("OpenAI's own data", self._openai.run)
         background.start("probes", self._probing.prober.run)
         background.start("configuration files", self._watch_files)
-        background.start("keys added at run time", self._watch_vault)
+        keys_changed = partial(self._want, self._apply_changed_keys)
+        background.start("keys added at run time", partial(self._resources.sources.watch, keys_changed))
 
     def _log_ready(self) -> None:
         s = self.settings
@@ -163,26 +166,24 @@ class Supervisor:
             now = stamps(self.settings.files)
             if now != seen:
                 seen = now
-                self._reload.set()
+                self._want(self._reload_configuration)
 
-    async def _watch_vault(self) -> None:
-        await self._resources.sources.watch(self._keys_changed.set)
+    def _want(self, reload: _Work) -> None:
+        self._wanted[reload] = None
+        self._woken.set()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._woken.set()
 
     async def _reload_until_stopped(self) -> None:
-        while not self._stop.is_set():
-            await _first_of(self._stop, self._reload, self._keys_changed, self._limits_changed)
-            if self._stop.is_set():
-                return
-            if self._reload.is_set():
-                self._reload.clear()
-                await self._reload_configuration()
-            if self._keys_changed.is_set():
-                self._keys_changed.clear()
-                await self._apply_changed_keys()
-            if self._limits_changed.is_set():
-                self._limits_changed.clear()
-                self._overview.reload(self._with_imported_limits())
-                await self._workers.reload(self._configuration())
+        while not self._stopping:
+            await self._woken.wait()
+            self._woken.clear()
+            while self._wanted and not self._stopping:
+                reload = next(iter(self._wanted))
+                del self._wanted[reload]
+                await reload()
 
     # ---- reload
 
@@ -214,6 +215,11 @@ class Supervisor:
             await self._apply(new)
         _log.info("keys changed", added=len(after - before), gone=len(before - after), keys=len(after))
 
+    async def _apply_limits(self) -> None:
+        """The imported limits have changed."""
+        self._overview.reload(self._with_imported_limits())
+        await self._workers.reload(self._configuration())
+
     async def _apply(self, new: Settings) -> None:
         self.settings = new
         _redact_secrets(self._resources.redactor, new)
@@ -240,15 +246,6 @@ class Supervisor:
 def _redact_secrets(redactor: Redactor, settings: Settings) -> None:
     for secret in secrets_in(settings, settings.redis.get_secret_value() if settings.redis else ""):
         redactor.add(secret)
-
-
-async def _first_of(*events: asyncio.Event) -> None:
-    tasks = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 async def _run(settings: Settings, load: Callable[[], Settings]) -> None:

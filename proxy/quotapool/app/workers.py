@@ -38,7 +38,11 @@ class Workers:
         configure: Configure,
         on_restart: Callable[[], None],
     ) -> None:
-        self._slots = [_Slot(str(name), listener, metrics_dir, configure, on_restart) for name in range(count)]
+        self.listener = listener
+        self.metrics_dir = metrics_dir
+        self.configure = configure
+        self.on_restart = on_restart
+        self._slots = [_Slot(str(name), self) for name in range(count)]
 
     @property
     def alive(self) -> int:
@@ -51,7 +55,8 @@ class Workers:
         await asyncio.gather(*(slot.tried.wait() for slot in self._slots))
 
     async def reload(self, configure: Configure) -> None:
-        await asyncio.gather(*(slot.reload(configure) for slot in self._slots))
+        self.configure = configure
+        await asyncio.gather(*(slot.reload() for slot in self._slots))
 
     async def broadcast(self, message: Message) -> None:
         """Send to all workers, and to each one that is started later; the last message of each kind counts."""
@@ -65,22 +70,12 @@ class Workers:
 class _Slot:
     """Keeps one worker process running."""
 
-    def __init__(
-        self,
-        name: str,
-        listener: socket.socket,
-        metrics_dir: Path,
-        configure: Configure,
-        on_restart: Callable[[], None],
-    ) -> None:
+    def __init__(self, name: str, workers: Workers) -> None:
         self.name = name
         self.tried = asyncio.Event()  # it became ready, or exited, for the first time
         self._process: asyncio.subprocess.Process | None = None
         self._channel: Channel | None = None
-        self._listener = listener
-        self._metrics_dir = metrics_dir
-        self._on_restart = on_restart
-        self._configure = configure
+        self._workers = workers
         self._latest: dict[type, Message] = {}  # what a new worker is sent after its configuration
         self._configured = False  # the configuration was sent, which must be the first message
         self._stopping = False
@@ -102,8 +97,8 @@ class _Slot:
             if self._stopping:
                 return
             exits = 1 if time.monotonic() - started > _STEADY_S else exits + 1
-            shared_values.forget_gauges(self._metrics_dir, self.name)
-            self._on_restart()
+            shared_values.forget_gauges(self._workers.metrics_dir, self.name)
+            self._workers.on_restart()
             _log.error("a worker exited and is replaced", slot=self.name, exit_status=status)
             if exits > 1:
                 await asyncio.sleep(min(0.1 * 2**exits, _LONGEST_PAUSE_S))
@@ -119,8 +114,8 @@ class _Slot:
                 "quotapool.app.worker",
                 self.name,
                 str(theirs.fileno()),
-                str(self._listener.fileno()),
-                pass_fds=(theirs.fileno(), self._listener.fileno()),
+                str(self._workers.listener.fileno()),
+                pass_fds=(theirs.fileno(), self._workers.listener.fileno()),
                 env={name: value for name in _INHERITED if (value := os.environ.get(name)) is not None},
             )
         finally:
@@ -137,31 +132,30 @@ class _Slot:
 
     async def _talk(self, channel: Channel) -> None:
         with suppress(ConnectionError):
-            await channel.send(self._configure)
+            await channel.send(self._workers.configure)
             self._configured = True
             for kind in list(self._latest):
                 await channel.send(self._latest[kind])
         while isinstance(await channel.receive(), Ready):
             self.tried.set()
 
-    async def reload(self, configure: Configure) -> None:
-        self._configure = configure
-        if self._channel is not None and self.is_alive:
-            with suppress(ConnectionError):
-                await self._channel.send(configure)
+    async def reload(self) -> None:
+        await self._send_if_alive(self._workers.configure)
 
     async def send(self, message: Message) -> None:
         self._latest[type(message)] = message
-        if self._channel is not None and self._configured and self.is_alive:
+        if self._configured:
+            await self._send_if_alive(message)
+
+    async def _send_if_alive(self, message: Message) -> None:
+        if self._channel is not None and self.is_alive:
             with suppress(ConnectionError):
                 await self._channel.send(message)
 
     async def drain(self, seconds: float) -> None:
         self._stopping = True
+        await self._send_if_alive(Drain(seconds))
         if self._process is not None and self._process.returncode is None:
-            if self._channel is not None:
-                with suppress(ConnectionError):
-                    await self._channel.send(Drain(seconds))
             try:
                 await asyncio.wait_for(self._process.wait(), seconds + 3.0)
             except TimeoutError:

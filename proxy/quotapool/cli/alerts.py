@@ -5,22 +5,29 @@ from __future__ import annotations
 import asyncio
 import time
 
+import typer
+
 from quotapool.alerts.delivery import Target, targets_of
 from quotapool.alerts.message import compose
 from quotapool.alerts.webhook import NotDelivered
 from quotapool.cli.errors import fail
+from quotapool.cli.options import with_settings
 from quotapool.domain.alert import Alert, AlertKind, Severity
 from quotapool.keys.keyring import secrets_in
 from quotapool.observe.redaction import Redactor
 from quotapool.settings import Settings
 
+app = typer.Typer()
 
-def run(settings: Settings) -> int:
-    """Exit code 0 if every target accepted it, 1 if one did not, 2 if there is none."""
+
+@app.command("test")
+@with_settings
+def test(settings: Settings) -> int:
+    """Send one alert to each target and show what happened. Exit code 1 if one did not accept it."""
     if not settings.alerts.targets:
         return fail("no alerts.targets in the configuration; docs/alerts.md shows how to add them")
     clean = Redactor(secrets_in(settings, "")).clean
-    targets, problems = targets_of(settings.alerts.targets, str(settings.ca_file) if settings.ca_file else None)
+    targets, problems = targets_of(settings.alerts.targets, settings.ca_file)
     for problem in problems:
         print(clean(problem))
     accepted = asyncio.run(_send_to_all(settings.pool, targets))

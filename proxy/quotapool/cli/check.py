@@ -6,24 +6,32 @@ Exit codes: 0 every key is valid and active; 1 at least one is not; 2 that could
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
+from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import Any, Final
 
+import aiohttp
 import msgspec
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from quotapool.cli import tables
-from quotapool.cli.credit import credit_lines
-from quotapool.cli.key_access import run_with_keys
+from quotapool.cli.access import run_with_keys
 from quotapool.cli.keys import state_word
-from quotapool.cli.openai_columns import add_openai_columns, print_openai_columns
 from quotapool.domain.states import State
 from quotapool.keys.check import KeyCheck, KeyChecker, check_all
+from quotapool.openai_admin.collect import Collector, connector
+from quotapool.openai_admin.records import AccountRecord, KeyRecord, OpenAIRecords
 from quotapool.operators.keys import LOCKED, KeyOperations, next_step
 from quotapool.settings import Settings
+from quotapool.store.store import Store
 
 _PER_SECOND: Final = 500.0
+_OPENAI_TIMEOUT_S: Final = 30.0
+_DAY_S: Final = 86_400
 _FEW: Final = 30  # keys that are all shown
 _MOST_SHOWN: Final = 100  # unusable ones, without --all
 _DIMENSIONS: Final = ("rpm", "tpm", "rpd", "tpd", "ipm")
@@ -40,9 +48,9 @@ def run(settings: Settings, *, as_json: bool, show_all: bool = False) -> int:
             row |= {"valid": check.ok, "answer": check.answer, "detail": check.detail}
             row["usable"] = check.ok and row["state"] == State.ACTIVE.value
             row["next"] = row["next"] if row["state"] == LOCKED else next_step(row, check)
-        problems = await add_openai_columns(keys.settings, keys.overview.ledger.store, rows)
+        problems = await _add_openai_columns(keys.settings, keys.overview.ledger.store, rows)
         if as_json:
-            print(msgspec.json.encode({"keys": rows, "summary": _summary(rows), "problems": problems}).decode())
+            tables.print_json({"keys": rows, "summary": _summary(rows), "problems": problems})
         else:
             _print(rows, problems, show_all=show_all)
         return 0 if all(row["usable"] for row in rows) else 1
@@ -51,11 +59,8 @@ def run(settings: Settings, *, as_json: bool, show_all: bool = False) -> int:
 
 
 async def _check_all(keys: KeyOperations) -> dict[str, KeyCheck]:
-    checker = KeyChecker(keys.settings, keys.redactor, per_second=_PER_SECOND)
-    try:
+    async with aclosing(KeyChecker(keys.settings, keys.redactor, per_second=_PER_SECOND)) as checker:
         return {key.id: check async for key, check in check_all(checker, keys.settings.keys, lambda key: key)}
-    finally:
-        await checker.close()
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -78,7 +83,7 @@ def _print(rows: list[dict[str, Any]], problems: list[str], *, show_all: bool) -
     for table in (_credit(shown), _budgets(shown)):
         if table.row_count:
             out.print(table)
-    print_openai_columns(out, shown, problems)
+    _print_openai_columns(out, shown, problems)
     if not everything and len(unusable) > len(shown):
         out.print(f"... and {len(unusable) - len(shown):,} more unusable keys; --all shows every key")
     summary = _summary(rows)
@@ -123,9 +128,27 @@ def _credit(rows: list[dict[str, Any]]) -> Table:
     """Money, of the accounts whose credit or limit is known."""
     table = tables.table("account", "credit")
     for row in _accounts(rows):
-        if lines := credit_lines(row):
+        if lines := _credit_lines(row):
             table.add_row(row["account"], "\n".join(lines))
     return table
+
+
+def _credit_lines(row: dict[str, Any]) -> list[str]:
+    """One line for the credit of a key's account and one for its month, if they are known."""
+    credit = row.get("credit") or {}
+    lines = []
+    if "remaining_usd" in credit:
+        parts = [f"credit ${credit['remaining_usd']:,.2f}", f"${credit['per_day_usd']:,.2f} a day"]
+        if "empty_at" in credit:
+            parts.append(f"empty {credit['empty_at'][:10]}")
+        if "next_expiry" in credit:
+            parts.append(f"next expiry {credit['next_expiry']}")
+        if credit["expiring_unused_usd"]:
+            parts.append(f"${credit['expiring_unused_usd']:,.2f} will expire unused")
+        lines.append(", ".join(parts))
+    if "month_limit_usd" in credit:
+        lines.append(f"month ${credit['month_spent_usd']:,.2f} of ${credit['month_limit_usd']:,.2f}")
+    return lines
 
 
 def _budgets(rows: list[dict[str, Any]]) -> Table:
@@ -154,3 +177,87 @@ def _remark(budget: dict[str, Any], known: list[str]) -> str:
         if name in budget and (budget[name]["learned"] or 0) > budget[name]["limit"]
     ]
     return ", ".join(remarks)
+
+
+# ---- what OpenAI itself reports: last use, expiry, spend limits, credit
+
+
+async def _add_openai_columns(settings: Settings, store: Store, rows: list[dict[str, Any]]) -> list[str]:
+    """Add to each row of `check` what OpenAI reports about its key (`openai`) and account (`openai_account`), null if
+    nothing. Asks now if an admin key or a session key is configured; returns what went wrong, a line each."""
+    records = OpenAIRecords(store, settings.pool)
+    problems: list[str] = []
+    if settings.admin_keys or any(account.session_key for account in settings.accounts.values()):
+        try:
+            async with (
+                asyncio.timeout(_OPENAI_TIMEOUT_S),
+                aiohttp.ClientSession(connector=connector(settings.ca_file)) as http,
+            ):
+                answers = await Collector(http).collect(settings)
+        except TimeoutError:
+            problems.append("OpenAI's admin API did not answer in time; what follows is its last answer")
+        else:
+            problems += answers.problems
+            await records.write(answers.keys, answers.accounts)
+    keys, accounts = await records.read()
+    for row in rows:
+        row["openai"] = msgspec.to_builtins(keys.get(row["id"]))
+        row["openai_account"] = msgspec.to_builtins(accounts.get(row["account"]))
+    return problems
+
+
+def _print_openai_columns(console: Console, rows: list[dict[str, Any]], problems: list[str]) -> None:
+    """A table of what `_add_openai_columns` added, if anything."""
+    now = time.time()
+    table = tables.table("key", "name at OpenAI", "last used", "expires", "its account at OpenAI")
+    for row in rows:
+        key = msgspec.convert(row.get("openai"), KeyRecord | None)
+        account = msgspec.convert(row.get("openai_account"), AccountRecord | None)
+        lines = _account_lines(account or AccountRecord(), now)
+        if key is not None or lines:
+            known = key or KeyRecord(key_id="")
+            table.add_row(
+                row["id"],
+                known.name,
+                _day(known.last_used_at) or ("never" if key else ""),
+                _expiry(known.expires_at, now) or ("never" if key else ""),
+                "\n".join(lines),
+            )
+    if table.row_count:
+        console.print(table)
+    for problem in problems:
+        console.print(problem, markup=False)
+
+
+def _expiry(at: float | None, now: float) -> str:
+    """The day, and how many days are left; "" for never."""
+    if not at:
+        return ""
+    if at <= now:
+        return f"{_day(at)}: expired, create a new key"
+    return f"{_day(at)}, in {int((at - now) // _DAY_S)} days"
+
+
+def _account_lines(account: AccountRecord, now: float) -> list[str]:
+    """Limits and credit in words, and what to do about what is used up."""
+    lines = []
+    for who, limit, stopped in (
+        ("project", account.project_limit_usd, account.project_stopped),
+        ("organisation", account.organization_limit_usd, account.organization_stopped),
+    ):
+        if limit is not None:
+            reached = ": reached; raise it, or wait for the month's turn" if stopped else ""
+            lines.append(f"{who}'s spend limit ${limit:,.2f} a month{reached}")
+    if account.available_usd is not None:
+        lines.append(f"credit left ${account.available_usd:,.2f} of ${account.granted_usd or 0:,.2f}")
+    if account.month_usd is not None:
+        lines.append(f"spent this month ${account.month_usd:,.2f}")
+    if account.access_until:
+        lines.append(f"access until {_expiry(account.access_until, now)}")
+    if account.problem:
+        lines.append(account.problem)
+    return lines
+
+
+def _day(at: float | None) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}" if at else ""

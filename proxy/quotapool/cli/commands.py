@@ -1,16 +1,33 @@
-"""The commands and their options; those of `quotapool keys` are in key_commands. What they do is in other modules."""
+"""The commands that belong to no group, and the groups; the commands of a group are in the module of its name."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import MutableMapping
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from quotapool.cli.key_commands import keys
-from quotapool.cli.options import ConfigOption, EnvFileOption, JsonOption, load_settings, settings_or_exit
+from quotapool.cli.options import ConfigOption, EnvFileOption, JsonOption, settings_or_exit
+
+
+class _Group(TyperGroup):
+    """Imports the module of its name when its commands are needed: a start and a health check are quick without."""
+
+    @property
+    def commands(self) -> MutableMapping[str, Any]:
+        """By name, from the `app` of the module."""
+        return typer.main.get_group(import_module(f"quotapool.cli.{self.name}").app).commands
+
+    @commands.setter
+    def commands(self, _: MutableMapping[str, Any]) -> None:
+        return
+
 
 app = typer.Typer(
     name="quotapool",
@@ -19,15 +36,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # its tracebacks show local variables, and those contain keys
 )
-clients = typer.Typer(help="Client keys: who may call the proxy.", no_args_is_help=True)
-openai = typer.Typer(help="What OpenAI itself reports, with an admin key.", no_args_is_help=True)
-alerts = typer.Typer(help="Alerts: webhooks, chats and e-mail.", no_args_is_help=True)
-objects = typer.Typer(help="Stored objects: which account holds what.", no_args_is_help=True)
-app.add_typer(clients, name="clients")
-app.add_typer(keys, name="keys")
-app.add_typer(openai, name="openai")
-app.add_typer(alerts, name="alerts")
-app.add_typer(objects, name="objects")
+for _name, _help in (
+    ("clients", "Client keys: who may call the proxy."),
+    ("keys", "Upstream keys: show, add, change and probe them."),
+    ("openai", "What OpenAI itself reports, with an admin key."),
+    ("alerts", "Alerts: webhooks, chats and e-mail."),
+    ("objects", "Stored objects: which account holds what."),
+):
+    app.add_typer(typer.Typer(help=_help, no_args_is_help=True, cls=_Group), name=_name)
 
 
 @app.command()
@@ -59,8 +75,9 @@ def serve(
         typer.echo(f"ok: {len(settings.keys)} keys in {accounts} accounts, {len(settings.clients)} clients")
         return
     from quotapool.app.supervisor import serve as run
+    from quotapool.settings import load
 
-    raise typer.Exit(run(settings, partial(load_settings, config, env_file, overrides)))
+    raise typer.Exit(run(settings, partial(load, config, env=os.environ, env_file=env_file, overrides=overrides)))
 
 
 @app.command()
@@ -120,119 +137,3 @@ def simulate(context: typer.Context) -> None:
     from quotapool.simulator import main
 
     sys.exit(main(context.args))
-
-
-@alerts.command("test")
-def alerts_test(config: ConfigOption = None, env_file: EnvFileOption = None) -> None:
-    """Send one alert to each target and show what happened. Exit code 1 if one did not accept it."""
-    from quotapool.cli.alerts import run
-
-    raise typer.Exit(run(settings_or_exit(config, env_file)))
-
-
-@clients.command("add")
-def clients_add(
-    name: Annotated[str, typer.Argument(help="Who it is for.")],
-    config: ConfigOption = None,
-    env_file: EnvFileOption = None,
-    key: Annotated[
-        str | None, typer.Option(help="Use this existing token instead of a new one; - reads it.", show_default=False)
-    ] = None,
-) -> None:
-    """Create a client key and show it, once."""
-    from quotapool.cli.clients import add
-
-    raise typer.Exit(add(settings_or_exit(config, env_file), name, sys.stdin.readline().strip() if key == "-" else key))
-
-
-@clients.command("list")
-def clients_list(config: ConfigOption = None, env_file: EnvFileOption = None, json: JsonOption = False) -> None:
-    """All clients that have a key."""
-    from quotapool.cli.clients import show
-
-    raise typer.Exit(show(settings_or_exit(config, env_file), as_json=json))
-
-
-@clients.command("resume")
-def clients_resume(
-    name: Annotated[str, typer.Argument(help="The client.")],
-    config: ConfigOption = None,
-    env_file: EnvFileOption = None,
-) -> None:
-    """Serve a client again that was suspended for policy refusals (safety.suspend_after)."""
-    from quotapool.cli.clients import resume
-
-    raise typer.Exit(resume(settings_or_exit(config, env_file), name))
-
-
-@clients.command("revoke")
-def clients_revoke(
-    name: Annotated[str, typer.Argument(help="Whose key.")], config: ConfigOption = None, env_file: EnvFileOption = None
-) -> None:
-    """Revoke a client's key; it stops working within a second."""
-    from quotapool.cli.clients import revoke
-
-    raise typer.Exit(revoke(settings_or_exit(config, env_file), name))
-
-
-@openai.command("limits")
-def openai_limits(
-    config: ConfigOption = None,
-    env_file: EnvFileOption = None,
-    write: Annotated[bool, typer.Option("--write", help="As YAML for the configuration file.")] = False,
-    json: JsonOption = False,
-) -> None:
-    """The rate limits of each account's project, by model."""
-    from quotapool.cli.openai import limits
-
-    raise typer.Exit(limits(settings_or_exit(config, env_file), write=write, as_json=json))
-
-
-@openai.command("reconcile")
-def openai_reconcile(
-    config: ConfigOption = None,
-    env_file: EnvFileOption = None,
-    since: Annotated[str, typer.Option(help="First day (UTC): 2026-11-01, 7d (with today), or month.")] = "7d",
-    until: Annotated[str | None, typer.Option(help="Last day (UTC).", show_default="today")] = None,
-    json: JsonOption = False,
-    csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
-) -> None:
-    """Our spend beside OpenAI's costs, by day and key, and what can explain the difference."""
-    from quotapool.cli.openai import reconciliation
-
-    raise typer.Exit(reconciliation(settings_or_exit(config, env_file), since, until, as_json=json, as_csv=csv))
-
-
-ObjectArgument = Annotated[str, typer.Argument(help="The object's id: file-…, batch_…, resp_… and so on.")]
-
-
-@objects.command("list")
-def objects_list(
-    config: ConfigOption = None,
-    env_file: EnvFileOption = None,
-    client: Annotated[str | None, typer.Option(help="Only this client's.", show_default=False)] = None,
-    account: Annotated[str | None, typer.Option(help="Only this account's.", show_default=False)] = None,
-    json: JsonOption = False,
-) -> None:
-    """Files, batches, vector stores and the like, with their account and client. Not responses: they are too many."""
-    from quotapool.cli.objects import show
-
-    raise typer.Exit(show(settings_or_exit(config, env_file), client=client, account=account, as_json=json))
-
-
-@objects.command("find")
-def objects_find(
-    object_id: ObjectArgument, config: ConfigOption = None, env_file: EnvFileOption = None, json: JsonOption = False
-) -> None:
-    """The account that holds an object, responses too."""
-    from quotapool.cli.objects import find
-
-    raise typer.Exit(find(settings_or_exit(config, env_file), object_id, as_json=json))
-
-
-@objects.command("forget")
-def objects_forget(object_id: ObjectArgument, config: ConfigOption = None, env_file: EnvFileOption = None) -> None:
-    """Forget who owns an object, within a minute; the object itself stays at OpenAI."""
-    from quotapool.cli.objects import forget
-
-    raise typer.Exit(forget(settings_or_exit(config, env_file), object_id))

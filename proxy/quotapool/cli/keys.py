@@ -6,19 +6,23 @@ import sys
 import time
 from getpass import getpass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import msgspec
+import typer
 
 from quotapool.app.probing import Probing
-from quotapool.cli import tables
-from quotapool.cli.errors import fail
-from quotapool.cli.key_access import run_with_keys
+from quotapool.cli import keys_import, tables, topup
+from quotapool.cli.access import run_with_keys, with_keys
+from quotapool.cli.errors import fail, warn
+from quotapool.cli.options import JsonOption, NoCheckOption, ReplaceOption, with_settings
 from quotapool.domain.states import State
 from quotapool.keys import master_keys
 from quotapool.keys.seal import MasterKey, new_master_key
 from quotapool.operators.keys import KeyEntry, KeyOperations, next_step
 from quotapool.settings import Settings
+
+app = typer.Typer()
+KeyArgument = Annotated[str, typer.Argument(help="The key's id.")]
 
 
 def state_word(row: dict[str, Any]) -> str:
@@ -26,122 +30,167 @@ def state_word(row: dict[str, Any]) -> str:
     return "cooling" if row["state"] == State.ACTIVE and row.get("cooling_s") else str(row["state"])
 
 
-def show(settings: Settings, *, as_json: bool) -> int:
-    """Each key's state without asking upstream; exit code 0."""
-
-    async def command(keys: KeyOperations) -> int:
-        rows = await keys.rows()
-        if as_json:
-            print(msgspec.json.encode({"keys": rows}).decode())
-            return 0
-        now = time.time()
-        shared = any(row["account"] != row["id"] for row in rows)
-        table = tables.table("key", *(["account"] if shared else []), "state", "reason", "for", "next try", "from")
-        for row in rows:
-            table.add_row(
-                row["id"],
-                *([row["account"]] if shared else []),
-                state_word(row),
-                row.get("reason", ""),
-                tables.span(now - row["since"]) if row.get("since") else "",
-                f"in {tables.span(row['next_try'] - now)}" if row.get("next_try") else "",
-                "config" if row["source"] == "configuration" else row["source"],
-            )
-        tables.console().print(table if rows else "the pool has no keys: `quotapool keys add`")
+@app.command("list")
+@with_keys
+async def show(keys: KeyOperations, *, json: JsonOption = False) -> int:
+    """Each key's state and reason, without asking upstream."""
+    rows = await keys.rows()
+    if json:
+        tables.print_json({"keys": rows})
         return 0
-
-    return run_with_keys(settings, command)
-
-
-def act(settings: Settings, action: str, name: str) -> int:
-    """Carry out one of KEY_ACTIONS for a key. 2: no such key."""
-
-    async def command(keys: KeyOperations) -> int:
-        print(f"key {name} is {await keys.act(action, name)}")
-        return 0
-
-    return run_with_keys(settings, command)
-
-
-def forget(settings: Settings, name: str) -> int:
-    """Delete a stored key and its secret. 2: no such key, or a configured one."""
-
-    async def command(keys: KeyOperations) -> int:
-        await keys.forget(name)
-        print(f"key {name} and its secret are deleted")
-        return 0
-
-    return run_with_keys(settings, command)
+    now = time.time()
+    shared = any(row["account"] != row["id"] for row in rows)
+    table = tables.table("key", *(["account"] if shared else []), "state", "reason", "for", "next try", "from")
+    for row in rows:
+        table.add_row(
+            row["id"],
+            *([row["account"]] if shared else []),
+            state_word(row),
+            row.get("reason", ""),
+            tables.span(now - row["since"]) if row.get("since") else "",
+            f"in {tables.span(row['next_try'] - now)}" if row.get("next_try") else "",
+            "config" if row["source"] == "configuration" else row["source"],
+        )
+    tables.console().print(table if rows else "the pool has no keys: `quotapool keys add`")
+    return 0
 
 
-def add(
-    settings: Settings, name: str | None, account: str | None, tier: str | None, *, check: bool, replace: bool
+async def _act(keys: KeyOperations, action: str, key: str) -> int:
+    print(f"key {key} is {await keys.act(action, key)}")
+    return 0
+
+
+@app.command("enable")
+@with_keys
+async def enable(keys: KeyOperations, key: KeyArgument) -> int:
+    """Make a removed, quarantined, disabled or draining key active again."""
+    return await _act(keys, "enable", key)
+
+
+@app.command("disable")
+@with_keys
+async def disable(keys: KeyOperations, key: KeyArgument) -> int:
+    """No requests until it is enabled."""
+    return await _act(keys, "disable", key)
+
+
+@app.command("drain")
+@with_keys
+async def drain(keys: KeyOperations, key: KeyArgument) -> int:
+    """No new requests; running ones are completed. The same as disable, with another name for the intention."""
+    return await _act(keys, "drain", key)
+
+
+@app.command("remove")
+@with_keys
+async def remove(
+    keys: KeyOperations,
+    key: KeyArgument,
+    *,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Delete it with its secret: a key that was added at run time.")
+    ] = False,
 ) -> int:
-    """Read a secret from standard input, or ask for it at a terminal; its id is shown, the secret never."""
-    secret = getpass("OpenAI key (not shown): ") if sys.stdin.isatty() else sys.stdin.readline()
-    if not secret.strip():
+    """Take it out permanently, also after restarts, until it is enabled or its secret changes."""
+    if not forget:
+        return await _act(keys, "remove", key)
+    await keys.forget(key)
+    print(f"key {key} and its secret are deleted")
+    return 0
+
+
+@app.command("probe")
+@with_keys
+async def probe(keys: KeyOperations, key: KeyArgument, *, json: JsonOption = False) -> int:
+    """Ask OpenAI about one key now. Exit code 1 if it is not valid."""
+    probing = Probing(keys.settings, keys.overview.ledger, keys.redactor)
+    try:
+        check = await keys.probe(key, probing.prober.probe_now)
+    finally:
+        await probing.close()
+    row = await keys.row(key)
+    next_ = next_step(row, check)
+    if json:
+        answer = {"id": key, "valid": check.ok, "answer": check.answer, "detail": check.detail}
+        tables.print_json({**answer, "state": row["state"], "next": next_})
+    else:
+        detail = f" ({check.detail})" if check.detail else ""
+        print(f"key {key}: upstream answers {check.answer}{detail}; its state here is {row['state']}")
+        if next_:
+            print(next_)
+    return 0 if check.ok else 1
+
+
+def _refuse_secret(secret: list[str] | None) -> None:
+    if secret:
+        warn(
+            "a secret is not taken as an argument: other users see it in the list of processes, and the "
+            "shell keeps it. Pass it on standard input. If that was a real one, it should be replaced"
+        )
+        raise typer.Exit(2)
+
+
+@app.command("add")
+@with_settings
+def add(
+    settings: Settings,
+    secret: Annotated[list[str] | None, typer.Argument(hidden=True, callback=_refuse_secret)] = None,  # noqa: ARG001 - refused before
+    *,
+    name: Annotated[str | None, typer.Option("--id", help="Its name.", show_default="key- and 8 hex digits")] = None,
+    account: Annotated[str | None, typer.Option(help="Whose limits it shares.", show_default="its own")] = None,
+    tier: Annotated[str | None, typer.Option(help="One of tiers:, for its account.", show_default=False)] = None,
+    no_check: NoCheckOption = False,
+    replace: ReplaceOption = False,
+) -> int:
+    """Add a key while the proxy runs. Its secret is read from standard input, or asked for at a terminal."""
+    given = getpass("OpenAI key (not shown): ") if sys.stdin.isatty() else sys.stdin.readline()
+    if not given.strip():
         return fail("no secret on standard input")
-    entry = KeyEntry(secret.strip(), name, account, {"tier": tier} if tier else {})
+    entry = KeyEntry(given.strip(), name, account, {"tier": tier} if tier else {})
 
     async def command(keys: KeyOperations) -> int:
-        added, result = await keys.add(entry, check=check, replace=replace)
+        added, result = await keys.add(entry, check=not no_check, replace=replace)
         print(f"key {added}: {result}")
         return 0
 
     return run_with_keys(settings, command)
 
 
-def probe(settings: Settings, name: str, *, as_json: bool) -> int:
-    """Ask upstream about one key now. 0: valid, 1: not."""
-
-    async def command(keys: KeyOperations) -> int:
-        probing = Probing(keys.settings, keys.overview.ledger, keys.redactor)
-        try:
-            check = await keys.probe(name, probing.prober.probe_now)
-        finally:
-            await probing.close()
-        row = await keys.row(name)
-        next_ = next_step(row, check)
-        if as_json:
-            answer = {"id": name, "valid": check.ok, "answer": check.answer, "detail": check.detail}
-            print(msgspec.json.encode({**answer, "state": row["state"], "next": next_}).decode())
-        else:
-            detail = f" ({check.detail})" if check.detail else ""
-            print(f"key {name}: upstream answers {check.answer}{detail}; its state here is {row['state']}")
-            if next_:
-                print(next_)
-        return 0 if check.ok else 1
-
-    return run_with_keys(settings, command)
+app.command("import")(with_settings(keys_import.run))
 
 
-def rotate_master_key(settings: Settings, new_file: Path) -> int:
-    """Seal the vault again, all keys or none. `new_file` has the new master key, or will have it."""
+@app.command("rotate-master-key")
+@with_keys
+async def rotate_master_key(
+    keys: KeyOperations,
+    new_file: Annotated[Path, typer.Option("--new-file", help="Has the new master key; created if it does not exist.")],
+) -> int:
+    """Seal the keys that were added at run time with another master key, all or none."""
+    settings = keys.sources.configured
+    # Before anything is written: with a wrong master key nothing changes, not even a file.
+    keys.sources.vault.current_master(keys.sources.contents, master_keys.master_keys(settings, keys.redactor.add))
+    text = _new_text(new_file)
+    try:
+        new = MasterKey(text)
+    except ValueError as error:
+        return fail(f"{new_file}: {error}")
+    keys.redactor.add(text)
+    own = master_keys.own_file(settings)
+    is_own = settings.redis is None and settings.master_key is None and settings.master_key_file is None
+    if is_own and own.exists():  # if this is interrupted, both are accepted
+        master_keys.write(own, *dict.fromkeys([*master_keys.lines_of(own), text]))
+    masters = master_keys.master_keys(settings, keys.redactor.add)
+    count = await keys.sources.vault.rotate(masters, new)
+    if is_own:
+        master_keys.write(own, text)
+        next_ = f"{own} has it"
+    else:
+        next_ = f"now give every replica the key in {new_file} instead of the old one"
+    print(f"{count} keys sealed with the new master key; {next_}")
+    return 0
 
-    async def command(keys: KeyOperations) -> int:
-        # Before anything is written: with a wrong master key nothing changes, not even a file.
-        keys.sources.vault.current_master(keys.sources.contents, master_keys.master_keys(settings, keys.redactor.add))
-        text = _new_text(new_file)
-        try:
-            new = MasterKey(text)
-        except ValueError as error:
-            return fail(f"{new_file}: {error}")
-        keys.redactor.add(text)
-        own = master_keys.own_file(settings)
-        is_own = settings.redis is None and settings.master_key is None and settings.master_key_file is None
-        if is_own and own.exists():  # if this is interrupted, both are accepted
-            master_keys.write(own, *dict.fromkeys([*master_keys.lines_of(own), text]))
-        masters = master_keys.master_keys(settings, keys.redactor.add)
-        count = await keys.sources.vault.rotate(masters, new)
-        if is_own:
-            master_keys.write(own, text)
-            next_ = f"{own} has it"
-        else:
-            next_ = f"now give every replica the key in {new_file} instead of the old one"
-        print(f"{count} keys sealed with the new master key; {next_}")
-        return 0
 
-    return run_with_keys(settings, command)
+app.command("topup")(with_settings(topup.run))
 
 
 def _new_text(new_file: Path) -> str:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from quotapool.cli import tables
+from quotapool.cli.access import run_with_keys
 from quotapool.cli.errors import fail
-from quotapool.cli.key_access import run_with_keys
+from quotapool.cli.options import JsonOption, NoCheckOption, ReplaceOption
 from quotapool.operators.importer import Importer, Report
 from quotapool.operators.key_file import BadFile, Line, read
 from quotapool.operators.keys import KeyOperations
@@ -22,17 +26,17 @@ _SHOWN = 20  # failed lines on the terminal; the report has all
 
 def run(
     settings: Settings,
-    file: Path,
+    file: Annotated[Path, typer.Argument(help="One secret a line, or CSV with a first line of names.")],
     *,
-    check: bool,
-    dry_run: bool,
-    replace: bool,
-    at_once: int,
-    per_second: float,
-    as_json: bool,
-    report_file: Path | None,
+    no_check: NoCheckOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check, and store nothing.")] = False,
+    replace: ReplaceOption = False,
+    at_once: Annotated[int, typer.Option(min=1, max=1000, help="Checks at the same time.")] = 64,
+    per_second: Annotated[float, typer.Option(min=0.1, help="Checks a second, at most.")] = 200.0,
+    json: JsonOption = False,
+    report: Annotated[Path | None, typer.Option(help="A file for the complete report.", show_default=False)] = None,
 ) -> int:
-    """0: every line's key is in the pool now; 1: some are not; 2: nothing could be done."""
+    """Add thousands of keys; may be repeated. Exit code 1 if a line's key is not in the pool afterwards."""
     try:
         total = sum(1 for _ in _lines(file))
     except (BadFile, UnicodeDecodeError, OSError) as error:
@@ -43,18 +47,18 @@ def run(
 
     async def command(keys: KeyOperations) -> int:
         with _progress() as progress:
-            task = progress.add_task("checking" if check else "importing", total=total)
+            task = progress.add_task("importing" if no_check else "checking", total=total)
             importer = Importer(
-                keys, check=check, dry_run=dry_run, replace=replace, on_progress=lambda: progress.advance(task)
+                keys, check=not no_check, dry_run=dry_run, replace=replace, on_progress=lambda: progress.advance(task)
             )
-            report = await importer.run(_lines(file), at_once=at_once, per_second=per_second)
-        if report_file is not None:
-            _write(report, report_file)
-        if as_json:
-            print(msgspec.json.encode(report.as_json()).decode())
+            done = await importer.run(_lines(file), at_once=at_once, per_second=per_second)
+        if report is not None:
+            report.write_bytes(msgspec.json.format(msgspec.json.encode(done.as_json())) + b"\n")
+        if json:
+            tables.print_json(done.as_json())
         else:
-            _print(report, report_file)
-        return 1 if report.bad else 0
+            _print(done, report)
+        return 1 if done.bad else 0
 
     return run_with_keys(settings, command)
 
@@ -62,10 +66,6 @@ def run(
 def _lines(file: Path) -> Iterator[Line]:
     with file.open(encoding="utf-8") as lines:
         yield from read(lines)
-
-
-def _write(report: Report, file: Path) -> None:
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(report.as_json())) + b"\n")
 
 
 def _progress() -> Progress:

@@ -6,14 +6,16 @@ import csv
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import aiohttp
 import msgspec
+import typer
 
 from quotapool.cli import tables
+from quotapool.cli.access import run_with_keys
 from quotapool.cli.errors import fail, warn
-from quotapool.cli.key_access import run_with_keys
+from quotapool.cli.options import JsonOption, with_settings
 from quotapool.cli.usage import since_day
 from quotapool.domain.wallet import PICO
 from quotapool.money.spend_store import SpendStore
@@ -23,10 +25,11 @@ from quotapool.openai_admin.json_reader import NoAnswer
 from quotapool.openai_admin.limits import fragment
 from quotapool.openai_admin.reconcile import KeyDay, Reconciliation, reconcile
 from quotapool.openai_admin.records import OpenAIRecords
-from quotapool.openai_admin.shapes import RateLimit
 from quotapool.operators.keys import KeyOperations
 from quotapool.settings import Settings
 from quotapool.store.store import Store
+
+app = typer.Typer()
 
 INCOMPLETE: Final = 1
 _COLUMNS: Final = (
@@ -46,19 +49,26 @@ _NO_ADMIN_KEY: Final = (
 )
 
 
-def limits(settings: Settings, *, write: bool, as_json: bool) -> int:
-    """Each project's rate limits by model. Exit code 1 if an answer of OpenAI is missing, 2 without an admin key."""
+@app.command("limits")
+@with_settings
+def limits(
+    settings: Settings,
+    *,
+    write: Annotated[bool, typer.Option("--write", help="As YAML for the configuration file.")] = False,
+    json: JsonOption = False,
+) -> int:
+    """The rate limits of each account's project, by model."""
 
     async def command(settings: Settings, collector: Collector, store: Store) -> int:
         answers = await _ask(settings, collector, store)
         if write:
             print(fragment(settings, answers.limits), end="")
-        elif as_json:
+        elif json:
             rows = {account: msgspec.to_builtins(limits) for account, limits in answers.limits.items()}
-            print(msgspec.json.encode({"limits": rows, "problems": answers.problems}).decode())
+            tables.print_json({"limits": rows, "problems": answers.problems})
         else:
             _print_limits(answers)
-        _warn_of(answers.problems, quiet=as_json)
+        _warn_of(answers.problems, quiet=json)
         if not answers.limits and not answers.problems:
             _warn_of(["no account has a `project: proj_...` under accounts:, so there is nothing to ask for"])
         return 0 if answers.limits and not answers.problems else INCOMPLETE
@@ -66,9 +76,17 @@ def limits(settings: Settings, *, write: bool, as_json: bool) -> int:
     return _run(settings, command)
 
 
-def reconciliation(settings: Settings, since: str, until: str | None, *, as_json: bool, as_csv: bool) -> int:
-    """Our spend beside theirs. Exit code 1 if an answer of OpenAI is missing, 2 without an admin key or for a wrong
-    date."""
+@app.command("reconcile")
+@with_settings
+def reconciliation(
+    settings: Settings,
+    *,
+    since: Annotated[str, typer.Option(help="First day (UTC): 2026-11-01, 7d (with today), or month.")] = "7d",
+    until: Annotated[str | None, typer.Option(help="Last day (UTC).", show_default="today")] = None,
+    json: JsonOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
+) -> int:
+    """Our spend beside OpenAI's costs, by day and key, and what can explain the difference."""
     today = datetime.now(UTC).date()
     first, last = since_day(since, today), today if until is None else since_day(until, today)
     if first is None or last is None:
@@ -93,15 +111,15 @@ def reconciliation(settings: Settings, since: str, until: str | None, *, as_json
         ours = await SpendStore(store, settings.pool).totals("key", first, last)
         account_of = {key.id: key.account for key in settings.keys}
         result = reconcile(ours, costs, usage, answers, account_of, accounts, today)
-        if as_json:
-            print(msgspec.json.encode(_document(result, first, last, answers)).decode())
+        if json:
+            tables.print_json(_document(result, first, last, answers))
         elif as_csv:
             writer = csv.DictWriter(sys.stdout, _COLUMNS)
             writer.writeheader()
             writer.writerows(_row(line) for line in result.rows)
         else:
             _print_reconciliation(result)
-        _warn_of(answers.problems, quiet=as_json)
+        _warn_of(answers.problems, quiet=json)
         return INCOMPLETE if answers.problems else 0
 
     return _run(settings, command)
@@ -184,7 +202,11 @@ def _print_reconciliation(result: Reconciliation) -> None:
 
 def _print_limits(answers: Collected) -> None:
     """Kinds of limit that no project has get no column; the project is below its account's name."""
-    limits = [(account, row) for account, rows in sorted(answers.limits.items()) for row in sorted(rows, key=_by_model)]
+    limits = [
+        (account, row)
+        for account, rows in sorted(answers.limits.items())
+        for row in sorted(rows, key=lambda row: row.model)
+    ]
     shown = {
         title: [getattr(row, name) for _, row in limits]
         for title, name in _LIMITS.items()
@@ -197,10 +219,6 @@ def _print_limits(answers: Collected) -> None:
         table.add_row(next(names[account], ""), row.model, *("" if value is None else f"{value:,}" for value in values))
     if limits:
         tables.console().print(table)
-
-
-def _by_model(row: RateLimit) -> str:
-    return row.model
 
 
 def _usd(amount: int | None) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
+import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -33,6 +34,11 @@ def table(*titles: str, right: Iterable[str] = (), title: str | None = None) -> 
         else:
             made.add_column(heading, overflow="fold")
     return made
+
+
+def print_json(document: object) -> None:
+    """The result of a command, for programs."""
+    print(msgspec.json.encode(document).decode())
 
 
 def moment(at: float | None) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, date, datetime
+from typing import Annotated
 
+import typer
+
+from quotapool.cli.access import run_with_keys
 from quotapool.cli.errors import fail
-from quotapool.cli.key_access import run_with_keys
 from quotapool.domain.states import State
 from quotapool.domain.subject import Subject
 from quotapool.domain.wallet import PICO
@@ -18,8 +21,15 @@ from quotapool.settings.errors import nearest
 MAX_USD = 1e9  # more is a typing error
 
 
-def run(settings: Settings, account: str, usd: float, *, granted: str | None, expires: str | None) -> int:
-    """Record `usd` dollars of credit for `account`. Exit code 2: no such account, or no such amount or day."""
+def run(
+    settings: Settings,
+    account: Annotated[str, typer.Argument(help="The account (of a key without one: the key's id).")],
+    usd: Annotated[float, typer.Argument(help="Dollars of credit that were bought.")],
+    *,
+    expires: Annotated[str | None, typer.Option(help="First day (UTC) it is gone.", show_default="never")] = None,
+    granted: Annotated[str | None, typer.Option(help="First day (UTC) it counts.", show_default="today")] = None,
+) -> int:
+    """Record credit that was bought, and try the account again at once."""
     try:
         granted_on = date.fromisoformat(granted) if granted else datetime.now(UTC).date()
         expires_on = date.fromisoformat(expires) if expires else None

@@ -16,8 +16,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from quotapool.cli import tables
+from quotapool.cli.access import run_with_store
 from quotapool.cli.errors import fail
-from quotapool.cli.store_access import run_with_store
 from quotapool.domain.wallet import PICO
 from quotapool.money.spend_store import DAYS_KEPT, Dimension, SpendStore, Spent
 from quotapool.settings import Settings
@@ -83,7 +83,7 @@ def run(settings: Settings, *, by: str, since: str, as_csv: bool, as_json: bool)
     async def command(store: Store) -> int:
         report = await gather(SpendStore(store, settings.pool), by, first, now.date())
         if as_json:
-            print(msgspec.json.encode(_document(report)).decode())
+            tables.print_json(_document(report))
         elif as_csv:
             _write_csv(report)
         else:

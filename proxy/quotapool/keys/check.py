@@ -64,7 +64,7 @@ class KeyChecker:
         self._next = 0.0
         self._unanswered = 0
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         await self._origins.close()
 
     async def check(self, key: UpstreamKey) -> KeyCheck:

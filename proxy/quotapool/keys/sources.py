@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -76,8 +77,7 @@ class KeySources:
             for name, record in self.contents.records.items()
             if name not in known or known[name][0] != record.sealed
         }
-        c = self.contents
-        return Contents(c.version, c.master, new, c.accounts, c.check)
+        return replace(self.contents, records=new)
 
     def _update(self, opened: Mapping[str, Opened]) -> None:
         keys: dict[str, tuple[str, UpstreamKey]] = {}
@@ -96,7 +96,7 @@ class KeySources:
                 continue
             elif not self.problem:
                 self.problem = f"the stored key {name} was changed without the master key"
-            self.missing[name] = _account_in(record.attributes) or name
+            self.missing[name] = msgspec.json.decode(record.attributes).get("account") or name
         self._keys = keys
 
     async def reload(self, configured: Settings) -> None:
@@ -172,7 +172,3 @@ def key_of(opened: Opened) -> UpstreamKey:
 def account_of(values: Mapping[str, Any]) -> Account:
     """Settings of an account, as far as this version knows them. Raises ValidationError."""
     return Account.model_validate({name: value for name, value in values.items() if name in Account.model_fields})
-
-
-def _account_in(attributes: str) -> str:
-    return str(msgspec.json.decode(attributes).get("account", ""))

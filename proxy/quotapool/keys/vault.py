@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from quotapool.keys.seal import MasterKey, SealBroken
-from quotapool.store.store import Script, Store
+from quotapool.store.store import Script, Store, text_of
 
 _AT_ONCE: Final = 500  # keys of one script call: some milliseconds of the store's time
 _PROOF: Final = "this is the master key of this pool"
@@ -57,13 +57,9 @@ class NewKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NewKey):
     """A key out of the vault. `secret` is "" if it could not be opened."""
 
-    id: str
-    secret: str = field(repr=False)
-    fingerprint: str
-    attributes: Mapping[str, Any]
     added: float
 
 
@@ -105,8 +101,8 @@ class Vault:
         return Contents(
             version,
             master.id,
-            {_text(name): msgspec.msgpack.decode(_bytes(value), type=Sealed) for name, value in raw.items()},
-            {_text(name): msgspec.json.decode(value) for name, value in accounts.items()},
+            {text_of(name): msgspec.msgpack.decode(_bytes(value), type=Sealed) for name, value in raw.items()},
+            {text_of(name): msgspec.json.decode(value) for name, value in accounts.items()},
             master.check,
         )
 
@@ -156,7 +152,7 @@ class Vault:
 
         `accounts`: settings of accounts, each replacing what was stored. Raises VaultLocked.
         """
-        proof = _pack(_CurrentMaster(master.id, master.seal(_PROOF, self._pool, _PROOF)))
+        proof = self._proof(master)
         results: list[str] = []
         settings = [word for name, value in (accounts or {}).items() for word in (name, _json(value).decode())]
         for start in range(0, max(1, len(keys)), _AT_ONCE):
@@ -166,9 +162,9 @@ class Vault:
             code, answer = await self._store.evalsha(self._script, [self._prefix], args)
             if code == 0:
                 raise VaultLocked(
-                    f"the keys in the store are sealed with the master key {_text(answer)}, not with {master.id}"
+                    f"the keys in the store are sealed with the master key {text_of(answer)}, not with {master.id}"
                 )
-            results += [_text(result) for result in answer]
+            results += [text_of(result) for result in answer]
             settings = []
         return results
 
@@ -183,11 +179,7 @@ class Vault:
         old = self.current_master(contents, masters)
         if old is None or old.id == new.id:
             return 0
-        args: list[bytes | str] = [
-            "rotate",
-            old.id,
-            _pack(_CurrentMaster(new.id, new.seal(_PROOF, self._pool, _PROOF))),
-        ]
+        args: list[bytes | str] = ["rotate", old.id, self._proof(new)]
         for name, record in contents.records.items():
             opened = self._opened(name, record, old)
             if not opened.secret:
@@ -207,14 +199,13 @@ class Vault:
         head: list[str | bytes | int] = ["put", contents.master, proof, "0", len(contents.records)]
         await self._store.evalsha(self._script, [self._prefix], [*head, *pairs, *accounts])
 
+    def _proof(self, master: MasterKey) -> bytes:
+        return _pack(_CurrentMaster(master.id, master.seal(_PROOF, self._pool, _PROOF)))
+
     def _sealed(self, key: NewKey, master: MasterKey, added: float) -> Sealed:
         attributes = _json(key.attributes).decode()
         sealed = master.seal(key.secret, self._pool, key.id, attributes)
         return Sealed(key.fingerprint, attributes, sealed, master.id, added)
-
-
-def _text(raw: bytes | str) -> str:
-    return raw if isinstance(raw, str) else raw.decode()
 
 
 def _bytes(raw: bytes | str) -> bytes:

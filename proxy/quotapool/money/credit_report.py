@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from quotapool.domain.wallet import Wallet, usd
-from quotapool.money.credit_control import CreditControl
-
-
-async def credit_rows(credit: CreditControl) -> dict[str, dict[str, Any]]:
-    """`credit_row` of every account of which something is known. Raises StoreError."""
-    status = await credit.assess(datetime.now(UTC))
-    return {account: credit_row(wallet) for account, wallet in status.wallets.items()}
 
 
 def credit_row(wallet: Wallet) -> dict[str, Any]:

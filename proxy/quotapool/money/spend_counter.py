@@ -100,7 +100,8 @@ class SpendCounter:
         name = attempt.account, attempt.key, record.model, record.client, attempt.tier
         row = self._open.get(name)
         if row is None:
-            row = self._open[name] = self._row(record.model, attempt.tier)
+            card, sure = (None, False) if self._prices is None else self._prices.card(record.model, attempt.tier)
+            row = self._open[name] = _Row(card, sure)
         if 200 <= attempt.status < 300:
             row.known = True
         if not exact:
@@ -180,11 +181,6 @@ class SpendCounter:
         if record.endpoint in _BILLED_WITHOUT_USAGE:
             return record.method == "POST"
         return bool(record.model and (attempt.prompt_estimate or usage.total))
-
-    def _row(self, model: str, tier: str) -> _Row:
-        if self._prices is None:
-            return _Row(None, sure=False)
-        return _Row(*self._prices.card(model, tier))
 
     def _fold(self, names: Sequence[_Name]) -> None:
         """Turn these open rows into entries of this hour."""

@@ -16,7 +16,6 @@ from typing import Final, Literal
 import msgspec
 from msgspec.structs import astuple, replace
 
-from quotapool.domain.wallet import PICO
 from quotapool.money.rate_cards import STANDARD, standard_or
 from quotapool.store.store import Script, Store, text_of
 
@@ -69,10 +68,6 @@ class Spent(msgspec.Struct):
     def total(self) -> int:
         """Picodollars, probes included."""
         return self.exact + self.estimated + self.probes
-
-    @property
-    def usd(self) -> float:
-        return self.total / PICO
 
     def add(self, other: Spent) -> None:
         # Written out, since it runs for each request that is the only one of its key in half a second.

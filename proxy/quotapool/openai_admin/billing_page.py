@@ -6,72 +6,46 @@ every field may be missing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
 from quotapool.openai_admin.json_reader import JsonReader, NoAnswer
+from quotapool.openai_admin.records import AccountRecord
 
-T = TypeVar("T")
 _HOW: Final = "log in at https://platform.openai.com and copy the login's sess-... token"
 
 
-class _CreditGrants(msgspec.Struct):
+class _Page(msgspec.Struct):
+    """What is read of any of the pages. Money in USD, `total_usage` in cents, `access_until` in Unix seconds."""
+
     total_granted: float | None = None
     total_available: float | None = None
-
-
-class _Subscription(msgspec.Struct):
-    hard_limit_usd: float | None = None
     access_until: float | None = None
+    total_usage: float | None = None
 
 
-class _Usage(msgspec.Struct):
-    total_usage: float | None = None  # cents
-
-
-@dataclass(frozen=True, slots=True)
-class Billing:
-    """USD, and `access_until` in Unix seconds. None: not reported."""
-
-    granted_usd: float | None = None
-    available_usd: float | None = None
-    hard_limit_usd: float | None = None
-    access_until: float | None = None
-    month_usd: float | None = None
-
-
-async def billing(reader: JsonReader, today: date) -> Billing:
-    """Credit, the subscription and this month's spend so far (UTC). Raises NoAnswer if the login is refused."""
-    credit = await _page(reader, "credit_grants", _CreditGrants)
-    subscription = await _page(reader, "subscription", _Subscription)
+async def read_billing(reader: JsonReader, today: date, record: AccountRecord) -> None:
+    """Put the credit, the subscription's end and this month's spend so far (UTC) into `record`. Raises NoAnswer if the
+    login is refused."""
+    credit = await _page(reader, "credit_grants")
+    subscription = await _page(reader, "subscription")
     month = (("start_date", f"{today.replace(day=1)}"), ("end_date", f"{today + timedelta(days=1)}"))
-    usage = await _page(reader, "usage", _Usage, month)
-    cents = usage.total_usage
-    return Billing(
-        credit.total_granted,
-        credit.total_available,
-        subscription.hard_limit_usd,
-        subscription.access_until or None,
-        None if cents is None else cents / 100,
-    )
+    cents = (await _page(reader, "usage", month)).total_usage
+    record.granted_usd, record.available_usd = credit.total_granted, credit.total_available
+    record.access_until = subscription.access_until or None
+    record.month_usd = None if cents is None else cents / 100
 
 
-async def _page(reader: JsonReader, name: str, shape: type[T], query: tuple[tuple[str, str], ...] = ()) -> T:
+async def _page(reader: JsonReader, name: str, query: tuple[tuple[str, str], ...] = ()) -> _Page:
     """The page, or an empty one if OpenAI has removed it."""
     try:
-        return await reader.get(f"/dashboard/billing/{name}", shape, query)
+        return await reader.get(f"/dashboard/billing/{name}", _Page, query)
     except NoAnswer as refused:
         if refused.found:
             raise
-        return shape()
-
-
-def is_api_key(secret: str) -> bool:
-    """Whether this is an API key and no login, by its form alone."""
-    return secret.lower().startswith("sk-")
+        return _Page()
 
 
 def session_refused(status: int, message: str) -> str:

@@ -89,8 +89,7 @@ class Organisation:
 
     async def costs(self, since: date, until: date) -> list[KeyCost]:
         """By day, project and key, both days included."""
-        groups = (("bucket_width", "1d"), ("group_by[]", "project_id"), ("group_by[]", "api_key_id"))
-        query = (*_span(since, until), *groups, ("limit", _COST_DAYS))
+        query = (*_span(since, until), ("limit", _COST_DAYS))
         return [
             KeyCost(day, result.project_id, result.api_key_id, result.amount.value)
             async for day, result in self._days("/organization/costs", BucketPage[CostResult], query)
@@ -100,8 +99,7 @@ class Organisation:
     async def usage(self, since: date, until: date) -> list[KeyUsage]:
         """Requests and tokens by day, project and key, both days included: chats, responses and embeddings, which is
         nearly all that passes here. The other kinds have pages of their own, which are not read."""
-        groups = (("bucket_width", "1d"), ("group_by[]", "project_id"), ("group_by[]", "api_key_id"))
-        query = (*_span(since, until), *groups, ("limit", _USAGE_DAYS))
+        query = (*_span(since, until), ("limit", _USAGE_DAYS))
         return [
             KeyUsage(day, r.project_id, r.api_key_id, r.num_model_requests, r.input_tokens, r.output_tokens)
             for kind in ("completions", "embeddings")
@@ -154,9 +152,11 @@ def admin_key_refused(status: int, message: str) -> str:
 
 
 def _span(since: date, until: date) -> Query:
+    """By day, project and key."""
     start = datetime.combine(since, time(), UTC)
     end = datetime.combine(until + timedelta(days=1), time(), UTC)
-    return (("start_time", int(start.timestamp())), ("end_time", int(end.timestamp())))
+    groups = (("bucket_width", "1d"), ("group_by[]", "project_id"), ("group_by[]", "api_key_id"))
+    return (("start_time", int(start.timestamp())), ("end_time", int(end.timestamp())), *groups)
 
 
 def _too_many(path: str) -> NoAnswer:

@@ -136,19 +136,16 @@ class Collector:
         secret = login.get_secret_value()
         access = _Access(f"session_key of {account}", fingerprint(secret), collected, self._refused)
 
-        async def billing() -> billing_page.Billing:
-            if billing_page.is_api_key(secret):
+        async def read() -> bool:
+            if secret.lower().startswith("sk-"):  # an API key and no login, by its form alone
                 raise NoAnswer(billing_page.API_KEY_GIVEN, final=True)
             reader = self._reader(settings, secret, billing_page.session_refused)
-            return await billing_page.billing(reader, datetime.now(UTC).date())
+            await billing_page.read_billing(reader, datetime.now(UTC).date(), record)
+            return True
 
         record = collected.accounts.setdefault(account, AccountRecord(at=time.time()))
-        bill = await access.read("the billing pages", billing)
-        if bill is None:
+        if await access.read("the billing pages", read) is None:
             record.problem = access.problem
-            return
-        record.granted_usd, record.available_usd = bill.granted_usd, bill.available_usd
-        record.access_until, record.month_usd = bill.access_until, bill.month_usd
 
     def _reader(self, settings: Settings, secret: str, explain: Callable[[int, str], str]) -> JsonReader:
         base = settings.admin_upstream or settings.upstream

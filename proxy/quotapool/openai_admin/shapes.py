@@ -48,10 +48,8 @@ class ApiKey(msgspec.Struct):
     id: str
     redacted_value: str
     name: str | None = None
-    created_at: int | None = None
     last_used_at: int | None = None
     expires_at: int | None = None
-    owner_project_access: str | None = None
 
 
 class Enforcement(msgspec.Struct):
@@ -77,7 +75,6 @@ class SpendLimit(msgspec.Struct):
 
 class Amount(msgspec.Struct):
     value: Decimal | None = None
-    currency: str | None = None
 
 
 class CostResult(msgspec.Struct):
@@ -91,7 +88,6 @@ class UsageResult(msgspec.Struct):
 
     input_tokens: int = 0
     output_tokens: int = 0
-    input_cached_tokens: int | None = None
     num_model_requests: int = 0
     project_id: str | None = None
     api_key_id: str | None = None

@@ -152,9 +152,9 @@ class AdminApi:
             since = date.fromisoformat(query.since) if query.since else today.replace(day=1)
             until = date.fromisoformat(query.until) if query.until else today
         except ValueError:
-            raise ApiError(400, "bad_request", "The query names a day that does not exist.") from None
+            raise ApiError("bad_request", "The query names a day that does not exist.") from None
         if not 0 <= (until - since).days < DAYS_KEPT:
-            raise ApiError(400, "bad_request", f"until must not be before since, and at most {DAYS_KEPT} days after.")
+            raise ApiError("bad_request", f"until must not be before since, and at most {DAYS_KEPT} days after.")
         totals = await SpendStore(self._store, self._keys.settings.pool).totals(query.by, since, until)
         rows = [_usage_row(day, name, spent) for day, names in sorted(totals.items()) for name, spent in names.items()]
         return shapes.UsageRows(query.by, since.isoformat(), until.isoformat(), rows)
@@ -173,38 +173,38 @@ class AdminApi:
         try:
             check_name(body.id)
         except ValueError as error:
-            raise ApiError(400, "bad_request", f"id {error}") from None
+            raise ApiError("bad_request", f"id {error}") from None
         if any(client.id == body.id for client in self._keys.settings.clients):
-            raise ApiError(409, "conflict", f"a client {body.id} is in the configuration")
+            raise ApiError("conflict", f"a client {body.id} is in the configuration")
         key = None if body.key_hash else new_key()
         if key is not None:
             self._keys.redactor.add(key)
         pool = {digest(k.secret.get_secret_value()) for k in self._keys.settings.keys}
         if body.key_hash in pool:
-            raise ApiError(409, "conflict", "that is a key of the pool; clients must not have one")
+            raise ApiError("conflict", "that is a key of the pool; clients must not have one")
         if not await self._clients.add(body.id, body.key_hash or digest(key or "")):
-            raise ApiError(409, "conflict", f"a client {body.id} exists already; revoke it first")
+            raise ApiError("conflict", f"a client {body.id} exists already; revoke it first")
         return shapes.ClientAdded(body.id, key)
 
     async def _revoke_client(self, call: Call) -> Any:
         if not await self._clients.revoke(call.id):
-            raise ApiError(404, "not_found", "no such client in the store")
+            raise ApiError("not_found", "no such client in the store")
         return {"id": call.id, "gone": True}
 
 
 def _usage_row(day: date, name: str, spent: Spent) -> shapes.UsageRow:
-    return shapes.UsageRow(
-        day=day.isoformat(),
-        name=name,
-        exact_usd=spent.exact / PICO,
-        estimated_usd=spent.estimated / PICO,
-        probes_usd=spent.probes / PICO,
-        requests=spent.requests,
-        unpriced_requests=spent.unpriced_requests,
-        prompt_tokens=spent.prompt_tokens,
-        cached_tokens=spent.cached_tokens,
-        completion_tokens=spent.completion_tokens,
-    )
+    row = msgspec.structs.asdict(spent)
+    money = {f"{kind}_usd": row.pop(kind) / PICO for kind in ("exact", "estimated", "probes")}
+    return shapes.UsageRow(day.isoformat(), name, **money, **row)
+
+
+_CODES: Final[dict[type[Exception], str]] = {
+    InvalidKey: "bad_request",
+    KeyConflict: "conflict",
+    KeyRejected: "key_refused",
+    NoMasterKey: "no_master_key",
+    VaultLocked: "vault_locked",
+}
 
 
 def _with_api_errors(handler: Handler) -> Handler:
@@ -214,18 +214,10 @@ def _with_api_errors(handler: Handler) -> Handler:
         try:
             return await handler(call)
         except UnknownKey:
-            raise ApiError(404, "not_found", "no such key") from None
-        except InvalidKey as error:
-            raise ApiError(400, "bad_request", str(error)) from None
-        except KeyConflict as error:
-            raise ApiError(409, "conflict", str(error)) from None
-        except KeyRejected as error:
-            raise ApiError(422, "key_refused", str(error)) from None
-        except NoMasterKey as error:
-            raise ApiError(409, "no_master_key", str(error)) from None
-        except VaultLocked as error:
-            raise ApiError(409, "vault_locked", str(error)) from None
+            raise ApiError("not_found", "no such key") from None
+        except tuple(_CODES) as error:
+            raise ApiError(_CODES[type(error)], str(error)) from None
         except StoreError:
-            raise ApiError(503, "store_unavailable", "The store does not answer.") from None
+            raise ApiError("store_unavailable", "The store does not answer.") from None
 
     return handle

@@ -55,10 +55,10 @@ def _served(route: Route, handler: Handler) -> Callable[[web.Request], Awaitable
         except ApiError as error:
             return error_response(error)
         except web.HTTPRequestEntityTooLarge:
-            return error_response(ApiError(413, "body_too_large", "The body is larger than 1 MiB."))
+            return error_response(ApiError("body_too_large", "The body is larger than 1 MiB."))
         except Exception:  # noqa: BLE001 - a bug must not become a page with a traceback
             _log.exception("an admin API call failed", operation=route.name)
-            return error_response(ApiError(500, "internal_error", "This call failed by a fault in the proxy."))
+            return error_response(ApiError("internal_error", "This call failed by a fault in the proxy."))
         headers = {"Cache-Control": "no-store"}
         return web.Response(
             body=msgspec.json.encode(result), status=route.status, content_type="application/json", headers=headers
@@ -78,7 +78,7 @@ def _read_query(route: Route, request: web.Request) -> Any:
     try:
         return msgspec.convert(given, route.query or Empty, strict=False)
     except msgspec.ValidationError as error:
-        raise ApiError(400, "bad_request", f"The query is not as described: {mask(str(error))}") from None
+        raise ApiError("bad_request", f"The query is not as described: {mask(str(error))}") from None
 
 
 async def _read_body(route: Route, request: web.Request) -> Any:
@@ -86,6 +86,6 @@ async def _read_body(route: Route, request: web.Request) -> Any:
     try:
         return msgspec.json.decode(raw or b"{}", type=route.body or Empty)
     except msgspec.ValidationError as error:
-        raise ApiError(400, "bad_request", f"The body is not as described: {mask(str(error))}") from None
+        raise ApiError("bad_request", f"The body is not as described: {mask(str(error))}") from None
     except msgspec.DecodeError:
-        raise ApiError(400, "bad_request", "The body is not valid JSON.") from None
+        raise ApiError("bad_request", "The body is not valid JSON.") from None

@@ -10,42 +10,31 @@ from quotapool.operators import shapes
 PREFIX: Final = "/admin"
 
 
-class ApiError(Exception):
-    """A refusal: HTTP status, stable code, message for people (never a secret)."""
+ERROR_CODES: Final[dict[str, tuple[int, str]]] = {  # code -> status, meaning
+    "bad_request": (400, "The body or the query is not as described; the message names the place."),
+    "admin_token_wanted": (401, "No admin token, or a wrong one."),
+    "host_not_allowed": (403, "The Host is neither loopback, nor admin_listen's, nor in allowed_hosts."),
+    "page_not_allowed": (403, "The request comes from a web page of another origin."),
+    "not_found": (404, "No such path, key or client."),
+    "method_not_allowed": (405, "This path has other methods."),
+    "conflict": (409, "It contradicts what is there: an id or a secret is in use already, or the key is configured."),
+    "vault_locked": (409, "The stored keys need another master key. Nothing was changed."),
+    "no_master_key": (409, "A shared store needs a configured master key before it can hold keys."),
+    "body_too_large": (413, "The body is larger than 1 MiB."),
+    "key_refused": (422, "OpenAI does not accept this secret, or did not answer."),
+    "internal_error": (500, "A fault in the proxy; its log has the details."),
+    "store_unavailable": (503, "The store does not answer."),
+}
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+
+class ApiError(Exception):
+    """A refusal: one of ERROR_CODES, and a message for people (never a secret)."""
+
+    def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, _ = ERROR_CODES[code]
         self.code = code
         self.message = message
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorCode:
-    """One code that an error response may have."""
-
-    status: int
-    code: str
-    meaning: str
-
-
-ERROR_CODES: Final[tuple[ErrorCode, ...]] = (
-    ErrorCode(400, "bad_request", "The body or the query is not as described; the message names the place."),
-    ErrorCode(401, "admin_token_wanted", "No admin token, or a wrong one."),
-    ErrorCode(403, "host_not_allowed", "The Host is neither loopback, nor admin_listen's, nor in allowed_hosts."),
-    ErrorCode(403, "page_not_allowed", "The request comes from a web page of another origin."),
-    ErrorCode(404, "not_found", "No such path, key or client."),
-    ErrorCode(405, "method_not_allowed", "This path has other methods."),
-    ErrorCode(
-        409, "conflict", "It contradicts what is there: an id or a secret is in use already, or the key is configured."
-    ),
-    ErrorCode(409, "vault_locked", "The stored keys need another master key. Nothing was changed."),
-    ErrorCode(409, "no_master_key", "A shared store needs a configured master key before it can hold keys."),
-    ErrorCode(413, "body_too_large", "The body is larger than 1 MiB."),
-    ErrorCode(422, "key_refused", "OpenAI does not accept this secret, or did not answer."),
-    ErrorCode(500, "internal_error", "A fault in the proxy; its log has the details."),
-    ErrorCode(503, "store_unavailable", "The store does not answer."),
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,10 @@ class Report:
             self.bad.append(outcome)
 
     def as_json(self) -> dict[str, Any]:
-        bad = [{"line": o.line, "result": o.result, "id": o.id, "why": o.why} for o in sorted(self.bad, key=_by_line)]
+        bad = [
+            {"line": o.line, "result": o.result, "id": o.id, "why": o.why}
+            for o in sorted(self.bad, key=lambda outcome: outcome.line)
+        ]
         return {"lines": self.lines, "dry_run": self.dry_run, "counts": dict(self.counts), "not_imported": bad}
 
 
@@ -91,7 +94,7 @@ class Importer:
                 if len(batch) >= _BATCH:
                     await self._store(batch, master)
         finally:
-            await checker.close()
+            await checker.aclose()
             if batch:  # an interrupted import keeps what it has found out
                 await self._store(batch, master)
         return self._report
@@ -214,7 +217,3 @@ def _includes(stored: Any, value: Any) -> bool:
     if isinstance(value, list):
         return isinstance(stored, list) and all(item in stored for item in value)
     return bool(stored == value)
-
-
-def _by_line(outcome: Outcome) -> int:
-    return outcome.line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -85,7 +86,8 @@ class KeyOperations:
         """Each key: state, reason, what is left, what to do, where it is kept. Raises StoreUnavailable."""
         rows = await self.overview.rows()
         for row in rows:
-            row["source"] = "store" if self._is_stored(row["id"]) else "configuration"
+            stored = row["id"] in self.sources.contents.records and not self._is_configured(row["id"])
+            row["source"] = "store" if stored else "configuration"
             row["next"] = next_step(row)
         for name, account in self.sources.missing.items():
             row = {"id": name, "account": account, "organization": None, "state": LOCKED, "reason": "master_key"}
@@ -101,9 +103,6 @@ class KeyOperations:
             if row["id"] == name:
                 return row
         raise UnknownKey(name)
-
-    def _is_stored(self, name: str) -> bool:
-        return name in self.sources.contents.records and not self._is_configured(name)
 
     def _is_configured(self, name: str) -> bool:
         return any(key.id == name for key in self.sources.configured.keys)
@@ -159,14 +158,6 @@ class KeyOperations:
             raise KeyConflict(str(why)) from why
         return replace(KeyCheck.of(verdict), ok=verdict.kind is Kind.OK)
 
-    async def check(self, key: UpstreamKey) -> KeyCheck:
-        """Ask upstream whether it accepts this key, in the pool or not."""
-        checker = KeyChecker(self.settings, self.redactor)
-        try:
-            return await checker.check(key)
-        finally:
-            await checker.close()
-
     # ---- adding
 
     async def add(self, entry: KeyEntry, *, check: bool = True, replace: bool = False) -> tuple[str, str]:
@@ -179,7 +170,8 @@ class KeyOperations:
         if duplicate is not None:
             raise KeyConflict(f"that secret is in the pool already, as {duplicate}")
         if check:
-            found = await self.check(key)
+            async with aclosing(KeyChecker(self.settings, self.redactor)) as checker:
+                found = await checker.check(key)
             if not found.ok:
                 raise KeyRejected(found)
         (result,) = await self.sources.vault.put(

@@ -61,9 +61,9 @@ def _guard(token: str, hosts: Callable[[], Collection[str]]) -> Any:
         try:
             return await handler(request)
         except web.HTTPNotFound:
-            return error_response(ApiError(404, "not_found", "There is no such path; /admin/openapi.json lists them."))
+            return error_response(ApiError("not_found", "There is no such path; /admin/openapi.json lists them."))
         except web.HTTPMethodNotAllowed as refused:
-            answer = error_response(ApiError(405, "method_not_allowed", "This path has other methods."))
+            answer = error_response(ApiError("method_not_allowed", "This path has other methods."))
             answer.headers["Allow"] = refused.headers.get("Allow", "")
             return answer
 
@@ -74,11 +74,11 @@ def _page_error(request: web.Request, hosts: Collection[str]) -> ApiError | None
     host = request.headers.get("Host", "").lower()
     name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
     if name not in _LOOPBACK and name not in hosts and host not in hosts:
-        return ApiError(403, "host_not_allowed", "Use 127.0.0.1 or localhost, or add this host to allowed_hosts.")
+        return ApiError("host_not_allowed", "Use 127.0.0.1 or localhost, or add this host to allowed_hosts.")
     origin = request.headers.get("Origin")
     foreign = origin is not None and origin.lower().partition("://")[2] != host
     if foreign or request.headers.get("Sec-Fetch-Site", "none") not in _OWN_PAGE:
-        return ApiError(403, "page_not_allowed", "Web pages of other origins may not use the admin port.")
+        return ApiError("page_not_allowed", "Web pages of other origins may not use the admin port.")
     return None
 
 
@@ -88,7 +88,6 @@ def _token_error(request: web.Request, token: str) -> ApiError | None:
     if scheme.lower() == "bearer" and hmac.compare_digest(sent, token.encode()):
         return None
     return ApiError(
-        401,
         "admin_token_wanted",
         "The admin token is required: Authorization: Bearer <content of state_dir/admin-token>",
     )

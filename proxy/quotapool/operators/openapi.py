@@ -11,8 +11,6 @@ from quotapool.operators.admin_routes import ERROR_CODES, GENERAL_ERRORS, PREFIX
 from quotapool.operators.shapes import Error
 
 _REF: Final = "#/components/schemas/{name}"
-_STATUS_OF: Final = {code.code: code.status for code in ERROR_CODES}
-_MEANING_OF: Final = {code.code: code.meaning for code in ERROR_CODES}
 
 
 def document(version: str) -> dict[str, Any]:
@@ -55,8 +53,9 @@ def _operation(route: Route) -> dict[str, Any]:
         str(route.status): {"description": _first_line(route.answer), "content": _json(route.answer)}
     }
     for code in (*GENERAL_ERRORS, *route.errors):
-        found = operation["responses"].setdefault(str(_STATUS_OF[code]), {"description": "", "content": _json(Error)})
-        found["description"] = f"{found['description']} {code}: {_MEANING_OF[code]}".strip()
+        status, meaning = ERROR_CODES[code]
+        found = operation["responses"].setdefault(str(status), {"description": "", "content": _json(Error)})
+        found["description"] = f"{found['description']} {code}: {meaning}".strip()
     return operation
 
 

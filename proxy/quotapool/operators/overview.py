@@ -6,6 +6,7 @@ import math
 import platform
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from quotapool.domain.subject import Subject, SubjectKind
 from quotapool.keys.keyring import keyring
 from quotapool.ledger.budgets import Ledger, StoreUnavailable
 from quotapool.money.credit_control import CreditControl
-from quotapool.money.credit_report import credit_rows
+from quotapool.money.credit_report import credit_row
 from quotapool.money.spend_store import SpendStore
 from quotapool.observe.metrics import PoolMetrics
 from quotapool.observe.shared_values import SharedValues
@@ -154,7 +155,7 @@ class Overview:
         """Each key as a JSON-like row: state, reason, and what is left by model group. Raises StoreUnavailable."""
         await self.sync.refresh()
         now, buckets = await self.ledger.buckets()
-        credit = await credit_rows(self.credit)
+        wallets = (await self.credit.assess(datetime.now(UTC))).wallets
         cooling = _cooling(now, buckets)
         pool = self.roster.pool
         of_account: dict[str, dict[str, Bucket]] = defaultdict(dict)
@@ -167,7 +168,7 @@ class Overview:
                 "organization": pool.accounts[key.account].organization or None,
                 **_state_row(pool.record_of(key)),
                 "cooling_s": cooling.get(key.account, 0.0),
-                "credit": credit.get(key.account, {}),
+                "credit": credit_row(wallets[key.account]) if key.account in wallets else {},
                 "budgets": self._budget_rows(key.account, now, of_account.get(key.account, {})),
             }
             for key in pool.keys.values()

@@ -7,8 +7,8 @@ connections or TLS handshakes that fail, without any proper answer of upstream i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 from quotapool.domain.observer import Observer
 from quotapool.ledger.budgets import Ledger, StoreUnavailable
@@ -57,8 +57,7 @@ class NetworkAlarm:
         self._timer = asyncio.get_running_loop().call_later(_QUIET_S, self._end)
         if enough and not self.trouble:
             self.trouble = reason
-            self._observer.network_refused(on=True, reason=reason, first=False)
-            self._start(self._raise(reason))
+            self._change(reason, on=True)
 
     def _end(self) -> None:
         if self._timer is not None:
@@ -67,31 +66,29 @@ class NetworkAlarm:
         self._refused.clear()
         if self.trouble:
             reason, self.trouble = self.trouble, ""
-            self._observer.network_refused(on=False, reason=reason, first=False)
-            self._start(self._lift(reason))
+            self._change(reason, on=False)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+    def _change(self, reason: str, *, on: bool) -> None:
+        self._observer.network_refused(on=on, reason=reason, first=False)
+        task = asyncio.get_running_loop().create_task(self._announce(reason, on=on))
         self._announcing.add(task)
         task.add_done_callback(self._announcing.discard)
 
-    async def _raise(self, reason: str) -> None:
-        event = {"from": "well", "to": "trouble", "reason": reason, "message": "every key fails alike: none is removed"}
+    async def _announce(self, reason: str, *, on: bool) -> None:
+        """To the other replicas; the first of them notifies the operators."""
+        registry = self._ledger.registry
         try:
-            first = await self._ledger.registry.announce(KIND, "network", event, every_s=_ALARM_HOLDS_S)
+            if on:
+                message = "every key fails alike: none is removed"
+                event = {"from": "well", "to": "trouble", "reason": reason, "message": message}
+                first = await registry.announce(KIND, "network", event, every_s=_ALARM_HOLDS_S)
+            else:
+                event = {"from": "trouble", "to": "well", "reason": reason, "message": "upstream answers again"}
+                first = await registry.announce_end(KIND, "network", event)
         except StoreUnavailable:
             first = True  # better one alarm for each replica than none
         if first:
-            self._observer.network_refused(on=True, reason=reason, first=True)
-
-    async def _lift(self, reason: str) -> None:
-        event = {"from": "trouble", "to": "well", "reason": reason, "message": "upstream answers again"}
-        try:
-            first = await self._ledger.registry.announce_end(KIND, "network", event)
-        except StoreUnavailable:
-            first = True
-        if first:
-            self._observer.network_refused(on=False, reason=reason, first=True)
+            self._observer.network_refused(on=on, reason=reason, first=True)
 
     async def wait_idle(self) -> None:
         """Wait until everything is announced."""

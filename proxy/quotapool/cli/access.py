@@ -1,0 +1,117 @@
+"""How a command reaches the store and the pool's keys.
+
+The store: the configured one, the running proxy's embedded one, or one of its own. Keys: the configured ones and the
+vault's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial, wraps
+
+import structlog
+
+from quotapool.cli.errors import fail, warn
+from quotapool.cli.options import with_settings
+from quotapool.domain.observer import Observer
+from quotapool.keys.keyring import secrets_in
+from quotapool.keys.master_keys import NoMasterKey
+from quotapool.keys.sources import KeySources
+from quotapool.keys.vault import Vault, VaultChanged, VaultLocked
+from quotapool.ledger.budgets import Ledger, StoreUnavailable
+from quotapool.observe.redaction import Redactor
+from quotapool.operators.keys import InvalidKey, KeyConflict, KeyOperations, KeyRejected, UnknownKey
+from quotapool.operators.overview import Overview
+from quotapool.settings import Settings
+from quotapool.store.embedded import StateDirBusy, attach_url, temporary
+from quotapool.store.runtime_dir import RuntimeDirUnsafe
+from quotapool.store.store import Store, StoreError, connect
+from quotapool.store.valkey_process import EmbeddedFailed
+
+
+@asynccontextmanager
+async def store_of(settings: Settings) -> AsyncIterator[Store]:
+    """The pool's store, for the duration of one command."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+    ca_file = str(settings.ca_file) if settings.ca_file else None
+    async with AsyncExitStack() as stack:
+        url = settings.redis.get_secret_value() if settings.redis else attach_url(settings.state_dir)
+        if url is None:
+            url = await stack.enter_async_context(temporary(settings.state_dir, log=structlog.get_logger()))
+        store = connect(url, timeout_s=2.0, ca_file=ca_file)
+        stack.push_async_callback(store.close)
+        yield store
+
+
+def run_with_store(settings: Settings, command: Callable[[Store], Awaitable[int]]) -> int:
+    """Run `command`; its exit code, or 2 with the reason if the store cannot be reached."""
+
+    async def main() -> int:
+        async with store_of(settings) as store:
+            return await command(store)
+
+    try:
+        return asyncio.run(main())
+    except (StoreError, StoreUnavailable, StateDirBusy, EmbeddedFailed, RuntimeDirUnsafe) as error:
+        return fail(str(error))
+    except OSError as error:
+        return fail(f"{settings.state_dir}: {error.strerror or error}")
+
+
+def with_store(run: Callable[..., Awaitable[int]]) -> Callable[..., None]:
+    """A command of `run`, whose arguments are the configuration, the store and its options."""
+
+    @with_settings
+    @wraps(run)
+    def command(settings: Settings, **options: object) -> int:
+        return run_with_store(settings, partial(run, settings, **options))
+
+    return command
+
+
+class _TerminalLog:
+    """For KeySources: its log messages as lines on standard error."""
+
+    @staticmethod
+    def warning(event: str) -> None:
+        warn(event)
+
+    error = warning
+
+
+async def _open_keys(settings: Settings, store: Store) -> KeyOperations:
+    """Raises StoreLost."""
+    redactor = Redactor(secrets_in(settings, ""))
+    sources = KeySources(Vault(store, settings.pool), settings, on_secret=redactor.add, log=_TerminalLog())
+    await sources.read()
+    ledger = Ledger(store, settings.pool, patience_s=3.0, observer=Observer())
+    return KeyOperations(Overview(sources.merged(), ledger), sources, redactor)
+
+
+def run_with_keys(settings: Settings, command: Callable[[KeyOperations], Awaitable[int]]) -> int:
+    """Run `command`; its exit code, or 2 with the reason if it cannot be done."""
+
+    async def with_store(store: Store) -> int:
+        try:
+            return await command(await _open_keys(settings, store))
+        except UnknownKey as error:
+            return fail(f"no key {str(error)!r} in the pool; `quotapool keys list` shows them")
+        except KeyRejected as error:
+            return fail(f"{error}. The key was not added; --no-check adds it anyway")
+        except (InvalidKey, KeyConflict, NoMasterKey, VaultLocked, VaultChanged) as error:
+            return fail(str(error))
+
+    return run_with_store(settings, with_store)
+
+
+def with_keys(run: Callable[..., Awaitable[int]]) -> Callable[..., None]:
+    """A command of `run`, whose arguments are the pool's keys and its options."""
+
+    @with_settings
+    @wraps(run)
+    def command(settings: Settings, **options: object) -> int:
+        return run_with_keys(settings, partial(run, **options))
+
+    return command
