@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 from urllib.parse import parse_qs
@@ -39,10 +40,22 @@ from quotapool.session.open import OpenSessions
 from quotapool.session.permissions import RESPONSES, SessionPermissions
 from quotapool.session.relay import SessionRelay
 from quotapool.session.usage import SessionTerms, SessionUsage
+from quotapool.settings import Client
 from quotapool.websocket.frames import VANISHED
 
 _EPHEMERAL: Final = "ek_"
 _REALTIME: Final = "realtime"
+
+
+@dataclass(slots=True)
+class _Session:
+    """One session of a client. `opened` is its upstream of now; `relay` carries its messages, once it is accepted."""
+
+    client: SessionClient
+    known: Client | None
+    request: ClientRequest
+    opened: HandshakeAttempt
+    relay: SessionRelay | None = None
 
 
 class SessionPath:
@@ -64,6 +77,7 @@ class SessionPath:
         self._failover = failover
         self._parts = parts
         self._roster = parts.sync.roster
+        self._observer = observer
         self._open = OpenSessions(self._state_of, observer.session_opened)
 
     def __repr__(self) -> str:
@@ -110,13 +124,17 @@ class SessionPath:
             record.status, record.source = held.status, "upstream"
             await client.answer(held.status, held.reason, held.headers, held.body)
         elif opened is not None:
+            session = _Session(client, known, request, opened)
             check = partial(self._permissions.check, known, record.client, client.headers)
             remember = partial(self._permissions.remember, record.client)
-            terms = SessionTerms(endpoint.name == RESPONSES, want.max_wait_s, check, remember)
-            await self._hold(client, opened, SessionUsage(self._parts, record, opened.granted, terms))
+            is_bound = partial(self._permissions.is_bound, record.client)
+            move = partial(self._move, session)
+            terms = SessionTerms(endpoint.name == RESPONSES, want.max_wait_s, check, remember, is_bound, move)
+            await self._hold(session, SessionUsage(self._parts, record, opened.granted, terms))
 
-    async def _hold(self, client: SessionClient, opened: HandshakeAttempt, usage: SessionUsage) -> None:
+    async def _hold(self, session: _Session, usage: SessionUsage) -> None:
         """Accept the client, and carry messages until one side ends the session."""
+        opened, client = session.opened, session.client
         handshake, record = opened.handshake, opened.request_record
         upstream = handshake.socket
         assert upstream is not None  # noqa: S101 -- the attempt delivered it
@@ -129,7 +147,7 @@ class SessionPath:
             upstream.abort()
             raise
         record.status, record.source = 101, "upstream"
-        relay = SessionRelay(downstream, upstream, usage)
+        relay = session.relay = SessionRelay(downstream, upstream, usage)
         began = time.monotonic()
         try:
             with self._open.hold(relay, usage):
@@ -138,8 +156,35 @@ class SessionPath:
         finally:
             usage.finish()
             record.model = record.model or usage.model
-            opened.record.usage = usage.used  # for the line in the log; metrics and money have counted each response
+            session.opened.record.usage = usage.used  # for the line in the log; metrics and money have counted each
             record.upstream_s += time.monotonic() - began
+
+    async def _move(self, session: _Session, group: str, cost: Cost) -> Granted | None:
+        """Open the session on another account that has room for a response of this cost; None: none has. The client
+        does not notice."""
+        before, relay, record = session.opened, session.relay, session.opened.request_record
+        now = self._configuration.now
+        want = want_of(session.request, session.client.headers, record.client, session.known, now)
+        want.group, want.cost, want.may_try_resting, want.max_wait_s = group, cost, False, 0.0
+        want.exclude.add(before.record.account)
+        opened: HandshakeAttempt | None = None
+
+        def attempt(granted: Granted) -> Awaitable[Outcome]:
+            nonlocal opened
+            opened = HandshakeAttempt(self._parts, now, session.request, session.client, granted, record)
+            return opened.run()
+
+        try:
+            held = await self._failover.deliver(want, session.request, record, attempt)
+        except Refusal:
+            return None
+        if held is not None or opened is None or opened.handshake.socket is None or relay is None:
+            return None
+        self._observer.session_opened(before.record.account, -1)
+        self._observer.session_opened(opened.record.account, 1)
+        session.opened = opened
+        relay.move_to(opened.handshake.socket)
+        return opened.granted
 
     @staticmethod
     def _headers(opened: HandshakeAttempt) -> list[Header]:

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, quote
 
 from quotapool.objects.placement import ObjectRequest, Objects, involves_objects
 from quotapool.openai import replies
-from quotapool.openai.ids import RESPONSE
+from quotapool.openai.ids import RESPONSE, may_reference
 from quotapool.openai.refusal import Refusal
 from quotapool.pool.configuration import Configuration
 from quotapool.request.daily_limit import DailyLimit
@@ -73,6 +73,12 @@ class SessionPermissions:
         if self._configuration.now.settings.safety.identifier:
             return self._policy.identified(event, name, headers)
         return event
+
+    def is_bound(self, name: str, event: bytes) -> bool:
+        """Whether a `response.create` of the client `name` needs the very account or connection that it is on: it goes
+        on with a response or a conversation, or names another stored object."""
+        names = b'"previous_response_id"' in event or b'"conversation"' in event
+        return names or may_reference(RESPONSES, event, strictly=name != "")
 
     def remember(self, name: str, response: str, account: str) -> None:
         """A stored response of the client `name` can be asked for by HTTP, too."""
