@@ -7,9 +7,10 @@ answer ends it: no single answer may take a model away from everybody.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+import msgspec
 
 AVOIDED_S: Final = 300.0
 _SERVED_LATELY_S: Final = 600.0
@@ -26,8 +27,7 @@ class Access(StrEnum):
     REQUEST = "request"  # nothing that other requests have in common
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(msgspec.Struct, frozen=True, gc=False):
     """What a request uses. `model`: its name, or the id of the stored prompt that chooses it."""
 
     model: str

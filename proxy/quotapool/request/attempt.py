@@ -10,9 +10,10 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol
 
+from msgspec import structs
 from multidict import CIMultiDict
 
 from quotapool.domain.cool_down import COOLING, cool_down_s
@@ -239,7 +240,9 @@ class Attempt(ABC):
             outcome.report = self.parts.health.report(
                 outcome.verdict,
                 self.granted,
-                use=request.use if outcome.verdict.reason == NO_PROMPT else replace(request.use, model=request.model),
+                use=request.use
+                if outcome.verdict.reason == NO_PROMPT
+                else structs.replace(request.use, model=request.model),
                 status=record.status,
                 request_id=record.upstream_request_id,
             )

@@ -69,6 +69,7 @@ class ClientRequest(msgspec.Struct, eq=False):
     store: bool | None = None  # as in the body
     features: tuple[str, ...] = ()  # of the model, to which an account may have no access
     prompt: str = ""  # the stored prompt it names; its `model` is the same where the prompt chooses the model
+    known_use: Use | None = None  # see `use`
     placement: Placement | None = None  # what it has to do with stored objects; None: nothing
 
     def begin_retry(self, slots: RetrySlots) -> None:
@@ -90,7 +91,10 @@ class ClientRequest(msgspec.Struct, eq=False):
     @property
     def use(self) -> Use:
         """What it uses that an account or a key may have no access to."""
-        return Use(self.prompt or self.model, self.endpoint.name, self.features)
+        use = self.known_use
+        if use is None:
+            use = self.known_use = Use(self.prompt or self.model, self.endpoint.name, self.features)
+        return use
 
     @property
     def to_send(self) -> bytes | AsyncIterator[bytes] | None:
