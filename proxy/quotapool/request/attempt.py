@@ -164,6 +164,8 @@ class AnswerHead(Protocol):
 class Attempt(ABC):
     """`now` is the configuration it began with; a reload in the meantime brings another to the next attempt."""
 
+    __slots__ = ("granted", "now", "outcome", "parts", "record", "request", "request_record")
+
     def __init__(
         self, parts: AttemptParts, now: Snapshot, request: ClientRequest, granted: Granted, record: RequestRecord
     ) -> None:
