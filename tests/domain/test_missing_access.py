@@ -54,7 +54,7 @@ def test_a_refused_feature_leaves_the_model_alone(missing):
 
 def test_a_feature_that_the_request_did_not_have_is_not_remembered(missing):
     missing.refused(Access.FEATURE, "service_tier", A, "a1", STREAM, 1000.0)
-    assert not missing
+    assert not missing.active
 
 
 def test_a_missing_scope_is_the_keys_and_the_endpoints(missing):
@@ -67,15 +67,15 @@ def test_a_missing_scope_is_the_keys_and_the_endpoints(missing):
 
 def test_a_refusal_that_concerns_one_request_is_not_remembered(missing):
     missing.refused(Access.REQUEST, "", A, "a1", GPT, 1000.0)
-    assert not missing
+    assert not missing.active
 
 
 def test_what_is_over_costs_requests_nothing_any_more(missing):
     missing.refused(Access.MODEL, "", A, "a1", Use("invented"), 1000.0)
     missing.answered(B, "b1", GPT, 1001.0)
-    assert missing
+    assert missing.active
     missing.answered(B, "b1", GPT, 1002.0 + AVOIDED_S)
-    assert not missing
+    assert not missing.active
 
 
 def test_models_that_clients_invent_fill_no_memory(missing):

@@ -87,6 +87,12 @@ def test_a_request_is_one_line(seen):
     }
 
 
+def test_the_line_of_a_refusal_has_its_code(seen):
+    seen.reporter.ended(a_record(status=429, code="queue_full", source="proxy", attempts=[]))
+    (line,) = seen.lines()
+    assert (line["status"], line["code"], line["attempts"]) == (429, "queue_full", [])
+
+
 def test_a_request_counts_under_its_names(seen):
     seen.reporter.began()
     assert seen.count("requests_in_flight") == 1

@@ -7,9 +7,10 @@ answer ends it: no single answer may take a model away from everybody.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+import msgspec
 
 AVOIDED_S: Final = 300.0
 _SERVED_LATELY_S: Final = 600.0
@@ -26,8 +27,7 @@ class Access(StrEnum):
     REQUEST = "request"  # nothing that other requests have in common
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(msgspec.Struct, frozen=True, gc=False):
     """What a request uses. `model`: its name, or the id of the stored prompt that chooses it."""
 
     model: str
@@ -43,9 +43,7 @@ class MissingAccess:
         self._endpoints: dict[tuple[str, str], float] = {}  # (key, endpoint) -> until when
         self._served: dict[tuple[int, str], float] = {}  # (place, model) -> when it last answered well
         self._sweep_at = 0.0
-
-    def __bool__(self) -> bool:
-        return bool(self._models or self._endpoints)
+        self.active = False  # something is remembered: an attribute, since every request asks
 
     def __len__(self) -> int:
         return len(self._models) + len(self._endpoints)
@@ -56,6 +54,7 @@ class MissingAccess:
             if len(self._endpoints) >= _MOST:
                 self._endpoints.clear()
             self._endpoints[key, use.endpoint] = now + AVOIDED_S
+            self.active = True
         elif access is Access.MODEL or (access is Access.FEATURE and feature in use.features):
             served = self._served.pop((place, use.model), None)
             if access is Access.MODEL and served is not None and now - served < _SERVED_LATELY_S:
@@ -63,17 +62,18 @@ class MissingAccess:
             if len(self._models) >= _MOST:
                 self._models.clear()
             self._models[place, use.model, feature if access is Access.FEATURE else ""] = now + AVOIDED_S
+            self.active = True
 
     def answered(self, place: int, key: str, use: Use, now: float) -> None:
         """Upstream served a request."""
         if len(self._served) >= _MOST_SERVED:
             self._served.clear()
         self._served[place, use.model] = now
-        if self:
+        if self.active:
             for feature in ("", *use.features):
                 self._models.pop((place, use.model, feature), None)
             self._endpoints.pop((key, use.endpoint), None)
-            if now >= self._sweep_at:
+            if now >= self._sweep_at or len(self) == 0:
                 self._sweep(now)
 
     def _sweep(self, now: float) -> None:
@@ -81,6 +81,7 @@ class MissingAccess:
         self._sweep_at = now + AVOIDED_S / 10
         self._models = {name: until for name, until in self._models.items() if until > now}
         self._endpoints = {name: until for name, until in self._endpoints.items() if until > now}
+        self.active = len(self) > 0
 
     def account_lacks(self, place: int, use: Use, now: float) -> bool:
         models = self._models

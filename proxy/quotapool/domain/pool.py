@@ -249,7 +249,7 @@ class Pool:
             one, other = pickable[first], pickable[second]
             if levels.rank(other, weights[other], now) < levels.rank(one, weights[one], now):
                 one, other = other, one
-            if sticky is None and not (exclude or prefer or self.missing or (may_try_resting and self._resting)):
+            if sticky is None and not (exclude or prefer or self.missing.active or (may_try_resting and self._resting)):
                 return [self._next_key(one)]  # nearly always: nothing else to consider
             chosen = [one, other]
         else:
@@ -258,7 +258,7 @@ class Pool:
         favourite = self._favourite(sticky, group, now) if sticky is not None else ()
         preferred = [a.place for name in prefer if (a := self.accounts.get(name)) is not None and a.usable]
         seen = {self._places[name] for name in exclude if name in self._places}
-        missing = self.missing if avoid_missing and self.missing else None
+        missing = self.missing if avoid_missing and self.missing.active else None
         picked: list[int] = []
         if may_try_resting and self._resting:
             account = self._resting[rng.randrange(len(self._resting))]
@@ -299,7 +299,7 @@ class Pool:
             if account is None or name in exclude:
                 continue
             if account.usable:
-                index = self._next_key_with(self.missing, account.place, use, now) if self.missing else None
+                index = self._next_key_with(self.missing, account.place, use, now) if self.missing.active else None
                 picked.append(self._next_key(account.place) if index is None else index)
             elif may_try_resting and account.resting and account.resting[0][0] <= now:
                 picked.append(self._indexes[account.resting[0][1].id])

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
+from msgspec import UNSET
 
 from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Certainty
@@ -185,6 +186,7 @@ def _line(record: RequestRecord, total_s: float, overhead_s: float) -> RequestLi
         endpoint=record.endpoint or "-",
         model=record.model,
         status=record.status,
+        code=record.code or UNSET,
         attempts=attempts,
         tokens=tokens_line(used) if used is not None else None,
         queue_ms=ms(record.queued_s),

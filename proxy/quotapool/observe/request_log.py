@@ -51,6 +51,7 @@ class RequestLine(msgspec.Struct, kw_only=True, gc=False):
     endpoint: str
     model: str
     status: int
+    code: str | msgspec.UnsetType = msgspec.UNSET  # of the proxy's own error, if that was the answer
     attempts: Sequence[AttemptLine]
     tokens: TokensLine | None
     queue_ms: float
@@ -107,8 +108,9 @@ def readable(line: RequestLine, *, colour: bool) -> str:
     queued = f", queued {line.queue_ms:.0f}" if line.queue_ms >= 1 else ""
     tokens = f"{line.tokens.prompt}+{line.tokens.completion} tokens" if line.tokens else "no tokens"
     tried = " ".join(f"{attempt.key}:{attempt.outcome}" for attempt in line.attempts) or line.source
+    code = f" {line.code}" if line.code else ""
     return (
-        f"{dim}{at}{reset} {status}{line.status}{reset} {line.endpoint} {model} {line.client} "
+        f"{dim}{at}{reset} {status}{line.status}{code}{reset} {line.endpoint} {model} {line.client} "
         f"{line.total_ms:.0f} ms (ours {line.overhead_ms:.1f}{queued}) {tokens} {tried} "
         f"{dim}{line.request_id}{reset}\n"
     )

@@ -35,6 +35,8 @@ BY_REASON: Final[dict[str, str]] = {
     "invalid_api_key": _REPLACE,
     "not_a_member": "its owner left the organisation or project: invite them again, or replace the key",
     "account_deactivated": "OpenAI has deactivated the account: ask OpenAI, or replace the key",
+    "not_authorized_invalid_project": "its project was archived: use a key of another project",
+    "organization_restricted": "OpenAI has restricted the organization: ask OpenAI, or replace the key",
     "access_terminated": f"OpenAI has ended this account's access: {_APPEAL}",
     # Ambiguous.
     "missing_scope_model_request": "the key is restricted: give it the scope model.request, or replace it",

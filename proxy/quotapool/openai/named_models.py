@@ -26,6 +26,11 @@ class _Pairs(list[tuple[str, Any]]):
     __slots__ = ()
 
 
+def may_name_models(text: bytes | bytearray) -> bool:
+    """A search for bytes, whether `other_models` has anything to find."""
+    return _LITERAL in text or any(mark in text for mark in _UNUSUAL)
+
+
 def other_models(body: bytes | bytearray, known: str) -> list[str]:
     """The models that a body names beside `known`, the one at its top. Raises ValueError if it cannot be read."""
     if body.count(_LITERAL) <= (known != "") and not any(mark in body for mark in _UNUSUAL):

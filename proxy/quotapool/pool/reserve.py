@@ -171,7 +171,7 @@ class Reserver:
             everyone = list(pool.accounts)
             self._rng.shuffle(everyone)
             seats = self._pick_of(want, everyone, few=False)
-        if not seats and pool.missing and not want.tried_missing:
+        if not seats and pool.missing.active and not want.tried_missing:
             # All that are left refused such requests lately. One of them is asked: it may have the model by now, and
             # if it has not, the client gets upstream's own answer.
             want.tried_missing = True

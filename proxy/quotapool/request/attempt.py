@@ -10,9 +10,10 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol
 
+from msgspec import structs
 from multidict import CIMultiDict
 
 from quotapool.domain.cool_down import COOLING, cool_down_s
@@ -163,6 +164,8 @@ class AnswerHead(Protocol):
 class Attempt(ABC):
     """`now` is the configuration it began with; a reload in the meantime brings another to the next attempt."""
 
+    __slots__ = ("granted", "now", "outcome", "parts", "record", "request", "request_record")
+
     def __init__(
         self, parts: AttemptParts, now: Snapshot, request: ClientRequest, granted: Granted, record: RequestRecord
     ) -> None:
@@ -239,7 +242,9 @@ class Attempt(ABC):
             outcome.report = self.parts.health.report(
                 outcome.verdict,
                 self.granted,
-                use=request.use if outcome.verdict.reason == NO_PROMPT else replace(request.use, model=request.model),
+                use=request.use
+                if outcome.verdict.reason == NO_PROMPT
+                else structs.replace(request.use, model=request.model),
                 status=record.status,
                 request_id=record.upstream_request_id,
             )

@@ -197,10 +197,8 @@ class Failover:
                     self._ledger.give_back(granted)  # a reload took the key while the store was asked
                     continue
                 outcome = await attempt(granted)
-                if outcome.report is not None:
-                    await asyncio.shield(
-                        outcome.report
-                    )  # the next choice needs it; a client that leaves undoes nothing
+                if outcome.report is not None:  # the next choice needs it; a client that leaves must not undo it
+                    await asyncio.shield(outcome.report)
                 if outcome.delivered:
                     if request.leaves_the_model and record.model != request.model:
                         await self._sync.learn_group(request.model, record.model)  # the prompt shares its limits

@@ -23,6 +23,8 @@ _TOO_LONG: Final = "upstream took longer than timeouts.total"
 
 
 class HttpAttempt(Attempt):
+    __slots__ = ("_answer", "_down", "_stream")
+
     def __init__(
         self,
         parts: AttemptParts,

@@ -74,6 +74,7 @@ class ClientRequest(msgspec.Struct, eq=False):
     features: tuple[str, ...] = ()  # of the model, to which an account may have no access
     prompt: str = ""  # the stored prompt it names; its `model` is the same where the prompt chooses the model
     models: tuple[str, ...] = ()  # that it names beside `model`; found only if its client may not use all
+    known_use: Use | None = None  # see `use`
     placement: Placement | None = None  # what it has to do with stored objects; None: nothing
 
     def begin_retry(self, slots: RetrySlots) -> None:
@@ -95,7 +96,10 @@ class ClientRequest(msgspec.Struct, eq=False):
     @property
     def use(self) -> Use:
         """What it uses that an account or a key may have no access to."""
-        return Use(self.prompt or self.model, self.endpoint.name, self.features)
+        use = self.known_use
+        if use is None:
+            use = self.known_use = Use(self.prompt or self.model, self.endpoint.name, self.features)
+        return use
 
     @property
     def to_send(self) -> bytes | AsyncIterator[bytes] | None:

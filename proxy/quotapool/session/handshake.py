@@ -19,6 +19,8 @@ from quotapool.websocket.socket import Handshake, open_websocket
 class HandshakeAttempt(Attempt):
     """`handshake` is there, with its socket, once upstream has opened the session."""
 
+    __slots__ = ("_client", "handshake")
+
     handshake: Handshake
 
     def __init__(

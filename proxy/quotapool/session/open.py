@@ -75,8 +75,8 @@ class OpenSessions:
         """A session whose key has left the pool ends between two responses, or soon after. A draining key is waited
         for."""
         state = self._state_of(one.meter.key)
-        if state in {State.ACTIVE, State.SUSPECT}:
-            one.doomed = None
+        if state in {State.ACTIVE, State.SUSPECT} or (one.meter.can_move and not one.meter.busy):
+            one.doomed = None  # it may go on; or its next response finds another account, or is told why it cannot
             return
         one.doomed = now if one.doomed is None else one.doomed
         if not one.meter.busy or (state is not State.DRAINING and now - one.doomed > _LAST_WORDS_S):

@@ -12,9 +12,9 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
-from urllib.parse import parse_qs
 
 from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Cost
@@ -23,7 +23,7 @@ from quotapool.domain.states import State
 from quotapool.ledger.grants import Granted
 from quotapool.objects.placement import Placement
 from quotapool.openai import replies
-from quotapool.openai.endpoints import resolve
+from quotapool.openai.endpoints import resolve, session_query
 from quotapool.openai.headers import Header, headers_for_client
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replies import ProxyError
@@ -39,10 +39,22 @@ from quotapool.session.open import OpenSessions
 from quotapool.session.permissions import RESPONSES, SessionPermissions
 from quotapool.session.relay import SessionRelay
 from quotapool.session.usage import SessionTerms, SessionUsage
+from quotapool.settings import Client
 from quotapool.websocket.frames import VANISHED
 
 _EPHEMERAL: Final = "ek_"
 _REALTIME: Final = "realtime"
+
+
+@dataclass(slots=True)
+class _Session:
+    """One session of a client. `opened` is its upstream of now; `relay` carries its messages, once it is accepted."""
+
+    client: SessionClient
+    known: Client | None
+    request: ClientRequest
+    opened: HandshakeAttempt
+    relay: SessionRelay | None = None
 
 
 class SessionPath:
@@ -64,6 +76,7 @@ class SessionPath:
         self._failover = failover
         self._parts = parts
         self._roster = parts.sync.roster
+        self._observer = observer
         self._open = OpenSessions(self._state_of, observer.session_opened)
 
     def __repr__(self) -> str:
@@ -85,14 +98,16 @@ class SessionPath:
         if isinstance(endpoint, ProxyError):
             raise not_served(endpoint, client.headers, tls=now.settings.tls is not None)  # 403, 404
         client.check()  # 400
-        record.endpoint, record.model, record.streamed = endpoint.name, _model_in(client.target), True
+        query = _query(client.target)  # 400
+        record.endpoint, record.streamed = endpoint.name, True
+        record.model = query.get("model", "")[:LONGEST_MODEL]
 
         # May this client use it, and which account must serve it?
         known = now.clients.get(record.client)
-        self._permissions.enter(known, endpoint.name, record.model)  # 403, 429
+        self._permissions.enter(known, endpoint.name, query)  # 403, 429
         group = self._roster.group_of(record.model) if record.model else NO_MODEL
         request = ClientRequest(endpoint, b"", None, record.model, group, Cost(1), replayable=True)  # it does no work
-        only = await self._permissions.where(record.client, endpoint.name, client.target, record.model)  # 404, 503
+        only = await self._permissions.where(record.client, endpoint.name, client.target, query)  # 404, 503
         request.placement = Placement(only, None)
         want = want_of(request, client.headers, record.client, known, now)
         want.may_try_resting = False  # a session shows too late whether there is money again
@@ -110,13 +125,20 @@ class SessionPath:
             record.status, record.source = held.status, "upstream"
             await client.answer(held.status, held.reason, held.headers, held.body)
         elif opened is not None:
+            session = _Session(client, known, request, opened)
             check = partial(self._permissions.check, known, record.client, client.headers)
             remember = partial(self._permissions.remember, record.client)
-            terms = SessionTerms(endpoint.name == RESPONSES, want.max_wait_s, check, remember)
-            await self._hold(client, opened, SessionUsage(self._parts, record, opened.granted, terms))
+            is_bound = partial(self._permissions.is_bound, record.client)
+            move = partial(self._move, session)
+            limited = known is not None and bool(known.models)
+            check_models = partial(self._permissions.check_models, known) if limited else None
+            asks_first = endpoint.name == RESPONSES
+            terms = SessionTerms(asks_first, want.max_wait_s, check, remember, is_bound, move, check_models)
+            await self._hold(session, SessionUsage(self._parts, record, opened.granted, terms))
 
-    async def _hold(self, client: SessionClient, opened: HandshakeAttempt, usage: SessionUsage) -> None:
+    async def _hold(self, session: _Session, usage: SessionUsage) -> None:
         """Accept the client, and carry messages until one side ends the session."""
+        opened, client = session.opened, session.client
         handshake, record = opened.handshake, opened.request_record
         upstream = handshake.socket
         assert upstream is not None  # noqa: S101 -- the attempt delivered it
@@ -129,7 +151,7 @@ class SessionPath:
             upstream.abort()
             raise
         record.status, record.source = 101, "upstream"
-        relay = SessionRelay(downstream, upstream, usage)
+        relay = session.relay = SessionRelay(downstream, upstream, usage)
         began = time.monotonic()
         try:
             with self._open.hold(relay, usage):
@@ -138,8 +160,35 @@ class SessionPath:
         finally:
             usage.finish()
             record.model = record.model or usage.model
-            opened.record.usage = usage.used  # for the line in the log; metrics and money have counted each response
+            session.opened.record.usage = usage.used  # for the line in the log; metrics and money have counted each
             record.upstream_s += time.monotonic() - began
+
+    async def _move(self, session: _Session, group: str, cost: Cost) -> Granted | None:
+        """Open the session on another account that has room for a response of this cost; None: none has. The client
+        does not notice."""
+        before, relay, record = session.opened, session.relay, session.opened.request_record
+        now = self._configuration.now
+        want = want_of(session.request, session.client.headers, record.client, session.known, now)
+        want.group, want.cost, want.may_try_resting, want.max_wait_s = group, cost, False, 0.0
+        want.exclude.add(before.record.account)
+        opened: HandshakeAttempt | None = None
+
+        def attempt(granted: Granted) -> Awaitable[Outcome]:
+            nonlocal opened
+            opened = HandshakeAttempt(self._parts, now, session.request, session.client, granted, record)
+            return opened.run()
+
+        try:
+            held = await self._failover.deliver(want, session.request, record, attempt)
+        except Refusal:
+            return None
+        if held is not None or opened is None or opened.handshake.socket is None or relay is None:
+            return None
+        self._observer.session_opened(before.record.account, -1)
+        self._observer.session_opened(opened.record.account, 1)
+        session.opened = opened
+        relay.move_to(opened.handshake.socket)
+        return opened.granted
 
     @staticmethod
     def _headers(opened: HandshakeAttempt) -> list[Header]:
@@ -164,6 +213,8 @@ class SessionPath:
         self._open.forget()
 
 
-def _model_in(target: str) -> str:
-    named = parse_qs(target.partition("?")[2]).get("model", [""])
-    return named[0][:LONGEST_MODEL]
+def _query(target: str) -> dict[str, str]:
+    try:
+        return session_query(target)
+    except ValueError as unclear:
+        raise Refusal(replies.INVALID_HTTP, f"This target has more than one reading: {unclear}.") from unclear

@@ -82,15 +82,16 @@ class SessionRelay:
         self._client = client
         self._upstream = upstream
         self._watch = watch
-        self._told: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
+        self._left: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
         self._kept: deque[Message] = deque()  # of the client, behind one that waits for a budget
         self._kept_bytes = 0
-        self._line: asyncio.Task[None] | None = None
+        self._passing: asyncio.Task[None] | None = None  # what was kept
+        self._down: asyncio.Task[_Last] | None = None  # reads the upstream of now
 
     def leave(self, code: int, reason: str) -> None:
         """End the session; the client gets the reason."""
-        if not self._told.done():
-            self._told.set_result((code, reason))
+        if not self._left.done():
+            self._left.set_result((code, reason))
 
     def look(self, now: float) -> None:
         """Ask who has been silent for a sign of life, and give up on who does not answer. `now`: monotonic."""
@@ -102,15 +103,33 @@ class SessionRelay:
                 with contextlib.suppress(ConnectionError):
                     side.ping()
 
+    def move_to(self, upstream: WebSocket) -> None:
+        """Go on with another upstream, between two responses; the one before is closed."""
+        before, reading = self._upstream, self._down
+        self._upstream, self._down = upstream, self._read(upstream)
+        if reading is not None:
+            reading.cancel()
+        with contextlib.suppress(ConnectionError):
+            before.send_close(close_payload(GOING_AWAY))
+        before.end()
+
+    def _read(self, upstream: WebSocket) -> asyncio.Task[_Last]:
+        return asyncio.create_task(self._carry(upstream, self._client.send, self._from_upstream))
+
+    def _send_up(self, opcode: int, payload: bytearray) -> Awaitable[None]:
+        return self._upstream.send(opcode, payload)
+
     async def run(self) -> Ending:
         """Until the session has ended and both connections are closing."""
-        up = asyncio.create_task(self._carry(self._client, self._upstream, self._from_client))
-        down = asyncio.create_task(self._carry(self._upstream, self._client, self._from_upstream))
+        up = asyncio.create_task(self._carry(self._client, self._send_up, self._from_client))
+        down = self._down = self._read(self._upstream)
         try:
-            ends: set[asyncio.Future[Any]] = {up, down, self._told}
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if self._told.done():
-                code, reason = self._told.result()
+            while not (up.done() or down.done() or self._left.done()):
+                ends: set[asyncio.Future[Any]] = {up, down, self._left}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                down = self._down  # another one, if the session has moved
+            if self._left.done():
+                code, reason = self._left.result()
                 self._client.send_close(close_payload(code, reason))
                 self._upstream.send_close(close_payload(GOING_AWAY))
                 await asyncio.wait({up}, timeout=_FAREWELL_S)
@@ -119,10 +138,10 @@ class SessionRelay:
                 return await self._part("upstream", down.result(), up)
             return await self._part("client", up.result(), down)
         finally:
-            if not up.done() or not down.done():  # cut, or one side would not answer
+            if not up.done() or not self._down.done():  # cut, or one side would not answer
                 with contextlib.suppress(ConnectionError):
                     self._upstream.send_close(close_payload(GOING_AWAY))
-            for task in (up, down, self._line):
+            for task in (up, self._down, self._passing):
                 if task is not None:
                     task.cancel()
             self._client.end()
@@ -132,8 +151,8 @@ class SessionRelay:
         """One side has ended: tell the other one, and pass its answer back."""
         first, second = (self._client, self._upstream) if by == "client" else (self._upstream, self._client)
         lost = GOING_AWAY if by == "client" else INTERNAL_ERROR
-        if self._line is not None and by == "client":
-            self._line.cancel()  # nothing may go up behind a close
+        if self._passing is not None and by == "client":
+            self._passing.cancel()  # nothing may go up behind a close
         if last.close is not None:
             code = close_code(last.close)
             second.send_close(bytearray(last.close) if by == "client" else self._without_secrets(last.close))
@@ -155,14 +174,19 @@ class SessionRelay:
         cleaned = self._watch.clean(reason)
         return bytearray(close) if cleaned == reason else close[:2] + cleaned[:_LONGEST_REASON]
 
-    async def _carry(self, source: WebSocket, sink: WebSocket, passed: Callable[[Message], Awaitable[bool]]) -> _Last:
+    async def _carry(
+        self,
+        source: WebSocket,
+        send: Callable[[int, bytearray], Awaitable[None]],
+        passed: Callable[[Message], Awaitable[bool]],
+    ) -> _Last:
         """One direction, until its source ends."""
         try:
             while (message := await source.receive()) is not None:
                 if message.opcode == CLOSE:
                     return _Last(close=message.payload)
                 if not await passed(message):
-                    await self._gently(sink.send(message.opcode, message.payload))
+                    await self._gently(send(message.opcode, message.payload))
         except FrameError as broken:
             return _Last(broken=broken)
         except ConnectionError:  # while answering a ping
@@ -182,17 +206,17 @@ class SessionRelay:
 
     async def _from_client(self, message: Message) -> bool:
         """True: kept, because it needs a budget first, or is queued behind one that does."""
-        if self._line is None and not self._watch.wants(message.payload):
+        if self._passing is None and not self._watch.wants(message.payload):
             return False
         self._kept.append(message)
         self._kept_bytes += len(message.payload)
-        if self._line is None:
-            self._line = asyncio.create_task(self._serve_line())
+        if self._passing is None:
+            self._passing = asyncio.create_task(self._serve_kept())
         if self._kept_bytes > _MOST_KEPT:
-            await asyncio.shield(self._line)
+            await asyncio.shield(self._passing)
         return True
 
-    async def _serve_line(self) -> None:
+    async def _serve_kept(self) -> None:
         """Pass on what was kept, in order. Meanwhile pings are answered."""
         try:
             await self._pass_on()
@@ -200,7 +224,7 @@ class SessionRelay:
             _log.exception("session failed")
             self.leave(INTERNAL_ERROR, "the proxy failed on this session")
         finally:
-            self._line = None
+            self._passing = None
 
     async def _pass_on(self) -> None:
         while self._kept:

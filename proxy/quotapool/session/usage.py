@@ -23,10 +23,13 @@ from quotapool.domain.cool_down import COOLING, cool_down_s
 from quotapool.domain.missing_access import Use
 from quotapool.domain.quantities import Certainty, Cost, Details, Dimension, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
+from quotapool.domain.states import State
 from quotapool.domain.verdict import OK, Kind, Verdict
 from quotapool.ledger.budgets import Candidate, Granted, Observed, Refused, StoreUnavailable
 from quotapool.openai import replies
 from quotapool.openai.classify import classify_stream_error
+from quotapool.openai.jsontext import has_too_many_values
+from quotapool.openai.named_models import may_name_models
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.requests import InvalidRequest, read_request
 from quotapool.openai.safety import is_policy_refusal
@@ -66,6 +69,9 @@ class SessionTerms:
     patience_s: float  # how long a response waits for a budget
     check: Callable[[str, bytes, str], Awaitable[bytes]]  # (model, event, account): the event to send; raises Refusal
     remember: Callable[[str, str], None]  # (a stored response's id, account)
+    is_bound: Callable[[bytes], bool]  # whether a `response.create` needs this very account or connection
+    move: Callable[[str, Cost], Awaitable[Granted | None]]  # (model group, cost): to another account, if one has room
+    check_models: Callable[[bytes], None] | None = None  # of any event; raises Refusal; None: all models are allowed
 
 
 @dataclass(slots=True, eq=False)
@@ -91,6 +97,7 @@ class SessionUsage:
         self._terms = terms
         self._under_way: dict[str, _Response] = {}
         self._asked: defaultdict[str, deque[_Response]] = defaultdict(deque)  # by lane; sent, and not begun
+        self._stranded = False  # its account is out, and a response could not go elsewhere
         self._transcriber = ""
         self._seconds = 0.0
         self.model = record.model
@@ -115,10 +122,18 @@ class SessionUsage:
         return self._parts.clean(text)
 
     def wants(self, payload: bytearray) -> bool:
+        return self._creates(payload) or (self._terms.check_models is not None and may_name_models(payload))
+
+    def _creates(self, payload: bytearray) -> bool:
         return self._terms.asks_first and may_create(payload)
 
     async def admit(self, payload: bytearray) -> bytearray | None:
-        """Take a response's estimate from the session's account. The client's answer where that cannot be."""
+        """Take a response's estimate from the session's account. The client's answer if that cannot be, or if an event
+        names a model that the client may not use."""
+        if has_too_many_values(payload):
+            return refusal_event(replies.BODY_TOO_LARGE.status, replies.BODY_TOO_LARGE.body(), "")
+        if not self._creates(payload):
+            return self._without_response(bytes(payload))
         model, lane = read_create(payload)
         response = _Response(model[:LONGEST_MODEL], time.monotonic())
         event = bytes(payload)
@@ -128,14 +143,27 @@ class SessionUsage:
                 facts = read_request("responses", event)
                 response.prompt_estimate, response.is_stored = facts.prompt_tokens, facts.store is not False
                 group = self._roster.group_of(facts.model[:LONGEST_MODEL])
-                response.granted = await self._reserve(group, facts.cost)
+                response.granted = await self._reserve(group, facts.cost, is_bound=self._terms.is_bound(event))
         except Refusal as refusal:
+            self._stranded = not self._is_usable()
             return refusal_event(refusal.status, refusal.body(), lane)
         self._asked[lane].append(response)
         return None
 
-    async def _reserve(self, group: str, cost: Cost) -> Granted:
-        """Wait for room at the one account. Raises Refusal."""
+    def _without_response(self, event: bytes) -> bytearray | None:
+        try:
+            if self._terms.check_models is not None:
+                self._terms.check_models(event)
+        except Refusal as refusal:
+            return refusal_event(refusal.status, refusal.body(), "")
+        return None
+
+    async def _reserve(self, group: str, cost: Cost, *, is_bound: bool) -> Granted:
+        """Take the cost from the session's account: at once, else on another account if nothing binds the session to
+        this one, else after waiting. Raises Refusal."""
+        if not is_bound and not self.busy and not self._is_usable():
+            await self._move(group, cost)
+        may_move = not is_bound and not self.busy
         ledger, came = self._parts.ledger, time.monotonic()
         owner = f"{self._record.id}/{came}"
         granted: Granted | None = None
@@ -145,6 +173,11 @@ class SessionUsage:
                 if isinstance(answer, Granted):
                     granted = answer
                     return granted
+                if may_move:
+                    may_move = False
+                    if await self._move(group, cost):
+                        ledger.release(group, owner)  # what was claimed on the account before
+                        continue
                 wait_s = _wait_of(answer)
                 if time.monotonic() + wait_s > came + self._terms.patience_s:
                     raise refusal_of(NoRoom(wait_s, "rate_limit", answer.dimension))
@@ -154,6 +187,22 @@ class SessionUsage:
         finally:
             if granted is None:
                 ledger.release(group, owner)
+
+    def _is_usable(self) -> bool:
+        known = self._roster.pool.keys.get(self.key)
+        return known is not None and self._roster.pool.state_of(known) is State.ACTIVE
+
+    async def _move(self, group: str, cost: Cost) -> bool:
+        """Whether the session is on another account now."""
+        moved = await self._terms.move(group, cost)
+        if moved is not None:
+            self._granted = moved
+        return moved is not None
+
+    @property
+    def can_move(self) -> bool:
+        """Whether its next response may still find another account, if its own is out."""
+        return self._terms.asks_first and not self._stranded
 
     def _candidate(self, group: str) -> Candidate:
         known = self._roster.pool.keys.get(self.key)
