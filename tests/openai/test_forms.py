@@ -1,11 +1,12 @@
-"""The fields of a multipart form that the proxy needs are found wherever they are, and nothing else is."""
+"""A form is read as SDKs and browsers write it, in pieces of any size; what has a second reading is refused."""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quotapool.openai.forms import boundary_of, fields_in
+from quotapool.openai.forms import FormError, FormReader, Part, boundary_of
+from quotapool.openai.ids import reference_in_part
 
 B = b"----WebKitFormBoundary7MA4YWxkTrZu0gW"
 
@@ -20,6 +21,11 @@ FILE = part('name="file"; filename="a.mp3"', b"\x00\xff" * 500, "Content-Type: a
 MODEL = part('name="model"', b"whisper-1")
 
 
+def read(form: bytes, size: int = 10_000) -> list[Part]:
+    reader = FormReader(B)
+    return [found for at in range(0, len(form), size) for found in reader.feed(form[at : at + size])]
+
+
 @pytest.mark.parametrize(
     ("content_type", "boundary"),
     [
@@ -27,42 +33,119 @@ MODEL = part('name="model"', b"whisper-1")
         ('multipart/form-data; boundary="a b\'c"; charset=utf-8', b"a b'c"),
         ("Multipart/Form-Data;Boundary=--x--", b"--x--"),
         ("multipart/form-data", b""),
+        ("multipart/form-data; boundary=a; boundary=b", b""),
+        ('multipart/form-data; x="boundary=a"; boundary=b', b""),
         ("application/json; boundary=abc", b""),
         ("multipart/mixed; boundary=abc", b""),
         ("", b""),
     ],
 )
-def test_the_boundary_is_what_the_content_type_says(content_type, boundary):
+def test_the_boundary_is_the_only_one_in_the_content_type(content_type, boundary):
     assert boundary_of(content_type) == boundary
 
 
-def test_fields_are_found_before_and_after_the_file():
-    assert fields_in(MODEL + FILE + END, B) == {"model": "whisper-1"}
-    assert fields_in(FILE + MODEL + part("name=n", b"2") + END, B) == {"model": "whisper-1", "n": "2"}
+@pytest.mark.parametrize("size", [1, 2, 7, 10_000])
+def test_parts_are_found_before_and_after_the_file_however_they_arrive(size):
+    model, n = Part("model", b"whisper-1", False), Part("n", b"2", False)
+    file = Part("file", None, True)
+    assert read(MODEL + FILE + END, size) == [model, file]
+    assert read(FILE + MODEL + part("name=n", b"2") + part('name="x"', b"") + END, size) == [
+        file, model, n, Part("x", b"", False),
+    ]  # fmt: skip
 
 
-def test_an_incomplete_field_is_not_returned():
+def test_an_incomplete_part_is_not_returned():
     whole = MODEL + END
-    found = [fields_in(whole[:at], B) for at in range(len(whole) + 1)]
-    assert all(fields in ({}, {"model": "whisper-1"}) for fields in found)
-    assert found[0] == {}
-    assert found[-1] == {"model": "whisper-1"}
+    found = [read(whole[:at]) for at in range(len(whole) + 1)]
+    assert all(parts in ([], [Part("model", b"whisper-1", False)]) for parts in found)
+    assert found[len(MODEL)] == []
+    assert found[-1] != []
 
 
-def test_a_file_is_no_field_whatever_its_name():
-    assert fields_in(part('name="model"; filename="x"', b"gpt-4o") + END, B) == {}
-    assert fields_in(part('filename="model"; name="file"', b"gpt-4o") + MODEL + END, B) == {"model": "whisper-1"}
+@pytest.mark.parametrize(
+    ("disposition", "more"),
+    [
+        ('name="file"; filename="C:\\temp\\a.mp3"', ["Content-Type: audio/mpeg", "Content-Transfer-Encoding: binary"]),
+        ("name=file; filename=a.mp3; filename*=utf-8''a.mp3", ["Content-Length: 3"]),  # .NET, OkHttp
+        ('name="file"; filename="na\u00efve; name.mp3"', ["content-type: audio/mpeg"]),
+        ('filename="a.mp3"; name="file"', ["Content-Type: text/plain; charset=utf-8"]),
+    ],
+)
+def test_what_clients_write_is_a_file(disposition, more):
+    assert read(part(disposition, b"abc", *more) + END) == [Part("file", b"abc", True)]
 
 
-def test_only_the_wanted_fields_are_returned_and_none_that_contradicts_itself():
-    assert fields_in(part('name="prompt"', b"secret words") + MODEL + MODEL + END, B) == {"model": "whisper-1"}
-    assert fields_in(MODEL + part('name="model"', b"other") + END, B) == {"model": ""}
-    assert fields_in(part('name="model"', b"x" * 10_000) + END, B) == {}
+@pytest.mark.parametrize(
+    ("disposition", "more"),
+    [
+        ('name="prompt"; name="model"', []),
+        ('name ="model"', []),
+        ('name= "model"', []),
+        ('NAME="model"', []),
+        ('name="mod\\el"', []),
+        ("name*=utf-8''mod%65l", []),
+        ("name='model'", []),
+        ('name="a"; filename="b\\"; name="model"', []),
+        ('name="a"; x="b"', []),
+        ('filename="model"', []),
+        ('name="prompt"', ['X-Y: a; name="model"']),
+        ('name="prompt"', ['Content-Disposition: form-data; name="model"']),
+        ('name="prompt"', [" folded: 1"]),
+        ('name="prompt"', ["X-Y: a\nContent-Disposition: form-data"]),
+        ('name="prompt"', ["Content-Disposition : form-data"]),
+        ('name="prompt"', ["Content-Transfer-Encoding: base64"]),
+        ('name="prompt"', ["Content-Encoding: gzip"]),
+        ('name="prompt"', ["Content-Type: multipart/mixed; boundary=x"]),
+        ('name="prompt"', ["Content-Type: text/plain; charset=utf-16"]),
+        ('name="prompt"', ["X-Padding: " + "x" * 10_000]),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 10_000])
+def test_a_part_that_may_have_another_name_or_value_is_refused(disposition, more, size):
+    with pytest.raises(FormError):
+        read(part(disposition, b"gpt-4o", *more) + END, size)
 
 
-@given(st.binary(max_size=400), st.binary(min_size=1, max_size=20))
-def test_no_bytes_raise(data, boundary):
-    assert set(fields_in(data, boundary)) <= {"model", "n", "stream"}
+@pytest.mark.parametrize(
+    "form",
+    [
+        b"preamble\r\n" + MODEL + END,
+        MODEL + END + MODEL + END,
+        MODEL.replace(b"\r\n", b"\n") + END,
+        b"--" + B + b" \r\n" + MODEL + END,
+        part('name="a"', b"\n--" + B + b"\n") + END,
+        part('name="a"', b"x" + B[:0] + b"--" + B) + END,
+        MODEL * 2_001 + END,
+    ],
+)
+def test_a_form_whose_parts_may_be_divided_in_another_way_is_refused(form):
+    with pytest.raises(FormError):
+        read(form)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("file_id", "file-1", ("file", "file-1")),
+        ("video[id]", "video_1", ("video", "video_1")),
+        ("input_reference[file_id]", "file-1", ("file", "file-1")),  # any content that looks like an id
+        ("prompt", "x", None),
+        ("file_id", "", None),
+    ],
+)
+def test_a_form_names_a_file(name, value, expected):
+    found = reference_in_part(name, value)
+    assert (found and (found.kind.name, found.id)) == expected
+
+
+@given(st.binary(max_size=400), st.binary(min_size=1, max_size=20), st.integers(1, 50))
+def test_no_bytes_raise_anything_else(data, boundary, size):
+    reader = FormReader(boundary)
+    try:
+        for at in range(0, len(data), size):
+            reader.feed(data[at : at + size])
+    except FormError:
+        pass
 
 
 @given(st.text(max_size=80))

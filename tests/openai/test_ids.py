@@ -164,31 +164,6 @@ def test_a_stored_prompt_is_a_hint_and_its_variables_may_name_files():
     assert ids.references_in(b'{"prompt": "pmpt_1 is what I am told to draw"}') == []
 
 
-def test_a_form_names_a_file():
-    form = b'--b\r\nContent-Disposition: form-data; name="file_id"\r\n\r\nfile-1\r\n--b--\r\n'
-    assert [(n.kind.name, n.id) for n in ids.references_in_form(form)] == [("file", "file-1")]
-    named_so = b'--b\r\nContent-Disposition: form-data; name="file"; filename="file_id"\r\n\r\nx\r\n'
-    assert ids.references_in_form(named_so) == []
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        b'NAME="file_id"',
-        b'name = "file_id"',
-        b'name="file\\_id"',
-        b"name*=utf-8''file%5Fid",
-        b'name="input_reference[file_id]"',
-        b'name="file_id"\r\nX-Padding: ' + b"x" * 2 * ids.FORM_TAIL,
-    ],
-)
-@pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
-def test_no_spelling_of_a_fields_name_hides_the_id_in_it(head, line_end):
-    form = b"--b\r\nContent-Disposition: form-data; " + head + b"\r\n\r\nfile-1\r\n--b--\r\n"
-    tail = form.replace(b"\r\n", line_end)[-ids.FORM_TAIL :]
-    assert [(n.kind.name, n.id) for n in ids.references_in_form(tail)] == [("file", "file-1")]
-
-
 def test_a_tool_that_is_to_work_in_a_container_names_it_and_an_item_of_the_history_only_mentions_it():
     shell = {"tools": [{"type": "shell", "environment": {"type": "container_reference", "container_id": "cntr_1"}}]}
     ran = {"input": [{"type": "code_interpreter_call", "id": "ci_1", "container_id": "cntr_1", "outputs": []}]}

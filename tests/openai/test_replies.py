@@ -44,6 +44,8 @@ PROMISED = {
     "objects_apart": (400, "invalid_request_error", False),
     "object_account_unavailable": (503, "service_unavailable_error", False),
     "object_elsewhere": (400, "invalid_request_error", False),
+    "unsupported_encoding": (400, "invalid_request_error", False),
+    "invalid_form": (400, "invalid_request_error", False),
     "invalid_websocket": (400, "invalid_request_error", False),
     "client_secret_sent": (401, "invalid_request_error", False),
     "pool_daily_limit_reached": (429, "insufficient_quota", False),

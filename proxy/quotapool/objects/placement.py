@@ -11,7 +11,7 @@ same answer, made here, after the same work. `docs/objects.md` explains the rule
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
@@ -22,6 +22,7 @@ from quotapool.objects.answer_reader import AnswerReader, Fetch, Task
 from quotapool.objects.layout import Owner, account_mark, owner_of
 from quotapool.objects.owners import ObjectOwners
 from quotapool.openai import ids, replies
+from quotapool.openai.forms import FormError, FormReader, boundary_of
 from quotapool.openai.ids import CHAT, ENCRYPTED, FILE, ITEM, MODEL, OTHER, PROMPT, RESPONSE, ObjectPath, Reference
 from quotapool.openai.refusal import Refusal
 from quotapool.pool.configuration import Configuration
@@ -31,8 +32,8 @@ from quotapool.store.store import StoreError
 _MOST_SEARCHED: Final = 10  # accounts that are tried for an unknown object
 _ANYWHERE: Final = frozenset({RESPONSE, CHAT, ids.CALL, ids.LIVE})  # what is made wherever there is room
 _FROM_ELSEWHERE: Final = frozenset({OTHER, ids.CALL, ids.LIVE})  # webhooks bring ids of calls that no answer named
-_GZIP: Final = b"\x1f\x8b"  # RFC 1952 §2.3.1
-_DEFLATED: Final = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")  # RFC 1950 §2.2
+_START: Final = 256  # bytes
+_READABLE: Final = (b"{", b"[", b"\xef\xbb\xbf", b"--", b"\x1f\x8b")  # how JSON, forms and gzip begin
 _SHARED: Final = frozenset({MODEL, PROMPT})  # usable by any client that knows the name
 _NOT_SEARCHED: Final = frozenset({ITEM, ENCRYPTED, OTHER, *_SHARED})  # upstream has no path to fetch them by id alone
 
@@ -246,26 +247,49 @@ class Objects:
 
     # ---- forms
 
-    def checked_form(self, form: AsyncIterator[bytes], request: ObjectRequest) -> AsyncIterator[bytes]:
-        """A streamed body, searched for ids as it passes, if clients have keys and the form may name an id."""
+    def checked_form(
+        self, form: AsyncIterator[bytes], request: ObjectRequest, headers: Mapping[str, str]
+    ) -> AsyncIterator[bytes]:
+        """A streamed body, searched for ids as it passes, if clients have keys and the form may name an id. Raises
+        Refusal if it cannot be searched."""
         path = ids.object_path(request.target)
         if not request.client or path is None or path.kind is FILE or path.tail == "parts":
             return form
-        return self._checked(form, request)
+        if headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise Refusal(replies.UNSUPPORTED_ENCODING)
+        content_type = headers.get("Content-Type", "")
+        if not content_type.lower().startswith("multipart/"):
+            return _raw(form)
+        boundary = boundary_of(content_type)
+        if not boundary:
+            raise Refusal(replies.INVALID_FORM)
+        return self._checked(form, request, FormReader(boundary))
 
-    async def _checked(self, form: AsyncIterator[bytes], request: ObjectRequest) -> AsyncIterator[bytes]:
+    async def _checked(
+        self, form: AsyncIterator[bytes], request: ObjectRequest, reader: FormReader
+    ) -> AsyncIterator[bytes]:
         """Breaks off if the form names an object of another client, or may hide one. Raises Refusal."""
-        tail, started = b"", False
         async for piece in form:
-            tail += piece
-            if not started and len(tail) >= len(_GZIP):
-                started = True
-                if tail.startswith((_GZIP, *_DEFLATED)):  # no form begins like that: upstream might unpack it
-                    raise Refusal(replies.INVALID_JSON, "A compressed form cannot be read here; send it as it is.")
-            if named := ids.references_in_form(tail):
+            try:
+                parts = reader.feed(piece)
+            except FormError as unclear:
+                message = f"{replies.INVALID_FORM.message} Here: {unclear}."
+                raise Refusal(replies.INVALID_FORM, message) from unclear
+            values = [(part.name, part.value.decode("utf-8", "replace")) for part in parts if part.value]
+            if named := [name for name in (ids.reference_in_part(*value) for value in values) if name is not None]:
                 await self._accounts_of(request, named)
-            tail = tail[-ids.FORM_TAIL :]
             yield piece
+
+
+async def _raw(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """A body that names nothing, such as SDP. Raises Refusal if it is something else than its Content-Type says."""
+    start = b""
+    async for piece in body:
+        if len(start) < _START:
+            start += piece[:_START]
+            if start.lstrip().startswith(_READABLE):
+                raise Refusal(replies.UNSUPPORTED_ENCODING)
+        yield piece
 
 
 def _named(request: ObjectRequest, path: ObjectPath | None) -> list[Reference]:

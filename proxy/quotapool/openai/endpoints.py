@@ -11,10 +11,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, cast
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_plus
 
 from quotapool.openai.operations import NEVER_FORWARDED, OPERATIONS, Operation
-from quotapool.openai.replies import METHOD_NOT_ALLOWED, PATH_NOT_ALLOWED, PATH_NOT_FOUND, ProxyError
+from quotapool.openai.replies import INVALID_HTTP, METHOD_NOT_ALLOWED, PATH_NOT_ALLOWED, PATH_NOT_FOUND, ProxyError
 
 Estimate = Literal["chat", "completions", "responses", "embeddings"]
 
@@ -118,6 +118,7 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 _FIRST_SEGMENT: Final = re.compile(r"/v1/([A-Za-z0-9_-]+)(?:/|\Z)", re.ASCII)
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _HIDDEN: Final = re.compile(r"[\x00-\x20\x7f]")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _MAX_DECODINGS: Final = 8
 
 # The most frequent requests are found with one look-up, without parsing their path.
@@ -139,12 +140,34 @@ def resolve(method: str, raw_path: str) -> Endpoint | ProxyError:
     after_v1 = next((s for s in segments if s.casefold() != "v1"), "")
     if after_v1.casefold() in NEVER_FORWARDED:
         return PATH_NOT_ALLOWED
+    if "#" in raw_path:  # no request has a fragment, and servers differ in where they end the path
+        return INVALID_HTTP
     first = _FIRST_SEGMENT.match(path)
     if not plain or first is None or first[1].casefold() == "v1":
         return PATH_NOT_FOUND
     if method not in _METHODS:
         return METHOD_NOT_ALLOWED
     return _describe(method, [segment.casefold() for segment in segments[1:]])
+
+
+_PARAMETER: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}(?:\[\])?", re.ASCII)
+
+
+def session_query(target: str) -> dict[str, str]:
+    """The parameters of a WebSocket's target, which choose its model and the session it joins. Raises ValueError if
+    upstream might read others: one is given twice, or spelled in an unusual way."""
+    found: dict[str, str] = {}
+    for pair in target.partition("?")[2].split("&"):
+        name, _, value = pair.partition("=")
+        text = unquote_plus(value)
+        if not pair:
+            continue
+        if not _PARAMETER.fullmatch(name) or ";" in value or _CONTROL.search(text):
+            raise ValueError(f"a parameter is spelled in an unusual way: {name[:64]!r}")
+        if name.casefold() in found and not name.endswith("[]"):
+            raise ValueError(f"a parameter is given twice: {name!r}")
+        found[name.casefold()] = text
+    return found
 
 
 def _describe(method: str, segments: Sequence[str]) -> Endpoint:
@@ -167,7 +190,7 @@ def _read(path: str) -> tuple[list[str], bool]:
     """
     decoded = unquote(path)
     plain = decoded.isascii() and len(_ESCAPE.findall(path)) == path.count("%")
-    plain = plain and decoded.count("/") == path.count("/") and "\\" not in decoded
+    plain = plain and decoded.count("/") == path.count("/") and "\\" not in decoded and ";" not in decoded
     plain = plain and not _ESCAPE.search(decoded) and not _HIDDEN.search(decoded)
     for _ in range(_MAX_DECODINGS):
         again = unquote(decoded)

@@ -1,39 +1,160 @@
-"""The beginning of a multipart form: the few text fields that the proxy needs, wherever they are in it.
+"""Multipart forms, read as they pass. Shape: RFC 7578; a part begins with `--boundary`, its headers end with an empty
+line.
 
-Python SDKs write the fields before the file, others in the caller's order. Only complete fields are returned.
-Shape: RFC 7578; a part begins with `--boundary`, its headers end with an empty line.
+Servers differ in what they make of unusual forms. So only the form that SDKs and browsers write is read here: one name
+for each part, in one spelling, and nothing that another reader could take for a name or a boundary.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
-WANTED: Final = frozenset({"model", "n", "stream"})
+LONGEST_VALUE: Final = 512  # bytes; a longer one is neither the name of a model nor an id
+_LONGEST_HEAD: Final = 8192  # bytes of a part's headers
+_MOST_PARTS: Final = 2000
 _BOUNDARY: Final = re.compile(r"""boundary=(?:"([^"\\]{1,200})"|([^\s;"]{1,200}))""", re.IGNORECASE)
-_NAME: Final = re.compile(rb'[;\s]name=(?:"([^"\r\n]*)"|([^\s;"]+))', re.IGNORECASE)
-_FILE: Final = re.compile(rb"[;\s]filename\*?=", re.IGNORECASE)
-_LONGEST: Final = 512  # bytes of a field's value; a longer one is not the name of a model
+_HEADER: Final = re.compile(rb"([A-Za-z0-9-]{1,64}):[ \t]*([^\r\n\x00]*)")
+_DISPOSITION: Final = re.compile(
+    rb'form-data((?:[ \t]*;[ \t]*(?:name|filename\*?)=(?:"(?:[^"\\]|\\(?!"))*+"|[^\s;"\\]++))++)[ \t]*+;?'
+)
+_PARAMETER: Final = re.compile(rb'(name|filename\*?)=(?:"((?:[^"\\]|\\(?!"))*+)"|([^\s;"\\]++))')
+_NAME: Final = re.compile(rb"[A-Za-z0-9_.\[\]-]{1,256}")
+_SECOND_NAME: Final = re.compile(rb"name[\s*]*+=", re.IGNORECASE)  # outside of Content-Disposition
+_CHARSET: Final = re.compile(rb"charset\s*+=\s*+(?!\"?(?:utf-?8|us-ascii)\b)", re.IGNORECASE)
+_PLAIN: Final = frozenset({b"7bit", b"8bit", b"binary"})
+
+
+class FormError(ValueError):
+    """The form may be read in more than one way, or has too many parts."""
+
+
+class Part(NamedTuple):
+    """A part of a form; `value` is None if it is longer than LONGEST_VALUE."""
+
+    name: str
+    value: bytes | None
+    is_file: bool
 
 
 def boundary_of(content_type: str) -> bytes:
-    """The separator of the parts; b"" if it is not a multipart form."""
-    found = _BOUNDARY.search(content_type)
-    return (found[1] or found[2]).encode() if found and content_type.lower().startswith("multipart/form-data") else b""
+    """The separator of the parts; b"" if it is not a multipart form, or if there are several separators."""
+    if not content_type.lower().startswith("multipart/form-data"):
+        return b""
+    found = _BOUNDARY.findall(content_type)
+    return (found[0][0] or found[0][1]).encode() if len(found) == 1 else b""
 
 
-def fields_in(start: bytes, boundary: bytes) -> dict[str, str]:
-    """The wanted fields in the part of a form that has arrived. A field given twice with different values is "": it is
-    not known which of them upstream takes."""
-    found: dict[str, str] = {}
-    parts = start.split(b"--" + boundary)
-    for part in parts[1:-1]:  # the last one may be incomplete
-        head, _, value = part.partition(b"\r\n\r\n")
-        if b"content-disposition" not in head.lower() or _FILE.search(head):
-            continue
-        match = _NAME.search(head)
-        name = (match[1] or match[2] or b"").decode("utf-8", "replace") if match else ""
-        if name in WANTED and len(value) <= _LONGEST:
-            text = value.removesuffix(b"\r\n").decode("utf-8", "replace")
-            found[name] = text if found.get(name, text) == text else ""
-    return found
+class FormReader:
+    """Reads a form in pieces of any size; its work grows with their bytes only, and it holds a part's head at most."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self.ended = False
+        self._delimiter = b"--" + boundary
+        self._held = bytearray()
+        self._looked = 0  # bytes of `_held` that hold no end of a head
+        self._state: Callable[[list[Part]], bool] = self._at_start
+        self._parts = 0
+        self._name = ""
+        self._is_file = False
+        self._value = b""
+
+    def feed(self, piece: bytes) -> list[Part]:
+        """The parts that are complete with this piece. Raises FormError."""
+        self._held += piece
+        found: list[Part] = []
+        while self._state(found):
+            pass
+        return found
+
+    # ---- each reads one thing from what is held; False: more is needed
+
+    def _at_start(self, _: list[Part]) -> bool:
+        start = 2 if self._held.startswith(b"\r\n") else 0
+        if len(self._held) < start + len(self._delimiter):
+            return False
+        if not self._held.startswith(self._delimiter, start):
+            raise FormError("it does not begin with its boundary")
+        return self._go_on(start + len(self._delimiter), self._after_delimiter)
+
+    def _after_delimiter(self, _: list[Part]) -> bool:
+        if len(self._held) < 2:
+            return False
+        if self._held.startswith(b"\r\n"):
+            self._parts += 1
+            if self._parts > _MOST_PARTS:
+                raise FormError(f"it has more than {_MOST_PARTS} parts")
+            return self._go_on(2, self._in_head)
+        if self._held.startswith(b"--"):
+            self.ended = True
+            return self._go_on(2, self._after_end)
+        raise FormError("something follows a boundary in its line")
+
+    def _in_head(self, _: list[Part]) -> bool:
+        end = self._held.find(b"\r\n\r\n", max(0, self._looked - 3), _LONGEST_HEAD)
+        if end < 0:
+            self._looked = len(self._held)
+            if self._looked >= _LONGEST_HEAD:
+                raise FormError("the headers of a part are too long")
+            return False
+        self._name, self._is_file = _read_head(bytes(self._held[:end]))
+        self._value = b""
+        return self._go_on(end + 4, self._in_content)
+
+    def _in_content(self, found: list[Part]) -> bool:
+        at = self._held.find(self._delimiter)
+        keep = len(self._delimiter) + 1  # the beginning of a delimiter, with its line end
+        end = at - 2 if at >= 0 else max(0, len(self._held) - keep)
+        if at >= 0 and not (end >= 0 and self._held.startswith(b"\r\n", end)):
+            raise FormError("a part contains the boundary")
+        room = LONGEST_VALUE + 1 - len(self._value)
+        if room > 0:
+            self._value += bytes(self._held[: min(end, room)])
+        if at < 0:
+            del self._held[:end]
+            return False
+        found.append(Part(self._name, self._value if len(self._value) <= LONGEST_VALUE else None, self._is_file))
+        return self._go_on(at + len(self._delimiter), self._after_delimiter)
+
+    def _after_end(self, _: list[Part]) -> bool:
+        if self._held.strip(b"\r\n"):
+            raise FormError("something follows its last boundary")
+        self._held.clear()
+        return False
+
+    def _go_on(self, read: int, state: Callable[[list[Part]], bool]) -> bool:
+        del self._held[:read]
+        self._looked = 0
+        self._state = state
+        return True
+
+
+def _read_head(head: bytes) -> tuple[str, bool]:
+    """A part's name, and whether it is a file. Raises FormError."""
+    disposition: bytes | None = None
+    for line in head.split(b"\r\n"):
+        header = _HEADER.fullmatch(line)
+        if header is None:
+            raise FormError("a part has a header that is not one line")
+        name, value = header[1].lower(), header[2].strip()
+        if name == b"content-disposition":
+            if disposition is not None:
+                raise FormError("a part has two dispositions")
+            disposition = value
+        elif (
+            _SECOND_NAME.search(value)
+            or name == b"content-encoding"
+            or (name == b"content-transfer-encoding" and value.lower() not in _PLAIN)
+            or (name == b"content-type" and (value.lower().startswith(b"multipart/") or _CHARSET.search(value)))
+        ):
+            raise FormError("a part has a second name or an encoding")
+    found = _DISPOSITION.fullmatch(disposition or b"")
+    if found is None:
+        raise FormError("a part has no name, or its name is spelled in an unusual way")
+    parameters = [(key, quoted or plain) for key, quoted, plain in _PARAMETER.findall(found[1])]
+    given = dict(parameters)
+    name = given.get(b"name", b"")
+    if len(given) < len(parameters) or not _NAME.fullmatch(name):
+        raise FormError("a part has no name, or two of them")
+    return name.decode("ascii"), len(given) > 1

@@ -7,9 +7,9 @@ it is known from a captured body (files, previous responses, fine-tunes); otherw
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl, unquote
 
@@ -215,7 +215,7 @@ def may_reference(endpoint: str, body: bytes, *, strictly: bool) -> bool:
     return strictly and bool(marks) and (_HIDDEN[0] in body or _HIDDEN[1] in body)
 
 
-_FIRST: Final = 64  # bytes within which a JSON object begins, after blanks or a byte order mark
+MOST_NAMED: Final = 4096  # ids in one request
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -225,16 +225,18 @@ class _Pairs(list[tuple[str, Any]]):
 
 
 def references_in(body: bytes, *, strictly: bool = False) -> list[Reference]:
-    """The ids that a JSON body names, each once; [] if it is not JSON.
+    """The ids that a JSON body names, each once; [] if it is not JSON. Raises ValueError if there are too many.
 
-    `strictly`: raises ValueError if it begins like JSON but cannot be read here, since upstream might be able to.
+    `strictly`: raises ValueError if it may be JSON but cannot be read here, since upstream might be able to.
     """
     try:
-        walked = list(_walk(json.loads(body, object_pairs_hook=_Pairs)))
+        walked = list(islice(_walk(json.loads(body, object_pairs_hook=_Pairs)), MOST_NAMED + 1))
     except BROKEN as broken:
-        if strictly and b"{" in body[:_FIRST]:
+        if strictly and (b"{" in body or b"\x00" in body):
             raise ValueError("not valid JSON, or nested too deeply") from broken
         return []
+    if len(walked) > MOST_NAMED:
+        raise ValueError(f"it names more than {MOST_NAMED} objects")
     found: dict[tuple[str, str], Reference] = {}
     encrypted: list[Reference] = []
     for reference in walked:
@@ -295,27 +297,20 @@ def _in_field(kind: Kind, name: str, member: object) -> Iterator[Reference]:
         yield from _walk(member)
 
 
-FORM_TAIL: Final = 2 * LONGEST_ID  # bytes of a form that can hold a field with its value
-_FORM_FIELD: Final = re.compile(
-    rb'(?<![a-z])name="?(file_id|video_id|video\[id\]|consent|consent_id|skill_id)"?(?:;[^\r\n]*)?\r\n'
-    rb"(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,512})\r\n"
-)
-_FORM_ID: Final = re.compile(rb"\r?\n\r?\n((?:file-|video_|cons_|skill_)[^\r\n]{1,505})(?=\r?\n--)")
-_FORM_KINDS: Final = {"f": FILE, "v": VIDEO, "c": CONSENT, "s": SKILL}
+_FORM_KINDS: Final = {
+    "file_id": FILE,
+    "video_id": VIDEO,
+    "video[id]": VIDEO,
+    "consent": CONSENT,
+    "consent_id": CONSENT,
+    "skill_id": SKILL,
+}
 
 
-def references_in_form(piece: bytes) -> list[Reference]:
-    """The ids in a piece of multipart/form-data: the values of fields that name one, and any part whose whole content
-    looks like one, since upstream may read the part's head differently than we do."""
-    found = {value: name for name, value in (field.groups() for field in _FORM_FIELD.finditer(piece))}
-    for (value,) in (part.groups() for part in _FORM_ID.finditer(piece)):
-        found.setdefault(value, b"")
-    return [_in_form(name.decode(), value.decode("utf-8", "replace")) for value, name in found.items()]
-
-
-def _in_form(name: str, value: str) -> Reference:
-    kind = _FORM_KINDS[(name or value)[:1]]
-    return Reference(kind, value, name or f"{kind.name}_id")
+def reference_in_part(name: str, value: str) -> Reference | None:
+    """The id in a part of a form: the value of a field that names one, or any content that looks like one."""
+    kind = _FORM_KINDS.get(name) or next((k for k in _FORM_KINDS.values() if value.startswith(k.prefix)), None)
+    return Reference(kind, value, name) if kind is not None and value else None
 
 
 def encrypted_id(content: str) -> str:

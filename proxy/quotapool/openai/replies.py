@@ -127,6 +127,16 @@ INVALID_HTTP: Final = ProxyError(
     "This is not a valid HTTP/1.1 request, or one of its header lines is longer than 64 KiB.",
     "Use an OpenAI SDK or another HTTP client, and send long texts in the request body.",
 )  # fmt: skip
+UNSUPPORTED_ENCODING: Final = ProxyError(
+    "unsupported_encoding", 400, _CALLER, False,
+    "The body's Content-Encoding or Content-Type cannot be read: it is unknown, given twice, or does not fit the body.",
+    "Send the body as it is, or encoded once with gzip, deflate, zstd or br; send forms as they are.",
+)  # fmt: skip
+INVALID_FORM: Final = ProxyError(
+    "invalid_form", 400, _CALLER, False,
+    "The multipart form can be read in more than one way, so it is not known which model and objects it names.",
+    "Use an OpenAI SDK or another HTTP client that writes forms as RFC 7578 shows them.",
+)  # fmt: skip
 INVALID_WEBSOCKET: Final = ProxyError(
     "invalid_websocket", 400, _CALLER, False,
     "This request asks for a WebSocket, but its headers are not those of a handshake (RFC 6455, version 13).",

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from quotapool.domain.quantities import Usage
-from quotapool.openai.jsontext import BROKEN, object_in
+from quotapool.openai.jsontext import BROKEN, has_too_many_values, object_in
 from quotapool.openai.usage import reported_tier, usage_of
 
 CREATE: Final = "response.create"
@@ -74,6 +74,8 @@ def type_of(payload: bytes | bytearray) -> str:
 def may_create(payload: bytes | bytearray) -> bool:
     """Whether upstream might read a client's message as a `response.create`: a message with several types, or one that
     is unreadable here, counts too, since it is not known how upstream reads it. Never raises."""
+    if has_too_many_values(payload):
+        return True
     try:
         document = json.loads(payload, object_pairs_hook=tuple)
     except BROKEN:

@@ -74,7 +74,8 @@ class HttpAttempt(Attempt):
     def _send(self) -> Awaitable[Answer]:
         now, request, down = self.now, self.request, self._down
         name, credential = now.credentials.header(self.record.key)
-        readable = request.endpoint.readable
+        reader = request.placement.reader if request.placement is not None else None
+        readable = request.endpoint.readable or (reader is not None and reader.shows_others)
         headers = headers_for_upstream(
             down.headers, down.headers.items(), name=name, authorization=credential, readable=readable
         )

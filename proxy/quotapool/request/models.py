@@ -52,12 +52,13 @@ def may_use(client: Client | None, model: str) -> bool:
 
 
 def refuse_model(client: Client | None, job: ClientRequest) -> None:
-    """Raises Refusal (403) for a model that the client may not use, or one that cannot be determined."""
+    """Raises Refusal (403) for models that the client may not use, or if its model cannot be determined."""
     if client is None or not client.models:
         return
-    if job.model and not may_use(client, job.model):
-        message = f"Your proxy key may not use the model `{job.model}`. {replies.MODEL_NOT_ALLOWED.remedy}"
-        raise Refusal(replies.MODEL_NOT_ALLOWED, message, param="model")
+    for model in (job.model, *job.models):
+        if model and not may_use(client, model):
+            message = f"Your proxy key may not use the model `{model}`. {replies.MODEL_NOT_ALLOWED.remedy}"
+            raise Refusal(replies.MODEL_NOT_ALLOWED, message, param="model")
     unread = not job.endpoint.path and not job.endpoint.replayable  # a path of which nothing is known
     if unread or (not job.model and job.endpoint.names_model):
         message = "Your proxy key may use some models only, so its requests must name theirs at the top of the body."

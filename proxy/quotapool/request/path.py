@@ -12,7 +12,6 @@ from collections.abc import Awaitable
 from quotapool.domain.request_record import RequestRecord
 from quotapool.ledger.grants import Granted
 from quotapool.objects.placement import ObjectRequest, Objects, involves_objects
-from quotapool.openai.encoding import decoded
 from quotapool.openai.endpoints import resolve
 from quotapool.openai.replies import ProxyError
 from quotapool.pool.configuration import Configuration
@@ -22,7 +21,7 @@ from quotapool.request.daily_limit import DailyLimit
 from quotapool.request.failover import Failover
 from quotapool.request.http_attempt import HttpAttempt
 from quotapool.request.models import Catalogue, refuse_model
-from quotapool.request.read import ClientRequest, read_client_request, want_of
+from quotapool.request.read import ClientRequest, plain_body, read_client_request, want_of
 from quotapool.request.refusals import not_served
 from quotapool.request.relay import Downstream
 
@@ -70,7 +69,7 @@ class RequestPath:
         # What does it contain, what will it cost, and which account must serve it?
         limited = client is not None and bool(client.models)
         roster = self._parts.sync.roster
-        request = await read_client_request(down, endpoint, now.settings, roster, whole=limited)  # 400, 413
+        request = await read_client_request(down, endpoint, now.settings, roster, every_model=limited)  # 400, 413
         refuse_model(client, request)  # 403
         record.model, record.streamed = request.model, request.streamed
         await self._place(down, request, record.client)  # 400, 404, 503
@@ -91,14 +90,13 @@ class RequestPath:
         """Find out where the objects live that the request names, and have its answer read for new ones."""
         body = request.body
         if body and "Content-Encoding" in down.headers:
-            most = self._configuration.now.settings.max_json_body
-            body = decoded(body, down.headers["Content-Encoding"], most)
+            body = plain_body(body, down.headers, self._configuration.now.settings.max_json_body)
         name = request.endpoint.name
         asked = ObjectRequest(name, down.method, down.target, body, request.model, request.store, client)
         if not involves_objects(asked):
             return
         if request.stream is not None:
-            request.stream = self._objects.checked_form(request.stream, asked)
+            request.stream = self._objects.checked_form(request.stream, asked, down.headers)  # 400, 404 as it passes
         request.placement = await self._objects.place(asked)
 
     def _identify(self, down: Downstream, request: ClientRequest, client: str) -> None:

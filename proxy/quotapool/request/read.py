@@ -8,15 +8,18 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
 import msgspec
+from multidict import MultiMapping
 
 from quotapool.domain.missing_access import Use
 from quotapool.domain.quantities import Cost
 from quotapool.domain.retry import RetrySlots
 from quotapool.objects.placement import Placement
 from quotapool.openai import replies
-from quotapool.openai.encoding import decoded
+from quotapool.openai.encoding import TooLarge, Unreadable, decoded_request
 from quotapool.openai.endpoints import IMAGES, Endpoint
-from quotapool.openai.forms import boundary_of, fields_in
+from quotapool.openai.forms import FormError, FormReader, boundary_of
+from quotapool.openai.jsontext import MOST_VALUES, has_too_many_values
+from quotapool.openai.named_models import other_models
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.requests import (
     InvalidRequest,
@@ -43,6 +46,7 @@ _NO_JSON: Final = re.compile(
 _PRIORITY: Final = {"high": 1, "normal": 0, "batch": -1}
 _CACHED_FROM: Final = 1024  # prompt tokens from which upstream caches (prompt caching guide)
 _PEEK: Final = 65_536  # bytes of a form that are looked at for its model's name
+_FIELDS: Final = frozenset({"model", "n", "stream"})  # of a form
 _STREAM: Final = ("stream",)
 _TIERS: Final = frozenset({"flex", "priority", "fast", "scale"})
 _PREFIX: Final = 4096  # bytes of a body that tell whether two long prompts begin alike
@@ -69,6 +73,7 @@ class ClientRequest(msgspec.Struct, eq=False):
     store: bool | None = None  # as in the body
     features: tuple[str, ...] = ()  # of the model, to which an account may have no access
     prompt: str = ""  # the stored prompt it names; its `model` is the same where the prompt chooses the model
+    models: tuple[str, ...] = ()  # that it names beside `model`; found only if its client may not use all
     known_use: Use | None = None  # see `use`
     placement: Placement | None = None  # what it has to do with stored objects; None: nothing
 
@@ -103,25 +108,32 @@ class ClientRequest(msgspec.Struct, eq=False):
 
 
 async def read_client_request(
-    down: Downstream, endpoint: Endpoint, settings: Settings, roster: Roster, *, whole: bool = False
+    down: Downstream, endpoint: Endpoint, settings: Settings, roster: Roster, *, every_model: bool = False
 ) -> ClientRequest:
-    """Read and estimate. `whole`: a form that names a model is read to its end. Raises Refusal (400, 413)."""
+    """Read and estimate. `every_model`: all models that it names are found, so a form is read to its end.
+
+    Raises Refusal (400, 413)."""
     headers = down.headers
     content_type = headers.get("Content-Type", "")
     is_json = _NO_JSON.match(content_type) is None  # upstream may read JSON under other names, and under none
     has_body = headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
     if not has_body and endpoint.estimate is None:
         return ClientRequest(endpoint, b"", None, "", NO_MODEL, _NO_MODELS_COST, endpoint.replayable)
+    if content_type and len(headers.getall("Content-Type")) > 1:  # it is not known which one upstream takes
+        raise Refusal(replies.UNSUPPORTED_ENCODING)
     if endpoint.estimate is None and not (is_json and endpoint.json_body):
-        return await _streamed(down, endpoint, content_type, roster, settings.max_json_body if whole else _PEEK)
+        return await _streamed(down, endpoint, content_type, settings, roster, every_model=every_model)
     body = await down.read(settings.max_json_body)
-    text = _plain(body, headers.get("Content-Encoding", ""), settings.max_json_body)
+    text = plain_body(body, headers, settings.max_json_body)
     if endpoint.estimate is None:
         model, streamed, count = peek_model(text)
+        models = _other_models(text, model) if every_model else ()
         model = model[:LONGEST_MODEL]
         named = _named(endpoint, model, count, roster)
         characters = speech_characters(text) if endpoint.path == "audio/speech" else 0
-        return ClientRequest(endpoint, body, None, model, *named, endpoint.replayable, streamed, characters=characters)
+        request = ClientRequest(endpoint, body, None, model, *named, endpoint.replayable, streamed)
+        request.characters, request.models = characters, models
+        return request
     try:
         facts = read_request(endpoint.estimate, text)
     except InvalidRequest as invalid:
@@ -147,17 +159,33 @@ async def read_client_request(
         store=facts.store,
         prompt=facts.prompt[:LONGEST_MODEL],
         features=_features(facts),
+        models=_other_models(text, "" if facts.prompt else facts.model) if every_model else (),
     )
 
 
-def _plain(body: bytes, encoding: str, most: int) -> bytes:
+def plain_body(body: bytes, headers: MultiMapping[str], most: int) -> bytes:
     """A body without its encoding; the very same object if it has none. Raises Refusal (400, 413)."""
-    text = decoded(body, encoding, most + 1)
-    if len(text) > most:
-        raise Refusal(replies.BODY_TOO_LARGE, f"Decoded, the body is larger than the {most} bytes this proxy reads.")
-    if body and not text:
-        raise Refusal(replies.INVALID_JSON, "The body's Content-Encoding cannot be read here; send gzip or none.")
+    text = body
+    if "Content-Encoding" in headers:
+        given = headers.getall("Content-Encoding")
+        try:
+            text = decoded_request(body, ",".join(given), most)
+        except Unreadable as unreadable:
+            raise Refusal(replies.UNSUPPORTED_ENCODING) from unreadable
+        except TooLarge as large:
+            message = f"Decoded, the body is larger than the {large.most} bytes that this proxy reads of one so small."
+            raise Refusal(replies.BODY_TOO_LARGE, message) from large
+    if has_too_many_values(text):
+        message = f"The body has more than {MOST_VALUES} arrays, objects and members; this proxy does not decode more."
+        raise Refusal(replies.BODY_TOO_LARGE, message)
     return text
+
+
+def _other_models(text: bytes, model: str) -> tuple[str, ...]:
+    try:
+        return tuple(other_models(text, model))
+    except ValueError as unreadable:
+        raise Refusal(replies.INVALID_JSON) from unreadable
 
 
 def _named(endpoint: Endpoint, model: str, count: int, roster: Roster) -> tuple[str, Cost]:
@@ -168,27 +196,36 @@ def _named(endpoint: Endpoint, model: str, count: int, roster: Roster) -> tuple[
 
 
 async def _streamed(
-    down: Downstream, endpoint: Endpoint, content_type: str, roster: Roster, most: int
+    down: Downstream, endpoint: Endpoint, content_type: str, settings: Settings, roster: Roster, *, every_model: bool
 ) -> ClientRequest:
     """A body that passes as it comes. Of a form whose model tells what it costs, the beginning is looked at first."""
     stream, length = down.stream(), down.headers.get("Content-Length")
-    model, streamed, count = "", False, 1
+    found, models = dict[str, str](), dict[str, None]()
     boundary = boundary_of(content_type) if endpoint.names_model else b""
     if boundary and "Content-Encoding" not in down.headers:
-        held, look_at, found = bytearray(), 0, dict[str, str]()
-        while ("model" not in found or most > _PEEK) and len(held) < most:
-            piece = await anext(stream, b"")
-            held += piece
-            if len(held) >= look_at or not piece:  # ever more rarely, so that tiny pieces cost no more than large ones
-                look_at = 2 * len(held)
-                found = fields_in(bytes(held), boundary)
-            if not piece:
-                break
+        most = settings.max_json_body if every_model else _PEEK
+        reader, held = FormReader(boundary), bytearray()
+        try:
+            while ("model" not in found or every_model) and len(held) < most and (piece := await anext(stream, b"")):
+                held += piece
+                for name, value, is_file in reader.feed(piece):
+                    if name in _FIELDS and (every_model or not is_file):
+                        text = "" if value is None else value.decode("utf-8", "replace")
+                        found[name] = text if found.get(name, text) == text else ""
+                        models |= {text: None} if name == "model" else {}
+        except FormError as unclear:
+            if every_model:
+                raise Refusal(replies.INVALID_FORM, f"{replies.INVALID_FORM.message} Here: {unclear}.") from unclear
+        if every_model and not reader.ended:
+            raise Refusal(replies.BODY_TOO_LARGE if len(held) >= most else replies.INVALID_FORM)
         stream = _after(bytes(held), stream)
-        model, streamed = found.get("model", "")[:LONGEST_MODEL], found.get("stream", "").lower() == "true"
-        count = int(given) if (given := found.get("n", "1")).isdecimal() and len(given) < 4 else 1
+    model = found.get("model", "")[:LONGEST_MODEL]
+    count = int(given) if (given := found.get("n", "1")).isdecimal() and len(given) < 4 else 1
     named = _named(endpoint, model, max(1, count), roster)
-    return ClientRequest(endpoint, None, stream, model, *named, replayable=False, streamed=streamed, length=length)
+    streamed = found.get("stream", "").lower() == "true"
+    request = ClientRequest(endpoint, None, stream, model, *named, replayable=False, streamed=streamed, length=length)
+    request.models = tuple(models)
+    return request
 
 
 def _features(facts: RequestFacts) -> tuple[str, ...]:

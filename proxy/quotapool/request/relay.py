@@ -102,6 +102,8 @@ async def pass_json(
     """A JSON answer, read whole and then sent whole. A large one flows, usage at its end. Stored objects that it names
     are recorded before the client gets it. `counts`: it has usage. A response that failed for its key's
     sake is returned as an error, not sent."""
+    if reader is not None and reader.shows_others and answer.headers.get("Content-Encoding", "identity") != "identity":
+        raise UpstreamFailure("protocol", "a list came encoded, so whose objects it shows is not known", sent=True)
     most = _READ_WHOLE if reader is None else _LONGEST_LIST
     body = await read_body(answer, most)
     if len(body) > most:

@@ -15,7 +15,6 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
-from urllib.parse import parse_qs
 
 from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Cost
@@ -24,7 +23,7 @@ from quotapool.domain.states import State
 from quotapool.ledger.grants import Granted
 from quotapool.objects.placement import Placement
 from quotapool.openai import replies
-from quotapool.openai.endpoints import resolve
+from quotapool.openai.endpoints import resolve, session_query
 from quotapool.openai.headers import Header, headers_for_client
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replies import ProxyError
@@ -99,14 +98,16 @@ class SessionPath:
         if isinstance(endpoint, ProxyError):
             raise not_served(endpoint, client.headers, tls=now.settings.tls is not None)  # 403, 404
         client.check()  # 400
-        record.endpoint, record.model, record.streamed = endpoint.name, _model_in(client.target), True
+        query = _query(client.target)  # 400
+        record.endpoint, record.streamed = endpoint.name, True
+        record.model = query.get("model", "")[:LONGEST_MODEL]
 
         # May this client use it, and which account must serve it?
         known = now.clients.get(record.client)
-        self._permissions.enter(known, endpoint.name, record.model)  # 403, 429
+        self._permissions.enter(known, endpoint.name, query)  # 403, 429
         group = self._roster.group_of(record.model) if record.model else NO_MODEL
         request = ClientRequest(endpoint, b"", None, record.model, group, Cost(1), replayable=True)  # it does no work
-        only = await self._permissions.where(record.client, endpoint.name, client.target, record.model)  # 404, 503
+        only = await self._permissions.where(record.client, endpoint.name, client.target, query)  # 404, 503
         request.placement = Placement(only, None)
         want = want_of(request, client.headers, record.client, known, now)
         want.may_try_resting = False  # a session shows too late whether there is money again
@@ -129,7 +130,10 @@ class SessionPath:
             remember = partial(self._permissions.remember, record.client)
             is_bound = partial(self._permissions.is_bound, record.client)
             move = partial(self._move, session)
-            terms = SessionTerms(endpoint.name == RESPONSES, want.max_wait_s, check, remember, is_bound, move)
+            limited = known is not None and bool(known.models)
+            check_models = partial(self._permissions.check_models, known) if limited else None
+            asks_first = endpoint.name == RESPONSES
+            terms = SessionTerms(asks_first, want.max_wait_s, check, remember, is_bound, move, check_models)
             await self._hold(session, SessionUsage(self._parts, record, opened.granted, terms))
 
     async def _hold(self, session: _Session, usage: SessionUsage) -> None:
@@ -209,6 +213,8 @@ class SessionPath:
         self._open.forget()
 
 
-def _model_in(target: str) -> str:
-    named = parse_qs(target.partition("?")[2]).get("model", [""])
-    return named[0][:LONGEST_MODEL]
+def _query(target: str) -> dict[str, str]:
+    try:
+        return session_query(target)
+    except ValueError as unclear:
+        raise Refusal(replies.INVALID_HTTP, f"This target has more than one reading: {unclear}.") from unclear

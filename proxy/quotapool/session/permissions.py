@@ -6,14 +6,14 @@ decides where it opens, and what another account keeps is refused within it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import parse_qs, quote
+from urllib.parse import quote
 
 from quotapool.objects.placement import ObjectRequest, Objects, involves_objects
 from quotapool.openai import replies
-from quotapool.openai.ids import RESPONSE, may_reference
+from quotapool.openai.ids import RESPONSE, may_reference, object_path
+from quotapool.openai.named_models import other_models
 from quotapool.openai.refusal import Refusal
 from quotapool.pool.configuration import Configuration
 from quotapool.request.daily_limit import DailyLimit
@@ -22,7 +22,7 @@ from quotapool.request.policy import PolicyWatch
 from quotapool.settings import Client
 
 RESPONSES: Final = "responses"
-_JOINED: Final = re.compile(r"/v1/live/sessions/[^/?]+/")
+_MODELS: Final = ("model", "deployment")  # Azure's name of it
 
 
 class SessionPermissions:
@@ -34,26 +34,29 @@ class SessionPermissions:
         self._daily_limit = daily_limit
         self._policy = policy
 
-    def enter(self, client: Client | None, endpoint: str, model: str) -> None:
+    def enter(self, client: Client | None, endpoint: str, query: Mapping[str, str]) -> None:
         """Raises Refusal: the day's money is spent (429), a model that is not the client's (403)."""
         self._daily_limit.check_session()
-        if endpoint != RESPONSES and not _may_use(client, model):
+        named = [query[name] for name in _MODELS if name in query] or [""] * (endpoint != RESPONSES)
+        if not all(_may_use(client, model) for model in named):
             raise Refusal(replies.MODEL_NOT_ALLOWED, param="model")
 
-    async def where(self, name: str, endpoint: str, target: str, model: str) -> frozenset[str] | None:
+    async def where(self, name: str, endpoint: str, target: str, query: Mapping[str, str]) -> frozenset[str] | None:
         """The accounts that a session of the client `name` must run on: that of the call or session it joins; for
         responses, the one where the client's files and conversations are, if it is known by a key. None: any.
 
         Raises Refusal (404, 503).
         """
-        calls = parse_qs(target.partition("?")[2]).get("call_id", [])
-        if calls:
-            target = f"/v1/realtime/calls/{quote(calls[0], safe='')}"
-        elif endpoint == RESPONSES and name:
-            target = "/v1/conversations"
-        elif not _JOINED.match(target):
-            return None
-        return (await self._objects.place(ObjectRequest(endpoint, "GET", target, None, model, None, name))).only
+        path = object_path(target)
+        if path is None or not path.id:
+            if call := query.get("call_id"):
+                target = f"/v1/realtime/calls/{quote(call, safe='')}"
+            elif endpoint == RESPONSES and name:
+                target = "/v1/conversations"
+            else:
+                return None
+        asked = ObjectRequest(endpoint, "GET", target, None, query.get("model", ""), None, name)
+        return (await self._objects.place(asked)).only
 
     async def check(
         self, client: Client | None, name: str, headers: Mapping[str, str], model: str, event: bytes, account: str
@@ -64,6 +67,7 @@ class SessionPermissions:
         """
         if not _may_use(client, model):
             raise Refusal(replies.MODEL_NOT_ALLOWED, param="model")
+        self.check_models(client, event, model)
         self._daily_limit.check_session()
         asked = ObjectRequest(RESPONSES, "POST", "/v1/responses", event, model, None, name)
         if involves_objects(asked):
@@ -73,6 +77,17 @@ class SessionPermissions:
         if self._configuration.now.settings.safety.identifier:
             return self._policy.identified(event, name, headers)
         return event
+
+    def check_models(self, client: Client | None, event: bytes, known: str = "") -> None:
+        """Raises Refusal if a client's event names a model, beside `known`, that the client may not use."""
+        if client is None or not client.models:
+            return
+        try:
+            others = other_models(event, known)
+        except ValueError as unreadable:
+            raise Refusal(replies.INVALID_JSON) from unreadable
+        if not all(may_use(client, model) for model in others):
+            raise Refusal(replies.MODEL_NOT_ALLOWED, param="model")
 
     def is_bound(self, name: str, event: bytes) -> bool:
         """Whether a `response.create` of the client `name` needs the very account or connection that it is on: it goes

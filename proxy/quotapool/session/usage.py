@@ -28,6 +28,8 @@ from quotapool.domain.verdict import OK, Kind, Verdict
 from quotapool.ledger.budgets import Candidate, Granted, Observed, Refused, StoreUnavailable
 from quotapool.openai import replies
 from quotapool.openai.classify import classify_stream_error
+from quotapool.openai.jsontext import has_too_many_values
+from quotapool.openai.named_models import may_name_models
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.requests import InvalidRequest, read_request
 from quotapool.openai.safety import is_policy_refusal
@@ -69,6 +71,7 @@ class SessionTerms:
     remember: Callable[[str, str], None]  # (a stored response's id, account)
     is_bound: Callable[[bytes], bool]  # whether a `response.create` needs this very account or connection
     move: Callable[[str, Cost], Awaitable[Granted | None]]  # (model group, cost): to another account, if one has room
+    check_models: Callable[[bytes], None] | None = None  # of any event; raises Refusal; None: all models are allowed
 
 
 @dataclass(slots=True, eq=False)
@@ -119,10 +122,18 @@ class SessionUsage:
         return self._parts.clean(text)
 
     def wants(self, payload: bytearray) -> bool:
+        return self._creates(payload) or (self._terms.check_models is not None and may_name_models(payload))
+
+    def _creates(self, payload: bytearray) -> bool:
         return self._terms.asks_first and may_create(payload)
 
     async def admit(self, payload: bytearray) -> bytearray | None:
-        """Take a response's estimate from the session's account. The client's answer where that cannot be."""
+        """Take a response's estimate from the session's account. The client's answer if that cannot be, or if an event
+        names a model that the client may not use."""
+        if has_too_many_values(payload):
+            return refusal_event(replies.BODY_TOO_LARGE.status, replies.BODY_TOO_LARGE.body(), "")
+        if not self._creates(payload):
+            return self._without_response(bytes(payload))
         model, lane = read_create(payload)
         response = _Response(model[:LONGEST_MODEL], time.monotonic())
         event = bytes(payload)
@@ -137,6 +148,14 @@ class SessionUsage:
             self._stranded = not self._is_usable()
             return refusal_event(refusal.status, refusal.body(), lane)
         self._asked[lane].append(response)
+        return None
+
+    def _without_response(self, event: bytes) -> bytearray | None:
+        try:
+            if self._terms.check_models is not None:
+                self._terms.check_models(event)
+        except Refusal as refusal:
+            return refusal_event(refusal.status, refusal.body(), "")
         return None
 
     async def _reserve(self, group: str, cost: Cost, *, is_bound: bool) -> Granted:
