@@ -18,12 +18,15 @@ from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.verdict import Kind
 from quotapool.openai.classify import classify_stream_error, failure_in
 from quotapool.openai.headers import Header
+from quotapool.openai.skimmed import SkimmedJson
 from quotapool.openai.sse import StreamRelay
 from quotapool.openai.usage import read_usage
 from quotapool.upstream.interface import Answer, UpstreamFailure, read_body
 
 UNSEEN: Final = Usage(Certainty.AT_LEAST)
 _READ_WHOLE: Final = 4 * 2**20  # a JSON answer up to this size is sent in one piece, with its length
+_TAIL: Final = 2**18  # bytes at the end of a longer one that are kept, without long strings: its usage is there
+_LONGEST_IN_TAIL: Final = 1024
 _LONGEST_LIST: Final = 32 * 2**20  # and one that names stored objects, up to this
 
 
@@ -128,14 +131,12 @@ async def _flow(down: Downstream, answer: Answer, headers: Sequence[Header], bod
     length = answer.headers.get("Content-Length")
     await down.start(answer.status, answer.reason, headers, int(length) if length else None)
     await down.write(body)
-    tail = bytearray(body[-4096:])
+    kept = SkimmedJson(_TAIL, _LONGEST_IN_TAIL)
+    kept.feed(body)
     while chunk := await answer.chunk():
         await down.write(chunk)
-        tail += chunk[-4096:]
-        del tail[:-8192]
-    last = tail.rfind(b'"usage"')
-    if last >= 0:
-        passed.usage = read_usage(b"{" + bytes(tail[last:]))
+        kept.feed(chunk)
+    passed.usage = read_usage(bytes(kept.kept))
     passed.complete = True
     await down.finish()
 
