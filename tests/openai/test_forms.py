@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quotapool.openai.forms import boundary_of, fields_in
+from quotapool.openai.forms import FormReader, boundary_of, fields_in
 
 B = b"----WebKitFormBoundary7MA4YWxkTrZu0gW"
 
@@ -68,3 +71,33 @@ def test_no_bytes_raise(data, boundary):
 @given(st.text(max_size=80))
 def test_no_content_type_raises(content_type):
     assert isinstance(boundary_of(content_type), bytes)
+
+
+N = part("name=n", b"2")
+OTHER = part('name="prompt"', b"x" * 6000)
+
+
+@given(
+    st.lists(st.sampled_from([FILE, MODEL, N, OTHER, FILE * 9, part('name="model"', b"other")]), max_size=6),
+    st.lists(st.integers(0, 20_000), max_size=12),
+)
+def test_a_form_read_in_pieces_tells_what_it_tells_as_a_whole(parts, cuts):
+    form = b"".join(parts) + END
+    edges = [0, *sorted(cut % (len(form) + 1) for cut in cuts), len(form)]
+    reader = FormReader(B)
+    for start, end in pairwise(edges):
+        reader.feed(form[start:end])
+        assert len(reader._rest) <= 4096
+    assert reader.found == fields_in(form, B)
+
+
+def test_a_form_in_tiny_pieces_takes_time_linear_in_it():
+    def taken(size):
+        form = part('name="file"; filename="a"', b"-" * size) + MODEL + END
+        reader, began = FormReader(B), time.process_time()
+        for at in range(0, len(form), 3):
+            reader.feed(form[at : at + 3])
+        assert reader.found == {"model": "whisper-1"}
+        return time.process_time() - began
+
+    assert min(taken(160_000) for _ in range(3)) < 16 * min(taken(20_000) for _ in range(3))

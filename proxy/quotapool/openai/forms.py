@@ -1,4 +1,4 @@
-"""The beginning of a multipart form: the few text fields that the proxy needs, wherever they are in it.
+"""Multipart forms: the few text fields that the proxy needs, wherever they are in the form.
 
 Python SDKs write the fields before the file, others in the caller's order. Only complete fields are returned.
 Shape: RFC 7578; a part begins with `--boundary`, its headers end with an empty line.
@@ -13,6 +13,7 @@ WANTED: Final = frozenset({"model", "n", "stream"})
 _BOUNDARY: Final = re.compile(r"""boundary=(?:"([^"\\]{1,200})"|([^\s;"]{1,200}))""", re.IGNORECASE)
 _NAME: Final = re.compile(rb'[;\s]name=(?:"([^"\r\n]*)"|([^\s;"]+))', re.IGNORECASE)
 _FILE: Final = re.compile(rb"[;\s]filename\*?=", re.IGNORECASE)
+_LONGEST_PART: Final = 4096  # bytes of a part that is kept until it is complete; a longer one is a file
 _LONGEST: Final = 512  # bytes of a field's value; a longer one is not the name of a model
 
 
@@ -37,3 +38,26 @@ def fields_in(start: bytes, boundary: bytes) -> dict[str, str]:
             text = value.removesuffix(b"\r\n").decode("utf-8", "replace")
             found[name] = text if found.get(name, text) == text else ""
     return found
+
+
+class FormReader:
+    """Finds the wanted fields of a form that is fed to it piece by piece; keeps a few kilobytes of it.
+
+    `found`: as `fields_in` would give it for all that has come.
+    """
+
+    def __init__(self, boundary: bytes) -> None:
+        self.found: dict[str, str] = {}
+        self._boundary = boundary
+        self._mark = b"--" + boundary
+        self._rest = b""
+
+    def feed(self, piece: bytes) -> None:
+        text = self._rest + piece
+        for name, value in fields_in(text, self._boundary).items():
+            self.found[name] = value if self.found.get(name, value) == value else ""
+        last = text.rfind(self._mark)
+        if last >= 0 and len(text) - last <= _LONGEST_PART:
+            self._rest = text[last:]
+        else:  # within a file: only the beginning of its end matters
+            self._rest = text[1 - len(self._mark) :]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Final
 
 from quotapool.domain.quantities import Certainty, Details, Usage
@@ -15,7 +15,8 @@ from quotapool.openai.sse import StreamRelay
 from quotapool.openai.usage import answering_model
 from quotapool.pool.configuration import Snapshot
 from quotapool.request.attempt import MOST_ERROR_BODY, Attempt, AttemptParts, held_event, observed_in
-from quotapool.request.read import LONGEST_MODEL, ClientRequest
+from quotapool.request.one_account import reserve_at
+from quotapool.request.read import LONGEST_MODEL, ClientRequest, cost_of, facts_of_form, watched
 from quotapool.request.relay import Downstream, Passed, pass_bytes, pass_json, pass_stream
 from quotapool.upstream.interface import Answer, UpstreamFailure, read_body
 
@@ -76,13 +77,42 @@ class HttpAttempt(Attempt):
         headers = headers_for_upstream(
             down.headers, down.headers.items(), name=name, authorization=credential, readable=readable
         )
+        to_send = request.to_send
+        if request.boundary and request.stream is not None:
+            to_send = watched(request.stream, request.boundary, self._name_model)
         if request.length is not None:
             headers.append(("Content-Length", request.length))
         route = now.credentials.route(self.record.key)
         if route is None:
-            return now.upstream.send(down.method, down.target, headers, request.to_send)
-        body = request.to_send if request.body is None else route.body(request.body, request.model) or None
+            return now.upstream.send(down.method, down.target, headers, to_send)
+        body = to_send if request.body is None else route.body(request.body, request.model) or None
         return now.upstream_of(route).send(down.method, route.target(down.target), headers, body)
+
+    async def _name_model(self, fields: Mapping[str, str]) -> None:
+        """The form has named its model: from now on it is a request to that model, and takes its budget at the account
+        that has the form. Raises Refusal (429, 503)."""
+        request, parts = self.request, self.parts
+        model, request.streamed, count = facts_of_form(fields)
+        known = parts.sync.roster.pool.keys.get(self.record.key)
+        if not model or known is None:
+            return
+        group, cost = cost_of(request.endpoint, model, count, parts.sync.roster)
+        request.model = self.request_record.model = model
+        self.request_record.streamed = request.streamed
+        granted = await reserve_at(
+            parts.ledger,
+            group,
+            cost,
+            lambda: parts.sync.roster.candidate(known, group),
+            request_id=self.request_record.id,
+            patience_s=request.patience_s,
+        )
+        if self.granted.settled:  # upstream did not wait for the form's end
+            parts.ledger.give_back(granted)
+            return
+        parts.ledger.give_back(self.granted)
+        parts.rates.observe(granted)
+        request.group, request.cost, self.granted = group, cost, granted
 
     async def _relay(self, answer: Answer, headers: list[Header]) -> None:
         """Pass a good answer on. A stream that begins with an error becomes a held error instead."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -16,7 +16,7 @@ from quotapool.objects.placement import Placement
 from quotapool.openai import replies
 from quotapool.openai.encoding import decoded
 from quotapool.openai.endpoints import IMAGES, Endpoint
-from quotapool.openai.forms import boundary_of, fields_in
+from quotapool.openai.forms import FormReader, boundary_of
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.requests import (
     InvalidRequest,
@@ -70,6 +70,8 @@ class ClientRequest(msgspec.Struct, eq=False):
     features: tuple[str, ...] = ()  # of the model, to which an account may have no access
     prompt: str = ""  # the stored prompt it names; its `model` is the same where the prompt chooses the model
     placement: Placement | None = None  # what it has to do with stored objects; None: nothing
+    boundary: bytes = b""  # of a form whose model has not come yet; b"": there is nothing to look for
+    patience_s: float = 0.0  # how long such a form waits for its model's budget
 
     def begin_retry(self, slots: RetrySlots) -> None:
         """From now on an attempt of it is one more retry under way."""
@@ -115,7 +117,7 @@ async def read_client_request(
     if endpoint.estimate is None:
         model, streamed, count = peek_model(text)
         model = model[:LONGEST_MODEL]
-        named = _named(endpoint, model, count, roster)
+        named = cost_of(endpoint, model, count, roster)
         characters = speech_characters(text) if endpoint.path == "audio/speech" else 0
         return ClientRequest(endpoint, body, None, model, *named, endpoint.replayable, streamed, characters=characters)
     try:
@@ -156,7 +158,7 @@ def _plain(body: bytes, encoding: str, most: int) -> bytes:
     return text
 
 
-def _named(endpoint: Endpoint, model: str, count: int, roster: Roster) -> tuple[str, Cost]:
+def cost_of(endpoint: Endpoint, model: str, count: int, roster: Roster) -> tuple[str, Cost]:
     """Group and cost of a request that is not counted in tokens."""
     if not (model or endpoint.names_model):
         return NO_MODEL, _NO_MODELS_COST
@@ -166,25 +168,38 @@ def _named(endpoint: Endpoint, model: str, count: int, roster: Roster) -> tuple[
 async def _streamed(
     down: Downstream, endpoint: Endpoint, content_type: str, roster: Roster, most: int
 ) -> ClientRequest:
-    """A body that passes as it comes. Of a form whose model tells what it costs, the beginning is looked at first."""
+    """A body that passes as it comes. Of a form whose model tells what it costs, the beginning is looked at first;
+    a model that comes later is found by `watched`."""
     stream, length = down.stream(), down.headers.get("Content-Length")
     model, streamed, count = "", False, 1
     boundary = boundary_of(content_type) if endpoint.names_model else b""
     if boundary and "Content-Encoding" not in down.headers:
-        held, look_at, found = bytearray(), 0, dict[str, str]()
-        while ("model" not in found or most > _PEEK) and len(held) < most:
+        held, reader, piece = bytearray(), FormReader(boundary), b"-"
+        while piece and ("model" not in reader.found or most > _PEEK) and len(held) < most:
             piece = await anext(stream, b"")
             held += piece
-            if len(held) >= look_at or not piece:  # ever more rarely, so that tiny pieces cost no more than large ones
-                look_at = 2 * len(held)
-                found = fields_in(bytes(held), boundary)
-            if not piece:
-                break
+            reader.feed(piece)
         stream = _after(bytes(held), stream)
-        model, streamed = found.get("model", "")[:LONGEST_MODEL], found.get("stream", "").lower() == "true"
-        count = int(given) if (given := found.get("n", "1")).isdecimal() and len(given) < 4 else 1
-    named = _named(endpoint, model, max(1, count), roster)
-    return ClientRequest(endpoint, None, stream, model, *named, replayable=False, streamed=streamed, length=length)
+        model, streamed, count = facts_of_form(reader.found)
+        if "model" in reader.found or not piece:
+            boundary = b""
+    else:
+        boundary = b""
+    named = cost_of(endpoint, model, count, roster)
+    return ClientRequest(
+        *(endpoint, None, stream, model, *named),
+        replayable=False,
+        streamed=streamed,
+        length=length,
+        boundary=boundary,
+    )
+
+
+def facts_of_form(fields: Mapping[str, str]) -> tuple[str, bool, int]:
+    """(model, whether it is to stream, how many images) that a form's fields ask for."""
+    given = fields.get("n", "1")
+    count = max(1, int(given)) if given.isdecimal() and len(given) < 4 else 1
+    return fields.get("model", "")[:LONGEST_MODEL], fields.get("stream", "").lower() == "true", count
 
 
 def _features(facts: RequestFacts) -> tuple[str, ...]:
@@ -193,6 +208,21 @@ def _features(facts: RequestFacts) -> tuple[str, ...]:
         return _STREAM
     wanted = (("stream", facts.stream), ("service_tier", facts.service_tier), ("reasoning_summary", facts.summary))
     return tuple(name for name, wants in wanted if wants)
+
+
+async def watched(
+    form: AsyncIterator[bytes], boundary: bytes, named: Callable[[Mapping[str, str]], Awaitable[None]]
+) -> AsyncIterator[bytes]:
+    """A form as it passes. When its model has come, `named` is awaited with the fields found so far; what is left of
+    the form passes after that, so upstream does no work before."""
+    reader: FormReader | None = FormReader(boundary)
+    async for piece in form:
+        if reader is not None:
+            reader.feed(piece)
+            if "model" in reader.found:
+                await named(reader.found)
+                reader = None
+        yield piece
 
 
 async def _after(held: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

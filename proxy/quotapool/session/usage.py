@@ -9,12 +9,12 @@ waits for it, and is settled with what it used.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -24,8 +24,7 @@ from quotapool.domain.missing_access import Use
 from quotapool.domain.quantities import Certainty, Cost, Details, Dimension, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.verdict import OK, Kind, Verdict
-from quotapool.ledger.budgets import Candidate, Granted, Observed, Refused, StoreUnavailable
-from quotapool.openai import replies
+from quotapool.ledger.budgets import Candidate, Granted, Observed, StoreUnavailable
 from quotapool.openai.classify import classify_stream_error
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.requests import InvalidRequest, read_request
@@ -46,14 +45,13 @@ from quotapool.openai.session_events import (
     refusal_event,
     type_of,
 )
-from quotapool.pool.admission import NoRoom
 from quotapool.pool.reserve import Never
 from quotapool.request.attempt import DID_NO_WORK, AttemptParts
+from quotapool.request.one_account import reserve_at
 from quotapool.request.read import LONGEST_MODEL
 from quotapool.request.refusals import refusal_of
 
 _DIMENSIONS: Final = {"requests": Dimension.RPM, "tokens": Dimension.TPM}
-_LONGEST_NAP_S: Final = 1.0
 _MOST_OPEN: Final = 64  # responses; upstream allows 16 at once (WebSocket mode guide)
 _UNSEEN: Final = Usage(Certainty.AT_LEAST)
 
@@ -128,32 +126,18 @@ class SessionUsage:
                 facts = read_request("responses", event)
                 response.prompt_estimate, response.is_stored = facts.prompt_tokens, facts.store is not False
                 group = self._roster.group_of(facts.model[:LONGEST_MODEL])
-                response.granted = await self._reserve(group, facts.cost)
+                response.granted = await reserve_at(
+                    self._parts.ledger,
+                    group,
+                    facts.cost,
+                    partial(self._candidate, group),
+                    request_id=self._record.id,
+                    patience_s=self._terms.patience_s,
+                )
         except Refusal as refusal:
             return refusal_event(refusal.status, refusal.body(), lane)
         self._asked[lane].append(response)
         return None
-
-    async def _reserve(self, group: str, cost: Cost) -> Granted:
-        """Wait for room at the one account. Raises Refusal."""
-        ledger, came = self._parts.ledger, time.monotonic()
-        owner = f"{self._record.id}/{came}"
-        granted: Granted | None = None
-        try:
-            while True:
-                answer = await ledger.reserve(group, cost, [self._candidate(group)], owner=owner, arrived=came)
-                if isinstance(answer, Granted):
-                    granted = answer
-                    return granted
-                wait_s = _wait_of(answer)
-                if time.monotonic() + wait_s > came + self._terms.patience_s:
-                    raise refusal_of(NoRoom(wait_s, "rate_limit", answer.dimension))
-                await asyncio.sleep(min(wait_s, _LONGEST_NAP_S))
-        except StoreUnavailable as gone:
-            raise Refusal(replies.STORE_UNAVAILABLE, retry_after_s=1.0) from gone
-        finally:
-            if granted is None:
-                ledger.release(group, owner)
 
     def _candidate(self, group: str) -> Candidate:
         known = self._roster.pool.keys.get(self.key)
@@ -323,15 +307,6 @@ class SessionUsage:
                 AttemptRecord(self.key, self.account, 0.0, Kind.OK.value),
                 used,
             )
-
-
-def _wait_of(answer: Refused) -> float:
-    """Seconds until there is room. Raises Refusal where waiting does not help."""
-    if answer.dead:
-        raise refusal_of(Never("dead"))
-    if answer.wait_s is None:
-        raise refusal_of(Never("too_large"))
-    return answer.wait_s
 
 
 def _sum(one: Usage, other: Usage) -> Usage:
