@@ -122,13 +122,19 @@ class HttpAttempt(Attempt):
         request_record.status, request_record.source = answer.status, "upstream"
         content_type = answer.headers.get("Content-Type", "")
         is_json = content_type.startswith("application/json")
+        is_events = content_type.startswith("text/event-stream")
+        if is_events:  # else nginx and its like collect them before they pass them on
+            headers = [
+                *(pair for pair in headers if pair[0].lower() != "x-accel-buffering"),
+                ("x-accel-buffering", "no"),
+            ]
         reader = request.placement.reader if request.placement is not None else None
         if reader is not None:
             reader.account = self.record.account
             if "Location" in answer.headers:
                 reader.located(answer.headers["Location"])
         try:
-            if content_type.startswith("text/event-stream") and request.endpoint.dialect is not None:
+            if is_events and request.endpoint.dialect is not None:
                 stream = self._stream = StreamRelay(request.endpoint.dialect, request.strip_usage)
                 self.parts.observer.stream_opened(1)
                 try:
