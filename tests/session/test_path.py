@@ -274,6 +274,18 @@ async def test_what_the_image_tool_used_is_booked_on_the_model_that_drew(open_ha
     assert by_tools == [(("gpt-image-2", Usage(Certainty.EXACT, 27, 7024)),)]
 
 
+@pytest.mark.parametrize("kind", ["error", "response.output_text.delta", "session.updated", "of.tomorrow"])
+async def test_an_event_that_repeats_the_key_is_cleaned(open_hall, kind):
+    hall = await open_hall({"a": 1})
+    client, upstream = await hall.pair("/v1/responses")
+    secret = hall.house.secrets["a1"]
+    await say(upstream, type=kind, error={"message": f"odd: {secret}", "code": "x"})
+    event = await heard(client)
+    assert event["type"] == kind
+    assert secret not in str(event)
+    await hall.over_with(client, upstream)
+
+
 async def test_a_stored_prompt_that_chooses_the_model_has_limits_of_its_own_until_upstream_tells_the_model(open_hall):
     hall = await open_hall({"a": 1})
     told: list[str] = []

@@ -14,12 +14,18 @@ def decoded(body: bytes, encoding: str, most: int) -> bytes:
     The same object if there is no encoding; b"" if it is broken or not supported here (br, zstd, several at once). A
     truncated body gives what could be read. Never raises.
     """
+    return decoded_and_whole(body, encoding, most)[0]
+
+
+def decoded_and_whole(body: bytes, encoding: str, most: int) -> tuple[bytes, bool]:
+    """`decoded`, and whether that is all that a client would find in the body."""
     name = encoding.strip().lower()
     if name in {"", "identity"}:
-        return body
+        return body, True
     for wbits in _WBITS.get(name, ()):
+        decoder = zlib.decompressobj(wbits)
         try:
-            return zlib.decompressobj(wbits).decompress(body, most)
+            return decoder.decompress(body, most), decoder.eof and not decoder.unused_data
         except zlib.error:
             continue
-    return b""
+    return b"", not body

@@ -13,6 +13,8 @@ from typing import Final
 
 from multidict import MultiMapping
 
+from quotapool.domain.echoes import shows
+
 HOP_BY_HOP: Final = frozenset(
     {
         "connection",
@@ -103,11 +105,14 @@ def _decodable(lines: Iterable[str]) -> str:
 
 
 def headers_for_client(headers: MultiMapping[str], items: Iterable[Header], *, secret: str) -> list[Header]:
-    """The answer's headers for the client, none of which may repeat the key's `secret`.
+    """The answer's headers for the client, none of which may repeat the key's `secret`, percent-encoded or not.
 
     The length is added when the body is sent.
     """
-    return _end_to_end(headers, [pair for pair in items if _is_for_client(pair[0]) and secret not in pair[1]])
+    sent = [pair for pair in items if _is_for_client(pair[0])]
+    if shows("\n".join(map(": ".join, sent)), secret):
+        sent = [pair for pair in sent if not shows(": ".join(pair), secret)]
+    return _end_to_end(headers, sent)
 
 
 def encode_headers(headers: Sequence[Header]) -> bytes:

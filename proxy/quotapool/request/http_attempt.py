@@ -59,11 +59,10 @@ class HttpAttempt(Attempt):
         organization = answer.headers.get("openai-organization")
         if organization is not None:
             self.parts.sync.learn_organization(record.account, organization)
-        secret = self.now.credentials.secret(record.key)
-        headers = headers_for_client(answer.headers, answer.headers.items(), secret=secret)
+        headers = headers_for_client(answer.headers, answer.headers.items(), secret=self.secret)
         headers += self.parts.rates.lines(self.request.group)
         request_id = answer.headers.get("x-request-id", "")
-        record.upstream_request_id = "" if secret in request_id else request_id
+        record.upstream_request_id = "" if self.secret in request_id else request_id
         if answer.status < 400:
             self.request.end_retry(self.parts.slots)
             await self._relay(answer, headers)
@@ -117,8 +116,9 @@ class HttpAttempt(Attempt):
     async def _relay(self, answer: Answer, headers: list[Header]) -> None:
         """Pass a good answer on. A stream that begins with an error becomes a held error instead."""
         request, request_record, outcome, down = self.request, self.request_record, self.outcome, self._down
+        answer.reason = self.reason_of(answer)
         headers.append(("x-quotapool-source", "upstream"))
-        passed = Passed()
+        passed, echo = Passed(), self.echo
         request_record.status, request_record.source = answer.status, "upstream"
         content_type = answer.headers.get("Content-Type", "")
         is_json = content_type.startswith("application/json")
@@ -138,15 +138,17 @@ class HttpAttempt(Attempt):
                 stream = self._stream = StreamRelay(request.endpoint.dialect, request.strip_usage)
                 self.parts.observer.stream_opened(1)
                 try:
-                    await pass_stream(down, answer, headers, stream, self.now.settings.stream_hold, passed, reader)
+                    await pass_stream(
+                        down, answer, headers, stream, self.now.settings.stream_hold, passed, echo, reader
+                    )
                 finally:
                     self.parts.observer.stream_opened(-1)
             elif request.endpoint.estimate is not None or (request.endpoint.reports_usage and is_json):
-                await pass_json(down, answer, headers, passed, reader)
+                await pass_json(down, answer, headers, passed, echo, reader)
             elif reader is not None and (is_json or reader.shows_others):
-                await pass_json(down, answer, headers, passed, reader, counts=False)
+                await pass_json(down, answer, headers, passed, echo, reader, counts=False)
             else:
-                await pass_bytes(down, answer, headers, passed)
+                await pass_bytes(down, answer, headers, passed, echo)
                 if request.characters and passed.complete:
                     passed.usage = Usage(Certainty.EXACT, details=Details(characters=request.characters))
         finally:
@@ -172,6 +174,7 @@ class HttpAttempt(Attempt):
         answer, stream = self._answer, self._stream
         left = self.record.outcome == "cancelled"
         if left and answer is not None and stream is not None and self.now.settings.finish_cut_streams:
+            stream.feed(self.echo.finish())
             self.parts.reading_on.start(answer, stream, self._end)
         else:
             self._end()

@@ -112,7 +112,7 @@ class SessionPath:
         elif opened is not None:
             check = partial(self._permissions.check, known, record.client, client.headers)
             remember = partial(self._permissions.remember, record.client)
-            terms = SessionTerms(endpoint.name == RESPONSES, want.max_wait_s, check, remember)
+            terms = SessionTerms(endpoint.name == RESPONSES, want.max_wait_s, check, remember, opened.echo.whole)
             await self._hold(client, opened, SessionUsage(self._parts, record, opened.granted, terms))
 
     async def _hold(self, client: SessionClient, opened: HandshakeAttempt, usage: SessionUsage) -> None:
@@ -144,8 +144,7 @@ class SessionPath:
     @staticmethod
     def _headers(opened: HandshakeAttempt) -> list[Header]:
         handshake = opened.handshake
-        secret = opened.now.credentials.secret(opened.record.key)
-        headers = headers_for_client(handshake.headers, handshake.headers.items(), secret=secret)
+        headers = headers_for_client(handshake.headers, handshake.headers.items(), secret=opened.secret)
         kept = [pair for pair in headers if not pair[0].lower().startswith("sec-websocket-")]
         return [*kept, ("x-quotapool-source", "upstream")]
 

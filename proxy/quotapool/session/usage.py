@@ -64,6 +64,7 @@ class SessionTerms:
     patience_s: float  # how long a response waits for a budget
     check: Callable[[str, bytes, str], Awaitable[bytes]]  # (model, event, account): the event to send; raises Refusal
     remember: Callable[[str, str], None]  # (a stored response's id, account)
+    hide: Callable[[bytearray], bytearray]  # the secret of the session's key, in what upstream sends
 
 
 @dataclass(slots=True, eq=False)
@@ -149,6 +150,8 @@ class SessionUsage:
 
     def observe(self, payload: bytearray) -> None:
         """A text of upstream. Nothing here waits, and nothing is raised."""
+        if (hidden := self._terms.hide(payload)) is not payload:
+            payload[:] = hidden
         if type_of(payload) not in RELEVANT:
             return
         facts = read_event(payload)
