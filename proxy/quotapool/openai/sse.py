@@ -137,7 +137,7 @@ class StreamRelay:
         block = data if not self._held and data.endswith(b"\n\n") else self._assemble(data)
         if block:
             block = self._read(block)
-        if len(self._held) > (MAX_EVENT if self._strip else _WHOLE):
+        if self._held and len(self._held) > (MAX_EVENT if self._strip else _WHOLE):
             block += self._begin_long()
         return block if self._strip else data
 
