@@ -109,3 +109,20 @@ async def test_what_goes_wrong_with_a_late_model_leaves_nothing_behind(open_pool
     await asyncio.gather(leaving, return_exceptions=True)
     await pool.quiet()
     assert pool.is_idle()
+
+
+async def test_a_form_that_waits_for_its_models_budget_is_answered_when_the_proxy_stops(open_pool):
+    pool = await open_pool({"a": 1}, **THREE, queue={"max_wait": 60})
+    pool.upstream.otherwise = HEARD
+    for _ in range(3):
+        await ask(pool, upload())
+    waiting = upload()
+    served = asyncio.create_task(pool.serve(waiting, RequestRecord("t", time.monotonic(), "POST")))
+    await asyncio.sleep(2)
+    pool.admission.drain()
+    began = time.monotonic()
+    await served
+    assert (waiting.status, waiting.error["code"], waiting.header("retry-after")) == (503, "draining", "1")
+    assert time.monotonic() - began < 1.1
+    await pool.quiet()
+    assert pool.is_idle()

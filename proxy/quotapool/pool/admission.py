@@ -44,7 +44,7 @@ class NoRoom(msgspec.Struct, frozen=True):
 
 
 AdmissionAnswer = Granted | NoRoom | Never
-_DRAINING = NoRoom(1.0, "draining", None)  # another replica, or this one once it has started again
+DRAINING = NoRoom(1.0, "draining", None)  # another replica, or this one once it has started again
 
 
 @dataclass(slots=True, eq=False)
@@ -80,7 +80,7 @@ class Admission:
         self._return_times: dict[str, ReturnTimes] = {}
         self._waiting = 0
         self._serial = 0
-        self._draining = False
+        self.draining = False  # nobody may begin to wait
 
     def __repr__(self) -> str:
         return f"<Admission queues={len(self._queues)} waiting={self._waiting}>"
@@ -95,8 +95,8 @@ class Admission:
             if not isinstance(result, Refused):
                 return result
             refused = result
-            if self._draining:
-                return _DRAINING
+            if self.draining:
+                return DRAINING
             # While we asked, others may have formed one.
             queue = self._queues.get(want.queue) or _Queue(accounts=len(want.only or ()))
         expected_s = max(refused.wait_s or 0.0, queue.pace_s * (queue.waiting.ahead(want.client, want.priority) + 1))
@@ -108,12 +108,12 @@ class Admission:
 
     def drain(self) -> None:
         """This process stops: who waits is refused, and so is from now on who would have to."""
-        self._draining = True
+        self.draining = True
         for queue in self._queues.values():
             while (waiter := queue.waiting.peek()) is not None:
                 queue.waiting.remove(waiter)
                 if not waiter.future.done():
-                    waiter.future.set_result(_DRAINING)
+                    waiter.future.set_result(DRAINING)
                     if waiter.asked:
                         self._ledger.release(waiter.want.group, waiter.name)
             queue.changed.set()

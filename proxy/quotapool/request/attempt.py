@@ -30,6 +30,7 @@ from quotapool.openai.encoding import decoded_and_whole
 from quotapool.openai.headers import Header
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.safety import is_policy_refusal
+from quotapool.pool.admission import Admission
 from quotapool.pool.configuration import Snapshot
 from quotapool.pool.key_health import KeyHealth
 from quotapool.pool.sync import RosterSync
@@ -160,6 +161,7 @@ class AttemptParts:
     rates: PoolRateHeaders
     slots: RetrySlots
     reading_on: ReadingOn
+    admission: Admission
     clean: Callable[[bytes], bytes]
 
 

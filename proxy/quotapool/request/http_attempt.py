@@ -105,6 +105,7 @@ class HttpAttempt(Attempt):
             lambda: parts.sync.roster.candidate(known, group),
             request_id=self.request_record.id,
             patience_s=request.patience_s,
+            stops=lambda: parts.admission.draining,
         )
         if self.granted.settled:  # upstream did not wait for the form's end
             parts.ledger.give_back(granted)

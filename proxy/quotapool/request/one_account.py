@@ -11,7 +11,7 @@ from quotapool.domain.quantities import Cost
 from quotapool.ledger.budgets import Candidate, Granted, Ledger, Refused, StoreUnavailable
 from quotapool.openai import replies
 from quotapool.openai.refusal import Refusal
-from quotapool.pool.admission import NoRoom
+from quotapool.pool.admission import DRAINING, NoRoom
 from quotapool.pool.reserve import Never
 from quotapool.request.refusals import refusal_of
 
@@ -19,9 +19,17 @@ _LONGEST_NAP_S: Final = 1.0
 
 
 async def reserve_at(
-    ledger: Ledger, group: str, cost: Cost, candidate: Callable[[], Candidate], *, request_id: str, patience_s: float
+    ledger: Ledger,
+    group: str,
+    cost: Cost,
+    candidate: Callable[[], Candidate],
+    *,
+    request_id: str,
+    patience_s: float,
+    stops: Callable[[], bool] = lambda: False,
 ) -> Granted:
-    """Wait for room there, at most `patience_s`. Raises Refusal (429, 503), and what `candidate` raises."""
+    """Wait for room there, at most `patience_s`, and not once it `stops`. Raises Refusal (429, 503), and what
+    `candidate` raises."""
     came = time.monotonic()
     owner = f"{request_id}/{came}"
     granted: Granted | None = None
@@ -32,6 +40,8 @@ async def reserve_at(
                 granted = answer
                 return granted
             wait_s = _wait_of(answer)
+            if stops():
+                raise refusal_of(DRAINING)
             if time.monotonic() + wait_s > came + patience_s:
                 raise refusal_of(NoRoom(wait_s, "rate_limit", answer.dimension))
             await asyncio.sleep(min(wait_s, _LONGEST_NAP_S))
