@@ -233,6 +233,7 @@ async def _drain(worker: Worker, accepting: asyncio.Server, server: Server, pati
     deadline = time.monotonic() + patience_s
     grace = time.monotonic() + min(_IDLE_GRACE_S, patience_s / 2)
     worker.handler.drain()
+    worker.paths.admission.drain()
     accepting.close()
     while time.monotonic() < deadline:
         silent_from = max(grace, worker.handler.ended_at + _NEXT_S)

@@ -61,6 +61,9 @@ class Reporter(Observer):
         usage = attempt.usage
         if usage is not None and usage.certainty is not Certainty.NOTHING:
             tally.used(usage)
+            for model, used in usage.by_tools:
+                self._labels.upstream_served(model)
+                self._metrics.attempt_tallies[attempt.key, self._labels.model(model), attempt.outcome].used(used)
             self.spend(attempt, record)
 
     def retrying(self, attempt: AttemptRecord) -> None:
