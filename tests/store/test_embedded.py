@@ -18,8 +18,9 @@ import structlog
 from quotapool.store import runtime_dir
 from quotapool.store.embedded import EmbeddedFailed, EmbeddedValkey, StateDirBusy, attach_url, temporary
 from quotapool.store.runtime_dir import RuntimeDirUnsafe
-from quotapool.store.store import Store, StoreLost, connect, verify
+from quotapool.store.store import Store, StoreLost, connect
 from quotapool.store.valkey_process import is_alive
+from quotapool.store.verify import verify
 
 LOG = structlog.get_logger()
 

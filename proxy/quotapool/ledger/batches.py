@@ -4,7 +4,9 @@ Items that are put while a batch is under way go out as the next one (at most 64
 calls under load and one small call when idle. Nobody waits for a settle, so it goes with the next reserve, or alone
 after some milliseconds. A batch that was not answered is sent again with the same id until the store answers or
 patience ends; the store does each batch once. One that was given up on stays in doubt and is sent again, unchanged,
-when the store is back: nothing of it is lost and nothing is done twice.
+when the store is back: nothing of it is lost and nothing is done twice. A batch that the store rejects is given up.
+
+While the store is away this module alone looks for it: with the batches in doubt, or with an empty one.
 """
 
 from __future__ import annotations
@@ -80,6 +82,11 @@ class Batches:
         elif self._task is None and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_UNHURRIED_S, self._send_now)
 
+    async def check(self) -> None:
+        """Let the script run and write, with nothing to do. Raises StoreLost, StoreRefused."""
+        self._serial += 1  # a batch that was done before would write nothing
+        await self._store.evalsha_batch(self._script, self._prefix, f"{self._name}.{self._serial}", _pack([]))
+
     def _send_now(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -99,7 +106,7 @@ class Batches:
 
     async def _run(self) -> None:
         try:
-            while (self._queue and self._urgent) or self._doubtful:
+            while (self._queue and self._urgent) or self._doubtful or self.away:
                 self._urgent = len(self._queue) > MOST_IN_BATCH
                 # While the store is away, the oldest batch is sent to find out whether it is back.
                 batch = self._doubtful.popleft() if self.away and self._doubtful else self._next()
@@ -111,11 +118,11 @@ class Batches:
             self._timer = asyncio.get_running_loop().call_later(_UNHURRIED_S, self._send_now)
 
     def _next(self) -> _Batch | None:
-        if not self._queue:
+        if not self._queue and self._doubtful:
             return self._doubtful.popleft()
         items = [self._queue.popleft() for _ in range(min(len(self._queue), MOST_IN_BATCH))]
         items = [item for item in items if item.wanted()]
-        if not items:
+        if not items and not self.away:
             return None
         self._serial += 1
         return _Batch(f"{self._name}.{self._serial}", items, _pack([item.payload for item in items]))
@@ -133,11 +140,13 @@ class Batches:
                 await asyncio.sleep(pause * (0.5 + random.random() / 2))
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
                 if time.monotonic() > deadline:
-                    self._give_up(batch)
+                    self._give_up(batch, str(lost))
                     return
-            except StoreRefused:
+            except StoreRefused as refused:
                 self._observer.store_failed("script")
+                self._leave(str(refused))
                 _fail(batch.items)
+                await asyncio.sleep(_LONGEST_PAUSE_S)  # before the next look
                 return
             else:
                 self._observer.store_answered(time.monotonic() - started, len(batch.items))
@@ -154,10 +163,13 @@ class Batches:
                 self._on_answer(version, epoch, now)
                 return
 
-    def _give_up(self, batch: _Batch) -> None:
+    def _leave(self, why: str) -> None:
         if not self.away:
             self.away = True
-            self._observer.store_away(away=True)
+            self._observer.store_away(away=True, why=why)
+
+    def _give_up(self, batch: _Batch, why: str) -> None:
+        self._leave(why)
         self._doubtful.appendleft(batch)
         while sum(len(b.items) for b in self._doubtful) > MOST_IN_DOUBT:
             self._doubtful.pop()

@@ -25,7 +25,7 @@ from quotapool.ledger.items import Item, ReserveItem, SettleItem
 from quotapool.ledger.local import LocalBudgets
 from quotapool.ledger.messages import MOST, bounded, bucket_key, bucket_of, evidence_of, is_sound, packed_array
 from quotapool.ledger.registry import Braked, Registry
-from quotapool.store.store import Store, StoreLost, StoreUnavailable, text_of
+from quotapool.store.store import Script, Store, StoreLost, StoreUnavailable, text_of
 
 _NO_COST: Final = Cost(0)
 _REPLICA_LIVES_S: Final = 10.0
@@ -283,6 +283,16 @@ class Ledger:
                 else:  # expired
                     await self.registry.retry(partial(client.srem, index, member))
         return now, found
+
+    async def check_rights(self) -> None:
+        """Return if the store runs scripts, also on keys that these derive, and allows every command that is used.
+        Raises StoreLost, StoreRefused, with the store's own words."""
+        await self.store.evalsha(Script.of(__package__, "rights"), [self.prefix], [])
+        await self._batches.check()
+
+    async def check(self) -> None:
+        """Return if the store runs our scripts and takes writes now. Raises StoreUnavailable, StoreRefused."""
+        await self.registry.retry(self._batches.check)
 
     async def heartbeat(self) -> None:
         """Learn of changes while no batch brings them, be counted among the replicas, and count them.
