@@ -35,6 +35,7 @@ class VirtualTime:
         self._now = time.monotonic()
         self._wall_ahead = time.time() - self._now
         self._store_rests_until = 0.0
+        self._store_ahead = 0.0
         self._rng = random.Random(0)
         self._moment_s, self._step_s = 0.0, math.inf
 
@@ -55,6 +56,10 @@ class VirtualTime:
     def pause_store(self, seconds: float) -> None:
         """The store takes commands and does nothing until then."""
         self._store_rests_until = self._now + seconds
+
+    def set_store_clock(self, by: float) -> None:
+        """Set the store's clock forward, or back, by so many seconds."""
+        self._store_ahead += by
 
     @contextlib.contextmanager
     def installed(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
@@ -100,7 +105,7 @@ class VirtualTime:
             store_writer.close()
 
     def _store_time(self) -> list[bytes]:
-        return [b"%d" % part for part in divmod(round(self.time() * 1e6), 1_000_000)]
+        return [b"%d" % part for part in divmod(round((self.time() + self._store_ahead) * 1e6), 1_000_000)]
 
     def _with_time(self, words: list[bytes], known: dict[bytes, bytes]) -> list[bytes]:
         """The store's own TIME cannot be set: a script gets the time as two more arguments, and takes them instead.

@@ -43,10 +43,14 @@ class _Batch:
     id: str
     items: list[Item]
     body: bytes
+    was_sent: bool = False
 
 
 class Batches:
-    """One process's queue for the script. `on_answer(version, epoch, now)` is called with every answer."""
+    """One process's queue for the script. `expected_clock` gives the script's third argument.
+
+    `on_answer(version, epoch, now)` is called with every answer; `now` is None if that may be from an earlier time.
+    """
 
     def __init__(
         self,
@@ -55,13 +59,15 @@ class Batches:
         *,
         patience_s: float,
         observer: Observer,
-        on_answer: Callable[[int, str, float], None],
+        expected_clock: Callable[[], bytes],
+        on_answer: Callable[[int, str, float | None], None],
     ) -> None:
         self.away = False  # the store was given up on and has not answered since
         self._store = store
         self._prefix = prefix
         self._patience_s = patience_s
         self._observer = observer
+        self._expected_clock = expected_clock
         self._on_answer = on_answer
         self._script = Script.of(__package__, "ledger")
         self._name = secrets.token_hex(6)
@@ -85,7 +91,8 @@ class Batches:
     async def check(self) -> None:
         """Let the script run and write, with nothing to do. Raises StoreLost, StoreRefused."""
         self._serial += 1  # a batch that was done before would write nothing
-        await self._store.evalsha_batch(self._script, self._prefix, f"{self._name}.{self._serial}", _pack([]))
+        batch_id = f"{self._name}.{self._serial}"
+        await self._store.evalsha_batch(self._script, self._prefix, batch_id, _pack([]), self._expected_clock())
 
     def _send_now(self) -> None:
         if self._timer is not None:
@@ -133,8 +140,11 @@ class Batches:
         pause = _LONGEST_PAUSE_S if self.away else _FIRST_PAUSE_S
         while True:
             started = time.monotonic()
+            may_be_old, batch.was_sent = batch.was_sent, True
             try:
-                answer = await self._store.evalsha_batch(self._script, self._prefix, batch.id, batch.body)
+                answer = await self._store.evalsha_batch(
+                    self._script, self._prefix, batch.id, batch.body, self._expected_clock()
+                )
             except StoreLost as lost:
                 self._observer.store_failed(lost.reason)
                 await asyncio.sleep(pause * (0.5 + random.random() / 2))
@@ -160,7 +170,7 @@ class Batches:
                     except Exception:  # noqa: BLE001 - one caller's bug must not leave all others waiting
                         _log.exception("an answer of the ledger could not be processed")
                         item.failed()
-                self._on_answer(version, epoch, now)
+                self._on_answer(version, epoch, None if may_be_old else now)
                 return
 
     def _leave(self, why: str) -> None:
