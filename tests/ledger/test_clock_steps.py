@@ -161,12 +161,12 @@ async def test_replicas_that_left_before_the_clock_was_set_back_are_not_counted(
 async def test_a_store_that_hung_is_no_clock_that_was_set(ledgers, virtual_time):
     one, other = ledgers
     await granted(one, GROUP, Cost(1, 5_880), [A])
-    stale = pack([time.monotonic() + one._clock_ahead, one._clock_shown])
+    stale = one._expected_clock()
     # If a command was under way for a minute while the store hung, and its sender has left
     virtual_time.pause_store(50)
     await asyncio.sleep(50)
     script = Script.of("quotapool.ledger", "ledger")
-    await one.store.evalsha_batch(script, one.prefix, "left", pack([]), stale)
+    await one.store.evalsha_batch(script, one.prefix, "left", pack([]), *stale)
     assert len(await steps(one)) == 1
     # I expect the next word of anybody who was there to put it right: 5,000 tokens have come meanwhile
     assert await wait_of(other, 4_900) == 0

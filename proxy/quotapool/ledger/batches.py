@@ -47,7 +47,7 @@ class _Batch:
 
 
 class Batches:
-    """One process's queue for the script. `expected_clock` gives the script's third argument.
+    """One process's queue for the script. `expected_clock` gives the script's third and fourth argument.
 
     `on_answer(version, epoch, now)` is called with every answer; `now` is None if that may be from an earlier time.
     """
@@ -59,7 +59,7 @@ class Batches:
         *,
         patience_s: float,
         observer: Observer,
-        expected_clock: Callable[[], bytes],
+        expected_clock: Callable[[], tuple[bytes, bytes]],
         on_answer: Callable[[int, str, float | None], None],
     ) -> None:
         self.away = False  # the store was given up on and has not answered since
@@ -92,7 +92,7 @@ class Batches:
         """Let the script run and write, with nothing to do. Raises StoreLost, StoreRefused."""
         self._serial += 1  # a batch that was done before would write nothing
         batch_id = f"{self._name}.{self._serial}"
-        await self._store.evalsha_batch(self._script, self._prefix, batch_id, _pack([]), self._expected_clock())
+        await self._store.evalsha_batch(self._script, self._prefix, batch_id, _pack([]), *self._expected_clock())
 
     def _send_now(self) -> None:
         if self._timer is not None:
@@ -143,7 +143,7 @@ class Batches:
             may_be_old, batch.was_sent = batch.was_sent, True
             try:
                 answer = await self._store.evalsha_batch(
-                    self._script, self._prefix, batch.id, batch.body, self._expected_clock()
+                    self._script, self._prefix, batch.id, batch.body, *self._expected_clock()
                 )
             except StoreLost as lost:
                 self._observer.store_failed(lost.reason)

@@ -37,7 +37,6 @@ _CLOCK_DRIFTS_S: Final = 1e-6  # for each answer
 _LONGEST_COOL_S: Final = 7 * 86_400.0
 
 _log = structlog.get_logger()
-_pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
 
 
@@ -324,8 +323,8 @@ class Ledger:
             # The first heartbeat after a long absence of the store finds no other replica yet.
             self.replicas, self._counted = max(1, counted, self._counted), counted
 
-    def _expected_clock(self) -> bytes:
-        return _pack((self._now(), self._clock_shown)) if self._clock_shown else b""
+    def _expected_clock(self) -> tuple[bytes, bytes]:
+        return (b"%.6f" % self._now(), b"%.6f" % self._clock_shown) if self._clock_shown else (b"", b"")
 
     def _on_answer(self, version: int, epoch: str, now: float | None) -> None:
         if now is not None:

@@ -21,9 +21,10 @@
 --   release {3, group, owner}     owner left the queue: what it claimed is free
 --   pay     {4, group, account, burst_s, rpm, tpm, rpd, tpd, ipm, kept 1..6, corrected 1..6, cool_s}
 --           what a worker took while it did not reach the store, by dimension, in both predictions
--- ARGV[3]  '' or msgpack {expected, last}: the second that this clock should show by the worker's own monotonic clock, and
---          the one that it showed with the worker's last answer. If it shows more, it was set forward meanwhile, unless
---          that is known, or another worker, for which there was no such step, says otherwise.
+-- ARGV[3]  '' or the second that this clock should show by the worker's own monotonic clock
+-- ARGV[4]  the second that it showed with the worker's last answer
+--          If it shows more than it should, it was set forward meanwhile, unless that is known, or another worker, for
+--          which there was no such step, says otherwise.
 --
 -- Stored
 --   qp:{pool}:b3:<length of account>:<account>:<group>
@@ -82,14 +83,13 @@ local clock = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local min, max, abs, exp, ceil = math.min, math.max, math.abs, math.exp, math.ceil
 
 -- If the store lost its data, a missing bucket is not a full one. '' no epoch yet; 'f:…' fresh; 'r:<second>' reseeded.
-local known = redis.call('MGET', prefix .. ':epoch', prefix .. ':steps')
-local epoch = known[1] or ''
+local known = redis.call('MGET', prefix .. ':epoch', prefix .. ':version', prefix .. ':steps')
+local epoch, version = known[1] or '', known[2] or '0'
 local start_low = epoch == ''
 if string.sub(epoch, 1, 2) == 'r:' then start_low = abs(clock - tonumber(string.sub(epoch, 3))) < 120 end
 
 local function steps_of(raw)
-  local steps, expected, last = raw and cmsgpack.unpack(raw) or {}, nil, nil
-  if ARGV[3] ~= '' then expected, last = unpack(cmsgpack.unpack(ARGV[3])) end
+  local steps, expected, last = raw and cmsgpack.unpack(raw) or {}, tonumber(ARGV[3]), tonumber(ARGV[4])
   local ahead, before, is_known = expected and clock - expected or 0, #steps, false
   for n = before, 1, -1 do
     local second = steps[n][1]
@@ -109,7 +109,8 @@ local function steps_of(raw)
   end
   return steps
 end
-local steps = (known[2] or ARGV[3] ~= '') and steps_of(known[2]) or {}
+local steps = {}
+if known[3] or (ARGV[3] ~= '' and clock - ARGV[3] >= STEP_S) then steps = steps_of(known[3]) end
 
 local function limit_of(b, written, i)
   local wrote, learned = written[i], b[LEARNED + i]
@@ -291,7 +292,7 @@ local function note_trial(c, jitter)
       local first = record.state == 'suspect' and 30 or 60
       record['until'] = clock + min(first * 2 ^ min(record.tries, 16), 900) * (1 + 0.25 * jitter)
       redis.call('HSET', prefix .. ':states', name, cmsgpack.pack(record))
-      redis.call('INCR', prefix .. ':version')
+      version = redis.call('INCR', prefix .. ':version')
     end
   end
 end
@@ -530,7 +531,6 @@ local results = {}
 for n, item in ipairs(cmsgpack.unpack(ARGV[2])) do
   results[n] = DO[item[1]](item)
 end
-local version = redis.call('GET', prefix .. ':version') or '0'
 local answer = cmsgpack.pack({tonumber(version), epoch, clock, results})
 redis.call('SET', batch_key, answer, 'PX', 120000)
 return answer
