@@ -10,7 +10,7 @@
 local at = KEYS[1] .. ':rights:'
 local text, hash, set, sorted, stream = at .. 't', at .. 'h', at .. 's', at .. 'z', at .. 'x'
 local packed = cmsgpack.unpack(cmsgpack.pack('1'))
-redis.call('TIME')
+local _ = redis.call('TIME')
 redis.call('DEL', text, hash, set, sorted, stream)
 redis.call('SET', text, packed, 'PX', 60000, 'GET')
 redis.call('INCR', text)
