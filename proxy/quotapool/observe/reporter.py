@@ -106,9 +106,9 @@ class Reporter(Observer):
     def objects_unwritten(self, records: int) -> None:
         self._metrics.objects_unwritten.inc(records)
 
-    def store_away(self, *, away: bool) -> None:
+    def store_away(self, *, away: bool, why: str = "") -> None:
         if away:
-            _log.error("the store is away", docs="docs/operations.md#the-store-is-down")
+            _log.error("the store is away", why=why, docs="docs/operations.md#the-store-is-down")
         else:
             _log.warning("the store is back")
 
