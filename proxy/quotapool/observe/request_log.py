@@ -40,7 +40,8 @@ def _now() -> datetime:
 class RequestLine(msgspec.Struct, kw_only=True, gc=False):
     """Times are milliseconds (`ms`). `source` is where the answer came from: proxy, upstream, network or client.
 
-    `request_id` is the proxy's own, never one of the client's headers.
+    `request_id` is the proxy's own, never one of the client's headers. `code`: why the proxy refused it; `about`: the
+    kind of id that led to that and where it was read (`file in file_id`).
     """
 
     ts: datetime = msgspec.field(default_factory=_now)
@@ -58,6 +59,8 @@ class RequestLine(msgspec.Struct, kw_only=True, gc=False):
     total_ms: float
     overhead_ms: float
     source: str
+    code: str | msgspec.UnsetType = msgspec.UNSET  # of a refusal
+    about: str | msgspec.UnsetType = msgspec.UNSET
 
 
 def ms(seconds: float) -> float:
@@ -107,6 +110,7 @@ def readable(line: RequestLine, *, colour: bool) -> str:
     queued = f", queued {line.queue_ms:.0f}" if line.queue_ms >= 1 else ""
     tokens = f"{line.tokens.prompt}+{line.tokens.completion} tokens" if line.tokens else "no tokens"
     tried = " ".join(f"{attempt.key}:{attempt.outcome}" for attempt in line.attempts) or line.source
+    tried = " ".join([tried, *(word for word in (line.code, line.about) if word)])
     return (
         f"{dim}{at}{reset} {status}{line.status}{reset} {line.endpoint} {model} {line.client} "
         f"{line.total_ms:.0f} ms (ours {line.overhead_ms:.1f}{queued}) {tokens} {tried} "

@@ -83,6 +83,8 @@ class AnswerReader(Protocol):
 
     def began(self, object_id: str) -> None: ...
 
+    def passes(self, chunk: bytes) -> None: ...
+
     def located(self, location: str) -> None: ...
 
     def ends(self, event: bytes) -> None: ...
@@ -165,13 +167,16 @@ async def pass_stream(
         if watch.error is not None and not watch.committed:
             passed.error = watch.error
             return
-        if reader is not None and watch.object_id:
-            reader.began(watch.object_id)  # written while the rest comes in
+        if reader is not None:
+            reader.passes(b"".join(held))
+            if watch.object_id:
+                reader.began(watch.object_id)  # written while the rest comes in
         kept = reader is None or await _kept(reader, watch)
         await down.start(answer.status, answer.reason, headers, None)
         await down.write(b"".join(held))
         if not ended:
             while not kept and reader is not None and (chunk := await answer.chunk()):
+                reader.passes(chunk)
                 data = watch.feed(chunk)
                 kept = await _kept(reader, watch)
                 await down.write(data)

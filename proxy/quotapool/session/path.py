@@ -110,9 +110,13 @@ class SessionPath:
             record.status, record.source = held.status, "upstream"
             await client.answer(held.status, held.reason, held.headers, held.body)
         elif opened is not None:
-            check = partial(self._permissions.check, known, record.client, client.headers)
-            remember = partial(self._permissions.remember, record.client)
-            terms = SessionTerms(endpoint.name == RESPONSES, want.max_wait_s, check, remember)
+            of_responses = endpoint.name == RESPONSES
+            own = self._permissions.own_objects(record.client, are_listed=of_responses)
+            check = partial(self._permissions.check, known, record.client, client.headers, own)
+            check_objects = partial(
+                self._permissions.check_objects, record.client, own, RESPONSES if of_responses else _REALTIME
+            )
+            terms = SessionTerms(of_responses, want.max_wait_s, check, check_objects, own)
             await self._hold(client, opened, SessionUsage(self._parts, record, opened.granted, terms))
 
     async def _hold(self, client: SessionClient, opened: HandshakeAttempt, usage: SessionUsage) -> None:

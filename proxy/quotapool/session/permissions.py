@@ -13,12 +13,12 @@ from urllib.parse import parse_qs, quote
 
 from quotapool.objects.placement import ObjectRequest, Objects, involves_objects
 from quotapool.openai import replies
-from quotapool.openai.ids import RESPONSE
 from quotapool.openai.refusal import Refusal
 from quotapool.pool.configuration import Configuration
 from quotapool.request.daily_limit import DailyLimit
 from quotapool.request.models import may_use
 from quotapool.request.policy import PolicyWatch
+from quotapool.session.own_objects import OwnObjects
 from quotapool.settings import Client
 
 RESPONSES: Final = "responses"
@@ -56,7 +56,14 @@ class SessionPermissions:
         return (await self._objects.place(ObjectRequest(endpoint, "GET", target, None, model, None, name))).only
 
     async def check(
-        self, client: Client | None, name: str, headers: Mapping[str, str], model: str, event: bytes, account: str
+        self,
+        client: Client | None,
+        name: str,
+        headers: Mapping[str, str],
+        own: OwnObjects,
+        model: str,
+        event: bytes,
+        account: str,
     ) -> bytes:
         """A `response.create` as it may go up in a session on `account`.
 
@@ -65,18 +72,26 @@ class SessionPermissions:
         if not _may_use(client, model):
             raise Refusal(replies.MODEL_NOT_ALLOWED, param="model")
         self._daily_limit.check_session()
-        asked = ObjectRequest(RESPONSES, "POST", "/v1/responses", event, model, None, name)
-        if involves_objects(asked):
-            only = (await self._objects.place(asked)).only
-            if only is not None and account not in only:
-                raise Refusal(replies.OBJECT_ELSEWHERE)
+        await self.check_objects(name, own, RESPONSES, event, account, model)
         if self._configuration.now.settings.safety.identifier:
             return self._policy.identified(event, name, headers)
         return event
 
-    def remember(self, name: str, response: str, account: str) -> None:
-        """A stored response of the client `name` can be asked for by HTTP, too."""
-        self._objects.owners.remember([(RESPONSE, response)], account, name)
+    async def check_objects(
+        self, name: str, own: OwnObjects, endpoint: str, event: bytes, account: str, model: str = ""
+    ) -> None:
+        """Whether an event of the client `name` may go up in a session on `account`. The session made its `own`.
+
+        Raises Refusal: objects that are not the client's, objects of another account.
+        """
+        asked = ObjectRequest(endpoint, "POST", f"/v1/{endpoint}", event, model, None, name, own.has)
+        if involves_objects(asked):
+            only = (await self._objects.place(asked)).only
+            if only is not None and account not in only:
+                raise Refusal(replies.OBJECT_ELSEWHERE)
+
+    def own_objects(self, name: str, *, are_listed: bool) -> OwnObjects:
+        return OwnObjects(self._objects.owners, name, are_listed=are_listed)
 
 
 def _may_use(client: Client | None, model: str) -> bool:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
+import structlog
 
 from quotapool.domain.cool_down import COOLING, cool_down_s
 from quotapool.domain.missing_access import Use
@@ -28,6 +29,7 @@ from quotapool.ledger.budgets import Candidate, Granted, Observed, Refused, Stor
 from quotapool.openai import replies
 from quotapool.openai.classify import classify_stream_error
 from quotapool.openai.refusal import Refusal
+from quotapool.openai.request_ids import event_may_reference, may_reference
 from quotapool.openai.requests import InvalidRequest, read_request
 from quotapool.openai.safety import is_policy_refusal
 from quotapool.openai.session_events import (
@@ -35,6 +37,7 @@ from quotapool.openai.session_events import (
     DURATION,
     ENDED,
     ERROR,
+    ITEM_DONE,
     RATES,
     RELEVANT,
     SESSION,
@@ -51,7 +54,9 @@ from quotapool.pool.reserve import Never
 from quotapool.request.attempt import DID_NO_WORK, AttemptParts
 from quotapool.request.read import LONGEST_MODEL
 from quotapool.request.refusals import refusal_of
+from quotapool.session.own_objects import OwnObjects
 
+_log = structlog.get_logger()
 _DIMENSIONS: Final = {"requests": Dimension.RPM, "tokens": Dimension.TPM}
 _LONGEST_NAP_S: Final = 1.0
 _MOST_OPEN: Final = 64  # responses; upstream allows 16 at once (WebSocket mode guide)
@@ -65,7 +70,8 @@ class SessionTerms:
     asks_first: bool
     patience_s: float  # how long a response waits for a budget
     check: Callable[[str, bytes, str], Awaitable[bytes]]  # (model, event, account): the event to send; raises Refusal
-    remember: Callable[[str, str], None]  # (a stored response's id, account)
+    check_objects: Callable[[bytes, str], Awaitable[None]]  # (any other event, account); raises Refusal
+    own: OwnObjects
 
 
 @dataclass(slots=True, eq=False)
@@ -77,7 +83,6 @@ class _Response:
     granted: Granted | None = None  # None: nothing was taken for it beforehand
     prompt_estimate: int = 0
     seen: float = 0.0
-    is_stored: bool = False
 
 
 class SessionUsage:
@@ -115,21 +120,37 @@ class SessionUsage:
         return self._parts.clean(text)
 
     def wants(self, payload: bytearray) -> bool:
-        return self._terms.asks_first and may_create(payload)
+        is_keyed = self._record.client != ""
+        if self._terms.asks_first:
+            return may_create(payload) or may_reference("responses", payload, strictly=is_keyed)
+        return is_keyed and event_may_reference(payload)
 
     async def admit(self, payload: bytearray) -> bytearray | None:
-        """Take a response's estimate from the session's account. The client's answer where that cannot be."""
+        """Check what an event names, and take the estimate of the response it asks for from the session's account.
+        Returns the client's answer if that is refused."""
         model, lane = read_create(payload)
         response = _Response(model[:LONGEST_MODEL], time.monotonic())
         event = bytes(payload)
         try:
+            if not (self._terms.asks_first and may_create(payload)):
+                await self._terms.check_objects(event, self.account)
+                return None
             payload[:] = await self._terms.check(model, event, self.account)
             with contextlib.suppress(InvalidRequest):  # upstream answers what is wrong with it
                 facts = read_request("responses", event)
-                response.prompt_estimate, response.is_stored = facts.prompt_tokens, facts.store is not False
-                group = self._roster.group_of(facts.model[:LONGEST_MODEL])
-                response.granted = await self._reserve(group, facts.cost)
+                response.prompt_estimate = facts.prompt_tokens
+                if facts.model:  # else upstream chooses it, and what was used is taken afterwards
+                    group = self._roster.group_of(facts.model[:LONGEST_MODEL])
+                    response.granted = await self._reserve(group, facts.cost)
         except Refusal as refusal:
+            _log.info(
+                "event refused",
+                request_id=self._record.id,
+                client=self._record.client,
+                status=refusal.status,
+                code=refusal.error.code,
+                **({"about": refusal.about} if refusal.about else {}),
+            )
             return refusal_event(refusal.status, refusal.body(), lane)
         self._asked[lane].append(response)
         return None
@@ -165,7 +186,10 @@ class SessionUsage:
 
     def observe(self, payload: bytearray) -> None:
         """A text of upstream. Nothing here waits, and nothing is raised."""
-        if type_of(payload) not in RELEVANT:
+        kind = type_of(payload)
+        if kind == ITEM_DONE and self._terms.asks_first:
+            self._terms.own.learn(bytes(payload), self.account)
+        if kind not in RELEVANT:
             return
         facts = read_event(payload)
         if facts is None:
@@ -178,6 +202,8 @@ class SessionUsage:
         if facts.type == BEGUN:
             self._begin(facts)
         elif facts.type in ENDED:
+            if self._terms.asks_first:
+                self._terms.own.learn(bytes(payload), self.account)
             self._end(facts, self._under_way.pop(facts.response, None) or self._next_asked(facts.lane), payload)
         elif facts.type == ERROR:
             self._fail(facts, payload)
@@ -201,8 +227,8 @@ class SessionUsage:
             self._close(self._under_way.pop(next(iter(self._under_way))))
         response.model = response.model or facts.model[:LONGEST_MODEL]  # a stored prompt may have chosen it
         self._under_way[facts.response] = response
-        if response.is_stored and facts.response:
-            self._terms.remember(facts.response, self.account)
+        if self._terms.asks_first and facts.response:
+            self._terms.own.began(facts.response, self.account)
 
     def _next_asked(self, lane: str) -> _Response | None:
         waiting = self._asked.get(lane)
