@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+import timeit
 from typing import Any
 
 import pytest
@@ -145,6 +147,20 @@ def test_a_long_history_is_looked_up_by_its_last_copies_only():
     assert {one for _, one, _ in named({"input": [*history, {"id": "rs_1"}]})} == {
         "rs_1", "msg_196", "msg_197", "msg_198", "msg_199",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [b'"id":"msg_1"', b'"type":"item_reference"', b'"output":[]', b'"item":{}', b'"container_id":"cntr_1"', b'"x":1',
+     b'"file_id":"file-1"', b'"audio":{"id":"audio_1"}', b'"encrypted_content":"gAAA"'],
+)  # fmt: skip
+def test_the_time_it_takes_grows_with_the_length_only(repeated):
+    def seconds(times: int) -> float:
+        body = b'{"type":"item_reference","input":[{"call_id":"c",%s}]}' % b",".join([repeated] * times)
+        once = timeit.Timer(lambda: request_ids.references_in(body), timer=time.process_time)
+        return min(once.repeat(number=1, repeat=5))
+
+    assert seconds(80_000) < 64 * seconds(5_000)  # sixteen times as long; quadratic: 256 times
 
 
 def test_every_place_of_a_response_is_found_by_a_search_for_bytes():

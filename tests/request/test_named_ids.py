@@ -126,6 +126,19 @@ async def test_what_a_response_returned_can_be_sent_back(pool):
             assert pool.accounts_asked == [maker] * 7
 
 
+async def test_copies_are_served_while_the_store_is_away_and_references_are_not(pool):
+    pool.lose_the_store()
+    message = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": "hi"}],
+    }
+    assert (await pool.ask(asks(pool.ann, input=[message]))).status == 200
+    away = await pool.ask(asks(pool.ann, input=[message, {"id": "msg_2"}]))
+    assert (away.status, away.error["code"]) == (503, "store_unavailable")
+
+
 async def test_what_upstream_reads_by_its_id_is_not_another_clients_even_as_a_copy(keyed):
     await keyed.paths.owners.remember([(ITEM, "rs_1"), (ITEM, "ig_1")], "c", "ann")
     summary = [{"type": "summary_text", "text": "so"}]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from quotapool.openai.ids import CALL, RESPONSE
+from structlog.testing import capture_logs
 
 from tests.fakes.sessions import BINARY, TEXT, Hall, Peer, Refused, open_sessions
 
@@ -86,8 +87,12 @@ async def test_what_another_account_keeps_cannot_be_used_here_and_the_error_says
     client, upstream = await hall.pair("/v1/responses", ANN)
     elsewhere = next(account for account in "abcde" if account != account_of(hall, upstream))
     await write_down(hall, RESPONSE, "resp_3", elsewhere, "ann")
-    await create(client, previous_response_id="resp_3")
-    said = json.loads((await client.receive())[1])
+    with capture_logs() as lines:
+        await create(client, previous_response_id="resp_3")
+        said = json.loads((await client.receive())[1])
+    assert [(line["code"], line["about"]) for line in lines if line["event"] == "event refused"] == [
+        ("object_elsewhere", "response in previous_response_id")
+    ]
     assert (said["status"], said["error"]["code"]) == (400, "object_elsewhere")
 
 

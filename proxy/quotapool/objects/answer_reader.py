@@ -64,6 +64,7 @@ class AnswerReader:
         self._fetch = fetch
         self.task = task
         self.account = ""
+        self.reads_chunks = path.kind is ids.CHAT  # only an early event names the id of a chat's sound
         self._writes: list[asyncio.Task[None]] = []
         self._unread = b""  # the last bytes of a stream: an id may be cut in two
 
@@ -94,11 +95,10 @@ class AnswerReader:
             self._remember([(ids.kind_of(object_id) or self._path.kind, object_id)])
 
     def passes(self, chunk: bytes) -> None:
-        """Bytes of a stream. Of a chat's sound only an early event names the id."""
-        if self._path.kind is ids.CHAT:
-            text = self._unread + chunk
-            self._remember([(ids.AUDIO, found.decode()) for found in _SOUND.findall(text)])
-            self._unread = text[-_LONGEST_SOUND:]
+        """Bytes of a stream, if `reads_chunks`."""
+        text = self._unread + chunk
+        self._remember([(ids.AUDIO, found.decode()) for found in _SOUND.findall(text)])
+        self._unread = text[-_LONGEST_SOUND:]
 
     def located(self, location: str) -> None:
         """An answer names its object in its Location header, as realtime calls do."""

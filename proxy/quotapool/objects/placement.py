@@ -66,6 +66,11 @@ def place_of(*named: Reference) -> str:
     return ", ".join(dict.fromkeys(f"{name.kind.name} in {name.param or 'path'}" for name in named))
 
 
+def about(request: ObjectRequest) -> str:
+    """All that a request names, as `place_of`."""
+    return place_of(*_named(request, ids.object_path(request.target)))
+
+
 class ObjectMissing(Refusal):
     """OpenAI's answer to an unknown id, given by the proxy."""
 
@@ -138,7 +143,12 @@ class Objects:
     # ---- ids
 
     async def _accounts_of(self, request: ObjectRequest, named: Sequence[Reference]) -> set[str]:
-        owners = await self.owners.find([(name.kind, name.id) for name in named], request.client)
+        try:
+            owners = await self.owners.find([(name.kind, name.id) for name in named], request.client)
+        except StoreError:
+            if all(name.is_copy for name in named):
+                return set()
+            raise
         mine = owner_of("", request.client).client
         where: dict[str, list[Reference]] = {}
         for name, owner in zip(named, owners, strict=True):

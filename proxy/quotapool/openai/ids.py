@@ -170,6 +170,11 @@ class Reference:
     hint: bool = False
     private: bool = False
 
+    @property
+    def is_copy(self) -> bool:
+        """An item that is sent with its content: upstream reads it on any account."""
+        return self.kind is ITEM and self.hint and not self.private
+
 
 def object_path(target: str) -> ObjectPath | None:
     """What a request target points to; None: nothing is stored there. Reads spellings as upstream might read them."""

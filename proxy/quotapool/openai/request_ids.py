@@ -90,7 +90,7 @@ def references_in(body: bytes, *, strictly: bool = False) -> list[Reference]:
         known = found.get((reference.kind.name, reference.id))
         if known is not None and not known.hint:
             continue
-        if reference.kind is ENCRYPTED or (reference.kind is ITEM and reference.hint and not reference.private):
+        if reference.kind is ENCRYPTED or reference.is_copy:
             copies.append(reference)
         else:
             found[reference.kind.name, reference.id] = reference
@@ -131,40 +131,57 @@ def _walk(value: object) -> Iterator[Reference]:
         for element in value:
             yield from _walk(element)
     elif type(value) is _Pairs:
-        names = {name for name, _ in value}
-        if names <= {"item", "sample"}:  # a row of an eval's data
-            return
-        kinds = [member for name, member in value if name == "type"]
+        asked: _Asked | None = None  # most objects need no second look; a repeated name must not cause one each time
         for name, member in value:
-            if name == "id" and type(member) is str:
-                if "item_reference" in kinds:
-                    yield Reference(ITEM, member, "input")
-                elif "file_id" in kinds:
-                    yield from _in_field(FILE, name, member)
-            elif name == "encrypted_content" and type(member) is str and member:
-                yield Reference(ENCRYPTED, encrypted_id(member), "input", hint=True)
-            elif name == "container_id" and type(member) is str and member:
-                # In a tool: where it is to work. In an item or an annotation: history.
-                yield Reference(CONTAINER, member, name, hint="container_reference" not in kinds)
-            elif name == "audio" and type(member) is _Pairs:
-                yield from _identified(AUDIO, name, member)
-                yield from _walk(member)
-            elif name == "prompt" and type(member) is _Pairs:
-                # Prompts are made in the dashboard, so the first successful answer is how we learn of them.
-                yield from (
-                    Reference(PROMPT, inner, name, hint=True)
-                    for key, inner in member
-                    if key == "id" and type(inner) is str
-                )
-                yield from _walk(member)
+            if name in _ASK:
+                asked = asked or _Asked(value)
+            if type(member) is str:
+                if name == "id" and asked is not None:
+                    yield from _id_of_its_type(asked.types, member)
+                elif name == "encrypted_content" and member:
+                    yield Reference(ENCRYPTED, encrypted_id(member), "input", hint=True)
+                elif name == "container_id" and member:
+                    # In a tool: where it is to work. In an item or an annotation: history.
+                    is_tools = asked is not None and "container_reference" in asked.types
+                    yield Reference(CONTAINER, member, name, hint=not is_tools)
+                elif (kind := FIELDS.get(name)) is not None:
+                    yield from _in_field(kind, name, member)
+            elif name in USERS_OWN or (asked is not None and asked.is_row):
+                continue
+            elif name == "output" and asked is not None and asked.is_called:
+                yield from _walk_output(member)
             elif name == "variables" and type(member) is _Pairs:  # the names are the user's, the values may be files
                 yield from (found for _, inner in member if type(inner) is not str for found in _walk(inner))
-            elif name == "output" and "call_id" in names:
-                yield from _walk_output(member)
             elif (kind := FIELDS.get(name)) is not None:
                 yield from _in_field(kind, name, member)
-            elif name not in USERS_OWN and type(member) is not str:
+            else:
+                if type(member) is _Pairs and name in _BY_OBJECT:
+                    yield from _identified(_BY_OBJECT[name], name, member)
                 yield from _walk(member)
+
+
+_ROW: Final = frozenset({"item", "sample"})
+_BY_OBJECT: Final = {"audio": AUDIO, "prompt": PROMPT}
+_ASK: Final = _ROW | {"id", "container_id", "output"}
+
+
+class _Asked:
+    """What an object's other members tell about one of `_ASK`."""
+
+    __slots__ = ("is_called", "is_row", "types")
+
+    def __init__(self, value: _Pairs) -> None:
+        names = {name for name, _ in value}
+        self.types = [member for name, member in value if name == "type"]
+        self.is_row = names <= _ROW  # of an eval's data
+        self.is_called = "call_id" in names  # an item about a function's call
+
+
+def _id_of_its_type(types: list[Any], member: str) -> Iterator[Reference]:
+    if "item_reference" in types:
+        yield Reference(ITEM, member, "input")
+    elif "file_id" in types:
+        yield from _in_field(FILE, "id", member)
 
 
 def _walk_output(output: object) -> Iterator[Reference]:
@@ -190,5 +207,9 @@ def _in_field(kind: Kind, name: str, member: object) -> Iterator[Reference]:
 def _identified(kind: Kind, name: str, member: _Pairs) -> Iterator[Reference]:
     """An object that is given as {"id": ...}."""
     for key, inner in member:
-        if key == "id" and type(inner) is str and (found := named(kind, inner, name)) is not None:
+        if key != "id" or type(inner) is not str:
+            continue
+        if kind is PROMPT:  # made in the dashboard, so the first successful answer is how we learn of it
+            yield Reference(PROMPT, inner, name, hint=True)
+        elif (found := named(kind, inner, name)) is not None:
             yield found

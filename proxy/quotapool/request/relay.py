@@ -73,6 +73,7 @@ class AnswerReader(Protocol):
     """Reads an answer for the ids of stored objects (`objects/answer_reader.py`)."""
 
     account: str  # who answered, set beforehand
+    reads_chunks: bool  # a stream's last event does not contain all there is to learn
 
     @property
     def shows_others(self) -> bool:
@@ -168,7 +169,8 @@ async def pass_stream(
             passed.error = watch.error
             return
         if reader is not None:
-            reader.passes(b"".join(held))
+            if reader.reads_chunks:
+                reader.passes(b"".join(held))
             if watch.object_id:
                 reader.began(watch.object_id)  # written while the rest comes in
         kept = reader is None or await _kept(reader, watch)
@@ -176,7 +178,8 @@ async def pass_stream(
         await down.write(b"".join(held))
         if not ended:
             while not kept and reader is not None and (chunk := await answer.chunk()):
-                reader.passes(chunk)
+                if reader.reads_chunks:
+                    reader.passes(chunk)
                 data = watch.feed(chunk)
                 kept = await _kept(reader, watch)
                 await down.write(data)

@@ -41,6 +41,7 @@ class OwnObjects:
     def _add(self, refs: list[Ref], account: str) -> None:
         if not self._are_listed or not refs:
             return
+        refs = refs[-_MOST:]
         for _, object_id in refs:
             if object_id not in self._ids:
                 self._ids.add(object_id)

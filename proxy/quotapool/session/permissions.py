@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qs, quote
 
-from quotapool.objects.placement import ObjectRequest, Objects, involves_objects
+from quotapool.objects.placement import ObjectRequest, Objects, about, involves_objects
 from quotapool.openai import replies
 from quotapool.openai.refusal import Refusal
 from quotapool.pool.configuration import Configuration
@@ -88,7 +88,7 @@ class SessionPermissions:
         if involves_objects(asked):
             only = (await self._objects.place(asked)).only
             if only is not None and account not in only:
-                raise Refusal(replies.OBJECT_ELSEWHERE)
+                raise Refusal(replies.OBJECT_ELSEWHERE, about=about(asked))
 
     def own_objects(self, name: str, *, are_listed: bool) -> OwnObjects:
         return OwnObjects(self._objects.owners, name, are_listed=are_listed)
