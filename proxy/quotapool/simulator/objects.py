@@ -92,7 +92,7 @@ class AccountObjects:
         conversation = _id_in(body.get("conversation"))
         if conversation and conversation not in self.of("conversations"):
             return _missing("conversations", conversation)
-        for name, value in _ids_in(body):
+        for name, value in [*_ids_in(body), *_items_by_id(body.get("input"))]:
             if name in {"file_id", "file_ids"} and value not in self.of("files"):
                 return _no_file(value, name, self.project)
             if name == "vector_store_ids" and value not in self.of("vector_stores"):
@@ -369,6 +369,14 @@ def _id_in(value: Any) -> str:
     """An id given as it is, or as {"id": ...}."""
     found = value.get("id") if isinstance(value, dict) else value
     return found if isinstance(found, str) else ""
+
+
+def _items_by_id(items: Any) -> list[tuple[str, str]]:
+    """The items of an input that consist of an id, with or without a type: they stand for stored ones."""
+    own = {"id", "type", "role", "status", "summary"}
+    listed = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    bare = [item for item in listed if {name for name, member in item.items() if member} <= own]
+    return [("item_reference", item["id"]) for item in bare if isinstance(item.get("id"), str)]
 
 
 def _ids_in(value: Any) -> list[tuple[str, str]]:
