@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import email.policy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from email.parser import BytesParser
 from typing import Any, Final
@@ -82,11 +82,14 @@ class AccountObjects:
 
     # ---- responses and chats
 
-    def refusal(self, parsed: ParsedRequest) -> ErrorReply | None:
-        """OpenAI's refusal if a request names an object that this account does not have."""
+    def refusal(self, parsed: ParsedRequest, made: Container[str] = ()) -> ErrorReply | None:
+        """OpenAI's refusal if a request names an object that this account does not have.
+
+        `made`: ids of responses and items that this WebSocket session has made, stored or not.
+        """
         body = parsed.body
         previous = body.get("previous_response_id")
-        if previous is not None and previous not in self.of("responses"):
+        if previous is not None and previous not in made and previous not in self.of("responses"):
             message = f"Previous response with id '{previous}' not found."
             return ErrorReply(400, message, code="previous_response_not_found", param="previous_response_id")
         conversation = _id_in(body.get("conversation"))
@@ -99,8 +102,10 @@ class AccountObjects:
                 return _missing("vector_stores", value)
             if name == "container" and value not in self.of("containers"):
                 return _missing("containers", value)
-            if name == "item_reference" and not any(
-                value in r.get("_items", ()) for r in self.of("responses").values()
+            if (
+                name == "item_reference"
+                and value not in made
+                and not any(value in r.get("_items", ()) for r in self.of("responses").values())
             ):
                 return ErrorReply(404, f"Item with id '{value}' not found.", param="input")
             if name == "encrypted_content" and value.partition(".")[0] != f"gAAA{self.account}":
