@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from multidict import CIMultiDict
@@ -26,6 +27,7 @@ from quotapool.openai.safety import fill_identifier
 from quotapool.openai.sse import StreamRelay
 from quotapool.openai.usage import answering_model, read_usage
 
+CORPUS = Path(__file__).parents[1] / "data" / "fuzz"
 MOST = 64 * 2**20
 _PIECE = 512
 _SECRET = "sk-proj-" + "x" * 40
@@ -131,6 +133,11 @@ def _answer(data: bytes) -> None:
 
 _redactor = Redactor([_SECRET])
 
+
+def _redact(data: bytes) -> None:
+    _redactor.clean_bytes(data)
+
+
 PARSERS: dict[str, Parser] = {
     "form": _form,
     "stream": _stream,
@@ -142,7 +149,7 @@ PARSERS: dict[str, Parser] = {
     "target": _target,
     "header": _header,
     "answer": _answer,
-    "redaction": _redactor.clean_bytes,
+    "redaction": _redact,
 }
 
 # What a pattern or a scan may trip over, repeated in the places where it may stand.
@@ -164,3 +171,4 @@ PLACES = [
     (b"--b\r\nContent-Disposition: form-data; ", b"\r\n\r\nx\r\n--b--\r\n"),
     (b'data: {"choices":[{"delta":{"content":"', b'"}}]}\n\n'),
 ]
+SEEDS = [path.read_bytes() for path in sorted(CORPUS.iterdir())]
