@@ -7,11 +7,16 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.fakes.valkey import forget_all, running_valkey
 from tests.fakes.virtual_time import virtual_store_url, virtual_time
 
 __all__ = ["virtual_store_url", "virtual_time"]
+
+# A machine that other programs load is slow, not wrong: no property is judged by the time that an example took.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 HOW_TO_GET = {

@@ -152,6 +152,30 @@ def test_a_stop_finishes_open_streams_and_settles_them(simulator, tmp_path):
             wire.close()
 
 
+def test_a_stop_answers_the_requests_that_wait_in_the_queue(simulator, tmp_path):
+    limits = {"default": {"rpm": 3}}  # then the next one waits for 20 s
+    config = pool_config(simulator, drain_timeout="5s", workers=1, limits=limits, queue={"max_wait": "60s"})
+    with running_proxy(tmp_path, config) as proxy:
+        wires = [Wire(proxy.base_url) for _ in range(3 * len(config["keys"]) + 4)]
+        body = json.dumps(chat_body()).encode()
+        for wire in wires:
+            wire.request("POST", "/v1/chat/completions", JSON, body)
+        wait_until(lambda: proxy.total("quotapool_queue_length") >= 4, "some wait", 5)
+        began = time.monotonic()
+        proxy.process.send_signal(signal.SIGTERM)
+        answers = [wire.answer() for wire in wires]
+        assert time.monotonic() - began < 4
+        refused = [answer for answer in answers if answer.status != 200]
+        assert len(refused) >= 4
+        for answer in refused:
+            assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, "draining")
+            assert (answer.header("retry-after"), answer.header("connection")) == ("1", "close")
+        assert proxy.process.wait(5) == 0
+        assert "requests cut" not in proxy.log()
+        for wire in wires:
+            wire.close()
+
+
 def test_a_stream_longer_than_the_patience_is_cut_and_not_ended_cleanly(simulator, tmp_path):
     with running_proxy(tmp_path, pool_config(simulator, drain_timeout="200ms")) as proxy:
         wire = open_stream(proxy)

@@ -21,7 +21,7 @@ SLACK_S = 2.0  # of a machine that has more to do
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     directory: Path = tmp_path_factory.mktemp("faults")
-    with pool_under_load(directory, replicas=2, seconds=90) as made:
+    with pool_under_load(directory, replicas=2, seconds=120) as made:
         yield made
 
 
@@ -69,6 +69,30 @@ def test_a_failover_that_loses_the_last_second_oversells_no_more_than_that_secon
     assert figures.errors == 0, figures
     assert figures.oversold <= 1.5 / 60, figures
     assert figures.back_s <= 1.5 + SLACK_S, figures
+
+
+def test_roles_that_are_swapped_behind_a_name_cost_no_answer(pool):
+    figures = pool.suffer(pool.store.swap_roles, 1.5)
+    assert figures.errors == 0, figures
+    assert figures.oversold <= 0.02, figures
+    assert figures.back_s <= 1.5 + SLACK_S, figures
+    assert pool.metric("quotapool_store_up") == [1.0, 1.0]
+
+
+def test_one_error_reply_is_over_with_the_next_look(pool):
+    figures = pool.suffer(lambda: pool.store.answer_once("ERR user_script:1: no such thing script: f"), 1.5)
+    assert figures.errors == 0, figures
+    assert figures.oversold <= 0.02, figures
+    assert figures.back_s <= 1.5 + SLACK_S, figures
+
+
+@pytest.mark.parametrize("by_s", [3600, -3600])
+def test_a_clock_that_is_set_sells_nothing_twice_and_stops_nobody(pool, by_s):
+    figures = pool.suffer(lambda: pool.store.set_clock(by_s), 3.0)
+    assert figures.errors == 0, figures
+    assert figures.oversold <= 0.01, figures
+    assert figures.used >= 0.75, figures
+    assert figures.alone == 0, figures
 
 
 def test_a_store_that_comes_back_empty_is_told_again_who_is_dead_and_who_may_come_in(pool):

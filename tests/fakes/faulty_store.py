@@ -2,7 +2,8 @@
 
 with faulty_store(directory) as store:
     start_proxy({"redis": store.url, ...})
-    store.slow(0.1); store.hang(); store.go(); store.restart_empty(); store.fail_over(); store.heal()
+    store.slow(0.1); store.hang(); store.go(); store.restart_empty(); store.fail_over(); store.swap_roles()
+    store.set_clock(-3600); store.answer_once("ERR max number of clients reached"); store.forbid_scripts(); store.heal()
 
 A TCP listener in a thread of its own stands between, so that clients keep one address whatever becomes of the servers.
 """
@@ -19,9 +20,11 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import hiredis
 import redis
 
 from tests.fakes.valkey import free_port, start_valkey, stop_valkey
+from tests.fakes.virtual_time import packed, with_time
 
 
 class FaultyStore:
@@ -32,7 +35,10 @@ class FaultyStore:
         self.url = f"redis://127.0.0.1:{self.port}"
         self._directory, self._servers = directory, 0
         self._delay_s = 0.0
+        self._ahead_s = 0.0
+        self._answer = b""
         self._listener: asyncio.Server | None = None
+        self._replicas: list[subprocess.Popen[bytes]] = []
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -65,19 +71,32 @@ class FaultyStore:
 
     def fail_over(self, lost_s: float) -> None:
         """To a replica that did not get the last `lost_s` seconds."""
-        replica = self._new_server("--replicaof", "127.0.0.1", str(self._server_port))
-        with redis.Redis(unix_socket_path=replica[1]) as client:
-            deadline = time.monotonic() + 10
-            while client.info("replication")["master_link_status"] != "up":
-                assert time.monotonic() < deadline, "the replica does not follow"
-                time.sleep(0.01)
-            client.replicaof("NO", "ONE")
+        replica = self._new_replica()
         time.sleep(lost_s)
         self._replace(*replica)
+
+    def swap_roles(self) -> None:
+        """The name leads to what was a replica, and the server becomes its replica; open connections stay with that."""
+        old, old_client = self.process, self.client
+        self.process, self._path, self._server_port = self._new_replica()
+        old_client.replicaof("127.0.0.1", self._server_port)
+        self._replicas.append(old)
+
+    def set_clock(self, by_s: float) -> None:
+        """Set its clock forward, or back."""
+        self._ahead_s += by_s
+
+    def answer_once(self, error: str) -> None:
+        """The next script gets this error instead of being run."""
+        self._answer = f"-{error}\r\n".encode()
+
+    def forbid_scripts(self) -> None:
+        self.client.execute_command("ACL", "SETUSER", "default", "-@scripting")
 
     def heal(self) -> None:
         self._delay_s = 0.0
         self.process.send_signal(signal.SIGCONT)
+        self.client.execute_command("ACL", "SETUSER", "default", "+@all")
         if self._listener is None:
             self._do(self._listen())
 
@@ -85,9 +104,21 @@ class FaultyStore:
         self._do(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
-        stop_valkey(self.process)
+        for process in (self.process, *self._replicas):
+            stop_valkey(process)
 
     # ---- how it works
+
+    def _new_replica(self) -> tuple[subprocess.Popen[bytes], str, int]:
+        """A server with all of the data, which takes writes."""
+        replica = self._new_server("--replicaof", "127.0.0.1", str(self._server_port))
+        with redis.Redis(unix_socket_path=replica[1]) as client:
+            deadline = time.monotonic() + 10
+            while client.info("replication")["master_link_status"] != "up":
+                assert time.monotonic() < deadline, "the replica does not follow"
+                time.sleep(0.01)
+            client.replicaof("NO", "ONE")
+        return replica
 
     def _new_server(self, *arguments: str) -> tuple[subprocess.Popen[bytes], str, int]:
         self._servers += 1
@@ -122,7 +153,7 @@ class FaultyStore:
             return
         both = {writer, there_writer}
         self._writers |= both
-        ways = (self._pump(reader, there_writer, slow=False), self._pump(there_reader, writer, slow=True))
+        ways = (self._ask(reader, there_writer, writer), self._pump(there_reader, writer))
         tasks = [asyncio.ensure_future(way) for way in ways]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
@@ -131,10 +162,29 @@ class FaultyStore:
             each.close()
         self._writers -= both
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slow: bool) -> None:
+    async def _ask(self, reader: asyncio.StreamReader, there: asyncio.StreamWriter, back: asyncio.StreamWriter) -> None:
+        """Pass the commands on, with the time of the clock as it was set."""
+        commands, known = hiredis.Reader(), dict[bytes, bytes]()
         with contextlib.suppress(OSError):
             while data := await reader.read(2**16):
-                if slow and self._delay_s:
+                commands.feed(data)
+                while (words := commands.gets()) is not False:
+                    if self._answer and words[0].upper().startswith(b"EVAL"):
+                        back.write(self._answer)
+                        self._answer = b""
+                        continue
+                    now = [b"%d" % part for part in divmod(round((time.time() + self._ahead_s) * 1e6), 1_000_000)]
+                    if words == [b"TIME"]:
+                        words = [b"EVAL", b"return ARGV", b"0", *now]
+                    else:
+                        words = with_time(words, known, now)
+                    there.write(packed(words))
+                await there.drain()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(2**16):
+                if self._delay_s:
                     await asyncio.sleep(self._delay_s)
                 writer.write(data)
                 await writer.drain()

@@ -93,7 +93,7 @@ class Recorder(Observer):
     def store_failed(self, reason: str) -> None:
         self.store_losses[reason] += 1
 
-    def store_away(self, *, away: bool) -> None:
+    def store_away(self, *, away: bool, why: str = "") -> None:
         self.store_losses["away"] += away
 
     def state_changed(self, field: str, state: State, reason: str, details: Mapping[str, Any]) -> None:

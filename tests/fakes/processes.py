@@ -21,7 +21,7 @@ from quotapool.simulator import simulated_secret
 
 from tests.fakes.valkey import free_port
 
-START_S = 20.0
+START_S = 60.0
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
 

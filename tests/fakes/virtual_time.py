@@ -35,6 +35,7 @@ class VirtualTime:
         self._now = time.monotonic()
         self._wall_ahead = time.time() - self._now
         self._store_rests_until = 0.0
+        self._store_ahead = 0.0
         self._rng = random.Random(0)
         self._moment_s, self._step_s = 0.0, math.inf
 
@@ -55,6 +56,10 @@ class VirtualTime:
     def pause_store(self, seconds: float) -> None:
         """The store takes commands and does nothing until then."""
         self._store_rests_until = self._now + seconds
+
+    def set_store_clock(self, by: float) -> None:
+        """Set the store's clock forward, or back, by so many seconds."""
+        self._store_ahead += by
 
     @contextlib.contextmanager
     def installed(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
@@ -83,11 +88,11 @@ class VirtualTime:
                     while self._now < self._store_rests_until:
                         await asyncio.sleep(self._store_rests_until - self._now)
                     if words == [b"TIME"]:
-                        writer.write(_packed(self._store_time()))
+                        writer.write(packed(self._store_time()))
                         continue
                     self.store_owes += 1
                     try:
-                        store_writer.write(_packed(self._with_time(words, known)))
+                        store_writer.write(packed(with_time(words, known, self._store_time())))
                         answer = await _reply(store_reader)
                     finally:
                         self.store_owes -= 1
@@ -100,21 +105,7 @@ class VirtualTime:
             store_writer.close()
 
     def _store_time(self) -> list[bytes]:
-        return [b"%d" % part for part in divmod(round(self.time() * 1e6), 1_000_000)]
-
-    def _with_time(self, words: list[bytes], known: dict[bytes, bytes]) -> list[bytes]:
-        """The store's own TIME cannot be set: a script gets the time as two more arguments, and takes them instead.
-
-        `known`: the scripts that this connection has changed, by the SHA-1 of their original.
-        """
-        command, *rest = words
-        if command.upper() == b"EVAL":
-            text = _TAKES_THE_CLOCK + rest[0].replace(b"redis.call('TIME')", b"{sec_, usec_}")
-            known[hashlib.sha1(rest[0]).hexdigest().encode()] = hashlib.sha1(text).hexdigest().encode()
-            return [command, text, *rest[1:], *self._store_time()]
-        if command.upper() == b"EVALSHA":
-            return [command, known.get(rest[0], rest[0]), *rest[1:], *self._store_time()]
-        return words
+        return [b"%d" % part for part in divmod(round((self.time() + self._store_ahead) * 1e6), 1_000_000)]
 
 
 class _Selector:
@@ -137,7 +128,22 @@ class _Selector:
         return []
 
 
-def _packed(words: list[bytes]) -> bytes:
+def with_time(words: list[bytes], known: dict[bytes, bytes], now: list[bytes]) -> list[bytes]:
+    """The store's own TIME cannot be set: a script gets `now` as two more arguments, and takes them instead.
+
+    `known`: the scripts that this connection has changed, by the SHA-1 of their original.
+    """
+    command, *rest = words
+    if command.upper() == b"EVAL":
+        text = _TAKES_THE_CLOCK + rest[0].replace(b"redis.call('TIME')", b"{sec_, usec_}")
+        known[hashlib.sha1(rest[0]).hexdigest().encode()] = hashlib.sha1(text).hexdigest().encode()
+        return [command, text, *rest[1:], *now]
+    if command.upper() == b"EVALSHA":
+        return [command, known.get(rest[0], rest[0]), *rest[1:], *now]
+    return words
+
+
+def packed(words: list[bytes]) -> bytes:
     return b"*%d\r\n%b" % (len(words), b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words]))
 
 

@@ -15,7 +15,7 @@ from quotapool.ledger.grants import Granted, Observed, Refused
 from quotapool.ledger.local import LocalBudgets
 from quotapool.store.store import connect
 
-from tests.fakes.store import candidate, granted, ledger_on, wire
+from tests.fakes.store import StoreLog, candidate, granted, ledger_on, wire
 
 pytestmark = pytest.mark.usefixtures("virtual_time")
 
@@ -298,4 +298,38 @@ async def test_configured_to_refuse_no_process_serves_from_its_share(valkey_url,
         network.heal()
         await ledger.flush()
         assert not (await granted(ledger, GROUP, Cost(1), [DAILY])).local
+        await store.close()
+
+
+# ---- errors of the store that are no absence
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("ERR max number of clients reached", "server"),
+        ("ERR user_script:1: no such thing script: f00, on @user_script:1.", "script"),
+    ],
+)
+async def test_one_error_reply_is_logged_in_the_stores_words_and_over_with_the_next_look(
+    valkey_url, tmp_path, words, kind
+):
+    log = StoreLog()
+    async with wire(valkey_url, tmp_path) as network:
+        store = connect(network.url, timeout_s=0.5)
+        ledger = ledger_on(store, patience_s=0.0, serve_alone=True, observer=log)
+        await ledger.registry.begin_epoch(reseeded=False)
+        ledger.give_back(await granted(ledger, GROUP, Cost(1), [A]))
+        await ledger.flush()
+        # If the store answers a script once with an error
+        network.answer_instead = f"-{words}\r\n".encode()
+        assert (await granted(ledger, GROUP, Cost(1), [A])).local
+        # I expect it counted once, logged, and the store to decide again soon, though no request asks for it
+        assert log.failures == [kind]
+        assert words in log.why
+        async with asyncio.timeout(2):
+            while ledger.away:
+                await asyncio.sleep(0.02)
+        assert log.absences == [True, False]
+        assert not (await granted(ledger, GROUP, Cost(1), [A])).local
         await store.close()

@@ -10,6 +10,7 @@ import pytest
 from quotapool.domain.quantities import NOTHING, Certainty, Details, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.wallet import PICO
+from quotapool.money.prices import compile_cards
 from quotapool.money.rate_cards import CardSet, RateCard, Rule
 from quotapool.money.spend_counter import SpendCounter
 from quotapool.money.spend_store import SpendStore, Spent
@@ -264,3 +265,37 @@ async def test_memory_is_bounded_by_names_not_by_the_length_of_an_outage(tmp_pat
     assert len(counter._unsent) == 5
     assert counter._unsent.total + counter._in_flight[1].total == 1000 * 11 * PICO // 1000
     await store.close()
+
+
+async def test_ten_drawings_by_a_tool_cost_what_two_models_cost(spend):
+    """At the price data's prices, USD a million tokens: gpt-image-2 5 in and 30 out, gpt-5.4 2.50 in and 15 out.
+    10 x (27 x 5 + 7,024 x 30 + 146 x 2.5 + 51 x 15) / 1,000,000 = 2.10855 + 0.0113 = 2.11985."""
+    counter = SpendCounter(spend, Counted(), now=lambda: NOW)
+    counter.take_cards(compile_cards(DAY))
+    drawn = Usage(EXACT, 27, 7024, details=Details(image_completion=7024))
+    for _ in range(10):
+        counter.count(*attempt(Usage(EXACT, 146, 51, by_tools=(("gpt-image-2", drawn),)), "gpt-5.4"))
+    by_model = await stored(counter, spend, "model")
+    assert by_model["gpt-image-2"] == Spent(210_855 * PICO // 100_000, 0, 0, 0, 0, 270, 0, 70_240)
+    assert by_model["gpt-5.4"] == Spent(113 * PICO // 10_000, 0, 0, 0, 10, 1460, 0, 510)
+    for dimension, name in (("pool", ""), ("client", "backend"), ("account", "acme"), ("key", "k1")):
+        whole = (await stored(counter, spend, dimension))[name]
+        assert (whole.exact, whole.requests) == (211_985 * PICO // 100_000, 10)  # ten requests, not twenty
+
+
+async def test_a_tool_whose_model_is_unknown_is_counted_and_named_never_free(counter, spend):
+    drawn = Usage(EXACT, 27, 7024)
+    counter.count(*attempt(Usage(EXACT, 1000, 200, by_tools=(("", drawn), ("gpt-image-99", drawn)))))
+    by_model = await stored(counter, spend, "model")
+    assert {name: (s.unpriced_requests, s.requests, s.completion_tokens) for name, s in by_model.items()} == {
+        "gpt-5.5": (0, 1, 200), "unnamed": (1, 0, 7024), "gpt-image-99": (1, 0, 7024),
+    }  # fmt: skip
+
+
+async def test_web_searches_cost_their_fee_where_the_price_data_knows_it(counter, spend):
+    counter.count(*attempt(Usage(EXACT, 1000, 200, details=Details(web_searches=3))))
+    assert (await stored(counter, spend))[""].exact == 11 * PICO // 1000  # these cards know none
+    counter.take_cards(compile_cards(DAY))
+    counter.count(*attempt(Usage(EXACT, 146, 51, details=Details(web_searches=3)), "gpt-5.4"))
+    # 146 x 2.5e-6 + 51 x 15e-6 + 3 x 10 / 1,000
+    assert (await stored(counter, spend, "model"))["gpt-5.4"].exact == 3113 * PICO // 100_000

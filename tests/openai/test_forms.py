@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quotapool.openai.forms import FormError, FormReader, Part, boundary_of
+from quotapool.openai.forms import FieldReader, FormError, FormReader, Part, boundary_of
 from quotapool.openai.ids import reference_in_part
 
 B = b"----WebKitFormBoundary7MA4YWxkTrZu0gW"
@@ -151,3 +153,42 @@ def test_no_bytes_raise_anything_else(data, boundary, size):
 @given(st.text(max_size=80))
 def test_no_content_type_raises(content_type):
     assert isinstance(boundary_of(content_type), bytes)
+
+
+N = part("name=n", b"2")
+OTHER = part('name="prompt"', b"x" * 6000)
+
+
+@given(
+    st.lists(st.sampled_from([FILE, MODEL, N, OTHER, FILE * 9, part('name="model"', b"other")]), max_size=6),
+    st.lists(st.integers(0, 20_000), max_size=12),
+)
+def test_a_form_read_in_pieces_tells_what_it_tells_as_a_whole(parts, cuts):
+    form = b"".join(parts) + END
+    edges = [0, *sorted(cut % (len(form) + 1) for cut in cuts), len(form)]
+    fields = FieldReader(B, with_files=False)
+    for start, end in pairwise(edges):
+        fields.feed(form[start:end])
+    models = {
+        name for name, given in (("whisper-1", MODEL), ("other", part('name="model"', b"other"))) if given in parts
+    }
+    expected = {"model": models.pop() if len(models) == 1 else ""} if models else {}
+    assert fields.found == expected | ({"n": "2"} if N in parts else {})
+
+
+def test_only_the_wanted_fields_are_found_and_none_that_contradicts_itself():
+    def found(form, **kinds):
+        fields = FieldReader(B, **({"with_files": False} | kinds))
+        fields.feed(form)
+        return fields.found, [*fields.models]
+
+    other = part('name="model"', b"other")
+    assert found(part('name="prompt"', b"secret words") + MODEL + MODEL + END) == (
+        {"model": "whisper-1"},
+        ["whisper-1"],
+    )
+    assert found(MODEL + other + END) == ({"model": ""}, ["whisper-1", "other"])
+    assert found(part('name="model"', b"x" * 10_000) + END) == ({"model": ""}, [""])
+    file = part('name="model"; filename="a"', b"gpt-4o")
+    assert found(file + END) == ({}, [])
+    assert found(file + END, with_files=True) == ({"model": "gpt-4o"}, ["gpt-4o"])

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from quotapool.domain.quantities import Certainty, Details, Usage
 from quotapool.openai.jsontext import locate
+from quotapool.openai.session_events import read_event
+from quotapool.openai.sse import StreamRelay
 from quotapool.openai.usage import UNREPORTED, answering_model, read_usage
 
 CHAT = {
@@ -146,3 +148,81 @@ def test_an_answer_says_which_model_it_came_from():
     assert answering_model(b'{"type":"response.completed","response":{"model":"gpt-4o"}}') == "gpt-4o"
     for silent in (b"", b"{}", b'{"model":7}', b'{"response":{"model":null}}', b'{"response":"gpt-4o"}', b"[]", b"no"):
         assert answering_model(silent) == ""
+
+
+# --- what tools used, beside `usage` (openai-upstream.md §10: public captures of the image tool)
+
+IMAGE_GEN = {
+    "input_tokens": 27,
+    "input_tokens_details": {"image_tokens": 0, "text_tokens": 27},
+    "output_tokens": 7024,
+    "output_tokens_details": {"image_tokens": 7024, "text_tokens": 0},
+}
+DRAWN = Usage(EXACT, 27, 7024, details=Details(image_completion=7024))
+DRAWING = {
+    "id": "resp_1",
+    "model": "gpt-5.4",
+    "output": [{"type": "image_generation_call", "result": "iVBORw0K"}],
+    "service_tier": "default",
+    "tool_usage": {"image_gen": IMAGE_GEN, "web_search": {"num_requests": 3}},
+    "tools": [{"type": "web_search"}, {"type": "image_generation", "model": "gpt-image-2", "size": "auto"}],
+    "usage": {"input_tokens": 146, "output_tokens": 51},
+}
+
+
+def as_json(response):
+    return read_usage(json.dumps(response).encode())
+
+
+def as_stream(response):
+    relay = StreamRelay("responses")
+    relay.feed(b"data: " + json.dumps({"type": "response.completed", "response": response}).encode() + b"\n\n")
+    return relay.usage
+
+
+def as_socket_event(response):
+    return read_event(json.dumps({"type": "response.completed", "response": response}).encode()).usage
+
+
+def wrapped(response):
+    done = {"type": "response.completed", "response": response}
+    return read_event(json.dumps({"type": "response.event", "event": done}).encode()).usage
+
+
+@pytest.mark.parametrize("read", [as_json, as_stream, as_socket_event, wrapped])
+@pytest.mark.parametrize("order", [list(DRAWING), sorted(DRAWING), sorted(DRAWING, reverse=True)], ids=str)
+@pytest.mark.parametrize("size", [0, 20_000])
+def test_tokens_of_the_image_tool_are_those_of_the_model_that_drew(read, order, size):
+    response = {name: DRAWING[name] for name in order}
+    response["output"] = [{"type": "image_generation_call", "result": "A" * size}]
+    expected = Usage(EXACT, 146, 51, details=Details(web_searches=3), by_tools=(("gpt-image-2", DRAWN),))
+    seen = read(response)
+    assert replace(seen, tier="") == expected
+    assert seen.total == 146 + 51  # only these count against the limits of gpt-5.4
+
+
+@pytest.mark.parametrize("read", [as_json, as_stream, as_socket_event])
+@pytest.mark.parametrize(
+    ("change", "by_tools"),
+    [
+        ({"tools": []}, (("", DRAWN),)),  # counted, and unpriced, rather than left out
+        ({"tools": None}, (("", DRAWN),)),
+        ({"tools": [{"type": "image_generation"}]}, (("", DRAWN),)),
+        ({"tool_usage": {"image_gen": {"input_tokens": 0, "output_tokens": 0}}}, ()),
+        ({"tool_usage": None}, ()),
+        ({"tool_usage": {"image_gen": None, "web_search": {"num_requests": 0}}}, ()),
+        ({"tool_usage": [IMAGE_GEN]}, ()),
+        ({"tool_usage": {"image_gen": {"input_tokens": -5, "output_tokens": "many"}, "web_search": 4}}, ()),
+        # A tool of tomorrow: named in both places alike.
+        ({"tool_usage": {"painter": IMAGE_GEN}, "tools": [{"type": "painter", "model": "p-1"}]}, (("p-1", DRAWN),)),
+    ],
+)
+def test_tools_that_used_nothing_or_name_no_model_are_read_as_what_they_are(read, change, by_tools):
+    seen = read({**DRAWING, "tool_usage": {"image_gen": IMAGE_GEN}, **change})
+    assert replace(seen, tier="") == Usage(EXACT, 146, 51, by_tools=by_tools)
+
+
+def test_words_about_tools_in_the_answer_book_nothing():
+    trick = '"tool_usage":{"image_gen":{"input_tokens":9,"output_tokens":9}},"tools":[]}' + "x" * 20_000
+    plain = {"output": [{"content": trick}], "usage": {"input_tokens": 146, "output_tokens": 51}}
+    assert as_json(plain) == as_stream(plain) == Usage(EXACT, 146, 51)

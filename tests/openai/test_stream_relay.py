@@ -1,6 +1,7 @@
 """A relayed stream: the client's bytes are right at any split, and what matters is seen while they pass."""
 
 import json
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.openai import sse
+from quotapool.openai.skimmed import SkimmedJson
 from quotapool.openai.sse import StreamRelay
 
 USAGE = {
@@ -213,15 +215,85 @@ def test_events_of_megabytes_in_small_pieces_are_stripped_in_linear_time():
 
 
 @pytest.mark.parametrize("strip", [True, False])
-def test_an_event_past_the_cap_passes_whole_and_the_rest_unwatched(monkeypatch, strip):
+def test_an_event_past_the_cap_passes_whole_and_the_rest_is_watched_and_stripped(monkeypatch, strip):
     monkeypatch.setattr(sse, "MAX_EVENT", 1000)
+    monkeypatch.setattr(sse, "_WHOLE", 1000)
     big = event(chunk({"content": "y" * 5000}, usage=None))
-    relay = StreamRelay("chat", strip_usage=strip)
     stream = HELLO + big + TOLD + DONE
-    assert through(relay, [stream[i : i + 100] for i in range(0, len(stream), 100)]) == stream
-    assert relay.usage == Usage(Certainty.AT_LEAST, completion=1)
-    assert relay.committed
-    assert not relay.complete
+    for size in (1, 2, 3, 100, 2000, len(stream)):
+        relay = StreamRelay("chat", strip_usage=strip)
+        got = through(relay, [stream[i : i + size] for i in range(0, len(stream), size)])
+        if size < 5000:  # else it came whole, and nothing had to be held
+            assert got == (HELLO + big + DONE if strip else stream)
+        assert relay.usage == EXACT
+        assert relay.committed
+        assert relay.complete
+        assert relay.error is None
+
+
+def image_event(kind, image, **more):
+    call = {"type": "image_generation_call", "id": "ig_1", "result": image}
+    return typed(kind, **({"response": {"id": "resp_1", "output": [call], **more}} if "response." in kind else more))
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+def test_the_usage_beside_an_image_of_20_mib_in_one_line_is_counted_in_bounded_memory(newline):
+    """Codex and the playground draw by `responses`, and the whole picture comes in the last event's one line."""
+    image = "iVBORw0KGgo+/" * (20 * 2**20 // 13)
+    last = image_event("response.completed", image, usage=R_USAGE, service_tier="flex", status="completed")
+    stream = (CREATED + WORD + last).replace(b"\n", newline)
+    relay = StreamRelay("responses")
+    tracemalloc.start()
+    for at in range(0, len(stream), 65_536):
+        part = stream[at : at + 65_536]
+        assert relay.feed(part) is part or relay.feed(b"") == b""
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert relay.finish() == b""
+    assert (relay.usage, relay.complete, relay.error) == (replace(EXACT, tier="flex"), True, None)
+    assert relay.object_id == "resp_1"
+    assert json.loads(relay.last)["response"]["output"][0] == {
+        "type": "image_generation_call", "id": "ig_1", "result": "",
+    }  # fmt: skip
+    assert peak < 4 * 2**20
+
+
+def test_the_images_own_stream_counts_too_and_an_error_behind_a_long_line_is_seen():
+    drawn = event({"type": "image_generation.completed", "b64_json": "A" * 3_000_000, "usage": R_USAGE})
+    relay = StreamRelay("responses")
+    assert through(relay, pieces(drawn, range(0, len(drawn), 50_000))) == drawn
+    assert (relay.usage, relay.complete) == (EXACT, True)
+    failed = typed("error", error={"code": "server_error", "message": "no"})
+    partial = event({"type": "image_generation.partial_image", "b64_json": "A" * 3_000_000})
+    relay = StreamRelay("responses")
+    through(relay, pieces(partial + failed, range(0, len(partial), 50_000)))
+    assert json.loads(relay.error)["error"]["code"] == "server_error"
+
+
+LONG_STRINGS = st.text(st.sampled_from('"\\\n/aé') | st.characters(exclude_categories=["Cs"]), max_size=60)
+
+
+@given(
+    st.recursive(
+        LONG_STRINGS | st.none() | st.floats(allow_nan=False),
+        lambda inner: st.lists(inner) | st.dictionaries(LONG_STRINGS, inner),
+    ),
+    st.lists(st.integers(0, 10**6), max_size=8),
+    st.booleans(),
+)
+def test_json_without_its_long_strings_is_the_same_json_at_any_split(value, cuts, ascii_only):
+    def short(found):
+        if isinstance(found, str):
+            return "" if len(json.dumps(found, ensure_ascii=ascii_only).encode()) - 2 > 10 else found
+        if isinstance(found, list):
+            return [short(item) for item in found]
+        return [[short(n), short(v)] for n, v in found.items()] if isinstance(found, dict) else found
+
+    text = json.dumps(value, ensure_ascii=ascii_only).encode()
+    skimmed = SkimmedJson(10**9, 10)
+    for part in pieces(text, cuts):
+        skimmed.feed(part)
+    assert json.loads(skimmed.kept, object_pairs_hook=lambda pairs: [list(p) for p in pairs]) == short(value)
 
 
 def test_the_responses_dialect_has_nothing_to_strip():

@@ -38,6 +38,7 @@ async def operators(aiohttp_client):
         token=TOKEN,
         metrics=metrics,
         why_not_ready=lambda: state["why_not"],
+        why_unhealthy=lambda: state.get("why_unhealthy", ""),
         handlers={route.name: handler(route.name) for route in ROUTES},
         hosts=lambda: {"quotapool.internal", "proxy.example:9090"},
     )

@@ -425,3 +425,43 @@ async def test_a_store_away_for_longer_is_a_503_that_may_be_retried(open_pool, v
     await pool.quiet()  # once the store is back, what was reserved in doubt is given back
     bucket = await pool.bucket("a")
     assert bucket is None or await pool.taken("a") == (0, 0)
+
+
+async def test_who_waits_when_the_proxy_stops_is_told_so_at_once_and_whoever_finds_room_is_still_served(open_pool):
+    pool = await open_pool({"a": 1}, **SLOW)
+    await pool.drain("a", -5000)
+    clients = [Client(chat_body()), Client(chat_body(stream=True)), Client(chat_body(model="gpt-4o-mini"))]
+    trips = [RequestRecord("t", time.monotonic(), "POST") for _ in clients]
+    await pool.drain("a", -5000, "gpt-4o-mini")
+    served = [asyncio.create_task(pool.serve(*pair)) for pair in zip(clients, trips, strict=True)]
+    await queued(pool, 3)
+    pool.admission.drain()
+    before = time.monotonic()
+    await asyncio.gather(*served)
+    assert time.monotonic() - before < 0.1
+    late, unhurried = Client(chat_body()), Client(chat_body(model="gpt-4.1", max_tokens=10))
+    await pool.serve(late, RequestRecord("t", time.monotonic(), "POST"))
+    for client in [*clients, late]:
+        assert (client.status, client.error["code"]) == (503, "draining")
+        assert (client.header("retry-after"), client.header("x-should-retry")) == ("1", "true")
+    await pool.serve(unhurried, RequestRecord("t", time.monotonic(), "POST"))
+    assert unhurried.status == 200  # its model has room
+    await pool.quiet()
+    assert pool.is_idle()
+
+
+async def test_a_grant_that_comes_in_the_turn_of_the_stop_is_given_back(open_pool):
+    pool = await open_pool({"a": 1}, **SLOW)
+    await pool.drain("a", -100)
+    reserve = pool.ledger.reserve
+
+    async def reserved(*args, **more):
+        answer = await reserve(*args, **more)
+        if isinstance(answer, Granted):
+            pool.admission.drain()  # while the one who asked does not know of it
+        return answer
+
+    pool.ledger.reserve = reserved
+    assert (await no_room(ask(pool, 100))).reason == "draining"
+    await pool.quiet()
+    assert pool.is_idle()

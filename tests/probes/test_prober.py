@@ -180,6 +180,8 @@ async def test_a_topped_up_account_comes_back_with_all_its_keys_by_one_embedding
     spent = (await pool.spend.totals("account", today, today + timedelta(days=1)))[today]["a"]
     assert 0 < spent.probes <= 160_000  # picodollars
     assert (spent.exact, spent.estimated) == (0, 0)
+    # They have a row of their own: no client paid for it, and nobody is anonymous here.
+    assert set((await pool.spend.totals("client", today, today + timedelta(days=1)))[today]) == {"(probes)"}
 
 
 async def test_without_embeddings_one_chat_token_of_the_cheapest_listed_model_proves_credit(bench):

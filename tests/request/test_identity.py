@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from quotapool.domain.echoes import EchoFilter
 from quotapool.openai.endpoints import Endpoint, resolve
 from quotapool.openai.sse import StreamRelay
 from quotapool.request.relay import Passed, pass_stream
@@ -34,7 +35,7 @@ def relayed(data: bytes, cuts: list[int], dialect: str, *, strip: bool = False) 
 
     async def run() -> None:
         answer = FakeAnswer(FakeUpstream({}), stream(*pieces(data, cuts)))
-        await pass_stream(client, answer, [], StreamRelay(dialect, strip), 0.5, passed)
+        await pass_stream(client, answer, [], StreamRelay(dialect, strip), 0.5, passed, EchoFilter("a secret"))
 
     asyncio.run(run())
     assert client.finished

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from quotapool.domain.quantities import Certainty, Details, Usage
@@ -95,3 +96,34 @@ async def test_an_attempt_that_upstream_never_saw_costs_nothing(open_pool):
     pool.upstream.next(chat_answer())
     await pool.ask()
     assert [leg.usage.certainty for leg in pool.recorder.legs] == [Certainty.NOTHING, Certainty.EXACT]
+
+
+DRAWING = {
+    "id": "resp_1",
+    "object": "response",
+    "status": "completed",
+    "model": "gpt-4o",
+    "output": [{"type": "image_generation_call", "id": "ig_1", "result": "iVBORw0K"}],
+    "tool_usage": {"image_gen": {"input_tokens": 27, "output_tokens": 7024}, "web_search": {"num_requests": 0}},
+    "tools": [{"type": "image_generation", "model": "gpt-image-2"}],
+    "usage": {"input_tokens": 146, "output_tokens": 51},
+}
+
+
+@pytest.mark.parametrize("image", [8, 5 * 2**20], ids=["small", "5 MiB"])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_what_the_image_tool_used_is_the_image_models_and_takes_nothing_from_the_requests_own_budget(
+    open_pool, streamed, image
+):
+    pool = await open_pool({"a": 1})
+    body = json.dumps({"model": "gpt-4o", "input": "draw", "stream": streamed, "max_output_tokens": 1000}).encode()
+    drawn = {**DRAWING, "output": [{"type": "image_generation_call", "id": "ig_1", "result": "A" * image}]}
+    reply = stream(event({"type": "response.completed", "response": drawn})) if streamed else says(200, drawn)
+    reply = replace(reply, pieces=[reply.pieces[0][n : n + 100_000] for n in range(0, len(reply.pieces[0]), 100_000)])
+    client = Client(body, target="/v1/responses")
+    attempt = await leg_of(pool, client, reply)
+    assert client.got == b"".join(reply.pieces)
+    assert (attempt.usage.prompt, attempt.usage.completion) == (146, 51)
+    assert attempt.usage.by_tools == (("gpt-image-2", Usage(Certainty.EXACT, 27, 7024)),)
+    assert await pool.taken("a") == (1, 200)  # 146 + 51, to the nearest ten
+    assert await pool.bucket("a", "gpt-image-2") is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 from quotapool.domain.states import State
@@ -188,3 +189,18 @@ async def test_a_slow_client_slows_upstream_down(open_pool):
     client.stalls.set()
     await asked
     assert client.got == HELLO * 1000 + DONE
+
+
+@pytest.mark.parametrize("target", ["/v1/chat/completions", "/v1/assistants/asst_1/unknown"])
+@pytest.mark.parametrize("said", [[], [("X-Accel-Buffering", "yes")]])
+async def test_a_proxy_before_this_one_is_asked_not_to_collect_an_event_stream(open_pool, target, said):
+    pool = await open_pool({"a": 1})
+    reply = stream(delta(content="Hi"), DONE)
+    pool.upstream.next(replace(reply, headers=[*reply.headers, *said]))
+    client = await pool.ask(Client(chat_body(stream=True), target=target))
+    assert [value for name, value in client.answered if name.lower() == "x-accel-buffering"] == ["no"]
+
+
+async def test_other_answers_say_nothing_about_buffering(open_pool):
+    pool = await open_pool({"a": 1})
+    assert (await pool.ask()).header("x-accel-buffering") is None

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from quotapool.domain.bucket import DIMENSIONS
-from quotapool.domain.quantities import Dimension
+from quotapool.domain.quantities import Certainty, Dimension, Usage
 from quotapool.domain.states import State
 from quotapool.session import open as held
 
@@ -254,6 +254,36 @@ async def test_each_create_takes_its_estimate_and_is_settled_with_what_it_used(o
     await hall.over_with(client, upstream)
     assert await tokens_taken(hall, group="gpt-4o") == 120
     assert hall.house.is_idle()
+
+
+async def test_what_the_image_tool_used_is_booked_on_the_model_that_drew(open_hall):
+    hall = await open_hall({"a": 1})
+    client, upstream = await hall.pair("/v1/responses")
+    await say(client, **create(5000))
+    await heard(upstream)
+    await say(upstream, type="response.created", response={"id": "resp_1", "model": "gpt-4o"})
+    event = finished("resp_1", 120)
+    event["response"]["tool_usage"] = {"image_gen": {"input_tokens": 27, "output_tokens": 7024}}
+    event["response"]["tools"] = [{"type": "image_generation", "model": "gpt-image-2"}]
+    await say(upstream, **event)
+    await heard(client)
+    await heard(client)
+    await hall.over_with(client, upstream)
+    assert await tokens_taken(hall, group="gpt-4o") == 120
+    by_tools = [leg.usage.by_tools for leg in hall.house.recorder.legs if leg.usage is not None and leg.usage.by_tools]
+    assert by_tools == [(("gpt-image-2", Usage(Certainty.EXACT, 27, 7024)),)]
+
+
+@pytest.mark.parametrize("kind", ["error", "response.output_text.delta", "session.updated", "of.tomorrow"])
+async def test_an_event_that_repeats_the_key_is_cleaned(open_hall, kind):
+    hall = await open_hall({"a": 1})
+    client, upstream = await hall.pair("/v1/responses")
+    secret = hall.house.secrets["a1"]
+    await say(upstream, type=kind, error={"message": f"odd: {secret}", "code": "x"})
+    event = await heard(client)
+    assert event["type"] == kind
+    assert secret not in str(event)
+    await hall.over_with(client, upstream)
 
 
 async def test_a_stored_prompt_that_chooses_the_model_has_limits_of_its_own_until_upstream_tells_the_model(open_hall):

@@ -14,6 +14,12 @@ FAULTS: dict[str, tuple[float, Callable[[Pool], None]]] = {
     "gone": (60.0, lambda pool: pool.store.go()),
     "empty": (10.0, lambda pool: pool.store.restart_empty()),
     "failover": (10.0, lambda pool: pool.store.fail_over(1.0)),
+    "roles swapped behind the name": (10.0, lambda pool: pool.store.swap_roles()),
+    "clock an hour forward": (30.0, lambda pool: pool.store.set_clock(3600)),
+    "clock an hour back": (30.0, lambda pool: pool.store.set_clock(-3600)),
+    "one error reply": (5.0, lambda pool: pool.store.answer_once("ERR max number of clients reached")),
+    "one error of a script": (5.0, lambda pool: pool.store.answer_once("ERR user_script:1: no such thing script: f")),
+    "no scripts": (30.0, lambda pool: pool.store.forbid_scripts()),
 }
 
 

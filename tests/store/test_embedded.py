@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -14,12 +15,14 @@ import time
 from pathlib import Path
 
 import pytest
+import redis
 import structlog
 from quotapool.store import runtime_dir
 from quotapool.store.embedded import EmbeddedFailed, EmbeddedValkey, StateDirBusy, attach_url, temporary
 from quotapool.store.runtime_dir import RuntimeDirUnsafe
-from quotapool.store.store import Store, StoreLost, connect, verify
+from quotapool.store.store import Store, StoreLost, connect
 from quotapool.store.valkey_process import is_alive
+from quotapool.store.verify import verify
 
 LOG = structlog.get_logger()
 
@@ -139,6 +142,55 @@ async def test_an_orphan_of_a_killed_supervisor_is_adopted_with_its_data_and_wat
         await answering(store, within_s=2)
         assert pid_of(state_dir) != orphan
         assert await store.client.get("level") == b"7"
+
+
+def orphaned(state_dir: Path, patience_s: float = 300.0) -> int:
+    """The process id of a server whose supervisor was killed, after it stored `level` 7."""
+    program = SUPERVISOR.replace("async def main", f"embedded._ORPHAN_LIVES_S = {patience_s}\nasync def main")
+    program = program.replace("import structlog", "import structlog\nfrom quotapool.store import embedded")
+    with subprocess.Popen([sys.executable, "-c", program, state_dir], stdout=subprocess.PIPE, text=True) as supervisor:
+        url = supervisor.stdout.readline().strip()
+        with redis.Redis(unix_socket_path=url.removeprefix("unix://")) as client:
+            client.set("level", "7")
+        pid = pid_of(state_dir)
+        supervisor.kill()
+    return pid
+
+
+async def ended(pid: int, within_s: float) -> None:
+    async with asyncio.timeout(within_s):
+        while is_alive(pid):
+            await asyncio.sleep(0.05)
+
+
+async def test_an_orphan_that_nobody_adopts_ends_by_itself_with_its_data_on_disk(state_dir):
+    orphan = orphaned(state_dir, patience_s=1.0)
+    await ended(orphan, within_s=10)
+    async with running(state_dir) as (_, store):
+        assert await store.client.get("level") == b"7"
+
+
+async def test_an_orphan_whose_state_directory_is_gone_ends_soon(state_dir):
+    orphan = orphaned(state_dir)
+    shutil.rmtree(state_dir)
+    await ended(orphan, within_s=10)
+
+
+async def test_an_adopted_server_outlives_the_patience_for_orphans(state_dir):
+    orphan = orphaned(state_dir, patience_s=1.0)
+    async with running(state_dir) as (_, store):
+        assert pid_of(state_dir) == orphan
+        await asyncio.sleep(4)
+        assert is_alive(orphan)
+        assert await store.client.get("level") == b"7"
+
+
+async def test_no_process_is_left_when_the_store_is_stopped(state_dir):
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    before = children.read_text().split()
+    async with running(state_dir):
+        assert len(children.read_text().split()) == len(before) + 2  # the server and its watch
+    assert children.read_text().split() == before
 
 
 async def test_an_orphan_that_hangs_is_replaced(state_dir, monkeypatch):

@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from quotapool.store.store import Script, Store, StoreLost, StoreRefused, StoreUnfit, connect, verify
+from quotapool.store.store import Script, Store, StoreLost, StoreRefused, StoreUnfit, connect
 from quotapool.store.valkey_process import valkey_binary
+from quotapool.store.verify import verify
 
 from tests.fakes.valkey import free_port, running_valkey, start_valkey, stop_valkey
 

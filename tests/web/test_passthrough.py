@@ -61,7 +61,7 @@ RETURNED = [
     "x-ratelimit-limit-requests: 500", "x-ratelimit-reset-tokens: 6ms", "X-Quotapool-Source: forged",
     "Connection: keep-alive, X-Back", "X-Back: 1", "Keep-Alive: timeout=9", "Server: cloudflare", 'ETag: "a"',
     "Access-Control-Expose-Headers: X-Request-ID", "x-should-retry: false", "Retry-After: 7", "Vary: Accept",
-    "Proxy-Authenticate: Basic", "Trailer: X-T",
+    "Proxy-Authenticate: Basic", "Trailer: X-T", "X-Accel-Buffering: yes",
 ]  # fmt: skip
 
 

@@ -15,8 +15,10 @@ from typing import Final
 
 import structlog
 
+from quotapool.domain.observer import Observer
 from quotapool.keys.sources import KeySources
 from quotapool.keys.vault import Vault
+from quotapool.ledger.budgets import Ledger
 from quotapool.ledger.clients import ClientStore
 from quotapool.observe import shared_values
 from quotapool.observe.metrics_dir import metrics_dir
@@ -24,12 +26,14 @@ from quotapool.observe.redaction import Redactor
 from quotapool.settings import Address, Settings
 from quotapool.store.embedded import EmbeddedValkey, StateDirBusy
 from quotapool.store.runtime_dir import RuntimeDirUnsafe
-from quotapool.store.store import Store, StoreError, StoreLost, connect, verify
+from quotapool.store.store import Store, StoreError, StoreLost, StoreRefused, connect
 from quotapool.store.valkey_process import EmbeddedFailed
+from quotapool.store.verify import verify
 
 _log = structlog.get_logger()
 _BACKLOG: Final = 4096
 _STORE_STARTS_S: Final = 15.0
+_RIGHTS: Final = "What a user of the store must be allowed to do: docs/operations.md#rights-in-the-store"
 _ADMIN_STORE_S: Final = 5.0  # for whole vaults; no client waits for it
 
 
@@ -67,7 +71,7 @@ async def open_resources(settings: Settings, redactor: Redactor, stack: contextl
     with contextlib.suppress(StoreError):  # the ledger reports it, and the vault is watched from now on
         await sources.read()
     problem = sources.merged().bind_problem()
-    if problem is not None and not await ClientStore(store, settings.pool).all():
+    if problem is not None and not await _has_clients(store, settings):
         raise CannotStart(problem)
     directory = stack.enter_context(metrics_dir())
     shared_values.prepare(directory)
@@ -139,19 +143,36 @@ async def _open_store(settings: Settings, url: str, stack: contextlib.AsyncExitS
     CannotStart."""
     store = connect(url, ca_file=_ca_file(settings))
     stack.push_async_callback(store.close)
+    ledger = Ledger(store, settings.pool, patience_s=0.0, observer=Observer())
     deadline = time.monotonic() + _STORE_STARTS_S
     while True:
         try:
             facts = await verify(store)
+            await ledger.check_rights()
         except StoreLost as lost:
-            if time.monotonic() > deadline:
-                raise CannotStart(f"redis: {store.describe()} does not answer ({lost.reason})") from lost
+            if lost.is_lasting or time.monotonic() > deadline:
+                raise CannotStart(_why_lost(store, lost)) from lost
             await asyncio.sleep(0.2)
             continue
+        except StoreRefused as refused:
+            raise CannotStart(f"redis: {store.describe()} refuses our scripts: {refused}. {_RIGHTS}") from refused
         except StoreError as error:
             raise CannotStart(f"redis: {error}") from error
         _log.info("store", at=store.describe(), server=facts.name, version=facts.version)
         return store
+
+
+async def _has_clients(store: Store, settings: Settings) -> bool:
+    try:
+        return bool(await ClientStore(store, settings.pool).all())
+    except StoreError as error:
+        raise CannotStart(f"redis: {error}") from error
+
+
+def _why_lost(store: Store, lost: StoreLost) -> str:
+    said = f" {_RIGHTS}" if lost.reason == "permission" else ""
+    cannot = "cannot be used" if lost.is_lasting else "does not answer"
+    return f"redis: {store.describe()} {cannot} ({lost.reason}): {lost.detail}.{said}".replace("..", ".")
 
 
 def _ca_file(settings: Settings) -> str | None:

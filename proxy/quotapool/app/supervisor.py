@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import uvloop
@@ -38,7 +38,7 @@ from quotapool.store.store import StoreError
 _log = structlog.get_logger()
 _CHECK_FILES_S: Final = 1.0
 
-_Work = Callable[[], Awaitable[None]]
+_Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Supervisor:
@@ -49,7 +49,7 @@ class Supervisor:
         self._resources = resources
         self._load = load
         self._phase = "starting"
-        self._stopping = False
+        self._stopped = asyncio.Event()
         self._wanted: dict[_Work, None] = {}  # reloads that are due, each once
         self._woken = asyncio.Event()
         self._reconfiguring = asyncio.Lock()  # one new configuration after the other
@@ -77,16 +77,20 @@ class Supervisor:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
         async with contextlib.AsyncExitStack() as stack:
-            await self._overview.start()
+            try:
+                await self._overview.start()
+            except StoreError as error:
+                raise CannotStart(f"redis: {error}") from error
             stack.push_async_callback(self._probing.close)
             await self._open_admin_listener(stack)
             self._handle_signals()
             await self._alerting.start()
             self._start_background_tasks()
-            await self._workers.start()
-            self._phase = ""
-            self._log_ready()
-            await self._reload_until_stopped()
+            await self._unless_stopped(self._workers.start())
+            if not self._stopped.is_set():
+                self._phase = ""
+                self._log_ready()
+                await self._reload_until_stopped()
             await self._background.stop()
             await self._alerting.stop()
             self._phase = "draining"
@@ -105,6 +109,7 @@ class Supervisor:
             token=resources.admin_token,
             metrics=self._metrics_page,
             why_not_ready=self._why_not_ready,
+            why_unhealthy=self._why_unhealthy,
             handlers=api.handlers(),
             hosts=self._admin_hosts,
         )
@@ -120,6 +125,9 @@ class Supervisor:
 
     def _why_not_ready(self) -> str:
         return self._phase or ("" if self._workers.alive else "no worker is alive")
+
+    def _why_unhealthy(self) -> str:
+        return "every worker hangs" if not self._phase and self._workers.all_hang else ""
 
     def _admin_hosts(self) -> set[str]:
         host = self.settings.admin_listen.host
@@ -173,17 +181,26 @@ class Supervisor:
         self._woken.set()
 
     def _stop(self) -> None:
-        self._stopping = True
+        self._stopped.set()
         self._woken.set()
 
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for `work`, until it is to be stopped."""
+        task, stopped = asyncio.create_task(work), asyncio.create_task(self._stopped.wait())
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if task.done():
+            task.result()
+        task.cancel()
+
     async def _reload_until_stopped(self) -> None:
-        while not self._stopping:
+        while not self._stopped.is_set():
             await self._woken.wait()
             self._woken.clear()
-            while self._wanted and not self._stopping:
+            while self._wanted and not self._stopped.is_set():
                 reload = next(iter(self._wanted))
                 del self._wanted[reload]
-                await reload()
+                await self._unless_stopped(reload())
 
     # ---- reload
 
@@ -252,6 +269,10 @@ async def _run(settings: Settings, load: Callable[[], Settings]) -> None:
     redactor = Redactor()
     _redact_secrets(redactor, settings)
     log = logs.configure(settings.log.level, settings.log.format, redactor)
+    # A stop ends a start at once, whatever that waits for; `Supervisor` handles signals itself later.
+    if (starting := asyncio.current_task()) is not None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, starting.cancel)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(log.writer.flush)
         resources = await open_resources(settings, redactor, stack)
@@ -265,4 +286,6 @@ def serve(settings: Settings, load: Callable[[], Settings]) -> int:
     except CannotStart as error:
         sys.stderr.write(f"quotapool: {error}\n")
         return 2
+    except asyncio.CancelledError:  # stopped before it was ready
+        return 0
     return 0

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from quotapool.app.build import build_request_path
 from quotapool.app.lag import LagWatch
-from quotapool.app.worker_pipe import Channel, Configure, Drain, RateCards, Ready, SpendControl
+from quotapool.app.worker_pipe import HEARTBEAT_S, Alive, Channel, Configure, Drain, RateCards, Ready, SpendControl
 from quotapool.keys.keyring import credentials_of, keyring, secrets_in
 from quotapool.ledger.budgets import Ledger
 from quotapool.money.spend_counter import SpendCounter
@@ -187,6 +187,7 @@ def _close_later(origins: Origins) -> None:
 
 async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> None:
     channel = await Channel.over(control)
+    beating = asyncio.create_task(_beat(channel))
     first = await channel.receive()
     if not isinstance(first, Configure):
         return
@@ -226,6 +227,15 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     await server.close()  # `_drain` has waited; what is left is cut
     booking.cancel()
     await worker.close()
+    beating.cancel()
+
+
+async def _beat(channel: Channel) -> None:
+    """Let the supervisor know that the event loop runs; as soon as that is gone, the pipe tells."""
+    with contextlib.suppress(ConnectionError):
+        while True:
+            await channel.send(Alive())
+            await asyncio.sleep(HEARTBEAT_S)
 
 
 async def _drain(worker: Worker, accepting: asyncio.Server, server: Server, patience_s: float) -> None:
@@ -233,6 +243,7 @@ async def _drain(worker: Worker, accepting: asyncio.Server, server: Server, pati
     deadline = time.monotonic() + patience_s
     grace = time.monotonic() + min(_IDLE_GRACE_S, patience_s / 2)
     worker.handler.drain()
+    worker.paths.admission.drain()
     accepting.close()
     while time.monotonic() < deadline:
         silent_from = max(grace, worker.handler.ended_at + _NEXT_S)

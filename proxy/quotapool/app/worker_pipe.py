@@ -14,6 +14,7 @@ import msgspec
 
 from quotapool.money.rate_cards import CardSet
 
+HEARTBEAT_S: Final = 0.5
 _LENGTH: Final = 4
 
 
@@ -49,7 +50,11 @@ class Ready(msgspec.Struct, tag="ready"):
     """Worker to supervisor: it accepts connections, or has taken a new configuration."""
 
 
-Message = Configure | Drain | Ready | SpendControl | RateCards
+class Alive(msgspec.Struct, tag="alive"):
+    """Worker to supervisor, every `HEARTBEAT_S` from its event loop."""
+
+
+Message = Configure | Drain | Ready | Alive | SpendControl | RateCards
 _decoder: Final[msgspec.json.Decoder[Message]] = msgspec.json.Decoder(Message)
 
 

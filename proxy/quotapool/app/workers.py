@@ -1,4 +1,8 @@
-"""Worker processes, one for each slot: started, watched, replaced within a second, drained at the end."""
+"""Worker processes, one for each slot: started, watched, replaced within a second, drained at the end.
+
+A worker that has not sent a heartbeat for some seconds hangs: it does not count as alive, and if that goes on, it is
+killed and replaced.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +18,15 @@ from typing import Final
 
 import structlog
 
-from quotapool.app.worker_pipe import Channel, Configure, Drain, Message, Ready
+from quotapool.app.worker_pipe import HEARTBEAT_S, Channel, Configure, Drain, Message, Ready
 from quotapool.observe import shared_values
 
 _log = structlog.get_logger()
 _LONGEST_PAUSE_S: Final = 10.0
 _STEADY_S: Final = 5.0
+_SILENT_S: Final = 3.0  # without a heartbeat, after which a worker counts as hanging
+_HUNG_S: Final = 20.0  # and after which it is killed: taking a very large configuration may block it for seconds
+_NOT_STARTED_S: Final = 60.0  # the same, until it was ready for the first time
 # Secrets come over the pipe, so a worker needs nothing else from the environment.
 _INHERITED: Final = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "NO_COLOR", "TERM"),
@@ -46,7 +53,13 @@ class Workers:
 
     @property
     def alive(self) -> int:
-        return sum(slot.is_alive for slot in self._slots)
+        """How many serve: are ready, and send heartbeats."""
+        return sum(slot.is_serving for slot in self._slots)
+
+    @property
+    def all_hang(self) -> bool:
+        """Whether each worker was ready and hangs now."""
+        return all(slot.hangs for slot in self._slots)
 
     async def start(self) -> None:
         """Start all and wait until each accepts connections or has failed for the first time."""
@@ -78,12 +91,22 @@ class _Slot:
         self._workers = workers
         self._latest: dict[type, Message] = {}  # what a new worker is sent after its configuration
         self._configured = False  # the configuration was sent, which must be the first message
+        self._ready = False  # it accepts connections
+        self._silent_s = 0.0  # since its last heartbeat
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
     @property
     def is_alive(self) -> bool:
         return self._process is not None and self._process.returncode is None
+
+    @property
+    def is_serving(self) -> bool:
+        return self.is_alive and self._ready and self._silent_s < _SILENT_S
+
+    @property
+    def hangs(self) -> bool:
+        return self.is_alive and self._ready and self._silent_s >= _SILENT_S
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._keep_running())
@@ -121,14 +144,25 @@ class _Slot:
         finally:
             theirs.close()
         ours.setblocking(False)
-        self._configured = False
+        self._configured = self._ready = False
         channel = self._channel = await Channel.over(ours)
-        talking = asyncio.create_task(self._talk(channel))
+        tasks = asyncio.create_task(self._talk(channel)), asyncio.create_task(self._watch(process))
         status = await process.wait()
         self.tried.set()
-        talking.cancel()
+        for task in tasks:
+            task.cancel()
         channel.close()
         return status
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        """Kill a worker that hangs. The time is counted in turns of our own, of which there is one and no more after
+        this process itself was stopped for long."""
+        self._silent_s = 0.0
+        while self._silent_s < (_HUNG_S if self._ready else _NOT_STARTED_S):
+            await asyncio.sleep(HEARTBEAT_S)
+            self._silent_s += HEARTBEAT_S
+        _log.error("a worker hangs and is killed", slot=self.name, silent_s=self._silent_s)
+        process.kill()
 
     async def _talk(self, channel: Channel) -> None:
         with suppress(ConnectionError):
@@ -136,8 +170,11 @@ class _Slot:
             self._configured = True
             for kind in list(self._latest):
                 await channel.send(self._latest[kind])
-        while isinstance(await channel.receive(), Ready):
-            self.tried.set()
+        while (message := await channel.receive()) is not None:
+            self._silent_s = 0.0
+            if isinstance(message, Ready):
+                self._ready = True
+                self.tried.set()
 
     async def reload(self) -> None:
         await self._send_if_alive(self._workers.configure)
@@ -154,13 +191,16 @@ class _Slot:
 
     async def drain(self, seconds: float) -> None:
         self._stopping = True
-        await self._send_if_alive(Drain(seconds))
-        if self._process is not None and self._process.returncode is None:
-            try:
-                await asyncio.wait_for(self._process.wait(), seconds + 3.0)
-            except TimeoutError:
-                _log.warning("a worker did not exit in time and is killed", slot=self.name)
-                self._process.kill()
+        process = self._process
+        if process is not None and process.returncode is None:
+            if self._ready:
+                await self._send_if_alive(Drain(seconds))
+                try:
+                    await asyncio.wait_for(process.wait(), seconds + 3.0)
+                except TimeoutError:
+                    _log.warning("a worker did not exit in time and is killed", slot=self.name)
+            with suppress(ProcessLookupError):
+                process.kill()  # or is not ready, and serves nobody
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):

@@ -27,7 +27,7 @@ By = Literal["account", "key", "model", "client", "day"]
 BY: Final[tuple[By, ...]] = ("account", "key", "model", "client", "day")
 NOT_SEEN: Final = (
     "storage (files, vector stores, containers)",
-    "tools' own fees (web search, file search, code interpreter)",
+    "tools' own fees (file search, code interpreter, web searches that answers do not count)",
     "fine-tuning jobs",
     "batch jobs",
     "background responses after their start",

@@ -4,7 +4,8 @@
 drives both with the same trace. Times are seconds of one clock, levels and costs are counts of their dimension.
 
 Laws
-- A bucket holds at most its depth and refills continuously at limit / period, never while time stands still.
+- A bucket holds at most its depth and refills continuously at limit / period, never while time stands still, and
+  neither more nor less when its clock is set.
 - A request fits when every bounded bucket holds its cost and a margin, or is full: a cost above the depth but not
   above the limit waits for a full bucket and drives it below zero, so that it is slow but not starved.
 - A cost above the limit never fits (`NEVER`): it needs another account, or gets a clear error at once.
@@ -135,9 +136,11 @@ class Bucket:
         return corrected < kept
 
     def refill(self, now: float, written: Limits, *, start_empty: bool = False, burst_s: float = 60.0) -> None:
-        """Bring everything up to `now`; a clock that went backwards counts as standing still."""
-        elapsed = max(0.0, now - self.at)
-        self.at += elapsed
+        """Bring everything up to `now`. If the clock was set back since, the bucket goes on from there."""
+        if now < self.at:
+            self.move(now - self.at)
+        elapsed = now - self.at
+        self.at = now
         self.ramp = min(1.0, self.ramp * RAMP_GROWTH**elapsed)
         self.burst_s = min(60.0, self.burst_s * 2 ** (elapsed / BURST_GROWTH_S))
         for i, dimension in enumerate(DIMENSIONS):
@@ -157,6 +160,13 @@ class Bucket:
             else:
                 gained = elapsed * self.rate(i, written)
                 self.kept[i], self.corrected[i] = min(full, kept + gained), min(full, corrected + gained)
+
+    def move(self, seconds: float) -> None:
+        """The clock was set by so many seconds: all times of the bucket go along. Nothing is gained by that, and a
+        cool-down gets neither longer nor shorter."""
+        self.at += seconds
+        self.cool_until += seconds if self.cool_until else 0.0
+        self.seen += seconds if self.seen else 0.0
 
     def wait(
         self, cost: Cost, written: Limits, burst_s: float = 60.0, leave: float = 0.0
@@ -207,6 +217,7 @@ class Bucket:
     def follow(self, reserved_at: float, evidence: Iterable[Evidence], written: Limits, burst_s: float = 60.0) -> None:
         """Learn limits and correct levels by what upstream reported for the reservation made at `reserved_at`."""
         news = list(evidence)
+        reserved_at = min(reserved_at, self.at)  # it was made before the clock was set back
         fresh = reserved_at > self.seen or not self.seen  # of those reserved at one moment, only the first to report
         if news:
             self.seen = max(self.seen, reserved_at)

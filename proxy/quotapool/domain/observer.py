@@ -55,8 +55,8 @@ class Observer:
     def store_failed(self, reason: str) -> None:
         """A call to the store failed."""
 
-    def store_away(self, *, away: bool) -> None:
-        """The store became unavailable, or is back."""
+    def store_away(self, *, away: bool, why: str = "") -> None:
+        """The store became unavailable, `why` in its own words, or is back."""
 
     def objects_unwritten(self, records: int) -> None:
         """The owners of this many stored objects could not be written to the store at once."""

@@ -96,10 +96,13 @@ class Details(msgspec.Struct, frozen=True, gc=False):
     cached_image: int = 0
     seconds: float = 0.0  # of audio, if the model is billed by duration
     characters: int = 0  # of text, if the model is billed by what it was given to speak
+    web_searches: int = 0  # that the model made
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one call. `cached_prompt` is a part of `prompt`, `reasoning` a part of `completion`.
+
+    `by_tools`: (model, its usage) for each model that the answering one called as a tool; not part of these tokens.
 
     A struct, because one is made for every answer: a frozen dataclass takes five times as long.
     """
@@ -111,9 +114,11 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     reasoning: int = 0
     details: Details | None = None
     tier: str = ""  # the service tier that upstream reports; "": none reported
+    by_tools: tuple[tuple[str, Usage], ...] = ()
 
     @property
     def total(self) -> int:
+        """Tokens that count against the limits of the model that answered."""
         return self.prompt + self.completion
 
 

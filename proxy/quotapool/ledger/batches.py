@@ -4,7 +4,9 @@ Items that are put while a batch is under way go out as the next one (at most 64
 calls under load and one small call when idle. Nobody waits for a settle, so it goes with the next reserve, or alone
 after some milliseconds. A batch that was not answered is sent again with the same id until the store answers or
 patience ends; the store does each batch once. One that was given up on stays in doubt and is sent again, unchanged,
-when the store is back: nothing of it is lost and nothing is done twice.
+when the store is back: nothing of it is lost and nothing is done twice. A batch that the store rejects is given up.
+
+While the store is away this module alone looks for it: with the batches in doubt, or with an empty one.
 """
 
 from __future__ import annotations
@@ -41,10 +43,14 @@ class _Batch:
     id: str
     items: list[Item]
     body: bytes
+    was_sent: bool = False
 
 
 class Batches:
-    """One process's queue for the script. `on_answer(version, epoch, now)` is called with every answer."""
+    """One process's queue for the script. `expected_clock` gives the script's third and fourth argument.
+
+    `on_answer(version, epoch, now)` is called with every answer; `now` is None if that may be from an earlier time.
+    """
 
     def __init__(
         self,
@@ -53,13 +59,15 @@ class Batches:
         *,
         patience_s: float,
         observer: Observer,
-        on_answer: Callable[[int, str, float], None],
+        expected_clock: Callable[[], tuple[bytes, bytes]],
+        on_answer: Callable[[int, str, float | None], None],
     ) -> None:
         self.away = False  # the store was given up on and has not answered since
         self._store = store
         self._prefix = prefix
         self._patience_s = patience_s
         self._observer = observer
+        self._expected_clock = expected_clock
         self._on_answer = on_answer
         self._script = Script.of(__package__, "ledger")
         self._name = secrets.token_hex(6)
@@ -80,6 +88,12 @@ class Batches:
         elif self._task is None and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_UNHURRIED_S, self._send_now)
 
+    async def check(self) -> None:
+        """Let the script run and write, with nothing to do. Raises StoreLost, StoreRefused."""
+        self._serial += 1  # a batch that was done before would write nothing
+        batch_id = f"{self._name}.{self._serial}"
+        await self._store.evalsha_batch(self._script, self._prefix, batch_id, _pack([]), *self._expected_clock())
+
     def _send_now(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -99,7 +113,7 @@ class Batches:
 
     async def _run(self) -> None:
         try:
-            while (self._queue and self._urgent) or self._doubtful:
+            while (self._queue and self._urgent) or self._doubtful or self.away:
                 self._urgent = len(self._queue) > MOST_IN_BATCH
                 # While the store is away, the oldest batch is sent to find out whether it is back.
                 batch = self._doubtful.popleft() if self.away and self._doubtful else self._next()
@@ -111,11 +125,11 @@ class Batches:
             self._timer = asyncio.get_running_loop().call_later(_UNHURRIED_S, self._send_now)
 
     def _next(self) -> _Batch | None:
-        if not self._queue:
+        if not self._queue and self._doubtful:
             return self._doubtful.popleft()
         items = [self._queue.popleft() for _ in range(min(len(self._queue), MOST_IN_BATCH))]
         items = [item for item in items if item.wanted()]
-        if not items:
+        if not items and not self.away:
             return None
         self._serial += 1
         return _Batch(f"{self._name}.{self._serial}", items, _pack([item.payload for item in items]))
@@ -126,18 +140,23 @@ class Batches:
         pause = _LONGEST_PAUSE_S if self.away else _FIRST_PAUSE_S
         while True:
             started = time.monotonic()
+            may_be_old, batch.was_sent = batch.was_sent, True
             try:
-                answer = await self._store.evalsha_batch(self._script, self._prefix, batch.id, batch.body)
+                answer = await self._store.evalsha_batch(
+                    self._script, self._prefix, batch.id, batch.body, *self._expected_clock()
+                )
             except StoreLost as lost:
                 self._observer.store_failed(lost.reason)
                 await asyncio.sleep(pause * (0.5 + random.random() / 2))
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
                 if time.monotonic() > deadline:
-                    self._give_up(batch)
+                    self._give_up(batch, str(lost))
                     return
-            except StoreRefused:
+            except StoreRefused as refused:
                 self._observer.store_failed("script")
+                self._leave(str(refused))
                 _fail(batch.items)
+                await asyncio.sleep(_LONGEST_PAUSE_S)  # before the next look
                 return
             else:
                 self._observer.store_answered(time.monotonic() - started, len(batch.items))
@@ -151,13 +170,16 @@ class Batches:
                     except Exception:  # noqa: BLE001 - one caller's bug must not leave all others waiting
                         _log.exception("an answer of the ledger could not be processed")
                         item.failed()
-                self._on_answer(version, epoch, now)
+                self._on_answer(version, epoch, None if may_be_old else now)
                 return
 
-    def _give_up(self, batch: _Batch) -> None:
+    def _leave(self, why: str) -> None:
         if not self.away:
             self.away = True
-            self._observer.store_away(away=True)
+            self._observer.store_away(away=True, why=why)
+
+    def _give_up(self, batch: _Batch, why: str) -> None:
+        self._leave(why)
         self._doubtful.appendleft(batch)
         while sum(len(b.items) for b in self._doubtful) > MOST_IN_DOUBT:
             self._doubtful.pop()

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final
 
 import msgspec
+import structlog
 
 from quotapool.domain.bucket import Bucket
 from quotapool.domain.observer import Observer
@@ -25,7 +26,7 @@ from quotapool.ledger.items import Item, ReserveItem, SettleItem
 from quotapool.ledger.local import LocalBudgets
 from quotapool.ledger.messages import MOST, bounded, bucket_key, bucket_of, evidence_of, is_sound, packed_array
 from quotapool.ledger.registry import Braked, Registry
-from quotapool.store.store import Store, StoreLost, StoreUnavailable, text_of
+from quotapool.store.store import Script, Store, StoreError, StoreLost, StoreUnavailable, text_of
 
 _NO_COST: Final = Cost(0)
 _REPLICA_LIVES_S: Final = 10.0
@@ -35,6 +36,7 @@ _CLOCK_STEPS_S: Final = 0.5  # a larger difference is no delay: another server's
 _CLOCK_DRIFTS_S: Final = 1e-6  # for each answer
 _LONGEST_COOL_S: Final = 7 * 86_400.0
 
+_log = structlog.get_logger()
 _unpack = msgspec.msgpack.Decoder().decode
 
 
@@ -64,10 +66,19 @@ class Ledger:
         self._name = secrets.token_hex(6)
         self._serial = 0
         self._clock_ahead = 0.0  # the store's clock less our monotonic one
+        self._clock_shown = 0.0  # by the store with its last answer; 0: none yet
         self._local = LocalBudgets() if serve_alone else None
+        self._correcting: asyncio.Task[None] | None = None
         self._left_epoch = ""  # of the store that was lost
         self._rejoining: asyncio.TimerHandle | None = None
-        self._batches = Batches(store, self.prefix, patience_s=patience_s, observer=observer, on_answer=self._on_answer)
+        self._batches = Batches(
+            store,
+            self.prefix,
+            patience_s=patience_s,
+            observer=observer,
+            expected_clock=self._expected_clock,
+            on_answer=self._on_answer,
+        )
         self.registry = Registry(
             store,
             self.prefix,
@@ -284,6 +295,16 @@ class Ledger:
                     await self.registry.retry(partial(client.srem, index, member))
         return now, found
 
+    async def check_rights(self) -> None:
+        """Return if the store runs scripts, also on keys that these derive, and allows every command that is used.
+        Raises StoreLost, StoreRefused, with the store's own words."""
+        await self.store.evalsha(Script.of(__package__, "rights"), [self.prefix], [])
+        await self._batches.check()
+
+    async def check(self) -> None:
+        """Return if the store runs our scripts and takes writes now. Raises StoreUnavailable, StoreRefused."""
+        await self.registry.retry(self._batches.check)
+
     async def heartbeat(self) -> None:
         """Learn of changes while no batch brings them, be counted among the replicas, and count them.
 
@@ -297,18 +318,43 @@ class Ledger:
             now, _ = await self.store.guard(self.store.client.time())  # machines' own clocks may differ by more
             await self.store.guard(self.store.client.zadd(replicas, {self._name: now}))
             await self.store.guard(self.store.client.zremrangebyscore(replicas, 0, now - _REPLICA_LIVES_S))
-            counted = await self.store.guard(self.store.client.zcard(replicas))
+            recent = now - _REPLICA_LIVES_S, now + _REPLICA_LIVES_S  # later ones are of before the clock was set back
+            counted = await self.store.guard(self.store.client.zcount(replicas, *recent))
             # The first heartbeat after a long absence of the store finds no other replica yet.
             self.replicas, self._counted = max(1, counted, self._counted), counted
 
-    def _on_answer(self, version: int, epoch: str, now: float) -> None:
-        # An answer is late by its transfer, so the clock that is furthest ahead is the most exact; a drift is followed.
-        ahead = now - time.monotonic()
-        steps = abs(ahead - self._clock_ahead) > _CLOCK_STEPS_S
-        self._clock_ahead = ahead if steps else max(ahead, self._clock_ahead - _CLOCK_DRIFTS_S)
+    def _expected_clock(self) -> tuple[bytes, bytes]:
+        return (b"%.6f" % self._now(), b"%.6f" % self._clock_shown) if self._clock_shown else (b"", b"")
+
+    def _on_answer(self, version: int, epoch: str, now: float | None) -> None:
+        if now is not None:
+            self._follow_clock(now)
         if self._serves_alone and self._rejoining is None:
             self._store_is_back(epoch)
         self.registry.update_version(version, epoch)
+
+    def _follow_clock(self, now: float) -> None:
+        # An answer is late by its transfer, so the clock that is furthest ahead is the most exact; a drift is followed.
+        ahead = now - time.monotonic()
+        step = ahead - self._clock_ahead
+        if abs(step) <= _CLOCK_STEPS_S:
+            self._clock_ahead = max(ahead, self._clock_ahead - _CLOCK_DRIFTS_S)
+        else:
+            self._clock_ahead = ahead
+            if self._clock_shown:
+                self._clock_was_set(step)
+        self._clock_shown = now
+
+    def _clock_was_set(self, by: float) -> None:
+        _log.warning("the store's clock was set", by_s=round(by, 1))
+        if self._local is not None:
+            self._local.move(by)
+        if by < 0:
+            self._correcting = asyncio.get_running_loop().create_task(self._correct_seconds())
+
+    async def _correct_seconds(self) -> None:
+        with contextlib.suppress(StoreError):
+            await self.registry.correct_seconds()
 
 
 __all__ = [

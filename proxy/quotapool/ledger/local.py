@@ -101,6 +101,16 @@ class LocalBudgets:
         if key in self._shares:
             self._shares[key].bucket.cool_until = self._cooling[key]
 
+    def move(self, seconds: float) -> None:
+        """The store's clock was set by so many seconds: everything goes along that was known before."""
+        self._cooling = {key: until + seconds for key, until in self._cooling.items()}
+        for granted in self._last.values():
+            granted.at += seconds
+        for share in self._shares.values():
+            share.since += seconds
+            share.bucket.move(seconds)
+            share.untouched.move(seconds)
+
     # ---- while it is away
 
     def begin(self, replicas: int) -> None:

@@ -58,6 +58,7 @@ class Registry:
         self._on_version = on_version
         self._state_script = Script.of(__package__, "state")
         self._try_now_script = Script.of(__package__, "try_now")
+        self._clock_script = Script.of(__package__, "clock")
 
     def update_version(self, version: int, epoch: str) -> None:
         """Take the version and epoch of an answer."""
@@ -186,11 +187,16 @@ class Registry:
     async def begin_epoch(self, *, reseeded: bool) -> str:
         """Give the store an epoch, unless it has one. A reseeded one starts new buckets low for two minutes. Returns
         the epoch in force."""
+        await self.correct_seconds()  # the clock may have been set back while nobody was here
         seconds, _ = await self.retry(self.store.client.time)
         key, value = f"{self.prefix}:epoch", f"{'r' if reseeded else 'f'}:{seconds}"
         await self.retry(lambda: self.store.client.set(key, value, nx=True))
         self.epoch = text_of(await self.retry(lambda: self.store.client.get(key)))
         return self.epoch
+
+    async def correct_seconds(self) -> None:
+        """The store's clock was set back: let what rests do so no longer than it was to. Changes nothing otherwise."""
+        await self.retry(lambda: self.store.evalsha(self._clock_script, [self.prefix], []))
 
     async def poll(self) -> float:
         """Read version and epoch; returns the store's time. Unlike a heartbeat it counts nobody as a replica."""

@@ -47,8 +47,9 @@ _KINDS: Final[tuple[tuple[str, int, str], ...]] = (
     ("audio_hours", 3600, "second"),
     ("input_mchars", _MILLION, "character"),
     ("requests_kcount", 1000, "request"),
+    ("web_searches_kcount", 1000, "web_search"),
 )
-# Tools' own fees are not in an answer's usage; the command `usage` says so.
+# Of tools' own fees, an answer states web searches at most; the command `usage` says so.
 _TOOL_FEES: Final = frozenset({"web_searches_kcount", "storage_searches_kcount", "code_executions_kcount"})
 _KNOWN: Final = frozenset(name for name, _, _ in _KINDS) | _TOOL_FEES
 _FREE: Final = RateCard(input=0, output=0, request=0)  # a model that is listed without any price: moderation

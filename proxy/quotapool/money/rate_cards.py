@@ -23,7 +23,7 @@ _TUNED: Final = "ft:"
 
 
 class RateCard(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Picodollars for each token, second, character and request of one (model, tier). None: the rate is unknown.
+    """Picodollars for each token, second, character, request and web search of one (model, tier). None: unknown.
 
     If a prompt has more than `long_from` tokens, all of the call is priced by the card `long`.
     """
@@ -41,6 +41,7 @@ class RateCard(msgspec.Struct, frozen=True, omit_defaults=True):
     second: int | None = None
     character: int | None = None
     request: int | None = None
+    web_search: int | None = None
     long_from: int = 0
     long: RateCard | None = None
 
@@ -121,6 +122,8 @@ def _sum_of_parts(card: RateCard, usage: Usage) -> int | None:
         (seconds, card.second),
     )
     total = card.request or 0
+    if d is not None and d.web_searches and card.web_search is not None:  # most cards do not know this fee
+        total += d.web_searches * card.web_search
     for amount, rate in parts:
         if amount:
             if rate is None:

@@ -37,7 +37,7 @@ _TIERS: Final = frozenset({STANDARD, "flex", "priority", "fast", "batch", "scale
 _CANCELLED: Final = "cancelled"
 _TIMEOUT: Final = "timeout"
 
-_Name = tuple[str, str, str, str, str]  # account, key, model, client, tier
+_Name = tuple[str, str, str, str, str, bool]  # account, key, model, client, tier, whether it was called as a tool
 
 
 class _Row:
@@ -97,13 +97,13 @@ class SpendCounter:
         if self._prices is None and len(self._early) < _MOST_EARLY:
             self._early.append((attempt, record))
             return
-        name = attempt.account, attempt.key, record.model, record.client, attempt.tier
-        row = self._open.get(name)
-        if row is None:
-            card, sure = (None, False) if self._prices is None else self._prices.card(record.model, attempt.tier)
-            row = self._open[name] = _Row(card, sure)
+        row = self._row((attempt.account, attempt.key, record.model, record.client, attempt.tier, False))
         if 200 <= attempt.status < 300:
             row.known = True
+        for model, used in usage.by_tools:
+            row_of_tool = self._row((attempt.account, attempt.key, model, record.client, used.tier, True))
+            row_of_tool.known = True
+            _add(row_of_tool, used)
         if not exact:
             usage = Usage(
                 Certainty.AT_LEAST,
@@ -112,18 +112,14 @@ class SpendCounter:
                 usage.cached_prompt,
                 details=usage.details,
             )
-        row.requests += 1
-        row.prompt += usage.prompt
-        row.cached += usage.cached_prompt
-        row.completion += usage.completion
-        pico = None if row.card is None else price(row.card, usage)
-        if pico is None or not (exact or pico or usage.total):
-            row.unpriced += 1
-        elif exact and row.sure:
-            row.exact += pico
-        else:
-            row.estimated += pico
-            row.guessed += 1
+        _add(row, usage)
+
+    def _row(self, name: _Name) -> _Row:
+        row = self._open.get(name)
+        if row is None:
+            card, sure = (None, False) if self._prices is None else self._prices.card(name[2], name[4])
+            row = self._open[name] = _Row(card, sure)
+        return row
 
     async def run(self) -> None:
         """Store twice a second, forever."""
@@ -191,13 +187,13 @@ class SpendCounter:
             row = self._open.pop(key_of_row, None)
             if row is None:  # folded in another turn
                 continue
-            account, key, model, client, tier = key_of_row
+            account, key, model, client, tier, as_tool = key_of_row
             name = self._name(model, known=row.known)
             tier = tier if standard_or(tier) in _TIERS else OTHER  # an upstream may invent tiers
             exact = row.requests - row.guessed - row.unpriced
             tokens = row.prompt, row.cached, row.completion
             for kind, pico, requests in _split(row, exact):
-                entry = Entry(account, key, name, client, kind, pico, requests, *tokens, tier=tier)
+                entry = Entry(account, key, name, client, kind, pico, requests, *tokens, tier=tier, as_tool=as_tool)
                 self._unsent.add(entry, now)
                 tokens = 0, 0, 0  # only once: tokens are not split by kind
                 if kind == "unpriced":
@@ -215,6 +211,23 @@ class SpendCounter:
             return OTHER
         self._models.add(model)
         return model
+
+
+def _add(row: _Row, usage: Usage) -> None:
+    """One call's tokens, and what they cost."""
+    row.requests += 1
+    row.prompt += usage.prompt
+    row.cached += usage.cached_prompt
+    row.completion += usage.completion
+    exact = usage.certainty is Certainty.EXACT
+    pico = None if row.card is None else price(row.card, usage)
+    if pico is None or not (exact or pico or usage.total):
+        row.unpriced += 1
+    elif exact and row.sure:
+        row.exact += pico
+    else:
+        row.estimated += pico
+        row.guessed += 1
 
 
 def _split(row: _Row, exact: int) -> list[tuple[Kind, int, int]]:

@@ -25,6 +25,8 @@ Kind = Literal["exact", "estimated", "probe", "unpriced"]
 DIMENSIONS: Final[tuple[Dimension, ...]] = ("account", "key", "model", "client", "pool")
 POOL: Final = ""
 """The one name in the dimension `pool`."""
+PROBES: Final = "(probes)"
+"""The client of calls that the proxy itself makes; no client can have this name."""
 DAYS_KEPT: Final = 400  # 13 months
 HOURS_KEPT_DAYS: Final = 8
 _DAY_S: Final = 86_400
@@ -37,7 +39,8 @@ _pack: Final = msgspec.msgpack.Encoder().encode
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A cost to add: `requests` calls of one kind. `pico`: picodollars, 0 if unpriced. `tier`: of the answer."""
+    """A cost to add: `requests` calls of one kind. `pico`: picodollars, 0 if unpriced. `tier`: of the answer.
+    `as_tool`: the calls were parts of requests to other models, which are counted there."""
 
     account: str
     key: str
@@ -50,6 +53,7 @@ class Entry(msgspec.Struct, frozen=True):
     cached: int = 0
     completion: int = 0
     tier: str = STANDARD
+    as_tool: bool = False
 
 
 class Spent(msgspec.Struct):
@@ -237,7 +241,7 @@ def model_name(model: str, tier: str) -> str:
 
 def _spent(entry: Entry) -> Spent:
     spent = Spent(
-        requests=entry.requests,
+        requests=0 if entry.as_tool else entry.requests,
         prompt_tokens=entry.prompt,
         cached_tokens=entry.cached,
         completion_tokens=entry.completion,

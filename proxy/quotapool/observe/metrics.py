@@ -225,14 +225,14 @@ class PoolMetrics:
         self.alerts: Family[tuple[str, str], Counts] = new.counter(
             "alert_messages_total", "target result", "messages", "Messages to alert targets: sent, failed or dropped."
         )
-        self.store_up: Gauge = new.plain_gauge("store_up", "0 or 1", "1 while the store answers.")
+        self.store_up: Gauge = new.plain_gauge("store_up", "0 or 1", "1 while the store runs a script that writes.")
         self.store_shared: Gauge = new.plain_gauge(
             "store_shared", "0 or 1", "1 if other replicas can share the store, 0 if it is embedded."
         )
         self.locked_keys: Gauge = new.plain_gauge(
             "locked_keys", "keys", "Keys that were added at run time and cannot be opened: another master key."
         )
-        self.workers: Gauge = new.plain_gauge("workers", "processes", "Worker processes alive.")
+        self.workers: Gauge = new.plain_gauge("workers", "processes", "Workers that are ready and send heartbeats.")
         self.worker_restarts: Counts = new.plain_counter(
             "worker_restarts_total", "processes", "Workers that exited and were replaced."
         )

@@ -5,16 +5,14 @@ Every log line, and every text from upstream that is passed on, goes through one
 
 from __future__ import annotations
 
-import html
-import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final
-from urllib.parse import quote
 
 import msgspec
 
+from quotapool.domain.echoes import spellings
 from quotapool.domain.redact import REDACTED, mask
 
 _SHORTEST: Final = 6  # characters; a shorter "secret" would black out ordinary words
@@ -62,18 +60,21 @@ class Redactor:
     # which takes 0.1 instead of about 10 microseconds.
 
     def clean_bytes(self, data: bytes) -> bytes:
-        """`clean` for a body from upstream: JSON stays JSON, other texts are cleaned as they are.
+        """`clean` for a body from upstream: JSON stays JSON, and its escapes hide nothing; other texts are cleaned as
+        they are.
 
         Returns the same object if there is no secret in it. Bytes that are not UTF-8 pass unchanged.
         """
         text = data.decode("utf-8", "surrogateescape")
         cleaned = self.clean(text)
-        if cleaned == text:
+        if cleaned == text and "\\" not in text:
             return data
         try:
-            return msgspec.json.encode(self.scrub(msgspec.json.decode(data)))
-        except (msgspec.DecodeError, UnicodeError):
-            return cleaned.encode("utf-8", "surrogateescape")
+            document = msgspec.json.decode(data)
+            scrubbed = self.scrub(document)
+            return data if cleaned == text and scrubbed == document else msgspec.json.encode(scrubbed)
+        except (ValueError, RecursionError):
+            return data if cleaned == text else cleaned.encode("utf-8", "surrogateescape")
 
     def scrub(self, value: Any) -> Any:
         """A copy of a JSON-like value with every string in it clean; foreign objects become their `str`."""
@@ -90,9 +91,6 @@ class Redactor:
 
 def _compile(secrets: Iterable[str]) -> re.Pattern[str]:
     """One pattern for all secrets, in all the ways in which they may be escaped."""
-    spellings: set[str] = set()
-    for secret in secrets:
-        spellings |= {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
-        spellings |= {quote(secret), quote(secret, safe=""), html.escape(secret), repr(secret)[1:-1]}
+    found = set[str]().union(*map(spellings, secrets))
     # The longest first, or the end of a secret that begins with another one would remain.
-    return re.compile("|".join(map(re.escape, sorted(spellings, key=len, reverse=True))))
+    return re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True))))

@@ -61,6 +61,9 @@ class Reporter(Observer):
         usage = attempt.usage
         if usage is not None and usage.certainty is not Certainty.NOTHING:
             tally.used(usage)
+            for model, used in usage.by_tools:
+                self._labels.upstream_served(model)
+                self._metrics.attempt_tallies[attempt.key, self._labels.model(model), attempt.outcome].used(used)
             self.spend(attempt, record)
 
     def retrying(self, attempt: AttemptRecord) -> None:
@@ -103,9 +106,9 @@ class Reporter(Observer):
     def objects_unwritten(self, records: int) -> None:
         self._metrics.objects_unwritten.inc(records)
 
-    def store_away(self, *, away: bool) -> None:
+    def store_away(self, *, away: bool, why: str = "") -> None:
         if away:
-            _log.error("the store is away", docs="docs/operations.md#the-store-is-down")
+            _log.error("the store is away", why=why, docs="docs/operations.md#the-store-is-down")
         else:
             _log.warning("the store is back")
 

@@ -44,15 +44,21 @@ def decoded(body: bytes, encoding: str, most: int) -> bytes:
     The same object if there is no encoding; b"" if it is broken or not supported here (several at once). A truncated
     body gives what could be read. Never raises.
     """
+    return decoded_and_whole(body, encoding, most)[0]
+
+
+def decoded_and_whole(body: bytes, encoding: str, most: int) -> tuple[bytes, bool]:
+    """`decoded`, and whether that is all that a client would find in the body."""
     name = encoding.strip().lower()
     if name in {"", "identity"}:
-        return body
+        return body, True
     for decode in (_DECODERS.get(name), _decode_raw_deflate if name == "deflate" else None):
         try:
-            return decode(body, most)[0] if decode is not None else b""
+            if decode is not None:
+                return decode(body, most)
         except _BROKEN:
             continue
-    return b""
+    return b"", not body
 
 
 def decoded_request(body: bytes, encoding: str, most: int) -> bytes:

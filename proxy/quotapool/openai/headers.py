@@ -13,6 +13,9 @@ from typing import Final
 
 from multidict import MultiMapping
 
+from quotapool.domain.echoes import shows
+from quotapool.domain.redact import mask
+
 HOP_BY_HOP: Final = frozenset(
     {
         "connection",
@@ -60,8 +63,9 @@ def _is_for_upstream(name: str) -> bool:
 
 @lru_cache(_NAMES)
 def _is_for_client(name: str) -> bool:
+    """Not those that concern this side only, nor one whose very name looks like a secret."""
     low = name.lower()
-    return low not in _NOT_FOR_CLIENT and not low.startswith((_OURS, _RATE))
+    return low not in _NOT_FOR_CLIENT and not low.startswith((_OURS, _RATE)) and mask(name) == name
 
 
 def _end_to_end(headers: MultiMapping[str], sent: list[Header]) -> list[Header]:
@@ -103,11 +107,16 @@ def _decodable(lines: Iterable[str]) -> str:
 
 
 def headers_for_client(headers: MultiMapping[str], items: Iterable[Header], *, secret: str) -> list[Header]:
-    """The answer's headers for the client, none of which may repeat the key's `secret`.
+    """The answer's headers for the client, none of which may repeat the key's `secret`, percent-encoded or not.
 
     The length is added when the body is sent.
     """
-    return _end_to_end(headers, [pair for pair in items if _is_for_client(pair[0]) and secret not in pair[1]])
+    sent = [
+        pair
+        for pair in items
+        if _is_for_client(pair[0]) and secret not in pair[1] and ("%" not in pair[1] or not shows(pair[1], secret))
+    ]
+    return _end_to_end(headers, sent)
 
 
 def encode_headers(headers: Sequence[Header]) -> bytes:

@@ -254,7 +254,7 @@ OBJECT_ACCOUNT_UNAVAILABLE: Final = ProxyError(
 )  # fmt: skip
 DRAINING: Final = ProxyError(
     "draining", 503, _UNAVAILABLE, True,
-    "This proxy is shutting down and accepts no new requests.",
+    "This proxy is shutting down, and this request would have had to wait for the pool's rate limit.",
     "Retry; another replica or the restarted proxy will answer.",
 )  # fmt: skip
 PROXY_OVERLOADED: Final = ProxyError(

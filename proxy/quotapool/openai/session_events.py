@@ -17,7 +17,7 @@ import msgspec
 
 from quotapool.domain.quantities import Usage
 from quotapool.openai.jsontext import BROKEN, has_too_many_values, object_in
-from quotapool.openai.usage import reported_tier, usage_of
+from quotapool.openai.usage import reported_tier, usage_of, with_tools
 
 CREATE: Final = "response.create"
 BEGUN: Final = "response.created"
@@ -96,13 +96,15 @@ def read_event(payload: bytes | bytearray) -> EventFacts | None:
     lane = _text(document.get("stream_id"))
     if kind in ENDED or kind == BEGUN:
         response = _part(document, "response")
-        tier = reported_tier(response.get("service_tier"))
+        usage = usage_of(response.get("usage"), reported_tier(response.get("service_tier")))
+        if usage is not None:
+            usage = with_tools(usage, response.get("tool_usage"), response.get("tools"))
         return EventFacts(
             kind,
             _text(response.get("id")),
             lane,
             _text(response.get("model")),
-            usage=usage_of(response.get("usage"), tier),
+            usage=usage,
             failed=response.get("status") == "failed" or kind == "response.failed",
         )
     if kind == ERROR:

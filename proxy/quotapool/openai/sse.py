@@ -3,6 +3,7 @@
 Most chunks are only scanned: keys and words that could matter are searched as bytes, and only an event that contains
 one is parsed, so that words in the model's text decide nothing. A client that did not ask for usage gets the bytes of a
 stream without it: the usage chunk and each `"usage":null` are removed, however the bytes are split into chunks.
+Of an event of megabytes (an image) everything is kept but its long strings.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import msgspec
 
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.openai.jsontext import BROKEN, decode_leniently, is_object, locate, member_span
-from quotapool.openai.usage import reported_tier, usage_of
+from quotapool.openai.skimmed import SkimmedJson
+from quotapool.openai.usage import reported_tier, usage_of, with_tools
 
 Dialect = Literal["chat", "responses"]
 
 MAX_EVENT: Final = 16 * 1024 * 1024
-"""Bytes of one unfinished event that are kept; beyond that the rest of the stream passes unstripped and unwatched."""
+"""Bytes of one unfinished event that are held for stripping; a longer one passes unstripped. It commits."""
+_WHOLE: Final = 2**20  # bytes of one unfinished event that are kept as they are, if nothing is stripped
+_BLANK_LINES: Final = (b"\n\n", b"\n\r\n", b"\r\r")
 
 PREAMBLE: Final = frozenset({"response.created", "response.queued", "response.in_progress", "keepalive"})
 TERMINAL: Final = frozenset(
@@ -45,6 +49,8 @@ class _Nested(msgspec.Struct, gc=False):
     id: Any = None
     usage: Any = None
     service_tier: Any = None
+    tool_usage: Any = None
+    tools: msgspec.Raw = msgspec.Raw()
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -75,11 +81,12 @@ class StreamRelay:
     """
 
     __slots__ = (
-        "_blind",
         "_chat",
         "_deltas",
         "_exact",
         "_held",
+        "_long",
+        "_long_bytes",
         "_running",
         "_strip",
         "_tier",
@@ -99,7 +106,8 @@ class StreamRelay:
         self._chat = dialect == "chat"
         self._strip = strip_usage and self._chat
         self._held = bytearray()
-        self._blind = False
+        self._long: SkimmedJson | None = None  # an unfinished event that is too long to be held
+        self._long_bytes = 0
         self._deltas = 0
         self._exact: Usage | None = None
         self._running: Usage | None = None
@@ -124,18 +132,52 @@ class StreamRelay:
 
     def feed(self, data: bytes) -> bytes:
         """What the client gets now. Without stripping, `data` itself, at once."""
-        if self._blind:
-            return data
+        if self._long is not None:
+            return self._feed_long(self._long, data)
         block = data if not self._held and data.endswith(b"\n\n") else self._assemble(data)
-        if not self._blind and block:
+        if block:
             block = self._read(block)
+        if self._held and len(self._held) > (MAX_EVENT if self._strip else _WHOLE):
+            block += self._begin_long()
         return block if self._strip else data
+
+    def _begin_long(self) -> bytes:
+        """The held event is too long: it passes from here on. Returns what was held of it."""
+        passing = bytes(self._held)
+        self._held.clear()
+        self._long, self._long_bytes = SkimmedJson(MAX_EVENT), 0
+        self._skim(self._long, passing)
+        self._held += passing[-2:]  # in which its blank line may begin
+        return passing
+
+    def _skim(self, event: SkimmedJson, data: bytes) -> None:
+        event.feed(data)
+        self._long_bytes += len(data)
+        if self._long_bytes > MAX_EVENT:
+            self._commit()
+
+    def _feed_long(self, event: SkimmedJson, data: bytes) -> bytes:
+        """More of a long event, and what comes behind it."""
+        before = len(self._held)
+        seen = bytes(self._held) + data
+        found = _BOUNDARY.search(seen)
+        if found is None:
+            self._skim(event, data)
+            self._held[:] = seen[-2:]
+            return data
+        end = found.end() - before
+        self._skim(event, data[:end])
+        self._held.clear()
+        self._long = None
+        self._watch(bytes(event.kept))
+        rest = data[end:]
+        return data[:end] + self.feed(rest) if rest else data
 
     def finish(self) -> bytes:
         """What is still held when upstream ends: an event without its blank line, treated like the others."""
-        event = bytes(self._held)
+        event = bytes(self._held) if self._long is None else bytes(self._long.kept)
         self._held.clear()
-        if not event or not self._watch(event) or not self._strip:
+        if not event or not self._watch(event) or not self._strip or self._long is not None:
             return b""
         return _without_null_usage(event)
 
@@ -145,14 +187,10 @@ class StreamRelay:
         since = max(0, len(held) - 2)  # the blank line itself may have been split
         held += data
         end = 0
-        for blank in (b"\n\n", b"\n\r\n", b"\r\r"):
+        for blank in _BLANK_LINES:
             at = held.rfind(blank, since)
             if at >= 0:
                 end = max(end, at + len(blank))
-        if len(held) - end > MAX_EVENT:
-            self._blind = True
-            self._commit()
-            end = len(held)
         block = bytes(held[:end])
         del held[:end]
         return block
@@ -195,7 +233,9 @@ class StreamRelay:
             self.object_id = object_id if type(object_id) is str else ""
         tier = reported_tier(decoded.response.service_tier if decoded.response else decoded.service_tier)
         self._tier = tier or self._tier  # any event may name it; the last one is right
-        usage = usage_of(decoded.usage) or (usage_of(decoded.response.usage) if decoded.response else None)
+        usage = usage_of(decoded.usage)
+        if usage is None and decoded.response and (usage := usage_of(decoded.response.usage)) is not None:
+            usage = with_tools(usage, decoded.response.tool_usage, decoded.response.tools)
         if usage is not None:
             if decoded.choices:  # a look-alike of OpenAI that reports usage along the way
                 self._running = usage

@@ -7,11 +7,16 @@ transcriptions `input_tokens`, `output_tokens`, `input_tokens_details`, `output_
 and `image_tokens`; transcriptions and realtime spell the details `input_token_details`, and realtime splits cached
 tokens in `cached_tokens_details.{text_tokens,audio_tokens,image_tokens}`. Transcriptions billed by the minute report
 `{"type": "duration", "seconds": 12}`.
+
+A response states what its tools used beside `usage`: `tool_usage.image_gen` has the tokens of the model that `tools`
+names for it, `tool_usage.web_search.num_requests` counts searches.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -30,6 +35,13 @@ _NO_TIER: Final = frozenset({"", "auto"})  # "auto" can be asked for, but is nev
 class _Answer(msgspec.Struct, gc=False):
     usage: Any = None
     service_tier: Any = None
+    tool_usage: Any = None
+    tools: msgspec.Raw = msgspec.Raw()  # can be long, and is rarely needed
+
+
+class _Tool(msgspec.Struct, gc=False):
+    type: Any = None
+    model: Any = None
 
 
 class _Model(msgspec.Struct, gc=False):
@@ -41,6 +53,10 @@ class _AnswerOrEvent(_Model, gc=False):
 
 
 _answer: Final = msgspec.json.Decoder(_Answer)
+_tools: Final = msgspec.json.Decoder(list[_Tool])
+_IMAGE_TOOL: Final = {"image_gen": "image_generation"}  # `tool_usage` and `tools` name it differently
+_LONGEST_MODEL: Final = 128  # characters
+_MOST_TOOLS: Final = 16  # that an answer may state usage of
 _answer_or_event: Final = msgspec.json.Decoder(_AnswerOrEvent)
 
 
@@ -53,13 +69,23 @@ def read_usage(body: bytes) -> Usage:
     try:
         if len(body) >= _SCAN_FROM and (at := locate(body, b'"usage"')) >= 0:
             answer = _answer.decode(b"{" + body[at:])
-            if answer.service_tier is None and type(answer.usage) is dict and "output_tokens" in answer.usage:
-                answer.service_tier = _tier_before(body)
+            if (
+                type(answer.usage) is dict and "output_tokens" in answer.usage
+            ):  # a response: these come before its usage
+                if answer.service_tier is None:
+                    answer.service_tier = _tier_before(body)
+                if answer.tool_usage is None:
+                    answer.tool_usage = _member(body, b'"tool_usage"').tool_usage
+                if answer.tool_usage and not bytes(answer.tools):
+                    answer.tools = _member(body, b'"tools"').tools
         else:
             answer = _answer.decode(body)
     except BROKEN:
         return UNREPORTED
-    return usage_of(answer.usage, reported_tier(answer.service_tier)) or UNREPORTED
+    usage = usage_of(answer.usage, reported_tier(answer.service_tier))
+    if usage is not None and answer.tool_usage:
+        usage = with_tools(usage, answer.tool_usage, answer.tools)
+    return usage or UNREPORTED
 
 
 def answering_model(body: bytes) -> str:
@@ -79,9 +105,47 @@ def reported_tier(tier: object) -> str:
 
 def _tier_before(body: bytes) -> object:
     """The tier of a long response, in which it comes before `usage` (in chat it comes after)."""
-    tail = body[-_TIER_WITHIN:]
-    at = locate(tail, b'"service_tier"')
-    return _answer.decode(b"{" + tail[at:]).service_tier if at >= 0 else None
+    return _member(body[-_TIER_WITHIN:], b'"service_tier"').service_tier
+
+
+def _member(body: bytes, quoted_name: bytes) -> _Answer:
+    """What an answer has from this top-level member on; empty if it has no such member."""
+    at = locate(body, quoted_name)
+    return _answer.decode(b"{" + body[at:]) if at >= 0 else _Answer()
+
+
+def with_tools(usage: Usage, tool_usage: object, tools: object) -> Usage:
+    """`usage` with what the tools used. `tools`: as decoded, or its JSON. Never raises."""
+    if type(tool_usage) is not dict:
+        return usage
+    by_tools = tuple(_by_tools(tool_usage, tools))
+    search = tool_usage.get("web_search")
+    searches = count_of(search.get("num_requests")) if type(search) is dict else 0
+    if not by_tools and not searches:
+        return usage
+    details = msgspec.structs.replace(usage.details or Details(), web_searches=searches) if searches else usage.details
+    return msgspec.structs.replace(usage, details=details, by_tools=by_tools)
+
+
+def _by_tools(tool_usage: dict[str, Any], tools: object) -> Iterator[tuple[str, Usage]]:
+    """(model, usage) for each tool that used tokens; the model is "" if the answer does not name it."""
+    models: dict[str, str] | None = None
+    for name, reported in islice(tool_usage.items(), _MOST_TOOLS):
+        used = usage_of(reported)
+        if used is None or not used.total:
+            continue
+        if models is None:
+            models = _models_of(tools)
+        yield models.get(_IMAGE_TOOL.get(name, name), ""), used
+
+
+def _models_of(tools: object) -> dict[str, str]:
+    """The model of each type of tool that names one."""
+    try:
+        decoded = _tools.decode(tools) if isinstance(tools, msgspec.Raw) else msgspec.convert(tools, list[_Tool])
+    except BROKEN:
+        return {}
+    return {t.type: t.model[:_LONGEST_MODEL] for t in decoded if type(t.type) is str and type(t.model) is str}
 
 
 def usage_of(reported: object, tier: str = "") -> Usage | None:

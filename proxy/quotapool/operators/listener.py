@@ -23,18 +23,21 @@ def admin_app(
     token: str,
     metrics: Callable[[], Awaitable[tuple[bytes, str]]],
     why_not_ready: Callable[[], str],
+    why_unhealthy: Callable[[], str],
     handlers: Mapping[str, Handler],
     hosts: Callable[[], Collection[str]],
 ) -> web.Application:
-    """`metrics` returns a body and its content type; `why_not_ready`: "" if it is ready; `handlers`: those of the admin
-    API, by names of routes; `hosts`: names in the Host header that are allowed besides loopback's."""
+    """`metrics` returns a body and its content type; `why_not_ready`: "" if it is ready; `why_unhealthy`: "" unless a
+    restart would help; `handlers`: those of the admin API, by names of routes; `hosts`: names in the Host header that
+    are allowed besides loopback's."""
 
     async def show_metrics(_: web.Request) -> web.Response:
         body, content_type = await metrics()
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def healthz(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+        why = why_unhealthy()
+        return web.Response(text=f"{why or 'ok'}\n", status=503 if why else 200)
 
     async def readyz(_: web.Request) -> web.Response:
         why_not = why_not_ready()

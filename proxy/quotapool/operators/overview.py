@@ -20,7 +20,7 @@ from quotapool.domain.observer import Observer
 from quotapool.domain.states import OPERATOR, Record, State
 from quotapool.domain.subject import Subject, SubjectKind
 from quotapool.keys.keyring import keyring
-from quotapool.ledger.budgets import Ledger, StoreUnavailable
+from quotapool.ledger.budgets import Ledger
 from quotapool.money.credit_control import CreditControl
 from quotapool.money.credit_report import credit_row
 from quotapool.money.spend_store import SpendStore
@@ -29,6 +29,7 @@ from quotapool.observe.shared_values import SharedValues
 from quotapool.pool.roster import Roster
 from quotapool.pool.sync import RosterSync
 from quotapool.settings import Settings
+from quotapool.store.store import StoreError
 
 _log = structlog.get_logger()
 _MOST_BUCKETS = 5_000  # bucket series on one page
@@ -88,10 +89,11 @@ class Overview:
     async def metrics_page(self) -> tuple[bytes, str]:
         """The `/metrics` page: body and content type. Without the store, only the rows from it are missing."""
         try:
+            await self.ledger.check()
             await self.sync.refresh()
             now, buckets = await self.ledger.buckets()
             stopped = await self.ledger.registry.removals_stopped()
-        except StoreUnavailable:
+        except StoreError:
             self.metrics.store_up.set(0)
         else:
             self.metrics.removals_stopped.inc(max(0, stopped - self._removals_stopped))

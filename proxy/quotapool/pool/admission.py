@@ -35,8 +35,8 @@ _MOST_GROUPS = 1_000  # model groups of which something is remembered
 
 
 class NoRoom(msgspec.Struct, frozen=True):
-    """Refused until later: budgets are used up, and there will be room in `wait_s`. `reason`: rate_limit, queue_full or
-    queue_timeout."""
+    """Refused until later: budgets are used up, and there will be room in `wait_s`. `reason`: rate_limit, queue_full,
+    queue_timeout, or draining."""
 
     wait_s: float
     reason: str
@@ -44,6 +44,7 @@ class NoRoom(msgspec.Struct, frozen=True):
 
 
 AdmissionAnswer = Granted | NoRoom | Never
+DRAINING = NoRoom(1.0, "draining", None)  # another replica, or this one once it has started again
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +80,7 @@ class Admission:
         self._return_times: dict[str, ReturnTimes] = {}
         self._waiting = 0
         self._serial = 0
+        self.draining = False  # nobody may begin to wait
 
     def __repr__(self) -> str:
         return f"<Admission queues={len(self._queues)} waiting={self._waiting}>"
@@ -93,6 +95,8 @@ class Admission:
             if not isinstance(result, Refused):
                 return result
             refused = result
+            if self.draining:
+                return DRAINING
             # While we asked, others may have formed one.
             queue = self._queues.get(want.queue) or _Queue(accounts=len(want.only or ()))
         expected_s = max(refused.wait_s or 0.0, queue.pace_s * (queue.waiting.ahead(want.client, want.priority) + 1))
@@ -101,6 +105,18 @@ class Admission:
         if not self._has_place(queue, want):
             return self._no_room(want.queue, "queue_full", expected_s, refused, queue)
         return await self._wait_in(queue, want, patience_s, expected_s)
+
+    def drain(self) -> None:
+        """This process stops: who waits is refused, and so is from now on who would have to."""
+        self.draining = True
+        for queue in self._queues.values():
+            while (waiter := queue.waiting.peek()) is not None:
+                queue.waiting.remove(waiter)
+                if not waiter.future.done():
+                    waiter.future.set_result(DRAINING)
+                    if waiter.asked:
+                        self._ledger.release(waiter.want.group, waiter.name)
+            queue.changed.set()
 
     def _no_room(self, name: str, reason: str, wait_s: float, refused: Refused, queue: _Queue) -> NoRoom:
         """A refusal with a time that nobody else got."""

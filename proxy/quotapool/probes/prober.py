@@ -23,7 +23,7 @@ from quotapool.domain.subject import Subject
 from quotapool.domain.verdict import OK, Kind, Scope, Verdict
 from quotapool.domain.wallet import PICO
 from quotapool.ledger.budgets import Granted, Ledger
-from quotapool.money.spend_store import Entry, SpendStore
+from quotapool.money.spend_store import PROBES, Entry, SpendStore
 from quotapool.pool.key_health import KeyHealth
 from quotapool.pool.sync import RosterSync
 from quotapool.probes.calls import EMBEDDING, EMBEDDING_PICO, Calls, ProbeAnswer, chat_model, most_pico
@@ -216,7 +216,7 @@ class Prober:
             return
         usage = _usage_in(found.document)
         entry = Entry(
-            key.account, key.id, model, "", "probe", set_aside, prompt=usage.prompt, completion=usage.completion
+            key.account, key.id, model, PROBES, "probe", set_aside, prompt=usage.prompt, completion=usage.completion
         )
         await self._spend.add([entry])
 

@@ -17,6 +17,7 @@ from msgspec import structs
 from multidict import CIMultiDict
 
 from quotapool.domain.cool_down import COOLING, cool_down_s
+from quotapool.domain.echoes import EchoFilter, shows
 from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import NOTHING, Certainty, Cost, Dimension, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
@@ -26,10 +27,11 @@ from quotapool.ledger.budgets import Ledger
 from quotapool.ledger.grants import Event, Granted, Observed
 from quotapool.openai import ratelimits, replies
 from quotapool.openai.classify import NO_PROMPT, classify
-from quotapool.openai.encoding import decoded
+from quotapool.openai.encoding import decoded_and_whole
 from quotapool.openai.headers import Header
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.safety import is_policy_refusal
+from quotapool.pool.admission import Admission
 from quotapool.pool.configuration import Snapshot
 from quotapool.pool.key_health import KeyHealth
 from quotapool.pool.sync import RosterSync
@@ -83,6 +85,16 @@ def is_page(verdict: Verdict) -> bool:
     return verdict.kind is Kind.EGRESS and verdict.reason.startswith("http_")
 
 
+_JSON: Final = ("content-type", "application/json")
+_USUAL_REASONS: Final = frozenset({"", "OK"})
+
+
+def _unreadable(status: int) -> bytes:
+    """Instead of an error that cannot be read here: it might repeat the key."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return replies.error_body("OpenAI's error came in an encoding that this proxy does not read.", kind, None)
+
+
 # Errors under HTTP 200 become what the same error is outside a stream.
 _STATUS_OF: Final = {
     Kind.WAIT: 429,
@@ -101,7 +113,7 @@ def held_event(verdict: Verdict, headers: list[Header]) -> Held:
     kind = "server_error" if status >= 500 else verdict.dimension or "invalid_request_error"
     kept = [(name, value) for name, value in headers if name.lower() not in {"content-type", "x-quotapool-source"}]
     body = replies.error_body(verdict.message or "The stream began with an error.", kind, verdict.reason)
-    return Held(status, "", [*kept, ("content-type", "application/json")], body)
+    return Held(status, "", [*kept, _JSON], body)
 
 
 def observed_in(headers: Mapping[str, str]) -> list[Observed]:
@@ -150,6 +162,7 @@ class AttemptParts:
     rates: PoolRateHeaders
     slots: RetrySlots
     reading_on: ReadingOn
+    admission: Admission
     clean: Callable[[bytes], bytes]
 
 
@@ -164,7 +177,7 @@ class AnswerHead(Protocol):
 class Attempt(ABC):
     """`now` is the configuration it began with; a reload in the meantime brings another to the next attempt."""
 
-    __slots__ = ("granted", "now", "outcome", "parts", "record", "request", "request_record")
+    __slots__ = ("echo", "granted", "now", "outcome", "parts", "record", "request", "request_record", "secret")
 
     def __init__(
         self, parts: AttemptParts, now: Snapshot, request: ClientRequest, granted: Granted, record: RequestRecord
@@ -176,6 +189,8 @@ class Attempt(ABC):
         self.request_record = record
         self.outcome = Outcome()
         candidate = granted.candidate
+        self.secret = now.credentials.secret(candidate.key)
+        self.echo = EchoFilter(self.secret)
         self.record = AttemptRecord(candidate.key, candidate.account, record.queued_s)
         self.record.prompt_estimate = request.prompt_tokens
 
@@ -216,15 +231,33 @@ class Attempt(ABC):
         """Understand an error answer, and hold it for the client without secrets: upstream may repeat the key.
 
         `headers`: those the client may have. Upstream is asked for plain bytes. If it encodes them anyway, the client
-        gets them as they came, unless there was something to clean in them.
+        gets them as they came if all of it was read and nothing was to be cleaned; what cannot be read is replaced.
         """
-        plain = decoded(body, answer.headers.get("Content-Encoding", ""), MOST_ERROR_BODY)
-        text = self.parts.clean(plain)
+        plain, is_whole = decoded_and_whole(body, answer.headers.get("Content-Encoding", ""), MOST_ERROR_BODY)
+        text = self.parts.clean(self.echo.whole(plain))
         self.outcome.verdict = classify(answer.status, answer.headers, text)
-        if plain is body or text != plain:
+        if (body and not plain) or self._is_wide(text):
+            text, is_whole = _unreadable(answer.status), False
+            headers = [*(pair for pair in headers if pair[0].lower() != "content-type"), _JSON]
+        if plain is body or not is_whole or text != plain:
             headers = [pair for pair in headers if pair[0].lower() != "content-encoding"]
             body = text
-        self.outcome.held = Held(answer.status, answer.reason, headers, body)
+        self.outcome.held = Held(answer.status, self.reason_of(answer), headers, body)
+
+    def _is_wide(self, text: bytes) -> bool:
+        """Whether something to be cleaned is written in 16 or 32 bits a character."""
+        if b"\0" not in text:
+            return False
+        narrow = text.replace(b"\0", b"")
+        return self.parts.clean(self.echo.whole(narrow)) != narrow
+
+    def reason_of(self, answer: AnswerHead) -> str:
+        """The answer's reason phrase; "", which is the usual one, if upstream wrote more into it than a reason."""
+        reason = answer.reason
+        if reason in _USUAL_REASONS:
+            return reason
+        written = reason.encode("utf-8", "surrogateescape")
+        return reason if self.parts.clean(written) == written and not shows(reason, self.secret) else ""
 
     # ---- when it is over
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from quotapool.domain.echoes import EchoFilter
 from quotapool.pool.configuration import Configuration
 from quotapool.pool.roster import Roster
 from quotapool.upstream.interface import UpstreamFailure, read_body
@@ -32,7 +33,8 @@ class Fetch:
         try:
             answer = await now.upstream_of(route).send("GET", target, headers, None)
             try:
-                return answer.status, await read_body(answer, _MOST)
+                body = await read_body(answer, _MOST)
+                return answer.status, EchoFilter(now.credentials.secret(key)).whole(body)
             finally:
                 answer.close()
         except UpstreamFailure:

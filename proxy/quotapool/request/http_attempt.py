@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Final
 
 from quotapool.domain.quantities import Certainty, Details, Usage
@@ -15,7 +15,8 @@ from quotapool.openai.sse import StreamRelay
 from quotapool.openai.usage import answering_model
 from quotapool.pool.configuration import Snapshot
 from quotapool.request.attempt import MOST_ERROR_BODY, Attempt, AttemptParts, held_event, observed_in
-from quotapool.request.read import LONGEST_MODEL, ClientRequest
+from quotapool.request.one_account import reserve_at
+from quotapool.request.read import LONGEST_MODEL, ClientRequest, cost_of, facts_of_form, watched
 from quotapool.request.relay import Downstream, Passed, pass_bytes, pass_json, pass_stream
 from quotapool.upstream.interface import Answer, UpstreamFailure, read_body
 
@@ -60,11 +61,10 @@ class HttpAttempt(Attempt):
         organization = answer.headers.get("openai-organization")
         if organization is not None:
             self.parts.sync.learn_organization(record.account, organization)
-        secret = self.now.credentials.secret(record.key)
-        headers = headers_for_client(answer.headers, answer.headers.items(), secret=secret)
+        headers = headers_for_client(answer.headers, answer.headers.items(), secret=self.secret)
         headers += self.parts.rates.lines(self.request.group)
         request_id = answer.headers.get("x-request-id", "")
-        record.upstream_request_id = "" if secret in request_id else request_id
+        record.upstream_request_id = "" if self.secret in request_id else request_id
         if answer.status < 400:
             self.request.end_retry(self.parts.slots)
             await self._relay(answer, headers)
@@ -79,41 +79,80 @@ class HttpAttempt(Attempt):
         headers = headers_for_upstream(
             down.headers, down.headers.items(), name=name, authorization=credential, readable=readable
         )
+        to_send = request.to_send
+        if request.boundary and request.stream is not None:
+            to_send = watched(request.stream, request.boundary, self._name_model)
         if request.length is not None:
             headers.append(("Content-Length", request.length))
         route = now.credentials.route(self.record.key)
         if route is None:
-            return now.upstream.send(down.method, down.target, headers, request.to_send)
-        body = request.to_send if request.body is None else route.body(request.body, request.model) or None
+            return now.upstream.send(down.method, down.target, headers, to_send)
+        body = to_send if request.body is None else route.body(request.body, request.model) or None
         return now.upstream_of(route).send(down.method, route.target(down.target), headers, body)
+
+    async def _name_model(self, fields: Mapping[str, str]) -> None:
+        """The form has named its model: from now on it is a request to that model, and takes its budget at the account
+        that has the form. Raises Refusal (429, 503)."""
+        request, parts = self.request, self.parts
+        model, request.streamed, count = facts_of_form(fields)
+        known = parts.sync.roster.pool.keys.get(self.record.key)
+        if not model or known is None:
+            return
+        group, cost = cost_of(request.endpoint, model, count, parts.sync.roster)
+        request.model = self.request_record.model = model
+        self.request_record.streamed = request.streamed
+        granted = await reserve_at(
+            parts.ledger,
+            group,
+            cost,
+            lambda: parts.sync.roster.candidate(known, group),
+            request_id=self.request_record.id,
+            patience_s=request.patience_s,
+            stops=lambda: parts.admission.draining,
+        )
+        if self.granted.settled:  # upstream did not wait for the form's end
+            parts.ledger.give_back(granted)
+            return
+        parts.ledger.give_back(self.granted)
+        parts.rates.observe(granted)
+        request.group, request.cost, self.granted = group, cost, granted
 
     async def _relay(self, answer: Answer, headers: list[Header]) -> None:
         """Pass a good answer on. A stream that begins with an error becomes a held error instead."""
         request, request_record, outcome, down = self.request, self.request_record, self.outcome, self._down
+        answer.reason = self.reason_of(answer)
         headers.append(("x-quotapool-source", "upstream"))
-        passed = Passed()
+        passed, echo = Passed(), self.echo
         request_record.status, request_record.source = answer.status, "upstream"
         content_type = answer.headers.get("Content-Type", "")
         is_json = content_type.startswith("application/json")
+        is_events = content_type.startswith("text/event-stream")
+        if is_events:  # else nginx and its like collect them before they pass them on
+            headers = [
+                *(pair for pair in headers if pair[0].lower() != "x-accel-buffering"),
+                ("x-accel-buffering", "no"),
+            ]
         reader = request.placement.reader if request.placement is not None else None
         if reader is not None:
             reader.account = self.record.account
             if "Location" in answer.headers:
                 reader.located(answer.headers["Location"])
         try:
-            if content_type.startswith("text/event-stream") and request.endpoint.dialect is not None:
+            if is_events and request.endpoint.dialect is not None:
                 stream = self._stream = StreamRelay(request.endpoint.dialect, request.strip_usage)
                 self.parts.observer.stream_opened(1)
                 try:
-                    await pass_stream(down, answer, headers, stream, self.now.settings.stream_hold, passed, reader)
+                    await pass_stream(
+                        down, answer, headers, stream, self.now.settings.stream_hold, passed, echo, reader
+                    )
                 finally:
                     self.parts.observer.stream_opened(-1)
             elif request.endpoint.estimate is not None or (request.endpoint.reports_usage and is_json):
-                await pass_json(down, answer, headers, passed, reader)
+                await pass_json(down, answer, headers, passed, echo, reader)
             elif reader is not None and (is_json or reader.shows_others):
-                await pass_json(down, answer, headers, passed, reader, counts=False)
+                await pass_json(down, answer, headers, passed, echo, reader, counts=False)
             else:
-                await pass_bytes(down, answer, headers, passed)
+                await pass_bytes(down, answer, headers, passed, echo)
                 if request.characters and passed.complete:
                     passed.usage = Usage(Certainty.EXACT, details=Details(characters=request.characters))
         finally:
@@ -139,6 +178,7 @@ class HttpAttempt(Attempt):
         answer, stream = self._answer, self._stream
         left = self.record.outcome == "cancelled"
         if left and answer is not None and stream is not None and self.now.settings.finish_cut_streams:
+            stream.feed(self.echo.finish())
             self.parts.reading_on.start(answer, stream, self._end)
         else:
             self._end()

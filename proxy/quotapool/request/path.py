@@ -78,6 +78,8 @@ class RequestPath:
 
         # One account after another, until one delivers.
         want = want_of(request, down.headers, record.client, client, now)
+        if request.boundary:
+            request.patience_s = want.max_wait_s
 
         def attempt(granted: Granted) -> Awaitable[Outcome]:
             return HttpAttempt(self._parts, self._configuration.now, request, down, granted, record).run()

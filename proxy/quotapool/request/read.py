@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -17,7 +17,7 @@ from quotapool.objects.placement import Placement
 from quotapool.openai import replies
 from quotapool.openai.encoding import TooLarge, Unreadable, decoded_request
 from quotapool.openai.endpoints import IMAGES, Endpoint
-from quotapool.openai.forms import FormError, FormReader, boundary_of
+from quotapool.openai.forms import FieldReader, FormError, boundary_of
 from quotapool.openai.jsontext import MOST_VALUES, has_too_many_values
 from quotapool.openai.named_models import other_models
 from quotapool.openai.refusal import Refusal
@@ -46,7 +46,6 @@ _NO_JSON: Final = re.compile(
 _PRIORITY: Final = {"high": 1, "normal": 0, "batch": -1}
 _CACHED_FROM: Final = 1024  # prompt tokens from which upstream caches (prompt caching guide)
 _PEEK: Final = 65_536  # bytes of a form that are looked at for its model's name
-_FIELDS: Final = frozenset({"model", "n", "stream"})  # of a form
 _STREAM: Final = ("stream",)
 _TIERS: Final = frozenset({"flex", "priority", "fast", "scale"})
 _PREFIX: Final = 4096  # bytes of a body that tell whether two long prompts begin alike
@@ -76,6 +75,8 @@ class ClientRequest(msgspec.Struct, eq=False):
     models: tuple[str, ...] = ()  # that it names beside `model`; found only if its client may not use all
     known_use: Use | None = None  # see `use`
     placement: Placement | None = None  # what it has to do with stored objects; None: nothing
+    boundary: bytes = b""  # of a form whose model has not come yet; b"": there is nothing to look for
+    patience_s: float = 0.0  # how long such a form waits for its model's budget
 
     def begin_retry(self, slots: RetrySlots) -> None:
         """From now on an attempt of it is one more retry under way."""
@@ -129,7 +130,7 @@ async def read_client_request(
         model, streamed, count = peek_model(text)
         models = _other_models(text, model) if every_model else ()
         model = model[:LONGEST_MODEL]
-        named = _named(endpoint, model, count, roster)
+        named = cost_of(endpoint, model, count, roster)
         characters = speech_characters(text) if endpoint.path == "audio/speech" else 0
         request = ClientRequest(endpoint, body, None, model, *named, endpoint.replayable, streamed)
         request.characters, request.models = characters, models
@@ -188,7 +189,7 @@ def _other_models(text: bytes, model: str) -> tuple[str, ...]:
         raise Refusal(replies.INVALID_JSON) from unreadable
 
 
-def _named(endpoint: Endpoint, model: str, count: int, roster: Roster) -> tuple[str, Cost]:
+def cost_of(endpoint: Endpoint, model: str, count: int, roster: Roster) -> tuple[str, Cost]:
     """Group and cost of a request that is not counted in tokens."""
     if not (model or endpoint.names_model):
         return NO_MODEL, _NO_MODELS_COST
@@ -198,34 +199,42 @@ def _named(endpoint: Endpoint, model: str, count: int, roster: Roster) -> tuple[
 async def _streamed(
     down: Downstream, endpoint: Endpoint, content_type: str, settings: Settings, roster: Roster, *, every_model: bool
 ) -> ClientRequest:
-    """A body that passes as it comes. Of a form whose model tells what it costs, the beginning is looked at first."""
+    """A body that passes as it comes. Of a form whose model tells what it costs, the beginning is looked at first;
+    a model that comes later is found by `watched`."""
     stream, length = down.stream(), down.headers.get("Content-Length")
-    found, models = dict[str, str](), dict[str, None]()
+    model, streamed, count, models = "", False, 1, tuple[str, ...]()
     boundary = boundary_of(content_type) if endpoint.names_model else b""
     if boundary and "Content-Encoding" not in down.headers:
         most = settings.max_json_body if every_model else _PEEK
-        reader, held = FormReader(boundary), bytearray()
+        held, fields, piece = bytearray(), FieldReader(boundary, with_files=every_model), b"-"
         try:
-            while ("model" not in found or every_model) and len(held) < most and (piece := await anext(stream, b"")):
+            while piece and ("model" not in fields.found or every_model) and len(held) < most:
+                piece = await anext(stream, b"")
                 held += piece
-                for name, value, is_file in reader.feed(piece):
-                    if name in _FIELDS and (every_model or not is_file):
-                        text = "" if value is None else value.decode("utf-8", "replace")
-                        found[name] = text if found.get(name, text) == text else ""
-                        models |= {text: None} if name == "model" else {}
+                fields.feed(piece)
         except FormError as unclear:
+            boundary = b""  # there is no telling what it names
             if every_model:
                 raise Refusal(replies.INVALID_FORM, f"{replies.INVALID_FORM.message} Here: {unclear}.") from unclear
-        if every_model and not reader.ended:
+        if every_model and not fields.ended:
             raise Refusal(replies.BODY_TOO_LARGE if len(held) >= most else replies.INVALID_FORM)
-        stream = _after(bytes(held), stream)
-    model = found.get("model", "")[:LONGEST_MODEL]
-    count = int(given) if (given := found.get("n", "1")).isdecimal() and len(given) < 4 else 1
-    named = _named(endpoint, model, max(1, count), roster)
-    streamed = found.get("stream", "").lower() == "true"
+        stream, models = _after(bytes(held), stream), tuple(fields.models)
+        model, streamed, count = facts_of_form(fields.found)
+        if "model" in fields.found or not piece:
+            boundary = b""
+    else:
+        boundary = b""
+    named = cost_of(endpoint, model, count, roster)
     request = ClientRequest(endpoint, None, stream, model, *named, replayable=False, streamed=streamed, length=length)
-    request.models = tuple(models)
+    request.boundary, request.models = boundary, models
     return request
+
+
+def facts_of_form(fields: Mapping[str, str]) -> tuple[str, bool, int]:
+    """(model, whether it is to stream, how many images) that a form's fields ask for."""
+    given = fields.get("n", "1")
+    count = max(1, int(given)) if given.isdecimal() and len(given) < 4 else 1
+    return fields.get("model", "")[:LONGEST_MODEL], fields.get("stream", "").lower() == "true", count
 
 
 def _features(facts: RequestFacts) -> tuple[str, ...]:
@@ -234,6 +243,24 @@ def _features(facts: RequestFacts) -> tuple[str, ...]:
         return _STREAM
     wanted = (("stream", facts.stream), ("service_tier", facts.service_tier), ("reasoning_summary", facts.summary))
     return tuple(name for name, wants in wanted if wants)
+
+
+async def watched(
+    form: AsyncIterator[bytes], boundary: bytes, named: Callable[[Mapping[str, str]], Awaitable[None]]
+) -> AsyncIterator[bytes]:
+    """A form as it passes. When its model has come, `named` is awaited with the fields found so far; what is left of
+    the form passes after that, so upstream does no work before."""
+    reader: FieldReader | None = FieldReader(boundary, with_files=False)
+    async for piece in form:
+        if reader is not None:
+            try:
+                reader.feed(piece)
+                if "model" in reader.found:
+                    await named(reader.found)
+                    reader = None
+            except FormError:  # there is no telling what it names
+                reader = None
+        yield piece
 
 
 async def _after(held: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -17,6 +17,7 @@ _NO_ROOM: Final = {
     "rate_limit": replies.RATE_LIMIT_EXCEEDED,
     "queue_full": replies.QUEUE_FULL,
     "queue_timeout": replies.QUEUE_TIMEOUT,
+    "draining": replies.DRAINING,
 }
 _NEVER: Final = {
     "too_large": replies.REQUEST_TOO_LARGE_FOR_POOL,
@@ -39,7 +40,8 @@ _FAILED: Final = {
 
 
 def refusal_of(answer: NoRoom | Never) -> Refusal:
-    """429 with the pool's true wait, or if money is missing; 503: no key is usable; 404: no account has the model."""
+    """429 with the pool's true wait, or if money is missing; 503: no key is usable, or we stop; 404: no account has the
+    model."""
     if isinstance(answer, Never):
         return Refusal(_NEVER[answer.reason], _RESTING if answer.reason == "suspect" else "")
     error = _NO_ROOM[answer.reason]

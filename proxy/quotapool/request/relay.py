@@ -14,16 +14,21 @@ from typing import Final, Protocol
 import msgspec
 from multidict import CIMultiDictProxy
 
+from quotapool.domain.echoes import EchoFilter
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.verdict import Kind
 from quotapool.openai.classify import classify_stream_error, failure_in
+from quotapool.openai.encoding import decoded
 from quotapool.openai.headers import Header
+from quotapool.openai.skimmed import SkimmedJson
 from quotapool.openai.sse import StreamRelay
 from quotapool.openai.usage import read_usage
 from quotapool.upstream.interface import Answer, UpstreamFailure, read_body
 
 UNSEEN: Final = Usage(Certainty.AT_LEAST)
 _READ_WHOLE: Final = 4 * 2**20  # a JSON answer up to this size is sent in one piece, with its length
+_TAIL: Final = 2**18  # bytes at the end of a longer one that are kept, without long strings: its usage is there
+_LONGEST_IN_TAIL: Final = 1024
 _LONGEST_LIST: Final = 32 * 2**20  # and one that names stored objects, up to this
 
 
@@ -95,6 +100,7 @@ async def pass_json(
     answer: Answer,
     headers: Sequence[Header],
     passed: Passed,
+    echo: EchoFilter,
     reader: AnswerReader | None = None,
     *,
     counts: bool = True,
@@ -109,11 +115,18 @@ async def pass_json(
     if len(body) > most:
         if reader is not None and reader.shows_others:
             raise UpstreamFailure("protocol", "the list is too long to check whose objects it shows", sent=True)
-        await _flow(down, answer, headers, body, passed)
+        await _flow(down, answer, headers, body, passed, echo)
         return
+    body = echo.whole(body)
+    if "Content-Encoding" in answer.headers:  # although it was asked for plain bytes
+        text = decoded(body, answer.headers["Content-Encoding"], most)
+        if (clean := echo.whole(text)) is not text:
+            headers, body = [pair for pair in headers if pair[0].lower() != "content-encoding"], clean
+    else:
+        text = body
     if counts:
-        passed.usage, passed.final = read_usage(body), body
-    failure = failure_in(body)
+        passed.usage, passed.final = read_usage(text), text
+    failure = failure_in(text)
     if failure is not None and classify_stream_error(failure).kind in {Kind.MONEY, Kind.DEAD}:
         passed.error = failure  # the key's own trouble, and nothing was generated: another key can be asked
         return
@@ -126,27 +139,31 @@ async def pass_json(
     await down.finish()
 
 
-async def _flow(down: Downstream, answer: Answer, headers: Sequence[Header], body: bytes, passed: Passed) -> None:
+async def _flow(
+    down: Downstream, answer: Answer, headers: Sequence[Header], body: bytes, passed: Passed, echo: EchoFilter
+) -> None:
     length = answer.headers.get("Content-Length")
     await down.start(answer.status, answer.reason, headers, int(length) if length else None)
-    await down.write(body)
-    tail = bytearray(body[-4096:])
+    await down.write(echo.feed(body))
+    kept = SkimmedJson(_TAIL, _LONGEST_IN_TAIL)
+    kept.feed(body)
     while chunk := await answer.chunk():
-        await down.write(chunk)
-        tail += chunk[-4096:]
-        del tail[:-8192]
-    last = tail.rfind(b'"usage"')
-    if last >= 0:
-        passed.usage = read_usage(b"{" + bytes(tail[last:]))
+        await down.write(echo.feed(chunk))
+        kept.feed(chunk)
+    await down.write(echo.finish())
+    passed.usage = read_usage(bytes(kept.kept))
     passed.complete = True
     await down.finish()
 
 
-async def pass_bytes(down: Downstream, answer: Answer, headers: Sequence[Header], passed: Passed) -> None:
+async def pass_bytes(
+    down: Downstream, answer: Answer, headers: Sequence[Header], passed: Passed, echo: EchoFilter
+) -> None:
     """An answer of which nothing is needed: files, audio, images."""
     length = answer.headers.get("Content-Length")
     await down.start(answer.status, answer.reason, headers, int(length) if length and length.isdigit() else None)
-    await answer.pour(down.put)
+    await answer.pour(lambda chunk: down.put(echo.feed(chunk)))
+    await down.write(echo.finish())
     passed.complete = True
     await down.finish()
 
@@ -158,12 +175,13 @@ async def pass_stream(
     watch: StreamRelay,
     hold_s: float,
     passed: Passed,
+    echo: EchoFilter,
     reader: AnswerReader | None = None,
 ) -> None:
     """Server-sent events. The preamble is held at most `hold_s`; an error found in it is returned, not sent."""
     held: list[bytes] = []
     try:
-        ended = await _hold(answer, watch, hold_s, held)
+        ended = await _hold(answer, watch, hold_s, held, echo)
         if watch.error is not None and not watch.committed:
             passed.error = watch.error
             return
@@ -174,11 +192,12 @@ async def pass_stream(
         await down.write(b"".join(held))
         if not ended:
             while not kept and reader is not None and (chunk := await answer.chunk()):
-                data = watch.feed(chunk)
+                data = watch.feed(echo.feed(chunk))
                 kept = await _kept(reader, watch)
                 await down.write(data)
-            await answer.pour(lambda chunk: down.put(watch.feed(chunk)))
-        if rest := watch.finish():
+            await answer.pour(lambda chunk: down.put(watch.feed(echo.feed(chunk))))
+        rest = echo.finish()
+        if rest := (watch.feed(rest) if rest else b"") + watch.finish():
             await down.write(rest)
         passed.complete = True
         await down.finish()
@@ -198,7 +217,7 @@ async def _kept(reader: AnswerReader, watch: StreamRelay) -> bool:
     return True
 
 
-async def _hold(answer: Answer, watch: StreamRelay, hold_s: float, held: list[bytes]) -> bool:
+async def _hold(answer: Answer, watch: StreamRelay, hold_s: float, held: list[bytes], echo: EchoFilter) -> bool:
     """Read until the first event that counts, an error, or `hold_s` from the first byte. True if the stream ended."""
     deadline: float | None = None
     while not watch.committed and watch.error is None:
@@ -211,5 +230,5 @@ async def _hold(answer: Answer, watch: StreamRelay, hold_s: float, held: list[by
             return True
         if deadline is None:
             deadline = time.monotonic() + hold_s
-        held.append(watch.feed(chunk))
+        held.append(watch.feed(echo.feed(chunk)))
     return False

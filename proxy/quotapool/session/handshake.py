@@ -48,11 +48,10 @@ class HandshakeAttempt(Attempt):
             most=now.settings.max_ws_message,
         )
         record.status, outcome.observed = handshake.status, observed_in(handshake.headers)
-        secret = now.credentials.secret(record.key)
         request_id = handshake.headers.get("x-request-id", "")
-        record.upstream_request_id = "" if secret in request_id else request_id
+        record.upstream_request_id = "" if self.secret in request_id else request_id
         if handshake.socket is None:
-            headers = headers_for_client(handshake.headers, handshake.headers.items(), secret=secret)
+            headers = headers_for_client(handshake.headers, handshake.headers.items(), secret=self.secret)
             self._refused(handshake, headers, handshake.body)
             return
         self.handshake = handshake

@@ -56,6 +56,9 @@ class _Session:
     opened: HandshakeAttempt
     relay: SessionRelay | None = None
 
+    def hide(self, payload: bytearray) -> bytearray:
+        return self.opened.echo.whole(payload)
+
 
 class SessionPath:
     """Holds one process's sessions. All its parts are given to it."""
@@ -133,7 +136,8 @@ class SessionPath:
             limited = known is not None and bool(known.models)
             check_models = partial(self._permissions.check_models, known) if limited else None
             asks_first = endpoint.name == RESPONSES
-            terms = SessionTerms(asks_first, want.max_wait_s, check, remember, is_bound, move, check_models)
+            hide = session.hide
+            terms = SessionTerms(asks_first, want.max_wait_s, check, remember, is_bound, move, hide, check_models)
             await self._hold(session, SessionUsage(self._parts, record, opened.granted, terms))
 
     async def _hold(self, session: _Session, usage: SessionUsage) -> None:
@@ -193,8 +197,7 @@ class SessionPath:
     @staticmethod
     def _headers(opened: HandshakeAttempt) -> list[Header]:
         handshake = opened.handshake
-        secret = opened.now.credentials.secret(opened.record.key)
-        headers = headers_for_client(handshake.headers, handshake.headers.items(), secret=secret)
+        headers = headers_for_client(handshake.headers, handshake.headers.items(), secret=opened.secret)
         kept = [pair for pair in headers if not pair[0].lower().startswith("sec-websocket-")]
         return [*kept, ("x-quotapool-source", "upstream")]
 

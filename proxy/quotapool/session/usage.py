@@ -9,12 +9,12 @@ waits for it, and is settled with what it used.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -25,7 +25,7 @@ from quotapool.domain.quantities import Certainty, Cost, Details, Dimension, Usa
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.states import State
 from quotapool.domain.verdict import OK, Kind, Verdict
-from quotapool.ledger.budgets import Candidate, Granted, Observed, Refused, StoreUnavailable
+from quotapool.ledger.budgets import Candidate, Granted, Observed, StoreUnavailable
 from quotapool.openai import replies
 from quotapool.openai.classify import classify_stream_error
 from quotapool.openai.jsontext import has_too_many_values
@@ -49,14 +49,13 @@ from quotapool.openai.session_events import (
     refusal_event,
     type_of,
 )
-from quotapool.pool.admission import NoRoom
 from quotapool.pool.reserve import Never
 from quotapool.request.attempt import DID_NO_WORK, AttemptParts
+from quotapool.request.one_account import reserve_at
 from quotapool.request.read import LONGEST_MODEL
 from quotapool.request.refusals import refusal_of
 
 _DIMENSIONS: Final = {"requests": Dimension.RPM, "tokens": Dimension.TPM}
-_LONGEST_NAP_S: Final = 1.0
 _MOST_OPEN: Final = 64  # responses; upstream allows 16 at once (WebSocket mode guide)
 _UNSEEN: Final = Usage(Certainty.AT_LEAST)
 
@@ -71,6 +70,7 @@ class SessionTerms:
     remember: Callable[[str, str], None]  # (a stored response's id, account)
     is_bound: Callable[[bytes], bool]  # whether a `response.create` needs this very account or connection
     move: Callable[[str, Cost], Awaitable[Granted | None]]  # (model group, cost): to another account, if one has room
+    hide: Callable[[bytearray], bytearray]  # the secret of the session's key, in what upstream sends
     check_models: Callable[[bytes], None] | None = None  # of any event; raises Refusal; None: all models are allowed
 
 
@@ -164,29 +164,15 @@ class SessionUsage:
         if not is_bound and not self.busy and not self._is_usable():
             await self._move(group, cost)
         may_move = not is_bound and not self.busy
-        ledger, came = self._parts.ledger, time.monotonic()
-        owner = f"{self._record.id}/{came}"
-        granted: Granted | None = None
-        try:
-            while True:
-                answer = await ledger.reserve(group, cost, [self._candidate(group)], owner=owner, arrived=came)
-                if isinstance(answer, Granted):
-                    granted = answer
-                    return granted
-                if may_move:
-                    may_move = False
-                    if await self._move(group, cost):
-                        ledger.release(group, owner)  # what was claimed on the account before
-                        continue
-                wait_s = _wait_of(answer)
-                if time.monotonic() + wait_s > came + self._terms.patience_s:
-                    raise refusal_of(NoRoom(wait_s, "rate_limit", answer.dimension))
-                await asyncio.sleep(min(wait_s, _LONGEST_NAP_S))
-        except StoreUnavailable as gone:
-            raise Refusal(replies.STORE_UNAVAILABLE, retry_after_s=1.0) from gone
-        finally:
-            if granted is None:
-                ledger.release(group, owner)
+        return await reserve_at(
+            self._parts.ledger,
+            group,
+            cost,
+            partial(self._candidate, group),
+            request_id=self._record.id,
+            patience_s=self._terms.patience_s,
+            elsewhere=partial(self._move, group, cost) if may_move else None,
+        )
 
     def _is_usable(self) -> bool:
         known = self._roster.pool.keys.get(self.key)
@@ -214,6 +200,8 @@ class SessionUsage:
 
     def observe(self, payload: bytearray) -> None:
         """A text of upstream. Nothing here waits, and nothing is raised."""
+        if (hidden := self._terms.hide(payload)) is not payload:
+            payload[:] = hidden
         if type_of(payload) not in RELEVANT:
             return
         facts = read_event(payload)
@@ -372,15 +360,6 @@ class SessionUsage:
                 AttemptRecord(self.key, self.account, 0.0, Kind.OK.value),
                 used,
             )
-
-
-def _wait_of(answer: Refused) -> float:
-    """Seconds until there is room. Raises Refusal where waiting does not help."""
-    if answer.dead:
-        raise refusal_of(Never("dead"))
-    if answer.wait_s is None:
-        raise refusal_of(Never("too_large"))
-    return answer.wait_s
 
 
 def _sum(one: Usage, other: Usage) -> Usage:

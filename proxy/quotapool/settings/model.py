@@ -206,7 +206,7 @@ class Settings(Section):
     redis: RedisUrl | None = None
     pool: PoolName = "default"
     state_dir: Path = Field(default_factory=lambda: default_state_dir(os.environ))
-    workers: int = Field(default=1, ge=1)
+    workers: int = Field(default=1, ge=1, le=256)
     tls: Tls | None = None
     allow_anonymous: bool = False
     allowed_hosts: tuple[HostName, ...] = ()

@@ -6,7 +6,8 @@
     <runtime dir>/valkey.sock   see runtime_dir.py
 
 The server survives a supervisor that was killed; the next supervisor adopts it, so two servers never write to one
-append-only file. A server that exits is started again at once from that file.
+append-only file. A server that nobody adopts within minutes, or whose state directory is gone, ends by itself
+(orphan_watch.py). A server that exits is started again at once from that file.
 """
 
 from __future__ import annotations
@@ -26,12 +27,20 @@ import msgspec
 from structlog.typing import FilteringBoundLogger as Log
 
 from quotapool.store import runtime_dir
-from quotapool.store.valkey_process import EmbeddedFailed, ServerProcess, is_alive, is_server_of, server_pid
+from quotapool.store.valkey_process import (
+    EmbeddedFailed,
+    OrphanWatch,
+    ServerProcess,
+    is_alive,
+    is_server_of,
+    server_pid,
+)
 
 _READY_S: Final = 30.0  # a large append-only file takes seconds to load
 _STOP_S: Final = 5.0
 _KILLED_S: Final = 5.0
 _ORPHAN_READY_S: Final = 2.0  # how long an orphan may not answer before it is replaced
+_ORPHAN_LIVES_S: Final = 300.0
 _COMMAND_S: Final = 5.0  # how long to wait for another CLI command's short-lived server
 _STEADY_S: Final = 10.0  # after a server that ran this long, failures are counted from one again
 _LONGEST_PAUSE_S: Final = 5.0
@@ -67,6 +76,7 @@ class EmbeddedValkey:
         self._role = role
         self._lock: int | None = None
         self._server: ServerProcess | None = None
+        self._watch: OrphanWatch | None = None
         self._socket = Path()
         self._started_at = 0.0
         self._stopping = False
@@ -129,6 +139,9 @@ class EmbeddedValkey:
             self._socket.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self._socket.parent.rmdir()
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -198,6 +211,9 @@ class EmbeddedValkey:
         draft.write_bytes(msgspec.json.encode(recorded))
         draft.chmod(0o600)
         draft.replace(self._state_dir / "valkey.json")
+        if self._watch is not None:  # of the server before
+            self._watch.stop()
+        self._watch = OrphanWatch(server.pid, self._state_dir / "valkey.json", _ORPHAN_LIVES_S)
 
 
 def attach_url(state_dir: Path) -> str | None:

@@ -117,6 +117,7 @@ class _RespProtocol(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._transport: asyncio.Transport | None = None
         self._pending: deque[asyncio.Future[Any]] = deque()
+        self._last_words = "the store closed the connection"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -124,7 +125,7 @@ class _RespProtocol(asyncio.Protocol):
     def send(self, command: tuple[bytes, ...]) -> asyncio.Future[Any]:
         transport = self._transport
         if self.lost or transport is None or transport.is_closing():
-            raise RespBroken("connect", "the connection is closed", sent=False)
+            raise RespBroken("connect", self._last_words, sent=False)
         future: asyncio.Future[Any] = self._loop.create_future()
         self._pending.append(future)
         transport.write(b"*%d\r\n%b" % (len(command), b"".join([b"$%d\r\n%b\r\n" % (len(a), a) for a in command])))
@@ -134,6 +135,10 @@ class _RespProtocol(asyncio.Protocol):
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:
+                if not self._pending and isinstance(reply, hiredis.ReplyError):  # why it hangs up on us
+                    self._last_words = str(reply)
+                    self.close()
+                    return
                 future = self._pending.popleft()
                 if not future.done():
                     future.set_result(reply)
@@ -142,7 +147,7 @@ class _RespProtocol(asyncio.Protocol):
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end("closed", str(exc) if exc is not None else "the store closed the connection")
+        self._end("closed", str(exc) if exc is not None else self._last_words)
 
     def expire(self, future: asyncio.Future[Any]) -> None:
         """The reply that `future` stands for did not come in time."""

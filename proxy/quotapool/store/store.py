@@ -13,27 +13,31 @@ and stop the pool from noticing that the server closed an idle connection.
 Every failure is a StoreError. Which one is raised when:
 
 - StoreLost: one call failed, since the store cannot be reached, is not in time, or cannot serve now (it loads, is a
-  replica, is out of memory, ...). Calling again may help; `sent` tells whether the command may have taken effect.
+  replica, is out of memory, has too many clients, ...). Calling again may help; `sent` tells whether the command may
+  have taken effect. The connections are dropped, so that the next call finds the server that has the name then.
 - StoreUnavailable: calls were repeated until the caller's patience ended, or the store was known to be away. The ledger
   raises it, not this module; a request that meets it is refused.
 - StoreRefused: the server rejected the command itself, as a wrong argument or an error in a script: a bug of ours.
-- StoreUnfit: only by `verify`, at the start: the store works, but may not be used as it is set up.
+- StoreUnfit: only by `verify.py`, at the start: the store works, but may not be used as it is set up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
+import socket
+import ssl
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 from redis import exceptions as errors
 from redis.asyncio import Connection, ConnectionPool, Redis, RedisCluster, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
 
 from quotapool.store.address import Address, Kind, Login, parse
@@ -53,7 +57,7 @@ class StoreError(Exception):
 
 
 class StoreLost(StoreError):
-    """A call failed. `reason` is a stable word for metrics, `detail` is for people.
+    """A call failed. `reason` is a stable word for metrics; `detail`, for people, has the server's words, or OpenSSL's.
 
     `sent` is False only if the command certainly had no effect: nothing was written to a socket, or the server
     replied that it did not run it. True means "perhaps it ran".
@@ -64,6 +68,11 @@ class StoreLost(StoreError):
         self.reason = reason
         self.sent = sent
         self.detail = detail
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether it is of no use to wait: only somebody who changes the URL, a file or the server's users can help."""
+        return self.reason in _LASTING
 
 
 class StoreUnavailable(StoreError):
@@ -93,6 +102,11 @@ _NOT_RUN: Final = {
     "NOAUTH": "login",
     "WRONGPASS": "login",
 }
+# Redis before 7 quotes the error in one of its own: "ERR Error running script (...): @user_script: 1: -READONLY ..."
+_QUOTED: Final = re.compile(r": -([A-Z]+) ")
+_UNKNOWN_HOST: Final = re.compile(rf"Error ({socket.EAI_NONAME}|{socket.EAI_NODATA}) connecting")
+_LASTING: Final = frozenset({"login", "permission", "tls", "host"})
+_LOST_IN_A_ROW: Final = 2  # in a cluster, until it is read again which node holds what
 
 
 def text_of(raw: bytes | str) -> str:
@@ -128,10 +142,34 @@ class Store:
         self._resp = RespConnection(address, timeout_s) if RespConnection.supports(address) else None
         single = address.kind in {Kind.UNIX, Kind.SINGLE}
         self._attempts = 1 if single else 2 + len(address.hosts)  # others may first have to find the right server
+        self._lost_in_a_row = 0
 
     def describe(self) -> str:
         """Where it is, without credentials."""
         return self._address.describe()
+
+    def check_files(self) -> None:
+        """Raises StoreUnfit if a file of the URL's TLS options cannot be read."""
+        tls = self._address.tls
+        for path in (tls.ca_file, tls.cert_file, tls.key_file) if tls is not None else ():
+            try:
+                if path is not None:
+                    Path(path).open("rb").close()
+            except OSError as error:
+                raise StoreUnfit(f"{self.describe()}: cannot read {path}: {error.strerror}") from error
+
+    async def check_sentinels(self) -> None:
+        """Raises StoreLost, in the words of one of the Sentinels, if none answers; redis-py only counts them."""
+        lost: StoreLost | None = None
+        for sentinel in self._sentinel.sentinels if self._sentinel is not None else ():
+            try:
+                await self.guard(sentinel.ping())
+            except StoreLost as error:
+                lost = error
+            else:
+                return
+        if lost is not None:
+            raise lost
 
     async def evalsha_batch(self, script: Script, key: bytes | str, *args: bytes | str) -> bytes:
         """`evalsha` with one key, for a script that returns one string; the quickest way, one call at a time."""
@@ -146,9 +184,12 @@ class Store:
                     raise
                 reply = await self._resp.call(b"EVAL", script.text, *arguments)
         except RespBroken as broken:
-            raise StoreLost(broken.reason, sent=broken.sent, detail=str(broken)) from broken
+            raise StoreLost(_reason_of(broken, broken.reason), sent=broken.sent, detail=str(broken)) from broken
         except ErrorReply as error:
-            raise _translated(error, sent=True) from error
+            translated = _translated(error, sent=True, of_script=True)
+            if isinstance(translated, StoreLost):
+                self._resp.close()
+            raise translated from error
         return cast("bytes", reply)
 
     async def evalsha(self, script: Script, keys: Sequence[bytes | str], args: Sequence[Argument]) -> Any:
@@ -169,7 +210,7 @@ class Store:
             async with asyncio.timeout(self.timeout_s * self._attempts):
                 return await call
         except _REDIS_ERRORS as error:
-            raise _translated(error, sent=True) from error
+            raise await self._lost(_translated(error, sent=True)) from error
 
     async def ping(self) -> None:
         """Check that the store answers; also the way to find a lost store again, so it may take longer.
@@ -181,7 +222,7 @@ class Store:
             async with asyncio.timeout(self.timeout_s * (2 + len(self._address.hosts))):
                 await self.client.execute_command("PING")
         except _REDIS_ERRORS as error:
-            raise _translated(error, sent=False) from error
+            raise await self._lost(_translated(error, sent=False)) from error
 
     async def close(self) -> None:
         if self._resp is not None:
@@ -197,7 +238,9 @@ class Store:
                 if isinstance(client, RedisCluster):
                     await client.initialize()  # learns which node holds which slot; free when that is known
                     sent = True
-                    return await client.execute_command(*command)
+                    reply = await client.execute_command(*command)
+                    self._lost_in_a_row = 0
+                    return reply
                 pool = client.connection_pool
                 connection = await pool.get_connection()  # type: ignore[no-untyped-call] # redis-py has no hints here
                 try:
@@ -207,7 +250,21 @@ class Store:
                 finally:
                     await pool.release(connection)
         except _REDIS_ERRORS as error:
-            raise _translated(error, sent=sent) from error
+            raise await self._lost(_translated(error, sent=sent, of_script=True)) from error
+
+    async def _lost(self, error: Exception) -> Exception:
+        """Drop the idle connections to a server that was lost: its name may lead to another one now. In a cluster,
+        where one call more or less is no proof, the nodes are read again after some failures in a row."""
+        if not isinstance(error, StoreLost):
+            return error
+        if isinstance(self.client, RedisCluster):
+            self._lost_in_a_row += 1
+            if self._lost_in_a_row >= _LOST_IN_A_ROW or error.reason == "read_only":
+                self._lost_in_a_row = 0
+                await self.client.aclose()  # the next call reads the nodes from any one of those known
+        elif error.reason != "too_many_calls":
+            await self.client.connection_pool.disconnect(inuse_connections=False)
+        return error
 
 
 def connect(url: str, *, timeout_s: float = 0.25, ca_file: str | None = None) -> Store:
@@ -253,56 +310,14 @@ def connect(url: str, *, timeout_s: float = 0.25, ca_file: str | None = None) ->
     return Store(Redis.from_pool(pool), address, timeout_s)
 
 
-@dataclass(frozen=True, slots=True)
-class StoreFacts:
-    """What `verify` found. `eviction` is "" and `max_memory_bytes` 0 if the server does not report them."""
-
-    name: str
-    version: str
-    eviction: str
-    max_memory_bytes: int
-
-
-async def verify(store: Store) -> StoreFacts:
-    """Refuse a store that would forget budgets, or could not run the scripts. Raises StoreUnfit, StoreLost.
-
-    Reads INFO alone: managed services forbid CONFIG. In a cluster every primary is checked.
-    """
-    facts = [_verified(info, store.describe()) for info in await _info_of_each_primary(store)]
-    return facts[0]
-
-
-async def _info_of_each_primary(store: Store) -> list[dict[str, Any]]:
-    client = store.client
-    if not isinstance(client, RedisCluster):
-        return [await store.guard(client.info())]
-    await store.guard(client.initialize())
-    return [await store.guard(client.info(target_nodes=node)) for node in client.get_primaries()]
-
-
-def _verified(info: dict[str, Any], where: str) -> StoreFacts:
-    name = str(info.get("server_name") or ("valkey" if "valkey_version" in info else "redis"))
-    version = str(info.get("valkey_version") or info.get("redis_version") or "")
-    eviction = str(info.get("maxmemory_policy") or "")
-    if eviction not in {"", "noeviction"}:
-        raise StoreUnfit(
-            f"{where} may evict budgets when memory is short (maxmemory-policy is {eviction}). "
-            "Set maxmemory-policy to noeviction there, or use another server for the pool."
-        )
-    if info.get("role") == "slave":
-        raise StoreUnfit(f"{where} is a replica and takes no writes. Name its primary, or use redis+sentinel://.")
-    # The scripts use SET ... GET and ZADD ... GT, which Redis has since 6.2.
-    if [int(part) for part in str(info.get("redis_version") or "6.2").split(".")[:2]] < [6, 2]:
-        raise StoreUnfit(f"{where} runs Redis {version}. Use Redis 6.2 or later, or Valkey.")
-    return StoreFacts(name, version, eviction, int(info.get("maxmemory") or 0))
-
-
-def _translated(error: Exception, *, sent: bool) -> Exception:
+def _translated(error: Exception, *, sent: bool, of_script: bool = False) -> Exception:
     """Our exception for one of redis-py's, or for an ErrorReply. redis-py's NOSCRIPT stays as it is, for `evalsha`."""
     detail = str(error)
     code = getattr(error, "status_code", None) or detail.partition(" ")[0]
     if isinstance(error, errors.NoScriptError):
         return error
+    if quoted := _QUOTED.search(detail):
+        code = quoted[1]
     if code in _NOT_RUN:
         return StoreLost(_NOT_RUN[code], sent=False, detail=detail)
     if isinstance(error, errors.AuthenticationError):
@@ -312,13 +327,29 @@ def _translated(error: Exception, *, sent: bool) -> Exception:
         return StoreLost("permission", sent=sent, detail=detail)
     if isinstance(error, errors.MaxConnectionsError):
         return StoreLost("too_many_calls", sent=False, detail=detail)
+    if "max number of clients" in detail:
+        return StoreLost("server", sent=False, detail=detail)
     if isinstance(error, errors.TimeoutError | TimeoutError):
-        return StoreLost("timeout", sent=sent, detail=detail)
+        return StoreLost("timeout", sent=sent, detail=detail or "no answer in time")
+    if isinstance(error, MasterNotFoundError):  # with the insides of redis-py behind a colon
+        return StoreLost("connect", sent=False, detail=detail.partition(" : ")[0])
     if isinstance(error, errors.ConnectionError | OSError):
-        return StoreLost("closed" if sent else "connect", sent=sent, detail=detail)
+        return StoreLost(_reason_of(error, "closed" if sent else "connect"), sent=sent, detail=detail)
     if isinstance(error, errors.RedisClusterException):
-        return StoreLost("cluster_down", sent=sent, detail=detail)
+        return StoreLost(_reason_of(error, "cluster_down"), sent=sent, detail=detail)
+    if of_script and "script" not in detail and "unknown command" not in detail:
+        # Neither the script's error nor one about it: of the server, or of a proxy before it.
+        return StoreLost("server", sent=sent, detail=detail)
     return StoreRefused(detail)
+
+
+def _reason_of(error: BaseException, otherwise: str) -> str:
+    """`tls` if a handshake failed, `host` if no such host is known. redis-py only quotes such an error."""
+    text = str(error)
+    if isinstance(error.__cause__, ssl.SSLError) or "[SSL" in text or "[X509" in text:
+        return "tls"
+    unknown = isinstance(error.__cause__, socket.gaierror) and error.__cause__.errno != socket.EAI_AGAIN
+    return "host" if unknown or _UNKNOWN_HOST.search(text) else otherwise
 
 
 def _login(login: Login) -> dict[str, Any]:

@@ -9,9 +9,12 @@ import platform
 import signal
 import socket
 import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
+
+from quotapool.store import orphan_watch
 
 _ENVIRONMENT: Final = ("TZ", "LANG", "LC_ALL")  # nothing else: our own environment may hold API keys
 _LOG_LIMIT_BYTES: Final = 1_000_000
@@ -118,6 +121,30 @@ class ServerProcess:
             await _readable(descriptor)
         while self.is_alive():  # noqa: ASYNC110 - without a pidfd there is no event for a process that is not our child
             await asyncio.sleep(0.05)
+
+
+class OrphanWatch:
+    """Ends a server that has had no owner for `patience_s`, or whose `record` is gone; see orphan_watch.py."""
+
+    def __init__(self, server_pid: int, record: Path, patience_s: float) -> None:
+        file = str(record.resolve())
+        arguments = str(server_pid), file, orphan_watch.identity(file), str(patience_s)
+        self._process = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-I", "-S", orphan_watch.__file__, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
+            start_new_session=True,
+        )
+
+    def stop(self) -> None:
+        """The server has an owner that ends it, or has ended."""
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
 
 def is_alive(pid: int) -> bool:

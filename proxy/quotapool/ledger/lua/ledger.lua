@@ -1,4 +1,4 @@
--- ledger, version 3: the reserves and settles of one worker, as one atomic batch.
+-- ledger, version 4: the reserves and settles of one worker, as one atomic batch.
 --
 -- KEYS[1]  qp:{pool}            prefix; every other key of the pool carries the same hash tag, hence the same slot
 -- ARGV[1]  batch id             repeated, the first answer is returned and nothing is done again
@@ -21,6 +21,10 @@
 --   release {3, group, owner}     owner left the queue: what it claimed is free
 --   pay     {4, group, account, burst_s, rpm, tpm, rpd, tpd, ipm, kept 1..6, corrected 1..6, cool_s}
 --           what a worker took while it did not reach the store, by dimension, in both predictions
+-- ARGV[3]  '' or the second that this clock should show by the worker's own monotonic clock
+-- ARGV[4]  the second that it showed with the worker's last answer
+--          If it shows more than it should, it was set forward meanwhile, unless that is known, or another worker, for
+--          which there was no such step, says otherwise.
 --
 -- Stored
 --   qp:{pool}:b3:<length of account>:<account>:<group>
@@ -33,6 +37,9 @@
 --   qp:{pool}:buckets               set of msgpack {account, group}: which buckets exist, for metrics and alerts
 --   qp:{pool}:states                hash, see state.lua; read here
 --   qp:{pool}:version, :epoch       see state.lua; read here
+--   qp:{pool}:steps                 msgpack {{second, by}, ...}: when the clock was set forward, and by how much. Seconds
+--                                   stored before move by that when they are used. (If it was set back, what is stored
+--                                   lies in the future, and nothing else is needed to see it.)
 --   qp:{pool}:batch:<id>            the answer, kept for two minutes
 --
 -- Returns  msgpack {version, epoch, now, results}
@@ -67,6 +74,7 @@ local WIDEST_MARGIN, MARGIN_DECAY_S, SHORTEST_BURST_S, BURST_GROWTH_S = 0.2, 600
 local SLOWED, SLOWEST, RAMP_GROWTH = 0.7, 0.05, 1.5 ^ (1 / 900)
 -- A bucket without any known limit may be of a model that a caller invented; it is not kept for long.
 local BUCKET_TTL_MS, INVENTED_TTL_MS = 3 * 86400 * 1000, 600 * 1000
+local STEP_S, MOST_STEPS, STEPS_TTL_MS = 2, 8, 86400 * 1000
 -- An account that has been ready for this long while callers were refused has left the pool: nobody uses it.
 local UNHEARD_S = 30
 
@@ -75,9 +83,34 @@ local clock = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local min, max, abs, exp, ceil = math.min, math.max, math.abs, math.exp, math.ceil
 
 -- If the store lost its data, a missing bucket is not a full one. '' no epoch yet; 'f:…' fresh; 'r:<second>' reseeded.
-local epoch = redis.call('GET', prefix .. ':epoch') or ''
+local known = redis.call('MGET', prefix .. ':epoch', prefix .. ':version', prefix .. ':steps')
+local epoch, version = known[1] or '', known[2] or '0'
 local start_low = epoch == ''
-if string.sub(epoch, 1, 2) == 'r:' then start_low = clock - tonumber(string.sub(epoch, 3)) < 120 end
+if string.sub(epoch, 1, 2) == 'r:' then start_low = abs(clock - tonumber(string.sub(epoch, 3))) < 120 end
+
+local function steps_of(raw)
+  local steps, expected, last = raw and cmsgpack.unpack(raw) or {}, tonumber(ARGV[3]), tonumber(ARGV[4])
+  local ahead, before, is_known = expected and clock - expected or 0, #steps, false
+  for n = before, 1, -1 do
+    local second = steps[n][1]
+    if second > clock then -- it was set back since, and no second is stored any more that this step is about
+      table.remove(steps, n)
+    elseif expected and second > last then
+      if abs(ahead) < STEP_S then table.remove(steps, n) else is_known = true end
+    end
+  end
+  local is_new = ahead >= STEP_S and not is_known
+  if is_new then
+    steps[#steps + 1] = {clock, ahead}
+    if #steps > MOST_STEPS then table.remove(steps, 1) end
+  end
+  if is_new or #steps ~= before then
+    redis.call('SET', prefix .. ':steps', cmsgpack.pack(steps), 'PX', STEPS_TTL_MS)
+  end
+  return steps
+end
+local steps = {}
+if known[3] or (ARGV[3] ~= '' and clock - ARGV[3] >= STEP_S) then steps = steps_of(known[3]) end
 
 local function limit_of(b, written, i)
   local wrote, learned = written[i], b[LEARNED + i]
@@ -105,9 +138,16 @@ local function rate_of(b, written, i)
   return rate
 end
 
+local function move(b, seconds)
+  b[AT] = b[AT] + seconds
+  if b[COOL] > 0 then b[COOL] = b[COOL] + seconds end
+  if b[SEEN] > 0 then b[SEEN] = b[SEEN] + seconds end
+end
+
 local function refill(b, written, burst_s)
-  local elapsed = max(0, clock - b[AT])
-  b[AT] = b[AT] + elapsed
+  if b[AT] > clock then move(b, clock - b[AT]) end
+  local elapsed = clock - b[AT]
+  b[AT] = clock
   if b[RAMP] < 1 then b[RAMP] = min(1, b[RAMP] * RAMP_GROWTH ^ elapsed) end
   if b[BURST_S] < 60 then b[BURST_S] = min(60, b[BURST_S] * 2 ^ (elapsed / BURST_GROWTH_S)) end
   local fade, narrow = exp(-elapsed / REORDER_S), exp(-elapsed / MARGIN_DECAY_S)
@@ -144,7 +184,13 @@ local function load_bucket(key, written, burst_s)
       b[RECENT + i], b[MARGIN + i], b[TAUGHT_KEPT + i], b[TAUGHT_CORRECTED + i] = 0, 0, 0, 0
     end
   end
+  for _, step in ipairs(steps) do
+    if b[AT] < step[1] then move(b, step[2]) end
+  end
+  local was_set_back = b[AT] > clock
   refill(b, written, burst_s)
+  -- A refused request saves nothing; then time would stand still until the clock shows what it showed before.
+  if was_set_back then redis.call('SET', key, cmsgpack.pack(unpack(b, 1, 54)), 'KEEPTTL') end
   return b, not raw
 end
 
@@ -246,7 +292,7 @@ local function note_trial(c, jitter)
       local first = record.state == 'suspect' and 30 or 60
       record['until'] = clock + min(first * 2 ^ min(record.tries, 16), 900) * (1 + 0.25 * jitter)
       redis.call('HSET', prefix .. ':states', name, cmsgpack.pack(record))
-      redis.call('INCR', prefix .. ':version')
+      version = redis.call('INCR', prefix .. ':version')
     end
   end
 end
@@ -264,14 +310,17 @@ local function moments(b)
   return flat
 end
 
--- the claims that keep this caller from an account, and its own; stale ones are deleted
+local CLAIM_S, CLAIM_GRACE_S = 1, 0.15
+
+-- the claims that keep this caller from an account, and its own; stale ones are deleted, and those from before the clock
+-- was set back
 local function claims_against(claims_key, owner, arrived)
   local held = {}
   if redis.call('EXISTS', claims_key) == 0 then return held end
   local raw = redis.call('HGETALL', claims_key)
   for r = 1, #raw, 2 do
     local claim = cmsgpack.unpack(raw[r + 1])
-    if claim[3] < clock then
+    if claim[3] < clock or claim[3] > clock + CLAIM_S + CLAIM_GRACE_S then
       redis.call('HDEL', claims_key, raw[r])
     elseif claim[1] == owner or claim[2] < arrived then
       held[raw[r]] = claim
@@ -279,8 +328,6 @@ local function claims_against(claims_key, owner, arrived)
   end
   return held
 end
-
-local CLAIM_S, CLAIM_GRACE_S = 1, 0.15
 
 -- a refused caller that waits in the queue gets the next room of the account that has it soonest
 local function claim(claims_key, claims, owner, arrived, account, wait)
@@ -404,6 +451,7 @@ local function compare(b, e, age, written)
 end
 
 local function follow(b, reserved_at, evidence, written, burst_s)
+  reserved_at = min(reserved_at, b[AT])
   local fresh = reserved_at > b[SEEN] or b[SEEN] == 0
   if #evidence > 0 and fresh then b[SEEN] = reserved_at end
   for _, e in ipairs(evidence) do
@@ -483,7 +531,6 @@ local results = {}
 for n, item in ipairs(cmsgpack.unpack(ARGV[2])) do
   results[n] = DO[item[1]](item)
 end
-local version = redis.call('GET', prefix .. ':version') or '0'
 local answer = cmsgpack.pack({tonumber(version), epoch, clock, results})
 redis.call('SET', batch_key, answer, 'PX', 120000)
 return answer

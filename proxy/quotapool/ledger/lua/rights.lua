@@ -1,0 +1,46 @@
+-- rights, version 1: may this user do all that Quotapool does in the store? Each command once, on keys made for it.
+--
+-- KEYS[1]  qp:{pool}
+--
+-- Stored   qp:{pool}:rights:*   deleted again
+-- Returns  'ok', or the server's error at the first command that it does not allow
+--
+-- A command that is used anywhere in the code, in a script or not, has its line here: tests/ledger/test_rights.py looks.
+
+local at = KEYS[1] .. ':rights:'
+local text, hash, set, sorted, stream = at .. 't', at .. 'h', at .. 's', at .. 'z', at .. 'x'
+local packed = cmsgpack.unpack(cmsgpack.pack('1'))
+local _ = redis.call('TIME')
+redis.call('DEL', text, hash, set, sorted, stream)
+redis.call('SET', text, packed, 'PX', 60000, 'GET')
+redis.call('INCR', text)
+redis.call('INCRBY', text, 1)
+redis.call('DECRBY', text, 1)
+redis.call('GET', text)
+redis.call('MGET', text)
+redis.call('EXISTS', text)
+redis.call('EXPIRE', text, 60)
+redis.call('PEXPIRE', text, 60000)
+redis.call('HSET', hash, 'f', '1')
+redis.call('HSETNX', hash, 'f', '1')
+redis.call('HINCRBY', hash, 'f', 1)
+redis.call('HGET', hash, 'f')
+redis.call('HMGET', hash, 'f')
+redis.call('HGETALL', hash)
+redis.call('HLEN', hash)
+redis.call('HDEL', hash, 'f')
+redis.call('SADD', set, 'm')
+redis.call('SMEMBERS', set)
+redis.call('SREM', set, 'm')
+redis.call('ZADD', sorted, 'GT', 1, 'm')
+redis.call('ZCARD', sorted)
+redis.call('ZCOUNT', sorted, 0, 1)
+redis.call('ZRANGE', sorted, 0, -1, 'WITHSCORES')
+redis.call('ZREM', sorted, 'm')
+redis.call('ZREMRANGEBYSCORE', sorted, '-inf', 0)
+redis.call('ZREMRANGEBYRANK', sorted, 0, -1)
+redis.call('XADD', stream, 'MAXLEN', '~', '10', '*', 'f', 'v')
+redis.call('XRANGE', stream, '-', '+')
+redis.call('XREVRANGE', stream, '+', '-')
+redis.call('DEL', text, hash, set, sorted, stream)
+return 'ok'
