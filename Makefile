@@ -39,7 +39,7 @@ check: $(VENV)/.dev $(VENV)/.model-if-possible $(VENV)/.clients-if-possible ## W
 	$(PARALLEL) --durations 10
 	$(ALONE) --durations 10
 
-soak: $(VENV)/.dev $(VENV)/.clients-if-possible ## The long load tests, minutes each; SOAK_SECONDS=15 shortens some
+soak: $(VENV)/.dev $(VENV)/.clients-if-possible $(VENV)/.fuzz-if-possible ## The long load tests, minutes each; SOAK_SECONDS=15 shortens some
 	$(BIN)/python -m pytest -rs tests/soak
 
 bench: $(VENV)/.dev $(VENV)/.rolter-if-possible ## Quotapool beside other proxies, below ten minutes; BENCH="--only aiohttp,all-on"
@@ -102,6 +102,15 @@ $(VENV)/rolter/bin/rolter: | $(BIN)/python
 .PHONY: $(VENV)/.rolter-if-possible
 $(VENV)/.rolter-if-possible: | $(BIN)/python
 	@$(MAKE) --no-print-directory $(VENV)/rolter/bin/rolter || echo "Going on without rolter."
+
+# A fuzzer for the soak tests, a C++ program that not every Python has.
+$(VENV)/.fuzz: | $(BIN)/python
+	$(PIP) install --only-binary :all: "atheris>=3,<4"
+	@touch $@
+
+.PHONY: $(VENV)/.fuzz-if-possible
+$(VENV)/.fuzz-if-possible: $(VENV)/.dev
+	@$(MAKE) --no-print-directory $(VENV)/.fuzz || echo "Going on without the fuzzer."
 
 $(VENV)/lock/bin/uv: | $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/lock
