@@ -44,7 +44,9 @@ def by_the_library(directory: Path) -> bytes:
 
 
 @settings(deadline=None, max_examples=50)  # it writes files
-@given(slots=st.lists(st.tuples(COUNTS, COUNTS, COUNTS, st.sampled_from((-2.5, 0.0, 0.5, 3.0))), min_size=1, max_size=3))
+@given(
+    slots=st.lists(st.tuples(COUNTS, COUNTS, COUNTS, st.sampled_from((-2.5, 0.0, 0.5, 3.0))), min_size=1, max_size=3)
+)
 def test_any_counts_under_any_labels_read_as_the_library_shows_them(slots, tmp_path_factory):
     directory = tmp_path_factory.mktemp("metrics")
     prepare(directory)
