@@ -214,3 +214,44 @@ def test_pool_keys_come_from_a_mounted_secret_that_no_manifest_contains(file: st
     assert Path(config["keys_file"]).parent == Path(mount["mountPath"])
     assert mount["readOnly"] is True
     assert "Secret" not in {doc["kind"] for doc in documents(ROOT / "config" / "kubernetes" / file)}
+
+
+def mebibytes(size: str) -> int:
+    assert size.endswith("Mi")
+    return int(size.removesuffix("Mi"))
+
+
+@pytest.mark.parametrize("file", ["sidecar.yaml", "deployment.yaml"])
+def test_the_memory_limits_follow_from_the_formula_of_the_docs(file: str):
+    """docs/operations.md, "How much memory": 1,000 keys, 20 models, one worker and a shared store."""
+    keys, models, workers = 1_000, 20, 1
+    series = 6 * keys * models
+    supervisor, worker, files = 90 + 0.006 * keys, 75 + 0.006 * keys + 0.001 * series, 1 + 0.00025 * series
+    without_traffic = 1.5 * (supervisor + workers * (worker + files))
+    streams = 25  # a thousand
+
+    pod = document(file, "Deployment")["spec"]["template"]["spec"]
+    config = yaml.safe_load(document(file, "ConfigMap")["data"]["quotapool.yaml"])
+    (container,) = (c for c in [*pod.get("initContainers", []), *pod["containers"]] if c["name"] == "quotapool")
+    (tmp,) = (volume["emptyDir"] for volume in pod["volumes"] if volume["name"] == "tmp")
+
+    assert config.get("workers", 1) == workers
+    assert without_traffic + streams < mebibytes(container["resources"]["limits"]["memory"])
+    assert workers * files < mebibytes(tmp["sizeLimit"])
+
+
+def test_the_formula_and_its_examples_are_in_the_docs():
+    page = (ROOT / "docs" / "operations.md").read_text().partition("## How much memory")[2].partition("\n## ")[0]
+    assert all(f"| {text} |" in page for text in ("90 + 0.006 · K", "75 + 0.006 · K + 0.001 · S", "1 + 0.00025 · S"))
+    row = re.compile(
+        r"^\| ([\d,]+) \| (\d+) \| (\d+) \| (key|pool) \| ([\d,]+) MiB( with a shared store)? \|$", re.MULTILINE
+    )
+    examples = row.findall(page)
+    assert len(examples) == 3
+    for keys, models, workers, detail, stated, shared in examples:
+        pool, per_worker = int(keys.replace(",", "")), int(workers)
+        series = 6 * int(models) * (pool if detail == "key" else 1)
+        worker = 75 + 0.006 * pool + 0.001 * series + 1 + 0.00025 * series
+        store = 0 if shared else 10 + 0.001 * pool * int(models)
+        limit = 1.5 * (90 + 0.006 * pool + per_worker * worker + store)
+        assert abs(limit - int(stated.replace(",", ""))) < 10, keys

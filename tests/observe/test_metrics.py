@@ -7,11 +7,12 @@ import timeit
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, Gauge, generate_latest, values
+from prometheus_client import CollectorRegistry, Gauge, values
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.observe.labels import Labels
 from quotapool.observe.metrics import OUTCOMES, Metrics, PoolMetrics
-from quotapool.observe.shared_values import SharedValues, install, prepare
+from quotapool.observe.shared_text import shared_text
+from quotapool.observe.shared_values import install, prepare
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -85,20 +86,18 @@ def test_the_first_error_of_a_kind_can_be_seen_as_an_increase():
 
 
 def test_a_key_that_left_the_pool_leaves_the_metrics():
-    registry = CollectorRegistry()
-    pool = PoolMetrics(registry)
+    pool = PoolMetrics(CollectorRegistry())
     pool.key_state.show({("alpha", "acme", "active"): 1, ("beta", "acme", "active"): 1})
     pool.key_state.show({("alpha", "acme", "active"): 0})
-    assert sample(registry, "quotapool_key_state", key="alpha", account="acme", state="active") == 0
-    assert sample(registry, "quotapool_key_state", key="beta", account="acme", state="active") is None
+    shown = [line for line in "".join(pool.text()).splitlines() if line.startswith("quotapool_key_state{")]
+    assert shown == ['quotapool_key_state{account="acme",key="alpha",state="active"} 0.0']
 
 
 def test_a_worker_and_a_supervisor_together_make_one_page(tmp_path, monkeypatch):
     # Given a supervisor with its own registry, and a worker that counts in a slot
-    page = CollectorRegistry()
-    PoolMetrics(page).workers.set(1)
+    pool = PoolMetrics(CollectorRegistry())
+    pool.workers.set(1)
     prepare(tmp_path)
-    page.register(SharedValues(tmp_path))
     monkeypatch.setattr(values, "ValueClass", values.ValueClass)
     slot = install(tmp_path, "0")
     metrics = Metrics(CollectorRegistry())
@@ -106,7 +105,7 @@ def test_a_worker_and_a_supervisor_together_make_one_page(tmp_path, monkeypatch)
     metrics.event_loop_lag.set(0.25)
     metrics.duration["chat", "gpt-4o"].observe(0.3)
     slot.close()
-    text = generate_latest(page).decode()
+    text = "".join([*pool.text(), *shared_text(tmp_path)])
     assert 'quotapool_requests_total{client="team-a",endpoint="chat",model="gpt-4o",status="200"} 1.0' in text
     assert "quotapool_event_loop_lag_seconds 0.25" in text
     assert 'quotapool_request_duration_seconds_bucket{endpoint="chat",le="0.5",model="gpt-4o"} 1.0' in text
@@ -172,3 +171,11 @@ def test_a_reload_brings_new_names_and_keeps_what_was_learned(labels):
     assert [labels.model(name) for name in ("gpt-5", "o3", "gpt-4o")] == ["gpt-5", "o3", "other"]
     assert labels.client("team-b") == "team-b"
     assert labels.endpoint("chat") == "chat"
+
+
+@pytest.mark.parametrize(
+    ("detail", "key", "account"), [("key", "alpha", "acme"), ("account", "acme", "acme"), ("pool", "", "")]
+)
+def test_a_large_pool_may_count_by_account_or_as_a_whole(detail, key, account):
+    labels = Labels(detail=detail)
+    assert (labels.key("alpha", "acme"), labels.account("acme")) == (key, account)

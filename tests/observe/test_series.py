@@ -14,29 +14,27 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.observe.metrics import ANSWER_BUCKETS, WORK_BUCKETS, Metrics
 from quotapool.observe.series import SlotHistogram, counting, observing
-from quotapool.observe.shared_values import SharedValues, SlotValue, install, prepare
+from quotapool.observe.shared_text import shared_text
+from quotapool.observe.shared_values import SlotValue, install, prepare
 
 
 @contextmanager
-def shared_memory() -> Iterator[CollectorRegistry]:
+def shared_memory() -> Iterator[Callable[[], str]]:
     """The page of what is counted in metrics made inside the block."""
     before = values.ValueClass
     with tempfile.TemporaryDirectory() as place:
         prepare(Path(place))
         slot = install(Path(place), "0")
-        page = CollectorRegistry()
-        page.register(SharedValues(Path(place)))
         try:
-            yield page
+            yield lambda: "".join(shared_text(Path(place)))
         finally:
             slot.close()
             values.ValueClass = before
 
 
-def samples(page: CollectorRegistry) -> set[str]:
+def lines_of(page: str) -> set[str]:
     """The lines with numbers, but for the moments at which the library made its objects."""
-    lines = generate_latest(page).decode().splitlines()
-    return {line for line in lines if not line.startswith("#") and "_created" not in line}
+    return {line for line in page.splitlines() if not line.startswith("#") and "_created" not in line}
 
 
 SECONDS = st.one_of(
@@ -69,7 +67,7 @@ def test_ours_and_the_librarys_counts_are_the_same_numbers(seconds, amounts, cha
         for change in changes:
             busy.inc(change)
             our_busy.inc(change)
-        assert samples(ours) == samples(theirs)
+        assert lines_of(ours()) == lines_of(generate_latest(theirs).decode())
 
 
 def count_some(metrics: Metrics) -> None:
@@ -96,8 +94,8 @@ def test_a_worker_shows_what_the_library_alone_would_show():
     count_some(Metrics(alone))
     with shared_memory() as page:
         count_some(Metrics(CollectorRegistry()))
-        shown = samples(page)
-    assert shown == samples(alone)
+        shown = lines_of(page())
+    assert shown == lines_of(generate_latest(alone).decode())
     assert 'quotapool_request_duration_seconds_bucket{endpoint="chat",le="0.5",model="gpt-4o"} 2.0' in shown
     assert 'quotapool_tokens_total{key="alpha",kind="prompt",model="gpt-4o"} 224.0' in shown
     assert "quotapool_requests_in_flight 1.0" in shown
@@ -116,4 +114,4 @@ def test_a_series_is_created_when_something_is_counted_in_it(count: Callable[[Me
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     count(metrics)
-    assert [line for line in samples(registry) if absent in line] == []
+    assert [line for line in lines_of(generate_latest(registry).decode()) if absent in line] == []

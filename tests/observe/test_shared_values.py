@@ -10,9 +10,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client import Counter, Gauge, Histogram, values
 from prometheus_client.parser import text_string_to_metric_families
-from quotapool.observe.shared_values import SharedValues, SlotTakenError, forget_gauges, install, prepare
+from quotapool.observe.exposition import encoded
+from quotapool.observe.shared_text import shared_text
+from quotapool.observe.shared_values import SlotTakenError, forget_gauges, install, prepare
 
 
 @pytest.fixture(autouse=True)
@@ -28,9 +30,7 @@ def directory(tmp_path: Path) -> Path:
 
 def scrape(directory: Path) -> dict[tuple[str, ...], float]:
     """(sample name, label values ...) -> value, read from the text that Prometheus reads."""
-    registry = CollectorRegistry()
-    registry.register(SharedValues(directory))
-    families = text_string_to_metric_families(generate_latest(registry).decode())
+    families = text_string_to_metric_families(encoded(shared_text(directory)).decode())
     return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
 
 

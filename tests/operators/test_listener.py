@@ -21,7 +21,7 @@ async def operators(aiohttp_client):
     state = {"why_not": "", "calls": []}
 
     async def metrics():
-        return b"quotapool_up 1\n", "text/plain; version=0.0.4; charset=utf-8"
+        return b"quotapool_up 1\n"
 
     def handler(name):
         async def handle(call):
@@ -53,6 +53,13 @@ async def test_machines_need_no_token_and_no_host(operators):
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     assert (await operators.get("/healthz", headers={"Host": "whatever"})).status == 200
     assert (await operators.get("/readyz")).status == 200
+
+
+@pytest.mark.parametrize(("accepted", "encoding"), [("gzip", "gzip"), ("br, gzip;q=0.5", "gzip"), ("identity", None)])
+async def test_metrics_are_compressed_for_those_who_ask_for_it(operators, accepted, encoding):
+    answer = await operators.get("/metrics", headers={"Accept-Encoding": accepted})
+    assert answer.headers.get("Content-Encoding") == encoding
+    assert await answer.read() == b"quotapool_up 1\n"
 
 
 async def test_not_ready_gives_the_reason(operators):

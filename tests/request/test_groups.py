@@ -315,6 +315,14 @@ def test_an_account_that_leaves_or_comes_moves_only_its_own_numbers():
     assert moved
 
 
+def test_reloads_lead_to_the_same_ring_as_a_start():
+    names = [f"acct-{n}" for n in range(12)]
+    pool = ring(names)
+    for some in (names[:5], [*names[:5], "new"], ["new"], names[3:], names[:5] + names[6:]):
+        pool.replace(Key(f"{name}1", name, f"fp-{name}") for name in some)
+        assert favourites(pool, NUMBERS) == favourites(ring(some), NUMBERS)
+
+
 def test_the_order_of_the_configuration_does_not_matter():
     names = [f"acct-{n}" for n in range(12)]
     assert favourites(ring(names), NUMBERS) == favourites(ring(names[::-1]), NUMBERS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from tests.settings.conftest import KEY
@@ -66,9 +68,103 @@ def test_a_keys_file_may_be_csv_with_columns_in_any_order(load_yaml, tmp_path):
 )
 def test_a_wrong_line_of_a_keys_file_is_named(refusal, tmp_path, content, expected):
     (tmp_path / "keys.txt").write_text(content)
-    message = refusal("keys_file: keys.txt", {}).replace(f"{tmp_path}/", "")
+    message = refusal("{keys_file: keys.txt, bad_key_lines: refuse}", {}).replace(f"{tmp_path}/", "")
     assert message.startswith(expected)
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "warning"),
+    [
+        ("sk-a\n\nsk-admin-b\nsk-c\n", "keys.txt:3: secret: an sk-admin- key manages the organisation"),
+        ("sk-a\nsk-a sk-b\nsk-c\n", "keys.txt:2: secret: contains spaces or characters outside ASCII"),
+        ("sk-a\nsk-b,acme\nsk-c\n", "keys.txt:2: contains a comma"),
+        ("sk-a\nsk-a\nsk-c\n", "keys.txt:2: has the same secret as keys.txt:1"),
+        ("id,secret\na,sk-a\na,sk-b\nc,sk-c\n", "keys.txt:3: has the same id as keys.txt:2"),
+        ("id,secret\na,sk-a\nb,sk-b,c\nc,sk-c\n", "keys.txt:3: has 3 cells for 2 columns"),
+        ("id,secret\na,sk-a\nb,\nc,sk-c\n", "keys.txt:3: secret: is required"),
+        ("id,secret\na,sk-a\nb c,sk-b\nc,sk-c\n", "keys.txt:3: id: "),
+    ],
+)
+def test_a_bad_or_repeated_line_among_good_ones_is_named_and_left_out(load_yaml, tmp_path, content, warning):
+    (tmp_path / "keys.txt").write_text(content)
+    settings = load_yaml("keys_file: keys.txt", {})
+    assert secrets(settings) == ["sk-a", "sk-c"]
+    (named,) = settings.warnings
+    assert named.replace(f"{tmp_path}/", "").startswith(warning)
+    assert named.endswith("; this line is left out")
+    assert "sk-b" not in named
+
+
+def test_a_line_that_repeats_a_key_of_the_configuration_is_left_out_too(load_yaml, tmp_path):
+    (tmp_path / "keys.txt").write_text("sk-b\nsk-c\n")
+    settings = load_yaml("{keys: [{id: b, secret: '${K}'}], keys_file: keys.txt}", {"K": "sk-b"})
+    assert settings.keys[0].id == "b"
+    assert secrets(settings) == ["sk-b", "sk-c"]
+    assert len(settings.warnings) == 1
+
+
+def test_thousands_of_bad_lines_are_a_few_warnings_and_a_number(load_yaml, tmp_path):
+    (tmp_path / "keys.txt").write_text("sk-good\n" + "not a secret\n" * 3_000)
+    settings = load_yaml("keys_file: keys.txt", {})
+    assert secrets(settings) == ["sk-good"]
+    assert len(settings.warnings) < 30
+    assert settings.warnings[-1].endswith("2980 more lines are left out")
+
+
+def test_a_file_of_which_no_line_can_be_used_is_refused(refusal, tmp_path):
+    (tmp_path / "keys.txt").write_text("sk-a,acme\nsk-b,acme\n")
+    assert len(refusal("keys_file: keys.txt").splitlines()) == 2
+
+
+def test_a_problem_elsewhere_is_refused_although_bad_lines_are_left_out(refusal, tmp_path):
+    (tmp_path / "keys.txt").write_text("sk-a\nnot a secret\n")
+    assert refusal("{keys_file: keys.txt, workers: 0}") == "quotapool.yaml:1: workers: must be at least 1"
+
+
+# ---- default ids
+
+# Both SHA-256 begin with 0c0fbc87; the first goes on with e5c516c5, the second with cfdf899f, so that one is smaller.
+TWINS = ("sk-proj-collision-00082599", "sk-proj-collision-00084618")
+
+
+def ids(settings) -> dict[str, str]:
+    return {key.secret.get_secret_value(): key.id for key in settings.keys}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_secrets_with_one_default_id_the_same_one_gets_a_longer_one_in_any_order(load_yaml, tmp_path, order):
+    (tmp_path / "keys.txt").write_text("\n".join(TWINS[::order]))
+    settings = load_yaml("keys_file: keys.txt", {})
+    assert ids(settings) == {TWINS[0]: "key-0c0fbc87e5c516c5", TWINS[1]: "key-0c0fbc87"}
+    assert {key.id for key in settings.keys} == {key.account for key in settings.keys}
+    assert settings.warnings == ()
+
+
+def test_a_written_id_is_kept_and_the_default_one_gives_way(load_yaml, tmp_path):
+    (tmp_path / "keys.txt").write_text(f"id,secret\n,{TWINS[0]}\nkey-0c0fbc87,sk-other\n")
+    assert ids(load_yaml("keys_file: keys.txt", {})) == {TWINS[0]: "key-0c0fbc87e5c516c5", "sk-other": "key-0c0fbc87"}
+
+
+def test_an_account_that_was_written_stays_with_a_longer_id(load_yaml, tmp_path):
+    (tmp_path / "keys.csv").write_text(f"secret,account\n{TWINS[0]},acme\n{TWINS[1]},acme\n")
+    settings = load_yaml("keys_file: keys.csv", {})
+    assert len({key.id for key in settings.keys}) == 2
+    assert {key.account for key in settings.keys} == {"acme"}
+
+
+def test_the_ids_of_a_pool_without_collisions_are_what_they_always_were(load_yaml):
+    # sha256("sk-proj-one"), as `printf %s sk-proj-one | sha256sum` prints it
+    assert [key.id for key in load_yaml("").keys] == ["key-492edba9"]
+
+
+def test_a_file_of_a_hundred_thousand_lines_has_as_many_ids(load_yaml, tmp_path):
+    written = [f"sk-proj-collision-{n:08}" for n in range(100_000)]
+    (tmp_path / "keys.txt").write_text("\n".join(written))
+    settings = load_yaml("keys_file: keys.txt", {})
+    assert len({key.id for key in settings.keys}) == 100_000
+    of_32_bits = {hashlib.sha256(secret.encode()).hexdigest()[:8] for secret in written}
+    assert 0 < 100_000 - len(of_32_bits) == sum(len(key.id) > len("key-0c0fbc87") for key in settings.keys)
 
 
 def test_files_that_cannot_be_read_are_named(refusal):

@@ -1,4 +1,4 @@
-"""A prober with what it needs in a process: a roster, connections to upstream, metrics and log lines of its own."""
+"""A prober with what it needs in a process: connections to upstream, metrics and log lines of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import structlog
 from quotapool.domain.observer import Observer
 from quotapool.domain.states import State
 from quotapool.domain.subject import Subject
-from quotapool.keys.keyring import credentials_of, keyring
+from quotapool.keys.keyring import credentials_of
 from quotapool.ledger.budgets import Ledger
 from quotapool.money.spend_store import SpendStore
 from quotapool.observe.metrics import PoolMetrics
@@ -48,16 +48,20 @@ class ProbeReporter(Observer):
 
 
 class Probing:
-    """To be closed. `ledger` is the process's; `metrics`: None in a command."""
+    """To be closed. `ledger` and `roster` are the process's; `metrics`: None in a command."""
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, redactor: Redactor, metrics: PoolMetrics | None = None
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        redactor: Redactor,
+        roster: Roster,
+        metrics: PoolMetrics | None = None,
     ) -> None:
         credentials = credentials_of(settings)
         self._origins = Origins(settings, credentials, _TIMEOUTS)
         reporter = ProbeReporter(metrics)
-        self._roster = Roster(settings, keyring(settings)[0])
-        sync = RosterSync(self._roster, ledger, reporter)
+        sync = RosterSync(roster, ledger, reporter)
         calls = Calls(self._origins.main, credentials, redactor.clean_bytes)
         calls.other_upstreams = self._origins.others
         spend = SpendStore(ledger.store, settings.pool)
@@ -65,7 +69,6 @@ class Probing:
 
     async def reload(self, settings: Settings) -> None:
         old, self.prober.settings = self.prober.settings, settings
-        self._roster.reload(settings, keyring(settings)[0])
         calls, credentials = self.prober.calls, credentials_of(settings)
         moved = (old.upstream, old.upstream_proxy) != (
             settings.upstream,

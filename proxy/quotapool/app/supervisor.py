@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from aiohttp import web
 
 from quotapool.app.alerting import Alerting
 from quotapool.app.background import BackgroundTasks
+from quotapool.app.collector import collect_rarely, keep_what_is_built
 from quotapool.app.credit_watch import CreditWatch
 from quotapool.app.openai_sync import OpenAISync
 from quotapool.app.pricing import Pricing
@@ -31,6 +32,7 @@ from quotapool.observe.redaction import Redactor
 from quotapool.operators.admin_api import AdminApi
 from quotapool.operators.keys import KeyOperations
 from quotapool.operators.listener import admin_app
+from quotapool.operators.metrics_page import MetricsPage
 from quotapool.operators.overview import Overview
 from quotapool.settings import ConfigError, Settings, changed_sections, for_workers, to_wire, waiting_for_restart
 from quotapool.store.store import StoreError
@@ -57,9 +59,9 @@ class Supervisor:
             resources.store, settings.pool, patience_s=min(1.0, settings.store_patience), observer=Observer()
         )
         self._openai = OpenAISync(resources.admin_store, lambda: self.settings, partial(self._want, self._apply_limits))
-        self._overview = Overview(settings, ledger, resources.metrics_dir)
+        self._overview = Overview(settings, ledger)
         metrics = self._overview.metrics
-        self._probing = Probing(settings, ledger, resources.redactor, metrics)
+        self._probing = Probing(settings, ledger, resources.redactor, self._overview.roster, metrics)
         self._workers = Workers(
             settings.workers,
             resources.listener,
@@ -90,6 +92,7 @@ class Supervisor:
             if not self._stopped.is_set():
                 self._phase = ""
                 self._log_ready()
+                keep_what_is_built()
                 await self._reload_until_stopped()
             await self._background.stop()
             await self._alerting.stop()
@@ -107,7 +110,7 @@ class Supervisor:
         api = AdminApi(keys, resources.admin_store, self._probing.prober.probe_now, self._apply_changed_keys)
         app = admin_app(
             token=resources.admin_token,
-            metrics=self._metrics_page,
+            metrics=MetricsPage(self._overview.metrics, self._refresh_metrics, resources.metrics_dir).body,
             why_not_ready=self._why_not_ready,
             why_unhealthy=self._why_unhealthy,
             handlers=api.handlers(),
@@ -118,10 +121,10 @@ class Supervisor:
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, resources.admin_listener).start()
 
-    async def _metrics_page(self) -> tuple[bytes, str]:
+    async def _refresh_metrics(self) -> None:
         self._overview.metrics.workers.set(self._workers.alive)
         self._overview.metrics.locked_keys.set(len(self._resources.sources.missing))
-        return await self._overview.metrics_page()
+        await self._overview.refresh_metrics()
 
     def _why_not_ready(self) -> str:
         return self._phase or ("" if self._workers.alive else "no worker is alive")
@@ -206,18 +209,21 @@ class Supervisor:
 
     async def _reload_configuration(self) -> None:
         try:
-            new = self._load()
+            new = await asyncio.to_thread(self._load)
         except ConfigError as error:
             self._overview.metrics.config_reloads["refused"].inc()
             _log.error("the new configuration is refused, the old one stays", problem=str(error))
             return
-        _redact_secrets(self._resources.redactor, new)
+        self._redact_new_secrets(new)
+        for warning in new.warnings:
+            if warning not in self.settings.warnings:
+                _log.warning(warning)
         with contextlib.suppress(StoreError):
             await self._resources.sources.reload(new)
         async with self._reconfiguring:
             new = self._resources.sources.merged()
-            changed = changed_sections(self.settings, new)
-            waiting = sorted(waiting_for_restart(self.settings, new))
+            changed = await asyncio.to_thread(changed_sections, self.settings, new)
+            waiting = sorted(await asyncio.to_thread(waiting_for_restart, self.settings, new))
             await self._apply(new)
         self._overview.metrics.config_reloads["ok"].inc()
         _log.info("configuration reloaded", changed=sorted(changed), after_restart=waiting)
@@ -234,13 +240,14 @@ class Supervisor:
 
     async def _apply_limits(self) -> None:
         """The imported limits have changed."""
-        self._overview.reload(self._with_imported_limits())
-        await self._workers.reload(self._configuration())
+        async with self._reconfiguring:
+            await self._overview.reload(self._with_imported_limits())
+            await self._reload_workers()
 
     async def _apply(self, new: Settings) -> None:
+        self._redact_new_secrets(new)
         self.settings = new
-        _redact_secrets(self._resources.redactor, new)
-        self._overview.reload(self._with_imported_limits())
+        await self._overview.reload(self._with_imported_limits())
         await self._probing.reload(self._with_imported_limits())
         self._openai.reload()
         self._pricing.reload(new.prices)
@@ -249,7 +256,15 @@ class Supervisor:
             await self._overview.reset_changed_keys()
         except StoreUnavailable:
             _log.warning("the store is unavailable; keys whose secret changed are reset when it is back")
-        await self._workers.reload(self._configuration())
+        await self._reload_workers()
+
+    async def _reload_workers(self) -> None:
+        await self._workers.reload(await asyncio.to_thread(self._configuration))
+        keep_what_is_built()
+
+    def _redact_new_secrets(self, new: Settings) -> None:
+        for secret in set(_secrets_of(new)) - set(_secrets_of(self.settings)):
+            self._resources.redactor.add(secret)
 
     def _with_imported_limits(self) -> Settings:
         return self._openai.with_imported_limits(self.settings)
@@ -260,14 +275,12 @@ class Supervisor:
         return Configure(settings, self._resources.store_url, str(self._resources.metrics_dir))
 
 
-def _redact_secrets(redactor: Redactor, settings: Settings) -> None:
-    for secret in secrets_in(settings, settings.redis.get_secret_value() if settings.redis else ""):
-        redactor.add(secret)
+def _secrets_of(settings: Settings) -> Iterator[str]:
+    return secrets_in(settings, settings.redis.get_secret_value() if settings.redis else "")
 
 
 async def _run(settings: Settings, load: Callable[[], Settings]) -> None:
-    redactor = Redactor()
-    _redact_secrets(redactor, settings)
+    redactor = Redactor(_secrets_of(settings))
     log = logs.configure(settings.log.level, settings.log.format, redactor)
     # A stop ends a start at once, whatever that waits for; `Supervisor` handles signals itself later.
     if (starting := asyncio.current_task()) is not None:
@@ -281,6 +294,7 @@ async def _run(settings: Settings, load: Callable[[], Settings]) -> None:
 
 def serve(settings: Settings, load: Callable[[], Settings]) -> int:
     """Run until stopped by a signal; the process's exit code."""
+    collect_rarely()
     try:
         uvloop.run(_run(settings, load))
     except CannotStart as error:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from quotapool.app.build import build_request_path
+from quotapool.app.collector import collect_rarely, keep_what_is_built
 from quotapool.app.lag import LagWatch
 from quotapool.app.worker_pipe import HEARTBEAT_S, Alive, Channel, Configure, Drain, RateCards, Ready, SpendControl
 from quotapool.keys.keyring import credentials_of, keyring, secrets_in
@@ -45,7 +46,6 @@ _log = structlog.get_logger()
 _LOOK_S: Final = 0.5  # an idle worker looks at the pool's version this often
 _IDLE_GRACE_S: Final = 1.0  # while draining, idle connections may bring one more request for this long
 _NEXT_S: Final = 0.25  # and so may one whose answer had begun, without a word of closing, before the drain
-_COLLECT_AFTER: Final = (20_000, 20, 50)  # allocations: a large pool's head-room is not garbage, and walking it costs
 _LAST_WORDS_S: Final = 1.0  # for clients of sessions to answer that they close
 
 
@@ -89,8 +89,9 @@ class Worker:
         self._configure_listener()
         self._label()
 
-    def _know_secrets(self, settings: Settings, redis: str) -> None:
-        for secret in secrets_in(settings, redis):
+    def _know_secrets(self, settings: Settings, redis: str, before: Settings | None = None) -> None:
+        known = set() if before is None else set(secrets_in(before, ""))
+        for secret in set(secrets_in(settings, redis)) - known:
             self.redactor.add(secret)
 
     def _configure_listener(self) -> None:
@@ -102,27 +103,31 @@ class Worker:
         settings = self.settings
         groups = [name for group, members in settings.groups.items() for name in (group, *members)]
         models = (*settings.metrics.models, *settings.limits.models, *groups)
-        self.labels.configure(models=models, clients=self.paths.client_ids().values())
+        clients = self.paths.client_ids().values()
+        self.labels.configure(models=models, clients=clients, detail=settings.metrics.detail)
 
     async def start(self) -> None:
         """Know the pool before the first client is let in. Raises StoreUnavailable."""
         await self.paths.sync.refresh()
         await self.ledger.heartbeat()  # be one of the replicas, and know how many they are, should the store go now
 
-    async def reload(self, settings: Settings) -> None:
-        """Take over a new configuration; requests under way end with the old one."""
+    async def reload(self, wire: bytes) -> None:
+        """Take over a new configuration; requests under way end with the old one. What is long in a large pool is done
+        in a thread, while clients are served."""
+        settings = await asyncio.to_thread(from_wire, wire)
+        snapshot = await asyncio.to_thread(_snapshot, settings, self.origins)
         old, self.settings = self.settings, settings
-        self._know_secrets(settings, "")
+        self._know_secrets(settings, "", before=old)
         self._reload_certificate(settings)
-        snapshot = _snapshot(settings, self.origins)
         if _way_out(old) != _way_out(settings) or snapshot.credentials.bases != set(self.origins.others):
             replaced, self.origins = self.origins, _origins(settings)
-            snapshot = _snapshot(settings, self.origins)
+            snapshot = replace(snapshot, upstream=self.origins.main, others=self.origins.others)
             asyncio.get_running_loop().call_later(settings.timeouts.first_byte, lambda: _close_later(replaced))
         self.paths.take(snapshot)
         self._configure_listener()
         self._label()
         await self.paths.sync.refresh()
+        keep_what_is_built()
 
     def _reload_certificate(self, settings: Settings) -> None:
         """The context stays, so that the listener does: its next handshakes use the files as they are now."""
@@ -195,10 +200,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     await worker.start()
     server = Server(worker.handler.serve)
     accepting = await asyncio.get_running_loop().create_server(server, sock=listener, backlog=4096, ssl=worker.tls)
-    # What was built so far lives as long as the process: keep the collector from walking it again and again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_COLLECT_AFTER)
+    keep_what_is_built()
     looking = asyncio.create_task(worker.look())
     lagging = asyncio.create_task(LagWatch(worker.metrics.event_loop_lag.set).run())
     booking = asyncio.create_task(worker.spend.run())
@@ -207,7 +209,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     while True:
         message = await channel.receive()
         if isinstance(message, Configure):
-            await worker.reload(from_wire(message.settings.encode()))
+            await worker.reload(message.settings.encode())
             with contextlib.suppress(ConnectionError):
                 await channel.send(Ready())
             continue
@@ -264,6 +266,7 @@ def main(arguments: list[str]) -> None:
     control, listener = socket.socket(fileno=control_fd), socket.socket(fileno=listen_fd)
     control.setblocking(False)
     listener.setblocking(False)
+    collect_rarely()
     uvloop.run(_serve(slot, control, listener))
 
 

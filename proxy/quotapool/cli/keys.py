@@ -103,7 +103,7 @@ async def remove(
 @with_keys
 async def probe(keys: KeyOperations, key: KeyArgument, *, json: JsonOption = False) -> int:
     """Ask OpenAI about one key now. Exit code 1 if it is not valid."""
-    probing = Probing(keys.settings, keys.overview.ledger, keys.redactor)
+    probing = Probing(keys.settings, keys.overview.ledger, keys.redactor, keys.overview.roster)
     try:
         check = await keys.probe(key, probing.prober.probe_now)
     finally:

@@ -112,7 +112,10 @@ class Bucket:
 
     def depth(self, index: int, written: Limits, burst_s: float = 60.0) -> float:
         """What a full bucket holds. `burst_s`: how many seconds of a minute's limit may come at once."""
-        limit, period = self.limit(index, written), PERIOD_S[DIMENSIONS[index]]
+        return self._depth(index, self.limit(index, written), burst_s)
+
+    def _depth(self, index: int, limit: float, burst_s: float) -> float:
+        period = PERIOD_S[DIMENSIONS[index]]
         span = period
         if period <= 60:
             span = min(burst_s, self.burst_s, period)
@@ -121,8 +124,11 @@ class Bucket:
 
     def rate(self, index: int, written: Limits) -> float:
         """Refill per second."""
+        return self._rate(index, self.limit(index, written))
+
+    def _rate(self, index: int, limit: float) -> float:
         period = PERIOD_S[DIMENSIONS[index]]
-        return self.limit(index, written) / period * (self.ramp if period <= 60 else 1.0)
+        return limit / period * (self.ramp if period <= 60 else 1.0)
 
     def level(self, index: int) -> float | None:
         """The prediction that leads."""
@@ -143,13 +149,15 @@ class Bucket:
         self.at = now
         self.ramp = min(1.0, self.ramp * RAMP_GROWTH**elapsed)
         self.burst_s = min(60.0, self.burst_s * 2 ** (elapsed / BURST_GROWTH_S))
+        recent, margin = math.exp(-elapsed / REORDER_S), math.exp(-elapsed / MARGIN_DECAY_S)
         for i, dimension in enumerate(DIMENSIONS):
-            self.recent[i] *= math.exp(-elapsed / REORDER_S)
-            self.margin[i] *= math.exp(-elapsed / MARGIN_DECAY_S)
-            if math.isinf(self.limit(i, written)):
+            self.recent[i] *= recent
+            self.margin[i] *= margin
+            limit = self.limit(i, written)
+            if math.isinf(limit):
                 self.kept[i] = self.corrected[i] = None
                 continue
-            full = self.depth(i, written, burst_s)
+            full = self._depth(i, limit, burst_s)
             kept, corrected = self.kept[i], self.corrected[i]
             if kept is None or corrected is None:
                 guessed = written.of(dimension) is None and self.learned[i] < 0
@@ -158,7 +166,7 @@ class Bucket:
                     start = 0.0
                 self.kept[i] = self.corrected[i] = start
             else:
-                gained = elapsed * self.rate(i, written)
+                gained = elapsed * self._rate(i, limit)
                 self.kept[i], self.corrected[i] = min(full, kept + gained), min(full, corrected + gained)
 
     def move(self, seconds: float) -> None:

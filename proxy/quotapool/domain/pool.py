@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import random
+import struct
 from array import array
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ _STEPS = 64  # how far to look for a usable account on the ring
 _SHORT = 0.15  # headroom below which a sticky request goes elsewhere
 PAIR = 2  # accounts that are compared while there is room: the fuller of two random ones is nearly the fullest
 CANDIDATES = 6  # accounts that one reservation names while there is little room
+_POINTS = struct.Struct(">16I")
+_LOWER = 0xFFFFFFFF  # the half of a point that is the account's place
 _NOT_ONE = -1  # several usable keys, which take turns, or none
 
 
@@ -58,14 +61,12 @@ class Account:
         return self.usable[self.turn]
 
 
-def _ring(accounts: Iterable[Account]) -> list[tuple[int, Account]]:
-    """Sixteen points for each account: the 64 bytes of its digest, in fours. (CRCs of names that differ in one
-    character are spread so regularly that some accounts would get a tenth of their share.)"""
-    points = []
-    for account in accounts:
-        digest = hashlib.blake2b(account.id.encode()).digest()
-        points += [(int.from_bytes(digest[n : n + 4], "big"), account) for n in range(0, len(digest), 4)]
-    return sorted(points, key=lambda point: point[0])
+def _points(account: Account) -> list[int]:
+    """Its sixteen points on the ring, each with its place in the lower half: the 64 bytes of its digest, in fours.
+    (CRCs of names that differ in one character are spread so regularly that some accounts would get a tenth of their
+    share.)"""
+    digest = hashlib.blake2b(account.id.encode()).digest()
+    return [point << 32 | account.place for point in _POINTS.unpack(digest)]
 
 
 def _two_of(count: int, rng: random.Random) -> tuple[int, int]:
@@ -104,7 +105,8 @@ class Pool:
         self._resting: list[Account] = []
         self.organizations: dict[str, list[Account]] = {}
         self.missing = MissingAccess()
-        self._ring: list[tuple[int, Account]] = []
+        self._ring = array("Q")  # points of accounts, ascending
+        self._on_ring: set[int] = set()  # the places of these
         self.replace(keys)
 
     def __repr__(self) -> str:
@@ -139,8 +141,22 @@ class Pool:
             if name in accounts:
                 accounts[name].organization = organization
                 self.organizations.setdefault(organization, []).append(accounts[name])
-        self._ring = _ring(accounts.values())
+        self._extend_ring()
         self.apply_states(self.records)
+
+    def _extend_ring(self) -> None:
+        """Hashing and sorting all takes half a second for 30,000 accounts, so only new ones are added. The points of
+        those that left stay until they are the majority: places are permanent, and a lookup skips them."""
+        places = set(self._by_place)
+        if len(self._on_ring) > 2 * len(places):
+            self._ring, self._on_ring = array("Q"), set()
+        if new := places - self._on_ring:
+            points = self._ring.tolist()
+            for place in new:
+                points += _points(self._by_place[place])
+            points.sort()
+            self._ring = array("Q", points)
+            self._on_ring |= new
 
     def weigh(self, account: str, weight: float) -> None:
         """Give an account, if it is one of ours, more or less than the others; 1: as much."""
@@ -156,10 +172,10 @@ class Pool:
         self._pickable, self._resting = array("i"), []
         self._only_keys = array("i", (_NOT_ONE,)) * len(self._places)
         for account in self.accounts.values():
-            shared = self._shared(account)
+            shared = self._shared(account) if records else []
             account.usable, account.resting = [], []
             for key in account.keys:
-                own = self._record(Subject.of_key(key.id), key.fingerprint)
+                own = self._record(Subject.of_key(key.id), key.fingerprint) if records else None
                 held = shared if own is None else [*shared, own]
                 if not held:
                     account.usable.append(key)
@@ -318,10 +334,10 @@ class Pool:
         but not worth waiting for."""
         if not self._ring:
             return ()
-        start = bisect.bisect(self._ring, sticky & 0xFFFFFFFF, key=lambda point: point[0])
+        start = bisect.bisect(self._ring, (sticky & 0xFFFFFFFF) << 32 | _LOWER)
         for step in range(_STEPS):
-            account = self._ring[(start + step) % len(self._ring)][1]
-            if account.usable:
+            account = self._by_place.get(self._ring[(start + step) % len(self._ring)] & _LOWER)
+            if account is not None and account.usable:
                 short = self.headroom.of(group).expected(account.place, now) <= _SHORT
                 return () if short else (account.place,)
         return ()

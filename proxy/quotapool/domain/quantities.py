@@ -60,7 +60,7 @@ class Limits:
     project_tpm: float | None = None
 
     def of(self, dimension: Dimension) -> float | None:
-        value: float | None = getattr(self, dimension.value)
+        value: float | None = getattr(self, dimension)  # a dimension is the name of its field
         return value
 
     def over(self, other: Limits) -> Limits:

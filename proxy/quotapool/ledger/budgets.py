@@ -10,7 +10,7 @@ import contextlib
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -35,6 +35,7 @@ _MOST_TOKENS: Final = 10_000_000.0  # of one call; an upstream that reports more
 _CLOCK_STEPS_S: Final = 0.5  # a larger difference is no delay: another server's clock, or one that was set
 _CLOCK_DRIFTS_S: Final = 1e-6  # for each answer
 _LONGEST_COOL_S: Final = 7 * 86_400.0
+_AT_ONCE: Final = 200  # buckets that are read and decoded in one turn of the loop, a few milliseconds
 
 _log = structlog.get_logger()
 _unpack = msgspec.msgpack.Decoder().decode
@@ -276,24 +277,34 @@ class Ledger:
         self._batches.put(Item([4, group, candidate.account, candidate.burst_s, *candidate.written, *amounts, rest_s]))
 
     async def buckets(self) -> tuple[float, dict[tuple[str, str], Bucket]]:
-        """The store's time and every bucket by (account, model group), for metrics and alerts.
+        """The store's time and every bucket by (account, model group). Raises StoreUnavailable.
 
-        Reads all buckets, so it is not for the request path. Raises StoreUnavailable.
+        Reads all buckets and holds them, a few kilobytes each: not for the request path, nor for every scrape.
         """
-        client, index = self.store.client, f"{self.prefix}:buckets"
         now = await self.registry.time()
-        members = sorted(await self.registry.retry(lambda: client.smembers(index)))
-        found: dict[tuple[str, str], Bucket] = {}
-        for start in range(0, len(members), 500):
-            part = [(member, tuple(_unpack(member))) for member in members[start : start + 500]]
-            keys = [bucket_key(self.prefix, account, group) for _, (account, group) in part]
-            values = await self.registry.retry(partial(client.mget, keys))
-            for (member, name), raw in zip(part, values, strict=True):
-                if raw is not None:
-                    found[name] = bucket_of(raw)
-                else:  # expired
-                    await self.registry.retry(partial(client.srem, index, member))
-        return now, found
+        return now, {name: bucket async for name, bucket in self.each_bucket()}
+
+    async def each_bucket(self) -> AsyncIterator[tuple[tuple[str, str], Bucket]]:
+        """Every bucket with its (account, model group), in any order; the loop gets its turn every few hundred. Raises
+        StoreUnavailable."""
+        client, index = self.store.client, f"{self.prefix}:buckets"
+        seen: set[bytes] = set()  # a scan may name a member twice
+        cursor = -1
+        while cursor:
+            cursor, members = await self.registry.retry(partial(client.sscan, index, max(0, cursor), count=_AT_ONCE))
+            new = [member for member in members if member not in seen]
+            seen.update(new)
+            for start in range(0, len(new), _AT_ONCE):
+                part = new[start : start + _AT_ONCE]
+                names = [tuple(_unpack(member)) for member in part]
+                keys = [bucket_key(self.prefix, account, group) for account, group in names]
+                values = await self.registry.retry(partial(client.mget, keys))
+                for name, raw in zip(names, values, strict=True):
+                    if raw is not None:
+                        yield name, bucket_of(raw)
+                expired = [member for member, raw in zip(part, values, strict=True) if raw is None]
+                if expired:
+                    await self.registry.retry(partial(client.srem, index, *expired))
 
     async def check_rights(self) -> None:
         """Return if the store runs scripts, also on keys that these derive, and allows every command that is used.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
+from quotapool.observe.exposition import escaped, head, series
 from quotapool.observe.series import Counts, Observes, counting, observing
 
 PREFIX = "quotapool_"
@@ -48,23 +49,27 @@ class Family(dict[K, S]):
         series = self[key] = self._of(self._metric.labels(*values))
         return series
 
-    def forget(self) -> None:
-        """Drop all series. Only for values that are in this process (the supervisor), not in shared files."""
-        self.clear()
-        self._metric.clear()
 
+class GaugeRows(Generic[K]):
+    """A gauge that the supervisor fills completely at each scrape: numbers by label values, in declared order (the bare
+    value if there is one label). Not one of the library's: a large pool has hundreds of thousands of such series."""
 
-class GaugeFamily(Family[K, Gauge]):
-    """A gauge family that is filled completely at each scrape."""
-
-    def __init__(self, metric: Gauge) -> None:
-        super().__init__(metric, lambda series: series)
+    def __init__(self, declaration: Declaration) -> None:
+        self.rows: Mapping[K, float] = {}
+        self._declaration = declaration
 
     def show(self, rows: Mapping[K, float]) -> None:
         """Show exactly `rows`: a key that left the pool leaves the metrics too."""
-        self.forget()
-        for key, value in rows.items():
-            self[key].set(value)
+        self.rows = rows
+
+    def text(self) -> Iterator[str]:
+        """Its part of the page. `rows` may be read in another thread: it is replaced, never changed."""
+        name, labels = self._declaration.name, self._declaration.labels
+        order = sorted(range(len(labels)), key=labels.__getitem__)
+        yield head(name, "gauge", self._declaration.help)
+        for key, value in self.rows.items():
+            values: tuple[Any, ...] = key if isinstance(key, tuple) else (key,)
+            yield series(name, ",".join([f'{labels[n]}="{escaped(values[n])}"' for n in order]), value)
 
 
 class Declare:
@@ -76,6 +81,7 @@ class Declare:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self.declared: list[Declaration] = []
+        self.rows: list[GaugeRows[Any]] = []
 
     def counter(self, name: str, labels: str, unit: str, help_text: str) -> Family[Any, Counts]:
         return Family(self._counter(name, labels, unit, help_text), counting)
@@ -83,8 +89,15 @@ class Declare:
     def plain_counter(self, name: str, unit: str, help_text: str) -> Counts:
         return counting(self._counter(name, "", unit, help_text))
 
-    def gauge(self, name: str, labels: str, unit: str, help_text: str) -> GaugeFamily[Any]:
-        return GaugeFamily(self._gauge(name, labels, unit, help_text, "livesum"))
+    def gauge(self, name: str, labels: str, unit: str, help_text: str) -> Family[Any, Counts]:
+        """A worker's, to which 1 and -1 are added."""
+        return Family(self._gauge(name, labels, unit, help_text, "livesum"), counting)
+
+    def gauge_rows(self, name: str, labels: str, unit: str, help_text: str) -> GaugeRows[Any]:
+        """The supervisor's. It is not in the registry: the page adds its text."""
+        rows: GaugeRows[Any] = GaugeRows(self._declare(name, "gauge", labels, unit, help_text))
+        self.rows.append(rows)
+        return rows
 
     def plain_gauge(self, name: str, unit: str, help_text: str, mode: LiveMode = "livesum") -> Gauge:
         """`mode`: how the values of the running workers are combined, "livesum" or "livemax"."""

@@ -6,13 +6,14 @@ test keeps the two equal. Values of `model`, `client` and `endpoint` come from `
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from quotapool.domain.quantities import Certainty
 from quotapool.domain.verdict import Kind
-from quotapool.observe.families import Declaration, Declare, Family, GaugeFamily
+from quotapool.observe.families import Declaration, Declare, Family, GaugeRows
 from quotapool.observe.series import Counts, Observes
 from quotapool.observe.tallies import AttemptTallies, RequestTallies
 
@@ -54,7 +55,7 @@ class Metrics:
             "requests_in_flight", "requests", "Requests accepted and not yet fully answered."
         )
         self.streams_open: Counts = new.plain_level("streams_open", "streams", "Answers being streamed to clients.")
-        self.websockets_open: GaugeFamily[str] = new.gauge(
+        self.websockets_open: Family[str, Counts] = new.gauge(
             "websockets_open", "account", "sessions", "WebSocket sessions open, by the account they run on."
         )
         self.tokens: Family[tuple[str, str, str], Counts] = new.counter(
@@ -159,34 +160,34 @@ class Metrics:
 class PoolMetrics:
     """What the supervisor shows at scrape: the pool as it is in the store, and the supervisor's processes.
 
-    Its registry has nothing of `Metrics`; `/metrics` is this registry plus `shared_values.SharedValues`.
+    `/metrics` is `text()` plus what the workers counted (`shared_text.py`).
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         new = Declare(registry)
-        self.key_state: GaugeFamily[tuple[str, str, str]] = new.gauge(
+        self.key_state: GaugeRows[tuple[str, str, str]] = new.gauge_rows(
             "key_state", "key account state", "0 or 1", "1 for the state a key is in, 0 for the others."
         )
-        self.keys: GaugeFamily[str] = new.gauge("keys", "state", "keys", "Keys in each state.")
-        self.bucket_level: GaugeFamily[tuple[str, str, str]] = new.gauge(
+        self.keys: GaugeRows[str] = new.gauge_rows("keys", "state", "keys", "Keys in each state.")
+        self.bucket_level: GaugeRows[tuple[str, str, str]] = new.gauge_rows(
             "bucket_level",
             "account model dimension",
             "requests, tokens or images",
             "What is left of a budget now; below zero is debt.",
         )
-        self.bucket_limit: GaugeFamily[tuple[str, str, str]] = new.gauge(
+        self.bucket_limit: GaugeRows[tuple[str, str, str]] = new.gauge_rows(
             "bucket_limit",
             "account model dimension",
             "requests, tokens or images",
             "The budget in force, per minute or per day.",
         )
-        self.bucket_upstream_limit: GaugeFamily[tuple[str, str, str]] = new.gauge(
+        self.bucket_upstream_limit: GaugeRows[tuple[str, str, str]] = new.gauge_rows(
             "bucket_upstream_limit",
             "account model dimension",
             "requests, tokens or images",
             "What upstream allows, if the configuration sets a lower limit.",
         )
-        self.cooldown: GaugeFamily[tuple[str, str]] = new.gauge(
+        self.cooldown: GaugeRows[tuple[str, str]] = new.gauge_rows(
             "cooldown_seconds",
             "account model",
             "seconds",
@@ -198,22 +199,22 @@ class PoolMetrics:
         self.probes: Family[tuple[str, str], Counts] = new.counter(
             "probes_total", "purpose result", "probes", "Calls made to find out whether a resting key works again."
         )
-        self.credit: GaugeFamily[str] = new.gauge(
+        self.credit: GaugeRows[str] = new.gauge_rows(
             "credit_remaining_usd", "account", "USD", "Credit that an account has left of its known grants."
         )
-        self.credit_empty_at: GaugeFamily[str] = new.gauge(
+        self.credit_empty_at: GaugeRows[str] = new.gauge_rows(
             "credit_empty_timestamp_seconds",
             "account",
             "Unix seconds",
             "When an account's credit will be gone at the pace of the last seven days.",
         )
-        self.credit_expiring: GaugeFamily[str] = new.gauge(
+        self.credit_expiring: GaugeRows[str] = new.gauge_rows(
             "credit_expiring_unused_usd", "account", "USD", "Credit that will expire unused at this pace."
         )
-        self.month_spent: GaugeFamily[str] = new.gauge(
+        self.month_spent: GaugeRows[str] = new.gauge_rows(
             "month_spend_usd", "account", "USD", "Spent since the first of the month (UTC)."
         )
-        self.month_limit: GaugeFamily[str] = new.gauge(
+        self.month_limit: GaugeRows[str] = new.gauge_rows(
             "month_limit_usd", "account", "USD", "The configured monthly limit."
         )
         self.spent_today: Gauge = new.plain_gauge(
@@ -239,9 +240,17 @@ class PoolMetrics:
         self.config_reloads: Family[str, Counts] = new.counter(
             "config_reloads_total", "result", "reloads", "Attempts to load a changed configuration."
         )
-        self.build_info: GaugeFamily[tuple[str, str]] = new.gauge(
+        self.build_info: GaugeRows[tuple[str, str]] = new.gauge_rows(
             "build_info", "version python", "1", "Always 1; the labels have the versions."
         )
         self.declared: tuple[Declaration, ...] = tuple(new.declared)
+        self._registry = registry
+        self._rows = tuple(new.rows)
         for result in RELOAD_RESULTS:
             self.config_reloads[result]
+
+    def text(self) -> Iterator[str]:
+        """Piece by piece, in the text format."""
+        yield generate_latest(self._registry).decode()
+        for rows in self._rows:
+            yield from rows.text()

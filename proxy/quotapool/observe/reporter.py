@@ -56,7 +56,9 @@ class Reporter(Observer):
             self._requests.write(_line(record, total_s, overhead_s))
 
     def attempted(self, attempt: AttemptRecord, record: RequestRecord) -> None:
-        tally = self._metrics.attempt_tallies[attempt.key, self._labels.model(record.model), attempt.outcome]
+        labels = self._labels
+        key = labels.key(attempt.key, attempt.account)
+        tally = self._metrics.attempt_tallies[key, labels.model(record.model), attempt.outcome]
         tally.calls.inc()
         usage = attempt.usage
         if usage is not None and usage.certainty is not Certainty.NOTHING:
@@ -70,7 +72,7 @@ class Reporter(Observer):
         self._metrics.retries[attempt.outcome].inc()
 
     def cooled(self, account: str, group: str, reason: str) -> None:
-        self._metrics.cooldowns[account, self._labels.model(group), reason].inc()
+        self._metrics.cooldowns[self._labels.account(account), self._labels.model(group), reason].inc()
 
     def served(self, model: str) -> None:
         self._labels.upstream_served(model)
@@ -79,12 +81,12 @@ class Reporter(Observer):
         self._metrics.streams_open.inc(change)
 
     def session_opened(self, account: str, change: int) -> None:
-        self._metrics.websockets_open[account].inc(change)
+        self._metrics.websockets_open[self._labels.account(account)].inc(change)
 
     # ---- money
 
     def spent(self, account: str, kind: str, usd: float) -> None:
-        self._metrics.spend[account, kind].inc(usd)
+        self._metrics.spend[self._labels.account(account), kind].inc(usd)
 
     def unpriced(self, model: str, requests: int) -> None:
         self._metrics.unpriced[self._labels.model(model)].inc(requests)

@@ -1,8 +1,8 @@
-"""Counters in shared memory: every worker counts in the files of its slot, the supervisor adds them up at scrape.
+"""Counters in shared memory: every worker counts in the files of its slot; `shared_text.py` adds them up at scrape.
 
-The files have the format of `prometheus_client.mmap_dict.MmapedDict`, so the library's own
-`MultiProcessCollector.merge` reads them. Writing is one indexed add on a mapped `memoryview`, a single aligned
-8-byte store: a worker that is killed leaves either the old value or the new one, never half of it.
+The files have the format of `prometheus_client.mmap_dict.MmapedDict`. Writing is one indexed add on a mapped
+`memoryview`, a single aligned 8-byte store: a worker that is killed leaves either the old value or the new one, never
+half of it.
 
 Files belong to a slot ("0", "1", ...), not to a process. The worker that replaces an exited one in its slot reopens the
 counters and histograms and continues to count; gauges describe a running process and start afresh.
@@ -19,15 +19,13 @@ import logging
 import mmap
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from prometheus_client import Metric, values
+from prometheus_client import values
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
 
 _HEADER: Final = struct.Struct("i4x")  # bytes in use, header included
 _EMPTY: Final = _HEADER.size
@@ -72,18 +70,6 @@ def forget_gauges(directory: Path, slot: str) -> None:
     """Drop an exited worker's last gauges. Called by the supervisor when it reaps one."""
     for file in directory.glob(f"gauge_*_{slot}.db"):
         file.unlink(missing_ok=True)
-
-
-class SharedValues(Collector):
-    """The sum of all slots' metrics, for the registry that `/metrics` shows."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-
-    def collect(self) -> Iterable[Metric]:
-        files = sorted(str(file) for file in self._directory.glob("*.db"))
-        merged: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]  # it is
-        return merged
 
 
 class Slot:

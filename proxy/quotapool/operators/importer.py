@@ -138,6 +138,7 @@ class Importer:
         secret_print = fingerprint(key.secret.get_secret_value())
         if (first := self._seen.setdefault(secret_print, line.number)) != line.number:
             return Outcome(line.number, "duplicate", key.id, f"the same secret as line {first}")
+        key = keys.with_own_id(key, entry, self._ids.__contains__)
         if (first := self._ids.setdefault(key.id, line.number)) != line.number:
             return Outcome(line.number, "duplicate", key.id, f"the same id as line {first}")
         try:

@@ -23,7 +23,7 @@ from quotapool.observe.redaction import Redactor
 from quotapool.openai.advice import advice
 from quotapool.operators.overview import Overview
 from quotapool.probes.prober import NotProbed
-from quotapool.settings import Settings, UpstreamKey
+from quotapool.settings import Settings, UpstreamKey, default_key_id
 from quotapool.settings.draft import Draft
 from quotapool.upstream.credentials import fingerprint
 
@@ -75,6 +75,9 @@ class KeyOperations:
         self.overview = overview
         self.sources = sources
         self.redactor = redactor
+        self._indexed: Settings | None = None  # the configuration of the two below
+        self._secrets: dict[str, str] = {}
+        self._ids: dict[str, str] = {}
 
     @property
     def settings(self) -> Settings:
@@ -85,8 +88,9 @@ class KeyOperations:
     async def rows(self) -> list[dict[str, Any]]:
         """Each key: state, reason, what is left, what to do, where it is kept. Raises StoreUnavailable."""
         rows = await self.overview.rows()
+        configured_keys = self._configured_secrets()
         for row in rows:
-            stored = row["id"] in self.sources.contents.records and not self._is_configured(row["id"])
+            stored = row["id"] in self.sources.contents.records and row["id"] not in configured_keys
             row["source"] = "store" if stored else "configuration"
             row["next"] = next_step(row)
         for name, account in self.sources.missing.items():
@@ -103,9 +107,6 @@ class KeyOperations:
             if row["id"] == name:
                 return row
         raise UnknownKey(name)
-
-    def _is_configured(self, name: str) -> bool:
-        return any(key.id == name for key in self.sources.configured.keys)
 
     def stored_attributes(self, name: str) -> dict[str, Any]:
         """The attributes of a stored key; {} if there is none."""
@@ -138,7 +139,7 @@ class KeyOperations:
     async def forget(self, name: str) -> None:
         """Delete a stored key with its secret and state. Raises UnknownKey, KeyConflict (configured), StoreLost."""
         record = self.sources.contents.records.get(name)
-        if self._is_configured(name):
+        if name in self._configured_secrets():
             raise KeyConflict(f"the key {name} is in the configuration; remove it there")
         if record is None:
             raise UnknownKey(name)
@@ -164,7 +165,7 @@ class KeyOperations:
         """Put a key into the vault: (its id, one of Vault.put's results). Raises InvalidKey, KeyConflict, KeyRejected,
         NoMasterKey, VaultLocked, StoreLost."""
         self.redactor.add(entry.secret)
-        key = self.validated(entry)
+        key = self.with_own_id(self.validated(entry), entry, lambda _: False)
         master = self.master_key()
         duplicate = self.duplicate_of(key)
         if duplicate is not None:
@@ -201,14 +202,36 @@ class KeyOperations:
             raise InvalidKey("tier: there is no such tier under tiers: in the configuration")
         return key
 
+    def with_own_id(self, key: UpstreamKey, entry: KeyEntry, is_taken: Callable[[str], bool]) -> UpstreamKey:
+        """`key` as `validated` made it of `entry`, or with a longer default id if another secret has that: one in the
+        pool, or one for which `is_taken` is true."""
+        secret = key.secret.get_secret_value()
+        secret_print, configured = fingerprint(secret), self._configured_secrets()
+
+        def has_another_secret(name: str) -> bool:
+            record = self.sources.contents.records.get(name)
+            in_store = record is not None and record.fingerprint != secret_print
+            return in_store or configured.get(name, secret) != secret or is_taken(name)
+
+        own = key.id if entry.id else default_key_id(secret, has_another_secret)
+        return key if own == key.id else self.validated(replace(entry, id=own))
+
+    def _configured_secrets(self) -> Mapping[str, str]:
+        """By id. Made once for each configuration: an import asks for each of its lines."""
+        configured = self.sources.configured
+        if self._indexed is not configured:
+            self._indexed = configured
+            self._secrets = {key.id: key.secret.get_secret_value() for key in configured.keys}
+            self._ids = {secret: name for name, secret in self._secrets.items()}
+        return self._secrets
+
     def duplicate_of(self, key: UpstreamKey) -> str | None:
         """The id of a configured key with the same secret. Raises KeyConflict if another secret has its id."""
-        for other in self.sources.configured.keys:
-            if other.secret.get_secret_value() == key.secret.get_secret_value():
-                return other.id
-            if other.id == key.id:
-                raise KeyConflict(f"the id {key.id} is used in the configuration")
-        return None
+        taken = key.id in self._configured_secrets()
+        same = self._ids.get(key.secret.get_secret_value())
+        if taken and same is None:
+            raise KeyConflict(f"the id {key.id} is used in the configuration")
+        return same
 
     def account_settings(self, given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """What is to be stored for these accounts: the given settings over those that are stored."""

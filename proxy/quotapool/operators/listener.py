@@ -9,6 +9,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from quotapool import __version__
+from quotapool.observe.exposition import CONTENT_TYPE
 from quotapool.operators.admin_http import LARGEST_BODY, Handler, add_routes, error_response
 from quotapool.operators.admin_routes import ApiError
 
@@ -21,19 +22,21 @@ _OWN_PAGE: Final = frozenset({"same-origin", "none"})  # of Sec-Fetch-Site: our 
 def admin_app(
     *,
     token: str,
-    metrics: Callable[[], Awaitable[tuple[bytes, str]]],
+    metrics: Callable[[], Awaitable[bytes]],
     why_not_ready: Callable[[], str],
     why_unhealthy: Callable[[], str],
     handlers: Mapping[str, Handler],
     hosts: Callable[[], Collection[str]],
 ) -> web.Application:
-    """`metrics` returns a body and its content type; `why_not_ready`: "" if it is ready; `why_unhealthy`: "" unless a
-    restart would help; `handlers`: those of the admin API, by names of routes; `hosts`: names in the Host header that
-    are allowed besides loopback's."""
+    """`metrics` returns the text of /metrics; `why_not_ready`: "" if it is ready; `why_unhealthy`: "" unless a restart
+    would help; `handlers`: those of the admin API, by names of routes; `hosts`: names in the Host header that are
+    allowed besides loopback's."""
 
-    async def show_metrics(_: web.Request) -> web.Response:
-        body, content_type = await metrics()
-        return web.Response(body=body, headers={"Content-Type": content_type})
+    async def show_metrics(request: web.Request) -> web.Response:
+        answer = web.Response(body=await metrics(), headers={"Content-Type": CONTENT_TYPE})
+        if "gzip" in request.headers.get("Accept-Encoding", ""):
+            answer.enable_compression(web.ContentCoding.gzip)  # a large page in another thread
+        return answer
 
     async def healthz(_: web.Request) -> web.Response:
         why = why_unhealthy()

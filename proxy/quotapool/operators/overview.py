@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import asyncio
 import platform
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import structlog
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client import CollectorRegistry
 
 from quotapool import __version__
 from quotapool.domain.bucket import DIMENSIONS, Bucket
@@ -25,20 +23,21 @@ from quotapool.money.credit_control import CreditControl
 from quotapool.money.credit_report import credit_row
 from quotapool.money.spend_store import SpendStore
 from quotapool.observe.metrics import PoolMetrics
-from quotapool.observe.shared_values import SharedValues
+from quotapool.operators.bucket_levels import BucketLevels
 from quotapool.pool.roster import Roster
 from quotapool.pool.sync import RosterSync
 from quotapool.settings import Settings
 from quotapool.store.store import StoreError
 
 _log = structlog.get_logger()
-_MOST_BUCKETS = 5_000  # bucket series on one page
+_MOST_BUCKETS = 5_000  # that a scrape shows one by one: the emptiest
+_AT_ONCE = 1_000  # keys in one turn of the loop
 
 
 class Overview:
-    """`metrics_dir`: where the workers keep their metrics; None in a command."""
+    """What is known about the pool. It has a roster of its own, which `sync` keeps in step with the store."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, metrics_dir: Path | None = None) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self.settings = settings
         self.ledger = ledger
         keys, _ = keyring(settings)
@@ -48,16 +47,15 @@ class Overview:
         self.credit = CreditControl(settings, ledger, spend, self.roster.pool)
         self._logged: set[tuple[str, str, str]] = set()
         self._removals_stopped = 0
-        self._registry = CollectorRegistry()
-        self.metrics = PoolMetrics(self._registry)
-        if metrics_dir is not None:
-            self._registry.register(SharedValues(metrics_dir))
-        self.metrics.build_info[__version__, platform.python_version()].set(1)
+        self.metrics = PoolMetrics(CollectorRegistry())
+        self.metrics.build_info.show({(__version__, platform.python_version()): 1})
         self.metrics.store_shared.set(0 if settings.redis is None else 1)
 
-    def reload(self, settings: Settings) -> None:
+    async def reload(self, settings: Settings) -> None:
+        """One at a time. The keys of a large pool are read in a thread."""
+        keys, _ = await asyncio.to_thread(keyring, settings)
         self.settings = self.credit.settings = settings
-        self.roster.reload(settings, keyring(settings)[0])
+        self.roster.reload(settings, keys)
 
     async def start(self) -> None:
         """Mark the store as having its data, and reset keys whose secret changed. Raises StoreUnavailable."""
@@ -86,12 +84,15 @@ class Overview:
             await self.ledger.registry.change_state(Subject.of_organization(name), None, by=OPERATOR, fingerprint="")
             _log.info("the secret changed, so the organisation's state is reset", organization=name, was=record.state)
 
-    async def metrics_page(self) -> tuple[bytes, str]:
-        """The `/metrics` page: body and content type. Without the store, only the rows from it are missing."""
+    async def refresh_metrics(self) -> None:
+        """Fill `metrics` from the store. Without the store, only what comes from it stays as it was.
+
+        In a large pool this takes a while, in which the loop gets its turn every few milliseconds.
+        """
         try:
             await self.ledger.check()
             await self.sync.refresh()
-            now, buckets = await self.ledger.buckets()
+            await self._show_buckets()
             stopped = await self.ledger.registry.removals_stopped()
         except StoreError:
             self.metrics.store_up.set(0)
@@ -99,46 +100,36 @@ class Overview:
             self.metrics.removals_stopped.inc(max(0, stopped - self._removals_stopped))
             self._removals_stopped = stopped
             self.metrics.store_up.set(1)
-            self._show_buckets(now, buckets)
-        self._show_keys()
-        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+        await self._show_keys()
 
-    def _show_keys(self) -> None:
-        pool = self.roster.pool
+    async def _show_keys(self) -> None:
+        """With `detail: key` a row for each key and state, else only for the states of keys that cannot serve."""
+        pool, every_key = self.roster.pool, self.settings.metrics.detail == "key"
         counts = dict.fromkeys(State, 0)
         rows: dict[tuple[str, str, str], float] = {}
-        for key in pool.keys.values():
+        for number, key in enumerate(list(pool.keys.values())):
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if key.account not in pool.accounts:  # it has left meanwhile
+                continue
             state = pool.state_of(key)
             counts[state] += 1
-            rows |= {(key.id, key.account, s.value): float(s is state) for s in State}
+            for one in State if every_key else (state,):
+                if every_key or one is not State.ACTIVE:
+                    rows[key.id, key.account, one.value] = float(one is state)
         self.metrics.key_state.show(rows)
         self.metrics.keys.show({state.value: float(n) for state, n in counts.items()})
 
-    def _show_buckets(self, now: float, buckets: Mapping[tuple[str, str], Bucket]) -> None:
-        levels: dict[tuple[str, str, str], float] = {}
-        limits: dict[tuple[str, str, str], float] = {}
-        allowed: dict[tuple[str, str, str], float] = {}
-        cooling: dict[tuple[str, str], float] = {}
-        for (account, group), bucket in list(buckets.items())[:_MOST_BUCKETS]:
+    async def _show_buckets(self) -> None:
+        """Raises StoreUnavailable."""
+        now = await self.ledger.registry.time()
+        most = 0 if self.settings.metrics.detail == "pool" else _MOST_BUCKETS
+        found = BucketLevels(now, self.settings.limits_for, most)
+        async for (account, group), bucket in self.ledger.each_bucket():
             # Only groups with limits named by upstream: a caller can invent models, and must not create series.
-            if account not in self.roster.pool.accounts or max(bucket.learned) < 0:
-                continue
-            configured = self.settings.limits_for(account, group)
-            bucket.refill(now, configured)
-            cooling[account, group] = max(0.0, bucket.cool_until - now)
-            for i, dimension in enumerate(DIMENSIONS):
-                level = bucket.level(i)
-                if level is not None:
-                    levels[account, group, dimension.value] = level
-                    limits[account, group, dimension.value] = bucket.limit(i, configured)
-                limit = configured.of(dimension)
-                if limit is not None and limit < bucket.learned[i] < math.inf:
-                    allowed[account, group, dimension.value] = bucket.learned[i]
-        self._log_higher_limits(allowed)
-        self.metrics.bucket_level.show(levels)
-        self.metrics.bucket_limit.show(limits)
-        self.metrics.bucket_upstream_limit.show(allowed)
-        self.metrics.cooldown.show(cooling)
+            if account in self.roster.pool.accounts and max(bucket.learned) >= 0:
+                found.add(account, group, bucket)
+        self._log_higher_limits(await asyncio.to_thread(found.show, self.metrics))
 
     def _log_higher_limits(self, allowed: Mapping[tuple[str, str, str], float]) -> None:
         """Once for each limit that could be higher, as upstream allows more."""

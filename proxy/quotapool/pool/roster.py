@@ -46,7 +46,8 @@ class Roster:
     def _replace_keys(self) -> None:
         self._candidates.clear()
         self._written_groups = {model for members in self.settings.groups.values() for model in members}
-        keys = [replace(key, account=self._merged.get(key.account, key.account)) for key in self._keys]
+        merged = self._merged
+        keys = [replace(key, account=merged[key.account]) if key.account in merged else key for key in self._keys]
         self.pool.replace(keys, self._weights(), self._known_organizations())
 
     def _known_organizations(self) -> dict[str, str]:

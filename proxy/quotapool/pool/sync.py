@@ -71,7 +71,9 @@ class RosterSync:
             self._unreported.pop(subject, None)
         if roster.settings.merge_organizations:
             roster.share_organizations(await registry.known_organizations())
-        roster.pool.apply_states(await registry.records())
+        records = await registry.records()
+        if records != roster.pool.records:  # what that does takes a tenth of a second for 30,000 keys
+            roster.pool.apply_states(records)
         roster.learned_groups |= await registry.learned_groups()  # one of ours may still be on its way there
         if self._clients is not None:
             await self._with_clients(self._clients.refresh)

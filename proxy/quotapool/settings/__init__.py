@@ -17,6 +17,7 @@ from quotapool.settings.model import (
     Settings,
     Timeouts,
     UpstreamKey,
+    default_key_id,
 )
 from quotapool.settings.transfer import (
     RESTART_ONLY,
@@ -46,6 +47,7 @@ __all__ = [
     "Timeouts",
     "UpstreamKey",
     "changed_sections",
+    "default_key_id",
     "for_workers",
     "from_wire",
     "load",

@@ -56,6 +56,8 @@ class LimitTable:
         self._remembered = lru_cache(_REMEMBERED_AT_MOST)(self._find)
 
     def of(self, account: str, group: str) -> Limits:
+        if account not in self._accounts and account not in self._own_models:
+            account = ""  # all without limits of their own have the same, and are remembered once
         return self._remembered(account, group) if len(group) <= _LONGEST_REMEMBERED else self._find(account, group)
 
     def _find(self, account: str, group: str) -> Limits:

@@ -66,9 +66,17 @@ class Draft:
             del self.places[known]
         self.places[option] = place
 
-    def refuse(self, option: Option, message: str, *, place: Place | None = None, nearest: str | None = None) -> None:
+    def refuse(
+        self,
+        option: Option,
+        message: str,
+        *,
+        place: Place | None = None,
+        nearest: str | None = None,
+        of_line: bool = False,
+    ) -> None:
         place = place or self.place_of(option)
-        self.problems.append(Problem(message, option, place, nearest))
+        self.problems.append(Problem(message, option, place, nearest, of_line))
         self._refused.add((option, place))
 
     def refuse_invalid(
@@ -78,6 +86,7 @@ class Draft:
         *,
         above: Option = (),
         place: Place | None = None,
+        of_line: bool = False,
     ) -> None:
         """Refuse everything that pydantic found in `model`, which is at the option `above`."""
         for detail in error.errors(include_url=False, include_input=False):
@@ -95,7 +104,7 @@ class Draft:
                 option,
                 place or self.place_of(option),
             ) not in self._refused:  # a missing ${NAME} would not be a valid URL either
-                self.refuse(option, message, place=place, nearest=nearest)
+                self.refuse(option, message, place=place, nearest=nearest, of_line=of_line)
 
 
 def _in_words(detail: ErrorDetails) -> str:

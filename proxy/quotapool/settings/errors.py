@@ -59,6 +59,7 @@ class Problem:
     option: Option = ()
     place: Place | None = None
     nearest: str | None = None
+    of_line: bool = False  # only about one line of a keys_file
 
     def __str__(self) -> str:
         where = [str(self.place)] if self.place else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ from quotapool.settings.document import read_text
 from quotapool.settings.draft import Draft
 from quotapool.settings.environment import Variable, Variables
 from quotapool.settings.errors import Option, Place, nearest, shown
-from quotapool.settings.model import UpstreamKey
+from quotapool.settings.model import UpstreamKey, default_key_id
+from quotapool.settings.values import sha256_hex
 
+_LINES_SHOWN: Final = 20  # bad ones of a keys_file, one warning each
 COLUMNS: Final = ("id", "secret", "account")  # of a keys_file in CSV
 
 _THREE_WAYS: Final = (
@@ -27,14 +30,19 @@ _THREE_WAYS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """An entry as written, and where: `option` in the configuration, or only a place elsewhere."""
+    """An entry as written, and where: `option` in the configuration, or only a place elsewhere; `is_line`: in a
+    keys_file."""
 
     entry: dict[str, Any]
     option: Option
     place: Place | None
+    is_line: bool = False
 
     def __str__(self) -> str:
         return ": ".join([str(self.place)] * (self.place is not None) + [shown(self.option)] * bool(self.option))
+
+
+_Key = tuple[UpstreamKey, _Found]
 
 
 def gather_keys(draft: Draft, variables: Variables) -> None:
@@ -51,7 +59,9 @@ def gather_keys(draft: Draft, variables: Variables) -> None:
     if not found and not written and not draft.values.get("keys_file") and not none_on_purpose:
         draft.refuse((), _THREE_WAYS, place=draft.place_of(("keys",)))
     keys = [(key, one) for one in found if (key := _checked(one, draft))]
-    _refuse_duplicates(keys, draft)
+    keys = _with_own_ids(_without_duplicates(keys, draft))
+    if draft.values.get("bad_key_lines") != "refuse" and any(one.is_line for _, one in keys):
+        _leave_out_bad_lines(draft)
     draft.values["keys"] = [key for key, _ in keys]
 
 
@@ -100,9 +110,9 @@ def _from_keys_file(draft: Draft) -> Iterator[_Found]:
         place = Place(file, number)
         if "," in line:
             message = "contains a comma; a CSV file must begin with a header such as id,secret,account"
-            draft.refuse((), message, place=place)
+            draft.refuse((), message, place=place, of_line=True)
         else:
-            yield _Found({"secret": line}, (), place)
+            yield _Found({"secret": line}, (), place, is_line=True)
 
 
 def _from_csv(file: str, header: list[str], lines: list[tuple[int, str]], draft: Draft) -> Iterator[_Found]:
@@ -115,10 +125,12 @@ def _from_csv(file: str, header: list[str], lines: list[tuple[int, str]], draft:
     for number, line in lines[1:]:
         cells = [cell.strip() for cell in next(csv.reader([line]))]
         if len(cells) > len(header):
-            draft.refuse((), f"has {len(cells)} cells for {len(header)} columns", place=Place(file, number))
+            draft.refuse(
+                (), f"has {len(cells)} cells for {len(header)} columns", place=Place(file, number), of_line=True
+            )
             continue
         entry = {column: cell for column, cell in zip(header, cells, strict=False) if cell}
-        yield _Found(entry, (), Place(file, number))
+        yield _Found(entry, (), Place(file, number), is_line=True)
 
 
 def _from_variable(variable: Variable) -> Iterator[_Found]:
@@ -132,17 +144,52 @@ def _checked(found: _Found, draft: Draft) -> UpstreamKey | None:
         return UpstreamKey.model_validate(found.entry)
     except ValidationError as error:
         place = None if found.option[:1] == ("keys",) else found.place
-        draft.refuse_invalid(error, UpstreamKey, above=found.option, place=place)
+        draft.refuse_invalid(error, UpstreamKey, above=found.option, place=place, of_line=found.is_line)
         return None
 
 
-def _refuse_duplicates(keys: list[tuple[UpstreamKey, _Found]], draft: Draft) -> None:
+def _without_duplicates(keys: list[_Key], draft: Draft) -> list[_Key]:
+    """Refuse a secret or a written id that an earlier key has; the keys that are left."""
     ids: dict[str, _Found] = {}
     secrets: dict[str, _Found] = {}
+    kept: list[_Key] = []
     for key, found in keys:
         if first := secrets.get(secret := key.secret.get_secret_value()):
-            draft.refuse(found.option, f"has the same secret as {first}", place=found.place)
-        elif first := ids.get(key.id):
-            draft.refuse(found.option, f"has the same id as {first}", place=found.place)
+            draft.refuse(found.option, f"has the same secret as {first}", place=found.place, of_line=found.is_line)
+        elif "id" in found.entry and (first := ids.get(key.id)):
+            draft.refuse(found.option, f"has the same id as {first}", place=found.place, of_line=found.is_line)
+        else:
+            kept.append((key, found))
         secrets.setdefault(secret, found)
-        ids.setdefault(key.id, found)
+        if "id" in found.entry:
+            ids.setdefault(key.id, found)
+    return kept
+
+
+def _with_own_ids(keys: list[_Key]) -> list[_Key]:
+    """Lengthen default ids that are another key's too. Which ones does not depend on the order of the keys, so that all
+    replicas agree: a written id stays, and of default ones that of the smallest hash."""
+    written = {key.id for key, found in keys if "id" in found.entry}
+    same: defaultdict[str, list[int]] = defaultdict(list)
+    for index, (key, found) in enumerate(keys):
+        if "id" not in found.entry:
+            same[key.id].append(index)
+    taken = written | same.keys()
+    changed = dict(enumerate(keys))
+    for name, indexes in same.items():
+        indexes.sort(key=lambda index: sha256_hex(keys[index][0].secret.get_secret_value()))
+        for index in indexes if name in written else indexes[1:]:
+            key, found = keys[index]
+            longer = default_key_id(key.secret.get_secret_value(), taken.__contains__)
+            taken.add(longer)
+            changed[index] = UpstreamKey.model_validate({**found.entry, "id": longer}), found
+    return list(changed.values())
+
+
+def _leave_out_bad_lines(draft: Draft) -> None:
+    """Of thousands of lines one may be bad: it becomes a warning, and the others serve."""
+    bad = [problem for problem in draft.problems if problem.of_line]
+    draft.problems = [problem for problem in draft.problems if not problem.of_line]
+    draft.warnings += [f"{problem}; this line is left out" for problem in bad[:_LINES_SHOWN]]
+    if len(bad) > _LINES_SHOWN:
+        draft.warnings.append(f"{draft.values['keys_file']}: {len(bad) - _LINES_SHOWN} more lines are left out")

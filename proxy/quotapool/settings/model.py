@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +43,8 @@ from quotapool.settings.values import (
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BurstSpan = Annotated[PositiveDuration, Field(le=60)]
 
+_ID_DIGITS = (8, 16, 32, 64)  # of a default id: the first that no other key has
+
 SHORTEST_CLIENT_KEY = 16  # characters; a shorter one could be guessed
 
 
@@ -61,13 +63,22 @@ class LimitSet(Section):
         return Limits(*(getattr(self, dimension.value, None) for dimension in Dimension))
 
 
+def default_key_id(secret: str, is_taken: Callable[[str], bool] = lambda _: False) -> str:
+    """The id of a key that was given none. `is_taken`: whether another secret has this id, as happens once among
+    some tens of thousands; then it is longer."""
+    digest = sha256_hex(secret)
+    return next(
+        name for digits in _ID_DIGITS if not is_taken(name := f"key-{digest[:digits]}") or digits == len(digest)
+    )
+
+
 class UpstreamKey(Section):
     """One OpenAI secret of the pool. Without `account`, it is an account of its own."""
 
     # The order matters: each default depends on the fields above it.
     secret: UpstreamSecret
     secret_file: Path | None = None  # where `secret` was read from; a change of it is a reason to reload
-    id: Name = Field(default_factory=lambda data: "key-" + sha256_hex(data["secret"].get_secret_value())[:8])
+    id: Name = Field(default_factory=lambda data: default_key_id(data["secret"].get_secret_value()))
     account: Name = Field(default_factory=lambda data: data["id"])
     upstream: UpstreamOfKey | None = None  # None: the pool's
 
@@ -166,9 +177,11 @@ class Log(Section):
 
 
 class Metrics(Section):
-    """Model names that metrics may show in addition to the known ones and those under `limits` and `groups`."""
+    """`models`: names that metrics may show in addition to the known ones and those under `limits` and `groups`.
+    `detail`: what has series of its own."""
 
     models: tuple[ModelName, ...] = ()
+    detail: Literal["pool", "account", "key"] = "key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +228,7 @@ class Settings(Section):
 
     keys: tuple[UpstreamKey, ...] = ()
     keys_file: Path | None = None
+    bad_key_lines: Literal["leave_out", "refuse"] = "leave_out"  # read in keys.py
     master_key: Token | None = None
     master_key_file: Path | None = None
     tiers: dict[Name, LimitSet] = {}
