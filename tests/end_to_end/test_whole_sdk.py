@@ -25,7 +25,6 @@ from openai import APIStatusError, DefaultHttpxClient, OpenAI
 from tests.fakes.certificates import Authority
 from tests.fakes.processes import RunningProxy, Simulator, pool_config, start_proxy_process
 
-NODE_SDK = ("openai@7.57.0", "ws@8.22.0")
 MODEL = "gpt-4o-mini"
 ALICE, BOB = "alice-client-key-0123456789", "bob-client-key-0123456789abc"
 CLIENTS = [{"id": "alice", "key": ALICE}, {"id": "bob", "key": BOB}]
@@ -255,14 +254,14 @@ console.log(JSON.stringify(told));
 """
 
 
-def test_the_node_sdk_does_all_it_can_and_another_client_sees_none_of_it(pool, authority, program, tmp_path):
-    node, npm = program("node"), program("npm")
-    files = {"package.json": b'{"private": true}', "story.mjs": NODE_STORY.encode(), "in.jsonl": LINES}
+def test_the_node_sdk_does_all_it_can_and_another_client_sees_none_of_it(
+    pool, authority, program, client_programs, tmp_path
+):
+    (tmp_path / "node_modules").symlink_to(client_programs / "node_modules")
+    files = {"story.mjs": NODE_STORY.encode(), "in.jsonl": LINES}
     for name, content in {**files, "a.wav": sound(), "p.png": PICTURE}.items():
         (tmp_path / name).write_bytes(content)
-    install = [npm, "install", "--no-audit", "--no-fund", *NODE_SDK]
-    run(install, tmp_path)
-    told = json.loads(run([node, "story.mjs", pool.base_url, MODEL, ALICE, BOB], tmp_path, authority))
+    told = json.loads(run([program("node"), "story.mjs", pool.base_url, MODEL, ALICE, BOB], tmp_path, authority))
     refused = told.pop("refused")
     assert told == {
         "content": LINES.decode(),
@@ -281,8 +280,8 @@ def test_the_node_sdk_does_all_it_can_and_another_client_sees_none_of_it(pool, a
     assert set(refused) <= {400, 404}
 
 
-def run(command: list[str], folder: Path, authority: Authority | None = None) -> str:
-    env = dict(os.environ) if authority is None else {**os.environ, "NODE_EXTRA_CA_CERTS": str(authority.ca_file)}
+def run(command: list[str], folder: Path, authority: Authority) -> str:
+    env = {**os.environ, "NODE_EXTRA_CA_CERTS": str(authority.ca_file)}
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, env=env)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -89,6 +89,16 @@ def test_one_request_is_one_line_that_explains_it(log):
     }
 
 
+def test_the_line_of_a_refusal_has_its_code_and_what_was_read(log):
+    configured, lines = log
+    configured.requests.write(a_request(status=404, code="object_not_found", about="file in file_id"))
+    (line,) = lines()
+    assert (line["code"], line["about"]) == ("object_not_found", "file in file_id")
+    shown = readable(a_request(status=404, code="object_not_found", about="file in file_id"), colour=False)
+    assert "404 object_not_found " in shown
+    assert "(file in file_id)" in shown
+
+
 def test_a_client_that_sends_a_key_as_its_model_finds_it_masked(log):
     configured, lines = log
     configured.requests.write(a_request(model=KEY))

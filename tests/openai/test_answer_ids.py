@@ -45,6 +45,17 @@ def test_a_response_makes_its_items_and_its_container_known():
     assert made({"type": "response.completed", "response": response}, ids.RESPONSE) == expected
 
 
+def test_a_streams_item_is_known_with_what_it_worked_in():
+    item = {"id": "ci_1", "type": "code_interpreter_call", "container_id": "cntr_1"}
+    event = {"type": "response.output_item.done", "output_index": 0, "item": item}
+    assert made(event, ids.RESPONSE) == {("item", "ci_1"), ("container", "cntr_1")}
+
+
+def test_a_chats_sound_is_known():
+    chat = {"id": "chatcmpl-1", "choices": [{"message": {"role": "assistant", "audio": {"id": "audio_1", "data": ""}}}]}
+    assert made(chat, ids.CHAT) == {("chat_completion", "chatcmpl-1"), ("audio", "audio_1")}
+
+
 def test_a_response_shows_which_stored_prompt_its_account_has():
     response = {"id": "resp_1", "prompt": {"id": "pmpt_1", "variables": None, "version": "2"}, "output": []}
     expected = {("response", "resp_1"), ("prompt", "pmpt_1")}

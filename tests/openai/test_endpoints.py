@@ -109,6 +109,27 @@ def test_ordinary_ids_and_any_query_pass(path):
     assert isinstance(resolve("GET", path), Endpoint)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["gpt-4o", "meta-llama/Llama-3.1-8B", "meta-llama%2FLlama-3.1-8B", "meta-llama%2fLlama", "my%20model", "a/b/c%2Fd",
+     "accounts/fireworks/models/x"],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_a_models_name_may_contain_slashes_and_blanks_encoded_or_not(method, name):
+    found = resolve(method, f"/v1/models/{name}")
+    assert isinstance(found, Endpoint)
+    assert (found.name, found.path) == ("models", "models/{id}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../organization", "..%2Forganization", "%2e%2e%2Forganization", "x%2F..%2F..%2Forganization", "x%252Fy", "a%5Cb",
+     "x%00", "x%0Ay", "..;%2Forganization", "x%2F.%2Fy"],
+)  # fmt: skip
+def test_no_spelling_of_a_models_name_leads_to_another_path(name):
+    assert resolve("GET", f"/v1/models/{name}") in {PATH_NOT_FOUND, PATH_NOT_ALLOWED}
+
+
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT", "post", "PROPFIND"])
 def test_methods_that_the_api_does_not_have_are_refused(method):
     assert resolve(method, "/v1/chat/completions") is METHOD_NOT_ALLOWED

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from quotapool.openai import ids
+from quotapool.openai import ids, request_ids
 
 
 def named(document: object) -> set[tuple[str, str]]:
-    return {(found.kind.name, found.id) for found in ids.references_in(json.dumps(document).encode())}
+    return {(found.kind.name, found.id) for found in request_ids.references_in(json.dumps(document).encode())}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_list_is_paged_by_one_of_its_own_objects():
         ({"input": [{"content": [{"type": "input_image", "file_id": "file-1"}]}]}, {("file", "file-1")}),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, {("item", "msg_1")}),
         ({"input": [{"id": "msg_1", "type": "item_reference"}]}, {("item", "msg_1")}),
-        ({"input": [{"type": "message", "id": "msg_1"}]}, set()),
+        ({"input": [{"type": "message", "id": "msg_1"}]}, {("item", "msg_1")}),
         ({"data_source": {"source": {"type": "file_id", "id": "file-1"}}}, {("file", "file-1")}),
         ({"tool_resources": {"file_search": {"vector_store_ids": ["vs_1"]}}}, {("vector_store", "vs_1")}),
         ({"thread_id": "thread_1", "assistant_id": "asst_1"}, {("thread", "thread_1"), ("assistant", "asst_1")}),
@@ -104,19 +104,19 @@ def test_a_body_names_objects(document, expected):
 
 def test_a_name_that_is_repeated_or_spelled_with_escapes_hides_nothing():
     twice = b'{"file_id":"file-mine","file_id":"file-yours"}'
-    assert {found.id for found in ids.references_in(twice)} == {"file-mine", "file-yours"}
+    assert {found.id for found in request_ids.references_in(twice)} == {"file-mine", "file-yours"}
     escaped = b'{"previous\\u005fresponse\\u005fid":"resp_1"}'
-    assert ids.may_reference("responses", escaped, strictly=True)
-    assert [found.id for found in ids.references_in(escaped)] == ["resp_1"]
+    assert request_ids.may_reference("responses", escaped, strictly=True)
+    assert [found.id for found in request_ids.references_in(escaped)] == ["resp_1"]
     wide = '{"previous_response_id":"resp_1"}'.encode("utf-16")
-    assert ids.may_reference("responses", wide, strictly=True)
-    assert [found.id for found in ids.references_in(wide)] == ["resp_1"]
+    assert request_ids.may_reference("responses", wide, strictly=True)
+    assert [found.id for found in request_ids.references_in(wide)] == ["resp_1"]
 
 
 def test_what_is_not_json_names_nothing():
-    assert ids.references_in(b"{") == []
-    assert ids.references_in(b"[" * 100_000) == []
-    assert ids.references_in(b"v=0", strictly=True) == []
+    assert request_ids.references_in(b"{") == []
+    assert request_ids.references_in(b"[" * 100_000) == []
+    assert request_ids.references_in(b"v=0", strictly=True) == []
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_what_is_not_json_names_nothing():
 )
 def test_a_body_that_upstream_might_read_and_we_cannot_is_refused(body):
     with pytest.raises(ValueError, match="not valid JSON"):
-        ids.references_in(body, strictly=True)
+        request_ids.references_in(body, strictly=True)
 
 
 @pytest.mark.parametrize(
@@ -142,13 +142,13 @@ def test_a_body_that_upstream_might_read_and_we_cannot_is_refused(body):
     ],
 )
 def test_a_plain_request_is_not_decoded_for_ids(endpoint, body):
-    assert not ids.may_reference(endpoint, body, strictly=True)
+    assert not request_ids.may_reference(endpoint, body, strictly=True)
 
 
 def test_encrypted_reasoning_is_a_hint_by_its_beginning_and_the_last_ones_count():
     long = "gAAAAAB" + "x" * 200
     body = json.dumps({"input": [{"type": "reasoning", "encrypted_content": f"{n}{long}"} for n in range(9)]}).encode()
-    found = ids.references_in(body)
+    found = request_ids.references_in(body)
     assert [n.id for n in found] == [ids.encrypted_id(f"{n}{long}") for n in (5, 6, 7, 8)]
     assert all(n.hint for n in found)
 
@@ -156,17 +156,24 @@ def test_encrypted_reasoning_is_a_hint_by_its_beginning_and_the_last_ones_count(
 def test_a_stored_prompt_is_a_hint_and_its_variables_may_name_files():
     variables = {"name": "Ada", "manual": {"type": "input_file", "file_id": "file-1"}}
     body = json.dumps({"prompt": {"id": "pmpt_1", "version": "2", "variables": variables}}).encode()
-    assert ids.may_reference("responses", body, strictly=False)
-    assert [(n.kind.name, n.id, n.hint) for n in ids.references_in(body)] == [
+    assert request_ids.may_reference("responses", body, strictly=False)
+    assert [(n.kind.name, n.id, n.hint) for n in request_ids.references_in(body)] == [
         ("prompt", "pmpt_1", True),
         ("file", "file-1", False),
     ]
-    assert ids.references_in(b'{"prompt": "pmpt_1 is what I am told to draw"}') == []
+    assert request_ids.references_in(b'{"prompt": "pmpt_1 is what I am told to draw"}') == []
+
+
+def test_a_form_names_a_skill_by_its_prefix_and_openais_own_skills_are_no_ids():
+    found = ids.reference_in_part("skill_id", "skill_1")
+    assert found is not None
+    assert (found.kind.name, found.id) == ("skill", "skill_1")
+    assert ids.reference_in_part("skill_id", "openai-spreadsheets") is None
 
 
 def test_a_tool_that_is_to_work_in_a_container_names_it_and_an_item_of_the_history_only_mentions_it():
     shell = {"tools": [{"type": "shell", "environment": {"type": "container_reference", "container_id": "cntr_1"}}]}
     ran = {"input": [{"type": "code_interpreter_call", "id": "ci_1", "container_id": "cntr_1", "outputs": []}]}
     for document, hint in ((shell, False), (ran, True)):
-        (found,) = ids.references_in(json.dumps(document).encode())
+        (found,) = (n for n in request_ids.references_in(json.dumps(document).encode()) if n.kind is ids.CONTAINER)
         assert (found.kind.name, found.id, found.hint) == ("container", "cntr_1", hint)

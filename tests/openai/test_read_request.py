@@ -108,6 +108,9 @@ def test_calls_that_the_model_made_before_count_as_words():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_must_be_named(kind):
     for missing in (b"{}", b'{"model":null}', b'{"model":""}', b'{"model":7}'):
+        if kind == "responses" and b"7" not in missing:  # OpenAI's specification does not require it there
+            assert read_request(kind, missing).model == ""
+            continue
         with pytest.raises(InvalidRequest, match="model") as refused:
             read_request(kind, missing)
         assert refused.value.param == "model"
@@ -122,8 +125,7 @@ def test_a_stored_prompt_takes_the_place_of_the_model_that_it_chooses():
 
 @pytest.mark.parametrize("prompt", ["null", '""', '"pmpt_1"', "{}", '{"id":null}', '{"id":""}', '{"id":7}', "[]"])
 def test_what_names_no_stored_prompt_does_not_replace_the_model(prompt):
-    with pytest.raises(InvalidRequest, match="model"):
-        read_request("responses", b'{"prompt":%s}' % prompt.encode())
+    assert read_request("responses", b'{"prompt":%s}' % prompt.encode()).model == ""
     assert read_request("responses", b'{"model":"gpt-4o","prompt":%s}' % prompt.encode()).prompt == ""
 
 

@@ -93,6 +93,26 @@ async def test_one_model_is_told_from_what_is_known_and_asked_for_where_it_is_no
     assert house.upstream.sent[-1].target == "/v1/models/never-heard-of"
 
 
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B"),
+        ("meta-llama/Llama-3.1-8B", "meta-llama%2FLlama-3.1-8B"),
+        ("my model", "my%20model"),
+        ("accounts/x/models/y", "accounts/x/models/y"),
+    ],
+)
+async def test_a_model_whose_name_has_slashes_or_blanks_is_one_model(house, name, target):
+    house.upstream.always["b1"] = listing("gpt-4o", name)
+    client = await get(house, f"/v1/models/{target}")
+    assert json.loads(client.got) == model(name)
+    hidden = await get(house, f"/v1/models/{target}", key=APP)
+    assert (hidden.status, hidden.error["code"]) == (404, "model_not_available")
+    house.upstream.always = {key: error(404, "model_not_found") for key in ("a1", "b1", "c1")}
+    client = await get(house, f"/v1/models/{target}-2")
+    assert (client.status, house.upstream.sent[-1].target) == (404, f"/v1/models/{target}-2")
+
+
 async def test_a_pool_of_one_account_passes_its_answer_through(valkey_url):
     async with open_house(valkey_url, {"a": 2}) as house:
         house.upstream.otherwise = listing("gpt-4o")

@@ -15,6 +15,7 @@ from tests.fakes.edge import Client, Reply, error, event, says, stream
 
 PROMPT = "pmpt_68a1"
 SNAPSHOT = "gpt-4o-2024-08-06"
+USAGE = {"input_tokens": 10, "output_tokens": 20, "total_tokens": 30}
 
 
 @pytest.fixture
@@ -165,10 +166,25 @@ async def test_a_client_of_some_models_may_not_leave_the_choice_to_a_prompt(temp
 
 
 @pytest.mark.parametrize("body", [{}, {"model": ""}, {"model": None}, {"prompt": {}}, {"prompt": "pmpt_68a1"}])
-async def test_neither_a_model_nor_a_prompt_is_the_callers_mistake(templated, body):
+async def test_openai_decides_about_a_response_without_a_model_and_its_use_counts_for_the_one_that_answered(
+    templated, body
+):
     pool = await templated("a", holder="a")
+    pool.upstream.next(says(200, {"id": "resp_1", "model": "gpt-5", "output": [], "usage": USAGE}))
+    record = RequestRecord("t", time.monotonic(), "POST")
+    client = await pool.ask(asks(**body), record)
+    assert client.status == 200
+    assert record.model == "gpt-5"
+    pool.upstream.next(error(400, "missing_required_parameter", "Missing required parameter: 'model'."))
     client = await pool.ask(asks(**body))
-    assert (client.status, client.error["code"], client.error["param"]) == (400, "invalid_model", "model")
+    assert (client.status, client.error["code"]) == (400, "missing_required_parameter")
+
+
+async def test_a_client_of_some_models_has_to_name_one(templated):
+    clients = [{"id": "app", "key": "the-key-of-app-0001", "models": ["gpt-4o-mini"]}]
+    pool = await templated("a", holder="a", clients=clients)
+    client = await pool.ask(asks(key="the-key-of-app-0001"))
+    assert (client.status, client.error["code"]) == (403, "model_not_allowed")
     assert pool.upstream.sent == []
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from quotapool.openai.ids import CALL, RESPONSE
+from structlog.testing import capture_logs
 
 from tests.fakes.sessions import BINARY, TEXT, Hall, Peer, Refused, open_sessions
 
@@ -82,22 +83,16 @@ async def test_a_response_made_in_a_session_is_found_later_and_only_by_its_owner
     assert said["error"]["message"] == "Previous response with id 'resp_1' not found."
 
 
-async def test_a_response_that_is_not_stored_is_not_written_down(hall):
-    client, upstream = await hall.pair("/v1/responses", ANN)
-    await create(client, store=False)
-    await upstream.receive()
-    await upstream.send(TEXT, b'{"type":"response.created","response":{"id":"resp_2"}}')
-    await client.receive()
-    await hall.settled()
-    assert await hall.house.paths.owners.find([(RESPONSE, "resp_2")], "ann") == [None]
-
-
 async def test_what_another_account_keeps_cannot_be_used_here_and_the_error_says_so(hall):
     client, upstream = await hall.pair("/v1/responses", ANN)
     elsewhere = next(account for account in "abcde" if account != account_of(hall, upstream))
     await write_down(hall, RESPONSE, "resp_3", elsewhere, "ann")
-    await create(client, previous_response_id="resp_3")
-    said = json.loads((await client.receive())[1])
+    with capture_logs() as lines:
+        await create(client, previous_response_id="resp_3")
+        said = json.loads((await client.receive())[1])
+    assert [(line["code"], line["about"]) for line in lines if line["event"] == "event refused"] == [
+        ("object_elsewhere", "response in previous_response_id")
+    ]
     assert (said["status"], said["error"]["code"]) == (400, "object_elsewhere")
 
 

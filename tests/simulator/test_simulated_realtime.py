@@ -102,6 +102,26 @@ async def test_responses_over_a_websocket_have_the_events_of_a_stream_and_their_
     assert refusal["status"] == 400
 
 
+async def test_a_session_continues_what_it_made_although_nothing_is_stored_and_no_other_session_can(simulation):
+    one, other = await talk_to(simulation, "/v1/responses"), await talk_to(simulation, "/v1/responses")
+    await one.say("response.create", model="gpt-4o", input="hello", store=False)
+    made = (await one.until("response.completed"))[-1]["response"]
+    item = {"type": "item_reference", "id": made["output"][0]["id"]}
+    more = {"model": "gpt-4o", "input": [item], "previous_response_id": made["id"], "store": False}
+    await one.say("response.create", **more)
+    assert (await one.until("response.completed", "error"))[-1]["type"] == "response.completed"
+    await other.say("response.create", **more)
+    assert (await other.until("response.completed", "error"))[-1]["error"]["code"] == "previous_response_not_found"
+
+
+async def test_a_response_over_a_websocket_is_stored_unless_it_says_otherwise(simulation):
+    one, other = await talk_to(simulation, "/v1/responses"), await talk_to(simulation, "/v1/responses")
+    await one.say("response.create", model="gpt-4o", input="hello")
+    made = (await one.until("response.completed"))[-1]["response"]["id"]
+    await other.say("response.create", model="gpt-4o", input="go on", previous_response_id=made)
+    assert (await other.until("response.completed", "error"))[-1]["type"] == "response.completed"
+
+
 async def test_closes_and_disappearances_on_demand(simulation):
     talk = await talk_to(simulation)
     await talk.until("session.created")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
@@ -21,20 +22,22 @@ from quotapool.store.store import StoreError
 
 _log = structlog.get_logger()
 _MOST_PAGES: Final = 20  # of other clients' objects that are skipped to find the client's own
-_LASTING: Final = frozenset({ENCRYPTED, ids.CONTAINER, ids.PROMPT})  # exist even if the response is not stored
-_LASTING_MARKS: Final = (b'"encrypted_content"', b'"container_id"', b'"pmpt_')
+_LASTING: Final = frozenset({ENCRYPTED, ids.AUDIO, ids.CONTAINER, ids.PROMPT})  # exist even if the answer is not stored
+_LASTING_MARKS: Final = (b'"encrypted_content"', b'"container_id"', b'"pmpt_', b'"audio"')
+_SOUND: Final = re.compile(rb'"audio": ?\{"id": ?"([A-Za-z0-9_-]{1,512})"')
+_LONGEST_SOUND: Final = ids.LONGEST_ID + 32
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _elements: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Task(enum.Enum):
-    """What an answer is read for. ENCRYPTED: only for what lasts although the answer itself is not stored."""
+    """What an answer is read for. LASTING: only for what lasts although the answer itself is not stored."""
 
     NOTHING = "nothing"
     LEARN = "learn"
     LIST = "list"
     FORGET = "forget"
-    ENCRYPTED = "encrypted"
+    LASTING = "lasting"
 
 
 class _Identified(msgspec.Struct, gc=False):
@@ -61,7 +64,9 @@ class AnswerReader:
         self._fetch = fetch
         self.task = task
         self.account = ""
+        self.reads_chunks = path.kind is ids.CHAT  # only an early event names the id of a chat's sound
         self._writes: list[asyncio.Task[None]] = []
+        self._unread = b""  # the last bytes of a stream: an id may be cut in two
 
     @property
     def shows_others(self) -> bool:
@@ -89,6 +94,12 @@ class AnswerReader:
         if self.task is Task.LEARN:
             self._remember([(ids.kind_of(object_id) or self._path.kind, object_id)])
 
+    def passes(self, chunk: bytes) -> None:
+        """Bytes of a stream, if `reads_chunks`."""
+        text = self._unread + chunk
+        self._remember([(ids.AUDIO, found.decode()) for found in _SOUND.findall(text)])
+        self._unread = text[-_LONGEST_SOUND:]
+
     def located(self, location: str) -> None:
         """An answer names its object in its Location header, as realtime calls do."""
         if self.task is Task.LEARN:
@@ -104,10 +115,10 @@ class AnswerReader:
             await asyncio.shield(self._writes.pop())
 
     def _learn(self, body: bytes) -> None:
-        if self.task is Task.ENCRYPTED and not any(mark in body for mark in _LASTING_MARKS):
+        if self.task is Task.LASTING and not any(mark in body for mark in _LASTING_MARKS):
             return
         known = answer_ids.made_by(body, self._path.kind)
-        if self.task is Task.ENCRYPTED:
+        if self.task is Task.LASTING:
             known = [ref for ref in known if ref[0] in _LASTING]
         self._remember(known)
 

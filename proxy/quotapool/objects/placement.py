@@ -11,7 +11,7 @@ same answer, made here, after the same work. `docs/objects.md` explains the rule
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
@@ -21,7 +21,7 @@ import msgspec
 from quotapool.objects.answer_reader import AnswerReader, Fetch, Task
 from quotapool.objects.layout import Owner, account_mark, owner_of
 from quotapool.objects.owners import ObjectOwners
-from quotapool.openai import ids, replies
+from quotapool.openai import ids, replies, request_ids
 from quotapool.openai.forms import FormError, FormReader, boundary_of
 from quotapool.openai.ids import CHAT, ENCRYPTED, FILE, ITEM, MODEL, OTHER, PROMPT, RESPONSE, ObjectPath, Reference
 from quotapool.openai.refusal import Refusal
@@ -35,11 +35,14 @@ _FROM_ELSEWHERE: Final = frozenset({OTHER, ids.CALL, ids.LIVE})  # webhooks brin
 _START: Final = 256  # bytes
 _READABLE: Final = (b"{", b"[", b"\xef\xbb\xbf", b"--", b"\x1f\x8b")  # how JSON, forms and gzip begin
 _SHARED: Final = frozenset({MODEL, PROMPT})  # usable by any client that knows the name
-_NOT_SEARCHED: Final = frozenset({ITEM, ENCRYPTED, OTHER, *_SHARED})  # upstream has no path to fetch them by id alone
+_NOT_SEARCHED: Final = frozenset(
+    {ITEM, ids.AUDIO, ENCRYPTED, OTHER, *_SHARED}
+)  # upstream has no path to fetch them by id alone
 
 
 class ObjectRequest(msgspec.Struct, eq=False):
-    """What placement must know of a request. `body` None: it streams, or there is none. `store` as in the body."""
+    """What placement must know of a request. `body` None: it streams, or there is none. `store` as in the body. `own`:
+    ids that it may name wherever it is sent, since they belong to its session."""
 
     endpoint: str
     method: str
@@ -48,6 +51,7 @@ class ObjectRequest(msgspec.Struct, eq=False):
     model: str
     store: bool | None
     client: str  # "" if clients have no keys
+    own: Callable[[Reference], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +62,21 @@ class Placement:
     reader: AnswerReader | None
 
 
+def place_of(*named: Reference) -> str:
+    """What was read and where, for the log: kinds and members, no ids."""
+    return ", ".join(dict.fromkeys(f"{name.kind.name} in {name.param or 'path'}" for name in named))
+
+
+def about(request: ObjectRequest) -> str:
+    """All that a request names, as `place_of`."""
+    return place_of(*_named(request, ids.object_path(request.target)))
+
+
 class ObjectMissing(Refusal):
     """OpenAI's answer to an unknown id, given by the proxy."""
 
     def __init__(self, named: Reference) -> None:
-        super().__init__(replies.OBJECT_NOT_FOUND, named.kind.missing.format(id=named.id))
+        super().__init__(replies.OBJECT_NOT_FOUND, named.kind.missing.format(id=named.id), about=place_of(named))
         self._named = named
         self.status = 400 if named.param and named.kind in {RESPONSE, FILE} else 404
 
@@ -85,13 +99,13 @@ def involves_objects(request: ObjectRequest) -> bool:
         return True
     if request.target == "/v1/chat/completions" and request.method == "POST":
         return request.store is True or (
-            body is not None and ids.may_reference("chat", body, strictly=request.client != "")
+            body is not None and request_ids.may_reference("chat", body, strictly=request.client != "")
         )
     if request.endpoint in {"completions", "embeddings", "moderations"}:
         return False
     if ids.object_path(request.target) is not None:
         return True
-    return body is not None and ids.may_reference(request.endpoint, body, strictly=True)
+    return body is not None and request_ids.may_reference(request.endpoint, body, strictly=True)
 
 
 class Objects:
@@ -130,7 +144,12 @@ class Objects:
     # ---- ids
 
     async def _accounts_of(self, request: ObjectRequest, named: Sequence[Reference]) -> set[str]:
-        owners = await self.owners.find([(name.kind, name.id) for name in named], request.client)
+        try:
+            owners = await self.owners.find([(name.kind, name.id) for name in named], request.client)
+        except StoreError:
+            if all(name.is_copy for name in named):
+                return set()
+            raise
         mine = owner_of("", request.client).client
         where: dict[str, list[Reference]] = {}
         for name, owner in zip(named, owners, strict=True):
@@ -149,7 +168,8 @@ class Objects:
         firm = {account: [n for n in names if not n.hint] for account, names in where.items()}
         firm = {account: names for account, names in firm.items() if names}
         if len(firm) > 1:
-            raise Refusal(replies.OBJECTS_APART, _apart(firm))
+            every = [name for names in firm.values() for name in names]
+            raise Refusal(replies.OBJECTS_APART, _apart(firm), about=place_of(*every))
         if firm or not where:
             return set(firm)
         account = list(where)[-1]
@@ -162,7 +182,7 @@ class Objects:
 
     async def _unknown(self, request: ObjectRequest, name: Reference, *, foreign: bool) -> str | None:
         """The account of an object that is unknown, as far as this client may know. Raises ObjectMissing."""
-        if name.hint:
+        if name.hint and not (foreign and name.private):
             return None
         if self._configuration.now.settings.objects.search and name.kind not in _NOT_SEARCHED:
             account = await self._search(request.client, name)
@@ -197,7 +217,9 @@ class Objects:
         if name.hint:  # its account is gone, so it counts as plain history
             return None
         self.owners.uncache(name.id)  # an operator may have deleted the record
-        raise Refusal(replies.OBJECT_ACCOUNT_UNAVAILABLE, _out(name.id, account.id if account else ""))
+        raise Refusal(
+            replies.OBJECT_ACCOUNT_UNAVAILABLE, _out(name.id, account.id if account else ""), about=place_of(name)
+        )
 
     # ---- home accounts
 
@@ -229,10 +251,8 @@ class Objects:
         task = Task.NOTHING
         if path.kind in {RESPONSE, CHAT} and request.method == "POST" and not path.id:
             keeps = request.store is True if path.kind is CHAT else True
-            if path.kind is RESPONSE and request.store is False:
-                task = Task.ENCRYPTED  # nothing is stored, but encrypted reasoning binds the next turn
-            elif keeps and not path.tail:
-                task = Task.LEARN
+            keeps = keeps and request.store is not False and not path.tail
+            task = Task.LEARN if keeps else Task.LASTING  # encrypted reasoning and sound bind the next turn anyway
         elif request.method == "DELETE" and path.id and not path.tail:
             task = Task.FORGET
         elif request.method == "POST":
@@ -304,12 +324,14 @@ def _named(request: ObjectRequest, path: ObjectPath | None) -> list[Reference]:
     if (
         body
         and request.method in {"POST", "PUT", "PATCH"}
-        and ids.may_reference(request.endpoint, body, strictly=request.client != "")
+        and request_ids.may_reference(request.endpoint, body, strictly=request.client != "")
     ):
         try:
-            named += ids.references_in(body, strictly=request.client != "")
+            named += request_ids.references_in(body, strictly=request.client != "")
         except ValueError as unreadable:
             raise Refusal(replies.INVALID_JSON) from unreadable
+    if request.own is not None:
+        return [name for name in named if not request.own(name)]
     return named
 
 

@@ -182,7 +182,7 @@ def _line(record: RequestRecord, total_s: float, overhead_s: float) -> RequestLi
         )
         queued = attempt.waited_s
         used = attempt.usage
-    return RequestLine(
+    line = RequestLine(
         ts=datetime.now(UTC),  # the default is the same, but takes twice as long
         request_id=record.id,
         client=record.client or ("anonymous" if record.client == ANONYMOUS else ""),
@@ -198,3 +198,8 @@ def _line(record: RequestRecord, total_s: float, overhead_s: float) -> RequestLi
         overhead_ms=ms(overhead_s),
         source="client" if record.cut and record.status == 499 else record.source,
     )
+    if record.code:
+        line.code = record.code
+        if record.about:
+            line.about = record.about
+    return line

@@ -40,7 +40,8 @@ def _now() -> datetime:
 class RequestLine(msgspec.Struct, kw_only=True, gc=False):
     """Times are milliseconds (`ms`). `source` is where the answer came from: proxy, upstream, network or client.
 
-    `request_id` is the proxy's own, never one of the client's headers.
+    `request_id` is the proxy's own, never one of the client's headers. `code`: why the proxy refused it; `about`: the
+    kind of id that led to that and where it was read (`file in file_id`).
     """
 
     ts: datetime = msgspec.field(default_factory=_now)
@@ -59,6 +60,7 @@ class RequestLine(msgspec.Struct, kw_only=True, gc=False):
     total_ms: float
     overhead_ms: float
     source: str
+    about: str | msgspec.UnsetType = msgspec.UNSET  # what that answer was about: kinds of ids and where they stood
 
 
 def ms(seconds: float) -> float:
@@ -109,8 +111,9 @@ def readable(line: RequestLine, *, colour: bool) -> str:
     tokens = f"{line.tokens.prompt}+{line.tokens.completion} tokens" if line.tokens else "no tokens"
     tried = " ".join(f"{attempt.key}:{attempt.outcome}" for attempt in line.attempts) or line.source
     code = f" {line.code}" if line.code else ""
+    about = f" ({line.about})" if line.about else ""
     return (
         f"{dim}{at}{reset} {status}{line.status}{code}{reset} {line.endpoint} {model} {line.client} "
-        f"{line.total_ms:.0f} ms (ours {line.overhead_ms:.1f}{queued}) {tokens} {tried} "
+        f"{line.total_ms:.0f} ms (ours {line.overhead_ms:.1f}{queued}) {tokens} {tried}{about} "
         f"{dim}{line.request_id}{reset}\n"
     )

@@ -8,11 +8,14 @@ from typing import Any, Final
 import msgspec
 
 from quotapool.openai.ids import (
+    AUDIO,
     CONTAINER,
     CONVERSATION,
     ENCRYPTED,
+    FIELDS,
     FILE,
     ITEM,
+    MODEL,
     PROMPT,
     RESPONSE,
     Kind,
@@ -34,7 +37,8 @@ class _Answer(msgspec.Struct, gc=False):
     output: Any = None
     data: Any = None
     response: Any = None  # of a stream's last event
-    item: Any = None
+    item: Any = None  # of an event
+    choices: Any = None  # of a chat
 
 
 _answer: Final = msgspec.json.Decoder(_Answer)
@@ -49,14 +53,17 @@ def made_by(body: bytes, place: Kind) -> list[tuple[Kind, str]]:
     return list(dict.fromkeys(_made(msgspec.structs.asdict(answer), place)))
 
 
+_POINTERS: Final = ("output_file_id", "error_file_id", "thread_id", "fine_tuned_model")
+
+
 def _made(answer: dict[str, Any], place: Kind) -> Iterator[tuple[Kind, str]]:
     own = answer.get("id")
     if type(own) is str:
         yield kind_of(own) or (ITEM if place in {RESPONSE, CONVERSATION} else place), own
-    for name in ("output_file_id", "error_file_id", "thread_id", "fine_tuned_model"):
+    for name in _POINTERS:
         pointed = answer.get(name)
         if type(pointed) is str and pointed:
-            yield kind_of(pointed) or FILE, pointed
+            yield FIELDS.get(name, MODEL), pointed
     for element in _dicts(answer.get("result_files")) if type(answer.get("result_files")) is list else ():
         if type(element.get("id")) is str:
             yield FILE, element["id"]
@@ -66,11 +73,18 @@ def _made(answer: dict[str, Any], place: Kind) -> Iterator[tuple[Kind, str]]:
         inner = answer.get(name)
         if type(inner) is dict:
             yield from _made(inner, FILE if name == "file" else place)
+        if name == "item" and type(inner) is dict:
+            yield from _in_item(inner)
     prompt = answer.get("prompt")
     if type(prompt) is dict and type(prompt.get("id")) is str and place is RESPONSE:
         yield PROMPT, prompt["id"]
     for item in _dicts(answer.get("output")):
         yield from _in_item(item)
+    for choice in _dicts(answer.get("choices")):
+        for text in (choice.get("message"), choice.get("delta")):  # whole, or in a stream
+            audio = text.get("audio") if type(text) is dict else None
+            if type(audio) is dict and type(audio.get("id")) is str:
+                yield AUDIO, audio["id"]
     for element in _dicts(answer.get("data")):
         yield from _made(element, place)
         yield from _in_item(element)

@@ -120,6 +120,8 @@ _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _HIDDEN: Final = re.compile(r"[\x00-\x20\x7f]")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _MAX_DECODINGS: Final = 8
+_MODELS: Final = "/v1/models/"
+_SLASH: Final = re.compile("%2F", re.IGNORECASE)
 
 # The most frequent requests are found with one look-up, without parsing their path.
 _HOT: Final[dict[tuple[str, str], Endpoint]] = {
@@ -136,7 +138,8 @@ def resolve(method: str, raw_path: str) -> Endpoint | ProxyError:
     if hot is not None:
         return hot
     path = re.split(r"[?#]", raw_path, maxsplit=1)[0]
-    segments, plain = _read(path)
+    # A model's name may contain slashes and blanks, encoded or not: without dot segments all readings name a model.
+    segments, plain = _read(_SLASH.sub("/", path.replace("%20", "_")) if path.startswith(_MODELS) else path)
     after_v1 = next((s for s in segments if s.casefold() != "v1"), "")
     if after_v1.casefold() in NEVER_FORWARDED:
         return PATH_NOT_ALLOWED
@@ -171,7 +174,7 @@ def session_query(target: str) -> dict[str, str]:
 
 
 def _describe(method: str, segments: Sequence[str]) -> Endpoint:
-    branch = _ROOT.find(segments)
+    branch = _ROOT.find(segments[:2] if segments[:1] == ["models"] else segments)
     reads = method in {"GET", "HEAD"}
     if branch is not None:
         found = branch.read if reads else branch.posted if method == "POST" else branch.changed

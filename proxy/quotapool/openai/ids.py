@@ -1,4 +1,4 @@
-"""Stored objects by their ids: their kinds, the object that a path points to, and the ids in a request's body.
+"""Stored objects by their ids: their kinds, where ids stand and what they look like, those in paths and in forms.
 
 Kinds, prefixes and paths: OpenAI's specification 2.3.0. OpenAI's message for an unknown id is quoted word for word if
 it is known from a captured body (files, previous responses, fine-tunes); otherwise it is OpenAI's usual sentence.
@@ -6,18 +6,12 @@ it is known from a captured body (files, previous responses, fine-tunes); otherw
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Final, Literal
+from typing import Final, Literal
 from urllib.parse import parse_qsl, unquote
-
-from quotapool.openai.jsontext import BROKEN
 
 LONGEST_ID: Final = 512  # characters; anything longer is not an id
 _ENCRYPTED_HEAD: Final = 96  # characters that are unique to an encrypted reasoning: version, time, random bytes
-_MOST_ENCRYPTED: Final = 4  # the last encrypted items of a request are enough to show where it belongs
 
 Retention = Literal["kept", "long", "recent"]
 
@@ -62,6 +56,7 @@ RESPONSE: Final = Kind("response", "resp_", "Response with id '{id}' not found."
 CHAT: Final = Kind("chat_completion", "chatcmpl-", "Chat completion with id '{id}' not found.", "recent")
 CALL: Final = Kind("realtime_call", "rtc_", "Call with id '{id}' not found.", "recent")
 LIVE: Final = Kind("live_session", "sess_", "Session with id '{id}' not found.", "recent")
+AUDIO: Final = Kind("audio", "audio_", "Audio with id '{id}' not found.", "recent")
 ITEM: Final = Kind("item", "", "Item with id '{id}' not found.", "recent")
 ENCRYPTED: Final = Kind("encrypted_item", "enc:", "The encrypted content could not be verified.", "recent")
 OTHER: Final = Kind("other", "", "No object found with id '{id}'.")
@@ -69,8 +64,48 @@ OTHER: Final = Kind("other", "", "No object found with id '{id}'.")
 KINDS: Final = (
     FILE, UPLOAD, BATCH, VECTOR_STORE, JOB, ASSISTANT, EVAL, VIDEO, SKILL, VOICE, CONSENT, AGENT, VAULT,
     CHATKIT_SESSION, CHATKIT_THREAD, CONVERSATION, THREAD, CONTAINER, MODEL, PROMPT, RESPONSE, CHAT, CALL, LIVE,
-    ENCRYPTED, ITEM, OTHER,
+    AUDIO, ENCRYPTED, ITEM, OTHER,
 )  # fmt: skip
+
+FIELDS: Final[dict[str, Kind]] = {
+    "previous_response_id": RESPONSE,
+    "comparison_response_id": RESPONSE,
+    "response_id": RESPONSE,
+    "conversation": CONVERSATION,
+    "input_file_id": FILE,
+    "output_file_id": FILE,
+    "error_file_id": FILE,
+    "training_file": FILE,
+    "validation_file": FILE,
+    "file_id": FILE,
+    "file_ids": FILE,
+    "vector_store_id": VECTOR_STORE,
+    "vector_store_ids": VECTOR_STORE,
+    "container": CONTAINER,
+    "container_id": CONTAINER,
+    "thread_id": THREAD,
+    "assistant_id": ASSISTANT,
+    "agent_id": AGENT,
+    "vault_id": VAULT,
+    "vault_ids": VAULT,
+    "skill_id": SKILL,
+    "eval_id": EVAL,
+    "consent": CONSENT,
+    "consent_id": CONSENT,
+    "video": VIDEO,
+    "video_id": VIDEO,
+    "voice": VOICE,
+}
+"""Members that name objects: in requests, forms, the events of sessions, and answers. A value needs its kind's prefix
+to be an id; without it (a client's own words, another server's ids) it is one only if the proxy saw it made."""
+OFTEN_WORDS: Final = frozenset({CONVERSATION, CONTAINER, VIDEO, VOICE, SKILL})
+"""Kinds whose members have words of OpenAI's for values, too ("auto", "none", "alloy"): without the prefix, no id."""
+USERS_OWN: Final = frozenset(
+    {"annotations", "arguments", "attributes", "client_metadata", "env", "examples", "headers", "input_schema",
+     "item_schema", "logprobs", "metadata", "output_schema", "outputs", "parameters", "results", "schema",
+     "state_variables"}
+)  # fmt: skip
+"""Members that contain the user's own words and names, or history that only mentions what was once used."""
 
 COLLECTIONS: Final[dict[str, Kind]] = {
     "files": FILE,
@@ -125,12 +160,19 @@ class ObjectPath:
 @dataclass(frozen=True, slots=True)
 class Reference:
     """An id that a request names. `param` "": in its path. A `hint` selects the account if the id is known, and means
-    nothing if not: encrypted reasoning, ids in the history that a client sends back, models, stored prompts."""
+    nothing if not: encrypted reasoning, ids in the history that a client sends back, models, stored prompts. A
+    `private` hint is refused if the id is another client's: upstream would read what is stored under it."""
 
     kind: Kind
     id: str
     param: str = ""
     hint: bool = False
+    private: bool = False
+
+    @property
+    def is_copy(self) -> bool:
+        """An item that is sent with its content: upstream reads it on any account."""
+        return self.kind is ITEM and self.hint and not self.private
 
 
 def object_path(target: str) -> ObjectPath | None:
@@ -149,6 +191,8 @@ def object_path(target: str) -> ObjectPath | None:
     rest = segments[depth:]
     if kind is MODEL and not (rest and rest[0].startswith(MODEL.prefix)):
         return None
+    if head == "models":
+        return ObjectPath(MODEL, "/".join(rest), query=query)
     if not rest or rest[0] in _VERBS:
         return ObjectPath(kind, tail="/".join(rest), query=query)
     return ObjectPath(kind, rest[0], "/".join(rest[1:]), query)
@@ -162,155 +206,23 @@ def cursors(place: ObjectPath) -> list[Reference]:
     return [Reference(place.kind, value, name) for name, value in pairs if name in {"after", "before"} and value]
 
 
-# ---- ids in bodies
-
-_FIELDS: Final[dict[str, Kind]] = {
-    "previous_response_id": RESPONSE,
-    "conversation": CONVERSATION,
-    "input_file_id": FILE,
-    "training_file": FILE,
-    "validation_file": FILE,
-    "file_id": FILE,
-    "file_ids": FILE,
-    "vector_store_id": VECTOR_STORE,
-    "vector_store_ids": VECTOR_STORE,
-    "container": CONTAINER,
-    "thread_id": THREAD,
-    "assistant_id": ASSISTANT,
-    "skill_id": SKILL,
-    "eval_id": EVAL,
-    "consent_id": CONSENT,
-    "video": VIDEO,
-    "voice": VOICE,
-}
-# The user's own text, or history that only mentions what was once used.
-_NOT_SEARCHED: Final = frozenset(
-    {"annotations", "arguments", "logprobs", "metadata", "outputs", "parameters", "results", "schema"}
-)
-_ALWAYS_PREFIXED: Final = frozenset({CONVERSATION, CONTAINER, VIDEO, VOICE})  # "auto", "none", "alloy" are not ids
-
-_MARKS: Final[dict[str, tuple[bytes, ...]]] = {
-    "chat": (b'file_id"',),
-    "completions": (),
-    "embeddings": (),
-    "moderations": (),
-    "responses": (
-        b'_id"', b'_ids"', b'"conversation"', b'"container"', b'"item_reference"', b'"encrypted_content"', b'"pmpt_',
-    ),
-}  # fmt: skip
-_HIDDEN: Final = (b"\\u00", b"\x00")  # a name spelled with escapes, or in UTF-16
+def named(kind: Kind, value: str, param: str) -> Reference | None:
+    """What the value of a member in FIELDS names; None: nothing that could be an id."""
+    if value.startswith(kind.prefix):
+        return Reference(kind, value, param)
+    if not value or kind in OFTEN_WORDS or value.startswith("cfile_") or len(value) > LONGEST_ID:
+        return None
+    return Reference(kind, value, param, hint=True, private=True)
 
 
-def may_reference(endpoint: str, body: bytes, *, strictly: bool) -> bool:
-    """Whether this body needs to be decoded: a search for bytes, since most requests name no objects.
-
-    `strictly`: no id may be missed, so unusual spellings of names count too.
-    """
-    marks = _MARKS.get(endpoint)
-    if marks is None:
-        return bool(body)
-    for mark in marks:
-        if mark in body:
-            return True
-    return strictly and bool(marks) and (_HIDDEN[0] in body or _HIDDEN[1] in body)
-
-
-MOST_NAMED: Final = 4096  # ids in one request
-
-
-class _Pairs(list[tuple[str, Any]]):
-    """An object with all its members: if a name is repeated, it is not known which one upstream reads."""
-
-    __slots__ = ()
-
-
-def references_in(body: bytes, *, strictly: bool = False) -> list[Reference]:
-    """The ids that a JSON body names, each once; [] if it is not JSON. Raises ValueError if there are too many.
-
-    `strictly`: raises ValueError if it may be JSON but cannot be read here, since upstream might be able to.
-    """
-    try:
-        walked = list(islice(_walk(json.loads(body, object_pairs_hook=_Pairs)), MOST_NAMED + 1))
-    except BROKEN as broken:
-        if strictly and (b"{" in body or b"\x00" in body):
-            raise ValueError("not valid JSON, or nested too deeply") from broken
-        return []
-    if len(walked) > MOST_NAMED:
-        raise ValueError(f"it names more than {MOST_NAMED} objects")
-    found: dict[tuple[str, str], Reference] = {}
-    encrypted: list[Reference] = []
-    for reference in walked:
-        if reference.kind is ENCRYPTED:
-            encrypted.append(reference)
-        elif len(reference.id) <= LONGEST_ID:
-            known = found.get((reference.kind.name, reference.id))
-            if known is None or known.hint:
-                found[reference.kind.name, reference.id] = reference
-    return [*found.values(), *encrypted[-_MOST_ENCRYPTED:]]
-
-
-def _walk(value: object) -> Iterator[Reference]:
-    if type(value) is list:
-        for element in value:
-            yield from _walk(element)
-    elif type(value) is _Pairs:
-        kinds = [member for name, member in value if name == "type"]
-        for name, member in value:
-            if name == "id" and type(member) is str:
-                if "item_reference" in kinds:
-                    yield Reference(ITEM, member, "input")
-                elif "file_id" in kinds:
-                    yield Reference(FILE, member, "id")
-            elif name == "encrypted_content" and type(member) is str and member:
-                yield Reference(ENCRYPTED, encrypted_id(member), "input", hint=True)
-            elif name == "container_id" and type(member) is str:
-                # In a tool: where it is to work. In an item or an annotation: history.
-                yield Reference(CONTAINER, member, name, hint="container_reference" not in kinds)
-            elif name == "prompt" and type(member) is _Pairs:
-                # Prompts are made in the dashboard, so the first successful answer is how we learn of them.
-                yield from (
-                    Reference(PROMPT, inner, name, hint=True)
-                    for key, inner in member
-                    if key == "id" and type(inner) is str
-                )
-                yield from _walk(member)
-            elif (kind := _FIELDS.get(name)) is not None:
-                yield from _in_field(kind, name, member)
-            elif name not in _NOT_SEARCHED and type(member) is not str:
-                yield from _walk(member)
-
-
-def _in_field(kind: Kind, name: str, member: object) -> Iterator[Reference]:
-    if type(member) is str:
-        if (
-            member
-            and (kind not in _ALWAYS_PREFIXED or member.startswith(kind.prefix))
-            and not member.startswith("cfile_")
-        ):
-            yield Reference(kind, member, name)
-    elif type(member) is list:
-        for element in member:
-            yield from _in_field(kind, name, element)
-    elif type(member) is _Pairs:
-        if kind in _ALWAYS_PREFIXED:
-            yield from (Reference(kind, inner, name) for key, inner in member if key == "id" and type(inner) is str)
-        yield from _walk(member)
-
-
-_FORM_KINDS: Final = {
-    "file_id": FILE,
-    "video_id": VIDEO,
-    "video[id]": VIDEO,
-    "consent": CONSENT,
-    "consent_id": CONSENT,
-    "skill_id": SKILL,
-}
+_FORM_FIELDS: Final = {**FIELDS, "video[id]": VIDEO}
+_SENT_IN_FORMS: Final = (FILE, VIDEO, CONSENT, SKILL)
 
 
 def reference_in_part(name: str, value: str) -> Reference | None:
     """The id in a part of a form: the value of a field that names one, or any content that looks like one."""
-    kind = _FORM_KINDS.get(name) or next((k for k in _FORM_KINDS.values() if value.startswith(k.prefix)), None)
-    return Reference(kind, value, name) if kind is not None and value else None
+    kind = _FORM_FIELDS.get(name) or next((kind for kind in _SENT_IN_FORMS if value.startswith(kind.prefix)), None)
+    return None if kind is None else named(kind, value, name)
 
 
 def encrypted_id(content: str) -> str:

@@ -11,7 +11,8 @@ from quotapool.openai.replies import ProxyError
 class Refusal(Exception):
     """Ends a request with one of `replies.ALL`. `retry_after_s`: when the same request can succeed; None: unknown.
 
-    `final`: the proxy has already retried; a client's own retries would multiply that.
+    `final`: the proxy has already retried; a client's own retries would multiply that. `about`, for the log, is the
+    kind of id that led to it and where it was read, never the id.
     """
 
     def __init__(
@@ -22,10 +23,12 @@ class Refusal(Exception):
         retry_after_s: float | None = None,
         param: str | None = None,
         final: bool = False,
+        about: str = "",
     ) -> None:
         super().__init__(message or error.message)
         self.error = error
         self.status = error.status
+        self.about = about
         self._message = message
         self._retry_after_s = retry_after_s
         self._param = param

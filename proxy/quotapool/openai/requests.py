@@ -153,8 +153,8 @@ _WORDS: Final = frozenset(
 def read_request(kind: Kind, body: bytes, default_output: int = DEFAULT_OUTPUT) -> RequestFacts:
     """The facts of a JSON body for one of the endpoints that are counted in tokens.
 
-    Raises InvalidRequest if the body is not a JSON object, is nested too deeply, or names neither a model nor a
-    stored prompt.
+    Raises InvalidRequest if the body is not a JSON object, is nested too deeply, or names no model; responses need none
+    (OpenAI's specification): their `model` may be "".
     """
     try:
         if kind == "chat":
@@ -240,13 +240,11 @@ def _read_embeddings(r: _Embeddings) -> RequestFacts:
 
 
 def _facts(r: _Common, output: int, characters: int, *, stateful: bool = False, prompt: str = "") -> RequestFacts:
-    model = r.model
-    if prompt and (model is None or model == ""):
-        model = prompt
-    if type(model) is not str or not model:
-        if model is None or model == "":
-            raise InvalidRequest("You must provide a model parameter.", "model")
+    model = prompt if r.model is None else (r.model or prompt)
+    if type(model) is not str:
         raise InvalidRequest("Invalid type for 'model': it must be a string.", "model")
+    if not model and type(r) is not _Responses:
+        raise InvalidRequest("You must provide a model parameter.", "model")
     tokens = max(output, -(-characters // CHARACTERS_PER_TOKEN))
     options = r.stream_options
     return RequestFacts(

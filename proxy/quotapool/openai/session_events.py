@@ -25,6 +25,7 @@ ENDED: Final = frozenset(
     {"response.done", "response.completed", "response.incomplete", "response.failed", "response.cancelled"}
 )
 ERROR: Final = "error"
+ITEM_DONE: Final = "response.output_item.done"
 RATES: Final = "rate_limits.updated"
 TRANSCRIBED: Final = "conversation.item.input_audio_transcription.completed"
 SESSION: Final = frozenset(

@@ -205,4 +205,4 @@ def _invented(name: str) -> bytes:
 
 def named_in(target: str) -> str:
     """The model of `/v1/models/{model}`."""
-    return unquote(target.partition("?")[0].rstrip("/").rpartition("/")[2])
+    return "/".join([segment for segment in unquote(target.partition("?")[0]).split("/") if segment][2:])

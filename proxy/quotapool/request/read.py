@@ -91,8 +91,8 @@ class ClientRequest(msgspec.Struct, eq=False):
 
     @property
     def leaves_the_model(self) -> bool:
-        """The stored prompt chooses the model, and only the answer tells which."""
-        return self.prompt != "" and self.model == self.prompt
+        """The stored prompt or upstream chooses the model, and only the answer tells which."""
+        return self.model == self.prompt and (self.prompt != "" or self.endpoint.estimate is not None)
 
     @property
     def use(self) -> Use:
@@ -149,8 +149,8 @@ async def read_client_request(
         inject_include_usage(body) if inject else body,
         None,
         model,
-        _group(model, facts, settings, roster),
-        facts.cost,
+        _group(model, facts, settings, roster) if model else NO_MODEL,
+        facts.cost if model else _NO_MODELS_COST,
         endpoint.replayable and not (endpoint.replay_depends_on_body and facts.stateful),
         facts.stream,
         strip_usage=inject,

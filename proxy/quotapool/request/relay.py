@@ -78,6 +78,7 @@ class AnswerReader(Protocol):
     """Reads an answer for the ids of stored objects (`objects/answer_reader.py`)."""
 
     account: str  # who answered, set beforehand
+    reads_chunks: bool  # a stream's last event does not contain all there is to learn
 
     @property
     def shows_others(self) -> bool:
@@ -87,6 +88,8 @@ class AnswerReader(Protocol):
     async def answered(self, body: bytes) -> bytes: ...
 
     def began(self, object_id: str) -> None: ...
+
+    def passes(self, chunk: bytes) -> None: ...
 
     def located(self, location: str) -> None: ...
 
@@ -185,13 +188,18 @@ async def pass_stream(
         if watch.error is not None and not watch.committed:
             passed.error = watch.error
             return
-        if reader is not None and watch.object_id:
-            reader.began(watch.object_id)  # written while the rest comes in
+        if reader is not None:
+            if reader.reads_chunks:
+                reader.passes(b"".join(held))
+            if watch.object_id:
+                reader.began(watch.object_id)  # written while the rest comes in
         kept = reader is None or await _kept(reader, watch)
         await down.start(answer.status, answer.reason, headers, None)
         await down.write(b"".join(held))
         if not ended:
             while not kept and reader is not None and (chunk := await answer.chunk()):
+                if reader.reads_chunks:
+                    reader.passes(chunk)
                 data = watch.feed(echo.feed(chunk))
                 kept = await _kept(reader, watch)
                 await down.write(data)

@@ -129,15 +129,14 @@ class SessionPath:
             await client.answer(held.status, held.reason, held.headers, held.body)
         elif opened is not None:
             session = _Session(client, known, request, opened)
-            check = partial(self._permissions.check, known, record.client, client.headers)
-            remember = partial(self._permissions.remember, record.client)
-            is_bound = partial(self._permissions.is_bound, record.client)
-            move = partial(self._move, session)
+            of_responses = endpoint.name == RESPONSES
+            own = self._permissions.own_objects(record.client, are_listed=of_responses)
+            check = partial(self._permissions.check, known, record.client, client.headers, own)
+            about = RESPONSES if of_responses else _REALTIME
+            check_event = partial(self._permissions.check_event, known, record.client, own, about)
             limited = known is not None and bool(known.models)
-            check_models = partial(self._permissions.check_models, known) if limited else None
-            asks_first = endpoint.name == RESPONSES
-            hide = session.hide
-            terms = SessionTerms(asks_first, want.max_wait_s, check, remember, is_bound, move, hide, check_models)
+            move = partial(self._move, session)
+            terms = SessionTerms(of_responses, limited, want.max_wait_s, check, check_event, own, move, session.hide)
             await self._hold(session, SessionUsage(self._parts, record, opened.granted, terms))
 
     async def _hold(self, session: _Session, usage: SessionUsage) -> None:

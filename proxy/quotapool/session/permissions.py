@@ -10,15 +10,16 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote
 
-from quotapool.objects.placement import ObjectRequest, Objects, involves_objects
+from quotapool.objects.placement import ObjectRequest, Objects, about, involves_objects
 from quotapool.openai import replies
-from quotapool.openai.ids import RESPONSE, may_reference, object_path
+from quotapool.openai.ids import Reference, object_path
 from quotapool.openai.named_models import other_models
 from quotapool.openai.refusal import Refusal
 from quotapool.pool.configuration import Configuration
 from quotapool.request.daily_limit import DailyLimit
 from quotapool.request.models import may_use
 from quotapool.request.policy import PolicyWatch
+from quotapool.session.own_objects import OwnObjects
 from quotapool.settings import Client
 
 RESPONSES: Final = "responses"
@@ -59,26 +60,37 @@ class SessionPermissions:
         return (await self._objects.place(asked)).only
 
     async def check(
-        self, client: Client | None, name: str, headers: Mapping[str, str], model: str, event: bytes, account: str
-    ) -> bytes:
+        self,
+        client: Client | None,
+        name: str,
+        headers: Mapping[str, str],
+        own: OwnObjects,
+        model: str,
+        event: bytes,
+        account: str,
+    ) -> tuple[bytes, bool]:
         """A `response.create` as it may go up in a session on `account`.
 
         Raises Refusal: models and objects that are not the client's, objects of another account.
         """
         if not _may_use(client, model):
             raise Refusal(replies.MODEL_NOT_ALLOWED, param="model")
-        self.check_models(client, event, model)
+        self._check_models(client, event, model)
         self._daily_limit.check_session()
-        asked = ObjectRequest(RESPONSES, "POST", "/v1/responses", event, model, None, name)
-        if involves_objects(asked):
-            only = (await self._objects.place(asked)).only
-            if only is not None and account not in only:
-                raise Refusal(replies.OBJECT_ELSEWHERE)
+        is_bound = await self._check_objects(name, own, RESPONSES, event, account, model)
+        is_bound = is_bound or b'"previous_response_id"' in event or b'"conversation"' in event
         if self._configuration.now.settings.safety.identifier:
-            return self._policy.identified(event, name, headers)
-        return event
+            event = self._policy.identified(event, name, headers)
+        return event, is_bound
 
-    def check_models(self, client: Client | None, event: bytes, known: str = "") -> None:
+    async def check_event(
+        self, client: Client | None, name: str, own: OwnObjects, endpoint: str, event: bytes, account: str
+    ) -> None:
+        """Whether any other event may go up in a session on `account`. Raises Refusal: as `check`."""
+        self._check_models(client, event)
+        await self._check_objects(name, own, endpoint, event, account)
+
+    def _check_models(self, client: Client | None, event: bytes, known: str = "") -> None:
         """Raises Refusal if a client's event names a model, beside `known`, that the client may not use."""
         if client is None or not client.models:
             return
@@ -89,15 +101,29 @@ class SessionPermissions:
         if not all(may_use(client, model) for model in others):
             raise Refusal(replies.MODEL_NOT_ALLOWED, param="model")
 
-    def is_bound(self, name: str, event: bytes) -> bool:
-        """Whether a `response.create` of the client `name` needs the very account or connection that it is on: it goes
-        on with a response or a conversation, or names another stored object."""
-        names = b'"previous_response_id"' in event or b'"conversation"' in event
-        return names or may_reference(RESPONSES, event, strictly=name != "")
+    async def _check_objects(
+        self, name: str, own: OwnObjects, endpoint: str, event: bytes, account: str, model: str = ""
+    ) -> bool:
+        """Whether an event of the client `name` needs the account or connection that it is on; the session made its
+        `own`. Raises Refusal: objects that are not the client's, objects of another account."""
+        names_own = False
 
-    def remember(self, name: str, response: str, account: str) -> None:
-        """A stored response of the client `name` can be asked for by HTTP, too."""
-        self._objects.owners.remember([(RESPONSE, response)], account, name)
+        def is_own(named: Reference) -> bool:
+            nonlocal names_own
+            known = own.has(named)
+            names_own = names_own or (known and not named.hint)
+            return known
+
+        only = None
+        asked = ObjectRequest(endpoint, "POST", f"/v1/{endpoint}", event, model, None, name, is_own)
+        if involves_objects(asked):
+            only = (await self._objects.place(asked)).only
+            if only is not None and account not in only:
+                raise Refusal(replies.OBJECT_ELSEWHERE, about=about(asked))
+        return names_own or only is not None
+
+    def own_objects(self, name: str, *, are_listed: bool) -> OwnObjects:
+        return OwnObjects(self._objects.owners, name, are_listed=are_listed)
 
 
 def _may_use(client: Client | None, model: str) -> bool:

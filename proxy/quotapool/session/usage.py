@@ -18,6 +18,7 @@ from functools import partial
 from typing import Final
 
 import msgspec
+import structlog
 
 from quotapool.domain.cool_down import COOLING, cool_down_s
 from quotapool.domain.missing_access import Use
@@ -31,6 +32,7 @@ from quotapool.openai.classify import classify_stream_error
 from quotapool.openai.jsontext import has_too_many_values
 from quotapool.openai.named_models import may_name_models
 from quotapool.openai.refusal import Refusal
+from quotapool.openai.request_ids import event_may_reference, may_reference
 from quotapool.openai.requests import InvalidRequest, read_request
 from quotapool.openai.safety import is_policy_refusal
 from quotapool.openai.session_events import (
@@ -38,6 +40,7 @@ from quotapool.openai.session_events import (
     DURATION,
     ENDED,
     ERROR,
+    ITEM_DONE,
     RATES,
     RELEVANT,
     SESSION,
@@ -54,7 +57,9 @@ from quotapool.request.attempt import DID_NO_WORK, AttemptParts
 from quotapool.request.one_account import reserve_at
 from quotapool.request.read import LONGEST_MODEL
 from quotapool.request.refusals import refusal_of
+from quotapool.session.own_objects import OwnObjects
 
+_log = structlog.get_logger()
 _DIMENSIONS: Final = {"requests": Dimension.RPM, "tokens": Dimension.TPM}
 _MOST_OPEN: Final = 64  # responses; upstream allows 16 at once (WebSocket mode guide)
 _UNSEEN: Final = Usage(Certainty.AT_LEAST)
@@ -65,13 +70,14 @@ class SessionTerms:
     """What a session's client may do in it. `asks_first`: it sends `response.create` with the whole request."""
 
     asks_first: bool
+    is_limited: bool  # it may not use every model
     patience_s: float  # how long a response waits for a budget
-    check: Callable[[str, bytes, str], Awaitable[bytes]]  # (model, event, account): the event to send; raises Refusal
-    remember: Callable[[str, str], None]  # (a stored response's id, account)
-    is_bound: Callable[[bytes], bool]  # whether a `response.create` needs this very account or connection
+    # (model, event, account): the event to send, and whether it needs that account or this connection; raises Refusal
+    check: Callable[[str, bytes, str], Awaitable[tuple[bytes, bool]]]
+    check_event: Callable[[bytes, str], Awaitable[None]]  # (any other event, account); raises Refusal
+    own: OwnObjects
     move: Callable[[str, Cost], Awaitable[Granted | None]]  # (model group, cost): to another account, if one has room
     hide: Callable[[bytearray], bytearray]  # the secret of the session's key, in what upstream sends
-    check_models: Callable[[bytes], None] | None = None  # of any event; raises Refusal; None: all models are allowed
 
 
 @dataclass(slots=True, eq=False)
@@ -83,7 +89,6 @@ class _Response:
     granted: Granted | None = None  # None: nothing was taken for it beforehand
     prompt_estimate: int = 0
     seen: float = 0.0
-    is_stored: bool = False
 
 
 class SessionUsage:
@@ -122,40 +127,44 @@ class SessionUsage:
         return self._parts.clean(text)
 
     def wants(self, payload: bytearray) -> bool:
-        return self._creates(payload) or (self._terms.check_models is not None and may_name_models(payload))
-
-    def _creates(self, payload: bytearray) -> bool:
-        return self._terms.asks_first and may_create(payload)
+        if self._terms.is_limited and may_name_models(payload):
+            return True
+        is_keyed = self._record.client != ""
+        if self._terms.asks_first:
+            return may_create(payload) or may_reference("responses", payload, strictly=is_keyed)
+        return is_keyed and event_may_reference(payload)
 
     async def admit(self, payload: bytearray) -> bytearray | None:
-        """Take a response's estimate from the session's account. The client's answer if that cannot be, or if an event
-        names a model that the client may not use."""
+        """Check what an event names, and take the estimate of the response it asks for from the session's account.
+        Returns the client's answer if that is refused."""
         if has_too_many_values(payload):
             return refusal_event(replies.BODY_TOO_LARGE.status, replies.BODY_TOO_LARGE.body(), "")
-        if not self._creates(payload):
-            return self._without_response(bytes(payload))
         model, lane = read_create(payload)
         response = _Response(model[:LONGEST_MODEL], time.monotonic())
         event = bytes(payload)
         try:
-            payload[:] = await self._terms.check(model, event, self.account)
+            if not (self._terms.asks_first and may_create(payload)):
+                await self._terms.check_event(event, self.account)
+                return None
+            payload[:], is_bound = await self._terms.check(model, event, self.account)
             with contextlib.suppress(InvalidRequest):  # upstream answers what is wrong with it
                 facts = read_request("responses", event)
-                response.prompt_estimate, response.is_stored = facts.prompt_tokens, facts.store is not False
-                group = self._roster.group_of(facts.model[:LONGEST_MODEL])
-                response.granted = await self._reserve(group, facts.cost, is_bound=self._terms.is_bound(event))
+                response.prompt_estimate = facts.prompt_tokens
+                if facts.model:  # else upstream chooses it, and what was used is taken afterwards
+                    group = self._roster.group_of(facts.model[:LONGEST_MODEL])
+                    response.granted = await self._reserve(group, facts.cost, is_bound=is_bound)
         except Refusal as refusal:
             self._stranded = not self._is_usable()
+            _log.info(
+                "event refused",
+                request_id=self._record.id,
+                client=self._record.client,
+                status=refusal.status,
+                code=refusal.error.code,
+                **({"about": refusal.about} if refusal.about else {}),
+            )
             return refusal_event(refusal.status, refusal.body(), lane)
         self._asked[lane].append(response)
-        return None
-
-    def _without_response(self, event: bytes) -> bytearray | None:
-        try:
-            if self._terms.check_models is not None:
-                self._terms.check_models(event)
-        except Refusal as refusal:
-            return refusal_event(refusal.status, refusal.body(), "")
         return None
 
     async def _reserve(self, group: str, cost: Cost, *, is_bound: bool) -> Granted:
@@ -202,7 +211,10 @@ class SessionUsage:
         """A text of upstream. Nothing here waits, and nothing is raised."""
         if (hidden := self._terms.hide(payload)) is not payload:
             payload[:] = hidden
-        if type_of(payload) not in RELEVANT:
+        kind = type_of(payload)
+        if kind == ITEM_DONE and self._terms.asks_first:
+            self._terms.own.learn(bytes(payload), self.account)
+        if kind not in RELEVANT:
             return
         facts = read_event(payload)
         if facts is None:
@@ -215,6 +227,8 @@ class SessionUsage:
         if facts.type == BEGUN:
             self._begin(facts)
         elif facts.type in ENDED:
+            if self._terms.asks_first:
+                self._terms.own.learn(bytes(payload), self.account)
             self._end(facts, self._under_way.pop(facts.response, None) or self._next_asked(facts.lane), payload)
         elif facts.type == ERROR:
             self._fail(facts, payload)
@@ -238,8 +252,8 @@ class SessionUsage:
             self._close(self._under_way.pop(next(iter(self._under_way))))
         response.model = response.model or facts.model[:LONGEST_MODEL]  # a stored prompt may have chosen it
         self._under_way[facts.response] = response
-        if response.is_stored and facts.response:
-            self._terms.remember(facts.response, self.account)
+        if self._terms.asks_first and facts.response:
+            self._terms.own.began(facts.response, self.account)
 
     def _next_asked(self, lane: str) -> _Response | None:
         waiting = self._asked.get(lane)

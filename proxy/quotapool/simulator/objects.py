@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import email.policy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from email.parser import BytesParser
 from typing import Any, Final
@@ -82,25 +82,30 @@ class AccountObjects:
 
     # ---- responses and chats
 
-    def refusal(self, parsed: ParsedRequest) -> ErrorReply | None:
-        """OpenAI's refusal if a request names an object that this account does not have."""
+    def refusal(self, parsed: ParsedRequest, made: Container[str] = ()) -> ErrorReply | None:
+        """OpenAI's refusal if a request names an object that this account does not have.
+
+        `made`: ids of responses and items that this WebSocket session has made, stored or not.
+        """
         body = parsed.body
         previous = body.get("previous_response_id")
-        if previous is not None and previous not in self.of("responses"):
+        if previous is not None and previous not in made and previous not in self.of("responses"):
             message = f"Previous response with id '{previous}' not found."
             return ErrorReply(400, message, code="previous_response_not_found", param="previous_response_id")
         conversation = _id_in(body.get("conversation"))
         if conversation and conversation not in self.of("conversations"):
             return _missing("conversations", conversation)
-        for name, value in _ids_in(body):
+        for name, value in [*_ids_in(body), *_items_by_id(body.get("input"))]:
             if name in {"file_id", "file_ids"} and value not in self.of("files"):
                 return _no_file(value, name, self.project)
             if name == "vector_store_ids" and value not in self.of("vector_stores"):
                 return _missing("vector_stores", value)
             if name == "container" and value not in self.of("containers"):
                 return _missing("containers", value)
-            if name == "item_reference" and not any(
-                value in r.get("_items", ()) for r in self.of("responses").values()
+            if (
+                name == "item_reference"
+                and value not in made
+                and not any(value in r.get("_items", ()) for r in self.of("responses").values())
             ):
                 return ErrorReply(404, f"Item with id '{value}' not found.", param="input")
             if name == "encrypted_content" and value.partition(".")[0] != f"gAAA{self.account}":
@@ -369,6 +374,14 @@ def _id_in(value: Any) -> str:
     """An id given as it is, or as {"id": ...}."""
     found = value.get("id") if isinstance(value, dict) else value
     return found if isinstance(found, str) else ""
+
+
+def _items_by_id(items: Any) -> list[tuple[str, str]]:
+    """The items of an input that consist of an id, with or without a type: they stand for stored ones."""
+    own = {"id", "type", "role", "status", "summary"}
+    listed = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    bare = [item for item in listed if {name for name, member in item.items() if member} <= own]
+    return [("item_reference", item["id"]) for item in bare if isinstance(item.get("id"), str)]
 
 
 def _ids_in(value: Any) -> list[tuple[str, str]]:

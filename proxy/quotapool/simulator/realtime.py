@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from aiohttp import WSMsgType, web
 
-from quotapool.simulator import errors, responses
+from quotapool.simulator import errors, objects, responses
 from quotapool.simulator.accounts import Key
 from quotapool.simulator.admission import Admission
 from quotapool.simulator.errors import ErrorReply
@@ -84,6 +84,7 @@ class Session:
     settings: dict[str, Any] = field(default_factory=dict)
     items: list[Any] = field(default_factory=list)
     audio: int = 0  # bytes in the input buffer
+    made: set[str] = field(default_factory=set)  # responses and items of this session, stored or not
 
     async def send(self, kind: str, **fields: Any) -> None:
         event = {"type": kind, "event_id": self.host.new_id("event_"), **fields}
@@ -224,14 +225,20 @@ class Session:
         lane = {"stream_id": event["stream_id"]} if "stream_id" in event else {}
         body = {name: value for name, value in event.items() if name not in {"type", "stream_id"}}
         config, prompts = self.host.config, self.key.account.config.prompts
+        owned = self.host.objects_of(self.key.account)
         parsed = parse_request(RESPONSES, msgspec.json.encode(body), config.default_output_tokens, prompts)
-        admitted = self.admit(parsed)
+        refused = owned.refusal(parsed, self.made) if isinstance(parsed, ParsedRequest) else None
+        admitted = refused or self.admit(parsed)
         if isinstance(admitted, ErrorReply):
             refusal = {"type": "error", "status": admitted.status, **admitted.document(), **lane}
             await self.socket.send_str(msgspec.json.encode(refusal).decode())
             return
         admission, parsed = admitted
         turn = self.host.compose(parsed)
+        answer = responses.finished(turn)
+        if objects.is_stored(parsed):
+            owned.store(turn, answer)
+        self.made |= {turn.id, *(item["id"] for item in answer["output"])}
         try:
             for number, (document, _) in enumerate(responses.success_events(turn, turn.answers[0])):
                 sent = {"type": document["type"], "sequence_number": number, **document, **lane}

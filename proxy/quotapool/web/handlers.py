@@ -111,6 +111,7 @@ class ClientHandler:
     @staticmethod
     async def _refuse(down: Downstream, record: RequestRecord, refusal: Refusal) -> None:
         record.status, record.code, record.source = refusal.status, refusal.error.code, "proxy"
+        record.about = refusal.about
         if down.started:
             record.cut = True
             down.cut()
