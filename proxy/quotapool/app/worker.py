@@ -39,7 +39,7 @@ from quotapool.upstream.interface import Timeouts
 from quotapool.upstream.origins import Origins
 from quotapool.web.cors import Cors
 from quotapool.web.handlers import ClientHandler
-from quotapool.web.server import Server
+from quotapool.web.server import Server, keep_alive
 
 _log = structlog.get_logger()
 _LOOK_S: Final = 0.5  # an idle worker looks at the pool's version this often
@@ -193,6 +193,8 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     worker = Worker(slot, first)
     await worker.start()
     server = Server(worker.handler.serve)
+    server.client_s = worker.settings.timeouts.client
+    keep_alive(listener)
     accepting = await asyncio.get_running_loop().create_server(server, sock=listener, backlog=4096, ssl=worker.tls)
     # What was built so far lives as long as the process: keep the collector from walking it again and again.
     gc.collect()
@@ -207,6 +209,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
         message = await channel.receive()
         if isinstance(message, Configure):
             await worker.reload(from_wire(message.settings.encode()))
+            server.client_s = worker.settings.timeouts.client
             with contextlib.suppress(ConnectionError):
                 await channel.send(Ready())
             continue
