@@ -72,7 +72,7 @@ class Redactor:
             return data
         try:
             return msgspec.json.encode(self.scrub(msgspec.json.decode(data)))
-        except (msgspec.DecodeError, UnicodeError):
+        except (ValueError, RecursionError):  # no JSON, or nested too deeply
             return cleaned.encode("utf-8", "surrogateescape")
 
     def scrub(self, value: Any) -> Any:

@@ -19,6 +19,7 @@ BROKEN: Final = (ValueError, RecursionError)
 """What decoding raises: malformed JSON, bad UTF-8, a type other than the expected one; or too deep nesting."""
 
 _BACKSLASH: Final = ord("\\")
+_DEEP: Final = 500  # levels that are certainly read
 _BLANKS: Final = b" \t\r\n"
 _CANDIDATES: Final = 8  # proofs are linear in the tail: a hostile body must not make them quadratic
 _KEY_AND_COLON: Final = re.compile(rb'"[^"]*"\s*:\s*')
@@ -53,6 +54,19 @@ def object_in(text: bytes | bytearray) -> dict[str, Any] | None:
     except BROKEN:
         return None
     return document if type(document) is dict else None
+
+
+def is_too_deep(text: bytes) -> bool:
+    """Whether these bytes are nested deeper than JSON can be read, here or by a client."""
+    if text.count(b"[") + text.count(b"{") < _DEEP:
+        return False
+    try:
+        _any.decode(text)
+    except RecursionError:
+        return True
+    except ValueError:
+        pass
+    return False
 
 
 def count_of(value: object) -> int:

@@ -27,6 +27,7 @@ from quotapool.openai import ratelimits, replies
 from quotapool.openai.classify import NO_PROMPT, classify
 from quotapool.openai.encoding import decoded
 from quotapool.openai.headers import Header
+from quotapool.openai.jsontext import is_too_deep
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.safety import is_policy_refusal
 from quotapool.pool.configuration import Snapshot
@@ -216,6 +217,8 @@ class Attempt(ABC):
         gets them as they came, unless there was something to clean in them.
         """
         plain = decoded(body, answer.headers.get("Content-Encoding", ""), MOST_ERROR_BODY)
+        if is_too_deep(plain):
+            raise UpstreamFailure("protocol", "upstream's error is nested too deeply to be read", sent=True)
         text = self.parts.clean(plain)
         self.outcome.verdict = classify(answer.status, answer.headers, text)
         if plain is body or text != plain:

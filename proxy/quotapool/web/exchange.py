@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -103,7 +102,7 @@ class Exchange:
         self.length = None if length is None else int(length)
         self._connection = connection
         self._modern = modern
-        self._pieces: deque[bytes] = deque()
+        self._pieces: list[bytes] = []
         self._buffered = 0
         self._waiter: asyncio.Future[None] | None = None
         self._patience_s = math.inf  # how much longer the body may pause
@@ -119,11 +118,13 @@ class Exchange:
         self._buffered += len(piece)
         if self._buffered > _MOST_BUFFERED:
             self._connection.pause_reading()
-        self._wake()
+        if self._waiter is not None:
+            self._wake(self._waiter)
 
     def feed_end(self, fault: ProxyError | None = None) -> None:
         self.complete, self.fault = fault is None, fault
-        self._wake()
+        if self._waiter is not None:
+            self._wake(self._waiter)
 
     def discard(self) -> None:
         """Nobody reads the rest of the body."""
@@ -131,15 +132,19 @@ class Exchange:
         self._buffered = 0
         self._connection.resume_reading()
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    @staticmethod
+    def _wake(waiter: asyncio.Future[None]) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
 
     # ---- the request's body
 
     async def read(self, most: int) -> bytes:
         if self.length is not None and self.length > most:
             raise Refusal(replies.BODY_TOO_LARGE, f"The body has {self.length} bytes; this proxy reads at most {most}.")
+        if self.complete and self._buffered <= most:  # as most bodies come: nothing to wait for
+            self._expects = False
+            return self._take() if self._pieces else b""
         pieces: list[bytes] = []
         size = 0
         while piece := await self._piece():
@@ -166,15 +171,15 @@ class Exchange:
             if self.complete:
                 return b""
             await self._more()
-        if len(self._pieces) == 1:
-            piece = self._pieces.popleft()
-        else:
-            piece = b"".join(self._pieces)
-            self._pieces.clear()
+        return self._take()
+
+    def _take(self) -> bytes:
+        """What has come in since the last call."""
+        pieces, self._pieces = self._pieces, []
         if self._buffered > _MOST_BUFFERED:
             self._connection.resume_reading()
         self._buffered = 0
-        return piece
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _more(self) -> None:
         """Wait for more of the body. What has come in time buys time for what is to come."""

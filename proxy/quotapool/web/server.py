@@ -46,8 +46,10 @@ _PIECES: Final = 256  # parts of messages in what came at once that are parsed b
 _KEEP_ALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 _BLANK_LINE: Final = b"\r\n\r\n"
 _LINE_ENDS: Final = b"\r\n"
+_BLANK: Final = 0x20
 # RFC 9112 §3, and the beginnings of such lines: a client of another protocol is refused at its first bytes.
-_VERSION: Final = re.compile(rb" HTTP/\d\.\d$")
+_VERSIONS: Final = frozenset({b"HTTP/1.1", b"HTTP/1.0"})
+_VERSION: Final = re.compile(rb"HTTP/\d\.\d")
 _PART_OF_A_LINE: Final = re.compile(rb"[!-~]+(?: [!-~\x80-\xff]*(?: [!-~]*\r?)?)?")
 
 
@@ -93,7 +95,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reading = _BETWEEN
         self._line = b""  # the request line, as far as it has come
-        self._modern: bool | None = None  # its version is 1.1, not 1.0; None: it is not whole
+        self._parts: list[bytes] = []  # of the request line: method, target, version; empty until it is whole
         self._tail = b""  # the end of what was parsed, in which the blank line that ends a part may have begun
         self._overhead = 0  # bytes of the head so far, or of the framing since the last piece of a body
         self._due: int | None = None  # bytes of the body that are still to come; None: it comes in chunks
@@ -155,19 +157,19 @@ class ClientConnection(asyncio.Protocol):
         try:
             while at < end:
                 reading = self._reading
-                if reading is _BODY or reading is _UNWANTED:
-                    at = self._read_body(data, at)
-                elif reading is _BETWEEN or reading is _HEAD:
+                if reading is _BETWEEN or reading is _HEAD:
                     if self._current is not None:
                         self._hold(data, at)
                         return
                     at = self._read_head(data, at)
+                elif reading is _BODY or reading is _UNWANTED:
+                    at = self._read_body(data, at)
                 else:
                     if self._switched is not None:
                         self._switched.feed_data(data[at:])
                     return
                 pieces += 1
-                if pieces == _PIECES and at < end:
+                if pieces >= _PIECES and at < end:
                     self._hold(data, at)
                     self._server.loop.call_soon(self._read_held)
                     return
@@ -188,20 +190,24 @@ class ClientConnection(asyncio.Protocol):
     def _read_head(self, data: bytes, at: int) -> int:
         """Parse a head, or what has come of it. Returns where the rest of `data` begins."""
         if self._reading is _BETWEEN:
-            while data[at] in _LINE_ENDS:  # RFC 9112 §2.2
+            while data[at] < _BLANK and data[at] in _LINE_ENDS:  # RFC 9112 §2.2
                 at += 1
                 if at == len(data):
                     return at
             self._reading = _HEAD
             self._line = self._tail = b""
-            self._modern = None
+            self._parts = []
             self._overhead = 0
             self._fields.clear()
-        stop = self._blank_line(data, at)
-        piece = data if stop - at == len(data) else data[at:stop]
-        self._overhead += len(piece)
-        if self._modern is None:
-            piece = self._line + piece
+            found = data.find(_BLANK_LINE, at)
+            stop = found + 4 if found >= 0 else self._blank_line(data, at)
+        else:
+            stop = self._blank_line(data, at)
+        piece = data[at:stop]
+        self._overhead += stop - at
+        if not self._parts:
+            if self._line:
+                piece = self._line + piece
             eol = piece.find(_LINE_ENDS)
             if eol < 0:
                 self._line = piece
@@ -209,19 +215,19 @@ class ClientConnection(asyncio.Protocol):
                     self._refuse_rest()
                 self.deadline = min(self.deadline, self.now() + _HEAD_S)
                 return stop
-            line = self._line = piece[:eol]
-            self._modern = line.endswith(b" HTTP/1.1")
-            if not self._modern and not line.endswith(b" HTTP/1.0"):
-                other = _VERSION.search(line) is not None
+            parts = self._parts = piece[:eol].split(b" ")
+            if len(parts) != 3 or parts[2] not in _VERSIONS:
+                other = len(parts) == 3 and _VERSION.fullmatch(parts[2]) is not None
                 self._refuse_rest(replies.HTTP_VERSION_NOT_SUPPORTED if other else replies.INVALID_HTTP)
-                return stop
-            if line.count(b" ") != 2:
-                self._refuse_rest()
                 return stop
         try:
             self._parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
             self._switch()
+        if self._reading is _BODY and self._due == len(data) - stop:  # as most requests come
+            self._due = 0
+            self._parser.feed_data(data[stop:])
+            return len(data)
         if self._reading is _HEAD:
             self.deadline = min(self.deadline, self.now() + _HEAD_S)
             if self._overhead > _LONGEST_PART:
@@ -291,8 +297,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _exchange(self, *, keep_alive: bool) -> Exchange:
         """The request whose head has just come. Raises ValueError if it could be read in two ways."""
-        method, target, _ = self._line.split(b" ")
-        modern = self._modern is True
+        method, target, version = self._parts
+        modern = version == b"HTTP/1.1"
         exchange = Exchange(
             self,
             method.decode("ascii"),
@@ -301,8 +307,8 @@ class ClientConnection(asyncio.Protocol):
             modern=modern,
             keep_alive=keep_alive,
         )
-        hosts = len(exchange.headers.getall("Host", ()))
-        if hosts != 1 and (modern or hosts > 1):
+        hosts = exchange.headers.getall("Host", ())
+        if len(hosts) != 1 and (modern or hosts):
             raise ValueError("not one Host (RFC 9112 §3.2)")
         if not modern and "Transfer-Encoding" in exchange.headers:
             raise ValueError("chunks of a client that knows of none (RFC 9112 §6.1)")
@@ -312,13 +318,13 @@ class ClientConnection(asyncio.Protocol):
         """A head has come that asks for another protocol."""
         transport = self._transport
         asked = b",".join(value for name, value in self._fields if name.lower() == b"upgrade").lower()
-        tunnel = self._line.startswith(b"CONNECT ")
+        tunnel = self._parts[0] == b"CONNECT"
         if not tunnel and b"websocket" not in asked:
             # It is answered in HTTP/1.1. The parser takes it to have no body, so it is read again without the header.
             fields = [b"%b: %b" % (name, value) for name, value in self._fields if name.lower() != b"upgrade"]
             self._fields.clear()
             self._parser = httptools.HttpRequestParser(self)
-            self._parser.feed_data(b"\r\n".join([self._line, *fields, b"", b""]))
+            self._parser.feed_data(b"\r\n".join([b" ".join(self._parts), *fields, b"", b""]))
             return
         try:
             exchange = self._exchange(keep_alive=False)
