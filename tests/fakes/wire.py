@@ -144,6 +144,7 @@ class Ends:
 class Wire:
     def __init__(self, house: House, upstream: RawUpstream, port: int, handler: ClientHandler, ends: Ends) -> None:
         self.house, self.upstream, self.port, self.handler, self.ends = house, upstream, port, handler, ends
+        self.server: Server
         self._clients: list[RawClient] = []
 
     async def connect(self, receive_buffer: int = 0) -> RawClient:
@@ -205,6 +206,7 @@ async def open_wire(
         loop = asyncio.get_running_loop()
         serving = await loop.create_server(ours if server == "ours" else aiohttps, "127.0.0.1", 0)
         wire = Wire(house, raw, serving.sockets[0].getsockname()[1], handler, ends)
+        wire.server = ours
         try:
             yield wire
         finally:

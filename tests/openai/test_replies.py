@@ -27,6 +27,8 @@ PROMISED = {
     "invalid_json": (400, "invalid_request_error", False),
     "invalid_model": (400, "invalid_request_error", False),
     "invalid_http": (400, "invalid_request_error", False),
+    "http_version_not_supported": (505, "invalid_request_error", False),
+    "body_timeout": (408, "invalid_request_error", True),
     "body_too_large": (413, "invalid_request_error", False),
     "request_too_large_for_pool": (429, "tokens", False),
     "rate_limit_exceeded": (429, "requests", True),

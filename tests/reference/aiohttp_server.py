@@ -21,6 +21,7 @@ from multidict import CIMultiDict
 from quotapool.openai import replies
 from quotapool.openai.headers import Header
 from quotapool.openai.refusal import Refusal
+from quotapool.openai.replies import ProxyError
 from quotapool.web.handlers import ClientHandler
 
 _log = structlog.get_logger()
@@ -63,7 +64,8 @@ class AiohttpDownstream:
         self.started_at: float | None = None
         self.keep_alive = request.keep_alive
         self.was_cut = False
-        self.malformed = False  # the body's chunked encoding is broken
+        self.address = request.remote or ""
+        self.fault: ProxyError | None = None  # the body's chunked encoding is broken
         self._expects = self.headers.get("Expect", "").lower() == "100-continue"
 
     async def read(self, most: int) -> bytes:
@@ -91,7 +93,7 @@ class AiohttpDownstream:
         try:
             return await content.readany()
         except HttpProcessingError as broken:
-            self.malformed = True
+            self.fault = replies.INVALID_HTTP
             self.keep_alive = False
             raise Refusal(replies.INVALID_HTTP) from broken
 

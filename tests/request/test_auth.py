@@ -102,3 +102,26 @@ def test_allowing_anyone_still_keeps_foreign_pages_out():
     assert made.enter(CIMultiDict({"Host": "proxy.example"})) == ""
     with pytest.raises(Refusal):
         made.enter(CIMultiDict({"Host": "proxy.example", "Origin": "https://evil.example"}))
+
+
+@pytest.mark.parametrize(
+    ("site", "enters"),
+    [("cross-site", False), ("same-site", False), ("something new", False), ("none", True), ("same-origin", True)],
+)
+def test_without_keys_nothing_enters_that_a_strangers_page_makes_a_browser_fetch_without_an_origin(site, enters):
+    """`<img src=http://127.0.0.1:8080/v1/...>`, a link, a script: Fetch Metadata §2.2."""
+    headers = CIMultiDict({"Host": "127.0.0.1:8080", "Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"})
+    for anonymous in (False, True):
+        made = gate(allow_anonymous=anonymous)
+        if enters:
+            made.enter(headers)
+        else:
+            with pytest.raises(Refusal) as refused:
+                made.enter(headers)
+            assert (refused.value.status, refused.value.error.code) == (403, "origin_not_allowed")
+
+
+def test_a_page_of_an_allowed_origin_enters_from_its_own_site_and_a_key_from_anywhere():
+    page = {"Host": "127.0.0.1", "Origin": "https://page.example", "Sec-Fetch-Site": "cross-site"}
+    gate(origins=["https://page.example"]).enter(CIMultiDict(page))
+    assert closed().enter(CIMultiDict({"Sec-Fetch-Site": "cross-site", "Authorization": f"Bearer {KEY}"})) == "alice"

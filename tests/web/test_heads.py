@@ -10,22 +10,28 @@ from quotapool.web.server import Server
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\nX-Empty:\r\nx-space: \t a  b \t \r\nX-Twice: 1\r\nx-twice: 2\r\n\r\n"
 GOT = [("Host", "h"), ("X-Empty", ""), ("x-space", "a  b"), ("X-Twice", "1"), ("x-twice", "2")]
-ODD = b"\r\nPOST /b HTTP/1.1\r\nX-Odd: caf\xc3\xa9\xff:\r\nContent-Length: 3\r\n\r\nX:1"
+ODD = b"\r\nPOST /b HTTP/1.1\r\nHost: h\r\nX-Odd: caf\xc3\xa9\xff:\r\nContent-Length: 3\r\n\r\nX:1"
 CHUNKS = (
-    b"POST /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"POST /c HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"4;x=y\r\n\r\n\r\n\r\n2\r\nA:\r\n0\r\nX-Trailer: 1\r\nX-Last: 2\r\n\r\n"
 )
 MESSAGES = {  # (bytes, then for each request in them: fields and body)
     "plain": (GET, [(GOT, b"")]),
-    "odd bytes after an empty line": (ODD, [([("X-Odd", "caf\u00e9\udcff:"), ("Content-Length", "3")], b"X:1")]),
-    "chunks and trailers": (CHUNKS, [([("Transfer-Encoding", "chunked")], b"\r\n\r\nA:")]),
-    "no fields at all": (b"GET / HTTP/1.1\r\n\r\n" + GET, [([], b""), (GOT, b"")]),
+    "odd bytes after an empty line": (
+        ODD,
+        [([("Host", "h"), ("X-Odd", "caf\u00e9\udcff:"), ("Content-Length", "3")], b"X:1")],
+    ),
+    "chunks and trailers": (CHUNKS, [([("Host", "h"), ("Transfer-Encoding", "chunked")], b"\r\n\r\nA:")]),
+    "no field but the one that has to be": (
+        b"GET / HTTP/1.1\r\nHost:\r\n\r\n" + GET,
+        [([("Host", "")], b""), (GOT, b"")],
+    ),
     "one behind the other": (
         CHUNKS + GET + ODD + GET,
         [
-            ([("Transfer-Encoding", "chunked")], b"\r\n\r\nA:"),
+            ([("Host", "h"), ("Transfer-Encoding", "chunked")], b"\r\n\r\nA:"),
             (GOT, b""),
-            ([("X-Odd", "caf\u00e9\udcff:"), ("Content-Length", "3")], b"X:1"),
+            ([("Host", "h"), ("X-Odd", "caf\u00e9\udcff:"), ("Content-Length", "3")], b"X:1"),
             (GOT, b""),
         ],
     ),
@@ -121,7 +127,9 @@ async def test_a_long_head_leaves_room_for_the_framing_after_it(requests):
     """Given 200 KB of fields and a body that waits for its turn, I expect that it is taken when it comes."""
     fields = b"".join(b"X-%d: %b\r\n" % (n, b"x" * 50_000) for n in range(4))
     wire = await requests.receive(
-        b"POST / HTTP/1.1\r\n" + fields + b"Transfer-Encoding: chunked\r\n\r\n", b"3", b"\r\nabc\r\n0\r\n\r\n"
+        b"POST / HTTP/1.1\r\nHost: h\r\n" + fields + b"Transfer-Encoding: chunked\r\n\r\n",
+        b"3",
+        b"\r\nabc\r\n0\r\n\r\n",
     )
     assert [body for _, body in requests.seen] == [b"abc"]
     assert wire.sent.startswith(b"HTTP/1.1 200 ")

@@ -340,3 +340,55 @@ async def test_after_an_answer_that_came_before_the_end_of_the_body_nothing_more
     assert await client.to_the_end() == b""
     assert wire.upstream.requests == []
     assert len(wire.ends.trips) == 1
+
+
+# ---- what is not HTTP/1.0 or 1.1, and what may be said only once
+
+HOST = b"Host: localhost\r\n\r\n"
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+NOT_HTTP_1 = {
+    "HTTP/2.0": (b"GET /v1/models HTTP/2.0\r\n" + HOST, 505),
+    "HTTP/2 without asking": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+    "HTTP/0.9": (b"GET /v1/models HTTP/0.9\r\n" + HOST, 505),
+    "HTTP/1.2": (b"GET /v1/models HTTP/1.2\r\n" + HOST, 505),
+    "HTTP/3.0": (b"GET /v1/models HTTP/3.0\r\n" + HOST, 505),
+    "RTSP/1.0": (b"GET /v1/models RTSP/1.0\r\n" + HOST, 400),
+    "RTSP/1.1": (b"OPTIONS /v1/models RTSP/1.1\r\n" + HOST, 400),
+    "ICE/1.0": (b"SOURCE /v1/models ICE/1.0\r\n" + HOST, 400),
+    "no version": (b"GET /v1/models\r\n" + HOST, 400),
+    "lower case": (b"GET /v1/models http/1.1\r\n" + HOST, 400),
+    "two spaces": (b"GET  /v1/models HTTP/1.1\r\n" + HOST, 400),
+    "a space in the target": (b"GET /v1/mod els HTTP/1.1\r\n" + HOST, 400),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+    "SSH": (b"SSH-2.0-OpenSSH_9.6\r\n", 400),
+    "two hosts": (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nhost: localhost\r\n\r\n", 400),
+    "two hosts of an old client": (b"GET /v1/models HTTP/1.0\r\nHost: localhost\r\nHost: evil\r\n\r\n", 400),
+    "no host": (b"GET /v1/models HTTP/1.1\r\n\r\n", 400),
+    "chunks of an old client": (
+        b"POST /v1/chat/completions HTTP/1.0\r\nConnection: keep-alive\r\nHost: localhost\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n23\r\n" + CHAT + b"\r\n0\r\n\r\n",
+        400,
+    ),
+    "two hosts of a session": (
+        b"GET /v1/realtime HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n" + UPGRADE,
+        400,
+    ),
+}
+
+
+@pytest.mark.parametrize("wire", ["ours"], indirect=True)  # aiohttp's server takes some of them
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+@pytest.mark.parametrize("case", NOT_HTTP_1)
+async def test_what_is_not_http_1_is_refused_at_once_and_ends_the_connection(wire, case, step):
+    """Whole and in pieces; and what comes behind it is nobody's request."""
+    data, status = NOT_HTTP_1[case]
+    client = await wire.connect()
+    for at in range(0, len(data), step):
+        client.writer.write(data[at : at + step])
+        await asyncio.sleep(0)
+    if status == 505 or not data.startswith(b"\x16"):
+        client.writer.write(SMUGGLED)
+    answer = await client.to_the_end()
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert answer.count(b"\r\n\r\n") == 1
+    assert wire.upstream.requests == []

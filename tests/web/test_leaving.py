@@ -137,6 +137,33 @@ async def test_an_upstream_that_promises_more_than_it_sends_is_a_cut_too(wire):
     assert len(got.partition(b"\r\n\r\n")[2]) < 10
 
 
+UNFIT = {
+    "NUL in the reason": b"HTTP/1.1 200 O\x00K\r\nContent-Length: 2\r\n\r\n{}",
+    "DEL in the reason": b"HTTP/1.1 200 O\x7fK\r\nContent-Length: 2\r\n\r\n{}",
+    "a bell in an error's reason": b"HTTP/1.1 429 Too\x07 Many\r\nContent-Length: 2\r\n\r\n{}",
+    "an error nested 3,000 deep": b"HTTP/1.1 400 Bad\r\nContent-Length: 6000\r\n\r\n" + b"[" * 3000 + b"]" * 3000,
+    "one that never closes": b"HTTP/1.1 500 Bad\r\nContent-Length: 100000\r\n\r\n" + b'{"error":' * 11_111 + b" ",
+    "one that repeats the key": b"HTTP/1.1 400 Bad\r\nContent-Length: 6010\r\n\r\n"
+    + b"[" * 2983
+    + b'"sk-test-a1-'
+    + b"x" * 32
+    + b'"'
+    + b"]" * 2982,
+}
+
+
+@pytest.mark.parametrize("wire", ["ours"], indirect=True)
+@pytest.mark.parametrize("case", UNFIT)
+async def test_an_answer_that_cannot_be_passed_on_is_a_502_without_a_traceback(wire, caplog, case):
+    wire.upstream.answer = UNFIT[case]
+    head, body = await wire.ask(post(CHAT.replace(b', "stream": true', b"")))
+    assert head.startswith(b"HTTP/1.1 502 ")
+    assert b'"code":"upstream_protocol_error"' in body
+    assert not [record for record in caplog.records if record.exc_info]
+    await wire.house.quiet()
+    assert wire.house.is_idle()
+
+
 # ---- the upstream client alone
 
 

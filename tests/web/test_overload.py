@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 
 import pytest
+from quotapool.web.places import Places, network_of
 
 from tests.fakes.sessions import Refused, open_sessions
-from tests.fakes.wire import OK, Incoming, parse_head, post
+from tests.fakes.wire import OK, Incoming, open_wire, parse_head, post
 
 CHAT = b'{"model": "gpt-4o", "messages": []}'
 
@@ -84,3 +86,72 @@ async def test_sessions_count_too(valkey_url):
         with pytest.raises(Refused) as refused:
             await hall.pair()
     assert refused.value.status == 503
+
+
+# ---- a share of the places for each client
+
+KEYS = {"ann": "qp-ann-0123456789abcdef", "bob": "qp-bob-0123456789abcdef", "eve": "qp-eve-0123456789abcdef"}
+
+
+async def test_a_client_that_takes_all_it_can_get_leaves_places_for_the_next_ones(valkey_url):
+    """Of 16 places a client alone holds 12. The next one gets some of the other 4 and leaves one for the third."""
+    clients = [{"id": name, "key": key} for name, key in KEYS.items()]
+    async with open_wire(valkey_url, clients=clients) as wire:
+        wire.handler.max_concurrent = 16
+        refused = {}
+        for name, key in KEYS.items():
+            refused[name] = await hold_all(wire, f"Authorization: Bearer {key}", 20)
+        assert refused["ann"] == 20 - 12
+        assert refused["bob"] == 20 - 3  # his third while 2 are free, and no fourth for 1: 3 >= 3 x 1
+        assert refused["eve"] == 20 - 1
+        assert wire.handler.open == 16
+
+
+async def hold_all(wire, field: str, count: int) -> int:
+    """How many requests of these were refused; the bodies of the others never come."""
+    refused = 0
+    for _ in range(count):
+        client = await wire.connect()
+        before = wire.handler.open
+        await client.send(post(b"x", field)[:-1])
+        async with asyncio.timeout(5):
+            while wire.handler.open == before and not client.reader._buffer:
+                await asyncio.sleep(0.001)
+        refused += bool(client.reader._buffer)
+    return refused
+
+
+def test_places_are_counted_again_as_they_come_and_go():
+    """Against the definition: a place is given to who holds less than three times what is free."""
+    rng = random.Random(13)
+    for _ in range(50):
+        most, held = rng.randint(1, 40), {name: [] for name in "abcd"}
+        places = Places(lambda down: down[0])
+        places.limit(most)
+        for n in range(400):
+            name = rng.choice("aaaabbcd")
+            if rng.random() < 0.6:
+                free = most - sum(map(len, held.values()))
+                given = places.take((name, n))
+                assert given == (len(held[name]) < 3 * free)
+                if given:
+                    held[name].append((name, n))
+            elif held[name]:
+                places.give_back(held[name].pop(rng.randrange(len(held[name]))))
+            assert len(places) == sum(map(len, held.values()))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (("10.0.0.1", 1), ("10.0.0.1", 2), True),
+        (("10.0.0.1", 1), ("10.0.0.2", 1), False),
+        (("::ffff:10.0.0.1", 1, 0, 0), ("10.0.0.1", 1), True),
+        (("2001:db8::1", 1, 0, 0), ("2001:db8::2:0:0:1", 1, 0, 0), True),
+        (("2001:db8::1", 1, 0, 0), ("2001:db8:0:1::1", 1, 0, 0), False),
+        (("fe80::1%eth0", 1, 0, 2), ("fe80::1", 1, 0, 0), True),
+        ("", None, True),
+    ],
+)
+def test_callers_without_a_key_are_told_apart_by_their_network(one, other, same):
+    assert (network_of(one) == network_of(other)) is same

@@ -15,6 +15,9 @@ from tests.fakes.wire import kernel_buffers
 CODES = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4000, 4999]
 
 
+NESTED = b"HTTP/1.1 400 Bad\r\nContent-Length: 6010\r\n\r\n" + b'{"error":' + b"[" * 3000 + b"]" * 3000 + b"}"
+
+
 @pytest.fixture
 async def hall(valkey_url) -> AsyncIterator[Hall]:
     async with open_sessions(valkey_url, {"a": 1}) as opened:
@@ -306,3 +309,36 @@ async def test_any_future_path_can_be_a_websocket(hall):
     client, upstream = await hall.pair("/v1/live/sessions/sess_1/attach")
     await upstream.send(TEXT, b"hello")
     assert await client.receive() == (TEXT, b"hello")
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [b"\xf1\x00", b"\x81\x85abcdhello", b"\x82\x7f" + b"\xff" * 8, b"\x81\x01x\x80\x00"],
+    ids=["reserved bits", "masked", "too long", "the second one"],
+)
+async def test_broken_frames_that_come_with_the_101_are_a_502_and_no_session(hall, caplog, behind):
+    hall.upstream.behind = behind
+    with pytest.raises(Refused) as refused:
+        await hall.pair()
+    assert refused.value.status == 502
+    assert json.loads(refused.value.body)["error"]["code"] == "upstream_protocol_error"
+    assert not [record for record in caplog.records if record.exc_info]
+    await hall.over()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 403 For\x00bidden\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000,
+        b"HTTP/1.1 403 Forbidden\r\nX: " + b"x" * 300_000 + b"\r\nContent-Length: 2\r\n\r\n{}",
+        NESTED,
+    ],
+    ids=["NUL", "interim answers without end", "a long header", "nested"],
+)
+async def test_a_refusal_that_cannot_be_passed_on_is_a_502(hall, caplog, answer):
+    hall.upstream.refusals = [answer] * 10
+    with pytest.raises(Refused) as refused:
+        await hall.pair()
+    assert refused.value.status == 502
+    assert not [record for record in caplog.records if record.exc_info]

@@ -40,7 +40,7 @@ from quotapool.upstream.interface import Timeouts
 from quotapool.upstream.origins import Origins
 from quotapool.web.cors import Cors
 from quotapool.web.handlers import ClientHandler
-from quotapool.web.server import Server
+from quotapool.web.server import Server, keep_alive
 
 _log = structlog.get_logger()
 _LOOK_S: Final = 0.5  # an idle worker looks at the pool's version this often
@@ -199,6 +199,8 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     worker = Worker(slot, first)
     await worker.start()
     server = Server(worker.handler.serve)
+    server.client_s = worker.settings.timeouts.client
+    keep_alive(listener)
     accepting = await asyncio.get_running_loop().create_server(server, sock=listener, backlog=4096, ssl=worker.tls)
     keep_what_is_built()
     looking = asyncio.create_task(worker.look())
@@ -210,6 +212,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
         message = await channel.receive()
         if isinstance(message, Configure):
             await worker.reload(message.settings.encode())
+            server.client_s = worker.settings.timeouts.client
             with contextlib.suppress(ConnectionError):
                 await channel.send(Ready())
             continue

@@ -73,7 +73,7 @@ class Redactor:
             document = msgspec.json.decode(data)
             scrubbed = self.scrub(document)
             return data if cleaned == text and scrubbed == document else msgspec.json.encode(scrubbed)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError):  # no JSON, or nested too deeply
             return data if cleaned == text else cleaned.encode("utf-8", "surrogateescape")
 
     def scrub(self, value: Any) -> Any:

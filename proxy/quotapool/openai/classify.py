@@ -395,7 +395,7 @@ def _until(moment: str, date: str) -> float:
     """Seconds from the answer's own `Date` to an HTTP date (RFC 9110 §10.2.3); -1: one of them is no date."""
     try:
         return (parsedate_to_datetime(moment) - parsedate_to_datetime(date)).total_seconds()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return -1.0
 
 

@@ -119,6 +119,12 @@ def headers_for_client(headers: MultiMapping[str], items: Iterable[Header], *, s
     return _end_to_end(headers, sent)
 
 
+def is_one_line(text: str) -> bool:
+    """Whether a reason phrase may be sent on: its rules are those of a header's value."""
+    line = text.encode("utf-8", "surrogateescape")
+    return line.translate(None, _CONTROL) == line
+
+
 def encode_headers(headers: Sequence[Header]) -> bytes:
     """`headers` as the lines of a message head. Raises ValueError if one of them would not be exactly one line."""
     lines = "\r\n".join([*map(": ".join, headers), ""]).encode("utf-8", "surrogateescape")

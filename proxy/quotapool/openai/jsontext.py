@@ -19,6 +19,7 @@ BROKEN: Final = (ValueError, RecursionError)
 """What decoding raises: malformed JSON, bad UTF-8, a type other than the expected one; or too deep nesting."""
 
 _BACKSLASH: Final = ord("\\")
+_DEEP: Final = 500  # levels that are certainly read
 _BLANKS: Final = b" \t\r\n"
 MOST_VALUES: Final = 320_000  # in one body; upstream takes 300,000 token ids in one request
 _SMALL: Final = 512 * 1024  # bytes in which no number of values is too many
@@ -73,6 +74,19 @@ def has_too_many_values(body: bytes | bytearray) -> bool:
             return False
         at = found.end()
     return True
+
+
+def is_too_deep(text: bytes) -> bool:
+    """Whether these bytes are nested deeper than JSON can be read, here or by a client."""
+    if text.count(b"[") + text.count(b"{") < _DEEP:
+        return False
+    try:
+        _any.decode(text)
+    except RecursionError:
+        return True
+    except ValueError:
+        pass
+    return False
 
 
 def count_of(value: object) -> int:

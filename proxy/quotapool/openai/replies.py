@@ -137,6 +137,16 @@ INVALID_FORM: Final = ProxyError(
     "The multipart form can be read in more than one way, so it is not known which model and objects it names.",
     "Use an OpenAI SDK or another HTTP client that writes forms as RFC 7578 shows them.",
 )  # fmt: skip
+HTTP_VERSION_NOT_SUPPORTED: Final = ProxyError(
+    "http_version_not_supported", 505, _CALLER, False,
+    "This proxy speaks HTTP/1.1 and HTTP/1.0.",
+    "Let your client or the proxy in between use HTTP/1.1.",
+)  # fmt: skip
+BODY_TIMEOUT: Final = ProxyError(
+    "body_timeout", 408, _CALLER, True,
+    "The rest of the request body did not come in time.",
+    "Retry on a better connection, or ask the proxy's operator to raise `timeouts.client`.",
+)  # fmt: skip
 INVALID_WEBSOCKET: Final = ProxyError(
     "invalid_websocket", 400, _CALLER, False,
     "This request asks for a WebSocket, but its headers are not those of a handshake (RFC 6455, version 13).",

@@ -29,6 +29,7 @@ from quotapool.openai import ratelimits, replies
 from quotapool.openai.classify import NO_PROMPT, classify
 from quotapool.openai.encoding import decoded_and_whole
 from quotapool.openai.headers import Header
+from quotapool.openai.jsontext import is_too_deep
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.safety import is_policy_refusal
 from quotapool.pool.admission import Admission
@@ -234,6 +235,8 @@ class Attempt(ABC):
         gets them as they came if all of it was read and nothing was to be cleaned; what cannot be read is replaced.
         """
         plain, is_whole = decoded_and_whole(body, answer.headers.get("Content-Encoding", ""), MOST_ERROR_BODY)
+        if is_too_deep(plain):
+            raise UpstreamFailure("protocol", "upstream's error is nested too deeply to be read", sent=True)
         text = self.parts.clean(self.echo.whole(plain))
         self.outcome.verdict = classify(answer.status, answer.headers, text)
         if (body and not plain) or self._is_wide(text):

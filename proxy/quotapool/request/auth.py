@@ -11,6 +11,7 @@ from quotapool.openai import replies
 from quotapool.openai.refusal import Refusal
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
+_OWN_SITE: Final = frozenset({"none", "same-origin"})  # typed into the browser, or from a page that we served
 _SUBPROTOCOL: Final = "openai-insecure-api-key."
 
 
@@ -65,27 +66,40 @@ class ClientAuth:
         token = token_of(headers)
         if not token:
             raise Refusal(replies.MISSING_PROXY_KEY)
-        client = self._seen.get(token)
+        client = self._holder_of(token)
         if client is None:
-            client = self._clients.get(digest(token))
-            if client is None:
-                raise Refusal(replies.OPENAI_KEY_SENT if token.startswith("sk-") else replies.INVALID_PROXY_KEY)
-            if len(self._seen) > 10_000:
-                self._seen.clear()
-            self._seen[token] = client
+            raise Refusal(replies.OPENAI_KEY_SENT if token.startswith("sk-") else replies.INVALID_PROXY_KEY)
         if client in self._suspended:
             raise Refusal(replies.CLIENT_SUSPENDED)
         return client
 
+    def client_of(self, headers: Mapping[str, str]) -> str:
+        """The client whose key these headers carry; "" if they carry no valid one."""
+        return self._holder_of(token_of(headers)) or ""
+
+    def _holder_of(self, token: str) -> str | None:
+        client = self._seen.get(token)
+        if client is None:
+            client = self._clients.get(digest(token))
+            if client is not None:
+                if len(self._seen) > 10_000:
+                    self._seen.clear()
+                self._seen[token] = client
+        return client
+
     def _check_page(self, headers: Mapping[str, str]) -> None:
         """Without keys, a page in the operator's browser must not be able to spend the pool's money: neither by a
-        rebound DNS name (Host) nor by a cross-origin request (Origin)."""
+        rebound DNS name (Host), nor by a cross-origin request (Origin), nor by an image, a link or a form that the
+        browser fetches without naming the page (Sec-Fetch-Site; Fetch Metadata §2.2)."""
         host = headers.get("Host", "").lower()
         name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
         if name not in self._hosts and not self._any_host:
             raise Refusal(replies.HOST_NOT_ALLOWED)
         origin = headers.get("Origin")
-        if origin is not None and origin not in self._origins:
+        if origin is None:
+            if headers.get("Sec-Fetch-Site", "none") not in _OWN_SITE:
+                raise Refusal(replies.ORIGIN_NOT_ALLOWED)
+        elif origin not in self._origins:
             raise Refusal(replies.ORIGIN_NOT_ALLOWED)
 
 

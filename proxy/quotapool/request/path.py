@@ -7,7 +7,7 @@ Each step names the statuses it may answer with. `docs/request-life.md` tells th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 
 from quotapool.domain.request_record import RequestRecord
 from quotapool.ledger.grants import Granted
@@ -47,6 +47,10 @@ class RequestPath:
         self._objects = objects
         self._failover = failover
         self._parts = parts
+
+    def client_of(self, headers: Mapping[str, str]) -> str:
+        """The client whose key these headers carry; "" if they carry no valid one."""
+        return self._auth.client_of(headers)
 
     async def serve(self, down: Downstream, record: RequestRecord) -> None:
         """Answer one request. Raises Refusal for what the proxy answers itself."""

@@ -35,6 +35,7 @@ _PING_AFTER_S: Final = 60.0  # of silence
 _LOST_AFTER_S: Final = 300.0  # a slow reader finds our ping late
 _LONGEST_REASON: Final = 123  # bytes
 _MOST_KEPT: Final = 2**20  # bytes of messages behind one that waits for a budget; then the client has to wait, too
+_EMPTY: Final = 256  # bytes that a message counts in addition to its payload
 
 Side = Literal["client", "upstream", "proxy"]
 
@@ -209,7 +210,7 @@ class SessionRelay:
         if self._passing is None and not self._watch.wants(message.payload):
             return False
         self._kept.append(message)
-        self._kept_bytes += len(message.payload)
+        self._kept_bytes += len(message.payload) + _EMPTY
         if self._passing is None:
             self._passing = asyncio.create_task(self._serve_kept())
         if self._kept_bytes > _MOST_KEPT:
@@ -229,7 +230,8 @@ class SessionRelay:
     async def _pass_on(self) -> None:
         while self._kept:
             opcode, payload = self._kept.popleft()
-            self._kept_bytes -= len(payload)
+            self._kept_bytes -= len(payload) + _EMPTY
+            await asyncio.sleep(0)  # what follows may not wait, and there may be thousands
             refusal = None
             if self._watch.wants(payload):
                 refusal = await self._watch.admit(payload)

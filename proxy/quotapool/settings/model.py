@@ -140,12 +140,14 @@ class Client(Section):
 
 
 class Timeouts(Section):
-    """How long to wait for upstream, in seconds. `total` None: a stream may last as long as it keeps coming."""
+    """How long to wait for upstream, in seconds. `total` None: a stream may last as long as it keeps coming. `client`:
+    for a client that neither sends the rest of its body nor takes its answer."""
 
     connect: PositiveDuration = 10.0
     first_byte: PositiveDuration = 600.0
     between_bytes: PositiveDuration = 600.0
     total: PositiveDuration | None = None
+    client: PositiveDuration = 60.0
 
 
 class Retry(Section):

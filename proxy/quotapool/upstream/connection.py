@@ -2,8 +2,9 @@
 
 llhttp (through httptools) parses and refuses what could be read in two ways: conflicting or repeated lengths, a length
 beside a transfer coding, folded headers, bare line ends, bad chunk sizes. What it lets through and we do not: codings
-other than one plain `chunked`, versions other than 1.0 and 1.1, protocol switches nobody asked for, heads, trailers
-and chunk extensions without end, and bytes after an answer's end. A connection that saw any of it is dropped.
+other than one plain `chunked`, versions other than 1.0 and 1.1, protocol switches nobody asked for, control characters
+in a reason phrase, heads, trailers and chunk extensions without end, and bytes after an answer's end. A connection that
+saw any of it is dropped.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Final, Protocol, cast
 import httptools
 from multidict import CIMultiDict
 
-from quotapool.openai.headers import decode_headers
+from quotapool.openai.headers import decode_headers, is_one_line
 from quotapool.upstream.answer import StreamedAnswer
 from quotapool.upstream.interface import Body, Timeouts, UpstreamFailure
 
@@ -326,6 +327,8 @@ class UpstreamConnection(asyncio.Protocol):
             return
         answer.status = status
         answer.reason = self._phrase.decode("utf-8", "surrogateescape")
+        if self._phrase != b"OK" and not is_one_line(answer.reason):
+            raise httptools.HttpParserError("a reason phrase of more than one line")
         headers = answer.headers = CIMultiDict(decode_headers(fields[self._final :]))
         fields.clear()
         framed = "Content-Length" in headers

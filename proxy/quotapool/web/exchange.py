@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -14,11 +14,13 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from quotapool.openai import replies
 from quotapool.openai.headers import Header, encode_headers
 from quotapool.openai.refusal import Refusal
+from quotapool.openai.replies import ProxyError
 
 _NO_BODY: Final = frozenset({204, 304})
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 _COPIED: Final = 65_536  # bytes up to which a copy is cheaper than a second buffer
 _MOST_BUFFERED: Final = 262_144  # bytes of a body that wait for their reader; then the client has to wait
+PACE: Final = 1024  # bytes a second, of a body or an answer, at which a slow client keeps its place
 
 
 class ExchangeConnection(Protocol):
@@ -26,6 +28,18 @@ class ExchangeConnection(Protocol):
 
     lost: bool
     drained: asyncio.Future[None] | None  # done once the client takes more; None: it does
+    deadline: float  # by which more of the body must have come, in the loop's time
+    now: Callable[[], float]
+
+    @property
+    def client_s(self) -> float:
+        """How long a body may pause."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """Where the client is, as in `places.network_of`."""
+        ...
 
     def send(self, data: bytes) -> None: ...
 
@@ -47,13 +61,15 @@ class Exchange:
         "_head",
         "_left",
         "_modern",
+        "_patience_s",
         "_pieces",
         "_waiter",
         "complete",
+        "fault",
         "headers",
         "id",
         "keep_alive",
-        "malformed",
+        "length",
         "method",
         "started",
         "started_at",
@@ -80,13 +96,16 @@ class Exchange:
         self.started_at: float | None = None
         self.keep_alive = keep_alive
         self.was_cut = False
-        self.malformed = False  # the body's encoding is broken
+        self.fault: ProxyError | None = None  # the body is broken, or did not come in time
         self.complete = False  # the whole body has arrived
+        length = self.headers.get("Content-Length")
+        self.length = None if length is None else int(length)
         self._connection = connection
         self._modern = modern
-        self._pieces: deque[bytes] = deque()
+        self._pieces: list[bytes] = []
         self._buffered = 0
         self._waiter: asyncio.Future[None] | None = None
+        self._patience_s = math.inf  # how much longer the body may pause
         self._expects = self.headers.get("Expect", "").lower() == "100-continue"
         self._head: bytes | None = None  # to be sent with the first bytes of the body
         self._chunked = False
@@ -99,11 +118,13 @@ class Exchange:
         self._buffered += len(piece)
         if self._buffered > _MOST_BUFFERED:
             self._connection.pause_reading()
-        self._wake()
+        if self._waiter is not None:
+            self._wake(self._waiter)
 
-    def feed_end(self, *, broken: bool = False) -> None:
-        self.complete, self.malformed = not broken, broken
-        self._wake()
+    def feed_end(self, fault: ProxyError | None = None) -> None:
+        self.complete, self.fault = fault is None, fault
+        if self._waiter is not None:
+            self._wake(self._waiter)
 
     def discard(self) -> None:
         """Nobody reads the rest of the body."""
@@ -111,16 +132,19 @@ class Exchange:
         self._buffered = 0
         self._connection.resume_reading()
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    @staticmethod
+    def _wake(waiter: asyncio.Future[None]) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
 
     # ---- the request's body
 
     async def read(self, most: int) -> bytes:
-        length = self.headers.get("Content-Length")
-        if length is not None and int(length) > most:
-            raise Refusal(replies.BODY_TOO_LARGE, f"The body has {length} bytes; this proxy reads at most {most}.")
+        if self.length is not None and self.length > most:
+            raise Refusal(replies.BODY_TOO_LARGE, f"The body has {self.length} bytes; this proxy reads at most {most}.")
+        if self.complete and self._buffered <= most:  # as most bodies come: nothing to wait for
+            self._expects = False
+            return self._take() if self._pieces else b""
         pieces: list[bytes] = []
         size = 0
         while piece := await self._piece():
@@ -135,28 +159,44 @@ class Exchange:
             yield piece
 
     async def _piece(self) -> bytes:
-        """What has come in since the last call, waited for; b"" at the end. Raises Refusal (400)."""
+        """What has come in since the last call, waited for; b"" at the end. Raises Refusal (400, 408)."""
         if self._expects:
             self._expects = False
             if self._modern and not self.complete:
                 self._connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not self._pieces:
-            if self.malformed:
+            if self.fault is not None:
                 self.keep_alive = False
-                raise Refusal(replies.INVALID_HTTP)
+                raise Refusal(self.fault)
             if self.complete:
                 return b""
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        if len(self._pieces) == 1:
-            piece = self._pieces.popleft()
-        else:
-            piece = b"".join(self._pieces)
-            self._pieces.clear()
+            await self._more()
+        return self._take()
+
+    def _take(self) -> bytes:
+        """What has come in since the last call."""
+        pieces, self._pieces = self._pieces, []
         if self._buffered > _MOST_BUFFERED:
             self._connection.resume_reading()
         self._buffered = 0
-        return piece
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _more(self) -> None:
+        """Wait for more of the body. What has come in time buys time for what is to come."""
+        connection = self._connection
+        self._waiter = asyncio.get_running_loop().create_future()
+        began = connection.now()
+        self._patience_s = min(connection.client_s, self._patience_s)
+        connection.deadline = began + self._patience_s
+        try:
+            await self._waiter
+        finally:
+            connection.deadline = math.inf
+        self._patience_s += self._buffered / PACE - (connection.now() - began)
+
+    @property
+    def address(self) -> str:
+        return self._connection.address
 
     # ---- the answer
 

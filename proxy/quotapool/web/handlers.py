@@ -14,30 +14,37 @@ from quotapool.domain.observer import Observer
 from quotapool.domain.request_record import RequestRecord
 from quotapool.openai import replies
 from quotapool.openai.refusal import Refusal
+from quotapool.openai.replies import ProxyError
 from quotapool.request.path import RequestPath
 from quotapool.request.relay import Downstream
 from quotapool.session.path import SessionPath
 from quotapool.web.cors import Cors, PageDownstream, is_preflight
+from quotapool.web.places import Places
 from quotapool.web.websocket import WebSocketRequest
 
 _log = structlog.get_logger()
-_NO_LIMIT: Final = 2**62
 _RETRY_AFTER_S: Final = 1.0  # after a refusal because of `max_concurrent`
 
 
 class ClientSide(Downstream, Protocol):
-    """A request on one of our servers. `id`: ours, for the client."""
+    """A request on one of our servers. `id`: ours, for the client. `fault`: what is wrong with its body, once that is
+    known."""
 
     id: str
     keep_alive: bool
-    malformed: bool
+    fault: ProxyError | None
     started_at: float | None
+
+    @property
+    def address(self) -> str:
+        """Where the client is, as in `places.network_of`."""
+        ...
 
 
 class ClientHandler:
     """What a server does with a request. `draining`: each connection is closed with its next answer.
 
-    `max_concurrent`: requests and sessions at once; the one too many is refused before anything of it is read.
+    `places`: for requests and sessions; one that gets none is refused before anything of it is read.
     """
 
     def __init__(self, path: RequestPath, observer: Observer, sessions: SessionPath | None = None) -> None:
@@ -49,19 +56,31 @@ class ClientHandler:
         self._serial = 0
         self.cors = Cors()
         self.draining = False
-        self.max_concurrent = _NO_LIMIT
+        self.places: Places[ClientSide] = Places(self._who)
         self.ended_at = 0.0  # when the last request ended, on the monotonic clock
-        self._open: set[ClientSide] = set()
 
     @property
     def open(self) -> int:
         """Requests not yet answered to the end."""
-        return len(self._open)
+        return len(self.places)
+
+    @property
+    def max_concurrent(self) -> int:
+        """How many requests and sessions have a place at once."""
+        return self.places.most
+
+    @max_concurrent.setter
+    def max_concurrent(self, most: int) -> None:
+        self.places.limit(most)
+
+    def _who(self, down: ClientSide) -> str:
+        """Who holds the place of this request: the client, or the address of one without a key."""
+        return self._path.client_of(down.headers) or down.address
 
     def drain(self) -> None:
         """From now on each answer that begins announces that its connection closes with it."""
         self.draining = True
-        for down in self._open:
+        for down in self.places:
             if not down.started:
                 down.keep_alive = False
 
@@ -72,12 +91,11 @@ class ClientHandler:
         down.id = record.id
         if self.draining:
             down.keep_alive = False
-        self._open.add(down)
         self._observer.began()
         origin = down.headers.get("Origin")
         page: Downstream = down if origin is None else PageDownstream(down, self.cors.headers_for(origin))
         try:
-            if len(self._open) > self.max_concurrent:
+            if not self.places.take(down):
                 raise Refusal(replies.PROXY_OVERLOADED, retry_after_s=_RETRY_AFTER_S)  # answered below
             if wanted is not None and self._sessions is not None:
                 await self._sessions.serve(wanted, record)
@@ -89,7 +107,7 @@ class ClientHandler:
                 await self._path.serve(page, record)
         except Refusal as refusal:
             # A broken upload: whatever became of it upstream, the client caused it.
-            await self._refuse(page, record, Refusal(replies.INVALID_HTTP) if down.malformed else refusal)
+            await self._refuse(page, record, refusal if down.fault is None else Refusal(down.fault))
         except asyncio.CancelledError:
             record.cut, record.status = True, record.status or 499
             raise
@@ -103,7 +121,7 @@ class ClientHandler:
             else:
                 await self._refuse(page, record, Refusal(replies.INTERNAL_ERROR))
         finally:
-            self._open.discard(down)
+            self.places.give_back(down)
             self.ended_at = time.monotonic()
             record.ended, record.first_byte = time.monotonic(), down.started_at
             self._observer.ended(record)

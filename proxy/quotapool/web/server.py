@@ -2,9 +2,13 @@
 
 aiohttp's server (`tests/reference`) is the reference: the same contract tests run against both.
 
-A connection reads one request, has it answered, and reads the next. What a client pipelines waits, and the client is
-held back meanwhile. A request that two servers could read differently is refused and ends its connection. A head that
-asks for a WebSocket ends the HTTP on its connection: what follows it is frames.
+A connection reads one request, has it answered, and reads the next. What a client pipelines stays unread until then, as
+bytes: the parser is given no more than one message at a time. A request that two servers could read differently is
+refused and ends its connection. A head that asks for a WebSocket ends the HTTP on its connection: what follows it is
+frames.
+
+A client that neither sends the body it owes nor takes its answer is waited for `client_s` seconds; at `PACE` bytes a
+second it may take as long as it likes.
 """
 
 from __future__ import annotations
@@ -12,8 +16,10 @@ from __future__ import annotations
 import asyncio
 import enum
 import math
-from collections import deque
+import re
+import socket
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Final
 
 import httptools
@@ -21,18 +27,30 @@ import httptools
 from quotapool.openai import replies
 from quotapool.openai.headers import decode_headers
 from quotapool.openai.refusal import Refusal
-from quotapool.web.exchange import Exchange
+from quotapool.openai.replies import ProxyError
+from quotapool.web.exchange import PACE, Exchange
+from quotapool.web.places import network_of
 from quotapool.web.websocket import WebSocketRequest
 from quotapool.websocket.socket import READ_BUFFER
 
 _KEEP_ALIVE_S: Final = 75.0
 _HEAD_S: Final = 60.0  # in which a request's head must have come
 _LINGER_S: Final = 10.0  # how long a body that nobody wants is taken, so that the client reads its answer
+_CLIENT_S: Final = 60.0  # the default of `timeouts.client`
 _NEVER: Final = math.inf
 _SWEEP_S: Final = 1.0
 _LONGEST_LINE: Final = 65_536  # bytes of one header line; OpenAI takes 64 KiB of headers in all
 _LONGEST_HEAD: Final = 4 * _LONGEST_LINE
-_LONGEST_PART: Final = 2 * _LONGEST_HEAD  # of a head that is not whole, with what came before it in the same piece
+_LONGEST_PART: Final = 2 * _LONGEST_HEAD  # of a head that is not whole
+_PIECES: Final = 256  # parts of messages in what came at once that are parsed before other connections have their turn
+_KEEP_ALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+_BLANK_LINE: Final = b"\r\n\r\n"
+_LINE_ENDS: Final = b"\r\n"
+_BLANK: Final = 0x20
+# RFC 9112 §3, and the beginnings of such lines: a client of another protocol is refused at its first bytes.
+_VERSIONS: Final = frozenset({b"HTTP/1.1", b"HTTP/1.0"})
+_VERSION: Final = re.compile(rb"HTTP/\d\.\d")
+_PART_OF_A_LINE: Final = re.compile(rb"[!-~]+(?: [!-~\x80-\xff]*(?: [!-~]*\r?)?)?")
 
 
 class _Reading(enum.Enum):
@@ -41,7 +59,7 @@ class _Reading(enum.Enum):
     BETWEEN -> HEAD -> BODY -> BETWEEN   one request after another
     BODY -> UNWANTED                     the answer has ended first: the rest of the body is thrown away
     HEAD -> SWITCHED                     a WebSocket or a CONNECT: what follows its head is not HTTP
-    BETWEEN, HEAD, BODY -> MALFORMED     not HTTP, or to be read in two ways: 400 once what came before is answered
+    HEAD, BODY -> MALFORMED              not HTTP, or to be read in two ways, or too late: nothing more is read
     any -> CLOSED                        our side is closing the connection
     """
 
@@ -61,12 +79,14 @@ _BETWEEN, _HEAD, _BODY, _UNWANTED, _SWITCHED, _MALFORMED, _CLOSED = _Reading
 class ClientConnection(asyncio.Protocol):
     """One client's connection.
 
-    What is read is `_reading`; what is answered is `_current`, and behind it `_queued`. `deadline` is when the
-    connection is closed unless something happens first: infinite while a request is answered.
+    What is read is `_reading`; what is answered is `_current`; `_held` is what came behind a whole request, not parsed
+    before that is answered. `deadline` is when the connection is closed unless something happens first: infinite
+    while a request is answered, but for the time in which its body is waited for.
     """
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self.now = server.now
         # Called for each line of a head, so it only gathers them: all are made text of at once.
         self._fields: list[tuple[bytes, bytes]] = []  # of the head or the trailers under way
         add = self._fields.append
@@ -74,18 +94,23 @@ class ClientConnection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._reading = _BETWEEN
-        self._url = b""
-        self._got = 0  # bytes that came at once
-        self._overhead = 0  # bytes with which the head, or the framing since the last piece of a body, came
+        self._line = b""  # the request line, as far as it has come
+        self._parts: list[bytes] = []  # of the request line: method, target, version; empty until it is whole
+        self._tail = b""  # the end of what was parsed, in which the blank line that ends a part may have begun
+        self._overhead = 0  # bytes of the head so far, or of the framing since the last piece of a body
+        self._due: int | None = None  # bytes of the body that are still to come; None: it comes in chunks
         self._arriving: Exchange | None = None  # whose body is being read
         self._switched: asyncio.StreamReader | None = None  # takes what follows a head that ended the HTTP
         self._current: Exchange | None = None  # being answered
-        self._queued: deque[Exchange] = deque()
+        self._held = b""
+        self._held_at = 0  # where in it the next part begins
         self.task: asyncio.Task[None] | None = None
         self.deadline = server.now() + _KEEP_ALIVE_S
         self._paused = False
         self.lost = False
         self.drained: asyncio.Future[None] | None = None  # done once the client takes more; None: it does
+        self._unsent = 0  # bytes of an answer that waited at the last sweep
+        self._patience_s = 0.0  # how much longer the client may take none of them
 
     # ---- the transport's side
 
@@ -105,11 +130,13 @@ class ClientConnection(asyncio.Protocol):
         # The parser holds us as we hold it. The collector seldom comes by, and an old connection would wait for it.
         del self._parser
         self._arriving = None
-        self._queued.clear()
+        self._held = b""
+        self._reading = _CLOSED
 
     def pause_writing(self) -> None:
         if self.drained is None:
             self.drained = self._server.loop.create_future()
+            self._unsent, self._patience_s = 0, self._server.client_s
 
     def resume_writing(self) -> None:
         drained, self.drained = self.drained, None
@@ -117,46 +144,127 @@ class ClientConnection(asyncio.Protocol):
             drained.set_result(None)
 
     def data_received(self, data: bytes) -> None:
-        while data:
-            if self._reading is not _BETWEEN:
-                if self._switched is not None:
-                    self._switched.feed_data(data)
+        if self._held:
+            self._hold(self._held[self._held_at :] + data, 0)
+        else:
+            self._read(data, 0)
+
+    # ---- from bytes to messages
+
+    def _read(self, data: bytes, at: int) -> None:
+        """Parse `data` from `at`, one part of a message after another."""
+        end, pieces = len(data), 0
+        try:
+            while at < end:
+                reading = self._reading
+                if reading is _BETWEEN or reading is _HEAD:
+                    if self._current is not None:
+                        self._hold(data, at)
+                        return
+                    at = self._read_head(data, at)
+                elif reading is _BODY or reading is _UNWANTED:
+                    at = self._read_body(data, at)
+                else:
+                    if self._switched is not None:
+                        self._switched.feed_data(data[at:])
                     return
-                if self._reading is _MALFORMED or self._reading is _CLOSED:
+                pieces += 1
+                if pieces >= _PIECES and at < end:
+                    self._hold(data, at)
+                    self._server.loop.call_soon(self._read_held)
                     return
-            self._got = len(data)
-            self._overhead += self._got
-            try:
-                self._parser.feed_data(data)
-                break
-            except httptools.HttpParserUpgrade as upgrade:
-                data = self._switch(data[upgrade.args[0] :])
-            except httptools.HttpParserError:
-                self._refuse_rest()
+        except httptools.HttpParserError:
+            self._refuse_rest()
+
+    def _hold(self, data: bytes, at: int) -> None:
+        self._held, self._held_at = data, at
+        self.pause_reading()
+
+    def _read_held(self) -> None:
+        """Go on with what came behind the last request."""
+        held, self._held = self._held, b""
+        self.resume_reading()
+        if held:
+            self._read(held, self._held_at)
+
+    def _read_head(self, data: bytes, at: int) -> int:
+        """Parse a head, or what has come of it. Returns where the rest of `data` begins."""
+        if self._reading is _BETWEEN:
+            while data[at] < _BLANK and data[at] in _LINE_ENDS:  # RFC 9112 §2.2
+                at += 1
+                if at == len(data):
+                    return at
+            self._reading = _HEAD
+            self._line = self._tail = b""
+            self._parts = []
+            self._overhead = 0
+            self._fields.clear()
+            found = data.find(_BLANK_LINE, at)
+            stop = found + 4 if found >= 0 else self._blank_line(data, at)
+        else:
+            stop = self._blank_line(data, at)
+        piece = data[at:stop]
+        self._overhead += stop - at
+        if not self._parts:
+            if self._line:
+                piece = self._line + piece
+            eol = piece.find(_LINE_ENDS)
+            if eol < 0:
+                self._line = piece
+                if len(piece) > _LONGEST_LINE or _PART_OF_A_LINE.fullmatch(piece) is None:
+                    self._refuse_rest()
+                self.deadline = min(self.deadline, self.now() + _HEAD_S)
+                return stop
+            parts = self._parts = piece[:eol].split(b" ")
+            if len(parts) != 3 or parts[2] not in _VERSIONS:
+                other = len(parts) == 3 and _VERSION.fullmatch(parts[2]) is not None
+                self._refuse_rest(replies.HTTP_VERSION_NOT_SUPPORTED if other else replies.INVALID_HTTP)
+                return stop
+        try:
+            self._parser.feed_data(piece)
+        except httptools.HttpParserUpgrade:
+            self._switch()
+        if self._reading is _BODY and self._due == len(data) - stop:  # as most requests come
+            self._due = 0
+            self._parser.feed_data(data[stop:])
+            return len(data)
         if self._reading is _HEAD:
+            self.deadline = min(self.deadline, self.now() + _HEAD_S)
             if self._overhead > _LONGEST_PART:
                 self._refuse_rest()
-            elif self._current is None:
-                self.deadline = min(self.deadline, self._server.now() + _HEAD_S)
-        elif self._overhead > _LONGEST_LINE and self._arriving is not None:
+        return stop
+
+    def _read_body(self, data: bytes, at: int) -> int:
+        """Parse what has come of a body. Returns where the rest of `data` begins."""
+        due = self._due
+        if due is None:
+            stop = self._blank_line(data, at)
+        else:
+            stop = min(len(data), at + due)
+            self._due = due - stop + at
+        self._overhead += stop - at
+        self._parser.feed_data(data if stop - at == len(data) else memoryview(data)[at:stop])
+        if self._overhead > _LONGEST_LINE and self._arriving is not None:
             self._refuse_rest()  # trailers or a chunk's extensions without end
+        return stop
+
+    def _blank_line(self, data: bytes, at: int) -> int:
+        """The end of the next blank line, or of `data`: a head and a chunked body end nowhere else."""
+        tail = self._tail
+        begun = (tail + data[at : at + 3]).find(_BLANK_LINE) if tail else -1
+        if begun >= 0:
+            stop = at + begun + 4 - len(tail)
+        else:
+            found = data.find(_BLANK_LINE, at)
+            stop = found + 4 if found >= 0 else len(data)
+        self._tail = (tail + data[max(at, stop - 3) : stop])[-3:]
+        return stop
 
     # ---- the parser's side
 
-    def on_message_begin(self) -> None:
-        if self._reading is not _BETWEEN:
-            raise ValueError("a request behind the last one")
-        self._reading = _HEAD
-        self._url = b""
-        self._overhead = self._got
-        self._fields.clear()
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-        if len(self._url) > _LONGEST_LINE:
-            raise ValueError("the target is too long")
-
     def on_headers_complete(self) -> None:
+        if self._reading is not _HEAD:
+            raise ValueError("a request behind the last one")
         parser, fields = self._parser, self._fields
         if self._overhead > _LONGEST_LINE:
             sizes = [len(name) + len(value) for name, value in fields]
@@ -167,12 +275,10 @@ class ClientConnection(asyncio.Protocol):
             return  # `_switch` is next
         exchange = self._arriving = self._exchange(keep_alive=parser.should_keep_alive())
         self._reading = _BODY
+        self._tail = b""
+        self._due = exchange.length
         fields.clear()
-        if self._current is None and not self._queued:
-            self._begin(exchange)
-        else:
-            self._queued.append(exchange)
-            self.pause_reading()
+        self._begin(exchange)
 
     def on_body(self, piece: bytes) -> None:
         self._overhead = 0
@@ -190,39 +296,49 @@ class ClientConnection(asyncio.Protocol):
             self._close()
 
     def _exchange(self, *, keep_alive: bool) -> Exchange:
-        """The request whose head has just come."""
-        parser = self._parser
-        return Exchange(
+        """The request whose head has just come. Raises ValueError if it could be read in two ways."""
+        method, target, version = self._parts
+        modern = version == b"HTTP/1.1"
+        exchange = Exchange(
             self,
-            parser.get_method().decode("ascii"),
-            self._url.decode("utf-8", "surrogateescape"),
+            method.decode("ascii"),
+            target.decode("utf-8", "surrogateescape"),
             decode_headers(self._fields),
-            modern=parser.get_http_version() == "1.1",
+            modern=modern,
             keep_alive=keep_alive,
         )
+        hosts = exchange.headers.getall("Host", ())
+        if len(hosts) != 1 and (modern or hosts):
+            raise ValueError("not one Host (RFC 9112 §3.2)")
+        if not modern and "Transfer-Encoding" in exchange.headers:
+            raise ValueError("chunks of a client that knows of none (RFC 9112 §6.1)")
+        return exchange
 
-    def _switch(self, rest: bytes) -> bytes:
-        """A head has come that asks for another protocol, and `rest` behind it. Returns what is to be parsed next."""
-        method, transport = self._parser.get_method(), self._transport
+    def _switch(self) -> None:
+        """A head has come that asks for another protocol."""
+        transport = self._transport
         asked = b",".join(value for name, value in self._fields if name.lower() == b"upgrade").lower()
-        if method != b"CONNECT" and b"websocket" not in asked:
+        tunnel = self._parts[0] == b"CONNECT"
+        if not tunnel and b"websocket" not in asked:
             # It is answered in HTTP/1.1. The parser takes it to have no body, so it is read again without the header.
-            start = b"%b %b HTTP/%b" % (method, self._url, self._parser.get_http_version().encode())
             fields = [b"%b: %b" % (name, value) for name, value in self._fields if name.lower() != b"upgrade"]
+            self._fields.clear()
             self._parser = httptools.HttpRequestParser(self)
-            self._reading = _BETWEEN
-            return b"\r\n".join([start, *fields, b"", rest])
-        if transport is None or self._current is not None or self._queued:
+            self._parser.feed_data(b"\r\n".join([b" ".join(self._parts), *fields, b"", b""]))
+            return
+        try:
+            exchange = self._exchange(keep_alive=False)
+        except ValueError:
             self._refuse_rest()
-            return b""
-        exchange = self._exchange(keep_alive=False)
+            return
+        if transport is None:
+            return
         exchange.feed_end()
         self._reading = _SWITCHED
         reader = self._switched = asyncio.StreamReader(limit=READ_BUFFER, loop=self._server.loop)
         reader.set_transport(transport)
-        wanted = None if method == b"CONNECT" else WebSocketRequest(exchange, reader, transport, self._drain)
+        wanted = None if tunnel else WebSocketRequest(exchange, reader, transport, self._drain)
         self._begin(exchange, wanted)
-        return rest
 
     # ---- one request after another
 
@@ -253,44 +369,46 @@ class ClientConnection(asyncio.Protocol):
                 self._next()
             else:
                 self._close()
-        elif exchange.malformed:
+        elif exchange.fault is not None:
             self._close()
         else:
             # The client still sends what nobody wants. To close now would take the answer from it.
             self._reading = _UNWANTED
-            self.deadline = self._server.now() + _LINGER_S
             exchange.discard()
-            if self._transport is not None and self._transport.can_write_eof():
-                self._transport.write_eof()
+            self._linger()
+
+    def _linger(self) -> bool:
+        """Send nothing more, but take what still comes for a while. Returns whether that is possible (not with TLS)."""
+        self.deadline = self.now() + _LINGER_S
+        possible = self._transport is not None and self._transport.can_write_eof()
+        if possible and self._transport is not None:
+            self._transport.write_eof()
+        return possible
 
     def _next(self) -> None:
-        if self._queued:
-            self._begin(self._queued.popleft())
-        elif self._reading is _MALFORMED:
-            self._refuse()
-        else:
-            self.deadline = self._server.now() + _KEEP_ALIVE_S
-            if self._paused:
-                self.resume_reading()
+        self.deadline = self.now() + _KEEP_ALIVE_S
+        if self._held or self._paused:
+            self._read_held()
 
-    def _refuse_rest(self) -> None:
-        """What came is not HTTP, or could be read in two ways: it ends the connection once the rest is answered."""
+    def _refuse_rest(self, error: ProxyError = replies.INVALID_HTTP) -> None:
+        """What came is not a request, or could be read in two ways: it ends the connection."""
         reading, self._reading = self._reading, _MALFORMED
         arriving, self._arriving = self._arriving, None
         if reading is _UNWANTED:
             self._close()
         elif arriving is not None:
-            arriving.feed_end(broken=True)  # what reads its body refuses it
-        elif self._current is None and not self._queued:
-            self._refuse()
+            arriving.feed_end(error)  # what reads its body refuses it
+        else:
+            self._refuse(Refusal(error))
 
-    def _refuse(self) -> None:
-        refusal = Refusal(replies.INVALID_HTTP)
+    def _refuse(self, refusal: Refusal) -> None:
         body = refusal.body()
-        lines = [f"HTTP/1.1 {refusal.status} Bad Request", *(f"{name}: {value}" for name, value in refusal.headers())]
+        lines = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}"]
+        lines += [f"{name}: {value}" for name, value in refusal.headers()]
         lines += [f"Content-Length: {len(body)}", "Connection: close", "", ""]
         self.send("\r\n".join(lines).encode() + body)
-        self._close()
+        if not self._linger():
+            self._close()
 
     # ---- for exchanges (`exchange.ExchangeConnection`)
 
@@ -308,7 +426,7 @@ class ClientConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if self._paused and self._transport is not None and not self.lost:
+        if self._paused and not self._held and self._transport is not None and not self.lost:
             self._paused = False
             self._transport.resume_reading()
 
@@ -316,29 +434,63 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    @property
+    def client_s(self) -> float:
+        return self._server.client_s
+
+    @property
+    def address(self) -> str:
+        return network_of(self._transport.get_extra_info("peername") if self._transport is not None else None)
+
     # ---- for the server
 
     def _close(self) -> None:
         self._reading = _CLOSED
+        self._held = b""
+        self.deadline = self.now() + self._server.client_s  # for the client to take what is left
         if self._transport is not None:
             self._transport.close()
 
     def sweep(self, now: float) -> None:
         """End what has been silent for too long."""
-        if now > self.deadline:
-            self._close()
+        if self.drained is not None and self._switched is None and self._takes_nothing():
+            self.abort()
+        elif now > self.deadline:
+            if self._reading is _CLOSED:
+                self.abort()
+            elif self._arriving is not None and self._reading is _BODY:
+                self._refuse_rest(replies.BODY_TIMEOUT)
+            else:
+                self._close()
+
+    def _takes_nothing(self) -> bool:
+        """Whether the client has left its answer lying for too long. Called once in `_SWEEP_S`."""
+        left = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        taken, self._unsent = max(0, self._unsent - left), left
+        self._patience_s = min(self._server.client_s, self._patience_s - _SWEEP_S + taken / PACE)
+        return self._patience_s < 0
+
+
+def keep_alive(listener: socket.socket) -> None:
+    """Have the kernel find out which clients are gone without a word: accepted connections inherit it (tcp(7))."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if listener.family in {socket.AF_INET, socket.AF_INET6}:
+        for option, value in _KEEP_ALIVE:
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class Server:
     """Makes a `ClientConnection` for each client.
 
-    `handler` answers a request; its second argument is the WebSocket that the request asks for, if it does.
+    `handler` answers a request; its second argument is the WebSocket that the request asks for, if it does. `client_s`:
+    how long a client is waited for that neither sends its body nor takes its answer.
     """
 
     def __init__(self, handler: Callable[[Exchange, WebSocketRequest | None], Awaitable[None]]) -> None:
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time
         self.handler = handler
+        self.client_s = _CLIENT_S
         self.connections: set[ClientConnection] = set()
         self._sweeping = self.loop.call_later(_SWEEP_S, self._sweep)
 

@@ -67,7 +67,12 @@ class FrameReader:
         self._message: bytearray | None = None  # of a fragmented message, what has come
         self._started = 0  # and its opcode
 
-    def feed(self, data: bytes) -> list[Message]:
+    @property
+    def missing(self) -> int:
+        """Bytes that the frame under way still has to get."""
+        return self._missing
+
+    def feed(self, data: bytes | memoryview) -> list[Message]:
         """The messages that these bytes complete, control frames among them. After a FrameError it takes no more."""
         found: list[Message] = []
         at, end = 0, len(data)
@@ -87,7 +92,7 @@ class FrameReader:
             if message is not None:
                 found.append(message)
 
-    def _read_head(self, data: bytes, at: int) -> int:
+    def _read_head(self, data: bytes | memoryview, at: int) -> int:
         """Take a frame's head from `data`; once it is whole, `_frame` is begun. Returns where the payload begins."""
         head = self._head
         while len(head) < (wanted := _head_size(head)):

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import os
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,16 +19,19 @@ from typing import Final
 import httptools
 from multidict import CIMultiDict
 
-from quotapool.openai.headers import Header
+from quotapool.openai.headers import Header, is_one_line
 from quotapool.upstream.client import UpstreamClient
 from quotapool.upstream.interface import UpstreamFailure
-from quotapool.websocket.frames import CLOSE, PING, PONG, FrameReader, Message, head_of
+from quotapool.websocket.frames import CLOSE, PING, PONG, FrameError, FrameReader, Message, head_of
 
 READ_BUFFER: Final = 2**15  # bytes; at twice as many that nobody has taken the sender has to wait
 _LONGEST_BODY: Final = 2**20  # of a refusal
+_LONGEST_HEAD: Final = 2**17  # and of what is not its body, in what came so far
 _HANDSHAKE_S: Final = 30.0
 _LINGER_S: Final = 10.0
 _PIECE: Final = 2**16
+_SLICE: Final = 2**12  # bytes that are parsed at once, since they can hold hundreds of messages
+_AT_ONCE: Final = 16  # messages that came together and are passed on before other connections have their turn
 _TOGETHER: Final = 2**14  # bytes of a payload that are copied into one write with their head
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
 
@@ -40,7 +44,18 @@ def accept_key(key: str) -> str:
 class WebSocket:
     """One side of an open session. Pings are answered here; `received_at` is when the last byte came."""
 
-    __slots__ = ("_drain", "_frames", "_masks", "_reader", "_ready", "_transport", "received_at", "receiving")
+    __slots__ = (
+        "_drain",
+        "_frames",
+        "_masks",
+        "_reader",
+        "_ready",
+        "_taken",
+        "_transport",
+        "_unread",
+        "received_at",
+        "receiving",
+    )
 
     def __init__(
         self,
@@ -57,7 +72,9 @@ class WebSocket:
         self._drain = drain
         self._masks = is_client
         self._frames = FrameReader(masked=not is_client, most=most)
-        self._ready: list[Message] = []
+        self._ready: deque[Message] = deque()
+        self._unread = memoryview(b"")  # what came with them and is not parsed yet
+        self._taken = 0  # messages since others last had their turn
         self.received_at = time.monotonic()
         self.receiving = False  # `receive` waits for bytes: only then does silence mean anything
 
@@ -68,26 +85,37 @@ class WebSocket:
         """
         while True:
             while self._ready:
-                message = self._ready.pop(0)
+                message = self._ready.popleft()
+                self._taken += 1
+                if self._taken > _AT_ONCE:
+                    self._taken = 0
+                    await asyncio.sleep(0)
                 if message.opcode == PING:
                     await self.send(PONG, message.payload)
                 elif message.opcode != PONG:
                     return message
-            self.receiving = True
-            try:
-                data = await self._reader.read(_PIECE)
-            except ConnectionError:
-                return None
-            finally:
-                self.receiving = False
-            if not data:
-                return None
-            self.received_at = time.monotonic()
-            self._ready = self._frames.feed(data)
+            if not self._unread:
+                self._taken = 0
+                self.receiving = True
+                try:
+                    data = await self._reader.read(_PIECE)
+                except ConnectionError:
+                    return None
+                finally:
+                    self.receiving = False
+                if not data:
+                    return None
+                self.received_at = time.monotonic()
+                self._unread = memoryview(data)
+            some = max(_SLICE, self._frames.missing)
+            part, self._unread = self._unread[:some], self._unread[some:]
+            self._ready.extend(self._frames.feed(part))
+            if self._unread and not self._ready:
+                await asyncio.sleep(0)  # fragments, each of nothing
 
     def feed(self, data: bytes) -> None:
         """Bytes that came with the handshake's answer. Raises FrameError."""
-        self._ready += self._frames.feed(data)
+        self._ready.extend(self._frames.feed(data))
 
     async def send(self, opcode: int, payload: bytearray) -> None:
         """Send a message, and wait while the other side is slow. Raises ConnectionError if it is gone.
@@ -171,6 +199,9 @@ async def open_websocket(
             handshake.socket = WebSocket(reader, transport, writer.drain, is_client=True, most=most)
             handshake.socket.feed(answer.rest)
             return handshake
+    except FrameError as broken:
+        transport.abort()
+        raise UpstreamFailure("protocol", f"upstream's first frames are broken: {broken}", sent=True) from broken
     except TimeoutError as slow:
         transport.abort()
         raise UpstreamFailure("timeout", "upstream took too long to open a session", sent=True) from slow
@@ -204,6 +235,7 @@ class _Answer:
 
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
+        self._received = 0  # bytes, interim answers included
         self._begin()
 
     def _begin(self) -> None:
@@ -216,8 +248,11 @@ class _Answer:
 
     def feed(self, data: bytes) -> None:
         """Raises UpstreamFailure."""
+        self._received += len(data)
         try:
             self._parser.feed_data(data)
+            if self._received - len(self.body) > _LONGEST_HEAD and not self.complete:
+                raise httptools.HttpParserError("too many bytes of framing")
         except httptools.HttpParserUpgrade as switch:
             self.rest = data[switch.args[0] :]
             self.complete = True
@@ -226,7 +261,7 @@ class _Answer:
             raise UpstreamFailure(
                 "protocol", f"upstream's answer could not be understood: {reason}", sent=True
             ) from error
-        if len(self.body) > _LONGEST_BODY or len(self.headers) > 1000:
+        if len(self.body) > _LONGEST_BODY:
             self.complete = True
 
     def feed_eof(self) -> None:
@@ -238,13 +273,15 @@ class _Answer:
         self._begin()
 
     def on_status(self, phrase: bytes) -> None:
-        self.phrase += phrase.decode("latin-1")
+        self.phrase += phrase.decode("utf-8", "surrogateescape")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.add(name.decode("ascii"), value.rstrip(b" \t").decode("utf-8", "surrogateescape"))
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
+        if not is_one_line(self.phrase):
+            raise httptools.HttpParserError("a reason phrase of more than one line")
 
     def on_body(self, piece: bytes) -> None:
         self.body += piece
