@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -106,7 +107,7 @@ class Exchange:
         self._buffered = 0
         self._waiter: asyncio.Future[None] | None = None
         self._patience_s = math.inf  # how much longer the body may pause
-        self._expects = self.headers.get("Expect", "").lower() == "100-continue"
+        self._expects = "Expect" in self.headers and self.headers["Expect"].lower() == "100-continue"
         self._head: bytes | None = None  # to be sent with the first bytes of the body
         self._chunked = False
         self._left: int | None = 0  # bytes that the answer still promises; None: they are not counted
@@ -223,8 +224,9 @@ class Exchange:
             framing += "Connection: keep-alive\r\n"
         self.started = True
         self.started_at = time.monotonic()
-        first = f"HTTP/1.1 {status} {reason or _PHRASES.get(status, '')}\r\n".encode("utf-8", "surrogateescape")
-        self._head = first + lines + f"x-quotapool-request-id: {self.id}\r\n{framing}\r\n".encode()
+        self._head = (
+            _first_line(status, reason) + lines + f"x-quotapool-request-id: {self.id}\r\n{framing}\r\n".encode()
+        )
 
     async def write(self, data: bytes) -> None:
         """Raises ConnectionResetError if the client has left."""
@@ -271,3 +273,8 @@ class Exchange:
         self.was_cut = True
         self.keep_alive = False
         self._connection.abort()
+
+
+@functools.lru_cache(maxsize=64)
+def _first_line(status: int, reason: str) -> bytes:
+    return f"HTTP/1.1 {status} {reason or _PHRASES.get(status, '')}\r\n".encode("utf-8", "surrogateescape")

@@ -45,6 +45,7 @@ _LONGEST_PART: Final = 2 * _LONGEST_HEAD  # of a head that is not whole
 _PIECES: Final = 256  # parts of messages in what came at once that are parsed before other connections have their turn
 _KEEP_ALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 _BLANK_LINE: Final = b"\r\n\r\n"
+_HEAD_END: Final = _BLANK_LINE[1:]
 _LINE_ENDS: Final = b"\r\n"
 _BLANK: Final = 0x20
 # RFC 9112 §3, and the beginnings of such lines: a client of another protocol is refused at its first bytes.
@@ -199,8 +200,8 @@ class ClientConnection(asyncio.Protocol):
             self._parts = []
             self._overhead = 0
             self._fields.clear()
-            found = data.find(_BLANK_LINE, at)
-            stop = found + 4 if found >= 0 else self._blank_line(data, at)
+            found = data.find(_HEAD_END, at)  # found sooner; the parser insists on the CR before it
+            stop = found + 3 if found >= 0 else self._blank_line(data, at)
         else:
             stop = self._blank_line(data, at)
         piece = data[at:stop]
