@@ -117,8 +117,9 @@ class LearnedGroups:
     def no_account_is_sent_more_than_was_written(self) -> None:
         burst_s = self.house.settings.burst_for("a")
         for name, rpm in WRITTEN.items():
-            for account in "ab":
-                times = [at for at, whose, model, group in self.seen if whose == account and name in (model, group)]
+            # A model that left its own group counts by itself, and so do the models that stayed in that group.
+            for account, part in ((account, part) for account in "ab" for part in (0, 1)):
+                times = [at for at, whose, *names in self.seen if whose == account and names[part] == name]
                 for first, began in enumerate(times):
                     for count, ended in enumerate(times[first:], 1):
                         allowed = rpm * (burst_s + ended - began) / 60

@@ -87,7 +87,7 @@ class Roster:
         self._candidates.pop(group, None)  # the model's limits are its group's now
         return group
 
-    def _limits_for(self, account: str, group: str) -> Limits:
+    def limits_for(self, account: str, group: str) -> Limits:
         """Configured limits, of a learned group those of its models too: what was written for one still holds."""
         limits = self.settings.limits_for(account, group)
         for model, learned in self.learned_groups.items():
@@ -153,7 +153,7 @@ class Roster:
             key=key.id,
             account_fingerprint=account.fingerprint,
             key_fingerprint=key.fingerprint,
-            written=written_limits(self._limits_for(key.account, group)),
+            written=written_limits(self.limits_for(key.account, group)),
             burst_s=self.settings.burst_for(key.account),
             organization=account.organization,
             place=account.place,

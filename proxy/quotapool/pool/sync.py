@@ -146,32 +146,32 @@ class RosterSync:
         """Upstream refused `model` "for limit `shared`", or answered this stored prompt with that model: they share a
         bucket, in all replicas.
 
-        `refused`: the reservation that was refused. What its account has used goes along, and its cool-down.
+        `refused`: the reservation that was refused; its account's cool-down goes along.
         """
+        before = self.roster.group_of(model)
         group = self.roster.learn_group(model, shared)
         if group is None:
             return
         self._observer.group_learned(model, group)
-        if refused is not None:
-            self._carry_over(refused, group, cool_s)
         with contextlib.suppress(StoreUnavailable):
+            await self._carry_over(before, group, refused.candidate.account if refused else "", cool_s)
             await self._registry.record_group(model, group)
 
-    def _carry_over(self, refused: Granted, group: str, cool_s: float) -> None:
-        key = self.roster.pool.keys.get(refused.candidate.key)
-        if key is None:  # a reload took it
-            return
-        candidate = self.roster.candidate(key, group)
-        kept, corrected = [0.0] * len(DIMENSIONS), [0.0] * len(DIMENSIONS)
-        written = dict(zip(DIMENSIONS, refused.candidate.written, strict=False))
-        for index, dimension in enumerate(DIMENSIONS):
-            moment = refused.moments.get(dimension)
-            limits = written.get(dimension, -1.0), refused.learned.get(dimension, -1.0)
-            known = [limit for limit in limits if limit >= 0]
-            if moment is not None and known:
-                kept[index] = max(0.0, min(known) - moment.kept)
-                corrected[index] = max(0.0, min(known) - moment.corrected)
-        self._ledger.carry_over(group, candidate, kept, corrected, cool_s)
+    async def _carry_over(self, before: str, group: str, refused: str, cool_s: float) -> None:
+        """What was taken from the buckets of the group `before` is missing in those of the new one, on every account;
+        the one that was refused rests. Raises StoreUnavailable."""
+        accounts = {name: account.keys[0] for name, account in self.roster.pool.accounts.items() if account.keys}
+        now, buckets = await self._ledger.buckets_of(before, list(accounts))
+        for name, key in accounts.items():
+            candidate, limits = self.roster.candidate(key, group), self.roster.limits_for(name, before)
+            kept, corrected = [0.0] * len(DIMENSIONS), [0.0] * len(DIMENSIONS)
+            if (bucket := buckets.get(name)) is not None:
+                bucket.refill(now, limits, burst_s=candidate.burst_s)
+                for index, levels in enumerate(zip(bucket.kept, bucket.corrected, strict=True)):
+                    full = bucket.depth(index, limits, candidate.burst_s)
+                    kept[index], corrected[index] = (full - level if level is not None else 0.0 for level in levels)
+            if bucket is not None or name == refused:
+                self._ledger.carry_over(group, candidate, kept, corrected, cool_s if name == refused else 0.0)
 
     def learn_organization(self, account: str, organization: str) -> None:
         """An answer named the organisation behind an account."""

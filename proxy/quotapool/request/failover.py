@@ -206,6 +206,7 @@ class Failover:
                 request.end_retry(slots)
                 if shared := self._shared_by_the_model(request, outcome.verdict):
                     await self._sync.learn_group(request.model, shared, refused=granted, cool_s=outcome.cool_s)
+                    want.group = request.group = self._sync.roster.group_of(request.model)
                 plan = plan or Plan(request, want, slots, retries.max_attempts)
                 following = plan.after(outcome, granted.candidate.account, self._rng.random())
                 if isinstance(following, GiveUp):
