@@ -322,6 +322,18 @@ async def test_responses_of_several_lanes_are_told_apart(open_hall):
     assert await tokens_taken(hall, group="gpt-4o") == 50
 
 
+@pytest.mark.parametrize("lanes", [1, 1000])
+async def test_responses_that_upstream_never_begins_fill_no_memory(open_hall, lanes):
+    hall = await open_hall({"a": 1})
+    client, upstream = await hall.pair("/v1/responses")
+    for n in range(1000):
+        await say(client, type="response.create", stream_id=f"s{n % lanes}", model=7)  # which upstream would refuse
+        await heard(upstream)
+    ((session,),) = [hall.sessions._open._open]
+    assert sum(map(len, session.meter._asked.values())) <= 64
+    await hall.over_with(client, upstream)
+
+
 async def test_a_create_beyond_the_budget_waits_in_the_queue_and_keeps_its_place(open_hall, fast_time):
     hall = await open_hall({"a": 1}, limits={"default": {"tpm": 60_000}}, queue={"max_wait": 10})  # 1,000 a second
     client, upstream = await hall.pair("/v1/responses")

@@ -164,8 +164,19 @@ class SessionUsage:
                 **({"about": refusal.about} if refusal.about else {}),
             )
             return refusal_event(refusal.status, refusal.body(), lane)
-        self._asked[lane].append(response)
+        self._expect(lane, response)
         return None
+
+    def _expect(self, lane: str, response: _Response) -> None:
+        """It was asked for, and has not begun. An upstream that begins none, or a client that invents lanes, fills no
+        memory."""
+        waiting = self._asked[lane]
+        waiting.append(response)
+        if len(waiting) > _MOST_OPEN:
+            self._close(waiting.popleft())
+        if len(self._asked) > _MOST_OPEN:
+            for oldest in self._asked.pop(next(iter(self._asked))):
+                self._close(oldest)
 
     async def _reserve(self, group: str, cost: Cost, *, is_bound: bool) -> Granted:
         """Take the cost from the session's account: at once, else on another account if nothing binds the session to
