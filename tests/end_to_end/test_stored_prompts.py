@@ -49,6 +49,5 @@ def test_a_prompt_that_no_account_has_and_a_request_without_a_model_are_told_apa
     client = OpenAI(base_url=proxy.base_url, api_key="anything", max_retries=0)
     with pytest.raises(NotFoundError, match="Prompt with id 'pmpt_unknown' not found"):
         client.responses.create(prompt={"id": "pmpt_unknown"}, input="hello")
-    with pytest.raises(BadRequestError) as refused:
+    with pytest.raises(BadRequestError, match="you must provide a model"):  # upstream's words
         client.responses.create(input="hello")
-    assert (refused.value.code, refused.value.param) == ("invalid_model", "model")

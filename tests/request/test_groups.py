@@ -45,10 +45,10 @@ async def test_a_refusal_for_a_limit_of_another_name_teaches_the_group(open_pool
     assert pool.recorder.groups == [(ODD, FAMILY)]
     await pool.ask(Client(chat_body(ODD)))
     await pool.ask(Client(chat_body(FAMILY)))
-    # I expect both of them in one bucket from then on, and what the refused account had used goes along: the refused
-    # request there; the first one's second try stays under the old name, on the other account.
+    # I expect both of them in one bucket from then on, and what was used goes along: the refused request, and after it
+    # the second try and two more.
     taken = [await pool.taken(account, FAMILY) for account in "ab"]
-    assert sum(requests for requests, _ in taken) == 3
+    assert sum(requests for requests, _ in taken) == 4
 
 
 async def test_it_is_told_once(open_pool):

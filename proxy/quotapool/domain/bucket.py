@@ -122,6 +122,17 @@ class Bucket:
             limit *= self.ramp
         return limit * max(span - BREATH_S, span * 0.5) / period
 
+    def missing(self, written: Limits, burst_s: float = 60.0) -> tuple[list[float], list[float]]:
+        """By dimension, what `kept` and `corrected` lack of a full bucket; nothing where the limit is but a guess."""
+        missing = [0.0] * len(DIMENSIONS), [0.0] * len(DIMENSIONS)
+        for i, dimension in enumerate(DIMENSIONS):
+            if written.of(dimension) is None and self.learned[i] < 0:
+                continue
+            full = self.depth(i, written, burst_s)
+            for lacks, level in zip(missing, (self.kept[i], self.corrected[i]), strict=True):
+                lacks[i] = full - level if level is not None else 0.0
+        return missing
+
     def rate(self, index: int, written: Limits) -> float:
         """Refill per second."""
         return self._rate(index, self.limit(index, written))

@@ -164,14 +164,12 @@ class RosterSync:
         now, buckets = await self._ledger.buckets_of(before, list(accounts))
         for name, key in accounts.items():
             candidate, limits = self.roster.candidate(key, group), self.roster.limits_for(name, before)
-            kept, corrected = [0.0] * len(DIMENSIONS), [0.0] * len(DIMENSIONS)
+            missing = [0.0] * len(DIMENSIONS), [0.0] * len(DIMENSIONS)
             if (bucket := buckets.get(name)) is not None:
                 bucket.refill(now, limits, burst_s=candidate.burst_s)
-                for index, levels in enumerate(zip(bucket.kept, bucket.corrected, strict=True)):
-                    full = bucket.depth(index, limits, candidate.burst_s)
-                    kept[index], corrected[index] = (full - level if level is not None else 0.0 for level in levels)
+                missing = bucket.missing(limits, candidate.burst_s)
             if bucket is not None or name == refused:
-                self._ledger.carry_over(group, candidate, kept, corrected, cool_s if name == refused else 0.0)
+                self._ledger.carry_over(group, candidate, *missing, cool_s if name == refused else 0.0)
 
     def learn_organization(self, account: str, organization: str) -> None:
         """An answer named the organisation behind an account."""
