@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from quotapool.domain.states import OPERATOR, Record, State
 from quotapool.domain.subject import Subject
+from quotapool.openai.ids import CONVERSATION
 from quotapool.session import open as held
 
 from tests.fakes.sessions import Hall, Peer, heard, say
@@ -93,7 +94,11 @@ async def test_a_session_whose_account_cools_down_goes_on_with_another_one(open_
 async def test_what_needs_this_connection_or_account_stays_and_the_client_is_told_why(open_hall, bond):
     hall = await open_hall({"a": 1, "b": 1}, objects={"search": False})
     client, upstream = await one_turn(hall)
-    await take_out(hall, account_of(hall, upstream), State.REMOVED)
+    account = account_of(hall, upstream)
+    written = hall.house.paths.owners.remember([(CONVERSATION, "conv_1")], account, "")
+    assert written is not None
+    await written
+    await take_out(hall, account, State.REMOVED)
     await say(client, **create(**bond))
     assert (await heard(client))["type"] == "error"
     code, reason = await client.closed()

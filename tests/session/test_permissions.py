@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from quotapool.openai.ids import CALL, RESPONSE
+from quotapool.openai.ids import CALL, FILE, RESPONSE
 from structlog.testing import capture_logs
 
 from tests.fakes.sessions import BINARY, TEXT, Hall, Peer, Refused, open_sessions
@@ -83,16 +83,32 @@ async def test_a_response_made_in_a_session_is_found_later_and_only_by_its_owner
     assert said["error"]["message"] == "Previous response with id 'resp_1' not found."
 
 
-async def test_what_another_account_keeps_cannot_be_used_here_and_the_error_says_so(hall):
+async def test_a_session_goes_where_the_objects_are_that_a_response_names(hall):
     client, upstream = await hall.pair("/v1/responses", ANN)
     elsewhere = next(account for account in "abcde" if account != account_of(hall, upstream))
     await write_down(hall, RESPONSE, "resp_3", elsewhere, "ann")
+    await create(client, previous_response_id="resp_3")
+    other = await hall.upstream.accepted()
+    assert account_of(hall, other) == elsewhere
+    assert b"resp_3" in (await other.receive())[1]
+    assert await upstream.closed() == (1001, "")
+
+
+async def test_beside_what_the_session_made_nothing_of_another_account_can_be_named_and_the_error_says_so(hall):
+    client, upstream = await hall.pair("/v1/responses", ANN)
+    await create(client)
+    await upstream.receive()
+    response = {"id": "resp_1", "status": "completed", "usage": {"input_tokens": 1, "output_tokens": 1}}
+    for kind in ("response.created", "response.completed"):
+        await upstream.send(TEXT, json.dumps({"type": kind, "response": response}).encode())
+        await client.receive()
+    elsewhere = next(account for account in "abcde" if account != account_of(hall, upstream))
+    await write_down(hall, FILE, "file-3", elsewhere, "ann")
     with capture_logs() as lines:
-        await create(client, previous_response_id="resp_3")
+        named = [{"role": "user", "content": [{"type": "input_file", "file_id": "file-3"}]}]
+        await create(client, previous_response_id="resp_1", input=named)
         said = json.loads((await client.receive())[1])
-    assert [(line["code"], line["about"]) for line in lines if line["event"] == "event refused"] == [
-        ("object_elsewhere", "response in previous_response_id")
-    ]
+    assert [line["code"] for line in lines if line["event"] == "event refused"] == ["object_elsewhere"]
     assert (said["status"], said["error"]["code"]) == (400, "object_elsewhere")
 
 

@@ -166,13 +166,14 @@ class SessionPath:
             session.opened.record.usage = usage.used  # for the line in the log; metrics and money have counted each
             record.upstream_s += time.monotonic() - began
 
-    async def _move(self, session: _Session, group: str, cost: Cost) -> Granted | None:
-        """Open the session on another account that has room for a response of this cost; None: none has. The client
-        does not notice."""
+    async def _move(self, session: _Session, group: str, cost: Cost, only: frozenset[str] | None) -> Granted | None:
+        """Open the session on another account (of `only`) that has room for a response of this cost; None: none has.
+        The client does not notice."""
         before, relay, record = session.opened, session.relay, session.opened.request_record
         now = self._configuration.now
         want = want_of(session.request, session.client.headers, record.client, session.known, now)
         want.group, want.cost, want.may_try_resting, want.max_wait_s = group, cost, False, 0.0
+        want.only = want.only if only is None else only
         want.exclude.add(before.record.account)
         opened: HandshakeAttempt | None = None
 

@@ -26,6 +26,16 @@ RESPONSES: Final = "responses"
 _MODELS: Final = ("model", "deployment")  # Azure's name of it
 
 
+class ObjectElsewhere(Refusal):
+    """An event names what only the accounts `only` have. `may_move`: the session may go on there, for the event names
+    nothing that the session made itself."""
+
+    def __init__(self, only: frozenset[str], about: str, *, may_move: bool) -> None:
+        super().__init__(replies.OBJECT_ELSEWHERE, about=about)
+        self.only = only
+        self.may_move = may_move
+
+
 class SessionPermissions:
     def __init__(
         self, configuration: Configuration, objects: Objects, daily_limit: DailyLimit, policy: PolicyWatch
@@ -119,7 +129,7 @@ class SessionPermissions:
         if involves_objects(asked):
             only = (await self._objects.place(asked)).only
             if only is not None and account not in only:
-                raise Refusal(replies.OBJECT_ELSEWHERE, about=about(asked))
+                raise ObjectElsewhere(only, about(asked), may_move=not names_own)
         return names_own or only is not None
 
     def own_objects(self, name: str, *, are_listed: bool) -> OwnObjects:

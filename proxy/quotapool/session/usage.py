@@ -58,6 +58,7 @@ from quotapool.request.one_account import reserve_at
 from quotapool.request.read import LONGEST_MODEL
 from quotapool.request.refusals import refusal_of
 from quotapool.session.own_objects import OwnObjects
+from quotapool.session.permissions import ObjectElsewhere
 
 _log = structlog.get_logger()
 _DIMENSIONS: Final = {"requests": Dimension.RPM, "tokens": Dimension.TPM}
@@ -76,7 +77,8 @@ class SessionTerms:
     check: Callable[[str, bytes, str], Awaitable[tuple[bytes, bool]]]
     check_event: Callable[[bytes, str], Awaitable[None]]  # (any other event, account); raises Refusal
     own: OwnObjects
-    move: Callable[[str, Cost], Awaitable[Granted | None]]  # (model group, cost): to another account, if one has room
+    # (model group, cost, accounts that may be; None: any): to another account, if one has room
+    move: Callable[[str, Cost, frozenset[str] | None], Awaitable[Granted | None]]
     hide: Callable[[bytearray], bytearray]  # the secret of the session's key, in what upstream sends
 
 
@@ -146,7 +148,7 @@ class SessionUsage:
             if not (self._terms.asks_first and may_create(payload)):
                 await self._terms.check_event(event, self.account)
                 return None
-            payload[:], is_bound = await self._terms.check(model, event, self.account)
+            payload[:], is_bound = await self._check(model, event)
             with contextlib.suppress(InvalidRequest):  # upstream answers what is wrong with it
                 facts = read_request("responses", event)
                 response.prompt_estimate = facts.prompt_tokens
@@ -166,6 +168,16 @@ class SessionUsage:
             return refusal_event(refusal.status, refusal.body(), lane)
         self._expect(lane, response)
         return None
+
+    async def _check(self, model: str, event: bytes) -> tuple[bytes, bool]:
+        """As the terms'; a session in which nothing is under way goes where the objects are that the event names."""
+        try:
+            return await self._terms.check(model, event, self.account)
+        except ObjectElsewhere as elsewhere:
+            group = self._granted.group
+            if not elsewhere.may_move or self.busy or not await self._move(group, Cost(1), elsewhere.only):
+                raise
+        return await self._terms.check(model, event, self.account)
 
     def _expect(self, lane: str, response: _Response) -> None:
         """It was asked for, and has not begun. An upstream that begins none, or a client that invents lanes, fills no
@@ -198,9 +210,9 @@ class SessionUsage:
         known = self._roster.pool.keys.get(self.key)
         return known is not None and self._roster.pool.state_of(known) is State.ACTIVE
 
-    async def _move(self, group: str, cost: Cost) -> bool:
+    async def _move(self, group: str, cost: Cost, only: frozenset[str] | None = None) -> bool:
         """Whether the session is on another account now."""
-        moved = await self._terms.move(group, cost)
+        moved = await self._terms.move(group, cost, only)
         if moved is not None:
             self._granted = moved
         return moved is not None
