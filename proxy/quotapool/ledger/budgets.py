@@ -284,16 +284,17 @@ class Ledger:
         now = await self.registry.time()
         return now, {name: bucket async for name, bucket in self.each_bucket()}
 
-    async def buckets_of(self, group: str, accounts: Sequence[str]) -> tuple[float, dict[str, Bucket]]:
-        """The store's time, and a group's buckets by account, of those accounts that have one. Raises
-        StoreUnavailable."""
-        found: dict[str, Bucket] = {}
+    async def buckets_of(self, group: str, accounts: Sequence[str]) -> AsyncIterator[tuple[str, Bucket]]:
+        """A group's buckets by account, of those accounts that have one; the loop gets its turn every few hundred.
+        Raises StoreUnavailable."""
         for start in range(0, len(accounts), _AT_ONCE):
             part = accounts[start : start + _AT_ONCE]
             keys = [bucket_key(self.prefix, account, group) for account in part]
-            values = await self.registry.retry(partial(self.store.client.mget, keys))
-            found |= {account: bucket_of(raw) for account, raw in zip(part, values, strict=True) if raw is not None}
-        return await self.registry.time(), found
+            for account, raw in zip(
+                part, await self.registry.retry(partial(self.store.client.mget, keys)), strict=True
+            ):
+                if raw is not None:
+                    yield account, bucket_of(raw)
 
     async def each_bucket(self) -> AsyncIterator[tuple[tuple[str, str], Bucket]]:
         """Every bucket with its (account, model group), in any order; the loop gets its turn every few hundred. Raises

@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from quotapool.domain.bucket import DIMENSIONS
 from quotapool.domain.observer import Observer
 from quotapool.domain.states import Record, State
 from quotapool.domain.subject import Subject
@@ -160,16 +159,16 @@ class RosterSync:
     async def _carry_over(self, before: str, group: str, refused: str, cool_s: float) -> None:
         """What was taken from the buckets of the group `before` is missing in those of the new one, on every account;
         the one that was refused rests. Raises StoreUnavailable."""
-        accounts = {name: account.keys[0] for name, account in self.roster.pool.accounts.items() if account.keys}
-        now, buckets = await self._ledger.buckets_of(before, list(accounts))
-        for name, key in accounts.items():
-            candidate, limits = self.roster.candidate(key, group), self.roster.limits_for(name, before)
-            missing = [0.0] * len(DIMENSIONS), [0.0] * len(DIMENSIONS)
-            if (bucket := buckets.get(name)) is not None:
-                bucket.refill(now, limits, burst_s=candidate.burst_s)
-                missing = bucket.missing(limits, candidate.burst_s)
-            if bucket is not None or name == refused:
-                self._ledger.carry_over(group, candidate, *missing, cool_s if name == refused else 0.0)
+        accounts = self.roster.pool.accounts
+        now = await self._registry.time()
+        async for name, bucket in self._ledger.buckets_of(before, list(accounts)):
+            account = accounts.get(name)
+            if account is None or not account.keys:  # a reload took it
+                continue
+            candidate, limits = self.roster.candidate(account.keys[0], group), self.roster.limits_for(name, before)
+            bucket.refill(now, limits, burst_s=candidate.burst_s)
+            missing = bucket.missing(limits, candidate.burst_s)
+            self._ledger.carry_over(group, candidate, *missing, cool_s if name == refused else 0.0)
 
     def learn_organization(self, account: str, organization: str) -> None:
         """An answer named the organisation behind an account."""
