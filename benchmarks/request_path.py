@@ -82,7 +82,7 @@ ANSWERED = [
 _pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
 
 
-async def grant_all(_script: object, _key: object, _batch: bytes, body: bytes) -> bytes:
+async def grant_all(_script: object, _key: object, _batch: bytes, body: bytes, *_clock: bytes) -> bytes:
     """The store: it has room for every reserve of the batch, and takes every settle."""
     moments = [number for index, limit in MINUTE for number in (index, limit, limit, 1.0, 1.0, 0.0, 0.0, limit)]
     results = [[1, 1, 1234.5, 0.9, False, moments] if item[0] == 1 else [2, 0.9] for item in _unpack(body)]
@@ -116,6 +116,10 @@ class Connection:
 
     lost = False
     drained = None
+    address = "127.0.0.1"
+    client_s = 60.0
+    now = 0.0
+    deadline = 0.0
 
     def send(self, data: bytes) -> None: ...
 
