@@ -54,8 +54,7 @@ def test_while_the_store_is_gone_each_replica_serves_its_share_and_says_so(pool)
     assert said == [[0.0, 0.0], [200, 200], True]
     assert figures.errors == 0, figures
     assert figures.alone > 40, figures
-    # Mostly 0, but 2.3 to 2.8 % in one of some runs, right after the hang above; why is not yet known.
-    assert figures.oversold <= 0.05, figures
+    assert figures.oversold <= 0.02, figures
     assert figures.silence_s <= 2.25 + SLACK_S, figures  # store_patience, and the last call's deadline
     assert figures.back_s <= 1.5 + SLACK_S, figures
     assert pool.metric("quotapool_store_up") == [1.0, 1.0]
