@@ -231,6 +231,31 @@ def test_an_event_past_the_cap_passes_whole_and_the_rest_is_watched_and_stripped
         assert relay.error is None
 
 
+def test_all_streams_together_hold_a_bounded_amount_and_a_stream_that_is_over_holds_nothing():
+    holding, piece = sse.Holding(), b"x" * 65_536
+    relays = [StreamRelay("chat", strip_usage=True, holding=holding) for _ in range(40)]
+    passed = 0
+    for relay in relays:
+        relay.feed(b"data: ")
+    for _ in range(64):  # 4 MiB of one event each, 160 MiB in all
+        for relay in relays:
+            passed += len(relay.feed(piece))
+            assert sum(len(relay._held) for relay in relays) <= sse.MAX_EVENT + len(piece) + len(relays) * sse._WHOLE
+    assert passed > 100 * 2**20  # the rest passes as it comes
+    held = holding.held
+    assert held == sum(len(relay._held) for relay in relays if len(relay._held) > sse._WHOLE) > 0
+    for relay in relays:
+        relay.release()
+    assert holding.held == 0
+    text = "x" * 2_000_000
+    after = StreamRelay("chat", strip_usage=True, holding=holding)
+    asked = event(chunk({"content": text}, usage=None))
+    assert through(after, [asked[at : at + 4096] for at in range(0, len(asked), 4096)]) == event(
+        chunk({"content": text})
+    )
+    assert holding.held == 0
+
+
 def image_event(kind, image, **more):
     call = {"type": "image_generation_call", "id": "ig_1", "result": image}
     return typed(kind, **({"response": {"id": "resp_1", "output": [call], **more}} if "response." in kind else more))

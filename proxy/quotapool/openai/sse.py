@@ -20,9 +20,11 @@ from quotapool.openai.usage import reported_tier, usage_of, with_tools
 
 Dialect = Literal["chat", "responses"]
 
-MAX_EVENT: Final = 16 * 1024 * 1024
-"""Bytes of one unfinished event that are held for stripping; a longer one passes unstripped. It commits."""
-_WHOLE: Final = 2**20  # bytes of one unfinished event that are kept as they are, if nothing is stripped
+MAX_EVENT: Final = 16 * 2**20
+"""Bytes of unfinished events that are held for stripping, by all streams of a process together, beside `_WHOLE` for
+each. What there is no room for passes unstripped."""
+_WHOLE: Final = 256 * 1024  # bytes of its unfinished event that each stream may hold
+_MOST_SKIMMED: Final = 4 * 2**20  # bytes of a longer event that are kept beside its long strings
 _BLANK_LINES: Final = (b"\n\n", b"\n\r\n", b"\r\r")
 
 PREAMBLE: Final = frozenset({"response.created", "response.queued", "response.in_progress", "keepalive"})
@@ -67,6 +69,13 @@ class _Event(msgspec.Struct, gc=False):
 _event: Final = msgspec.json.Decoder(_Event)
 
 
+class Holding:
+    """What the streams of a process hold together, in bytes, of events longer than `_WHOLE`."""
+
+    def __init__(self) -> None:
+        self.held = 0
+
+
 class StreamRelay:
     """One streamed answer. `feed` it what upstream sends, give the client what it returns, `finish` at a clean end.
 
@@ -82,11 +91,12 @@ class StreamRelay:
 
     __slots__ = (
         "_chat",
+        "_counted",
         "_deltas",
         "_exact",
         "_held",
+        "_holding",
         "_long",
-        "_long_bytes",
         "_running",
         "_strip",
         "_tier",
@@ -97,7 +107,9 @@ class StreamRelay:
         "object_id",
     )
 
-    def __init__(self, dialect: Dialect, strip_usage: bool = False) -> None:
+    def __init__(self, dialect: Dialect, strip_usage: bool = False, holding: Holding | None = None) -> None:
+        self._holding = holding or Holding()
+        self._counted = 0  # of `_held`, among what all streams hold
         self.committed = False
         self.complete = False
         self.error: bytes | None = None
@@ -107,7 +119,6 @@ class StreamRelay:
         self._strip = strip_usage and self._chat
         self._held = bytearray()
         self._long: SkimmedJson | None = None  # an unfinished event that is too long to be held
-        self._long_bytes = 0
         self._deltas = 0
         self._exact: Usage | None = None
         self._running: Usage | None = None
@@ -137,24 +148,30 @@ class StreamRelay:
         block = data if not self._held and data.endswith(b"\n\n") else self._assemble(data)
         if block:
             block = self._read(block)
-        if self._held and len(self._held) > (MAX_EVENT if self._strip else _WHOLE):
-            block += self._begin_long()
+        if len(self._held) > _WHOLE or self._counted:
+            self._count(len(self._held) if len(self._held) > _WHOLE else 0)
+            if self._counted and (not self._strip or self._holding.held > MAX_EVENT):
+                block += self._begin_long()
         return block if self._strip else data
 
     def _begin_long(self) -> bytes:
         """The held event is too long: it passes from here on. Returns what was held of it."""
         passing = bytes(self._held)
-        self._held.clear()
-        self._long, self._long_bytes = SkimmedJson(MAX_EVENT), 0
-        self._skim(self._long, passing)
+        self.release()
+        self._long = SkimmedJson(_MOST_SKIMMED)
+        self._long.feed(passing)
+        self._commit()
         self._held += passing[-2:]  # in which its blank line may begin
         return passing
 
-    def _skim(self, event: SkimmedJson, data: bytes) -> None:
-        event.feed(data)
-        self._long_bytes += len(data)
-        if self._long_bytes > MAX_EVENT:
-            self._commit()
+    def _count(self, held: int) -> None:
+        self._holding.held += held - self._counted
+        self._counted = held
+
+    def release(self) -> None:
+        """Hold nothing any more: upstream has ended, or nobody waits for the rest."""
+        self._held.clear()
+        self._count(0)
 
     def _feed_long(self, event: SkimmedJson, data: bytes) -> bytes:
         """More of a long event, and what comes behind it."""
@@ -162,11 +179,11 @@ class StreamRelay:
         seen = bytes(self._held) + data
         found = _BOUNDARY.search(seen)
         if found is None:
-            self._skim(event, data)
+            event.feed(data)
             self._held[:] = seen[-2:]
             return data
         end = found.end() - before
-        self._skim(event, data[:end])
+        event.feed(data[:end])
         self._held.clear()
         self._long = None
         self._watch(bytes(event.kept))
@@ -176,7 +193,7 @@ class StreamRelay:
     def finish(self) -> bytes:
         """What is still held when upstream ends: an event without its blank line, treated like the others."""
         event = bytes(self._held) if self._long is None else bytes(self._long.kept)
-        self._held.clear()
+        self.release()
         if not event or not self._watch(event) or not self._strip or self._long is not None:
             return b""
         return _without_null_usage(event)
