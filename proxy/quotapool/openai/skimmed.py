@@ -9,16 +9,17 @@ _LONGEST: Final = 2**18  # bytes; ids, names and encrypted reasoning are shorter
 
 class SkimmedJson:
     """`feed` it JSON as it comes in: `kept` is the same JSON, in which strings of more than `longest` bytes are empty,
-    and only the last `most` bytes of that. Text that is not JSON is kept as something that is not JSON either.
+    and only the last `most` bytes of that. So is anything as long between two strings, which no JSON of OpenAI has.
     """
 
-    __slots__ = ("_escaping", "_longest", "_most", "_string", "kept")
+    __slots__ = ("_escaping", "_in_string", "_longest", "_most", "_since", "kept")
 
     def __init__(self, most: int, longest: int = _LONGEST) -> None:
         self.kept = bytearray()
         self._most = most
         self._longest = longest
-        self._string = -1  # where in `kept` the string begins that is being read; -1: none is
+        self._since = 0  # where in `kept` the string begins that is being read, or what is between two strings
+        self._in_string = False
         self._escaping = False  # an odd number of backslashes came last
 
     def feed(self, text: bytes) -> None:
@@ -31,28 +32,30 @@ class SkimmedJson:
         too_many = len(self.kept) - self._most
         if too_many > 0:
             del self.kept[:too_many]
-            if self._string >= 0:
-                self._string = max(0, self._string - too_many)
+            self._since = max(0, self._since - too_many)
 
     def _quote(self) -> None:
         kept = self.kept
-        if self._string < 0:
-            self._string = len(kept) + 1
-        elif self._escaping:
+        if self._escaping:
             self._escaping = False
-        else:
-            if len(kept) - self._string > self._longest:
-                del kept[self._string :]
-            self._string = -1
+            self._add(b'"')
+            return
+        if len(kept) - self._since > self._room:
+            del kept[self._since :]
         kept += b'"'
+        self._in_string = not self._in_string
+        self._since = len(kept)
+
+    @property
+    def _room(self) -> int:
+        return self._longest if self._in_string else max(self._longest, _LONGEST)
 
     def _add(self, piece: bytes) -> None:
         if not piece:
             return
-        self.kept += piece
-        if self._string < 0:
-            return
-        backslashes = len(piece) - len(piece.rstrip(b"\\"))
-        self._escaping = (backslashes + (self._escaping and backslashes == len(piece))) % 2 == 1
-        if len(self.kept) - self._string > self._longest:
-            del self.kept[self._string + self._longest + 1 :]  # all of it is removed at its end
+        room = self._room + 1 - (len(self.kept) - self._since)  # one more tells that all of it is to be removed
+        if room > 0:
+            self.kept += piece if len(piece) <= room else piece[:room]
+        if self._in_string:
+            backslashes = len(piece) - len(piece.rstrip(b"\\"))
+            self._escaping = (backslashes + (self._escaping and backslashes == len(piece))) % 2 == 1

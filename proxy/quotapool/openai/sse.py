@@ -24,7 +24,7 @@ MAX_EVENT: Final = 16 * 2**20
 """Bytes of unfinished events that are held for stripping, by all streams of a process together, beside `_WHOLE` for
 each. What there is no room for passes unstripped."""
 _WHOLE: Final = 256 * 1024  # bytes of its unfinished event that each stream may hold
-_MOST_SKIMMED: Final = 4 * 2**20  # bytes of a longer event that are kept beside its long strings
+_MOST_SKIMMED: Final = 2 * 2**20  # bytes of a longer event that are kept beside its long strings
 _BLANK_LINES: Final = (b"\n\n", b"\n\r\n", b"\r\r")
 
 PREAMBLE: Final = frozenset({"response.created", "response.queued", "response.in_progress", "keepalive"})
