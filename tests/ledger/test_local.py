@@ -27,12 +27,12 @@ HUNDRED = Cost(1, 100)
 NOTHING = Cost(0)
 
 
-def alone(level: float, replicas: int, who=A) -> LocalBudgets:
+def alone(level: float, replicas: int, who=A, seen_s_ago: float = 0.0) -> LocalBudgets:
     """One of `replicas`, that just lost the store, the account last seen with `level` tokens."""
     local = LocalBudgets()
     moments = {TPM: Moment(level, level, 0.0, 0.0)}
-    local.remember(Granted("1", GROUP, HUNDRED, who, NOW, 0.5, False, moments, {TPM: UNKNOWN}))
-    local.begin(replicas)
+    local.remember(Granted("1", GROUP, HUNDRED, who, NOW - seen_s_ago, 0.5, False, moments, {TPM: UNKNOWN}))
+    local.begin(replicas, heard=NOW)
     return local
 
 
@@ -78,6 +78,14 @@ def test_what_refilled_since_it_was_seen_is_shared_too():
     refused(local, NOW + 2)
 
 
+def test_what_others_may_have_taken_since_it_was_seen_is_not_shared():
+    """6,000 tokens a minute: 30 s bring 3,000, of which the store may have granted all to the other replica."""
+    local = alone(100, replicas=2, seen_s_ago=30.0)
+    refused(local)
+    take(local, NOW + 1.0)  # 100 that were seen, and 100 that came in since: half of them are ours
+    refused(local, NOW + 1.0)
+
+
 def test_no_request_is_too_large_that_was_not_too_large_before():
     # Given a full bucket and a request that is more than our quarter of it
     local = alone(5_880, replicas=4)
@@ -92,7 +100,7 @@ def test_a_budget_smaller_than_the_number_of_replicas_still_serves():
     local = LocalBudgets()
     moments = {Dimension.RPM: Moment(2.94, 2.94, 0.0, 0.0)}
     local.remember(Granted("1", GROUP, Cost(1), slow, NOW, 0.5, False, moments, {Dimension.RPM: UNKNOWN}))
-    local.begin(4)
+    local.begin(4, heard=NOW)
     assert isinstance(local.reserve(GROUP, Cost(1), [slow], NOW), Granted)
     again = local.reserve(GROUP, Cost(1), [slow], NOW)
     assert isinstance(again, Refused)
@@ -101,7 +109,7 @@ def test_a_budget_smaller_than_the_number_of_replicas_still_serves():
 
 def test_a_bucket_never_seen_starts_empty():
     local = LocalBudgets()
-    local.begin(2)
+    local.begin(2, heard=NOW)
     assert refused(local).wait_s == pytest.approx(2.0)
     take(local, NOW + 2)
 
@@ -127,7 +135,7 @@ def test_a_refusal_leaves_upstreams_remaining_and_nothing_more():
 def test_an_unknown_limit_is_learned():
     unwritten = candidate("a")
     local = LocalBudgets()
-    local.begin(1)
+    local.begin(1, heard=NOW)
     answer = local.reserve(GROUP, HUNDRED, [unwritten], NOW)
     assert isinstance(answer, Refused)
     first = local.reserve(GROUP, HUNDRED, [unwritten], NOW + 1)
@@ -188,7 +196,7 @@ def test_what_is_settled_in_the_next_absence_comes_off_that_ones_debt():
     answer = take(local)
     assert owed(local) == [(pytest.approx(100), pytest.approx(100))]
     local.end()
-    local.begin(2)
+    local.begin(2, heard=NOW)
     settle(local, answer, back=HUNDRED)
     assert owed(local) == [(pytest.approx(-100), pytest.approx(-100))]
 

@@ -242,7 +242,7 @@ class Ledger:
         ):  # the store never answered: neither levels nor replicas are known
             raise StoreUnavailable("the store does not answer")
         if not self._local.active:
-            self._local.begin(self.replicas)
+            self._local.begin(self.replicas, heard=max(self._clock_shown, self._now() - self._patience_s))
             self._left_epoch = self.registry.epoch
         return self._local.reserve(group, cost, candidates, self._now(), leave)
 

@@ -2,7 +2,8 @@
 
 Each of N replicas goes on with what it last saw of a bucket as if every request cost N times as much: with an Nth of
 the level, at an Nth of the rate, yet no request is too large that was not too large before. Together they take no more
-than one would. What was taken is owed: by how much a bucket would be fuller had nothing been taken, so that refilling
+than one would. What a bucket gained between that look at it and the last sign of the store does not count: others may
+have taken it. What was taken is owed: by how much a bucket would be fuller had nothing been taken, so that refilling
 pays here what it would have paid there. A bucket that this process never saw starts empty. Upstream's own figures of
 what is left are followed here as in the store; they are the one thing that replicas still share.
 """
@@ -82,6 +83,7 @@ class LocalBudgets:
         self._cooling: dict[tuple[str, str], float] = {}
         self._shares: dict[tuple[str, str], _Share] = {}
         self._replicas = 1
+        self._heard = 0.0
         self._serial = 0
 
     # ---- while the store answers
@@ -104,6 +106,7 @@ class LocalBudgets:
     def move(self, seconds: float) -> None:
         """The store's clock was set by so many seconds: everything goes along that was known before."""
         self._cooling = {key: until + seconds for key, until in self._cooling.items()}
+        self._heard += seconds
         for granted in self._last.values():
             granted.at += seconds
         for share in self._shares.values():
@@ -113,9 +116,12 @@ class LocalBudgets:
 
     # ---- while it is away
 
-    def begin(self, replicas: int) -> None:
-        """The store is away: from now on this process uses its share as one of `replicas`."""
+    def begin(self, replicas: int, heard: float) -> None:
+        """The store is away: from now on this process uses its share as one of `replicas`.
+
+        `heard`: until when the store may have granted to others."""
         self.active = True
+        self._heard = heard
         self._replicas = max(1, replicas)
 
     def reserve(
@@ -188,7 +194,7 @@ class LocalBudgets:
         seen = self._last.get(key)
         if seen is None:
             return Bucket(now, self._cooling.get(key, 0.0))
-        bucket = Bucket(seen.at, self._cooling.get(key, 0.0))
+        bucket = Bucket(max(seen.at, self._heard), self._cooling.get(key, 0.0))
         for dimension in Dimension:
             i, moment = DIMENSIONS.index(dimension), seen.moments.get(dimension)
             if moment is None:  # unbounded when last seen
