@@ -206,18 +206,18 @@ def test_only_an_unfinished_event_is_held_back():
     assert relay.finish() == HELLO[:9]
 
 
-def test_events_of_megabytes_in_small_pieces_are_stripped_in_linear_time():
-    text = "x" * 5_000_000
+@pytest.mark.parametrize(("length", "stripped"), [(120_000, True), (5_000_000, False)])
+def test_long_events_in_small_pieces_are_stripped_while_they_can_be_held(length, stripped):
+    text = "x" * length
     asked = event(chunk({"content": text}, usage=None))
     parts = [asked[i : i + 4096] for i in range(0, len(asked), 4096)]
     relay = StreamRelay("chat", strip_usage=True)
-    assert through(relay, parts) == event(chunk({"content": text}))
+    assert through(relay, parts) == (event(chunk({"content": text})) if stripped else asked)
 
 
 @pytest.mark.parametrize("strip", [True, False])
 def test_an_event_past_the_cap_passes_whole_and_the_rest_is_watched_and_stripped(monkeypatch, strip):
-    monkeypatch.setattr(sse, "MAX_EVENT", 1000)
-    monkeypatch.setattr(sse, "_WHOLE", 1000)
+    monkeypatch.setattr(sse, "_MOST_HELD", 1000)
     big = event(chunk({"content": "y" * 5000}, usage=None))
     stream = HELLO + big + TOLD + DONE
     for size in (1, 2, 3, 100, 2000, len(stream)):
@@ -231,29 +231,19 @@ def test_an_event_past_the_cap_passes_whole_and_the_rest_is_watched_and_stripped
         assert relay.error is None
 
 
-def test_all_streams_together_hold_a_bounded_amount_and_a_stream_that_is_over_holds_nothing():
-    holding, piece = sse.Holding(), b"x" * 65_536
-    relays = [StreamRelay("chat", strip_usage=True, holding=holding) for _ in range(40)]
-    passed = 0
-    for relay in relays:
-        relay.feed(b"data: ")
-    for _ in range(64):  # 4 MiB of one event each, 160 MiB in all
-        for relay in relays:
-            passed += len(relay.feed(piece))
-            assert sum(len(relay._held) for relay in relays) <= sse.MAX_EVENT + len(piece) + len(relays) * sse._WHOLE
-    assert passed > 100 * 2**20  # the rest passes as it comes
-    held = holding.held
-    assert held == sum(len(relay._held) for relay in relays if len(relay._held) > sse._WHOLE) > 0
-    for relay in relays:
-        relay.release()
-    assert holding.held == 0
-    text = "x" * 2_000_000
-    after = StreamRelay("chat", strip_usage=True, holding=holding)
-    asked = event(chunk({"content": text}, usage=None))
-    assert through(after, [asked[at : at + 4096] for at in range(0, len(asked), 4096)]) == event(
-        chunk({"content": text})
-    )
-    assert holding.held == 0
+@pytest.mark.parametrize("strip", [True, False])
+@pytest.mark.parametrize("piece", [b"x" * 65_536, b'","' * 21_845, b'"' + b"x" * 50_000 + b'",'], ids=len)
+def test_of_an_event_without_end_a_bounded_part_is_held_and_the_rest_passes_as_it_comes(strip, piece):
+    relay, passed, sent = StreamRelay("chat", strip_usage=strip), 0, len(b"data: ")
+    relay.feed(b"data: ")
+    tracemalloc.start()
+    for _ in range(320):  # 20 MiB
+        passed += len(relay.feed(piece))
+        sent += len(piece)
+        assert sent - passed <= sse._MOST_HELD + len(piece)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 2**20
 
 
 def image_event(kind, image, **more):

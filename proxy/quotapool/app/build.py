@@ -11,7 +11,6 @@ from quotapool.ledger.budgets import Ledger
 from quotapool.ledger.clients import ClientDirectory, ClientStore
 from quotapool.objects.owners import ObjectOwners
 from quotapool.objects.placement import Objects
-from quotapool.openai.sse import Holding
 from quotapool.pool.admission import Admission
 from quotapool.pool.configuration import Configuration, Snapshot
 from quotapool.pool.key_health import KeyHealth
@@ -108,7 +107,7 @@ def build_request_path(
     slots = RetrySlots(settings.retry.budget)
     reading_on = ReadingOn()
     parts = AttemptParts(
-        sync, health, ledger, observer, alarm, policy, rates, slots, reading_on, admission, Holding(), clean
+        sync, health, ledger, observer, alarm, policy, rates, slots, reading_on, admission, clean
     )
     failover = Failover(
         configuration, admission=admission, ledger=ledger, sync=sync, rates=rates, slots=slots, observer=observer

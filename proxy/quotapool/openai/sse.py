@@ -3,7 +3,7 @@
 Most chunks are only scanned: keys and words that could matter are searched as bytes, and only an event that contains
 one is parsed, so that words in the model's text decide nothing. A client that did not ask for usage gets the bytes of a
 stream without it: the usage chunk and each `"usage":null` are removed, however the bytes are split into chunks.
-Of an event of megabytes (an image) everything is kept but its long strings.
+Of an event that is too long to be held (an image) everything is read but its long strings.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ from quotapool.openai.usage import reported_tier, usage_of, with_tools
 
 Dialect = Literal["chat", "responses"]
 
-MAX_EVENT: Final = 16 * 2**20
-"""Bytes of unfinished events that are held for stripping, by all streams of a process together, beside `_WHOLE` for
-each. What there is no room for passes unstripped."""
-_WHOLE: Final = 256 * 1024  # bytes of its unfinished event that each stream may hold
-_MOST_SKIMMED: Final = 2 * 2**20  # bytes of a longer event that are kept beside its long strings
+_MOST_HELD: Final = 2**17  # bytes of an unfinished event; one that is longer passes as it is, not stripped
+_MOST_SKIMMED: Final = 2**20  # bytes of a longer event that are kept,
+_LONGEST_SKIMMED: Final = 2**15  # without longer strings
 _BLANK_LINES: Final = (b"\n\n", b"\n\r\n", b"\r\r")
 
 PREAMBLE: Final = frozenset({"response.created", "response.queued", "response.in_progress", "keepalive"})
@@ -69,13 +67,6 @@ class _Event(msgspec.Struct, gc=False):
 _event: Final = msgspec.json.Decoder(_Event)
 
 
-class Holding:
-    """What the streams of a process hold together, in bytes, of events longer than `_WHOLE`."""
-
-    def __init__(self) -> None:
-        self.held = 0
-
-
 class StreamRelay:
     """One streamed answer. `feed` it what upstream sends, give the client what it returns, `finish` at a clean end.
 
@@ -91,11 +82,9 @@ class StreamRelay:
 
     __slots__ = (
         "_chat",
-        "_counted",
         "_deltas",
         "_exact",
         "_held",
-        "_holding",
         "_long",
         "_running",
         "_strip",
@@ -107,9 +96,7 @@ class StreamRelay:
         "object_id",
     )
 
-    def __init__(self, dialect: Dialect, strip_usage: bool = False, holding: Holding | None = None) -> None:
-        self._holding = holding or Holding()
-        self._counted = 0  # of `_held`, among what all streams hold
+    def __init__(self, dialect: Dialect, strip_usage: bool = False) -> None:
         self.committed = False
         self.complete = False
         self.error: bytes | None = None
@@ -148,30 +135,18 @@ class StreamRelay:
         block = data if not self._held and data.endswith(b"\n\n") else self._assemble(data)
         if block:
             block = self._read(block)
-        if len(self._held) > _WHOLE or self._counted:
-            self._count(len(self._held) if len(self._held) > _WHOLE else 0)
-            if self._counted and (not self._strip or self._holding.held > MAX_EVENT):
-                block += self._begin_long()
+        if len(self._held) > _MOST_HELD:
+            block += self._begin_long()
         return block if self._strip else data
 
     def _begin_long(self) -> bytes:
         """The held event is too long: it passes from here on. Returns what was held of it."""
         passing = bytes(self._held)
-        self.release()
-        self._long = SkimmedJson(_MOST_SKIMMED)
+        self._long = SkimmedJson(_MOST_SKIMMED, _LONGEST_SKIMMED)
         self._long.feed(passing)
         self._commit()
-        self._held += passing[-2:]  # in which its blank line may begin
+        del self._held[:-2]  # in which its blank line may begin
         return passing
-
-    def _count(self, held: int) -> None:
-        self._holding.held += held - self._counted
-        self._counted = held
-
-    def release(self) -> None:
-        """Hold nothing any more: upstream has ended, or nobody waits for the rest."""
-        self._held.clear()
-        self._count(0)
 
     def _feed_long(self, event: SkimmedJson, data: bytes) -> bytes:
         """More of a long event, and what comes behind it."""
@@ -193,7 +168,7 @@ class StreamRelay:
     def finish(self) -> bytes:
         """What is still held when upstream ends: an event without its blank line, treated like the others."""
         event = bytes(self._held) if self._long is None else bytes(self._long.kept)
-        self.release()
+        self._held.clear()
         if not event or not self._watch(event) or not self._strip or self._long is not None:
             return b""
         return _without_null_usage(event)

@@ -32,7 +32,6 @@ from quotapool.openai.headers import Header
 from quotapool.openai.jsontext import is_too_deep
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.safety import is_policy_refusal
-from quotapool.openai.sse import Holding
 from quotapool.pool.admission import Admission
 from quotapool.pool.configuration import Snapshot
 from quotapool.pool.key_health import KeyHealth
@@ -165,7 +164,6 @@ class AttemptParts:
     slots: RetrySlots
     reading_on: ReadingOn
     admission: Admission
-    holding: Holding
     clean: Callable[[bytes], bytes]
 
 

@@ -139,7 +139,7 @@ class HttpAttempt(Attempt):
                 reader.located(answer.headers["Location"])
         try:
             if is_events and request.endpoint.dialect is not None:
-                stream = self._stream = StreamRelay(request.endpoint.dialect, request.strip_usage, self.parts.holding)
+                stream = self._stream = StreamRelay(request.endpoint.dialect, request.strip_usage)
                 self.parts.observer.stream_opened(1)
                 try:
                     await pass_stream(
@@ -188,5 +188,4 @@ class HttpAttempt(Attempt):
             self._answer.close()
         if self._stream is not None:
             self.outcome.usage = self._stream.usage
-            self._stream.release()
         super()._end()
