@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 
 from quotapool.upstream.interface import Sink, UpstreamFailure
 
-_MOST_BUFFERED: Final = 2**18  # bytes of a body that nobody has taken; then upstream has to wait
+_MOST_BUFFERED: Final = 2**16  # bytes of a body that nobody has taken; then upstream has to wait
 
 
 class AnswerConnection(Protocol):

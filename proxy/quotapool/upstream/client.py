@@ -21,6 +21,7 @@ from quotapool.upstream.connection_limit import ConnectionLimit
 from quotapool.upstream.dialing import Dialer
 from quotapool.upstream.interface import Body, Timeouts, UpstreamFailure
 from quotapool.upstream.tunnel import ForwardProxy
+from quotapool.upstream.turns import Turns
 
 _DIGITS: Final = re.compile(r"[0-9]{1,18}")
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -59,6 +60,7 @@ class UpstreamClient:
             proxy=None if proxy is None else ForwardProxy.at(proxy),
         )
         self._timeouts = timeouts
+        self._turns = Turns()
         self._limit: ConnectionLimit[UpstreamConnection] = ConnectionLimit(most, self.free)
         self._idle: dict[UpstreamConnection, None] = {}  # in the order they became free
         self._open: set[UpstreamConnection] = set()
@@ -172,7 +174,7 @@ class UpstreamClient:
             if self._closed:
                 raise _closed()
             _, connection = await self._dialer.open(
-                loop, deadline, lambda: UpstreamConnection(loop, self, self._timeouts)
+                loop, deadline, lambda: UpstreamConnection(loop, self, self._timeouts, self._turns)
             )
             if connection.is_lost:
                 raise UpstreamFailure("connect", "cannot connect to upstream: connection reset", sent=False)

@@ -21,8 +21,10 @@ from multidict import CIMultiDict
 from quotapool.openai.headers import decode_headers, is_one_line
 from quotapool.upstream.answer import StreamedAnswer
 from quotapool.upstream.interface import Body, Timeouts, UpstreamFailure
+from quotapool.upstream.turns import Turns
 
 _LONGEST_HEAD: Final = 2**16  # bytes: of an answer's head, its trailers, or the framing between two pieces of a body
+_AT_ONCE: Final = 2**14  # bytes of an answer that are parsed in one step
 _IDLE_S: Final = 60.0
 _MARGIN: Final = 0.8  # of the time a server says it keeps an idle connection: ours must be the first to close it
 _TRUSTED_S: Final = 1.0  # a connection idle for longer is looked at before it is used
@@ -69,9 +71,12 @@ _IDLE, _WAITING, _HEAD, _BODY, _BODY_TO_THE_END, _ENDED = _Reading
 class UpstreamConnection(asyncio.Protocol):
     """What is read is `_reading`; whether another request may follow is `_reusable`, and never becomes true again."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, owner: ConnectionOwner, timeouts: Timeouts) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, owner: ConnectionOwner, timeouts: Timeouts, turns: Turns
+    ) -> None:
         self.loop = loop
         self._owner = owner
+        self._turns = turns
         self._between_s = timeouts.between_bytes
         # Called for each line of a head, so it only gathers them: all are made text of at once.
         self._fields: list[tuple[bytes, bytes]] = []  # of the heads so far, then of the trailers
@@ -86,7 +91,10 @@ class UpstreamConnection(asyncio.Protocol):
         self.served = 0  # answers that came to their end
         self.keep_s = _IDLE_S
         self.free_since = 0.0
-        self._paused = False
+        self._reads = True  # the transport reads
+        self._full = False  # the answer has enough for now
+        self._ahead = b""  # what came at once and is not all parsed,
+        self._ahead_at = 0  # and where the rest of it begins
         # the request's body, if it comes piece by piece
         self._sender: asyncio.Task[None] | None = None
         self._drained: asyncio.Future[None] | None = None  # done once upstream takes more; None: it does
@@ -156,9 +164,12 @@ class UpstreamConnection(asyncio.Protocol):
     # ---- for answers
 
     def resume(self, answer: StreamedAnswer) -> None:
-        if self._paused and answer is self._answer and self.transport is not None:
-            self._paused = False
-            self.transport.resume_reading()
+        if self._full and answer is self._answer:
+            self._full = False
+            if self._ahead:
+                self._turns.add(self._step)
+            else:
+                self._look()
 
     def give_up(self, answer: StreamedAnswer) -> None:
         if answer is self._answer:
@@ -206,6 +217,7 @@ class UpstreamConnection(asyncio.Protocol):
     def drop(self, *, politely: bool = False) -> None:
         """Close it. `politely`: with TLS's close_notify; else at once."""
         self._reusable = False
+        self._ahead = b""
         if self._sender is not None:
             self._sender.cancel()
             self._sender = None
@@ -221,12 +233,14 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def eof_received(self) -> None:
+        self._parse_ahead()
         if self._reading is _BODY_TO_THE_END:
             self._finish()
         elif self._answer is not None:
             self._break_off()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._parse_ahead()
         if self._answer is not None:
             self._break_off(exc)
         self._reusable = False
@@ -239,6 +253,43 @@ class UpstreamConnection(asyncio.Protocol):
         del self._parser  # it holds us as we hold it, and the collector seldom comes by
 
     def data_received(self, data: bytes) -> None:
+        if len(data) <= _AT_ONCE and not self._ahead:
+            self._parse(data)
+            return
+        self._ahead = self._ahead[self._ahead_at :] + data
+        self._ahead_at = 0
+        self._look()
+        self._turns.add(self._step)
+
+    def _look(self) -> None:
+        """Read on from upstream, or not."""
+        reads = not (self._full or self._ahead)
+        if reads is not self._reads and self.transport is not None and not self.transport.is_closing():
+            self._reads = reads
+            if reads:
+                self.transport.resume_reading()
+            else:
+                self.transport.pause_reading()
+
+    def _step(self) -> bool:
+        """Parse some of what came. Returns whether more of it can be parsed."""
+        ahead, at = self._ahead, self._ahead_at
+        if self._full or not ahead:
+            return False
+        self._ahead_at = at + _AT_ONCE
+        if self._ahead_at >= len(ahead):
+            self._ahead = b""
+        self._parse(memoryview(ahead)[at : self._ahead_at])
+        self._look()
+        return not self._full and self._ahead != b""
+
+    def _parse_ahead(self) -> None:
+        """Nothing more will come: what is ahead is the end."""
+        ahead, self._ahead = self._ahead, b""
+        if ahead:
+            self._parse(memoryview(ahead)[self._ahead_at :])
+
+    def _parse(self, data: bytes | memoryview) -> None:
         answer = self._answer
         if answer is None:
             self.drop()  # nobody asked: whatever follows on this connection cannot be trusted
@@ -278,14 +329,13 @@ class UpstreamConnection(asyncio.Protocol):
         transport = self.transport
         if self.served == 1:
             self._owner.answered(self)
-        if self._sender is not None or transport is None or transport.get_write_buffer_size():
-            self.drop()  # answered before it had the whole request: the rest would only be in the next one's way
+        if self._sender is not None or transport is None or transport.get_write_buffer_size() or self._ahead:
+            self.drop()  # answered before it had the whole request, or more than was asked for: in the next one's way
         elif not self._reusable:
             self.drop(politely=True)
         else:
-            if self._paused:
-                self._paused = False
-                transport.resume_reading()
+            self._full = False
+            self._look()
             self.free_since = self.loop.time()
             self._owner.free(self)
 
@@ -358,9 +408,9 @@ class UpstreamConnection(asyncio.Protocol):
         if answer is None or self._reading is _ENDED:
             self._reusable = False  # bytes that should not be there
             return
-        if answer.feed(data) and not self._paused and self.transport is not None:
-            self._paused = True
-            self.transport.pause_reading()
+        if answer.feed(data) and not self._full:
+            self._full = True
+            self._look()
 
     def on_message_complete(self) -> None:
         if self._reading is not _HEAD:  # else an interim answer
