@@ -14,7 +14,7 @@ from quotapool.openai.encoding import TooLarge, Unreadable, decoded, decoded_req
 from quotapool.openai.endpoints import resolve, session_query
 from quotapool.openai.forms import FormError, FormReader, boundary_of
 from quotapool.openai.headers import headers_for_upstream
-from quotapool.openai.jsontext import BROKEN, has_too_many_values, object_in, set_member
+from quotapool.openai.jsontext import BROKEN, object_in, set_member
 from quotapool.openai.ratelimits import parse_duration
 from quotapool.openai.requests import (
     InvalidRequest,
@@ -26,6 +26,7 @@ from quotapool.openai.requests import (
 from quotapool.openai.safety import fill_identifier
 from quotapool.openai.sse import StreamRelay
 from quotapool.openai.usage import answering_model, read_usage
+from quotapool.openai.value_count import has_too_many_values
 
 CORPUS = Path(__file__).parents[1] / "data" / "fuzz"
 MOST = 64 * 2**20
@@ -95,7 +96,8 @@ def _encoded(data: bytes) -> None:
     for name in ("gzip", "deflate", "zstd", "br"):
         decoded(data, name, MOST)
         with contextlib.suppress(Unreadable, TooLarge):
-            decoded_request(data, name, MOST)
+            for _ in decoded_request(data, name, MOST):
+                pass
 
 
 def _target(data: bytes) -> None:

@@ -52,9 +52,10 @@ async def test_quick_steps_share_a_turn():
 
 @pytest.mark.usefixtures("no_time")
 async def test_an_answer_that_comes_faster_than_it_is_read_lets_others_have_their_turn():
-    async with talk_to(
-        "ours", once(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(EVENTS) + EVENTS)
-    ) as (client, _):
+    async with talk_to("ours", once(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(EVENTS) + EVENTS)) as (
+        client,
+        _,
+    ):
         answer, cup, ticks = await client.send("GET", "/v1/models", [], None), Cup(), 0
 
         async def others() -> None:

@@ -80,7 +80,8 @@ async def test_a_connection_to_upstream_leaves_no_garbage(no_collector):
     loop = asyncio.get_running_loop()
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     where = server.sockets[0].getsockname()
-    _, connection = await loop.create_connection(lambda: UpstreamConnection(loop, Owner(), Timeouts(5, 5, 5), Turns()), *where)
+    timeouts, turns = Timeouts(5, 5, 5), Turns()
+    _, connection = await loop.create_connection(lambda: UpstreamConnection(loop, Owner(), timeouts, turns), *where)
     got = connection.request("GET", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", None, None)
     assert await got.chunk() == b"ok"
     seen = weakref.ref(connection)

@@ -106,9 +106,7 @@ def build_request_path(
     daily_limit = DailyLimit()
     slots = RetrySlots(settings.retry.budget)
     reading_on = ReadingOn()
-    parts = AttemptParts(
-        sync, health, ledger, observer, alarm, policy, rates, slots, reading_on, admission, clean
-    )
+    parts = AttemptParts(sync, health, ledger, observer, alarm, policy, rates, slots, reading_on, admission, clean)
     failover = Failover(
         configuration, admission=admission, ledger=ledger, sync=sync, rates=rates, slots=slots, observer=observer
     )

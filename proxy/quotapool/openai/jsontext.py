@@ -21,10 +21,6 @@ BROKEN: Final = (ValueError, RecursionError)
 _BACKSLASH: Final = ord("\\")
 _DEEP: Final = 500  # levels that are certainly read
 _BLANKS: Final = b" \t\r\n"
-MOST_VALUES: Final = 320_000  # in one body; upstream takes 300,000 token ids in one request
-_SMALL: Final = 512 * 1024  # bytes in which no number of values is too many
-_STEP: Final = 64  # values that one match counts
-_VALUES: Final = re.compile(rb'(?:(?:[^"\[{,]++|"(?:[^"\\]++|\\.)*+")*+[\[{,]){%d}+' % _STEP, re.DOTALL)
 _CANDIDATES: Final = 8  # proofs are linear in the tail: a hostile body must not make them quadratic
 _KEY_AND_COLON: Final = re.compile(rb'"[^"]*"\s*:\s*')
 
@@ -58,22 +54,6 @@ def object_in(text: bytes | bytearray) -> dict[str, Any] | None:
     except BROKEN:
         return None
     return document if type(document) is dict else None
-
-
-def has_too_many_values(body: bytes | bytearray) -> bool:
-    """Whether a JSON text has more arrays, objects and members than may be decoded: one takes up to a hundred times
-    the bytes that it was sent in. Linear, and cheap unless a large body is full of brackets and commas."""
-    if len(body) <= _SMALL or body.count(b",") + body.count(b"[") + body.count(b"{") <= MOST_VALUES:
-        return False
-    if b"\x00" in body:  # UTF-16, in which other characters contain the byte of a quote
-        return True
-    at = 0
-    for _ in range(MOST_VALUES // _STEP):
-        found = _VALUES.match(body, at)
-        if found is None:
-            return False
-        at = found.end()
-    return True
 
 
 def is_too_deep(text: bytes) -> bool:

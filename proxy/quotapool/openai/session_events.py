@@ -16,8 +16,9 @@ from typing import Any, Final
 import msgspec
 
 from quotapool.domain.quantities import Usage
-from quotapool.openai.jsontext import BROKEN, has_too_many_values, object_in
+from quotapool.openai.jsontext import BROKEN, object_in
 from quotapool.openai.usage import reported_tier, usage_of, with_tools
+from quotapool.openai.value_count import has_too_many_values
 
 CREATE: Final = "response.create"
 BEGUN: Final = "response.created"

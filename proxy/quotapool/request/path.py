@@ -21,7 +21,7 @@ from quotapool.request.daily_limit import DailyLimit
 from quotapool.request.failover import Failover
 from quotapool.request.http_attempt import HttpAttempt
 from quotapool.request.models import Catalogue, refuse_model
-from quotapool.request.read import ClientRequest, plain_body, read_client_request, want_of
+from quotapool.request.read import ClientRequest, read_client_request, want_of
 from quotapool.request.refusals import not_served
 from quotapool.request.relay import Downstream
 
@@ -94,11 +94,8 @@ class RequestPath:
 
     async def _place(self, down: Downstream, request: ClientRequest, client: str) -> None:
         """Find out where the objects live that the request names, and have its answer read for new ones."""
-        body = request.body
-        if body and "Content-Encoding" in down.headers:
-            body = plain_body(body, down.headers, self._configuration.now.settings.max_json_body)
-        name = request.endpoint.name
-        asked = ObjectRequest(name, down.method, down.target, body, request.model, request.store, client)
+        name, text = request.endpoint.name, None if request.body is None else request.text
+        asked = ObjectRequest(name, down.method, down.target, text, request.model, request.store, client)
         if not involves_objects(asked):
             return
         if request.stream is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import re
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final
 
 import msgspec
-from multidict import MultiMapping
 
 from quotapool.domain.missing_access import Use
 from quotapool.domain.quantities import Cost
@@ -18,7 +19,6 @@ from quotapool.openai import replies
 from quotapool.openai.encoding import TooLarge, Unreadable, decoded_request
 from quotapool.openai.endpoints import IMAGES, Endpoint
 from quotapool.openai.forms import FieldReader, FormError, boundary_of
-from quotapool.openai.jsontext import MOST_VALUES, has_too_many_values
 from quotapool.openai.named_models import other_models
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.requests import (
@@ -29,6 +29,7 @@ from quotapool.openai.requests import (
     read_request,
     speech_characters,
 )
+from quotapool.openai.value_count import MOST_VALUES, SMALL, ValueCount
 from quotapool.pool.configuration import Snapshot
 from quotapool.pool.reserve import Want
 from quotapool.pool.roster import Roster
@@ -62,6 +63,7 @@ class ClientRequest(msgspec.Struct, eq=False):
     cost: Cost
     replayable: bool
     streamed: bool = False
+    text: bytes = b""  # the client's body without its encoding, as far as it was read
     strip_usage: bool = False
     length: str | None = None
     sticky: int | None = None
@@ -124,8 +126,7 @@ async def read_client_request(
         raise Refusal(replies.UNSUPPORTED_ENCODING)
     if endpoint.estimate is None and not (is_json and endpoint.json_body):
         return await _streamed(down, endpoint, content_type, settings, roster, every_model=every_model)
-    body = await down.read(settings.max_json_body)
-    text = plain_body(body, headers, settings.max_json_body)
+    body, text = await _read_json(down, settings.max_json_body)
     if endpoint.estimate is None:
         model, streamed, count = peek_model(text)
         models = _other_models(text, model) if every_model else ()
@@ -133,7 +134,7 @@ async def read_client_request(
         named = cost_of(endpoint, model, count, roster)
         characters = speech_characters(text) if endpoint.path == "audio/speech" else 0
         request = ClientRequest(endpoint, body, None, model, *named, endpoint.replayable, streamed)
-        request.characters, request.models = characters, models
+        request.characters, request.models, request.text = characters, models, text
         return request
     try:
         facts = read_request(endpoint.estimate, text)
@@ -153,6 +154,7 @@ async def read_client_request(
         facts.cost if model else _NO_MODELS_COST,
         endpoint.replayable and not (endpoint.replay_depends_on_body and facts.stateful),
         facts.stream,
+        text=text,
         strip_usage=inject,
         sticky=_sticky(facts, text) if settings.sticky else None,
         tier=facts.service_tier if facts.service_tier in _TIERS else "",
@@ -164,22 +166,59 @@ async def read_client_request(
     )
 
 
-def plain_body(body: bytes, headers: MultiMapping[str], most: int) -> bytes:
-    """A body without its encoding; the very same object if it has none. Raises Refusal (400, 413)."""
-    text = body
-    if "Content-Encoding" in headers:
-        given = headers.getall("Content-Encoding")
-        try:
-            text = decoded_request(body, ",".join(given), most)
-        except Unreadable as unreadable:
-            raise Refusal(replies.UNSUPPORTED_ENCODING) from unreadable
-        except TooLarge as large:
-            message = f"Decoded, the body is larger than the {large.most} bytes that this proxy reads of one so small."
-            raise Refusal(replies.BODY_TOO_LARGE, message) from large
-    if has_too_many_values(text):
-        message = f"The body has more than {MOST_VALUES} arrays, objects and members; this proxy does not decode more."
-        raise Refusal(replies.BODY_TOO_LARGE, message)
-    return text
+async def _read_json(down: Downstream, most: int) -> tuple[bytes, bytes]:
+    """The body, and its text without an encoding, the very same object if it has none. Raises Refusal (400, 413)."""
+    headers = down.headers
+    length = int(headers.get("Content-Length", -1))
+    if "Content-Encoding" not in headers and SMALL < (most if length < 0 else length) <= most:
+        large = _LargeText(most)
+        async for piece in down.stream():
+            await large.add(piece)
+        text = large.text()
+        return text, text
+    body = await down.read(most)
+    if "Content-Encoding" not in headers:
+        return body, body
+    large = _LargeText(most)
+    try:
+        for piece in decoded_request(body, ",".join(headers.getall("Content-Encoding")), most):
+            await large.add(piece)
+    except Unreadable as unreadable:
+        raise Refusal(replies.UNSUPPORTED_ENCODING) from unreadable
+    except TooLarge as too_large:
+        message = f"Decoded, the body is larger than the {too_large.most} bytes that this proxy reads of one so small."
+        raise Refusal(replies.BODY_TOO_LARGE, message) from too_large
+    return body, large.text()
+
+
+class _LargeText:
+    """A JSON body as it comes in, refused as soon as it has too many values. Others have their turn meanwhile."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._size = 0
+        self._written = io.BytesIO()  # holds it once, and gives it without a copy
+        self._values = ValueCount()
+
+    async def add(self, piece: bytes) -> None:
+        """Raises Refusal (413)."""
+        self._written.write(piece)
+        self._size += len(piece)
+        if self._size > self._most:
+            raise Refusal(replies.BODY_TOO_LARGE, f"The body is longer than the {self._most} bytes this proxy reads.")
+        self._values.add(piece)
+        while self._size > SMALL:
+            with self._written.getbuffer() as text:
+                more = self._values.step(text)
+            if self._values.is_too_high:
+                message = f"The body has more than {MOST_VALUES} arrays, objects and members; no more are decoded here."
+                raise Refusal(replies.BODY_TOO_LARGE, message)
+            await asyncio.sleep(0)
+            if not more:
+                break
+
+    def text(self) -> bytes:
+        return self._written.getvalue()
 
 
 def _other_models(text: bytes, model: str) -> tuple[str, ...]:

@@ -29,7 +29,6 @@ from quotapool.domain.verdict import OK, Kind, Verdict
 from quotapool.ledger.budgets import Candidate, Granted, Observed, StoreUnavailable
 from quotapool.openai import replies
 from quotapool.openai.classify import classify_stream_error
-from quotapool.openai.jsontext import has_too_many_values
 from quotapool.openai.named_models import may_name_models
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.request_ids import event_may_reference, may_reference
@@ -52,6 +51,7 @@ from quotapool.openai.session_events import (
     refusal_event,
     type_of,
 )
+from quotapool.openai.value_count import has_too_many_values
 from quotapool.pool.reserve import Never
 from quotapool.request.attempt import DID_NO_WORK, AttemptParts
 from quotapool.request.one_account import reserve_at

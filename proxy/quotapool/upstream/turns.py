@@ -1,4 +1,4 @@
-"""What comes faster than it can be read: long reads are worked off in small steps, between which others have their turn.
+"""What comes faster than it can be read is worked off in small steps, between which others have their turn.
 
 An event loop reads from one connection up to megabytes before it looks at the next, and reading them can take longer
 than a quick answer may be late.
