@@ -32,6 +32,9 @@ _INHERITED: Final = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "NO_COLOR", "TERM"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH"),
 )
+# glibc (mallopt(3)) would raise this by itself with the first large body that is freed, and from then on keep large
+# bodies among the small objects, between which their room cannot be given back.
+_ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "1048576"}
 
 
 class Workers:
@@ -139,7 +142,7 @@ class _Slot:
                 str(theirs.fileno()),
                 str(self._workers.listener.fileno()),
                 pass_fds=(theirs.fileno(), self._workers.listener.fileno()),
-                env={name: value for name in _INHERITED if (value := os.environ.get(name)) is not None},
+                env=_ALLOCATOR | {name: value for name in _INHERITED if (value := os.environ.get(name)) is not None},
             )
         finally:
             theirs.close()

@@ -55,7 +55,8 @@ class FormReader:
         self._delimiter = b"--" + boundary
         self._held = bytearray()
         self._looked = 0  # bytes of `_held` that hold no end of a head
-        self._state: Callable[[list[Part]], bool] = self._at_start
+        # Functions, not methods: bound ones would hold us as we hold them, and the collector seldom comes by.
+        self._state: _State = FormReader._at_start
         self._parts = 0
         self._name = ""
         self._is_file = False
@@ -65,7 +66,7 @@ class FormReader:
         """The parts that are complete with this piece. Raises FormError."""
         self._held += piece
         found: list[Part] = []
-        while self._state(found):
+        while self._state(self, found):
             pass
         return found
 
@@ -77,7 +78,7 @@ class FormReader:
             return False
         if not self._held.startswith(self._delimiter, start):
             raise FormError("it does not begin with its boundary")
-        return self._go_on(start + len(self._delimiter), self._after_delimiter)
+        return self._go_on(start + len(self._delimiter), FormReader._after_delimiter)
 
     def _after_delimiter(self, _: list[Part]) -> bool:
         if len(self._held) < 2:
@@ -86,10 +87,10 @@ class FormReader:
             self._parts += 1
             if self._parts > _MOST_PARTS:
                 raise FormError(f"it has more than {_MOST_PARTS} parts")
-            return self._go_on(2, self._in_head)
+            return self._go_on(2, FormReader._in_head)
         if self._held.startswith(b"--"):
             self.ended = True
-            return self._go_on(2, self._after_end)
+            return self._go_on(2, FormReader._after_end)
         raise FormError("something follows a boundary in its line")
 
     def _in_head(self, _: list[Part]) -> bool:
@@ -101,7 +102,7 @@ class FormReader:
             return False
         self._name, self._is_file = _read_head(bytes(self._held[:end]))
         self._value = b""
-        return self._go_on(end + 4, self._in_content)
+        return self._go_on(end + 4, FormReader._in_content)
 
     def _in_content(self, found: list[Part]) -> bool:
         at = self._held.find(self._delimiter)
@@ -116,7 +117,7 @@ class FormReader:
             del self._held[:end]
             return False
         found.append(Part(self._name, self._value if len(self._value) <= LONGEST_VALUE else None, self._is_file))
-        return self._go_on(at + len(self._delimiter), self._after_delimiter)
+        return self._go_on(at + len(self._delimiter), FormReader._after_delimiter)
 
     def _after_end(self, _: list[Part]) -> bool:
         if self._held.strip(b"\r\n"):
@@ -124,11 +125,14 @@ class FormReader:
         self._held.clear()
         return False
 
-    def _go_on(self, read: int, state: Callable[[list[Part]], bool]) -> bool:
+    def _go_on(self, read: int, state: _State) -> bool:
         del self._held[:read]
         self._looked = 0
         self._state = state
         return True
+
+
+_State = Callable[[FormReader, list[Part]], bool]
 
 
 class FieldReader:

@@ -18,6 +18,7 @@ from multidict import CIMultiDict
 
 from quotapool.domain.cool_down import COOLING, cool_down_s
 from quotapool.domain.echoes import EchoFilter, shows
+from quotapool.domain.frames import release_frames
 from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import NOTHING, Certainty, Cost, Dimension, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
@@ -203,6 +204,7 @@ class Attempt(ABC):
         try:
             await self._exchange()
         except UpstreamFailure as failure:
+            release_frames(failure)
             self._fail(failure)
         except (asyncio.CancelledError, ConnectionError):
             record.outcome, request_record.cut = "cancelled", True

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from quotapool.domain.frames import release_frames
 from quotapool.domain.observer import Observer
 from quotapool.domain.request_record import RequestRecord
 from quotapool.openai import replies
@@ -106,6 +107,7 @@ class ClientHandler:
             else:
                 await self._path.serve(page, record)
         except Refusal as refusal:
+            release_frames(refusal)
             # A broken upload: whatever became of it upstream, the client caused it.
             await self._refuse(page, record, refusal if down.fault is None else Refusal(down.fault))
         except asyncio.CancelledError:

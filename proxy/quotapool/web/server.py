@@ -163,7 +163,11 @@ class ClientConnection(asyncio.Protocol):
                         self._hold(data, at)
                         return
                     at = self._read_head(data, at)
-                elif reading is _BODY or reading is _UNWANTED:
+                elif reading is _BODY:
+                    at = self._read_body(data, at)
+                elif reading is _UNWANTED:
+                    self.pause_reading()  # others have their turn first
+                    self._server.loop.call_soon(self.resume_reading)
                     at = self._read_body(data, at)
                 else:
                     if self._switched is not None:
