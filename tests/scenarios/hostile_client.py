@@ -155,12 +155,20 @@ async def evil_upstream(attacker: Attacker) -> None:
                 received += len(data)
 
 
+async def nothing(attacker: Attacker) -> None:
+    """What the machine itself does to others while as much is computed beside the proxy: the measure of the rest."""
+    while attacker.going_on():
+        sum(range(20_000))
+        await asyncio.sleep(0)
+
+
 KINDS: Final = (
     "endless_headers", "nested_error", "endless_line", "packed_error", "hollow_json", "tiny_events", "tiny_chunks",
     "broken_length", "nul_reason", "drip",
 )  # fmt: skip
 LARGE_BODIES = large_bodies()
 ATTACKS: Final[dict[str, tuple[Attack, int]]] = {  # and how many at once
+    "nothing": (nothing, 1),
     "forms": (forms, 4),
     "pipelined": (pipelined, 60),
     "large": (large, 3),

@@ -9,15 +9,16 @@ _LONGEST: Final = 2**18  # bytes; ids, names and encrypted reasoning are shorter
 
 class SkimmedJson:
     """`feed` it JSON as it comes in: `kept` is the same JSON, in which strings of more than `longest` bytes are empty,
-    and only the last `most` bytes of that. So is anything as long between two strings, which no JSON of OpenAI has.
+    and only the last `most` bytes of that. So is anything longer than `between` between two strings.
     """
 
-    __slots__ = ("_escaping", "_in_string", "_longest", "_most", "_since", "kept")
+    __slots__ = ("_between", "_escaping", "_in_string", "_longest", "_most", "_since", "kept")
 
-    def __init__(self, most: int, longest: int = _LONGEST) -> None:
+    def __init__(self, most: int, longest: int = _LONGEST, between: int = _LONGEST) -> None:
         self.kept = bytearray()
         self._most = most
         self._longest = longest
+        self._between = between
         self._since = 0  # where in `kept` the string begins that is being read, or what is between two strings
         self._in_string = False
         self._escaping = False  # an odd number of backslashes came last
@@ -48,7 +49,7 @@ class SkimmedJson:
 
     @property
     def _room(self) -> int:
-        return self._longest if self._in_string else max(self._longest, _LONGEST)
+        return self._longest if self._in_string else self._between
 
     def _add(self, piece: bytes) -> None:
         if not piece:

@@ -142,10 +142,10 @@ class StreamRelay:
     def _begin_long(self) -> bytes:
         """The held event is too long: it passes from here on. Returns what was held of it."""
         passing = bytes(self._held)
-        self._long = SkimmedJson(_MOST_SKIMMED, _LONGEST_SKIMMED)
+        self._long = SkimmedJson(_MOST_SKIMMED, _LONGEST_SKIMMED, _LONGEST_SKIMMED)
         self._long.feed(passing)
         self._commit()
-        del self._held[:-2]  # in which its blank line may begin
+        self._held = bytearray(passing[-2:])  # in which its blank line may begin
         return passing
 
     def _feed_long(self, event: SkimmedJson, data: bytes) -> bytes:
