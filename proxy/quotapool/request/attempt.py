@@ -45,7 +45,7 @@ from quotapool.request.read_on import ReadingOn
 from quotapool.request.relay import UNSEEN
 from quotapool.upstream.interface import UpstreamFailure
 
-MOST_ERROR_BODY: Final = 2**20  # bytes: an error answer is read up to here
+MOST_ERROR_BODY: Final = 2**17  # bytes: an error answer is read up to here; OpenAI has none of more than a few thousand
 
 
 # ---- how an attempt ends
