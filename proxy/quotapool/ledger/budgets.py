@@ -184,7 +184,7 @@ class Ledger:
             unused_tokens = bounded(unused_tokens, _MOST_TOKENS)
             self._local.settle(granted, back, unused_tokens, sound, not_admitted, self._now())
             return
-        self._correct(granted, back, unused_tokens, cool_s, evidence_of(granted, observed, not_admitted), event)
+        self._correct(granted, back, unused_tokens, cool_s, evidence_of(granted, observed, refused=refused), event)
 
     def observe(self, granted: Granted, observed: Sequence[Observed]) -> None:
         """Report the headers of a long answer before its end. Its settle then carries no evidence."""
@@ -192,7 +192,7 @@ class Ledger:
             sound = [o for o in observed if is_sound(o)]
             self._local.settle(granted, _NO_COST, 0.0, sound, _NO_COST, self._now())
         elif observed:
-            self._correct(granted, _NO_COST, 0.0, 0.0, evidence_of(granted, observed, _NO_COST), Event.NOTHING)
+            self._correct(granted, _NO_COST, 0.0, 0.0, evidence_of(granted, observed), Event.NOTHING)
 
     def _correct(
         self,

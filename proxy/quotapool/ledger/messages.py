@@ -46,22 +46,19 @@ def parse_reserve(
     )
 
 
-def evidence_of(granted: Granted, observed: Sequence[Observed], not_admitted: Cost) -> list[tuple[float, ...]]:
-    """What upstream reported beside what we predicted, as the script compares it."""
+def evidence_of(granted: Granted, observed: Sequence[Observed], *, refused: bool = False) -> list[tuple[float, ...]]:
+    """What upstream reported beside what we predicted, as the script compares it. `refused`: it did not admit this."""
     evidence: list[tuple[float, ...]] = []
+    # Levels of this process's share cannot be compared with the store's buckets.
+    moments = {} if granted.local else granted.moments
     for o in observed:
-        if not is_sound(o):
-            continue
-        # Levels of this process's share cannot be compared with the store's buckets.
-        then = _WAS_UNBOUNDED if granted.local else granted.moments.get(o.dimension, _WAS_UNBOUNDED)
-        evidence.append(
-            (
-                _INDEX[o.dimension],
-                bounded(o.limit, MOST),
-                bounded(o.remaining - not_admitted.of(o.dimension), MOST),
-                *msgspec.structs.astuple(then),
+        if is_sound(o):
+            then, left = moments.get(o.dimension, _WAS_UNBOUNDED), o.remaining
+            if refused:
+                left -= granted.cost.of(o.dimension)
+            evidence.append(
+                (_INDEX[o.dimension], bounded(o.limit, MOST), bounded(left, MOST), *msgspec.structs.astuple(then))
             )
-        )
     return evidence
 
 

@@ -23,6 +23,7 @@ class ClientAuth:
         self._hosts: frozenset[str] = _LOOPBACK
         self._origins: frozenset[str] = frozenset()
         self._any_host = False
+        self._last_host: str | None = None  # that was allowed; nearly always it is the next one's too
         self._keys_required = False
         self._suspended: frozenset[str] = frozenset()
         self._seen: dict[str, str] = {}  # token -> client; saves a hash a request
@@ -52,6 +53,7 @@ class ClientAuth:
         self._any_host = allow_anonymous
         self._keys_required = keys_required
         self._seen.clear()
+        self._last_host = None
 
     @property
     def closed(self) -> bool:
@@ -91,10 +93,12 @@ class ClientAuth:
         """Without keys, a page in the operator's browser must not be able to spend the pool's money: neither by a
         rebound DNS name (Host), nor by a cross-origin request (Origin), nor by an image, a link or a form that the
         browser fetches without naming the page (Sec-Fetch-Site; Fetch Metadata §2.2)."""
-        host = headers.get("Host", "").lower()
-        name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
-        if name not in self._hosts and not self._any_host:
-            raise Refusal(replies.HOST_NOT_ALLOWED)
+        host = headers.get("Host", "")
+        if host != self._last_host:
+            name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
+            if name.lower() not in self._hosts and not self._any_host:
+                raise Refusal(replies.HOST_NOT_ALLOWED)
+            self._last_host = host
         origin = headers.get("Origin")
         if origin is None:
             if headers.get("Sec-Fetch-Site", "none") not in _OWN_SITE:

@@ -126,7 +126,11 @@ async def read_client_request(
         raise Refusal(replies.UNSUPPORTED_ENCODING)
     if endpoint.estimate is None and not (is_json and endpoint.json_body):
         return await _streamed(down, endpoint, content_type, settings, roster, every_model=every_model)
-    body, text = await _read_json(down, settings.max_json_body)
+    most = settings.max_json_body
+    if "Content-Encoding" in headers or int(headers.get("Content-Length", most)) > SMALL:
+        body, text = await _read_large(down, most)
+    else:
+        body = text = await down.read(most)
     if endpoint.estimate is None:
         model, streamed, count = peek_model(text)
         models = _other_models(text, model) if every_model else ()
@@ -166,8 +170,9 @@ async def read_client_request(
     )
 
 
-async def _read_json(down: Downstream, most: int) -> tuple[bytes, bytes]:
-    """The body, and its text without an encoding, the very same object if it has none. Raises Refusal (400, 413)."""
+async def _read_large(down: Downstream, most: int) -> tuple[bytes, bytes]:
+    """A body that may be large, and its text without an encoding, the very same object if it has none. Raises Refusal
+    (400, 413)."""
     headers = down.headers
     length = int(headers.get("Content-Length", -1))
     if "Content-Encoding" not in headers and SMALL < (most if length < 0 else length) <= most:
@@ -278,8 +283,8 @@ def facts_of_form(fields: Mapping[str, str]) -> tuple[str, bool, int]:
 
 def _features(facts: RequestFacts) -> tuple[str, ...]:
     """Those that OpenAI gives to verified organisations or certain accounts only (`openai/classify.py`)."""
-    if facts.stream and not (facts.service_tier or facts.summary):
-        return _STREAM
+    if not (facts.service_tier or facts.summary):
+        return _STREAM if facts.stream else ()
     wanted = (("stream", facts.stream), ("service_tier", facts.service_tier), ("reasoning_summary", facts.summary))
     return tuple(name for name, wants in wanted if wants)
 
