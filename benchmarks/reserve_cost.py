@@ -78,7 +78,7 @@ class Bench:
         self.store = connect(self.url, timeout_s=5.0)
         observer = Observer()
         pool = f"bench-{self.scene}-{self.keys}"
-        self.ledger = Ledger(self.store, pool, patience_s=30.0, observer=observer, on_headroom=self.heard)
+        self.ledger = Ledger(self.store, pool, patience_s=30.0, observer=observer, on_headroom=self.note_headroom)
         known = [Key(key, account, f"fp-{key}") for key, account in secrets.items()]
         self.roster = Roster(self.settings, known)
         self.sync = RosterSync(self.roster, self.ledger, observer)

@@ -392,3 +392,10 @@ async def test_a_model_that_a_caller_invents_is_forgotten_in_ten_minutes(ledger)
     lives = {key: await client.pttl(key) async for key in client.scan_iter("*invented*")}
     assert set(lives) == {f"{ledger.prefix}:b3:1:a:invented".encode(), f"{ledger.prefix}:next:invented".encode()}
     assert all(0 < ms <= 600_000 for ms in lives.values())
+
+
+async def test_an_answer_that_has_come_is_not_kept(ledger):
+    for _ in range(20):
+        assert isinstance(await ledger.reserve(GROUP, Cost(1, 10), [A]), Granted)
+    await ledger.flush()
+    assert len(await ledger.store.client.keys(f"{ledger.prefix}:batch:*")) == 1  # the last

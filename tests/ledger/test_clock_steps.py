@@ -166,7 +166,7 @@ async def test_a_store_that_hung_is_no_clock_that_was_set(ledgers, virtual_time)
     virtual_time.pause_store(50)
     await asyncio.sleep(50)
     script = Script.of("quotapool.ledger", "ledger")
-    await one.store.evalsha_batch(script, one.prefix, "left", pack([]), *stale)
+    await one.store.evalsha_batch(script, one.prefix, "left", pack([]), *stale, "")
     assert len(await steps(one)) == 1
     # I expect the next word of anybody who was there to put it right: 5,000 tokens have come meanwhile
     assert await wait_of(other, 4_900) == 0

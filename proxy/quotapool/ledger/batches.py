@@ -72,6 +72,7 @@ class Batches:
         self._script = Script.of(__package__, "ledger")
         self._name = secrets.token_hex(6)
         self._serial = 0
+        self._answered = ""  # the id of the last batch whose answer has come
         self._queue: deque[Item] = deque()
         self._doubtful: deque[_Batch] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -92,7 +93,7 @@ class Batches:
         """Let the script run and write, with nothing to do. Raises StoreLost, StoreRefused."""
         self._serial += 1  # a batch that was done before would write nothing
         batch_id = f"{self._name}.{self._serial}"
-        await self._store.evalsha_batch(self._script, self._prefix, batch_id, _pack([]), *self._expected_clock())
+        await self._store.evalsha_batch(self._script, self._prefix, batch_id, _pack([]), *self._expected_clock(), "")
 
     def _send_now(self) -> None:
         if self._timer is not None:
@@ -143,7 +144,7 @@ class Batches:
             may_be_old, batch.was_sent = batch.was_sent, True
             try:
                 answer = await self._store.evalsha_batch(
-                    self._script, self._prefix, batch.id, batch.body, *self._expected_clock()
+                    self._script, self._prefix, batch.id, batch.body, *self._expected_clock(), self._answered
                 )
             except StoreLost as lost:
                 self._observer.store_failed(lost.reason)
@@ -159,6 +160,7 @@ class Batches:
                 await asyncio.sleep(_LONGEST_PAUSE_S)  # before the next look
                 return
             else:
+                self._answered = batch.id
                 self._observer.store_answered(time.monotonic() - started, len(batch.items))
                 version, epoch, now, results = _unpack(answer)
                 if self.away:

@@ -208,8 +208,7 @@ class Ledger:
             2,
             granted.group,
             candidate.account,
-            candidate.burst_s,
-            *candidate.written,
+            candidate.terms,
             bounded(back.requests, MOST),
             bounded(back.tokens, MOST),
             bounded(back.images, MOST),
@@ -274,7 +273,7 @@ class Ledger:
         """
         amounts = [[bounded(amount, MOST) for amount in taken] for taken in (kept, corrected)]
         rest_s = bounded(cool_s, _LONGEST_COOL_S)
-        self._batches.put(Item([4, group, candidate.account, candidate.burst_s, *candidate.written, *amounts, rest_s]))
+        self._batches.put(Item([4, group, candidate.account, candidate.terms, *amounts, rest_s]))
 
     async def buckets(self) -> tuple[float, dict[tuple[str, str], Bucket]]:
         """The store's time and every bucket by (account, model group). Raises StoreUnavailable.

@@ -31,6 +31,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     packed: bytes  # as the script reads it
     place: int  # of the account, in the pool
     account: str
+    terms: msgspec.Raw  # `written` and `burst_s`, as the script reads them
     written: Written
     burst_s: float  # how many seconds of a minute's limit may come at once
     key: str
@@ -53,9 +54,22 @@ def candidate_of(
     states = [str(Subject.of_account(account)), account_fingerprint, str(Subject.of_key(key)), key_fingerprint]
     if organization:
         states.append(str(Subject.of_organization(organization)))
-    packed = msgspec.msgpack.encode((account, burst_s, *written, *states))
+    terms = packed_terms(written, burst_s)
+    packed = b"\x93" + msgspec.msgpack.encode(account) + bytes(terms) + _as_string(msgspec.msgpack.encode(states))
     prints = account_fingerprint, key_fingerprint
-    return Candidate(packed, place, account, written, burst_s, key, *prints, organization)
+    return Candidate(packed, place, account, terms, written, burst_s, key, *prints, organization)
+
+
+@lru_cache(maxsize=1024)
+def packed_terms(written: Written, burst_s: float) -> msgspec.Raw:
+    """Equal ones are one object, which saves cache misses in a large pool."""
+    return msgspec.Raw(_as_string(msgspec.msgpack.encode((burst_s, *written))))
+
+
+def _as_string(packed: bytes) -> bytes:
+    """MessagePack inside of a MessagePack string, to be unpacked only where it is needed."""
+    size = len(packed)
+    return (bytes((0xA0 | size,)) if size < 32 else b"\xda" + size.to_bytes(2, "big")) + packed
 
 
 class Granted(msgspec.Struct, eq=False):

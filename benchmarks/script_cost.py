@@ -1,0 +1,147 @@
+"""What the ledger's script costs the store, by the number of accounts and of requests in a batch.
+
+Each call reserves for so many requests, on accounts chosen at random, and settles as many earlier ones with what
+upstream's headers showed, as a worker under load does it. One connection, no persistence. The store's CPU is that of its
+main thread, network included, a request (a reserve and a settle); the least of several rounds, which take turns.
+
+    python benchmarks/script_cost.py
+    python benchmarks/script_cost.py --script old.lua --script new.lua     # beside each other in the same rounds
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import quotapool.ledger
+from quotapool.ledger.grants import candidate_of, packed_terms
+from quotapool.ledger.messages import packed_array
+
+from benchmarks.reserve_cost import own_store
+
+ACCOUNTS = (10, 1_000, 10_000)
+BATCHES = (1, 8, 32)
+SCRIPT = Path(quotapool.ledger.__file__).with_name("lua") / "ledger.lua"
+WRITTEN = (-1, -1, -1, -1, -1)  # limits that nobody configured: learned from headers, as in most pools
+LIMITS = {1: 1e7, 2: 1e10}  # what upstream's headers name: requests and tokens a minute
+TOKENS = 500
+
+
+class Connection:
+    """RESP over a Unix socket, one call at a time."""
+
+    def __init__(self, path: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(path)
+        self.reader = self.socket.makefile("rb")
+
+    def call(self, *words: bytes | str | int) -> Any:
+        encoded = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+        self.socket.sendall(b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in encoded))
+        return self._answer()
+
+    def _answer(self) -> Any:
+        line = self.reader.readline()
+        kind, rest = line[:1], line[1:-2]
+        if kind == b"-":
+            raise RuntimeError(rest.decode())
+        if kind == b"$":
+            data = self.reader.read(int(rest) + 2)[:-2] if rest != b"-1" else None
+            return data
+        return int(rest) if kind == b":" else rest
+
+    def cpu_us(self) -> float:
+        told = dict(line.split(":") for line in self.call("INFO", "cpu").decode().split("\r\n") if ":" in line)
+        return 1e6 * (float(told["used_cpu_user_main_thread"]) + float(told["used_cpu_sys_main_thread"]))
+
+
+@dataclass
+class Scene:
+    """One script on one pool."""
+
+    store: Connection
+    sha: bytes
+    pool: str
+    accounts: int
+    batch: int
+    rng: random.Random
+    calls: int = 0
+    settles: list[list[Any]] = field(default_factory=list)  # that are due with the next call
+    least_us: float = float("inf")
+
+    def call(self) -> None:
+        chosen = [self.rng.randrange(self.accounts) for _ in range(self.batch)]
+        items = self.settles + [self.reserve(account) for account in chosen]
+        packed = msgspec.msgpack.encode(items)
+        self.calls += 1
+        answer = self.store.call("EVALSHA", self.sha, 1, self.pool, f"b{self.calls}", packed, "", "0", f"b{self.calls - 1}")
+        results = msgspec.msgpack.decode(answer)[3][len(self.settles) :]
+        self.settles = [self.settle(account, granted) for account, granted in zip(chosen, results, strict=True)]
+
+    def reserve(self, n: int) -> list[Any]:
+        candidate = candidate_of(
+            account=f"acct-{n}", key=f"key-{n}", account_fingerprint="a" * 16, key_fingerprint="k" * 16, written=WRITTEN
+        )
+        return [1, "gpt-4o", 1, TOKENS, 0, True, 0.5, packed_array([candidate.packed]), [], 0, "", 1.0, False]
+
+    def settle(self, n: int, granted: list[Any]) -> list[Any]:
+        assert granted[0] == 1, granted
+        flat = granted[5]
+        moments = {int(flat[at]): flat[at + 1 : at + 7] for at in range(0, len(flat), 8)}
+        unbounded = [-1e18, -1e18, 0, 0, 0, 0]
+        evidence = [[i, limit, limit - 600, *moments.get(i, unbounded)] for i, limit in LIMITS.items()]
+        return [2, "gpt-4o", f"acct-{n}", packed_terms(WRITTEN, 60.0), 0, 0, 0, 100, 0, granted[2], evidence, 0]
+
+    def round(self, requests: int) -> None:
+        calls = max(1, requests // self.batch)
+        before = self.store.cpu_us()
+        for _ in range(calls):
+            self.call()
+        self.least_us = min(self.least_us, (self.store.cpu_us() - before) / (calls * self.batch))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--script", type=Path, action="append", help="default: the ledger's own")
+    parser.add_argument("--requests", type=int, default=6_400, help="a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    scripts: list[Path] = options.script or [SCRIPT]
+    with own_store() as url:
+        store = Connection(url.removeprefix("unix://"))
+        shas = [store.call("SCRIPT", "LOAD", path.read_bytes()) for path in scripts]
+        scenes = [
+            [
+                Scene(store, sha, f"{{p{n}-{accounts}-{batch}}}", accounts, batch, random.Random(1))
+                for n, sha in enumerate(shas)
+            ]
+            for accounts in ACCOUNTS
+            for batch in BATCHES
+        ]
+        for beside in scenes:
+            for scene in beside:  # each account was used before
+                store.call("SET", f"{scene.pool}:epoch", "f:1")  # else buckets begin empty
+                for account in range(scene.accounts):
+                    scene.settles.append(scene.settle(account, [1, 1, 0, 0, False, []]))
+                    if len(scene.settles) == 100:
+                        scene.call()
+                        scene.settles = []
+                scene.call()
+            for _ in range(options.rounds):
+                for scene in beside:
+                    scene.round(options.requests)
+    print("store CPU, microseconds a request" + "".join(f"\n  {n}: {path}" for n, path in enumerate(scripts)))
+    print(f"{'accounts':>9} {'batch':>6}" + "".join(f"{n:>9}" for n in range(len(scripts))) + "    ratio")
+    for beside in scenes:
+        figures = [scene.least_us for scene in beside]
+        columns = "".join(f"{figure:9.1f}" for figure in figures)
+        print(f"{beside[0].accounts:9} {beside[0].batch:6}{columns}{figures[-1] / figures[0]:9.2f}")
+
+
+if __name__ == "__main__":
+    main()
