@@ -79,13 +79,13 @@ ANSWERED = [
     ("x-ratelimit-remaining-tokens", "999999999"),
     ("x-ratelimit-reset-tokens", "1ms"),
 ]
-_pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
+_pack, _items = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 
 async def grant_all(_script: object, _key: object, _batch: bytes, body: bytes, *_clock: bytes) -> bytes:
     """The store: it has room for every reserve of the batch, and takes every settle."""
     moments = [number for index, limit in MINUTE for number in (index, limit, limit, 1.0, 1.0, 0.0, 0.0, limit)]
-    results = [[1, 1, 1234.5, 0.9, False, moments] if item[0] == 1 else [2, 0.9] for item in _unpack(body)]
+    results = [[1, 1, 1234.5, 0.9, False, moments] if bytes(item)[1] == 1 else [2, 0.9] for item in _items(body)]
     await asyncio.sleep(0)
     return _pack([1, b"epoch", time.monotonic() + 5, results])
 

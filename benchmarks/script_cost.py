@@ -79,7 +79,9 @@ class Scene:
         items = self.settles + [self.reserve(account) for account in chosen]
         packed = msgspec.msgpack.encode(items)
         self.calls += 1
-        answer = self.store.call("EVALSHA", self.sha, 1, self.pool, f"b{self.calls}", packed, "", "0", f"b{self.calls - 1}")
+        answer = self.store.call(
+            "EVALSHA", self.sha, 1, self.pool, f"b{self.calls}", packed, "", "0", f"b{self.calls - 1}"
+        )
         results = msgspec.msgpack.decode(answer)[3][len(self.settles) :]
         self.settles = [self.settle(account, granted) for account, granted in zip(chosen, results, strict=True)]
 

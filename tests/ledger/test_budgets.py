@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import math
 
+import msgspec
 import pytest
 from quotapool.domain.bucket import Bucket
 from quotapool.domain.quantities import Cost, Dimension, Limits
@@ -399,3 +400,20 @@ async def test_an_answer_that_has_come_is_not_kept(ledger):
         assert isinstance(await ledger.reserve(GROUP, Cost(1, 10), [A]), Granted)
     await ledger.flush()
     assert len(await ledger.store.client.keys(f"{ledger.prefix}:batch:*")) == 1  # the last
+
+
+@pytest.mark.parametrize("junk", [b"", b"OK", b"\xc1", msgspec.msgpack.encode([1, "f:1", 1.0, []]), 7, None])
+async def test_an_answer_that_is_no_answer_of_the_script_leaves_nobody_waiting(ledger, monkeypatch, junk):
+    real = ledger.store.evalsha_batch
+
+    async def something_else(*_: object) -> object:
+        return junk
+
+    monkeypatch.setattr(ledger.store, "evalsha_batch", something_else)
+    with pytest.raises(StoreUnavailable):
+        await ledger.reserve(GROUP, Cost(1), [A])
+    monkeypatch.setattr(ledger.store, "evalsha_batch", real)
+    async with asyncio.timeout(5):
+        while ledger.away:
+            await asyncio.sleep(0.01)
+    await granted(ledger, GROUP, Cost(1), [A])

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -79,15 +80,20 @@ class Batches:
         self._urgent = False  # a caller waits for a queued item
         self._timer: asyncio.TimerHandle | None = None  # until items that no caller waits for are sent alone
 
+    @cached_property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Kept: to ask for it costs a system call in Python 3.11."""
+        return asyncio.get_running_loop()
+
     def put(self, item: Item, *, urgent: bool = True) -> None:
         """Send `item` with the next batch. Not `urgent`: it may wait some milliseconds for one."""
         self._queue.append(item)
         if urgent:
             self._urgent = True
             if self._task is None:
-                self._task = asyncio.get_running_loop().create_task(self._run())
+                self._task = self.loop.create_task(self._run())
         elif self._task is None and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_UNHURRIED_S, self._send_now)
+            self._timer = self.loop.call_later(_UNHURRIED_S, self._send_now)
 
     async def check(self) -> None:
         """Let the script run and write, with nothing to do. Raises StoreLost, StoreRefused."""
@@ -101,7 +107,7 @@ class Batches:
             self._timer = None
         self._urgent = True
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task = self.loop.create_task(self._run())
 
     async def flush(self, seconds: float) -> None:
         """Wait until everything was answered, for at most `seconds`."""
@@ -123,7 +129,7 @@ class Batches:
         finally:
             self._task = None
         if self._queue and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_UNHURRIED_S, self._send_now)
+            self._timer = self.loop.call_later(_UNHURRIED_S, self._send_now)
 
     def _next(self) -> _Batch | None:
         if not self._queue and self._doubtful:
@@ -146,6 +152,9 @@ class Batches:
                 answer = await self._store.evalsha_batch(
                     self._script, self._prefix, batch.id, batch.body, *self._expected_clock(), self._answered
                 )
+                version, epoch, now, results = _unpack(answer)
+                if len(results) != len(batch.items):
+                    raise ValueError("the script's answer is another batch's")
             except StoreLost as lost:
                 self._observer.store_failed(lost.reason)
                 await asyncio.sleep(pause * (0.5 + random.random() / 2))
@@ -153,7 +162,7 @@ class Batches:
                 if time.monotonic() > deadline:
                     self._give_up(batch, str(lost))
                     return
-            except StoreRefused as refused:
+            except (StoreRefused, ValueError, TypeError) as refused:  # the latter two: nothing that the script answers
                 self._observer.store_failed("script")
                 self._leave(str(refused))
                 _fail(batch.items)
@@ -162,7 +171,6 @@ class Batches:
             else:
                 self._answered = batch.id
                 self._observer.store_answered(time.monotonic() - started, len(batch.items))
-                version, epoch, now, results = _unpack(answer)
                 if self.away:
                     self.away = False
                     self._observer.store_away(away=False)

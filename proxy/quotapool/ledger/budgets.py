@@ -132,9 +132,10 @@ class Ledger:
         who = f"{self._name}/{owner}" if owner else ""
         payload = [1, group, *amounts, may_try_resting, self._rng.random(), names, forget, leave, who, stored, alone]
         fallback = partial(self._reserve_locally, group, cost, candidates, leave)
-        item = ReserveItem(payload, name, group, cost, candidates, give_back=self.give_back, fallback=fallback)
-        self._batches.put(item)
-        future = item.answer
+        future: asyncio.Future[Granted | Refused] = self._batches.loop.create_future()
+        self._batches.put(
+            ReserveItem(payload, name, group, cost, candidates, future, give_back=self.give_back, fallback=fallback)
+        )
         try:
             answer = await future
         except asyncio.CancelledError:

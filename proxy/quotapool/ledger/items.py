@@ -64,12 +64,13 @@ class ReserveItem(Item):
         group: str,
         cost: Cost,
         candidates: Sequence[Candidate],
+        answer: asyncio.Future[Granted | Refused],
         *,
         give_back: Callable[[Granted], None],
         fallback: Callable[[], Granted | Refused],
     ) -> None:
         self.payload = payload
-        self.answer: asyncio.Future[Granted | Refused] = asyncio.get_running_loop().create_future()
+        self.answer = answer
         self._name = name
         self._group = group
         self._cost = cost

@@ -70,8 +70,13 @@ class UpstreamClient:
     def __repr__(self) -> str:
         return f"<UpstreamClient {self._origin}{self._prefix} {len(self._open)} open {len(self._idle)} idle>"
 
+    @functools.cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """Kept: to ask for it costs a system call in Python 3.11."""
+        return asyncio.get_running_loop()
+
     async def send(self, method: str, target: str, headers: Sequence[Header], body: Body) -> StreamedAnswer:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         first_byte_s = self._timeouts.first_byte
         deadline = None if first_byte_s is None else loop.time() + first_byte_s
         head, length = self._head(method, target, headers, body)
