@@ -1,11 +1,11 @@
 """What the ledger's script costs the store, by the number of accounts and of requests in a batch.
 
 Each call reserves for so many requests, on accounts chosen at random, and settles as many earlier ones with what
-upstream's headers showed, as a worker under load does it. One connection, no persistence. The store's CPU is that of its
-main thread, network included, a request (a reserve and a settle); the least of several rounds, which take turns.
+upstream's headers showed, as a worker under load does it. One connection, no persistence. What is shown is the CPU time
+of the store's main thread, network included, for a request (a reserve and a settle); the least of several rounds.
 
     python benchmarks/script_cost.py
-    python benchmarks/script_cost.py --script old.lua --script new.lua     # beside each other in the same rounds
+    python benchmarks/script_cost.py --script one.lua --script other.lua     # beside each other in the same rounds
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ import msgspec
 import quotapool.ledger
 from quotapool.ledger.grants import candidate_of, packed_terms
 from quotapool.ledger.messages import packed_array
-
-from benchmarks.reserve_cost import own_store
+from reserve_cost import own_store
 
 ACCOUNTS = (10, 1_000, 10_000)
 BATCHES = (1, 8, 32)
@@ -51,8 +50,7 @@ class Connection:
         if kind == b"-":
             raise RuntimeError(rest.decode())
         if kind == b"$":
-            data = self.reader.read(int(rest) + 2)[:-2] if rest != b"-1" else None
-            return data
+            return self.reader.read(int(rest) + 2)[:-2] if rest != b"-1" else None
         return int(rest) if kind == b":" else rest
 
     def cpu_us(self) -> float:
