@@ -157,10 +157,10 @@ async def test_it_logs_in_names_itself_and_selects_its_database(tmp_path):
     [
         ("unix:///tmp/s", True),
         ("redis://host", True),
-        ("rediss://host", False),
-        ("redis+sentinel://a/main", False),
+        ("rediss://host", True),
+        ("redis+sentinel://a/main", True),
         ("redis+cluster://a", False),
     ],
 )
-def test_only_a_single_server_without_tls_is_supported(url, supported):
+def test_all_but_a_cluster_is_supported(url, supported):
     assert RespConnection.supports(parse(url)) is supported

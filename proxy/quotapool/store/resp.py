@@ -1,4 +1,4 @@
-"""A RESP connection to a single store, for the batches of the request path and nothing else.
+"""A RESP connection to one server of the store, for the batches of the request path and nothing else.
 
 redis-py takes 150 µs of CPU time for one awaited call (its layers: pool, retry, timeout, packing, streams); under
 load a batch shares that, but a lone request waits for all of it. This is a protocol on hiredis' parser, at a fifth of
@@ -9,12 +9,17 @@ did not come in time is closed, so that a late reply cannot become the reply to 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import hiredis
 
-from quotapool.store.address import Address, Kind
+from quotapool.store.address import Address, Kind, Tls
+
+Master = Callable[[], Awaitable[tuple[str, int]]]
+"""Asks the Sentinels for host and port of the master. Raises ConnectionError or redis-py's error."""
 
 
 class RespBroken(Exception):
@@ -33,20 +38,22 @@ class ErrorReply(Exception):
 class RespConnection:
     """Connects with the first call, and again after the connection was lost. Replies come in the order of the calls.
 
-    `timeout_s` bounds a call; connecting, and each command that sets up the connection, may take as long again.
+    `timeout_s` bounds a call; connecting, and each command that sets up the connection, may take as long again, and with
+    Sentinels, of which `master` asks one after another, as long for each of them.
     """
 
-    def __init__(self, address: Address, timeout_s: float) -> None:
+    def __init__(self, address: Address, timeout_s: float, master: Master | None = None) -> None:
         self._address = address
         self._timeout_s = timeout_s
+        self._master = master
+        self._tls: ssl.SSLContext | None = None
         self._protocol: _RespProtocol | None = None
         self._connecting = asyncio.Lock()
 
     @staticmethod
     def supports(address: Address) -> bool:
-        """Whether this class can connect there: Sentinels and clusters need a search for the right server, and TLS
-        is left to redis-py."""
-        return address.kind in {Kind.UNIX, Kind.SINGLE} and address.tls is None
+        """Whether this class can connect there. In a cluster redis-py follows the slots when they move."""
+        return address.kind is not Kind.CLUSTER
 
     async def call(self, *command: bytes) -> Any:
         """The reply to one command, as hiredis reads it. Raises RespBroken, ErrorReply.
@@ -92,12 +99,14 @@ class RespConnection:
     async def _open(self) -> _RespProtocol:
         loop, address = asyncio.get_running_loop(), self._address
         try:
-            async with asyncio.timeout(self._timeout_s):
+            if address.tls is not None and self._tls is None:
+                self._tls = _context(address.tls)
+            async with asyncio.timeout(self._timeout_s * (1 if self._master is None else 1 + len(address.hosts))):
                 if address.kind is Kind.UNIX:
                     _, protocol = await loop.create_unix_connection(lambda: _RespProtocol(loop), address.path)
                 else:
-                    host, port = address.hosts[0]
-                    _, protocol = await loop.create_connection(lambda: _RespProtocol(loop), host, port)
+                    host, port = address.hosts[0] if self._master is None else await self._master()
+                    _, protocol = await loop.create_connection(lambda: _RespProtocol(loop), host, port, ssl=self._tls)
         except TimeoutError as error:
             raise RespBroken("timeout", "it does not accept connections", sent=False) from error
         except OSError as error:
@@ -166,6 +175,17 @@ class _RespProtocol(asyncio.Protocol):
         self.lost = True
         if self._transport is not None:
             self._transport.abort()
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    """Raises OSError, of which ssl.SSLError is one."""
+    context = ssl.create_default_context(cafile=tls.ca_file)
+    context.check_hostname = tls.verify and tls.check_hostname
+    if not tls.verify:
+        context.verify_mode = ssl.CERT_NONE
+    if tls.cert_file is not None:
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+    return context
 
 
 def _setup_commands(address: Address) -> list[tuple[bytes, ...]]:

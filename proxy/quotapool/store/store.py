@@ -29,6 +29,7 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -139,7 +140,8 @@ class Store:
         self.timeout_s = timeout_s
         self._address = address
         self._sentinel = sentinel
-        self._resp = RespConnection(address, timeout_s) if RespConnection.supports(address) else None
+        master = partial(_master, sentinel, address.master) if sentinel is not None else None
+        self._resp = RespConnection(address, timeout_s, master) if RespConnection.supports(address) else None
         single = address.kind in {Kind.UNIX, Kind.SINGLE}
         self._attempts = 1 if single else 2 + len(address.hosts)  # others may first have to find the right server
         self._lost_in_a_row = 0
@@ -265,6 +267,15 @@ class Store:
         elif error.reason != "too_many_calls":
             await self.client.connection_pool.disconnect(inuse_connections=False)
         return error
+
+
+async def _master(sentinel: Sentinel, name: str) -> tuple[str, int]:
+    """Raises ConnectionError: no Sentinel knows a master that is well."""
+    try:
+        host, port = await sentinel.discover_master(name)
+    except errors.RedisError as error:
+        raise ConnectionError(str(error).partition(" : ")[0]) from error  # the rest is redis-py's insides
+    return str(host), int(port)
 
 
 def connect(url: str, *, timeout_s: float = 0.25, ca_file: str | None = None) -> Store:
