@@ -171,11 +171,13 @@ class Pool:
         self.records = dict(records)
         self._pickable, self._resting = array("i"), []
         self._only_keys = array("i", (_NOT_ONE,)) * len(self._places)
+        concerned = self._concerned_by(records)
         for account in self.accounts.values():
-            shared = self._shared(account) if records else []
+            is_concerned = account.id in concerned
+            shared = self._shared(account) if is_concerned else []
             account.usable, account.resting = [], []
             for key in account.keys:
-                own = self._record(Subject.of_key(key.id), key.fingerprint) if records else None
+                own = self._record(Subject.of_key(key.id), key.fingerprint) if is_concerned else None
                 held = shared if own is None else [*shared, own]
                 if not held:
                     account.usable.append(key)
@@ -188,6 +190,16 @@ class Pool:
             if account.resting:
                 account.resting.sort(key=lambda pair: pair[0])
                 self._resting.append(account)
+
+    def _concerned_by(self, records: Iterable[Subject]) -> set[str]:
+        """The accounts that have records, or whose keys or organisation have some: of thousands, a few."""
+        found: set[str] = set()
+        for name in {subject[2:] for subject in records}:
+            found.add(name)
+            if (key := self.keys.get(name)) is not None:
+                found.add(key.account)
+            found.update(account.id for account in self.organizations.get(name, ()))
+        return found
 
     def _record(self, subject: Subject, fingerprint: str) -> Record | None:
         record = self.records.get(subject)
