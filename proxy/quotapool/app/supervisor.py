@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 import structlog
 import uvloop
 from aiohttp import web
@@ -271,8 +272,8 @@ class Supervisor:
 
     def _configuration(self) -> Configure:
         """The settings of the moment as a message for the workers."""
-        settings = to_wire(for_workers(self._with_imported_limits())).decode()
-        return Configure(settings, self._resources.store_url, str(self._resources.metrics_dir))
+        settings = to_wire(for_workers(self._with_imported_limits()))
+        return Configure(msgspec.Raw(settings), self._resources.store_url, str(self._resources.metrics_dir))
 
 
 def _secrets_of(settings: Settings) -> Iterator[str]:

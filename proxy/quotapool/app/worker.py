@@ -53,9 +53,8 @@ class Worker:
     """All parts of one worker, built from one configuration."""
 
     def __init__(self, slot: str, first: Configure) -> None:
-        self.settings = from_wire(first.settings.encode())
-        self.redactor = Redactor()
-        self._know_secrets(self.settings, first.redis)
+        self.settings = from_wire(bytes(first.settings))
+        self.redactor = Redactor(secrets_in(self.settings, first.redis))
         shared_values.install(Path(first.metrics_dir), slot)
         log = self.settings.log
         self.logs = logs.configure(log.level, log.format, self.redactor, context={"worker": slot})
@@ -211,7 +210,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     while True:
         message = await channel.receive()
         if isinstance(message, Configure):
-            await worker.reload(message.settings.encode())
+            await worker.reload(bytes(message.settings))
             server.client_s = worker.settings.timeouts.client
             with contextlib.suppress(ConnectionError):
                 await channel.send(Ready())
