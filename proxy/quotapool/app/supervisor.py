@@ -17,7 +17,7 @@ from aiohttp import web
 
 from quotapool.app.alerting import Alerting
 from quotapool.app.background import BackgroundTasks
-from quotapool.app.collector import collect_rarely, keep_what_is_built
+from quotapool.app.collector import collect_rarely, keep_what_is_built, keeping_what_is_built
 from quotapool.app.credit_watch import CreditWatch
 from quotapool.app.openai_sync import OpenAISync
 from quotapool.app.pricing import Pricing
@@ -108,7 +108,8 @@ class Supervisor:
     async def _open_admin_listener(self, stack: contextlib.AsyncExitStack) -> None:
         resources = self._resources
         keys = KeyOperations(self._overview, resources.sources, resources.redactor)
-        api = AdminApi(keys, resources.admin_store, self._probing.prober.probe_now, self._apply_changed_keys)
+        apply = partial(self._kept, self._apply_changed_keys)
+        api = AdminApi(keys, resources.admin_store, self._probing.prober.probe_now, apply)
         app = admin_app(
             token=resources.admin_token,
             metrics=MetricsPage(self._overview.metrics, self._refresh_metrics, resources.metrics_dir).body,
@@ -204,9 +205,14 @@ class Supervisor:
             while self._wanted and not self._stopped.is_set():
                 reload = next(iter(self._wanted))
                 del self._wanted[reload]
-                await self._unless_stopped(reload())
+                await self._unless_stopped(self._kept(reload))
 
     # ---- reload
+
+    @staticmethod
+    async def _kept(reload: _Work) -> None:
+        with keeping_what_is_built():
+            await reload()
 
     async def _reload_configuration(self) -> None:
         try:
@@ -261,7 +267,6 @@ class Supervisor:
 
     async def _reload_workers(self) -> None:
         await self._workers.reload(await asyncio.to_thread(self._configuration))
-        keep_what_is_built()
 
     def _redact_new_secrets(self, new: Settings) -> None:
         for secret in set(_secrets_of(new)) - set(_secrets_of(self.settings)):

@@ -20,7 +20,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from quotapool.app.build import build_request_path
-from quotapool.app.collector import collect_rarely, keep_what_is_built
+from quotapool.app.collector import collect_rarely, keep_what_is_built, keeping_what_is_built
 from quotapool.app.lag import LagWatch
 from quotapool.app.worker_pipe import HEARTBEAT_S, Alive, Channel, Configure, Drain, RateCards, Ready, SpendControl
 from quotapool.keys.keyring import credentials_of, keyring, secrets_in
@@ -210,7 +210,8 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     while True:
         message = await channel.receive()
         if isinstance(message, Configure):
-            await worker.reload(bytes(message.settings))
+            with keeping_what_is_built():
+                await worker.reload(bytes(message.settings))
             server.client_s = worker.settings.timeouts.client
             with contextlib.suppress(ConnectionError):
                 await channel.send(Ready())
