@@ -29,7 +29,7 @@ from quotapool.domain.observer import Observer
 from quotapool.keys.keyring import secrets_in
 from quotapool.ledger.budgets import Ledger, StoreUnavailable
 from quotapool.observe import logs
-from quotapool.observe.redaction import Redactor
+from quotapool.observe.redaction import Redactor, to_be_listed
 from quotapool.operators.admin_api import AdminApi
 from quotapool.operators.keys import KeyOperations
 from quotapool.operators.listener import admin_app
@@ -221,7 +221,7 @@ class Supervisor:
             self._overview.metrics.config_reloads["refused"].inc()
             _log.error("the new configuration is refused, the old one stays", problem=str(error))
             return
-        self._redact_new_secrets(new)
+        await self._redact_new_secrets(new)
         for warning in new.warnings:
             if warning not in self.settings.warnings:
                 _log.warning(warning)
@@ -239,7 +239,7 @@ class Supervisor:
         """The vault has changed. That is handled like a reload, so that no request is dropped."""
         async with self._reconfiguring:
             new = self._resources.sources.merged()
-            if new == self.settings:
+            if not await asyncio.to_thread(changed_sections, self.settings, new):
                 return
             before, after = ({key.id for key in settings.keys} for settings in (self.settings, new))
             await self._apply(new)
@@ -252,7 +252,7 @@ class Supervisor:
             await self._reload_workers()
 
     async def _apply(self, new: Settings) -> None:
-        self._redact_new_secrets(new)
+        await self._redact_new_secrets(new)
         self.settings = new
         await self._overview.reload(self._with_imported_limits())
         await self._probing.reload(self._with_imported_limits())
@@ -268,8 +268,8 @@ class Supervisor:
     async def _reload_workers(self) -> None:
         await self._workers.reload(await asyncio.to_thread(self._configuration))
 
-    def _redact_new_secrets(self, new: Settings) -> None:
-        for secret in set(_secrets_of(new)) - set(_secrets_of(self.settings)):
+    async def _redact_new_secrets(self, new: Settings) -> None:
+        for secret in await asyncio.to_thread(to_be_listed, _secrets_of(new), _secrets_of(self.settings)):
             self._resources.redactor.add(secret)
 
     def _with_imported_limits(self) -> Settings:
