@@ -6,6 +6,7 @@ import asyncio
 import socket
 from pathlib import Path
 
+import msgspec
 import pytest
 from quotapool.app.worker_pipe import Alive, Channel, Configure, Ready
 from quotapool.app.workers import Workers
@@ -29,7 +30,7 @@ async def worker():
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.setblocking(False)
-    workers = Workers(1, ours, Path("/nowhere"), Configure("{}", ""), lambda: None)
+    workers = Workers(1, ours, Path("/nowhere"), Configure(msgspec.Raw(b"{}"), ""), lambda: None)
     (slot,) = workers._slots
     process = slot._process = Process()
     tasks = asyncio.create_task(slot._talk(await Channel.over(ours))), asyncio.create_task(slot._watch(process))

@@ -223,3 +223,15 @@ def test_what_is_remembered_of_models_and_headroom_is_bounded():
         one.note_headroom(0, f"invented-{n}", 0.5, 0.0)
     assert len(one.headroom) <= 1_001
     assert len(one.missing) <= 10_001
+
+
+def test_a_pool_serves_its_old_keys_until_it_becomes_its_successor_and_knows_what_it_heard_meanwhile():
+    one = pool("a/1", "b/1")
+    new = one.successor([Key("b/1", "b", "fp-b/1"), Key("c/1", "c", "fp-c/1"), Key("d/1", "d", "fp-d/1")], {}, {})
+    one.apply_states({"k/c/1": rest(State.REMOVED)})
+    one.note_headroom(one.accounts["b"].place, GPT, 0.2, now=100.0)
+    assert {key for seed in range(20) for key in picked(one, seed=seed)} == {"a/1", "b/1"}
+    one.become(new)
+    assert {key for seed in range(20) for key in picked(one, seed=seed)} == {"b/1", "d/1"}
+    assert picked(one) == ["d/1", "b/1"]  # the fuller one first
+    assert {picked(one, sticky=n * 80_000_000)[0] for n in range(50)} == {"b/1", "d/1"}  # the new one has its share

@@ -179,7 +179,7 @@ class House:
         old = self.paths.configuration.now
         self.settings = settings or self.settings
         new = snapshot_of(self.settings, old.upstream, old.others)
-        self.paths.take(replace(new, **parts))
+        self.paths.take(replace(new, **parts), self.roster.prepare(self.settings, new.keys))
 
     def lose_the_store(self) -> None:
         """From now on every call to the store fails at once."""

@@ -54,7 +54,7 @@ async def test_an_account_whose_credit_would_expire_comes_first_as_long_as_it_wo
 
 async def test_urgency_outlives_a_reload_and_unknown_accounts_are_ignored(roster):
     roster.hurry({"hurried": 4.0, "nobody": 2.0})
-    roster.reload(Settings(), KEYS)
+    roster.reload(roster.prepare(Settings(), KEYS))
     assert [roster.pool.weight_of(name) for name in ("hurried", "calm")] == [4.0, 1.0]
 
 

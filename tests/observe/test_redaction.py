@@ -7,7 +7,7 @@ import json
 from urllib.parse import quote
 
 import pytest
-from quotapool.observe.redaction import Redactor
+from quotapool.observe.redaction import Redactor, to_be_listed
 
 ODD = 'pa"ss/w\\ö rd&1'  # a store's password: no shape, and every character that some format escapes
 KEY = "sk-proj-Abc123_def456-Ghi789T3BlbkFJjkl012MNO345"
@@ -48,6 +48,10 @@ def test_a_secret_added_later_is_known_at_once_even_for_remembered_words():
     assert redactor.word("my-model-name") == "my-model-name"
     redactor.add("my-model-name")
     assert redactor.word("my-model-name") == "[redacted]"
+
+
+def test_of_many_secrets_those_need_to_be_listed_that_are_neither_known_nor_recognised():
+    assert to_be_listed([KEY, ODD, "hunter22", "hunter23"], ["hunter22"]) in ([ODD, "hunter23"], ["hunter23", ODD])
 
 
 def test_a_too_short_secret_is_refused_rather_than_blacking_out_every_word():

@@ -269,7 +269,7 @@ async def test_limits_reach_the_store_as_they_are_written_now(started):
     assert one.roster.candidate(key, GROUP).written == (600, 600_000, -1, -1, -1)
     assert one.roster.candidate(key, GROUP).account_fingerprint == "fp-a1+fp-a2"
     changed = Settings.model_validate({"limits": {"default": {"rpm": 5}}})
-    one.roster.reload(changed, KEYS[:1])
+    one.roster.reload(one.roster.prepare(changed, KEYS[:1]))
     assert one.roster.candidate(key, GROUP).written == (5, -1, -1, -1, -1)
     assert list(one.roster.pool.keys) == ["a1"]
 
@@ -278,7 +278,7 @@ async def test_a_key_that_left_is_still_known_while_its_account_is_there(started
     """A probe of a key may be under way while a reload takes that key out."""
     one = await started()
     gone, stays = one.roster.pool.keys["a2"], one.roster.pool.keys["a1"]
-    one.roster.reload(SETTINGS, [stays])
+    one.roster.reload(one.roster.prepare(SETTINGS, [stays]))
     assert one.roster.candidate(gone, GROUP).key == "a2"
     assert one.roster.candidate(stays, GROUP).key == "a1"
 
@@ -286,8 +286,34 @@ async def test_a_key_that_left_is_still_known_while_its_account_is_there(started
 async def test_seats_that_were_given_anew_lead_to_the_keys_of_today(started):
     one = await started()
     assert [c.key for c in one.roster.candidates(GROUP, range(len(KEYS)))] == [key.id for key in KEYS]
-    one.roster.reload(SETTINGS, KEYS[::-1])
+    one.roster.reload(one.roster.prepare(SETTINGS, KEYS[::-1]))
     assert [c.key for c in one.roster.candidates(GROUP, range(len(KEYS)))] == [key.id for key in KEYS[::-1]]
+
+
+async def test_what_is_learned_while_a_configuration_is_prepared_holds_in_it(started):
+    """A thread prepares it, and requests go on."""
+    one = await started()
+    stays = one.roster.pool.keys["a1"]
+    # Given a configuration with fewer keys and one that is new
+    changed = Settings.model_validate({"limits": {"default": {"rpm": 5}}, "merge_organizations": True})
+    new = one.roster.prepare(changed, [*KEYS[1:], Key("d1", "d", "fp-d1")])
+    assert (one.roster.settings, set(one.roster.pool.keys)) == (SETTINGS, {key.id for key in KEYS})
+    assert one.roster.candidate(stays, GROUP).written == (600, 600_000, -1, -1, -1)
+    # If meanwhile a key dies, one account turns out to be another, and credit is about to expire
+    one.roster.pool.apply_states({"k/c1": record(State.REMOVED)})
+    one.roster.merge("b", "a", "acme")
+    one.roster.hurry({"c": 3.0})
+    one.roster.reload(new)
+    # I expect the new configuration, with all that
+    assert one.roster.candidate(one.roster.pool.keys["d1"], GROUP).written == (5, -1, -1, -1, -1)
+    accounts = one.roster.pool.accounts
+    assert {name: [key.id for key in a.keys] for name, a in accounts.items()} == {
+        "a": ["a2", "b1", "b2"],
+        "c": ["c1", "c2"],
+        "d": ["d1"],
+    }
+    assert (one.state("c1"), [key.id for key in accounts["c"].usable]) == (State.REMOVED, ["c2"])
+    assert (accounts["a"].organization, one.roster.pool.weight_of("c")) == ("acme", 3.0)
 
 
 async def test_models_that_clients_invent_do_not_fill_the_memory(started):

@@ -205,7 +205,7 @@ async def test_a_reload_does_not_part_what_was_merged(open_pool):
     pool.upstream.otherwise = of("org-1")
     for _ in range(8):
         await pool.ask()
-    pool.roster.reload(pool.settings, pool.roster._keys)
+    pool.roster.reload(pool.roster.prepare(pool.settings, pool.roster._keys))
     assert len(pool.roster.pool.accounts) == 1
 
 

@@ -14,7 +14,7 @@ from quotapool.objects.placement import Objects
 from quotapool.pool.admission import Admission
 from quotapool.pool.configuration import Configuration, Snapshot
 from quotapool.pool.key_health import KeyHealth
-from quotapool.pool.roster import Roster
+from quotapool.pool.roster import Prepared, Roster
 from quotapool.pool.sync import RosterSync
 from quotapool.probes.network_alarm import NetworkAlarm
 from quotapool.request.attempt import AttemptParts
@@ -51,10 +51,11 @@ class Paths:
     requests: RequestPath
     sessions: SessionPath
 
-    def take(self, snapshot: Snapshot) -> None:
-        """Serve by another configuration from now on; requests under way end with the one they began with."""
+    def take(self, snapshot: Snapshot, roster: Prepared) -> None:
+        """Serve by another configuration from now on; requests under way end with the one they began with. `roster`:
+        prepared for this snapshot."""
         self.configuration.now = snapshot
-        self.roster.reload(snapshot.settings, snapshot.keys)
+        self.roster.reload(roster)
         self.owners.configure(retention_s=snapshot.settings.objects.retention)
         self.admit_clients()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -68,8 +69,9 @@ class Probing:
         self.prober = Prober(settings, sync, ledger, calls, reporter, spend=spend)
 
     async def reload(self, settings: Settings) -> None:
+        credentials = await asyncio.to_thread(credentials_of, settings)
         old, self.prober.settings = self.prober.settings, settings
-        calls, credentials = self.prober.calls, credentials_of(settings)
+        calls = self.prober.calls
         moved = (old.upstream, old.upstream_proxy) != (
             settings.upstream,
             settings.upstream_proxy,

@@ -10,13 +10,14 @@ from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 import structlog
 import uvloop
 from aiohttp import web
 
 from quotapool.app.alerting import Alerting
 from quotapool.app.background import BackgroundTasks
-from quotapool.app.collector import collect_rarely, keep_what_is_built
+from quotapool.app.collector import collect_rarely, keep_what_is_built, keeping_what_is_built
 from quotapool.app.credit_watch import CreditWatch
 from quotapool.app.openai_sync import OpenAISync
 from quotapool.app.pricing import Pricing
@@ -28,7 +29,7 @@ from quotapool.domain.observer import Observer
 from quotapool.keys.keyring import secrets_in
 from quotapool.ledger.budgets import Ledger, StoreUnavailable
 from quotapool.observe import logs
-from quotapool.observe.redaction import Redactor
+from quotapool.observe.redaction import Redactor, to_be_listed
 from quotapool.operators.admin_api import AdminApi
 from quotapool.operators.keys import KeyOperations
 from quotapool.operators.listener import admin_app
@@ -107,7 +108,8 @@ class Supervisor:
     async def _open_admin_listener(self, stack: contextlib.AsyncExitStack) -> None:
         resources = self._resources
         keys = KeyOperations(self._overview, resources.sources, resources.redactor)
-        api = AdminApi(keys, resources.admin_store, self._probing.prober.probe_now, self._apply_changed_keys)
+        apply = partial(self._kept, self._apply_changed_keys)
+        api = AdminApi(keys, resources.admin_store, self._probing.prober.probe_now, apply)
         app = admin_app(
             token=resources.admin_token,
             metrics=MetricsPage(self._overview.metrics, self._refresh_metrics, resources.metrics_dir).body,
@@ -203,9 +205,14 @@ class Supervisor:
             while self._wanted and not self._stopped.is_set():
                 reload = next(iter(self._wanted))
                 del self._wanted[reload]
-                await self._unless_stopped(reload())
+                await self._unless_stopped(self._kept(reload))
 
     # ---- reload
+
+    @staticmethod
+    async def _kept(reload: _Work) -> None:
+        with keeping_what_is_built():
+            await reload()
 
     async def _reload_configuration(self) -> None:
         try:
@@ -214,7 +221,7 @@ class Supervisor:
             self._overview.metrics.config_reloads["refused"].inc()
             _log.error("the new configuration is refused, the old one stays", problem=str(error))
             return
-        self._redact_new_secrets(new)
+        await self._redact_new_secrets(new)
         for warning in new.warnings:
             if warning not in self.settings.warnings:
                 _log.warning(warning)
@@ -232,7 +239,7 @@ class Supervisor:
         """The vault has changed. That is handled like a reload, so that no request is dropped."""
         async with self._reconfiguring:
             new = self._resources.sources.merged()
-            if new == self.settings:
+            if not await asyncio.to_thread(changed_sections, self.settings, new):
                 return
             before, after = ({key.id for key in settings.keys} for settings in (self.settings, new))
             await self._apply(new)
@@ -245,7 +252,7 @@ class Supervisor:
             await self._reload_workers()
 
     async def _apply(self, new: Settings) -> None:
-        self._redact_new_secrets(new)
+        await self._redact_new_secrets(new)
         self.settings = new
         await self._overview.reload(self._with_imported_limits())
         await self._probing.reload(self._with_imported_limits())
@@ -260,10 +267,9 @@ class Supervisor:
 
     async def _reload_workers(self) -> None:
         await self._workers.reload(await asyncio.to_thread(self._configuration))
-        keep_what_is_built()
 
-    def _redact_new_secrets(self, new: Settings) -> None:
-        for secret in set(_secrets_of(new)) - set(_secrets_of(self.settings)):
+    async def _redact_new_secrets(self, new: Settings) -> None:
+        for secret in await asyncio.to_thread(to_be_listed, _secrets_of(new), _secrets_of(self.settings)):
             self._resources.redactor.add(secret)
 
     def _with_imported_limits(self) -> Settings:
@@ -271,8 +277,8 @@ class Supervisor:
 
     def _configuration(self) -> Configure:
         """The settings of the moment as a message for the workers."""
-        settings = to_wire(for_workers(self._with_imported_limits())).decode()
-        return Configure(settings, self._resources.store_url, str(self._resources.metrics_dir))
+        settings = to_wire(for_workers(self._with_imported_limits()))
+        return Configure(msgspec.Raw(settings), self._resources.store_url, str(self._resources.metrics_dir))
 
 
 def _secrets_of(settings: Settings) -> Iterator[str]:

@@ -20,7 +20,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from quotapool.app.build import build_request_path
-from quotapool.app.collector import collect_rarely, keep_what_is_built
+from quotapool.app.collector import collect_rarely, keep_what_is_built, keeping_what_is_built
 from quotapool.app.lag import LagWatch
 from quotapool.app.worker_pipe import HEARTBEAT_S, Alive, Channel, Configure, Drain, RateCards, Ready, SpendControl
 from quotapool.keys.keyring import credentials_of, keyring, secrets_in
@@ -30,12 +30,14 @@ from quotapool.money.spend_store import SpendStore
 from quotapool.observe import logs, shared_values
 from quotapool.observe.labels import Labels
 from quotapool.observe.metrics import Metrics
-from quotapool.observe.redaction import Redactor
+from quotapool.observe.redaction import Redactor, to_be_listed
 from quotapool.observe.reporter import Reporter
 from quotapool.openai import endpoints
 from quotapool.pool.configuration import Snapshot
+from quotapool.pool.roster import Prepared
 from quotapool.settings import Settings, from_wire
 from quotapool.store.store import connect
+from quotapool.upstream.credentials import Credentials
 from quotapool.upstream.interface import Timeouts
 from quotapool.upstream.origins import Origins
 from quotapool.web.cors import Cors
@@ -53,9 +55,8 @@ class Worker:
     """All parts of one worker, built from one configuration."""
 
     def __init__(self, slot: str, first: Configure) -> None:
-        self.settings = from_wire(first.settings.encode())
-        self.redactor = Redactor()
-        self._know_secrets(self.settings, first.redis)
+        self.settings = from_wire(bytes(first.settings))
+        self.redactor = Redactor(secrets_in(self.settings, first.redis))
         shared_values.install(Path(first.metrics_dir), slot)
         log = self.settings.log
         self.logs = logs.configure(log.level, log.format, self.redactor, context={"worker": slot})
@@ -76,7 +77,7 @@ class Worker:
         )
         self.spend = SpendCounter(SpendStore(self.store, self.settings.pool), self.reporter)
         self.reporter.spend = self.spend.count
-        self.origins = _origins(self.settings)
+        self.origins = _origins(self.settings, credentials_of(self.settings))
         self.paths = build_request_path(
             _snapshot(self.settings, self.origins),
             self.ledger,
@@ -88,11 +89,6 @@ class Worker:
         self.tls = self.settings.tls.context() if self.settings.tls is not None else None
         self._configure_listener()
         self._label()
-
-    def _know_secrets(self, settings: Settings, redis: str, before: Settings | None = None) -> None:
-        known = set() if before is None else set(secrets_in(before, ""))
-        for secret in set(secrets_in(settings, redis)) - known:
-            self.redactor.add(secret)
 
     def _configure_listener(self) -> None:
         self.handler.max_concurrent = self.settings.max_concurrent
@@ -114,20 +110,26 @@ class Worker:
     async def reload(self, wire: bytes) -> None:
         """Take over a new configuration; requests under way end with the old one. What is long in a large pool is done
         in a thread, while clients are served."""
-        settings = await asyncio.to_thread(from_wire, wire)
-        snapshot = await asyncio.to_thread(_snapshot, settings, self.origins)
+        snapshot, roster, secrets = await asyncio.to_thread(self._prepare, wire)
+        for secret in secrets:
+            self.redactor.add(secret)
+        settings = snapshot.settings
         old, self.settings = self.settings, settings
-        self._know_secrets(settings, "", before=old)
         self._reload_certificate(settings)
         if _way_out(old) != _way_out(settings) or snapshot.credentials.bases != set(self.origins.others):
-            replaced, self.origins = self.origins, _origins(settings)
+            replaced, self.origins = self.origins, _origins(settings, snapshot.credentials)
             snapshot = replace(snapshot, upstream=self.origins.main, others=self.origins.others)
             asyncio.get_running_loop().call_later(settings.timeouts.first_byte, lambda: _close_later(replaced))
-        self.paths.take(snapshot)
+        self.paths.take(snapshot, roster)
         self._configure_listener()
         self._label()
         await self.paths.sync.refresh()
-        keep_what_is_built()
+
+    def _prepare(self, wire: bytes) -> tuple[Snapshot, Prepared, list[str]]:
+        """The third: secrets that the redactor has to know. Changes nothing, so a thread can do it."""
+        snapshot = _snapshot(from_wire(wire), self.origins)
+        roster = self.paths.roster.prepare(snapshot.settings, snapshot.keys)
+        return snapshot, roster, to_be_listed(secrets_in(snapshot.settings, ""), secrets_in(self.settings, ""))
 
     def _reload_certificate(self, settings: Settings) -> None:
         """The context stays, so that the listener does: its next handshakes use the files as they are now."""
@@ -159,10 +161,10 @@ class Worker:
         self.logs.writer.flush()
 
 
-def _origins(settings: Settings) -> Origins:
+def _origins(settings: Settings, credentials: Credentials) -> Origins:
     t = settings.timeouts
     timeouts = Timeouts(t.connect, t.first_byte, t.between_bytes)
-    return Origins(settings, credentials_of(settings), timeouts, most=settings.upstream_connections)
+    return Origins(settings, credentials, timeouts, most=settings.upstream_connections)
 
 
 def _snapshot(settings: Settings, origins: Origins) -> Snapshot:
@@ -211,7 +213,8 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     while True:
         message = await channel.receive()
         if isinstance(message, Configure):
-            await worker.reload(message.settings.encode())
+            with keeping_what_is_built():
+                await worker.reload(bytes(message.settings))
             server.client_s = worker.settings.timeouts.client
             with contextlib.suppress(ConnectionError):
                 await channel.send(Ready())

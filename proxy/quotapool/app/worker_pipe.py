@@ -19,9 +19,9 @@ _LENGTH: Final = 4
 
 
 class Configure(msgspec.Struct, tag="configure"):
-    """Supervisor to worker, first and at each reload. `settings` is `settings.to_wire`'s bytes as text."""
+    """Supervisor to worker, first and at each reload. `settings` is `settings.to_wire`'s JSON, as it is."""
 
-    settings: str
+    settings: msgspec.Raw
     redis: str
     metrics_dir: str = ""
 

@@ -25,7 +25,7 @@ _MONTHS_KEPT: Final = timedelta(days=400)  # daily totals are kept for 13 months
 _LATE: Final = timedelta(days=8)  # workers that were cut off from the store may spend so much later
 _LATE_AGAIN: Final = timedelta(hours=1)
 _STALE: Final = timedelta(seconds=60)  # an account that spends nothing is assessed this often: its credit expires too
-_AT_ONCE: Final = 100  # wallets computed before others get their turn
+_AT_ONCE: Final = 100  # accounts looked at before others get their turn
 _ALL: Final = timedelta(seconds=15)  # for accounts without credit or limit: they are only shown
 _FEW: Final = 1_000  # accounts that are cheaper to read by name than with all others
 _NOTHING: Final[Mapping[date, int]] = {}
@@ -180,7 +180,9 @@ class CreditControl:
 
     async def _act(self, status: CreditStatus) -> None:
         records = await self._states()
-        for account in list(self._pool.accounts.values()):
+        for n, account in enumerate(list(self._pool.accounts.values())):
+            if n % _AT_ONCE == 0:
+                await asyncio.sleep(0)
             known = status.wallets.get(account.id)
             reason = "" if known is None else known.stop_reason(self._stop_at(account.id))
             record = records.get(Subject.of_account(account.id))

@@ -52,10 +52,10 @@ class Overview:
         self.metrics.store_shared.set(0 if settings.redis is None else 1)
 
     async def reload(self, settings: Settings) -> None:
-        """One at a time. The keys of a large pool are read in a thread."""
-        keys, _ = await asyncio.to_thread(keyring, settings)
+        """One at a time. A large pool is built in a thread."""
+        new = await asyncio.to_thread(lambda: self.roster.prepare(settings, keyring(settings)[0]))
         self.settings = self.credit.settings = settings
-        self.roster.reload(settings, keys)
+        self.roster.reload(new)
 
     async def start(self) -> None:
         """Mark the store as having its data, and reset keys whose secret changed. Raises StoreUnavailable."""

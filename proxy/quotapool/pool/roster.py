@@ -5,7 +5,7 @@ shared model groups and organisations. `sync.py` keeps it in step with the store
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from quotapool.domain.pool import Key, Pool
@@ -18,6 +18,16 @@ _FEWEST_GROUPS: Final = 32
 _MOST_LEARNED: Final = 1_000  # groups that upstream named: where one takes any stored prompt, clients invent their ids
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A configuration as `Roster.reload` takes it. `learned`: what was known besides it when it was prepared."""
+
+    settings: Settings
+    keys: tuple[Key, ...]
+    learned: tuple[Mapping[str, object], ...]
+    pool: Pool
+
+
 class Roster:
     """Keys and accounts of the pool. Synchronous; nothing here waits."""
 
@@ -25,6 +35,7 @@ class Roster:
         self.pool = Pool()
         self.settings = settings
         self._keys = tuple(keys)
+        self._written_groups = _written_groups(settings)
         self.learned_groups: dict[str, str] = {}  # model or stored prompt -> group, as upstream named it
         self._organizations: dict[str, str] = {}  # account -> organisation, as answers named it
         self._shared_organizations: dict[str, str] = {}  # the same, of accounts that share one, in all replicas
@@ -37,35 +48,46 @@ class Roster:
     def __repr__(self) -> str:
         return f"<Roster {self.pool!r}>"
 
-    def reload(self, settings: Settings, keys: Sequence[Key]) -> None:
+    def prepare(self, settings: Settings, keys: Sequence[Key]) -> Prepared:
+        """What takes long of a new configuration with many keys: for a thread, one at a time, while requests are
+        served from the old one."""
+        learned = self._learned()
+        return Prepared(settings, tuple(keys), learned, self.pool.successor(*self._members(settings, keys)))
+
+    def reload(self, new: Prepared) -> None:
         """Take a new configuration. Requests under way keep the keys they have."""
-        self.settings = settings
-        self._keys = tuple(keys)
-        self._replace_keys()
+        self.settings, self._keys = new.settings, new.keys
+        self._written_groups = _written_groups(new.settings)
+        self._candidates.clear()
+        self.pool.become(new.pool)
+        if new.learned != self._learned():
+            self._replace_keys()
+
+    def _learned(self) -> tuple[Mapping[str, object], ...]:
+        return dict(self._merged), dict(self._shared_organizations), self._urgency
 
     def _replace_keys(self) -> None:
         self._candidates.clear()
-        self._written_groups = {model for members in self.settings.groups.values() for model in members}
-        merged = self._merged
-        keys = [replace(key, account=merged[key.account]) if key.account in merged else key for key in self._keys]
-        self.pool.replace(keys, self._weights(), self._known_organizations())
+        self.pool.replace(*self._members(self.settings, self._keys))
 
-    def _known_organizations(self) -> dict[str, str]:
-        """By account: as somebody wrote, else, where such accounts count as one, as their answers named it."""
-        named = self._shared_organizations if self.settings.merge_organizations else {}
-        written = {name: a.organization for name, a in self.settings.accounts.items() if a.organization}
-        return {**named, **written}
+    def _members(self, settings: Settings, keys: Sequence[Key]) -> tuple[list[Key], dict[str, float], dict[str, str]]:
+        """Keys, and weights and organisations by account: as somebody wrote, and as upstream's answers named them."""
+        merged = self._merged
+        ours = [replace(key, account=merged[key.account]) if key.account in merged else key for key in keys]
+        named = self._shared_organizations if settings.merge_organizations else {}
+        written = {name: a.organization for name, a in settings.accounts.items() if a.organization}
+        return ours, self._weights(settings), {**named, **written}
 
     # ---- weights
 
-    def _weights(self) -> dict[str, float]:
-        weights = {name: account.weight for name, account in self.settings.accounts.items()}
+    def _weights(self, settings: Settings) -> dict[str, float]:
+        weights = {name: account.weight for name, account in settings.accounts.items()}
         return weights | {name: weights.get(name, 1.0) * factor for name, factor in self._urgency.items()}
 
     def hurry(self, urgency: Mapping[str, float]) -> None:
         """Take factors of accounts' weights: above 1 where credit would expire unused."""
         before, self._urgency = self._urgency, dict(urgency)
-        weights = self._weights()
+        weights = self._weights(self.settings)
         for name in before.keys() | urgency.keys():
             self.pool.weigh(name, weights.get(name, 1.0))
 
@@ -166,3 +188,7 @@ class Roster:
         """
         limits = ((self.settings.limits_for(name, group).tpm or 0.0, name) for name in self.settings.accounts)
         return max((found for found in limits if found[1] in self.pool.accounts), default=(0.0, ""))
+
+
+def _written_groups(settings: Settings) -> set[str]:
+    return {model for members in settings.groups.values() for model in members}

@@ -71,7 +71,7 @@ class RosterSync:
         if roster.settings.merge_organizations:
             roster.share_organizations(await registry.known_organizations())
         records = await registry.records()
-        if records != roster.pool.records:  # what that does takes a tenth of a second for 30,000 keys
+        if records != roster.pool.records:  # to sort 30,000 keys takes 10 ms
             roster.pool.apply_states(records)
         roster.learned_groups |= await registry.learned_groups()  # one of ours may still be on its way there
         if self._clients is not None:
