@@ -60,6 +60,20 @@ async def test_a_restart_says_so_to_every_session(open_hall):
     assert hall.house.recorder.sessions == {"a": 0}
 
 
+async def test_nothing_follows_a_close_whatever_the_other_side_still_says(open_hall, monkeypatch, fast_time):
+    monkeypatch.setattr("quotapool.session.relay._FAREWELL_S", 0.5)
+    hall = await open_hall({"a": 1})
+    client, upstream = await hall.pair(TARGET)
+    closing = asyncio.create_task(hall.sessions.close(2.0))
+    assert (await client.closed())[0] == 1012
+    assert (await upstream.closed())[0] == 1001
+    for side in (client, upstream):  # which has not heard it yet, and answers no close
+        await say(side, type="too late")
+    for side in (client, upstream):
+        assert await side.ended()
+    await closing
+
+
 async def test_who_is_silent_is_asked_for_a_sign_of_life_and_given_up_without_one(open_hall, monkeypatch, fast_time):
     monkeypatch.setattr(held, "_LOOK_S", 0.02)
     monkeypatch.setattr("quotapool.session.relay._PING_AFTER_S", 0.1)
