@@ -60,6 +60,16 @@ async def test_a_restart_says_so_to_every_session(open_hall):
     assert hall.house.recorder.sessions == {"a": 0}
 
 
+async def test_a_restart_says_so_to_a_session_whose_handshake_was_under_way(open_hall, fast_time, virtual_time):
+    hall = await open_hall({"a": 1})
+    virtual_time.pause_store(1.0)
+    opening = asyncio.create_task(hall.connect(TARGET))
+    await asyncio.sleep(0.1)
+    await hall.sessions.close(2.0)
+    client = await opening
+    assert await client.closed() == (1012, "the proxy is restarting; connect again")
+
+
 async def test_nothing_follows_a_close_whatever_the_other_side_still_says(open_hall, monkeypatch, fast_time):
     monkeypatch.setattr("quotapool.session.relay._FAREWELL_S", 0.5)
     hall = await open_hall({"a": 1})
