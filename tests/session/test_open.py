@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from errno import EHOSTUNREACH, ETIMEDOUT
 
 import pytest
 from quotapool.domain.states import Record, State
@@ -82,6 +83,17 @@ async def test_nothing_follows_a_close_whatever_the_other_side_still_says(open_h
     for side in (client, upstream):
         assert await side.ended()
     await closing
+
+
+@pytest.mark.parametrize("error", [ETIMEDOUT, EHOSTUNREACH])
+async def test_when_the_kernel_gives_upstream_up_the_client_is_told_to_connect_again(open_hall, error):
+    hall = await open_hall({"a": 1})
+    client, _ = await hall.pair(TARGET)
+    ((session,),) = [hall.sessions._open._open]
+    transport = session.live._upstream._transport
+    transport.get_protocol().connection_lost(OSError(error, "as the loop reports it"))
+    assert await client.closed() == (1011, "the upstream is gone")
+    transport.abort()
 
 
 async def test_who_is_silent_is_asked_for_a_sign_of_life_and_given_up_without_one(open_hall, monkeypatch, fast_time):

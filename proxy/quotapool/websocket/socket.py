@@ -103,7 +103,7 @@ class WebSocket:
                 self.receiving = True
                 try:
                     data = await self._reader.read(_PIECE)
-                except ConnectionError:
+                except OSError:  # reset, or given up by the kernel (ETIMEDOUT, EHOSTUNREACH), or broken TLS
                     return None
                 finally:
                     self.receiving = False
@@ -133,7 +133,10 @@ class WebSocket:
         The payload is used up: it is masked in place.
         """
         self.send_now(opcode, payload)
-        await self._drain()
+        try:
+            await self._drain()
+        except OSError as lost:
+            raise ConnectionResetError("the other side is gone") from lost
 
     def send_now(self, opcode: int, payload: bytearray) -> None:
         """Send without waiting; for small messages. Raises ConnectionError if the other side is gone."""
