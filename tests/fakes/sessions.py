@@ -41,6 +41,26 @@ def mask(key: bytes, payload: bytes) -> bytes:
     return (int.from_bytes(payload, "big") ^ int.from_bytes(keys, "big")).to_bytes(len(payload), "big")
 
 
+def frame_of(opcode: int, payload: bytes, *, final: bool, masks: bool) -> bytes:
+    size, masked = len(payload), 0x80 if masks else 0
+    head = bytes([(0x80 if final else 0) | opcode])
+    if size < 126:
+        head += bytes([masked | size])
+    elif size < 65_536:
+        head += bytes([masked | 126]) + size.to_bytes(2, "big")
+    else:
+        head += bytes([masked | 127]) + size.to_bytes(8, "big")
+    if not masks:
+        return head + payload
+    key = os.urandom(4)
+    return head + key + mask(key, payload)
+
+
+def accept_of(key: str) -> str:
+    """RFC 6455 §4.2.2."""
+    return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest()).decode()
+
+
 class Peer:
     """One end of a WebSocket. `masks`: it is a client, and its frames are masked."""
 
@@ -57,19 +77,7 @@ class Peer:
             await self.writer.drain()
 
     def frame(self, opcode: int, payload: bytes, *, final: bool = True) -> bytes:
-        size = len(payload)
-        masked = 0x80 if self.masks else 0
-        head = bytes([(0x80 if final else 0) | opcode])
-        if size < 126:
-            head += bytes([masked | size])
-        elif size < 65_536:
-            head += bytes([masked | 126]) + size.to_bytes(2, "big")
-        else:
-            head += bytes([masked | 127]) + size.to_bytes(8, "big")
-        if self.masks:
-            key = os.urandom(4)
-            return head + key + mask(key, payload)
-        return head + payload
+        return frame_of(opcode, payload, final=final, masks=self.masks)
 
     async def send(self, opcode: int, payload: bytes = b"", *, final: bool = True) -> None:
         await self.raw(self.frame(opcode, payload, final=final))
@@ -149,7 +157,7 @@ class SocketUpstream:
             writer.close()
             return
         key = peer.field("Sec-WebSocket-Key") or ""
-        answer = base64.b64encode(hashlib.sha1(key.encode() + GUID).digest()).decode()
+        answer = accept_of(key)
         chosen = f"Sec-WebSocket-Protocol: {self.protocol}\r\n" if self.protocol else ""
         writer.write(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -195,8 +203,7 @@ class Hall:
             client = Peer(reader, writer, await reader.readuntil(b"\r\n\r\n"), masks=True)
         self._clients.append(client)
         if client.start.split()[1] == "101":
-            answer = base64.b64encode(hashlib.sha1(key.encode() + GUID).digest()).decode()
-            assert client.field("Sec-WebSocket-Accept") == answer
+            assert client.field("Sec-WebSocket-Accept") == accept_of(key)
         return client
 
     async def connect(self, target: str = "/v1/realtime?model=gpt-realtime", *fields: str, **more: Any) -> Peer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from errno import EHOSTUNREACH, ETIMEDOUT
 
 import pytest
 from quotapool.domain.states import Record, State
@@ -58,6 +59,41 @@ async def test_a_restart_says_so_to_every_session(open_hall):
     await closing
     assert hall.sessions.open == 0
     assert hall.house.recorder.sessions == {"a": 0}
+
+
+async def test_a_restart_says_so_to_a_session_whose_handshake_was_under_way(open_hall, fast_time, virtual_time):
+    hall = await open_hall({"a": 1})
+    virtual_time.pause_store(1.0)
+    opening = asyncio.create_task(hall.connect(TARGET))
+    await asyncio.sleep(0.1)
+    await hall.sessions.close(2.0)
+    client = await opening
+    assert await client.closed() == (1012, "the proxy is restarting; connect again")
+
+
+async def test_nothing_follows_a_close_whatever_the_other_side_still_says(open_hall, monkeypatch, fast_time):
+    monkeypatch.setattr("quotapool.session.relay._FAREWELL_S", 0.5)
+    hall = await open_hall({"a": 1})
+    client, upstream = await hall.pair(TARGET)
+    closing = asyncio.create_task(hall.sessions.close(2.0))
+    assert (await client.closed())[0] == 1012
+    assert (await upstream.closed())[0] == 1001
+    for side in (client, upstream):  # which has not heard it yet, and answers no close
+        await say(side, type="too late")
+    for side in (client, upstream):
+        assert await side.ended()
+    await closing
+
+
+@pytest.mark.parametrize("error", [ETIMEDOUT, EHOSTUNREACH])
+async def test_when_the_kernel_gives_upstream_up_the_client_is_told_to_connect_again(open_hall, error):
+    hall = await open_hall({"a": 1})
+    client, _ = await hall.pair(TARGET)
+    ((session,),) = [hall.sessions._open._open]
+    transport = session.live._upstream._transport
+    transport.get_protocol().connection_lost(OSError(error, "as the loop reports it"))
+    assert await client.closed() == (1011, "the upstream is gone")
+    transport.abort()
 
 
 async def test_who_is_silent_is_asked_for_a_sign_of_life_and_given_up_without_one(open_hall, monkeypatch, fast_time):

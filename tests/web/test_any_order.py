@@ -12,97 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from quotapool.openai.refusal import Refusal
 from quotapool.web.exchange import Exchange
-from quotapool.web.server import ClientConnection, Server
+from quotapool.web.server import Server
 
+from tests.fakes.link import Link
 from tests.fakes.virtual_time import VirtualTime
 
-HIGH, LOW = 65_536, 16_384  # what a transport buffers before it says stop, and when it says go on
 SECONDS = st.sampled_from([0.0, 0.0, 0.001, 1.0, 30.0, 61.0, 100.0])
 SIZES = st.sampled_from([0, 1, 100, 5_000, 70_000, 300_000])
-
-
-class Link(asyncio.Transport):
-    """The network between a client and our connection. What the client sends waits while we do not read; what we send
-    waits until the client takes it."""
-
-    def __init__(self, connection: ClientConnection, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
-        self.connection, self.loop = connection, loop
-        self.reading, self.closing, self.ended = True, False, False
-        self.way_in, self.way_out, self.taken = bytearray(), bytearray(), bytearray()
-        self.room = 0  # bytes that the client takes without being asked again
-        connection.connection_made(self)
-
-    # the client's end
-
-    def send(self, data: bytes) -> None:
-        self.way_in += data
-        self._deliver()
-
-    def take(self, size: int) -> None:
-        self.room = size
-        self._flow()
-
-    def leave(self) -> None:
-        self._end()
-
-    def _deliver(self) -> None:
-        while self.way_in and self.reading and not self.closing:
-            data = bytes(self.way_in[:65_536])
-            del self.way_in[:65_536]
-            self.connection.data_received(data)
-
-    def _flow(self) -> None:
-        part = self.way_out[: self.room]
-        del self.way_out[: self.room]
-        self.room -= len(part)
-        self.taken += part
-        if len(self.way_out) <= LOW:
-            self.connection.resume_writing()
-        if self.closing and not self.way_out:
-            self._end()
-
-    def _end(self) -> None:
-        if not self.ended:
-            self.ended = self.closing = True
-            self.loop.call_soon(self.connection.connection_lost, None)
-
-    # the server's end
-
-    def write(self, data: Any) -> None:
-        if self.ended:
-            return
-        self.way_out += data
-        if len(self.way_out) > HIGH:
-            self.connection.pause_writing()
-        self.loop.call_soon(self._flow)
-
-    def get_write_buffer_size(self) -> int:
-        return len(self.way_out)
-
-    def pause_reading(self) -> None:
-        self.reading = False
-
-    def resume_reading(self) -> None:
-        if not self.reading:
-            self.reading = True
-            self.loop.call_soon(self._deliver)
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def write_eof(self) -> None: ...
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def close(self) -> None:
-        self.closing = True
-        self.loop.call_soon(self._flow)
-
-    def abort(self) -> None:
-        self.way_out.clear()
-        self._end()
 
 
 class AnyOrder(RuleBasedStateMachine):

@@ -15,6 +15,7 @@ from quotapool.session.usage import SessionUsage
 from quotapool.websocket.frames import SERVICE_RESTART
 
 _LOOK_S: Final = 1.0
+_RESTARTING: Final = "the proxy is restarting; connect again"
 _LAST_WORDS_S: Final = 5.0  # a response under way may take so much longer when its key has died
 
 
@@ -38,6 +39,7 @@ class OpenSessions:
         self._watching: asyncio.Task[None] | None = None
         self._none_open = asyncio.Event()
         self._none_open.set()
+        self._ending = False
 
     def __len__(self) -> int:
         return len(self._open)
@@ -52,6 +54,8 @@ class OpenSessions:
         self._counted(meter.account, 1)
         self._open.add(one)
         self._none_open.clear()
+        if self._ending:  # its handshake was under way
+            live.leave(SERVICE_RESTART, _RESTARTING)
         if self._watching is None or self._watching.done():
             self._watching = asyncio.get_running_loop().create_task(self._keep_watch())
         try:
@@ -83,9 +87,11 @@ class OpenSessions:
             one.live.leave(SERVICE_RESTART, "the upstream key of this session has left the pool; connect again")
 
     async def end(self) -> None:
-        """Ask all to go, so that SDKs connect again, elsewhere or after the restart; returns when the last one has."""
+        """Ask all to go, and those that still come, so that SDKs connect again, elsewhere or after the restart; returns
+        when the last one has."""
+        self._ending = True
         for one in list(self._open):
-            one.live.leave(SERVICE_RESTART, "the proxy is restarting; connect again")
+            one.live.leave(SERVICE_RESTART, _RESTARTING)
         await self._none_open.wait()
 
     def forget(self) -> None:

@@ -46,6 +46,7 @@ class WebSocket:
     """One side of an open session. Pings are answered here; `received_at` is when the last byte came."""
 
     __slots__ = (
+        "_closed",
         "_drain",
         "_frames",
         "_masks",
@@ -78,6 +79,7 @@ class WebSocket:
         self._unread = memoryview(b"")  # what came with them and is not parsed yet
         self._taken = 0  # messages since others last had their turn
         self._turn_ends = 0.0
+        self._closed = False  # the closing frame is out: nothing may follow it (RFC 6455 §5.5.1)
         self.received_at = time.monotonic()
         self.receiving = False  # `receive` waits for bytes: only then does silence mean anything
 
@@ -101,7 +103,7 @@ class WebSocket:
                 self.receiving = True
                 try:
                     data = await self._reader.read(_PIECE)
-                except ConnectionError:
+                except OSError:  # reset, or given up by the kernel (ETIMEDOUT, EHOSTUNREACH), or broken TLS
                     return None
                 finally:
                     self.receiving = False
@@ -126,17 +128,23 @@ class WebSocket:
 
     async def send(self, opcode: int, payload: bytearray) -> None:
         """Send a message, and wait while the other side is slow. Raises ConnectionError if it is gone.
+        Nothing is sent behind a closing frame.
 
         The payload is used up: it is masked in place.
         """
         self.send_now(opcode, payload)
-        await self._drain()
+        try:
+            await self._drain()
+        except OSError as lost:
+            raise ConnectionResetError("the other side is gone") from lost
 
     def send_now(self, opcode: int, payload: bytearray) -> None:
         """Send without waiting; for small messages. Raises ConnectionError if the other side is gone."""
         transport = self._transport
         if transport.is_closing():
             raise ConnectionResetError("the other side is gone")
+        if self._closed:
+            return
         head = head_of(opcode, payload, masks=self._masks)
         if len(payload) <= _TOGETHER:
             transport.write(head + payload)
@@ -150,9 +158,10 @@ class WebSocket:
             self.send_now(PING, bytearray())
 
     def send_close(self, payload: bytearray) -> None:
-        """Send the closing frame; nothing if the connection is closing already."""
+        """Send the closing frame; nothing if it was sent before, or the connection is closing already."""
         if not self._transport.is_closing():
             self.send_now(CLOSE, payload)
+            self._closed = True
 
     def end(self) -> None:
         """Close the connection once everything written has gone out, or has not been taken for a while."""
