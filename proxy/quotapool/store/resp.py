@@ -38,8 +38,8 @@ class ErrorReply(Exception):
 class RespConnection:
     """Connects with the first call, and again after the connection was lost. Replies come in the order of the calls.
 
-    `timeout_s` bounds a call; connecting, and each command that sets up the connection, may take as long again, and with
-    Sentinels, of which `master` asks one after another, as long for each of them.
+    `timeout_s` bounds a call; connecting, and each command that sets up the connection, may take as long again, and so
+    may each of the Sentinels, which `master` asks one after another.
     """
 
     def __init__(self, address: Address, timeout_s: float, master: Master | None = None) -> None:
