@@ -107,8 +107,8 @@ def everything_in(url: str) -> bytes:
     client = redis.Redis(unix_socket_path=url.removeprefix("unix://"))
     read = {b"hash": client.hgetall, b"string": client.get, b"stream": client.xrange}
     pieces = []
-    for name in client.keys("*"):
-        pieces += [name, client.dump(name), repr(read.get(client.type(name), lambda _: "")(name)).encode()]
+    for name in client.keys("*"):  # some are gone before they are read
+        pieces += [name, client.dump(name) or b"", repr(read.get(client.type(name), lambda _: "")(name)).encode()]
     client.close()
     return b"\n".join(pieces)
 

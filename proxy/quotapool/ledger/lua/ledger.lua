@@ -156,16 +156,16 @@ local function room_of(b, terms)
   local written = terms.written
   local limits, fulls, rates, bounded, learned = {}, {}, {}, {}, {}
   local span = min(terms.burst_s, burst_s, 60)
-  local minute, day = max(span - BREATH_S, span * 0.5) / 60, (86400 - BREATH_S) / 86400
+  local span_s, day_s = max(span - BREATH_S, span * 0.5), 86400 - BREATH_S
   for i = 1, N do
     local limit = limit_of(b, written, i)
     learned[i] = b[LEARNED + i]
     if limit < UNBOUNDED then
       bounded[#bounded + 1], limits[i] = i, limit
       if PERIOD[i] <= 60 then
-        fulls[i], rates[i] = limit * ramp * minute, limit / 60 * ramp
+        fulls[i], rates[i] = limit * ramp * span_s / 60, limit / 60 * ramp
       else
-        fulls[i], rates[i] = limit * day, limit / 86400
+        fulls[i], rates[i] = limit * day_s / 86400, limit / 86400
       end
     end
   end
