@@ -51,11 +51,17 @@ class ValueCount:
         self._at += len(window)
         if self._in_string:
             window = (b'"\\' if self._escaping else b'"') + window
-        self._escaping = (len(window) - len(window.rstrip(b"\\"))) % 2 == 1
-        if self._escaping:
-            window = window[:-1]
-        outside = _STRING.sub(b"", window + b'"')  # this quote ends the last string, or is left over
-        self._in_string = not outside.endswith(b'"')
+        if b"\\" in window:
+            self._escaping = (len(window) - len(window.rstrip(b"\\"))) % 2 == 1
+            if self._escaping:
+                window = window[:-1]
+            outside = _STRING.sub(b"", window + b'"')  # this quote ends the last string, or is left over
+            self._in_string = not outside.endswith(b'"')
+        else:  # a quarter of the time
+            self._escaping = False
+            parts = window.split(b'"')
+            outside = b"".join(parts[::2])
+            self._in_string = len(parts) % 2 == 0
         self._certain += _count(outside)
         # In UTF-16, which has zeros, other characters contain the byte of a quote.
         self.is_too_high = self._certain > MOST_VALUES or b"\0" in window

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-_LONGEST_S: Final = 0.0005  # in one turn of the loop, by all steps together; one is taken at least
+_LONGEST_S: Final = 0.0002  # in one turn of the loop, by all steps together; one is taken at least
 
 
 class Turns:

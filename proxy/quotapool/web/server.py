@@ -36,6 +36,7 @@ from quotapool.websocket.socket import READ_BUFFER
 _KEEP_ALIVE_S: Final = 75.0
 _HEAD_S: Final = 60.0  # in which a request's head must have come
 _LINGER_S: Final = 10.0  # how long a body that nobody wants is taken, so that the client reads its answer
+_UNWANTED_S: Final = 0.01  # between two reads of it
 _CLIENT_S: Final = 60.0  # the default of `timeouts.client`
 _NEVER: Final = math.inf
 _SWEEP_S: Final = 1.0
@@ -166,8 +167,8 @@ class ClientConnection(asyncio.Protocol):
                 elif reading is _BODY:
                     at = self._read_body(data, at)
                 elif reading is _UNWANTED:
-                    self.pause_reading()  # others have their turn first
-                    self._server.loop.call_soon(self.resume_reading)
+                    self.pause_reading()  # it may come slowly
+                    self._server.loop.call_later(_UNWANTED_S, self.resume_reading)
                     at = self._read_body(data, at)
                 else:
                     if self._switched is not None:

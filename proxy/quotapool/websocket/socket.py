@@ -32,7 +32,7 @@ _LINGER_S: Final = 10.0
 _PIECE: Final = 2**16
 _SLICE: Final = 2**12  # bytes that are parsed at once, since they can hold hundreds of messages
 _AT_ONCE: Final = 16  # messages that came together and are passed on before other connections have their turn,
-_TURN_S: Final = 0.0005  # unless they take longer than this
+_TURN_S: Final = 0.0002  # unless they take longer than this
 _TOGETHER: Final = 2**14  # bytes of a payload that are copied into one write with their head
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
 
