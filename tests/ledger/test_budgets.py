@@ -395,11 +395,29 @@ async def test_a_model_that_a_caller_invents_is_forgotten_in_ten_minutes(ledger)
     assert all(0 < ms <= 600_000 for ms in lives.values())
 
 
-async def test_an_answer_that_has_come_is_not_kept(ledger):
+async def test_an_answer_that_has_come_is_kept_for_seconds_and_the_last_one_for_minutes(ledger):
     for _ in range(20):
-        assert isinstance(await ledger.reserve(GROUP, Cost(1, 10), [A]), Granted)
+        await granted(ledger, GROUP, Cost(1, 10), [A])
     await ledger.flush()
-    assert len(await ledger.store.client.keys(f"{ledger.prefix}:batch:*")) == 1  # the last
+    client = ledger.store.client
+    kept = sorted([await client.pttl(name) for name in await client.keys(f"{ledger.prefix}:batch:*")])
+    assert len(kept) == 20
+    assert kept[-2] <= 5_000 < kept[-1] <= 120_000
+
+
+async def test_a_batch_that_comes_once_more_behind_the_next_one_is_not_done_again(ledger, monkeypatch):
+    sent, real = [], ledger.store.evalsha_batch
+
+    async def noted(*arguments: object) -> bytes:
+        sent.append(arguments)
+        return await real(*arguments)
+
+    monkeypatch.setattr(ledger.store, "evalsha_batch", noted)
+    for _ in range(2):
+        await granted(ledger, GROUP, Cost(1, 10), [A])
+    before = await charged(ledger)
+    await real(*sent[0])  # its first copy was late on its way
+    assert await charged(ledger) == before == (2, 20)
 
 
 @pytest.mark.parametrize("junk", [b"", b"OK", b"\xc1", msgspec.msgpack.encode([1, "f:1", 1.0, []]), 7, None])

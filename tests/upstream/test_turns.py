@@ -42,6 +42,17 @@ async def test_steps_of_many_come_one_after_another_with_the_loops_turns_between
     assert done == ["a", "loop", "b", "loop", "c", "loop", "a", "loop", "c", "loop", "a", "loop"]
 
 
+@pytest.mark.usefixtures("no_time")
+async def test_a_step_that_raises_takes_no_turn_from_the_others():
+    turns, done, told = Turns(), [], []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(type(context["exception"])))
+    turns.add(lambda: 1 // 0 == 0)
+    turns.add(lambda: done.append("other") or False)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert (done, told) == (["other"], [ZeroDivisionError])
+
+
 async def test_quick_steps_share_a_turn():
     turns, done = Turns(), []
     for name in "abc":

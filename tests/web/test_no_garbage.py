@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import weakref
 
 import pytest
+from quotapool.domain.observer import Observer
+from quotapool.openai import replies
+from quotapool.openai.forms import FormError, FormReader
+from quotapool.openai.refusal import Refusal
 from quotapool.upstream.connection import UpstreamConnection
-from quotapool.upstream.interface import Timeouts
+from quotapool.upstream.interface import Timeouts, UpstreamFailure
 from quotapool.upstream.turns import Turns
 from quotapool.web.exchange import Exchange
+from quotapool.web.handlers import ClientHandler
 from quotapool.web.server import Server
+
+from tests.fakes.edge import Client
 
 
 @pytest.fixture
@@ -60,6 +68,55 @@ async def test_a_clients_connection_leaves_no_garbage(no_collector, sent):
             await asyncio.sleep(0)
     listening.close()
     await server.close()
+
+
+class Held:
+    """What a frame keeps alive, and the error with it."""
+
+    error: Exception | None = None
+
+
+class Refusing:
+    """A path whose own value keeps the error that it raises, as an answer or an outcome does."""
+
+    def __init__(self) -> None:
+        self.seen: weakref.ref[Held] | None = None
+
+    async def serve(self, *_: object) -> None:
+        held = Held()
+        self.seen = weakref.ref(held)
+        try:
+            raise UpstreamFailure("reset", "broke off", sent=True)
+        except UpstreamFailure as failure:
+            held.error = failure
+            raise Refusal(replies.INVALID_JSON) from failure
+
+
+class Caller(Client):
+    """A client with what a handler asks of it besides."""
+
+    id, keep_alive, fault, started_at, address = "", True, None, None, ""
+    __hash__ = object.__hash__
+
+
+async def test_a_refused_request_leaves_no_garbage_though_its_error_is_kept(no_collector):
+    path = Refusing()
+    handler = ClientHandler(path, Observer())
+    caller = Caller()
+    await handler.serve(caller)
+    assert caller.status == 400
+    assert path.seen is not None
+    assert path.seen() is None
+
+
+@pytest.mark.parametrize("form", [b"", b"--x\r\n", b"name=file_id;" * 100])
+def test_a_forms_reader_leaves_no_garbage(no_collector, form):
+    reader = FormReader(b"x")
+    with contextlib.suppress(FormError):
+        reader.feed(form)
+    seen = weakref.ref(reader)
+    del reader
+    assert seen() is None
 
 
 class Owner:

@@ -29,15 +29,16 @@ class Turns:
             asyncio.get_running_loop().call_soon(self._run)
 
     def _run(self) -> None:
-        self._called = False
         until = time.perf_counter() + _LONGEST_S
-        while self._waiting:
-            step = next(iter(self._waiting))
-            del self._waiting[step]
-            if step():
-                self._waiting.setdefault(step)
-            if time.perf_counter() >= until:
-                break
-        if self._waiting and not self._called:
-            self._called = True
-            asyncio.get_running_loop().call_soon(self._run)
+        try:
+            while self._waiting:
+                step = next(iter(self._waiting))
+                del self._waiting[step]
+                if step():
+                    self._waiting.setdefault(step)
+                if time.perf_counter() >= until:
+                    break
+        finally:  # a step that raises takes no turn from the others
+            self._called = bool(self._waiting)
+            if self._called:
+                asyncio.get_running_loop().call_soon(self._run)

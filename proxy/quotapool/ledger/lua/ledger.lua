@@ -26,7 +26,7 @@
 -- ARGV[4]  the second that it showed with the worker's last answer
 --          If it shows more than it should, it was set forward meanwhile, unless that is known, or another worker, for
 --          which there was no such step, says otherwise.
--- ARGV[5]  '' or the id of a batch whose answer has come: nobody asks for that again
+-- ARGV[5]  '' or the id of a batch whose answer has come: only a command that was late on its way may ask for it again
 --
 -- Stored
 --   qp:{pool}:b3:<length of account>:<account>:<group>
@@ -42,7 +42,7 @@
 --   qp:{pool}:steps                 msgpack {{second, by}, ...}: when the clock was set forward, and by how much. Seconds
 --                                   stored before move by that when they are used. (If it was set back, what is stored
 --                                   lies in the future, and nothing else is needed to see it.)
---   qp:{pool}:batch:<id>            the answer, kept for two minutes or until it has come
+--   qp:{pool}:batch:<id>            the answer, kept for two minutes, or for five seconds once it has come
 --
 -- Returns  msgpack {version, epoch, now, results}
 --   reserve granted {1, candidate 1.., now, headroom, is_trial, moments}
@@ -664,5 +664,5 @@ save_buckets()
 for next_key in pairs(noted) do save_next(next_key) end
 local answer = cmsgpack.pack({tonumber(version), epoch, clock, results})
 redis.call('SET', batch_key, answer, 'PX', 120000)
-if ARGV[5] ~= '' then redis.call('DEL', prefix .. ':batch:' .. ARGV[5]) end
+if ARGV[5] ~= '' then redis.call('PEXPIRE', prefix .. ':batch:' .. ARGV[5], 5000) end
 return answer
