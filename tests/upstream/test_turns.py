@@ -7,6 +7,9 @@ import itertools
 
 import pytest
 from quotapool.upstream import turns as module
+from quotapool.upstream.answer import StreamedAnswer
+from quotapool.upstream.connection import UpstreamConnection
+from quotapool.upstream.interface import Timeouts
 from quotapool.upstream.turns import Turns
 
 from tests.fakes.upstream_server import CLIENTS, once, talk_to
@@ -115,6 +118,59 @@ async def test_what_comes_behind_a_long_answer_is_never_the_next_ones():
                 answer, cup = await client.send("GET", "/v1/models", [], None), Cup()
                 await answer.pour(cup)
                 assert cup.got == expected
+
+
+class Wire(asyncio.Transport):
+    """A network that takes everything."""
+
+    aborted = False
+
+    def write(self, data: bytes) -> None: ...
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+class Waiting:
+    """An owner with a request that takes the connection as soon as it is free."""
+
+    next: StreamedAnswer | None = None
+
+    def answered(self, connection: UpstreamConnection) -> None: ...
+
+    def free(self, connection: UpstreamConnection) -> None:
+        self.next = connection.request("GET", b"GET /v1/models HTTP/1.1\r\n\r\n", None, None)
+
+    def gone(self, connection: UpstreamConnection) -> None: ...
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+@pytest.mark.parametrize("more", [0, 1])
+async def test_an_answer_that_ends_with_a_step_frees_its_connection_only_if_nothing_is_behind_it(steps, more):
+    owner = Waiting()
+    connection = UpstreamConnection(asyncio.get_running_loop(), owner, Timeouts(5, 5, 5), Turns())
+    connection.connection_made(Wire())
+    first = connection.request("GET", b"GET /v1/models HTTP/1.1\r\n\r\n", None, None)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
+    body = b"x" * (steps * STEP - len(head % STEP))
+    answer = head % len(body) + body
+    assert len(answer) == steps * STEP
+    connection.data_received(answer + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged" * more)
+    got = b""
+    while piece := await first.chunk():
+        got += piece
+    assert got == body
+    assert (owner.next is None) == connection.transport.is_closing() == bool(more)
 
 
 async def test_a_sink_that_is_full_gets_nothing_more_of_what_is_here():
