@@ -145,7 +145,7 @@ def configured(keys: int, directory: Path) -> Configure:
     file.write_text(yaml.safe_dump(config))
     metrics = directory / "metrics"
     shared_values.prepare(metrics)
-    return Configure(to_wire(for_workers(load(file, env={}))).decode(), "redis://127.0.0.1:1", str(metrics))
+    return Configure(msgspec.Raw(to_wire(for_workers(load(file, env={})))), "redis://127.0.0.1:1", str(metrics))
 
 
 async def measure(keys: int, rounds: int, profile: str) -> list[float]:
