@@ -87,7 +87,7 @@ async def grant_all(_script: object, _key: object, _batch: bytes, body: bytes, *
     moments = [number for index, limit in MINUTE for number in (index, limit, limit, 1.0, 1.0, 0.0, 0.0, limit)]
     results = [[1, 1, 1234.5, 0.9, False, moments] if bytes(item)[1] == 1 else [2, 0.9] for item in _items(body)]
     await asyncio.sleep(0)
-    return _pack([1, b"epoch", time.monotonic() + 5, results])
+    return _pack([1, "epoch", time.monotonic() + 5, results])
 
 
 class Upstream:

@@ -32,9 +32,9 @@ from quotapool.domain.quantities import Cost
 from quotapool.ledger.budgets import Candidate, Granted, Ledger
 from quotapool.pool.admission import Admission
 from quotapool.pool.configuration import Configuration, Snapshot
-from quotapool.pool.reserve import Want
 from quotapool.pool.roster import Roster
 from quotapool.pool.sync import RosterSync
+from quotapool.pool.want import Want
 from quotapool.settings import Settings
 from quotapool.store.store import connect
 from quotapool.store.valkey_process import valkey_binary

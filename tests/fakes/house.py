@@ -13,10 +13,12 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import replace
 from typing import Any
+from weakref import WeakValueDictionary
 
+import msgspec
 from quotapool.app.build import build_request_path
 from quotapool.domain.bucket import DIMENSIONS, Bucket
 from quotapool.domain.missing_access import Use
@@ -25,11 +27,12 @@ from quotapool.domain.quantities import Cost, Dimension
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.states import Record, State
 from quotapool.keys.keyring import credentials_of, keyring
-from quotapool.ledger.budgets import Granted, Ledger, Refused
+from quotapool.ledger import local, messages
+from quotapool.ledger.budgets import Granted, Ledger
 from quotapool.observe.redaction import Redactor
 from quotapool.openai.refusal import Refusal
 from quotapool.pool.configuration import Snapshot
-from quotapool.pool.reserve import Want
+from quotapool.pool.want import Want
 from quotapool.settings import Settings
 from quotapool.store.store import connect
 from quotapool.upstream.interface import Upstream
@@ -118,25 +121,44 @@ class Recorder(Observer):
         self.suspended.append(client)
 
 
-class WatchedLedger(Ledger):
-    """The real ledger, with a list of who was granted what and how often it was settled."""
+class _WatchedGrant(Granted):
+    """Tells the house of its ledger that it was made, and each time that it is settled."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __post_init__(self) -> None:
+        if (grants := _GRANTS.get(self.id.rpartition("-")[0])) is not None:
+            grants.granted.append(self)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "settled" and (grants := _GRANTS.get(self.id.rpartition("-")[0])) is not None:
+            grants.settled[self.id] += 1
+        super().__setattr__(name, value)
+
+
+messages.Granted = local.Granted = _WatchedGrant  # where the ledger makes them
+
+
+class Grants:
+    """Who was granted what by a ledger, how often each grant was settled, and what was asked for."""
+
+    def __init__(self) -> None:
         self.granted: list[Granted] = []
         self.settled: Counter[str] = Counter()
-        self.asks: list[Cost] = []  # the cost of each reserve, in order
+        self.asks: list[Cost] = []  # the cost of each reserve that the store was sent, in order
 
-    async def reserve(self, group: str, cost: Cost, *args: Any, **kwargs: Any) -> Granted | Refused:
-        self.asks.append(cost)
-        answer = await super().reserve(group, cost, *args, **kwargs)
-        if isinstance(answer, Granted):
-            self.granted.append(answer)
-        return answer
+    def watch(self, ledger: Ledger) -> None:
+        _GRANTS[ledger._name] = self
+        store, send = ledger.store, ledger.store.evalsha_batch
 
-    def settle(self, granted: Granted, **kwargs: Any) -> None:
-        self.settled[granted.id] += 1
-        super().settle(granted, **kwargs)
+        def watched(script: object, key: object, batch_id: object, body: bytes, *rest: object) -> Awaitable[bytes]:
+            for item in msgspec.msgpack.decode(body, type=list[list[msgspec.Raw]]):
+                if msgspec.msgpack.decode(item[0]) == 1:
+                    self.asks.append(Cost(*map(msgspec.msgpack.decode, item[2:5])))
+            return send(script, key, batch_id, body, *rest)
+
+        store.evalsha_batch = watched
+
+
+_GRANTS: WeakValueDictionary[str, Grants] = WeakValueDictionary()  # by the name of a ledger
 
 
 def snapshot_of(settings: Settings, upstream: Upstream, others: Mapping[str, Upstream] | None = None) -> Snapshot:
@@ -156,13 +178,15 @@ class House:
         self.settings = Settings.model_validate({"limits": {"default": PLENTY}, "keys": keys, **options})
         self.recorder = Recorder()
         self.store = connect(url)
-        self.ledger = WatchedLedger(
+        self.ledger = Ledger(
             self.store,
             self.settings.pool,
             patience_s=self.settings.store_patience,
             observer=self.recorder,
             on_version=lambda: self.sync.version_moved(),  # noqa: PLW0108 - it is built below
         )
+        self.grants = Grants()
+        self.grants.watch(self.ledger)
         _, self.secrets = keyring(self.settings)
         self.upstream = FakeUpstream(self.secrets)
         redactor = Redactor()
@@ -225,8 +249,8 @@ class House:
             (retries.active, retries.retrying, self.upstream.open, self.recorder.waiting, self.recorder.streams)
             == (0, 0, 0, 0, 0)
             and repr(self.admission) == "<Admission queues=0 waiting=0>"
-            and all(self.ledger.settled[g.id] == 1 for g in self.ledger.granted)
-            and all(times == 1 for times in self.ledger.settled.values())
+            and all(self.grants.settled[g.id] == 1 for g in self.grants.granted)
+            and all(times == 1 for times in self.grants.settled.values())
         )
 
     @property
@@ -240,7 +264,7 @@ class House:
     # ---- what the store says
 
     async def bucket(self, account: str, group: str = GROUP) -> Bucket | None:
-        _, found = await self.ledger.buckets()
+        _, found = await self.ledger.stored.all()
         return found.get((account, group))
 
     async def taken(self, account: str, group: str = GROUP) -> tuple[int, int]:

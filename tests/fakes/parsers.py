@@ -9,7 +9,7 @@ from typing import Any
 
 from multidict import CIMultiDict
 from quotapool.observe.redaction import Redactor
-from quotapool.openai import answer_ids, classify, ids, named_models, request_ids, session_events
+from quotapool.openai import answer_ids, classify, ids, named_models, reference_marks, request_ids, session_events
 from quotapool.openai.encoding import TooLarge, Unreadable, decoded, decoded_request
 from quotapool.openai.endpoints import resolve, session_query
 from quotapool.openai.forms import FormError, FormReader, boundary_of
@@ -72,7 +72,7 @@ def _request(data: bytes) -> None:
 def _names(data: bytes) -> None:
     if has_too_many_values(data):
         return
-    request_ids.may_reference("responses", data, strictly=True)
+    reference_marks.may_reference("responses", data, strictly=True)
     with contextlib.suppress(ValueError):
         request_ids.references_in(data, strictly=True)
     with contextlib.suppress(ValueError):

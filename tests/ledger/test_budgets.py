@@ -43,7 +43,7 @@ async def ledger(valkey_url):
 
 
 async def bucket_of(ledger: Ledger, account: str = "a") -> Bucket:
-    _, buckets = await ledger.buckets()
+    _, buckets = await ledger.stored.all()
     return buckets.get((account, GROUP)) or Bucket(0.0)
 
 
@@ -333,7 +333,7 @@ async def test_similar_names_have_buckets_of_their_own(ledger):
     await granted(ledger, "c", Cost(1, 10), [candidate("a:b", daily(1_000))])
     await granted(ledger, "b:c", Cost(1, 20), [candidate("a", daily(1_000))])
     await granted(ledger, "c", Cost(1, 40), [candidate("ä:b", daily(1_000))])
-    _, buckets = await ledger.buckets()
+    _, buckets = await ledger.stored.all()
     assert {name: bucket.charged[1] for name, bucket in buckets.items()} == {
         ("a:b", "c"): 10,
         ("a", "b:c"): 20,

@@ -207,7 +207,7 @@ async def test_what_is_owed_is_paid_though_the_clock_was_set_while_the_store_was
                 while ledger._batches.away:
                     await asyncio.sleep(0.01)
             await ledger.flush()
-            _, buckets = await ledger_on(plain).buckets()
+            _, buckets = await ledger_on(plain).stored.all()
             assert buckets[who.account, GROUP].charged[2] == pytest.approx(5_001, abs=10)
             await store.close()
             await plain.close()

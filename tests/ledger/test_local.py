@@ -225,7 +225,7 @@ DAILY = candidate("a", Limits(rpm=100_000, tpm=100_000_000, rpd=1_000))
 
 
 async def taken(ledger) -> float:
-    _, buckets = await ledger.buckets()
+    _, buckets = await ledger.stored.all()
     return buckets["a", GROUP].charged[2]
 
 
@@ -274,7 +274,7 @@ async def test_a_store_that_comes_back_empty_is_owed_nothing_for_it_starts_low(l
     network.heal()
     await back(ledger)
     await ledger.flush()
-    _, buckets = await ledger_on(plain).buckets()
+    _, buckets = await ledger_on(plain).stored.all()
     assert all(bucket.charged[2] <= 1 for bucket in buckets.values())  # the one whose answer was lost is given back
 
 

@@ -101,13 +101,12 @@ def test_lines_written_after_the_loop_ended_are_not_forgotten(pipe):
     writer.close()
 
 
-async def test_a_reader_that_sleeps_loses_the_oldest_lines_and_learns_how_many(pipe, monkeypatch):
-    monkeypatch.setattr("quotapool.observe.log_writer.QUEUE_LIMIT", 100_000)
+async def test_a_reader_that_sleeps_loses_the_oldest_lines_and_learns_how_many(pipe):
     reader, fd = pipe
     writer = LogWriter(fd)
-    # Given 4,000 lines of 100 bytes for a reader that does not read
+    # Given 10 MB of lines for a reader that does not read
     began = time.perf_counter()
-    for n in range(4000):
+    for n in range(100_000):
         writer.write(b"%099d\n" % n)
     # Then the proxy did not wait for it (a blocking write would last for ever),
     assert time.perf_counter() - began < 5
@@ -121,9 +120,9 @@ async def test_a_reader_that_sleeps_loses_the_oldest_lines_and_learns_how_many(p
     notices = [line for line in lines if not line.isdigit()]
     assert numbers == sorted(set(numbers))
     assert numbers[0] == 0
-    assert numbers[-1] == 3999
-    assert notices == [b"%d log lines dropped: their reader is too slow" % (4000 - len(numbers))]
-    assert len(numbers) < 4000
+    assert numbers[-1] == 99_999
+    assert notices == [b"%d log lines dropped: their reader is too slow" % (100_000 - len(numbers))]
+    assert len(numbers) < 100_000
     writer.close()
 
 

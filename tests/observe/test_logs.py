@@ -16,7 +16,8 @@ import structlog
 from aiohttp.http_exceptions import BadStatusLine
 from quotapool.observe import logs
 from quotapool.observe.redaction import Redactor
-from quotapool.observe.request_log import AttemptLine, RequestLine, TokensLine, ms, readable
+from quotapool.observe.request_line import AttemptLine, RequestLine, TokensLine
+from quotapool.observe.request_log import ms, readable
 
 KEY = "sk-proj-Abc123_def456-Ghi789T3BlbkFJjkl012MNO345"
 PASSWORD = 'odd "pass\\word'

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.observe.metrics import ANSWER_BUCKETS, WORK_BUCKETS, Metrics
-from quotapool.observe.series import SlotHistogram, counting, observing
+from quotapool.observe.series import SlotCounter, SlotHistogram, counting, observing
 from quotapool.observe.shared_text import shared_text
-from quotapool.observe.shared_values import SlotValue, install, prepare
+from quotapool.observe.shared_values import install, prepare
 
 
 @contextmanager
@@ -56,8 +56,8 @@ def test_ours_and_the_librarys_counts_are_the_same_numbers(seconds, amounts, cha
         our_busy = counting(Gauge("busy", "b", registry=None, multiprocess_mode="livesum"))
         # Then the quick way is taken at all
         assert isinstance(our_took, SlotHistogram)
-        assert isinstance(our_done, SlotValue)
-        assert isinstance(our_busy, SlotValue)
+        assert isinstance(our_done, SlotCounter)
+        assert isinstance(our_busy, SlotCounter)
         for one in seconds:
             took.observe(one)
             our_took.observe(one)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from quotapool.openai import ids, request_ids
+from quotapool.openai import ids, reference_marks, request_ids
 
 
 def named(document: object) -> set[tuple[str, str]]:
@@ -106,10 +106,10 @@ def test_a_name_that_is_repeated_or_spelled_with_escapes_hides_nothing():
     twice = b'{"file_id":"file-mine","file_id":"file-yours"}'
     assert {found.id for found in request_ids.references_in(twice)} == {"file-mine", "file-yours"}
     escaped = b'{"previous\\u005fresponse\\u005fid":"resp_1"}'
-    assert request_ids.may_reference("responses", escaped, strictly=True)
+    assert reference_marks.may_reference("responses", escaped, strictly=True)
     assert [found.id for found in request_ids.references_in(escaped)] == ["resp_1"]
     wide = '{"previous_response_id":"resp_1"}'.encode("utf-16")
-    assert request_ids.may_reference("responses", wide, strictly=True)
+    assert reference_marks.may_reference("responses", wide, strictly=True)
     assert [found.id for found in request_ids.references_in(wide)] == ["resp_1"]
 
 
@@ -142,7 +142,7 @@ def test_a_body_that_upstream_might_read_and_we_cannot_is_refused(body):
     ],
 )
 def test_a_plain_request_is_not_decoded_for_ids(endpoint, body):
-    assert not request_ids.may_reference(endpoint, body, strictly=True)
+    assert not reference_marks.may_reference(endpoint, body, strictly=True)
 
 
 def test_encrypted_reasoning_is_a_hint_by_its_beginning_and_the_last_ones_count():
@@ -156,7 +156,7 @@ def test_encrypted_reasoning_is_a_hint_by_its_beginning_and_the_last_ones_count(
 def test_a_stored_prompt_is_a_hint_and_its_variables_may_name_files():
     variables = {"name": "Ada", "manual": {"type": "input_file", "file_id": "file-1"}}
     body = json.dumps({"prompt": {"id": "pmpt_1", "version": "2", "variables": variables}}).encode()
-    assert request_ids.may_reference("responses", body, strictly=False)
+    assert reference_marks.may_reference("responses", body, strictly=False)
     assert [(n.kind.name, n.id, n.hint) for n in request_ids.references_in(body)] == [
         ("prompt", "pmpt_1", True),
         ("file", "file-1", False),

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
-from quotapool.openai.ratelimits import RateHeaders, parse_duration, read
+from quotapool.openai.facts import RateHeaders
+from quotapool.openai.ratelimits import parse_duration, read
 
 
 @pytest.mark.parametrize(

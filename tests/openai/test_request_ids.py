@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from quotapool.openai import ids, request_ids
+from quotapool.openai import ids, reference_marks, request_ids
 
 FIRM, PRIVATE, COPY = "must be known", "must not be another client's", "only shows an account"
 
@@ -161,13 +161,13 @@ def test_every_place_of_a_response_is_found_by_a_search_for_bytes():
     for document in ({"input": [{"id": "msg_1"}]}, {"prompt": {"id": "pmpt_1"}}, {"conversation": "conv_1"}):
         for separators in ((",", ":"), (", ", ": ")):
             body = json.dumps({"model": "m", **document}, separators=separators).encode()
-            assert request_ids.may_reference("responses", body, strictly=False)
-    assert request_ids.may_reference("chat", b'{"messages":[{"audio":{"id":"audio_1"}}]}', strictly=False)
+            assert reference_marks.may_reference("responses", body, strictly=False)
+    assert reference_marks.may_reference("chat", b'{"messages":[{"audio":{"id":"audio_1"}}]}', strictly=False)
 
 
 def test_sound_is_not_searched_and_hides_nothing():
     def is_read(text: bytes) -> bool:
-        return request_ids.event_may_reference(bytearray(text))
+        return reference_marks.event_may_reference(bytearray(text))
 
     assert not is_read(b'{"type":"input_audio_buffer.append","audio":"AAAA"}')
     assert not is_read(b'{"type":"conversation.item.create","item":{"content":[{"type":"input_audio","audio":"AA"}]}}')

@@ -216,14 +216,13 @@ def test_long_events_in_small_pieces_are_stripped_while_they_can_be_held(length,
 
 
 @pytest.mark.parametrize("strip", [True, False])
-def test_an_event_past_the_cap_passes_whole_and_the_rest_is_watched_and_stripped(monkeypatch, strip):
-    monkeypatch.setattr(sse, "_MOST_HELD", 1000)
-    big = event(chunk({"content": "y" * 5000}, usage=None))
+def test_an_event_past_the_cap_passes_whole_and_the_rest_is_watched_and_stripped(strip):
+    big = event(chunk({"content": "y" * 200_000}, usage=None))
     stream = HELLO + big + TOLD + DONE
-    for size in (1, 2, 3, 100, 2000, len(stream)):
+    for size in (3, 100, 2000, 100_000, len(stream)):
         relay = StreamRelay("chat", strip_usage=strip)
         got = through(relay, [stream[i : i + size] for i in range(0, len(stream), size)])
-        if size < 5000:  # else it came whole, and nothing had to be held
+        if size < 200_000:  # else it came whole, and nothing had to be held
             assert got == (HELLO + big + DONE if strip else stream)
         assert relay.usage == EXACT
         assert relay.committed

@@ -12,9 +12,10 @@ import pytest
 from quotapool.domain.missing_access import Access, Use
 from quotapool.domain.quantities import Cost, Dimension
 from quotapool.domain.request_record import RequestRecord
+from quotapool.ledger import messages
 from quotapool.ledger.budgets import Granted, Refused
-from quotapool.pool.admission import NoRoom, _Queue
-from quotapool.pool.reserve import Never
+from quotapool.pool.admission import _Queue
+from quotapool.pool.want import Never, NoRoom
 
 from tests.fakes.edge import Client, chat_body, error
 from tests.fakes.house import GROUP
@@ -83,11 +84,11 @@ async def test_only_the_head_asks_the_store(open_pool):
     await pool.drain("a", -100)
     waiting = [ask(pool, 100 + n) for n in range(100)]
     await queued(pool, 100)
-    pool.ledger.asks.clear()
+    pool.grants.asks.clear()
     await asyncio.sleep(0.3)  # 300 tokens: the first one or two are served
-    asked = {cost.tokens for cost in pool.ledger.asks}
+    asked = {cost.tokens for cost in pool.grants.asks}
     assert asked <= {100, 101, 102, 103}
-    assert len(pool.ledger.asks) <= 10
+    assert len(pool.grants.asks) <= 10
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
@@ -236,8 +237,9 @@ async def test_a_waiter_granted_and_timed_out_in_one_turn_returns_the_grant(open
     waiting = ask(pool, 1, max_wait_s=5)
     await queued(pool, 1)
     line = pool.admission._queues[GROUP]
-    granted = Granted("r1", GROUP, Cost(1, 1), pool.roster.candidate(pool.roster.pool.keys["a1"], GROUP), 0.0, 1.0,
-                      is_trial=False, moments={}, learned={})  # fmt: skip
+    name = f"{pool.ledger._name}-1000"
+    candidate = pool.roster.candidate(pool.roster.pool.keys["a1"], GROUP)
+    granted = messages.Granted(name, GROUP, Cost(1, 1), candidate, 0.0, 1.0, is_trial=False, moments={}, learned={})
     waiter = line.waiting.peek()
     assert waiter is not None
     line.waiting.served(waiter)
@@ -245,7 +247,7 @@ async def test_a_waiter_granted_and_timed_out_in_one_turn_returns_the_grant(open
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert pool.ledger.settled["r1"] == 1
+    assert pool.grants.settled[name] == 1
     await pool.quiet()
 
 
@@ -375,9 +377,9 @@ async def test_in_a_large_pool_the_one_account_that_is_large_enough_is_found_and
     pool = await open_pool(dict.fromkeys(names, 1), accounts=dict.fromkeys(names, small) | {"a7": large})
     for _ in range(4):
         assert (await pool.admission.admit(pool.want(20_000))).candidate.account == "a7"
-    asked = len(pool.ledger.asks)
+    asked = len(pool.grants.asks)
     assert await pool.admission.admit(pool.want(200_000)) == Never("too_large")
-    assert len(pool.ledger.asks) - asked <= 8  # two looks at most, whatever the size of the pool
+    assert len(pool.grants.asks) - asked <= 8  # two looks at most, whatever the size of the pool
 
 
 async def test_a_request_that_only_a_busy_account_can_serve_waits_for_that_one(open_pool):
@@ -408,7 +410,7 @@ async def test_a_waiting_queue_survives_a_store_that_is_away_for_less_than_patie
     for n, task in enumerate(waiting):
         assert (await task).cost.tokens == 1 + n
     assert pool.recorder.store_losses
-    for granted in list(pool.ledger.granted):
+    for granted in list(pool.grants.granted):
         pool.ledger.give_back(granted)
     await pool.quiet()
     assert pool.is_idle()

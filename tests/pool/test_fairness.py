@@ -17,9 +17,9 @@ from quotapool.domain.missing_access import Use
 from quotapool.domain.quantities import Cost
 from quotapool.ledger.grants import Granted
 from quotapool.openai.endpoints import resolve
-from quotapool.pool.admission import NoRoom
-from quotapool.pool.reserve import Want
-from quotapool.request.read import NO_MODEL, ClientRequest, want_of
+from quotapool.pool.want import NoRoom, Want
+from quotapool.request.client_request import ClientRequest
+from quotapool.request.read import NO_MODEL, want_of
 from quotapool.settings import Client, Settings
 
 from tests.fakes.edge import FakeUpstream

@@ -166,9 +166,9 @@ async def test_a_key_that_a_reload_took_away_meanwhile_is_not_used(open_pool):
     for _ in range(8):
         pool.configure(both)
         asked = asyncio.create_task(pool.ask())
-        while pool.ledger.asks == []:
+        while pool.grants.asks == []:
             await asyncio.sleep(0.000_02)
-        pool.ledger.asks.clear()
+        pool.grants.asks.clear()
         pool.configure(fewer)
         assert (await asked).status == 200
     assert set(pool.accounts_asked) == {"b"}

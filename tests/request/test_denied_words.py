@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quotapool.pool.reserve import Never
+from quotapool.pool.want import Never
 from quotapool.request.refusals import refusal_of
 
 

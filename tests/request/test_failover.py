@@ -10,11 +10,10 @@ from quotapool.domain.retry import RetrySlots
 from quotapool.domain.verdict import Kind, Verdict
 from quotapool.openai.endpoints import Endpoint, resolve
 from quotapool.openai.refusal import Refusal
-from quotapool.pool.admission import NoRoom
-from quotapool.pool.reserve import Never, Want
-from quotapool.request.attempt import Held, Outcome
+from quotapool.pool.want import Never, NoRoom, Want
+from quotapool.request.client_request import ClientRequest
 from quotapool.request.failover import GiveUp, Plan, RetryAfter, TryAnother
-from quotapool.request.read import ClientRequest
+from quotapool.request.outcome import Held, Outcome
 from quotapool.upstream.interface import UpstreamFailure
 
 HELD = Held(429, "", [("retry-after", "9")], b"{}")

@@ -30,7 +30,7 @@ def shared(limit: str = FAMILY, model: str = ODD) -> Reply:
 
 async def groups_of(pool) -> set[str]:
     """The model groups that have buckets."""
-    _, found = await pool.ledger.buckets()
+    _, found = await pool.ledger.stored.all()
     return {group for _, group in found}
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from quotapool.domain.echoes import EchoFilter
 from quotapool.openai.endpoints import Endpoint, resolve
 from quotapool.openai.sse import StreamRelay
-from quotapool.request.relay import Passed, pass_stream
+from quotapool.request.outcome import Passed
+from quotapool.request.relay import pass_stream
 from quotapool.upstream.client import UpstreamClient
 from quotapool.upstream.interface import Timeouts
 from quotapool.upstream.routes import Route

@@ -67,7 +67,7 @@ async def test_it_is_kept_and_costs_no_budget(house):
     for _ in range(5):
         await get(house)
     assert len(house.upstream.sent) == 3  # each account once
-    assert house.ledger.granted == []
+    assert house.grants.granted == []
     assert house.is_idle()
 
 

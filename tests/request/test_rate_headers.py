@@ -6,7 +6,7 @@ A bucket of a minute holds its limit less a breath of 1.2 s: 588 of 600 requests
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
+import time
 
 import pytest
 from quotapool.domain.bucket import UNKNOWN, Moment
@@ -16,7 +16,6 @@ from quotapool.domain.request_record import RequestRecord
 from quotapool.domain.states import Record, State
 from quotapool.ledger.grants import Granted
 from quotapool.openai.ratelimits import parse_duration
-from quotapool.request import rate_headers as module
 from quotapool.request.rate_headers import PoolRateHeaders
 
 from tests.fakes.edge import Client, Reply, chat_answer, chat_body, error, stream
@@ -30,7 +29,7 @@ RPM, TPM = Dimension.RPM, Dimension.TPM
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 5_000.0
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
 
 @pytest.fixture
@@ -191,11 +190,12 @@ async def test_a_good_answer_tells_what_the_pool_has_and_nothing_of_the_keys_own
 
 
 async def test_upstreams_own_numbers_are_replaced_and_teach_the_pool(open_pool, monkeypatch):
-    monkeypatch.setattr(module, "_EVERY_S", 0)
+    now = time.monotonic
     pool = await open_pool({"a": 1}, limits={})
     pool.upstream.otherwise = chat_answer().named(**UPSTREAMS)
     first = await pool.ask(Client(chat_body(max_tokens=1)))
     assert rate_headers(first) == {}  # our guess is nothing to tell, and 77 is one key's, not the pool's
+    monkeypatch.setattr(time, "monotonic", lambda: now() + 1.0)  # they are added up once a second
     second = await pool.ask(Client(chat_body(max_tokens=1)))
     assert rate_headers(second)["x-ratelimit-limit-requests"] == "77"
 

@@ -307,7 +307,7 @@ async def test_a_resting_account_comes_back_only_by_a_good_answer(open_pool, tri
     await rested(pool, "a/a")
     pool.upstream.next(trial)
     await pool.ask()
-    assert pool.ledger.granted[-1].is_trial
+    assert pool.grants.granted[-1].is_trial
     assert ("a/a" not in await pool.states()) == comes_back
 
 

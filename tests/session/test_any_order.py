@@ -375,7 +375,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert all(peer.ended for session in self.sessions for peer in session.peers)
             assert (self.path.open, self.handler.open, len(self.server.connections)) == (0, 0, 0)
             self.run(self.house.quiet())
-            assert all(self.house.ledger.settled[granted.id] for granted in self.house.ledger.granted)
+            assert all(self.house.grants.settled[granted.id] for granted in self.house.grants.granted)
             assert self.house.recorder.sessions.total() == 0
             assert not [task for task in asyncio.all_tasks(self.loop) if "SessionRelay" in repr(task)]
             assert self.accidents == []

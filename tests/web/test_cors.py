@@ -57,7 +57,7 @@ async def test_a_preflight_is_answered_here_and_touches_neither_upstream_nor_bud
     assert got["vary"][0].startswith("Origin")
     assert "access-control-allow-credentials" not in got
     assert wire.upstream.requests == []
-    assert wire.house.ledger.granted == []
+    assert wire.house.grants.granted == []
 
 
 async def test_private_networks_are_only_spoken_of_when_asked_for(wire, open_to):

@@ -110,7 +110,7 @@ async def test_upstream_may_answer_before_the_upload_has_ended(wire):
     wire.upstream.script = None
     answer, _ = await wire.ask(post(CHAT))
     assert answer.startswith(b"HTTP/1.1 200 ")
-    assert wire.house.ledger.settled.total() == 2
+    assert wire.house.grants.settled.total() == 2
 
 
 @pytest.mark.parametrize("length", [b"Content-Length: 99999999999\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"])

@@ -264,7 +264,7 @@ async def test_a_handshake_that_is_none_is_refused_before_anything_is_spent(hall
     assert refused.value.status == 400
     assert json.loads(refused.value.body)["error"]["code"] == "invalid_websocket"
     assert hall.upstream.requests == []
-    assert hall.house.ledger.granted == []
+    assert hall.house.grants.granted == []
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ class Alerting:
             return
         await self._overview.sync.refresh()
         if number % _HEADROOM_EVERY == 0 and self._settings.alerts.min_headroom:
-            now, buckets = await self._overview.ledger.buckets()
+            now, buckets = await self._overview.ledger.stored.all()
             self._headroom = pool_headroom(self._overview.roster.pool, self._overview.settings, buckets, now)
         now_utc = datetime.now(UTC)
         await self._watch.check(

@@ -203,7 +203,8 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     server = Server(worker.handler.serve)
     server.client_s = worker.settings.timeouts.client
     keep_alive(listener)
-    accepting = await asyncio.get_running_loop().create_server(server, sock=listener, backlog=4096, ssl=worker.tls)
+    loop = asyncio.get_running_loop()
+    accepting = await loop.create_server(server, sock=listener, backlog=4096, ssl=worker.tls)  # type: ignore[arg-type]  # loops ask a protocol for no base
     keep_what_is_built()
     looking = asyncio.create_task(worker.look())
     lagging = asyncio.create_task(LagWatch(worker.metrics.event_loop_lag.set).run())

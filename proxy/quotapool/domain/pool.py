@@ -13,7 +13,6 @@ import random
 import struct
 from array import array
 from collections.abc import Collection, Iterable, Mapping
-from copy import copy
 from dataclasses import dataclass, field
 
 from quotapool.domain.headroom import Headroom
@@ -29,6 +28,12 @@ CANDIDATES = 6  # accounts that one reservation names while there is little room
 _POINTS = struct.Struct(">16I")
 _LOWER = 0xFFFFFFFF  # the half of a point that is the account's place
 _NOT_ONE = -1  # several usable keys, which take turns, or none
+
+
+_OF_KEYS = (  # attributes of a pool that `replace` makes anew
+    *("accounts", "keys", "organizations", "_keys_by_index", "_indexes", "_by_place", "_weights", "_ring", "_on_ring"),
+    *("_pickable", "_resting", "_only_keys"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,16 +153,18 @@ class Pool:
     def successor(self, keys: Iterable[Key], weights: Mapping[str, float], organizations: Mapping[str, str]) -> Pool:
         """This pool with another set of keys, which `become` takes. Can be made in a thread, one at a time: what it
         shares with this pool, which is used meanwhile, only grows."""
-        new = copy(self)
+        new = Pool()
+        for part in ("records", "headroom", "missing", "_places", "_ring", "_on_ring"):
+            setattr(new, part, getattr(self, part))
         new.replace(keys, weights, organizations)
         return new
 
     def become(self, successor: Pool) -> None:
         """Take the keys of a successor, and the states of today."""
-        records = self.records
-        vars(self).update(vars(successor))
-        if records != self.records:
-            self.apply_states(records)
+        for part in _OF_KEYS:
+            setattr(self, part, getattr(successor, part))
+        if self.records != successor.records:
+            self.apply_states(self.records)
 
     def _extend_ring(self) -> None:
         """Hashing and sorting all takes half a second for 30,000 accounts, so only new ones are added. The points of

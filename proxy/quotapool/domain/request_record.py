@@ -5,16 +5,16 @@ Times are seconds of one monotonic clock. Nothing here can hold a prompt, a comp
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from quotapool.domain.quantities import Usage
 
 ANONYMOUS: Final = ""  # the client id if no client keys are in use
 
 
-@dataclass(slots=True)
-class AttemptRecord:
+class AttemptRecord(msgspec.Struct, eq=False):
     """One attempt upstream."""
 
     key: str
@@ -30,8 +30,7 @@ class AttemptRecord:
     prompt_estimate: int = 0  # tokens of the prompt, until upstream reports them
 
 
-@dataclass(slots=True)
-class RequestRecord:
+class RequestRecord(msgspec.Struct, eq=False):
     """One request of one client."""
 
     id: str
@@ -51,7 +50,7 @@ class RequestRecord:
     upstream_s: float = 0.0
     first_byte: float | None = None
     ended: float = 0.0
-    attempts: list[AttemptRecord] = field(default_factory=list)
+    attempts: list[AttemptRecord] = msgspec.field(default_factory=list)
 
     @property
     def total_s(self) -> float:

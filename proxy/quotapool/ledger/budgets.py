@@ -10,22 +10,22 @@ import contextlib
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
 import msgspec
 import structlog
 
-from quotapool.domain.bucket import Bucket
 from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Cost
 from quotapool.ledger.batches import Batches
 from quotapool.ledger.grants import Candidate, Event, Granted, Observed, Refused, Written, written_limits
 from quotapool.ledger.items import Item, ReserveItem, SettleItem
 from quotapool.ledger.local import LocalBudgets
-from quotapool.ledger.messages import MOST, bounded, bucket_key, bucket_of, evidence_of, is_sound, packed_array
+from quotapool.ledger.messages import MOST, bounded, evidence_of, is_sound, packed_array
 from quotapool.ledger.registry import Braked, Registry
+from quotapool.ledger.stored_buckets import StoredBuckets
 from quotapool.store.store import Script, Store, StoreError, StoreLost, StoreUnavailable, text_of
 
 _NO_COST: Final = Cost(0)
@@ -35,7 +35,6 @@ _MOST_TOKENS: Final = 10_000_000.0  # of one call; an upstream that reports more
 _CLOCK_STEPS_S: Final = 0.5  # a larger difference is no delay: another server's clock, or one that was set
 _CLOCK_DRIFTS_S: Final = 1e-6  # for each answer
 _LONGEST_COOL_S: Final = 7 * 86_400.0
-_AT_ONCE: Final = 200  # buckets that are read and decoded in one turn of the loop, a few milliseconds
 
 _log = structlog.get_logger()
 _unpack = msgspec.msgpack.Decoder().decode
@@ -88,6 +87,7 @@ class Ledger:
             is_away=lambda: self._batches.away,
             on_version=on_version,
         )
+        self.stored = StoredBuckets(store, self.prefix, self.registry)
 
     @property
     def away(self) -> bool:
@@ -275,48 +275,6 @@ class Ledger:
         amounts = [[bounded(amount, MOST) for amount in taken] for taken in (kept, corrected)]
         rest_s = bounded(cool_s, _LONGEST_COOL_S)
         self._batches.put(Item([4, group, candidate.account, candidate.terms, *amounts, rest_s]))
-
-    async def buckets(self) -> tuple[float, dict[tuple[str, str], Bucket]]:
-        """The store's time and every bucket by (account, model group). Raises StoreUnavailable.
-
-        Reads all buckets and holds them, a few kilobytes each: not for the request path, nor for every scrape.
-        """
-        now = await self.registry.time()
-        return now, {name: bucket async for name, bucket in self.each_bucket()}
-
-    async def buckets_of(self, group: str, accounts: Sequence[str]) -> AsyncIterator[tuple[str, Bucket]]:
-        """A group's buckets by account, of those accounts that have one; the loop gets its turn every few hundred.
-        Raises StoreUnavailable."""
-        for start in range(0, len(accounts), _AT_ONCE):
-            part = accounts[start : start + _AT_ONCE]
-            keys = [bucket_key(self.prefix, account, group) for account in part]
-            for account, raw in zip(
-                part, await self.registry.retry(partial(self.store.client.mget, keys)), strict=True
-            ):
-                if raw is not None:
-                    yield account, bucket_of(raw)
-
-    async def each_bucket(self) -> AsyncIterator[tuple[tuple[str, str], Bucket]]:
-        """Every bucket with its (account, model group), in any order; the loop gets its turn every few hundred. Raises
-        StoreUnavailable."""
-        client, index = self.store.client, f"{self.prefix}:buckets"
-        seen: set[bytes] = set()  # a scan may name a member twice
-        cursor = -1
-        while cursor:
-            cursor, members = await self.registry.retry(partial(client.sscan, index, max(0, cursor), count=_AT_ONCE))
-            new = [member for member in members if member not in seen]
-            seen.update(new)
-            for start in range(0, len(new), _AT_ONCE):
-                part = new[start : start + _AT_ONCE]
-                names = [tuple(_unpack(member)) for member in part]
-                keys = [bucket_key(self.prefix, account, group) for account, group in names]
-                values = await self.registry.retry(partial(client.mget, keys))
-                for name, raw in zip(names, values, strict=True):
-                    if raw is not None:
-                        yield name, bucket_of(raw)
-                expired = [member for member, raw in zip(part, values, strict=True) if raw is None]
-                if expired:
-                    await self.registry.retry(partial(client.srem, index, *expired))
 
     async def check_rights(self) -> None:
         """Return if the store runs scripts, also on keys that these derive, and allows every command that is used.

@@ -21,7 +21,7 @@ import msgspec
 from quotapool.objects.answer_reader import AnswerReader, Fetch, Task
 from quotapool.objects.layout import Owner, account_mark, owner_of
 from quotapool.objects.owners import ObjectOwners
-from quotapool.openai import ids, replies, request_ids
+from quotapool.openai import ids, reference_marks, replies, request_ids
 from quotapool.openai.forms import FormError, FormReader, boundary_of
 from quotapool.openai.ids import CHAT, ENCRYPTED, FILE, ITEM, MODEL, OTHER, PROMPT, RESPONSE, ObjectPath, Reference
 from quotapool.openai.refusal import Refusal
@@ -99,13 +99,13 @@ def involves_objects(request: ObjectRequest) -> bool:
         return True
     if request.target == "/v1/chat/completions" and request.method == "POST":
         return request.store is True or (
-            body is not None and request_ids.may_reference("chat", body, strictly=request.client != "")
+            body is not None and reference_marks.may_reference("chat", body, strictly=request.client != "")
         )
     if request.endpoint in {"completions", "embeddings", "moderations"}:
         return False
     if ids.object_path(request.target) is not None:
         return True
-    return body is not None and request_ids.may_reference(request.endpoint, body, strictly=True)
+    return body is not None and reference_marks.may_reference(request.endpoint, body, strictly=True)
 
 
 class Objects:
@@ -324,7 +324,7 @@ def _named(request: ObjectRequest, path: ObjectPath | None) -> list[Reference]:
     if (
         body
         and request.method in {"POST", "PUT", "PATCH"}
-        and request_ids.may_reference(request.endpoint, body, strictly=request.client != "")
+        and reference_marks.may_reference(request.endpoint, body, strictly=request.client != "")
     ):
         try:
             named += request_ids.references_in(body, strictly=request.client != "")

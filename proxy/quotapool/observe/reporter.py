@@ -16,7 +16,8 @@ from quotapool.domain.states import State
 from quotapool.domain.subject import Subject
 from quotapool.observe.labels import Labels
 from quotapool.observe.metrics import Metrics
-from quotapool.observe.request_log import AttemptLine, RequestLine, RequestLog, ms, tokens_line
+from quotapool.observe.request_line import AttemptLine, RequestLine
+from quotapool.observe.request_log import RequestLog, ms, tokens_line
 
 _log = structlog.get_logger()
 _STORE_KINDS = {"timeout": "timeout", "closed": "connection", "connect": "connection", "script": "script"}

@@ -31,7 +31,7 @@ class Observes(Protocol):
 def counting(series: Counter | Gauge) -> Counts:
     """The object that adds to `series`."""
     value: Any = series._value
-    return value if isinstance(value, SlotValue) else series
+    return SlotCounter(value) if isinstance(value, SlotValue) else series
 
 
 def observing(series: Histogram) -> Observes:
@@ -40,6 +40,18 @@ def observing(series: Histogram) -> Observes:
     if not all(isinstance(value, SlotValue) for value in values):
         return series
     return SlotHistogram(series._upper_bounds, cast("list[SlotValue]", values))
+
+
+class SlotCounter:
+    """One number."""
+
+    __slots__ = ("_at", "_cells")
+
+    def __init__(self, value: SlotValue) -> None:
+        self._cells, self._at = value.cell
+
+    def inc(self, amount: float = 1) -> None:
+        self._cells[self._at] += amount
 
 
 class SlotHistogram:

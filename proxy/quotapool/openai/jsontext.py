@@ -13,6 +13,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from quotapool.openai.shapes import AnyObject
+
 T = TypeVar("T")
 
 BROKEN: Final = (ValueError, RecursionError)
@@ -25,12 +27,8 @@ _CANDIDATES: Final = 8  # proofs are linear in the tail: a hostile body must not
 _KEY_AND_COLON: Final = re.compile(rb'"[^"]*"\s*:\s*')
 
 
-class _AnyObject(msgspec.Struct, gc=False):
-    """Has no members, so decoding into it only checks that the bytes are one JSON object."""
-
-
 _any: Final = msgspec.json.Decoder()
-_any_object: Final = msgspec.json.Decoder(_AnyObject)
+_any_object: Final = msgspec.json.Decoder(AnyObject)
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 

@@ -10,10 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-import msgspec
+from quotapool.openai.facts import RateHeaders
 
-_MINUTE_S: Final = 60.0
-_DAY_S: Final = 86_400.0
 _LARGEST: Final = 10**15  # no real limit; larger numbers are garbage
 
 # Go's time.Duration.String(): 17ms, 1s, 8.64s, 6m0s, 1h2m3s; days for good measure.
@@ -52,41 +50,6 @@ def format_duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     text = f"{millis / 1000:.3f}".rstrip("0").rstrip(".") + "s"
     return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + text
-
-
-class RateHeaders(msgspec.Struct, frozen=True, gc=False):  # made with every answer: a frozen dataclass takes 1 µs more
-    """What one answer reports about the buckets that admitted it. None if a header is absent or unreadable.
-
-    Limits and remaining are requests or tokens; `reset_requests_s` is seconds until that bucket is full. The headers
-    of project tokens come only if the project has its own token limit.
-    """
-
-    limit_requests: int | None = None
-    remaining_requests: int | None = None
-    reset_requests_s: float | None = None
-    limit_tokens: int | None = None
-    remaining_tokens: int | None = None
-    limit_project_tokens: int | None = None
-    remaining_project_tokens: int | None = None
-
-    @property
-    def requests_are_daily(self) -> bool | None:
-        """Whether the three headers of requests show RPD instead of RPM; None if the numbers do not decide it.
-
-        `remaining` is rounded down, so between used-1 and used slots are missing, and the reset lies between
-        (used-1)/limit and used/limit of the period. A reset that fits a minute is read as a minute: a day's bucket is
-        that close to full only once in 1,440 answers.
-        """
-        limit, remaining, reset_s = self.limit_requests, self.remaining_requests, self.reset_requests_s
-        if not limit or remaining is None or reset_s is None or remaining >= limit:
-            return None
-        used = limit - remaining
-        rounding_s = 0.005 + used / limit * 3.0  # OpenAI rounds; 5 % of a minute is far from a day
-        if reset_s <= used / limit * _MINUTE_S + rounding_s:
-            return False
-        if (used - 1) / limit * _DAY_S - rounding_s <= reset_s <= used / limit * _DAY_S + rounding_s:
-            return True
-        return None
 
 
 def read(headers: Mapping[str, str]) -> RateHeaders | None:

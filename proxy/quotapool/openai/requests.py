@@ -12,20 +12,31 @@ character count of your request". Our reading of the two halves:
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
 from quotapool.domain.quantities import Cost
+from quotapool.openai.facts import RequestFacts
 from quotapool.openai.jsontext import BROKEN, count_of, decode_leniently, set_member
+from quotapool.openai.shapes import (
+    NONE,
+    Body,
+    ChatBody,
+    CompletionsBody,
+    EmbeddingsBody,
+    Peek,
+    ResponsesBody,
+    Speech,
+    StreamOptions,
+    WithStreamOptions,
+)
 
 Kind = Literal["chat", "completions", "responses", "embeddings"]
 
 DEFAULT_OUTPUT: Final = 16  # tokens
 CHARACTERS_PER_TOKEN: Final = 4
 _MOST: Final = 2**53 - 1  # the largest count that Lua, where budgets live, holds exactly
-
-_NONE: Final = msgspec.Raw(b"")
 
 
 class InvalidRequest(ValueError):
@@ -37,97 +48,14 @@ class InvalidRequest(ValueError):
         self.param = param
 
 
-class RequestFacts(msgspec.Struct, frozen=True, gc=False):
-    """One parsed request. Optional fields of a wrong type are read as absent: upstream decides about them.
-
-    `cost.tokens` is what OpenAI's limiter charges at admission. `asked_usage`: the client itself asked for the usage
-    chunk. `stateful`: in the background or in a conversation, so repeating it could act twice. `store` is as sent
-    (absent means true on responses, false on chat). `prompt` is the id of a stored prompt template; it takes the
-    model's place if the request leaves that to the template.
-    """
-
-    model: str
-    stream: bool
-    asked_usage: bool
-    cost: Cost
-    stateful: bool = False
-    store: bool | None = None
-    service_tier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt: str = ""
-    prompt_tokens: int = 0  # the estimate for the prompt alone: characters / 4
-    summary: bool = False  # it wants a summary of the reasoning
-
-
-class _Common(msgspec.Struct, gc=False):
-    model: Any = None
-    stream: Any = None
-    stream_options: Any = None
-    n: Any = None
-    store: Any = None
-    service_tier: Any = None
-    prompt_cache_key: Any = None
-
-
-class _Chat(_Common, gc=False):
-    messages: Any = None
-    max_completion_tokens: Any = None
-    max_tokens: Any = None
-    prediction: Any = None
-    tools: msgspec.Raw = _NONE
-    functions: msgspec.Raw = _NONE
-    response_format: msgspec.Raw = _NONE
-
-
-class _Responses(_Common, gc=False):
-    input: Any = None
-    instructions: Any = None
-    max_output_tokens: Any = None
-    background: Any = None
-    conversation: Any = None
-    prompt: Any = None
-    tools: msgspec.Raw = _NONE
-    text: msgspec.Raw = _NONE
-    reasoning: msgspec.Raw = _NONE
-
-
-class _Completions(_Common, gc=False):
-    prompt: Any = None
-    suffix: Any = None
-    max_tokens: Any = None
-    best_of: Any = None
-
-
-class _Embeddings(_Common, gc=False):
-    input: Any = None
-
-
-class _Peek(msgspec.Struct, gc=False):
-    model: Any = None
-    stream: Any = None
-    n: Any = None
-
-
-class _Speech(msgspec.Struct, gc=False):
-    input: Any = None
-
-
-class _StreamOptions(msgspec.Struct, gc=False):
-    stream_options: msgspec.Raw = _NONE
-
-
-class _IncludeUsage(msgspec.Struct, gc=False):
-    include_usage: Any = None
-
-
-_chat: Final = msgspec.json.Decoder(_Chat)
-_responses: Final = msgspec.json.Decoder(_Responses)
-_completions: Final = msgspec.json.Decoder(_Completions)
-_embeddings: Final = msgspec.json.Decoder(_Embeddings)
-_peek: Final = msgspec.json.Decoder(_Peek)
-_speech: Final = msgspec.json.Decoder(_Speech)
-_stream_options: Final = msgspec.json.Decoder(_StreamOptions)
-_include_usage: Final = msgspec.json.Decoder(_IncludeUsage)
+_chat: Final = msgspec.json.Decoder(ChatBody)
+_responses: Final = msgspec.json.Decoder(ResponsesBody)
+_completions: Final = msgspec.json.Decoder(CompletionsBody)
+_embeddings: Final = msgspec.json.Decoder(EmbeddingsBody)
+_peek: Final = msgspec.json.Decoder(Peek)
+_speech: Final = msgspec.json.Decoder(Speech)
+_stream_options: Final = msgspec.json.Decoder(WithStreamOptions)
+_include_usage: Final = msgspec.json.Decoder(StreamOptions)
 
 # Members of messages and items whose strings the model reads. What is not here (data, file_data, image_url, url,
 # file_url, encrypted_content, result, ids, types) is not words.
@@ -210,7 +138,7 @@ def inject_include_usage(body: bytes) -> bytes:
     return body
 
 
-def _read_chat(r: _Chat, default_output: int) -> RequestFacts:
+def _read_chat(r: ChatBody, default_output: int) -> RequestFacts:
     characters = _characters(r.messages)
     if r.prediction is not None:
         characters += _characters(r.prediction)
@@ -219,7 +147,7 @@ def _read_chat(r: _Chat, default_output: int) -> RequestFacts:
     return _facts(r, output * (count_of(r.n) or 1), characters)
 
 
-def _read_responses(r: _Responses, default_output: int) -> RequestFacts:
+def _read_responses(r: ResponsesBody, default_output: int) -> RequestFacts:
     characters = _characters(r.input) + _characters(r.instructions) + _length(r.tools) + _length(r.text)
     prompt = _text(r.prompt.get("id")) if type(r.prompt) is dict else None
     stateful = (r.background is not None and r.background is not False) or r.conversation is not None
@@ -227,23 +155,23 @@ def _read_responses(r: _Responses, default_output: int) -> RequestFacts:
     return _facts(r, output, characters, stateful=stateful, prompt=prompt or "")
 
 
-def _read_completions(r: _Completions) -> RequestFacts:
+def _read_completions(r: CompletionsBody) -> RequestFacts:
     characters, prompts = _prompts(r.prompt)
     output = count_of(r.max_tokens) or DEFAULT_OUTPUT
     choices = max(count_of(r.n), count_of(r.best_of), 1)
     return _facts(r, output * choices * prompts, characters + _characters(r.suffix))
 
 
-def _read_embeddings(r: _Embeddings) -> RequestFacts:
+def _read_embeddings(r: EmbeddingsBody) -> RequestFacts:
     characters, _ = _prompts(r.input)
     return _facts(r, 0, characters)
 
 
-def _facts(r: _Common, output: int, characters: int, *, stateful: bool = False, prompt: str = "") -> RequestFacts:
+def _facts(r: Body, output: int, characters: int, *, stateful: bool = False, prompt: str = "") -> RequestFacts:
     model = prompt if r.model is None else (r.model or prompt)
     if type(model) is not str:
         raise InvalidRequest("Invalid type for 'model': it must be a string.", "model")
-    if not model and type(r) is not _Responses:
+    if not model and type(r) is not ResponsesBody:
         raise InvalidRequest("You must provide a model parameter.", "model")
     tokens = max(output, -(-characters // CHARACTERS_PER_TOKEN))
     options = r.stream_options
@@ -258,7 +186,7 @@ def _facts(r: _Common, output: int, characters: int, *, stateful: bool = False, 
         _text(r.prompt_cache_key),
         prompt,
         characters // CHARACTERS_PER_TOKEN,
-        type(r) is _Responses and b'"summary"' in bytes(r.reasoning),
+        type(r) is ResponsesBody and b'"summary"' in bytes(r.reasoning),
     )
 
 
@@ -297,7 +225,7 @@ def _prompts(value: object) -> tuple[int, int]:
 
 
 def _length(raw: msgspec.Raw) -> int:
-    return 0 if raw is _NONE else memoryview(raw).nbytes
+    return 0 if raw is NONE else memoryview(raw).nbytes
 
 
 def _text(value: object) -> str | None:

@@ -9,12 +9,13 @@ Of an event that is too long to be held (an image) everything is read but its lo
 from __future__ import annotations
 
 import re
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.openai.jsontext import BROKEN, decode_leniently, is_object, locate, member_span
+from quotapool.openai.shapes import Event
 from quotapool.openai.skimmed import SkimmedJson
 from quotapool.openai.usage import reported_tier, usage_of, with_tools
 
@@ -45,26 +46,7 @@ _ERROR_EVENT: Final = re.compile(rb"^event: ?error\r?$", re.MULTILINE)
 _EMPTY: Final[tuple[object, ...]] = (None, "", [], {})
 
 
-class _Nested(msgspec.Struct, gc=False):
-    id: Any = None
-    usage: Any = None
-    service_tier: Any = None
-    tool_usage: Any = None
-    tools: msgspec.Raw = msgspec.Raw()
-
-
-class _Event(msgspec.Struct, gc=False):
-    id: Any = None
-    type: Any = None
-    error: Any = None
-    choices: Any = None
-    usage: Any = None
-    delta: Any = None
-    service_tier: Any = None
-    response: _Nested | None = None  # can be megabytes, of which only the usage is needed
-
-
-_event: Final = msgspec.json.Decoder(_Event)
+_event: Final = msgspec.json.Decoder(Event)
 
 
 class StreamRelay:
@@ -244,7 +226,7 @@ class StreamRelay:
             self.committed = True
 
 
-def _chat_event(event: _Event) -> tuple[int, bool]:
+def _chat_event(event: Event) -> tuple[int, bool]:
     """(choices with content, whether the event is preamble): roles and empty deltas are not content."""
     if type(event.choices) is not list or event.usage:
         return 0, False
@@ -263,7 +245,7 @@ def _chat_event(event: _Event) -> tuple[int, bool]:
     return deltas, is_preamble
 
 
-def _typed_event(event: _Event, kind: str) -> tuple[int, bool]:
+def _typed_event(event: Event, kind: str) -> tuple[int, bool]:
     return (1 if event.delta and type(event.delta) is str else 0), kind in PREAMBLE
 
 

@@ -23,6 +23,7 @@ import msgspec
 
 from quotapool.domain.quantities import Certainty, Details, Usage
 from quotapool.openai.jsontext import BROKEN, count_of, decode_leniently, locate
+from quotapool.openai.shapes import Answer, AnswerOrEvent, Tool
 
 UNREPORTED: Final = Usage(Certainty.AT_LEAST)
 """Not reported: some tokens may have been used."""
@@ -32,32 +33,12 @@ _TIER_WITHIN: Final = 65_536  # bytes from the end; in a response, `tools` and t
 _NO_TIER: Final = frozenset({"", "auto"})  # "auto" can be asked for, but is never how a call was served
 
 
-class _Answer(msgspec.Struct, gc=False):
-    usage: Any = None
-    service_tier: Any = None
-    tool_usage: Any = None
-    tools: msgspec.Raw = msgspec.Raw()  # can be long, and is rarely needed
-
-
-class _Tool(msgspec.Struct, gc=False):
-    type: Any = None
-    model: Any = None
-
-
-class _Model(msgspec.Struct, gc=False):
-    model: Any = None
-
-
-class _AnswerOrEvent(_Model, gc=False):
-    response: _Model | None = None
-
-
-_answer: Final = msgspec.json.Decoder(_Answer)
-_tools: Final = msgspec.json.Decoder(list[_Tool])
+_answer: Final = msgspec.json.Decoder(Answer)
+_tools: Final = msgspec.json.Decoder(list[Tool])
+_answer_or_event: Final = msgspec.json.Decoder(AnswerOrEvent)
 _IMAGE_TOOL: Final = {"image_gen": "image_generation"}  # `tool_usage` and `tools` name it differently
 _LONGEST_MODEL: Final = 128  # characters
 _MOST_TOOLS: Final = 16  # that an answer may state usage of
-_answer_or_event: Final = msgspec.json.Decoder(_AnswerOrEvent)
 
 
 def read_usage(body: bytes) -> Usage:
@@ -108,10 +89,10 @@ def _tier_before(body: bytes) -> object:
     return _member(body[-_TIER_WITHIN:], b'"service_tier"').service_tier
 
 
-def _member(body: bytes, quoted_name: bytes) -> _Answer:
+def _member(body: bytes, quoted_name: bytes) -> Answer:
     """What an answer has from this top-level member on; empty if it has no such member."""
     at = locate(body, quoted_name)
-    return _answer.decode(b"{" + body[at:]) if at >= 0 else _Answer()
+    return _answer.decode(b"{" + body[at:]) if at >= 0 else Answer()
 
 
 def with_tools(usage: Usage, tool_usage: object, tools: object) -> Usage:
@@ -142,7 +123,7 @@ def _by_tools(tool_usage: dict[str, Any], tools: object) -> Iterator[tuple[str, 
 def _models_of(tools: object) -> dict[str, str]:
     """The model of each type of tool that names one."""
     try:
-        decoded = _tools.decode(tools) if isinstance(tools, msgspec.Raw) else msgspec.convert(tools, list[_Tool])
+        decoded = _tools.decode(tools) if isinstance(tools, msgspec.Raw) else msgspec.convert(tools, list[Tool])
     except BROKEN:
         return {}
     return {t.type: t.model[:_LONGEST_MODEL] for t in decoded if type(t.type) is str and type(t.model) is str}

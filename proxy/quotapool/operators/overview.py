@@ -125,7 +125,7 @@ class Overview:
         now = await self.ledger.registry.time()
         most = 0 if self.settings.metrics.detail == "pool" else _MOST_BUCKETS
         found = BucketLevels(now, self.settings.limits_for, most)
-        async for (account, group), bucket in self.ledger.each_bucket():
+        async for (account, group), bucket in self.ledger.stored.each():
             # Only groups with limits named by upstream: a caller can invent models, and must not create series.
             if account in self.roster.pool.accounts and max(bucket.learned) >= 0:
                 found.add(account, group, bucket)
@@ -147,7 +147,7 @@ class Overview:
     async def rows(self) -> list[dict[str, Any]]:
         """Each key as a JSON-like row: state, reason, and what is left by model group. Raises StoreUnavailable."""
         await self.sync.refresh()
-        now, buckets = await self.ledger.buckets()
+        now, buckets = await self.ledger.stored.all()
         wallets = (await self.credit.assess(datetime.now(UTC))).wallets
         cooling = _cooling(now, buckets)
         pool = self.roster.pool

@@ -15,16 +15,14 @@ import contextlib
 import time
 from dataclasses import dataclass, field
 
-import msgspec
-
 from quotapool.domain.fair_queue import FairQueue
 from quotapool.domain.observer import Observer
-from quotapool.domain.quantities import Dimension
 from quotapool.domain.return_times import ReturnTimes
 from quotapool.ledger.budgets import Granted, Ledger, Refused, StoreUnavailable
 from quotapool.pool.configuration import Configuration
-from quotapool.pool.reserve import Never, Reserver, Want
+from quotapool.pool.reserve import Reserver
 from quotapool.pool.sync import RosterSync
+from quotapool.pool.want import Never, NoRoom, Want
 
 _LONGEST_NAP_S = 1.0  # a state change or another replica's settle may bring room earlier than was expected
 _SHORTEST_NAP_S = 0.002
@@ -32,15 +30,6 @@ _HEADS = 4  # how many of the queue may ask while the first has long to wait
 _LONG_S = 0.25
 _MOST_AT_ONCE = 32
 _MOST_GROUPS = 1_000  # model groups of which something is remembered
-
-
-class NoRoom(msgspec.Struct, frozen=True):
-    """Refused until later: budgets are used up, and there will be room in `wait_s`. `reason`: rate_limit, queue_full,
-    queue_timeout, or draining."""
-
-    wait_s: float
-    reason: str
-    dimension: Dimension | None
 
 
 AdmissionAnswer = Granted | NoRoom | Never

@@ -161,7 +161,7 @@ class RosterSync:
         the one that was refused rests. Raises StoreUnavailable."""
         accounts = self.roster.pool.accounts
         now = await self._registry.time()
-        async for name, bucket in self._ledger.buckets_of(before, list(accounts)):
+        async for name, bucket in self._ledger.stored.of(before, list(accounts)):
             account = accounts.get(name)
             if account is None or not account.keys:  # a reload took it
                 continue

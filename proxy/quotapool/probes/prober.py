@@ -183,7 +183,7 @@ class Prober:
 
     async def _served(self) -> list[str]:
         """Model groups for which upstream has named limits: the pool has used them."""
-        _, buckets = await self._ledger.buckets()
+        _, buckets = await self._ledger.stored.all()
         return sorted({group for (_, group), bucket in buckets.items() if max(bucket.learned) >= 0})
 
     # ---- money

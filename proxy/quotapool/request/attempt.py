@@ -20,10 +20,10 @@ from quotapool.domain.cool_down import COOLING, cool_down_s
 from quotapool.domain.echoes import EchoFilter, shows
 from quotapool.domain.frames import release_frames
 from quotapool.domain.observer import Observer
-from quotapool.domain.quantities import NOTHING, Certainty, Cost, Dimension, Usage
+from quotapool.domain.quantities import NOTHING, Certainty, Cost, Dimension
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.retry import RetrySlots
-from quotapool.domain.verdict import OK, Kind, Verdict
+from quotapool.domain.verdict import Kind, Verdict
 from quotapool.ledger.budgets import Ledger
 from quotapool.ledger.grants import Event, Granted, Observed
 from quotapool.openai import ratelimits, replies
@@ -38,41 +38,18 @@ from quotapool.pool.configuration import Snapshot
 from quotapool.pool.key_health import KeyHealth
 from quotapool.pool.sync import RosterSync
 from quotapool.probes.network_alarm import NetworkAlarm
+from quotapool.request.client_request import ClientRequest
+from quotapool.request.outcome import Held, Outcome
 from quotapool.request.policy import PolicyWatch
 from quotapool.request.rate_headers import PoolRateHeaders
-from quotapool.request.read import NO_MODEL, ClientRequest
+from quotapool.request.read import NO_MODEL
 from quotapool.request.read_on import ReadingOn
-from quotapool.request.relay import UNSEEN
 from quotapool.upstream.interface import UpstreamFailure
 
 MOST_ERROR_BODY: Final = 2**17  # bytes: an error answer is read up to here; OpenAI has none of more than a few thousand
 
 
 # ---- how an attempt ends
-
-
-@dataclass(slots=True)
-class Held:
-    """An upstream error, read but not passed on yet: the client's answer if no other attempt does better."""
-
-    status: int
-    reason: str
-    headers: list[Header]
-    body: bytes
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How one attempt ended. What stays unknown remains charged: `usage` is AT_LEAST nothing until it is counted."""
-
-    observed: list[Observed] | None = None  # its rate headers; None: none came, or they were passed on at once
-    verdict: Verdict = OK
-    failure: UpstreamFailure | None = None
-    report: asyncio.Task[None] | None = None  # a verdict on its way to the store
-    delivered: bool = False  # the client has its answer, or as much of it as there was
-    held: Held | None = None
-    usage: Usage = UNSEEN
-    cool_s: float = 0.0
 
 
 # No work was done upstream: the tokens go back, the request itself counts ("unsuccessful requests contribute to your

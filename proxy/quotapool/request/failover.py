@@ -26,13 +26,14 @@ from quotapool.ledger.grants import Granted
 from quotapool.openai import replies
 from quotapool.openai.headers import Header
 from quotapool.openai.refusal import Refusal
-from quotapool.pool.admission import Admission, NoRoom
+from quotapool.pool.admission import Admission
 from quotapool.pool.configuration import Configuration
-from quotapool.pool.reserve import Never, Want
 from quotapool.pool.sync import RosterSync
-from quotapool.request.attempt import Held, Outcome, is_page
+from quotapool.pool.want import Never, NoRoom, Want
+from quotapool.request.attempt import is_page
+from quotapool.request.client_request import ClientRequest
+from quotapool.request.outcome import Held, Outcome
 from quotapool.request.rate_headers import PoolRateHeaders
-from quotapool.request.read import ClientRequest
 from quotapool.request.refusals import failed, refusal_of
 
 _MOST_IDLE: Final = 8  # connections that one request may find closed under it

@@ -15,9 +15,12 @@ from quotapool.openai.sse import StreamRelay
 from quotapool.openai.usage import answering_model
 from quotapool.pool.configuration import Snapshot
 from quotapool.request.attempt import MOST_ERROR_BODY, Attempt, AttemptParts, held_event, observed_in
+from quotapool.request.client_request import ClientRequest
 from quotapool.request.one_account import reserve_at
-from quotapool.request.read import LONGEST_MODEL, ClientRequest, cost_of, facts_of_form, watched
-from quotapool.request.relay import Downstream, Passed, pass_bytes, pass_json, pass_stream
+from quotapool.request.outcome import Passed
+from quotapool.request.passing_forms import watched
+from quotapool.request.read import LONGEST_MODEL, cost_of, facts_of_form
+from quotapool.request.relay import Downstream, pass_bytes, pass_json, pass_stream
 from quotapool.upstream.interface import Answer, UpstreamFailure, read_body
 
 _TOO_LONG: Final = "upstream took longer than timeouts.total"

@@ -23,7 +23,7 @@ from quotapool.openai.endpoints import Endpoint
 from quotapool.openai.jsontext import BROKEN
 from quotapool.openai.refusal import Refusal
 from quotapool.pool.configuration import Configuration
-from quotapool.request.read import ClientRequest
+from quotapool.request.client_request import ClientRequest
 from quotapool.request.relay import Downstream
 from quotapool.settings import Client
 

@@ -11,8 +11,8 @@ from quotapool.domain.quantities import Cost
 from quotapool.ledger.budgets import Candidate, Granted, Ledger, Refused, StoreUnavailable
 from quotapool.openai import replies
 from quotapool.openai.refusal import Refusal
-from quotapool.pool.admission import DRAINING, NoRoom
-from quotapool.pool.reserve import Never
+from quotapool.pool.admission import DRAINING
+from quotapool.pool.want import Never, NoRoom
 from quotapool.request.refusals import refusal_of
 
 _LONGEST_NAP_S: Final = 1.0

@@ -15,13 +15,15 @@ from quotapool.objects.placement import ObjectRequest, Objects, involves_objects
 from quotapool.openai.endpoints import resolve
 from quotapool.openai.replies import ProxyError
 from quotapool.pool.configuration import Configuration
-from quotapool.request.attempt import AttemptParts, Held, Outcome
+from quotapool.request.attempt import AttemptParts
 from quotapool.request.auth import ClientAuth
+from quotapool.request.client_request import ClientRequest
 from quotapool.request.daily_limit import DailyLimit
 from quotapool.request.failover import Failover
 from quotapool.request.http_attempt import HttpAttempt
 from quotapool.request.models import Catalogue, refuse_model
-from quotapool.request.read import ClientRequest, read_client_request, want_of
+from quotapool.request.outcome import Held, Outcome
+from quotapool.request.read import read_client_request, want_of
 from quotapool.request.refusals import not_served
 from quotapool.request.relay import Downstream
 

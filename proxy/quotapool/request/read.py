@@ -6,24 +6,19 @@ import asyncio
 import io
 import re
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
-import msgspec
-
-from quotapool.domain.missing_access import Use
 from quotapool.domain.quantities import Cost
-from quotapool.domain.retry import RetrySlots
-from quotapool.objects.placement import Placement
 from quotapool.openai import replies
 from quotapool.openai.encoding import TooLarge, Unreadable, decoded_request
 from quotapool.openai.endpoints import IMAGES, Endpoint
+from quotapool.openai.facts import RequestFacts
 from quotapool.openai.forms import FieldReader, FormError, boundary_of
 from quotapool.openai.named_models import other_models
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.requests import (
     InvalidRequest,
-    RequestFacts,
     inject_include_usage,
     peek_model,
     read_request,
@@ -31,8 +26,10 @@ from quotapool.openai.requests import (
 )
 from quotapool.openai.value_count import MOST_VALUES, SMALL, ValueCount
 from quotapool.pool.configuration import Snapshot
-from quotapool.pool.reserve import Want
 from quotapool.pool.roster import Roster
+from quotapool.pool.want import Want
+from quotapool.request.client_request import ClientRequest
+from quotapool.request.passing_forms import after
 from quotapool.request.relay import Downstream
 from quotapool.settings import Client, Settings
 
@@ -50,64 +47,6 @@ _PEEK: Final = 65_536  # bytes of a form that are looked at for its model's name
 _STREAM: Final = ("stream",)
 _TIERS: Final = frozenset({"flex", "priority", "fast", "scale"})
 _PREFIX: Final = 4096  # bytes of a body that tell whether two long prompts begin alike
-
-
-class ClientRequest(msgspec.Struct, eq=False):
-    """A request of a client who may come in. `body` None: it streams from the client and cannot be sent twice."""
-
-    endpoint: Endpoint
-    body: bytes | None
-    stream: AsyncIterator[bytes] | None
-    model: str
-    group: str
-    cost: Cost
-    replayable: bool
-    streamed: bool = False
-    text: bytes = b""  # the client's body without its encoding, as far as it was read
-    strip_usage: bool = False
-    length: str | None = None
-    sticky: int | None = None
-    retrying: bool = False  # holds one place of the retry budget
-    tier: str = ""  # the service tier asked for; "": whichever upstream gives
-    prompt_tokens: int = 0  # what the prompt alone is taken for, should upstream not count it
-    characters: int = 0  # to be spoken: an answer of sound has no count of them
-    store: bool | None = None  # as in the body
-    features: tuple[str, ...] = ()  # of the model, to which an account may have no access
-    prompt: str = ""  # the stored prompt it names; its `model` is the same where the prompt chooses the model
-    models: tuple[str, ...] = ()  # that it names beside `model`; found only if its client may not use all
-    known_use: Use | None = None  # see `use`
-    placement: Placement | None = None  # what it has to do with stored objects; None: nothing
-    boundary: bytes = b""  # of a form whose model has not come yet; b"": there is nothing to look for
-    patience_s: float = 0.0  # how long such a form waits for its model's budget
-
-    def begin_retry(self, slots: RetrySlots) -> None:
-        """From now on an attempt of it is one more retry under way."""
-        self.retrying = True
-        slots.retrying += 1
-
-    def end_retry(self, slots: RetrySlots) -> None:
-        """The retry budget is for attempts under way: a request that is being answered, or waits, holds none of it."""
-        if self.retrying:
-            self.retrying = False
-            slots.retrying -= 1
-
-    @property
-    def leaves_the_model(self) -> bool:
-        """The stored prompt or upstream chooses the model, and only the answer tells which."""
-        return self.model == self.prompt and (self.prompt != "" or self.endpoint.estimate is not None)
-
-    @property
-    def use(self) -> Use:
-        """What it uses that an account or a key may have no access to."""
-        use = self.known_use
-        if use is None:
-            use = self.known_use = Use(self.prompt or self.model, self.endpoint.name, self.features)
-        return use
-
-    @property
-    def to_send(self) -> bytes | AsyncIterator[bytes] | None:
-        """The body for upstream."""
-        return self.stream if self.body is None else (self.body or None)
 
 
 async def read_client_request(
@@ -262,7 +201,7 @@ async def _streamed(
                 raise Refusal(replies.INVALID_FORM, f"{replies.INVALID_FORM.message} Here: {unclear}.") from unclear
         if every_model and not fields.ended:
             raise Refusal(replies.BODY_TOO_LARGE if len(held) >= most else replies.INVALID_FORM)
-        stream, models = _after(bytes(held), stream), tuple(fields.models)
+        stream, models = after(bytes(held), stream), tuple(fields.models)
         model, streamed, count = facts_of_form(fields.found)
         if "model" in fields.found or not piece:
             boundary = b""
@@ -287,31 +226,6 @@ def _features(facts: RequestFacts) -> tuple[str, ...]:
         return _STREAM if facts.stream else ()
     wanted = (("stream", facts.stream), ("service_tier", facts.service_tier), ("reasoning_summary", facts.summary))
     return tuple(name for name, wants in wanted if wants)
-
-
-async def watched(
-    form: AsyncIterator[bytes], boundary: bytes, named: Callable[[Mapping[str, str]], Awaitable[None]]
-) -> AsyncIterator[bytes]:
-    """A form as it passes. When its model has come, `named` is awaited with the fields found so far; what is left of
-    the form passes after that, so upstream does no work before."""
-    reader: FieldReader | None = FieldReader(boundary, with_files=False)
-    async for piece in form:
-        if reader is not None:
-            try:
-                reader.feed(piece)
-                if "model" in reader.found:
-                    await named(reader.found)
-                    reader = None
-            except FormError:  # there is no telling what it names
-                reader = None
-        yield piece
-
-
-async def _after(held: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    if held:
-        yield held
-    async for piece in rest:
-        yield piece
 
 
 def _group(model: str, facts: RequestFacts, settings: Settings, roster: Roster) -> str:

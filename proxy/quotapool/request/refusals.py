@@ -9,8 +9,7 @@ from quotapool.domain.quantities import Dimension
 from quotapool.openai import replies
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replies import ProxyError
-from quotapool.pool.admission import NoRoom
-from quotapool.pool.reserve import Never
+from quotapool.pool.want import Never, NoRoom
 from quotapool.upstream.interface import UpstreamFailure
 
 _NO_ROOM: Final = {

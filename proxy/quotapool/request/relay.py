@@ -11,11 +11,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Final, Protocol
 
-import msgspec
 from multidict import CIMultiDictProxy
 
 from quotapool.domain.echoes import EchoFilter
-from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.verdict import Kind
 from quotapool.openai.classify import classify_stream_error, failure_in
 from quotapool.openai.encoding import decoded
@@ -23,9 +21,9 @@ from quotapool.openai.headers import Header
 from quotapool.openai.skimmed import SkimmedJson
 from quotapool.openai.sse import StreamRelay
 from quotapool.openai.usage import read_usage
+from quotapool.request.outcome import Passed
 from quotapool.upstream.interface import Answer, UpstreamFailure, read_body
 
-UNSEEN: Final = Usage(Certainty.AT_LEAST)
 _READ_WHOLE: Final = 4 * 2**20  # a JSON answer up to this size is sent in one piece, with its length
 _TAIL: Final = 2**18  # bytes at the end of a longer one that are kept, without long strings: its usage is there
 _LONGEST_IN_TAIL: Final = 1024
@@ -61,17 +59,6 @@ class Downstream(Protocol):
     def cut(self) -> None:
         """Break the connection off, so that a part is not taken for the whole."""
         ...
-
-
-class Passed(msgspec.Struct, eq=False):
-    """What became of an answer. `error`: an error event found while the client still had nothing. `final`: the JSON
-    with all of it, whole or as a stream's last event; b"" if there was none."""
-
-    usage: Usage = UNSEEN
-    complete: bool = False
-    error: bytes | None = None
-    late_error: bytes | None = None
-    final: bytes = b""
 
 
 class AnswerReader(Protocol):

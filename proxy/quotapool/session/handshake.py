@@ -10,7 +10,7 @@ from quotapool.ledger.grants import Granted
 from quotapool.openai.headers import headers_for_client, headers_for_upstream
 from quotapool.pool.configuration import Snapshot
 from quotapool.request.attempt import Attempt, AttemptParts, observed_in
-from quotapool.request.read import ClientRequest
+from quotapool.request.client_request import ClientRequest
 from quotapool.session.client import SessionClient
 from quotapool.upstream.client import UpstreamClient
 from quotapool.websocket.socket import Handshake, open_websocket

@@ -28,10 +28,12 @@ from quotapool.openai.headers import Header, headers_for_client
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replies import ProxyError
 from quotapool.pool.configuration import Configuration
-from quotapool.request.attempt import AttemptParts, Outcome
+from quotapool.request.attempt import AttemptParts
 from quotapool.request.auth import ClientAuth, token_of
+from quotapool.request.client_request import ClientRequest
 from quotapool.request.failover import Failover
-from quotapool.request.read import LONGEST_MODEL, NO_MODEL, ClientRequest, want_of
+from quotapool.request.outcome import Outcome
+from quotapool.request.read import LONGEST_MODEL, NO_MODEL, want_of
 from quotapool.request.refusals import not_served
 from quotapool.session.client import SessionClient
 from quotapool.session.handshake import HandshakeAttempt

@@ -30,8 +30,8 @@ from quotapool.ledger.budgets import Candidate, Granted, Observed, StoreUnavaila
 from quotapool.openai import replies
 from quotapool.openai.classify import classify_stream_error
 from quotapool.openai.named_models import may_name_models
+from quotapool.openai.reference_marks import event_may_reference, may_reference
 from quotapool.openai.refusal import Refusal
-from quotapool.openai.request_ids import event_may_reference, may_reference
 from quotapool.openai.requests import InvalidRequest, read_request
 from quotapool.openai.safety import is_policy_refusal
 from quotapool.openai.session_events import (
@@ -52,7 +52,7 @@ from quotapool.openai.session_events import (
     type_of,
 )
 from quotapool.openai.value_count import has_too_many_values
-from quotapool.pool.reserve import Never
+from quotapool.pool.want import Never
 from quotapool.request.attempt import DID_NO_WORK, AttemptParts
 from quotapool.request.one_account import reserve_at
 from quotapool.request.read import LONGEST_MODEL

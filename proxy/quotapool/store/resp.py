@@ -103,10 +103,10 @@ class RespConnection:
                 self._tls = _context(address.tls)
             async with asyncio.timeout(self._timeout_s * (1 if self._master is None else 1 + len(address.hosts))):
                 if address.kind is Kind.UNIX:
-                    _, protocol = await loop.create_unix_connection(lambda: _RespProtocol(loop), address.path)
+                    _, protocol = await loop.create_unix_connection(lambda: _RespProtocol(loop), address.path)  # type: ignore[type-var]
                 else:
                     host, port = address.hosts[0] if self._master is None else await self._master()
-                    _, protocol = await loop.create_connection(lambda: _RespProtocol(loop), host, port, ssl=self._tls)
+                    _, protocol = await loop.create_connection(lambda: _RespProtocol(loop), host, port, ssl=self._tls)  # type: ignore[type-var]
         except TimeoutError as error:
             raise RespBroken("timeout", "it does not accept connections", sent=False) from error
         except OSError as error:
@@ -119,7 +119,7 @@ class RespConnection:
             self._protocol.close()
 
 
-class _RespProtocol(asyncio.Protocol):
+class _RespProtocol:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.lost = False
         self._loop = loop
@@ -139,6 +139,14 @@ class _RespProtocol(asyncio.Protocol):
         self._pending.append(future)
         transport.write(b"*%d\r\n%b" % (len(command), b"".join([b"$%d\r\n%b\r\n" % (len(a), a) for a in command])))
         return future
+
+    def eof_received(self) -> None:
+        """The transport closes, and `connection_lost` follows."""
+
+    def pause_writing(self) -> None:
+        """What is to be sent is bounded by what is answered."""
+
+    def resume_writing(self) -> None: ...
 
     def data_received(self, data: bytes) -> None:
         try:

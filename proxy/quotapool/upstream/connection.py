@@ -25,7 +25,7 @@ from quotapool.upstream.turns import Turns
 
 _LONGEST_HEAD: Final = 2**16  # bytes: of an answer's head, its trailers, or the framing between two pieces of a body
 _AT_ONCE: Final = 2**14  # bytes of an answer that are parsed in one step
-_IDLE_S: Final = 60.0
+_IDLE_S = 60.0
 _MARGIN: Final = 0.8  # of the time a server says it keeps an idle connection: ours must be the first to close it
 _TRUSTED_S: Final = 1.0  # a connection idle for longer is looked at before it is used
 _NO_BODY: Final = frozenset({204, 304})
@@ -64,11 +64,13 @@ class _Reading(enum.Enum):
     ENDED = enum.auto()
 
 
+_NO_PARSER: Final = httptools.HttpResponseParser(None)
+
 # Globals are found faster than members, and they are looked at with each piece that comes.
 _IDLE, _WAITING, _HEAD, _BODY, _BODY_TO_THE_END, _ENDED = _Reading
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection:
     """What is read is `_reading`; whether another request may follow is `_reusable`, and never becomes true again."""
 
     def __init__(
@@ -250,7 +252,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.resume_writing()
         self.transport = None
         self._owner.gone(self)
-        del self._parser  # it holds us as we hold it, and the collector seldom comes by
+        self._parser = _NO_PARSER  # ours holds us as we hold it, and the collector seldom comes by
 
     def data_received(self, data: bytes) -> None:
         if len(data) <= _AT_ONCE and not self._ahead:

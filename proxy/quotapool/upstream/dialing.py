@@ -14,7 +14,7 @@ from quotapool.upstream.interface import UpstreamFailure
 from quotapool.upstream.tls_sessions import ResumingContext, client_context
 from quotapool.upstream.tunnel import ForwardProxy
 
-P = TypeVar("P", bound=asyncio.BaseProtocol)
+P = TypeVar("P")
 
 _EYEBALLS_S: Final = 0.25  # RFC 8305 §5: the wait before the next address is tried beside the first
 
@@ -83,7 +83,7 @@ class Dialer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if self._proxy is not None:
                 await self._proxy.connect(sock, loop, self._host, self._port)
-            return await loop.create_connection(
+            return await loop.create_connection(  # type: ignore[type-var]  # loops ask a protocol for no base
                 protocol,
                 sock=sock,
                 ssl=self._tls,

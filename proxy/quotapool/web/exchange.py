@@ -148,18 +148,17 @@ class Exchange:
             return self._take() if self._pieces else b""
         pieces: list[bytes] = []
         size = 0
-        while piece := await self._piece():
+        while piece := await self.piece():
             pieces.append(piece)
             size += len(piece)
             if size > most:
                 raise Refusal(replies.BODY_TOO_LARGE, f"The body is longer than the {most} bytes this proxy reads.")
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def stream(self) -> AsyncIterator[bytes]:
-        while piece := await self._piece():
-            yield piece
+    def stream(self) -> AsyncIterator[bytes]:
+        return _Body(self)
 
-    async def _piece(self) -> bytes:
+    async def piece(self) -> bytes:
         """What has come in since the last call, waited for; b"" at the end. Raises Refusal (400, 408)."""
         if self._expects:
             self._expects = False
@@ -273,6 +272,23 @@ class Exchange:
         self.was_cut = True
         self.keep_alive = False
         self._connection.abort()
+
+
+class _Body:
+    """The pieces of a request's body as they come in."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if piece := await self._exchange.piece():
+            return piece
+        raise StopAsyncIteration
 
 
 @functools.lru_cache(maxsize=64)

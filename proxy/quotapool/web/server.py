@@ -74,11 +74,13 @@ class _Reading(enum.Enum):
     CLOSED = enum.auto()
 
 
+_NO_PARSER: Final = httptools.HttpRequestParser(None)
+
 # Globals are found faster than members, and they are looked at with each piece that comes.
 _BETWEEN, _HEAD, _BODY, _UNWANTED, _SWITCHED, _MALFORMED, _CLOSED = _Reading
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection:
     """One client's connection.
 
     What is read is `_reading`; what is answered is `_current`; `_held` is what came behind a whole request, not parsed
@@ -130,10 +132,13 @@ class ClientConnection(asyncio.Protocol):
         if self.task is not None:
             self.task.cancel()  # a client that leaves cancels its request
         # The parser holds us as we hold it. The collector seldom comes by, and an old connection would wait for it.
-        del self._parser
+        self._parser = _NO_PARSER
         self._arriving = None
         self._held = b""
         self._reading = _CLOSED
+
+    def eof_received(self) -> None:
+        """A client that sends no more is taken to have left."""
 
     def pause_writing(self) -> None:
         if self.drained is None:

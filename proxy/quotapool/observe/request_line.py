@@ -1,0 +1,54 @@
+"""The shape of a request's log line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+
+class AttemptLine(msgspec.Struct, gc=False):
+    """One call upstream. `wait_ms`: queued or backing off before it; `status`: 0 if no answer came."""
+
+    key: str
+    outcome: str
+    wait_ms: float
+    status: int
+    ms: float
+
+
+class TokensLine(msgspec.Struct, gc=False):
+    prompt: int
+    completion: int
+    certainty: str
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class RequestLine(msgspec.Struct, kw_only=True, gc=False):
+    """Times are milliseconds (`ms`). `source` is where the answer came from: proxy, upstream, network or client.
+
+    `request_id` is the proxy's own, never one of the client's headers. `code`: why the proxy refused it; `about`: the
+    kind of id that led to that and where it was read (`file in file_id`).
+    """
+
+    ts: datetime = msgspec.field(default_factory=_now)
+    level: str = "info"
+    event: str = "request"
+    request_id: str
+    client: str
+    endpoint: str
+    model: str
+    status: int
+    code: str | msgspec.UnsetType = msgspec.UNSET  # of the proxy's own error, if that was the answer
+    attempts: Sequence[AttemptLine]
+    tokens: TokensLine | None
+    queue_ms: float
+    ttfb_ms: float | None
+    total_ms: float
+    overhead_ms: float
+    source: str
+    about: str | msgspec.UnsetType = msgspec.UNSET  # what that answer was about: kinds of ids and where they stood
