@@ -117,6 +117,8 @@ class Scene:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--script", type=Path, action="append", help="default: the ledger's own")
+    parser.add_argument("--accounts", type=int, nargs="*", default=ACCOUNTS)
+    parser.add_argument("--batch", type=int, nargs="*", default=BATCHES, help="requests in a batch")
     parser.add_argument("--requests", type=int, default=6_400, help="a round")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -131,8 +133,8 @@ def main() -> None:
                 Scene(store, sha, f"{{p{n}-{accounts}-{batch}}}", accounts, batch, random.Random(1))
                 for n, sha in enumerate(shas)
             ]
-            for accounts in ACCOUNTS
-            for batch in BATCHES
+            for accounts in options.accounts
+            for batch in options.batch
         ]
         for beside in scenes:
             for scene in beside:
