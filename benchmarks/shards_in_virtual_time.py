@@ -9,7 +9,7 @@ processes. Buckets begin nearly empty, as after an hour of more than fits: with 
     python benchmarks/shards_in_virtual_time.py                       # the table of the decision, some minutes
     python benchmarks/shards_in_virtual_time.py --shards 1 16 --accounts 64 --offered 0.98 --draw even by-size
 
-Requests are of all sizes (150 to 30,000 tokens; the load `mixed`), and estimates stay charged. *asked*: shards asked
+Requests are of all sizes (50 to 30,000 tokens; the load `mixed`), and estimates stay charged. *asked*: shards asked
 for each request that was admitted, those included that wait and ask again.
 """
 
