@@ -19,7 +19,7 @@ import itertools
 import random
 import statistics
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -37,6 +37,7 @@ GROUP = "model"
 HEADS, LONG_S, LONGEST_NAP_S, SHORTEST_NAP_S = 4, 0.25, 1.0, 0.002  # as in proxy/quotapool/pool/admission.py
 HINTS = 8
 MAX_WAITING = 1_000
+WARM_UP_S = 120.0
 TPM_SIZES = (500, 1_000, 2_000, 4_000)
 SOMEBODY = "somebody"
 
@@ -48,7 +49,8 @@ class Case:
     `load`: rpm (small requests), tpm (large ones) or mixed (chats, streams, embeddings, long contexts). `offered`: a
     share of the budget, at random moments; 0: always more than fits. `burst`: every twentieth arrival brings so many at
     once. `others`: the share of three accounts that somebody else takes. `lost`: the share of answers whose headers
-    never reach us. `greedy`: twenty clients, one of which offers a hundred times what each other one does.
+    never reach us. `greedy`: twenty clients, one of which offers a hundred times what each other one does. `big`: every
+    eighth account has limits so many times as high.
     """
 
     charging: str  # keep | correct
@@ -59,12 +61,20 @@ class Case:
     burst: int = 1
     greedy: bool = False
     accounts: int = 10
+    big: int = 1
     rpm: int = 60
     tpm: int = 40_000
     seconds: float = 3600.0
-    warm_up: float = 120.0
+    warm_up: float = WARM_UP_S
     delay: tuple[float, float] = (0.003, 0.04)
     seed: int = 1
+
+    def size(self, account: int) -> int:
+        return self.big if account % 8 == 0 else 1
+
+    @property
+    def size_of_all(self) -> int:
+        return sum(map(self.size, range(self.accounts)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +112,7 @@ class Outcome:
 
     def used(self, case: Case) -> float:
         """What was used of the refill of the dimension that binds, less what others took."""
-        window = case.accounts * (case.seconds - case.warm_up) / 60
+        window = case.size_of_all * (case.seconds - case.warm_up) / 60
         if case.load == "rpm":
             return self.admitted / (window * case.rpm - self.requests_of_others)
         return self.charged / (window * case.tpm - self.tokens_of_others)
@@ -144,7 +154,7 @@ def mean_tokens(charging: str, load: str) -> float:
 
 def capacity(case: Case) -> float:
     """Requests a second that all accounts together have room for."""
-    return case.accounts / 60 * min(case.rpm, case.tpm / mean_tokens(case.charging, case.load))
+    return case.size_of_all / 60 * min(case.rpm, case.tpm / mean_tokens(case.charging, case.load))
 
 
 class NextReady:
@@ -165,6 +175,18 @@ class NextReady:
         return self._sorted[:HINTS]
 
 
+@dataclass(slots=True, eq=False)
+class Part:
+    """Accounts of which one call of the script can name any: all of them, unless the pool is sharded."""
+
+    pool: Pool
+    ready: NextReady = field(default_factory=NextReady)
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Part:
+        return cls(Pool(Key(name, name, "") for name in names))
+
+
 class World:
     """All events of one run, in order of time."""
 
@@ -172,16 +194,19 @@ class World:
         self.case = case
         self.rng = random.Random(case.seed)
         names = [str(n) for n in range(case.accounts)]
-        self.pool = Pool(Key(name, name, "") for name in names)
-        self.upstream = {name: Budget(UpstreamLimits(rpm=case.rpm, tpm=case.tpm), 0.0) for name in names}
+        self.whole = Part.of(names)
+        self.upstream = {
+            name: Budget(UpstreamLimits(rpm=case.rpm * case.size(n), tpm=case.tpm * case.size(n)), 0.0)
+            for n, name in enumerate(names)
+        }
         for account in self.upstream.values():
             for limited in account.buckets:
                 limited.level = 0.0
         self.ours = {name: Bucket(0.0) for name in names}
         self.written = Limits()
-        self.ready = NextReady()
         self.line: FairQueue[Waiter] = FairQueue()
-        self.load = requests(case.load, self.rng)
+        self.arrivals = self.rng  # when requests come
+        self.load = requests(case.load, self.arrivals)
         self.outcome = Outcome()
         self.events: list[tuple[float, int, str, tuple[Any, ...]]] = []
         self.order = itertools.count()
@@ -246,24 +271,28 @@ class World:
                 return max(nap_s, SHORTEST_NAP_S)
 
     def ask(self, request: Request, claimed: set[str]) -> float:
+        """As `ask_part`, of the pool."""
+        return self.ask_part(self.whole, request, claimed)
+
+    def ask_part(self, part: Part, request: Request, claimed: set[str]) -> float:
         """Reserve and send; or the seconds until some account has room, and a claim on the one that has it first."""
         cost, hints = Cost(1, request.estimate), list[str]()
         soonest, best, asked = LONGEST_NAP_S, "", set[str]()
         for _ in range(4):
-            seats = self.pool.pick(GROUP, Use(GROUP), now=self.now, rng=self.rng, prefer=hints, exclude=claimed)
+            seats = part.pool.pick(GROUP, Use(GROUP), now=self.now, rng=self.rng, prefer=hints, exclude=claimed)
             for seat in seats:
-                name = self.pool.key_at(seat).account
+                name = part.pool.key_at(seat).account
                 bucket = self.ours[name]
                 asked.add(name)
                 bucket.refill(self.now, self.written)
                 wait, _ = bucket.wait(cost, self.written)
                 if wait <= 0:
-                    self.send(name, bucket, request, cost)
+                    self.send(part, name, bucket, request, cost)
                     return 0.0
-                self.ready.put(name, self.now + wait)
+                part.ready.put(name, self.now + wait)
                 if wait < soonest:
                     soonest, best = wait, name
-            unasked = [(at, name) for at, name in self.ready.soonest() if name not in asked and name not in claimed]
+            unasked = [(at, name) for at, name in part.ready.soonest() if name not in asked and name not in claimed]
             if unasked:
                 soonest = min(soonest, max(SHORTEST_NAP_S, unasked[0][0] - self.now))
             hints = [name for at, name in unasked if at <= self.now]
@@ -273,12 +302,12 @@ class World:
             claimed.add(best)
         return max(soonest, 1e-6)
 
-    def send(self, name: str, bucket: Bucket, request: Request, cost: Cost) -> None:
+    def send(self, part: Part, name: str, bucket: Bucket, request: Request, cost: Cost) -> None:
         bucket.take(cost)
         again, _ = bucket.wait(cost, self.written)
-        self.ready.put(name, self.now + again)
+        part.ready.put(name, self.now + again)
         level = min((bucket.level(i) or 0.0) / bucket.limit(i, self.written) for i in range(2))
-        self.pool.note_headroom(self.pool.accounts[name].place, GROUP, level, self.now)
+        part.pool.note_headroom(part.pool.accounts[name].place, GROUP, level, self.now)
         moments = {d: bucket.moment(DIMENSIONS.index(d)) for d in MODELLED}
         delay = self.rng.uniform(*self.case.delay) + (0.15 if self.rng.random() < 0.02 else 0.0)
         self.at(delay, "arrival", name, request, self.now, moments)
@@ -290,11 +319,11 @@ class World:
     # ---- what happens
 
     def on_arrivals(self, client: str, rate: float) -> None:
-        burst = self.case.burst if self.rng.random() < 0.05 else 1
+        burst = self.case.burst if self.arrivals.random() < 0.05 else 1
         for _ in range(burst):
             self.join(client)
         mean = 1 + 0.05 * (self.case.burst - 1)
-        self.at(self.rng.uniform(0.2, 1.8) * mean / rate, "arrivals", client, rate)
+        self.at(self.arrivals.uniform(0.2, 1.8) * mean / rate, "arrivals", client, rate)
 
     def on_arrival(
         self, name: str, request: Request, reserved_at: float, moments: dict[Dimension, Moment | None]
@@ -357,11 +386,11 @@ def jain(values: list[float]) -> float:
     return sum(values) ** 2 / (len(values) * sum(value * value for value in values))
 
 
-def cases(seconds: float, seeds: int) -> Iterator[tuple[str, Case]]:
+def cases(seconds: float, warm_up: float, seeds: int) -> Iterator[tuple[str, Case]]:
     """(what it shows, the case)."""
     both, every = ("keep", "correct"), range(1, seeds + 1)
     for charging, load, seed in itertools.product(both, ("rpm", "tpm", "mixed"), every):
-        more = {"seconds": seconds, "seed": seed}
+        more = {"seconds": seconds, "warm_up": warm_up, "seed": seed}
         yield "more than fits", Case(charging, load, **more)
         yield "others take 30 % of three accounts", Case(charging, load, others=0.3, **more)
         yield "a fifth of the answers lost", Case(charging, load, lost=0.2, **more)
@@ -369,12 +398,13 @@ def cases(seconds: float, seeds: int) -> Iterator[tuple[str, Case]]:
     # What chance alone makes requests wait shows beside: no pool can do better than one account with all of its budget.
     whole = {"accounts": 1, "rpm": 600, "tpm": 400_000}
     for charging, seed in itertools.product(both, every):
-        more = {"offered": 0.95, "seconds": seconds, "seed": seed}
+        more = {"offered": 0.95, "seconds": seconds, "warm_up": warm_up, "seed": seed}
         yield "95 % offered, bursts of 30", Case(charging, "mixed", burst=30, **more)
         yield "95 % offered, bursts of 30, all in one account", Case(charging, "mixed", burst=30, **more, **whole)
         yield "95 % offered, all in one account", Case(charging, "mixed", **more, **whole)
     for charging in both:
-        yield "1,000 accounts, more than fits", Case(charging, "tpm", accounts=1000, seconds=min(seconds, 300.0))
+        more = {"seconds": min(seconds, 300.0), "warm_up": warm_up}
+        yield "1,000 accounts, more than fits", Case(charging, "tpm", accounts=1000, **more)
 
 
 def row(what: str, case: Case, outcome: Outcome) -> str:
@@ -389,17 +419,23 @@ def row(what: str, case: Case, outcome: Outcome) -> str:
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     asked.add_argument("--seconds", type=float, default=3600.0)
+    asked.add_argument("--warm-up", type=float, default=WARM_UP_S, help="seconds that are not counted")
     asked.add_argument("--seeds", type=int, default=1)
+    asked.add_argument("--only", default="", help="cases whose name has this in it, and no second table")
     options = asked.parse_args()
     print("| case | load | charging | seed | admitted | used | refused | share | wait p50 | wait p99 |")
     print("|---|---|---|---:|---:|---:|---:|---:|---:|---:|")
-    for what, case in cases(options.seconds, options.seeds):
-        print(row(what, case, World(case).run()), flush=True)
+    for what, case in cases(options.seconds, options.warm_up, options.seeds):
+        if options.only in what:
+            print(row(what, case, World(case).run()), flush=True)
+    if options.only:
+        return
     print("\nTwenty clients; one offers a hundred times what each of the nineteen does:\n")
     print("| charging | what the nineteen got of what they asked for | Jain's index among them | used |")
     print("|---|---:|---:|---:|")
     for charging in ("keep", "correct"):
-        case = Case(charging, "tpm", offered=0.9, greedy=True, seconds=options.seconds)
+        more = {"seconds": options.seconds, "warm_up": options.warm_up}
+        case = Case(charging, "tpm", offered=0.9, greedy=True, **more)
         outcome = World(case).run()
         equals = [name for name in outcome.asked if name != "greedy"]
         share = sum(outcome.served[name] for name in equals) / sum(outcome.asked[name] for name in equals)

@@ -7,6 +7,7 @@ The first two come from a run in virtual time, the last from the table that stan
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -160,11 +161,14 @@ def bars(rows: Sequence[tuple[str, float, float]]) -> str:
 
 
 def main() -> None:
-    (DOCS / "img").mkdir(exist_ok=True)
+    asked = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    asked.add_argument("--into", type=Path, default=DOCS / "img", help="a folder")
+    into = asked.parse_args().into
+    into.mkdir(exist_ok=True)
     for charging in ("keep", "correct"):
-        (DOCS / "img" / f"predictions-{charging}.svg").write_text(predictions(charging), encoding="utf-8")
+        (into / f"predictions-{charging}.svg").write_text(predictions(charging), encoding="utf-8")
     rows = table_rows((DOCS / "budgets.md").read_text(encoding="utf-8"))
-    (DOCS / "img" / "budgets-used.svg").write_text(bars(rows), encoding="utf-8")
+    (into / "budgets-used.svg").write_text(bars(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from quotapool.upstream.answer import StreamedAnswer
 from quotapool.web.exchange import Exchange
 
 CLIENTS = 32
-REQUESTS = 3200  # a round
+REQUESTS = 3200  # a round, and at least so many before the first
 POOLS = (10, 1_000, 10_000)
 MINUTE = [[1, 1e7], [2, 1e9]]  # dimensions of the script, and their limits
 BODY = json.dumps(
@@ -148,7 +148,7 @@ def configured(keys: int, directory: Path) -> Configure:
     return Configure(msgspec.Raw(to_wire(for_workers(load(file, env={})))), "redis://127.0.0.1:1", str(metrics))
 
 
-async def measure(keys: int, rounds: int, profile: str) -> list[float]:
+async def measure(keys: int, rounds: int, requests: int, profile: str) -> list[float]:
     """Microseconds of CPU a request, a figure a round."""
     with tempfile.TemporaryDirectory() as directory:
         worker = Worker("0", configured(keys, Path(directory)))
@@ -168,36 +168,38 @@ async def measure(keys: int, rounds: int, profile: str) -> list[float]:
                 exchange.feed_end()
                 await worker.handler.serve(exchange)
 
-        async def one_round(requests: int) -> float:
+        async def one_round(requests: int = requests) -> float:
             began = time.process_time()
             await asyncio.gather(*(client(requests // CLIENTS) for _ in range(CLIENTS)))
             return (time.process_time() - began) / (requests // CLIENTS * CLIENTS) * 1e6
 
-        await one_round(max(REQUESTS, 3 * keys))
+        await one_round(max(requests, 3 * keys))
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)  # as in the worker
         if profile:
             with cProfile.Profile() as profiler:
-                await one_round(REQUESTS)
+                await one_round()
             profiler.dump_stats(profile)
-        return [await one_round(REQUESTS) for _ in range(rounds)]
+        return [await one_round() for _ in range(rounds)]
 
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     asked.add_argument("--keys", type=int, nargs="*", default=list(POOLS))
     asked.add_argument("--rounds", type=int, default=9)
+    asked.add_argument("--requests", type=int, default=REQUESTS, help="a round")
     asked.add_argument("--profile", default="", help="write cProfile's statistics of one more round to this file")
     asked.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in a process of its own
     given = asked.parse_args()
     if not given.here:  # each pool in a fresh process, its log lines (on stderr) to nowhere
         for keys in given.keys:
             more = ["--profile", given.profile] if given.profile else []
-            command = [sys.executable, __file__, "--here", "--keys", str(keys), "--rounds", str(given.rounds), *more]
+            size = ["--keys", str(keys), "--rounds", str(given.rounds), "--requests", str(given.requests)]
+            command = [sys.executable, __file__, "--here", *size, *more]
             subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
         return
-    found = uvloop.run(measure(given.keys[0], given.rounds, given.profile))
+    found = uvloop.run(measure(given.keys[0], given.rounds, given.requests, given.profile))
     text = f"{given.keys[0]:>7,} keys: least {min(found):.1f}, median {statistics.median(found):.1f} µs a request"
     print(text, flush=True)
     os._exit(0)  # nothing here is worth closing

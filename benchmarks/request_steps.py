@@ -8,6 +8,7 @@ rest. Warm caches and no other work make these figures a lower bound of what a s
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import random
@@ -126,14 +127,16 @@ def steps(directory: Path) -> dict[str, Callable[[], object]]:
     }
 
 
-async def main() -> None:
+async def main(number: int) -> None:
     """In an event loop, as a worker is: there the log is written in batches."""
     with tempfile.TemporaryDirectory() as directory:
         print(f"{'step':<40}{'µs':>8}")
         for name, step in steps(Path(directory)).items():
-            least = min(timeit.repeat(step, repeat=REPEAT, number=NUMBER)) / NUMBER * 1e6
+            least = min(timeit.repeat(step, repeat=REPEAT, number=number)) / number * 1e6
             print(f"{name:<40}{least:>8.2f}")
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asked = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    asked.add_argument("--number", type=int, default=NUMBER, help="how often a run does a step")
+    asyncio.run(main(asked.parse_args().number))

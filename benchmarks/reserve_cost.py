@@ -21,7 +21,7 @@ import gc
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -151,9 +151,9 @@ def own_store() -> Iterator[str]:
             process.wait()
 
 
-async def measure(calls: int, rounds: int) -> dict[str, list[Bench]]:
+async def measure(pools: Sequence[int], calls: int, rounds: int) -> dict[str, list[Bench]]:
     with own_store() as url:
-        found = {scene: [Bench(keys, scene, url) for keys in POOLS] for scene in SCENES}
+        found = {scene: [Bench(keys, scene, url) for keys in pools] for scene in SCENES}
         for benches in found.values():
             for bench in benches:
                 await bench.open()
@@ -181,10 +181,11 @@ def table(found: dict[str, list[Bench]]) -> list[str]:
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked.add_argument("--keys", type=int, nargs="*", default=POOLS)
     asked.add_argument("--calls", type=int, default=6_400, help="requests a round")
     asked.add_argument("--rounds", type=int, default=4, help="rounds of each pool; the fastest counts")
     options = asked.parse_args()
-    found = asyncio.run(measure(options.calls, options.rounds))
+    found = asyncio.run(measure(options.keys, options.calls, options.rounds))
     print("\n".join(table(found)))
     print()
     for scene, benches in found.items():

@@ -32,11 +32,10 @@ TOKENS = 500
 
 
 class Connection:
-    """RESP over a Unix socket, one call at a time."""
+    """RESP, one call at a time."""
 
-    def __init__(self, path: str) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(path)
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
         self.reader = self.socket.makefile("rb")
 
     def call(self, *words: bytes | str | int) -> Any:
@@ -72,16 +71,26 @@ class Scene:
     settles: list[list[Any]] = field(default_factory=list)  # that are due with the next call
     least_us: float = float("inf")
 
-    def call(self) -> None:
-        chosen = [self.rng.randrange(self.accounts) for _ in range(self.batch)]
-        items = self.settles + [self.reserve(account) for account in chosen]
-        packed = msgspec.msgpack.encode(items)
-        self.calls += 1
-        answer = self.store.call(
-            "EVALSHA", self.sha, 1, self.pool, f"b{self.calls}", packed, "", "0", f"b{self.calls - 1}"
-        )
-        results = msgspec.msgpack.decode(answer)[3][len(self.settles) :]
+    def use_each_account(self) -> None:
+        """As in a pool that has been at work: each has a bucket, and limits that upstream named."""
+        self.store.call("SET", f"{self.pool}:epoch", "f:1")  # else buckets begin empty
+        for account in range(self.accounts):
+            self.settles.append(self.settle(account, [1, 1, 0, 0, False, []]))
+            if len(self.settles) == 100 or account == self.accounts - 1:
+                self.call(requests=0)
+
+    def call(self, requests: int | None = None) -> None:
+        """`requests`: how many to reserve for; None: the batch."""
+        chosen = [self.rng.randrange(self.accounts) for _ in range(self.batch if requests is None else requests)]
+        results = self.ask(self.settles + [self.reserve(account) for account in chosen])[len(self.settles) :]
         self.settles = [self.settle(account, granted) for account, granted in zip(chosen, results, strict=True)]
+
+    def ask(self, items: list[list[Any]]) -> list[list[Any]]:
+        self.calls += 1
+        name, last, packed = f"b{self.calls}", f"b{self.calls - 1}", msgspec.msgpack.encode(items)
+        answer = self.store.call("EVALSHA", self.sha, 1, self.pool, name, packed, "", "0", last)
+        results: list[list[Any]] = msgspec.msgpack.decode(answer)[3]
+        return results
 
     def reserve(self, n: int) -> list[Any]:
         candidate = candidate_of(
@@ -108,30 +117,28 @@ class Scene:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--script", type=Path, action="append", help="default: the ledger's own")
+    parser.add_argument("--accounts", type=int, nargs="*", default=ACCOUNTS)
+    parser.add_argument("--batch", type=int, nargs="*", default=BATCHES, help="requests in a batch")
     parser.add_argument("--requests", type=int, default=6_400, help="a round")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     scripts: list[Path] = options.script or [SCRIPT]
     with own_store() as url:
-        store = Connection(url.removeprefix("unix://"))
+        connected = socket.socket(socket.AF_UNIX)
+        connected.connect(url.removeprefix("unix://"))
+        store = Connection(connected)
         shas = [store.call("SCRIPT", "LOAD", path.read_bytes()) for path in scripts]
         scenes = [
             [
                 Scene(store, sha, f"{{p{n}-{accounts}-{batch}}}", accounts, batch, random.Random(1))
                 for n, sha in enumerate(shas)
             ]
-            for accounts in ACCOUNTS
-            for batch in BATCHES
+            for accounts in options.accounts
+            for batch in options.batch
         ]
         for beside in scenes:
-            for scene in beside:  # each account was used before
-                store.call("SET", f"{scene.pool}:epoch", "f:1")  # else buckets begin empty
-                for account in range(scene.accounts):
-                    scene.settles.append(scene.settle(account, [1, 1, 0, 0, False, []]))
-                    if len(scene.settles) == 100:
-                        scene.call()
-                        scene.settles = []
-                scene.call()
+            for scene in beside:
+                scene.use_each_account()
             for _ in range(options.rounds):
                 for scene in beside:
                     scene.round(options.requests)

@@ -1,6 +1,6 @@
 """CPU per WebSocket message: our frames, and the sans-I/O cores of `websockets` and `wsproto`, in turns.
 
-    python benchmarks/websocket_frames.py [--rounds 7]
+    python benchmarks/websocket_frames.py [--rounds 7] [--times 5000]
 
 Prints µs per message, medians, for a message relayed from a client to upstream (a masked frame is read, the message is
 masked again and written) and from upstream to a client (nothing is masked), as the bytes of one read. `wsproto` is
@@ -80,7 +80,9 @@ def timed(call: Callable[[], object], times: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--times", type=int, default=5_000, help="messages of a round")
+    given = parser.parse_args()
+    rounds, times = given.rounds, given.times
     cores: list[Callable[..., Callable[[bytes], bytes]]] = [ours, websockets, wsproto]
     figures: dict[tuple[str, str, str], list[float]] = {}
     for _ in range(rounds):
@@ -93,14 +95,14 @@ def main() -> None:
                     except ModuleNotFoundError:
                         continue
                     assert len(relay(data)) == len(data)
-                    one = timed(lambda relay=relay, data=data: relay(data), 5_000)
+                    one = timed(lambda relay=relay, data=data: relay(data), times)
                     figures.setdefault((name, way, core.__name__), []).append(one)
     for (name, way, core_name), values in figures.items():
         print(f"{name:14} {way:5} {core_name:11} {statistics.median(values):7.2f} µs")
     for size in (200, 2**14):
         for apply in (mask, mask_in_python):
             data = bytearray(os.urandom(size))
-            one = statistics.median(timed(lambda a=apply, d=data: a(b"abcd", d), 500) for _ in range(rounds))
+            one = statistics.median(timed(lambda a=apply, d=data: a(b"abcd", d), times // 10) for _ in range(rounds))
             print(f"mask {size:8} B {apply.__name__:14} {one:7.2f} µs")
 
 

@@ -34,6 +34,14 @@ def figure(values: Sequence[float]) -> Figure | None:
     return Figure(statistics.median(values), min(values), max(values)) if values else None
 
 
+def spread(values: Sequence[float]) -> str:
+    """Median, least and greatest as text; just the median where they are shown alike."""
+    found = figure(values)
+    if found is None:
+        return "-"
+    return str(found) if show(found.least) == show(found.most) else found.spread
+
+
 def show(value: float) -> str:
     """Three digits that count."""
     size = abs(value)
