@@ -8,9 +8,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import hiredis
 import pytest
+from quotapool.domain.quantities import Cost, Limits
+from quotapool.ledger.grants import Granted
 from quotapool.store.store import Script, Store, StoreLost, connect
 
 from tests.fakes.cluster import SlotMove, cluster
+from tests.fakes.store import StoreLog, candidate, granted, ledger_on
 
 COUNT = Script("count", b"return tostring(redis.call('INCRBY', KEYS[1], ARGV[1]))")
 SUM = Script("sum", b"return tostring(redis.call('INCR', KEYS[1]) + redis.call('INCR', KEYS[2]))")
@@ -82,6 +85,30 @@ async def test_a_call_for_keys_that_are_in_two_places_does_nothing_until_they_ar
     move.move_keys()
     move.end()
     assert await call() == b"4"
+
+
+async def test_while_a_pools_slot_moves_its_batches_wait_and_no_budget_is_forgotten(store, nodes):
+    # Given an account of 10,000 requests a day, of which it holds 9,999.9 at once and gains one in 8.6 seconds
+    log, account = StoreLog(), candidate("a", Limits(rpm=1_000_000, rpd=10_000))
+    ledger = ledger_on(store, "slow", patience_s=20.0, observer=log)
+    await ledger.registry.begin_epoch(reseeded=False)
+    await granted(ledger, "gpt-4o", Cost(9_998.5), [account])
+    await ledger.flush()
+    # If one key after another moves to another node while two requests ask for what is left, 1.4
+    move = SlotMove(nodes, ledger.prefix)
+    move.begin()
+    asking = [asyncio.create_task(ledger.reserve("gpt-4o", Cost(1), [account])) for _ in range(2)]
+    async with asyncio.timeout(10):
+        while "cluster_down" not in log.failures:
+            await asyncio.sleep(0)
+    while move.move_keys(1):
+        await asyncio.sleep(0)
+    assert not any(task.done() for task in asking)
+    move.end()
+    # I expect that one of them gets it, and that nobody was told of an error
+    answers = await asyncio.gather(*asking)
+    assert sorted(isinstance(answer, Granted) for answer in answers) == [False, True]
+    assert set(log.failures) == {"cluster_down"}
 
 
 @contextlib.asynccontextmanager
