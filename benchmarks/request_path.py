@@ -82,7 +82,9 @@ ANSWERED = [
 _pack, _items = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 
-async def grant_all(_script: object, _key: object, _batch: bytes, body: bytes, *_clock: bytes) -> bytes:
+async def grant_all(
+    _script: object, _key: object, _batch: bytes, body: bytes, *_clock: bytes, **_keys: object
+) -> bytes:
     """The store: it has room for every reserve of the batch, and takes every settle."""
     moments = [number for index, limit in MINUTE for number in (index, limit, limit, 1.0, 1.0, 0.0, 0.0, limit)]
     results = [[1, 1, 1234.5, 0.9, False, moments] if bytes(item)[1] == 1 else [2, 0.9] for item in _items(body)]

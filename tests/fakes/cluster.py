@@ -1,4 +1,8 @@
-"""A real cluster of Valkeys on 127.0.0.1: three masters and a replica of each, which takes over within seconds."""
+"""A real cluster of Valkeys on 127.0.0.1: three masters and a replica of each, which takes over within seconds.
+
+async with cluster(tmp_path) as nodes:
+    move = SlotMove(nodes, "{pool}")    # its slot, to another master, step by step
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import redis
@@ -58,6 +62,44 @@ async def cluster(directory: Path) -> AsyncIterator[dict[int, subprocess.Popen[b
         for process in nodes.values():
             os.kill(process.pid, signal.SIGCONT)
             stop_valkey(process)
+
+
+class SlotMove:
+    """The slot of `key` on its way from the master that holds it to another one, as redis-cli moves it."""
+
+    def __init__(self, nodes: Iterable[int], key: str) -> None:
+        masters = [redis.Redis(port=port) for port in list(nodes)[:3]]
+        self.slot = masters[0].execute_command("CLUSTER KEYSLOT", key)
+        held = {client: _holds(client, self.slot) for client in masters}
+        (self.source,) = [client for client, holds in held.items() if holds]
+        self.target = next(client for client, holds in held.items() if not holds)
+        self.target_port: int = self.target.connection_pool.connection_kwargs["port"]
+
+    def begin(self) -> None:
+        """From here on the source refers calls for keys that it does not have to the target."""
+        self.target.execute_command("CLUSTER SETSLOT", self.slot, "IMPORTING", _id(self.source))
+        self.source.execute_command("CLUSTER SETSLOT", self.slot, "MIGRATING", _id(self.target))
+
+    def move_keys(self, most: int = 1_000_000) -> int:
+        """Move so many keys at most; how many there were."""
+        keys = self.source.execute_command("CLUSTER GETKEYSINSLOT", self.slot, most)
+        if keys:
+            self.source.execute_command("MIGRATE", "127.0.0.1", self.target_port, "", 0, 5000, "REPLACE", "KEYS", *keys)
+        return len(keys)
+
+    def end(self) -> None:
+        for client in (self.target, self.source):
+            client.execute_command("CLUSTER SETSLOT", self.slot, "NODE", _id(self.target))
+
+
+def _id(node: redis.Redis) -> str:
+    return node.execute_command("CLUSTER MYID").decode()
+
+
+def _holds(node: redis.Redis, slot: int) -> bool:
+    ranges = node.execute_command("CLUSTER SLOTS")
+    (primary,) = [r[2][2] for r in ranges if r[0] <= slot <= r[1]]
+    return primary.decode() == _id(node)
 
 
 def _is_whole(node: redis.Redis) -> bool:

@@ -53,8 +53,8 @@ class ClockedStore(Store):
         plain = connect(url, **options)
         return cls(plain.client, parse(url), plain.timeout_s)
 
-    async def evalsha_batch(self, script: Script, key: bytes | str, *args: bytes | str) -> bytes:
-        answer = await super().evalsha_batch(script, key, *args)
+    async def evalsha_batch(self, script: Script, key: bytes | str, *args: bytes | str, **options: Any) -> bytes:
+        answer = await super().evalsha_batch(script, key, *args, **options)
         self.now = unpack(answer)[2]
         return answer
 

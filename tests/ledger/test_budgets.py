@@ -408,9 +408,9 @@ async def test_an_answer_that_has_come_is_kept_for_seconds_and_the_last_one_for_
 async def test_a_batch_that_comes_once_more_behind_the_next_one_is_not_done_again(ledger, monkeypatch):
     sent, real = [], ledger.store.evalsha_batch
 
-    async def noted(*arguments: object) -> bytes:
+    async def noted(*arguments: object, **options: object) -> bytes:
         sent.append(arguments)
-        return await real(*arguments)
+        return await real(*arguments, **options)
 
     monkeypatch.setattr(ledger.store, "evalsha_batch", noted)
     for _ in range(2):
@@ -424,7 +424,7 @@ async def test_a_batch_that_comes_once_more_behind_the_next_one_is_not_done_agai
 async def test_an_answer_that_is_no_answer_of_the_script_leaves_nobody_waiting(ledger, monkeypatch, junk):
     real = ledger.store.evalsha_batch
 
-    async def something_else(*_: object) -> object:
+    async def something_else(*_: object, **__: object) -> object:
         return junk
 
     monkeypatch.setattr(ledger.store, "evalsha_batch", something_else)

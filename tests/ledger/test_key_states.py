@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from quotapool.domain.quantities import Cost, Limits
 from quotapool.domain.states import OPERATOR, Record, State, rest_s
+from quotapool.ledger.declared_keys import keys_of_state
 from quotapool.ledger.grants import Refused
 from quotapool.store.store import Script, connect
 
@@ -109,6 +110,7 @@ async def test_a_changed_secret_starts_again(ledger):
 
 async def test_the_list_of_events_is_bounded(ledger):
     client, script = ledger.store.client, Script.of("quotapool.ledger", "state")
+    keys = keys_of_state(ledger.prefix, "")
     await ledger.registry.change_state("k/a1", out(), fingerprint="fp-a1")
     fields = {
         "state": "removed",
@@ -122,7 +124,7 @@ async def test_the_list_of_events_is_bounded(ledger):
     for _ in range(4):
         pipeline = client.pipeline(transaction=False)
         for n in range(2_600):
-            pipeline.evalsha(script.sha1, 1, ledger.prefix, "k/a1", pack(fields | {"reason": str(n)}), 0, OPERATOR, "")
+            pipeline.evalsha(script.sha1, len(keys), *keys, "k/a1", pack(fields | {"reason": str(n)}), 0, OPERATOR, "")
         await pipeline.execute()
     # "or so": streams are cut in whole nodes of 100
     assert 10_000 <= await client.xlen(f"{ledger.prefix}:events") <= 10_100

@@ -12,13 +12,12 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-import redis
 from quotapool.domain.quantities import Cost, Limits
 from quotapool.ledger.budgets import Ledger
 from quotapool.ledger.grants import Granted
 from quotapool.store.store import StoreError, connect
 
-from tests.fakes.cluster import cluster
+from tests.fakes.cluster import SlotMove, cluster
 from tests.fakes.store import StoreLog, candidate, granted, ledger_on
 
 LIMITS = Limits(rpm=60_000, tpm=1_000_000_000)
@@ -109,22 +108,15 @@ async def test_a_master_that_hangs_is_left_for_its_replica(running):
 async def test_a_slot_that_moves_is_followed(running):
     nodes, replicas = running
     client = replicas.ledgers[0].store.client
-    source = client.get_node_from_key(KEY).port
-    target = next(port for port in list(nodes)[:3] if port != source)
-    slot = client.keyslot(KEY)
     began = time.monotonic()
-    ids = {port: redis.Redis(port=port).execute_command("CLUSTER MYID").decode() for port in (source, target)}
-    redis.Redis(port=target).execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
-    redis.Redis(port=source).execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
-    while keys := redis.Redis(port=source).execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
-        redis.Redis(port=source).execute_command(
-            "MIGRATE", "127.0.0.1", target, "", 0, 5000, "REPLACE", "KEYS", *keys
-        )  # fmt: skip
-    for port in (target, source):
-        redis.Redis(port=port).execute_command("CLUSTER SETSLOT", slot, "NODE", ids[target])
+    move = SlotMove(nodes, KEY)
+    move.begin()
+    while move.move_keys(100):
+        pass
+    move.end()
     back_s = await replicas.shared_again(20)
     await asyncio.sleep(10)
     print(f"slot moved: back after {back_s:.1f} s, {sold(replicas, began):.0f} requests a second")
-    assert client.get_node_from_key(KEY).port == target
+    assert client.get_node_from_key(KEY).port == move.target_port
     assert replicas.errors == []
     assert sold(replicas, began) < 1_050

@@ -150,17 +150,3 @@ async def test_it_logs_in_names_itself_and_selects_its_database(tmp_path):
         assert "hunter2" not in repr(refused.value)
         for connection in (plain, named, wrong):
             connection.close()
-
-
-@pytest.mark.parametrize(
-    ("url", "supported"),
-    [
-        ("unix:///tmp/s", True),
-        ("redis://host", True),
-        ("rediss://host", True),
-        ("redis+sentinel://a/main", True),
-        ("redis+cluster://a", False),
-    ],
-)
-def test_all_but_a_cluster_is_supported(url, supported):
-    assert RespConnection.supports(parse(url)) is supported

@@ -320,6 +320,24 @@ async def test_in_a_cluster_a_script_goes_to_the_node_that_holds_its_pool(tmp_pa
         assert not lost.value.sent
 
 
+async def test_a_cluster_over_tls_with_a_password_takes_batches_too(real_redis, tmp_path):
+    port = free_port()
+    command = [real_redis, "--port", "0", "--tls-port", str(port), "--tls-cluster", "yes", "--bind", "127.0.0.1"]
+    command += ["--cluster-enabled", "yes", "--requirepass", "hunter2", "--save", "", "--dir", str(tmp_path)]
+    async with serving([*command, *certificate(tmp_path)], port, tmp_path / "log"):
+        ca_file = f"{tmp_path}/cert.pem"
+        async with connected(f"rediss://:hunter2@127.0.0.1:{port}", ca_file=ca_file, timeout_s=2) as node:
+            await node.client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+        url = f"rediss+cluster://:hunter2@127.0.0.1:{port}"
+        async with connected(url, ca_file=ca_file, timeout_s=2) as store:
+            await found(store, within_s=5)
+            assert await store.evalsha_batch(COUNT, "{pool}:n", b"4") == b"4"
+        async with connected(url.replace("hunter2", "wrong"), ca_file=ca_file, timeout_s=2) as store:
+            with pytest.raises(StoreLost, match="invalid username-password pair") as lost:
+                await store.evalsha_batch(COUNT, "{pool}:n", b"1")
+            assert not lost.value.sent
+
+
 async def found(store: Store, within_s: float = 3) -> None:
     async with asyncio.timeout(within_s):
         while True:

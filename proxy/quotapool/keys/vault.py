@@ -83,6 +83,8 @@ class Vault:
         self._pool = pool
         self._prefix = f"qp:{{{pool}}}"
         self._script = Script.of(__package__, "vault")
+        names = ("vault", "vault:prints", "vault:accounts", "vault:master", "vault:version", "version")
+        self._keys = [f"{self._prefix}:{name}" for name in names]  # as the script numbers them
 
     async def version(self) -> int | None:
         """Counts changes; None if this store has no vault."""
@@ -159,7 +161,7 @@ class Vault:
             part = keys[start : start + _AT_ONCE]
             records = [word for key in part for word in (key.id, _pack(self._sealed(key, master, time.time())))]
             args = ["put", master.id, proof, "1" if replace else "0", len(part), *records, *settings]
-            code, answer = await self._store.evalsha(self._script, [self._prefix], args)
+            code, answer = await self._store.evalsha(self._script, self._keys, args)
             if code == 0:
                 raise VaultLocked(
                     f"the keys in the store are sealed with the master key {text_of(answer)}, not with {master.id}"
@@ -170,7 +172,7 @@ class Vault:
 
     async def forget(self, *names: str) -> int:
         """Delete these keys and their secrets; how many there were."""
-        _, gone = await self._store.evalsha(self._script, [self._prefix], ["forget", *names])
+        _, gone = await self._store.evalsha(self._script, self._keys, ["forget", *names])
         return int(gone)
 
     async def rotate(self, masters: Iterable[MasterKey], new: MasterKey) -> int:
@@ -186,7 +188,7 @@ class Vault:
                 raise VaultLocked(f"the key {name} cannot be opened; remove it first (quotapool keys remove --forget)")
             key = NewKey(name, opened.secret, record.fingerprint, opened.attributes)
             args += [name, _pack(record), _pack(self._sealed(key, new, record.added))]
-        code, *rest = await self._store.evalsha(self._script, [self._prefix], args)
+        code, *rest = await self._store.evalsha(self._script, self._keys, args)
         if code != 1:
             raise VaultChanged("a key was added or removed at the same moment; nothing was changed, try again")
         return int(rest[0])
@@ -197,7 +199,7 @@ class Vault:
         pairs = [word for name, record in contents.records.items() for word in (name, _pack(record))]
         accounts = [word for name, value in contents.accounts.items() for word in (name, _json(value).decode())]
         head: list[str | bytes | int] = ["put", contents.master, proof, "0", len(contents.records)]
-        await self._store.evalsha(self._script, [self._prefix], [*head, *pairs, *accounts])
+        await self._store.evalsha(self._script, self._keys, [*head, *pairs, *accounts])
 
     def _proof(self, master: MasterKey) -> bytes:
         return _pack(_CurrentMaster(master.id, master.seal(_PROOF, self._pool, _PROOF)))

@@ -25,6 +25,7 @@ import msgspec
 import structlog
 
 from quotapool.domain.observer import Observer
+from quotapool.ledger.declared_keys import keys_of_batch
 from quotapool.ledger.items import Item
 from quotapool.store.store import Script, Store, StoreLost, StoreRefused
 
@@ -99,7 +100,7 @@ class Batches:
         """Let the script run and write, with nothing to do. Raises StoreLost, StoreRefused."""
         self._serial += 1  # a batch that was done before would write nothing
         batch_id = f"{self._name}.{self._serial}"
-        await self._store.evalsha_batch(self._script, self._prefix, batch_id, _pack([]), *self._expected_clock(), "")
+        await self._call(_Batch(batch_id, [], _pack([])), answered="")
 
     def _send_now(self) -> None:
         if self._timer is not None:
@@ -149,10 +150,7 @@ class Batches:
             started = time.monotonic()
             may_be_old, batch.was_sent = batch.was_sent, True
             try:
-                answer = await self._store.evalsha_batch(
-                    self._script, self._prefix, batch.id, batch.body, *self._expected_clock(), self._answered
-                )
-                version, epoch, now, results = _unpack(answer)
+                version, epoch, now, results = _unpack(await self._call(batch, self._answered))
                 if len(results) != len(batch.items):
                     raise ValueError("the script's answer is another batch's")
             except StoreLost as lost:
@@ -182,6 +180,14 @@ class Batches:
                         item.failed()
                 self._on_answer(version, epoch, None if may_be_old else now)
                 return
+
+    async def _call(self, batch: _Batch, answered: str) -> bytes:
+        return await self._store.evalsha_batch(
+            self._script,
+            self._prefix,
+            *(batch.id, batch.body, *self._expected_clock(), answered),
+            further_keys=lambda: keys_of_batch(self._prefix, batch.id, answered, batch.items),
+        )
 
     def _leave(self, why: str) -> None:
         if not self.away:

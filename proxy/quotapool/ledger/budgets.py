@@ -20,6 +20,7 @@ import structlog
 from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Cost
 from quotapool.ledger.batches import Batches
+from quotapool.ledger.declared_keys import keys_of_rights
 from quotapool.ledger.grants import Candidate, Event, Granted, Observed, Refused, Written, written_limits
 from quotapool.ledger.items import Item, ReserveItem, SettleItem
 from quotapool.ledger.local import LocalBudgets
@@ -277,9 +278,9 @@ class Ledger:
         self._batches.put(Item([4, group, candidate.account, candidate.terms, *amounts, rest_s]))
 
     async def check_rights(self) -> None:
-        """Return if the store runs scripts, also on keys that these derive, and allows every command that is used.
+        """Return if the store runs scripts, the batches' too, and allows every command that is used.
         Raises StoreLost, StoreRefused, with the store's own words."""
-        await self.store.evalsha(Script.of(__package__, "rights"), [self.prefix], [])
+        await self.store.evalsha(Script.of(__package__, "rights"), keys_of_rights(self.prefix), [])
         await self._batches.check()
 
     async def check(self) -> None:

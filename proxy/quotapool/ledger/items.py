@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from quotapool.domain.quantities import Cost
 from quotapool.ledger.grants import Candidate, Granted, Refused
-from quotapool.ledger.messages import parse_reserve
+from quotapool.ledger.messages import bucket_key, parse_reserve
+
+_RELEASE: Final = 3  # of the script's kinds
 
 
 class Item:
@@ -31,6 +33,13 @@ class Item:
 
     def failed(self) -> None:
         """The store was given up on."""
+
+    def keys(self, prefix: str) -> list[str]:
+        """The keys that the script may touch for it, besides those of every batch."""
+        kind, group, account = self.payload[:3]
+        if kind == _RELEASE:
+            return [f"{prefix}:claims:{group}"]
+        return [f"{prefix}:next:{group}", bucket_key(prefix, account, group)]
 
 
 class SettleItem(Item):
@@ -95,3 +104,7 @@ class ReserveItem(Item):
             self.answer.set_result(self._fallback())
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets it
             self.answer.set_exception(error)
+
+    def keys(self, prefix: str) -> list[str]:
+        buckets = [bucket_key(prefix, candidate.account, self._group) for candidate in self._candidates]
+        return [f"{prefix}:claims:{self._group}", f"{prefix}:next:{self._group}", *buckets]

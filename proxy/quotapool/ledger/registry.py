@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import IntEnum
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -18,12 +19,15 @@ import msgspec
 from quotapool.domain.observer import Observer
 from quotapool.domain.states import OBSERVED, OPERATOR, WALLET, Record, State, brake_of
 from quotapool.domain.subject import Subject
+from quotapool.ledger.declared_keys import keys_of_clock, keys_of_state, keys_of_try_now
 from quotapool.ledger.messages import record_of
 from quotapool.store.store import Script, Store, StoreLost, StoreUnavailable, text_of
 
 _MOST_EVENTS: Final = 10_000
+_AT_ONCE: Final = 1_000  # names of buckets that are decoded in one turn of the loop
 
 _pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder().decode
 
 
 class Braked(IntEnum):
@@ -108,10 +112,10 @@ class Registry:
                     "fingerprint": record.fingerprint,
                 }
             )
-        args = (str(subject), body, rest_s, record.by if record else by, fingerprint, *(brake or ("", 0)))
-        changed, version, _, braked = await self.retry(
-            lambda: self.store.evalsha(self._state_script, [self.prefix], args)
-        )
+        brake = brake or ("", 0)
+        args = (str(subject), body, rest_s, record.by if record else by, fingerprint, *brake)
+        keys = keys_of_state(self.prefix, brake[0])
+        changed, version, _, braked = await self.retry(lambda: self.store.evalsha(self._state_script, keys, args))
         self.update_version(int(version), self.epoch)
         return bool(changed), Braked(braked)
 
@@ -158,7 +162,8 @@ class Registry:
         other, within seconds.
         """
         args = [state, OPERATOR, WALLET, *map(str, subjects)]
-        return int(await self.retry(lambda: self.store.evalsha(self._try_now_script, [self.prefix], args)))
+        keys = keys_of_try_now(self.prefix)
+        return int(await self.retry(lambda: self.store.evalsha(self._try_now_script, keys, args)))
 
     async def record_group(self, model: str, group: str) -> None:
         """Remember for all replicas that `model` shares the limit of `group`."""
@@ -196,7 +201,18 @@ class Registry:
 
     async def correct_seconds(self) -> None:
         """The store's clock was set back: let what rests do so no longer than it was to. Changes nothing otherwise."""
-        await self.retry(lambda: self.store.evalsha(self._clock_script, [self.prefix], []))
+        keys = keys_of_clock(self.prefix, await self._groups_with_a_bucket())
+        await self.retry(lambda: self.store.evalsha(self._clock_script, keys, []))
+
+    async def _groups_with_a_bucket(self) -> list[str]:
+        """A group that gets its first bucket meanwhile has nothing yet that an earlier clock has set."""
+        groups: dict[str, None] = {}
+        cursor = -1
+        while cursor:
+            scan = partial(self.store.client.sscan, f"{self.prefix}:buckets", max(0, cursor), count=_AT_ONCE)
+            cursor, members = await self.retry(scan)
+            groups.update((_unpack(member)[1], None) for member in members)
+        return list(groups)
 
     async def poll(self) -> float:
         """Read version and epoch; returns the store's time. Unlike a heartbeat it counts nobody as a replica."""

@@ -50,11 +50,6 @@ class RespConnection:
         self._protocol: _RespProtocol | None = None
         self._connecting = asyncio.Lock()
 
-    @staticmethod
-    def supports(address: Address) -> bool:
-        """Whether this class can connect there. In a cluster redis-py follows the slots when they move."""
-        return address.kind is not Kind.CLUSTER
-
     async def call(self, *command: bytes) -> Any:
         """The reply to one command, as hiredis reads it. Raises RespBroken, ErrorReply.
 

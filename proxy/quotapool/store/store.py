@@ -10,25 +10,14 @@ Two promises, and why redis-py's defaults do not give them:
 RESP2 is chosen on purpose. Under RESP3 redis-py switches on maintenance notifications, which stretch timeouts
 and stop the pool from noticing that the server closed an idle connection.
 
-Every failure is a StoreError. Which one is raised when:
-
-- StoreLost: one call failed, since the store cannot be reached, is not in time, or cannot serve now (it loads, is a
-  replica, is out of memory, has too many clients, ...). Calling again may help; `sent` tells whether the command may
-  have taken effect. The connections are dropped, so that the next call finds the server that has the name then.
-- StoreUnavailable: calls were repeated until the caller's patience ended, or the store was known to be away. The ledger
-  raises it, not this module; a request that meets it is refused.
-- StoreRefused: the server rejected the command itself, as a wrong argument or an error in a script: a bug of ours.
-- StoreUnfit: only by `verify.py`, at the start: the store works, but may not be used as it is set up.
+Every failure is a StoreError; which one is raised when: `failures.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
-import socket
-import ssl
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -38,76 +27,28 @@ from redis import exceptions as errors
 from redis.asyncio import Connection, ConnectionPool, Redis, RedisCluster, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
 from quotapool.store.address import Address, Kind, Login, parse
+from quotapool.store.cluster import ClusterConnection
+from quotapool.store.failures import (
+    REDIS_ERRORS,
+    StoreError,
+    StoreLost,
+    StoreRefused,
+    StoreUnavailable,
+    StoreUnfit,
+    reason_of,
+    translated,
+)
 from quotapool.store.resp import ErrorReply, RespBroken, RespConnection
 
 MAX_CONNECTIONS: Final = 64
 
 Argument = bytes | str | int | float
 T = TypeVar("T")
-
-# redis-py's cluster errors are no RedisErrors; built-in TimeoutError, of our deadlines, is an OSError.
-_REDIS_ERRORS: Final = (errors.RedisError, errors.RedisClusterException, OSError)
-
-
-class StoreError(Exception):
-    """Any failure of the store; the module's docstring tells which subclass is raised when."""
-
-
-class StoreLost(StoreError):
-    """A call failed. `reason` is a stable word for metrics; `detail`, for people, has the server's words, or OpenSSL's.
-
-    `sent` is False only if the command certainly had no effect: nothing was written to a socket, or the server
-    replied that it did not run it. True means "perhaps it ran".
-    """
-
-    def __init__(self, reason: str, *, sent: bool, detail: str = "") -> None:
-        super().__init__(f"the store is lost ({reason}): {detail}" if detail else f"the store is lost ({reason})")
-        self.reason = reason
-        self.sent = sent
-        self.detail = detail
-
-    @property
-    def is_lasting(self) -> bool:
-        """Whether it is of no use to wait: only somebody who changes the URL, a file or the server's users can help."""
-        return self.reason in _LASTING
-
-
-class StoreUnavailable(StoreError):
-    """The store did not answer within the caller's patience."""
-
-
-class StoreRefused(StoreError):
-    """The server rejected a command: a bug in a script or in its caller."""
-
-
-class StoreUnfit(StoreError):
-    """The store must not be used as it is set up; the message says what to change."""
-
-
-# First word of an error reply that means "not run, because of the server's condition" -> reason.
-# A script gets the same errors from its first write, so nothing of it has taken effect either.
-_NOT_RUN: Final = {
-    "LOADING": "loading",
-    "READONLY": "read_only",
-    "MASTERDOWN": "read_only",
-    "OOM": "out_of_memory",
-    "MISCONF": "disk",
-    "BUSY": "busy",
-    "NOREPLICAS": "replicas",
-    "CLUSTERDOWN": "cluster_down",
-    "TRYAGAIN": "cluster_down",
-    "NOAUTH": "login",
-    "WRONGPASS": "login",
-}
-# Redis before 7 quotes the error in one of its own: "ERR Error running script (...): @user_script: 1: -READONLY ..."
-_QUOTED: Final = re.compile(r": -([A-Z]+) ")
-_UNKNOWN_HOST: Final = re.compile(rf"Error ({socket.EAI_NONAME}|{socket.EAI_NODATA}) connecting")
-_LASTING: Final = frozenset({"login", "permission", "tls", "host"})
-_LOST_IN_A_ROW: Final = 2  # in a cluster, until it is read again which node holds what
+_UNDECLARED: Final = "undeclared key"  # Dragonfly: "script tried accessing undeclared key, key: ..."
 
 
 def text_of(raw: bytes | str) -> str:
@@ -141,10 +82,12 @@ class Store:
         self._address = address
         self._sentinel = sentinel
         master = partial(_master, sentinel, address.master) if sentinel is not None else None
-        self._resp = RespConnection(address, timeout_s, master) if RespConnection.supports(address) else None
+        self._cluster = ClusterConnection(client, address, timeout_s) if isinstance(client, RedisCluster) else None
+        self._resp = self._cluster or RespConnection(address, timeout_s, master)
+        # In a cluster always: a slot that is moving has some of the keys, and refuses a call only for those it is told.
+        self._declares_keys = self._cluster is not None
         single = address.kind in {Kind.UNIX, Kind.SINGLE}
         self._attempts = 1 if single else 2 + len(address.hosts)  # others may first have to find the right server
-        self._lost_in_a_row = 0
 
     def describe(self) -> str:
         """Where it is, without credentials."""
@@ -173,25 +116,48 @@ class Store:
         if lost is not None:
             raise lost
 
-    async def evalsha_batch(self, script: Script, key: bytes | str, *args: bytes | str) -> bytes:
-        """`evalsha` with one key, for a script that returns one string; the quickest way, one call at a time."""
-        if self._resp is None:
-            return cast("bytes", await self.evalsha(script, (key,), args))
-        arguments = (b"1", *(arg.encode() if isinstance(arg, str) else arg for arg in (key, *args)))
+    async def evalsha_batch(
+        self,
+        script: Script,
+        key: bytes | str,
+        *args: bytes | str,
+        further_keys: Callable[[], Sequence[str]] = tuple,
+    ) -> bytes:
+        """`evalsha` with KEYS[1] = `key`, for a script that returns one string; the quickest way, one call at a time.
+
+        `further_keys` are those that the script derives from it. They are declared only where that is needed: in a
+        cluster, and once a server has refused the script for it. The script must read one before it writes anything.
+        """
+        words = [arg.encode() if isinstance(arg, str) else arg for arg in (key, *args)]
         try:
-            try:
-                reply = await self._resp.call(b"EVALSHA", script.sha1_bytes, *arguments)
-            except ErrorReply as error:
-                if not str(error).startswith("NOSCRIPT"):
-                    raise
-                reply = await self._resp.call(b"EVAL", script.text, *arguments)
+            if not self._declares_keys:
+                try:
+                    return await self._run(script, 1, words)
+                except ErrorReply as error:
+                    if _UNDECLARED not in str(error):
+                        raise
+                    self._declares_keys = True
+            keys = [name.encode() for name in further_keys()]
+            return await self._run(script, 1 + len(keys), [words[0], *keys, *words[1:]])
         except RespBroken as broken:
-            raise StoreLost(_reason_of(broken, broken.reason), sent=broken.sent, detail=str(broken)) from broken
+            lost = StoreLost(reason_of(broken, broken.reason), sent=broken.sent, detail=str(broken))
+            raise await self._lost(lost) from broken
         except ErrorReply as error:
-            translated = _translated(error, sent=True, of_script=True)
-            if isinstance(translated, StoreLost):
+            failure = translated(error, sent=True, of_script=True)
+            if isinstance(failure, StoreLost):
                 self._resp.close()
-            raise translated from error
+            raise await self._lost(failure) from error
+        except REDIS_ERRORS as error:  # of a cluster's table of slots
+            raise await self._lost(translated(error, sent=False)) from error
+
+    async def _run(self, script: Script, keys: int, words: list[bytes]) -> bytes:
+        arguments = (b"%d" % keys, *words)
+        try:
+            reply = await self._resp.call(b"EVALSHA", script.sha1_bytes, *arguments)
+        except ErrorReply as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+            reply = await self._resp.call(b"EVAL", script.text, *arguments)
         return cast("bytes", reply)
 
     async def evalsha(self, script: Script, keys: Sequence[bytes | str], args: Sequence[Argument]) -> Any:
@@ -211,8 +177,8 @@ class Store:
         try:
             async with asyncio.timeout(self.timeout_s * self._attempts):
                 return await call
-        except _REDIS_ERRORS as error:
-            raise await self._lost(_translated(error, sent=True)) from error
+        except REDIS_ERRORS as error:
+            raise await self._lost(translated(error, sent=True)) from error
 
     async def ping(self) -> None:
         """Check that the store answers; also the way to find a lost store again, so it may take longer.
@@ -223,12 +189,11 @@ class Store:
         try:
             async with asyncio.timeout(self.timeout_s * (2 + len(self._address.hosts))):
                 await self.client.execute_command("PING")
-        except _REDIS_ERRORS as error:
-            raise await self._lost(_translated(error, sent=False)) from error
+        except REDIS_ERRORS as error:
+            raise await self._lost(translated(error, sent=False)) from error
 
     async def close(self) -> None:
-        if self._resp is not None:
-            self._resp.close()
+        self._resp.close()
         await self.client.aclose()
         if self._sentinel is not None:
             await self._sentinel.aclose()
@@ -241,7 +206,8 @@ class Store:
                     await client.initialize()  # learns which node holds which slot; free when that is known
                     sent = True
                     reply = await client.execute_command(*command)
-                    self._lost_in_a_row = 0
+                    if self._cluster is not None:
+                        self._cluster.note_answered()
                     return reply
                 pool = client.connection_pool
                 connection = await pool.get_connection()  # type: ignore[no-untyped-call] # redis-py has no hints here
@@ -251,20 +217,16 @@ class Store:
                     return await connection.read_response()
                 finally:
                     await pool.release(connection)
-        except _REDIS_ERRORS as error:
-            raise await self._lost(_translated(error, sent=sent, of_script=True)) from error
+        except REDIS_ERRORS as error:
+            raise await self._lost(translated(error, sent=sent, of_script=True)) from error
 
     async def _lost(self, error: Exception) -> Exception:
-        """Drop the idle connections to a server that was lost: its name may lead to another one now. In a cluster,
-        where one call more or less is no proof, the nodes are read again after some failures in a row."""
+        """Drop the idle connections to a server that was lost: its name may lead to another one now."""
         if not isinstance(error, StoreLost):
             return error
-        if isinstance(self.client, RedisCluster):
-            self._lost_in_a_row += 1
-            if self._lost_in_a_row >= _LOST_IN_A_ROW or error.reason == "read_only":
-                self._lost_in_a_row = 0
-                await self.client.aclose()  # the next call reads the nodes from any one of those known
-        elif error.reason != "too_many_calls":
+        if self._cluster is not None:
+            await self._cluster.note_lost(error.reason)
+        elif error.reason != "too_many_calls" and not isinstance(self.client, RedisCluster):
             await self.client.connection_pool.disconnect(inuse_connections=False)
         return error
 
@@ -321,48 +283,6 @@ def connect(url: str, *, timeout_s: float = 0.25, ca_file: str | None = None) ->
     return Store(Redis.from_pool(pool), address, timeout_s)
 
 
-def _translated(error: Exception, *, sent: bool, of_script: bool = False) -> Exception:
-    """Our exception for one of redis-py's, or for an ErrorReply. redis-py's NOSCRIPT stays as it is, for `evalsha`."""
-    detail = str(error)
-    code = getattr(error, "status_code", None) or detail.partition(" ")[0]
-    if isinstance(error, errors.NoScriptError):
-        return error
-    if quoted := _QUOTED.search(detail):
-        code = quoted[1]
-    if code in _NOT_RUN:
-        return StoreLost(_NOT_RUN[code], sent=False, detail=detail)
-    if isinstance(error, errors.AuthenticationError):
-        return StoreLost("login", sent=False, detail=detail)
-    if code == "NOPERM" or isinstance(error, errors.NoPermissionError):
-        # A script may have written before it came to the forbidden command.
-        return StoreLost("permission", sent=sent, detail=detail)
-    if isinstance(error, errors.MaxConnectionsError):
-        return StoreLost("too_many_calls", sent=False, detail=detail)
-    if "max number of clients" in detail:
-        return StoreLost("server", sent=False, detail=detail)
-    if isinstance(error, errors.TimeoutError | TimeoutError):
-        return StoreLost("timeout", sent=sent, detail=detail or "no answer in time")
-    if isinstance(error, MasterNotFoundError):  # with the insides of redis-py behind a colon
-        return StoreLost("connect", sent=False, detail=detail.partition(" : ")[0])
-    if isinstance(error, errors.ConnectionError | OSError):
-        return StoreLost(_reason_of(error, "closed" if sent else "connect"), sent=sent, detail=detail)
-    if isinstance(error, errors.RedisClusterException):
-        return StoreLost(_reason_of(error, "cluster_down"), sent=sent, detail=detail)
-    if of_script and "script" not in detail and "unknown command" not in detail:
-        # Neither the script's error nor one about it: of the server, or of a proxy before it.
-        return StoreLost("server", sent=sent, detail=detail)
-    return StoreRefused(detail)
-
-
-def _reason_of(error: BaseException, otherwise: str) -> str:
-    """`tls` if a handshake failed, `host` if no such host is known. redis-py only quotes such an error."""
-    text = str(error)
-    if isinstance(error.__cause__, ssl.SSLError) or "[SSL" in text or "[X509" in text:
-        return "tls"
-    unknown = isinstance(error.__cause__, socket.gaierror) and error.__cause__.errno != socket.EAI_AGAIN
-    return "host" if unknown or _UNKNOWN_HOST.search(text) else otherwise
-
-
 def _login(login: Login) -> dict[str, Any]:
     return {"username": login.username, "password": login.password}
 
@@ -377,3 +297,16 @@ def _tls(address: Address) -> dict[str, Any]:
         "ssl_cert_reqs": "required" if address.tls.verify else "none",
         "ssl_check_hostname": address.tls.verify and address.tls.check_hostname,
     }
+
+
+__all__ = [
+    "Script",
+    "Store",
+    "StoreError",
+    "StoreLost",
+    "StoreRefused",
+    "StoreUnavailable",
+    "StoreUnfit",
+    "connect",
+    "text_of",
+]

@@ -1,27 +1,26 @@
--- vault, version 1: keys added at run time, sealed. Every secret in it is encrypted with the master key.
+-- vault, version 2: keys added at run time, sealed. Every secret in it is encrypted with the master key.
 --
--- KEYS[1]  qp:{pool}
+-- KEYS[1]  qp:{pool}:vault           hash key id -> msgpack {print, about, sealed, master, added}
+-- KEYS[2]  qp:{pool}:vault:prints    hash fingerprint of a secret -> key id: one secret has one id
+-- KEYS[3]  qp:{pool}:vault:accounts  hash account -> JSON settings that came with its keys
+-- KEYS[4]  qp:{pool}:vault:master    msgpack {id, check}: which master key is in force, and how to verify it
+-- KEYS[5]  qp:{pool}:vault:version   counts changes; absent: this store never had a vault, or lost its data
+-- KEYS[6]  qp:{pool}:version         counts changes of the pool, see ledger/lua/state.lua
 -- ARGV[1]  action: put | forget | rotate
 --   put     ARGV[2] id of the master key that sealed, ARGV[3] its check, ARGV[4] '1': a new secret may replace that of
 --           an existing id, ARGV[5] n, then n times: key id, record; then pairs: account, JSON of its settings
 --   forget  ARGV[2..] key ids
 --   rotate  ARGV[2] id of the old master key, ARGV[3] check of the new one, then triples: key id, old record, new record
 --
--- Stored   qp:{pool}:vault           hash key id -> msgpack {print, about, sealed, master, added}
---          qp:{pool}:vault:prints    hash fingerprint of a secret -> key id: one secret has one id
---          qp:{pool}:vault:accounts  hash account -> JSON settings that came with its keys
---          qp:{pool}:vault:master    msgpack {id, check}: which master key is in force, and how to verify it
---          qp:{pool}:vault:version   counts changes; absent: this store never had a vault, or lost its data
 -- Returns  put     {1, {result of each key: added | unchanged | updated | replaced | taken | duplicate:<id>}}
 --          forget  {1, how many were deleted}      rotate  {1, how many were sealed again}
 --          any     {0, id of the master key in force} if it is another one; {-1} if a key changed meanwhile
 
-local prefix = KEYS[1]
-local vault, prints, master = prefix .. ':vault', prefix .. ':vault:prints', prefix .. ':vault:master'
+local vault, prints, accounts, master = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
 local function changed()
-  redis.call('INCR', prefix .. ':vault:version')
-  redis.call('INCR', prefix .. ':version')
+  redis.call('INCR', KEYS[5])
+  redis.call('INCR', KEYS[6])
 end
 
 local function current_master()
@@ -56,7 +55,7 @@ if ARGV[1] == 'put' then
     results[#results + 1] = put_one(ARGV[6 + 2 * i], ARGV[7 + 2 * i], ARGV[4] == '1')
   end
   for i = 6 + 2 * count, #ARGV - 1, 2 do
-    redis.call('HSET', prefix .. ':vault:accounts', ARGV[i], ARGV[i + 1])
+    redis.call('HSET', accounts, ARGV[i], ARGV[i + 1])
   end
   changed()
   return {1, results}

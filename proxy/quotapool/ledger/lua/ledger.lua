@@ -1,6 +1,8 @@
 -- ledger, version 5: the reserves and settles of one worker, as one atomic batch.
 --
 -- KEYS[1]  qp:{pool}            prefix; every other key of the pool carries the same hash tag, hence the same slot
+-- KEYS[2..] are not read: a server that must be told beforehand gets all keys (declared_keys.py). That of the batch is
+--           read before anything is written, so a server that refuses it has done nothing.
 -- ARGV[1]  batch id             repeated, the first answer is returned and nothing is done again
 -- ARGV[2]  msgpack array of items, done in order; an item never raises, since Lua does not roll back
 --   reserve {1, group, requests, tokens, images, may_try_resting, jitter, candidates, forget, leave, owner, arrived, alone}
@@ -57,6 +59,7 @@
 --
 -- The arithmetic and its constants are domain/bucket.py's, which is its specification.
 
+local unpack = table.unpack or unpack -- where it is in Lua 5.4, and in 5.1
 local prefix = KEYS[1]
 local batch_key = prefix .. ':batch:' .. ARGV[1]
 local before = redis.call('GET', batch_key)

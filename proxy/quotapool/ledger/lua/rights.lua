@@ -1,14 +1,12 @@
--- rights, version 1: may this user do all that Quotapool does in the store? Each command once, on keys made for it.
+-- rights, version 2: may this user do all that Quotapool does in the store? Each command once, on keys made for it.
 --
--- KEYS[1]  qp:{pool}
+-- KEYS     qp:{pool}:rights:<text|hash|set|sorted|stream>, in this order; deleted again
 --
--- Stored   qp:{pool}:rights:*   deleted again
 -- Returns  'ok', or the server's error at the first command that it does not allow
 --
 -- A command that is used anywhere in the code, in a script or not, has its line here: tests/ledger/test_rights.py looks.
 
-local at = KEYS[1] .. ':rights:'
-local text, hash, set, sorted, stream = at .. 't', at .. 'h', at .. 's', at .. 'z', at .. 'x'
+local text, hash, set, sorted, stream = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local packed = cmsgpack.unpack(cmsgpack.pack('1'))
 local _ = redis.call('TIME')
 redis.call('DEL', text, hash, set, sorted, stream)
@@ -30,7 +28,6 @@ redis.call('HGETALL', hash)
 redis.call('HLEN', hash)
 redis.call('HDEL', hash, 'f')
 redis.call('SADD', set, 'm')
-redis.call('SMEMBERS', set)
 redis.call('SSCAN', set, '0')
 redis.call('SREM', set, 'm')
 redis.call('ZADD', sorted, 'GT', 1, 'm')
