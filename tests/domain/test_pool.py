@@ -235,3 +235,35 @@ def test_a_pool_serves_its_old_keys_until_it_becomes_its_successor_and_knows_wha
     assert {key for seed in range(20) for key in picked(one, seed=seed)} == {"b/1", "d/1"}
     assert picked(one) == ["d/1", "b/1"]  # the fuller one first
     assert {picked(one, sticky=n * 80_000_000)[0] for n in range(50)} == {"b/1", "d/1"}  # the new one has its share
+
+
+# ---- whether there is another
+
+
+@pytest.mark.parametrize(
+    ("keys", "options", "expected"),
+    [
+        (["a/1", "a/2"], {}, False),  # the account's other key shares its budget and its money
+        (["a/1", "b/1"], {}, True),
+        (["a/1", "b/1"], {"exclude": {"b"}}, False),
+        (["a/1", "b/1", "c/1"], {"exclude": {"b", "gone"}}, True),
+        (["a/1", "b/1"], {"only": {"a"}}, False),
+        (["a/1", "b/1"], {"only": {"a", "b"}}, True),
+        (["a/1", "b/1"], {"only": {"a", "gone"}}, False),
+    ],
+)
+def test_another_account_is_one_that_may_be_picked_for_the_request(keys, options, expected):
+    assert pool(*keys).has_other("a", **{"exclude": (), "only": None, **options}) is expected
+
+
+def test_an_account_that_is_out_is_no_other_one():
+    some = pool("a/1", "b/1")
+    some.apply_states({"a/b": rest()})
+    assert not some.has_other("a", (), None)
+    assert some.has_other("b", (), None)
+
+
+def test_among_more_accounts_than_a_reservation_names_there_is_always_another():
+    """To be certain would take a look at each: here the cost must not grow with the keys."""
+    many = [f"{n}/1" for n in range(CANDIDATES + 1)]
+    assert pool(*many).has_other("0", {str(n) for n in range(1, CANDIDATES + 1)}, None)

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import replace
 
 import pytest
 from quotapool.domain.states import State
+from quotapool.objects.layout import owner_of
+from quotapool.openai.ids import RESPONSE
 
-from tests.fakes.edge import DONE, Client, chat_body, delta, event, stream, usage_chunk
+from tests.fakes.edge import DONE, Client, Piece, chat_body, delta, error, event, stream, usage_chunk
+from tests.fakes.house import House
 
 ROLE = delta(role="assistant", content="")
 HELLO = delta(content="Hello")
 END = event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
 COMMENT = b": keep-alive\n\n"
 CREATED = event({"type": "response.created", "response": {"id": "resp_1", "status": "in_progress"}})
+IN_PROGRESS = event({"type": "response.in_progress", "response": {"id": "resp_1", "status": "in_progress"}})
+REASONING = event({"type": "response.output_item.added", "item": {"id": "rs_1", "type": "reasoning", "summary": []}})
+COMPLETED = event({"type": "response.completed", "response": {"id": "resp_1", "status": "completed"}})
+LONG_S = 5.0  # a hold that would be seen
 QUOTA = {"message": "You exceeded your current quota", "type": "insufficient_quota", "code": "insufficient_quota"}
 
 
@@ -23,9 +31,25 @@ def streaming(**more) -> Client:
     return Client(chat_body(stream=True, **more))
 
 
-def responding() -> Client:
-    body = {"model": "gpt-4o", "input": "hi", "max_output_tokens": 1000, "stream": True}
+def responding(**more) -> Client:
+    body = {"model": "gpt-4o", "input": "hi", "max_output_tokens": 1000, "stream": True, **more}
     return Client(json.dumps(body).encode(), target="/v1/responses")
+
+
+async def held_s(pool: House, client: Client, *first: bytes, then: Piece = DONE) -> float:
+    """Seconds until the client has `first`, each a piece of its own, while upstream is silent behind them; `then` is
+    what ends that stream."""
+    goes_on = asyncio.Event()
+    pool.upstream.next(stream(*first, goes_on, then))
+    asked = asyncio.create_task(pool.ask(client))
+    began = time.monotonic()
+    while client.got != b"".join(first):
+        assert not asked.done()
+        await asyncio.sleep(0.001)
+    took_s = time.monotonic() - began
+    goes_on.set()
+    await asked
+    return took_s
 
 
 async def test_a_stream_reaches_the_client_without_what_only_we_asked_for(open_pool):
@@ -46,9 +70,9 @@ async def test_who_asked_for_usage_gets_it(open_pool):
 
 EARLY_ERRORS = [
     pytest.param(streaming, [event({"error": QUOTA})], id="chat, at once"),
-    pytest.param(streaming, [COMMENT, ROLE, event({"error": QUOTA})], id="chat, after the preamble"),
+    pytest.param(streaming, [COMMENT, event({"error": QUOTA})], id="chat, after a comment"),
     pytest.param(streaming, [COMMENT + ROLE + event({"error": QUOTA})], id="chat, in one piece"),
-    pytest.param(responding, [CREATED, event({**QUOTA, "type": "error"})], id="responses, an error event"),
+    pytest.param(responding, [CREATED, IN_PROGRESS, event({**QUOTA, "type": "error"})], id="responses, an error event"),
     pytest.param(
         responding,
         [CREATED, event({"type": "response.failed", "response": {"status": "failed", "error": QUOTA}})],
@@ -84,7 +108,7 @@ async def test_an_error_under_http_200_before_anything_was_said_moves_to_another
 )
 async def test_a_stream_that_begins_with_the_callers_own_mistake_is_an_ordinary_error(open_pool, client, said):
     pool = await open_pool({"a": 1, "b": 1})
-    pool.upstream.next(stream(CREATED if client is responding else ROLE, event(said)))
+    pool.upstream.next(stream(CREATED if client is responding else COMMENT, event(said)))
     got = await pool.ask(client())
     assert (got.status, got.error["message"], got.error["code"]) == (400, "Flagged.", "invalid_prompt")
     assert got.header("content-type") == "application/json"
@@ -111,18 +135,92 @@ async def test_an_error_after_the_first_words_is_passed_on_and_still_scored(open
     assert pool.is_idle()
 
 
-async def test_the_preamble_is_held_no_longer_than_stream_hold(open_pool):
-    pool = await open_pool({"a": 1}, stream_hold=0.02)
+@pytest.mark.parametrize(
+    ("client", "first"),
+    [
+        pytest.param(streaming, [COMMENT], id="a comment"),
+        pytest.param(streaming, [b"\n\n"], id="blank lines"),
+        pytest.param(responding, [CREATED, IN_PROGRESS], id="a reasoning model's preamble"),
+    ],
+)
+async def test_what_an_error_may_follow_is_held_no_longer_than_stream_hold(open_pool, client, first):
+    pool = await open_pool({"a": 1, "b": 1}, stream_hold=LONG_S)
+    assert await held_s(pool, client(), *first) == pytest.approx(LONG_S, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("client", "first"),
+    [
+        pytest.param(streaming, [ROLE], id="chat, a role"),
+        pytest.param(streaming, [COMMENT, ROLE], id="chat, a comment and a role"),
+        pytest.param(streaming, [ROLE, HELLO], id="chat, words"),
+        pytest.param(responding, [CREATED, IN_PROGRESS, REASONING], id="responses, a reasoning item"),
+    ],
+)
+async def test_what_shows_that_the_answer_has_begun_is_not_held(open_pool, client, first):
+    pool = await open_pool({"a": 1, "b": 1}, stream_hold=LONG_S)
+    assert await held_s(pool, client(), *first) < 1
+
+
+@pytest.mark.parametrize("first", [[CREATED, IN_PROGRESS], [COMMENT]], ids=["preamble", "comment"])
+async def test_nothing_is_held_if_there_is_no_other_account(open_pool, first):
+    pool = await open_pool({"a": 2}, stream_hold=LONG_S)
+    late = event({**QUOTA, "type": "error"})
+    assert await held_s(pool, client := responding(), *first, then=late) < 1
+    assert (client.status, client.got) == (200, b"".join(first) + late)  # as it came
+    assert (await pool.states())["a/a"].state is State.QUARANTINED
+
+
+async def test_nothing_is_held_if_only_its_own_account_can_serve_the_request(open_pool):
+    pool = await open_pool({"a": 1, "b": 1}, stream_hold=LONG_S, objects={"search": False})
+    await pool.paths.owners.remember([(RESPONSE, "resp_0")], "a", "")
+    assert await held_s(pool, responding(previous_response_id="resp_0"), CREATED, IN_PROGRESS) < 1
+
+
+async def test_nothing_is_held_if_all_others_have_refused_the_request(open_pool):
+    pool = await open_pool({"a": 1, "b": 1}, stream_hold=LONG_S)
+    pool.upstream.next(error(404, "model_not_found", "The model `gpt-4o` does not exist"))
+    assert await held_s(pool, responding(), CREATED, IN_PROGRESS) < 1
+    assert len(pool.upstream.sent) == 2
+
+
+async def test_nothing_is_held_if_the_request_cannot_be_sent_again(open_pool):
+    pool = await open_pool({"a": 1, "b": 1}, stream_hold=LONG_S)
+    form = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\ngpt-4o\r\n--x--\r\n'
+    headers = [("Content-Type", "multipart/form-data; boundary=x")]
+    assert await held_s(pool, Client(form, target="/v1/images/edits", more_headers=headers), COMMENT) < 1
+
+
+async def test_without_another_account_a_stream_that_is_an_error_from_its_first_piece_is_still_an_ordinary_one(
+    open_pool,
+):
+    pool = await open_pool({"a": 1}, stream_hold=LONG_S)
+    pool.upstream.next(stream(CREATED + event({"type": "error", "message": "Flagged.", "code": "invalid_prompt"})))
+    got = await pool.ask(responding())
+    assert (got.status, got.error["code"]) == (400, "invalid_prompt")
+
+
+async def test_an_error_behind_the_role_passes_as_it_came_and_is_still_scored(open_pool):
+    pool = await open_pool({"a": 1, "b": 1})
+    late = event({"error": QUOTA})
+    pool.upstream.next(stream(ROLE, late, DONE))
+    client = await pool.ask(streaming())
+    assert (client.status, client.got) == (200, ROLE + late + DONE)
+    assert (await pool.states())[f"a/{pool.accounts_asked[0]}"].state is State.QUARANTINED
+
+
+async def test_a_response_that_is_named_behind_the_first_piece_is_remembered_before_it_ends(open_pool):
+    pool = await open_pool({"a": 1}, objects={"search": False})
     goes_on = asyncio.Event()
-    pool.upstream.next(stream(ROLE, goes_on, HELLO, DONE))
-    asked = asyncio.create_task(pool.ask(client := streaming()))
-    while not client.got:
-        assert not asked.done()
-        await asyncio.sleep(0.002)
-    assert client.got == ROLE  # upstream is silent, the client has what there is
+    pool.upstream.next(stream(COMMENT, CREATED, goes_on, COMPLETED))
+    asked = asyncio.create_task(pool.ask(client := responding()))
+    while client.got != COMMENT + CREATED:
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.1)
+    [owner] = await pool.paths.owners.find([(RESPONSE, "resp_1")], "")
     goes_on.set()
     await asked
-    assert client.got == ROLE + HELLO + DONE
+    assert owner == owner_of("a", "")
 
 
 async def test_a_late_first_byte_is_not_a_reason_to_begin_the_answer(open_pool):
@@ -136,18 +234,6 @@ async def test_a_late_first_byte_is_not_a_reason_to_begin_the_answer(open_pool):
     thinks.set()
     await asked
     assert (client.status, client.got) == (200, HELLO + DONE)
-
-
-async def test_the_words_are_not_held(open_pool):
-    pool = await open_pool({"a": 1}, stream_hold=60)
-    goes_on = asyncio.Event()
-    pool.upstream.next(stream(ROLE, HELLO, goes_on, DONE))
-    asked = asyncio.create_task(pool.ask(client := streaming()))
-    while not client.got:
-        await asyncio.sleep(0.001)
-    assert client.got == ROLE + HELLO
-    goes_on.set()
-    await asked
 
 
 async def test_a_stream_cut_by_its_client_stays_charged_at_least_as_reserved(open_pool):

@@ -357,6 +357,16 @@ class Pool:
                 picked.append(self._indexes[account.resting[0][1].id])
         return picked[:CANDIDATES]
 
+    def has_other(self, account: str, exclude: Collection[str], only: Collection[str] | None) -> bool:
+        """Whether an account other than `account` might be picked. True where finding out takes a look at many."""
+        if len(self._pickable if only is None else only) > CANDIDATES:
+            return True
+        for name in [self._by_place[place].id for place in self._pickable] if only is None else only:
+            other = self.accounts.get(name)
+            if name != account and name not in exclude and other is not None and other.usable:
+                return True
+        return False
+
     def key_at(self, index: int) -> Key:
         return self._keys_by_index[index]
 

@@ -2,7 +2,7 @@
 
 The names are those under "Stored" in `lua/*.lua`. Small scripts get theirs as KEYS, always. The batch's script derives
 them from the pool's prefix, since to declare all of them with each call costs a worker some 10 µs for a lone request
-(decision 20); `keys_of_batch` repeats what it derives, and `tests/ledger/test_declared_keys.py` compares the two.
+(decision 21); `keys_of_batch` repeats what it derives, and `tests/ledger/test_declared_keys.py` compares the two.
 """
 
 from __future__ import annotations

@@ -55,7 +55,10 @@ class StreamRelay:
     `dialect` is "chat" for chat and legacy completions, "responses" for events that have a `type`. `strip_usage`
     (chat only): usage was asked for by us, not by the client.
 
-    committed  an event other than the preamble was seen, and no error came before it
+    begun      an event was seen that upstream sends only once it generates: from then on an error is rare. OpenAI
+               sends those for rate limits and money as a stream's first event, or behind `response.created` and
+               `response.in_progress` (captures have them with the sequence numbers 0, 2 and 3)
+    committed  such an event says something to the client, and no error came before it
     complete   `[DONE]` or a terminal event was seen: if the stream ends now, it ends cleanly
     error      the JSON of the first error event (`{"error":…}`, type `error`, `response.failed`), else None
     object_id  upstream's id of the object that this stream creates, "" until it is known
@@ -71,6 +74,7 @@ class StreamRelay:
         "_running",
         "_strip",
         "_tier",
+        "begun",
         "committed",
         "complete",
         "error",
@@ -79,6 +83,7 @@ class StreamRelay:
     )
 
     def __init__(self, dialect: Dialect, strip_usage: bool = False) -> None:
+        self.begun = False
         self.committed = False
         self.complete = False
         self.error: bytes | None = None
@@ -219,9 +224,12 @@ class StreamRelay:
         self._deltas += deltas
         if not is_preamble:
             self._commit()
+        elif decoded.choices:  # a role or an empty delta
+            self.begun = True
         return not (self._strip and decoded.choices == [] and type(decoded.usage) is dict)
 
     def _commit(self) -> None:
+        self.begun = True
         if self.error is None:
             self.committed = True
 

@@ -14,6 +14,7 @@ from quotapool.openai.headers import Header, headers_for_client, headers_for_ups
 from quotapool.openai.sse import StreamRelay
 from quotapool.openai.usage import answering_model
 from quotapool.pool.configuration import Snapshot
+from quotapool.pool.reserve import Want
 from quotapool.request.attempt import MOST_ERROR_BODY, Attempt, AttemptParts, held_event, observed_in
 from quotapool.request.client_request import ClientRequest
 from quotapool.request.one_account import reserve_at
@@ -27,18 +28,20 @@ _TOO_LONG: Final = "upstream took longer than timeouts.total"
 
 
 class HttpAttempt(Attempt):
-    __slots__ = ("_answer", "_down", "_stream")
+    __slots__ = ("_answer", "_down", "_stream", "_want")
 
     def __init__(
         self,
         parts: AttemptParts,
         now: Snapshot,
         request: ClientRequest,
+        want: Want,
         down: Downstream,
         granted: Granted,
         record: RequestRecord,
     ) -> None:
         super().__init__(parts, now, request, granted, record)
+        self._want = want
         self._down = down
         self._answer: Answer | None = None
         self._stream: StreamRelay | None = None  # an answer that is being relayed as events
@@ -145,9 +148,7 @@ class HttpAttempt(Attempt):
                 stream = self._stream = StreamRelay(request.endpoint.dialect, request.strip_usage)
                 self.parts.observer.stream_opened(1)
                 try:
-                    await pass_stream(
-                        down, answer, headers, stream, self.now.settings.stream_hold, passed, echo, reader
-                    )
+                    await pass_stream(down, answer, headers, stream, self._hold_s(), passed, echo, reader)
                 finally:
                     self.parts.observer.stream_opened(-1)
             elif request.endpoint.estimate is not None or (request.endpoint.reports_usage and is_json):
@@ -170,6 +171,13 @@ class HttpAttempt(Attempt):
             return
         outcome.delivered = True
         self.parts.observer.served(request_record.model)
+
+    def _hold_s(self) -> float:
+        """How long the beginning of a stream may be held: not at all if no other account could take the request."""
+        want, pool = self._want, self.parts.sync.roster.pool
+        if self.request.body is None or not pool.has_other(self.record.account, want.exclude, want.only):
+            return 0.0
+        return self.now.settings.stream_hold
 
     def _fail(self, failure: UpstreamFailure) -> None:
         super()._fail(failure)

@@ -88,7 +88,7 @@ class RequestPath:
             request.patience_s = want.max_wait_s
 
         def attempt(granted: Granted) -> Awaitable[Outcome]:
-            return HttpAttempt(self._parts, self._configuration.now, request, down, granted, record).run()
+            return HttpAttempt(self._parts, self._configuration.now, request, want, down, granted, record).run()
 
         held = await self._failover.deliver(want, request, record, attempt)  # 404, 429, 502, 503, 504, upstream's
         if held is not None:

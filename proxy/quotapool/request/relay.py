@@ -168,8 +168,10 @@ async def pass_stream(
     echo: EchoFilter,
     reader: AnswerReader | None = None,
 ) -> None:
-    """Server-sent events. The preamble is held at most `hold_s`; an error found in it is returned, not sent."""
+    """Server-sent events. What comes before the answer has begun is held at most `hold_s`; an error found in it is
+    returned, not sent."""
     held: list[bytes] = []
+    named = False
     try:
         ended = await _hold(answer, watch, hold_s, held, echo)
         if watch.error is not None and not watch.committed:
@@ -178,7 +180,8 @@ async def pass_stream(
         if reader is not None:
             if reader.reads_chunks:
                 reader.passes(b"".join(held))
-            if watch.object_id:
+            named = bool(watch.object_id)
+            if named:
                 reader.began(watch.object_id)  # written while the rest comes in
         kept = reader is None or await _kept(reader, watch)
         await down.start(answer.status, answer.reason, headers, None)
@@ -188,6 +191,9 @@ async def pass_stream(
                 if reader.reads_chunks:
                     reader.passes(chunk)
                 data = watch.feed(echo.feed(chunk))
+                if not named and watch.object_id:
+                    named = True
+                    reader.began(watch.object_id)
                 kept = await _kept(reader, watch)
                 await down.write(data)
             await answer.pour(lambda chunk: down.put(watch.feed(echo.feed(chunk))))
@@ -213,17 +219,18 @@ async def _kept(reader: AnswerReader, watch: StreamRelay) -> bool:
 
 
 async def _hold(answer: Answer, watch: StreamRelay, hold_s: float, held: list[bytes], echo: EchoFilter) -> bool:
-    """Read until the first event that counts, an error, or `hold_s` from the first byte. True if the stream ended."""
-    deadline: float | None = None
-    while not watch.committed and watch.error is None:
+    """Read until the answer has begun, an error, or `hold_s` from the first byte; with 0, only what came first. True if
+    the stream ended."""
+    chunk = await answer.chunk()
+    deadline = time.monotonic() + hold_s
+    while chunk:
+        held.append(watch.feed(echo.feed(chunk)))
+        left_s = deadline - time.monotonic()
+        if watch.begun or watch.error is not None or left_s <= 0:
+            return False
         try:
-            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
+            async with asyncio.timeout(left_s):
                 chunk = await answer.chunk()
         except TimeoutError:
             return False
-        if not chunk:
-            return True
-        if deadline is None:
-            deadline = time.monotonic() + hold_s
-        held.append(watch.feed(echo.feed(chunk)))
-    return False
+    return True
