@@ -14,7 +14,7 @@ from quotapool.openai.headers import Header, headers_for_client, headers_for_ups
 from quotapool.openai.sse import StreamRelay
 from quotapool.openai.usage import answering_model
 from quotapool.pool.configuration import Snapshot
-from quotapool.pool.reserve import Want
+from quotapool.pool.want import Want
 from quotapool.request.attempt import MOST_ERROR_BODY, Attempt, AttemptParts, held_event, observed_in
 from quotapool.request.client_request import ClientRequest
 from quotapool.request.one_account import reserve_at
