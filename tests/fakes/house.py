@@ -149,11 +149,13 @@ class Grants:
         _GRANTS[ledger._name] = self
         store, send = ledger.store, ledger.store.evalsha_batch
 
-        def watched(script: object, key: object, batch_id: object, body: bytes, *rest: object) -> Awaitable[bytes]:
+        def watched(
+            script: object, key: object, batch_id: object, body: bytes, *rest: object, **more: object
+        ) -> Awaitable[bytes]:
             for item in msgspec.msgpack.decode(body, type=list[list[msgspec.Raw]]):
                 if msgspec.msgpack.decode(item[0]) == 1:
                     self.asks.append(Cost(*map(msgspec.msgpack.decode, item[2:5])))
-            return send(script, key, batch_id, body, *rest)
+            return send(script, key, batch_id, body, *rest, **more)
 
         store.evalsha_batch = watched
 

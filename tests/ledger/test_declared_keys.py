@@ -54,7 +54,7 @@ async def test_a_store_that_refuses_undeclared_keys_is_noticed_once_and_nothing_
         await granted(ledger, "gpt-4o", Cost(1, 10), [ACCOUNTS[0]])
     # The first batch was stopped at the first key that it looks at, and done when it was sent again
     assert [key.split(":")[2] for key in store.refused] == ["batch"]
-    _, buckets = await ledger.buckets()
+    _, buckets = await ledger.stored.all()
     assert buckets["a", "gpt-4o"].charged[0] == 3  # requests
 
 

@@ -455,15 +455,12 @@ async def test_who_waits_when_the_proxy_stops_is_told_so_at_once_and_whoever_fin
 async def test_a_grant_that_comes_in_the_turn_of_the_stop_is_given_back(open_pool):
     pool = await open_pool({"a": 1}, **SLOW)
     await pool.drain("a", -100)
-    reserve = pool.ledger.reserve
 
-    async def reserved(*args, **more):
-        answer = await reserve(*args, **more)
-        if isinstance(answer, Granted):
+    def reserved(result: str) -> None:
+        if result == "granted":
             pool.admission.drain()  # while the one who asked does not know of it
-        return answer
 
-    pool.ledger.reserve = reserved
+    pool.recorder.reserved = reserved
     assert (await no_room(ask(pool, 100))).reason == "draining"
     await pool.quiet()
     assert pool.is_idle()

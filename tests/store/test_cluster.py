@@ -92,12 +92,12 @@ async def test_while_a_pools_slot_moves_its_batches_wait_and_no_budget_is_forgot
     log, account = StoreLog(), candidate("a", Limits(rpm=1_000_000, rpd=10_000))
     ledger = ledger_on(store, "slow", patience_s=20.0, observer=log)
     await ledger.registry.begin_epoch(reseeded=False)
-    await granted(ledger, "gpt-4o", Cost(9_998.5), [account])
+    await granted(ledger, "gpt-4o", Cost(9_995), [account])
     await ledger.flush()
-    # If one key after another moves to another node while two requests ask for what is left, 1.4
+    # If one key after another moves to another node while two ask for three of the 4.9 that are left
     move = SlotMove(nodes, ledger.prefix)
     move.begin()
-    asking = [asyncio.create_task(ledger.reserve("gpt-4o", Cost(1), [account])) for _ in range(2)]
+    asking = [asyncio.create_task(ledger.reserve("gpt-4o", Cost(3), [account])) for _ in range(2)]
     async with asyncio.timeout(10):
         while "cluster_down" not in log.failures:
             await asyncio.sleep(0)

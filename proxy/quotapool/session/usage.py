@@ -13,7 +13,7 @@ import contextlib
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -371,7 +371,7 @@ class SessionUsage:
         attempt.tier = used.tier
         attempt.prompt_estimate = response.prompt_estimate
         attempt.took_s = time.monotonic() - response.started
-        record = replace(self._record, model=response.model, streamed=True, attempts=[attempt])
+        record = msgspec.structs.replace(self._record, model=response.model, streamed=True, attempts=[attempt])
         self._parts.observer.attempted(attempt, record)
 
     def _close(self, response: _Response) -> None:
