@@ -12,37 +12,59 @@ LOCKED := install --require-hashes --only-binary :all:
 COMPILE := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
            --no-emit-index-url --custom-compile-command "make lock"
 
-# A file's tests stay together; what measures time or load runs by itself afterwards.
-PARALLEL = $(BIN)/python -m pytest -rs -n auto --dist loadfile -m "not alone"
-ALONE = $(BIN)/python -m pytest -rs -m alone
+# After `make compile`, that build is what is tested. A file's tests stay together; what measures time or load runs by
+# itself afterwards.
+IS_COMPILED = $(wildcard $(VENV)/.compiled)
+PYTEST = $(BIN)/python -m pytest -rs $(if $(IS_COMPILED),-o pythonpath=.)
+PARALLEL = $(PYTEST) -n auto --dist loadfile -m "not alone"
+ALONE = $(PYTEST) -m alone
+SOURCES := $(shell find proxy -name '*.py' -o -name '*.lua') setup.py pyproject.toml
+SEED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check soak bench lock clean
+.PHONY: help install compile pure run test check both soak bench lock clean
 
 help: ## This list
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 10
 
 install: $(VENV)/.installed ## Quotapool into .venv, from locked versions: .venv/bin/quotapool
 
-run: $(VENV)/.dev $(if $(MODEL),$(VENV)/.model) ## Serve on a simulated upstream, show it working; MODEL=smollm2: on a real model
+compile: $(VENV)/.compiled ## The request path as machine code, into .venv; takes a C compiler and two minutes
+
+pure: ## Back to plain Python in .venv
+	rm -f $(VENV)/.compiled $(VENV)/.installed
+	@$(MAKE) --no-print-directory install
+
+run: $(VENV)/.dev $(IS_COMPILED) $(if $(MODEL),$(VENV)/.model) ## Serve on a simulated upstream, show it working; MODEL=smollm2: on a real model
 	@exec $(BIN)/python demo/run.py $(if $(MODEL),--model $(MODEL)) $(DEMO)
 
-test: $(VENV)/.dev $(VENV)/.model-if-possible $(VENV)/.clients-if-possible ## All tests; says what it skipped, and how to get it
+test: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.model-if-possible $(VENV)/.clients-if-possible ## All tests; says what it skipped, and how to get it
 	$(PARALLEL)
 	$(ALONE)
 
-check: $(VENV)/.dev $(VENV)/.model-if-possible $(VENV)/.clients-if-possible ## What CI runs: lint, format, types, layers, all tests
+check: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.model-if-possible $(VENV)/.clients-if-possible ## Lint, format, types, layers, all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PARALLEL) --durations 10
-	$(ALONE) --durations 10
+	$(PARALLEL) --durations 10 --hypothesis-seed $(SEED)
+	$(ALONE) --durations 10 --hypothesis-seed $(SEED)
 
-soak: $(VENV)/.dev $(VENV)/.clients-if-possible $(VENV)/.fuzz-if-possible ## The long load tests, minutes each; SOAK_SECONDS=15 shortens some
+both: ## What CI runs: `make check`, then all tests again in the compiled build, with the same seed
+	@$(MAKE) --no-print-directory pure
+	@$(MAKE) --no-print-directory check SEED=$(SEED)
+	@$(MAKE) --no-print-directory compile
+	@$(MAKE) --no-print-directory again SEED=$(SEED)
+
+.PHONY: again
+again:
+	$(PARALLEL) --hypothesis-seed $(SEED)
+	$(ALONE) --hypothesis-seed $(SEED)
+
+soak: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.clients-if-possible $(VENV)/.fuzz-if-possible ## The long load tests, minutes each; SOAK_SECONDS=15 shortens some
 	$(BIN)/python -m pytest -rs tests/soak
 
-bench: $(VENV)/.dev $(VENV)/.rolter-if-possible ## Quotapool beside other proxies, below ten minutes; BENCH="--only aiohttp,all-on"
+bench: $(VENV)/.compiled $(VENV)/.rolter-if-possible ## Quotapool beside other proxies, below ten minutes; BENCH="--only aiohttp,all-on"
 	$(BIN)/python benchmarks/side_by_side.py --rolter $(VENV)/rolter/bin/rolter $(BENCH)
 
 lock: $(VENV)/lock/bin/uv ## Pin the newest versions that pyproject.toml allows
@@ -65,8 +87,19 @@ $(BIN)/python:
 
 $(VENV)/.installed: requirements.txt pyproject.toml | $(BIN)/python
 	$(PIP) $(LOCKED) -r requirements.txt
+	rm -rf build
 	$(PIP) install --no-deps --editable .
+	@rm -f $(VENV)/.compiled
 	@touch $@
+
+# Away with what was built before: setuptools would put an old library into a new wheel.
+$(VENV)/.compiled: $(SOURCES) $(VENV)/.dev
+	rm -rf build
+	QUOTAPOOL_COMPILE=1 $(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
+	$(PIP) install --no-deps --force-reinstall build/wheel/*.whl
+	rm -rf build
+	@touch $@
+	@$(BIN)/quotapool --version
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.installed
 	$(PIP) $(LOCKED) -r requirements-dev.txt

@@ -15,6 +15,7 @@ import structlog
 import uvloop
 from aiohttp import web
 
+from quotapool import __version__, build
 from quotapool.app.alerting import Alerting
 from quotapool.app.background import BackgroundTasks
 from quotapool.app.collector import collect_rarely, keep_what_is_built, keeping_what_is_built
@@ -167,6 +168,7 @@ class Supervisor:
             keys=len(s.keys),
             accounts=len({key.account for key in s.keys}),
             workers=s.workers,
+            build=f"{__version__}, {build.describe()}",
         )
 
     # ---- what causes a reload

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import MutableMapping
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from quotapool import __version__, build
 from quotapool.cli.options import ConfigOption, EnvFileOption, JsonOption, settings_or_exit
 
 
@@ -44,6 +46,21 @@ for _name, _help in (
     ("objects", "Stored objects: which account holds what."),
 ):
     app.add_typer(typer.Typer(help=_help, no_args_is_help=True, cls=_Group), name=_name)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"quotapool {__version__} ({build.describe()}, Python {platform.python_version()})")
+        raise typer.Exit
+
+
+@app.callback()
+def quotapool(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """A rate-limiting reverse proxy that pools OpenAI API keys."""
 
 
 @app.command()

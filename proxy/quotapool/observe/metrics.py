@@ -240,8 +240,11 @@ class PoolMetrics:
         self.config_reloads: Family[str, Counts] = new.counter(
             "config_reloads_total", "result", "reloads", "Attempts to load a changed configuration."
         )
-        self.build_info: GaugeRows[tuple[str, str]] = new.gauge_rows(
-            "build_info", "version python", "1", "Always 1; the labels have the versions."
+        self.build_info: GaugeRows[tuple[str, str, str]] = new.gauge_rows(
+            "build_info",
+            "version python compiled",
+            "1",
+            "Always 1; the labels have versions and build.",
         )
         self.declared: tuple[Declaration, ...] = tuple(new.declared)
         self._registry = registry

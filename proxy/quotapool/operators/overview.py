@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
-from quotapool import __version__
+from quotapool import __version__, build
 from quotapool.domain.bucket import DIMENSIONS, Bucket
 from quotapool.domain.observer import Observer
 from quotapool.domain.states import OPERATOR, Record, State
@@ -48,7 +48,7 @@ class Overview:
         self._logged: set[tuple[str, str, str]] = set()
         self._removals_stopped = 0
         self.metrics = PoolMetrics(CollectorRegistry())
-        self.metrics.build_info.show({(__version__, platform.python_version()): 1})
+        self.metrics.build_info.show({(__version__, platform.python_version(), str(int(build.COMPILED))): 1})
         self.metrics.store_shared.set(0 if settings.redis is None else 1)
 
     async def reload(self, settings: Settings) -> None:
