@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from quotapool.domain.access import Use
 from quotapool.domain.bucket import DIMENSIONS, Bucket, Evidence, Moment
 from quotapool.domain.fair_queue import FairQueue
-from quotapool.domain.missing_access import Use
 from quotapool.domain.pool import Key, Pool
 from quotapool.domain.quantities import Cost, Dimension, Limits
 from quotapool.simulator.buckets import Budget

@@ -24,7 +24,7 @@ from prometheus_client import CollectorRegistry
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from quotapool.domain.missing_access import Use
+from quotapool.domain.access import Use
 from quotapool.domain.pool import Key, Pool
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord

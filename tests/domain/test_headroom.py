@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
+from quotapool.domain.access import Use
 from quotapool.domain.headroom import Headroom, Levels
-from quotapool.domain.missing_access import Use
 from quotapool.domain.pool import Key, Pool
 
 GROUP = "gpt-4o"

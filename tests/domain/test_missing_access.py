@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from quotapool.domain.missing_access import AVOIDED_S, Access, MissingAccess, Use
+from quotapool.domain.access import Access, Use
+from quotapool.domain.missing_access import AVOIDED_S, MissingAccess
 
 GPT = Use("gpt-5", "chat")
 STREAM = Use("gpt-5", "chat", ("stream",))

@@ -7,7 +7,7 @@ from array import array
 from collections import Counter
 
 import pytest
-from quotapool.domain.missing_access import Access, Use
+from quotapool.domain.access import Access, Use
 from quotapool.domain.pool import CANDIDATES, PAIR, Key, Pool
 from quotapool.domain.states import OPERATOR, Record, State
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from quotapool.domain.missing_access import Use
+from quotapool.domain.access import Use
 from quotapool.domain.pool import Key, Pool
 from quotapool.domain.states import Record, State
 

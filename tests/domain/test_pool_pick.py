@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from quotapool.domain.missing_access import Use
+from quotapool.domain.access import Use
 from quotapool.domain.pool import Key, Pool
 
 

@@ -20,8 +20,8 @@ from weakref import WeakValueDictionary
 
 import msgspec
 from quotapool.app.build import build_request_path
+from quotapool.domain.access import Use
 from quotapool.domain.bucket import DIMENSIONS, Bucket
-from quotapool.domain.missing_access import Use
 from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Cost, Dimension
 from quotapool.domain.request_record import AttemptRecord, RequestRecord

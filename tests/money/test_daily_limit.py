@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 import pytest
-from quotapool.domain.missing_access import Use
+from quotapool.domain.access import Use
 from quotapool.domain.pool import Key
 from quotapool.openai.refusal import Refusal
 from quotapool.pool.roster import Roster

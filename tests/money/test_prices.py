@@ -13,8 +13,8 @@ from genai_prices import Usage as TheirUsage
 from genai_prices.data import providers
 from quotapool.domain.quantities import Certainty, Details, Usage
 from quotapool.domain.wallet import PICO
+from quotapool.money.price_list import PriceList, price
 from quotapool.money.prices import TIERS, compile_cards
-from quotapool.money.rate_cards import PriceList, price
 from quotapool.settings.money import ModelPrices
 
 DAY = date(2026, 11, 22)

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 from quotapool.domain.quantities import Certainty, Details, Usage
 from quotapool.domain.wallet import PICO
-from quotapool.money.rate_cards import CardSet, PriceList, RateCard, Rule, price
+from quotapool.money.price_list import PriceList, price
+from quotapool.money.rate_cards import CardSet, RateCard, Rule
 
 EXACT = Certainty.EXACT
 # Picodollars a token: 5e-6 USD in, 5e-7 cached, 3e-5 out; above 272,000 tokens of prompt 1e-5, 1e-6 and 4.5e-5.

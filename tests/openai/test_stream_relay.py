@@ -385,27 +385,6 @@ def test_anything_else_is_the_point_of_no_return(dialect, first):
     assert relay.error is None
 
 
-@pytest.mark.parametrize(
-    ("dialect", "first", "begun"),
-    [
-        ("chat", ROLE, True),
-        ("chat", HELLO, True),
-        ("chat", event({"choices": [{"index": 0, "text": "", "finish_reason": None}]}), True),
-        ("chat", event({"choices": [], "prompt_filter_results": [{"index": 0}], "usage": None}), False),
-        ("chat", b": open\n\n", False),
-        ("responses", CREATED, False),
-        ("responses", typed("response.in_progress", response={}), False),
-        ("responses", typed("response.queued", response={}), False),
-        ("responses", typed("response.output_item.added", item={"type": "reasoning", "summary": []}), True),
-        ("responses", b": open\n\n", False),
-    ],
-)
-def test_an_answer_has_begun_with_what_upstream_sends_only_once_it_generates(dialect, first, begun):
-    relay = StreamRelay(dialect)
-    relay.feed(first)
-    assert relay.begun is begun
-
-
 # --- errors under HTTP 200 ----------------------------------------------------------------------------------
 
 LIMIT = {"message": "Rate limit reached", "type": "tokens", "param": None, "code": "rate_limit_exceeded"}

@@ -9,7 +9,7 @@ import asyncio
 import time
 
 import pytest
-from quotapool.domain.missing_access import Access, Use
+from quotapool.domain.access import Access, Use
 from quotapool.domain.quantities import Cost, Dimension
 from quotapool.domain.request_record import RequestRecord
 from quotapool.ledger import messages

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 
 import pytest
-from quotapool.domain.missing_access import Use
+from quotapool.domain.access import Use
 from quotapool.domain.quantities import Cost
 from quotapool.ledger.grants import Granted
 from quotapool.openai.endpoints import resolve

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from quotapool.domain import retry
-from quotapool.domain.missing_access import Use
+from quotapool.domain.access import Use
 from quotapool.domain.quantities import Cost
 from quotapool.domain.retry import RetrySlots
 from quotapool.domain.verdict import Kind, Verdict

@@ -10,7 +10,7 @@ import zlib
 from collections import Counter
 
 import pytest
-from quotapool.domain.missing_access import Use
+from quotapool.domain.access import Use
 from quotapool.domain.pool import Key, Pool
 
 from tests.fakes.edge import Client, Reply, chat_answer, chat_body, error

@@ -70,7 +70,7 @@ async def test_who_asked_for_usage_gets_it(open_pool):
 
 EARLY_ERRORS = [
     pytest.param(streaming, [event({"error": QUOTA})], id="chat, at once"),
-    pytest.param(streaming, [COMMENT, event({"error": QUOTA})], id="chat, after a comment"),
+    pytest.param(streaming, [COMMENT, ROLE, event({"error": QUOTA})], id="chat, after the preamble"),
     pytest.param(streaming, [COMMENT + ROLE + event({"error": QUOTA})], id="chat, in one piece"),
     pytest.param(responding, [CREATED, IN_PROGRESS, event({**QUOTA, "type": "error"})], id="responses, an error event"),
     pytest.param(
@@ -108,7 +108,7 @@ async def test_an_error_under_http_200_before_anything_was_said_moves_to_another
 )
 async def test_a_stream_that_begins_with_the_callers_own_mistake_is_an_ordinary_error(open_pool, client, said):
     pool = await open_pool({"a": 1, "b": 1})
-    pool.upstream.next(stream(CREATED if client is responding else COMMENT, event(said)))
+    pool.upstream.next(stream(CREATED if client is responding else ROLE, event(said)))
     got = await pool.ask(client())
     assert (got.status, got.error["message"], got.error["code"]) == (400, "Flagged.", "invalid_prompt")
     assert got.header("content-type") == "application/json"
@@ -140,6 +140,7 @@ async def test_an_error_after_the_first_words_is_passed_on_and_still_scored(open
     [
         pytest.param(streaming, [COMMENT], id="a comment"),
         pytest.param(streaming, [b"\n\n"], id="blank lines"),
+        pytest.param(streaming, [ROLE], id="a role"),
         pytest.param(responding, [CREATED, IN_PROGRESS], id="a reasoning model's preamble"),
     ],
 )
@@ -151,8 +152,6 @@ async def test_what_an_error_may_follow_is_held_no_longer_than_stream_hold(open_
 @pytest.mark.parametrize(
     ("client", "first"),
     [
-        pytest.param(streaming, [ROLE], id="chat, a role"),
-        pytest.param(streaming, [COMMENT, ROLE], id="chat, a comment and a role"),
         pytest.param(streaming, [ROLE, HELLO], id="chat, words"),
         pytest.param(responding, [CREATED, IN_PROGRESS, REASONING], id="responses, a reasoning item"),
     ],
@@ -198,15 +197,6 @@ async def test_without_another_account_a_stream_that_is_an_error_from_its_first_
     pool.upstream.next(stream(CREATED + event({"type": "error", "message": "Flagged.", "code": "invalid_prompt"})))
     got = await pool.ask(responding())
     assert (got.status, got.error["code"]) == (400, "invalid_prompt")
-
-
-async def test_an_error_behind_the_role_passes_as_it_came_and_is_still_scored(open_pool):
-    pool = await open_pool({"a": 1, "b": 1})
-    late = event({"error": QUOTA})
-    pool.upstream.next(stream(ROLE, late, DONE))
-    client = await pool.ask(streaming())
-    assert (client.status, client.got) == (200, ROLE + late + DONE)
-    assert (await pool.states())[f"a/{pool.accounts_asked[0]}"].state is State.QUARANTINED
 
 
 async def test_a_response_that_is_named_behind_the_first_piece_is_remembered_before_it_ends(open_pool):

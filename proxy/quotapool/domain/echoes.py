@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import html
 import json
-from functools import lru_cache, partial
-from typing import Final, TypeVar
+from functools import lru_cache
+from typing import Final, overload
 from urllib.parse import quote, unquote
-
-Text = TypeVar("Text", bytes, bytearray)
 
 _MOST_DECODINGS: Final = 4
 
@@ -42,27 +40,34 @@ def _needles(secret: str) -> tuple[bytes, ...]:
 class EchoFilter:
     """For one answer. `feed` it the pieces of the body, then `finish`; or give it `whole` texts."""
 
-    __slots__ = ("_held", "_needle", "_others")
+    __slots__ = ("_held", "_needles")
 
     def __init__(self, secret: str) -> None:
-        self._needle, *self._others = _needles(secret)
+        self._needles = _needles(secret)
         self._held = b""
 
-    def whole(self, text: Text) -> Text:
+    @overload
+    def whole(self, text: bytes) -> bytes: ...
+    @overload
+    def whole(self, text: bytearray) -> bytearray: ...
+    def whole(self, text: bytes | bytearray) -> bytes | bytearray:
         """The very same object if the secret is not in it."""
-        if self._needle in text:
-            text = text.replace(self._needle, b"*" * len(self._needle))
-        for needle in self._others:
-            text = text.replace(needle, b"*" * len(needle))
+        for needle in self._needles:
+            if text.find(needle) >= 0:
+                text = text.replace(needle, b"*" * len(needle))
         return text
 
     def feed(self, piece: bytes) -> bytes:
         """What can pass. An end with which the secret may begin is held back; no secret has a line end."""
         if self._held:
             piece, self._held = self._held + piece, b""
-        if self._others or self._needle in piece:
-            piece = self.whole(piece)
-        if piece.endswith(b"\n") or not (begun := max(map(partial(_begun, piece), (self._needle, *self._others)))):
+        piece = self.whole(piece)
+        if piece.endswith(b"\n"):
+            return piece
+        begun = 0
+        for needle in self._needles:
+            begun = max(begun, _begun(piece, needle))
+        if not begun:
             return piece
         self._held = piece[-begun:]
         return piece[:-begun]

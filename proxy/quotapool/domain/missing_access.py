@@ -7,32 +7,14 @@ answer ends it: no single answer may take a model away from everybody.
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Final
 
-import msgspec
+from quotapool.domain.access import Access, Use
 
 AVOIDED_S: Final = 300.0
 _SERVED_LATELY_S: Final = 600.0
 _MOST: Final = 10_000  # entries of each kind; clients can invent models
 _MOST_SERVED: Final = 100_000
-
-
-class Access(StrEnum):
-    """What a refusal for lack of access is about."""
-
-    MODEL = "model"  # the account and the model, or the stored prompt
-    FEATURE = "feature"  # the account, the model and one feature of it: others go on
-    ENDPOINT = "endpoint"  # the key and the endpoint: another key of the account may have the scope
-    REQUEST = "request"  # nothing that other requests have in common
-
-
-class Use(msgspec.Struct, frozen=True, gc=False):
-    """What a request uses. `model`: its name, or the id of the stored prompt that chooses it."""
-
-    model: str
-    endpoint: str = ""
-    features: tuple[str, ...] = ()
 
 
 class MissingAccess:

@@ -15,8 +15,9 @@ from array import array
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from quotapool.domain.access import Use
 from quotapool.domain.headroom import Headroom
-from quotapool.domain.missing_access import MissingAccess, Use
+from quotapool.domain.missing_access import MissingAccess
 from quotapool.domain.states import Record, State
 from quotapool.domain.subject import Subject
 from quotapool.domain.wallet import MONTHLY_STOP

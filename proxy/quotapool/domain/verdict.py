@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from quotapool.domain.missing_access import Access
+from quotapool.domain.access import Access
 
 
 class Kind(StrEnum):

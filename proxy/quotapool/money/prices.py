@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from quotapool.domain.wallet import PICO
-from quotapool.money.rate_cards import STANDARD, CardSet, PriceList, RateCard, Rule
+from quotapool.money.price_list import STANDARD, PriceList
+from quotapool.money.rate_cards import CardSet, RateCard, Rule
 from quotapool.settings.money import ModelPrices, Rates
 
 if TYPE_CHECKING:

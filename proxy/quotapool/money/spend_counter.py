@@ -19,7 +19,8 @@ from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.wallet import PICO
-from quotapool.money.rate_cards import STANDARD, CardSet, PriceList, RateCard, price, standard_or
+from quotapool.money.price_list import STANDARD, PriceList, price, standard_or
+from quotapool.money.rate_cards import CardSet, RateCard
 from quotapool.money.spend_store import Entry, Kind, SpendBatch, SpendStore, new_batch_id
 from quotapool.store.store import StoreError
 

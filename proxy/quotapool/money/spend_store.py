@@ -17,7 +17,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec.structs import astuple, replace
 
-from quotapool.money.rate_cards import STANDARD, standard_or
+from quotapool.money.price_list import STANDARD, standard_or
 from quotapool.store.store import Script, Store, text_of
 
 Dimension = Literal["account", "key", "model", "client", "pool"]

@@ -92,22 +92,6 @@ class ObjectMissing(Refusal):
         return replies.error_body(message, "invalid_request_error", code, param)
 
 
-def involves_objects(request: ObjectRequest) -> bool:
-    """Whether a request has to do with stored objects at all. Runs for every request, so it only searches bytes."""
-    body = request.body
-    if request.model[:3] == MODEL.prefix:
-        return True
-    if request.target == "/v1/chat/completions" and request.method == "POST":
-        return request.store is True or (
-            body is not None and reference_marks.may_reference("chat", body, strictly=request.client != "")
-        )
-    if request.endpoint in {"completions", "embeddings", "moderations"}:
-        return False
-    if ids.object_path(request.target) is not None:
-        return True
-    return body is not None and reference_marks.may_reference(request.endpoint, body, strictly=True)
-
-
 class Objects:
     """Places requests. `fetch` tries the accounts for unknown ids, if `objects.search` is on."""
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from quotapool.domain.missing_access import Access
+from quotapool.domain.access import Access
 from quotapool.domain.redact import mask
 from quotapool.domain.verdict import OK, Kind, Scope, Verdict
 from quotapool.openai.jsontext import BROKEN, object_in
@@ -299,7 +299,7 @@ def classify_stream_error(payload: bytes) -> Verdict:
 def failure_in(body: bytes) -> bytes | None:
     """The failure in a whole answer of the Responses API, as a stream would have reported it (`response.failed`), for
     `classify_stream_error`; None if the body is anything but a failed response with an error."""
-    if b'"failed"' not in body:  # nearly always: nothing is decoded
+    if body.find(b'"failed"') < 0:  # nearly always: nothing is decoded
         return None
     try:
         response = _response.decode(body)

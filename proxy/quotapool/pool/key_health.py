@@ -12,7 +12,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from quotapool.domain.missing_access import Use
+from quotapool.domain.access import Use
 from quotapool.domain.states import Record, State, first_rest_s, state_after, subject_of
 from quotapool.domain.subject import Subject, SubjectKind
 from quotapool.domain.verdict import Kind, Verdict

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from quotapool.domain.missing_access import Use
+from quotapool.domain.access import Use
 from quotapool.domain.quantities import Cost, Dimension
 
 

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from quotapool.domain import retry
-from quotapool.domain.missing_access import Access
+from quotapool.domain.access import Access
 from quotapool.domain.observer import Observer
 from quotapool.domain.request_record import RequestRecord
 from quotapool.domain.retry import RetrySlots, Step, Tried

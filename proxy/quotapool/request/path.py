@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Mapping
 
 from quotapool.domain.request_record import RequestRecord
 from quotapool.ledger.grants import Granted
-from quotapool.objects.placement import ObjectRequest, Objects, involves_objects
+from quotapool.objects.placement import ObjectRequest, Objects
 from quotapool.openai.endpoints import resolve
+from quotapool.openai.reference_marks import involves_objects
 from quotapool.openai.replies import ProxyError
 from quotapool.pool.configuration import Configuration
 from quotapool.request.attempt import AttemptParts
@@ -97,9 +98,10 @@ class RequestPath:
     async def _place(self, down: Downstream, request: ClientRequest, client: str) -> None:
         """Find out where the objects live that the request names, and have its answer read for new ones."""
         name, text = request.endpoint.name, None if request.body is None else request.text
-        asked = ObjectRequest(name, down.method, down.target, text, request.model, request.store, client)
-        if not involves_objects(asked):
+        model, store = request.model, request.store
+        if not involves_objects(name, down.method, down.target, text, model=model, store=store, is_keyed=client != ""):
             return
+        asked = ObjectRequest(name, down.method, down.target, text, model, store, client)
         if request.stream is not None:
             request.stream = self._objects.checked_form(request.stream, asked, down.headers)  # 400, 404 as it passes
         request.placement = await self._objects.place(asked)

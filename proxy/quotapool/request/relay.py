@@ -168,7 +168,7 @@ async def pass_stream(
     echo: EchoFilter,
     reader: AnswerReader | None = None,
 ) -> None:
-    """Server-sent events. What comes before the answer has begun is held at most `hold_s`; an error found in it is
+    """Server-sent events. The preamble is held at most `hold_s`; an error found in it is
     returned, not sent."""
     held: list[bytes] = []
     named = False
@@ -219,14 +219,14 @@ async def _kept(reader: AnswerReader, watch: StreamRelay) -> bool:
 
 
 async def _hold(answer: Answer, watch: StreamRelay, hold_s: float, held: list[bytes], echo: EchoFilter) -> bool:
-    """Read until the answer has begun, an error, or `hold_s` from the first byte; with 0, only what came first. True if
+    """Read until the first event that counts, an error, or `hold_s` from the first byte; with 0, only what came first. True if
     the stream ended."""
     chunk = await answer.chunk()
     deadline = time.monotonic() + hold_s
     while chunk:
         held.append(watch.feed(echo.feed(chunk)))
         left_s = deadline - time.monotonic()
-        if watch.begun or watch.error is not None or left_s <= 0:
+        if watch.committed or watch.error is not None or left_s <= 0:
             return False
         try:
             async with asyncio.timeout(left_s):

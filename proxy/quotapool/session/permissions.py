@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote
 
-from quotapool.objects.placement import ObjectRequest, Objects, about, involves_objects
+from quotapool.objects.placement import ObjectRequest, Objects, about
 from quotapool.openai import replies
 from quotapool.openai.ids import Reference, object_path
 from quotapool.openai.named_models import other_models
+from quotapool.openai.reference_marks import involves_objects
 from quotapool.openai.refusal import Refusal
 from quotapool.pool.configuration import Configuration
 from quotapool.request.daily_limit import DailyLimit
@@ -125,8 +126,9 @@ class SessionPermissions:
             return known
 
         only = None
-        asked = ObjectRequest(endpoint, "POST", f"/v1/{endpoint}", event, model, None, name, is_own)
-        if involves_objects(asked):
+        target = f"/v1/{endpoint}"
+        if involves_objects(endpoint, "POST", target, event, model=model, store=None, is_keyed=name != ""):
+            asked = ObjectRequest(endpoint, "POST", target, event, model, None, name, is_own)
             only = (await self._objects.place(asked)).only
             if only is not None and account not in only:
                 raise ObjectElsewhere(only, about(asked), may_move=not names_own)

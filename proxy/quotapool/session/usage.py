@@ -20,8 +20,8 @@ from typing import Final
 import msgspec
 import structlog
 
+from quotapool.domain.access import Use
 from quotapool.domain.cool_down import COOLING, cool_down_s
-from quotapool.domain.missing_access import Use
 from quotapool.domain.quantities import Certainty, Cost, Details, Dimension, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.states import State
