@@ -221,8 +221,7 @@ class StreamRelay:
         self._deltas += deltas
         if not is_preamble:
             self._commit()
-        elif decoded.choices:  # a role or an empty delta
-            return not (self._strip and decoded.choices == [] and type(decoded.usage) is dict)
+        return not (self._strip and decoded.choices == [] and type(decoded.usage) is dict)
 
     def _commit(self) -> None:
         if self.error is None:

@@ -219,8 +219,8 @@ async def _kept(reader: AnswerReader, watch: StreamRelay) -> bool:
 
 
 async def _hold(answer: Answer, watch: StreamRelay, hold_s: float, held: list[bytes], echo: EchoFilter) -> bool:
-    """Read until the first event that counts, an error, or `hold_s` from the first byte; with 0, only what came first. True if
-    the stream ended."""
+    """Read until the first event that counts, an error, or `hold_s` from the first byte; with 0, only what came first.
+    True if the stream ended."""
     chunk = await answer.chunk()
     deadline = time.monotonic() + hold_s
     while chunk:
