@@ -111,7 +111,7 @@ def row(of: Sequence[float]) -> str:
     return f"{statistics.median(of):7.1f} ({min(of):.1f}-{max(of):.1f})"
 
 
-async def main(rounds: int, directory: Path) -> None:
+async def main(rounds: int, only: str, directory: Path) -> None:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     upstream = server.sockets[0].getsockname()[1]
     ports, running = {"upstream itself": upstream}, []
@@ -121,7 +121,7 @@ async def main(rounds: int, directory: Path) -> None:
             ports[label] = free_port()
             running.append(quotapool(keys=accounts)(Rig(own, upstream, 0, own, 0, 0, None), own, ports[label]))
             await asyncio.to_thread(wait_for, running[-1], ports[label], "sk-any", 30)
-        for name in SCRIPTS:
+        for name in filter(lambda name: only in name, SCRIPTS):
             taken: dict[str, list[tuple[float, float]]] = {label: [] for label in ports}
             for nth in range(rounds + 1):
                 for label, port in ports.items():
@@ -141,5 +141,7 @@ async def main(rounds: int, directory: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", default="", help="streams whose name holds this")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
-        asyncio.run(main(parser.parse_args().rounds, Path(made)))
+        asyncio.run(main(given.rounds, given.only, Path(made)))
