@@ -175,8 +175,8 @@ def test_what_cannot_be_none_may_be_read():
 
 
 def foreign(source: str) -> list[str]:
-    """msgspec's shapes (mypyc drops `frozen=True` and all other keywords), subclasses of asyncio's protocols (one crashed:
-    compiled objects have no weak references) and async generators (they do not compile)."""
+    """msgspec's shapes (mypyc drops `frozen=True` and all other keywords), subclasses of asyncio's protocols (one
+    crashed: compiled objects have no weak references) and async generators (they do not compile)."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ClassDef):
