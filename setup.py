@@ -6,15 +6,25 @@ Which modules: `tool.quotapool.compiled` in pyproject.toml. Why, and how: docs/d
 import hashlib
 import json
 import os
+import shutil
 import tomllib
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).parent
 PACKAGE = HERE / "proxy" / "quotapool"
 COMPILED = tomllib.loads((HERE / "pyproject.toml").read_text())["tool"]["quotapool"]["compiled"]
+
+
+class Build(build):
+    """Begins with an empty folder: setuptools packs all that it finds there, libraries of an older build too."""
+
+    def run(self) -> None:
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
 
 
 class Compile(build_ext):
@@ -31,6 +41,6 @@ if os.environ.get("QUOTAPOOL_COMPILE") == "1":
 
     sources = [str((PACKAGE / name).relative_to(HERE)) for name in COMPILED]
     modules = mypycify(sources, debug_level="0", multi_file=True, group_name="quotapool", target_dir="build/mypyc")
-    setup(ext_modules=modules, cmdclass={"build_ext": Compile})
+    setup(ext_modules=modules, cmdclass={"build": Build, "build_ext": Compile})
 else:
-    setup()
+    setup(cmdclass={"build": Build})

@@ -28,6 +28,8 @@ HOW_TO_GET = {
     "redis-server": "apt-get install redis-server",
     "node": "apt-get install nodejs npm",
     "npm": "apt-get install npm",
+    "gcc": "apt-get install gcc libc6-dev",
+    "a Python >= 3.11 outside root's home directory, with its headers": "apt-get install python3-venv python3-dev",
     "tests/clients": "`make .venv/.clients`, with npm and the network",
 }
 

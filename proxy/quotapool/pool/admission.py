@@ -138,10 +138,11 @@ class Admission:
             queue.serving = loop.create_task(self._serve(want.queue, queue))
         elif len(queue.waiting) <= _HEADS or queue.waiting.peek() is waiter:
             queue.changed.set()  # the one whose room is awaited need not be the one to ask for now
-        answer: AdmissionAnswer | None = None
+        answered = False
         try:
             async with asyncio.timeout(patience_s):
                 answer = await waiter.future
+                answered = True
         except TimeoutError:
             wait_s = max(expected_s, queue.pace_s)
             return self._no_room(want.queue, "queue_timeout", wait_s, Refused(wait_s, None), queue)
@@ -149,7 +150,7 @@ class Admission:
             want.queued_s += time.monotonic() - joined
             self._waiting -= 1
             self._observer.queue_changed(-1)
-            if answer is None:
+            if not answered:
                 self._leave(queue, waiter)
         return answer
 

@@ -160,17 +160,22 @@ class HttpAttempt(Attempt):
                 if request.characters and passed.complete:
                     passed.usage = Usage(Certainty.EXACT, details=Details(characters=request.characters))
         finally:
-            outcome.usage = passed.usage
-            if request.leaves_the_model:
-                request_record.model = answering_model(passed.final)[:LONGEST_MODEL] or request_record.model
-            if passed.late_error is not None:  # scored even if the client leaves on seeing it
-                outcome.verdict = classify_stream_error(self.parts.clean(passed.late_error))
+            self._learn_from(passed)
         if passed.error is not None:
             outcome.verdict = classify_stream_error(self.parts.clean(passed.error))
             outcome.held = held_event(outcome.verdict, headers)
             return
         outcome.delivered = True
         self.parts.observer.served(request_record.model)
+
+    def _learn_from(self, passed: Passed) -> None:
+        """However the answer ended."""
+        record, outcome = self.request_record, self.outcome
+        outcome.usage = passed.usage
+        if self.request.leaves_the_model:
+            record.model = answering_model(passed.final)[:LONGEST_MODEL] or record.model
+        if passed.late_error is not None:  # scored even if the client leaves on seeing it
+            outcome.verdict = classify_stream_error(self.parts.clean(passed.late_error))
 
     def _hold_s(self) -> float:
         """How long the beginning of a stream may be held: not at all if no other account could take the request."""

@@ -203,9 +203,14 @@ async def pass_stream(
         passed.complete = True
         await down.finish()
     finally:
-        passed.usage, passed.final = watch.usage, watch.last
-        if passed.error is None:
-            passed.late_error = watch.error
+        _shown(passed, watch)
+
+
+def _shown(passed: Passed, watch: StreamRelay) -> None:
+    """What the stream has shown, however it ended."""
+    passed.usage, passed.final = watch.usage, watch.last
+    if passed.error is None:
+        passed.late_error = watch.error
 
 
 async def _kept(reader: AnswerReader, watch: StreamRelay) -> bool:
