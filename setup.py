@@ -19,6 +19,10 @@ PACKAGE = HERE / "proxy" / "quotapool"
 COMPILED = tomllib.loads((HERE / "pyproject.toml").read_text())["tool"]["quotapool"]["compiled"]
 
 
+def digests() -> dict[str, str]:
+    return {name: hashlib.sha256((PACKAGE / name).read_bytes()).hexdigest() for name in COMPILED}
+
+
 class Build(build):
     """Begins with an empty folder: setuptools packs all that it finds there, libraries of an older build too."""
 
@@ -32,15 +36,16 @@ class Compile(build_ext):
 
     def run(self) -> None:
         super().run()
-        manifest = {name: hashlib.sha256((PACKAGE / name).read_bytes()).hexdigest() for name in COMPILED}
-        Path(self.build_lib, "quotapool", "compiled.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        Path(self.build_lib, "quotapool", "compiled.json").write_text(json.dumps(digests(), indent=1) + "\n")
 
 
 if os.environ.get("QUOTAPOOL_COMPILE") == "1":
     from mypyc.build import mypycify
 
     sources = [str((PACKAGE / name).relative_to(HERE)) for name in COMPILED]
-    modules = mypycify(sources, debug_level="0", multi_file=True, group_name="quotapool", target_dir="build/mypyc")
+    # The code of all is one library, beside the package. By its name no module can find that of another build.
+    name = "quotapool_" + hashlib.sha256("".join(digests().values()).encode()).hexdigest()[:12]
+    modules = mypycify(sources, debug_level="0", multi_file=True, group_name=name, target_dir="build/mypyc")
     setup(ext_modules=modules, cmdclass={"build": Build, "build_ext": Compile})
 else:
     setup(cmdclass={"build": Build})

@@ -56,7 +56,14 @@ def leave_another_library(package: Path) -> None:
     (package / f"plain{SUFFIX}").touch()
 
 
-@pytest.mark.parametrize("spoil", [change_the_source, lose_the_manifest, lose_the_library, leave_another_library])
+def leave_one_of_any_python(package: Path) -> None:
+    (package / "plain.abi3.so").touch()
+
+
+SPOILS = [change_the_source, lose_the_manifest, lose_the_library, leave_another_library, leave_one_of_any_python]
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
 def test_what_is_not_of_its_source_is_an_error_that_says_what_to_do(package, spoil):
     spoil(package)
     with pytest.raises(StaleBuildError, match=r"(request/path|plain)\.py.*make compile.*make pure"):

@@ -21,9 +21,10 @@ class StaleBuildError(ImportError):
 
 def check(package: Path) -> bool:
     """Whether the package in this folder is compiled. Raises StaleBuildError if that cannot be relied upon."""
-    suffix = EXTENSION_SUFFIXES[0]
-    libraries = [path.relative_to(package).as_posix() for path in package.rglob("*" + suffix)]
-    sources = {name.removesuffix(suffix) + ".py" for name in libraries}
+    libraries = [path for path in package.rglob("*") if path.name.endswith(tuple(EXTENSION_SUFFIXES))]
+    sources = {
+        f"{path.relative_to(package).with_name(path.name.partition('.')[0]).as_posix()}.py" for path in libraries
+    }
     manifest = package / MANIFEST
     built: dict[str, str] = json.loads(manifest.read_text("utf-8")) if manifest.exists() else {}
     stale = sources.symmetric_difference(built)

@@ -253,3 +253,43 @@ def test_among_more_accounts_than_a_reservation_names_there_is_always_another():
     """To be certain would take a look at each: here the cost must not grow with the keys."""
     many = [f"{n}/1" for n in range(CANDIDATES + 1)]
     assert pool(*many).has_other("0", {str(n) for n in range(1, CANDIDATES + 1)}, None)
+
+
+# ---- keys that are prepared beside the pool in use
+
+
+@pytest.mark.parametrize("changed_meanwhile", [{}, {"k/d/1": rest(until=50.0), "o/org": rest(until=60.0)}])
+def test_a_pool_that_becomes_its_successor_is_as_if_it_had_got_the_keys_itself(changed_meanwhile):
+    before, after = ("a/1", "b/1", "c/1"), ("d/1", "c/1", "c/2", "b/1")
+    keys = [Key(id=name, account=name.partition("/")[0], fingerprint=f"fp-{name}") for name in after]
+    weights, organizations = {"b": 0.25, "d": 3.0}, {"c": "org", "d": "org"}
+    prepared, plain = pool(*before), pool(*before)
+    for one in (prepared, plain):
+        one.apply_states({"k/a/1": rest(), "a/b": rest(until=70.0)})
+        one.note_headroom(1, GPT, 0.5, 90.0)
+    successor = prepared.successor(keys, weights, organizations)
+    if changed_meanwhile:
+        prepared.apply_states(changed_meanwhile)
+        plain.apply_states(changed_meanwhile)
+    prepared.become(successor)
+    plain.replace(keys, weights, organizations)
+
+    def view(one: Pool) -> list[object]:
+        picks = [
+            picked(one, seed=seed, few=few, sticky=sticky, exclude=exclude, may_try_resting=True)
+            for seed in range(20)
+            for few in (True, False)
+            for sticky in (None, seed * 214_748_364)
+            for exclude in ((), ("c",), ("c", "d"))
+        ]
+        names = {name: [account.id for account in found] for name, found in one.organizations.items()}
+        resting = {key.id for key in one.due(100.0, random.Random(1))}
+        states = {key: one.state_of(known) for key, known in one.keys.items()}
+        return [picks, one.size, sorted(one.accounts), names, resting, states, one.weight_of("b"), one.weight_of("d")]
+
+    assert view(prepared) == view(plain)
+    assert prepared.weight_of("d") == 3.0
+    assert sorted(prepared.accounts) == ["b", "c", "d"]
+    ring = len(prepared._ring)
+    prepared.become(prepared.successor(keys, weights, organizations))
+    assert len(prepared._ring) == ring  # nobody is on it twice

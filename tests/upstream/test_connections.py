@@ -11,7 +11,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from quotapool.upstream import connection
 from quotapool.upstream.interface import UpstreamFailure
 
 from tests.fakes.upstream_server import CLIENTS, Timeouts, answering, get, once, talk_to, whole
@@ -196,9 +195,8 @@ async def test_the_connection_used_last_is_used_next():
         assert len(set(order[2:])) == 1
 
 
-async def test_idle_connections_are_closed_in_time(monkeypatch):
+async def test_idle_connections_are_closed_in_time():
     """aiohttp's client does this by the same 60 seconds; here it is tried with 30 ms."""
-    monkeypatch.setattr(connection, "_IDLE_S", 0.03)
     left = asyncio.Event()
 
     async def script(incoming) -> None:
@@ -209,6 +207,10 @@ async def test_idle_connections_are_closed_in_time(monkeypatch):
 
     async with talk_to("ours", script) as (client, _):
         assert await get(client) == (200, b"hello")
+        (idle,) = client._idle
+        assert idle.keep_s == 60.0
+        idle.keep_s = 0.03
+        client.free(idle)
         await asyncio.wait_for(left.wait(), 1)
         assert repr(client).endswith(" 0 open 0 idle>")
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-import msgspec
 import structlog
 
 from quotapool.domain.observer import Observer
@@ -38,7 +37,6 @@ _CLOCK_DRIFTS_S: Final = 1e-6  # for each answer
 _LONGEST_COOL_S: Final = 7 * 86_400.0
 
 _log = structlog.get_logger()
-_unpack = msgspec.msgpack.Decoder().decode
 
 
 class Ledger:

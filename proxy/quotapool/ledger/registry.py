@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from enum import IntEnum
 from functools import partial
 from typing import Any, Final
@@ -24,7 +24,8 @@ from quotapool.ledger.messages import record_of
 from quotapool.store.store import Script, Store, StoreLost, StoreUnavailable, text_of
 
 _MOST_EVENTS: Final = 10_000
-_AT_ONCE: Final = 1_000  # names of buckets that are decoded in one turn of the loop
+
+_AT_ONCE: Final = 200  # names of buckets in one turn of the loop
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
@@ -200,19 +201,27 @@ class Registry:
         return self.epoch
 
     async def correct_seconds(self) -> None:
-        """The store's clock was set back: let what rests do so no longer than it was to. Changes nothing otherwise."""
-        keys = keys_of_clock(self.prefix, await self._groups_with_a_bucket())
+        """The store's clock was set back: let what rests do so no longer than it was to. Changes nothing otherwise.
+
+        A group that gets its first bucket meanwhile has nothing yet that an earlier clock has set.
+        """
+        groups: dict[str, None] = {}
+        async for part in self.bucket_names():
+            groups.update((_unpack(member)[1], None) for member in part)
+        keys = keys_of_clock(self.prefix, list(groups))
         await self.retry(lambda: self.store.evalsha(self._clock_script, keys, []))
 
-    async def _groups_with_a_bucket(self) -> list[str]:
-        """A group that gets its first bucket meanwhile has nothing yet that an earlier clock has set."""
-        groups: dict[str, None] = {}
+    async def bucket_names(self) -> AsyncIterator[list[bytes]]:
+        """The index of all buckets, each once, a few hundred at a time: MessagePack of (account, model group)."""
+        seen: set[bytes] = set()  # a scan may name a member twice
         cursor = -1
         while cursor:
             scan = partial(self.store.client.sscan, f"{self.prefix}:buckets", max(0, cursor), count=_AT_ONCE)
             cursor, members = await self.retry(scan)
-            groups.update((_unpack(member)[1], None) for member in members)
-        return list(groups)
+            new = [member for member in members if member not in seen]
+            seen.update(new)
+            for start in range(0, len(new), _AT_ONCE):
+                yield new[start : start + _AT_ONCE]
 
     async def poll(self) -> float:
         """Read version and epoch; returns the store's time. Unlike a heartbeat it counts nobody as a replica."""

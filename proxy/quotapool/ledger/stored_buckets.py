@@ -46,21 +46,14 @@ class StoredBuckets:
 
     async def each(self) -> AsyncIterator[tuple[tuple[str, str], Bucket]]:
         """Every bucket with its (account, model group), in any order; the loop gets its turn every few hundred."""
-        client, index = self._store.client, f"{self._prefix}:buckets"
-        seen: set[bytes] = set()  # a scan may name a member twice
-        cursor = -1
-        while cursor:
-            cursor, members = await self._registry.retry(partial(client.sscan, index, max(0, cursor), count=_AT_ONCE))
-            new = [member for member in members if member not in seen]
-            seen.update(new)
-            for start in range(0, len(new), _AT_ONCE):
-                part = new[start : start + _AT_ONCE]
-                names = [tuple(_unpack(member)) for member in part]
-                keys = [bucket_key(self._prefix, account, group) for account, group in names]
-                values = await self._registry.retry(partial(client.mget, keys))
-                for name, raw in zip(names, values, strict=True):
-                    if raw is not None:
-                        yield name, bucket_of(raw)
-                expired = [member for member, raw in zip(part, values, strict=True) if raw is None]
-                if expired:
-                    await self._registry.retry(partial(client.srem, index, *expired))
+        client = self._store.client
+        async for part in self._registry.bucket_names():
+            names = [tuple(_unpack(member)) for member in part]
+            keys = [bucket_key(self._prefix, account, group) for account, group in names]
+            values = await self._registry.retry(partial(client.mget, keys))
+            for name, raw in zip(names, values, strict=True):
+                if raw is not None:
+                    yield name, bucket_of(raw)
+            expired = [member for member, raw in zip(part, values, strict=True) if raw is None]
+            if expired:
+                await self._registry.retry(partial(client.srem, f"{self._prefix}:buckets", *expired))

@@ -168,8 +168,7 @@ async def pass_stream(
     echo: EchoFilter,
     reader: AnswerReader | None = None,
 ) -> None:
-    """Server-sent events. The preamble is held at most `hold_s`; an error found in it is
-    returned, not sent."""
+    """Server-sent events. The preamble is held at most `hold_s`; an error found in it is returned, not sent."""
     held: list[bytes] = []
     named = False
     try:

@@ -25,7 +25,7 @@ from quotapool.upstream.turns import Turns
 
 _LONGEST_HEAD: Final = 2**16  # bytes: of an answer's head, its trailers, or the framing between two pieces of a body
 _AT_ONCE: Final = 2**14  # bytes of an answer that are parsed in one step
-_IDLE_S = 60.0
+_IDLE_S: Final = 60.0
 _MARGIN: Final = 0.8  # of the time a server says it keeps an idle connection: ours must be the first to close it
 _TRUSTED_S: Final = 1.0  # a connection idle for longer is looked at before it is used
 _NO_BODY: Final = frozenset({204, 304})
