@@ -18,6 +18,7 @@ BENCHMARKS = HERE.parent
 # By file: its words, and what the last line it prints must hold (a figure, of what was to be measured).
 TINY = {
     "request_path.py": ("--here --keys 2 --rounds 1 --requests 64", "2 keys: least"),
+    "request_counts.py": ("--clients 2 --requests 50", "timers"),
     "request_steps.py": ("--number 3", "an event of a stream"),
     "reserve_cost.py": ("--keys 2 10 --calls 64 --rounds 1", "times the smallest pool's"),
     "script_cost.py": ("--accounts 20 --batch 2 --requests 20 --rounds 1", "1.00"),

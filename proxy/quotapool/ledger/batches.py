@@ -18,7 +18,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -79,12 +78,15 @@ class Batches:
         self._doubtful: deque[_Batch] = deque()
         self._task: asyncio.Task[None] | None = None
         self._urgent = False  # a caller waits for a queued item
+        self._known_loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None  # until items that no caller waits for are sent alone
 
-    @cached_property
+    @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """Kept: to ask for it costs a system call in Python 3.11."""
-        return asyncio.get_running_loop()
+        if self._known_loop is None:
+            self._known_loop = asyncio.get_running_loop()
+        return self._known_loop
 
     def put(self, item: Item, *, urgent: bool = True) -> None:
         """Send `item` with the next batch. Not `urgent`: it may wait some milliseconds for one."""

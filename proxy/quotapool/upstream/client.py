@@ -66,14 +66,17 @@ class UpstreamClient:
         self._open: set[UpstreamConnection] = set()
         self._tidying: asyncio.TimerHandle | None = None
         self._closed = False
+        self._known_loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"<UpstreamClient {self._origin}{self._prefix} {len(self._open)} open {len(self._idle)} idle>"
 
-    @functools.cached_property
+    @property
     def _loop(self) -> asyncio.AbstractEventLoop:
         """Kept: to ask for it costs a system call in Python 3.11."""
-        return asyncio.get_running_loop()
+        if self._known_loop is None:
+            self._known_loop = asyncio.get_running_loop()
+        return self._known_loop
 
     async def send(self, method: str, target: str, headers: Sequence[Header], body: Body) -> StreamedAnswer:
         loop = self._loop
