@@ -4,7 +4,7 @@
 
 Prints µs per message, medians, for a message relayed from a client to upstream (a masked frame is read, the message is
 masked again and written) and from upstream to a client (nothing is masked), as the bytes of one read. `wsproto` is
-measured if it is installed. At the end masking alone, in C and in Python.
+measured if it is installed. At the end masking alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from quotapool.websocket.frames import BINARY, TEXT, FrameReader, head_of
-from quotapool.websocket.mask import mask, mask_in_python
+from quotapool.websocket.mask import mask
 
 MOST = 2**25
 MESSAGES = {"text 200 B": (TEXT, b"x" * 200), "binary 16 KiB": (BINARY, os.urandom(2**14))}
@@ -100,10 +100,9 @@ def main() -> None:
     for (name, way, core_name), values in figures.items():
         print(f"{name:14} {way:5} {core_name:11} {statistics.median(values):7.2f} µs")
     for size in (200, 2**14):
-        for apply in (mask, mask_in_python):
-            data = bytearray(os.urandom(size))
-            one = statistics.median(timed(lambda a=apply, d=data: a(b"abcd", d), times // 10) for _ in range(rounds))
-            print(f"mask {size:8} B {apply.__name__:14} {one:7.2f} µs")
+        data = bytearray(os.urandom(size))
+        one = statistics.median(timed(lambda d=data: mask(b"abcd", d), times // 10) for _ in range(rounds))
+        print(f"mask {size:8} B {one:7.2f} µs")
 
 
 if __name__ == "__main__":

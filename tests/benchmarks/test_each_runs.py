@@ -27,7 +27,7 @@ TINY = {
     "client_servers.py": ("--requests 64 --rounds 1", "µs/request"),
     "upstream_clients.py": ("--requests 64 --rounds 1", "µs/request"),
     "tls_handshakes.py": ("--connections 4 --rounds 1", "resumed"),
-    "websocket_frames.py": ("--rounds 1 --times 20", "mask_in_python"),
+    "websocket_frames.py": ("--rounds 1 --times 20", "mask    16384 B"),
     "first_bytes.py": ("--rounds 1 --only named", "one account      first byte"),
     "budgets_in_virtual_time.py": ("--only burst --seconds 3 --warm-up 1", "| mixed | correct |"),
     "shards_in_virtual_time.py": ("--accounts 24 --big 10 --offered 0.9 --seconds 16 --stale 0.05", "| 16 | 2 "),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from importlib.metadata import version
@@ -149,10 +147,3 @@ def test_configured_prices_override_the_data_only_for_the_rates_they_give():
 
 def test_the_cards_name_the_version_of_the_data_and_the_day(cards):
     assert (cards.version, cards.day) == (f"genai-prices {version('genai-prices')}", "2026-11-22")
-
-
-def test_no_worker_carries_the_price_data():
-    # It takes 20 MB and 0.2 s, which every worker would pay.
-    imported = "import sys, quotapool.app.worker; print('genai_prices' in sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", imported], capture_output=True, text=True, check=True)
-    assert ran.stdout == "False\n"

@@ -1,0 +1,15 @@
+"""What a worker does not carry: each of these packages would take its memory once for every worker."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+# MiB: the price data, and the HTTP server and client of the supervisor.
+HEAVY = {"genai_prices": 20, "aiohttp": 8, "typer": 4}
+
+
+def test_a_worker_imports_nothing_heavy_that_others_need():
+    imported = f"import sys, quotapool.app.worker; print(sorted(set({list(HEAVY)}) & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", imported], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
