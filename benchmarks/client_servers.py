@@ -36,13 +36,13 @@ REQUEST = (
 EVENTS = 100
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"Hello there"}}]}\n\n'
 HEADERS = [
-    ("Content-Type", "application/json"),
-    ("openai-processing-ms", "12"),
-    ("openai-version", "2020"),
-    ("x-ratelimit-limit-requests", "10000"),
-    ("x-ratelimit-remaining-requests", "9999"),
-    ("x-ratelimit-reset-requests", "6ms"),
-    ("x-request-id", "req_0123456789"),
+    (b"Content-Type", b"application/json"),
+    (b"openai-processing-ms", b"12"),
+    (b"openai-version", b"2020"),
+    (b"x-ratelimit-limit-requests", b"10000"),
+    (b"x-ratelimit-remaining-requests", b"9999"),
+    (b"x-ratelimit-reset-requests", b"6ms"),
+    (b"x-request-id", b"req_0123456789"),
 ]
 
 

@@ -30,11 +30,11 @@ from typing import Any
 import msgspec
 import uvloop
 import yaml
-from multidict import CIMultiDict
 from quotapool.app.worker import Worker
 from quotapool.app.worker_pipe import Configure
 from quotapool.money.prices import compile_cards
 from quotapool.observe import shared_values
+from quotapool.openai.head import Head
 from quotapool.settings import for_workers, load, to_wire
 from quotapool.upstream.answer import StreamedAnswer
 from quotapool.web.exchange import Exchange
@@ -54,10 +54,10 @@ BODY = json.dumps(
     }
 ).encode()
 REQUEST = [
-    ("Host", "127.0.0.1:8080"),
-    ("Content-Type", "application/json"),
-    ("Authorization", "Bearer anything"),
-    ("Content-Length", str(len(BODY))),
+    (b"Host", b"127.0.0.1:8080"),
+    (b"Content-Type", b"application/json"),
+    (b"Authorization", b"Bearer anything"),
+    (b"Content-Length", b"%d" % len(BODY)),
 ]
 ANSWER = json.dumps(
     {
@@ -69,15 +69,15 @@ ANSWER = json.dumps(
     }
 ).encode()
 ANSWERED = [
-    ("Content-Type", "application/json"),
-    ("Content-Length", str(len(ANSWER))),
-    ("x-request-id", "req_1"),
-    ("x-ratelimit-limit-requests", "10000000"),
-    ("x-ratelimit-remaining-requests", "9999999"),
-    ("x-ratelimit-reset-requests", "1ms"),
-    ("x-ratelimit-limit-tokens", "1000000000"),
-    ("x-ratelimit-remaining-tokens", "999999999"),
-    ("x-ratelimit-reset-tokens", "1ms"),
+    (b"Content-Type", b"application/json"),
+    (b"Content-Length", b"%d" % len(ANSWER)),
+    (b"x-request-id", b"req_1"),
+    (b"x-ratelimit-limit-requests", b"10000000"),
+    (b"x-ratelimit-remaining-requests", b"9999999"),
+    (b"x-ratelimit-reset-requests", b"1ms"),
+    (b"x-ratelimit-limit-tokens", b"1000000000"),
+    (b"x-ratelimit-remaining-tokens", b"999999999"),
+    (b"x-ratelimit-reset-tokens", b"1ms"),
 ]
 _pack, _items = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
@@ -101,7 +101,7 @@ class Upstream:
     async def send(self, *_: object) -> StreamedAnswer:
         await asyncio.sleep(0)
         answer = StreamedAnswer(self, 60.0)
-        answer.status, answer.reason, answer.headers, answer.begun = 200, "OK", CIMultiDict(ANSWERED), True
+        answer.status, answer.reason, answer.headers, answer.begun = 200, "OK", Head(ANSWERED), True
         answer.feed(ANSWER)
         answer.end()
         return answer
@@ -164,7 +164,7 @@ async def measure(keys: int, rounds: int, requests: int, profile: str) -> list[f
         async def client(count: int) -> None:
             for _ in range(count):
                 exchange = Exchange(
-                    Connection(), "POST", "/v1/chat/completions", list(REQUEST), modern=True, keep_alive=True
+                    Connection(), "POST", "/v1/chat/completions", Head(REQUEST), modern=True, keep_alive=True
                 )
                 exchange.feed(BODY)
                 exchange.feed_end()

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from multidict import CIMultiDict, CIMultiDictProxy
 from prometheus_client import CollectorRegistry
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -37,6 +36,7 @@ from quotapool.observe.redaction import Redactor
 from quotapool.observe.reporter import Reporter
 from quotapool.observe.request_log import RequestLog
 from quotapool.openai import endpoints, headers, ratelimits, requests, usage
+from quotapool.openai.head import Head
 from quotapool.openai.sse import StreamRelay
 from quotapool.request.auth import ClientAuth
 from rig.load import QUESTION
@@ -45,22 +45,20 @@ from rig.upstream import JSON, WORD
 REPEAT, NUMBER = 7, 3_000
 MODEL, KEY = "gpt-4o-mini", "qp-client-bench-0123456789abcdef"
 BODY = msgspec.json.encode({"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 256})
-ASKED = CIMultiDictProxy(
-    CIMultiDict(
-        {
-            "Host": "127.0.0.1:8080",
-            "Content-Type": "application/json",
-            "Accept": "application/json",
-            "User-Agent": "OpenAI/Python 3.54.0",
-            "X-Stainless-Lang": "python",
-            "X-Stainless-Retry-Count": "0",
-            "Authorization": f"Bearer {KEY}",
-            "Content-Length": str(len(BODY)),
-        }
-    )
+ASKED = Head(
+    [
+        (b"Host", b"127.0.0.1:8080"),
+        (b"Content-Type", b"application/json"),
+        (b"Accept", b"application/json"),
+        (b"User-Agent", b"OpenAI/Python 3.54.0"),
+        (b"X-Stainless-Lang", b"python"),
+        (b"X-Stainless-Retry-Count", b"0"),
+        (b"Authorization", b"Bearer %b" % KEY.encode()),
+        (b"Content-Length", b"%d" % len(BODY)),
+    ]
 )
 HEAD, _, WHOLE = JSON.partition(b"\r\n\r\n")
-ANSWERED = CIMultiDictProxy(CIMultiDict(line.split(": ", 1) for line in HEAD.decode().split("\r\n")[1:]))
+ANSWERED = Head([(name, value) for name, _, value in (line.partition(b": ") for line in HEAD.split(b"\r\n")[1:])])
 EVENT = WORD.partition(b"\r\n")[2].removesuffix(b"\r\n")
 PAYLOAD = [1, MODEL, 1.0, 478.0, 0.0, True, 0.5, [b"x" * 40, b"y" * 40], [], 0.0, "", 12345.678, False]
 SETTLED = [
@@ -116,9 +114,9 @@ def steps(directory: Path) -> dict[str, Callable[[], object]]:
             MODEL, Use(MODEL), now=1e9, rng=rng, may_try_resting=True, few=True
         ),
         "pack a reserve and a settle": lambda: pack([PAYLOAD, SETTLED]),
-        "headers up": lambda: headers.headers_for_upstream(ASKED, ASKED.items(), authorization="Bearer sk-0"),
+        "headers up": lambda: headers.headers_for_upstream(ASKED, (b"Authorization", b"Bearer sk-0")),
         "read the rate headers": lambda: ratelimits.read(ANSWERED),
-        "headers down": lambda: headers.headers_for_client(ANSWERED, ANSWERED.items(), secret="sk-benchmark-0"),
+        "headers down": lambda: headers.headers_for_client(ANSWERED, secret="sk-benchmark-0"),
         "usage of the JSON answer": lambda: usage.read_usage(WHOLE),
         "metrics: the attempt": lambda: silent.attempted(done.attempts[0], done),
         "metrics: the request": lambda: silent.ended(done),

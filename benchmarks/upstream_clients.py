@@ -33,13 +33,13 @@ CLIENTS: dict[str, Callable[[str], Upstream]] = {
 }
 REQUEST = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "' + b"x" * 950 + b'"}]}'
 HEADERS = [
-    ("Content-Type", "application/json"),
-    ("User-Agent", "OpenAI/Python 3.54"),
-    ("X-Stainless-Lang", "python"),
-    ("X-Stainless-Retry-Count", "0"),
-    ("Accept", "application/json"),
-    ("Accept-Encoding", "identity"),
-    ("Authorization", "Bearer sk-" + "0" * 40),
+    (b"Content-Type", b"application/json"),
+    (b"User-Agent", b"OpenAI/Python 3.54"),
+    (b"X-Stainless-Lang", b"python"),
+    (b"X-Stainless-Retry-Count", b"0"),
+    (b"Accept", b"application/json"),
+    (b"Accept-Encoding", b"identity"),
+    (b"Authorization", b"Bearer sk-" + b"0" * 40),
 ]
 ANSWER_HEADERS = (
     b"HTTP/1.1 200 OK\r\nDate: Sun, 22 Nov 2026 12:00:00 GMT\r\nopenai-processing-ms: 12\r\nopenai-version: 2020\r\n"

@@ -16,13 +16,17 @@ from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequenc
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict
 from quotapool.openai import replies
-from quotapool.openai.headers import Header, encode_headers
+from quotapool.openai.head import Header
+from quotapool.openai.headers import encode_headers
 from quotapool.openai.refusal import Refusal
 from quotapool.upstream.interface import Body, Sink, UpstreamFailure
 
+from tests.fakes.heads import head, text
+
 Piece = bytes | asyncio.Event | UpstreamFailure
+TextLine = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Reply:
     """What upstream does with one request. `before`: something to wait for, or a failure, instead of an answer."""
 
     status: int = 200
-    headers: Sequence[Header] = (("Content-Type", "application/json"),)
+    headers: Sequence[TextLine] = (("Content-Type", "application/json"),)
     pieces: Sequence[Piece] = ()
     before: Piece | None = None
     reads_body: bool = True
@@ -106,8 +110,11 @@ class FakeAnswer:
         self._given_up = asyncio.Event()
         self.status = reply.status
         self.reason = ""
-        self.headers = CIMultiDict(reply.headers)
+        self.headers = head(reply.headers)
         self.given = 0  # pieces handed out
+
+    def whole(self) -> bytes | None:
+        """None of its pieces is ever here before it is asked for."""
 
     async def pour(self, sink: Sink) -> None:
         while data := await self.chunk():
@@ -166,7 +173,7 @@ class FakeUpstream:
             encode_headers(headers)
         except ValueError as error:
             raise failure("protocol", sent=False) from error
-        known = CIMultiDict(headers)
+        known = CIMultiDict(text(headers))
         key = self._keys[known["Authorization"]]
         reply = self._next.popleft() if self._next else self.always.get(key, self.otherwise)
         seen = Sent(key, method, target, known, b"")
@@ -202,14 +209,15 @@ class Client:
     body: bytes | Sequence[bytes] = b""
     method: str = "POST"
     target: str = "/v1/chat/completions"
-    more_headers: Iterable[Header] = (("Content-Type", "application/json"),)
+    more_headers: Iterable[TextLine] = (("Content-Type", "application/json"),)
     key: str = ""
     leaves_at: int = -1
     stalls: asyncio.Event | None = None  # until it is set, there is no room behind a piece: a slow client
 
     started: bool = False
     status: int = 0
-    answered: list[Header] = field(default_factory=list)
+    reason: str = ""
+    answered: list[TextLine] = field(default_factory=list)
     length: int | None = None
     pieces: list[bytes] = field(default_factory=list)
     finished: bool = False
@@ -221,7 +229,7 @@ class Client:
         chunked = [] if isinstance(self.body, bytes) else [("Transfer-Encoding", "chunked")]
         authorization = [("Authorization", f"Bearer {self.key}")] if self.key else []
         named = [("Host", "127.0.0.1:8080"), *authorization, *self.more_headers, *length, *chunked]
-        self.headers = CIMultiDictProxy(CIMultiDict(named))
+        self.headers = head(named)
         self._arriving = deque([self.body] if isinstance(self.body, bytes) else self.body)
         self._left: int | None = 0  # bytes that the answer still promises; None: they are not counted
 
@@ -250,9 +258,21 @@ class Client:
             await asyncio.sleep(0)
             yield self._arriving.popleft()
 
+    def reply(
+        self, status: int, reason: str, headers: Sequence[Header], length: int | None, body: bytes
+    ) -> Awaitable[Any] | None:
+        self._begin(status, reason, headers, length)
+        full = self.put(body)
+        self._end()
+        return full
+
     async def start(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None:
+        self._begin(status, reason, headers, length)
+
+    def _begin(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None:
         encode_headers(headers)
-        self.started, self.status, self.answered, self.length = True, status, list(headers), length
+        self.started, self.status, self.answered, self.length = True, status, text(headers), length
+        self.reason = reason
         self._left = 0 if status in {204, 304} or self.method == "HEAD" else length
 
     async def write(self, data: bytes) -> None:
@@ -272,6 +292,9 @@ class Client:
         return None if self.stalls is None or self.stalls.is_set() else self.stalls.wait()
 
     async def finish(self) -> None:
+        self._end()
+
+    def _end(self) -> None:
         if self._left:  # fewer bytes came than were promised
             self.cut()
             return

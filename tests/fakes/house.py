@@ -228,9 +228,8 @@ class House:
         except Refusal as refusal:
             assert not client.started
             body = refusal.body()
-            await client.start(refusal.status, "", refusal.headers(), len(body))
-            await client.write(body)
-            await client.finish()
+            if (full := client.reply(refusal.status, "", refusal.headers(), len(body), body)) is not None:
+                await full
 
     async def quiet(self) -> None:
         """Until all is settled and told to the store, and lines that were left are closed."""

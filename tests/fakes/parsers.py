@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from multidict import CIMultiDict
 from quotapool.observe.redaction import Redactor
 from quotapool.openai import answer_ids, classify, ids, named_models, reference_marks, request_ids, session_events
 from quotapool.openai.encoding import TooLarge, Unreadable, decoded, decoded_request
 from quotapool.openai.endpoints import resolve, session_query
 from quotapool.openai.forms import FormError, FormReader, boundary_of
+from quotapool.openai.head import Head
 from quotapool.openai.headers import headers_for_upstream
 from quotapool.openai.jsontext import BROKEN, object_in, set_member
 from quotapool.openai.ratelimits import parse_duration
@@ -116,12 +116,12 @@ def _header(data: bytes) -> None:
     text = data.decode("latin-1")
     boundary_of("multipart/form-data; " + text)
     parse_duration(text)
-    headers = CIMultiDict([("Connection", text), ("Accept-Encoding", text), ("X", text)])
-    headers_for_upstream(headers, headers.items(), authorization="x", readable=False)
+    head = Head([(b"Connection", data), (b"Accept-Encoding", data), (b"X", data)])
+    headers_for_upstream(head, (b"Authorization", b"x"), readable=False)
 
 
 def _answer(data: bytes) -> None:
-    headers = {"retry-after": data[:100].decode("latin-1")}
+    headers = Head([(b"retry-after", data[:100])])
     for status in (400, 429):
         classify.classify(status, headers, data)
     classify.classify_stream_error(data)

@@ -15,6 +15,8 @@ from quotapool.request.daily_limit import DailyLimit
 from quotapool.settings import Settings
 from quotapool.store.store import connect
 
+from tests.fakes.heads import text
+
 NOW = 1_000_000.0
 KEYS = [Key(name, name, f"fp-{name}") for name in ("hurried", "calm")]
 
@@ -72,7 +74,7 @@ def test_a_spent_day_refuses_what_may_cost_money_until_it_is_over(method, target
         day.check(method, target)
     assert refused.value.status == 429
     assert b'"code":"pool_daily_limit_reached"' in refused.value.body()
-    headers = dict(refused.value.headers())
+    headers = dict(text(refused.value.headers()))
     assert (headers["retry-after"], headers["x-should-retry"]) == ("7201", "false")
     day.spent_until = NOW  # it is over: nothing is raised
     day.check(method, target)

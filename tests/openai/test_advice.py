@@ -6,6 +6,8 @@ import pytest
 from quotapool.openai.advice import advice
 from quotapool.openai.classify import classify
 
+from tests.fakes.heads import head
+
 # (status, code, type, message) as OpenAI sends them -> what the sentence must tell an operator to do.
 FACTS = [
     (429, "credit_balance_exhausted", "insufficient_quota", "You have no credits remaining.", "top up"),
@@ -34,7 +36,7 @@ FACTS = [
 @pytest.mark.parametrize(("status", "code", "kind", "message", "wanted"), FACTS, ids=lambda v: str(v)[:30])
 def test_each_answer_of_openai_leads_to_a_next_step(status, code, kind, message, wanted):
     body = f'{{"error":{{"message":"{message}","type":"{kind}","param":null,"code":"{code}"}}}}'.encode()
-    verdict = classify(status, {}, body)
+    verdict = classify(status, head(), body)
     assert wanted in advice(verdict.reason, kind=verdict.kind)
 
 

@@ -11,6 +11,8 @@ import pytest
 from quotapool.domain.verdict import OK, Kind, Scope
 from quotapool.openai.classify import classify
 
+from tests.fakes.heads import head
+
 REQ = "invalid_request_error"
 QUOTA = "insufficient_quota"
 
@@ -199,14 +201,14 @@ ERRORS = [
 
 @pytest.mark.parametrize(("status", "message", "type_", "code", "kind", "scope", "reason"), ERRORS)
 def test_each_known_error_is_understood(status, message, type_, code, kind, scope, reason):
-    verdict = classify(status, {}, body(message, type_, code))
+    verdict = classify(status, head(), body(message, type_, code))
     assert (verdict.kind, verdict.scope, verdict.reason) == (kind, scope, reason)
 
 
 @pytest.mark.parametrize(("status", "message", "type_", "code", "kind", "scope", "reason"), ERRORS)
 def test_parameters_missing_from_a_real_body_change_nothing(status, message, type_, code, kind, scope, reason):
     said = {"message": message} | ({"type": type_} if type_ else {}) | ({"code": code} if code else {})
-    verdict = classify(status, {}, json.dumps({"error": said}).encode())
+    verdict = classify(status, head(), json.dumps({"error": said}).encode())
     assert (verdict.kind, verdict.scope) == (kind, scope)
 
 
@@ -244,7 +246,7 @@ CODES = [
 
 @pytest.mark.parametrize(("status", "code", "kind", "scope"), CODES)
 def test_a_known_code_decides_alone_and_is_the_reason(status, code, kind, scope):
-    verdict = classify(status, {}, body("New words.", "new_type", code))
+    verdict = classify(status, head(), body("New words.", "new_type", code))
     assert (verdict.kind, verdict.scope, verdict.reason) == (kind, scope, code)
 
 
@@ -261,7 +263,7 @@ TYPES = [
 
 @pytest.mark.parametrize(("status", "type_", "kind", "scope"), TYPES)
 def test_a_known_type_decides_if_the_code_is_null(status, type_, kind, scope):
-    verdict = classify(status, {}, body("New words.", type_, None))
+    verdict = classify(status, head(), body("New words.", type_, None))
     assert (verdict.kind, verdict.scope, verdict.reason) == (kind, scope, type_)
 
 
@@ -283,13 +285,13 @@ WORDS = [
 
 @pytest.mark.parametrize(("status", "message", "kind", "reason"), WORDS)
 def test_known_words_decide_if_code_and_type_are_null(status, message, kind, reason):
-    verdict = classify(status, {}, body(message, None, None))
+    verdict = classify(status, head(), body(message, None, None))
     assert (verdict.kind, verdict.reason) == (kind, reason)
 
 
 @pytest.mark.parametrize("status", [101, 200, 201, 204, 301, 304, 307])
 def test_a_success_is_ok_without_reading_the_body(status):
-    assert classify(status, {}, body(WRONG_KEY, REQ, "invalid_api_key")) is OK
+    assert classify(status, head(), body(WRONG_KEY, REQ, "invalid_api_key")) is OK
 
 
 @pytest.mark.parametrize(
@@ -304,13 +306,13 @@ def test_a_success_is_ok_without_reading_the_body(status):
 def test_a_page_that_is_not_the_api_blames_no_key(status, kind, page):
     if status == 401 and page.startswith(b"<"):
         kind = Kind.EGRESS  # no API answers in HTML: a gateway's login page, say
-    verdict = classify(status, {"content-type": "text/html"}, page)
+    verdict = classify(status, head({"content-type": "text/html"}), page)
     assert (verdict.kind, verdict.scope, verdict.reason) == (kind, Scope.NONE, f"http_{status}")
 
 
 def test_a_page_that_quotes_openais_words_removes_no_key():
     for status in (401, 403, 429, 502):
-        assert classify(status, {}, TERMINATED.encode()).kind not in {Kind.DEAD, Kind.MONEY}
+        assert classify(status, head(), TERMINATED.encode()).kind not in {Kind.DEAD, Kind.MONEY}
 
 
 @pytest.mark.parametrize("echoed", [TERMINATED, DEACTIVATED, QUOTA_2024, WRONG_KEY, NO_CREDIT, INACTIVE])
@@ -327,13 +329,13 @@ def test_a_page_that_quotes_openais_words_removes_no_key():
     ],
 )  # fmt: skip
 def test_a_caller_whose_words_are_echoed_cannot_take_a_key_out(status, message, code, echoed):
-    assert classify(status, {}, body(message.format(echoed), REQ, code)).kind not in {
+    assert classify(status, head(), body(message.format(echoed), REQ, code)).kind not in {
         Kind.DEAD, Kind.MONEY, Kind.SUSPECT,
     }  # fmt: skip
 
 
 def test_the_message_is_for_people_so_it_is_short_and_without_secrets():
-    verdict = classify(401, {}, body(WRONG_KEY + " x" * 500, REQ, "invalid_api_key"))
+    verdict = classify(401, head(), body(WRONG_KEY + " x" * 500, REQ, "invalid_api_key"))
     assert verdict.message.startswith("Incorrect API key provided: ")
     assert "MxYA" not in verdict.message
     assert len(verdict.message) == 300
@@ -341,10 +343,10 @@ def test_the_message_is_for_people_so_it_is_short_and_without_secrets():
 
 def test_a_secret_at_the_cut_is_masked_before_it_is_cut():
     key = "sk-proj-" + "aB3" * 40
-    verdict = classify(400, {}, body("x" * 290 + " " + key))
+    verdict = classify(400, head(), body("x" * 290 + " " + key))
     assert "sk-" not in verdict.message
 
 
 @pytest.mark.parametrize("code", ["Has Spaces", "sk-proj-abcdefghijklmnop", "x" * 65, "é"])
 def test_a_strange_code_never_becomes_a_metric_label(code):
-    assert classify(400, {}, body("m", "", code)).reason == "http_400"
+    assert classify(400, head(), body("m", "", code)).reason == "http_400"

@@ -14,6 +14,7 @@ from quotapool.domain.verdict import Kind, Scope
 from quotapool.openai import classify as classifier
 from quotapool.openai.classify import classify, classify_stream_error
 
+from tests.fakes.heads import head
 from tests.openai.test_classify import CODES, ERRORS, TYPES, WORDS, body
 from tests.openai.test_classify_rate_limits import LIMITS
 from tests.openai.test_classify_stream import EVENTS
@@ -44,7 +45,7 @@ RULES = classifier._RULES
 
 def disagrees(expected) -> bool:
     status, payload, kind, scope, reason = expected
-    verdict = classify_stream_error(payload) if status is None else classify(status, {}, payload)
+    verdict = classify_stream_error(payload) if status is None else classify(status, head(), payload)
     return (
         verdict.kind is not kind
         or (scope is not None and verdict.scope is not scope)

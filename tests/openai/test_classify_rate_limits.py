@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from multidict import CIMultiDict
 from quotapool.domain.verdict import Kind
 from quotapool.openai.classify import classify
+
+from tests.fakes.heads import head
 
 
 def body(message, type_, code) -> bytes:
@@ -83,7 +84,7 @@ LIMITS = [
 @pytest.mark.parametrize(("message", "type_", "expected"), LIMITS)
 @pytest.mark.parametrize("code", ["rate_limit_exceeded", None])
 def test_a_rate_limit_shows_what_was_hit_and_for_how_long(message, type_, expected, code):
-    v = classify(429, {}, body(message, type_, code))
+    v = classify(429, head(), body(message, type_, code))
     assert (v.kind, v.dimension, v.daily, v.limit, v.retry_after_s, v.shared_group) == expected
 
 
@@ -104,12 +105,12 @@ def test_a_rate_limit_shows_what_was_hit_and_for_how_long(message, type_, expect
     ],
 )
 def test_the_wait_is_in_the_header_or_else_in_the_message(headers, seconds):
-    found = classify(429, CIMultiDict(headers), body(TPM, "tokens", "rate_limit_exceeded"))
+    found = classify(429, head(headers), body(TPM, "tokens", "rate_limit_exceeded"))
     assert found.retry_after_s == pytest.approx(seconds)
-    shouted = CIMultiDict({name.title(): value for name, value in headers.items()})
+    shouted = head({name.title(): value for name, value in headers.items()})
     assert classify(429, shouted, body(TPM, "tokens", "rate_limit_exceeded")) == found
 
 
 def test_an_overloaded_openai_says_when_to_come_back():
-    verdict = classify(503, {"retry-after": "7"}, body("", "service_unavailable_error", "server_is_overloaded"))
+    verdict = classify(503, head({"retry-after": "7"}), body("", "service_unavailable_error", "server_is_overloaded"))
     assert verdict.retry_after_s == 7.0

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from quotapool.domain.verdict import OK, Kind, Scope, Verdict
 from quotapool.openai.classify import classify, classify_stream_error
 
+from tests.fakes.heads import head
+
 NO_CREDIT = (
     "You have no credits remaining. Add credits to continue using the API at "
     "https://platform.openai.com/settings/organization/billing/."
@@ -153,7 +155,7 @@ JSON = st.recursive(
 @given(st.integers(100, 599), JSON | st.binary(max_size=40), st.text(max_size=8))
 def test_nothing_upstream_sends_makes_the_classifier_raise(status, sent, retry_after):
     payload = sent if isinstance(sent, bytes) else json.dumps(sent).encode()
-    assert isinstance(classify(status, {"retry-after": retry_after}, payload), Verdict)
+    assert isinstance(classify(status, head({"retry-after": retry_after}), payload), Verdict)
     assert isinstance(classify_stream_error(payload), Verdict)
 
 
@@ -161,4 +163,4 @@ def test_nothing_upstream_sends_makes_the_classifier_raise(status, sent, retry_a
     "payload", [b"[" * 200_000, b'{"error":' * 200_000, b'{"error":{"message":"' + b"9" * 10**6 + b'"}}']
 )
 def test_a_hostile_body_is_survived(payload):
-    assert classify(500, {}, payload).kind is Kind.SERVICE
+    assert classify(500, head(), payload).kind is Kind.SERVICE

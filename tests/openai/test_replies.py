@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from quotapool.openai import replies
 from quotapool.openai.replies import ALL, ProxyError, error_body, retry_headers
 
+from tests.fakes.heads import text
+
 # (status, type where an SDK or a user depends on it, should an SDK retry)
 PROMISED = {
     "missing_proxy_key": (401, "invalid_request_error", False),
@@ -116,12 +118,12 @@ def test_any_message_becomes_valid_json(message):
     ],
 )
 def test_an_sdk_gets_the_time_to_retry_and_does_not_retry_if_it_is_too_long(seconds, expected):
-    assert dict(retry_headers(seconds)) == expected
+    assert dict(text(retry_headers(seconds))) == expected
 
 
 @given(st.floats(0, 10_000))
 def test_a_retry_after_the_given_wait_is_never_too_early_and_only_short_waits_are_retried(seconds):
-    headers = dict(retry_headers(seconds))
+    headers = dict(text(retry_headers(seconds)))
     assert int(headers["retry-after"]) >= seconds
     assert int(headers["retry-after-ms"]) >= seconds * 1000 - 1e-6
     assert headers["x-should-retry"] == ("true" if seconds <= 60 else "false")

@@ -23,6 +23,7 @@ from quotapool.request.read import NO_MODEL, want_of
 from quotapool.settings import Client, Settings
 
 from tests.fakes.edge import FakeUpstream
+from tests.fakes.heads import head
 from tests.fakes.house import GROUP, House, snapshot_of
 
 SLOW = {"limits": {"default": {"rpm": 100_000, "tpm": 60_000}}}  # 1,000 tokens a second
@@ -233,7 +234,7 @@ def wanted(headers: dict[str, str], client: Client | None = None, **options) -> 
     endpoint = resolve("POST", "/v1/chat/completions")
     now = snapshot_of(Settings.model_validate(options), FakeUpstream({}))
     job = ClientRequest(endpoint, b"{}", None, GROUP, GROUP, Cost(1, 10), replayable=True)
-    return want_of(job, headers, "c" if client else "", client, now)
+    return want_of(job, head(headers), "c" if client else "", client, now)
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,12 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import _ErrInfo
 from multidict import CIMultiDict
 from quotapool.openai import replies
-from quotapool.openai.headers import Header
+from quotapool.openai.head import Head, Header
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replies import ProxyError
 from quotapool.web.handlers import ClientHandler
+
+from tests.fakes.heads import text
 
 _log = structlog.get_logger()
 _KEEP_ALIVE_S: Final = 75.0
@@ -59,7 +61,7 @@ class AiohttpDownstream:
         self._headless = request.method == "HEAD"
         self.method = request.method
         self.target = request.raw_path
-        self.headers = request.headers
+        self.headers = Head(list(request.raw_headers))
         self.started = False
         self.started_at: float | None = None
         self.keep_alive = request.keep_alive
@@ -105,8 +107,18 @@ class AiohttpDownstream:
             if self._request.version >= HttpVersion11:
                 transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    def reply(
+        self, status: int, reason: str, headers: Sequence[Header], length: int | None, body: bytes
+    ) -> Awaitable[None]:
+        async def sent() -> None:
+            await self.start(status, reason, headers, length)
+            await self.write(body)
+            await self.finish()
+
+        return asyncio.ensure_future(sent())
+
     async def start(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None:
-        out = CIMultiDict(headers)
+        out = CIMultiDict(text(headers))
         out.add("x-quotapool-request-id", self.id)
         writer = self._writer
         if self._expects:
@@ -197,7 +209,7 @@ class Connection(web.RequestHandler):
         else:
             _log.error("request failed", exc_info=exc)
             refusal = Refusal(replies.INTERNAL_ERROR)
-        response = web.Response(status=refusal.status, body=refusal.body(), headers=refusal.headers())
+        response = web.Response(status=refusal.status, body=refusal.body(), headers=text(refusal.headers()))
         response.force_close()
         return response
 

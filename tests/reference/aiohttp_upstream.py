@@ -9,9 +9,11 @@ from typing import Any, Final
 
 import aiohttp
 from multidict import CIMultiDict
-from quotapool.openai.headers import Header
+from quotapool.openai.head import Head, Header
 from quotapool.upstream.interface import Body, Sink, Timeouts, UpstreamFailure
 from yarl import URL
+
+from tests.fakes.heads import text
 
 # Headers that aiohttp's client would add unasked: the client's own are passed on, and none is invented.
 _NOT_ADDED: Final = frozenset({"User-Agent", "Accept", "Accept-Encoding", "Content-Type"})
@@ -25,7 +27,10 @@ class AiohttpAnswer:
         self._response = response
         self.status = response.status
         self.reason = response.reason or ""
-        self.headers: CIMultiDict[str] = response.headers  # type: ignore[assignment] # a read-only view of the same
+        self.headers = Head(list(response.raw_headers))
+
+    def whole(self) -> bytes | None:
+        """It is always waited for."""
 
     async def chunk(self) -> bytes:
         try:
@@ -91,7 +96,7 @@ class AiohttpUpstream:
         request = self._session.request(
             method,
             url,
-            headers=CIMultiDict(headers),
+            headers=CIMultiDict(text(headers)),
             data=body,
             allow_redirects=False,
             expect100=False,

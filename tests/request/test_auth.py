@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from multidict import CIMultiDict
 from quotapool.ledger.clients import digest
 from quotapool.openai.refusal import Refusal
 from quotapool.request.auth import ClientAuth
+
+from tests.fakes.heads import head
 
 KEY = "qp-0123456789abcdef0123456789"
 
@@ -31,7 +32,7 @@ def closed() -> ClientAuth:
     ],
 )
 def test_a_client_key_is_found_where_sdks_put_it(headers):
-    assert closed().enter(CIMultiDict(headers)) == "alice"
+    assert closed().enter(head(headers)) == "alice"
 
 
 @pytest.mark.parametrize(
@@ -47,13 +48,13 @@ def test_a_client_key_is_found_where_sdks_put_it(headers):
 )
 def test_anything_else_is_refused_with_a_reason(headers, status, code):
     with pytest.raises(Refusal) as refused:
-        closed().enter(CIMultiDict(headers))
+        closed().enter(head(headers))
     assert (refused.value.status, refused.value.error.code) == (status, code)
 
 
 def test_a_key_that_was_revoked_is_not_remembered():
     made = closed()
-    headers = CIMultiDict({"Authorization": f"Bearer {KEY}"})
+    headers = head({"Authorization": f"Bearer {KEY}"})
     assert made.enter(headers) == "alice"
     made.configure(clients={digest("another-key-0000"): "bob"}, hosts=(), origins=(), allow_anonymous=False)
     with pytest.raises(Refusal):
@@ -64,7 +65,7 @@ def test_refused_tokens_are_not_remembered_at_all():
     made = closed()
     for n in range(100):
         with pytest.raises(Refusal):
-            made.enter(CIMultiDict({"Authorization": f"Bearer {'x' * 1000}{n}"}))
+            made.enter(head({"Authorization": f"Bearer {'x' * 1000}{n}"}))
     assert made._seen == {}
 
 
@@ -90,18 +91,18 @@ def test_refused_tokens_are_not_remembered_at_all():
 def test_without_keys_only_what_no_web_page_can_send_comes_in(headers, code):
     made = gate(hosts=("proxy.example",), origins=("https://page.example",))
     if not code:
-        assert made.enter(CIMultiDict(headers)) == ""
+        assert made.enter(head(headers)) == ""
         return
     with pytest.raises(Refusal) as refused:
-        made.enter(CIMultiDict(headers))
+        made.enter(head(headers))
     assert (refused.value.status, refused.value.error.code) == (403, code)
 
 
 def test_allowing_anyone_still_keeps_foreign_pages_out():
     made = gate(allow_anonymous=True)
-    assert made.enter(CIMultiDict({"Host": "proxy.example"})) == ""
+    assert made.enter(head({"Host": "proxy.example"})) == ""
     with pytest.raises(Refusal):
-        made.enter(CIMultiDict({"Host": "proxy.example", "Origin": "https://evil.example"}))
+        made.enter(head({"Host": "proxy.example", "Origin": "https://evil.example"}))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_allowing_anyone_still_keeps_foreign_pages_out():
 )
 def test_without_keys_nothing_enters_that_a_strangers_page_makes_a_browser_fetch_without_an_origin(site, enters):
     """`<img src=http://127.0.0.1:8080/v1/...>`, a link, a script: Fetch Metadata §2.2."""
-    headers = CIMultiDict({"Host": "127.0.0.1:8080", "Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"})
+    headers = head({"Host": "127.0.0.1:8080", "Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"})
     for anonymous in (False, True):
         made = gate(allow_anonymous=anonymous)
         if enters:
@@ -123,5 +124,5 @@ def test_without_keys_nothing_enters_that_a_strangers_page_makes_a_browser_fetch
 
 def test_a_page_of_an_allowed_origin_enters_from_its_own_site_and_a_key_from_anywhere():
     page = {"Host": "127.0.0.1", "Origin": "https://page.example", "Sec-Fetch-Site": "cross-site"}
-    gate(origins=["https://page.example"]).enter(CIMultiDict(page))
-    assert closed().enter(CIMultiDict({"Sec-Fetch-Site": "cross-site", "Authorization": f"Bearer {KEY}"})) == "alice"
+    gate(origins=["https://page.example"]).enter(head(page))
+    assert closed().enter(head({"Sec-Fetch-Site": "cross-site", "Authorization": f"Bearer {KEY}"})) == "alice"

@@ -16,7 +16,7 @@ from quotapool.request.failover import GiveUp, Plan, RetryAfter, TryAnother
 from quotapool.request.outcome import Held, Outcome
 from quotapool.upstream.interface import UpstreamFailure
 
-HELD = Held(429, "", [("retry-after", "9")], b"{}")
+HELD = Held(429, "", [(b"retry-after", b"9")], b"{}")
 
 
 def plan(*, body: bytes | None = b"{}", replayable: bool = True, most: int = 3) -> tuple[Plan, Want]:
@@ -52,7 +52,7 @@ def test_a_body_that_streams_from_the_client_is_sent_once():
     assert following.after(refused(Kind.WAIT), "a", 0.0) == GiveUp(Held(429, "", [*HELD.headers, SOURCE], b"{}"))
 
 
-SOURCE = ("x-quotapool-source", "upstream")
+SOURCE = (b"x-quotapool-source", b"upstream")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_failures_are_repeated_after_growing_pauses_until_the_attempts_end(monke
     assert code(step) == "upstream_protocol_error"
     assert isinstance(step, GiveUp)
     assert isinstance(step.answer, Refusal)
-    assert ("x-should-retry", "false") in step.answer.headers()
+    assert (b"x-should-retry", b"false") in step.answer.headers()
 
 
 def test_a_connection_that_was_closed_while_idle_is_no_failure_and_no_pause():

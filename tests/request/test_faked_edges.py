@@ -11,6 +11,7 @@ from quotapool.upstream.interface import UpstreamFailure
 from quotapool.web.exchange import Exchange
 
 from tests.fakes.edge import Client, FakeAnswer, FakeUpstream, stream
+from tests.fakes.heads import head, lines
 
 
 class Connection:
@@ -37,7 +38,7 @@ class Connection:
 
 
 def real_client(body: bytes, method: str) -> Exchange:
-    made = Exchange(Connection(), method, "/", [("Content-Length", str(len(body)))], modern=True, keep_alive=True)
+    made = Exchange(Connection(), method, "/", head([("Content-Length", str(len(body)))]), modern=True, keep_alive=True)
     made.feed(body)
     made.feed_end()
     return made
@@ -67,7 +68,7 @@ def answer(request):
 async def test_a_header_of_two_lines_is_refused_and_nothing_has_begun(client, value):
     down = client(b"x", "POST")
     with pytest.raises(ValueError, match="not one line"):
-        await down.start(200, "", [("X-Name", value)], None)
+        await down.start(200, "", lines([("X-Name", value)]), None)
     assert not down.started
 
 

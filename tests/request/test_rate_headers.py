@@ -15,10 +15,12 @@ from quotapool.domain.quantities import Cost, Dimension, Limits
 from quotapool.domain.request_record import RequestRecord
 from quotapool.domain.states import Record, State
 from quotapool.ledger.grants import Granted
+from quotapool.openai.head import Header
 from quotapool.openai.ratelimits import parse_duration
 from quotapool.request.rate_headers import PoolRateHeaders
 
 from tests.fakes.edge import Client, Reply, chat_answer, chat_body, error, stream
+from tests.fakes.heads import text
 from tests.fakes.store import candidate
 
 GROUP = "gpt-4o"
@@ -47,9 +49,9 @@ def grant(account: str, seen: Seen, written: Limits | None = None) -> Granted:
     return Granted("r", GROUP, Cost(1, 10), candidate(account, written), 0.0, 1.0, False, moments, learned)
 
 
-def told(found: list[tuple[str, str]]) -> tuple[list[str], list[str]]:
+def told(found: list[Header]) -> tuple[list[str], list[str]]:
     """(limit, remaining, reset) of requests, and the same of tokens."""
-    values = dict(found)
+    values = dict(text(found))
     trios = [
         [values[f"x-ratelimit-{which}-{what}"] for which in ("limit", "remaining", "reset")]
         for what in ("requests", "tokens")
@@ -112,7 +114,7 @@ def test_of_a_large_pool_a_few_hundred_accounts_speak_for_all_of_them(clock):
 def test_of_what_is_written_and_what_upstream_says_the_lower_limit_is_told(clock, written, learned, expected):
     found = PoolRateHeaders(pool_of("a"))
     found.observe(grant("a", {RPM: (learned, 10)}, Limits(rpm=written)))
-    assert dict(found.lines(GROUP))["x-ratelimit-limit-requests"] == expected
+    assert dict(text(found.lines(GROUP)))["x-ratelimit-limit-requests"] == expected
 
 
 def test_what_was_seen_refills_meanwhile_and_never_above_the_limit(clock):

@@ -30,9 +30,9 @@ class AzureUpstream(FakeUpstream):
 
     async def send(self, method, target, headers, body):
         given = dict(headers)
-        assert "Authorization" not in given
-        renamed = [(name, value) for name, value in headers if name != "api-key"]
-        return await super().send(method, target, [*renamed, ("Authorization", f"Bearer {given['api-key']}")], body)
+        assert b"Authorization" not in given
+        renamed = [(name, value) for name, value in headers if name != b"api-key"]
+        return await super().send(method, target, [*renamed, (b"Authorization", b"Bearer " + given[b"api-key"])], body)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_an_upstream_may_be_just_a_url():
     route = credentials.route("a")
     assert route is not None
     assert (route.base, route.header) == ("http://127.0.0.1:9", "bearer")
-    assert credentials.header("a") == ("Authorization", f"Bearer sk-test-a-{'x' * 32}")
+    assert credentials.header("a") == (b"Authorization", b"Bearer sk-test-a-" + b"x" * 32)
     assert credentials.closed_to("any", renamable=True) == frozenset()
     assert credentials.bases == {"http://127.0.0.1:9"}
 

@@ -23,7 +23,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 async def failure_of(client, body: bytes | None = None) -> UpstreamFailure:
     with pytest.raises(UpstreamFailure) as failed:
-        await whole(await client.send("POST", "/v1/chat/completions", [("Authorization", "Bearer sk-x")], body))
+        await whole(await client.send("POST", "/v1/chat/completions", [(b"Authorization", b"Bearer sk-x")], body))
     assert "sk-x" not in str(failed.value)
     return failed.value
 

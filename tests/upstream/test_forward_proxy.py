@@ -48,7 +48,7 @@ async def plain():
 async def refused(client) -> UpstreamFailure:
     try:
         with pytest.raises(UpstreamFailure) as failed:
-            await client.send("POST", "/v1/responses", [("Authorization", "Bearer sk-x")], b"{}")
+            await client.send("POST", "/v1/responses", [(b"Authorization", b"Bearer sk-x")], b"{}")
     finally:
         await client.close()
     text = f"{failed.value} {failed.value!r}"

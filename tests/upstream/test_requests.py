@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from quotapool.upstream.interface import UpstreamFailure
 
+from tests.fakes.heads import lines as lines_of
 from tests.fakes.upstream_server import answering, get, talk_to, whole
 
 EMPTY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -31,7 +32,7 @@ async def seen(kind: str, method: str, target: str, headers, body) -> bytes:
         await incoming.gone()
 
     async with talk_to(kind, script) as (client, server):
-        await whole(await client.send(method, target, headers, body))
+        await whole(await client.send(method, target, lines_of(headers), body))
         del server
     return arrived[0]
 
@@ -115,7 +116,7 @@ async def test_a_header_is_one_line(kind, headers):
     """And where it would not be, nothing is sent. (aiohttp's client has connected by then, so `sent` is true.)"""
     async with talk_to(kind, answering([EMPTY])) as (client, _):
         with pytest.raises(UpstreamFailure) as failed:
-            await client.send("POST", "/", headers, b"{}")
+            await client.send("POST", "/", lines_of(headers), b"{}")
         assert failed.value.reason == "protocol"
         assert failed.value.sent is (kind == "aiohttp")
         assert await get(client) == (200, b"")
@@ -125,7 +126,7 @@ async def test_a_header_is_one_line(kind, headers):
 async def test_our_client_refuses_a_head_that_could_be_misread(headers):
     async with talk_to("ours", answering([EMPTY])) as (client, server):
         with pytest.raises(UpstreamFailure) as failed:
-            await client.send("POST", "/", headers, b"{}")
+            await client.send("POST", "/", lines_of(headers), b"{}")
         assert (failed.value.reason, failed.value.sent, server.connections) == ("protocol", False, 0)
 
 
@@ -250,7 +251,7 @@ async def test_a_body_whose_source_breaks_never_looks_complete(kind, length):
 
     async with talk_to(kind, script) as (client, _):
         with pytest.raises(UpstreamFailure) as failed:
-            await client.send("POST", "/", length, breaks())
+            await client.send("POST", "/", lines_of(length), breaks())
         assert (failed.value.reason, failed.value.sent) == ("protocol", True)
         await asyncio.wait_for(left.wait(), 1)
     assert b"0\r\n\r\n" not in b"".join(arrived)
@@ -265,5 +266,5 @@ async def test_a_body_of_another_length_than_promised_is_not_sent_as_if_it_fitte
 
     async with talk_to("ours", script) as (client, _):
         with pytest.raises(UpstreamFailure) as failed:
-            await client.send("POST", "/", [("Content-Length", "10")], pieces(data))
+            await client.send("POST", "/", [(b"Content-Length", b"10")], pieces(data))
     assert failed.value.reason == "protocol"

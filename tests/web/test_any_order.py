@@ -58,7 +58,7 @@ class AnyOrder(RuleBasedStateMachine):
                     await exchange.finish()
                     return
             await asyncio.sleep(float(wait))
-            await exchange.start(200, "", [("N", number)], None if chunked == "True" else int(size))
+            await exchange.start(200, "", [(b"N", number.encode())], None if chunked == "True" else int(size))
             for at in range(0, int(size), 50_000):
                 await exchange.write(b"a" * min(50_000, int(size) - at))
             await exchange.finish()

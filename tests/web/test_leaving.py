@@ -215,7 +215,7 @@ async def breaks_off(request: Incoming) -> None:
 async def test_each_way_to_fail_has_its_word(script, reason, timeouts):
     async with upstream_that(script, **timeouts) as upstream:
         with pytest.raises(UpstreamFailure) as failed:
-            await read_body(await upstream.send("GET", "/v1/models", [("Authorization", "Bearer sk-x")], None), 100)
+            await read_body(await upstream.send("GET", "/v1/models", [(b"Authorization", b"Bearer sk-x")], None), 100)
     assert (failed.value.reason, failed.value.sent) == (reason, True)
     assert "sk-x" not in str(failed.value)
 
@@ -241,7 +241,7 @@ async def test_nothing_is_added_to_a_request_that_nobody_asked_for():
 
     seen: list[bytes] = []
     async with upstream_that(script) as upstream:
-        answer = await upstream.send("GET", "/v1/models", [("X-A", "1")], None)
+        answer = await upstream.send("GET", "/v1/models", [(b"X-A", b"1")], None)
         await read_body(answer, 100)
         answer.close()
     names = [line.partition(b":")[0] for line in seen[0].split(b"\r\n")[1:-2]]

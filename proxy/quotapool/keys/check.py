@@ -91,7 +91,7 @@ class KeyChecker:
         secret, own = key.secret.get_secret_value(), key.upstream
         route = Route(self._base) if own is None else Route(own.url, own.header, own.query)
         upstream: Upstream = self._origins.main if own is None else self._origins.others[own.url]
-        headers = [route.credential(secret), ("Accept-Encoding", "identity")]
+        headers = [route.credential(secret), (b"Accept-Encoding", b"identity")]
         try:
             answer = await upstream.send("GET", route.target("/v1/models"), headers, None)
             try:

@@ -11,7 +11,7 @@ same answer, made here, after the same work. `docs/objects.md` explains the rule
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
@@ -23,6 +23,7 @@ from quotapool.objects.layout import Owner, account_mark, owner_of
 from quotapool.objects.owners import ObjectOwners
 from quotapool.openai import ids, reference_marks, replies, request_ids
 from quotapool.openai.forms import FormError, FormReader, boundary_of
+from quotapool.openai.head import Head
 from quotapool.openai.ids import CHAT, ENCRYPTED, FILE, ITEM, MODEL, OTHER, PROMPT, RESPONSE, ObjectPath, Reference
 from quotapool.openai.refusal import Refusal
 from quotapool.pool.configuration import Configuration
@@ -251,17 +252,15 @@ class Objects:
 
     # ---- forms
 
-    def checked_form(
-        self, form: AsyncIterator[bytes], request: ObjectRequest, headers: Mapping[str, str]
-    ) -> AsyncIterator[bytes]:
+    def checked_form(self, form: AsyncIterator[bytes], request: ObjectRequest, headers: Head) -> AsyncIterator[bytes]:
         """A streamed body, searched for ids as it passes, if clients have keys and the form may name an id. Raises
         Refusal if it cannot be searched."""
         path = ids.object_path(request.target)
         if not request.client or path is None or path.kind is FILE or path.tail == "parts":
             return form
-        if headers.get("Content-Encoding", "identity").lower() != "identity":
+        if headers.get("content-encoding", "identity").lower() != "identity":
             raise Refusal(replies.UNSUPPORTED_ENCODING)
-        content_type = headers.get("Content-Type", "")
+        content_type = headers.get("content-type", "")
         if not content_type.lower().startswith("multipart/"):
             return _raw(form)
         boundary = boundary_of(content_type)

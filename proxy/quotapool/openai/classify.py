@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from fnmatch import fnmatchcase
@@ -22,6 +21,7 @@ import msgspec
 from quotapool.domain.access import Access
 from quotapool.domain.redact import mask
 from quotapool.domain.verdict import OK, Kind, Scope, Verdict
+from quotapool.openai.head import Head
 from quotapool.openai.jsontext import BROKEN, object_in
 from quotapool.openai.ratelimits import parse_duration
 
@@ -247,10 +247,10 @@ _AGAIN: Final = re.compile(
 _WORD_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
-def classify(status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
+def classify(status: int, headers: Head, body: bytes) -> Verdict:
     """The verdict on one answer of upstream. Never raises.
 
-    `headers` is case-insensitive or has lower-case names; `body` has no content encoding any more and is only read for
+    `body` has no content encoding any more and is only read for
     errors, so b"" may be passed for a success. `retry_after_s` comes from `retry-after-ms`, `retry-after` (seconds; a
     date would need a clock), or the message.
     """
@@ -268,7 +268,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
     return verdict
 
 
-def _names_limits(headers: Mapping[str, str]) -> bool:
+def _names_limits(headers: Head) -> bool:
     return "x-ratelimit-limit-requests" in headers or "x-ratelimit-limit-tokens" in headers
 
 
@@ -377,7 +377,7 @@ def _wait_in(message: str) -> float | None:
     return parse_duration(match[3].rstrip(".").lower())
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def _retry_after(headers: Head) -> float | None:
     for name, unit_s in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         text = headers.get(name)
         if text is None:

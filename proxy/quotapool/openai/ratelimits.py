@@ -7,10 +7,10 @@ free slot: 5000/4998 answers `22ms`, which is 2/5000 of a minute (openai/openai-
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Final
 
 from quotapool.openai.facts import RateHeaders
+from quotapool.openai.head import Head
 
 _LARGEST: Final = 10**15  # no real limit; larger numbers are garbage
 
@@ -52,12 +52,9 @@ def format_duration(seconds: float) -> str:
     return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + text
 
 
-def read(headers: Mapping[str, str]) -> RateHeaders | None:
-    """The rate headers of one answer, or None if it has none. Garbage counts as absent; never raises.
-
-    `headers` is case-insensitive, or has lower-case names.
-    """
-    get = headers.get
+def read(headers: Head) -> RateHeaders | None:
+    """The rate headers of one answer, or None if it has none. Garbage counts as absent; never raises."""
+    get = headers.first.get
     limit_requests = get("x-ratelimit-limit-requests")
     limit_tokens = get("x-ratelimit-limit-tokens")
     remaining_requests = get("x-ratelimit-remaining-requests")
@@ -75,7 +72,7 @@ def read(headers: Mapping[str, str]) -> RateHeaders | None:
     return RateHeaders(
         _count(limit_requests),
         _count(remaining_requests),
-        None if reset_requests is None else parse_duration(reset_requests),
+        None if reset_requests is None else parse_duration(reset_requests.decode("utf-8", "surrogateescape")),
         _count(limit_tokens),
         _count(remaining_tokens),
         _count(limit_project),
@@ -83,7 +80,7 @@ def read(headers: Mapping[str, str]) -> RateHeaders | None:
     )
 
 
-def _count(text: str | None) -> int | None:
+def _count(text: bytes | None) -> int | None:
     if text is None:
         return None
     try:

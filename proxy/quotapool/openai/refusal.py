@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from quotapool.openai import replies
+from quotapool.openai.head import Header
 from quotapool.openai.replies import ProxyError
 
 
@@ -33,16 +34,16 @@ class Refusal(Exception):
         self._retry_after_s = retry_after_s
         self._param = param
         self._final = final
-        self.also: list[tuple[str, str]] = []  # the pool's rate headers, if they are known
+        self.also: list[Header] = []  # the pool's rate headers, if they are known
 
     def body(self) -> bytes:
         """OpenAI's error JSON."""
         return self.error.body(self._message, param=self._param)
 
-    def headers(self) -> list[tuple[str, str]]:
+    def headers(self) -> list[Header]:
         retry = self.error.headers
         if self._final:
-            retry = [("x-should-retry", "false")]
+            retry = [(b"x-should-retry", b"false")]
         elif self._retry_after_s is not None and math.isfinite(self._retry_after_s):
             retry = replies.retry_headers(self._retry_after_s)
-        return [("content-type", "application/json"), ("x-quotapool-source", "proxy"), *retry, *self.also]
+        return [(b"content-type", b"application/json"), (b"x-quotapool-source", b"proxy"), *retry, *self.also]

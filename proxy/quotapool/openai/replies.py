@@ -12,6 +12,8 @@ from typing import Final
 
 import msgspec
 
+from quotapool.openai.head import Header
+
 # The Node SDK ignores a longer `retry-after` and retries early; the Python SDK gives up beyond 120 s.
 LONGEST_WAIT_S: Final = 60
 
@@ -22,18 +24,18 @@ def error_body(message: str, type: str, code: str | None, param: str | None = No
     return msgspec.json.encode({"error": {"message": encodable, "type": type, "param": param, "code": code}})
 
 
-def retry_headers(seconds: float) -> list[tuple[str, str]]:
+def retry_headers(seconds: float) -> list[Header]:
     """Headers that control an SDK's own retry, `seconds` before the request can succeed.
 
     Up to 60 s: retry then, not earlier. Longer (a daily limit, a monthly one): the true time, and
     `x-should-retry: false`, since no SDK waits that long. Unknown or never (`inf`): only "do not retry".
     """
     if not math.isfinite(seconds):
-        return [("x-should-retry", "false")]
+        return [(b"x-should-retry", b"false")]
     return [
-        ("retry-after", str(max(1, math.ceil(seconds)))),
-        ("retry-after-ms", str(max(1, math.ceil(seconds * 1000)))),
-        ("x-should-retry", "true" if seconds <= LONGEST_WAIT_S else "false"),
+        (b"retry-after", b"%d" % max(1, math.ceil(seconds))),
+        (b"retry-after-ms", b"%d" % max(1, math.ceil(seconds * 1000))),
+        (b"x-should-retry", b"true" if seconds <= LONGEST_WAIT_S else b"false"),
     ]
 
 
@@ -53,9 +55,9 @@ class ProxyError:
         return f"{self.cause} {self.remedy}"
 
     @property
-    def headers(self) -> list[tuple[str, str]]:
+    def headers(self) -> list[Header]:
         """The header that tells SDKs whether to retry, for answers without a known wait."""
-        return [("x-should-retry", "true" if self.should_retry else "false")]
+        return [(b"x-should-retry", b"true" if self.should_retry else b"false")]
 
     def body(self, message: str = "", *, param: str | None = None) -> bytes:
         """The JSON answer; `message` replaces the general one if the caller knows more."""

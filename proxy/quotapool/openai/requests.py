@@ -127,7 +127,7 @@ def inject_include_usage(body: bytes) -> bytes:
     upstream will refuse, or the body is not a JSON object.
     """
     try:
-        options = bytes(_stream_options.decode(body).stream_options) if b'"stream_options"' in body else b""
+        options = bytes(_stream_options.decode(body).stream_options) if body.find(b'"stream_options"') >= 0 else b""
         if options in {b"", b"null"}:
             return set_member(body, "stream_options", b'{"include_usage":true}')
         include = _include_usage.decode(options).include_usage
@@ -186,7 +186,7 @@ def _facts(r: Body, output: int, characters: int, *, stateful: bool = False, pro
         _text(r.prompt_cache_key),
         prompt,
         characters // CHARACTERS_PER_TOKEN,
-        type(r) is ResponsesBody and b'"summary"' in bytes(r.reasoning),
+        type(r) is ResponsesBody and bytes(r.reasoning).find(b'"summary"') >= 0,
     )
 
 

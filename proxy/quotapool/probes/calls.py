@@ -80,7 +80,7 @@ class Calls:
         upstream = self.upstream if route is None else self.other_upstreams.get(route.base)
         if upstream is None:  # a reload is about to add it
             return ProbeAnswer(Verdict(Kind.SERVICE, "connect"), failure="connect")
-        headers = [self.credentials.header(key), ("Accept-Encoding", "identity")]
+        headers = [self.credentials.header(key), (b"Accept-Encoding", b"identity")]
         if route is not None:
             target = route.target(target)
         body = None
@@ -88,7 +88,7 @@ class Calls:
             body = msgspec.json.encode(payload)
             if route is not None:
                 body = route.body(body, payload["model"])
-            headers += [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+            headers += [(b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body))]
         try:
             answer = await upstream.send(method, target, headers, body)
             try:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from msgspec import structs
-from multidict import CIMultiDict
 
 from quotapool.domain.cool_down import COOLING, cool_down_s
 from quotapool.domain.echoes import EchoFilter, shows
@@ -29,7 +28,7 @@ from quotapool.ledger.grants import Event, Granted, Observed
 from quotapool.openai import ratelimits, replies
 from quotapool.openai.classify import NO_PROMPT, classify
 from quotapool.openai.encoding import decoded_and_whole
-from quotapool.openai.headers import Header
+from quotapool.openai.head import Head, Header
 from quotapool.openai.jsontext import is_too_deep
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.safety import is_policy_refusal
@@ -65,7 +64,7 @@ def is_page(verdict: Verdict) -> bool:
 
 
 _WORDS: Final = {kind: kind.value for kind in Kind}  # `.value` takes ten times as long
-_JSON: Final = ("content-type", "application/json")
+_JSON: Final = (b"content-type", b"application/json")
 _USUAL_REASONS: Final = frozenset({"", "OK"})
 
 
@@ -91,12 +90,12 @@ def held_event(verdict: Verdict, headers: list[Header]) -> Held:
     """A stream that began with an error, as the same error is shown outside a stream."""
     status = _STATUS_OF.get(verdict.kind, 500)
     kind = "server_error" if status >= 500 else verdict.dimension or "invalid_request_error"
-    kept = [(name, value) for name, value in headers if name.lower() not in {"content-type", "x-quotapool-source"}]
+    kept = [(name, value) for name, value in headers if name.lower() not in {b"content-type", b"x-quotapool-source"}]
     body = replies.error_body(verdict.message or "The stream began with an error.", kind, verdict.reason)
     return Held(status, "", [*kept, _JSON], body)
 
 
-def observed_in(headers: Mapping[str, str]) -> list[Observed]:
+def observed_in(headers: Head) -> list[Observed]:
     """What the rate headers show, as the ledger compares it."""
     rates = ratelimits.read(headers)
     seen: list[Observed] = []
@@ -151,7 +150,7 @@ class AnswerHead(Protocol):
 
     status: int
     reason: str
-    headers: CIMultiDict[str]
+    headers: Head
 
 
 class Attempt(ABC):
@@ -214,16 +213,16 @@ class Attempt(ABC):
         `headers`: those the client may have. Upstream is asked for plain bytes. If it encodes them anyway, the client
         gets them as they came if all of it was read and nothing was to be cleaned; what cannot be read is replaced.
         """
-        plain, is_whole = decoded_and_whole(body, answer.headers.get("Content-Encoding", ""), MOST_ERROR_BODY)
+        plain, is_whole = decoded_and_whole(body, answer.headers.get("content-encoding", ""), MOST_ERROR_BODY)
         if is_too_deep(plain):
             raise UpstreamFailure("protocol", "upstream's error is nested too deeply to be read", sent=True)
         text = self.parts.clean(self.echo.whole(plain))
         self.outcome.verdict = classify(answer.status, answer.headers, text)
         if (body and not plain) or self._is_wide(text):
             text, is_whole = _unreadable(answer.status), False
-            headers = [*(pair for pair in headers if pair[0].lower() != "content-type"), _JSON]
+            headers = [*(pair for pair in headers if pair[0].lower() != b"content-type"), _JSON]
         if plain is body or not is_whole or text != plain:
-            headers = [pair for pair in headers if pair[0].lower() != "content-encoding"]
+            headers = [pair for pair in headers if pair[0].lower() != b"content-encoding"]
             body = text
         self.outcome.held = Held(answer.status, self.reason_of(answer), headers, body)
 

@@ -8,6 +8,7 @@ from typing import Final
 from quotapool.domain.request_record import ANONYMOUS
 from quotapool.ledger.clients import digest
 from quotapool.openai import replies
+from quotapool.openai.head import Head
 from quotapool.openai.refusal import Refusal
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
@@ -60,7 +61,7 @@ class ClientAuth:
         """Whether client keys are required."""
         return bool(self._clients) or self._keys_required
 
-    def enter(self, headers: Mapping[str, str]) -> str:
+    def enter(self, headers: Head) -> str:
         """The client's id, ANONYMOUS where no keys are in use. Raises Refusal (401, 403)."""
         if not self.closed:
             self._check_page(headers)
@@ -75,7 +76,7 @@ class ClientAuth:
             raise Refusal(replies.CLIENT_SUSPENDED)
         return client
 
-    def client_of(self, headers: Mapping[str, str]) -> str:
+    def client_of(self, headers: Head) -> str:
         """The client whose key these headers carry; "" if they carry no valid one."""
         return self._holder_of(token_of(headers)) or ""
 
@@ -89,33 +90,33 @@ class ClientAuth:
                 self._seen[token] = client
         return client
 
-    def _check_page(self, headers: Mapping[str, str]) -> None:
+    def _check_page(self, headers: Head) -> None:
         """Without keys, a page in the operator's browser must not be able to spend the pool's money: neither by a
         rebound DNS name (Host), nor by a cross-origin request (Origin), nor by an image, a link or a form that the
         browser fetches without naming the page (Sec-Fetch-Site; Fetch Metadata §2.2)."""
-        host = headers.get("Host", "")
+        host = headers.get("host", "")
         if host != self._last_host:
             name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
             if name.lower() not in self._hosts and not self._any_host:
                 raise Refusal(replies.HOST_NOT_ALLOWED)
             self._last_host = host
-        origin = headers.get("Origin")
+        origin = headers.get("origin")
         if origin is None:
-            if headers.get("Sec-Fetch-Site", "none") not in _OWN_SITE:
+            if headers.get("sec-fetch-site", "none") not in _OWN_SITE:
                 raise Refusal(replies.ORIGIN_NOT_ALLOWED)
         elif origin not in self._origins:
             raise Refusal(replies.ORIGIN_NOT_ALLOWED)
 
 
-def token_of(headers: Mapping[str, str]) -> str:
+def token_of(headers: Head) -> str:
     """The client key: Authorization, Azure's `api-key`, or the browser's WebSocket subprotocol."""
-    scheme, _, token = headers.get("Authorization", "").partition(" ")
+    scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
     key = headers.get("api-key")
     if key:
         return key.strip()
-    for protocol in headers.get("Sec-WebSocket-Protocol", "").split(","):
+    for protocol in headers.get("sec-websocket-protocol", "").split(","):
         name = protocol.strip()
         if name.startswith(_SUBPROTOCOL):
             return name.removeprefix(_SUBPROTOCOL)

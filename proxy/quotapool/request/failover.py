@@ -24,7 +24,7 @@ from quotapool.domain.verdict import Kind, Verdict
 from quotapool.ledger.budgets import Ledger, StoreUnavailable
 from quotapool.ledger.grants import Granted
 from quotapool.openai import replies
-from quotapool.openai.headers import Header
+from quotapool.openai.head import Header
 from quotapool.openai.refusal import Refusal
 from quotapool.pool.admission import Admission
 from quotapool.pool.configuration import Configuration
@@ -118,10 +118,10 @@ class Plan:
         held = self._held
         if held is None:
             return GiveUp(Refusal(self._nobody))
-        headers = [*held.headers, ("x-quotapool-source", "upstream")]
+        headers = [*held.headers, (b"x-quotapool-source", b"upstream")]
         # We have retried: the client's own retries would multiply ours.
-        if self.tried.failures and not any(name.lower() == "x-should-retry" for name, _ in headers):
-            headers.append(("x-should-retry", "false"))
+        if self.tried.failures and not any(name.lower() == b"x-should-retry" for name, _ in headers):
+            headers.append((b"x-should-retry", b"false"))
         return GiveUp(Held(held.status, held.reason, headers, held.body))
 
     def _step(self, outcome: Outcome) -> Step:

@@ -28,7 +28,7 @@ class Fetch:
         if key not in now.credentials:
             return 0, b""
         route = now.credentials.route(key)
-        headers = [now.credentials.header(key), ("Accept", "application/json"), ("Accept-Encoding", "identity")]
+        headers = [now.credentials.header(key), (b"Accept", b"application/json"), (b"Accept-Encoding", b"identity")]
         target = target if route is None else route.target(target)
         try:
             answer = await now.upstream_of(route).send("GET", target, headers, None)

@@ -10,7 +10,8 @@ from quotapool.domain.quantities import Certainty, Details, Usage
 from quotapool.domain.request_record import RequestRecord
 from quotapool.ledger.grants import Granted
 from quotapool.openai.classify import classify_stream_error
-from quotapool.openai.headers import Header, headers_for_client, headers_for_upstream
+from quotapool.openai.head import Header
+from quotapool.openai.headers import headers_for_client, headers_for_upstream
 from quotapool.openai.sse import StreamRelay
 from quotapool.openai.usage import answering_model
 from quotapool.pool.configuration import Snapshot
@@ -64,10 +65,9 @@ class HttpAttempt(Attempt):
         if outcome.observed and self.request.streamed and answer.status < 400:
             self.parts.ledger.observe(self.granted, outcome.observed)  # when a stream ends, its headers are old
             outcome.observed = None
-        organization = answer.headers.get("openai-organization")
-        if organization is not None:
-            self.parts.sync.learn_organization(record.account, organization)
-        headers = headers_for_client(answer.headers, answer.headers.items(), secret=self.secret)
+        if "openai-organization" in answer.headers.first:
+            self.parts.sync.learn_organization(record.account, answer.headers["openai-organization"])
+        headers = headers_for_client(answer.headers, secret=self.secret)
         headers += self.parts.rates.lines(self.request.group)
         request_id = answer.headers.get("x-request-id", "")
         record.upstream_request_id = "" if self.secret in request_id else request_id
@@ -79,17 +79,14 @@ class HttpAttempt(Attempt):
 
     def _send(self) -> Awaitable[Answer]:
         now, request, down = self.now, self.request, self._down
-        name, credential = now.credentials.header(self.record.key)
         reader = request.placement.reader if request.placement is not None else None
         readable = request.endpoint.readable or (reader is not None and reader.shows_others)
-        headers = headers_for_upstream(
-            down.headers, down.headers.items(), name=name, authorization=credential, readable=readable
-        )
+        headers = headers_for_upstream(down.headers, now.credentials.header(self.record.key), readable=readable)
         to_send = request.to_send
         if request.boundary and request.stream is not None:
             to_send = watched(request.stream, request.boundary, self._name_model)
         if request.length is not None:
-            headers.append(("Content-Length", request.length))
+            headers.append((b"Content-Length", request.length))
         route = now.credentials.route(self.record.key)
         if route is None:
             return now.upstream.send(down.method, down.target, headers, to_send)
@@ -127,22 +124,22 @@ class HttpAttempt(Attempt):
         """Pass a good answer on. A stream that begins with an error becomes a held error instead."""
         request, request_record, outcome, down = self.request, self.request_record, self.outcome, self._down
         answer.reason = self.reason_of(answer)
-        headers.append(("x-quotapool-source", "upstream"))
+        headers.append((b"x-quotapool-source", b"upstream"))
         passed, echo = Passed(), self.echo
         request_record.status, request_record.source = answer.status, "upstream"
-        content_type = answer.headers.get("Content-Type", "")
+        content_type = answer.headers.get("content-type", "")
         is_json = content_type.startswith("application/json")
         is_events = content_type.startswith("text/event-stream")
         if is_events:  # else nginx and its like collect them before they pass them on
             headers = [
-                *(pair for pair in headers if pair[0].lower() != "x-accel-buffering"),
-                ("x-accel-buffering", "no"),
+                *(pair for pair in headers if pair[0].lower() != b"x-accel-buffering"),
+                (b"x-accel-buffering", b"no"),
             ]
         reader = request.placement.reader if request.placement is not None else None
         if reader is not None:
             reader.account = self.record.account
-            if "Location" in answer.headers:
-                reader.located(answer.headers["Location"])
+            if "location" in answer.headers.first:
+                reader.located(answer.headers["location"])
         try:
             if is_events and request.endpoint.dialect is not None:
                 stream = self._stream = StreamRelay(request.endpoint.dialect, request.strip_usage)

@@ -120,10 +120,9 @@ class Catalogue:
         if body is None:
             return False
         record.status, record.source = 200, "proxy"
-        headers = [("content-type", "application/json"), ("x-quotapool-source", "proxy")]
-        await down.start(200, "", headers, len(body))
-        await down.write(body)
-        await down.finish()
+        headers = [(b"content-type", b"application/json"), (b"x-quotapool-source", b"proxy")]
+        if (full := down.reply(200, "", headers, len(body), body)) is not None:
+            await full
         return True
 
     @property

@@ -10,7 +10,7 @@ import msgspec
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.verdict import OK, Verdict
 from quotapool.ledger.grants import Observed
-from quotapool.openai.headers import Header
+from quotapool.openai.head import Header
 from quotapool.upstream.interface import UpstreamFailure
 
 UNSEEN: Final = Usage(Certainty.AT_LEAST)

@@ -7,12 +7,13 @@ Each step names the statuses it may answer with. `docs/request-life.md` tells th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 
 from quotapool.domain.request_record import RequestRecord
 from quotapool.ledger.grants import Granted
 from quotapool.objects.placement import ObjectRequest, Objects
 from quotapool.openai.endpoints import resolve
+from quotapool.openai.head import Head
 from quotapool.openai.reference_marks import involves_objects
 from quotapool.openai.replies import ProxyError
 from quotapool.pool.configuration import Configuration
@@ -51,7 +52,7 @@ class RequestPath:
         self._failover = failover
         self._parts = parts
 
-    def client_of(self, headers: Mapping[str, str]) -> str:
+    def client_of(self, headers: Head) -> str:
         """The client whose key these headers carry; "" if they carry no valid one."""
         return self._auth.client_of(headers)
 
@@ -115,6 +116,5 @@ class RequestPath:
 async def _answer(down: Downstream, held: Held, record: RequestRecord) -> None:
     """Upstream's error is the client's answer."""
     record.status, record.source = held.status, "upstream"
-    await down.start(held.status, held.reason, held.headers, len(held.body))
-    await down.write(held.body)
-    await down.finish()
+    if (full := down.reply(held.status, held.reason, held.headers, len(held.body), held.body)) is not None:
+        await full

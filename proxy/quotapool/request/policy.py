@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any, Final
 
 from quotapool.domain.observer import Observer
 from quotapool.ledger.budgets import Ledger, StoreUnavailable
 from quotapool.ledger.clients import ClientStore
+from quotapool.openai.head import Head
 from quotapool.openai.safety import HEADER, fill_identifier, identifier_of
 from quotapool.pool.configuration import Configuration
 from quotapool.store.store import StoreError
@@ -34,7 +35,7 @@ class PolicyWatch:
         self._observer = observer
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def identified(self, body: bytes, client: str, headers: Mapping[str, str]) -> bytes:
+    def identified(self, body: bytes, client: str, headers: Head) -> bytes:
         """A chat's or response's body that names its user: the client, where it does not name one itself."""
         if not client or HEADER in headers:
             return body

@@ -16,13 +16,13 @@ from typing import Final
 from quotapool.domain.pool import Pool
 from quotapool.domain.quantities import Dimension
 from quotapool.ledger.budgets import Granted
-from quotapool.openai.headers import Header
+from quotapool.openai.head import Header
 from quotapool.openai.ratelimits import format_duration
 
 _EVERY_S: Final = 1.0
 _MOST_GROUPS: Final = 1_000
 _MOST_SEEN: Final = 256  # accounts that are added up: enough to speak for the others, and few enough to never be felt
-_SHOWN: Final = ((Dimension.RPM, "requests"), (Dimension.TPM, "tokens"))
+_SHOWN: Final = ((Dimension.RPM, b"requests"), (Dimension.TPM, b"tokens"))
 
 
 @dataclass(slots=True)
@@ -75,11 +75,10 @@ class PoolRateHeaders:
             limit = sum(limit for limit, _ in seen)
             level = sum(min(limit, max(0.0, level)) for limit, level in seen)
             scale = max(1.0, self._pool.size / len(seen))
-            limits.append((f"x-ratelimit-limit-{what}", str(int(limit * scale))))
-            rest.append((f"x-ratelimit-remaining-{what}", str(int(level * scale))))
-            resets.append(
-                (f"x-ratelimit-reset-{what}", format_duration((limit - level) / limit * 60 if limit else 0.0))
-            )
+            limits.append((b"x-ratelimit-limit-" + what, b"%d" % int(limit * scale)))
+            rest.append((b"x-ratelimit-remaining-" + what, b"%d" % int(level * scale)))
+            reset = format_duration((limit - level) / limit * 60 if limit else 0.0)
+            resets.append((b"x-ratelimit-reset-" + what, reset.encode()))
         return [*limits, *rest, *resets]
 
 

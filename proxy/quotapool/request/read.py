@@ -15,6 +15,7 @@ from quotapool.openai.encoding import TooLarge, Unreadable, decoded_request
 from quotapool.openai.endpoints import IMAGES, Endpoint
 from quotapool.openai.facts import RequestFacts
 from quotapool.openai.forms import FieldReader, FormError, boundary_of
+from quotapool.openai.head import Head
 from quotapool.openai.named_models import other_models
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.requests import (
@@ -56,17 +57,18 @@ async def read_client_request(
 
     Raises Refusal (400, 413)."""
     headers = down.headers
-    content_type = headers.get("Content-Type", "")
+    content_type = headers.get("content-type", "")
     is_json = _NO_JSON.match(content_type) is None  # upstream may read JSON under other names, and under none
-    has_body = headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
+    length = headers.first.get("content-length")
+    has_body = (length is not None and length != b"0") or "transfer-encoding" in headers.first
     if not has_body and endpoint.estimate is None:
         return ClientRequest(endpoint, b"", None, "", NO_MODEL, _NO_MODELS_COST, endpoint.replayable)
-    if content_type and len(headers.getall("Content-Type")) > 1:  # it is not known which one upstream takes
+    if content_type and headers.is_repeated("content-type"):  # it is not known which one upstream takes
         raise Refusal(replies.UNSUPPORTED_ENCODING)
     if endpoint.estimate is None and not (is_json and endpoint.json_body):
         return await _streamed(down, endpoint, content_type, settings, roster, every_model=every_model)
     most = settings.max_json_body
-    if "Content-Encoding" in headers or int(headers.get("Content-Length", most)) > SMALL:
+    if "content-encoding" in headers.first or (most if length is None else int(length)) > SMALL:
         body, text = await _read_large(down, most)
     else:
         body = text = await down.read(most)
@@ -113,19 +115,19 @@ async def _read_large(down: Downstream, most: int) -> tuple[bytes, bytes]:
     """A body that may be large, and its text without an encoding, the very same object if it has none. Raises Refusal
     (400, 413)."""
     headers = down.headers
-    length = int(headers.get("Content-Length", -1))
-    if "Content-Encoding" not in headers and SMALL < (most if length < 0 else length) <= most:
+    length = int(headers.raw("content-length") or -1)
+    if "content-encoding" not in headers and SMALL < (most if length < 0 else length) <= most:
         large = _LargeText(most)
         async for piece in down.stream():
             await large.add(piece)
         text = large.text()
         return text, text
     body = await down.read(most)
-    if "Content-Encoding" not in headers:
+    if "content-encoding" not in headers:
         return body, body
     large = _LargeText(most)
     try:
-        for piece in decoded_request(body, ",".join(headers.getall("Content-Encoding")), most):
+        for piece in decoded_request(body, ",".join(headers.getall("content-encoding")), most):
             await large.add(piece)
     except Unreadable as unreadable:
         raise Refusal(replies.UNSUPPORTED_ENCODING) from unreadable
@@ -184,10 +186,10 @@ async def _streamed(
 ) -> ClientRequest:
     """A body that passes as it comes. Of a form whose model tells what it costs, the beginning is looked at first;
     a model that comes later is found by `watched`."""
-    stream, length = down.stream(), down.headers.get("Content-Length")
+    stream, length = down.stream(), down.headers.raw("content-length")
     model, streamed, count, models = "", False, 1, tuple[str, ...]()
     boundary = boundary_of(content_type) if endpoint.names_model else b""
-    if boundary and "Content-Encoding" not in down.headers:
+    if boundary and "content-encoding" not in down.headers:
         most = settings.max_json_body if every_model else _PEEK
         held, fields, piece = bytearray(), FieldReader(boundary, with_files=every_model), b"-"
         try:
@@ -247,21 +249,19 @@ def _sticky(facts: RequestFacts, body: bytes) -> int | None:
     return None
 
 
-def want_of(
-    request: ClientRequest, headers: Mapping[str, str], client_id: str, client: Client | None, now: Snapshot
-) -> Want:
+def want_of(request: ClientRequest, headers: Head, client_id: str, client: Client | None, now: Snapshot) -> Want:
     """What admission is asked for. Priority and patience are set per client; the request may only lower them."""
     queue = now.settings.queue
     priority = _PRIORITY[client.priority] if client else 0
-    asked = headers.get("x-quotapool-priority")
-    if asked is not None:
+    if "x-quotapool-priority" in headers.first:
+        asked = headers["x-quotapool-priority"]
         priority = min(priority, _PRIORITY.get(asked.strip().lower(), priority))
     patience = queue.max_wait if client is None or client.max_wait is None else client.max_wait
     for name in ("x-quotapool-max-wait", "x-stainless-read-timeout", "x-stainless-timeout"):
-        if (text := headers.get(name)) is not None:
-            patience = min(patience, _seconds(text, patience))
+        if name in headers.first:
+            patience = min(patience, _seconds(headers[name], patience))
     unread = request.body is None and request.endpoint.names_model  # it names a model that was not looked for
-    renamable = bool(request.body) and "Content-Encoding" not in headers
+    renamable = bool(request.body) and "content-encoding" not in headers.first
     return Want(
         request.group,
         request.use,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from quotapool.domain.quantities import Dimension
 from quotapool.openai import replies
+from quotapool.openai.head import Head
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replies import ProxyError
 from quotapool.pool.want import Never, NoRoom
@@ -61,15 +61,15 @@ def failed(failure: UpstreamFailure, *, final: bool) -> Refusal:
     return Refusal(error, f"{error.cause} ({failure}.) {error.remedy}", final=final)
 
 
-def not_served(error: ProxyError, headers: Mapping[str, str], *, tls: bool) -> Refusal:
+def not_served(error: ProxyError, headers: Head, *, tls: bool) -> Refusal:
     """403, 404, 405. A path that misses /v1 or has it twice gets the base_url by which this client reaches us.
 
     `tls`: our own listener has it.
     """
-    host = headers.get("Host", "")
+    host = headers.get("host", "")
     if error is not replies.PATH_NOT_FOUND or not host:
         return Refusal(error)
-    scheme = "https" if tls or headers.get("X-Forwarded-Proto") == "https" else "http"
+    scheme = "https" if tls or headers.get("x-forwarded-proto") == "https" else "http"
     return Refusal(error, f"{error.cause} Set base_url to {scheme}://{host}/v1.")
 
 

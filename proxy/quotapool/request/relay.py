@@ -11,13 +11,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Final, Protocol
 
-from multidict import CIMultiDictProxy
-
 from quotapool.domain.echoes import EchoFilter
 from quotapool.domain.verdict import Kind
 from quotapool.openai.classify import classify_stream_error, failure_in
 from quotapool.openai.encoding import decoded
-from quotapool.openai.headers import Header
+from quotapool.openai.head import Head, Header
 from quotapool.openai.skimmed import SkimmedJson
 from quotapool.openai.sse import StreamRelay
 from quotapool.openai.usage import read_usage
@@ -35,7 +33,7 @@ class Downstream(Protocol):
 
     method: str
     target: str  # path and query as they came
-    headers: CIMultiDictProxy[str]
+    headers: Head
     started: bool  # the point of no return
 
     async def read(self, most: int) -> bytes:
@@ -44,6 +42,13 @@ class Downstream(Protocol):
 
     def stream(self) -> AsyncIterator[bytes]:
         """The body as it comes in, for what is never read or repeated."""
+        ...
+
+    def reply(
+        self, status: int, reason: str, headers: Sequence[Header], length: int | None, body: bytes
+    ) -> Awaitable[None] | None:
+        """A whole answer at once: what `start`, `write` and `finish` do. What comes back is to be awaited. Raises
+        ConnectionResetError."""
         ...
 
     async def start(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None: ...
@@ -98,20 +103,21 @@ async def pass_json(
     """A JSON answer, read whole and then sent whole. A large one flows, usage at its end. Stored objects that it names
     are recorded before the client gets it. `counts`: it has usage. A response that failed for its key's
     sake is returned as an error, not sent."""
-    if reader is not None and reader.shows_others and answer.headers.get("Content-Encoding", "identity") != "identity":
+    if reader is not None and reader.shows_others and answer.headers.get("content-encoding", "identity") != "identity":
         raise UpstreamFailure("protocol", "a list came encoded, so whose objects it shows is not known", sent=True)
     most = _READ_WHOLE if reader is None else _LONGEST_LIST
-    body = await read_body(answer, most)
+    whole = answer.whole()  # as most answers come: nothing to wait for
+    body = await read_body(answer, most) if whole is None else whole
     if len(body) > most:
         if reader is not None and reader.shows_others:
             raise UpstreamFailure("protocol", "the list is too long to check whose objects it shows", sent=True)
         await _flow(down, answer, headers, body, passed, echo)
         return
     body = echo.whole(body)
-    if "Content-Encoding" in answer.headers:  # although it was asked for plain bytes
-        text = decoded(body, answer.headers["Content-Encoding"], most)
+    if "content-encoding" in answer.headers.first:  # although it was asked for plain bytes
+        text = decoded(body, answer.headers["content-encoding"], most)
         if (clean := echo.whole(text)) is not text:
-            headers, body = [pair for pair in headers if pair[0].lower() != "content-encoding"], clean
+            headers, body = [pair for pair in headers if pair[0].lower() != b"content-encoding"], clean
     else:
         text = body
     if counts:
@@ -124,15 +130,14 @@ async def pass_json(
     passed.complete = True
     if reader is not None:
         body = await reader.answered(body)
-    await down.start(answer.status, answer.reason, headers, len(body))
-    await down.write(body)
-    await down.finish()
+    if (full := down.reply(answer.status, answer.reason, headers, len(body), body)) is not None:
+        await full
 
 
 async def _flow(
     down: Downstream, answer: Answer, headers: Sequence[Header], body: bytes, passed: Passed, echo: EchoFilter
 ) -> None:
-    length = answer.headers.get("Content-Length")
+    length = answer.headers.get("content-length")
     await down.start(answer.status, answer.reason, headers, int(length) if length else None)
     await down.write(echo.feed(body))
     kept = SkimmedJson(_TAIL, _LONGEST_IN_TAIL)
@@ -150,8 +155,15 @@ async def pass_bytes(
     down: Downstream, answer: Answer, headers: Sequence[Header], passed: Passed, echo: EchoFilter
 ) -> None:
     """An answer of which nothing is needed: files, audio, images."""
-    length = answer.headers.get("Content-Length")
-    await down.start(answer.status, answer.reason, headers, int(length) if length and length.isdigit() else None)
+    written = answer.headers.raw("content-length")
+    length = int(written) if written is not None and written.isdigit() else None
+    whole = answer.whole()
+    if whole is not None:
+        if (full := down.reply(answer.status, answer.reason, headers, length, echo.whole(whole))) is not None:
+            await full
+        passed.complete = True
+        return
+    await down.start(answer.status, answer.reason, headers, length)
     await answer.pour(lambda chunk: down.put(echo.feed(chunk)))
     await down.write(echo.finish())
     passed.complete = True

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from multidict import CIMultiDictProxy
-
-from quotapool.openai.headers import Header
+from quotapool.openai.head import Head, Header
 from quotapool.websocket.socket import WebSocket
 
 
 class SessionClient(Protocol):
     """A client that asks for a session. `protocols`: the subprotocols it offers, without credentials."""
 
-    headers: CIMultiDictProxy[str]
+    headers: Head
     target: str
     protocols: list[str]
 

@@ -38,12 +38,11 @@ class HandshakeAttempt(Attempt):
 
     async def _exchange(self) -> None:
         now, client, record, outcome = self.now, self._client, self.record, self.outcome
-        name, credential = now.credentials.header(record.key)
         route = now.credentials.route(record.key)
         handshake = await open_websocket(
             cast("UpstreamClient", now.upstream_of(route)),  # a worker's upstream can do more than answer requests
             client.target if route is None else route.target(client.target),
-            headers_for_upstream(client.headers, client.headers.items(), name=name, authorization=credential),
+            headers_for_upstream(client.headers, now.credentials.header(record.key)),
             client.protocols,
             most=now.settings.max_ws_message,
         )
@@ -51,7 +50,7 @@ class HandshakeAttempt(Attempt):
         request_id = handshake.headers.get("x-request-id", "")
         record.upstream_request_id = "" if self.secret in request_id else request_id
         if handshake.socket is None:
-            headers = headers_for_client(handshake.headers, handshake.headers.items(), secret=self.secret)
+            headers = headers_for_client(handshake.headers, secret=self.secret)
             self._refused(handshake, headers, handshake.body)
             return
         self.handshake = handshake

@@ -24,7 +24,8 @@ from quotapool.ledger.grants import Granted
 from quotapool.objects.placement import Placement
 from quotapool.openai import replies
 from quotapool.openai.endpoints import resolve, session_query
-from quotapool.openai.headers import Header, headers_for_client
+from quotapool.openai.head import Header
+from quotapool.openai.headers import headers_for_client
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replies import ProxyError
 from quotapool.pool.configuration import Configuration
@@ -199,9 +200,9 @@ class SessionPath:
     @staticmethod
     def _headers(opened: HandshakeAttempt) -> list[Header]:
         handshake = opened.handshake
-        headers = headers_for_client(handshake.headers, handshake.headers.items(), secret=opened.secret)
-        kept = [pair for pair in headers if not pair[0].lower().startswith("sec-websocket-")]
-        return [*kept, ("x-quotapool-source", "upstream")]
+        headers = headers_for_client(handshake.headers, secret=opened.secret)
+        kept = [pair for pair in headers if not pair[0].lower().startswith(b"sec-websocket-")]
+        return [*kept, (b"x-quotapool-source", b"upstream")]
 
     def _state_of(self, key: str) -> State:
         known = self._roster.pool.keys.get(key)

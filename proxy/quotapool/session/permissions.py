@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from quotapool.objects.placement import ObjectRequest, Objects, about
 from quotapool.openai import replies
+from quotapool.openai.head import Head
 from quotapool.openai.ids import Reference, object_path
 from quotapool.openai.named_models import other_models
 from quotapool.openai.reference_marks import involves_objects
@@ -74,7 +75,7 @@ class SessionPermissions:
         self,
         client: Client | None,
         name: str,
-        headers: Mapping[str, str],
+        headers: Head,
         own: OwnObjects,
         model: str,
         event: bytes,
@@ -89,7 +90,7 @@ class SessionPermissions:
         self._check_models(client, event, model)
         self._daily_limit.check_session()
         is_bound = await self._check_objects(name, own, RESPONSES, event, account, model)
-        is_bound = is_bound or b'"previous_response_id"' in event or b'"conversation"' in event
+        is_bound = is_bound or event.find(b'"previous_response_id"') >= 0 or event.find(b'"conversation"') >= 0
         if self._configuration.now.settings.safety.identifier:
             event = self._policy.identified(event, name, headers)
         return event, is_bound

@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Final, Protocol
 
-from multidict import CIMultiDict
-
+from quotapool.openai.head import NO_LINES, Head
 from quotapool.upstream.interface import Sink, UpstreamFailure
 
 _MOST_BUFFERED: Final = 2**16  # bytes of a body that nobody has taken; then upstream has to wait
@@ -65,7 +64,7 @@ class StreamedAnswer:
         self.begun = False
         self.status = 0
         self.reason = ""
-        self.headers: CIMultiDict[str] = CIMultiDict()
+        self.headers: Head = NO_LINES
 
     async def head(self, deadline: float | None) -> None:
         """Until status and headers are here. `deadline`: in the loop's time. Raises UpstreamFailure."""
@@ -73,6 +72,11 @@ class StreamedAnswer:
             if self._failure is not None:
                 raise self._failure
             await self._wait(deadline)
+
+    def whole(self) -> bytes | None:
+        if not self._complete or self._failure is not None:
+            return None
+        return self._take() if self._pieces else b""
 
     async def chunk(self) -> bytes:
         while not self._pieces:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from quotapool.openai.headers import Header, encode_headers
+from quotapool.openai.head import Header
+from quotapool.openai.headers import encode_headers
 from quotapool.upstream.answer import StreamedAnswer
 from quotapool.upstream.connection import UpstreamConnection
 from quotapool.upstream.connection_limit import ConnectionLimit
@@ -23,10 +24,10 @@ from quotapool.upstream.interface import Body, Timeouts, UpstreamFailure
 from quotapool.upstream.tunnel import ForwardProxy
 from quotapool.upstream.turns import Turns
 
-_DIGITS: Final = re.compile(r"[0-9]{1,18}")
+_DIGITS: Final = re.compile(rb"[0-9]{1,18}")
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.1: what a header's name is made of
-_FRAMING: Final = frozenset({"host", "content-length", "transfer-encoding"})
+_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.1: what a header's name is made of
+_FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
 _START: Final = re.compile(r"[A-Za-z]+ [^\x00-\x20\x7f]+")
 
 
@@ -128,15 +129,15 @@ class UpstreamClient:
             lines = encode_headers(headers)
         except ValueError as error:
             raise UpstreamFailure("protocol", "a header of more than one line was to be sent", sent=False) from error
-        framing = [(low, value) for name, value in headers if (low := _lower(name)) in _FRAMING]
+        framing = [(low, value) for name, value in headers if (low := _framing(name))]
         hosted = False
         length: int | None = None
         for low, value in framing:
-            if low == "content-length":
+            if low == b"content-length":
                 if length is not None or _DIGITS.fullmatch(value) is None:
                     raise UpstreamFailure("protocol", "a wrong Content-Length was to be sent", sent=False)
                 length = int(value)
-            elif low == "host":
+            elif low == b"host":
                 hosted = True
             else:
                 raise UpstreamFailure("protocol", "a Transfer-Encoding was to be sent", sent=False)
@@ -233,8 +234,10 @@ def _closed() -> UpstreamFailure:
 
 
 @functools.lru_cache(maxsize=1024)
-def _lower(name: str) -> str:
-    """A header's name in lower case. Raises UpstreamFailure if it is invalid."""
+def _framing(name: bytes) -> bytes:
+    """The name in lower case of a header that frames the message; b"" of others. Raises UpstreamFailure
+    if the name is invalid."""
     if _NAME.fullmatch(name) is None:
         raise UpstreamFailure("protocol", "a header with an invalid name was to be sent", sent=False)
-    return name.lower()
+    low = name.lower()
+    return low if low in _FRAMING else b""

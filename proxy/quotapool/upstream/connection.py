@@ -16,9 +16,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final, Protocol, cast
 
 import httptools
-from multidict import CIMultiDict
 
-from quotapool.openai.headers import decode_headers, is_one_line
+from quotapool.openai.head import Head, Header
+from quotapool.openai.headers import is_one_line
 from quotapool.upstream.answer import StreamedAnswer
 from quotapool.upstream.interface import Body, Timeouts, UpstreamFailure
 from quotapool.upstream.turns import Turns
@@ -80,8 +80,8 @@ class UpstreamConnection:
         self._owner = owner
         self._turns = turns
         self._between_s = timeouts.between_bytes
-        # Called for each line of a head, so it only gathers them: all are made text of at once.
-        self._fields: list[tuple[bytes, bytes]] = []  # of the heads so far, then of the trailers
+        # Called for each line of a head, so it only gathers them.
+        self._fields: list[Header] = []  # of the heads so far, then of the trailers
         add = self._fields.append
         self.on_header: Callable[[bytes, bytes], None] = lambda name, value: add((name, value))
         self._parser = httptools.HttpResponseParser(self)
@@ -381,26 +381,26 @@ class UpstreamConnection:
         answer.reason = self._phrase.decode("utf-8", "surrogateescape")
         if self._phrase != b"OK" and not is_one_line(answer.reason):
             raise httptools.HttpParserError("a reason phrase of more than one line")
-        headers = answer.headers = CIMultiDict(decode_headers(fields[self._final :]))
+        headers = answer.headers = Head(fields[self._final :] if self._final else fields)
         fields.clear()
-        framed = "Content-Length" in headers
-        if "Transfer-Encoding" in headers:
-            if [coding.lower() for coding in headers.getall("Transfer-Encoding")] != ["chunked"]:
+        framed = "content-length" in headers.first
+        if "transfer-encoding" in headers.first:
+            if [coding.lower() for coding in headers.getall("transfer-encoding")] != ["chunked"]:
                 raise httptools.HttpParserError("a transfer coding that is not `chunked`")
             framed = True
         reusable = parser.should_keep_alive()
         if self._asked_head or status in _NO_BODY:
             # A body where none may be could pass for the next answer. With a plain length each byte of it is noticed
             # (`on_body`); with chunks, or if a 204 has a length, it is not worth finding out.
-            certain = status == 304 or not framed or (self._asked_head and "Transfer-Encoding" not in headers)
+            certain = status == 304 or not framed or (self._asked_head and "transfer-encoding" not in headers)
             reusable = reusable and certain
             self._reading = _ENDED
         else:
             self._reading = _BODY if framed else _BODY_TO_THE_END
         if not reusable:
             self._reusable = False
-        if "Keep-Alive" in headers:
-            self.keep_s = min(_IDLE_S, _MARGIN * _kept_s(headers["Keep-Alive"]))
+        if "keep-alive" in headers.first:
+            self.keep_s = min(_IDLE_S, _MARGIN * _kept_s(headers["keep-alive"]))
         self._overhead = 0
         answer.begun = True
 

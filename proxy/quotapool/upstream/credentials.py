@@ -5,42 +5,39 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 
-from quotapool.openai.headers import Header
-from quotapool.upstream.routes import Route
+from quotapool.openai.head import Header
+from quotapool.upstream.routes import Route, bearer
 
 
 class Credentials:
     """Secrets by key id. `routes`: (key id, account, route) of those whose upstream is not the pool's."""
 
-    __slots__ = ("_authorization", "_closed", "_mapped", "_routes")
+    __slots__ = ("_closed", "_headers", "_mapped", "_routes", "_secrets")
 
     def __init__(self, secrets: Mapping[str, str], routes: Iterable[tuple[str, str, Route]] = ()) -> None:
-        self._authorization = {name: f"Bearer {secret}" for name, secret in secrets.items()}
+        self._secrets = dict(secrets)
         routes = list(routes)
         self._routes = {key: route for key, _, route in routes}
+        self._headers = {
+            key: self._routes[key].credential(secret) if key in self._routes else bearer(secret)
+            for key, secret in secrets.items()
+        }
         self._mapped = {account: route for _, account, route in routes if route.models}
         self._closed: dict[tuple[str, bool], frozenset[str]] = {}
 
     def __repr__(self) -> str:
-        return f"<Credentials of {len(self._authorization)} keys>"
+        return f"<Credentials of {len(self._secrets)} keys>"
 
     def __contains__(self, key_id: str) -> bool:
-        return key_id in self._authorization
-
-    def authorization(self, key_id: str) -> str:
-        """Value of the Authorization header for this key."""
-        return self._authorization[key_id]
+        return key_id in self._secrets
 
     def secret(self, key_id: str) -> str:
         """For finding it in what upstream answers, so that it goes no further."""
-        return self._authorization[key_id].removeprefix("Bearer ")
+        return self._secrets[key_id]
 
     def header(self, key_id: str) -> Header:
         """The header that carries this key's secret."""
-        route = self._routes.get(key_id)
-        if route is None:
-            return "Authorization", self._authorization[key_id]
-        return route.credential(self.secret(key_id))
+        return self._headers[key_id]
 
     def route(self, key_id: str) -> Route | None:
         """Where this key's requests go; None: to the pool's upstream, as they are."""

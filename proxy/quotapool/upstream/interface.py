@@ -9,9 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from multidict import CIMultiDict
-
-from quotapool.openai.headers import Header
+from quotapool.openai.head import Head, Header
 
 Body = bytes | AsyncIterator[bytes] | None
 
@@ -50,7 +48,11 @@ class Answer(Protocol):
 
     status: int
     reason: str
-    headers: CIMultiDict[str]
+    headers: Head
+
+    def whole(self) -> bytes | None:
+        """All of the body, or what is left of it, if it is here to its end; else None, and it is as before."""
+        ...
 
     async def chunk(self) -> bytes:
         """The next piece of the body as it came in, b"" at its end. Raises UpstreamFailure if it breaks off.

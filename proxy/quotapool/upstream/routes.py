@@ -10,8 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from quotapool.openai.headers import Header
+from quotapool.openai.head import Header
 from quotapool.openai.jsontext import BROKEN, set_member
+
+
+def bearer(secret: str) -> Header:
+    """OpenAI's own header for a secret."""
+    return b"Authorization", f"Bearer {secret}".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,7 @@ class Route:
 
     def credential(self, secret: str) -> Header:
         """The header that carries the secret."""
-        return ("api-key", secret) if self.header == "api-key" else ("Authorization", f"Bearer {secret}")
+        return (b"api-key", secret.encode()) if self.header == "api-key" else bearer(secret)
 
     def target(self, target: str) -> str:
         """The request's target with this upstream's parameters, but for those that the client gave itself."""

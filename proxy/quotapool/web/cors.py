@@ -8,22 +8,20 @@ was refused.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
-from multidict import CIMultiDictProxy
-
 from quotapool.openai import replies
-from quotapool.openai.headers import Header
+from quotapool.openai.head import Head, Header
 from quotapool.openai.refusal import Refusal
 from quotapool.request.relay import Downstream
 
-_METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-_MAX_AGE_S: Final = 7200  # the longest that Chromium keeps a preflight's answer
+_METHODS: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+_MAX_AGE_S: Final = b"7200"  # the longest that Chromium keeps a preflight's answer
 _RATES: Final = [
     f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")
 ]
-EXPOSED: Final = ", ".join(
+_EXPOSED: Final = ", ".join(
     [
         "retry-after",
         "retry-after-ms",
@@ -36,7 +34,7 @@ EXPOSED: Final = ", ".join(
         "openai-version",
         "location",
     ]
-)
+).encode()
 
 
 class Cors:
@@ -48,34 +46,34 @@ class Cors:
     def headers_for(self, origin: str) -> list[Header]:
         """The headers to add to an answer to a page of this origin; one that is not allowed cannot read the answer."""
         if origin not in self.origins:
-            return [("Vary", "Origin")]
+            return [(b"Vary", b"Origin")]
         return [
-            ("Access-Control-Allow-Origin", origin),
-            ("Access-Control-Expose-Headers", EXPOSED),
-            ("Vary", "Origin"),
+            (b"Access-Control-Allow-Origin", origin.encode("utf-8", "surrogateescape")),
+            (b"Access-Control-Expose-Headers", _EXPOSED),
+            (b"Vary", b"Origin"),
         ]
 
-    def preflight(self, headers: Mapping[str, str]) -> list[Header]:
+    def preflight(self, headers: Head) -> list[Header]:
         """The headers of the answer to a browser's preflight request. Raises Refusal (403)."""
-        origin = headers["Origin"]
+        origin = headers["origin"]
         if origin not in self.origins:
             raise Refusal(replies.ORIGIN_NOT_ALLOWED)
         allowed = [
-            ("Access-Control-Allow-Origin", origin),
-            ("Access-Control-Allow-Methods", _METHODS),
-            ("Access-Control-Max-Age", str(_MAX_AGE_S)),
-            ("Vary", "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"),
+            (b"Access-Control-Allow-Origin", origin.encode("utf-8", "surrogateescape")),
+            (b"Access-Control-Allow-Methods", _METHODS),
+            (b"Access-Control-Max-Age", _MAX_AGE_S),
+            (b"Vary", b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers"),
         ]
-        if asked := headers.get("Access-Control-Request-Headers"):
-            allowed.append(("Access-Control-Allow-Headers", asked))
-        if headers.get("Access-Control-Request-Private-Network", "").lower() == "true":
-            allowed.append(("Access-Control-Allow-Private-Network", "true"))
+        if asked := headers.raw("access-control-request-headers"):
+            allowed.append((b"Access-Control-Allow-Headers", asked))
+        if headers.get("access-control-request-private-network", "").lower() == "true":
+            allowed.append((b"Access-Control-Allow-Private-Network", b"true"))
         return allowed
 
 
-def is_preflight(method: str, headers: Mapping[str, str]) -> bool:
+def is_preflight(method: str, headers: Head) -> bool:
     """Whether a browser asks for permission before a page's request."""
-    return method == "OPTIONS" and "Origin" in headers and "Access-Control-Request-Method" in headers
+    return method == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers
 
 
 class PageDownstream:
@@ -86,7 +84,7 @@ class PageDownstream:
         self._also = also
         self.method: str = down.method
         self.target: str = down.target
-        self.headers: CIMultiDictProxy[str] = down.headers
+        self.headers: Head = down.headers
         self.read = down.read
         self.stream: Callable[[], AsyncIterator[bytes]] = down.stream
         self.write = down.write
@@ -103,5 +101,12 @@ class PageDownstream:
         self._down.started = value
 
     async def start(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None:
-        kept = [pair for pair in headers if not pair[0].lower().startswith("access-control-")]
-        await self._down.start(status, reason, [*kept, *self._also], length)
+        await self._down.start(status, reason, self._allowed(headers), length)
+
+    def reply(
+        self, status: int, reason: str, headers: Sequence[Header], length: int | None, body: bytes
+    ) -> Awaitable[None] | None:
+        return self._down.reply(status, reason, self._allowed(headers), length, body)
+
+    def _allowed(self, headers: Sequence[Header]) -> list[Header]:
+        return [*(pair for pair in headers if not pair[0].lower().startswith(b"access-control-")), *self._also]

@@ -10,15 +10,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Final, Protocol
 
-from multidict import CIMultiDict, CIMultiDictProxy
-
 from quotapool.openai import replies
-from quotapool.openai.headers import Header, encode_headers
+from quotapool.openai.head import Head, Header
+from quotapool.openai.headers import encode_headers
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replies import ProxyError
 
 _NO_BODY: Final = frozenset({204, 304})
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
+_LAST_CHUNK: Final = b"0\r\n\r\n"
 _COPIED: Final = 65_536  # bytes up to which a copy is cheaper than a second buffer
 _MOST_BUFFERED: Final = 262_144  # bytes of a body that wait for their reader; then the client has to wait
 PACE: Final = 1024  # bytes a second, of a body or an answer, at which a slow client keeps its place
@@ -28,6 +28,7 @@ class ExchangeConnection(Protocol):
     """The connection under an exchange, as the exchange needs it."""
 
     lost: bool
+    loop: asyncio.AbstractEventLoop
     drained: asyncio.Future[None] | None  # done once the client takes more; None: it does
     deadline: float  # by which more of the body must have come, in the loop's time
     now: Callable[[], float]
@@ -83,7 +84,7 @@ class Exchange:
         connection: ExchangeConnection,
         method: str,
         target: str,
-        headers: list[Header],
+        headers: Head,
         *,
         modern: bool,
         keep_alive: bool,
@@ -91,7 +92,7 @@ class Exchange:
         """`modern`: the client speaks HTTP/1.1, so it understands chunks and 100-continue."""
         self.method = method
         self.target = target
-        self.headers: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict(headers))
+        self.headers = headers
         self.id = ""  # our request id, once it has one
         self.started = False
         self.started_at: float | None = None
@@ -99,7 +100,7 @@ class Exchange:
         self.was_cut = False
         self.fault: ProxyError | None = None  # the body is broken, or did not come in time
         self.complete = False  # the whole body has arrived
-        length = self.headers.get("Content-Length")
+        length = headers.first.get("content-length")
         self.length = None if length is None else int(length)
         self._connection = connection
         self._modern = modern
@@ -107,7 +108,7 @@ class Exchange:
         self._buffered = 0
         self._waiter: asyncio.Future[None] | None = None
         self._patience_s = math.inf  # how much longer the body may pause
-        self._expects = "Expect" in self.headers and self.headers["Expect"].lower() == "100-continue"
+        self._expects = "expect" in headers.first and headers["expect"].lower() == "100-continue"
         self._head: bytes | None = None  # to be sent with the first bytes of the body
         self._chunked = False
         self._left: int | None = 0  # bytes that the answer still promises; None: they are not counted
@@ -184,7 +185,7 @@ class Exchange:
     async def _more(self) -> None:
         """Wait for more of the body. What has come in time buys time for what is to come."""
         connection = self._connection
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = connection.loop.create_future()
         began = connection.now()
         self._patience_s = min(connection.client_s, self._patience_s)
         connection.deadline = began + self._patience_s
@@ -200,8 +201,25 @@ class Exchange:
 
     # ---- the answer
 
+    def reply(
+        self, status: int, reason: str, headers: Sequence[Header], length: int | None, body: bytes
+    ) -> Awaitable[None] | None:
+        """A whole answer in one write; what comes back is to be awaited. Raises ValueError, ConnectionResetError."""
+        self._begin(status, reason, headers, length)
+        connection = self._connection
+        if connection.lost:
+            raise ConnectionResetError("the client has left")
+        self._send(self._framed(body) + _LAST_CHUNK if self._chunked else self._framed(body))
+        if self._left:  # upstream sent fewer bytes than it promised
+            self.cut()
+            return None
+        return None if connection.drained is None else asyncio.shield(connection.drained)
+
     async def start(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None:
         """The head; it goes out with the first bytes of the body. Raises ValueError if it would not be one head."""
+        self._begin(status, reason, headers, length)
+
+    def _begin(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None:
         lines = encode_headers(headers)
         if self._expects or not self.complete:
             self.keep_alive = False  # the client may still send the body or not: what follows could be either
@@ -239,28 +257,36 @@ class Exchange:
             raise ConnectionResetError("the client has left")
         if not data or self._left == 0:
             return None
+        self._send(self._framed(data))
+        return None if connection.drained is None else asyncio.shield(connection.drained)
+
+    def _framed(self, data: bytes) -> bytes:
+        """The bytes that carry this piece of the body; none, if the answer has no body or has had all of it."""
         if self._chunked:
-            frame = b"%x\r\n%b\r\n" % (len(data), data)
-        elif self._left is None:
-            frame = data
-        else:
-            frame = data if len(data) <= self._left else data[: self._left]
-            self._left -= len(frame)
+            return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+        if self._left is None:
+            return data
+        if len(data) > self._left:
+            data = data[: self._left]
+        self._left -= len(data)
+        return data
+
+    def _send(self, frame: bytes) -> None:
+        """`frame`, behind the head if that is still here."""
         head, self._head = self._head, None
         if head is None:
-            connection.send(frame)
+            self._connection.send(frame)
         elif len(frame) < _COPIED:
-            connection.send(head + frame)
+            self._connection.send(head + frame)
         else:
-            connection.send(head)
-            connection.send(frame)
-        return None if connection.drained is None else asyncio.shield(connection.drained)
+            self._connection.send(head)
+            self._connection.send(frame)
 
     async def finish(self) -> None:
         if self._left:  # upstream sent fewer bytes than it promised
             self.cut()
             return
-        end = b"0\r\n\r\n" if self._chunked else b""
+        end = _LAST_CHUNK if self._chunked else b""
         if self._head is not None:
             end, self._head = self._head + end, None
         if end and not self._connection.lost:

@@ -93,7 +93,7 @@ class ClientHandler:
         if self.draining:
             down.keep_alive = False
         self._observer.began()
-        origin = down.headers.get("Origin")
+        origin = down.headers.get("origin")
         page: Downstream = down if origin is None else PageDownstream(down, self.cors.headers_for(origin))
         try:
             if not self.places.take(down):
@@ -102,8 +102,9 @@ class ClientHandler:
                 await self._sessions.serve(wanted, record)
             elif origin is not None and is_preflight(down.method, down.headers):
                 record.status, record.source = 204, "proxy"
-                await down.start(204, "", self.cors.preflight(down.headers), None)  # 403
-                await down.finish()
+                full = down.reply(204, "", self.cors.preflight(down.headers), None, b"")  # 403
+                if full is not None:
+                    await full
             else:
                 await self._path.serve(page, record)
         except Refusal as refusal:
@@ -137,6 +138,5 @@ class ClientHandler:
             down.cut()
             return
         body = refusal.body()
-        await down.start(refusal.status, "", refusal.headers(), len(body))
-        await down.write(body)
-        await down.finish()
+        if (full := down.reply(refusal.status, "", refusal.headers(), len(body), body)) is not None:
+            await full

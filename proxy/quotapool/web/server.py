@@ -25,7 +25,8 @@ from typing import Final
 import httptools
 
 from quotapool.openai import replies
-from quotapool.openai.headers import decode_headers
+from quotapool.openai.head import Head, Header
+from quotapool.openai.headers import encode_headers
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replies import ProxyError
 from quotapool.web.exchange import PACE, Exchange
@@ -91,8 +92,9 @@ class ClientConnection:
     def __init__(self, server: Server) -> None:
         self._server = server
         self.now = server.now
-        # Called for each line of a head, so it only gathers them: all are made text of at once.
-        self._fields: list[tuple[bytes, bytes]] = []  # of the head or the trailers under way
+        self.loop = server.loop
+        # Called for each line of a head, so it only gathers them.
+        self._fields: list[Header] = []  # of the head or the trailers under way
         add = self._fields.append
         self.on_header: Callable[[bytes, bytes], None] = lambda name, value: add((name, value))
         self._parser = httptools.HttpRequestParser(self)
@@ -314,14 +316,14 @@ class ClientConnection:
             self,
             method.decode("ascii"),
             target.decode("utf-8", "surrogateescape"),
-            decode_headers(self._fields),
+            Head(self._fields),
             modern=modern,
             keep_alive=keep_alive,
         )
-        hosts = exchange.headers.getall("Host", ())
-        if len(hosts) != 1 and (modern or hosts):
+        headers = exchange.headers
+        if headers.is_repeated("host") or (modern and "host" not in headers.first):
             raise ValueError("not one Host (RFC 9112 §3.2)")
-        if not modern and "Transfer-Encoding" in exchange.headers:
+        if not modern and "transfer-encoding" in headers.first:
             raise ValueError("chunks of a client that knows of none (RFC 9112 §6.1)")
         return exchange
 
@@ -330,7 +332,7 @@ class ClientConnection:
         transport = self._transport
         asked = b",".join(value for name, value in self._fields if name.lower() == b"upgrade").lower()
         tunnel = self._parts[0] == b"CONNECT"
-        if not tunnel and b"websocket" not in asked:
+        if not tunnel and asked.find(b"websocket") < 0:
             # It is answered in HTTP/1.1. The parser takes it to have no body, so it is read again without the header.
             fields = [b"%b: %b" % (name, value) for name, value in self._fields if name.lower() != b"upgrade"]
             self._fields.clear()
@@ -414,10 +416,9 @@ class ClientConnection:
 
     def _refuse(self, refusal: Refusal) -> None:
         body = refusal.body()
-        lines = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}"]
-        lines += [f"{name}: {value}" for name, value in refusal.headers()]
-        lines += [f"Content-Length: {len(body)}", "Connection: close", "", ""]
-        self.send("\r\n".join(lines).encode() + body)
+        first = f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}\r\n".encode()
+        framing = (b"Content-Length", b"%d" % len(body)), (b"Connection", b"close")
+        self.send(first + encode_headers([*refusal.headers(), *framing]) + b"\r\n" + body)
         if not self._linger():
             self._close()
 

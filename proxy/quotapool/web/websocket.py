@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from quotapool.openai import replies
-from quotapool.openai.headers import Header, encode_headers
+from quotapool.openai.head import Header
+from quotapool.openai.headers import encode_headers
 from quotapool.openai.refusal import Refusal
 from quotapool.web.exchange import Exchange
 from quotapool.websocket.socket import WebSocket, accept_key
@@ -41,7 +42,7 @@ class WebSocketRequest:
         self._drain = drain
         self.headers = exchange.headers
         self.target = exchange.target
-        lines = self.headers.getall("Sec-WebSocket-Protocol", [])
+        lines = self.headers.getall("sec-websocket-protocol")
         offered = [name.strip() for line in lines for name in line.split(",")]
         self.protocols = [name for name in offered if name and not name.startswith(_CREDENTIALS)]
 
@@ -50,13 +51,13 @@ class WebSocketRequest:
         headers = self.headers
         if (
             self._exchange.method != "GET"
-            or "Transfer-Encoding" in headers
-            or headers.get("Content-Length", "0") != "0"
-            or headers.get("Sec-WebSocket-Version") != _VERSION
-            or not _is_nonce(headers.get("Sec-WebSocket-Key", ""))
+            or "transfer-encoding" in headers
+            or headers.get("content-length", "0") != "0"
+            or headers.get("sec-websocket-version") != _VERSION
+            or not _is_nonce(headers.get("sec-websocket-key", ""))
         ):
             refusal = Refusal(replies.INVALID_WEBSOCKET)
-            refusal.also = [("Sec-WebSocket-Version", _VERSION)]
+            refusal.also = [(b"Sec-WebSocket-Version", _VERSION.encode())]
             raise refusal
 
     def accept(self, headers: Sequence[Header], protocol: str, most: int) -> WebSocket:
@@ -65,12 +66,12 @@ class WebSocketRequest:
         if transport.is_closing():
             raise ConnectionResetError("the client has left")
         lines = [
-            ("Upgrade", "websocket"),
-            ("Connection", "Upgrade"),
-            ("Sec-WebSocket-Accept", accept_key(self.headers["Sec-WebSocket-Key"])),
-            *([("Sec-WebSocket-Protocol", protocol)] if protocol else []),
+            (b"Upgrade", b"websocket"),
+            (b"Connection", b"Upgrade"),
+            (b"Sec-WebSocket-Accept", accept_key(self.headers["sec-websocket-key"]).encode()),
+            *([(b"Sec-WebSocket-Protocol", protocol.encode("utf-8", "surrogateescape"))] if protocol else []),
             *headers,
-            ("x-quotapool-request-id", exchange.id),
+            (b"x-quotapool-request-id", exchange.id.encode()),
         ]
         exchange.started, exchange.started_at = True, time.monotonic()
         transport.write(b"HTTP/1.1 101 Switching Protocols\r\n" + encode_headers(lines) + b"\r\n")
@@ -78,9 +79,8 @@ class WebSocketRequest:
 
     async def answer(self, status: int, reason: str, headers: Sequence[Header], body: bytes) -> None:
         """Refuse the session with an HTTP answer. Raises ConnectionError if the client has left."""
-        await self._exchange.start(status, reason, headers, len(body))
-        await self._exchange.write(body)
-        await self._exchange.finish()
+        if (full := self._exchange.reply(status, reason, headers, len(body), body)) is not None:
+            await full
 
 
 def _is_nonce(key: str) -> bool:

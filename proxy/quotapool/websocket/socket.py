@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import httptools
-from multidict import CIMultiDict
 
-from quotapool.openai.headers import Header, is_one_line
+from quotapool.openai.head import NO_LINES, Head, Header
+from quotapool.openai.headers import is_one_line
 from quotapool.upstream.client import UpstreamClient
 from quotapool.upstream.interface import UpstreamFailure
 from quotapool.websocket.frames import CLOSE, PING, PONG, FrameError, FrameReader, Message, head_of
@@ -180,7 +180,7 @@ class Handshake:
 
     status: int
     reason: str
-    headers: CIMultiDict[str]
+    headers: Head
     body: bytes = b""
     socket: WebSocket | None = field(default=None, repr=False)
     protocol: str = ""
@@ -191,10 +191,10 @@ async def open_websocket(
 ) -> Handshake:
     """Ask upstream for a session with these headers and subprotocols. Raises UpstreamFailure."""
     key = base64.b64encode(os.urandom(16)).decode()
-    lines = [*headers, ("Connection", "Upgrade"), ("Upgrade", "websocket")]
-    lines += [("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", key)]
+    lines = [*headers, (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+    lines += [(b"Sec-WebSocket-Version", b"13"), (b"Sec-WebSocket-Key", key.encode())]
     if protocols:
-        lines.append(("Sec-WebSocket-Protocol", ", ".join(protocols)))
+        lines.append((b"Sec-WebSocket-Protocol", ", ".join(protocols).encode("utf-8", "surrogateescape")))
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=READ_BUFFER, loop=loop)
     protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
@@ -257,7 +257,8 @@ class _Answer:
     def _begin(self) -> None:
         self.status = 0
         self.phrase = ""
-        self.headers: CIMultiDict[str] = CIMultiDict()
+        self.headers = NO_LINES
+        self._fields: list[Header] = []  # of the head, then of the trailers
         self.body = bytearray()
         self.rest = b""  # what came after a switch of protocols
         self.complete = False
@@ -292,10 +293,11 @@ class _Answer:
         self.phrase += phrase.decode("utf-8", "surrogateescape")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.add(name.decode("ascii"), value.rstrip(b" \t").decode("utf-8", "surrogateescape"))
+        self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
+        self.headers = Head(self._fields)
         if not is_one_line(self.phrase):
             raise httptools.HttpParserError("a reason phrase of more than one line")
 
