@@ -42,7 +42,9 @@ async def test_1000_streams_and_500_sessions_on_one_worker(start_simulator, star
         5, "--rpm", "0", "--tpm", "0", "--tokens-per-second", str(TOKENS_PER_S), "--completion-tokens", str(TOKENS)
     )
     unlimited = {"limits": {"default": {"rpm": 1_000_000, "tpm": 10**9}}}
-    proxy = start_proxy(pool_config(simulator, drain_timeout=1, **unlimited))
+    # One address has three quarters of the places, and here all clients have one.
+    places = {"max_concurrent": 2 * (STREAMS + SESSIONS)}
+    proxy = start_proxy(pool_config(simulator, drain_timeout=1, **unlimited, **places))
     (worker,) = proxy.worker_pids()
     sdk = AsyncOpenAI(base_url=proxy.base_url, api_key="anything", max_retries=0)
     first = asyncio.Semaphore(0)
