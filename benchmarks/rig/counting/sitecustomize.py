@@ -65,5 +65,5 @@ def _count() -> None:
     signal.signal(signal.SIGUSR2, write)
 
 
-if any(word.endswith("app.worker") for word in sys.orig_argv):
+if any(word.endswith("app.worker_process") for word in sys.orig_argv):
     _count()

@@ -1,6 +1,6 @@
 """One worker process: accepts clients on the inherited socket, serves them, and obeys the supervisor's pipe.
 
-Started as `python -m quotapool.app.worker SLOT CONTROL_FD LISTEN_FD`; everything else comes over the pipe.
+Started by `worker_process.py` with SLOT CONTROL_FD LISTEN_FD; everything else comes over the pipe.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import signal
 import socket
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -275,7 +274,3 @@ def main(arguments: list[str]) -> None:
     listener.setblocking(False)
     collect_rarely()
     uvloop.run(_serve(slot, control, listener))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

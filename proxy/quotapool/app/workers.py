@@ -137,7 +137,7 @@ class _Slot:
                 sys.executable,
                 "-P",
                 "-m",
-                "quotapool.app.worker",
+                "quotapool.app.worker_process",
                 self.name,
                 str(theirs.fileno()),
                 str(self._workers.listener.fileno()),
