@@ -90,6 +90,63 @@ def test_the_life_of_a_client_key(simulator, tmp_path):
         assert [client["id"] for client in clients(proxy)] == ["batch"]
 
 
+def refusal(proxy: RunningProxy, key: str, model: str = "gpt-4o-mini") -> str:
+    """The code of the error that a chat request gets; "": it is served."""
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "hello"}]}).encode()
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    answer = raw(proxy.base_url, "POST", "/v1/chat/completions", headers, body)
+    return "" if answer.status == 200 else str(json.loads(answer.body)["error"]["code"])
+
+
+def test_what_a_client_may_do_is_changed_while_it_is_served(simulator, tmp_path):
+    def ran(*words: str) -> str:
+        done = proxy.command("clients", *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def soon(key: str, code: str, what: str, model: str = "gpt-4o-mini") -> None:
+        wait_until(lambda: {refusal(proxy, key, model) for _ in range(6)} == {code}, what, 2)
+
+    with running_proxy(tmp_path, pool_config(simulator, workers=2)) as proxy:
+        made = proxy.command("clients", "add", "search", "--models", "gpt-4o-mini,o3*", "--title", "Zoë's search")
+        assert "until now callers without a key were served" in made.stderr
+        key = dict(re.findall(r"^export (\w+)=(.*)$", made.stdout, re.MULTILINE))["OPENAI_API_KEY"]
+        soon(key, "", "it is served")
+        assert refusal(proxy, key, "gpt-4o") == "model_not_allowed"
+        ran("set", "search", "--models", "", "--weight", "2")
+        soon(key, "", "it may use all models", "gpt-4o")
+
+        ran("set", "search", "--expires-on", "2020-01-01")
+        soon(key, "client_expired", "its day has come")
+        ran("set", "search", "--expires-on", "")
+        soon(key, "", "it has no day any more")
+
+        ran("suspend", "search", "--reason", "a leaked key")
+        soon(key, "client_suspended", "it is suspended")
+        ran("resume", "search")
+        soon(key, "", "it is resumed")
+
+        new = dict(re.findall(r"^export (\w+)=(.*)$", ran("rotate", "search", "--overlap", "1h"), re.MULTILINE))
+        soon(new["OPENAI_API_KEY"], "", "its new key works")
+        assert refusal(proxy, key) == ""
+        last = re.findall(r"^export OPENAI_API_KEY=(.*)$", ran("rotate", "search", "--overlap", "0"), re.MULTILINE)
+        soon(last[0], "", "its newest key works")
+        assert refusal(proxy, new["OPENAI_API_KEY"]) == refusal(proxy, key) == "invalid_proxy_key"
+
+        row = json.loads(ran("show", "search", "--json"))
+        assert (row["name"], row["weight"], row["models"], row["suspended"]) == ("Zoë's search", 2.0, [], None)
+        for words, problem in (
+            (("set", "search", "--priority", "urgent"), "priority: "),
+            (("set", "search", "--weight", "0"), "weight: "),
+            (("set", "nobody", "--weight", "2"), "no client 'nobody'"),
+            (("add", "two words"), "id "),
+            (("rotate", "search", "--overlap", "soon"), "--overlap must be a duration"),
+            (("suspend", "nobody"), "no client 'nobody'"),
+        ):
+            failed = proxy.command("clients", *words)
+            assert (failed.returncode, problem in failed.stderr) == (2, True), (words, failed.stderr)
+
+
 def test_each_kind_of_wrong_key_is_told_apart(simulator, tmp_path):
     config = pool_config(simulator, clients=[{"id": "ours", "key": OWN_TOKEN}])
     with running_proxy(tmp_path, config) as proxy:

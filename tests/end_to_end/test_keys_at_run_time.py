@@ -345,8 +345,12 @@ def test_every_answer_of_the_admin_api_is_of_its_documented_shape(start_simulato
         ("show_pool", "/pool", None),
         ("list_events", "/events?limit=3", None),
         ("show_usage", "/usage?by=key", None),
-        ("add_client", "/clients", {"id": "app"}),
+        ("add_client", "/clients", {"id": "app", "weight": 2, "models": ["gpt-5*"]}),
         ("list_clients", "/clients", None),
+        ("set_client", "/clients/app", {"max_wait": "10s", "models": []}),
+        ("rotate_client", "/clients/app/rotate", {"overlap_s": 60}),
+        ("suspend_client", "/clients/app/suspend", {"reason": "a leaked key"}),
+        ("resume_client", "/clients/app/resume", None),
         ("revoke_client", "/clients/app", None),
         ("forget_key", "/keys/second", None),
     ]
@@ -358,6 +362,11 @@ def test_every_answer_of_the_admin_api_is_of_its_documented_shape(start_simulato
         assert status == table[name].status, (name, answers[name])
         msgspec.convert(answers[name], table[name].answer)
     assert answers["add_client"]["key"].startswith("qp-")
+    changed = answers["set_client"]
+    assert (changed["weight"], changed["models"], changed["max_wait"]) == (2.0, [], 10.0)
+    assert answers["rotate_client"]["key"] not in {None, answers["add_client"]["key"]}
+    assert answers["suspend_client"]["changed"]
+    assert answers["resume_client"]["changed"]
     assert [event["data"]["to"] for event in answers["list_events"]["events"]] == ["active", "removed", "draining"]
     older = admin(proxy, "GET", f"/events?before={answers['list_events']['events'][-1]['id']}")[1]["events"]
     assert [event["data"]["to"] for event in older][:2] == ["active", "disabled"]
@@ -370,6 +379,9 @@ def test_every_answer_of_the_admin_api_is_of_its_documented_shape(start_simulato
         ("/keys", {"secret": "sk-admin-manages-only-0001"}, 400, "bad_request"),
         ("/keys", {"secret": "sk-proj-nobodyKnowsThisOne00001"}, 422, "key_refused"),
         ("/clients", {"id": "two words"}, 400, "bad_request"),
+        ("/clients", {"id": "app2", "weight": 0}, 400, "bad_request"),
+        ("/clients/nobody/rotate", {}, 404, "not_found"),
+        ("/clients/nobody/suspend", {}, 404, "not_found"),
         ("/keys/nobody/disable", None, 404, "not_found"),
     ):
         got, answer = admin(proxy, "POST", path, body)

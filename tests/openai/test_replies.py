@@ -19,6 +19,7 @@ PROMISED = {
     "invalid_proxy_key": (401, "invalid_request_error", False),
     "openai_key_sent": (401, "invalid_request_error", False),
     "client_suspended": (403, "invalid_request_error", False),
+    "client_expired": (403, "invalid_request_error", False),
     "host_not_allowed": (403, "invalid_request_error", False),
     "origin_not_allowed": (403, "invalid_request_error", False),
     "path_not_allowed": (403, "invalid_request_error", False),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from quotapool.ledger.clients import digest
 from quotapool.openai.refusal import Refusal
@@ -59,6 +61,36 @@ def test_a_key_that_was_revoked_is_not_remembered():
     made.configure(clients={digest("another-key-0000"): "bob"}, hosts=(), origins=(), allow_anonymous=False)
     with pytest.raises(Refusal):
         made.enter(headers)
+
+
+NOW = 1_800_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("expiry", "code"), [({"alice": NOW}, "client_expired"), ({"alice": NOW + 1}, ""), ({"bob": NOW}, "")]
+)
+def test_a_client_whose_day_has_come_is_refused_and_no_other(monkeypatch, expiry, code):
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    made, headers = gate(clients={digest(KEY): "alice"}, expiry=expiry), head({"Authorization": f"Bearer {KEY}"})
+    if not code:
+        assert made.enter(headers) == "alice"
+        return
+    with pytest.raises(Refusal) as refused:
+        made.enter(headers)
+    assert (refused.value.status, refused.value.error.code) == (403, code)
+
+
+def test_a_key_that_was_replaced_is_served_until_its_second_and_never_remembered(monkeypatch):
+    headers = head({"Authorization": f"Bearer {KEY}"})
+    made = gate(clients={digest(KEY): "alice", digest("the-new-key-00000"): "alice"}, old_keys={digest(KEY): NOW + 60})
+    monkeypatch.setattr(time, "time", lambda: NOW + 59)
+    assert made.enter(headers) == made.client_of(headers) == "alice"
+    monkeypatch.setattr(time, "time", lambda: NOW + 60)
+    assert made.client_of(headers) == ""
+    with pytest.raises(Refusal) as refused:
+        made.enter(headers)
+    assert refused.value.error.code == "invalid_proxy_key"
+    assert made.enter(head({"Authorization": "Bearer the-new-key-00000"})) == "alice"
 
 
 def test_refused_tokens_are_not_remembered_at_all():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
 
 from quotapool.domain.observer import Observer
 from quotapool.domain.retry import RetrySlots
@@ -65,8 +66,10 @@ class Paths:
         return {**self.clients.hashes, **written}
 
     def admit_clients(self) -> None:
-        """Let those in whom the configuration and the store name now."""
+        """Let those in whom the configuration and the store name now, with their rights."""
         settings = self.configuration.now.settings
+        clients = {**self.clients.clients, **{client.id: client for client in settings.clients}}
+        self.configuration.now = replace(self.configuration.now, clients=clients)
         self.auth.configure(
             clients=self.client_ids(),
             hosts=settings.allowed_hosts,
@@ -74,6 +77,8 @@ class Paths:
             allow_anonymous=settings.allow_anonymous,
             keys_required=settings.bind_problem() is not None,
             suspended=self.clients.suspended,
+            expiry={name: _begins(client.expires_on) for name, client in clients.items() if client.expires_on},
+            old_keys=self.clients.old_keys,
         )
 
 
@@ -151,3 +156,8 @@ def build_request_path(
     )
     paths.admit_clients()
     return paths
+
+
+def _begins(day: date) -> float:
+    """Unix second at which a day begins in UTC."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()

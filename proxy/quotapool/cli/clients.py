@@ -1,93 +1,275 @@
-"""`quotapool clients`: add, list, resume and revoke clients in the store."""
+"""`quotapool clients`: the proxy's clients in the store: add, set, show, list, rotate, suspend, resume, revoke."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Annotated, Any
 
 import typer
 
 from quotapool.cli import tables
-from quotapool.cli.access import run_with_store, with_store
-from quotapool.cli.errors import fail
+from quotapool.cli.access import run_with_store
+from quotapool.cli.errors import fail, warn
 from quotapool.cli.options import JsonOption, with_settings
-from quotapool.ledger.clients import ClientStore, digest, new_key
+from quotapool.operators.clients import ClientConflict, ClientOperations, InvalidClient, UnknownClient
 from quotapool.settings import Address, Settings
-from quotapool.settings.model import SHORTEST_CLIENT_KEY
+from quotapool.settings.values import parse_duration
 from quotapool.store.store import Store
 
 app = typer.Typer()
 
+Id = Annotated[str, typer.Argument(help="The client.", metavar="NAME")]
+# What a client may do; the same words as in the configuration.
+Title = Annotated[str | None, typer.Option("--title", help="Who it is, for people; any script.", show_default=False)]
+Models = Annotated[
+    str | None, typer.Option(help='Names or patterns, as in "gpt-5*,o3"; "" is all.', show_default=False)
+]
+Weight = Annotated[float | None, typer.Option(help="Its share of a busy pool beside others'.", show_default=False)]
+Priority = Annotated[str | None, typer.Option(help="high, normal or batch.", show_default=False)]
+MaxWait = Annotated[
+    str | None, typer.Option(help='How long a request may wait: 30s; "" is the pool\'s.', show_default=False)
+]
+ExpiresOn = Annotated[
+    str | None, typer.Option(help='Refused from this day on (UTC): 2026-12-31; "" is never.', show_default=False)
+]
+Labels = Annotated[str | None, typer.Option(help='As in "team=search,env=prod"; "" is none.', show_default=False)]
+Notes = Annotated[str | None, typer.Option(help="For people.", show_default=False)]
+Key = Annotated[
+    str | None, typer.Option(help="Use this existing token instead of a new one; - reads it.", show_default=False)
+]
+
+
+def with_clients(run: Callable[..., Awaitable[int]]) -> Callable[..., None]:
+    """A command of `run`, whose arguments are the configuration, the pool's clients and its options."""
+
+    async def checked(settings: Settings, store: Store, **options: object) -> int:
+        try:
+            return await run(settings, ClientOperations(lambda: settings, store), **options)
+        except UnknownClient as error:
+            return fail(f"no client {str(error)!r} in the store; `quotapool clients list` shows them")
+        except (InvalidClient, ClientConflict) as error:
+            return fail(str(error))
+
+    @with_settings
+    @wraps(run)
+    def command(settings: Settings, **options: object) -> int:
+        return run_with_store(settings, lambda store: checked(settings, store, **options))
+
+    return command
+
+
+def _asked(
+    title: str | None,
+    models: str | None,
+    weight: float | None,
+    priority: str | None,
+    max_wait: str | None,
+    expires_on: str | None,
+    labels: str | None,
+    notes: str | None,
+) -> dict[str, Any]:
+    """The options that were given, as the configuration would have them."""
+    given = {
+        "name": title,
+        "models": None if models is None else _parts(models),
+        "weight": weight,
+        "priority": priority,
+        "max_wait": max_wait,
+        "expires_on": expires_on,
+        "labels": None if labels is None else dict(_pair(part) for part in _parts(labels)),
+        "notes": notes,
+    }
+    asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return asked | {name: None for name in ("max_wait", "expires_on") if asked.get(name) == ""}
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name.strip(), value.strip()
+
+
+def _given(key: str | None) -> str | None:
+    return sys.stdin.readline().strip() if key == "-" else key
+
+
+def _show_pair(settings: Settings, name: str, new: str | None) -> None:
+    """What the client needs, ready for its environment."""
+    print(f"# client {name}: this is shown once, only its SHA-256 is kept")
+    everywhere = settings.listen.host in {"0.0.0.0", "::"}
+    here = Address("127.0.0.1", settings.listen.port) if everywhere else settings.listen
+    scheme = "http" if settings.tls is None else "https"
+    print(f"export OPENAI_BASE_URL={scheme}://{here}/v1")
+    print(f"export OPENAI_API_KEY={new or '<the token you gave>'}")
+
 
 @app.command("add")
-@with_settings
-def add(
+@with_clients
+async def add(
     settings: Settings,
+    clients: ClientOperations,
     name: Annotated[str, typer.Argument(help="Who it is for.")],
-    key: Annotated[
-        str | None, typer.Option(help="Use this existing token instead of a new one; - reads it.", show_default=False)
-    ] = None,
+    key: Key = None,
+    title: Title = None,
+    models: Models = None,
+    weight: Weight = None,
+    priority: Priority = None,
+    max_wait: MaxWait = None,
+    expires_on: ExpiresOn = None,
+    labels: Labels = None,
+    notes: Notes = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> int:
     """Create a client key and show it, once."""
-    given = sys.stdin.readline().strip() if key == "-" else key
-    token = given or new_key()
-    if len(token) < SHORTEST_CLIENT_KEY:
-        return fail(f"a client key needs at least {SHORTEST_CLIENT_KEY} characters")
-    if any(token == upstream.secret.get_secret_value() for upstream in settings.keys):
-        return fail("that is a key of the pool; clients must not have one")
-    if any(client.id == name for client in settings.clients):
-        return fail(f"a client {name!r} is in the configuration")
+    if await clients.is_first() and not _may_close(settings, yes=yes):
+        return 1
+    options = _asked(title, models, weight, priority, max_wait, expires_on, labels, notes)
+    new = await clients.add(name, options, key=_given(key))
+    _show_pair(settings, name, new)
+    return 0
 
-    async def command(store: Store) -> int:
-        if not await ClientStore(store, settings.pool).add(name, digest(token)):
-            return fail(f"a client {name!r} exists already; revoke it first")
-        print(f"# client {name}: this is shown once, only its SHA-256 is kept")
-        everywhere = settings.listen.host in {"0.0.0.0", "::"}
-        here = Address("127.0.0.1", settings.listen.port) if everywhere else settings.listen
-        print(f"export OPENAI_BASE_URL=http://{here}/v1")
-        print(f"export OPENAI_API_KEY={token if given is None else '<the token you gave>'}")
+
+def _may_close(settings: Settings, *, yes: bool) -> bool:
+    """The first client key ends that anybody may call. A person is asked whether that is wanted; a program is told."""
+    if not (settings.listen.is_loopback or settings.allow_anonymous):
+        return True  # nobody was served
+    warn("until now callers without a key were served; with the first client key they are refused")
+    return yes or not sys.stdin.isatty() or typer.confirm("Go on?")
+
+
+@app.command("set")
+@with_clients
+async def change(
+    settings: Settings,
+    clients: ClientOperations,
+    name: Id,
+    title: Title = None,
+    models: Models = None,
+    weight: Weight = None,
+    priority: Priority = None,
+    max_wait: MaxWait = None,
+    expires_on: ExpiresOn = None,
+    labels: Labels = None,
+    notes: Notes = None,
+) -> int:
+    """Change what a client may do, in all replicas within a second. Other options stay as they are."""
+    del settings
+    asked = _asked(title, models, weight, priority, max_wait, expires_on, labels, notes)
+    if not asked:
+        return fail("nothing to change was given; --help shows the options")
+    options = await clients.set(name, asked)
+    print(f"client {name}: " + ("; ".join(f"{n} {_cell(v)}" for n, v in options.items()) or "all as by default"))
+    return 0
+
+
+@app.command("show")
+@with_clients
+async def one(settings: Settings, clients: ClientOperations, name: Id, *, json: JsonOption = False) -> int:
+    """All about one client."""
+    del settings
+    rows = [row for row in await clients.rows() if row["id"] == name]
+    if not rows:
+        return fail(f"no client {name!r}; `quotapool clients list` shows them")
+    if json:
+        tables.print_json(rows[0])
         return 0
-
-    return run_with_store(settings, command)
+    table = tables.table("", "")
+    for title, value in _readable(rows[0]).items():
+        table.add_row(title.replace("_", " "), _cell(value))
+    tables.console().print(table)
+    return 0
 
 
 @app.command("list")
-@with_store
-async def show(settings: Settings, store: Store, *, json: JsonOption = False) -> int:
+@with_clients
+async def show(settings: Settings, clients: ClientOperations, *, json: JsonOption = False) -> int:
     """All clients that have a key."""
-    clients = ClientStore(store, settings.pool)
-    stored, suspended = await clients.all(), await clients.suspended()
-    rows: list[dict[str, str]] = [
-        {"id": name, "from": "store", "added": tables.moment(record.added)} for name, record in sorted(stored.items())
-    ]
-    rows += [{"id": client.id, "from": "config", "added": ""} for client in settings.clients]
-    for row in rows:
-        row["suspended"] = suspended[row["id"]].reason if row["id"] in suspended else ""
+    del settings
+    rows = await clients.rows()
     if json:
         tables.print_json({"clients": rows})
         return 0
-    table = tables.table("client", "from", "added", "suspended for")
-    for row in rows:
-        table.add_row(*row.values())
+    columns = ("id", "name", "source", "models", "priority", "expires_on", "added", "suspended")
+    table = tables.table(*(column.replace("_", " ") for column in columns))
+    for row in map(_readable, rows):
+        table.add_row(*(_cell(row[column]) for column in columns))
     tables.console().print(table if rows else "no clients: anyone on this machine who reaches the port may call")
     return 0
 
 
+@app.command("rotate")
+@with_clients
+async def rotate(
+    settings: Settings,
+    clients: ClientOperations,
+    name: Id,
+    key: Key = None,
+    overlap: Annotated[str, typer.Option(help="How long the old key is served, too: 1h, 7d, 0.")] = "24h",
+) -> int:
+    """Give a client a new key, and show it once. Its old one is served for a while."""
+    try:
+        overlap_s = parse_duration(overlap)
+    except ValueError as error:
+        return fail(f"--overlap {error}")
+    new, until = await clients.rotate(name, overlap_s, key=_given(key))
+    _show_pair(settings, name, new)
+    print(
+        f"# the old key is served until {tables.moment(until)}" if overlap_s else "# the old key is refused from now on"
+    )
+    return 0
+
+
+@app.command("suspend")
+@with_clients
+async def suspend(
+    settings: Settings,
+    clients: ClientOperations,
+    name: Id,
+    reason: Annotated[str, typer.Option(help="For those who look at the list.")] = "by the operator",
+) -> int:
+    """Refuse a client's requests until it is resumed; also one of the configuration."""
+    del settings
+    if not await clients.suspend(name, reason):
+        return fail(f"client {name!r} is suspended already")
+    print(f"client {name} is suspended")
+    return 0
+
+
 @app.command("resume")
-@with_store
-async def resume(settings: Settings, store: Store, name: Annotated[str, typer.Argument(help="The client.")]) -> int:
-    """Serve a client again that was suspended for policy refusals (safety.suspend_after)."""
-    if not await ClientStore(store, settings.pool).resume(name):
+@with_clients
+async def resume(settings: Settings, clients: ClientOperations, name: Id) -> int:
+    """Serve a client again that was suspended, by you or for policy refusals (safety.suspend_after)."""
+    del settings
+    if not await clients.resume(name):
         return fail(f"client {name!r} is not suspended")
     print(f"client {name} is served again")
     return 0
 
 
 @app.command("revoke")
-@with_store
-async def revoke(settings: Settings, store: Store, name: Annotated[str, typer.Argument(help="Whose key.")]) -> int:
+@with_clients
+async def revoke(settings: Settings, clients: ClientOperations, name: Id) -> int:
     """Revoke a client's key; it stops working within a second."""
-    if not await ClientStore(store, settings.pool).revoke(name):
-        return fail(f"no client {name!r} in the store")
+    del settings
+    await clients.revoke(name)
     print(f"client {name} revoked")
     return 0
+
+
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for people: moments as text."""
+    moments = {name: tables.moment(row[name]) for name in ("added", "old_key_until") if row[name] is not None}
+    return {**row, **moments}
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={text}" for name, text in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)

@@ -1,6 +1,6 @@
-"""Client keys made with `quotapool clients`: kept in the store, only as SHA-256.
+"""Clients made while the proxy runs: what they may do, and their keys, only as SHA-256.
 
-Stored: `qp:{pool}:clients`, hash: client id -> JSON {hash, added}; `qp:{pool}:suspended`, hash: client id -> JSON
+Stored: `qp:{pool}:clients`, hash: client id -> JSON of `ClientRecord`; `qp:{pool}:suspended`, hash: client id -> JSON
 {reason, since}. A change raises the pool's version, so every worker learns of it with its next request or heartbeat.
 """
 
@@ -9,18 +9,38 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import msgspec
+import structlog
+from pydantic import ValidationError
 
-from quotapool.store.store import Store, text_of
+from quotapool.settings import Client, ClientOptions
+from quotapool.store.store import Script, Store, text_of
+
+_log = structlog.get_logger()
+_TRIES: Final = 10  # to change a record that others change at the same time
 
 
-class ClientRecord(msgspec.Struct, frozen=True):
-    """`hash`: SHA-256 of the key, hex; `added`: Unix seconds."""
+class ClientRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`hash`: SHA-256 of the key, hex; `added`: Unix seconds; `options`: those of `ClientOptions` that are no defaults.
+
+    `old_hash`: of the key before the last rotation, which is served until `old_until` (Unix seconds).
+    """
 
     hash: str
     added: float
+    options: dict[str, Any] = {}
+    old_hash: str = ""
+    old_until: float = 0.0
+
+    def client(self, name: str) -> Client:
+        """The client as the configuration would describe it. Raises ValidationError: a newer version wrote it.
+
+        `name` may be what no id can be today: it was free once."""
+        client = Client.model_validate({**self.options, "id": "-", "key_hash": self.hash})
+        return client.model_copy(update={"id": name})
 
 
 class Suspension(msgspec.Struct, frozen=True):
@@ -36,7 +56,7 @@ def digest(token: str) -> str:
 
 
 class ClientStore:
-    """The client keys of one pool in the store. Every method raises StoreLost while the store is away."""
+    """The clients of one pool in the store. Every method raises StoreLost while the store is away."""
 
     def __init__(self, store: Store, pool: str) -> None:
         self._store = store
@@ -44,19 +64,58 @@ class ClientStore:
         self._suspended = f"qp:{{{pool}}}:suspended"
         self._refusals = f"qp:{{{pool}}}:policy:"
         self._version = f"qp:{{{pool}}}:version"
+        self._script = Script.of(__package__, "client")
 
-    async def add(self, name: str, key_hash: str) -> bool:
+    async def add(self, name: str, key_hash: str, options: ClientOptions | None = None) -> bool:
         """False if the name is taken."""
-        record = msgspec.json.encode(ClientRecord(key_hash, time.time()))
-        added = await self._store.guard(self._store.client.hsetnx(self._key, name, record.decode()))
-        await self._changed()
-        return bool(added)
+        record = ClientRecord(key_hash, time.time(), _stored(options) if options is not None else {})
+        return await self._replace(name, b"", record)
+
+    async def put(self, name: str, record: ClientRecord) -> bool:
+        """Write a record as it was, into a store that forgot it. False if the name is taken."""
+        return await self._replace(name, b"", record)
+
+    async def set(self, name: str, changed: dict[str, Any]) -> ClientRecord | None:
+        """Change some options; None if there is no such client. Raises ValidationError, and then changes nothing."""
+
+        def change(record: ClientRecord) -> ClientRecord:
+            merged = ClientOptions.model_validate({**record.options, **changed})
+            return msgspec.structs.replace(record, options=_stored(merged))
+
+        return await self._change(name, change)
+
+    async def rotate(self, name: str, key_hash: str, overlap_s: float) -> ClientRecord | None:
+        """Give it another key; the old one is served for `overlap_s` more. None if there is no such client."""
+        until = time.time() + overlap_s
+
+        def change(record: ClientRecord) -> ClientRecord:
+            return msgspec.structs.replace(record, hash=key_hash, old_hash=record.hash, old_until=until)
+
+        return await self._change(name, change)
 
     async def revoke(self, name: str) -> bool:
         """False if there is no such client."""
-        gone = await self._store.guard(self._store.client.hdel(self._key, name))
-        await self._changed()
-        return bool(gone)
+        return await self._change(name, lambda _: None, gone=True) is not None
+
+    async def _change(
+        self, name: str, change: Callable[[ClientRecord], ClientRecord | None], *, gone: bool = False
+    ) -> ClientRecord | None:
+        """The record that is there now (or was, if it is `gone`); None if there is no such client."""
+        for _ in range(_TRIES):
+            raw = await self._store.guard(self._store.client.hget(self._key, name))
+            if raw is None:
+                return None
+            before = raw if isinstance(raw, bytes) else raw.encode()
+            record = msgspec.json.decode(before, type=ClientRecord)
+            after = change(record)
+            if await self._replace(name, before, after):
+                return record if gone else after
+        raise RuntimeError(f"client {name} is changed by others all the time")
+
+    async def _replace(self, name: str, before: bytes, after: ClientRecord | None) -> bool:
+        written = b"" if after is None else msgspec.json.encode(after)
+        done = await self._store.evalsha(self._script, [self._key, self._version], [name, before, written])
+        return bool(done)
 
     async def all(self) -> dict[str, ClientRecord]:
         raw = await self._store.guard(self._store.client.hgetall(self._key))
@@ -86,28 +145,58 @@ class ClientStore:
 
 
 class ClientDirectory:
-    """One process's copy of the store's client keys. `changed` is called when it differs from before."""
+    """One process's copy of the store's clients. `changed` is called when it differs from before."""
 
     def __init__(self, clients: ClientStore, changed: Callable[[], None]) -> None:
-        self.hashes: dict[str, str] = {}  # SHA-256 -> client id
+        self.records: dict[str, ClientRecord] = {}
+        self.clients: dict[str, Client] = {}
         self.suspended: dict[str, Suspension] = {}
         self._clients = clients
         self._changed = changed
 
+    @property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 -> client id, of keys and of those before them."""
+        found: dict[str, str] = {}
+        for name in self.clients:
+            record = self.records[name]
+            found[record.hash] = name
+            if record.old_hash:
+                found[record.old_hash] = name
+        return found
+
+    @property
+    def old_keys(self) -> dict[str, float]:
+        """SHA-256 of keys that were rotated out -> when they are refused (Unix seconds)."""
+        return {record.old_hash: record.old_until for record in self.records.values() if record.old_hash}
+
     async def refresh(self) -> None:
         """Read all. Raises StoreLost."""
-        hashes = {record.hash: name for name, record in (await self._clients.all()).items()}
-        suspended = await self._clients.suspended()
-        if (hashes, suspended) != (self.hashes, self.suspended):
-            self.hashes, self.suspended = hashes, suspended
+        records, suspended = await self._clients.all(), await self._clients.suspended()
+        if (records, suspended) != (self.records, self.suspended):
+            self.records, self.suspended = records, suspended
+            self.clients = dict(self._readable(records))
             self._changed()
 
+    @staticmethod
+    def _readable(records: dict[str, ClientRecord]) -> Iterator[tuple[str, Client]]:
+        """One that cannot be read has no access: rights that are not understood might be limits."""
+        for name, record in records.items():
+            try:
+                yield name, record.client(name)
+            except ValidationError as error:
+                _log.error("a client in the store cannot be read and has no access", client=name, problem=str(error))
+
     async def restore(self) -> None:
-        """Write the keys back into a store that lost its data. Raises StoreLost."""
-        for key_hash, name in self.hashes.items():
-            await self._clients.add(name, key_hash)
+        """Write the clients back into a store that lost its data. Raises StoreLost."""
+        for name, record in self.records.items():
+            await self._clients.put(name, record)
         for name, suspension in self.suspended.items():
             await self._clients.suspend(name, suspension.reason)
+
+
+def _stored(options: ClientOptions) -> dict[str, Any]:
+    return options.model_dump(mode="json", exclude_defaults=True, include=set(ClientOptions.model_fields))
 
 
 def new_key() -> str:

@@ -91,8 +91,13 @@ HOST_NOT_ALLOWED: Final = ProxyError(
 )  # fmt: skip
 CLIENT_SUSPENDED: Final = ProxyError(
     "client_suspended", 403, _CALLER, False,
-    "This client is suspended: OpenAI refused too many of its requests for violating its usage policies.",
-    "Check what your users send; the proxy's operator can lift the suspension (`quotapool clients resume NAME`).",
+    "This client is suspended, by the operator or because too many of its requests violated OpenAI's policies.",
+    "Ask the proxy's operator, and check what your users send (`quotapool clients resume NAME` lifts it).",
+)  # fmt: skip
+CLIENT_EXPIRED: Final = ProxyError(
+    "client_expired", 403, _CALLER, False,
+    "This client's access has ended: the day came that was set for it (UTC).",
+    "Ask the proxy's operator to extend it (`quotapool clients set NAME --expires-on DATE`).",
 )  # fmt: skip
 ORIGIN_NOT_ALLOWED: Final = ProxyError(
     "origin_not_allowed", 403, _CALLER, False,

@@ -14,11 +14,11 @@ from quotapool.domain.states import State
 from quotapool.domain.wallet import PICO
 from quotapool.keys.master_keys import NoMasterKey
 from quotapool.keys.vault import VaultLocked
-from quotapool.ledger.clients import ClientStore, digest, new_key
 from quotapool.money.spend_store import DAYS_KEPT, SpendStore, Spent
 from quotapool.operators import shapes
 from quotapool.operators.admin_http import Call, Handler
 from quotapool.operators.admin_routes import ApiError
+from quotapool.operators.clients import ClientConflict, ClientOperations, InvalidClient, UnknownClient
 from quotapool.operators.keys import (
     InvalidKey,
     KeyConflict,
@@ -29,7 +29,6 @@ from quotapool.operators.keys import (
     UnknownKey,
     next_step,
 )
-from quotapool.settings.values import check_name
 from quotapool.store.store import Store, StoreError, text_of
 
 _DIMENSIONS: Final = ("rpm", "tpm", "rpd", "tpd", "ipm")
@@ -45,7 +44,7 @@ class AdminApi:
         self._store = store
         self._probe_now = probe_now
         self._on_change = on_change
-        self._clients = ClientStore(store, keys.settings.pool)
+        self._clients = ClientOperations(lambda: keys.settings, store)
 
     def handlers(self) -> dict[str, Handler]:
         """By the names of their routes."""
@@ -61,6 +60,10 @@ class AdminApi:
             "show_usage": self._show_usage,
             "list_clients": self._list_clients,
             "add_client": self._add_client,
+            "set_client": self._set_client,
+            "rotate_client": self._rotate_client,
+            "suspend_client": self._suspend_client,
+            "resume_client": self._resume_client,
             "revoke_client": self._revoke_client,
         }
         for action in ("disable", "enable", "drain"):
@@ -162,33 +165,34 @@ class AdminApi:
     # ---- clients
 
     async def _list_clients(self, _: Call) -> Any:
-        configured = [shapes.ClientRow(c.id, "configuration") for c in self._keys.settings.clients]
-        stored = sorted((await self._clients.all()).items())
-        return shapes.ClientRows(
-            [shapes.ClientRow(name, "store", record.added) for name, record in stored] + configured
-        )
+        return {"clients": await self._clients.rows()}
 
     async def _add_client(self, call: Call) -> Any:
         body: shapes.NewClient = call.body
-        try:
-            check_name(body.id)
-        except ValueError as error:
-            raise ApiError("bad_request", f"id {error}") from None
-        if any(client.id == body.id for client in self._keys.settings.clients):
-            raise ApiError("conflict", f"a client {body.id} is in the configuration")
-        key = None if body.key_hash else new_key()
+        key = await self._clients.add(body.id, body.options(), key_hash=body.key_hash)
         if key is not None:
             self._keys.redactor.add(key)
-        pool = {digest(k.secret.get_secret_value()) for k in self._keys.settings.keys}
-        if body.key_hash in pool:
-            raise ApiError("conflict", "that is a key of the pool; clients must not have one")
-        if not await self._clients.add(body.id, body.key_hash or digest(key or "")):
-            raise ApiError("conflict", f"a client {body.id} exists already; revoke it first")
         return shapes.ClientAdded(body.id, key)
 
+    async def _set_client(self, call: Call) -> Any:
+        await self._clients.set(call.id, call.body.options())
+        return next(row for row in await self._clients.rows() if row["id"] == call.id)
+
+    async def _rotate_client(self, call: Call) -> Any:
+        body: shapes.ClientRotation = call.body
+        key, until = await self._clients.rotate(call.id, body.overlap_s, key_hash=body.key_hash)
+        if key is not None:
+            self._keys.redactor.add(key)
+        return shapes.ClientRotated(call.id, key, until)
+
+    async def _suspend_client(self, call: Call) -> Any:
+        return shapes.ClientService(call.id, True, await self._clients.suspend(call.id, call.body.reason))
+
+    async def _resume_client(self, call: Call) -> Any:
+        return shapes.ClientService(call.id, False, await self._clients.resume(call.id))
+
     async def _revoke_client(self, call: Call) -> Any:
-        if not await self._clients.revoke(call.id):
-            raise ApiError("not_found", "no such client in the store")
+        await self._clients.revoke(call.id)
         return {"id": call.id, "gone": True}
 
 
@@ -201,6 +205,8 @@ def _usage_row(day: date, name: str, spent: Spent) -> shapes.UsageRow:
 _CODES: Final[dict[type[Exception], str]] = {
     InvalidKey: "bad_request",
     KeyConflict: "conflict",
+    ClientConflict: "conflict",
+    InvalidClient: "bad_request",
     KeyRejected: "key_refused",
     NoMasterKey: "no_master_key",
     VaultLocked: "vault_locked",
@@ -215,6 +221,8 @@ def _with_api_errors(handler: Handler) -> Handler:
             return await handler(call)
         except UnknownKey:
             raise ApiError("not_found", "no such key") from None
+        except UnknownClient:
+            raise ApiError("not_found", "no such client in the store") from None
         except tuple(_CODES) as error:
             raise ApiError(_CODES[type(error)], str(error)) from None
         except StoreError:

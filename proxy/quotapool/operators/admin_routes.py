@@ -53,6 +53,7 @@ class Route:
 
 
 _KEY: Final = "/keys/{id}"
+_CLIENT: Final = "/clients/{id}"
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/keys", "list_keys", "Every key.", shapes.Keys, query=shapes.KeyQuery),
@@ -78,8 +79,15 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/clients", "list_clients", "All clients.", shapes.ClientRows),
     Route("POST", "/clients", "add_client", "Add a client; its key is shown once.", shapes.ClientAdded,
           body=shapes.NewClient, status=201, errors=("conflict",)),
-    Route("DELETE", "/clients/{id}", "revoke_client", "Revoke a client's key.", shapes.Deleted,
-          errors=("not_found",)),
+    Route("PATCH", _CLIENT, "set_client", "Change some options; all replicas obey within a second.", shapes.ClientRow,
+          body=shapes.ClientChange, errors=("not_found", "conflict")),
+    Route("POST", f"{_CLIENT}/rotate", "rotate_client", "A new key, shown once; the old one is served for a while.",
+          shapes.ClientRotated, body=shapes.ClientRotation, errors=("not_found", "conflict")),
+    Route("POST", f"{_CLIENT}/suspend", "suspend_client", "Refuse it until it is resumed.", shapes.ClientService,
+          body=shapes.SuspendClient, errors=("not_found",)),
+    Route("POST", f"{_CLIENT}/resume", "resume_client", "Serve it again.", shapes.ClientService),
+    Route("DELETE", _CLIENT, "revoke_client", "Revoke a client's key.", shapes.Deleted,
+          errors=("not_found", "conflict")),
 )  # fmt: skip
 
 GENERAL_ERRORS: Final = (

@@ -195,23 +195,59 @@ class UsageRows(msgspec.Struct):
     rows: list[UsageRow]
 
 
-class ClientRow(msgspec.Struct):
-    """`added`: Unix seconds, null for a configured one."""
+Priority = Literal["high", "normal", "batch"]
+
+
+class ClientRow(msgspec.Struct, kw_only=True):
+    """A client and its options (`max_wait` in seconds). `added`, `old_key_until`: Unix seconds; null: a configured one,
+    no old key. `suspended`: why; null if it is served."""
 
     id: str
     source: Literal["configuration", "store"]
-    added: float | None = None
+    name: str
+    weight: float
+    priority: Priority
+    max_wait: float | None
+    models: list[str]
+    expires_on: str | None
+    labels: dict[str, str]
+    notes: str
+    added: float | None
+    old_key_until: float | None
+    suspended: str | None
 
 
 class ClientRows(msgspec.Struct):
     clients: list[ClientRow]
 
 
-class NewClient(msgspec.Struct, forbid_unknown_fields=True):
+class ClientChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Options of a client; those that are left out stay as they are. `max_wait`: seconds, or as in "30s"; `expires_on`:
+    the first day (UTC) on which it is refused. null: the pool's own wait, and no end."""
+
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    weight: float | msgspec.UnsetType = msgspec.UNSET
+    priority: Priority | msgspec.UnsetType = msgspec.UNSET
+    max_wait: float | str | msgspec.UnsetType | None = msgspec.UNSET
+    models: list[str] | msgspec.UnsetType = msgspec.UNSET
+    expires_on: Day | msgspec.UnsetType | None = msgspec.UNSET
+    labels: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    notes: str | msgspec.UnsetType = msgspec.UNSET
+
+    def options(self) -> dict[str, Any]:
+        """Those that were given, in the words of the configuration."""
+        given = {name: getattr(self, name) for name in ClientChange.__struct_fields__}
+        return {name: value for name, value in given.items() if value is not msgspec.UNSET}
+
+
+KeyHash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class NewClient(ClientChange, kw_only=True, forbid_unknown_fields=True):
     """A client. `key_hash`: SHA-256 (hex) of a key it has already; without it, a key is created."""
 
     id: Name
-    key_hash: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] | None = None
+    key_hash: KeyHash | None = None
 
 
 class ClientAdded(msgspec.Struct):
@@ -219,6 +255,33 @@ class ClientAdded(msgspec.Struct):
 
     id: str
     key: str | None
+
+
+class ClientRotation(msgspec.Struct, forbid_unknown_fields=True):
+    """`overlap_s`: how long the old key is served, too. `key_hash` as for a new client."""
+
+    overlap_s: Annotated[float, msgspec.Meta(ge=0, le=31_536_000)] = 86_400.0
+    key_hash: KeyHash | None = None
+
+
+class ClientRotated(msgspec.Struct):
+    """`key` as for a new client; `old_key_until`: Unix seconds."""
+
+    id: str
+    key: str | None
+    old_key_until: float
+
+
+class SuspendClient(msgspec.Struct, forbid_unknown_fields=True):
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] = "by the operator"
+
+
+class ClientService(msgspec.Struct):
+    """`changed`: false if it was so before."""
+
+    id: str
+    suspended: bool
+    changed: bool
 
 
 class Deleted(msgspec.Struct):

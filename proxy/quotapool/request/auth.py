@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -27,6 +29,8 @@ class ClientAuth:
         self._last_host: str | None = None  # that was allowed; nearly always it is the next one's too
         self._keys_required = False
         self._suspended: frozenset[str] = frozenset()
+        self._expiry: Mapping[str, float] = {}
+        self._old_keys: Mapping[str, float] = {}
         self._seen: dict[str, str] = {}  # token -> client; saves a hash a request
 
     def __repr__(self) -> str:
@@ -41,12 +45,18 @@ class ClientAuth:
         allow_anonymous: bool,
         keys_required: bool = False,
         suspended: Iterable[str] = (),
+        expiry: Mapping[str, float] | None = None,
+        old_keys: Mapping[str, float] | None = None,
     ) -> None:
         """`clients`: SHA-256 (hex) of a key -> client id. With `allow_anonymous` any Host is served.
 
         `keys_required`: other machines reach the port, so without clients nobody comes in: the last key may have been
         revoked, and a Host header is easily forged. `suspended`: ids of clients that are known and not served.
+        `expiry`: client id -> Unix second from which it is refused. `old_keys`: SHA-256 of keys that were replaced ->
+        Unix second until which they are served.
         """
+        self._expiry = expiry or {}
+        self._old_keys = old_keys or {}
         self._suspended = frozenset(suspended)
         self._clients = dict(clients)
         self._hosts = _LOOPBACK | {host.lower() for host in hosts}
@@ -74,6 +84,8 @@ class ClientAuth:
             raise Refusal(replies.OPENAI_KEY_SENT if token.startswith("sk-") else replies.INVALID_PROXY_KEY)
         if client in self._suspended:
             raise Refusal(replies.CLIENT_SUSPENDED)
+        if self._expiry and self._expiry.get(client, math.inf) <= time.time():
+            raise Refusal(replies.CLIENT_EXPIRED)
         return client
 
     def client_of(self, headers: Head) -> str:
@@ -83,7 +95,10 @@ class ClientAuth:
     def _holder_of(self, token: str) -> str | None:
         client = self._seen.get(token)
         if client is None:
-            client = self._clients.get(digest(token))
+            key_hash = digest(token)
+            client = self._clients.get(key_hash)
+            if client is not None and key_hash in self._old_keys:  # not remembered: it ends
+                return client if time.time() < self._old_keys[key_hash] else None
             if client is not None:
                 if len(self._seen) > 10_000:
                     self._seen.clear()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from quotapool.settings.clients import Client, ClientOptions
 from quotapool.settings.errors import ConfigError
 from quotapool.settings.load import load
 from quotapool.settings.model import (
     Account,
-    Client,
     GlobalLimits,
     LimitSet,
     Log,
@@ -35,6 +35,7 @@ __all__ = [
     "Account",
     "Address",
     "Client",
+    "ClientOptions",
     "ConfigError",
     "GlobalLimits",
     "LimitSet",

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PrivateAttr, SecretStr, model_validator
+from pydantic import Field, PrivateAttr
 
 from quotapool.domain.quantities import Dimension, Limits
 from quotapool.settings.alerts import Alerts
 from quotapool.settings.budgets import LimitTable, ModelGroups
+from quotapool.settings.clients import Client
 from quotapool.settings.forward_proxy import ForwardProxyOption
 from quotapool.settings.money import Funds, ModelPrices, Spend
 from quotapool.settings.organisation import AdminKey, ProjectId
@@ -24,7 +25,6 @@ from quotapool.settings.values import (
     AddressOption,
     Duration,
     HostName,
-    KeyHash,
     ModelName,
     Name,
     PoolName,
@@ -36,7 +36,6 @@ from quotapool.settings.values import (
     UpstreamSecret,
     UpstreamUrl,
     WebOrigin,
-    check_token,
     sha256_hex,
 )
 
@@ -44,8 +43,6 @@ Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BurstSpan = Annotated[PositiveDuration, Field(le=60)]
 
 _ID_DIGITS = (8, 16, 32, 64)  # of a default id: the first that no other key has
-
-SHORTEST_CLIENT_KEY = 16  # characters; a shorter one could be guessed
 
 
 class LimitSet(Section):
@@ -108,35 +105,6 @@ class Queue(Section):
     max_wait: Duration = 30.0
     max_waiting: int = Field(default=1000, ge=0)
     batch_leaves: float = Field(default=0.1, ge=0, lt=1)
-
-
-class Client(Section):
-    """A client that may call. Configured with `key` or `key_hash`; only the SHA-256 (lower-case hex) is kept."""
-
-    id: Name
-    key: Token | None = None  # always None once loaded
-    key_hash: KeyHash
-    weight: Amount = 1.0
-    priority: Literal["high", "normal", "batch"] = "normal"
-    max_wait: Duration | None = None
-    models: tuple[ModelName, ...] = ()  # names or patterns (fnmatch); empty: all
-
-    @model_validator(mode="before")
-    @classmethod
-    def _keep_only_the_hash(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        key = given.get("key")
-        if (key is None) == (given.get("key_hash") is None):
-            raise ValueError("needs either key or key_hash")
-        text = key.get_secret_value() if isinstance(key, SecretStr) else key
-        if not isinstance(text, str):
-            return given
-        text = check_token(SecretStr(text)).get_secret_value()
-        if len(text) < SHORTEST_CLIENT_KEY:
-            raise ValueError(f"key is too short: at least {SHORTEST_CLIENT_KEY} characters")
-        rest = {name: value for name, value in given.items() if name != "key"}
-        return {**rest, "key_hash": sha256_hex(text)}
 
 
 class Timeouts(Section):

@@ -1,0 +1,152 @@
+"""What operators do to the proxy's clients; the commands and the admin API both do it through this."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from quotapool.ledger.clients import ClientRecord, ClientStore, digest, new_key
+from quotapool.settings import ClientOptions, Settings
+from quotapool.settings.clients import SHORTEST_CLIENT_KEY
+from quotapool.settings.values import check_name
+from quotapool.store.store import Store
+
+_OPTIONS: Final = set(ClientOptions.model_fields)
+
+
+class InvalidClient(Exception):
+    """What was given is no client; the message says what is wrong, without secrets."""
+
+
+class UnknownClient(Exception):
+    """The store has no such client."""
+
+
+class ClientConflict(Exception):
+    """It contradicts what is there: the id or the key is taken, or the client is in the configuration."""
+
+
+class ClientOperations:
+    """The clients of one pool: those of the configuration are shown, those in the store changed. Every method raises
+    StoreLost while the store is away."""
+
+    def __init__(self, settings: Callable[[], Settings], store: Store) -> None:
+        """`settings`: those in force, which a reload replaces."""
+        self._settings = settings
+        self._clients = ClientStore(store, settings().pool)
+
+    def _is_configured(self, name: str) -> bool:
+        return any(client.id == name for client in self._settings().clients)
+
+    async def rows(self) -> list[dict[str, Any]]:
+        """Each client: where it comes from, its options, whether it is suspended and until when an old key is served.
+        Times are Unix seconds."""
+        stored, suspended = await self._clients.all(), await self._clients.suspended()
+        rows = [self._row(name, "store", record.options, record) for name, record in sorted(stored.items())]
+        rows += [
+            self._row(client.id, "configuration", client.model_dump(mode="json", include=_OPTIONS))
+            for client in self._settings().clients
+        ]
+        for row in rows:
+            held = suspended.get(row["id"])
+            row["suspended"] = None if held is None else held.reason
+        return rows
+
+    @staticmethod
+    def _row(name: str, source: str, options: dict[str, Any], record: ClientRecord | None = None) -> dict[str, Any]:
+        row = {"id": name, "source": source, **ClientOptions().model_dump(mode="json"), **options}
+        row["added"] = None if record is None else record.added
+        row["old_key_until"] = record.old_until if record is not None and record.old_until > time.time() else None
+        return row
+
+    async def is_first(self) -> bool:
+        """Whether there is no client yet: until there is one, callers without a key may be served."""
+        return not self._settings().clients and not await self._clients.all()
+
+    async def add(
+        self, name: str, options: dict[str, Any], *, key: str | None = None, key_hash: str | None = None
+    ) -> str | None:
+        """Add a client with a new key, or with one that it has. Returns a new key, which is never shown again.
+
+        Raises InvalidClient, ClientConflict."""
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise InvalidClient(f"id {error}") from None
+        checked = _checked(options)
+        if self._is_configured(name):
+            raise ClientConflict(f"a client {name} is in the configuration")
+        new, hashed = self._key(key, key_hash)
+        if not await self._clients.add(name, hashed, checked):
+            raise ClientConflict(f"a client {name} exists already; revoke it first, or rotate its key")
+        return new
+
+    async def set(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Change some of its options; the others stay. Returns those that are no defaults now.
+
+        Raises InvalidClient, UnknownClient, ClientConflict."""
+        try:
+            record = await self._clients.set(name, options)
+        except ValidationError as error:
+            raise InvalidClient(_first_problem(error)) from None
+        return self._known(name, record).options
+
+    async def rotate(
+        self, name: str, overlap_s: float, *, key: str | None = None, key_hash: str | None = None
+    ) -> tuple[str | None, float]:
+        """Give it another key. Returns a new one, which is never shown again, and until when the old one is served.
+
+        Raises InvalidClient, UnknownClient, ClientConflict."""
+        new, hashed = self._key(key, key_hash)
+        record = self._known(name, await self._clients.rotate(name, hashed, overlap_s))
+        return new, record.old_until
+
+    async def suspend(self, name: str, reason: str) -> bool:
+        """Refuse it until it is resumed, one of the configuration too. False if it was so before. Raises
+        UnknownClient."""
+        if not self._is_configured(name) and name not in await self._clients.all():
+            raise UnknownClient(name)
+        return await self._clients.suspend(name, reason)
+
+    async def resume(self, name: str) -> bool:
+        """Serve it again. False if it was not suspended."""
+        return await self._clients.resume(name)
+
+    async def revoke(self, name: str) -> None:
+        """Take its key from it, and forget it. Raises UnknownClient, ClientConflict."""
+        if not await self._clients.revoke(name):
+            self._known(name, None)
+
+    def _key(self, key: str | None, key_hash: str | None) -> tuple[str | None, str]:
+        """A new key if none was given, and the hash of whichever it is. Raises InvalidClient, ClientConflict."""
+        if key is not None and len(key) < SHORTEST_CLIENT_KEY:
+            raise InvalidClient(f"a client key needs at least {SHORTEST_CLIENT_KEY} characters")
+        new = new_key() if key is None and key_hash is None else None
+        hashed = key_hash or digest(key or new or "")
+        if any(hashed == digest(upstream.secret.get_secret_value()) for upstream in self._settings().keys):
+            raise ClientConflict("that is a key of the pool; clients must not have one")
+        return new, hashed
+
+    def _known(self, name: str, record: ClientRecord | None) -> ClientRecord:
+        if record is not None:
+            return record
+        if self._is_configured(name):
+            raise ClientConflict(f"client {name} is in the configuration; change it there")
+        raise UnknownClient(name)
+
+
+def _checked(options: dict[str, Any]) -> ClientOptions:
+    try:
+        return ClientOptions.model_validate(options)
+    except ValidationError as error:
+        raise InvalidClient(_first_problem(error)) from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    """In the words of the configuration's options."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}"
