@@ -136,8 +136,10 @@ def test_what_a_client_may_do_is_changed_while_it_is_served(simulator, tmp_path)
         row = json.loads(ran("show", "search", "--json"))
         assert (row["name"], row["weight"], row["models"], row["suspended"]) == ("Zoë's search", 2.0, [], None)
         for words, problem in (
-            (("set", "search", "--priority", "urgent"), "priority: "),
-            (("set", "search", "--weight", "0"), "weight: "),
+            (("set", "search", "--priority", "urgent"), "priority: must be one of 'high', 'normal' or 'batch'"),
+            (("set", "search", "--weight", "0"), "weight: must be greater than 0"),
+            (("set", "search", "--expires-on", "tomorrow"), "expires_on: must be a day, such as 2026-12-31"),
+            (("set", "search", "--max-wait", "soon"), "max_wait: must be a duration"),
             (("set", "nobody", "--weight", "2"), "no client 'nobody'"),
             (("add", "two words"), "id "),
             (("rotate", "search", "--overlap", "soon"), "--overlap must be a duration"),

@@ -262,9 +262,10 @@ async def revoke(settings: Settings, clients: ClientOperations, name: Id) -> int
 
 
 def _readable(row: dict[str, Any]) -> dict[str, Any]:
-    """A row for people: moments as text."""
+    """A row for people: moments and durations as text."""
     moments = {name: tables.moment(row[name]) for name in ("added", "old_key_until") if row[name] is not None}
-    return {**row, **moments}
+    wait_s = row["max_wait"]
+    return {**row, **moments, "max_wait": None if wait_s is None else f"{wait_s:g} s"}
 
 
 def _cell(value: object) -> str:

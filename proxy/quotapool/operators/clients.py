@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from quotapool.ledger.clients import ClientRecord, ClientStore, digest, new_key
 from quotapool.settings import ClientOptions, Settings
 from quotapool.settings.clients import SHORTEST_CLIENT_KEY
+from quotapool.settings.draft import Draft
 from quotapool.settings.values import check_name
 from quotapool.store.store import Store
 
@@ -91,7 +92,7 @@ class ClientOperations:
         try:
             record = await self._clients.set(name, options)
         except ValidationError as error:
-            raise InvalidClient(_first_problem(error)) from None
+            raise InvalidClient(_problems(error)) from None
         return self._known(name, record).options
 
     async def rotate(
@@ -139,14 +140,15 @@ class ClientOperations:
 
 
 def _checked(options: dict[str, Any]) -> ClientOptions:
+    """Raises InvalidClient."""
     try:
         return ClientOptions.model_validate(options)
     except ValidationError as error:
-        raise InvalidClient(_first_problem(error)) from None
+        raise InvalidClient(_problems(error)) from None
 
 
-def _first_problem(error: ValidationError) -> str:
-    """In the words of the configuration's options."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg'].removeprefix('Value error, ')}"
+def _problems(error: ValidationError) -> str:
+    """In the words that the configuration's problems have."""
+    draft = Draft()
+    draft.refuse_invalid(error, ClientOptions)
+    return "; ".join(str(problem) for problem in draft.problems)

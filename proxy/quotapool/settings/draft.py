@@ -32,6 +32,11 @@ _WORDS: Final = {
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
     "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+    "date_from_datetime_parsing": "must be a day, such as 2026-12-31",
+    "date_from_datetime_inexact": "must be a day, such as 2026-12-31",
+    "date_parsing": "must be a day, such as 2026-12-31",
+    "date_type": "must be a day, such as 2026-12-31",
     "literal_error": "must be one of {expected}",
 }
 
