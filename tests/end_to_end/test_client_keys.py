@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import openai
 import pytest
 from openai import OpenAI
+from redis import Redis
 
 from tests.fakes.processes import RunningProxy, Simulator, pool_config, wait_until
 from tests.fakes.running import post_json, raw, reset, running_proxy, running_simulator, seen_upstream
@@ -144,9 +146,21 @@ def test_what_a_client_may_do_is_changed_while_it_is_served(simulator, tmp_path)
             (("add", "two words"), "id "),
             (("rotate", "search", "--overlap", "soon"), "--overlap must be a duration"),
             (("suspend", "nobody"), "no client 'nobody'"),
+            (("rotate", "search", "--key", last[0]), "a client has that key already"),
+            (("add", "other", "--key", last[0]), "a client has that key already"),
         ):
             failed = proxy.command("clients", *words)
             assert (failed.returncode, problem in failed.stderr) == (2, True), (words, failed.stderr)
+
+
+def test_a_client_that_is_not_understood_is_refused_and_opens_nothing(simulator, valkey_url, tmp_path):
+    with running_proxy(tmp_path, pool_config(simulator, redis=valkey_url, pool="later")) as proxy:
+        record = {"hash": hashlib.sha256(OWN_TOKEN.encode()).hexdigest(), "added": 1, "options": {"quota": 1}}
+        with Redis.from_url(valkey_url) as store:
+            store.hset("qp:{later}:clients", "later", json.dumps(record))
+            store.incr("qp:{later}:version")
+        wait_until(lambda: status(proxy, None) == 401, "callers without a key stay out", 3)
+        assert refusal(proxy, OWN_TOKEN) == "client_suspended"
 
 
 def test_each_kind_of_wrong_key_is_told_apart(simulator, tmp_path):

@@ -76,7 +76,7 @@ class Paths:
             origins=settings.allowed_origins,
             allow_anonymous=settings.allow_anonymous,
             keys_required=settings.bind_problem() is not None,
-            suspended=self.clients.suspended,
+            suspended={*self.clients.suspended, *self.clients.unreadable},
             expiry={name: _begins(client.expires_on) for name, client in clients.items() if client.expires_on},
             old_keys=self.clients.old_keys,
         )

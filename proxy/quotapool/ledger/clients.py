@@ -95,27 +95,25 @@ class ClientStore:
 
     async def revoke(self, name: str) -> bool:
         """False if there is no such client."""
-        return await self._change(name, lambda _: None, gone=True) is not None
+        gone = await self._store.guard(self._store.client.hdel(self._key, name))
+        await self._changed()
+        return bool(gone)
 
-    async def _change(
-        self, name: str, change: Callable[[ClientRecord], ClientRecord | None], *, gone: bool = False
-    ) -> ClientRecord | None:
-        """The record that is there now (or was, if it is `gone`); None if there is no such client."""
+    async def _change(self, name: str, change: Callable[[ClientRecord], ClientRecord]) -> ClientRecord | None:
+        """The record that is there now; None if there is no such client."""
         for _ in range(_TRIES):
             raw = await self._store.guard(self._store.client.hget(self._key, name))
             if raw is None:
                 return None
             before = raw if isinstance(raw, bytes) else raw.encode()
-            record = msgspec.json.decode(before, type=ClientRecord)
-            after = change(record)
+            after = change(msgspec.json.decode(before, type=ClientRecord))
             if await self._replace(name, before, after):
-                return record if gone else after
+                return after
         raise RuntimeError(f"client {name} is changed by others all the time")
 
-    async def _replace(self, name: str, before: bytes, after: ClientRecord | None) -> bool:
-        written = b"" if after is None else msgspec.json.encode(after)
-        done = await self._store.evalsha(self._script, [self._key, self._version], [name, before, written])
-        return bool(done)
+    async def _replace(self, name: str, before: bytes, after: ClientRecord) -> bool:
+        written = msgspec.json.encode(after)
+        return bool(await self._store.evalsha(self._script, [self._key, self._version], [name, before, written]))
 
     async def all(self) -> dict[str, ClientRecord]:
         raw = await self._store.guard(self._store.client.hgetall(self._key))
@@ -158,8 +156,7 @@ class ClientDirectory:
     def hashes(self) -> dict[str, str]:
         """SHA-256 -> client id, of keys and of those before them."""
         found: dict[str, str] = {}
-        for name in self.clients:
-            record = self.records[name]
+        for name, record in self.records.items():
             found[record.hash] = name
             if record.old_hash:
                 found[record.old_hash] = name
@@ -170,6 +167,12 @@ class ClientDirectory:
         """SHA-256 of keys that were rotated out -> when they are refused (Unix seconds)."""
         return {record.old_hash: record.old_until for record in self.records.values() if record.old_hash}
 
+    @property
+    def unreadable(self) -> frozenset[str]:
+        """Clients whose options a newer version wrote. They are known, so that callers without a key stay out, and get
+        no access: what is not understood might be a limit."""
+        return frozenset(self.records) - frozenset(self.clients)
+
     async def refresh(self) -> None:
         """Read all. Raises StoreLost."""
         records, suspended = await self._clients.all(), await self._clients.suspended()
@@ -179,7 +182,6 @@ class ClientDirectory:
             self._changed()
 
     def _readable(self, records: dict[str, ClientRecord]) -> Iterator[tuple[str, Client]]:
-        """One that cannot be read has no access: rights that are not understood might be limits."""
         for name, record in records.items():
             if name in self.clients and record == self.records[name]:  # a thousand would hold up the loop
                 yield name, self.clients[name]

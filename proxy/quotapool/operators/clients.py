@@ -80,7 +80,7 @@ class ClientOperations:
         checked = _checked(options)
         if self._is_configured(name):
             raise ClientConflict(f"a client {name} is in the configuration")
-        new, hashed = self._key(key, key_hash)
+        new, hashed = await self._key(key, key_hash)
         if not await self._clients.add(name, hashed, checked):
             raise ClientConflict(f"a client {name} exists already; revoke it first, or rotate its key")
         return new
@@ -101,7 +101,7 @@ class ClientOperations:
         """Give it another key. Returns a new one, which is never shown again, and until when the old one is served.
 
         Raises InvalidClient, UnknownClient, ClientConflict."""
-        new, hashed = self._key(key, key_hash)
+        new, hashed = await self._key(key, key_hash)
         record = self._known(name, await self._clients.rotate(name, hashed, overlap_s))
         return new, record.old_until
 
@@ -121,7 +121,7 @@ class ClientOperations:
         if not await self._clients.revoke(name):
             self._known(name, None)
 
-    def _key(self, key: str | None, key_hash: str | None) -> tuple[str | None, str]:
+    async def _key(self, key: str | None, key_hash: str | None) -> tuple[str | None, str]:
         """A new key if none was given, and the hash of whichever it is. Raises InvalidClient, ClientConflict."""
         if key is not None and len(key) < SHORTEST_CLIENT_KEY:
             raise InvalidClient(f"a client key needs at least {SHORTEST_CLIENT_KEY} characters")
@@ -129,6 +129,13 @@ class ClientOperations:
         hashed = key_hash or digest(key or new or "")
         if any(hashed == digest(upstream.secret.get_secret_value()) for upstream in self._settings().keys):
             raise ClientConflict("that is a key of the pool; clients must not have one")
+        stored = [
+            hashed_key
+            for record in (await self._clients.all()).values()
+            for hashed_key in (record.hash, record.old_hash)
+        ]
+        if hashed in {*stored, *(client.key_hash for client in self._settings().clients)}:
+            raise ClientConflict("a client has that key already, or had it before its last rotation")
         return new, hashed
 
     def _known(self, name: str, record: ClientRecord | None) -> ClientRecord:

@@ -4,15 +4,11 @@
 -- KEYS[2]  qp:{pool}:version   see state.lua
 -- ARGV[1]  client id
 -- ARGV[2]  the record as it was read, '' for none
--- ARGV[3]  the new record, '' to delete it
+-- ARGV[3]  the new record
 --
 -- Returns  1 done, 0 the record is another one
 
 if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
-if ARGV[3] == '' then
-  redis.call('HDEL', KEYS[1], ARGV[1])
-else
-  redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
-end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 redis.call('INCR', KEYS[2])
 return 1
