@@ -188,7 +188,7 @@ def main() -> None:
     given = asked.parse_args()
     with pinned_store(persistent=given.persistent) as (store, port):
         connection = Connection(socket.create_connection(("127.0.0.1", port)))
-        sha = connection.call("SCRIPT", "LOAD", SCRIPT.read_bytes())
+        sha = connection.call("SCRIPT", "LOAD", SCRIPT)
         drivers = []
         for accounts, batch in itertools.product(given.accounts, given.batch):
             scene = Scene(connection, sha, f"{{p-{accounts}-{batch}}}", accounts, batch, random.Random(1))

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import quotapool.ledger
+from quotapool.ledger.batches import ledger_script
 from quotapool.ledger.grants import candidate_of, packed_terms
 from quotapool.ledger.messages import packed_array
 from reserve_cost import own_store
 
 ACCOUNTS = (10, 1_000, 10_000)
 BATCHES = (1, 8, 32)
-SCRIPT = Path(quotapool.ledger.__file__).with_name("lua") / "ledger.lua"
+SCRIPT = ledger_script().text
 WRITTEN = (-1, -1, -1, -1, -1)  # limits that nobody configured: learned from headers, as in most pools
 LIMITS = {1: 1e7, 2: 1e10}  # what upstream's headers name: requests and tokens a minute
 TOKENS = 500
@@ -67,6 +67,7 @@ class Scene:
     accounts: int
     batch: int
     rng: random.Random
+    rules: int = 0  # of the one client that asks
     calls: int = 0
     settles: list[list[Any]] = field(default_factory=list)  # that are due with the next call
     least_us: float = float("inf")
@@ -87,7 +88,7 @@ class Scene:
 
     def ask(self, items: list[list[Any]]) -> list[list[Any]]:
         self.calls += 1
-        name, last, packed = f"b{self.calls}", f"b{self.calls - 1}", msgspec.msgpack.encode(items)
+        name, last, packed = f"b.{self.calls}", f"b.{self.calls - 1}", msgspec.msgpack.encode(items)
         answer = self.store.call("EVALSHA", self.sha, 1, self.pool, name, packed, "", "0", last)
         results: list[list[Any]] = msgspec.msgpack.decode(answer)[3]
         return results
@@ -96,7 +97,9 @@ class Scene:
         candidate = candidate_of(
             account=f"acct-{n}", key=f"key-{n}", account_fingerprint="a" * 16, key_fingerprint="k" * 16, written=WRITTEN
         )
-        return [1, "gpt-4o", 1, TOKENS, 0, True, 0.5, packed_array([candidate.packed]), [], 0, "", 1.0, False]
+        item = [1, "gpt-4o", 1, TOKENS, 0, True, 0.5, packed_array([candidate.packed]), [], 0, "", 1.0, False]
+        rules = [[f"usd/{n}", 3, 1e15, 1e6, True, 2e9, 2.1e9, 0] for n in range(self.rules)]
+        return [*item, [["c/app", rules]]] if rules else item
 
     def settle(self, n: int, granted: list[Any]) -> list[Any]:
         assert granted[0] == 1, granted
@@ -104,7 +107,9 @@ class Scene:
         moments = {int(flat[at]): flat[at + 1 : at + 7] for at in range(0, len(flat), 8)}
         unbounded = [-1e18, -1e18, 0, 0, 0, 0]
         evidence = [[i, limit, limit - 600, *moments.get(i, unbounded)] for i, limit in LIMITS.items()]
-        return [2, "gpt-4o", f"acct-{n}", packed_terms(WRITTEN, 60.0), 0, 0, 0, 100, 0, granted[2], evidence, 0]
+        item = [2, "gpt-4o", f"acct-{n}", packed_terms(WRITTEN, 60.0), 0, 0, 0, 100, 0, granted[2], evidence, 0]
+        used = [word for n in range(self.rules) for word in (f"usd/{n}", 3, 1e6, 9e5)]
+        return [*item, [["c/app", used]]] if used else item
 
     def round(self, requests: int) -> None:
         calls = max(1, requests // self.batch)
@@ -116,22 +121,26 @@ class Scene:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--script", type=Path, action="append", help="default: the ledger's own")
+    parser.add_argument("--script", type=Path, action="append", help="another to compare the ledger's own with")
     parser.add_argument("--accounts", type=int, nargs="*", default=ACCOUNTS)
     parser.add_argument("--batch", type=int, nargs="*", default=BATCHES, help="requests in a batch")
     parser.add_argument("--requests", type=int, default=6_400, help="a round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rules", type=int, nargs="*", default=[0], help="of the client that asks")
     options = parser.parse_args()
-    scripts: list[Path] = options.script or [SCRIPT]
+    scripts: list[bytes] = [path.read_bytes() for path in options.script or ()] or [SCRIPT]
+    if options.script:
+        scripts.append(SCRIPT)
+    kinds = [(n, rules) for n in range(len(scripts)) for rules in options.rules]
     with own_store() as url:
         connected = socket.socket(socket.AF_UNIX)
         connected.connect(url.removeprefix("unix://"))
         store = Connection(connected)
-        shas = [store.call("SCRIPT", "LOAD", path.read_bytes()) for path in scripts]
+        shas = [store.call("SCRIPT", "LOAD", text) for text in scripts]
         scenes = [
             [
-                Scene(store, sha, f"{{p{n}-{accounts}-{batch}}}", accounts, batch, random.Random(1))
-                for n, sha in enumerate(shas)
+                Scene(store, shas[n], f"{{p{n}-{rules}-{accounts}-{batch}}}", accounts, batch, random.Random(1), rules)
+                for n, rules in kinds
             ]
             for accounts in options.accounts
             for batch in options.batch
@@ -142,8 +151,10 @@ def main() -> None:
             for _ in range(options.rounds):
                 for scene in beside:
                     scene.round(options.requests)
-    print("store CPU, microseconds a request" + "".join(f"\n  {n}: {path}" for n, path in enumerate(scripts)))
-    print(f"{'accounts':>9} {'batch':>6}" + "".join(f"{n:>9}" for n in range(len(scripts))) + "    ratio")
+    names = [*(path.name for path in options.script or ()), "the ledger's own"]
+    columns = "".join(f"\n  {n}: {names[script]}, {rules} rules" for n, (script, rules) in enumerate(kinds))
+    print(f"store CPU, microseconds a request{columns}")
+    print(f"{'accounts':>9} {'batch':>6}" + "".join(f"{n:>9}" for n in range(len(kinds))) + "    ratio")
     for beside in scenes:
         figures = [scene.least_us for scene in beside]
         columns = "".join(f"{figure:9.1f}" for figure in figures)

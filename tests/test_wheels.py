@@ -56,5 +56,7 @@ def test_the_source_distribution_can_be_compiled(built):
     with tarfile.open(archive) as opened:
         packed = {name.partition("/")[2] for name in opened.getnames()}
     assert set(FILES) <= packed
-    assert {f"proxy/quotapool/{name}" for name in ("request/path.py", "ledger/lua/ledger.lua", "py.typed")} <= packed
+    assert {
+        f"proxy/quotapool/{name}" for name in ("request/path.py", "ledger/lua/ledger/batch.lua", "py.typed")
+    } <= packed
     assert not [name for name in packed if name.endswith((".so", ".c", "compiled.json")) or name.startswith("tests")]

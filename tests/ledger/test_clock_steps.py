@@ -12,8 +12,9 @@ import pytest
 from quotapool.domain.quantities import Cost, Dimension, Limits
 from quotapool.domain.states import Record, State
 from quotapool.domain.subject import Subject
+from quotapool.ledger.batches import ledger_script
 from quotapool.ledger.grants import Event, Granted, Observed, Refused
-from quotapool.store.store import Script, connect
+from quotapool.store.store import connect
 
 from tests.fakes.store import ClockedStore, candidate, granted, ledger_on, pack, unpack, wire
 from tests.ledger.test_lua_follows_the_bucket import Both
@@ -165,7 +166,7 @@ async def test_a_store_that_hung_is_no_clock_that_was_set(ledgers, virtual_time)
     # If a command was under way for a minute while the store hung, and its sender has left
     virtual_time.pause_store(50)
     await asyncio.sleep(50)
-    script = Script.of("quotapool.ledger", "ledger")
+    script = ledger_script()
     await one.store.evalsha_batch(script, one.prefix, "left", pack([]), *stale, "")
     assert len(await steps(one)) == 1
     # I expect the next word of anybody who was there to put it right: 5,000 tokens have come meanwhile

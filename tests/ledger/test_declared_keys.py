@@ -11,10 +11,13 @@ from datetime import UTC, datetime
 
 import pytest
 import redis
+from quotapool.domain.periods import Per
 from quotapool.domain.quantities import Cost, Dimension, Limits
+from quotapool.domain.rules import Kind, Measure, Rule
 from quotapool.domain.states import OPERATOR, Record, State
 from quotapool.keys.seal import MasterKey
 from quotapool.keys.vault import NewKey, Vault
+from quotapool.ledger.batches import ledger_script
 from quotapool.ledger.budgets import Ledger
 from quotapool.ledger.declared_keys import (
     keys_of_batch,
@@ -25,6 +28,7 @@ from quotapool.ledger.declared_keys import (
 )
 from quotapool.ledger.grants import Event, Granted, Observed
 from quotapool.ledger.items import Item
+from quotapool.ledger.rules import Charge, Standing
 from quotapool.money.spend_store import SpendStore
 from quotapool.store.store import Script, StoreRefused, connect
 from redis.crc import key_slot
@@ -66,11 +70,20 @@ async def test_what_the_start_checks_succeeds_there(strict):
     assert len(store.refused) == 1
 
 
+def a_charge(rng: random.Random) -> Charge:
+    client = Standing(f"c/{rng.choice('ab')}", Rule("rpm", Kind.RATE, Measure.REQUESTS, 1e6, period_s=60.0), UTC)
+    budget = Rule("usd/day", Kind.BUDGET, Measure.USD, 1e6, per=Per.DAY)
+    slots = Rule("concurrent", Kind.SLOTS, Measure.CONCURRENT, 1e6)
+    return Charge([client, Standing("t/all", budget, UTC), Standing("t/all", slots, UTC)], [1.0, 10.0, 1.0])
+
+
 async def anything(ledger: Ledger, rng: random.Random, held: list[Granted]) -> None:
     """One thing of all that a process may do with the ledger."""
     group, some = rng.choice(GROUPS), rng.sample(ACCOUNTS, rng.randint(1, 3))
     one, registry = some[0], ledger.registry
-    action = rng.choice(["reserve"] * 6 + ["settle"] * 3 + ["release", "carry over", "state", "try now", "clock"])
+    action = rng.choice(
+        ["reserve"] * 6 + ["settle"] * 3 + ["release", "carry over", "charge", "state", "try now", "clock"]
+    )
     if action == "reserve":
         answer = await ledger.reserve(
             group,
@@ -82,6 +95,7 @@ async def anything(ledger: Ledger, rng: random.Random, held: list[Granted]) -> N
             owner=rng.choice(["", "one", "other"]),
             arrived=time.monotonic() - rng.random(),
             alone=rng.random() < 0.2,
+            charge=a_charge(rng) if rng.random() < 0.5 else None,
         )
         if isinstance(answer, Granted):
             held.append(answer)
@@ -96,6 +110,8 @@ async def anything(ledger: Ledger, rng: random.Random, held: list[Granted]) -> N
         )
     elif action == "release":
         ledger.release(group, rng.choice(["one", "other"]))
+    elif action == "charge":
+        ledger.charge(a_charge(rng), [1.0, 2.0, 3.0])
     elif action == "carry over":
         ledger.carry_over(group, one, [1.0] * 6, [1.0] * 6, rng.choice([0.0, 0.5]))
     elif action == "state":
@@ -129,7 +145,7 @@ async def test_a_batch_that_notes_a_clock_set_forward_touches_only_declared_keys
     ledger, store = strict
     await ledger.check()
     behind = b"%.6f" % (time.time() - 60)
-    script, keys = Script.of("quotapool.ledger", "ledger"), keys_of_batch(ledger.prefix, "one", "other", [])
+    script, keys = ledger_script(), keys_of_batch(ledger.prefix, "one", "other", [])
     arguments = ("one", pack([]), behind, behind, "other")
     await ledger.store.evalsha_batch(script, ledger.prefix, *arguments, further_keys=lambda: keys)
     assert len(store.refused) == 1  # the check's

@@ -1,6 +1,6 @@
 """The arithmetic of one (account, model group): a token bucket per dimension. This is the specification.
 
-`ledger/lua/ledger.lua` is the implementation that all replicas share; `tests/ledger/test_lua_follows_the_bucket.py`
+`ledger/lua/ledger/*.lua` is the implementation that all replicas share; `tests/ledger/test_lua_follows_the_bucket.py`
 drives both with the same trace. Times are seconds of one clock, levels and costs are counts of their dimension.
 
 Laws

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -39,6 +38,11 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
 
 
+def ledger_script() -> Script:
+    """The script that does a batch."""
+    return Script.of(__package__, "ledger", ("batch", "buckets", "rules", "reserve", "settle"))
+
+
 @dataclass(slots=True)
 class _Batch:
     id: str
@@ -48,7 +52,8 @@ class _Batch:
 
 
 class Batches:
-    """One process's queue for the script. `expected_clock` gives the script's third and fourth argument.
+    """One process's queue for the script. `name`: of this process, without a dot. `expected_clock` gives the script's
+    third and fourth argument.
 
     `on_answer(version, epoch, now)` is called with every answer; `now` is None if that may be from an earlier time.
     """
@@ -58,6 +63,7 @@ class Batches:
         store: Store,
         prefix: str,
         *,
+        name: str,
         patience_s: float,
         observer: Observer,
         expected_clock: Callable[[], tuple[bytes, bytes]],
@@ -70,8 +76,8 @@ class Batches:
         self._observer = observer
         self._expected_clock = expected_clock
         self._on_answer = on_answer
-        self._script = Script.of(__package__, "ledger")
-        self._name = secrets.token_hex(6)
+        self._script = ledger_script()
+        self._name = name
         self._serial = 0
         self._answered = ""  # the id of the last batch whose answer has come
         self._queue: deque[Item] = deque()
@@ -176,7 +182,7 @@ class Batches:
                     self._observer.store_away(away=False)
                 for item, result in zip(batch.items, results, strict=True):
                     try:
-                        item.done(result)
+                        item.done(result, now)
                     except Exception:  # noqa: BLE001 - one caller's bug must not leave all others waiting
                         _log.exception("an answer of the ledger could not be processed")
                         item.failed()

@@ -12,12 +12,13 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Cost
+from quotapool.domain.rules import Settled
 from quotapool.ledger.batches import Batches
 from quotapool.ledger.declared_keys import keys_of_rights
 from quotapool.ledger.grants import Candidate, Event, Granted, Observed, Refused, Written, written_limits
@@ -25,6 +26,7 @@ from quotapool.ledger.items import Item, ReserveItem, SettleItem
 from quotapool.ledger.local import LocalBudgets
 from quotapool.ledger.messages import MOST, bounded, evidence_of, is_sound, packed_array
 from quotapool.ledger.registry import Braked, Registry
+from quotapool.ledger.rules import Blocked, Charge, packed_asked, packed_settled
 from quotapool.ledger.stored_buckets import StoredBuckets
 from quotapool.store.store import Script, Store, StoreError, StoreLost, StoreUnavailable, text_of
 
@@ -73,6 +75,7 @@ class Ledger:
         self._batches = Batches(
             store,
             self.prefix,
+            name=self._name,
             patience_s=patience_s,
             observer=observer,
             expected_clock=self._expected_clock,
@@ -111,8 +114,11 @@ class Ledger:
         owner: str = "",
         arrived: float | None = None,
         alone: bool = False,
-    ) -> Granted | Refused:
+        charge: Charge | None = None,
+    ) -> Granted | Refused | Blocked:
         """Take `cost` from the first candidate that has room, in one atomic step. Raises StoreUnavailable.
+
+        `charge`: what it takes from its client's rules in the same step; Blocked: they do not let it through.
 
         `leave`: the share of each budget that must stay for others. `owner`: who waits in the queue, and thereby gets
         the next room of an account; `arrived`: since when, by the monotonic clock (None: now); earlier ones go first.
@@ -122,7 +128,7 @@ class Ledger:
         If the caller is cancelled meanwhile, what may have been reserved is given back.
         """
         if self._local is not None and self.away:
-            return self._reserve_locally(group, cost, candidates, leave)
+            return self._reserve_locally(group, cost, candidates, leave, charge)
         self._serial += 1
         name = f"{self._name}-{self._serial}"
         names = packed_array([candidate.packed for candidate in candidates])
@@ -130,11 +136,14 @@ class Ledger:
         stored = None if arrived is None or not self._clock_ahead else arrived + self._clock_ahead
         who = f"{self._name}/{owner}" if owner else ""
         payload = [1, group, *amounts, may_try_resting, self._rng.random(), names, forget, leave, who, stored, alone]
-        fallback = partial(self._reserve_locally, group, cost, candidates, leave)
-        future: asyncio.Future[Granted | Refused] = self._batches.loop.create_future()
-        self._batches.put(
-            ReserveItem(payload, name, group, cost, candidates, future, give_back=self.give_back, fallback=fallback)
+        if charge is not None:
+            payload.append(packed_asked(charge.asked(self._now())))
+        fallback = partial(self._reserve_locally, group, cost, candidates, leave, charge)
+        future: asyncio.Future[Granted | Refused | Blocked] = self._batches.loop.create_future()
+        item = ReserveItem(
+            payload, name, group, cost, candidates, charge, future, give_back=self.give_back, fallback=fallback
         )
+        self._batches.put(item)
         try:
             answer = await future
         except asyncio.CancelledError:
@@ -166,16 +175,21 @@ class Ledger:
         observed: Sequence[Observed] = (),
         refused: bool = False,
         event: Event = Event.NOTHING,
+        used: Sequence[float] | None = None,
     ) -> None:
         """Correct a reservation, once. Returns at once; the correction goes out with the next batch and is not lost
         while this process runs. A second call does nothing.
 
         `back`: what upstream never charged; `unused_tokens`: reserved less used (negative: more was used);
         `refused`: upstream's `remaining` is from before this request, which it did not admit.
+        `used`: of the client's rules, in the order of the grant's `charge`; None: nothing.
         """
         if granted.settled:
             return
         granted.settled = True
+        charge = granted.charge
+        if charge is not None and used is None:
+            used = charge.nothing()
         not_admitted = granted.cost if refused else _NO_COST
         if self._local is not None and cool_s > 0:
             self._local.cool(granted, self._now() + min(cool_s, _LONGEST_COOL_S), self._now())
@@ -183,8 +197,28 @@ class Ledger:
             sound = [o for o in observed if is_sound(o)]
             unused_tokens = bounded(unused_tokens, _MOST_TOKENS)
             self._local.settle(granted, back, unused_tokens, sound, not_admitted, self._now())
+            if charge is not None and used is not None:
+                self._local.rules.settle(charge, used)
             return
-        self._correct(granted, back, unused_tokens, cool_s, evidence_of(granted, observed, refused=refused), event)
+        settled = None
+        if charge is not None and used is not None:
+            for standing, held, amount in zip(charge.standings, charge.amounts, used, strict=True):
+                standing.spent(held, amount)
+            settled = packed_settled(charge.settled(used, was_held=not granted.local))
+        evidence = evidence_of(granted, observed, refused=refused)
+        self._correct(granted, back, unused_tokens, cool_s, evidence, event, settled)
+
+    def charge(self, charge: Charge, used: Sequence[float]) -> None:
+        """Charge a client's rules with what was used beside any reservation."""
+        if self._local is not None and self._local.active:
+            self._local.rules.settle(charge, used, was_held=False)
+            return
+        for standing, amount in zip(charge.standings, used, strict=True):
+            standing.spent(0.0, amount)
+        self._charge(charge.settled(used, was_held=False))
+
+    def _charge(self, settled: Sequence[tuple[str, Sequence[Settled]]]) -> None:
+        self._batches.put(Item([5, 0, packed_settled(settled)]), urgent=False)
 
     def observe(self, granted: Granted, observed: Sequence[Observed]) -> None:
         """Report the headers of a long answer before its end. Its settle then carries no evidence."""
@@ -202,9 +236,10 @@ class Ledger:
         cool_s: float,
         evidence: list[tuple[float, ...]],
         event: Event,
+        settled: list[Any] | None = None,
     ) -> None:
         candidate = granted.candidate
-        payload = [
+        payload: list[Any] = [
             2,
             granted.group,
             candidate.account,
@@ -218,6 +253,8 @@ class Ledger:
             evidence,
             event,
         ]
+        if settled is not None:
+            payload.append(settled)
         self._batches.put(SettleItem(payload, granted, self._on_headroom), urgent=False)
 
     async def flush(self, seconds: float = 5.0) -> None:
@@ -233,8 +270,8 @@ class Ledger:
         return time.monotonic() + self._clock_ahead
 
     def _reserve_locally(
-        self, group: str, cost: Cost, candidates: Sequence[Candidate], leave: float
-    ) -> Granted | Refused:
+        self, group: str, cost: Cost, candidates: Sequence[Candidate], leave: float, charge: Charge | None
+    ) -> Granted | Refused | Blocked:
         """From this process's share, to be charged in the store later."""
         if (
             self._local is None or self.registry.version < 0
@@ -243,7 +280,14 @@ class Ledger:
         if not self._local.active:
             self._local.begin(self.replicas, heard=max(self._clock_shown, self._now() - self._patience_s))
             self._left_epoch = self.registry.epoch
-        return self._local.reserve(group, cost, candidates, self._now(), leave)
+        now = self._now()
+        if charge is not None and (blocked := self._local.rules.blocked(charge, now)) is not None:
+            return blocked
+        answer = self._local.reserve(group, cost, candidates, now, leave)
+        if charge is not None and isinstance(answer, Granted):
+            answer.charge = charge
+            self._local.rules.take(charge, now)
+        return answer
 
     def _store_is_back(self, epoch: str) -> None:
         """What we owe is paid at once, but the share is used until the others have paid too: until then the store's
@@ -260,6 +304,8 @@ class Ledger:
 
     def _pay(self, *, forgiven: bool = False) -> None:
         """Charge in the store what was taken without it."""
+        if self._local is not None and (used := self._local.rules.pay()):
+            self._charge(used)
         debts = self._local.pay(self._now()) if self._local is not None else []
         for debt in debts if not forgiven else ():
             self.carry_over(debt.group, debt.candidate, debt.kept, debt.corrected, debt.cool_s)
@@ -338,8 +384,10 @@ class Ledger:
 
 
 __all__ = [
+    "Blocked",
     "Braked",
     "Candidate",
+    "Charge",
     "Event",
     "Granted",
     "Ledger",

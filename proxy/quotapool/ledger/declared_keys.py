@@ -13,7 +13,7 @@ from quotapool.ledger.items import Item
 
 
 def keys_of_batch(prefix: str, batch_id: str, answered: str, items: Iterable[Item]) -> list[str]:
-    """Every key but the prefix that `lua/ledger.lua` may touch. `answered`: its last argument."""
+    """Every key but the prefix that `lua/ledger/*.lua` may touch. `answered`: its last argument."""
     names = ["epoch", "version", "steps", "states", "buckets", f"batch:{batch_id}"]
     if answered:
         names.append(f"batch:{answered}")

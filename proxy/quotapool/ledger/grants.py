@@ -10,6 +10,7 @@ import msgspec
 from quotapool.domain.bucket import DIMENSIONS, UNKNOWN, Moment
 from quotapool.domain.quantities import Cost, Dimension, Limits
 from quotapool.domain.subject import Subject
+from quotapool.ledger.rules import Charge
 
 Written = tuple[float, float, float, float, float]
 """Configured limits: rpm, tpm, rpd, tpd, ipm; UNKNOWN if not configured."""
@@ -85,6 +86,7 @@ class Granted(msgspec.Struct, eq=False):
     is_trial: bool
     moments: dict[Dimension, Moment]
     learned: dict[Dimension, float]
+    charge: Charge | None = None  # of its client's rules; None: it has none
     settled: bool = False
     local: bool = False
 

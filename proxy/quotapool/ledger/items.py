@@ -12,8 +12,11 @@ from typing import Any, Final
 from quotapool.domain.quantities import Cost
 from quotapool.ledger.grants import Candidate, Granted, Refused
 from quotapool.ledger.messages import bucket_key, parse_reserve
+from quotapool.ledger.rules import Blocked, Charge
 
-_RELEASE: Final = 3  # of the script's kinds
+_RELEASE, _CHARGE = 3, 5  # of the script's kinds
+_RULES: Final = 13  # of a reserve: place of its rules, if it has any
+_USED: Final = 12  # of a settle: the same
 
 
 class Item:
@@ -28,8 +31,8 @@ class Item:
         """False: its caller has left before it was sent, so it need not be sent."""
         return True
 
-    def done(self, result: list[Any]) -> None:
-        """The script's answer."""
+    def done(self, result: list[Any], now: float) -> None:
+        """The script's answer, of the store's second `now`."""
 
     def failed(self) -> None:
         """The store was given up on."""
@@ -39,7 +42,14 @@ class Item:
         kind, group, account = self.payload[:3]
         if kind == _RELEASE:
             return [f"{prefix}:claims:{group}"]
+        if kind == _CHARGE:
+            return _keys_of_rules(prefix, account)
         return [f"{prefix}:next:{group}", bucket_key(prefix, account, group)]
+
+
+def _keys_of_rules(prefix: str, subjects: list[Any]) -> list[str]:
+    """`subjects`: packed ones, which begin with their names."""
+    return [f"{prefix}:replicas", *(f"{prefix}:rules:{subject[0]}" for subject in subjects)]
 
 
 class SettleItem(Item):
@@ -54,8 +64,12 @@ class SettleItem(Item):
         self._granted = granted
         self._on_headroom = on_headroom
 
-    def done(self, result: list[Any]) -> None:
+    def done(self, result: list[Any], now: float) -> None:  # noqa: ARG002 - as its base
         self._on_headroom(self._granted.candidate, self._granted.group, result[1])
+
+    def keys(self, prefix: str) -> list[str]:
+        used = self.payload[_USED] if len(self.payload) > _USED else []
+        return [*super().keys(prefix), *(_keys_of_rules(prefix, used) if used else ())]
 
 
 class ReserveItem(Item):
@@ -64,7 +78,7 @@ class ReserveItem(Item):
     `fallback` answers, or raises, when the store was given up on.
     """
 
-    __slots__ = ("_candidates", "_cost", "_fallback", "_give_back", "_group", "_name", "answer")
+    __slots__ = ("_candidates", "_charge", "_cost", "_fallback", "_give_back", "_group", "_name", "answer")
 
     def __init__(
         self,
@@ -73,10 +87,11 @@ class ReserveItem(Item):
         group: str,
         cost: Cost,
         candidates: Sequence[Candidate],
-        answer: asyncio.Future[Granted | Refused],
+        charge: Charge | None,
+        answer: asyncio.Future[Granted | Refused | Blocked],
         *,
         give_back: Callable[[Granted], None],
-        fallback: Callable[[], Granted | Refused],
+        fallback: Callable[[], Granted | Refused | Blocked],
     ) -> None:
         self.payload = payload
         self.answer = answer
@@ -84,14 +99,15 @@ class ReserveItem(Item):
         self._group = group
         self._cost = cost
         self._candidates = candidates
+        self._charge = charge
         self._give_back = give_back
         self._fallback = fallback
 
     def wanted(self) -> bool:
         return not self.answer.done()
 
-    def done(self, result: list[Any]) -> None:
-        answer = parse_reserve(result, self._name, self._group, self._cost, self._candidates)
+    def done(self, result: list[Any], now: float) -> None:
+        answer = parse_reserve(result, self._name, self._group, self._cost, self._candidates, self._charge, now)
         if not self.answer.done():
             self.answer.set_result(answer)
         elif isinstance(answer, Granted):
@@ -107,4 +123,5 @@ class ReserveItem(Item):
 
     def keys(self, prefix: str) -> list[str]:
         buckets = [bucket_key(prefix, candidate.account, self._group) for candidate in self._candidates]
-        return [f"{prefix}:claims:{self._group}", f"{prefix}:next:{self._group}", *buckets]
+        rules = _keys_of_rules(prefix, self.payload[_RULES]) if len(self.payload) > _RULES else ()
+        return [f"{prefix}:claims:{self._group}", f"{prefix}:next:{self._group}", *buckets, *rules]

@@ -18,6 +18,7 @@ from typing import Final
 from quotapool.domain.bucket import DIMENSIONS, NEVER, Bucket, Evidence
 from quotapool.domain.quantities import Cost, Dimension, Limits
 from quotapool.ledger.grants import Candidate, Granted, Observed, Refused
+from quotapool.ledger.local_rules import LocalRules
 
 _MOST_BUCKETS: Final = 50_000
 _UNITS: Final = (Cost(1, 0, 0), Cost(0, 1, 0), Cost(0, 0, 1))
@@ -79,6 +80,7 @@ class LocalBudgets:
 
     def __init__(self) -> None:
         self.active = False
+        self.rules = LocalRules()
         self._last: dict[tuple[str, str], Granted] = {}
         self._cooling: dict[tuple[str, str], float] = {}
         self._shares: dict[tuple[str, str], _Share] = {}
@@ -123,6 +125,7 @@ class LocalBudgets:
         self.active = True
         self._heard = heard
         self._replicas = max(1, replicas)
+        self.rules.begin(self._replicas)
 
     def reserve(
         self, group: str, cost: Cost, candidates: Sequence[Candidate], now: float, leave: float = 0.0
@@ -176,6 +179,7 @@ class LocalBudgets:
         """The store grants again."""
         self.active = False
         self._shares.clear()
+        self.rules.end()
 
     # ---- one bucket
 

@@ -12,30 +12,42 @@ from quotapool.domain.bucket import DIMENSIONS, Bucket, Moment
 from quotapool.domain.quantities import Cost, Dimension
 from quotapool.domain.states import Record, State
 from quotapool.ledger.grants import Candidate, Granted, Observed, Refused
+from quotapool.ledger.rules import Blocked, Charge, blocked_of
 
 _UNBOUNDED: Final = -1e18
 _WAS_UNBOUNDED: Final = Moment(_UNBOUNDED, _UNBOUNDED, 0.0, 0.0)
 MOST: Final = 1e15  # of anything else
 _INDEX: Final = {dimension: index for index, dimension in enumerate(DIMENSIONS, 1)}  # as the scripts count
 
+_BLOCKED: Final = 2  # of the results of a reserve
 _ARRAY_OF_54: Final = b"\xdc\x00\x36"
 
 _unpack = msgspec.msgpack.Decoder().decode
 
 
 def parse_reserve(
-    result: list[Any], name: str, group: str, cost: Cost, candidates: Sequence[Candidate]
-) -> Granted | Refused:
-    """The script's result of a reserve."""
+    result: list[Any],
+    name: str,
+    group: str,
+    cost: Cost,
+    candidates: Sequence[Candidate],
+    charge: Charge | None,
+    now: float,
+) -> Granted | Refused | Blocked:
+    """The script's result of a reserve. `now`: the store's second."""
     if result[0] == 1:
-        _, index, at, headroom, is_trial, flat = result
+        index, at, headroom, is_trial, flat = result[1:6]
+        if charge is not None:
+            charge.saw(result[6], at)
         moments: dict[Dimension, Moment] = {}
         learned: dict[Dimension, float] = {}
         for i in range(0, len(flat), 8):
             dimension = DIMENSIONS[flat[i] - 1]
             moments[dimension] = Moment(*flat[i + 1 : i + 7])
             learned[dimension] = flat[i + 7]
-        return Granted(name, group, cost, candidates[index - 1], at, headroom, bool(is_trial), moments, learned)
+        return Granted(name, group, cost, candidates[index - 1], at, headroom, bool(is_trial), moments, learned, charge)
+    if charge is not None and result[0] == _BLOCKED:
+        return blocked_of(result[1], charge, now)
     _, wait, which, hints, dead, refill_s = result
     return Refused(
         wait if wait >= 0 else None,

@@ -66,9 +66,12 @@ class Script:
         self.sha1_bytes = self.sha1.encode()
 
     @classmethod
-    def of(cls, package: str | None, name: str) -> Script:
-        """`lua/<name>.lua` of a package, which passes its own `__package__`."""
-        return cls(name, (resources.files(package or "") / "lua" / f"{name}.lua").read_bytes())
+    def of(cls, package: str | None, name: str, parts: Sequence[str] = ()) -> Script:
+        """`lua/<name>.lua` of a package, which passes its own `__package__`. `parts`: it is the files of these names
+        in the folder `lua/<name>`, in this order."""
+        folder = resources.files(package or "") / "lua"
+        files = [folder / name / f"{part}.lua" for part in parts] or [folder / f"{name}.lua"]
+        return cls(name, b"".join(file.read_bytes() for file in files))
 
 
 class Store:

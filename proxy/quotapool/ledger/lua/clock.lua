@@ -2,7 +2,7 @@
 --
 -- KEYS[1]   qp:{pool}:states        see state.lua; a record from the future begins now and rests as long as it was to
 -- KEYS[2]   qp:{pool}:version       see state.lua
--- KEYS[3..] qp:{pool}:next:<group>  see ledger.lua, of each group that has a bucket; hints, so they are deleted
+-- KEYS[3..] qp:{pool}:next:<group>  see ledger/batch.lua, of each group that has a bucket; hints, so they are deleted
 --
 -- Returns  how many records were changed
 --
