@@ -40,6 +40,7 @@ CHOICES = {
     "groups",
     "long_context",
     "clients",
+    "teams",
     "tls",
     "upstream_proxy",
 }
@@ -112,7 +113,7 @@ def test_the_example_is_valid_with_all_its_suggestions_taken(tmp_path):
     (tmp_path / "all.yaml").write_text(text)
     settings = load(tmp_path / "all.yaml", env=ENV)
     assert settings.keys[2].secret.get_secret_value() == "sk-proj-gamma"
-    assert [client.id for client in settings.clients] == ["backend", "nightly", "contractor", "batch"]
+    assert [client.id for client in settings.clients] == ["backend", "nightly", "contractor", "batch", "app"]
     assert settings.limits_for("acme", "gpt-4o").rpm == 60
 
 

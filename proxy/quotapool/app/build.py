@@ -10,6 +10,7 @@ from quotapool.domain.observer import Observer
 from quotapool.domain.retry import RetrySlots
 from quotapool.ledger.budgets import Ledger
 from quotapool.ledger.clients import ClientDirectory, ClientStore
+from quotapool.money.price_list import PriceList
 from quotapool.objects.owners import ObjectOwners
 from quotapool.objects.placement import Objects
 from quotapool.pool.admission import Admission
@@ -20,6 +21,7 @@ from quotapool.pool.sync import RosterSync
 from quotapool.probes.network_alarm import NetworkAlarm
 from quotapool.request.attempt import AttemptParts
 from quotapool.request.auth import ClientAuth
+from quotapool.request.charging import Charging
 from quotapool.request.daily_limit import DailyLimit
 from quotapool.request.failover import Failover
 from quotapool.request.fetch import Fetch
@@ -49,6 +51,7 @@ class Paths:
     owners: ObjectOwners
     slots: RetrySlots
     reading_on: ReadingOn
+    charging: Charging
     requests: RequestPath
     sessions: SessionPath
 
@@ -70,6 +73,7 @@ class Paths:
         settings = self.configuration.now.settings
         clients = {**self.clients.clients, **{client.id: client for client in settings.clients}}
         self.configuration.now = replace(self.configuration.now, clients=clients)
+        self.charging.configure(clients.values(), settings.teams, settings.spend.time_zone)
         self.auth.configure(
             clients=self.client_ids(),
             hosts=settings.allowed_hosts,
@@ -89,8 +93,10 @@ def build_request_path(
     clean: Callable[[bytes], bytes],
     *,
     on_clients: Callable[[], None] = lambda: None,
+    prices: Callable[[], PriceList | None] = lambda: None,
 ) -> Paths:
-    """`clean` takes secrets out of upstream's texts. `on_clients` is called when the store's client keys changed."""
+    """`clean` takes secrets out of upstream's texts. `on_clients` is called when the store's client keys changed.
+    `prices`: those in force; None: not known yet."""
     settings, store = snapshot.settings, ledger.store
     configuration = Configuration(snapshot)
     client_store = ClientStore(store, settings.pool)
@@ -112,7 +118,10 @@ def build_request_path(
     daily_limit = DailyLimit()
     slots = RetrySlots(settings.retry.budget)
     reading_on = ReadingOn()
-    parts = AttemptParts(sync, health, ledger, observer, alarm, policy, rates, slots, reading_on, admission, clean)
+    charging = Charging(prices)
+    parts = AttemptParts(
+        sync, health, ledger, observer, alarm, policy, rates, slots, reading_on, admission, charging, clean
+    )
     failover = Failover(
         configuration, admission=admission, ledger=ledger, sync=sync, rates=rates, slots=slots, observer=observer
     )
@@ -151,6 +160,7 @@ def build_request_path(
         owners,
         slots,
         reading_on,
+        charging,
         requests,
         sessions,
     )

@@ -83,6 +83,7 @@ class Worker:
             self.reporter,
             self.redactor.clean_bytes,
             on_clients=self._label,
+            prices=lambda: self.spend.prices,
         )
         self.handler = ClientHandler(self.paths.requests, self.reporter, self.paths.sessions)
         self.tls = self.settings.tls.context() if self.settings.tls is not None else None

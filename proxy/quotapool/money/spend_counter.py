@@ -19,6 +19,7 @@ from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.wallet import PICO
+from quotapool.money.billing import billed_usage
 from quotapool.money.price_list import STANDARD, PriceList, price, standard_or
 from quotapool.money.rate_cards import CardSet, RateCard
 from quotapool.money.spend_store import Entry, Kind, SpendBatch, SpendStore, new_batch_id
@@ -33,10 +34,7 @@ _MOST_EARLY: Final = 10_000  # attempts that ended before the price cards came, 
 _MOST_ROWS: Final = 150  # of one script call: a millisecond, for which no reserve can be served
 _MOST_FOLDED: Final = 100  # in one turn of the loop, for the same reason
 _LAST_S: Final = 2.0  # at the end, for a store that does not answer
-_BILLED_WITHOUT_USAGE: Final = frozenset({"audio", "images", "videos"})  # answers without usage that cost money anyway
 _TIERS: Final = frozenset({STANDARD, "flex", "priority", "fast", "batch", "scale"})
-_CANCELLED: Final = "cancelled"
-_TIMEOUT: Final = "timeout"
 
 _Name = tuple[str, str, str, str, str, bool]  # account, key, model, client, tier, whether it was called as a tool
 
@@ -76,6 +74,11 @@ class SpendCounter:
         self._away = False
         self._sending = asyncio.Lock()
 
+    @property
+    def prices(self) -> PriceList | None:
+        """None: the cards have not come yet."""
+        return self._prices
+
     def take_cards(self, cards: CardSet) -> None:
         """Price with these from now on."""
         self._fold(list(self._open))
@@ -89,11 +92,8 @@ class SpendCounter:
 
     def count(self, attempt: AttemptRecord, record: RequestRecord) -> None:
         """An attempt ended. It costs nothing if upstream did no work."""
-        usage = attempt.usage
-        if usage is None or usage.certainty is Certainty.NOTHING:
-            return
-        exact = usage.certainty is Certainty.EXACT
-        if not exact and not self._may_have_cost(attempt, record, usage):
+        usage = billed_usage(attempt, record)
+        if usage is None:
             return
         if self._prices is None and len(self._early) < _MOST_EARLY:
             self._early.append((attempt, record))
@@ -105,14 +105,6 @@ class SpendCounter:
             row_of_tool = self._row((attempt.account, attempt.key, model, record.client, used.tier, True))
             row_of_tool.known = True
             _add(row_of_tool, used)
-        if not exact:
-            usage = Usage(
-                Certainty.AT_LEAST,
-                usage.prompt or attempt.prompt_estimate,
-                usage.completion,
-                usage.cached_prompt,
-                details=usage.details,
-            )
         _add(row, usage)
 
     def _row(self, name: _Name) -> _Row:
@@ -167,17 +159,6 @@ class SpendCounter:
                 _log.error("spend that the store did not take is lost", usd=lost / PICO)
                 return
             await asyncio.sleep(0.1)
-
-    @staticmethod
-    def _may_have_cost(attempt: AttemptRecord, record: RequestRecord, usage: Usage) -> bool:
-        """Whether an attempt without exact usage may have cost money: upstream began it, for a model."""
-        if attempt.status == 0:  # upstream continues if the client left or we gave up; not if the connection broke
-            return bool(attempt.prompt_estimate) and (attempt.outcome == _CANCELLED or attempt.reason == _TIMEOUT)
-        if attempt.status >= 300:
-            return False
-        if record.endpoint in _BILLED_WITHOUT_USAGE:
-            return record.method == "POST"
-        return bool(record.model and (attempt.prompt_estimate or usage.total))
 
     def _fold(self, names: Sequence[_Name]) -> None:
         """Turn these open rows into entries of this hour."""

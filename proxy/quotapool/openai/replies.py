@@ -189,6 +189,36 @@ RATE_LIMIT_EXCEEDED: Final = ProxyError(
     "Every account in the pool that could serve this request, or your own proxy key, is at its rate limit.",
     "Retry after the time in the retry-after header.",
 )  # fmt: skip
+CLIENT_RATE_LIMITED: Final = ProxyError(
+    "client_rate_limited", 429, "requests", True,
+    "This client, or its team, is at a limit that the proxy's operator set for it.",
+    "Retry after the time in the retry-after header; `quotapool me` shows the limits.",
+)  # fmt: skip
+CLIENT_CONCURRENCY: Final = ProxyError(
+    "client_concurrency", 429, "requests", True,
+    "This client, or its team, has as many requests under way as the proxy's operator allows.",
+    "Retry when one of them has been answered; `quotapool me` shows the limits.",
+)  # fmt: skip
+CLIENT_BUDGET_EXHAUSTED: Final = ProxyError(
+    "client_budget_exhausted", 429, _QUOTA, False,
+    "A budget that the proxy's operator set for this client, or its team, is used up.",
+    "Wait until it resets, or ask the operator to raise it; `quotapool me` shows what is left.",
+)  # fmt: skip
+CLIENT_MODEL_UNPRICED: Final = ProxyError(
+    "client_model_unpriced", 403, _CALLER, False,
+    "This client has a budget in dollars, and what this model costs is not known, so the budget could not be kept.",
+    "Use another model, or ask the proxy's operator to name its price under `prices`.",
+)  # fmt: skip
+CLIENT_IP_NOT_ALLOWED: Final = ProxyError(
+    "client_ip_not_allowed", 403, _CALLER, False,
+    "This proxy key may not be used from this address.",
+    "Call from an address that the proxy's operator allowed for it, or ask the operator to allow this one.",
+)  # fmt: skip
+PRICES_NOT_LOADED: Final = ProxyError(
+    "prices_not_loaded", 503, _UNAVAILABLE, True,
+    "The proxy has just started and does not know prices yet, which this client's budget in dollars needs.",
+    "Retry in a moment.",
+)  # fmt: skip
 QUEUE_FULL: Final = ProxyError(
     "queue_full", 429, "requests", True,
     "The pool is at its rate limit and too many requests are already waiting for it.",

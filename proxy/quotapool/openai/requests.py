@@ -143,23 +143,23 @@ def _read_chat(r: ChatBody, default_output: int) -> RequestFacts:
     if r.prediction is not None:
         characters += _characters(r.prediction)
     characters += _length(r.tools) + _length(r.functions) + _length(r.response_format)
-    output = max(count_of(r.max_completion_tokens), count_of(r.max_tokens)) or default_output
-    return _facts(r, output * (count_of(r.n) or 1), characters)
+    named, choices = max(count_of(r.max_completion_tokens), count_of(r.max_tokens)), count_of(r.n) or 1
+    return _facts(r, (named or default_output) * choices, characters, named=named, choices=choices)
 
 
 def _read_responses(r: ResponsesBody, default_output: int) -> RequestFacts:
     characters = _characters(r.input) + _characters(r.instructions) + _length(r.tools) + _length(r.text)
     prompt = _text(r.prompt.get("id")) if type(r.prompt) is dict else None
     stateful = (r.background is not None and r.background is not False) or r.conversation is not None
-    output = count_of(r.max_output_tokens) or default_output
-    return _facts(r, output, characters, stateful=stateful, prompt=prompt or "")
+    named = count_of(r.max_output_tokens)
+    return _facts(r, named or default_output, characters, named=named, stateful=stateful, prompt=prompt or "")
 
 
 def _read_completions(r: CompletionsBody) -> RequestFacts:
     characters, prompts = _prompts(r.prompt)
     output = count_of(r.max_tokens) or DEFAULT_OUTPUT
-    choices = max(count_of(r.n), count_of(r.best_of), 1)
-    return _facts(r, output * choices * prompts, characters + _characters(r.suffix))
+    choices = max(count_of(r.n), count_of(r.best_of), 1) * prompts
+    return _facts(r, output * choices, characters + _characters(r.suffix), named=output, choices=choices)
 
 
 def _read_embeddings(r: EmbeddingsBody) -> RequestFacts:
@@ -167,7 +167,16 @@ def _read_embeddings(r: EmbeddingsBody) -> RequestFacts:
     return _facts(r, 0, characters)
 
 
-def _facts(r: Body, output: int, characters: int, *, stateful: bool = False, prompt: str = "") -> RequestFacts:
+def _facts(
+    r: Body,
+    output: int,
+    characters: int,
+    *,
+    named: int = 0,
+    choices: int = 1,
+    stateful: bool = False,
+    prompt: str = "",
+) -> RequestFacts:
     model = prompt if r.model is None else (r.model or prompt)
     if type(model) is not str:
         raise InvalidRequest("Invalid type for 'model': it must be a string.", "model")
@@ -186,6 +195,8 @@ def _facts(r: Body, output: int, characters: int, *, stateful: bool = False, pro
         _text(r.prompt_cache_key),
         prompt,
         characters // CHARACTERS_PER_TOKEN,
+        min(_MOST, named * choices),
+        choices,
         type(r) is ResponsesBody and bytes(r.reasoning).find(b'"summary"') >= 0,
     )
 

@@ -1,6 +1,7 @@
 """Admission: pick a key and take its budget, or wait in a queue for it, or say when there will be room.
 
-One fair queue per model group (`domain/fair_queue.py`). While a request waits, newcomers queue behind it. Only the head
+One fair queue per model group (`domain/fair_queue.py`), and one for each client whose own rules hold it up. While a
+request waits, newcomers queue behind it. Only the head
 of the queue asks the store, so a thousand waiting requests cost what one costs; it claims the next room of the account
 that has it soonest, so that no other replica overtakes it and no small request starves a large one. While the head
 waits for long (a large request, say), the few behind it may use the other accounts.
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from quotapool.domain.fair_queue import FairQueue
 from quotapool.domain.observer import Observer
 from quotapool.domain.return_times import ReturnTimes
-from quotapool.ledger.budgets import Granted, Ledger, Refused, StoreUnavailable
+from quotapool.ledger.budgets import Blocked, Granted, Ledger, Refused, StoreUnavailable
 from quotapool.pool.configuration import Configuration
 from quotapool.pool.reserve import Reserver
 from quotapool.pool.sync import RosterSync
@@ -28,11 +29,12 @@ _LONGEST_NAP_S = 1.0  # a state change or another replica's settle may bring roo
 _SHORTEST_NAP_S = 0.002
 _HEADS = 4  # how many of the queue may ask while the first has long to wait
 _LONG_S = 0.25
+_SETTLES_AGAIN_S = 0.05  # while others hold what it needs
 _MOST_AT_ONCE = 32
 _MOST_GROUPS = 1_000  # model groups of which something is remembered
 
 
-AdmissionAnswer = Granted | NoRoom | Never
+AdmissionAnswer = Granted | NoRoom | Never | Blocked
 DRAINING = NoRoom(1.0, "draining", None)  # another replica, or this one once it has started again
 
 
@@ -43,7 +45,9 @@ class _Waiter:
     joined: float
     deadline: float
     future: asyncio.Future[AdmissionAnswer]
+    queue: _Queue
     asked: bool = False  # the store knows it, and may keep room for it
+    blocked: Blocked | None = None  # by its client's own rules, when it was asked for last
 
 
 @dataclass(slots=True, eq=False)
@@ -78,22 +82,35 @@ class Admission:
         """A reservation for `want`, at once or after waiting, or why there is none. Raises StoreUnavailable."""
         patience_s = max(0.0, want.max_wait_s - want.queued_s)
         refused = Refused(0.0, None)
-        queue = self._queues.get(want.queue)
+        name, blocked = self._queue_of(want), None
+        queue = self._queues.get(name)
         if queue is None or not queue.waiting:
             result = await self._reserver.ask(want)
-            if not isinstance(result, Refused):
+            if isinstance(result, Blocked):
+                if result.wait_s is None or result.wait_s > patience_s:
+                    return result
+                name, blocked = want.client_queue, result
+            elif isinstance(result, Refused):
+                refused = result
+            else:
                 return result
-            refused = result
             if self.draining:
                 return DRAINING
             # While we asked, others may have formed one.
-            queue = self._queues.get(want.queue) or _Queue(accounts=len(want.only or ()))
-        expected_s = max(refused.wait_s or 0.0, queue.pace_s * (queue.waiting.ahead(want.client, want.priority) + 1))
+            queue = self._queues.get(name) or _Queue(accounts=len(want.only or ()))
+        least_s = (refused.wait_s if blocked is None else blocked.wait_s) or 0.0
+        expected_s = max(least_s, queue.pace_s * (queue.waiting.ahead(want.client, want.priority) + 1))
         if expected_s > patience_s:
-            return self._no_room(want.queue, "rate_limit", expected_s, refused, queue)
+            return blocked or self._no_room(want.queue, "rate_limit", expected_s, refused, queue)
         if not self._has_place(queue, want):
-            return self._no_room(want.queue, "queue_full", expected_s, refused, queue)
-        return await self._wait_in(queue, want, patience_s, expected_s)
+            return blocked or self._no_room(want.queue, "queue_full", expected_s, refused, queue)
+        return await self._wait_in(name, queue, want, patience_s, expected_s)
+
+    def _queue_of(self, want: Want) -> str:
+        """The queue that it must stand in: its client's own, while others of the client wait there."""
+        if want.charge is not None and (own := self._queues.get(want.client_queue)) is not None and own.waiting:
+            return want.client_queue
+        return want.queue
 
     def drain(self) -> None:
         """This process stops: who waits is refused, and so is from now on who would have to."""
@@ -125,25 +142,24 @@ class Admission:
             return free > 0
         return free > 0 and queue.waiting.waiting_of(want.client, want.priority) < max(1, 4 * free)
 
-    async def _wait_in(self, queue: _Queue, want: Want, patience_s: float, expected_s: float) -> AdmissionAnswer:
+    async def _wait_in(
+        self, name: str, queue: _Queue, want: Want, patience_s: float, expected_s: float
+    ) -> AdmissionAnswer:
         loop = asyncio.get_running_loop()
         joined = time.monotonic()
         self._serial += 1
-        waiter = _Waiter(str(self._serial), want, joined, joined + patience_s, loop.create_future())
-        self._queues[want.queue] = queue
-        queue.waiting.add(want.client, waiter, cost=want.share, weight=want.weight, priority=want.priority)
+        waiter = _Waiter(str(self._serial), want, joined, joined + patience_s, loop.create_future(), queue)
+        self._join(name, queue, waiter)
         self._waiting += 1
         self._observer.queue_changed(1)
-        if queue.serving is None:
-            queue.serving = loop.create_task(self._serve(want.queue, queue))
-        elif len(queue.waiting) <= _HEADS or queue.waiting.peek() is waiter:
-            queue.changed.set()  # the one whose room is awaited need not be the one to ask for now
         answered = False
         try:
             async with asyncio.timeout(patience_s):
                 answer = await waiter.future
                 answered = True
         except TimeoutError:
+            if waiter.blocked is not None:
+                return waiter.blocked
             wait_s = max(expected_s, queue.pace_s)
             return self._no_room(want.queue, "queue_timeout", wait_s, Refused(wait_s, None), queue)
         finally:
@@ -151,8 +167,17 @@ class Admission:
             self._waiting -= 1
             self._observer.queue_changed(-1)
             if not answered:
-                self._leave(queue, waiter)
+                self._leave(waiter.queue, waiter)
         return answer
+
+    def _join(self, name: str, queue: _Queue, waiter: _Waiter) -> None:
+        self._queues[name] = waiter.queue = queue
+        want = waiter.want
+        queue.waiting.add(want.client, waiter, cost=want.share, weight=want.weight, priority=want.priority)
+        if queue.serving is None:
+            queue.serving = asyncio.get_running_loop().create_task(self._serve(name, queue))
+        elif len(queue.waiting) <= _HEADS or queue.waiting.peek() is waiter:
+            queue.changed.set()  # the one whose room is awaited need not be the one to ask for now
 
     def _leave(self, queue: _Queue, waiter: _Waiter) -> None:
         """Out of the queue without a grant, or with one that came in the very turn in which the caller gave up."""
@@ -180,7 +205,7 @@ class Admission:
             while len(queue.waiting):
                 queue.changed.clear()
                 heads = queue.waiting.first(at_once)
-                waits = await asyncio.gather(*(self._ask_for(queue, waiter) for waiter in heads))
+                waits = await asyncio.gather(*(self._ask_for(name, queue, waiter) for waiter in heads))
                 refused = [wait_s for wait_s in waits if wait_s is not None]
                 at_once = min(2 * (len(waits) - len(refused)), _MOST_AT_ONCE) or 1
                 if not refused:
@@ -190,7 +215,7 @@ class Admission:
                 for waiter in behind:
                     if waiter in heads:
                         continue
-                    wait_s = await self._ask_for(queue, waiter)
+                    wait_s = await self._ask_for(name, queue, waiter)
                     if wait_s is None:  # the queue has moved
                         nap_s = 0.0
                         break
@@ -204,12 +229,13 @@ class Admission:
             if not len(queue.waiting) and self._queues.get(name) is queue:
                 del self._queues[name]
 
-    async def _ask_for(self, queue: _Queue, waiter: _Waiter) -> float | None:
+    async def _ask_for(self, name: str, queue: _Queue, waiter: _Waiter) -> float | None:
         """Ask the store for one that waits. Seconds until there is room; None: served, refused or gone."""
         if waiter.future.done():
             queue.waiting.remove(waiter)
             return None
         answer: AdmissionAnswer | Refused | Exception
+        waiter.blocked = None
         try:
             waiter.asked = True
             answer = await self._reserver.ask(waiter.want, owner=waiter.name, arrived=waiter.joined)
@@ -228,6 +254,10 @@ class Admission:
             return None
         if isinstance(answer, Refused):
             return wait_s
+        if isinstance(answer, Blocked) and answer.wait_s is not None:
+            wait_s = max(answer.wait_s, _SETTLES_AGAIN_S)
+            if time.monotonic() + wait_s <= waiter.deadline:
+                return self._block(name, queue, waiter, answer, wait_s)
         if isinstance(answer, Granted):
             queue.waiting.served(waiter)
             self._note_pace(queue)
@@ -244,6 +274,17 @@ class Admission:
                 queue.waiting.remove(behind)
                 if not behind.future.done():
                     behind.future.set_exception(StoreUnavailable(str(answer)))
+        return None
+
+    def _block(self, name: str, queue: _Queue, waiter: _Waiter, blocked: Blocked, wait_s: float) -> float | None:
+        """Its client's own rules do not let it through: it must not hold up other clients. As `_ask_for`."""
+        waiter.blocked = blocked
+        own = waiter.want.client_queue
+        if name == own:
+            return wait_s
+        queue.waiting.remove(waiter)
+        self._ledger.release(waiter.want.group, waiter.name)
+        self._join(own, self._queues.get(own) or _Queue(), waiter)
         return None
 
     @staticmethod

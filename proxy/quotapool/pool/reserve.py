@@ -16,6 +16,7 @@ from quotapool.domain.pool import PAIR
 from quotapool.domain.quantities import Dimension
 from quotapool.ledger.budgets import Ledger
 from quotapool.ledger.grants import Granted, Refused
+from quotapool.ledger.rules import Blocked
 from quotapool.pool.sync import RosterSync
 from quotapool.pool.want import Never, Want
 
@@ -38,8 +39,11 @@ class Reserver:
         self._largest: dict[str, tuple[float, str]] = {}  # model group -> the largest token limit seen, and whose
         self._rng = random.Random()
 
-    async def ask(self, want: Want, *, owner: str = "", arrived: float | None = None) -> Granted | Refused | Never:
-        """One look at the pool: a grant, how long until there is room, or why there never will be.
+    async def ask(
+        self, want: Want, *, owner: str = "", arrived: float | None = None
+    ) -> Granted | Refused | Blocked | Never:
+        """One look at the pool: a grant, how long until there is room, or why there never will be. Blocked: its
+        client's own rules do not let it through.
 
         `owner`: who waits in a queue, and since when (`arrived`, monotonic seconds). Raises StoreUnavailable.
         """
@@ -64,7 +68,11 @@ class Reserver:
                 owner=owner,
                 arrived=(time.monotonic() if arrived is None else arrived) - want.priority * _PRECEDENCE_S,
                 alone=want.only is not None,
+                charge=want.charge,
             )
+            if isinstance(answer, Blocked):
+                self._observer.reserved("blocked")
+                return answer
             if isinstance(answer, Granted):
                 self._observer.reserved("granted_local" if answer.local else "granted")
                 self._roster.pool.note_headroom(answer.candidate.place, want.group, answer.headroom, time.time())

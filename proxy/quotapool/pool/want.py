@@ -6,6 +6,7 @@ import msgspec
 
 from quotapool.domain.access import Use
 from quotapool.domain.quantities import Cost, Dimension
+from quotapool.ledger.rules import Charge
 
 
 class Want(msgspec.Struct, eq=False):
@@ -29,11 +30,17 @@ class Want(msgspec.Struct, eq=False):
     sticky: int | None = None  # requests with the same number like the same account
     tried_missing: bool = False  # an account was asked although it refused such requests lately
     only: frozenset[str] | None = None  # accounts that hold what the request names; None: any account will do
+    charge: Charge | None = None  # what it takes from its client's rules; None: the client has none
 
     @property
     def queue(self) -> str:
         """Which queue it waits in: requests for one certain account must not hold up those that any can serve."""
         return self.group if self.only is None else f"{self.group}\n{sorted(self.only)}"
+
+    @property
+    def client_queue(self) -> str:
+        """Which queue it waits in while its client's own rules do not let it through."""
+        return f"\n{self.client}"
 
     @property
     def share(self) -> float:

@@ -19,7 +19,7 @@ from quotapool.domain.cool_down import COOLING, cool_down_s
 from quotapool.domain.echoes import EchoFilter, shows
 from quotapool.domain.frames import release_frames
 from quotapool.domain.observer import Observer
-from quotapool.domain.quantities import NOTHING, Certainty, Cost, Dimension
+from quotapool.domain.quantities import NOTHING, Certainty, Cost, Dimension, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.retry import RetrySlots
 from quotapool.domain.verdict import Kind, Verdict
@@ -37,6 +37,7 @@ from quotapool.pool.configuration import Snapshot
 from quotapool.pool.key_health import KeyHealth
 from quotapool.pool.sync import RosterSync
 from quotapool.probes.network_alarm import NetworkAlarm
+from quotapool.request.charging import Charging
 from quotapool.request.client_request import ClientRequest
 from quotapool.request.outcome import Held, Outcome
 from quotapool.request.policy import PolicyWatch
@@ -142,6 +143,7 @@ class AttemptParts:
     slots: RetrySlots
     reading_on: ReadingOn
     admission: Admission
+    charging: Charging
     clean: Callable[[bytes], bytes]
 
 
@@ -263,8 +265,6 @@ class Attempt(ABC):
                 status=record.status,
                 request_id=record.upstream_request_id,
             )
-        # What was done counts, not what was asked for.
-        record.usage, record.tier = outcome.usage, outcome.usage.tier or self.request.tier
         self.parts.observer.attempted(record, self.request_record)
 
     def _name(self) -> None:
@@ -297,13 +297,15 @@ class Attempt(ABC):
         """Correct the reservation. Only what upstream never received, refused, or counted exactly gives tokens back."""
         outcome, granted, ledger = self.outcome, self.granted, self.parts.ledger
         if outcome.failure is not None and not outcome.failure.sent:
-            outcome.usage = NOTHING
+            self._note_usage(NOTHING)
             ledger.give_back(granted)
             return
         kind, tokens = outcome.verdict.kind, granted.cost.tokens
         refused = kind in NOT_CHARGED and not outcome.delivered
-        if kind in DID_NO_WORK and not outcome.delivered:
-            outcome.usage = NOTHING
+        self._note_usage(NOTHING if kind in DID_NO_WORK and not outcome.delivered else outcome.usage)
+        charge, used = granted.charge, None
+        if charge is not None:
+            used = self.parts.charging.used(charge, self.record, self.request_record, outcome, self.request)
         # What was used by a model that nobody named belongs to no model's budget.
         unused = tokens - outcome.usage.total if granted.group != NO_MODEL else 0
         ledger.settle(
@@ -314,4 +316,10 @@ class Attempt(ABC):
             observed=outcome.observed or (),
             refused=refused,
             event=event_of(outcome, granted.cost, self.record.status),
+            used=used,
         )
+
+    def _note_usage(self, usage: Usage) -> None:
+        """What was done counts, not what was asked for."""
+        self.outcome.usage = self.record.usage = usage
+        self.record.tier = usage.tier or self.request.tier

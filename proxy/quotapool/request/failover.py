@@ -21,7 +21,7 @@ from quotapool.domain.observer import Observer
 from quotapool.domain.request_record import RequestRecord
 from quotapool.domain.retry import RetrySlots, Step, Tried
 from quotapool.domain.verdict import Kind, Verdict
-from quotapool.ledger.budgets import Ledger, StoreUnavailable
+from quotapool.ledger.budgets import Blocked, Ledger, StoreUnavailable
 from quotapool.ledger.grants import Granted
 from quotapool.openai import replies
 from quotapool.openai.head import Header
@@ -108,7 +108,7 @@ class Plan:
             return GiveUp(Refusal(replies.UPSTREAM_KEY_REFUSED))
         return self._last_answer()
 
-    def not_admitted(self, answer: NoRoom | Never) -> GiveUp:
+    def not_admitted(self, answer: NoRoom | Never | Blocked) -> GiveUp:
         """What follows if no account can be asked. If all have refused this very request, their last answer stands."""
         if answer == Never("excluded") and self.tried.anything:
             return self._last_answer()
@@ -192,7 +192,9 @@ class Failover:
                 granted = await self._admit(want, record)
                 if not isinstance(granted, Granted):
                     plan = plan or Plan(request, want, slots, retries.max_attempts)
-                    lines = self._rates.lines(want.group) if isinstance(granted, NoRoom) else []
+                    if isinstance(granted, Blocked):
+                        record.rules = tuple(blocked.standing.rule.id for blocked in granted.rules)
+                    lines = [] if isinstance(granted, Never) else self._rates.lines(want.group, want.charge)
                     return _give_up(plan.not_admitted(granted), lines)
                 if granted.candidate.key not in self._configuration.now.credentials:
                     self._ledger.give_back(granted)  # a reload took the key while the store was asked
@@ -227,7 +229,7 @@ class Failover:
             return ""
         return verdict.shared_group
 
-    async def _admit(self, want: Want, record: RequestRecord) -> Granted | NoRoom | Never:
+    async def _admit(self, want: Want, record: RequestRecord) -> Granted | NoRoom | Never | Blocked:
         try:
             answer = await self._admission.admit(want)
         except StoreUnavailable as gone:

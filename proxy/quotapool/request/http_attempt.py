@@ -68,7 +68,7 @@ class HttpAttempt(Attempt):
         if "openai-organization" in answer.headers.first:
             self.parts.sync.learn_organization(record.account, answer.headers["openai-organization"])
         headers = headers_for_client(answer.headers, secret=self.secret)
-        headers += self.parts.rates.lines(self.request.group)
+        headers += self.parts.rates.lines(self.request.group, self.granted.charge)
         request_id = answer.headers.get("x-request-id", "")
         record.upstream_request_id = "" if self.secret in request_id else request_id
         if answer.status < 400:
@@ -116,6 +116,7 @@ class HttpAttempt(Attempt):
         if self.granted.settled:  # upstream did not wait for the form's end
             parts.ledger.give_back(granted)
             return
+        granted.charge, self.granted.charge = self.granted.charge, None  # its client's rules are charged once
         parts.ledger.give_back(self.granted)
         parts.rates.observe(granted)
         request.group, request.cost, self.granted = group, cost, granted

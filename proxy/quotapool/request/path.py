@@ -75,7 +75,7 @@ class RequestPath:
             return
 
         # What does it contain, what will it cost, and which account must serve it?
-        limited = client is not None and bool(client.models)
+        limited = (client is not None and bool(client.models)) or self._parts.charging.needs_models(record.client)
         roster = self._parts.sync.roster
         request = await read_client_request(down, endpoint, now.settings, roster, every_model=limited)  # 400, 413
         refuse_model(client, request)  # 403
@@ -86,6 +86,7 @@ class RequestPath:
 
         # One account after another, until one delivers.
         want = want_of(request, down.headers, record.client, client, now)
+        want.charge = self._parts.charging.charge(record.client, request)  # 403, 503
         if request.boundary:
             request.patience_s = want.max_wait_s
 

@@ -4,6 +4,7 @@ One key's headers show nothing of the pool. So the buckets that grants show are 
 most once a second, and the lines are kept; a request pays for a look in a dictionary. Accounts that this process has
 not used lately, and those beyond a few hundred, are taken to be like the others: with 10,000 added up each second, that
 took a fifth of a worker's time and held up all its clients. `reset` is the time until full, as OpenAI's is.
+A client with limits of its own is told the tighter ones of its own and the pool's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Final
 
 from quotapool.domain.pool import Pool
 from quotapool.domain.quantities import Dimension
+from quotapool.domain.rules import Measure, Mode
 from quotapool.ledger.budgets import Granted
+from quotapool.ledger.rules import Charge
 from quotapool.openai.head import Header
 from quotapool.openai.ratelimits import format_duration
 
@@ -23,11 +26,22 @@ _EVERY_S: Final = 1.0
 _MOST_GROUPS: Final = 1_000
 _MOST_SEEN: Final = 256  # accounts that are added up: enough to speak for the others, and few enough to never be felt
 _SHOWN: Final = ((Dimension.RPM, b"requests"), (Dimension.TPM, b"tokens"))
+_OF_CLIENTS: Final = {Measure.REQUESTS: b"requests", Measure.TOKENS: b"tokens"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What three headers show: of requests or of tokens."""
+
+    limit: int
+    remaining: int
+    reset_s: float
 
 
 @dataclass(slots=True)
 class _Group:
     seen: dict[str, tuple[Granted, float]] = field(default_factory=dict)  # account -> its last grant, and when
+    shown: dict[bytes, _Shown] = field(default_factory=dict)  # by what is counted
     lines: list[Header] = field(default_factory=list)
     due: float = 0.0
 
@@ -48,22 +62,23 @@ class PoolRateHeaders:
             group = self._groups[granted.group] = _Group()
         group.seen[granted.candidate.account] = granted, time.monotonic()
 
-    def lines(self, name: str) -> list[Header]:
-        """The headers for an answer about this model group; none where no limits are known."""
+    def lines(self, name: str, charge: Charge | None = None) -> list[Header]:
+        """The headers for an answer about this model group; none where no limits are known. `charge`: what the request
+        took of its client's rules; None: it has none."""
         group = self._groups.get(name)
-        if group is None:
-            return []
-        now = time.monotonic()
-        if now >= group.due:
+        if group is not None and (now := time.monotonic()) >= group.due:
             group.due = now + _EVERY_S
-            group.lines = self._add_up(group, now)
-        return group.lines
+            group.shown = self._add_up(group, now)
+            group.lines = _lines(group.shown)
+        if charge is None:
+            return [] if group is None else group.lines
+        return _lines(_tighter({} if group is None else group.shown, charge))
 
-    def _add_up(self, group: _Group, now: float) -> list[Header]:
+    def _add_up(self, group: _Group, now: float) -> dict[bytes, _Shown]:
         accounts = self._pool.accounts
         beyond = max(0, len(group.seen) - _MOST_SEEN)  # who came first goes first
         group.seen = {name: seen for name, seen in islice(group.seen.items(), beyond, None) if name in accounts}
-        limits, rest, resets = [], [], []
+        shown: dict[bytes, _Shown] = {}
         for dimension, what in _SHOWN:
             seen = [
                 (limit, granted.moments[dimension].kept + (now - at) * limit / 60)
@@ -75,11 +90,31 @@ class PoolRateHeaders:
             limit = sum(limit for limit, _ in seen)
             level = sum(min(limit, max(0.0, level)) for limit, level in seen)
             scale = max(1.0, self._pool.size / len(seen))
-            limits.append((b"x-ratelimit-limit-" + what, b"%d" % int(limit * scale)))
-            rest.append((b"x-ratelimit-remaining-" + what, b"%d" % int(level * scale)))
-            reset = format_duration((limit - level) / limit * 60 if limit else 0.0)
-            resets.append((b"x-ratelimit-reset-" + what, reset.encode()))
-        return [*limits, *rest, *resets]
+            reset_s = (limit - level) / limit * 60 if limit else 0.0
+            shown[what] = _Shown(int(limit * scale), int(level * scale), reset_s)
+        return shown
+
+
+def _lines(shown: dict[bytes, _Shown]) -> list[Header]:
+    limits, rest, resets = list[Header](), list[Header](), list[Header]()
+    for what, one in shown.items():
+        limits.append((b"x-ratelimit-limit-" + what, b"%d" % one.limit))
+        rest.append((b"x-ratelimit-remaining-" + what, b"%d" % one.remaining))
+        resets.append((b"x-ratelimit-reset-" + what, format_duration(one.reset_s).encode()))
+    return [*limits, *rest, *resets]
+
+
+def _tighter(pool: dict[bytes, _Shown], charge: Charge) -> dict[bytes, _Shown]:
+    """Of each of these two, whichever has the least left: the pool's, or one of the client's rules."""
+    shown = dict(pool)
+    for standing in charge.standings:
+        what = _OF_CLIENTS.get(standing.rule.measure)
+        if what is None or standing.rule.mode is not Mode.HARD or not standing.seen_at:
+            continue
+        left = int(standing.left_at(standing.seen_at))
+        if what not in shown or left < shown[what].remaining:
+            shown[what] = _Shown(int(standing.rule.limit), left, standing.resets_in_s(standing.seen_at))
+    return {what: shown[what] for _, what in _SHOWN if what in shown}
 
 
 def _limit(granted: Granted, dimension: Dimension) -> float | None:

@@ -104,6 +104,8 @@ async def read_client_request(
         sticky=_sticky(facts, text) if settings.sticky else None,
         tier=facts.service_tier if facts.service_tier in _TIERS else "",
         prompt_tokens=facts.prompt_tokens,
+        output=facts.output,
+        choices=facts.choices,
         store=facts.store,
         prompt=facts.prompt[:LONGEST_MODEL],
         features=_features(facts),

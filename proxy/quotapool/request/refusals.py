@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from quotapool.domain.quantities import Dimension
+from quotapool.ledger.rules import Blocked
 from quotapool.openai import replies
 from quotapool.openai.head import Head
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replies import ProxyError
 from quotapool.pool.want import Never, NoRoom
+from quotapool.request.rule_words import blocked_refusal
 from quotapool.upstream.interface import UpstreamFailure
 
 _NO_ROOM: Final = {
@@ -38,9 +40,11 @@ _FAILED: Final = {
 }
 
 
-def refusal_of(answer: NoRoom | Never) -> Refusal:
-    """429 with the pool's true wait, or if money is missing; 503: no key is usable, or we stop; 404: no account has the
-    model."""
+def refusal_of(answer: NoRoom | Never | Blocked) -> Refusal:
+    """429 with the pool's true wait, or if money is missing, or by the client's own rules; 503: no key is usable, or we
+    stop; 404: no account has the model."""
+    if isinstance(answer, Blocked):
+        return blocked_refusal(answer)
     if isinstance(answer, Never):
         return Refusal(_NEVER[answer.reason], _RESTING if answer.reason == "suspect" else "")
     error = _NO_ROOM[answer.reason]

@@ -3,35 +3,45 @@ that are made while the proxy runs."""
 
 from __future__ import annotations
 
+import ipaddress
 from datetime import date
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from quotapool.settings.values import Duration, KeyHash, ModelName, Name, Section, Token, check_token, sha256_hex
+from quotapool.settings.rules import RuleOptions, Text
+from quotapool.settings.values import Duration, KeyHash, ModelName, Name, Token, check_token, sha256_hex
 
 SHORTEST_CLIENT_KEY: Final = 16  # characters; a shorter one could be guessed
-_LONGEST_TEXT: Final = 1_000
 _MOST_MODELS: Final = 1_000
 _MOST_LABELS: Final = 50
+_MOST_NETWORKS: Final = 100
 
-Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text.strip()))
+    except ValueError:
+        raise ValueError("must be an IP address or a network, such as 10.1.2.3 or 10.0.0.0/8") from None
 
 
-class ClientOptions(Section):
+class ClientOptions(RuleOptions):
     """What a client may do, and what people should know of it. `name`: for people, in any script.
 
-    `models`: names or patterns (fnmatch); empty: all. `expires_on`: the first day (UTC) on which its key is refused.
+    `team`: it shares that team's limits and budgets besides its own. `models`: names or patterns (fnmatch); empty: all.
+    `expires_on`: the first day (UTC) on which its key is refused. `allowed_ips`: addresses or networks that it may call
+    from; empty: any. `on_stream_overrun`: whether a stream that uses up a budget is finished or cut.
     """
 
-    name: Text = ""
+    team: Name | None = None
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     priority: Literal["high", "normal", "batch"] = "normal"
     max_wait: Duration | None = None
     models: Annotated[tuple[ModelName, ...], Field(max_length=_MOST_MODELS)] = ()
     expires_on: date | None = None
+    allowed_ips: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], Field(max_length=_MOST_NETWORKS)] = ()
+    on_stream_overrun: Literal["finish", "cut"] = "finish"
     labels: Annotated[dict[Name, Text], Field(max_length=_MOST_LABELS)] = {}
-    notes: Text = ""
 
 
 class Client(ClientOptions):

@@ -134,6 +134,8 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Option, str, str | Non
             yield ("clients", index, "id"), f"is the same id as clients[{first}]", None
         if (first := hashes.setdefault(client.key_hash, index)) != index:
             yield ("clients", index), f"has the same key as clients[{first}]", None
+        if client.team is not None and client.team not in settings.teams:
+            yield ("clients", index, "team"), "there is no such team under teams:", nearest(client.team, settings.teams)
         if client.key_hash in upstream:
             message = f"has the upstream key {upstream[client.key_hash]}; clients must not have OpenAI's secrets"
             yield ("clients", index), message, None

@@ -18,6 +18,7 @@ from quotapool.settings.clients import Client
 from quotapool.settings.forward_proxy import ForwardProxyOption
 from quotapool.settings.money import Funds, ModelPrices, Spend
 from quotapool.settings.organisation import AdminKey, ProjectId
+from quotapool.settings.rules import RuleOptions
 from quotapool.settings.tls import Tls
 from quotapool.settings.upstreams import UpstreamOfKey
 from quotapool.settings.values import (
@@ -215,6 +216,7 @@ class Settings(Section):
     probe_budget_usd: float = Field(default=0.05, ge=0, allow_inf_nan=False)
     safety: Safety = Safety()
     clients: tuple[Client, ...] = ()
+    teams: dict[Name, RuleOptions] = {}
 
     objects: StoredObjects = StoredObjects()
 

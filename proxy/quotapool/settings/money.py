@@ -24,10 +24,13 @@ def _zone(name: str) -> str:
     return name
 
 
+TimeZone = Annotated[str, AfterValidator(_zone)]
+
+
 class Spend(Section):
     """`time_zone` is for display: days are kept in UTC. `hour_alert_factor`: times the usual hour's spend."""
 
-    time_zone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    time_zone: TimeZone = "UTC"
     daily_limit_usd: Usd | None = None
     hour_alert_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 5.0
     stop_at: Share | None = None
