@@ -41,7 +41,7 @@ class LocalRules:
                 seen = charge.standings[n].seen
                 found.append(BlockedRule(charge.standings[n], charge.amounts[n], seen.used, seen.held, one.wait_s))
             place += len(asked)
-        return Blocked(tuple(found), now) if found else None
+        return Blocked(tuple(found), now, charge.guessed) if found else None
 
     def take(self, charge: Charge, now: float) -> None:
         for name, asked in self._weighed(charge, now):

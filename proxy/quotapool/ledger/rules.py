@@ -80,10 +80,11 @@ class Standing:
 
 class Charge(msgspec.Struct, eq=False):
     """What one request takes from its client's and its team's rules: `amounts`, one for each of the `standings`, those
-    of one subject behind each other."""
+    of one subject behind each other. `guessed`: it names no maximum for its answer."""
 
     standings: Sequence[Standing]
     amounts: list[float]
+    guessed: bool = False
 
     def asked(self, now: float) -> list[tuple[str, list[Asked]]]:
         """By subject. `now`: the store's second."""
@@ -140,6 +141,7 @@ class Blocked(msgspec.Struct, frozen=True):
 
     rules: tuple[BlockedRule, ...]
     at: float  # the store's second
+    guessed: bool = False  # it named no maximum for its answer
 
     @property
     def wait_s(self) -> float | None:
@@ -161,7 +163,7 @@ def blocked_of(flat: Sequence[float], charge: Charge, at: float) -> Blocked:
         standing.saw(flat[n + 1], flat[n + 2], at)
         wait = None if wait_s < 0 else wait_s
         rules.append(BlockedRule(standing, charge.amounts[place], flat[n + 1], flat[n + 2], wait))
-    return Blocked(tuple(rules), at)
+    return Blocked(tuple(rules), at, charge.guessed)
 
 
 def packed_asked(subjects: Sequence[tuple[str, Sequence[Asked]]]) -> list[Any]:

@@ -30,6 +30,9 @@ _MOST_MODELS: Final = 1_000  # of one client, whose rules were looked up
 _ANSWERS: Final = frozenset({Verdicts.OK, Verdicts.REQUEST, Verdicts.STATE})
 
 
+_UNSEEN: Final = AnswerSizes()
+
+
 class _Terms:
     """One client's rules, its team's included."""
 
@@ -127,7 +130,8 @@ class Charging:
                 if usd is None:
                     usd = self._highest_price(request, usage, is_hard=rule.mode is Mode.HARD)
                 amounts.append(usd or 0.0)
-        return Charge(standings, amounts) if standings else None
+        guessed = usage is not None and not request.output and usage.completion > 0
+        return Charge(standings, amounts, guessed) if standings else None
 
     def used(
         self, charge: Charge, attempt: AttemptRecord, record: RequestRecord, outcome: Outcome, request: ClientRequest
@@ -155,12 +159,12 @@ class Charging:
         return used
 
     def _highest(self, client: str, request: ClientRequest) -> Usage:
-        sizes = self._sizes.get((client, request.model))
+        sizes = self._sizes.get((client, request.model), _UNSEEN)
         estimate = request.endpoint.estimate
-        prompt = request.prompt_tokens if sizes is None else int(request.prompt_tokens * sizes.times)
+        prompt = sizes.prompt(request.prompt_tokens) if estimate is not None else request.prompt_tokens
         output = request.output
         if not output and estimate is not None and estimate != "embeddings":
-            output = (AnswerSizes().output if sizes is None else sizes.output) * request.choices
+            output = sizes.output * request.choices
         heard = int(request.length or 0) if request.endpoint.path.startswith("audio/tr") else 0
         images = request.cost.images
         return highest_usage(
