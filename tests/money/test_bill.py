@@ -18,7 +18,8 @@ from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.wallet import PICO
 from quotapool.money.prices import compile_cards
 from quotapool.money.spend_counter import SpendCounter
-from quotapool.money.spend_store import SpendStore, Spent
+from quotapool.money.spend_store import SpendStore
+from quotapool.money.spent import Spent
 from quotapool.openai.sse import StreamRelay
 from quotapool.openai.usage import read_usage
 from quotapool.store.store import connect

@@ -19,7 +19,8 @@ from quotapool.cli import tables
 from quotapool.cli.access import run_with_store
 from quotapool.cli.errors import fail
 from quotapool.domain.wallet import PICO
-from quotapool.money.spend_store import DAYS_KEPT, Dimension, SpendStore, Spent
+from quotapool.money.spend_store import DAYS_KEPT, Dimension, SpendStore
+from quotapool.money.spent import Spent
 from quotapool.settings import Settings
 from quotapool.store.store import Store
 

@@ -14,7 +14,8 @@ from quotapool.domain.states import State
 from quotapool.domain.wallet import PICO
 from quotapool.keys.master_keys import NoMasterKey
 from quotapool.keys.vault import VaultLocked
-from quotapool.money.spend_store import DAYS_KEPT, SpendStore, Spent
+from quotapool.money.spend_store import DAYS_KEPT, SpendStore
+from quotapool.money.spent import Spent
 from quotapool.operators import shapes
 from quotapool.operators.admin_http import Call, Handler
 from quotapool.operators.admin_routes import ApiError

@@ -1,0 +1,134 @@
+"""Usage in slots of time: how long each kind of slot is kept, how many rows it holds, and which slots make up a span.
+
+Pure. A slot has three tables: `client` (client, model), `key` (account, key, model) and `refusal` (client, why). Their
+rows are bounded, since a slot costs memory for as long as it is kept: once a table has `own` rows, new names share one
+row for each client or key, `<client>, other`; after `shared` of those, they share a single row, `other, other`. What
+that costs at worst: docs/spend.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
+
+import msgspec
+
+from quotapool.money.spent import Spent
+
+Table = Literal["client", "key", "refusal"]
+OTHER: Final = "other"
+_SEPARATOR: Final = "\0"  # no id of a client, account or key has it; a model is the last part
+_DEPTH: Final[dict[Table, int]] = {"client": 1, "key": 2, "refusal": 1}  # separators in a name
+HEADS: Final[dict[Table, str]] = {table: "^" + "[^%z]*%z" * depth for table, depth in _DEPTH.items()}
+"""Lua patterns of the part of a name that a shared row keeps."""
+ALL_OTHER: Final[dict[Table, str]] = {table: _SEPARATOR.join([OTHER] * (depth + 1)) for table, depth in _DEPTH.items()}
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# As stored, a sum's position: what is mostly 0 comes last, where zeros are left out.
+_ORDER: Final = (
+    *("requests", "exact", "prompt_tokens", "completion_tokens"),
+    *("cached_tokens", "estimated", "unpriced_requests", "probes"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """One length of slots. `rows`: by table, how many names have a row of their own, how many shared rows follow."""
+
+    name: str
+    size: timedelta
+    kept: timedelta
+    rows: dict[Table, tuple[int, int]]
+
+    def start(self, moment: datetime) -> datetime:
+        """The beginning of the slot that this moment (UTC) is in."""
+        return floor(moment, self.size)
+
+
+# Up to 512 short rows a hash is one compact block in the store (59 bytes a row instead of 90).
+_BLOCK: Final[dict[Table, tuple[int, int]]] = {"client": (300, 200), "key": (300, 200), "refusal": (100, 27)}
+_DAYS_ROWS: Final[dict[Table, tuple[int, int]]] = {"client": (1000, 500), "key": (1000, 500), "refusal": (300, 200)}
+MINUTE: Final = Resolution("minute", timedelta(minutes=1), timedelta(hours=48), _BLOCK)
+HOUR: Final = Resolution("hour", timedelta(hours=1), timedelta(days=90), _BLOCK)
+DAY: Final = Resolution("day", timedelta(days=1), timedelta(days=400), _DAYS_ROWS)
+RESOLUTIONS: Final = (DAY, HOUR, MINUTE)
+
+Slot = tuple[Resolution, datetime]
+
+
+class NotKeptError(Exception):
+    """A span begins or ends inside a slot that is kept only as a whole. `at`: where; `kept`: what is kept there."""
+
+    def __init__(self, at: datetime, kept: Resolution | None) -> None:
+        super().__init__()
+        self.at = at
+        self.kept = kept
+
+
+def floor(moment: datetime, size: timedelta) -> datetime:
+    """The last multiple of `size`, counted from midnight in UTC, that is not after this moment."""
+    return moment - (moment - _EPOCH) % size
+
+
+def ceiling(moment: datetime, size: timedelta) -> datetime:
+    return floor(moment + size - timedelta(microseconds=1), size)
+
+
+def cover(since: datetime, until: datetime, every: timedelta, now: datetime) -> list[Slot]:
+    """The slots from `since` to `until` (UTC, full minutes), each as long as possible, none longer than `every`.
+
+    Long slots have more rows of their own and are fewer to read. Raises NotKeptError.
+    """
+    slots: list[Slot] = []
+    at = since
+    while at < until:
+        fitting = (one for one in (DAY, HOUR) if one.size <= every and one.start(at) == at and at + one.size <= until)
+        resolution = next(fitting, MINUTE)
+        if not _is_kept(resolution, at, now):
+            coarser = (one for one in reversed(RESOLUTIONS) if _is_kept(one, at, now))
+            raise NotKeptError(at, next(coarser, None))
+        slots.append((resolution, at))
+        at += resolution.size
+    return slots
+
+
+def _is_kept(resolution: Resolution, at: datetime, now: datetime) -> bool:
+    return resolution.start(at) > now - resolution.kept - resolution.size
+
+
+def key_of(table: Table, slot: Slot) -> str:
+    """The end of a table's name in the store."""
+    resolution, start = slot
+    return f"use:{resolution.name}:{start:%Y-%m-%dT%H:%M}:{table}"
+
+
+def seconds_to_live(resolution: Resolution) -> int:
+    """Of a table, from when it is made: the slot may have just begun."""
+    return int((resolution.kept + 2 * resolution.size).total_seconds())
+
+
+def joined(*parts: str) -> str:
+    """The stored name of a row."""
+    return _SEPARATOR.join(parts)
+
+
+def parts_of(table: Table, name: str) -> tuple[str, ...]:
+    return tuple(name.split(_SEPARATOR, _DEPTH[table]))
+
+
+def counts(spent: Spent) -> list[int]:
+    """As the script adds them up; zeros at the end are left out."""
+    numbers: list[int] = [getattr(spent, name) for name in _ORDER]
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return numbers
+
+
+_decode: Final = msgspec.msgpack.Decoder(list[int | float]).decode
+
+
+def spent_of(packed: bytes) -> Spent:
+    """What `counts` made, or their sum. Beyond 2^53 the script adds in steps of a few picodollars."""
+    numbers: Sequence[int | float] = _decode(packed)
+    return Spent(**{name: int(number) for name, number in zip(_ORDER, numbers, strict=False)})
