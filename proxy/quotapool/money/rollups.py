@@ -32,7 +32,7 @@ _ORDER: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Resolution:
     """One length of slots. `rows`: by table, how many names have a row of their own, how many shared rows follow."""
 
