@@ -218,7 +218,7 @@ def attempts_of(keys: int):
 
 
 async def test_thousands_of_keys_hold_up_neither_the_store_nor_the_requests(counter, spend, monkeypatch):
-    """Given 2,500 keys with spend, I expect script calls of no more than a millisecond's work each (100 rows of some
+    """Given 2,500 keys with spend, I expect script calls of no more than a millisecond's work each (60 rows of some
     microseconds a field), and that another task of the worker has its turn between slices of the sums."""
     rows, turns, send = [], 0, spend.send
 
@@ -238,7 +238,7 @@ async def test_thousands_of_keys_hold_up_neither_the_store_nor_the_requests(coun
     neighbour = asyncio.create_task(another())
     assert len(await stored(counter, spend, "account")) == 2_500
     neighbour.cancel()
-    assert max(rows) <= 100
+    assert max(rows) <= 60
     # In the day: accounts and keys; one model, client and pool. In its minute, hour and day: keys, and one client.
     assert sum(rows) == 2 * 2_500 + 3 + 3 * (2_500 + 1)
     assert turns >= 25

@@ -101,63 +101,95 @@ async def test_slots_live_for_48_hours_90_days_and_13_months_from_their_beginnin
     assert await client.ttl(f"{name}:minute:2026-11-22T15:04:client") <= 100
 
 
-async def test_names_beyond_the_bound_are_summed_by_client_and_then_together(spend):
-    own, shared = MINUTE.rows["client"]
-    many = [replace_of(CALL, client=f"c{n}") for n in range(own + shared + 10)]
-    await spend.add(many, at=AT)
-    await spend.add([replace_of(CALL, client="c0", model="gpt-5.4"), many[0], many[-1]], at=AT)
+async def test_a_full_table_keeps_the_names_that_used_most(spend):
+    most = MINUTE.rows["client"]
+    small = [replace_of(CALL, client=f"c{n}", prompt=n, completion=0) for n in range(2, 3 * most)]
+    # Given a client that begins to burn tokens when the table is long full, in small portions
+    for first in range(0, len(small), 50):
+        await spend.add(small[first : first + 50], at=AT)
+    for _ in range(300):
+        await spend.add([replace_of(CALL, client="burns", prompt=9_000)], at=AT)
     rows = await table(spend, "client")
-    assert len(rows) == own + shared + 1
-    assert rows["c0", "gpt-5.5"].requests == 2  # it was there first, and keeps its row
-    assert rows[f"c{own}", "other"].requests == 1
-    assert rows["other", "other"].requests == 10 + 2  # the last ones, and what they and c0 added
-    assert sum(row.requests for row in rows.values()) == len(many) + 3
-    assert await table(spend, "key") == {
-        ("acme", "k1", "gpt-5.5"): Spent(
-            *[(len(many) + 2) * amount for amount in (11 * PICO // 1000, 0, 0, 0, 1, 1000, 400, 200)]
-        ),
-        ("acme", "k1", "gpt-5.4"): Spent(11 * PICO // 1000, 0, 0, 0, 1, 1000, 400, 200),
-    }
+    assert len(rows) <= most
+    assert max(rows, key=lambda name: rows[name].prompt_tokens if name != ("other", "other") else 0) == (
+        "burns",
+        "gpt-5.5",
+    )
+    assert rows["burns", "gpt-5.5"].prompt_tokens == 300 * 9_000
+    # Sums are complete, whatever was folded.
+    assert sum(row.requests for row in rows.values()) == len(small) + 300
+    assert sum(row.prompt_tokens for row in rows.values()) == sum(range(2, 3 * most)) + 300 * 9_000
+    assert len(await table(spend, "key")) == 1
 
 
 class Model:
     """What the script does to one table, in Python."""
 
-    def __init__(self, own, shared, separators):
-        self.own, self.shared, self.separators = own, shared, separators
-        self.rows = Counter()
+    def __init__(self, table, most):
+        self.other, self.most, self.rows = rollups.parts_of(table, ALL_OTHER[table]), most, {}
 
-    def add(self, name, requests):
-        if name not in self.rows and len(self.rows) >= self.own:
-            name = (*name[: self.separators], "other")
-            if name not in self.rows and len(self.rows) >= self.own + self.shared:
-                name = ("other",) * (self.separators + 1)
-        self.rows[name] += requests
+    def add(self, name, spent):
+        if name not in self.rows and len(self.rows) >= self.most:
+            others = [one for one in self.rows if one != self.other]
+            others.sort(key=lambda one: self.weight(self.rows[one]))
+            rest = self.rows.setdefault(self.other, Spent())
+            for one in others[: len(others) - self.most // 2]:
+                rest.add(self.rows.pop(one))
+        self.rows.setdefault(name, Spent()).add(spent)
+
+    @staticmethod
+    def weight(spent):
+        return spent.requests + spent.prompt_tokens + spent.completion_tokens
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(6))
 async def test_the_script_bounds_each_table_as_its_specification_does(spend, monkeypatch, seed):
     rng = random.Random(seed)
-    bounds = {"client": (5, 3), "key": (4, 2), "refusal": (3, 2)}
+    bounds = {"client": rng.randint(4, 12), "key": rng.randint(4, 12), "refusal": rng.randint(4, 6)}
     small = tuple(replace(resolution, rows=bounds) for resolution in RESOLUTIONS)
     monkeypatch.setattr(spend_store, "RESOLUTIONS", small)
-    models = {
-        name: Model(*bounds[name], separators) for name, separators in (("client", 1), ("key", 2), ("refusal", 1))
-    }
-    for _ in range(30):
+    models = {name: Model(name, most) for name, most in bounds.items()}
+    for _ in range(40):
         batch = SpendBatch()
         for _ in range(rng.randint(1, 6)):
             client, model, key = (f"{kind}{rng.randrange(5)}" for kind in ("c", "m:x\0", "k"))
-            batch.add(replace_of(CALL, client=client, model=model, key=key), AT)
-            batch.refuse(client, f"code r{rng.randrange(3)}", 1, AT)
+            tokens = {"prompt": rng.randrange(10**9), "completion": rng.randrange(10**9)}  # never twice the same
+            client, model = ("other", "other") if rng.random() < 0.1 else (client, model)
+            batch.add(replace_of(CALL, client=client, model=model, key=key, **tokens), AT)
+            batch.refuse(client, f"code r{rng.randrange(3)}", rng.randrange(1, 10**9), AT)
         for (_, name), rows in batch.minutes.items():
             for row, spent in rows.items():
-                models[name].add(rollups.parts_of(name, row), spent.requests)
+                models[name].add(rollups.parts_of(name, row), spent)
         await spend.send(batch, new_batch_id())
     for name, model in models.items():
         for resolution in RESOLUTIONS:
-            rows = await table(spend, name, resolution)
-            assert {parts: spent.requests for parts, spent in rows.items()} == model.rows
+            assert await table(spend, name, resolution) == model.rows
+
+
+async def test_what_cost_and_used_nothing_is_a_row_too(spend):
+    await spend.add([replace_of(CALL, pico=0, prompt=0, cached=0, completion=0, as_tool=True)], at=AT)
+    assert await table(spend, "client") == {("web", "gpt-5.5"): Spent()}
+
+
+async def test_full_tables_take_no_more_memory_than_the_documents_say(spend):
+    """docs/spend.md: 220 MiB, with names of some 30 bytes, if all tables of all slots are full."""
+    worst = 0
+    for resolution in RESOLUTIONS:
+        for name, most in resolution.rows.items():
+            await spend._store.client.flushall()
+            batch = SpendBatch()
+            for n in range(most):
+                used = PICO * (n + 1), n + 1, 10_000 * n, 1_000 * n, 500 * n
+                client = f"team-{n:04d}-backend"
+                batch.add(Entry(f"account-{n:04d}", f"key-{n:04d}", "gpt-5.5-mini", client, "exact", *used), AT)
+                batch.refuse(client, "client_limit tpm", n + 1, AT)
+            batch.days.clear()
+            await spend.send(batch, new_batch_id())
+            full = f"{spend.prefix}:{rollups.key_of(name, (resolution, resolution.start(AT)))}"
+            assert await spend._store.client.hlen(full) == most
+            slots = resolution.kept // resolution.size + 2
+            worst += slots * await spend._store.client.memory_usage(full, samples=0)
+    assert 180 < worst / 2**20 < 220
 
 
 async def test_a_sum_beyond_what_lua_counts_exactly_is_right_to_the_millionth(spend):

@@ -1,9 +1,8 @@
 """Usage in slots of time: how long each kind of slot is kept, how many rows it holds, and which slots make up a span.
 
 Pure. A slot has three tables: `client` (client, model), `key` (account, key, model) and `refusal` (client, why). Their
-rows are bounded, since a slot costs memory for as long as it is kept: once a table has `own` rows, new names share one
-row for each client or key, `<client>, other`; after `shared` of those, they share a single row, `other, other`. What
-that costs at worst: docs/spend.md.
+rows are bounded, since a slot costs memory for as long as it is kept: when a table is full, the half of its rows that
+used fewer tokens becomes part of one row, `other`. What that costs at worst: docs/spend.md.
 """
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ Table = Literal["client", "key", "refusal"]
 OTHER: Final = "other"
 _SEPARATOR: Final = "\0"  # no id of a client, account or key has it; a model is the last part
 _DEPTH: Final[dict[Table, int]] = {"client": 1, "key": 2, "refusal": 1}  # separators in a name
-HEADS: Final[dict[Table, str]] = {table: "^" + "[^%z]*%z" * depth for table, depth in _DEPTH.items()}
-"""Lua patterns of the part of a name that a shared row keeps."""
 ALL_OTHER: Final[dict[Table, str]] = {table: _SEPARATOR.join([OTHER] * (depth + 1)) for table, depth in _DEPTH.items()}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # As stored, a sum's position: what is mostly 0 comes last, where zeros are left out.
@@ -34,24 +31,26 @@ _ORDER: Final = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Resolution:
-    """One length of slots. `rows`: by table, how many names have a row of their own, how many shared rows follow."""
+    """One length of slots. `rows`: how many a table has at most."""
 
     name: str
     size: timedelta
     kept: timedelta
-    rows: dict[Table, tuple[int, int]]
+    rows: dict[Table, int]
 
     def start(self, moment: datetime) -> datetime:
         """The beginning of the slot that this moment (UTC) is in."""
         return floor(moment, self.size)
 
 
-# Up to 512 short rows a hash is one compact block in the store (59 bytes a row instead of 90).
-_BLOCK: Final[dict[Table, tuple[int, int]]] = {"client": (300, 200), "key": (300, 200), "refusal": (100, 27)}
-_DAYS_ROWS: Final[dict[Table, tuple[int, int]]] = {"client": (1000, 500), "key": (1000, 500), "refusal": (300, 200)}
-MINUTE: Final = Resolution("minute", timedelta(minutes=1), timedelta(hours=48), _BLOCK)
-HOUR: Final = Resolution("hour", timedelta(hours=1), timedelta(days=90), _BLOCK)
-DAY: Final = Resolution("day", timedelta(days=1), timedelta(days=400), _DAYS_ROWS)
+def _rows(pairs: int, refusals: int) -> dict[Table, int]:
+    return {"client": pairs, "key": pairs, "refusal": refusals}
+
+
+# Up to 512 short rows a hash is one compact block in the store: 59 bytes a row instead of 90.
+MINUTE: Final = Resolution("minute", timedelta(minutes=1), timedelta(hours=48), _rows(200, 50))
+HOUR: Final = Resolution("hour", timedelta(hours=1), timedelta(days=90), _rows(400, 100))
+DAY: Final = Resolution("day", timedelta(days=1), timedelta(days=400), _rows(500, 200))
 RESOLUTIONS: Final = (DAY, HOUR, MINUTE)
 
 Slot = tuple[Resolution, datetime]
@@ -118,9 +117,9 @@ def parts_of(table: Table, name: str) -> tuple[str, ...]:
 
 
 def counts(spent: Spent) -> list[int]:
-    """As the script adds them up; zeros at the end are left out."""
+    """As the script adds them up: one or more; zeros at the end are left out."""
     numbers: list[int] = [getattr(spent, name) for name in _ORDER]
-    while numbers and not numbers[-1]:
+    while len(numbers) > 1 and not numbers[-1]:
         numbers.pop()
     return numbers
 

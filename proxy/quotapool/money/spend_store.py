@@ -202,14 +202,14 @@ class SpendStore:
         for (day, hour), pico in batch.hours.items():
             keys.append(f"{self.prefix}:hours:{day}")
             hashes.append(((HOURS_KEPT_DAYS + 1) * _DAY_S, [hour, str(pico)]))
-        tables: list[tuple[str, str, list[tuple[int, int, int]], list[str | list[int]]]] = []
+        tables: list[tuple[str, list[tuple[int, int]], list[str | list[int]]]] = []
         for (minute, table), rows in batch.minutes.items():
             bounds = []
             for resolution in RESOLUTIONS:
                 keys.append(f"{self.prefix}:{rollups.key_of(table, (resolution, resolution.start(minute)))}")
-                bounds.append((rollups.seconds_to_live(resolution), *resolution.rows[table]))
+                bounds.append((rollups.seconds_to_live(resolution), resolution.rows[table]))
             flat = [part for name, spent in rows.items() for part in (name, rollups.counts(spent))]
-            tables.append((rollups.HEADS[table], rollups.ALL_OTHER[table], bounds, flat))
+            tables.append((rollups.ALL_OTHER[table], bounds, flat))
         arguments = (_BATCH_ID_KEPT_S, _pack(hashes), _pack(tables), number or 1)
         return bool(await self._store.evalsha(self._script, keys, arguments) == 1)
 

@@ -4,8 +4,8 @@
 -- KEYS[2..] hashes of one UTC day: day:<date>:<dimension> and hours:<date>; then tables of slots
 -- ARGV[1]   seconds to keep that number: longer than any batch is sent again
 -- ARGV[2]   MessagePack, for each hash of a day: {seconds to live, {field, amount, field, amount, ...}}
--- ARGV[3]   MessagePack, for each table of a minute: {pattern of a name's head, the last resort's name,
---             for each of its keys: {seconds to live, own rows, shared rows}, {name, sums, name, sums, ...}}
+-- ARGV[3]   MessagePack, for each table of a minute: {the name of all others, for each of its keys: {seconds to live,
+--             most rows}, {name, sums, name, sums, ...}}
 -- ARGV[4]   this batch's number; a sender's numbers rise, and it sends one batch at a time
 --
 -- Stored    qp:{pool:spend}:day:<date>:<account|key|model|client|pool>   hash "<measure>:<name>" -> integer,
@@ -21,8 +21,8 @@
 -- beyond 9,007 USD in one row a sum may be off by some picodollars for each batch. One packed value takes a quarter of the
 -- memory of a field for each sum.
 --
--- A table has room for so many names; after that a name counts under its head (the client, the key) and `other`, and
--- once there are too many of these as well, under the last resort.
+-- When a table is full and a new name comes, the smaller half of its rows, by tokens and requests, is added to the row of
+-- all others (fold): half a millisecond for 500 rows, once in 250 new names.
 
 if tonumber(redis.call('GET', KEYS[1]) or -1) >= tonumber(ARGV[4]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[4], 'EX', ARGV[1])
@@ -40,30 +40,52 @@ for k, hash in ipairs(hashes) do
   redis.call('EXPIRE', key, seconds)
 end
 
+local function add(sums, added)
+  for n = 1, #added do sums[n] = (sums[n] or 0) + added[n] end
+end
+
+local function fold(key, other, most)
+  local raw, rest, rows = redis.call('HGETALL', key), {}, {}
+  for at = 1, #raw, 2 do
+    local sums = cmsgpack.unpack(raw[at + 1])
+    if raw[at] == other then
+      rest = sums
+    else
+      rows[#rows + 1] = {raw[at], sums, sums[1] + (sums[3] or 0) + (sums[4] or 0)}
+    end
+  end
+  table.sort(rows, function(a, b) return a[3] < b[3] end)
+  local gone = {}
+  for n = 1, #rows - math.floor(most / 2) do
+    gone[n] = rows[n][1]
+    add(rest, rows[n][2])
+  end
+  redis.call('HDEL', key, unpack(gone))
+  redis.call('HSET', key, other, cmsgpack.pack(rest))
+  return #rows - #gone + 1
+end
+
 local place = #hashes + 1
 for _, of in ipairs(cmsgpack.unpack(ARGV[3])) do
-  local head, last_resort, bounds, rows = of[1], of[2], of[3], of[4]
+  local other, bounds, rows = of[1], of[2], of[3]
   for _, bound in ipairs(bounds) do
     place = place + 1
-    local key, seconds, own, shared = KEYS[place], bound[1], bound[2], bound[3]
+    local key, seconds, most = KEYS[place], bound[1], bound[2]
     local held = redis.call('HLEN', key)
     local is_new = held == 0
     for at = 1, #rows, 2 do
-      local name, added = rows[at], rows[at + 1]
-      local sums = redis.call('HGET', key, name)
-      if not sums and held >= own then
-        name = string.match(name, head) .. 'other'
-        sums = redis.call('HGET', key, name)
-        if not sums and held >= own + shared then
-          name = last_resort
-          sums = redis.call('HGET', key, name)
-        end
+      local name, sums = rows[at], rows[at + 1]
+      local stored = redis.call('HGET', key, name)
+      if not stored and held >= most then
+        held = fold(key, other, most)
+        stored = redis.call('HGET', key, name)  -- it may be that of all others
       end
-      if sums then
-        sums = cmsgpack.unpack(sums)
-        for n = 1, #added do sums[n] = (sums[n] or 0) + added[n] end
+      if stored then
+        stored = cmsgpack.unpack(stored)
+        add(stored, sums)
+        sums = stored
       else
-        sums, held = added, held + 1
+        held = held + 1
       end
       redis.call('HSET', key, name, cmsgpack.pack(sums))
     end
