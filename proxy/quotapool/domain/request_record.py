@@ -44,6 +44,7 @@ class RequestRecord(msgspec.Struct, eq=False):
     status: int = 0
     source: str = "proxy"  # where the client's answer came from: proxy | upstream
     code: str = ""  # the proxy's own error code, if it answered with one
+    rules: tuple[str, ...] = ()  # with `code`: the client's own limits that refused it, such as "rpm" or "usd/month"
     about: str = ""  # with `code`: the kind of id that led to it, and where it was read
     rules: tuple[str, ...] = ()  # of its client's own rules, those that refused it
     cut: bool = False  # the client left, or upstream broke off after the first byte
