@@ -184,7 +184,7 @@ class Trial:
                 stop_valkey(store[0])
                 store[0], _ = await asyncio.to_thread(start_valkey, directory, *persistent)
             else:
-                name = rng.choice(["server_error_500", "rate_limit_rpm", "overloaded_503"])
+                name = rng.choice(["error_500", "insufficient_quota", "overloaded_503"])
                 await asyncio.to_thread(simulator.fault, rng.randrange(8), name, times=30)
 
 

@@ -46,7 +46,6 @@ class RequestRecord(msgspec.Struct, eq=False):
     code: str = ""  # the proxy's own error code, if it answered with one
     rules: tuple[str, ...] = ()  # with `code`: the client's own limits that refused it, such as "rpm" or "usd/month"
     about: str = ""  # with `code`: the kind of id that led to it, and where it was read
-    rules: tuple[str, ...] = ()  # of its client's own rules, those that refused it
     cut: bool = False  # the client left, or upstream broke off after the first byte
     queued_s: float = 0.0
     upstream_s: float = 0.0

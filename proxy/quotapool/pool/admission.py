@@ -98,6 +98,8 @@ class Admission:
                 return DRAINING
             # While we asked, others may have formed one.
             queue = self._queues.get(name) or _Queue(accounts=len(want.only or ()))
+        elif name == want.client_queue and (head := queue.waiting.peek()) is not None:
+            blocked = head.blocked  # by what, it is told should it not wait
         least_s = (refused.wait_s if blocked is None else blocked.wait_s) or 0.0
         expected_s = max(least_s, queue.pace_s * (queue.waiting.ahead(want.client, want.priority) + 1))
         if expected_s > patience_s:
