@@ -19,6 +19,7 @@ from quotapool.pool.key_health import KeyHealth
 from quotapool.pool.roster import Prepared, Roster
 from quotapool.pool.sync import RosterSync
 from quotapool.probes.network_alarm import NetworkAlarm
+from quotapool.request.addresses import AllowedAddresses
 from quotapool.request.attempt import AttemptParts
 from quotapool.request.auth import ClientAuth
 from quotapool.request.charging import Charging
@@ -40,6 +41,7 @@ class Paths:
 
     configuration: Configuration
     auth: ClientAuth
+    addresses: AllowedAddresses
     clients: ClientDirectory
     roster: Roster
     sync: RosterSync
@@ -74,6 +76,8 @@ class Paths:
         clients = {**self.clients.clients, **{client.id: client for client in settings.clients}}
         self.configuration.now = replace(self.configuration.now, clients=clients)
         self.charging.configure(clients.values(), settings.teams, settings.spend.time_zone)
+        allowed = {name: client.allowed_ips for name, client in clients.items()}
+        self.addresses.configure(allowed, settings.trusted_proxies)
         self.auth.configure(
             clients=self.client_ids(),
             hosts=settings.allowed_hosts,
@@ -106,7 +110,7 @@ def build_request_path(
         on_clients()
 
     clients = ClientDirectory(client_store, clients_changed)
-    auth = ClientAuth()
+    auth, addresses = ClientAuth(), AllowedAddresses()
 
     roster = Roster(settings, snapshot.keys)
     sync = RosterSync(roster, ledger, observer, clients)
@@ -132,6 +136,7 @@ def build_request_path(
     requests = RequestPath(
         configuration,
         auth=auth,
+        addresses=addresses,
         daily_limit=daily_limit,
         catalogue=Catalogue(configuration, roster.pool, fetch),
         objects=objects,
@@ -141,6 +146,7 @@ def build_request_path(
     sessions = SessionPath(
         configuration,
         auth=auth,
+        addresses=addresses,
         permissions=SessionPermissions(configuration, objects, daily_limit, policy),
         failover=failover,
         parts=parts,
@@ -149,6 +155,7 @@ def build_request_path(
     paths = Paths(
         configuration,
         auth,
+        addresses,
         clients,
         roster,
         sync,

@@ -17,6 +17,7 @@ from quotapool.openai.head import Head
 from quotapool.openai.reference_marks import involves_objects
 from quotapool.openai.replies import ProxyError
 from quotapool.pool.configuration import Configuration
+from quotapool.request.addresses import AllowedAddresses
 from quotapool.request.attempt import AttemptParts
 from quotapool.request.auth import ClientAuth
 from quotapool.request.client_request import ClientRequest
@@ -38,6 +39,7 @@ class RequestPath:
         configuration: Configuration,
         *,
         auth: ClientAuth,
+        addresses: AllowedAddresses,
         daily_limit: DailyLimit,
         catalogue: Catalogue,
         objects: Objects,
@@ -46,6 +48,7 @@ class RequestPath:
     ) -> None:
         self._configuration = configuration
         self._auth = auth
+        self._addresses = addresses
         self._daily_limit = daily_limit
         self._catalogue = catalogue
         self._objects = objects
@@ -62,6 +65,7 @@ class RequestPath:
 
         # Who asks, and for what?
         record.client = self._auth.enter(down.headers)  # 401, 403
+        self._addresses.check(record.client, down)  # 403
         endpoint = resolve(down.method, down.target)
         if isinstance(endpoint, ProxyError):
             raise not_served(endpoint, down.headers, tls=now.settings.tls is not None)  # 403, 404, 405

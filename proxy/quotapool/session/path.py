@@ -29,6 +29,7 @@ from quotapool.openai.headers import headers_for_client
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replies import ProxyError
 from quotapool.pool.configuration import Configuration
+from quotapool.request.addresses import AllowedAddresses
 from quotapool.request.attempt import AttemptParts
 from quotapool.request.auth import ClientAuth, token_of
 from quotapool.request.client_request import ClientRequest
@@ -72,6 +73,7 @@ class SessionPath:
         configuration: Configuration,
         *,
         auth: ClientAuth,
+        addresses: AllowedAddresses,
         permissions: SessionPermissions,
         failover: Failover,
         parts: AttemptParts,
@@ -79,6 +81,7 @@ class SessionPath:
     ) -> None:
         self._configuration = configuration
         self._auth = auth
+        self._addresses = addresses
         self._permissions = permissions
         self._failover = failover
         self._parts = parts
@@ -101,6 +104,7 @@ class SessionPath:
         if token_of(client.headers).startswith(_EPHEMERAL):
             raise Refusal(replies.CLIENT_SECRET_SENT)  # 401: a pool key in its place would lose the session's settings
         record.client = self._auth.enter(client.headers)  # 401, 403
+        self._addresses.check(record.client, client)  # 403
         endpoint = resolve("GET", client.target)
         if isinstance(endpoint, ProxyError):
             raise not_served(endpoint, client.headers, tls=now.settings.tls is not None)  # 403, 404
