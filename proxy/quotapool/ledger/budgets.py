@@ -203,7 +203,7 @@ class Ledger:
         settled = None
         if charge is not None and used is not None:
             for standing, held, amount in zip(charge.standings, charge.amounts, used, strict=True):
-                standing.spent(held, amount)
+                standing.spent(held, amount, granted.at)
             settled = packed_settled(charge.settled(used, was_held=not granted.local))
         evidence = evidence_of(granted, observed, refused=refused)
         self._correct(granted, back, unused_tokens, cool_s, evidence, event, settled)
@@ -215,7 +215,7 @@ class Ledger:
             self._local.rules.settle(charge, used, was_held=False)
             return
         for standing, held, amount in zip(charge.standings, charge.amounts, used, strict=True):
-            standing.spent(held if held_at else 0.0, amount)
+            standing.spent(held if held_at else 0.0, amount, held_at)
         self._charge(charge.settled(used, was_held=held_at > 0), held_at)
 
     def _charge(self, settled: Sequence[tuple[str, Sequence[Settled]]], held_at: float = 0.0) -> None:
@@ -268,7 +268,8 @@ class Ledger:
     # ---- while the store is away
 
     def _now(self) -> float:
-        return time.monotonic() + self._clock_ahead
+        """The store's second, as far as it is known."""
+        return time.monotonic() + self._clock_ahead if self._clock_shown else time.time()
 
     def _reserve_locally(
         self, group: str, cost: Cost, candidates: Sequence[Candidate], leave: float, charge: Charge | None
