@@ -106,7 +106,7 @@ class Admission:
             return blocked or self._no_room(want.queue, "rate_limit", expected_s, refused, queue)
         if not self._has_place(queue, want):
             return blocked or self._no_room(want.queue, "queue_full", expected_s, refused, queue)
-        return await self._wait_in(name, queue, want, patience_s, expected_s)
+        return await self._wait_in(name, queue, want, patience_s, expected_s, blocked)
 
     def _queue_of(self, want: Want) -> str:
         """The queue that it must stand in: its client's own, while others of the client wait there."""
@@ -145,12 +145,20 @@ class Admission:
         return free > 0 and queue.waiting.waiting_of(want.client, want.priority) < max(1, 4 * free)
 
     async def _wait_in(
-        self, name: str, queue: _Queue, want: Want, patience_s: float, expected_s: float
+        self,
+        name: str,
+        queue: _Queue,
+        want: Want,
+        patience_s: float,
+        expected_s: float,
+        blocked: Blocked | None,
     ) -> AdmissionAnswer:
         loop = asyncio.get_running_loop()
         joined = time.monotonic()
         self._serial += 1
-        waiter = _Waiter(str(self._serial), want, joined, joined + patience_s, loop.create_future(), queue)
+        waiter = _Waiter(
+            str(self._serial), want, joined, joined + patience_s, loop.create_future(), queue, blocked=blocked
+        )
         self._join(name, queue, waiter)
         self._waiting += 1
         self._observer.queue_changed(1)

@@ -23,8 +23,8 @@ def amount(measure: Measure, value: float) -> str:
     """`$1.25`, `1,000 tokens`."""
     if measure is not Measure.USD:
         return f"{math.ceil(value):,} {_UNITS[measure]}"
-    usd = value / PICO
-    return f"${usd:,.2f}" if usd == round(usd, 2) else f"${usd:,.6f}".rstrip("0")
+    whole, _, part = f"{value / PICO:,.6f}".partition(".")
+    return f"${whole}.{part.rstrip('0'):0<2}"
 
 
 def words(rule: Rule) -> str:
