@@ -19,6 +19,7 @@ from quotapool.money.price_list import PriceList
 from quotapool.openai import replies
 from quotapool.openai.refusal import Refusal
 from quotapool.request.client_request import ClientRequest
+from quotapool.request.overrun import StreamBound
 from quotapool.settings import Client
 from quotapool.settings.rules import RuleOptions
 
@@ -57,6 +58,7 @@ class Charging:
     def __init__(self, prices: Callable[[], PriceList | None]) -> None:
         self._prices = prices
         self._terms: dict[str, _Terms] = {}
+        self._cuts: frozenset[str] = frozenset()  # clients whose streams are cut where they use up a budget
         self._known: dict[tuple[str, str], Standing] = {}
         self._sizes: dict[tuple[str, str], AnswerSizes] = {}
 
@@ -80,13 +82,16 @@ class Charging:
             return found
 
         terms: dict[str, _Terms] = {}
+        cuts: set[str] = set()
         for client in clients:
             own = standings(f"{CLIENT}{client.id}", client)
             if client.team is not None and client.team in teams:
                 own += standings(f"{TEAM}{client.team}", teams[client.team])
             if own:
                 terms[client.id] = _Terms(tuple(own))
-        self._terms = terms
+                if client.on_stream_overrun == "cut":
+                    cuts.add(client.id)
+        self._terms, self._cuts = terms, frozenset(cuts)
 
     def needs_models(self, client: str) -> bool:
         """Whether what it is charged depends on the models that a request names."""
@@ -133,6 +138,18 @@ class Charging:
                 amounts.append(usd or 0.0)
         guessed = usage is not None and not request.output and usage.completion > 0
         return Charge(standings, amounts, guessed) if standings else None
+
+    def bound(self, charge: Charge | None, client: str, request: ClientRequest) -> StreamBound | None:
+        """How far a stream may go on that uses more than it holds; None: to its end."""
+        if charge is None or not charge.guessed or client not in self._cuts:
+            return None
+        held, prices = self._highest(client, request).completion, self._prices()
+
+        def price_of(tokens: int) -> float:
+            usage = Usage(Certainty.EXACT, 0, tokens)
+            return 0.0 if prices is None else highest_price(prices, request.model, request.tier, usage) or 0.0
+
+        return StreamBound(charge, held, price_of)
 
     def used(
         self,
