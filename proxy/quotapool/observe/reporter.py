@@ -14,12 +14,13 @@ from quotapool.domain.quantities import Certainty
 from quotapool.domain.request_record import ANONYMOUS, AttemptRecord, RequestRecord
 from quotapool.domain.states import State
 from quotapool.domain.subject import Subject
-from quotapool.observe.labels import Labels
+from quotapool.observe.labels import OTHER, Labels
 from quotapool.observe.metrics import Metrics
 from quotapool.observe.request_line import AttemptLine, RequestLine
 from quotapool.observe.request_log import RequestLog, ms, tokens_line
 
 _log = structlog.get_logger()
+_MOST_CLIENT_RULES = 200
 _STORE_KINDS = {"timeout": "timeout", "closed": "connection", "connect": "connection", "script": "script"}
 
 
@@ -33,6 +34,7 @@ class Reporter(Observer):
         self._metrics = metrics
         self._labels = labels
         self._requests = requests
+        self._client_rules: set[tuple[str, str]] = set()  # with series of their own
 
     # ---- requests
 
@@ -50,6 +52,8 @@ class Reporter(Observer):
         if record.code:
             metrics.refusals[record.code].inc()
             self.refused(record)
+            for rule in record.rules:
+                metrics.client_refusals[self._of_client(record.client, rule)].inc()
         if record.attempts:
             tally.took(total_s, overhead_s)
             if record.first_byte is not None:
@@ -58,6 +62,15 @@ class Reporter(Observer):
             metrics.queue_wait.observe(record.queued_s)
         if self._requests.enabled:
             self._requests.write(_line(record, total_s, overhead_s))
+
+    def _of_client(self, client: str, rule: str) -> tuple[str, str]:
+        """As labels: clients are many, and each may have dozens of rules."""
+        name = self._labels.client(client), rule
+        if name not in self._client_rules:
+            if len(self._client_rules) >= _MOST_CLIENT_RULES:
+                return OTHER, OTHER
+            self._client_rules.add(name)
+        return name
 
     def attempted(self, attempt: AttemptRecord, record: RequestRecord) -> None:
         labels = self._labels
