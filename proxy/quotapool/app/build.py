@@ -10,6 +10,7 @@ from quotapool.domain.observer import Observer
 from quotapool.domain.retry import RetrySlots
 from quotapool.ledger.budgets import Ledger
 from quotapool.ledger.clients import ClientDirectory, ClientStore
+from quotapool.ledger.rules import CLIENT, TEAM
 from quotapool.money.price_list import PriceList
 from quotapool.objects.owners import ObjectOwners
 from quotapool.objects.placement import Objects
@@ -72,15 +73,23 @@ class Paths:
         """Let those in whom the configuration and the store name now, with their rights."""
         settings = self.configuration.now.settings
         clients = {**self.clients.clients, **{client.id: client for client in settings.clients}}
+        teams = {**self.clients.teams, **settings.teams}
         self.configuration.now = replace(self.configuration.now, clients=clients)
-        self.charging.configure(clients.values(), settings.teams, settings.spend.time_zone)
+        if renewed := self.clients.renewed:  # what was seen of the earlier ones' rules is forgotten
+            lasting = [c for c in clients.values() if not {f"{CLIENT}{c.id}", f"{TEAM}{c.team}"} & renewed]
+            self.charging.configure(lasting, teams, settings.spend.time_zone)
+        self.charging.configure(clients.values(), teams, settings.spend.time_zone)
         self.auth.configure(
             clients=self.client_ids(),
             hosts=settings.allowed_hosts,
             origins=settings.allowed_origins,
             allow_anonymous=settings.allow_anonymous,
             keys_required=settings.bind_problem() is not None,
-            suspended={*self.clients.suspended, *self.clients.unreadable},
+            suspended={
+                *self.clients.suspended,
+                *self.clients.unreadable,
+                *self.clients.teamless(clients, teams),
+            },
             expiry={name: _begins(client.expires_on) for name, client in clients.items() if client.expires_on},
             old_keys=self.clients.old_keys,
         )

@@ -13,6 +13,7 @@ from quotapool.cli import tables
 from quotapool.cli.access import run_with_store
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.options import JsonOption, with_settings
+from quotapool.cli.rule_options import cell, changed_words, rules_in_words, with_client_rules
 from quotapool.operators.clients import ClientConflict, ClientOperations, InvalidClient, UnknownClient
 from quotapool.settings import Address, Settings
 from quotapool.settings.values import parse_duration
@@ -110,9 +111,11 @@ def _show_pair(settings: Settings, name: str, new: str | None) -> None:
 
 @app.command("add")
 @with_clients
+@with_client_rules
 async def add(
     settings: Settings,
     clients: ClientOperations,
+    rules: dict[str, Any],
     name: Annotated[str, typer.Argument(help="Who it is for.")],
     key: Key = None,
     title: Title = None,
@@ -128,7 +131,7 @@ async def add(
     """Create a client key and show it, once."""
     if await clients.is_first() and not _may_close(settings, yes=yes):
         return 1
-    options = _asked(title, models, weight, priority, max_wait, expires_on, labels, notes)
+    options = _asked(title, models, weight, priority, max_wait, expires_on, labels, notes) | rules
     new = await clients.add(name, options, key=_given(key))
     _show_pair(settings, name, new)
     return 0
@@ -144,9 +147,11 @@ def _may_close(settings: Settings, *, yes: bool) -> bool:
 
 @app.command("set")
 @with_clients
+@with_client_rules
 async def change(
     settings: Settings,
     clients: ClientOperations,
+    rules: dict[str, Any],
     name: Id,
     title: Title = None,
     models: Models = None,
@@ -159,11 +164,11 @@ async def change(
 ) -> int:
     """Change what a client may do, in all replicas within a second. Other options stay as they are."""
     del settings
-    asked = _asked(title, models, weight, priority, max_wait, expires_on, labels, notes)
+    asked = _asked(title, models, weight, priority, max_wait, expires_on, labels, notes) | rules
     if not asked:
         return fail("nothing to change was given; --help shows the options")
     options = await clients.set(name, asked)
-    print(f"client {name}: " + ("; ".join(f"{n} {_cell(v)}" for n, v in options.items()) or "all as by default"))
+    print(f"client {name}: {changed_words(options)}")
     return 0
 
 
@@ -179,8 +184,12 @@ async def one(settings: Settings, clients: ClientOperations, name: Id, *, json: 
         tables.print_json(rows[0])
         return 0
     table = tables.table("", "")
-    for title, value in _readable(rows[0]).items():
-        table.add_row(title.replace("_", " "), _cell(value))
+    readable = rules_in_words(_readable(rows[0]))
+    rules = readable.pop("rules")
+    for title, value in readable.items():
+        table.add_row(title.replace("_", " "), cell(value))
+    for n, rule in enumerate(rules):
+        table.add_row("" if n else "rules", rule)
     tables.console().print(table)
     return 0
 
@@ -197,7 +206,7 @@ async def show(settings: Settings, clients: ClientOperations, *, json: JsonOptio
     columns = ("id", "name", "source", "models", "priority", "expires_on", "added", "suspended")
     table = tables.table(*(column.replace("_", " ") for column in columns))
     for row in map(_readable, rows):
-        table.add_row(*(_cell(row[column]) for column in columns))
+        table.add_row(*(cell(row[column]) for column in columns))
     tables.console().print(table if rows else "no clients: anyone on this machine who reaches the port may call")
     return 0
 
@@ -266,11 +275,3 @@ def _readable(row: dict[str, Any]) -> dict[str, Any]:
     moments = {name: tables.moment(row[name]) for name in ("added", "old_key_until") if row[name] is not None}
     wait_s = row["max_wait"]
     return {**row, **moments, "max_wait": None if wait_s is None else f"{wait_s:g} s"}
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name}={text}" for name, text in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return "" if value is None else str(value)

@@ -40,6 +40,7 @@ app = typer.Typer(
 )
 for _name, _help in (
     ("clients", "Client keys: who may call the proxy."),
+    ("teams", "Teams: limits and budgets that clients share."),
     ("keys", "Upstream keys: show, add, change and probe them."),
     ("openai", "What OpenAI itself reports, with an admin key."),
     ("alerts", "Alerts: webhooks, chats and e-mail."),

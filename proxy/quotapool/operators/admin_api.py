@@ -29,6 +29,8 @@ from quotapool.operators.keys import (
     UnknownKey,
     next_step,
 )
+from quotapool.operators.team_handlers import TEAM_CODES, TeamHandlers
+from quotapool.operators.teams import UnknownTeam
 from quotapool.store.store import Store, StoreError, text_of
 
 _DIMENSIONS: Final = ("rpm", "tpm", "rpd", "tpd", "ipm")
@@ -45,6 +47,7 @@ class AdminApi:
         self._probe_now = probe_now
         self._on_change = on_change
         self._clients = ClientOperations(lambda: keys.settings, store)
+        self._teams = TeamHandlers(lambda: keys.settings, store)
 
     def handlers(self) -> dict[str, Handler]:
         """By the names of their routes."""
@@ -65,6 +68,7 @@ class AdminApi:
             "suspend_client": self._suspend_client,
             "resume_client": self._resume_client,
             "revoke_client": self._revoke_client,
+            **self._teams.handlers(),
         }
         for action in ("disable", "enable", "drain"):
             handlers[f"{action}_key"] = self._action(action)
@@ -207,6 +211,7 @@ _CODES: Final[dict[type[Exception], str]] = {
     KeyConflict: "conflict",
     ClientConflict: "conflict",
     InvalidClient: "bad_request",
+    **TEAM_CODES,
     KeyRejected: "key_refused",
     NoMasterKey: "no_master_key",
     VaultLocked: "vault_locked",
@@ -223,6 +228,8 @@ def _with_api_errors(handler: Handler) -> Handler:
             raise ApiError("not_found", "no such key") from None
         except UnknownClient:
             raise ApiError("not_found", "no such client in the store") from None
+        except UnknownTeam:
+            raise ApiError("not_found", "no such team in the store") from None
         except tuple(_CODES) as error:
             raise ApiError(_CODES[type(error)], str(error)) from None
         except StoreError:

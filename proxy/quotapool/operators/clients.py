@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from quotapool.ledger.clients import ClientRecord, ClientStore, digest, new_key
 from quotapool.settings import ClientOptions, Settings
 from quotapool.settings.clients import SHORTEST_CLIENT_KEY
-from quotapool.settings.draft import Draft
+from quotapool.settings.draft import problems_of
+from quotapool.settings.errors import nearest
 from quotapool.settings.values import check_name
 from quotapool.store.store import Store
 
@@ -80,6 +81,7 @@ class ClientOperations:
         checked = _checked(options)
         if self._is_configured(name):
             raise ClientConflict(f"a client {name} is in the configuration")
+        await self._check_team(checked.team)
         new, hashed = await self._key(key, key_hash)
         if not await self._clients.add(name, hashed, checked):
             raise ClientConflict(f"a client {name} exists already; revoke it first, or rotate its key")
@@ -89,10 +91,11 @@ class ClientOperations:
         """Change some of its options; the others stay. Returns those that are no defaults now.
 
         Raises InvalidClient, UnknownClient, ClientConflict."""
+        await self._check_team(options.get("team"))
         try:
             record = await self._clients.set(name, options)
         except ValidationError as error:
-            raise InvalidClient(_problems(error)) from None
+            raise InvalidClient(problems_of(error, ClientOptions)) from None
         return self._known(name, record).options
 
     async def rotate(
@@ -138,6 +141,15 @@ class ClientOperations:
             raise ClientConflict("a client has that key already, or had it before its last rotation")
         return new, hashed
 
+    async def _check_team(self, name: object) -> None:
+        """A client of a team that is nowhere would be refused. Raises InvalidClient."""
+        if not isinstance(name, str):
+            return
+        known = {*self._settings().teams, *await self._clients.teams.all()}
+        if name not in known:
+            hint = f"; did you mean {meant}?" if (meant := nearest(name, known)) else ""
+            raise InvalidClient(f"team: there is no such team; `quotapool teams add` makes one{hint}")
+
     def _known(self, name: str, record: ClientRecord | None) -> ClientRecord:
         if record is not None:
             return record
@@ -151,11 +163,4 @@ def _checked(options: dict[str, Any]) -> ClientOptions:
     try:
         return ClientOptions.model_validate(options)
     except ValidationError as error:
-        raise InvalidClient(_problems(error)) from None
-
-
-def _problems(error: ValidationError) -> str:
-    """In the words that the configuration's problems have."""
-    draft = Draft()
-    draft.refuse_invalid(error, ClientOptions)
-    return "; ".join(str(problem) for problem in draft.problems)
+        raise InvalidClient(problems_of(error, ClientOptions)) from None

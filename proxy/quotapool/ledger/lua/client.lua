@@ -1,8 +1,8 @@
--- client, version 1: replaces the record of one client, unless somebody else has changed it since it was read.
+-- client, version 2: replaces the record of one client or team, unless somebody else has changed it since it was read.
 --
--- KEYS[1]  qp:{pool}:clients   hash client id -> JSON, see clients.py
+-- KEYS[1]  qp:{pool}:clients   hash client id -> JSON, see clients.py; or qp:{pool}:teams, see teams.py
 -- KEYS[2]  qp:{pool}:version   see state.lua
--- ARGV[1]  client id
+-- ARGV[1]  client id, or team
 -- ARGV[2]  the record as it was read, '' for none
 -- ARGV[3]  the new record
 --
