@@ -13,7 +13,8 @@ from quotapool.cli import tables
 from quotapool.cli.access import run_with_store
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.options import JsonOption, with_settings
-from quotapool.cli.rule_options import cell, changed_words, rules_in_words, with_client_rules
+from quotapool.cli.rule_options import cell, changed_words, with_client_rules
+from quotapool.cli.rule_tables import percent, rules_table, said, tightest
 from quotapool.operators.clients import ClientConflict, ClientOperations, InvalidClient, UnknownClient
 from quotapool.settings import Address, Settings
 from quotapool.settings.values import parse_duration
@@ -175,38 +176,41 @@ async def change(
 @app.command("show")
 @with_clients
 async def one(settings: Settings, clients: ClientOperations, name: Id, *, json: JsonOption = False) -> int:
-    """All about one client."""
+    """All about one client: its options, and what is used and left of its limits and budgets."""
     del settings
-    rows = [row for row in await clients.rows() if row["id"] == name]
-    if not rows:
+    try:
+        row = await clients.row(name)
+    except UnknownClient:
         return fail(f"no client {name!r}; `quotapool clients list` shows them")
     if json:
-        tables.print_json(rows[0])
+        tables.print_json(row)
         return 0
     table = tables.table("", "")
-    readable = rules_in_words(_readable(rows[0]))
-    rules = readable.pop("rules")
-    for title, value in readable.items():
-        table.add_row(title.replace("_", " "), cell(value))
-    for n, rule in enumerate(rules):
-        table.add_row("" if n else "rules", rule)
+    for title, value in _readable(row).items():
+        if title not in {"limits", "budgets", "rules"}:
+            table.add_row(title.replace("_", " "), cell(value))
     tables.console().print(table)
+    if row["rules"]:
+        tables.console().print(rules_table(row["rules"]))
     return 0
 
 
 @app.command("list")
 @with_clients
 async def show(settings: Settings, clients: ClientOperations, *, json: JsonOption = False) -> int:
-    """All clients that have a key."""
+    """All clients that have a key, each with the limit or budget of which most is used."""
     del settings
     rows = await clients.rows()
     if json:
         tables.print_json({"clients": rows})
         return 0
-    columns = ("id", "name", "source", "models", "priority", "expires_on", "added", "suspended")
-    table = tables.table(*(column.replace("_", " ") for column in columns))
+    columns = ("id", "name", "source", "team", "models", "priority", "expires_on", "last_seen", "suspended")
+    titles = (column.replace("_", " ") for column in columns)
+    table = tables.table(*titles, "tightest rule", "used", "resets", right=("used",))
     for row in map(_readable, rows):
-        table.add_row(*(cell(row[column]) for column in columns))
+        rule = tightest(row["rules"])
+        level = ("", "", "") if rule is None else (said(rule), percent(rule), tables.moment(rule.resets_at))
+        table.add_row(*(cell(row[column]) for column in columns), *level)
     tables.console().print(table if rows else "no clients: anyone on this machine who reaches the port may call")
     return 0
 

@@ -95,19 +95,12 @@ def asked_rules(given: Mapping[str, Any]) -> dict[str, Any]:
     return asked
 
 
-def rules_in_words(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a client or team for people: its limits and budgets, as far as it has any, as `rules` in words."""
+def changed_words(options: Mapping[str, Any]) -> str:
+    """The options of a client or team that are no defaults, in one line: its limits and budgets in words."""
     rules = RuleOptions.model_validate({name: options[name] for name in ("limits", "budgets") if name in options})
     rest = {name: value for name, value in options.items() if name not in {"limits", "budgets"}}
-    return {**rest, "rules": [in_words(rule) for rule in rules.rules()]}
-
-
-def changed_words(options: Mapping[str, Any]) -> str:
-    """The options that are no defaults, in one line."""
-    readable = rules_in_words(options)
-    rules = readable.pop("rules")
-    parts = [f"{name.replace('_', ' ')} {cell(value)}" for name, value in readable.items()] + rules
-    return "; ".join(parts) or "all as by default"
+    parts = [f"{name.replace('_', ' ')} {cell(value)}" for name, value in rest.items()]
+    return "; ".join([*parts, *map(in_words, rules.rules())]) or "all as by default"
 
 
 def cell(value: object) -> str:

@@ -12,7 +12,8 @@ from quotapool.cli import tables
 from quotapool.cli.access import run_with_store
 from quotapool.cli.errors import fail
 from quotapool.cli.options import JsonOption, with_settings
-from quotapool.cli.rule_options import cell, changed_words, rules_in_words, with_team_rules
+from quotapool.cli.rule_options import cell, changed_words, with_team_rules
+from quotapool.cli.rule_tables import percent, rules_table, said, tightest
 from quotapool.operators.teams import InvalidTeam, TeamConflict, TeamOperations, UnknownTeam
 from quotapool.settings import Settings
 from quotapool.store.store import Store
@@ -75,34 +76,35 @@ async def change(
 @app.command("show")
 @with_teams
 async def one(teams: TeamOperations, name: Id, *, json: JsonOption = False) -> int:
-    """All about one team."""
+    """All about one team, and what is used and left of its limits and budgets."""
     row = await teams.row(name)
     if json:
         tables.print_json(row)
         return 0
     table = tables.table("", "")
-    readable = rules_in_words({**row, "added": tables.moment(row["added"])})
-    rules = readable.pop("rules")
-    for title, value in readable.items():
-        table.add_row(title.replace("_", " "), cell(value))
-    for n, rule in enumerate(rules):
-        table.add_row("" if n else "rules", rule)
+    for title, value in {**row, "added": tables.moment(row["added"])}.items():
+        if title not in {"limits", "budgets", "rules"}:
+            table.add_row(title.replace("_", " "), cell(value))
     tables.console().print(table)
+    if row["rules"]:
+        tables.console().print(rules_table(row["rules"]))
     return 0
 
 
 @app.command("list")
 @with_teams
 async def show(teams: TeamOperations, *, json: JsonOption = False) -> int:
-    """All teams."""
+    """All teams, each with the limit or budget of which most is used."""
     rows = await teams.rows()
     if json:
         tables.print_json({"teams": rows})
         return 0
-    table = tables.table("id", "name", "source", "clients", "rules")
-    for row in map(rules_in_words, rows):
-        known = (cell(row[column]) for column in ("id", "name", "source", "clients"))
-        table.add_row(*known, "; ".join(row["rules"]))
+    columns = ("id", "name", "source", "clients")
+    table = tables.table(*columns, "tightest rule", "used", "resets", right=("used",))
+    for row in rows:
+        rule = tightest(row["rules"])
+        level = ("", "", "") if rule is None else (said(rule), percent(rule), tables.moment(rule.resets_at))
+        table.add_row(*(cell(row[column]) for column in columns), *level)
     tables.console().print(table if rows else "no teams")
     return 0
 

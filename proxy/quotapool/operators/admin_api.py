@@ -63,6 +63,7 @@ class AdminApi:
             "show_usage": self._show_usage,
             "list_clients": self._list_clients,
             "add_client": self._add_client,
+            "show_client": self._show_client,
             "set_client": self._set_client,
             "rotate_client": self._rotate_client,
             "suspend_client": self._suspend_client,
@@ -178,9 +179,12 @@ class AdminApi:
             self._keys.redactor.add(key)
         return shapes.ClientAdded(body.id, key)
 
+    async def _show_client(self, call: Call) -> Any:
+        return await self._clients.row(call.id)
+
     async def _set_client(self, call: Call) -> Any:
         await self._clients.set(call.id, call.body.options())
-        return next(row for row in await self._clients.rows() if row["id"] == call.id)
+        return await self._clients.row(call.id)
 
     async def _rotate_client(self, call: Call) -> Any:
         body: shapes.ClientRotation = call.body

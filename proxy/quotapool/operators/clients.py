@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from quotapool.ledger.clients import ClientRecord, ClientStore, digest, new_key
+from quotapool.money.last_seen import last_seen
+from quotapool.operators.rule_levels import RuleLevels
 from quotapool.settings import ClientOptions, Settings
 from quotapool.settings.clients import SHORTEST_CLIENT_KEY
 from quotapool.settings.draft import problems_of
@@ -38,14 +42,17 @@ class ClientOperations:
     def __init__(self, settings: Callable[[], Settings], store: Store) -> None:
         """`settings`: those in force, which a reload replaces."""
         self._settings = settings
+        self._store = store
         self._clients = ClientStore(store, settings().pool)
+        self._levels = RuleLevels(settings, store)
 
     def _is_configured(self, name: str) -> bool:
         return any(client.id == name for client in self._settings().clients)
 
     async def rows(self) -> list[dict[str, Any]]:
-        """Each client: where it comes from, its options, whether it is suspended and until when an old key is served.
-        Times are Unix seconds."""
+        """Each client: where it comes from, its options, whether it is suspended, until when an old key is served, the
+        day (UTC) of its last request, and how its `rules` stand (`RuleRow`), its team's included. Times are Unix
+        seconds."""
         stored, suspended = await self._clients.all(), await self._clients.suspended()
         rows = [self._row(name, "store", record.options, record) for name, record in sorted(stored.items())]
         rows += [
@@ -55,7 +62,20 @@ class ClientOperations:
         for row in rows:
             held = suspended.get(row["id"])
             row["suspended"] = None if held is None else held.reason
+        names = [row["id"] for row in rows]
+        rules = await self._levels.of_clients({**_readable(stored), **{c.id: c for c in self._settings().clients}})
+        seen = await last_seen(self._store, self._settings().pool, names, datetime.now(UTC).date())
+        for row in rows:
+            row["last_seen"] = seen[row["id"]].isoformat() if row["id"] in seen else None
+            row["rules"] = rules.get(row["id"], [])
         return rows
+
+    async def row(self, name: str) -> dict[str, Any]:
+        """One of them. Raises UnknownClient."""
+        for row in await self.rows():
+            if row["id"] == name:
+                return row
+        raise UnknownClient(name)
 
     @staticmethod
     def _row(name: str, source: str, options: dict[str, Any], record: ClientRecord | None = None) -> dict[str, Any]:
@@ -156,6 +176,15 @@ class ClientOperations:
         if self._is_configured(name):
             raise ClientConflict(f"client {name} is in the configuration; change it there")
         raise UnknownClient(name)
+
+
+def _readable(records: Mapping[str, ClientRecord]) -> dict[str, ClientOptions]:
+    """Without those that a newer version wrote."""
+    found: dict[str, ClientOptions] = {}
+    for name, record in records.items():
+        with contextlib.suppress(ValidationError):
+            found[name] = record.client(name)
+    return found
 
 
 def _checked(options: dict[str, Any]) -> ClientOptions:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from quotapool.request.rule_rows import RuleRow
+
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Day = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 
@@ -224,7 +226,8 @@ class BudgetOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, om
 
 class ClientRow(msgspec.Struct, kw_only=True):
     """A client and its options (`max_wait` in seconds). `added`, `old_key_until`: Unix seconds; null: a configured one,
-    no old key. `suspended`: why; null if it is served."""
+    no old key. `suspended`: why; null if it is served. `last_seen`: the UTC day of its last request, of 90. `rules`:
+    its limits and budgets, and its team's."""
 
     id: str
     source: Literal["configuration", "store"]
@@ -245,6 +248,8 @@ class ClientRow(msgspec.Struct, kw_only=True):
     added: float | None
     old_key_until: float | None
     suspended: str | None
+    last_seen: str | None
+    rules: list[RuleRow]
 
 
 class ClientRows(msgspec.Struct):
@@ -338,6 +343,7 @@ class TeamRow(msgspec.Struct, kw_only=True):
     notes: str
     added: float | None
     clients: list[str]
+    rules: list[RuleRow]
 
 
 class TeamRows(msgspec.Struct):

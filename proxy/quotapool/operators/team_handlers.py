@@ -24,6 +24,7 @@ class TeamHandlers:
         return {
             "list_teams": self._list,
             "add_team": self._add,
+            "show_team": self._show,
             "set_team": self._set,
             "remove_team": self._remove,
         }
@@ -35,6 +36,9 @@ class TeamHandlers:
         body: shapes.NewTeam = call.body
         await self._teams.add(body.id, body.options())
         return await self._teams.row(body.id)
+
+    async def _show(self, call: Call) -> Any:
+        return await self._teams.row(call.id)
 
     async def _set(self, call: Call) -> Any:
         await self._teams.set(call.id, call.body.options())

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from quotapool.ledger.clients import ClientStore
 from quotapool.ledger.teams import TeamRecord
+from quotapool.operators.rule_levels import RuleLevels
 from quotapool.settings import Settings
 from quotapool.settings.draft import problems_of
 from quotapool.settings.rules import RuleOptions
@@ -38,9 +39,11 @@ class TeamOperations:
         self._settings = settings
         self._clients = ClientStore(store, settings().pool)
         self._teams = self._clients.teams
+        self._levels = RuleLevels(settings, store)
 
     async def rows(self) -> list[dict[str, Any]]:
-        """Each team: where it comes from, its options, and its clients. Times are Unix seconds."""
+        """Each team: where it comes from, its options, its clients, and how its `rules` stand (`RuleRow`). Times are
+        Unix seconds."""
         settings, members = self._settings(), await self._members()
         stored = await self._teams.all()
         defaults = RuleOptions().model_dump(mode="json")
@@ -53,7 +56,8 @@ class TeamOperations:
             {"id": name, "source": "configuration", **team.model_dump(mode="json"), "added": None}
             for name, team in settings.teams.items()
         ]
-        return [{**row, "clients": members.get(row["id"], [])} for row in rows]
+        rules = await self._levels.of_teams([row["id"] for row in rows])
+        return [{**row, "clients": members.get(row["id"], []), "rules": rules.get(row["id"], [])} for row in rows]
 
     async def row(self, name: str) -> dict[str, Any]:
         """One of them. Raises UnknownTeam."""
