@@ -26,6 +26,7 @@ from quotapool.request.charging import Charging
 from quotapool.request.daily_limit import DailyLimit
 from quotapool.request.failover import Failover
 from quotapool.request.fetch import Fetch
+from quotapool.request.me import Me
 from quotapool.request.models import Catalogue
 from quotapool.request.path import RequestPath
 from quotapool.request.policy import PolicyWatch
@@ -146,6 +147,7 @@ def build_request_path(
         objects=objects,
         failover=failover,
         parts=parts,
+        me=Me(configuration, store, settings.pool, charging.standings),
     )
     sessions = SessionPath(
         configuration,

@@ -129,6 +129,19 @@ def usage(
 
 
 @app.command()
+def me(
+    base_url: Annotated[
+        str | None, typer.Option(envvar="OPENAI_BASE_URL", help="The proxy, as clients name it.", show_default=False)
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """For clients: what OPENAI_API_KEY may use here, what is left of it, and what was refused."""
+    from quotapool.cli.me import run
+
+    raise typer.Exit(run(base_url, as_json=json))
+
+
+@app.command()
 def healthcheck(
     address: Annotated[
         str, typer.Option(envvar="QUOTAPOOL_ADMIN_LISTEN", help="The operators' address.")

@@ -66,7 +66,7 @@ class ClientStore:
         self._records = StoredRecords(store, pool, "clients", ClientRecord)
         self._suspended = f"qp:{{{pool}}}:suspended"
         self._refusals = f"qp:{{{pool}}}:policy:"
-        self._rules = f"qp:{{{pool}}}:rules:{CLIENT}"
+        self._of_one = f"qp:{{{pool}}}:rules:{CLIENT}", f"qp:{{{pool}}}:refusals:"
         self.teams = TeamStore(store, pool)
 
     async def add(self, name: str, key_hash: str, options: ClientOptions | None = None) -> bool:
@@ -74,7 +74,7 @@ class ClientStore:
         record = ClientRecord(key_hash, time.time(), _stored(options) if options is not None else {})
         new = await self._records.put(name, record)
         if new:
-            await self._store.guard(self._store.client.delete(self._rules + name))
+            await self._store.guard(self._store.client.delete(*(prefix + name for prefix in self._of_one)))
         return new
 
     async def put(self, name: str, record: ClientRecord) -> bool:
@@ -103,7 +103,7 @@ class ClientStore:
         """Forget a client and what it used. False if there is none of this name."""
         gone = await self._records.remove(name)
         if gone:
-            await self._store.guard(self._store.client.delete(self._rules + name))
+            await self._store.guard(self._store.client.delete(*(prefix + name for prefix in self._of_one)))
         return gone
 
     async def all(self) -> dict[str, ClientRecord]:
