@@ -50,5 +50,5 @@ def test_a_length_of_time_is_told_in_its_largest_unit(seconds, words):
 
 
 def test_a_bill_of_future_days_is_refused(capsys):
-    assert run(Settings(), by="model", since="2999-01-01", as_csv=False, as_json=False) == 2
+    assert run(Settings(), by="model", since="2999-01-01", until=None, every=None, as_csv=False, as_json=False) == 2
     assert "in the future" in capsys.readouterr().err

@@ -132,7 +132,58 @@ def test_rewritten_prices_count_from_the_next_request_and_metrics_follow(start_s
 
 def test_an_option_that_makes_no_sense_is_refused_in_words(start_simulator, start_proxy):
     proxy = start_proxy(pool_config(start_simulator(1)))
-    for options in (("--by", "moon"), ("--since", "yesterday")):
+    for options in (
+        ("--by", "moon"),
+        ("--by", "client,key"),
+        ("--since", "yesterday"),
+        ("--until", "2020-01-01"),
+        ("--every", "7m"),
+    ):
         ran = proxy.command("usage", *options)
         assert (ran.returncode, ran.stdout) == (2, "")
-        assert options[0] in ran.stderr
+        assert ran.stderr.startswith(f"quotapool: {options[0]}: ")
+        assert ran.stderr.count("\n") == 1
+    ran = proxy.command("usage", "--since", "30d", "--every", "1m")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "minutes are kept for 48 hours" in ran.stderr
+
+
+def test_who_used_what_in_the_last_minutes_and_who_was_only_refused(start_simulator, start_proxy):
+    simulator = start_simulator(1, "--completion-tokens", "40")
+    keys = {name: f"qp-{name}-0123456789abcdefghijklmnopqrstuvwxyz" for name in ("web", "noisy")}
+    clients = [
+        {"id": "web", "key": keys["web"]},
+        {"id": "noisy", "key": keys["noisy"], "models": ["gpt-4o"]},
+    ]
+    proxy = start_proxy(pool_config(simulator, clients=clients))
+    body = {"model": "gpt-5.5", "messages": [{"role": "user", "content": "hello"}]}
+
+    def call(client):
+        headers = {"Authorization": f"Bearer {keys[client]}"}
+        status, _ = fetch(f"{proxy.base_url}/chat/completions", method="POST", body=body, headers=headers)
+        return status
+
+    # Given a client that is served, and one that may not use the model
+    assert [call("web"), call("web"), call("noisy"), call("noisy"), call("noisy")] == [200, 200, 403, 403, 403]
+    wait_until(lambda: len(usage(proxy, "--by", "client", "--since", "10m")["rows"]) == 2, "both are counted")
+    # When the last minutes are asked for by client and model, in steps
+    rows = usage(proxy, "--by", "client,model", "--since", "10m", "--every", "1d")["rows"]
+    # I expect what each used, and the refused one with its refusals
+    assert [(row["client"], row["model"], row["requests"], row["refused_requests"]) for row in rows] == [
+        ("web", "gpt-5.5", 2, 0),
+        ("noisy", "-", 0, 3),
+    ]
+    assert sum(rows[1]["refusals"].values()) == 3
+    assert rows[0]["completion_tokens"] == 80
+    # and the same in the table, for spreadsheets, and from the admin API
+    table = proxy.command("usage", "--by", "client,model", "--since", "10m").stdout
+    assert all(word in table for word in ("web", "noisy", "gpt-5.5", "refusals", "in UTC"))
+    lines = proxy.command("usage", "--by", "client,model", "--since", "10m", "--csv").stdout.splitlines()
+    assert lines[0].startswith("client,model,usd,exact_usd,")
+    assert len(lines) == 3
+    token = {"Authorization": f"Bearer {(proxy.state_dir / 'admin-token').read_text().strip()}"}
+    status, answer = fetch(f"{proxy.admin_url}/admin/usage?by=client,model&since=10m&every=1d", headers=token)
+    assert (status, json.loads(answer)["rows"]) == (200, rows)
+    status, answer = fetch(f"{proxy.admin_url}/admin/usage?since=30d&every=1m", headers=token)
+    assert (status, json.loads(answer)["error"]["code"]) == (400, "bad_request")
+    assert "minutes are kept for 48 hours" in answer

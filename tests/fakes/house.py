@@ -29,6 +29,7 @@ from quotapool.domain.states import Record, State
 from quotapool.keys.keyring import credentials_of, keyring
 from quotapool.ledger import local, messages
 from quotapool.ledger.budgets import Granted, Ledger
+from quotapool.money.price_list import PriceList
 from quotapool.observe.redaction import Redactor
 from quotapool.openai.refusal import Refusal
 from quotapool.pool.configuration import Snapshot
@@ -194,8 +195,13 @@ class House:
         redactor = Redactor()
         for secret in self.secrets.values():
             redactor.add(secret)
+        self.prices: PriceList | None = None
         self.paths = build_request_path(
-            snapshot_of(self.settings, self.upstream), self.ledger, self.recorder, redactor.clean_bytes
+            snapshot_of(self.settings, self.upstream),
+            self.ledger,
+            self.recorder,
+            redactor.clean_bytes,
+            prices=lambda: self.prices,
         )
         self.roster, self.sync, self.health = self.paths.roster, self.paths.sync, self.paths.health
         self.admission, self.auth = self.paths.admission, self.paths.auth

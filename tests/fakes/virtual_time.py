@@ -67,6 +67,7 @@ class VirtualTime:
             patch.setattr(time, "monotonic", self.monotonic)
             patch.setattr(time, "time", self.time)
             patch.setattr(loop, "time", self.monotonic)
+            patch.setattr(loop, "_clock_resolution", 1e-6)  # a year from now, doubles are no finer
             patch.setattr(loop, "_selector", _Selector(loop._selector, self))
             yield
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from contextlib import redirect_stdout
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import pytest
 from genai_prices import Usage as TheirUsage
 from genai_prices import calc_price
-from quotapool.cli.usage import Report, _document, _write_csv, gather, since_day
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.wallet import PICO
 from quotapool.money.prices import compile_cards
+from quotapool.money.question import question, since_day
 from quotapool.money.spend_counter import SpendCounter
-from quotapool.money.spend_store import SpendStore, Spent
+from quotapool.money.spend_store import SpendStore
+from quotapool.money.spent import Spent
+from quotapool.money.usage_report import document, report
 from quotapool.openai.sse import StreamRelay
 from quotapool.openai.usage import read_usage
 from quotapool.store.store import connect
@@ -111,18 +110,24 @@ def counter(spend):
     return made
 
 
+async def bill(spend, by):
+    asked = question(by, DAY.isoformat(), DAY.isoformat(), None, zone="UTC", now=NOW)
+    return await report(spend, asked, NOW)
+
+
 async def test_the_bill_of_a_recorded_mix_is_the_one_computed_by_hand(counter, spend):
     for attempt, record in attempts(MIX):
         counter.count(attempt, record)
     assert await counter.flush()
-    report = await gather(spend, "account", DAY, DAY)
+    found = await bill(spend, "account")
+    total = found.total.spent
     # 0.011 + 0.006088 + 0.003 + 0.0065 + 0.00016 + 0.02 + 0.004 + 0.008 + 3.0045
-    assert report.total.exact == 3_063_248 * PICO // 10**6
-    assert (report.total.estimated, report.total.unpriced_requests, report.total.requests) == (0, 0, 9)
-    assert [name for name, _ in report.rows] == ["acme"]
-    assert report.month.total == report.total.total
-    assert _document(report)["total"]["usd"] == 3.063248
-    models = dict((await gather(spend, "model", DAY, DAY)).rows)
+    assert total.exact == 3_063_248 * PICO // 10**6
+    assert (total.estimated, total.unpriced_requests, total.requests) == (0, 0, 9)
+    assert [row.names for row in found.rows] == [("acme",)]
+    assert found.month.total == total.total
+    assert document(found)["total"]["usd"] == 3.063248
+    models = {row.names[0]: row.spent for row in (await bill(spend, "model")).rows}
     assert models["gpt-5.5 (priority)"].exact == 20_000 * PICO // 10**6
     assert models["gpt-5.5"].exact == (11_000 + 3_000 + 6_500 + 8_000 + 3_004_500) * PICO // 10**6
 
@@ -135,7 +140,7 @@ async def test_each_call_costs_what_the_price_package_says_itself(counter, spend
     model, _, _, micro, (prompt, cached, completion, context) = call
     theirs = TheirUsage(input_tokens=prompt, cache_read_tokens=cached, output_tokens=completion)
     price = calc_price(theirs, model, provider_id="openai", genai_request_timestamp=NOW, price_context=context)
-    ours = (await gather(spend, "day", DAY, DAY)).total.exact
+    ours = (await bill(spend, "day")).total.spent.exact
     assert Decimal(ours) / PICO == price.total_price == Decimal(micro) / 10**6
 
 
@@ -148,27 +153,16 @@ async def test_a_cut_stream_is_on_the_bill_as_an_estimate_at_the_tier_its_chunks
         counter.count(attempt, record)
     await counter.flush()
     # 1,000 tokens of prompt were reserved: 1,000 x 1.25e-5 + 10 x 7.5e-5
-    assert (await gather(spend, "day", DAY, DAY)).total == Spent(0, 13_250 * PICO // 10**6, 0, 0, 1, 1000, 0, 10)
+    assert (await bill(spend, "day")).total.spent == Spent(0, 13_250 * PICO // 10**6, 0, 0, 1, 1000, 0, 10)
 
 
 async def test_models_without_a_price_are_named_in_the_report(counter, spend):
     for attempt, record in attempts([("gpt-99", read_usage(chat(10, 1)), ""), *MIX[:1]]):
         counter.count(attempt, record)
     await counter.flush()
-    report = await gather(spend, "model", DAY, DAY)
-    assert report.unpriced == ["gpt-99"]
-    assert report.total.prompt_tokens == 1010
-
-
-def test_the_table_for_spreadsheets_has_plain_numbers_and_harmless_names():
-    spent = Spent(exact=123, requests=1)
-    report = Report("model", DAY, DAY, [("=cmd()", spent), ("gpt-5.5", Spent(exact=4 * PICO))], spent, spent, [], [])
-    out = io.StringIO()
-    with redirect_stdout(out):
-        _write_csv(report)
-    rows = list(csv.DictReader(io.StringIO(out.getvalue())))
-    assert [row["model"] for row in rows] == ["'=cmd()", "gpt-5.5"]
-    assert [row["usd"] for row in rows] == ["0.000000000123", "4"]
+    found = await bill(spend, "model")
+    assert found.unpriced == ["gpt-99"]
+    assert found.total.spent.prompt_tokens == 1010
 
 
 @pytest.mark.parametrize(

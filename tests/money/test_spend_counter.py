@@ -12,8 +12,10 @@ from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.wallet import PICO
 from quotapool.money.prices import compile_cards
 from quotapool.money.rate_cards import CardSet, RateCard, Rule
+from quotapool.money.rollups import MINUTE
 from quotapool.money.spend_counter import SpendCounter
-from quotapool.money.spend_store import SpendStore, Spent
+from quotapool.money.spend_store import SpendStore
+from quotapool.money.spent import Spent
 from quotapool.store.store import connect
 
 from tests.fakes.store import wire
@@ -216,7 +218,7 @@ def attempts_of(keys: int):
 
 
 async def test_thousands_of_keys_hold_up_neither_the_store_nor_the_requests(counter, spend, monkeypatch):
-    """Given 2,500 keys with spend, I expect script calls of no more than a millisecond's work each (150 rows of some
+    """Given 2,500 keys with spend, I expect script calls of no more than a millisecond's work each (60 rows of some
     microseconds a field), and that another task of the worker has its turn between slices of the sums."""
     rows, turns, send = [], 0, spend.send
 
@@ -236,8 +238,9 @@ async def test_thousands_of_keys_hold_up_neither_the_store_nor_the_requests(coun
     neighbour = asyncio.create_task(another())
     assert len(await stored(counter, spend, "account")) == 2_500
     neighbour.cancel()
-    assert max(rows) <= 150
-    assert sum(rows) == 2 * 2_500 + 3  # accounts and keys; one model, client and pool
+    assert max(rows) <= 60
+    # In the day: accounts and keys; one model, client and pool. In its minute, hour and day: keys, and one client.
+    assert sum(rows) == 2 * 2_500 + 3 + 3 * (2_500 + 1)
     assert turns >= 25
     assert (await stored(counter, spend))[""].exact == 2_500 * 11 * PICO // 1000
 
@@ -262,9 +265,31 @@ async def test_memory_is_bounded_by_names_not_by_the_length_of_an_outage(tmp_pat
         for _ in range(20):
             counter.count(*attempt(Usage(EXACT, 1000, 200)))
         await counter.flush()
-    assert len(counter._unsent) == 5
+    assert len(counter._unsent) == 5 + 3 * 2
     assert counter._unsent.total + counter._in_flight[1].total == 1000 * 11 * PICO // 1000
     await store.close()
+
+
+async def test_refusals_are_counted_by_client_code_and_rules(counter, spend):
+    for client, code, rules in (
+        ("web", "client_limit", ("rpm",)),
+        ("web", "client_limit", ("rpm",)),
+        ("web", "client_limit", ("rpm", "usd/month")),
+        ("web", "queue_full", ()),
+        ("", "invalid_client_key", ()),
+    ):
+        counter.refused(RequestRecord("t", 0.0, client=client, code=code, rules=rules))
+    assert await counter.flush()
+    found = [rows async for _, rows in spend.used("refusal", [(MINUTE, NOW)])]
+    assert [{name: spent.requests for name, spent in rows.items()} for rows in found] == [
+        {
+            ("web", "client_limit rpm"): 2,
+            ("web", "client_limit rpm+usd/month"): 1,
+            ("web", "queue_full"): 1,
+            ("", "invalid_client_key"): 1,
+        }
+    ]
+    assert counter._refused == {}
 
 
 async def test_ten_drawings_by_a_tool_cost_what_two_models_cost(spend):

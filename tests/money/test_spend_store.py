@@ -7,7 +7,8 @@ from datetime import UTC, date, datetime
 
 import pytest
 from quotapool.domain.wallet import PICO
-from quotapool.money.spend_store import Entry, SpendBatch, SpendStore, Spent
+from quotapool.money.spend_store import Entry, SpendBatch, SpendStore
+from quotapool.money.spent import Spent
 from quotapool.store.store import StoreLost, connect
 
 from tests.fakes.valkey import start_valkey, stop_valkey
@@ -50,6 +51,24 @@ async def test_a_batch_is_added_once_however_often_it_is_sent(spend):
     assert await spend.add([CALL], batch_id="b2", at=NOON)
     assert (await spend.totals("pool", DAY, DAY))[DAY][""].requests == 2
     assert await spend.hours(NOON, NOON) == {NOON.replace(minute=0): 22 * PICO // 1000}
+
+
+async def test_a_sender_leaves_one_number_and_what_arrives_late_counts_for_nothing(spend):
+    batch = SpendBatch()
+    batch.add(CALL, NOON)
+    # The second send of batch 8 arrives after batch 9 was answered, as it may on a connection that was given up.
+    assert [await spend.send(batch, f"worker:{number}") for number in (8, 8, 9, 8, 10)] == [
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
+    assert await spend.send(batch, "another:1")
+    assert (await spend.totals("pool", DAY, DAY))[DAY][""].requests == 4
+    assert sorted([key async for key in spend._store.client.scan_iter(match="*:batch:*")]) == [
+        b"qp:{test:spend}:batch:another", b"qp:{test:spend}:batch:worker"
+    ]  # fmt: skip
 
 
 async def test_batches_sent_at_once_by_many_add_up(valkey_url):
@@ -128,7 +147,8 @@ def test_a_batch_is_divided_without_losing_a_row():
     parts = []
     while batch:
         parts.append(batch.take(4))
-    assert [len(part) for part in parts] == [4, 4, 4, 2]  # 10 keys; one account, model, client and pool
+    # In the day 10 keys; one account, model, client and pool. In slots 10 keys and one client, in three slots each.
+    assert [len(part) for part in parts] == [4, 4, 4, 2, *[3] * 11]
     assert sum(part.total for part in parts) == 10
     assert sum(pico for part in parts for pico in part.hours.values()) == 10
 
@@ -138,5 +158,5 @@ def test_what_is_added_afterwards_is_not_in_the_part_that_was_taken_out():
     batch.add(CALL, NOON)
     first = batch.take(100)
     batch.add(CALL, NOON)  # of the very same moment
-    assert (first.total, len(first)) == (CALL.pico, 5)
-    assert (batch.total, len(batch)) == (CALL.pico, 5)
+    assert (first.total, len(first)) == (CALL.pico, 5 + 3 * 2)
+    assert (batch.total, len(batch)) == (CALL.pico, 5 + 3 * 2)

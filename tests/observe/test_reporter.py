@@ -128,6 +128,15 @@ def test_what_clients_invent_is_one_series_until_upstream_knows_it(seen):
     assert seen.count("requests_total", endpoint="chat", model="gpt-4o", status="200", client="anonymous") == 1
 
 
+def test_only_what_the_proxy_refused_is_counted_as_refused(seen):
+    refused = []
+    seen.reporter.refused = lambda record: refused.append((record.client, record.code, record.rules))
+    seen.reporter.ended(a_record())
+    seen.reporter.ended(a_record(status=429))  # upstream's word
+    seen.reporter.ended(a_record(status=429, code="queue_full", rules=("rpm",), attempts=[]))
+    assert refused == [("team-a", "queue_full", ("rpm",))]
+
+
 def test_an_attempt_is_priced_if_upstream_did_work(seen):
     priced = []
     seen.reporter.spend = lambda attempt, record: priced.append((attempt.key, record.id))

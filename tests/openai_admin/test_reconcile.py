@@ -6,7 +6,7 @@ from datetime import date
 from decimal import Decimal
 
 import pytest
-from quotapool.money.spend_store import Spent
+from quotapool.money.spent import Spent
 from quotapool.openai_admin.client import KeyCost, KeyUsage
 from quotapool.openai_admin.collect import Collected
 from quotapool.openai_admin.reconcile import reconcile

@@ -7,7 +7,7 @@ import json
 import random
 
 import pytest
-from quotapool.web.places import Places, network_of
+from quotapool.web.places import Places, address_of, network_of
 
 from tests.fakes.sessions import Refused, open_sessions
 from tests.fakes.wire import OK, Incoming, open_wire, parse_head, post
@@ -154,4 +154,4 @@ def test_places_are_counted_again_as_they_come_and_go():
     ],
 )
 def test_callers_without_a_key_are_told_apart_by_their_network(one, other, same):
-    assert (network_of(one) == network_of(other)) is same
+    assert (network_of(address_of(one)) == network_of(address_of(other))) is same

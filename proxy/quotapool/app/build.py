@@ -20,6 +20,7 @@ from quotapool.pool.key_health import KeyHealth
 from quotapool.pool.roster import Prepared, Roster
 from quotapool.pool.sync import RosterSync
 from quotapool.probes.network_alarm import NetworkAlarm
+from quotapool.request.addresses import AllowedAddresses
 from quotapool.request.attempt import AttemptParts
 from quotapool.request.auth import ClientAuth
 from quotapool.request.charging import Charging
@@ -42,6 +43,7 @@ class Paths:
 
     configuration: Configuration
     auth: ClientAuth
+    addresses: AllowedAddresses
     clients: ClientDirectory
     roster: Roster
     sync: RosterSync
@@ -80,6 +82,8 @@ class Paths:
             lasting = [c for c in clients.values() if not {f"{CLIENT}{c.id}", f"{TEAM}{c.team}"} & renewed]
             self.charging.configure(lasting, teams, settings.spend.time_zone)
         self.charging.configure(clients.values(), teams, settings.spend.time_zone)
+        allowed = {name: client.allowed_ips for name, client in clients.items()}
+        self.addresses.configure(allowed, settings.trusted_proxies)
         self.auth.configure(
             clients=self.client_ids(),
             hosts=settings.allowed_hosts,
@@ -116,7 +120,7 @@ def build_request_path(
         on_clients()
 
     clients = ClientDirectory(client_store, clients_changed)
-    auth = ClientAuth()
+    auth, addresses = ClientAuth(), AllowedAddresses()
 
     roster = Roster(settings, snapshot.keys)
     sync = RosterSync(roster, ledger, observer, clients)
@@ -142,6 +146,7 @@ def build_request_path(
     requests = RequestPath(
         configuration,
         auth=auth,
+        addresses=addresses,
         daily_limit=daily_limit,
         catalogue=Catalogue(configuration, roster.pool, fetch),
         objects=objects,
@@ -152,6 +157,7 @@ def build_request_path(
     sessions = SessionPath(
         configuration,
         auth=auth,
+        addresses=addresses,
         permissions=SessionPermissions(configuration, objects, daily_limit, policy),
         failover=failover,
         parts=parts,
@@ -160,6 +166,7 @@ def build_request_path(
     paths = Paths(
         configuration,
         auth,
+        addresses,
         clients,
         roster,
         sync,

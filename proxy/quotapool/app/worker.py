@@ -75,7 +75,7 @@ class Worker:
             serve_alone=self.settings.on_redis_loss == "serve",
         )
         self.spend = SpendCounter(SpendStore(self.store, self.settings.pool), self.reporter)
-        self.reporter.spend = self.spend.count
+        self.reporter.spend, self.reporter.refused = self.spend.count, self.spend.refused
         self.origins = _origins(self.settings, credentials_of(self.settings))
         self.paths = build_request_path(
             _snapshot(self.settings, self.origins),

@@ -117,15 +117,24 @@ def check(
 def usage(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
-    by: Annotated[str, typer.Option(help="account, key, model, client or day.")] = "model",
-    since: Annotated[str, typer.Option(help="A UTC day (2026-11-01), a number of days (7d), or month.")] = "month",
+    by: Annotated[
+        str, typer.Option(help="account, key, model, client, day or pool; or two: client,model, key,model, client,day.")
+    ] = "model",
+    since: Annotated[
+        str, typer.Option(help="A UTC day (2026-11-01), 7d, 24h, 90m, 15:00, 2026-11-01T15:00, or month.")
+    ] = "month",
+    until: Annotated[
+        str | None, typer.Option(help="The same; a day is included, a time is not.", show_default="now")
+    ] = None,
+    every: Annotated[str | None, typer.Option(help="1m, 5m, 1h or 1d: a row for each.", show_default="one sum")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """What was spent, exact, estimated and unpriced, and what cannot be seen from here."""
+    """What was used and spent: exact, estimated, unpriced, refused, and what cannot be seen from here."""
     from quotapool.cli.usage import run
 
-    raise typer.Exit(run(settings_or_exit(config, env_file), by=by, since=since, as_csv=csv, as_json=json))
+    settings = settings_or_exit(config, env_file)
+    raise typer.Exit(run(settings, by=by, since=since, until=until, every=every, as_csv=csv, as_json=json))
 
 
 @app.command()

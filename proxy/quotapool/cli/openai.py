@@ -16,8 +16,8 @@ from quotapool.cli import tables
 from quotapool.cli.access import run_with_keys
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.options import JsonOption, with_settings
-from quotapool.cli.usage import since_day
 from quotapool.domain.wallet import PICO
+from quotapool.money.question import since_day
 from quotapool.money.spend_store import SpendStore
 from quotapool.openai_admin.client import KeyCost, KeyUsage
 from quotapool.openai_admin.collect import Collected, Collector, accounts_of, admin_key_of, connector

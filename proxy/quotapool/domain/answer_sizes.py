@@ -6,11 +6,14 @@ maximum for their answer. Both are learned from the answers themselves.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Final
 
 UNKNOWN_OUTPUT: Final = 4096
 """Tokens that an answer without a named maximum is taken for until some were seen."""
+FRAMING: Final = 8
+"""Tokens around a prompt's words: roles and separators, which no estimate by characters knows."""
 _MOST_TIMES: Final = 8.0
 _FORGET: Final = 0.02  # of what the largest was beyond the estimate, with each smaller one
 _REMEMBERED: Final = 256  # answers
@@ -34,14 +37,17 @@ class AnswerSizes:
         """Tokens that 99 of 100 answers without a named maximum do not exceed."""
         return self._high
 
+    def prompt(self, estimate: int) -> int:
+        """Tokens that a prompt of this estimate has at most, as far as was seen."""
+        return math.ceil((estimate + FRAMING) * self.times)
+
     def learn(self, estimate: int, prompt: int, output: int | None) -> None:
         """`estimate` and `prompt`: tokens of one request; `output`: of its answer; None: it named a maximum."""
-        if estimate > 0:
-            times = prompt / estimate
-            if times > self.times:
-                self.times = min(_MOST_TIMES, times)
-            else:
-                self.times -= (self.times - max(1.0, times)) * _FORGET
+        times = prompt / (estimate + FRAMING)
+        if times > self.times:
+            self.times = min(_MOST_TIMES, times)
+        else:
+            self.times -= (self.times - max(1.0, times)) * _FORGET
         if output is None:
             return
         self._outputs.append(output)

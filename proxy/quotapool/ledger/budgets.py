@@ -203,22 +203,23 @@ class Ledger:
         settled = None
         if charge is not None and used is not None:
             for standing, held, amount in zip(charge.standings, charge.amounts, used, strict=True):
-                standing.spent(held, amount)
+                standing.spent(held, amount, granted.at)
             settled = packed_settled(charge.settled(used, was_held=not granted.local))
         evidence = evidence_of(granted, observed, refused=refused)
         self._correct(granted, back, unused_tokens, cool_s, evidence, event, settled)
 
-    def charge(self, charge: Charge, used: Sequence[float]) -> None:
-        """Charge a client's rules with what was used beside any reservation."""
-        if self._local is not None and self._local.active:
+    def charge(self, charge: Charge, used: Sequence[float], *, held_at: float = 0.0) -> None:
+        """Charge a client's rules with what was used beside any account's budget. `held_at`: the store's second at
+        which it was held for this; 0: it was not."""
+        if not held_at and self._local is not None and self._local.active:
             self._local.rules.settle(charge, used, was_held=False)
             return
-        for standing, amount in zip(charge.standings, used, strict=True):
-            standing.spent(0.0, amount)
-        self._charge(charge.settled(used, was_held=False))
+        for standing, held, amount in zip(charge.standings, charge.amounts, used, strict=True):
+            standing.spent(held if held_at else 0.0, amount, held_at)
+        self._charge(charge.settled(used, was_held=held_at > 0), held_at)
 
-    def _charge(self, settled: Sequence[tuple[str, Sequence[Settled]]]) -> None:
-        self._batches.put(Item([5, 0, packed_settled(settled)]), urgent=False)
+    def _charge(self, settled: Sequence[tuple[str, Sequence[Settled]]], held_at: float = 0.0) -> None:
+        self._batches.put(Item([5, held_at, packed_settled(settled)]), urgent=False)
 
     def observe(self, granted: Granted, observed: Sequence[Observed]) -> None:
         """Report the headers of a long answer before its end. Its settle then carries no evidence."""
@@ -267,7 +268,8 @@ class Ledger:
     # ---- while the store is away
 
     def _now(self) -> float:
-        return time.monotonic() + self._clock_ahead
+        """The store's second, as far as it is known."""
+        return time.monotonic() + self._clock_ahead if self._clock_shown else time.time()
 
     def _reserve_locally(
         self, group: str, cost: Cost, candidates: Sequence[Candidate], leave: float, charge: Charge | None

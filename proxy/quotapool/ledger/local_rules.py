@@ -7,6 +7,7 @@ used up. What was used is charged in the store when it is back.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -41,7 +42,7 @@ class LocalRules:
                 seen = charge.standings[n].seen
                 found.append(BlockedRule(charge.standings[n], charge.amounts[n], seen.used, seen.held, one.wait_s))
             place += len(asked)
-        return Blocked(tuple(found), now) if found else None
+        return Blocked(tuple(found), now, charge.guessed) if found else None
 
     def take(self, charge: Charge, now: float) -> None:
         for name, asked in self._weighed(charge, now):
@@ -56,7 +57,7 @@ class LocalRules:
         weighed = Charge(charge.standings, self._amounts(charge))
         for name, settled in weighed.settled([amount * n for amount in used], was_held=was_held):
             if name in self._counters:
-                self._counters[name].settle(_SELF, settled, 0.0)
+                self._counters[name].settle(_SELF, settled, math.inf if was_held else 0.0)
 
     def pay(self) -> list[tuple[str, list[Settled]]]:
         """What is owed, by subject; it counts as paid then."""

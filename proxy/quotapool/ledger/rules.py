@@ -17,19 +17,21 @@ from quotapool.domain.rules import Asked, Kind, Mode, Rule, Seen, Settled
 CLIENT: Final = "c/"
 TEAM: Final = "t/"
 """How the names of subjects begin."""
+_LATE_S: Final = 60.0  # no answer comes later; one that is older by more shows that the store's clock was set back
 
 
 class Standing:
     """One rule of one subject, as this process knows it. `seen`: its counter after the last request that took from it;
     `seen_at`: the store's second of that; 0: none did."""
 
-    __slots__ = ("ends", "rule", "seen", "seen_at", "subject", "zone")
+    __slots__ = ("_since", "ends", "rule", "seen", "seen_at", "subject", "zone")
 
     def __init__(self, subject: str, rule: Rule, zone: tzinfo) -> None:
         self.subject = subject
         self.rule = rule
         self.zone = zone
         self.ends = 0.0, 0.0
+        self._since = 0.0  # the second at which the present period was noticed
         self.seen = Seen(0.0, 0.0)
         self.seen_at = 0.0
 
@@ -40,22 +42,29 @@ class Standing:
         """What a request asks of it. `now`: the store's second."""
         if self.rule.kind is not Kind.BUDGET:
             return Asked(self.rule, amount)
-        if not now < self.ends[0]:
-            self.ends = ends(self.rule.per, self.zone, now)
-            self.seen = Seen(0.0, 0.0)
+        self._turn(now)
         return Asked(self.rule, amount, self.ends, self.seen.used)
 
     def saw(self, used: float, held: float, at: float) -> None:
         """The store's answer to a request that took from it at `at`."""
-        if self.rule.kind is Kind.BUDGET and not at < self.ends[0]:
-            return  # the period has turned since it was asked
+        if self.rule.kind is Kind.BUDGET:
+            if 0 < self._since - at < _LATE_S:
+                return  # it was asked before the period turned
+            self._turn(at)
         self.seen, self.seen_at = Seen(used, held), at
 
-    def spent(self, held: float, used: float) -> None:
-        """A request of this process was settled."""
+    def _turn(self, now: float) -> None:
+        if not now < self.ends[0]:
+            self.ends = ends(self.rule.per, self.zone, now)
+            self.seen, self._since = Seen(0.0, 0.0), now
+
+    def spent(self, held: float, used: float, held_at: float = 0.0) -> None:
+        """A request of this process was settled. `held_at`: the store's second at which it was held; 0: it was not."""
         if self.rule.kind is Kind.RATE:
             self.seen = Seen(max(0.0, self.seen.used - held + used), 0.0)
         elif self.rule.kind is Kind.BUDGET:
+            if 0 < held_at < self._since:
+                return  # of an earlier period
             self.seen = Seen(self.seen.used + used, max(0.0, self.seen.held - held))
         else:
             self.seen = Seen(0.0, max(0.0, self.seen.held - held))
@@ -80,10 +89,11 @@ class Standing:
 
 class Charge(msgspec.Struct, eq=False):
     """What one request takes from its client's and its team's rules: `amounts`, one for each of the `standings`, those
-    of one subject behind each other."""
+    of one subject behind each other. `guessed`: it names no maximum for its answer."""
 
     standings: Sequence[Standing]
     amounts: list[float]
+    guessed: bool = False
 
     def asked(self, now: float) -> list[tuple[str, list[Asked]]]:
         """By subject. `now`: the store's second."""
@@ -140,6 +150,7 @@ class Blocked(msgspec.Struct, frozen=True):
 
     rules: tuple[BlockedRule, ...]
     at: float  # the store's second
+    guessed: bool = False  # it named no maximum for its answer
 
     @property
     def wait_s(self) -> float | None:
@@ -161,7 +172,7 @@ def blocked_of(flat: Sequence[float], charge: Charge, at: float) -> Blocked:
         standing.saw(flat[n + 1], flat[n + 2], at)
         wait = None if wait_s < 0 else wait_s
         rules.append(BlockedRule(standing, charge.amounts[place], flat[n + 1], flat[n + 2], wait))
-    return Blocked(tuple(rules), at)
+    return Blocked(tuple(rules), at, charge.guessed)
 
 
 def packed_asked(subjects: Sequence[tuple[str, Sequence[Asked]]]) -> list[Any]:

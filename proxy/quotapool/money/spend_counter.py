@@ -1,8 +1,8 @@
 """Counts a worker's spend: prices every attempt as it ends, and stores the sums twice a second.
 
-`count` is on the request path, so it only adds to a row in memory. While the store is away rows wait, summed by day and
-name, so their number depends on the pool and not on the outage; a batch under way keeps its id until the store has
-answered for it. A worker that is killed loses what it counted in the last half second.
+`count` is on the request path, so it only adds to a row in memory. While the store is away rows wait, summed by day,
+minute and name, and bounded; a batch under way keeps its id until the store has answered for it. A worker that is
+killed loses what it counted in the last half second.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Final
 
 import structlog
@@ -31,7 +32,7 @@ OTHER: Final = "other"  # models beyond _MOST_MODELS, and those for which upstre
 UNNAMED: Final = "unnamed"  # the request named no model that could be read, as uploads do not
 _MOST_MODELS: Final = 1000
 _MOST_EARLY: Final = 10_000  # attempts that ended before the price cards came, a moment after the start
-_MOST_ROWS: Final = 150  # of one script call: a millisecond, for which no reserve can be served
+_MOST_ROWS: Final = 60  # of one script call: half a millisecond, for which no reserve can be served
 _MOST_FOLDED: Final = 100  # in one turn of the loop, for the same reason
 _LAST_S: Final = 2.0  # at the end, for a store that does not answer
 _TIERS: Final = frozenset({STANDARD, "flex", "priority", "fast", "batch", "scale"})
@@ -68,9 +69,11 @@ class SpendCounter:
         self._prices: PriceList | None = None
         self._early: list[tuple[AttemptRecord, RequestRecord]] = []
         self._open: dict[_Name, _Row] = {}
+        self._refused: dict[tuple[str, str], int] = {}  # requests by client and reason
         self._models: set[str] = set()
         self._unsent = SpendBatch()
         self._in_flight: tuple[str, SpendBatch] | None = None
+        self._sender, self._sent = new_batch_id(), 0
         self._away = False
         self._sending = asyncio.Lock()
 
@@ -107,6 +110,12 @@ class SpendCounter:
             _add(row_of_tool, used)
         _add(row, usage)
 
+    def refused(self, record: RequestRecord) -> None:
+        """The proxy answered a request with an error of its own."""
+        why = f"{record.code} {'+'.join(record.rules)}" if record.rules else record.code
+        name = record.client, why
+        self._refused[name] = self._refused.get(name, 0) + 1
+
     def _row(self, name: _Name) -> _Row:
         row = self._open.get(name)
         if row is None:
@@ -133,9 +142,15 @@ class SpendCounter:
         for start in range(0, len(names), _MOST_FOLDED):
             self._fold(names[start : start + _MOST_FOLDED])
             await asyncio.sleep(0)
+        while self._refused:
+            now = self._now()
+            for client, why in list(islice(self._refused, _MOST_FOLDED)):
+                self._unsent.refuse(client, why, self._refused.pop((client, why)), now)
+            await asyncio.sleep(0)
         while self._in_flight or self._unsent:
             if self._in_flight is None:
-                self._in_flight = new_batch_id(), self._unsent.take(_MOST_ROWS)
+                self._sent += 1
+                self._in_flight = f"{self._sender}:{self._sent}", self._unsent.take(_MOST_ROWS)
             batch_id, batch = self._in_flight
             try:
                 await self._store.send(batch, batch_id)

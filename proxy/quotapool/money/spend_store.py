@@ -1,15 +1,17 @@
-"""Spend in the store: what each account, key, model and client cost on each UTC day.
+"""Spend in the store: what each account, key, model and client cost on each UTC day, and usage in slots of time.
 
-Amounts of money are picodollars. A batch is added once, however often it is sent, so a lost answer costs nothing but a
-repetition. Layout and arithmetic: `lua/spend.lua`. The hash tag is not that of the budgets, so that in a cluster a long
-report never delays a reserve.
+Slots (`rollups.py`) have rows for each client and model, for each key and model, and for a client's refusals; they are
+bounded, days are not. Amounts of money are picodollars.
+
+A batch is added once, however often it is sent, so a lost answer costs nothing but a repetition. Layout and arithmetic:
+`lua/spend.lua`. The hash tag is not that of the budgets, so that in a cluster a long report never delays a reserve.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import Final, Literal
@@ -17,7 +19,10 @@ from typing import Final, Literal
 import msgspec
 from msgspec.structs import astuple, replace
 
+from quotapool.money import rollups
 from quotapool.money.price_list import STANDARD, standard_or
+from quotapool.money.rollups import MINUTE, RESOLUTIONS, Slot, Table, joined
+from quotapool.money.spent import Spent
 from quotapool.store.store import Script, Store, text_of
 
 Dimension = Literal["account", "key", "model", "client", "pool"]
@@ -32,6 +37,10 @@ DAYS_KEPT: Final = 400  # 13 months
 HOURS_KEPT_DAYS: Final = 8
 _DAY_S: Final = 86_400
 _AT_ONCE: Final = 5_000  # fields read before others get their turn
+_SLOTS_AT_ONCE: Final = 30  # in one answer of the store: a megabyte, if all are full
+_MOST_WAITING: Final = (
+    20_000  # rows of slots in a batch, 10 MB: an hour's without a store in a pool of 300 busy clients
+)
 _BATCH_ID_KEPT_S: Final = _DAY_S
 _MONEY: Final = "xep"  # those of `_MEASURES` that are picodollars
 _MEASURES: Final = "xepurico"
@@ -58,65 +67,63 @@ class Entry(msgspec.Struct, frozen=True):
     as_tool: bool = False
 
 
-class Spent(msgspec.Struct):
-    """What one name cost in a period: money in picodollars, tokens as upstream counts them."""
-
-    exact: int = 0
-    estimated: int = 0
-    probes: int = 0
-    unpriced_requests: int = 0
-    requests: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-
-    @property
-    def total(self) -> int:
-        """Picodollars, probes included."""
-        return self.exact + self.estimated + self.probes
-
-    def add(self, other: Spent) -> None:
-        # Written out, since it runs for each request that is the only one of its key in half a second.
-        self.exact += other.exact
-        self.estimated += other.estimated
-        self.probes += other.probes
-        self.unpriced_requests += other.unpriced_requests
-        self.requests += other.requests
-        self.prompt_tokens += other.prompt_tokens
-        self.cached_tokens += other.cached_tokens
-        self.completion_tokens += other.completion_tokens
-
-
 class SpendBatch:
-    """Entries summed by day and name, ready to be sent: its size is that of the names, not of the traffic."""
+    """Entries summed by day, minute and name, ready to be sent: its size is that of the names, not of the traffic.
+
+    While the store is away for long, minutes add up: then new names in them become `other`.
+    """
 
     def __init__(self) -> None:
         self.days: dict[tuple[str, Dimension], dict[str, Spent]] = {}
         self.hours: dict[tuple[str, str], int] = {}
+        self.minutes: dict[tuple[datetime, Table], dict[str, Spent]] = {}
         self.version = ""
+        self._in_minutes = 0  # rows
         self._at: datetime | None = None  # of the last entry; thousands have the same
         self._hour = "", ""
         self._names: list[dict[str, Spent]] = []  # of that day, one for each dimension
+        self._of_clients: dict[str, Spent] = {}  # of that minute
+        self._of_keys: dict[str, Spent] = {}
 
     def add(self, entry: Entry, at: datetime) -> None:
         """`at` in UTC."""
         if at is not self._at:
-            day = at.date().isoformat()
+            day, minute = at.date().isoformat(), MINUTE.start(at)
             self._at, self._hour = at, (day, f"{at.hour:02d}")
             self._names = [self.days.setdefault((day, dimension), {}) for dimension in DIMENSIONS]
-        spent = _spent(entry)
-        keys = (entry.account, entry.key, model_name(entry.model, entry.tier), entry.client, POOL)
-        for names, name in zip(self._names, keys, strict=True):
+            self._of_clients = self.minutes.setdefault((minute, "client"), {})
+            self._of_keys = self.minutes.setdefault((minute, "key"), {})
+        spent, model = _spent(entry), model_name(entry.model, entry.tier)
+        for names, name in zip(self._names, (entry.account, entry.key, model, entry.client, POOL), strict=True):
             row = names.get(name)
             if row is None:
                 names[name] = replace(spent)
             else:
                 row.add(spent)
+        self._add_to_minute("client", self._of_clients, joined(entry.client, model), spent)
+        self._add_to_minute("key", self._of_keys, joined(entry.account, entry.key, model), spent)
         if entry.pico:
             self.hours[self._hour] = self.hours.get(self._hour, 0) + entry.pico
 
+    def refuse(self, client: str, why: str, requests: int, at: datetime) -> None:
+        """The proxy refused this client's requests. `why`: the error code, and the rules, if any; `at` in UTC."""
+        rows = self.minutes.setdefault((MINUTE.start(at), "refusal"), {})
+        self._add_to_minute("refusal", rows, joined(client, why), Spent(requests=requests))
+
+    def _add_to_minute(self, table: Table, rows: dict[str, Spent], name: str, spent: Spent) -> None:
+        row = rows.get(name)
+        if row is None and self._in_minutes >= _MOST_WAITING:
+            name = rollups.ALL_OTHER[table]
+            row = rows.get(name)
+        if row is None:
+            rows[name] = replace(spent)
+            self._in_minutes += 1
+        else:
+            row.add(spent)
+
     def take(self, most: int) -> SpendBatch:
-        """Take out at most `most` of the rows, as a batch of their own; all hours go with it."""
+        """Take out rows that the script writes at most `most` of (3 or more), as a batch of their own; all hours go
+        with it. A minute's row is written once for each resolution."""
         part = SpendBatch()
         part.version = self.version
         part.hours, self.hours = self.hours, {}
@@ -129,7 +136,21 @@ class SpendBatch:
                 break
             part.days[of] = self.days.pop(of)
             most -= len(names)
+        else:
+            self._take_minutes(part, most // len(RESOLUTIONS))
         return part
+
+    def _take_minutes(self, part: SpendBatch, most: int) -> None:
+        for of in list(self.minutes):
+            rows = self.minutes[of]
+            if len(rows) > most:
+                if most:
+                    part.minutes[of] = {name: rows.pop(name) for name in list(islice(rows, most))}
+                    self._in_minutes -= most
+                break
+            part.minutes[of] = self.minutes.pop(of)
+            self._in_minutes -= len(rows)
+            most -= len(rows)
 
     @property
     def total(self) -> int:
@@ -137,8 +158,8 @@ class SpendBatch:
         return sum(names[POOL].total for (_, dimension), names in self.days.items() if dimension == "pool")
 
     def __len__(self) -> int:
-        """The number of rows."""
-        return sum(map(len, self.days.values()))
+        """The number of rows that the script writes."""
+        return sum(map(len, self.days.values())) + len(RESOLUTIONS) * sum(map(len, self.minutes.values()))
 
 
 class SpendStore:
@@ -164,8 +185,13 @@ class SpendStore:
         return await self.send(batch, batch_id or new_batch_id())
 
     async def send(self, batch: SpendBatch, batch_id: str) -> bool:
-        """Add a batch. False: one with this id was added before."""
-        keys = [f"{self.prefix}:batch:{batch_id}"]
+        """Add a batch. False: it was added before.
+
+        The id is `<sender>:<number>`, of a sender that sends one batch at a time, each with a higher number: then the
+        store remembers one number for it, not two batches a second for a day. Or it is a word, used for one batch.
+        """
+        sender, _, number = batch_id.partition(":")
+        keys = [f"{self.prefix}:batch:{sender}"]
         hashes: list[tuple[int, list[str]]] = []  # for each further key: seconds to live; field, amount, field, ...
         for (day, dimension), names in batch.days.items():
             fields = _fields(names)
@@ -176,7 +202,16 @@ class SpendStore:
         for (day, hour), pico in batch.hours.items():
             keys.append(f"{self.prefix}:hours:{day}")
             hashes.append(((HOURS_KEPT_DAYS + 1) * _DAY_S, [hour, str(pico)]))
-        return bool(await self._store.evalsha(self._script, keys, (_BATCH_ID_KEPT_S, _pack(hashes))) == 1)
+        tables: list[tuple[str, list[tuple[int, int]], list[str | list[int]]]] = []
+        for (minute, table), rows in batch.minutes.items():
+            bounds = []
+            for resolution in RESOLUTIONS:
+                keys.append(f"{self.prefix}:{rollups.key_of(table, (resolution, resolution.start(minute)))}")
+                bounds.append((rollups.seconds_to_live(resolution), resolution.rows[table]))
+            flat = [part for name, spent in rows.items() for part in (name, rollups.counts(spent))]
+            tables.append((rollups.ALL_OTHER[table], bounds, flat))
+        arguments = (_BATCH_ID_KEPT_S, _pack(hashes), _pack(tables), number or 1)
+        return bool(await self._store.evalsha(self._script, keys, arguments) == 1)
 
     async def totals(self, dimension: Dimension, since: date, until: date) -> dict[date, dict[str, Spent]]:
         """Each day's spend by name, both days included; days without any are left out.
@@ -218,6 +253,26 @@ class SpendStore:
                 if first <= moment <= last:
                     found[moment] = int(value)
         return dict(sorted(found.items()))
+
+    async def used(
+        self, table: Table, slots: Sequence[Slot]
+    ) -> AsyncIterator[tuple[Slot, dict[tuple[str, ...], Spent]]]:
+        """One table of each of these slots, by the parts of its names; empty ones are left out."""
+        for first in range(0, len(slots), _SLOTS_AT_ONCE):
+            some = slots[first : first + _SLOTS_AT_ONCE]
+            pipeline = self._store.client.pipeline(transaction=False)
+            for slot in some:
+                pipeline.hgetall(f"{self.prefix}:{rollups.key_of(table, slot)}")
+            for slot, raw in zip(some, await self._store.guard(pipeline.execute()), strict=True):
+                if raw:
+                    yield (
+                        slot,
+                        {
+                            rollups.parts_of(table, text_of(name)): rollups.spent_of(packed)
+                            for name, packed in raw.items()
+                        },
+                    )
+                    await asyncio.sleep(0)
 
     async def versions(self, since: date, until: date) -> list[str]:
         """The versions of the price data that these days were priced with, the latest of each day."""

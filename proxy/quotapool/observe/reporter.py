@@ -24,10 +24,12 @@ _STORE_KINDS = {"timeout": "timeout", "closed": "connection", "connect": "connec
 
 
 class Reporter(Observer):
-    """The observer of one worker. `spend` prices an attempt; the worker sets it once it can."""
+    """The observer of one worker. `spend` prices an attempt, `refused` counts a refusal; the worker sets them once it
+    can."""
 
     def __init__(self, metrics: Metrics, labels: Labels, requests: RequestLog) -> None:
         self.spend: Callable[[AttemptRecord, RequestRecord], None] = lambda _attempt, _record: None
+        self.refused: Callable[[RequestRecord], None] = lambda _record: None
         self._metrics = metrics
         self._labels = labels
         self._requests = requests
@@ -47,6 +49,7 @@ class Reporter(Observer):
         tally.answered.inc()
         if record.code:
             metrics.refusals[record.code].inc()
+            self.refused(record)
         if record.attempts:
             tally.took(total_s, overhead_s)
             if record.first_byte is not None:

@@ -11,7 +11,7 @@ from datetime import date
 from typing import Final
 
 from quotapool.domain.wallet import PICO
-from quotapool.money.spend_store import Spent
+from quotapool.money.spent import Spent
 from quotapool.openai_admin.client import KeyCost, KeyUsage
 from quotapool.openai_admin.collect import Collected
 

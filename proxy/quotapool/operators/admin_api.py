@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 
 from quotapool import __version__
+from quotapool.domain.redact import mask
 from quotapool.domain.states import State
-from quotapool.domain.wallet import PICO
 from quotapool.keys.master_keys import NoMasterKey
 from quotapool.keys.vault import VaultLocked
-from quotapool.money.spend_store import DAYS_KEPT, SpendStore, Spent
+from quotapool.money.question import BadQuestionError, question
+from quotapool.money.spend_store import SpendStore
+from quotapool.money.usage_report import document, report
 from quotapool.operators import shapes
 from quotapool.operators.admin_http import Call, Handler
 from quotapool.operators.admin_routes import ApiError
@@ -34,6 +36,7 @@ from quotapool.operators.teams import UnknownTeam
 from quotapool.store.store import Store, StoreError, text_of
 
 _DIMENSIONS: Final = ("rpm", "tpm", "rpd", "tpd", "ipm")
+_MOST_ROWS: Final = 10_000  # of a report of usage: what is written in one turn of the loop
 
 
 class AdminApi:
@@ -155,17 +158,13 @@ class AdminApi:
 
     async def _show_usage(self, call: Call) -> Any:
         query: shapes.UsageQuery = call.query
-        today = datetime.now(UTC).date()
+        settings, now = self._keys.settings, datetime.now(UTC)
         try:
-            since = date.fromisoformat(query.since) if query.since else today.replace(day=1)
-            until = date.fromisoformat(query.until) if query.until else today
-        except ValueError:
-            raise ApiError("bad_request", "The query names a day that does not exist.") from None
-        if not 0 <= (until - since).days < DAYS_KEPT:
-            raise ApiError("bad_request", f"until must not be before since, and at most {DAYS_KEPT} days after.")
-        totals = await SpendStore(self._store, self._keys.settings.pool).totals(query.by, since, until)
-        rows = [_usage_row(day, name, spent) for day, names in sorted(totals.items()) for name, spent in names.items()]
-        return shapes.UsageRows(query.by, since.isoformat(), until.isoformat(), rows)
+            asked = question(query.by, query.since, query.until, query.every, zone=settings.spend.time_zone, now=now)
+            found = await report(SpendStore(self._store, settings.pool), asked, now, most_rows=_MOST_ROWS)
+        except BadQuestionError as error:
+            raise ApiError("bad_request", f"{error.option}: {mask(str(error))}") from None
+        return document(found)
 
     # ---- clients
 
@@ -202,12 +201,6 @@ class AdminApi:
     async def _revoke_client(self, call: Call) -> Any:
         await self._clients.revoke(call.id)
         return {"id": call.id, "gone": True}
-
-
-def _usage_row(day: date, name: str, spent: Spent) -> shapes.UsageRow:
-    row = msgspec.structs.asdict(spent)
-    money = {f"{kind}_usd": row.pop(kind) / PICO for kind in ("exact", "estimated", "probes")}
-    return shapes.UsageRow(day.isoformat(), name, **money, **row)
 
 
 _CODES: Final[dict[type[Exception], str]] = {

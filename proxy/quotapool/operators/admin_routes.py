@@ -76,7 +76,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/pool", "show_pool", "A summary of the pool.", shapes.PoolRow),
     Route("GET", "/events", "list_events", "Changes of state, newest first.", shapes.Events,
           query=shapes.EventQuery),
-    Route("GET", "/usage", "show_usage", "Spend by day.", shapes.UsageRows, query=shapes.UsageQuery),
+    Route("GET", "/usage", "show_usage", "Usage and spend, in time.", shapes.UsageRows, query=shapes.UsageQuery),
     Route("GET", "/clients", "list_clients", "All clients.", shapes.ClientRows),
     Route("POST", "/clients", "add_client", "Add a client; its key is shown once.", shapes.ClientAdded,
           body=shapes.NewClient, status=201, errors=("conflict",)),

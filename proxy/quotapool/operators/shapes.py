@@ -167,34 +167,63 @@ class Events(msgspec.Struct):
     events: list[Event]
 
 
+_Single = Literal["pool", "day", "account", "key", "model", "client"]
+_PerDay = Literal["account,day", "key,day", "model,day", "client,day"]
+UsageBy = Literal[_Single, "client,model", "account,model", "key,model", _PerDay]
+
+
 class UsageQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """Days in UTC, both included. Without `since`: this month."""
+    """As the options of `quotapool usage`. `since`, `until`: 2026-11-01, 15:00, 2026-11-01T15:00, 90m, 24h, 7d or
+    month. `every`: a row for each step of time, else one for all."""
 
-    by: Literal["pool", "account", "key", "model", "client"] = "pool"
-    since: Day | None = None
-    until: Day | None = None
+    by: UsageBy = "pool"
+    since: Annotated[str, msgspec.Meta(max_length=40)] = "month"
+    until: Annotated[str, msgspec.Meta(max_length=40)] | None = None
+    every: Literal["1m", "5m", "1h", "1d"] | None = None
 
 
-class UsageRow(msgspec.Struct):
-    """What one name cost on one day; `name` is "" for the pool. `probes_usd` is in neither of the two before it."""
+class UsageSums(msgspec.Struct, kw_only=True):
+    """`usd` is the sum of the next three; `refusals`: refused requests by error code and rules, null if rows are by
+    model, account or key alone."""
 
-    day: str
-    name: str
+    usd: float
     exact_usd: float
     estimated_usd: float
-    probes_usd: float
-    requests: int
+    probe_usd: float
     unpriced_requests: int
+    requests: int
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    refused_requests: int | None
+    refusals: dict[str, int] | None
+
+
+class UsageRow(UsageSums, kw_only=True, rename={"start": "from"}):
+    """What one name used, with what it was asked by; `from`: the beginning of a step of time."""
+
+    start: str | msgspec.UnsetType = msgspec.UNSET
+    day: str | msgspec.UnsetType = msgspec.UNSET
+    account: str | msgspec.UnsetType = msgspec.UNSET
+    key: str | msgspec.UnsetType = msgspec.UNSET
+    model: str | msgspec.UnsetType = msgspec.UNSET
+    client: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class UsageRows(msgspec.Struct):
+    """Times are ISO 8601 with an offset; `until` is not included. `not_seen`: what costs money and is in no row."""
+
     by: str
     since: str
     until: str
+    every: str | None
+    time_zone: str
     rows: list[UsageRow]
+    total: UsageSums
+    month_to_date_usd: float
+    unpriced: list[str]
+    price_data: list[str]
+    not_seen: list[str]
 
 
 Priority = Literal["high", "normal", "batch"]

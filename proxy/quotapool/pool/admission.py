@@ -98,13 +98,15 @@ class Admission:
                 return DRAINING
             # While we asked, others may have formed one.
             queue = self._queues.get(name) or _Queue(accounts=len(want.only or ()))
+        elif name == want.client_queue and (head := queue.waiting.peek()) is not None:
+            blocked = head.blocked  # by what, it is told should it not wait
         least_s = (refused.wait_s if blocked is None else blocked.wait_s) or 0.0
         expected_s = max(least_s, queue.pace_s * (queue.waiting.ahead(want.client, want.priority) + 1))
         if expected_s > patience_s:
             return blocked or self._no_room(want.queue, "rate_limit", expected_s, refused, queue)
         if not self._has_place(queue, want):
             return blocked or self._no_room(want.queue, "queue_full", expected_s, refused, queue)
-        return await self._wait_in(name, queue, want, patience_s, expected_s)
+        return await self._wait_in(name, queue, want, patience_s, expected_s, blocked)
 
     def _queue_of(self, want: Want) -> str:
         """The queue that it must stand in: its client's own, while others of the client wait there."""
@@ -143,12 +145,20 @@ class Admission:
         return free > 0 and queue.waiting.waiting_of(want.client, want.priority) < max(1, 4 * free)
 
     async def _wait_in(
-        self, name: str, queue: _Queue, want: Want, patience_s: float, expected_s: float
+        self,
+        name: str,
+        queue: _Queue,
+        want: Want,
+        patience_s: float,
+        expected_s: float,
+        blocked: Blocked | None,
     ) -> AdmissionAnswer:
         loop = asyncio.get_running_loop()
         joined = time.monotonic()
         self._serial += 1
-        waiter = _Waiter(str(self._serial), want, joined, joined + patience_s, loop.create_future(), queue)
+        waiter = _Waiter(
+            str(self._serial), want, joined, joined + patience_s, loop.create_future(), queue, blocked=blocked
+        )
         self._join(name, queue, waiter)
         self._waiting += 1
         self._observer.queue_changed(1)

@@ -58,6 +58,9 @@ DID_NO_WORK: Final = frozenset(Kind) - {Kind.OK, Kind.SERVICE}
 # Refused at the door. What the caller did wrong (400, 404) may have been charged: only usage says it was not.
 NOT_CHARGED: Final = DID_NO_WORK - {Kind.REQUEST, Kind.STATE}
 
+# The client's own mistakes are answers, and count as requests of a client; that upstream was not able to does not.
+ANSWERS: Final = frozenset({Kind.OK, Kind.REQUEST, Kind.STATE})
+
 
 def is_page(verdict: Verdict) -> bool:
     """Something on the way answered instead of the API: its page would tell a client nothing."""
@@ -305,7 +308,9 @@ class Attempt(ABC):
         self._note_usage(NOTHING if kind in DID_NO_WORK and not outcome.delivered else outcome.usage)
         charge, used = granted.charge, None
         if charge is not None:
-            used = self.parts.charging.used(charge, self.record, self.request_record, outcome, self.request)
+            is_answer = outcome.failure is None and (outcome.delivered or kind in ANSWERS)
+            charging, request = self.parts.charging, self.request
+            used = charging.used(charge, self.record, self.request_record, is_answer=is_answer, request=request)
         # What was used by a model that nobody named belongs to no model's budget.
         unused = tokens - outcome.usage.total if granted.group != NO_MODEL else 0
         ledger.settle(

@@ -12,7 +12,6 @@ from quotapool.domain.answer_sizes import AnswerSizes
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.rules import Kind, Measure, Mode
-from quotapool.domain.verdict import Kind as Verdicts
 from quotapool.ledger.rules import CLIENT, TEAM, Charge, Standing
 from quotapool.money.billing import billed_usage, price_of
 from quotapool.money.highest_cost import highest_price, highest_usage
@@ -20,14 +19,14 @@ from quotapool.money.price_list import PriceList
 from quotapool.openai import replies
 from quotapool.openai.refusal import Refusal
 from quotapool.request.client_request import ClientRequest
-from quotapool.request.outcome import Outcome
 from quotapool.settings import Client
 from quotapool.settings.rules import RuleOptions
 
 _MOST_REMEMBERED: Final = 10_000  # clients' models, of which sizes are known
 _MOST_MODELS: Final = 1_000  # of one client, whose rules were looked up
-# The client's own mistakes are answers, and count as requests; that upstream was not able to answer does not.
-_ANSWERS: Final = frozenset({Verdicts.OK, Verdicts.REQUEST, Verdicts.STATE})
+
+
+_UNSEEN: Final = AnswerSizes()
 
 
 class _Terms:
@@ -99,6 +98,11 @@ class Charging:
         terms = self._terms.get(client)
         return () if terms is None else terms.standings
 
+    def of_model(self, client: str, model: str) -> tuple[Standing, ...]:
+        """Those of a client's rules, its team's included, that are about this model."""
+        terms = self._terms.get(client)
+        return () if terms is None else terms.of(model)
+
     def charge(self, client: str, request: ClientRequest) -> Charge | None:
         """The most that a request may use of each rule; None: its client has none. Raises Refusal (403, 503): a budget
         in dollars cannot be kept without a price."""
@@ -127,15 +131,21 @@ class Charging:
                 if usd is None:
                     usd = self._highest_price(request, usage, is_hard=rule.mode is Mode.HARD)
                 amounts.append(usd or 0.0)
-        return Charge(standings, amounts) if standings else None
+        guessed = usage is not None and not request.output and usage.completion > 0
+        return Charge(standings, amounts, guessed) if standings else None
 
     def used(
-        self, charge: Charge, attempt: AttemptRecord, record: RequestRecord, outcome: Outcome, request: ClientRequest
+        self,
+        charge: Charge,
+        attempt: AttemptRecord,
+        record: RequestRecord,
+        *,
+        is_answer: bool,
+        request: ClientRequest | None = None,
     ) -> list[float]:
-        """What an attempt used of each rule. One that upstream did not charge, and that is no answer to the client,
-        used nothing."""
+        """What an attempt used of each rule. One that upstream did not charge, and that is no answer to the client
+        (`is_answer`), used nothing. `request`: to learn from how large it and its answer really were."""
         usage = billed_usage(attempt, record)
-        is_answer = outcome.failure is None and (outcome.delivered or outcome.verdict.kind in _ANSWERS)
         usd: float | None = None
         used: list[float] = []
         for standing, amount in zip(charge.standings, charge.amounts, strict=True):
@@ -150,17 +160,17 @@ class Charging:
                 if usd is None:
                     usd = self._price(record.model, attempt.tier, usage, amount)
                 used.append(usd)
-        if usage is not None and usage.certainty is Certainty.EXACT:
+        if request is not None and usage is not None and usage.certainty is Certainty.EXACT:
             self._learn(record.client, request, usage)
         return used
 
     def _highest(self, client: str, request: ClientRequest) -> Usage:
-        sizes = self._sizes.get((client, request.model))
+        sizes = self._sizes.get((client, request.model), _UNSEEN)
         estimate = request.endpoint.estimate
-        prompt = request.prompt_tokens if sizes is None else int(request.prompt_tokens * sizes.times)
+        prompt = sizes.prompt(request.prompt_tokens) if estimate is not None else request.prompt_tokens
         output = request.output
         if not output and estimate is not None and estimate != "embeddings":
-            output = (AnswerSizes().output if sizes is None else sizes.output) * request.choices
+            output = sizes.output * request.choices
         heard = int(request.length or 0) if request.endpoint.path.startswith("audio/tr") else 0
         images = request.cost.images
         return highest_usage(

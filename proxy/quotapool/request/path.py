@@ -17,6 +17,7 @@ from quotapool.openai.head import Head
 from quotapool.openai.reference_marks import involves_objects
 from quotapool.openai.replies import ProxyError
 from quotapool.pool.configuration import Configuration
+from quotapool.request.addresses import AllowedAddresses
 from quotapool.request.attempt import AttemptParts
 from quotapool.request.auth import ClientAuth
 from quotapool.request.client_request import ClientRequest
@@ -39,6 +40,7 @@ class RequestPath:
         configuration: Configuration,
         *,
         auth: ClientAuth,
+        addresses: AllowedAddresses,
         daily_limit: DailyLimit,
         catalogue: Catalogue,
         objects: Objects,
@@ -48,6 +50,7 @@ class RequestPath:
     ) -> None:
         self._configuration = configuration
         self._auth = auth
+        self._addresses = addresses
         self._daily_limit = daily_limit
         self._catalogue = catalogue
         self._objects = objects
@@ -65,6 +68,7 @@ class RequestPath:
 
         # Who asks, and for what?
         record.client = self._auth.enter(down.headers)  # 401, 403
+        self._addresses.check(record.client, down)  # 403
         if down.target.startswith(PREFIX):
             await self.me.serve(down, record)  # 200, 404, 405, 503
             return

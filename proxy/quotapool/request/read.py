@@ -46,7 +46,7 @@ _PRIORITY: Final = {"high": 1, "normal": 0, "batch": -1}
 _CACHED_FROM: Final = 1024  # prompt tokens from which upstream caches (prompt caching guide)
 _PEEK: Final = 65_536  # bytes of a form that are looked at for its model's name
 _STREAM: Final = ("stream",)
-_TIERS: Final = frozenset({"flex", "priority", "fast", "scale"})
+TIERS: Final = frozenset({"flex", "priority", "fast", "scale"})
 _PREFIX: Final = 4096  # bytes of a body that tell whether two long prompts begin alike
 
 
@@ -102,7 +102,7 @@ async def read_client_request(
         text=text,
         strip_usage=inject,
         sticky=_sticky(facts, text) if settings.sticky else None,
-        tier=facts.service_tier if facts.service_tier in _TIERS else "",
+        tier=facts.service_tier if facts.service_tier in TIERS else "",
         prompt_tokens=facts.prompt_tokens,
         output=facts.output,
         choices=facts.choices,

@@ -36,6 +36,11 @@ class Downstream(Protocol):
     headers: Head
     started: bool  # the point of no return
 
+    @property
+    def address(self) -> str:
+        """Where the client is: the other end of its connection; "": a Unix socket."""
+        ...
+
     async def read(self, most: int) -> bytes:
         """The whole body. Raises Refusal (413) beyond `most` bytes."""
         ...

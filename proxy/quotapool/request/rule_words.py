@@ -23,8 +23,8 @@ def amount(measure: Measure, value: float) -> str:
     """`$1.25`, `1,000 tokens`."""
     if measure is not Measure.USD:
         return f"{math.ceil(value):,} {_UNITS[measure]}"
-    usd = value / PICO
-    return f"${usd:,.2f}" if usd == round(usd, 2) else f"${usd:,.6f}".rstrip("0")
+    whole, _, part = f"{value / PICO:,.6f}".partition(".")
+    return f"${whole}.{part.rstrip('0'):0<2}"
 
 
 def words(rule: Rule) -> str:
@@ -51,10 +51,12 @@ def blocked_refusal(blocked: Blocked) -> Refusal:
         Kind.SLOTS: replies.CLIENT_CONCURRENCY,
         Kind.BUDGET: replies.CLIENT_BUDGET_EXHAUSTED,
     }[decides.standing.rule.kind]
-    told = "; ".join(_told(rule, blocked.at) for rule in rules[:_MOST_NAMED])
+    told = "The " + "; the ".join(_told(rule, blocked.at) for rule in rules[:_MOST_NAMED])
     if len(rules) > _MOST_NAMED:
         told += f"; and {len(rules) - _MOST_NAMED} more"
     wait_s = _wait_s(blocked, decides)
+    if blocked.guessed and decides.standing.rule.kind is Kind.BUDGET:
+        told += ", as long as it names no maximum for its answer (max_completion_tokens, max_output_tokens)"
     ending = "" if not math.isfinite(wait_s) else f" Please try again in {format_duration(max(wait_s, 0.001))}."
     return Refusal(error, f"{told}.{ending}", retry_after_s=wait_s)
 
@@ -75,7 +77,8 @@ def _told(rule: BlockedRule, now: float) -> str:
         if ours.kind is Kind.BUDGET and rule.held
         else ""
     )
-    asks = f", this request needs up to {amount(measure, rule.amount)}" if ours.kind is not Kind.SLOTS else ""
+    one_of_many = measure in {Measure.REQUESTS, Measure.CONCURRENT}
+    asks = "" if one_of_many else f", this request needs up to {amount(measure, rule.amount)}"
     return f"{subject_words(standing)} may use {words(ours)}: {used} used{held}{asks}{_resets(standing, rule, now)}"
 
 

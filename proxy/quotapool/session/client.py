@@ -16,6 +16,11 @@ class SessionClient(Protocol):
     target: str
     protocols: list[str]
 
+    @property
+    def address(self) -> str:
+        """Where it is: the other end of its connection; "": a Unix socket."""
+        ...
+
     def check(self) -> None:
         """Raises Refusal (400) if the handshake is not valid."""
         ...

@@ -7,6 +7,7 @@ from typing import cast
 from quotapool.domain.quantities import NOTHING
 from quotapool.domain.request_record import RequestRecord
 from quotapool.ledger.grants import Granted
+from quotapool.ledger.rules import Charge
 from quotapool.openai.headers import headers_for_client, headers_for_upstream
 from quotapool.pool.configuration import Snapshot
 from quotapool.request.attempt import Attempt, AttemptParts, observed_in
@@ -19,7 +20,7 @@ from quotapool.websocket.socket import Handshake, open_websocket
 class HandshakeAttempt(Attempt):
     """`handshake` is there, with its socket, once upstream has opened the session."""
 
-    __slots__ = ("_client", "handshake")
+    __slots__ = ("_client", "charge", "handshake")
 
     handshake: Handshake
 
@@ -34,6 +35,7 @@ class HandshakeAttempt(Attempt):
     ) -> None:
         super().__init__(parts, now, request, granted, record)
         self._client = client
+        self.charge: Charge | None = None  # of its client's rules, for as long as the session is open
         self.outcome.usage = NOTHING  # a handshake itself uses no tokens
 
     async def _exchange(self) -> None:
@@ -55,3 +57,4 @@ class HandshakeAttempt(Attempt):
             return
         self.handshake = handshake
         outcome.delivered = True
+        self.charge, self.granted.charge = self.granted.charge, None

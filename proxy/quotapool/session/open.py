@@ -12,7 +12,7 @@ from typing import Final
 from quotapool.domain.states import State
 from quotapool.session.relay import SessionRelay
 from quotapool.session.usage import SessionUsage
-from quotapool.websocket.frames import SERVICE_RESTART
+from quotapool.websocket.frames import POLICY_VIOLATION, SERVICE_RESTART
 
 _LOOK_S: Final = 1.0
 _RESTARTING: Final = "the proxy is restarting; connect again"
@@ -73,6 +73,8 @@ class OpenSessions:
             now = time.monotonic()
             for one in list(self._open):
                 one.live.look(now)
+                if (rule := one.meter.rules.used_up) != "":
+                    one.live.leave(POLICY_VIOLATION, f"the client's budget {rule} is used up")
                 self._end_with_its_key(one, now)
 
     def _end_with_its_key(self, one: _Open, now: float) -> None:

@@ -29,6 +29,7 @@ from quotapool.openai.headers import headers_for_client
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replies import ProxyError
 from quotapool.pool.configuration import Configuration
+from quotapool.request.addresses import AllowedAddresses
 from quotapool.request.attempt import AttemptParts
 from quotapool.request.auth import ClientAuth, token_of
 from quotapool.request.client_request import ClientRequest
@@ -41,6 +42,7 @@ from quotapool.session.handshake import HandshakeAttempt
 from quotapool.session.open import OpenSessions
 from quotapool.session.permissions import RESPONSES, SessionPermissions
 from quotapool.session.relay import SessionRelay
+from quotapool.session.rules import SessionRules
 from quotapool.session.usage import SessionTerms, SessionUsage
 from quotapool.settings import Client
 from quotapool.websocket.frames import VANISHED
@@ -71,6 +73,7 @@ class SessionPath:
         configuration: Configuration,
         *,
         auth: ClientAuth,
+        addresses: AllowedAddresses,
         permissions: SessionPermissions,
         failover: Failover,
         parts: AttemptParts,
@@ -78,6 +81,7 @@ class SessionPath:
     ) -> None:
         self._configuration = configuration
         self._auth = auth
+        self._addresses = addresses
         self._permissions = permissions
         self._failover = failover
         self._parts = parts
@@ -100,6 +104,7 @@ class SessionPath:
         if token_of(client.headers).startswith(_EPHEMERAL):
             raise Refusal(replies.CLIENT_SECRET_SENT)  # 401: a pool key in its place would lose the session's settings
         record.client = self._auth.enter(client.headers)  # 401, 403
+        self._addresses.check(record.client, client)  # 403
         endpoint = resolve("GET", client.target)
         if isinstance(endpoint, ProxyError):
             raise not_served(endpoint, client.headers, tls=now.settings.tls is not None)  # 403, 404
@@ -117,6 +122,8 @@ class SessionPath:
         request.placement = Placement(only, None)
         want = want_of(request, client.headers, record.client, known, now)
         want.may_try_resting = False  # a session shows too late whether there is money again
+        rules = SessionRules(self._parts.charging, self._parts.ledger, record.client)
+        want.charge = rules.opening()
 
         # One account after another, until one opens the session.
         opened: HandshakeAttempt | None = None
@@ -131,6 +138,7 @@ class SessionPath:
             record.status, record.source = held.status, "upstream"
             await client.answer(held.status, held.reason, held.headers, held.body)
         elif opened is not None:
+            rules.opened(opened.charge, opened.granted)
             session = _Session(client, known, request, opened)
             of_responses = endpoint.name == RESPONSES
             own = self._permissions.own_objects(record.client, are_listed=of_responses)
@@ -140,7 +148,10 @@ class SessionPath:
             limited = known is not None and bool(known.models)
             move = partial(self._move, session)
             terms = SessionTerms(of_responses, limited, want.max_wait_s, check, check_event, own, move, session.hide)
-            await self._hold(session, SessionUsage(self._parts, record, opened.granted, terms))
+            try:
+                await self._hold(session, SessionUsage(self._parts, record, opened.granted, terms, rules))
+            finally:
+                rules.close()
 
     async def _hold(self, session: _Session, usage: SessionUsage) -> None:
         """Accept the client, and carry messages until one side ends the session."""

@@ -15,7 +15,7 @@ from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 import structlog
@@ -26,9 +26,11 @@ from quotapool.domain.quantities import Certainty, Cost, Details, Dimension, Usa
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.states import State
 from quotapool.domain.verdict import OK, Kind, Verdict
-from quotapool.ledger.budgets import Candidate, Granted, Observed, StoreUnavailable
+from quotapool.ledger.budgets import Candidate, Charge, Granted, Observed, StoreUnavailable
 from quotapool.openai import replies
 from quotapool.openai.classify import classify_stream_error
+from quotapool.openai.endpoints import Endpoint, resolve
+from quotapool.openai.facts import RequestFacts
 from quotapool.openai.named_models import may_name_models
 from quotapool.openai.reference_marks import event_may_reference, may_reference
 from quotapool.openai.refusal import Refusal
@@ -53,15 +55,18 @@ from quotapool.openai.session_events import (
 )
 from quotapool.openai.value_count import has_too_many_values
 from quotapool.pool.want import Never
-from quotapool.request.attempt import DID_NO_WORK, AttemptParts
+from quotapool.request.attempt import ANSWERS, DID_NO_WORK, AttemptParts
+from quotapool.request.client_request import ClientRequest
 from quotapool.request.one_account import reserve_at
-from quotapool.request.read import LONGEST_MODEL
+from quotapool.request.read import LONGEST_MODEL, TIERS
 from quotapool.request.refusals import refusal_of
 from quotapool.session.own_objects import OwnObjects
 from quotapool.session.permissions import ObjectElsewhere
+from quotapool.session.rules import SessionRules
 
 _log = structlog.get_logger()
 _DIMENSIONS: Final = {"requests": Dimension.RPM, "tokens": Dimension.TPM}
+_CREATE: Final = cast("Endpoint", resolve("POST", "/v1/responses"))
 _MOST_OPEN: Final = 64  # responses; upstream allows 16 at once (WebSocket mode guide)
 _UNSEEN: Final = Usage(Certainty.AT_LEAST)
 
@@ -90,18 +95,22 @@ class _Response:
     started: float
     granted: Granted | None = None  # None: nothing was taken for it beforehand
     prompt_estimate: int = 0
+    charge: Charge | None = None  # what it holds of its client's rules
     seen: float = 0.0
 
 
 class SessionUsage:
     """Counts one session."""
 
-    def __init__(self, parts: AttemptParts, record: RequestRecord, granted: Granted, terms: SessionTerms) -> None:
+    def __init__(
+        self, parts: AttemptParts, record: RequestRecord, granted: Granted, terms: SessionTerms, rules: SessionRules
+    ) -> None:
         self._parts = parts
         self._roster = parts.sync.roster
         self._record = record
         self._granted = granted  # the session's own reservation, settled; names its account and key
         self._terms = terms
+        self.rules = rules
         self._under_way: dict[str, _Response] = {}
         self._asked: defaultdict[str, deque[_Response]] = defaultdict(deque)  # by lane; sent, and not begun
         self._stranded = False  # its account is out, and a response could not go elsewhere
@@ -134,7 +143,7 @@ class SessionUsage:
         is_keyed = self._record.client != ""
         if self._terms.asks_first:
             return may_create(payload) or may_reference("responses", payload, strictly=is_keyed)
-        return is_keyed and event_may_reference(payload)
+        return is_keyed and (event_may_reference(payload) or (self.rules.any and may_create(payload)))
 
     async def admit(self, payload: bytearray) -> bytearray | None:
         """Check what an event names, and take the estimate of the response it asks for from the session's account.
@@ -147,6 +156,8 @@ class SessionUsage:
         try:
             if not (self._terms.asks_first and may_create(payload)):
                 await self._terms.check_event(event, self.account)
+                if self.rules.any and may_create(payload):
+                    await self.rules.check(self._granted.group, self.model, self._candidate(self._granted.group))
                 return None
             payload[:], is_bound = await self._check(model, event)
             with contextlib.suppress(InvalidRequest):  # upstream answers what is wrong with it
@@ -154,7 +165,8 @@ class SessionUsage:
                 response.prompt_estimate = facts.prompt_tokens
                 if facts.model:  # else upstream chooses it, and what was used is taken afterwards
                     group = self._roster.group_of(facts.model[:LONGEST_MODEL])
-                    response.granted = await self._reserve(group, facts.cost, is_bound=is_bound)
+                    response.charge = self.rules.charge(_request_of(facts, group)) if self.rules.any else None
+                    response.granted = await self._reserve(group, facts.cost, response.charge, is_bound=is_bound)
         except Refusal as refusal:
             self._stranded = not self._is_usable()
             _log.info(
@@ -190,7 +202,7 @@ class SessionUsage:
             for oldest in self._asked.pop(next(iter(self._asked))):
                 self._close(oldest)
 
-    async def _reserve(self, group: str, cost: Cost, *, is_bound: bool) -> Granted:
+    async def _reserve(self, group: str, cost: Cost, charge: Charge | None, *, is_bound: bool) -> Granted:
         """Take the cost from the session's account: at once, else on another account if nothing binds the session to
         this one, else after waiting. Raises Refusal."""
         if not is_bound and not self.busy and not self._is_usable():
@@ -204,6 +216,7 @@ class SessionUsage:
             request_id=self._record.id,
             patience_s=self._terms.patience_s,
             elsewhere=partial(self._move, group, cost) if may_move else None,
+            charge=charge,
         )
 
     def _is_usable(self) -> bool:
@@ -358,28 +371,38 @@ class SessionUsage:
             granted,
             unused_tokens=min(0.0, unused) if used.certainty is Certainty.AT_LEAST else unused,
             cool_s=cool_down_s(verdict),
+            used=self._charge(response, attempt, used, is_answer=verdict.kind in ANSWERS),
         )
         if verdict.kind is not Kind.OK:
             self._parts.health.report(verdict, granted, use=Use(response.model, self._record.endpoint))
             self._note_policy(verdict)
         elif usage is not None:
             self._parts.observer.served(response.model)
-        self._record_use(response, attempt, used)
+        self._parts.observer.attempted(attempt, self._record_of(response, attempt))
 
-    def _record_use(self, response: _Response, attempt: AttemptRecord, used: Usage) -> None:
+    def _charge(
+        self, response: _Response, attempt: AttemptRecord, used: Usage, *, is_answer: bool
+    ) -> list[float] | None:
+        """Note what it used; returns what that is of the rules that it holds something of."""
         attempt.usage = used
         attempt.tier = used.tier
         attempt.prompt_estimate = response.prompt_estimate
         attempt.took_s = time.monotonic() - response.started
-        record = msgspec.structs.replace(self._record, model=response.model, streamed=True, attempts=[attempt])
-        self._parts.observer.attempted(attempt, record)
+        if not self.rules.any and response.charge is None:
+            return None
+        return self.rules.settle(response.charge, attempt, self._record_of(response, attempt), is_answer=is_answer)
+
+    def _record_of(self, response: _Response, attempt: AttemptRecord) -> RequestRecord:
+        return msgspec.structs.replace(self._record, model=response.model, streamed=True, attempts=[attempt])
 
     def _close(self, response: _Response) -> None:
         """The session ended under it: what it used stays unknown, and its estimate stays charged."""
         self.used = _sum(self.used, _UNSEEN)
         if response.granted is not None:
-            self._parts.ledger.settle(response.granted)
-            self._record_use(response, AttemptRecord(self.key, self.account, 0.0, "cancelled"), _UNSEEN)
+            attempt = AttemptRecord(self.key, self.account, 0.0, "cancelled")
+            used = self._charge(response, attempt, _UNSEEN, is_answer=False)
+            self._parts.ledger.settle(response.granted, used=used)
+            self._parts.observer.attempted(attempt, self._record_of(response, attempt))
 
     def finish(self) -> None:
         """The session has ended."""
@@ -392,11 +415,28 @@ class SessionUsage:
         self._asked.clear()
         if self._seconds:
             used = Usage(Certainty.EXACT, details=Details(seconds=self._seconds))
-            self._record_use(
-                _Response(self.model, self._record.started),
-                AttemptRecord(self.key, self.account, 0.0, Kind.OK.value),
-                used,
-            )
+            response = _Response(self.model, self._record.started)
+            attempt = AttemptRecord(self.key, self.account, 0.0, Kind.OK.value)
+            self._charge(response, attempt, used, is_answer=True)
+            self._parts.observer.attempted(attempt, self._record_of(response, attempt))
+
+
+def _request_of(facts: RequestFacts, group: str) -> ClientRequest:
+    """A response that is asked for over a WebSocket, as the same request over HTTP would be read."""
+    tier = facts.service_tier if facts.service_tier in TIERS else ""
+    model = facts.model[:LONGEST_MODEL]
+    return ClientRequest(
+        _CREATE,
+        b"",
+        None,
+        model,
+        group,
+        facts.cost,
+        replayable=False,
+        tier=tier,
+        prompt_tokens=facts.prompt_tokens,
+        output=facts.output,
+    )
 
 
 def _sum(one: Usage, other: Usage) -> Usage:

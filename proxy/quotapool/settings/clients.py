@@ -3,26 +3,18 @@ that are made while the proxy runs."""
 
 from __future__ import annotations
 
-import ipaddress
 from datetime import date
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from quotapool.settings.rules import RuleOptions, Text
-from quotapool.settings.values import Duration, KeyHash, ModelName, Name, Token, check_token, sha256_hex
+from quotapool.settings.values import Duration, KeyHash, ModelName, Name, NetworkName, Token, check_token, sha256_hex
 
 SHORTEST_CLIENT_KEY: Final = 16  # characters; a shorter one could be guessed
 _MOST_MODELS: Final = 1_000
 _MOST_LABELS: Final = 50
 _MOST_NETWORKS: Final = 100
-
-
-def _network(text: str) -> str:
-    try:
-        return str(ipaddress.ip_network(text.strip()))
-    except ValueError:
-        raise ValueError("must be an IP address or a network, such as 10.1.2.3 or 10.0.0.0/8") from None
 
 
 class ClientOptions(RuleOptions):
@@ -39,7 +31,7 @@ class ClientOptions(RuleOptions):
     max_wait: Duration | None = None
     models: Annotated[tuple[ModelName, ...], Field(max_length=_MOST_MODELS)] = ()
     expires_on: date | None = None
-    allowed_ips: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], Field(max_length=_MOST_NETWORKS)] = ()
+    allowed_ips: Annotated[tuple[NetworkName, ...], Field(max_length=_MOST_NETWORKS)] = ()
     on_stream_overrun: Literal["finish", "cut"] = "finish"
     labels: Annotated[dict[Name, Text], Field(max_length=_MOST_LABELS)] = {}
 

@@ -28,6 +28,7 @@ from quotapool.settings.values import (
     HostName,
     ModelName,
     Name,
+    NetworkName,
     PoolName,
     PositiveDuration,
     RedisUrl,
@@ -195,6 +196,7 @@ class Settings(Section):
     allow_anonymous: bool = False
     allowed_hosts: tuple[HostName, ...] = ()
     allowed_origins: tuple[WebOrigin, ...] = ()
+    trusted_proxies: tuple[NetworkName, ...] = ()
     admin_token: Token | None = None
 
     keys: tuple[UpstreamKey, ...] = ()

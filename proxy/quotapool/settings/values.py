@@ -235,6 +235,13 @@ def check_host(host: str) -> str:
     return host
 
 
+def check_network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text.strip()))
+    except ValueError:
+        raise ValueError("must be an IP address or a network, such as 10.1.2.3 or 10.0.0.0/8") from None
+
+
 def sha256_hex(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -265,5 +272,6 @@ Name = Annotated[str, AfterValidator(check_name)]
 ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 PoolName = Annotated[str, AfterValidator(check_pool)]
 WebOrigin = Annotated[str, AfterValidator(check_origin)]
+NetworkName = Annotated[str, AfterValidator(check_network)]
 HostName = Annotated[str, AfterValidator(check_host)]
 KeyHash = Annotated[str, AfterValidator(check_key_hash)]

@@ -100,6 +100,10 @@ class PageDownstream:
     def started(self, value: bool) -> None:
         self._down.started = value
 
+    @property
+    def address(self) -> str:
+        return self._down.address
+
     async def start(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None:
         await self._down.start(status, reason, self._allowed(headers), length)
 

@@ -40,7 +40,7 @@ class ExchangeConnection(Protocol):
 
     @property
     def address(self) -> str:
-        """Where the client is, as in `places.network_of`."""
+        """Where the client is; "": a Unix socket."""
         ...
 
     def send(self, data: bytes) -> None: ...

@@ -20,7 +20,7 @@ from quotapool.request.path import RequestPath
 from quotapool.request.relay import Downstream
 from quotapool.session.path import SessionPath
 from quotapool.web.cors import Cors, PageDownstream, is_preflight
-from quotapool.web.places import Places
+from quotapool.web.places import Places, network_of
 from quotapool.web.websocket import WebSocketRequest
 
 _log = structlog.get_logger()
@@ -35,11 +35,6 @@ class ClientSide(Downstream, Protocol):
     keep_alive: bool
     fault: ProxyError | None
     started_at: float | None
-
-    @property
-    def address(self) -> str:
-        """Where the client is, as in `places.network_of`."""
-        ...
 
 
 class ClientHandler:
@@ -76,7 +71,7 @@ class ClientHandler:
 
     def _who(self, down: ClientSide) -> str:
         """Who holds the place of this request: the client, or the address of one without a key."""
-        return self._path.client_of(down.headers) or down.address
+        return self._path.client_of(down.headers) or network_of(down.address)
 
     def drain(self) -> None:
         """From now on each answer that begins announces that its connection closes with it."""

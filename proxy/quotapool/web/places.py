@@ -67,11 +67,16 @@ class Places(Generic[D]):
                 self._held = None
 
 
-def network_of(peer: Any) -> str:
-    """What is counted as one client, from a socket's `peername`."""
-    if not isinstance(peer, tuple):
-        return ""  # a Unix socket's
-    address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
+def address_of(peer: Any) -> str:
+    """The address in a socket's `peername`; "": a Unix socket's."""
+    return str(peer[0]).partition("%")[0] if isinstance(peer, tuple) else ""
+
+
+def network_of(written: str) -> str:
+    """What is counted as one client, from an address."""
+    if not written:
+        return ""
+    address = ipaddress.ip_address(written)
     if address.version == 4:
         return str(address)
     if address.ipv4_mapped is not None:

@@ -30,7 +30,7 @@ from quotapool.openai.headers import encode_headers
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replies import ProxyError
 from quotapool.web.exchange import PACE, Exchange
-from quotapool.web.places import network_of
+from quotapool.web.places import address_of
 from quotapool.web.websocket import WebSocketRequest
 from quotapool.websocket.socket import READ_BUFFER
 
@@ -452,7 +452,7 @@ class ClientConnection:
 
     @property
     def address(self) -> str:
-        return network_of(self._transport.get_extra_info("peername") if self._transport is not None else None)
+        return address_of(self._transport.get_extra_info("peername") if self._transport is not None else None)
 
     # ---- for the server
 

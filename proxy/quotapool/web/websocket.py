@@ -46,6 +46,10 @@ class WebSocketRequest:
         offered = [name.strip() for line in lines for name in line.split(",")]
         self.protocols = [name for name in offered if name and not name.startswith(_CREDENTIALS)]
 
+    @property
+    def address(self) -> str:
+        return self._exchange.address
+
     def check(self) -> None:
         """Raises Refusal (400) if RFC 6455 §4.2.1 would not grant the request, or if it has a body."""
         headers = self.headers
