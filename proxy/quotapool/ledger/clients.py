@@ -72,10 +72,7 @@ class ClientStore:
     async def add(self, name: str, key_hash: str, options: ClientOptions | None = None) -> bool:
         """False if the name is taken. What a client of this name used before is forgotten."""
         record = ClientRecord(key_hash, time.time(), _stored(options) if options is not None else {})
-        new = await self._records.put(name, record)
-        if new:
-            await self._store.guard(self._store.client.delete(*(prefix + name for prefix in self._of_one)))
-        return new
+        return await self._records.put(name, record, without=[prefix + name for prefix in self._of_one])
 
     async def put(self, name: str, record: ClientRecord) -> bool:
         """Write a record as it was, into a store that forgot it. False if the name is taken."""
@@ -101,10 +98,7 @@ class ClientStore:
 
     async def revoke(self, name: str) -> bool:
         """Forget a client and what it used. False if there is none of this name."""
-        gone = await self._records.remove(name)
-        if gone:
-            await self._store.guard(self._store.client.delete(*(prefix + name for prefix in self._of_one)))
-        return gone
+        return await self._records.remove(name, with_it=[prefix + name for prefix in self._of_one])
 
     async def all(self) -> dict[str, ClientRecord]:
         return await self._records.all()

@@ -6,7 +6,7 @@ version, so every worker learns of it with its next request or heartbeat.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -33,9 +33,9 @@ class StoredRecords(Generic[R]):
         raw = await self._store.guard(self._store.client.hgetall(self._key))
         return {text_of(name): msgspec.json.decode(value, type=self._shape) for name, value in raw.items()}
 
-    async def put(self, name: str, record: R) -> bool:
-        """Add a record. False if the name is taken."""
-        return await self._replace(name, b"", record)
+    async def put(self, name: str, record: R, without: Sequence[str] = ()) -> bool:
+        """Add a record, and delete the keys `without` in the same step. False if the name is taken."""
+        return await self._replace(name, b"", record, without)
 
     async def change(self, name: str, change: Callable[[R], R]) -> R | None:
         """The record that is there now; None if there is none of this name. What `change` raises changes nothing."""
@@ -49,19 +49,21 @@ class StoredRecords(Generic[R]):
                 return after
         raise RuntimeError(f"{name} of the {self._kind} is changed by others all the time")
 
-    async def remove(self, name: str) -> bool:
-        """False if there was none of this name."""
+    async def remove(self, name: str, with_it: Sequence[str] = ()) -> bool:
+        """Remove a record, and then the keys `with_it`. False if there was none of this name."""
         gone = await self._store.guard(self._store.client.hdel(self._key, name))
         await self.changed()
+        if gone and with_it:
+            await self._store.guard(self._store.client.delete(*with_it))
         return bool(gone)
 
     async def changed(self) -> None:
         """Let every worker read again."""
         await self._store.guard(self._store.client.incr(self._version))
 
-    async def _replace(self, name: str, before: bytes, after: R) -> bool:
-        written = msgspec.json.encode(after)
-        return bool(await self._store.evalsha(self._script, [self._key, self._version], [name, before, written]))
+    async def _replace(self, name: str, before: bytes, after: R, without: Sequence[str] = ()) -> bool:
+        written, keys = msgspec.json.encode(after), [self._key, self._version, *without]
+        return bool(await self._store.evalsha(self._script, keys, [name, before, written]))
 
 
 def merged(options: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:

@@ -29,16 +29,13 @@ class TeamStore:
     """The teams of one pool in the store. Every method raises StoreLost while the store is away."""
 
     def __init__(self, store: Store, pool: str) -> None:
-        self._store = store
         self._rules = f"qp:{{{pool}}}:rules:{TEAM}"
         self._records = StoredRecords(store, pool, "teams", TeamRecord)
 
     async def add(self, name: str, options: RuleOptions) -> bool:
         """False if the name is taken. What one of this name used before is forgotten."""
-        new = await self._records.put(name, TeamRecord(time.time(), _stored(options)))
-        if new:
-            await self._store.guard(self._store.client.delete(self._rules + name))
-        return new
+        record = TeamRecord(time.time(), _stored(options))
+        return await self._records.put(name, record, without=[self._rules + name])
 
     async def put(self, name: str, record: TeamRecord) -> bool:
         """Write a record as it was, into a store that forgot it. False if the name is taken."""
@@ -55,10 +52,7 @@ class TeamStore:
 
     async def remove(self, name: str) -> bool:
         """Forget a team and what it used. False if there is none of this name."""
-        gone = await self._records.remove(name)
-        if gone:
-            await self._store.guard(self._store.client.delete(self._rules + name))
-        return gone
+        return await self._records.remove(name, with_it=[self._rules + name])
 
     async def all(self) -> dict[str, TeamRecord]:
         return await self._records.all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from quotapool.ledger.clients import ClientRecord, ClientStore, digest, new_key
 from quotapool.money.last_seen import last_seen
 from quotapool.operators.rule_levels import RuleLevels
-from quotapool.settings import ClientOptions, Settings
+from quotapool.settings import Client, ClientOptions, Settings
 from quotapool.settings.clients import SHORTEST_CLIENT_KEY
 from quotapool.settings.draft import problems_of
 from quotapool.settings.errors import nearest
@@ -53,29 +53,35 @@ class ClientOperations:
         """Each client: where it comes from, its options, whether it is suspended, until when an old key is served, the
         day (UTC) of its last request, and how its `rules` stand (`RuleRow`), its team's included. Times are Unix
         seconds."""
-        stored, suspended = await self._clients.all(), await self._clients.suspended()
-        rows = [self._row(name, "store", record.options, record) for name, record in sorted(stored.items())]
-        rows += [
-            self._row(client.id, "configuration", client.model_dump(mode="json", include=_OPTIONS))
-            for client in self._settings().clients
-        ]
-        for row in rows:
-            held = suspended.get(row["id"])
-            row["suspended"] = None if held is None else held.reason
-        names = [row["id"] for row in rows]
-        rules = await self._levels.of_clients({**_readable(stored), **{c.id: c for c in self._settings().clients}})
-        seen = await last_seen(self._store, self._settings().pool, names, datetime.now(UTC).date())
-        for row in rows:
-            row["last_seen"] = seen[row["id"]].isoformat() if row["id"] in seen else None
-            row["rules"] = rules.get(row["id"], [])
-        return rows
+        return await self._rows(await self._clients.all(), self._settings().clients)
 
     async def row(self, name: str) -> dict[str, Any]:
         """One of them. Raises UnknownClient."""
-        for row in await self.rows():
-            if row["id"] == name:
-                return row
-        raise UnknownClient(name)
+        stored = {other: record for other, record in (await self._clients.all()).items() if other == name}
+        rows = await self._rows(stored, [client for client in self._settings().clients if client.id == name])
+        if not rows:
+            raise UnknownClient(name)
+        return rows[0]
+
+    async def _rows(self, stored: Mapping[str, ClientRecord], written: Sequence[Client]) -> list[dict[str, Any]]:
+        readable = _readable(stored)
+        rows = []
+        for name, record in sorted(stored.items()):
+            options = readable[name].model_dump(mode="json", include=_OPTIONS) if name in readable else record.options
+            rows.append(self._row(name, "store", options, record))
+        rows += [
+            self._row(client.id, "configuration", client.model_dump(mode="json", include=_OPTIONS))
+            for client in written
+        ]
+        suspended, names = await self._clients.suspended(), [row["id"] for row in rows]
+        rules = await self._levels.of_clients({**readable, **{client.id: client for client in written}})
+        seen = await last_seen(self._store, self._settings().pool, names, datetime.now(UTC).date())
+        for row in rows:
+            name = row["id"]
+            row["suspended"] = suspended[name].reason if name in suspended else None
+            row["last_seen"] = seen[name].isoformat() if name in seen else None
+            row["rules"] = rules.get(name, [])
+        return rows
 
     @staticmethod
     def _row(name: str, source: str, options: dict[str, Any], record: ClientRecord | None = None) -> dict[str, Any]:

@@ -46,9 +46,8 @@ class TeamOperations:
         Unix seconds."""
         settings, members = self._settings(), await self._members()
         stored = await self._teams.all()
-        defaults = RuleOptions().model_dump(mode="json")
         rows = [
-            {"id": name, "source": "store", **defaults, **record.options, "added": record.added}
+            {"id": name, "source": "store", **_options(record), "added": record.added}
             for name, record in sorted(stored.items())
             if name not in settings.teams
         ]
@@ -116,3 +115,11 @@ class TeamOperations:
             if team is not None:
                 members.setdefault(team, []).append(name)
         return members
+
+
+def _options(record: TeamRecord) -> dict[str, Any]:
+    """All of them; of one that a newer version wrote, as it wrote them."""
+    try:
+        return record.team().model_dump(mode="json")
+    except ValidationError:
+        return {**RuleOptions().model_dump(mode="json"), **record.options}
