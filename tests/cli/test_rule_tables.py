@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from quotapool.cli.rule_tables import figure, percent, said, tightest
+from quotapool.cli.rule_tables import figure, level_of, percent, said, tightest
 from quotapool.domain.periods import Per
 from quotapool.domain.rules import Kind, Measure, Mode, Rule
 from quotapool.domain.wallet import PICO
@@ -53,3 +55,11 @@ def test_money_is_in_dollars_to_the_last_picodollar():
     made = row_of("t/red", Level(BUDGET, 1_234_567_890_123.0, 1.0, 48_765_432_109_876.0, 1.5))
     assert (made.used, made.held, made.left, made.limit) == (1.234567890123, 1e-12, 48.765432109876, 50.0)
     assert (made.subject, made.unit, made.words) == ("team red", "usd", "$50.00 a month")
+
+
+def test_a_list_tells_of_the_tightest_rule_and_when_it_resets():
+    assert level_of([]) == ("", "", "")
+    assert level_of([row(1), row(50, 25)]) == ("w", "75 %", "")
+    resets = row(10)
+    resets.resets_at = time.time() + 7_300
+    assert level_of([resets]) == ("w", "10 %", "in 2 h")

@@ -173,7 +173,7 @@ def test_a_budget_that_is_used_up_is_a_rate_limit_error_until_it_is_raised(proxy
         )
         assert refusal["message"] == raised.value.body["message"]
         shown = me_command(proxy, key).stdout
-        assert re.search(r"client small +2 requests in total +2 +0 +0 +2 +100 %", shown)
+        assert re.search(r"client small +2 requests in total +2 +0 +0 +100 %", shown)
         assert "client_budget_exhausted" in shown
 
         ran(proxy, "clients", "set", "small", "--budget", "requests=3/total")

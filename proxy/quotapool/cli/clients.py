@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -14,7 +14,7 @@ from quotapool.cli.access import run_with_store
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.options import JsonOption, with_settings
 from quotapool.cli.rule_options import cell, changed_words, with_client_rules
-from quotapool.cli.rule_tables import percent, rules_table, said, tightest
+from quotapool.cli.rule_tables import LEVEL, level_of, rules_table
 from quotapool.operators.clients import ClientConflict, ClientOperations, InvalidClient, UnknownClient
 from quotapool.settings import Address, Settings
 from quotapool.settings.values import parse_duration
@@ -41,6 +41,8 @@ Notes = Annotated[str | None, typer.Option(help="For people.", show_default=Fals
 Key = Annotated[
     str | None, typer.Option(help="Use this existing token instead of a new one; - reads it.", show_default=False)
 ]
+
+_COLUMNS: Final = ("id", "name", "source", "team", "models", "priority", "expires_on", "last_seen", "suspended")
 
 
 def with_clients(run: Callable[..., Awaitable[int]]) -> Callable[..., None]:
@@ -204,13 +206,10 @@ async def show(settings: Settings, clients: ClientOperations, *, json: JsonOptio
     if json:
         tables.print_json({"clients": rows})
         return 0
-    columns = ("id", "name", "source", "team", "models", "priority", "expires_on", "last_seen", "suspended")
-    titles = (column.replace("_", " ") for column in columns)
-    table = tables.table(*titles, "tightest rule", "used", "resets", right=("used",))
+    columns = [column for column in _COLUMNS if column == "id" or any(_says(row, column) for row in rows)]
+    table = tables.table(*(column.replace("_", " ") for column in columns), *LEVEL, right=("used",))
     for row in map(_readable, rows):
-        rule = tightest(row["rules"])
-        level = ("", "", "") if rule is None else (said(rule), percent(rule), tables.moment(rule.resets_at))
-        table.add_row(*(cell(row[column]) for column in columns), *level)
+        table.add_row(*(cell(row[column]) for column in columns), *level_of(row["rules"]))
     tables.console().print(table if rows else "no clients: anyone on this machine who reaches the port may call")
     return 0
 
@@ -272,6 +271,11 @@ async def revoke(settings: Settings, clients: ClientOperations, name: Id) -> int
     await clients.revoke(name)
     print(f"client {name} revoked")
     return 0
+
+
+def _says(row: dict[str, Any], column: str) -> bool:
+    """Whether a column is worth its width for this client: on a terminal there is little."""
+    return cell(row[column]) not in {"", "store", "normal"}
 
 
 def _readable(row: dict[str, Any]) -> dict[str, Any]:

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
+from typing import Final
 
 from rich.table import Table
 
 from quotapool.cli import tables
 from quotapool.request.rule_rows import RuleRow
 
+LEVEL: Final = ("tightest rule", "used", "resets")
+"""Titles of the columns that tell how a client or a team stands."""
+
 
 def rules_table(rules: Sequence[RuleRow]) -> Table:
     """All of them, one a line."""
-    figures = ("used", "held", "left", "limit", "%")
+    figures = ("used", "held", "left", "%")
     made = tables.table("of", "may use", *figures, "resets", right=figures)
     for rule in rules:
-        numbers = (figure(rule, n) for n in (rule.used, rule.held, rule.left, rule.limit))
+        numbers = (figure(rule, n) for n in (rule.used, rule.held, rule.left))
         made.add_row(rule.subject, said(rule), *numbers, percent(rule), tables.moment(rule.resets_at))
     return made
+
+
+def level_of(rules: Sequence[RuleRow]) -> tuple[str, str, str]:
+    """The cells of `LEVEL`: what most is used of, how much, and when it resets."""
+    rule = tightest(rules)
+    if rule is None:
+        return "", "", ""
+    resets = "" if rule.resets_at is None else f"in {tables.span(rule.resets_at - time.time())}"
+    return said(rule), percent(rule), resets
 
 
 def tightest(rules: Sequence[RuleRow]) -> RuleRow | None:

@@ -13,7 +13,7 @@ from quotapool.cli.access import run_with_store
 from quotapool.cli.errors import fail
 from quotapool.cli.options import JsonOption, with_settings
 from quotapool.cli.rule_options import cell, changed_words, with_team_rules
-from quotapool.cli.rule_tables import percent, rules_table, said, tightest
+from quotapool.cli.rule_tables import LEVEL, level_of, rules_table
 from quotapool.operators.teams import InvalidTeam, TeamConflict, TeamOperations, UnknownTeam
 from quotapool.settings import Settings
 from quotapool.store.store import Store
@@ -100,11 +100,9 @@ async def show(teams: TeamOperations, *, json: JsonOption = False) -> int:
         tables.print_json({"teams": rows})
         return 0
     columns = ("id", "name", "source", "clients")
-    table = tables.table(*columns, "tightest rule", "used", "resets", right=("used",))
+    table = tables.table(*columns, *LEVEL, right=("used",))
     for row in rows:
-        rule = tightest(row["rules"])
-        level = ("", "", "") if rule is None else (said(rule), percent(rule), tables.moment(rule.resets_at))
-        table.add_row(*(cell(row[column]) for column in columns), *level)
+        table.add_row(*(cell(row[column]) for column in columns), *level_of(row["rules"]))
     tables.console().print(table if rows else "no teams")
     return 0
 
