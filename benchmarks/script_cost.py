@@ -21,6 +21,7 @@ import msgspec
 from quotapool.ledger.batches import ledger_script
 from quotapool.ledger.grants import candidate_of, packed_terms
 from quotapool.ledger.messages import packed_array
+from quotapool.ledger.msgpack import raw_string
 from reserve_cost import own_store
 
 ACCOUNTS = (10, 1_000, 10_000)
@@ -98,8 +99,10 @@ class Scene:
             account=f"acct-{n}", key=f"key-{n}", account_fingerprint="a" * 16, key_fingerprint="k" * 16, written=WRITTEN
         )
         item = [1, "gpt-4o", 1, TOKENS, 0, True, 0.5, packed_array([candidate.packed]), [], 0, "", 1.0, False]
-        rules = [[f"usd/{n}", 3, 1e15, 1e6, True, 2e9, 2.1e9, 0] for n in range(self.rules)]
-        return [*item, [["c/app", rules]]] if rules else item
+        if not self.rules:
+            return item
+        rules = [[f"usd/{n}", 3, 1e15, True, 2e9, 2.1e9] for n in range(self.rules)]
+        return [*item, [raw_string(msgspec.msgpack.encode([["c/app", rules]])), [1e6, 0] * self.rules]]
 
     def settle(self, n: int, granted: list[Any]) -> list[Any]:
         assert granted[0] == 1, granted
@@ -108,8 +111,10 @@ class Scene:
         unbounded = [-1e18, -1e18, 0, 0, 0, 0]
         evidence = [[i, limit, limit - 600, *moments.get(i, unbounded)] for i, limit in LIMITS.items()]
         item = [2, "gpt-4o", f"acct-{n}", packed_terms(WRITTEN, 60.0), 0, 0, 0, 100, 0, granted[2], evidence, 0]
-        used = [word for n in range(self.rules) for word in (f"usd/{n}", 3, 1e6, 9e5)]
-        return [*item, [["c/app", used]]] if used else item
+        if not self.rules:
+            return item
+        rules = [word for n in range(self.rules) for word in (f"usd/{n}", 3)]
+        return [*item, [raw_string(msgspec.msgpack.encode([["c/app", rules]])), [1e6, 9e5] * self.rules]]
 
     def round(self, requests: int) -> None:
         calls = max(1, requests // self.batch)

@@ -16,6 +16,10 @@ from .processes import HERE, Running, cores, free_port
 
 ROOT = HERE.parents[1]
 CLIENT_KEY = "qp-client-bench-0123456789abcdef"
+RULES = {  # four, that never refuse
+    "limits": {"rpm": "1B", "concurrent": "1M"},
+    "budgets": [{"usd": 1_000_000, "per": "month"}, {"tokens": "1000B", "per": "day"}],
+}
 REFERENCE = "aiohttp"
 
 
@@ -117,6 +121,7 @@ def quotapool(
     tcp: bool = False,
     workers: int = 1,
     tls: bool = False,
+    rules: bool = False,
 ) -> Callable[[Rig, Path, int], Running]:
     """As a user starts it. Limits are written far above the load: budgets are kept, and nobody waits for one."""
 
@@ -133,7 +138,7 @@ def quotapool(
             "workers": workers,
             "log": {"level": log, "format": "json"},
         }
-        config |= {"clients": [{"id": "bench", "key": CLIENT_KEY}]} if clients else {}
+        config |= {"clients": [{"id": "bench", "key": CLIENT_KEY, **(RULES if rules else {})}]} if clients else {}
         config |= {"ca_file": str(rig.ca_file)} if tls else {}
         config |= {"redis": f"redis://127.0.0.1:{rig.store_port}/0", "pool": directory.name} if tcp else {}
         (directory / "quotapool.yaml").write_text(yaml.safe_dump(config))
@@ -162,6 +167,9 @@ ALL = (
     Target("logs", "bare, with a log line for each request", quotapool(log="info")),
     Target("all-on", "client keys, budgets, metrics, log lines; 10 keys", full(), key=CLIENT_KEY, holds=True),
     Target("all-on-tcp", "all on, the store over TCP", full(tcp=True), key=CLIENT_KEY),
+    Target(
+        "all-on-rules", "all on, the client with four limits and budgets", full(tcp=True, rules=True), key=CLIENT_KEY
+    ),
     Target("all-on-1000", "all on, 1,000 keys", full(keys=1_000), key=CLIENT_KEY, keys=1_000),
     Target("all-on-10000", "all on, 10,000 keys", full(keys=10_000), key=CLIENT_KEY, keys=10_000),
     Target("all-on-2w", "all on, two workers on all cores", full(workers=2), key=CLIENT_KEY),

@@ -14,7 +14,7 @@ from quotapool.domain.periods import Per
 from quotapool.domain.quantities import Cost
 from quotapool.domain.rules import Kind, Measure, Mode, Rule
 from quotapool.ledger.grants import Granted
-from quotapool.ledger.rules import Blocked, Charge, Standing
+from quotapool.ledger.rules import Blocked, Charge, RuleSet, Standing
 from quotapool.store.store import connect
 
 from tests.fakes.store import candidate, ledger_on, wire
@@ -54,7 +54,7 @@ async def ledger(store):
 
 
 async def ask(ledger, *standings: Standing, amount: float = 10.0) -> Granted | Blocked:
-    answer = await ledger.reserve(GROUP, Cost(0), [A], charge=Charge(standings, [amount] * len(standings)))
+    answer = await ledger.reserve(GROUP, Cost(0), [A], charge=Charge(RuleSet(standings), [amount] * len(standings)))
     assert isinstance(answer, Granted | Blocked)
     return answer
 
@@ -102,7 +102,7 @@ async def test_a_reservation_that_was_not_used_leaves_nothing(ledger):
         ledger.give_back(await ask(ledger, standing, amount=1))
         await ledger.flush()
         again = await ask(ledger, standing, amount=1)
-        assert standing.seen.used + standing.seen.held == pytest.approx(1, abs=1e-3)
+        assert standing.used + standing.held == pytest.approx(1, abs=1e-3)
         ledger.give_back(again)
 
 
@@ -110,7 +110,7 @@ async def test_five_of_30_cents_at_once_on_45_leave_room_for_one(ledger):
     """LiteLLM #34732: all five were served."""
     cents = budget(45)
     answers = await asyncio.gather(*(ask(ledger, cents, amount=30) for _ in range(5)))
-    assert [type(answer) for answer in answers].count(Granted) == 1
+    assert [isinstance(answer, Granted) for answer in answers].count(True) == 1
 
 
 async def test_all_rules_are_taken_or_none_is(ledger):
@@ -131,7 +131,7 @@ async def test_every_rule_that_blocks_is_named(ledger):
 
 async def test_rules_without_force_count_and_let_through(ledger):
     soft = budget(15, mode=Mode.SOFT)
-    charges = [Charge([soft], [10.0]) for _ in range(2)]
+    charges = [Charge(RuleSet([soft]), [10.0]) for _ in range(2)]
     for charge in charges:
         assert isinstance(await ledger.reserve(GROUP, Cost(0), [A], charge=charge), Granted)
     assert [standing.rule.id for standing in charges[-1].exceeded] == ["usd/day"]
@@ -158,7 +158,7 @@ async def used_now(ledger, standing: Standing) -> float:
     """As the next request sees it."""
     ledger.give_back(await ask(ledger, standing, amount=0))
     await ledger.flush()
-    return standing.seen.used
+    return standing.used
 
 
 @pytest.mark.parametrize(
@@ -232,12 +232,12 @@ async def test_an_answer_that_is_lost_takes_nothing_twice(valkey_url, tmp_path):
         of_100 = budget(100)
         network.lose(1, "close")
         answer = await ask(ledger, of_100, amount=40)
-        assert (of_100.seen.used, of_100.seen.held) == (0, 40)
+        assert (of_100.used, of_100.held) == (0, 40)
         network.lose(1, "close")
         ledger.settle(answer, used=[30])
         await ledger.flush()
         await ask(ledger, of_100, amount=5)
-        assert (of_100.seen.used, of_100.seen.held) == (30, 5)
+        assert (of_100.used, of_100.held) == (30, 5)
         await store.close()
 
 
@@ -254,7 +254,7 @@ async def test_what_a_dead_worker_held_comes_back_by_itself(ledger, store, virtu
         await ledger.heartbeat()
         answer = await ask(ledger, *standings, amount=1)
     assert 10 <= took_s <= 17
-    assert [standing.seen.held for standing in standings] == [1, 1]
+    assert [standing.held for standing in standings] == [1, 1]
 
 
 async def test_a_worker_that_lives_may_hold_for_as_long_as_it_takes(ledger, store, virtual_time):

@@ -28,7 +28,7 @@ from quotapool.ledger.declared_keys import (
 )
 from quotapool.ledger.grants import Event, Granted, Observed
 from quotapool.ledger.items import Item
-from quotapool.ledger.rules import Charge, Standing
+from quotapool.ledger.rules import Charge, RuleSet, Standing
 from quotapool.money.spend_store import SpendStore
 from quotapool.store.store import Script, StoreRefused, connect
 from redis.crc import key_slot
@@ -74,7 +74,8 @@ def a_charge(rng: random.Random) -> Charge:
     client = Standing(f"c/{rng.choice('ab')}", Rule("rpm", Kind.RATE, Measure.REQUESTS, 1e6, period_s=60.0), UTC)
     budget = Rule("usd/day", Kind.BUDGET, Measure.USD, 1e6, per=Per.DAY)
     slots = Rule("concurrent", Kind.SLOTS, Measure.CONCURRENT, 1e6)
-    return Charge([client, Standing("t/all", budget, UTC), Standing("t/all", slots, UTC)], [1.0, 10.0, 1.0])
+    standings = [client, Standing("t/all", budget, UTC), Standing("t/all", slots, UTC)]
+    return Charge(RuleSet(standings), [1.0, 10.0, 1.0])
 
 
 async def anything(ledger: Ledger, rng: random.Random, held: list[Granted]) -> None:

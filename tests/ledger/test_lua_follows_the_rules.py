@@ -18,7 +18,7 @@ from quotapool.domain.periods import Per
 from quotapool.domain.quantities import Cost
 from quotapool.domain.rules import Counters, Kind, Measure, Mode, Rule
 from quotapool.ledger.grants import Granted
-from quotapool.ledger.rules import Blocked, Charge, Standing
+from quotapool.ledger.rules import Blocked, Charge, RuleSet, Standing, asked_of, settled_of
 
 from tests.fakes.store import ClockedStore, candidate, ledger_on, pack, unpack
 from tests.fakes.valkey import forget_all
@@ -84,7 +84,7 @@ class Both:
             standing = Standing(names[subject], rule, UTC)
             standing.ends = self.ends if rule.per is not Per.TOTAL else standing.ends
             standings.append(standing)
-        return Charge(standings, [float(amount) for amount in amounts])
+        return Charge(RuleSet(standings), [float(amount) for amount in amounts])
 
     async def reserve(self, worker: int, places: list[tuple[int, int]], amounts: list[int]) -> str:
         if worker not in self.living or not places:
@@ -94,7 +94,7 @@ class Both:
         ledger = self.ledgers[worker]
         answer = await ledger.reserve(GROUP, Cost(0), [candidate("a")], charge=charge)
         now = self.store.now
-        asked = dict(charge.asked(now))
+        asked = dict(asked_of(charge, charge.amounts, now))
         living = await self.heard()
         expected, place = [], 0
         before, missed = copy.deepcopy(self.spec), set()
@@ -126,8 +126,8 @@ class Both:
         ]
         for standing, ours in zip(charge.standings, seen, strict=True):
             if standing.rule.kind is not Kind.BUDGET or now < standing.ends[0]:
-                assert standing.seen.used == pytest.approx(ours.used, rel=1e-6, abs=1e-3)
-                assert standing.seen.held == pytest.approx(ours.held, rel=1e-6, abs=1e-3)
+                assert standing.used == pytest.approx(ours.used, rel=1e-6, abs=1e-3)
+                assert standing.held == pytest.approx(ours.held, rel=1e-6, abs=1e-3)
         self.open.append((worker, answer, answer.at))
         await self.compare(asked)
         return "granted"
@@ -150,7 +150,7 @@ class Both:
         ledger.settle(granted, used=used)
         await ledger.flush()
         living = await self.heard()
-        settled = charge.settled(used)
+        settled = settled_of(charge, charge.amounts, used)
         for name, of_subject in settled:
             self.spec[name].miss(self.store.now, self.name(worker), living)
             self.spec[name].settle(self.name(worker), of_subject, at)

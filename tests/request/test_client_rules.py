@@ -16,7 +16,19 @@ from quotapool.money.price_list import PriceList
 from quotapool.money.rate_cards import CardSet, RateCard, Rule
 from quotapool.settings import Settings
 
-from tests.fakes.edge import DONE, Client, chat_answer, chat_body, delta, error, fails, says, stream, usage_chunk
+from tests.fakes.edge import (
+    DONE,
+    Client,
+    chat_answer,
+    chat_body,
+    delta,
+    error,
+    event,
+    fails,
+    says,
+    stream,
+    usage_chunk,
+)
 
 KEY = "a-client-key-of-our-own"
 PICO = 1e-12
@@ -181,6 +193,33 @@ async def test_models_that_a_rule_is_not_about_take_nothing_of_it(open_pool):
     assert await used(pool, "tokens/total/gpt-5*") == (0, 0)
     refused = await ask(pool, 60, model="gpt-5.5")
     assert (refused.status, refused.error["code"]) == (429, "client_budget_exhausted")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+async def test_a_stream_that_uses_up_a_budget_is_cut_where_that_is_wanted(open_pool, path):
+    chat = path.endswith("completions")
+    piece = delta(content="x") if chat else event({"type": "response.output_text.delta", "delta": "x"})
+    asked = {"messages": [{"role": "user", "content": "hi"}]} if chat else {"input": "hi"}
+    body = json.dumps({"model": "gpt-4o", "stream": True, **asked}).encode()
+    cut = {"id": "app", "key": KEY, "budgets": [{"tokens": 5000, "per": "day"}], "on_stream_overrun": "cut"}
+    pool = await open_pool(
+        {"a": 1}, clients=[cut, {**cut, "id": "other", "key": KEY + "2", "on_stream_overrun": "finish"}]
+    )
+    pool.upstream.next(stream(*([piece] * 6000), DONE))
+    record = RequestRecord("r", time.monotonic(), "POST")
+    client = Client(body, target=path, key=KEY)
+    await pool.ask(client, record)
+    # 4,096 were held of 5,000, so some 900 more may come, and are looked at every 64.
+    assert 4_900 <= client.got.count(b'"x"') <= 5_100
+    last = json.loads(client.got.strip().rpartition(b"data: ")[2])
+    assert (last["error"] if chat else last)["code"] == "client_budget_exhausted"
+    assert client.finished
+    assert (record.code, record.rules, record.cut) == ("client_budget_exhausted", ("tokens/day",), True)
+    assert pool.is_idle()
+    # By default it is finished, and the budget is passed by it.
+    pool.upstream.next(stream(*([piece] * 6000), DONE))
+    client = await pool.ask(Client(body, target=path, key=KEY + "2"))
+    assert client.got.count(b'"x"') == 6000
 
 
 # ---- refusals

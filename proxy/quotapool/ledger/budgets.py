@@ -18,15 +18,14 @@ import structlog
 
 from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Cost
-from quotapool.domain.rules import Settled
 from quotapool.ledger.batches import Batches
 from quotapool.ledger.declared_keys import keys_of_rights
 from quotapool.ledger.grants import Candidate, Event, Granted, Observed, Refused, Written, written_limits
-from quotapool.ledger.items import Item, ReserveItem, SettleItem
+from quotapool.ledger.items import ChargeItem, Item, ReserveItem, SettleItem
 from quotapool.ledger.local import LocalBudgets
 from quotapool.ledger.messages import MOST, bounded, evidence_of, is_sound, packed_array
 from quotapool.ledger.registry import Braked, Registry
-from quotapool.ledger.rules import Blocked, Charge, packed_asked, packed_settled
+from quotapool.ledger.rules import Blocked, Charge
 from quotapool.ledger.stored_buckets import StoredBuckets
 from quotapool.store.store import Script, Store, StoreError, StoreLost, StoreUnavailable, text_of
 
@@ -137,7 +136,7 @@ class Ledger:
         who = f"{self._name}/{owner}" if owner else ""
         payload = [1, group, *amounts, may_try_resting, self._rng.random(), names, forget, leave, who, stored, alone]
         if charge is not None:
-            payload.append(packed_asked(charge.asked(self._now())))
+            payload.append(charge.words(self._now()))
         fallback = partial(self._reserve_locally, group, cost, candidates, leave, charge)
         future: asyncio.Future[Granted | Refused | Blocked] = self._batches.loop.create_future()
         item = ReserveItem(
@@ -202,9 +201,7 @@ class Ledger:
             return
         settled = None
         if charge is not None and used is not None:
-            for standing, held, amount in zip(charge.standings, charge.amounts, used, strict=True):
-                standing.spent(held, amount, granted.at)
-            settled = packed_settled(charge.settled(used, was_held=not granted.local))
+            settled = charge.settle(used, 0.0 if granted.local else granted.at)
         evidence = evidence_of(granted, observed, refused=refused)
         self._correct(granted, back, unused_tokens, cool_s, evidence, event, settled)
 
@@ -214,12 +211,7 @@ class Ledger:
         if not held_at and self._local is not None and self._local.active:
             self._local.rules.settle(charge, used, was_held=False)
             return
-        for standing, held, amount in zip(charge.standings, charge.amounts, used, strict=True):
-            standing.spent(held if held_at else 0.0, amount, held_at)
-        self._charge(charge.settled(used, was_held=held_at > 0), held_at)
-
-    def _charge(self, settled: Sequence[tuple[str, Sequence[Settled]]], held_at: float = 0.0) -> None:
-        self._batches.put(Item([5, held_at, packed_settled(settled)]), urgent=False)
+        self._batches.put(ChargeItem(charge, held_at, used), urgent=False)
 
     def observe(self, granted: Granted, observed: Sequence[Observed]) -> None:
         """Report the headers of a long answer before its end. Its settle then carries no evidence."""
@@ -306,8 +298,8 @@ class Ledger:
 
     def _pay(self, *, forgiven: bool = False) -> None:
         """Charge in the store what was taken without it."""
-        if self._local is not None and (used := self._local.rules.pay()):
-            self._charge(used)
+        if self._local is not None and (owed := self._local.rules.pay()) is not None:
+            self._batches.put(ChargeItem(owed[0], 0.0, owed[1]), urgent=False)
         debts = self._local.pay(self._now()) if self._local is not None else []
         for debt in debts if not forgiven else ():
             self.carry_over(debt.group, debt.candidate, debt.kept, debt.corrected, debt.cool_s)

@@ -10,6 +10,7 @@ import msgspec
 from quotapool.domain.bucket import DIMENSIONS, UNKNOWN, Moment
 from quotapool.domain.quantities import Cost, Dimension, Limits
 from quotapool.domain.subject import Subject
+from quotapool.ledger.msgpack import as_string, raw_string
 from quotapool.ledger.rules import Charge
 
 Written = tuple[float, float, float, float, float]
@@ -56,7 +57,7 @@ def candidate_of(
     if organization:
         states.append(str(Subject.of_organization(organization)))
     terms = packed_terms(written, burst_s)
-    packed = b"\x93" + msgspec.msgpack.encode(account) + bytes(terms) + _as_string(msgspec.msgpack.encode(states))
+    packed = b"\x93" + msgspec.msgpack.encode(account) + bytes(terms) + as_string(msgspec.msgpack.encode(states))
     prints = account_fingerprint, key_fingerprint
     return Candidate(packed, place, account, terms, written, burst_s, key, *prints, organization)
 
@@ -64,13 +65,7 @@ def candidate_of(
 @lru_cache(maxsize=1024)
 def packed_terms(written: Written, burst_s: float) -> msgspec.Raw:
     """Equal ones are one object, which saves cache misses in a large pool."""
-    return msgspec.Raw(_as_string(msgspec.msgpack.encode((burst_s, *written))))
-
-
-def _as_string(packed: bytes) -> bytes:
-    """MessagePack inside of a MessagePack string, to be unpacked only where it is needed."""
-    size = len(packed)
-    return (bytes((0xA0 | size,)) if size < 32 else b"\xda" + size.to_bytes(2, "big")) + packed
+    return raw_string(msgspec.msgpack.encode((burst_s, *written)))
 
 
 class Granted(msgspec.Struct, eq=False):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from quotapool.domain.quantities import Cost
 from quotapool.ledger.grants import Candidate, Granted, Refused
@@ -15,8 +15,6 @@ from quotapool.ledger.messages import bucket_key, parse_reserve
 from quotapool.ledger.rules import Blocked, Charge
 
 _RELEASE, _CHARGE = 3, 5  # of the script's kinds
-_RULES: Final = 13  # of a reserve: place of its rules, if it has any
-_USED: Final = 12  # of a settle: the same
 
 
 class Item:
@@ -42,14 +40,26 @@ class Item:
         kind, group, account = self.payload[:3]
         if kind == _RELEASE:
             return [f"{prefix}:claims:{group}"]
-        if kind == _CHARGE:
-            return _keys_of_rules(prefix, account)
         return [f"{prefix}:next:{group}", bucket_key(prefix, account, group)]
 
 
-def _keys_of_rules(prefix: str, subjects: list[Any]) -> list[str]:
-    """`subjects`: packed ones, which begin with their names."""
-    return [f"{prefix}:replicas", *(f"{prefix}:rules:{subject[0]}" for subject in subjects)]
+def _keys_of_rules(prefix: str, charge: Charge | None) -> list[str]:
+    if charge is None:
+        return []
+    return [f"{prefix}:replicas", *(f"{prefix}:rules:{subject}" for subject in charge.rules.subjects)]
+
+
+class ChargeItem(Item):
+    """What was used of a client's rules beside any account's budget."""
+
+    __slots__ = ("_charge",)
+
+    def __init__(self, charge: Charge, held_at: float, used: Sequence[float]) -> None:
+        super().__init__([_CHARGE, held_at, charge.settle(used, held_at)])
+        self._charge = charge
+
+    def keys(self, prefix: str) -> list[str]:
+        return _keys_of_rules(prefix, self._charge)
 
 
 class SettleItem(Item):
@@ -68,8 +78,7 @@ class SettleItem(Item):
         self._on_headroom(self._granted.candidate, self._granted.group, result[1])
 
     def keys(self, prefix: str) -> list[str]:
-        used = self.payload[_USED] if len(self.payload) > _USED else []
-        return [*super().keys(prefix), *(_keys_of_rules(prefix, used) if used else ())]
+        return [*super().keys(prefix), *_keys_of_rules(prefix, self._granted.charge)]
 
 
 class ReserveItem(Item):
@@ -123,5 +132,5 @@ class ReserveItem(Item):
 
     def keys(self, prefix: str) -> list[str]:
         buckets = [bucket_key(prefix, candidate.account, self._group) for candidate in self._candidates]
-        rules = _keys_of_rules(prefix, self.payload[_RULES]) if len(self.payload) > _RULES else ()
+        rules = _keys_of_rules(prefix, self._charge)
         return [f"{prefix}:claims:{self._group}", f"{prefix}:next:{self._group}", *buckets, *rules]

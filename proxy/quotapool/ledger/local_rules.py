@@ -11,10 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
-
-from quotapool.domain.rules import Asked, Counters, Kind, Settled
-from quotapool.ledger.rules import Blocked, BlockedRule, Charge, Standing
+from quotapool.domain.rules import Asked, Counters, Kind
+from quotapool.ledger.rules import Blocked, BlockedRule, Charge, RuleSet, Standing, asked_of, settled_of
 
 _SELF: Final = "self"
 
@@ -36,47 +34,41 @@ class LocalRules:
         """What does not let it through; None: nothing. A second call is needed to take it."""
         found: list[BlockedRule] = []
         place = 0
-        for name, asked in self._weighed(charge, now):
+        for name, asked in asked_of(charge, self._amounts(charge), now):
             for one in self._of(name, charge, asked, now).blocked(now, asked):
                 n = place + one.place
-                seen = charge.standings[n].seen
-                found.append(BlockedRule(charge.standings[n], charge.amounts[n], seen.used, seen.held, one.wait_s))
+                standing = charge.standings[n]
+                found.append(BlockedRule(standing, charge.amounts[n], standing.used, standing.held, one.wait_s))
             place += len(asked)
         return Blocked(tuple(found), now, charge.guessed) if found else None
 
     def take(self, charge: Charge, now: float) -> None:
-        for name, asked in self._weighed(charge, now):
+        for name, asked in asked_of(charge, self._amounts(charge), now):
             self._of(name, charge, asked, now).take(now, _SELF, asked)
 
     def settle(self, charge: Charge, used: Sequence[float], *, was_held: bool = True) -> None:
         """What a request used that was granted here, or beside any grant."""
         for standing, amount in zip(charge.standings, used, strict=True):
             self._owed[standing] = self._owed.get(standing, 0.0) + amount
-            standing.spent(0.0, amount)
-        n = self._replicas
-        weighed = Charge(charge.standings, self._amounts(charge))
-        for name, settled in weighed.settled([amount * n for amount in used], was_held=was_held):
+            standing.spent(0.0, amount, 0.0)
+        held = self._amounts(charge) if was_held else charge.nothing()
+        for name, settled in settled_of(charge, held, [amount * self._replicas for amount in used]):
             if name in self._counters:
                 self._counters[name].settle(_SELF, settled, math.inf if was_held else 0.0)
 
-    def pay(self) -> list[tuple[str, list[Settled]]]:
-        """What is owed, by subject; it counts as paid then."""
-        owed: dict[str, list[Settled]] = {}
-        for standing, amount in self._owed.items():
-            if amount:
-                owed.setdefault(standing.subject, []).append(Settled(standing.rule, 0.0, amount))
+    def pay(self) -> tuple[Charge, list[float]] | None:
+        """What is owed, and how much of each; it counts as paid then. None: nothing."""
+        owed = sorted(((s, amount) for s, amount in self._owed.items() if amount), key=lambda pair: pair[0].subject)
         self._owed.clear()
-        return list(owed.items())
+        if not owed:
+            return None
+        amounts = [amount for _, amount in owed]
+        return Charge(RuleSet([standing for standing, _ in owed]), amounts), amounts
 
     def end(self) -> None:
         """The store grants again."""
         self._counters.clear()
         self._begun.clear()
-
-    def _weighed(self, charge: Charge, now: float) -> list[tuple[str, list[Asked]]]:
-        asked = Charge(charge.standings, self._amounts(charge)).asked(now)
-        # What was seen is in the counters from the beginning.
-        return [(name, [msgspec.structs.replace(one, known=0.0) for one in of_subject]) for name, of_subject in asked]
 
     def _amounts(self, charge: Charge) -> list[float]:
         """As if it cost N times as much, yet no request is too large that was not too large before."""
@@ -95,6 +87,6 @@ class LocalRules:
             rule = standing.rule
             taken = rule.limit - standing.left_at(now) if standing.seen_at else rule.limit
             if rule.kind is Kind.SLOTS:
-                taken = standing.seen.held if standing.seen_at else 0.0
+                taken = standing.held if standing.seen_at else 0.0
             counters.begin(now, one, taken)
         return counters

@@ -1,6 +1,6 @@
 """The rules of clients and teams on their way to the store and back: what a request charges them, and what was seen.
 
-The formats: `lua/ledger/rules.lua`.
+The formats: `lua/ledger/rules.lua`. What is the same for many requests is packed once.
 """
 
 from __future__ import annotations
@@ -11,71 +11,73 @@ from typing import Any, Final
 
 import msgspec
 
-from quotapool.domain.periods import ends
-from quotapool.domain.rules import Asked, Kind, Mode, Rule, Seen, Settled
+from quotapool.domain.periods import ENDLESS, ends
+from quotapool.domain.rules import Asked, Kind, Mode, Rule, Settled
+from quotapool.ledger.msgpack import raw_string
 
 CLIENT: Final = "c/"
 TEAM: Final = "t/"
 """How the names of subjects begin."""
 _LATE_S: Final = 60.0  # no answer comes later; one that is older by more shows that the store's clock was set back
 
+_pack: Final = msgspec.msgpack.Encoder().encode
+
 
 class Standing:
-    """One rule of one subject, as this process knows it. `seen`: its counter after the last request that took from it;
-    `seen_at`: the store's second of that; 0: none did."""
+    """One rule of one subject, as this process knows it: what was used and held after the last request that took from
+    it, at the store's second `seen_at`; 0: none did. `ends`: of a budget, as in `periods.ends`."""
 
-    __slots__ = ("_since", "ends", "rule", "seen", "seen_at", "subject", "zone")
+    __slots__ = ("_since", "ends", "held", "is_budget", "rule", "seen_at", "subject", "used", "zone")
 
     def __init__(self, subject: str, rule: Rule, zone: tzinfo) -> None:
         self.subject = subject
         self.rule = rule
         self.zone = zone
+        self.is_budget = rule.kind is Kind.BUDGET
         self.ends = 0.0, 0.0
-        self._since = 0.0  # the second at which the present period was noticed
-        self.seen = Seen(0.0, 0.0)
+        self.used = 0.0
+        self.held = 0.0
         self.seen_at = 0.0
+        self._since = 0.0  # the second at which the present period was noticed
 
     def __repr__(self) -> str:
         return f"<Standing {self.subject} {self.rule.id}>"
 
-    def asked(self, amount: float, now: float) -> Asked:
-        """What a request asks of it. `now`: the store's second."""
-        if self.rule.kind is not Kind.BUDGET:
-            return Asked(self.rule, amount)
-        self._turn(now)
-        return Asked(self.rule, amount, self.ends, self.seen.used)
+    def turn(self, now: float) -> None:
+        """If its period has ended, another has begun, of which nothing is used. `now`: the store's second."""
+        if self.is_budget and not now < self.ends[0]:
+            self.ends = ends(self.rule.per, self.zone, now)
+            self.used = self.held = 0.0
+            self._since = now
 
     def saw(self, used: float, held: float, at: float) -> None:
         """The store's answer to a request that took from it at `at`."""
-        if self.rule.kind is Kind.BUDGET:
+        if self.is_budget:
             if 0 < self._since - at < _LATE_S:
                 return  # it was asked before the period turned
-            self._turn(at)
-        self.seen, self.seen_at = Seen(used, held), at
+            if not at < self.ends[0]:
+                self.turn(at)
+        self.used, self.held, self.seen_at = used, held, at
 
-    def _turn(self, now: float) -> None:
-        if not now < self.ends[0]:
-            self.ends = ends(self.rule.per, self.zone, now)
-            self.seen, self._since = Seen(0.0, 0.0), now
-
-    def spent(self, held: float, used: float, held_at: float = 0.0) -> None:
+    def spent(self, held: float, used: float, held_at: float) -> None:
         """A request of this process was settled. `held_at`: the store's second at which it was held; 0: it was not."""
-        if self.rule.kind is Kind.RATE:
-            self.seen = Seen(max(0.0, self.seen.used - held + used), 0.0)
-        elif self.rule.kind is Kind.BUDGET:
+        if self.is_budget:
             if 0 < held_at < self._since:
                 return  # of an earlier period
-            self.seen = Seen(self.seen.used + used, max(0.0, self.seen.held - held))
+            self.used += used
+            self.held = max(0.0, self.held - held)
+        elif self.rule.kind is Kind.RATE:
+            self.used = max(0.0, self.used - held + used)
         else:
-            self.seen = Seen(0.0, max(0.0, self.seen.held - held))
+            self.held = max(0.0, self.held - held)
 
     def left_at(self, now: float) -> float:
         """How much was left when last seen, less what is held; a rate has refilled since."""
         rule = self.rule
-        used = self.seen.used + self.seen.held
+        used = self.used + self.held
         if rule.kind is Kind.RATE and self.seen_at:
             used -= max(0.0, now - self.seen_at) * rule.limit / rule.period_s
-        elif rule.kind is Kind.BUDGET and not now < self.ends[0]:
+        elif self.is_budget and not now < self.ends[0]:
             used = 0.0
         return min(rule.limit, max(0.0, rule.limit - used))
 
@@ -84,55 +86,105 @@ class Standing:
         if self.rule.kind is Kind.RATE:
             limit = self.rule.limit
             return (1 - self.left_at(now) / limit) * self.rule.period_s if limit > 0 else self.rule.period_s
-        return max(0.0, self.ends[0] - now) if self.rule.kind is Kind.BUDGET else 0.0
+        return max(0.0, self.ends[0] - now) if self.is_budget else 0.0
+
+    def words(self) -> list[Any]:
+        """The rule as the script reads it."""
+        rule = self.rule
+        words: list[Any] = [rule.id, int(rule.kind), rule.limit, rule.mode is Mode.HARD]
+        if self.is_budget:
+            words += self.ends
+        elif rule.kind is Kind.RATE:
+            words.append(rule.period_s)
+        return words
+
+
+class RuleSet:
+    """The rules that a request must fit: those of one subject behind each other. Packed anew when a period turns."""
+
+    __slots__ = ("_asked", "_turns_at", "hard", "settled", "standings")
+
+    def __init__(self, standings: Sequence[Standing]) -> None:
+        self.standings = standings
+        self.settled = raw_string(
+            _pack([(name, [w for s in of for w in s.words()[:2]]) for name, of in self._subjects()])
+        )
+        self.hard = all(standing.rule.mode is Mode.HARD for standing in standings)
+        self._asked = msgspec.Raw(b"")
+        self._turns_at = 0.0
+
+    def asked(self, now: float) -> msgspec.Raw:
+        """As the script reads it. `now`: the store's second."""
+        if not now < self._turns_at:
+            for standing in self.standings:
+                standing.turn(now)
+            self._turns_at = min((s.ends[0] for s in self.standings if s.is_budget), default=ENDLESS)
+            self._asked = raw_string(_pack([(name, [s.words() for s in of]) for name, of in self._subjects()]))
+        return self._asked
+
+    def _subjects(self) -> list[tuple[str, list[Standing]]]:
+        subjects: list[tuple[str, list[Standing]]] = []
+        for standing in self.standings:
+            if not subjects or subjects[-1][0] != standing.subject:
+                subjects.append((standing.subject, []))
+            subjects[-1][1].append(standing)
+        return subjects
+
+    @property
+    def subjects(self) -> list[str]:
+        """Their names."""
+        return list(dict.fromkeys(standing.subject for standing in self.standings))
 
 
 class Charge(msgspec.Struct, eq=False):
-    """What one request takes from its client's and its team's rules: `amounts`, one for each of the `standings`, those
-    of one subject behind each other. `guessed`: it names no maximum for its answer."""
+    """What one request takes: `amounts`, one for each of the `rules`. `guessed`: it names no maximum for its answer."""
 
-    standings: Sequence[Standing]
+    rules: RuleSet
     amounts: list[float]
     guessed: bool = False
 
-    def asked(self, now: float) -> list[tuple[str, list[Asked]]]:
-        """By subject. `now`: the store's second."""
-        subjects: list[tuple[str, list[Asked]]] = []
-        name = ""
-        for standing, amount in zip(self.standings, self.amounts, strict=True):
-            if standing.subject != name:
-                name = standing.subject
-                subjects.append((name, []))
-            subjects[-1][1].append(standing.asked(amount, now))
-        return subjects
+    @property
+    def standings(self) -> Sequence[Standing]:
+        return self.rules.standings
 
-    def settled(self, used: Sequence[float], *, was_held: bool = True) -> list[tuple[str, list[Settled]]]:
-        """By subject. `was_held`: in the store."""
-        subjects: list[tuple[str, list[Settled]]] = []
-        name = ""
-        for standing, amount, spent in zip(self.standings, self.amounts, used, strict=True):
-            if standing.subject != name:
-                name = standing.subject
-                subjects.append((name, []))
-            subjects[-1][1].append(Settled(standing.rule, amount if was_held else 0.0, spent))
-        return subjects
+    def words(self, now: float) -> list[Any]:
+        """As the script reads it. `now`: the store's second."""
+        packed = self.rules.asked(now)
+        numbers: list[float] = []
+        for standing, amount in zip(self.rules.standings, self.amounts, strict=True):
+            numbers.append(amount)
+            numbers.append(standing.used if standing.is_budget else 0.0)
+        return [packed, numbers]
+
+    def settle(self, used: Sequence[float], held_at: float) -> list[Any]:
+        """What was used, as the script reads it; the standings know it at once. `held_at`: the store's second at which
+        it was held; 0: it was not."""
+        numbers: list[float] = []
+        for standing, amount, spent in zip(self.rules.standings, self.amounts, used, strict=True):
+            held = amount if held_at else 0.0
+            standing.spent(held, spent, held_at)
+            numbers.append(held)
+            numbers.append(spent)
+        return [self.rules.settled, numbers]
+
+    def saw(self, flat: Sequence[float], at: float) -> None:
+        """The script's answer: used and held, of each rule."""
+        n = 0
+        for standing in self.rules.standings:
+            standing.saw(flat[n], flat[n + 1], at)
+            n += 2
 
     def nothing(self) -> list[float]:
         """The use of a request that upstream did not charge."""
         return [0.0] * len(self.amounts)
 
-    def saw(self, flat: Sequence[float], at: float) -> None:
-        """The script's answer: used and held, of each rule."""
-        for n, standing in enumerate(self.standings):
-            standing.saw(flat[2 * n], flat[2 * n + 1], at)
-
     @property
     def exceeded(self) -> Iterator[Standing]:
         """Rules without force beyond whose limit this request goes, as last seen."""
-        for standing in self.standings:
-            seen = standing.seen
-            if standing.rule.mode is not Mode.HARD and seen.used + seen.held > standing.rule.limit:
-                yield standing
+        if not self.rules.hard:
+            for standing in self.rules.standings:
+                if standing.rule.mode is not Mode.HARD and standing.used + standing.held > standing.rule.limit:
+                    yield standing
 
 
 class BlockedRule(msgspec.Struct, frozen=True):
@@ -175,24 +227,21 @@ def blocked_of(flat: Sequence[float], charge: Charge, at: float) -> Blocked:
     return Blocked(tuple(rules), at, charge.guessed)
 
 
-def packed_asked(subjects: Sequence[tuple[str, Sequence[Asked]]]) -> list[Any]:
-    """As the script reads it."""
-    return [[name, [_asked(one) for one in asked]] for name, asked in subjects]
+# ---- for this process's own share, which counts as `domain/rules.py` specifies
 
 
-def _asked(one: Asked) -> list[Any]:
-    rule = one.rule
-    words: list[Any] = [rule.id, int(rule.kind), rule.limit, one.amount, rule.mode is Mode.HARD]
-    if rule.kind is Kind.BUDGET:
-        words += (*one.ends, one.known)
-    elif rule.kind is Kind.RATE:
-        words.append(rule.period_s)
-    return words
+def asked_of(charge: Charge, amounts: Sequence[float], now: float) -> list[tuple[str, list[Asked]]]:
+    """By subject, with other amounts than the charge's. What is known to be used is not part of it."""
+    charge.rules.asked(now)
+    subjects: dict[str, list[Asked]] = {}
+    for standing, amount in zip(charge.standings, amounts, strict=True):
+        subjects.setdefault(standing.subject, []).append(Asked(standing.rule, amount, standing.ends))
+    return list(subjects.items())
 
 
-def packed_settled(subjects: Sequence[tuple[str, Sequence[Settled]]]) -> list[Any]:
-    """As the script reads it."""
-    return [
-        [name, [word for one in settled for word in (one.rule.id, int(one.rule.kind), one.held, one.used)]]
-        for name, settled in subjects
-    ]
+def settled_of(charge: Charge, held: Sequence[float], used: Sequence[float]) -> list[tuple[str, list[Settled]]]:
+    """By subject."""
+    subjects: dict[str, list[Settled]] = {}
+    for standing, h, u in zip(charge.standings, held, used, strict=True):
+        subjects.setdefault(standing.subject, []).append(Settled(standing.rule, h, u))
+    return list(subjects.items())

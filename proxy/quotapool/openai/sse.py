@@ -75,6 +75,7 @@ class StreamRelay:
         "_tier",
         "committed",
         "complete",
+        "dialect",
         "error",
         "last",
         "object_id",
@@ -86,6 +87,7 @@ class StreamRelay:
         self.error: bytes | None = None
         self.object_id = ""
         self.last = b""
+        self.dialect = dialect
         self._chat = dialect == "chat"
         self._strip = strip_usage and self._chat
         self._held = bytearray()
@@ -111,6 +113,11 @@ class StreamRelay:
         return msgspec.structs.replace(
             running, certainty=Certainty.AT_LEAST, completion=max(running.completion, self._deltas), tier=tier
         )
+
+    @property
+    def seen(self) -> int:
+        """Tokens of the answer so far, at least."""
+        return self._deltas if self._running is None else max(self._running.completion, self._deltas)
 
     def feed(self, data: bytes) -> bytes:
         """What the client gets now. Without stripping, `data` itself, at once."""

@@ -11,14 +11,15 @@ from zoneinfo import ZoneInfo
 from quotapool.domain.answer_sizes import AnswerSizes
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
-from quotapool.domain.rules import Kind, Measure, Mode
-from quotapool.ledger.rules import CLIENT, TEAM, Charge, Standing
+from quotapool.domain.rules import Kind, Measure, Mode, Rule
+from quotapool.ledger.rules import CLIENT, TEAM, Charge, RuleSet, Standing
 from quotapool.money.billing import billed_usage, price_of
 from quotapool.money.highest_cost import highest_price, highest_usage
 from quotapool.money.price_list import PriceList
 from quotapool.openai import replies
 from quotapool.openai.refusal import Refusal
 from quotapool.request.client_request import ClientRequest
+from quotapool.request.overrun import StreamBound
 from quotapool.settings import Client
 from quotapool.settings.rules import RuleOptions
 
@@ -29,25 +30,54 @@ _MOST_MODELS: Final = 1_000  # of one client, whose rules were looked up
 _UNSEEN: Final = AnswerSizes()
 
 
+# What a rule counts, in the order in which it is looked at.
+_REQUESTS, _CONCURRENT, _RATE_TOKENS, _TOKENS, _USD = range(5)
+
+
+class _Applying:
+    """The rules that are about one model, and what each of them counts."""
+
+    __slots__ = ("counts", "has_hard_usd", "rules")
+
+    def __init__(self, standings: Sequence[Standing]) -> None:
+        self.rules = RuleSet(standings)
+        self.counts = [_counted(standing.rule) for standing in standings]
+        self.has_hard_usd = any(s.rule.measure is Measure.USD and s.rule.mode is Mode.HARD for s in standings)
+
+
+def _counted(rule: Rule) -> int:
+    match rule.measure:
+        case Measure.REQUESTS:
+            return _REQUESTS
+        case Measure.CONCURRENT:
+            return _CONCURRENT
+        case Measure.TOKENS:
+            return _RATE_TOKENS if rule.kind is Kind.RATE else _TOKENS
+        case _:
+            return _USD
+
+
 class _Terms:
     """One client's rules, its team's included."""
 
-    __slots__ = ("_by_model", "names_models", "standings")
+    __slots__ = ("_by_model", "_without_slots", "names_models", "standings")
 
     def __init__(self, standings: tuple[Standing, ...]) -> None:
         self.standings = standings
         # Money depends on the model, and so does a rule for some of them.
         self.names_models = any(s.rule.models or s.rule.measure is Measure.USD for s in standings)
-        self._by_model: dict[str, tuple[Standing, ...]] = {}
+        self._by_model: dict[str, _Applying] = {}
+        self._without_slots: dict[str, _Applying] = {}
 
-    def of(self, model: str) -> tuple[Standing, ...]:
-        """Those that are about this model."""
-        found = self._by_model.get(model)
+    def of(self, model: str, *, slots: bool = True) -> _Applying:
+        """Those that are about this model. `slots`: and what may be in use at the same time."""
+        by_model = self._by_model if slots else self._without_slots
+        found = by_model.get(model)
         if found is None:
-            found = tuple(s for s in self.standings if not s.rule.models or fnmatchcase(model, s.rule.models))
-            if len(self._by_model) >= _MOST_MODELS:
-                self._by_model.clear()
-            self._by_model[model] = found
+            about = (s for s in self.standings if not s.rule.models or fnmatchcase(model, s.rule.models))
+            if len(by_model) >= _MOST_MODELS:
+                by_model.clear()
+            found = by_model[model] = _Applying([s for s in about if slots or s.rule.kind is not Kind.SLOTS])
         return found
 
 
@@ -57,6 +87,7 @@ class Charging:
     def __init__(self, prices: Callable[[], PriceList | None]) -> None:
         self._prices = prices
         self._terms: dict[str, _Terms] = {}
+        self._cuts: frozenset[str] = frozenset()  # clients whose streams are cut where they use up a budget
         self._known: dict[tuple[str, str], Standing] = {}
         self._sizes: dict[tuple[str, str], AnswerSizes] = {}
 
@@ -80,13 +111,16 @@ class Charging:
             return found
 
         terms: dict[str, _Terms] = {}
+        cuts: set[str] = set()
         for client in clients:
             own = standings(f"{CLIENT}{client.id}", client)
             if client.team is not None and client.team in teams:
                 own += standings(f"{TEAM}{client.team}", teams[client.team])
             if own:
                 terms[client.id] = _Terms(tuple(own))
-        self._terms = terms
+                if client.on_stream_overrun == "cut":
+                    cuts.add(client.id)
+        self._terms, self._cuts = terms, frozenset(cuts)
 
     def needs_models(self, client: str) -> bool:
         """Whether what it is charged depends on the models that a request names."""
@@ -98,41 +132,53 @@ class Charging:
         terms = self._terms.get(client)
         return () if terms is None else terms.standings
 
-    def of_model(self, client: str, model: str) -> tuple[Standing, ...]:
-        """Those of a client's rules, its team's included, that are about this model."""
+    def rules_of_response(self, client: str, model: str) -> RuleSet | None:
+        """Those that a response in a session must fit: the session has its slot. None: there are none."""
         terms = self._terms.get(client)
-        return () if terms is None else terms.of(model)
+        rules = None if terms is None else terms.of(model, slots=False).rules
+        return rules if rules is not None and rules.standings else None
 
-    def charge(self, client: str, request: ClientRequest) -> Charge | None:
-        """The most that a request may use of each rule; None: its client has none. Raises Refusal (403, 503): a budget
-        in dollars cannot be kept without a price."""
+    def charge(self, client: str, request: ClientRequest, *, slots: bool = True) -> Charge | None:
+        """The most that a request may use of each rule; None: its client has none. `slots`: a place among those in use
+        at the same time, too. Raises Refusal (403, 503): a budget in dollars cannot be kept without a price."""
         terms = self._terms.get(client)
         if terms is None:
             return None
-        return self.charge_of(terms.of(request.model), client, request)
-
-    def charge_of(self, standings: Sequence[Standing], client: str, request: ClientRequest) -> Charge | None:
+        applying = terms.of(request.model, slots=slots)
         usage: Usage | None = None
         usd: float | None = None
         amounts: list[float] = []
-        for standing in standings:
-            rule = standing.rule
-            if rule.measure is Measure.REQUESTS:
+        for counted in applying.counts:
+            if counted == _REQUESTS:
                 amounts.append(request.cost.requests)
-            elif rule.measure is Measure.CONCURRENT:
+            elif counted == _CONCURRENT:
                 amounts.append(1)
-            elif rule.kind is Kind.RATE:  # as OpenAI's own limiter counts
+            elif counted == _RATE_TOKENS:  # as OpenAI's own limiter counts
                 amounts.append(request.cost.tokens)
             else:
-                usage = usage or self._highest(client, request)
-                if rule.measure is Measure.TOKENS:
-                    amounts.append(usage.total)
+                if usage is None:
+                    usage = self._highest(client, request)
+                if counted == _TOKENS:
+                    amounts.append(usage.prompt + usage.completion)
                     continue
                 if usd is None:
-                    usd = self._highest_price(request, usage, is_hard=rule.mode is Mode.HARD)
-                amounts.append(usd or 0.0)
-        guessed = usage is not None and not request.output and usage.completion > 0
-        return Charge(standings, amounts, guessed) if standings else None
+                    usd = self._highest_price(request, usage, is_hard=applying.has_hard_usd) or 0.0
+                amounts.append(usd)
+        if not amounts:
+            return None
+        return Charge(applying.rules, amounts, usage is not None and not request.output and usage.completion > 0)
+
+    def bound(self, charge: Charge | None, client: str, request: ClientRequest) -> StreamBound | None:
+        """How far a stream may go on that uses more than it holds; None: to its end."""
+        if charge is None or not charge.guessed or client not in self._cuts:
+            return None
+        held, prices = self._highest(client, request).completion, self._prices()
+
+        def price_of(tokens: int) -> float:
+            usage = Usage(Certainty.EXACT, 0, tokens)
+            return 0.0 if prices is None else highest_price(prices, request.model, request.tier, usage) or 0.0
+
+        return StreamBound(charge, held, price_of)
 
     def used(
         self,
@@ -146,18 +192,19 @@ class Charging:
         """What an attempt used of each rule. One that upstream did not charge, and that is no answer to the client
         (`is_answer`), used nothing. `request`: to learn from how large it and its answer really were."""
         usage = billed_usage(attempt, record)
-        usd: float | None = None
+        usd = -1.0
         used: list[float] = []
-        for standing, amount in zip(charge.standings, charge.amounts, strict=True):
-            rule = standing.rule
-            if rule.measure is Measure.REQUESTS:
+        for standing, amount in zip(charge.rules.standings, charge.amounts, strict=True):
+            measure = standing.rule.measure
+            if measure is Measure.REQUESTS:
                 used.append(amount if is_answer or usage is not None else 0.0)
-            elif rule.measure is Measure.CONCURRENT or usage is None:
+            elif measure is Measure.CONCURRENT or usage is None:
                 used.append(0.0)
-            elif rule.measure is Measure.TOKENS:
-                used.append(float(usage.total + sum(of_tool.total for _, of_tool in usage.by_tools)))
+            elif measure is Measure.TOKENS:
+                tokens = usage.prompt + usage.completion
+                used.append(tokens + sum(of_tool.total for _, of_tool in usage.by_tools) if usage.by_tools else tokens)
             else:
-                if usd is None:
+                if usd < 0:
                     usd = self._price(record.model, attempt.tier, usage, amount)
                 used.append(usd)
         if request is not None and usage is not None and usage.certainty is Certainty.EXACT:

@@ -9,6 +9,7 @@ from typing import Final
 from quotapool.domain.quantities import Certainty, Details, Usage
 from quotapool.domain.request_record import RequestRecord
 from quotapool.ledger.grants import Granted
+from quotapool.openai import replies
 from quotapool.openai.classify import classify_stream_error
 from quotapool.openai.head import Header
 from quotapool.openai.headers import headers_for_client, headers_for_upstream
@@ -144,11 +145,15 @@ class HttpAttempt(Attempt):
         try:
             if is_events and request.endpoint.dialect is not None:
                 stream = self._stream = StreamRelay(request.endpoint.dialect, request.strip_usage)
+                bound = self.parts.charging.bound(self.granted.charge, request_record.client, request)
                 self.parts.observer.stream_opened(1)
                 try:
-                    await pass_stream(down, answer, headers, stream, self._hold_s(), passed, echo, reader)
+                    await pass_stream(down, answer, headers, stream, self._hold_s(), passed, echo, reader, bound)
                 finally:
                     self.parts.observer.stream_opened(-1)
+                if bound is not None and bound.used_up is not None:
+                    request_record.code = replies.CLIENT_BUDGET_EXHAUSTED.code
+                    request_record.rules, request_record.cut = (bound.used_up.rule.id,), True
             elif request.endpoint.estimate is not None or (request.endpoint.reports_usage and is_json):
                 await pass_json(down, answer, headers, passed, echo, reader)
             elif reader is not None and (is_json or reader.shows_others):

@@ -85,9 +85,12 @@ class RequestPath:
             return
 
         # What does it contain, what will it cost, and which account must serve it?
-        limited = (client is not None and bool(client.models)) or self._parts.charging.needs_models(record.client)
+        limited = client is not None and bool(client.models)
+        first = limited or self._parts.charging.needs_models(record.client)  # before a form passes, its model is known
         roster = self._parts.sync.roster
-        request = await read_client_request(down, endpoint, now.settings, roster, every_model=limited)  # 400, 413
+        request = await read_client_request(  # 400, 413
+            down, endpoint, now.settings, roster, every_model=limited, whole_forms=first
+        )
         refuse_model(client, request)  # 403
         record.model, record.streamed = request.model, request.streamed
         await self._place(down, request, record.client)  # 400, 404, 503

@@ -51,9 +51,16 @@ _PREFIX: Final = 4096  # bytes of a body that tell whether two long prompts begi
 
 
 async def read_client_request(
-    down: Downstream, endpoint: Endpoint, settings: Settings, roster: Roster, *, every_model: bool = False
+    down: Downstream,
+    endpoint: Endpoint,
+    settings: Settings,
+    roster: Roster,
+    *,
+    every_model: bool = False,
+    whole_forms: bool = False,
 ) -> ClientRequest:
-    """Read and estimate. `every_model`: all models that it names are found, so a form is read to its end.
+    """Read and estimate. `every_model`: all models that it names are found. `whole_forms`: a form is read to its end
+    before it goes on.
 
     Raises Refusal (400, 413)."""
     headers = down.headers
@@ -66,7 +73,7 @@ async def read_client_request(
     if content_type and headers.is_repeated("content-type"):  # it is not known which one upstream takes
         raise Refusal(replies.UNSUPPORTED_ENCODING)
     if endpoint.estimate is None and not (is_json and endpoint.json_body):
-        return await _streamed(down, endpoint, content_type, settings, roster, every_model=every_model)
+        return await _streamed(down, endpoint, content_type, settings, roster, whole=whole_forms)
     most = settings.max_json_body
     if "content-encoding" in headers.first or (most if length is None else int(length)) > SMALL:
         body, text = await _read_large(down, most)
@@ -184,7 +191,7 @@ def cost_of(endpoint: Endpoint, model: str, count: int, roster: Roster) -> tuple
 
 
 async def _streamed(
-    down: Downstream, endpoint: Endpoint, content_type: str, settings: Settings, roster: Roster, *, every_model: bool
+    down: Downstream, endpoint: Endpoint, content_type: str, settings: Settings, roster: Roster, *, whole: bool
 ) -> ClientRequest:
     """A body that passes as it comes. Of a form whose model tells what it costs, the beginning is looked at first;
     a model that comes later is found by `watched`."""
@@ -192,18 +199,18 @@ async def _streamed(
     model, streamed, count, models = "", False, 1, tuple[str, ...]()
     boundary = boundary_of(content_type) if endpoint.names_model else b""
     if boundary and "content-encoding" not in down.headers:
-        most = settings.max_json_body if every_model else _PEEK
-        held, fields, piece = bytearray(), FieldReader(boundary, with_files=every_model), b"-"
+        most = settings.max_json_body if whole else _PEEK
+        held, fields, piece = bytearray(), FieldReader(boundary, with_files=whole), b"-"
         try:
-            while piece and ("model" not in fields.found or every_model) and len(held) < most:
+            while piece and ("model" not in fields.found or whole) and len(held) < most:
                 piece = await anext(stream, b"")
                 held += piece
                 fields.feed(piece)
         except FormError as unclear:
             boundary = b""  # there is no telling what it names
-            if every_model:
+            if whole:
                 raise Refusal(replies.INVALID_FORM, f"{replies.INVALID_FORM.message} Here: {unclear}.") from unclear
-        if every_model and not fields.ended:
+        if whole and not fields.ended:
             raise Refusal(replies.BODY_TOO_LARGE if len(held) >= most else replies.INVALID_FORM)
         stream, models = after(bytes(held), stream), tuple(fields.models)
         model, streamed, count = facts_of_form(fields.found)

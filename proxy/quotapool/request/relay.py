@@ -20,6 +20,7 @@ from quotapool.openai.skimmed import SkimmedJson
 from quotapool.openai.sse import StreamRelay
 from quotapool.openai.usage import read_usage
 from quotapool.request.outcome import Passed
+from quotapool.request.overrun import StreamBound, StreamOverrun
 from quotapool.upstream.interface import Answer, UpstreamFailure, read_body
 
 _READ_WHOLE: Final = 4 * 2**20  # a JSON answer up to this size is sent in one piece, with its length
@@ -184,8 +185,10 @@ async def pass_stream(
     passed: Passed,
     echo: EchoFilter,
     reader: AnswerReader | None = None,
+    bound: StreamBound | None = None,
 ) -> None:
-    """Server-sent events. The preamble is held at most `hold_s`; an error found in it is returned, not sent."""
+    """Server-sent events. The preamble is held at most `hold_s`; an error found in it is returned, not sent. `bound`:
+    how much of it the client has a budget for; None: it is not to be cut."""
     held: list[bytes] = []
     named = False
     try:
@@ -204,6 +207,8 @@ async def pass_stream(
         await down.write(b"".join(held))
         if not ended:
             while not kept and reader is not None and (chunk := await answer.chunk()):
+                if bound is not None:
+                    bound.check(watch)
                 if reader.reads_chunks:
                     reader.passes(chunk)
                 data = watch.feed(echo.feed(chunk))
@@ -212,14 +217,33 @@ async def pass_stream(
                     reader.began(watch.object_id)
                 kept = await _kept(reader, watch)
                 await down.write(data)
-            await answer.pour(lambda chunk: down.put(watch.feed(echo.feed(chunk))))
+            if bound is None:
+                await answer.pour(lambda chunk: down.put(watch.feed(echo.feed(chunk))))
+            else:
+                await _pour_within(bound, down, answer, watch, echo)
         rest = echo.finish()
         if rest := (watch.feed(rest) if rest else b"") + watch.finish():
             await down.write(rest)
         passed.complete = True
         await down.finish()
+    except StreamOverrun:
+        if bound is not None:
+            await down.write(bound.event(watch.dialect))
+        await down.finish()
     finally:
         _shown(passed, watch)
+
+
+async def _pour_within(
+    bound: StreamBound, down: Downstream, answer: Answer, watch: StreamRelay, echo: EchoFilter
+) -> None:
+    """Raises StreamOverrun."""
+
+    def put(data: bytes) -> Awaitable[None] | None:
+        bound.check(watch)
+        return down.put(watch.feed(echo.feed(data)))
+
+    await answer.pour(put)
 
 
 def _shown(passed: Passed, watch: StreamRelay) -> None:

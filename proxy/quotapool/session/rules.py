@@ -7,14 +7,13 @@ left, and a session whose client has used up a hard budget ends.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from quotapool.domain.quantities import Cost
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.rules import Kind, Measure, Mode
 from quotapool.ledger.budgets import Blocked, Candidate, Granted, Ledger
-from quotapool.ledger.rules import Charge, Standing
+from quotapool.ledger.rules import Charge, RuleSet, Standing
 from quotapool.request.charging import Charging
 from quotapool.request.client_request import ClientRequest
 from quotapool.request.refusals import refusal_of
@@ -39,7 +38,7 @@ class SessionRules:
     def opening(self) -> Charge | None:
         """What its handshake takes: a slot of those that may be in use at the same time."""
         slots = [s for s in self._charging.standings(self._client) if s.rule.kind is Kind.SLOTS]
-        return Charge(slots, [1.0] * len(slots)) if slots else None
+        return Charge(RuleSet(slots), [1.0] * len(slots)) if slots else None
 
     def opened(self, charge: Charge | None, granted: Granted) -> None:
         """It is open, and keeps what its handshake took."""
@@ -55,16 +54,15 @@ class SessionRules:
 
     def charge(self, request: ClientRequest) -> Charge | None:
         """The most that a response may use. Raises Refusal: as `Charging.charge`."""
-        standings = self._of(request.model)
-        return self._charging.charge_of(standings, self._client, request) if standings else None
+        return self._charging.charge(self._client, request, slots=False)
 
     async def check(self, group: str, model: str, candidate: Candidate) -> None:
         """Whether there is anything left for a response that does not say what it will use. Raises Refusal (429),
         StoreUnavailable."""
-        standings = self._of(model)
-        if not standings:
+        rules = self._charging.rules_of_response(self._client, model)
+        if rules is None:
             return
-        least = Charge(standings, [1.0] * len(standings))
+        least = Charge(rules, [1.0] * len(rules.standings))
         answer = await self._ledger.reserve(group, _NO_COST, [candidate], charge=least)
         if isinstance(answer, Blocked):
             raise refusal_of(answer)
@@ -77,9 +75,9 @@ class SessionRules:
         """What a response used of what it held, for the settling; what held nothing is charged here."""
         if held is not None:
             return self._charging.used(held, attempt, record, is_answer=is_answer)
-        standings = self._of(record.model)
-        if standings:
-            charge = Charge(standings, [1.0 if s.rule.measure is Measure.REQUESTS else 0.0 for s in standings])
+        rules = self._charging.rules_of_response(self._client, record.model)
+        if rules is not None:
+            charge = Charge(rules, [1.0 if s.rule.measure is Measure.REQUESTS else 0.0 for s in rules.standings])
             self._ledger.charge(charge, self._charging.used(charge, attempt, record, is_answer=is_answer))
         return None
 
@@ -89,10 +87,7 @@ class SessionRules:
         there is none."""
         return next((s.rule.id for s in self._charging.standings(self._client) if _is_used_up(s)), "")
 
-    def _of(self, model: str) -> Sequence[Standing]:
-        return [s for s in self._charging.of_model(self._client, model) if s.rule.kind is not Kind.SLOTS]
-
 
 def _is_used_up(standing: Standing) -> bool:
-    rule, seen = standing.rule, standing.seen
-    return rule.kind is Kind.BUDGET and rule.mode is Mode.HARD and not rule.models and seen.used >= rule.limit
+    rule = standing.rule
+    return rule.kind is Kind.BUDGET and rule.mode is Mode.HARD and not rule.models and standing.used >= rule.limit

@@ -1,12 +1,16 @@
 
 -- What clients and teams may use: their limits and budgets, called rules. A request's are checked before any account is
 -- looked at, and taken with the account's budget or not at all.
---   rules    {{subject, {rule, ...}}, ...}, one entry for the client and one for its team
---   rate     {id, 1, limit, amount, is_hard, period_s}: refills by the second
---   slots    {id, 2, limit, amount, is_hard}: what is in use at the same time
---   budget   {id, 3, limit, amount, is_hard, ends, next_ends, known}: used from one end of a period to the next
---     ends, next_ends: seconds at which the caller's present period ends, and the one after it; known: what the caller
---     saw used of the present one, for a store that was restored from an older copy
+--   rules    {packed, numbers}
+--     packed: msgpack {{subject, {rule, ...}}, ...}, one entry for the client and one for its team; unpacked once a batch
+--     rate    {id, 1, limit, is_hard, period_s}: refills by the second
+--     slots   {id, 2, limit, is_hard}: what is in use at the same time
+--     budget  {id, 3, limit, is_hard, ends, next_ends}: used from one end of a period to the next
+--       ends, next_ends: seconds at which the caller's present period ends, and the one after it
+--     numbers: flat, {amount, known} of each rule. known: what the caller saw used of a budget's present period, for a
+--       store that was restored from an older copy
+--   used     {packed, numbers}
+--     packed: msgpack {{subject, {id, kind, id, kind, ...}}, ...}; numbers: flat, {held, used} of each rule
 -- Stored  qp:{pool}:rules:<subject>  msgpack {counters, held}
 --   counters: id -> rate {level, at}, budget {used, ends, began}
 --   held: worker -> {born, missed, id -> amount}: reserved and not settled yet. `missed` is the second since which the
@@ -30,6 +34,16 @@ local function make_rules()
       end
     end
     return living[other]
+  end
+
+  local unpacked = {}
+  local function rules_in(packed)
+    local rules = unpacked[packed]
+    if not rules then
+      rules = cmsgpack.unpack(packed)
+      unpacked[packed] = rules
+    end
+    return rules
   end
 
   local subjects = {} -- what this batch knows of a subject, by name
@@ -69,7 +83,7 @@ local function make_rules()
   end
 
   -- a rule's counter as of now
-  local function counter_of(s, rule)
+  local function counter_of(s, rule, known)
     local id, kind, c = rule[1], rule[2], s.counters[rule[1]]
     if kind == RATE then
       local limit = rule[3]
@@ -77,11 +91,12 @@ local function make_rules()
         c = {limit, clock}
         s.counters[id] = c
       else
-        if c[2] < clock then c[1] = c[1] + (clock - c[2]) * limit / rule[6] end
+        if c[2] < clock then c[1] = c[1] + (clock - c[2]) * limit / rule[5] end
         c[1], c[2] = min(limit, c[1]), clock
       end
     elseif kind == BUDGET then
-      local ends = rule[6] > clock and rule[6] or rule[7] > clock and rule[7] or clock + rule[7] - rule[6]
+      local this, following = rule[5], rule[6]
+      local ends = this > clock and this or following > clock and following or clock + following - this
       if not c then
         c = {0, ends, clock}
         s.counters[id] = c
@@ -92,20 +107,20 @@ local function make_rules()
         c[2] = ends -- another zone than before, or the clock was set back: what was used stays used
         if c[3] > clock then c[3] = clock end
       end
-      if ends == rule[6] and c[1] < rule[8] then c[1] = rule[8] end
+      if ends == this and c[1] < known then c[1] = known end
     end
     return c
   end
 
   -- what is used of a rule, what is held of it besides, and how long until the amount fits: 0 it does, or as soon as
   -- others have settled; -1 never. The fourth: whether it fits now
-  local function look_at(s, rule)
-    local kind, limit, amount, c = rule[2], rule[3], rule[4], counter_of(s, rule)
+  local function look_at(s, rule, amount, known)
+    local kind, limit, c = rule[2], rule[3], counter_of(s, rule, known)
     if kind == RATE then
       local used = limit - c[1]
       if amount <= c[1] + 1e-6 then return used, 0, 0, true end
       if amount > limit then return used, 0, -1, false end
-      return used, 0, (amount - c[1]) / limit * rule[6], false
+      return used, 0, (amount - c[1]) / limit * rule[5], false
     end
     local used, held = c and c[1] or 0, held_of(s, rule[1])
     if used + held + amount <= limit then return used, held, 0, true end
@@ -116,14 +131,13 @@ local function make_rules()
 
   -- the rules that do not let this through: flat {place, used, held, wait_s}, or nil. Places count through all subjects.
   local function blocked_by(rules)
-    local blocked, place
-    place = 0
-    for _, of_subject in ipairs(rules) do
+    local numbers, blocked, place = rules[2], nil, 0
+    for _, of_subject in ipairs(rules_in(rules[1])) do
       local s = open_subject(of_subject[1])
       for _, rule in ipairs(of_subject[2]) do
         place = place + 1
-        if rule[5] then
-          local used, held, wait, does_fit = look_at(s, rule)
+        if rule[4] then
+          local used, held, wait, does_fit = look_at(s, rule, numbers[2 * place - 1], numbers[2 * place])
           if not does_fit then
             blocked = blocked or {}
             local n = #blocked
@@ -137,12 +151,12 @@ local function make_rules()
 
   -- takes it all; returns flat {used, held} of each rule, this request's own part included
   local function take_rules(rules)
-    local seen = {}
-    for _, of_subject in ipairs(rules) do
+    local numbers, seen, n = rules[2], {}, 0
+    for _, of_subject in ipairs(rules_in(rules[1])) do
       local s = open_subject(of_subject[1])
       local mine = s.held[worker]
       for _, rule in ipairs(of_subject[2]) do
-        local id, amount, c, n = rule[1], rule[4], counter_of(s, rule), #seen
+        local id, amount, c = rule[1], numbers[n + 1], counter_of(s, rule, numbers[n + 2])
         if rule[2] == RATE then
           c[1] = max(-rule[3], c[1] - amount) -- one that only warns has debts, but not without end
           seen[n + 1], seen[n + 2] = rule[3] - c[1], 0
@@ -154,20 +168,23 @@ local function make_rules()
           mine[3][id] = (mine[3][id] or 0) + amount
           seen[n + 1], seen[n + 2] = c and c[1] or 0, held_of(s, id)
         end
+        n = n + 2
       end
       s.changed = true
     end
     return seen
   end
 
-  -- used: {{subject, flat {id, kind, held, used}}, ...}; reserved_at: when it was held; 0: it was held nowhere
+  -- reserved_at: when it was held; 0: it was held nowhere
   local function settle_rules(used, reserved_at)
-    for _, of_subject in ipairs(used) do
+    local numbers, n = used[2], 0
+    for _, of_subject in ipairs(rules_in(used[1])) do
       local s, flat = open_subject(of_subject[1]), of_subject[2]
       local mine = s.held[worker]
-      for r = 1, #flat, 4 do
+      for r = 1, #flat, 2 do
         local id, kind, c = flat[r], flat[r + 1], s.counters[flat[r]]
-        local held, amount = flat[r + 2], flat[r + 3]
+        local held, amount = numbers[n + 1], numbers[n + 2]
+        n = n + 2
         if kind == RATE then
           if c then c[1] = c[1] + held - amount end
         elseif kind == SLOTS or (c and (reserved_at >= c[3] or reserved_at == 0)) then
