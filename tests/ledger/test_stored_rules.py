@@ -11,7 +11,7 @@ from quotapool.domain.periods import Per
 from quotapool.domain.quantities import Cost
 from quotapool.domain.rules import Kind, Measure, Mode, Rule
 from quotapool.ledger.grants import Granted
-from quotapool.ledger.rules import Charge, Standing
+from quotapool.ledger.rules import Charge, RuleSet, Standing
 from quotapool.ledger.stored_rules import StoredRules, zone_named
 from quotapool.store.store import connect
 
@@ -48,7 +48,7 @@ def standings() -> list[Standing]:
 
 async def reserve(ledger, amounts) -> Granted:
     answer = await ledger.reserve(
-        GROUP, Cost(0), [candidate("a")], charge=Charge(standings(), [float(amount) for amount in amounts])
+        GROUP, Cost(0), [candidate("a")], charge=Charge(RuleSet(standings()), [float(amount) for amount in amounts])
     )
     assert isinstance(answer, Granted)
     return answer
@@ -64,7 +64,7 @@ async def seen_by_a_request(ledger) -> dict[str, tuple[float, float]]:
     granted = await reserve(ledger, [0, 0, 0, 0])
     ledger.settle(granted, used=[0, 0, 0, 0])
     await ledger.flush()
-    return {standing.rule.id: (standing.seen.used, standing.seen.held) for standing in granted.charge.standings}
+    return {standing.rule.id: (standing.used, standing.held) for standing in granted.charge.standings}
 
 
 @pytest.mark.parametrize("wait_s", [0.0, 7.0, 61.0, 3600.0])
