@@ -13,8 +13,8 @@ import pytest
 from quotapool.domain.periods import Per
 from quotapool.domain.quantities import Cost
 from quotapool.domain.rules import Kind, Measure, Mode, Rule
-from quotapool.ledger.grants import Granted
-from quotapool.ledger.rules import Blocked, Charge, RuleSet, Standing
+from quotapool.ledger.grants import Blocked, Granted
+from quotapool.ledger.rules import Charge, RuleSet, Standing
 from quotapool.store.store import connect
 
 from tests.fakes.store import candidate, ledger_on, wire

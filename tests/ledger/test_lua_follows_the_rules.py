@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from quotapool.domain.periods import Per
 from quotapool.domain.quantities import Cost
 from quotapool.domain.rules import Counters, Kind, Measure, Mode, Rule
-from quotapool.ledger.grants import Granted
-from quotapool.ledger.rules import Blocked, Charge, RuleSet, Standing, asked_of, settled_of
+from quotapool.ledger.grants import Blocked, Granted
+from quotapool.ledger.rules import Charge, RuleSet, Standing, asked_of, settled_of
 
 from tests.fakes.store import ClockedStore, candidate, ledger_on, pack, unpack
 from tests.fakes.valkey import forget_all

@@ -20,12 +20,12 @@ from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Cost
 from quotapool.ledger.batches import Batches
 from quotapool.ledger.declared_keys import keys_of_rights
-from quotapool.ledger.grants import Candidate, Event, Granted, Observed, Refused, Written, written_limits
+from quotapool.ledger.grants import Blocked, Candidate, Event, Granted, Observed, Refused, Written, written_limits
 from quotapool.ledger.items import ChargeItem, Item, ReserveItem, SettleItem
 from quotapool.ledger.local import LocalBudgets
 from quotapool.ledger.messages import MOST, bounded, evidence_of, is_sound, packed_array
 from quotapool.ledger.registry import Braked, Registry
-from quotapool.ledger.rules import Blocked, Charge
+from quotapool.ledger.rules import Charge
 from quotapool.ledger.stored_buckets import StoredBuckets
 from quotapool.store.store import Script, Store, StoreError, StoreLost, StoreUnavailable, text_of
 

@@ -11,7 +11,7 @@ from quotapool.domain.bucket import DIMENSIONS, UNKNOWN, Moment
 from quotapool.domain.quantities import Cost, Dimension, Limits
 from quotapool.domain.subject import Subject
 from quotapool.ledger.msgpack import as_string, raw_string
-from quotapool.ledger.rules import Charge
+from quotapool.ledger.rules import Charge, Standing
 
 Written = tuple[float, float, float, float, float]
 """Configured limits: rpm, tpm, rpd, tpd, ipm; UNKNOWN if not configured."""
@@ -98,6 +98,34 @@ class Refused(msgspec.Struct, frozen=True):
     hints: tuple[str, ...] = ()
     dead: tuple[Candidate, ...] = ()
     refill_s: float = 0.0
+
+
+class BlockedRule(msgspec.Struct, frozen=True):
+    """A rule that does not let a request through. `wait_s`: 0: as soon as others have settled; None: never."""
+
+    standing: Standing
+    amount: float
+    used: float
+    held: float
+    wait_s: float | None
+
+
+class Blocked(msgspec.Struct, frozen=True):
+    """A request that its client's own rules do not let through; nothing was taken from any account."""
+
+    rules: tuple[BlockedRule, ...]
+    at: float  # the store's second
+    guessed: bool = False  # it named no maximum for its answer
+
+    @property
+    def wait_s(self) -> float | None:
+        """Until all of them let it through; None: never."""
+        longest = 0.0
+        for rule in self.rules:
+            if rule.wait_s is None:
+                return None
+            longest = max(longest, rule.wait_s)
+        return longest
 
 
 class Observed(msgspec.Struct, frozen=True, gc=False):

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from quotapool.domain.quantities import Cost
-from quotapool.ledger.grants import Candidate, Granted, Refused
+from quotapool.ledger.grants import Blocked, Candidate, Granted, Refused
 from quotapool.ledger.messages import bucket_key, parse_reserve
-from quotapool.ledger.rules import Blocked, Charge
+from quotapool.ledger.rules import Charge
 
 _RELEASE, _CHARGE = 3, 5  # of the script's kinds
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from quotapool.domain.rules import Asked, Counters, Kind
-from quotapool.ledger.rules import Blocked, BlockedRule, Charge, RuleSet, Standing, asked_of, settled_of
+from quotapool.ledger.grants import Blocked, BlockedRule
+from quotapool.ledger.rules import Charge, RuleSet, Standing, asked_of, settled_of
 
 _SELF: Final = "self"
 

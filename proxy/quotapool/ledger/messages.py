@@ -11,8 +11,8 @@ import msgspec
 from quotapool.domain.bucket import DIMENSIONS, Bucket, Moment
 from quotapool.domain.quantities import Cost, Dimension
 from quotapool.domain.states import Record, State
-from quotapool.ledger.grants import Candidate, Granted, Observed, Refused
-from quotapool.ledger.rules import Blocked, Charge, blocked_of
+from quotapool.ledger.grants import Blocked, BlockedRule, Candidate, Granted, Observed, Refused
+from quotapool.ledger.rules import Charge
 
 _UNBOUNDED: Final = -1e18
 _WAS_UNBOUNDED: Final = Moment(_UNBOUNDED, _UNBOUNDED, 0.0, 0.0)
@@ -56,6 +56,18 @@ def parse_reserve(
         tuple(candidates[n - 1] for n in dead),
         refill_s,
     )
+
+
+def blocked_of(flat: Sequence[float], charge: Charge, at: float) -> Blocked:
+    """The script's answer: place, used, held and wait of each rule that blocks."""
+    rules = []
+    for n in range(0, len(flat), 4):
+        place = int(flat[n]) - 1
+        standing, wait_s = charge.standings[place], flat[n + 3]
+        standing.saw(flat[n + 1], flat[n + 2], at)
+        wait = None if wait_s < 0 else wait_s
+        rules.append(BlockedRule(standing, charge.amounts[place], flat[n + 1], flat[n + 2], wait))
+    return Blocked(tuple(rules), at, charge.guessed)
 
 
 def evidence_of(granted: Granted, observed: Sequence[Observed], *, refused: bool = False) -> list[tuple[float, ...]]:

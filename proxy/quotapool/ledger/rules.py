@@ -136,12 +136,15 @@ class RuleSet:
         return list(dict.fromkeys(standing.subject for standing in self.standings))
 
 
-class Charge(msgspec.Struct, eq=False):
+class Charge:
     """What one request takes: `amounts`, one for each of the `rules`. `guessed`: it names no maximum for its answer."""
 
-    rules: RuleSet
-    amounts: list[float]
-    guessed: bool = False
+    __slots__ = ("amounts", "guessed", "rules")
+
+    def __init__(self, rules: RuleSet, amounts: list[float], guessed: bool = False) -> None:
+        self.rules = rules
+        self.amounts = amounts
+        self.guessed = guessed
 
     @property
     def standings(self) -> Sequence[Standing]:
@@ -185,46 +188,6 @@ class Charge(msgspec.Struct, eq=False):
             for standing in self.rules.standings:
                 if standing.rule.mode is not Mode.HARD and standing.used + standing.held > standing.rule.limit:
                     yield standing
-
-
-class BlockedRule(msgspec.Struct, frozen=True):
-    """A rule that does not let a request through. `wait_s`: 0: as soon as others have settled; None: never."""
-
-    standing: Standing
-    amount: float
-    used: float
-    held: float
-    wait_s: float | None
-
-
-class Blocked(msgspec.Struct, frozen=True):
-    """A request that its client's own rules do not let through; nothing was taken from any account."""
-
-    rules: tuple[BlockedRule, ...]
-    at: float  # the store's second
-    guessed: bool = False  # it named no maximum for its answer
-
-    @property
-    def wait_s(self) -> float | None:
-        """Until all of them let it through; None: never."""
-        longest = 0.0
-        for rule in self.rules:
-            if rule.wait_s is None:
-                return None
-            longest = max(longest, rule.wait_s)
-        return longest
-
-
-def blocked_of(flat: Sequence[float], charge: Charge, at: float) -> Blocked:
-    """The script's answer: place, used, held and wait of each rule that blocks."""
-    rules = []
-    for n in range(0, len(flat), 4):
-        place = int(flat[n]) - 1
-        standing, wait_s = charge.standings[place], flat[n + 3]
-        standing.saw(flat[n + 1], flat[n + 2], at)
-        wait = None if wait_s < 0 else wait_s
-        rules.append(BlockedRule(standing, charge.amounts[place], flat[n + 1], flat[n + 2], wait))
-    return Blocked(tuple(rules), at, charge.guessed)
 
 
 # ---- for this process's own share, which counts as `domain/rules.py` specifies

@@ -15,8 +15,7 @@ from quotapool.domain.observer import Observer
 from quotapool.domain.pool import PAIR
 from quotapool.domain.quantities import Dimension
 from quotapool.ledger.budgets import Ledger
-from quotapool.ledger.grants import Granted, Refused
-from quotapool.ledger.rules import Blocked
+from quotapool.ledger.grants import Blocked, Granted, Refused
 from quotapool.pool.sync import RosterSync
 from quotapool.pool.want import Never, Want
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from quotapool.domain.quantities import Dimension
-from quotapool.ledger.rules import Blocked
+from quotapool.ledger.grants import Blocked
 from quotapool.openai import replies
 from quotapool.openai.head import Head
 from quotapool.openai.refusal import Refusal

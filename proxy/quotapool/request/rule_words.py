@@ -10,7 +10,8 @@ from typing import Final
 from quotapool.domain.periods import Per
 from quotapool.domain.rules import Kind, Measure, Rule
 from quotapool.domain.wallet import PICO
-from quotapool.ledger.rules import TEAM, Blocked, BlockedRule, Standing
+from quotapool.ledger.grants import Blocked, BlockedRule
+from quotapool.ledger.rules import TEAM, Standing
 from quotapool.openai import replies
 from quotapool.openai.ratelimits import format_duration
 from quotapool.openai.refusal import Refusal
