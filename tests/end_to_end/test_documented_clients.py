@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -23,8 +24,8 @@ def example(section: str, language: str) -> str:
     return found[1]
 
 
-def output_of(command: list[str | Path], folder: Path, proxy: RunningProxy) -> str:
-    environment = {**os.environ, "OPENAI_BASE_URL": proxy.base_url, "OPENAI_API_KEY": "any-text"}
+def output_of(command: list[str | Path], folder: Path, proxy: RunningProxy, key: str = "any-text") -> str:
+    environment = {**os.environ, "OPENAI_BASE_URL": proxy.base_url, "OPENAI_API_KEY": key}
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
@@ -64,3 +65,19 @@ def test_an_example_for_node_runs_as_it_is_printed(
     (tmp_path / "node_modules").symlink_to(client_programs / "node_modules")
     (tmp_path / "example.mjs").write_text(example(section, "js"))
     assert "Simulated answer" in output_of([program("node"), "example.mjs"], tmp_path, proxy)
+
+
+def test_what_is_left_is_shown_as_it_is_printed(start_simulator, start_proxy, tmp_path):
+    key = "a-client-key-of-ada"
+    ada = {"id": "ada", "key": key, "budgets": [{"usd": 100, "per": "month"}]}
+    proxy = start_proxy(pool_config(start_simulator(1), clients=[ada]))
+    command = example("What is left", "sh")
+    assert command.startswith("quotapool me ")
+    own = command.replace("quotapool", f"{sys.executable} -m quotapool", 1)
+    assert "$100.00 a month" in output_of(["sh", "-c", own], tmp_path, proxy, key)
+    below = PAGE.partition("\n## What is left\n")[2].partition("\n## ")[0]
+    asked = re.findall(r"^```sh\n(curl .*?)^```", below, re.DOTALL | re.MULTILINE)
+    answer = json.loads(output_of(["sh", "-c", asked[0]], tmp_path, proxy, key))
+    shown = json.loads(example("What is left", "json"))
+    assert list(answer) == list(shown)
+    assert list(answer["rules"][0]) == list(shown["rules"][0])

@@ -10,6 +10,7 @@ from quotapool.domain.observer import Observer
 from quotapool.domain.retry import RetrySlots
 from quotapool.ledger.budgets import Ledger
 from quotapool.ledger.clients import ClientDirectory, ClientStore
+from quotapool.ledger.rules import CLIENT, TEAM
 from quotapool.money.price_list import PriceList
 from quotapool.objects.owners import ObjectOwners
 from quotapool.objects.placement import Objects
@@ -26,6 +27,7 @@ from quotapool.request.charging import Charging
 from quotapool.request.daily_limit import DailyLimit
 from quotapool.request.failover import Failover
 from quotapool.request.fetch import Fetch
+from quotapool.request.me import Me
 from quotapool.request.models import Catalogue
 from quotapool.request.path import RequestPath
 from quotapool.request.policy import PolicyWatch
@@ -74,8 +76,12 @@ class Paths:
         """Let those in whom the configuration and the store name now, with their rights."""
         settings = self.configuration.now.settings
         clients = {**self.clients.clients, **{client.id: client for client in settings.clients}}
+        teams = {**self.clients.teams, **settings.teams}
         self.configuration.now = replace(self.configuration.now, clients=clients)
-        self.charging.configure(clients.values(), settings.teams, settings.spend.time_zone)
+        if renewed := self.clients.renewed:  # what was seen of the earlier ones' rules is forgotten
+            lasting = [c for c in clients.values() if not {f"{CLIENT}{c.id}", f"{TEAM}{c.team}"} & renewed]
+            self.charging.configure(lasting, teams, settings.spend.time_zone)
+        self.charging.configure(clients.values(), teams, settings.spend.time_zone)
         allowed = {name: client.allowed_ips for name, client in clients.items()}
         self.addresses.configure(allowed, settings.trusted_proxies)
         self.auth.configure(
@@ -84,7 +90,11 @@ class Paths:
             origins=settings.allowed_origins,
             allow_anonymous=settings.allow_anonymous,
             keys_required=settings.bind_problem() is not None,
-            suspended={*self.clients.suspended, *self.clients.unreadable},
+            suspended={
+                *self.clients.suspended,
+                *self.clients.unreadable,
+                *self.clients.teamless(clients, teams),
+            },
             expiry={name: _begins(client.expires_on) for name, client in clients.items() if client.expires_on},
             old_keys=self.clients.old_keys,
         )
@@ -142,6 +152,7 @@ def build_request_path(
         objects=objects,
         failover=failover,
         parts=parts,
+        me=Me(configuration, store, settings.pool, charging.standings),
     )
     sessions = SessionPath(
         configuration,

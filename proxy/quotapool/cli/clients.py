@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -13,6 +13,8 @@ from quotapool.cli import tables
 from quotapool.cli.access import run_with_store
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.options import JsonOption, with_settings
+from quotapool.cli.rule_options import cell, changed_words, with_client_rules
+from quotapool.cli.rule_tables import LEVEL, level_of, rules_table
 from quotapool.operators.clients import ClientConflict, ClientOperations, InvalidClient, UnknownClient
 from quotapool.settings import Address, Settings
 from quotapool.settings.values import parse_duration
@@ -39,6 +41,8 @@ Notes = Annotated[str | None, typer.Option(help="For people.", show_default=Fals
 Key = Annotated[
     str | None, typer.Option(help="Use this existing token instead of a new one; - reads it.", show_default=False)
 ]
+
+_COLUMNS: Final = ("id", "name", "source", "team", "models", "priority", "expires_on", "last_seen", "suspended")
 
 
 def with_clients(run: Callable[..., Awaitable[int]]) -> Callable[..., None]:
@@ -110,9 +114,11 @@ def _show_pair(settings: Settings, name: str, new: str | None) -> None:
 
 @app.command("add")
 @with_clients
+@with_client_rules
 async def add(
     settings: Settings,
     clients: ClientOperations,
+    rules: dict[str, Any],
     name: Annotated[str, typer.Argument(help="Who it is for.")],
     key: Key = None,
     title: Title = None,
@@ -128,7 +134,7 @@ async def add(
     """Create a client key and show it, once."""
     if await clients.is_first() and not _may_close(settings, yes=yes):
         return 1
-    options = _asked(title, models, weight, priority, max_wait, expires_on, labels, notes)
+    options = _asked(title, models, weight, priority, max_wait, expires_on, labels, notes) | rules
     new = await clients.add(name, options, key=_given(key))
     _show_pair(settings, name, new)
     return 0
@@ -144,9 +150,11 @@ def _may_close(settings: Settings, *, yes: bool) -> bool:
 
 @app.command("set")
 @with_clients
+@with_client_rules
 async def change(
     settings: Settings,
     clients: ClientOperations,
+    rules: dict[str, Any],
     name: Id,
     title: Title = None,
     models: Models = None,
@@ -159,45 +167,49 @@ async def change(
 ) -> int:
     """Change what a client may do, in all replicas within a second. Other options stay as they are."""
     del settings
-    asked = _asked(title, models, weight, priority, max_wait, expires_on, labels, notes)
+    asked = _asked(title, models, weight, priority, max_wait, expires_on, labels, notes) | rules
     if not asked:
         return fail("nothing to change was given; --help shows the options")
     options = await clients.set(name, asked)
-    print(f"client {name}: " + ("; ".join(f"{n} {_cell(v)}" for n, v in options.items()) or "all as by default"))
+    print(f"client {name}: {changed_words(options)}")
     return 0
 
 
 @app.command("show")
 @with_clients
 async def one(settings: Settings, clients: ClientOperations, name: Id, *, json: JsonOption = False) -> int:
-    """All about one client."""
+    """All about one client: its options, and what is used and left of its limits and budgets."""
     del settings
-    rows = [row for row in await clients.rows() if row["id"] == name]
-    if not rows:
+    try:
+        row = await clients.row(name)
+    except UnknownClient:
         return fail(f"no client {name!r}; `quotapool clients list` shows them")
     if json:
-        tables.print_json(rows[0])
+        tables.print_json(row)
         return 0
     table = tables.table("", "")
-    for title, value in _readable(rows[0]).items():
-        table.add_row(title.replace("_", " "), _cell(value))
+    for title, value in _readable(row).items():
+        if title not in {"limits", "budgets", "rules"}:
+            table.add_row(title.replace("_", " "), cell(value))
     tables.console().print(table)
+    if row["rules"]:
+        tables.console().print(rules_table(row["rules"]))
     return 0
 
 
 @app.command("list")
 @with_clients
 async def show(settings: Settings, clients: ClientOperations, *, json: JsonOption = False) -> int:
-    """All clients that have a key."""
+    """All clients that have a key, each with the limit or budget of which most is used."""
     del settings
     rows = await clients.rows()
     if json:
         tables.print_json({"clients": rows})
         return 0
-    columns = ("id", "name", "source", "models", "priority", "expires_on", "added", "suspended")
-    table = tables.table(*(column.replace("_", " ") for column in columns))
+    columns = [column for column in _COLUMNS if column == "id" or any(_says(row, column) for row in rows)]
+    table = tables.table(*(column.replace("_", " ") for column in columns), *LEVEL, right=("used",))
     for row in map(_readable, rows):
-        table.add_row(*(_cell(row[column]) for column in columns))
+        table.add_row(*(cell(row[column]) for column in columns), *level_of(row["rules"]))
     tables.console().print(table if rows else "no clients: anyone on this machine who reaches the port may call")
     return 0
 
@@ -261,16 +273,13 @@ async def revoke(settings: Settings, clients: ClientOperations, name: Id) -> int
     return 0
 
 
+def _says(row: dict[str, Any], column: str) -> bool:
+    """Whether a column is worth its width for this client: on a terminal there is little."""
+    return cell(row[column]) not in {"", "store", "normal"}
+
+
 def _readable(row: dict[str, Any]) -> dict[str, Any]:
     """A row for people: moments and durations as text."""
     moments = {name: tables.moment(row[name]) for name in ("added", "old_key_until") if row[name] is not None}
     wait_s = row["max_wait"]
     return {**row, **moments, "max_wait": None if wait_s is None else f"{wait_s:g} s"}
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name}={text}" for name, text in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return "" if value is None else str(value)

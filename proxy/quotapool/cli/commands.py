@@ -40,6 +40,7 @@ app = typer.Typer(
 )
 for _name, _help in (
     ("clients", "Client keys: who may call the proxy."),
+    ("teams", "Teams: limits and budgets that clients share."),
     ("keys", "Upstream keys: show, add, change and probe them."),
     ("openai", "What OpenAI itself reports, with an admin key."),
     ("alerts", "Alerts: webhooks, chats and e-mail."),
@@ -134,6 +135,19 @@ def usage(
 
     settings = settings_or_exit(config, env_file)
     raise typer.Exit(run(settings, by=by, since=since, until=until, every=every, as_csv=csv, as_json=json))
+
+
+@app.command()
+def me(
+    base_url: Annotated[
+        str | None, typer.Option(envvar="OPENAI_BASE_URL", help="The proxy, as clients name it.", show_default=False)
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """For clients: what OPENAI_API_KEY may use here, what is left of it, and what was refused."""
+    from quotapool.cli.me import run
+
+    raise typer.Exit(run(base_url, as_json=json))
 
 
 @app.command()

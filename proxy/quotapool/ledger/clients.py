@@ -9,18 +9,21 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import msgspec
 import structlog
 from pydantic import ValidationError
 
+from quotapool.ledger.records import StoredRecords, merged
+from quotapool.ledger.rules import CLIENT, TEAM
+from quotapool.ledger.teams import TeamRecord, TeamStore
 from quotapool.settings import Client, ClientOptions
-from quotapool.store.store import Script, Store, text_of
+from quotapool.settings.rules import RuleOptions
+from quotapool.store.store import Store, text_of
 
 _log = structlog.get_logger()
-_TRIES: Final = 10  # to change a record that others change at the same time
 
 
 class ClientRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -56,33 +59,33 @@ def digest(token: str) -> str:
 
 
 class ClientStore:
-    """The clients of one pool in the store. Every method raises StoreLost while the store is away."""
+    """The clients of one pool in the store, and its `teams`. Every method raises StoreLost while the store is away."""
 
     def __init__(self, store: Store, pool: str) -> None:
         self._store = store
-        self._key = f"qp:{{{pool}}}:clients"
+        self._records = StoredRecords(store, pool, "clients", ClientRecord)
         self._suspended = f"qp:{{{pool}}}:suspended"
         self._refusals = f"qp:{{{pool}}}:policy:"
-        self._version = f"qp:{{{pool}}}:version"
-        self._script = Script.of(__package__, "client")
+        self._of_one = f"qp:{{{pool}}}:rules:{CLIENT}", f"qp:{{{pool}}}:refusals:"
+        self.teams = TeamStore(store, pool)
 
     async def add(self, name: str, key_hash: str, options: ClientOptions | None = None) -> bool:
-        """False if the name is taken."""
+        """False if the name is taken. What a client of this name used before is forgotten."""
         record = ClientRecord(key_hash, time.time(), _stored(options) if options is not None else {})
-        return await self._replace(name, b"", record)
+        return await self._records.put(name, record, without=[prefix + name for prefix in self._of_one])
 
     async def put(self, name: str, record: ClientRecord) -> bool:
         """Write a record as it was, into a store that forgot it. False if the name is taken."""
-        return await self._replace(name, b"", record)
+        return await self._records.put(name, record)
 
     async def set(self, name: str, changed: dict[str, Any]) -> ClientRecord | None:
         """Change some options; None if there is no such client. Raises ValidationError, and then changes nothing."""
 
         def change(record: ClientRecord) -> ClientRecord:
-            merged = ClientOptions.model_validate({**record.options, **changed})
-            return msgspec.structs.replace(record, options=_stored(merged))
+            options = ClientOptions.model_validate(merged(record.options, changed))
+            return msgspec.structs.replace(record, options=_stored(options))
 
-        return await self._change(name, change)
+        return await self._records.change(name, change)
 
     async def rotate(self, name: str, key_hash: str, overlap_s: float) -> ClientRecord | None:
         """Give it another key; the old one is served for `overlap_s` more. None if there is no such client."""
@@ -91,66 +94,52 @@ class ClientStore:
         def change(record: ClientRecord) -> ClientRecord:
             return msgspec.structs.replace(record, hash=key_hash, old_hash=record.hash, old_until=until)
 
-        return await self._change(name, change)
+        return await self._records.change(name, change)
 
     async def revoke(self, name: str) -> bool:
-        """False if there is no such client."""
-        gone = await self._store.guard(self._store.client.hdel(self._key, name))
-        await self._changed()
-        return bool(gone)
-
-    async def _change(self, name: str, change: Callable[[ClientRecord], ClientRecord]) -> ClientRecord | None:
-        """The record that is there now; None if there is no such client."""
-        for _ in range(_TRIES):
-            raw = await self._store.guard(self._store.client.hget(self._key, name))
-            if raw is None:
-                return None
-            before = raw if isinstance(raw, bytes) else raw.encode()
-            after = change(msgspec.json.decode(before, type=ClientRecord))
-            if await self._replace(name, before, after):
-                return after
-        raise RuntimeError(f"client {name} is changed by others all the time")
-
-    async def _replace(self, name: str, before: bytes, after: ClientRecord) -> bool:
-        written = msgspec.json.encode(after)
-        return bool(await self._store.evalsha(self._script, [self._key, self._version], [name, before, written]))
+        """Forget a client and what it used. False if there is none of this name."""
+        return await self._records.remove(name, with_it=[prefix + name for prefix in self._of_one])
 
     async def all(self) -> dict[str, ClientRecord]:
-        raw = await self._store.guard(self._store.client.hgetall(self._key))
-        return {text_of(name): msgspec.json.decode(value, type=ClientRecord) for name, value in raw.items()}
+        return await self._records.all()
 
     async def suspend(self, name: str, reason: str) -> bool:
         """False if it is suspended already. It may be a client of the configuration, too."""
         record = msgspec.json.encode(Suspension(reason, time.time())).decode()
         new = await self._store.guard(self._store.client.hsetnx(self._suspended, name, record))
         if new:
-            await self._changed()
+            await self._records.changed()
         return bool(new)
 
     async def resume(self, name: str) -> bool:
         """Serve it again, with its refusals forgotten; False if it was not suspended."""
         await self._store.guard(self._store.client.delete(self._refusals + name))
         gone = await self._store.guard(self._store.client.hdel(self._suspended, name))
-        await self._changed()
+        await self._records.changed()
         return bool(gone)
 
     async def suspended(self) -> dict[str, Suspension]:
         raw = await self._store.guard(self._store.client.hgetall(self._suspended))
         return {text_of(name): msgspec.json.decode(value, type=Suspension) for name, value in raw.items()}
 
-    async def _changed(self) -> None:
-        await self._store.guard(self._store.client.incr(self._version))
-
 
 class ClientDirectory:
-    """One process's copy of the store's clients. `changed` is called when it differs from before."""
+    """One process's copy of the store's clients and teams. `changed` is called when it differs from before.
+
+    `renewed`: subjects of rules that were removed and made again under the same name since the change before, which
+    have nothing in common with the earlier ones.
+    """
 
     def __init__(self, clients: ClientStore, changed: Callable[[], None]) -> None:
         self.records: dict[str, ClientRecord] = {}
         self.clients: dict[str, Client] = {}
+        self.team_records: dict[str, TeamRecord] = {}
+        self.teams: dict[str, RuleOptions] = {}
         self.suspended: dict[str, Suspension] = {}
+        self.renewed: frozenset[str] = frozenset()
         self._clients = clients
         self._changed = changed
+        self._teamless: dict[str, str] = {}
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -176,10 +165,20 @@ class ClientDirectory:
     async def refresh(self) -> None:
         """Read all. Raises StoreLost."""
         records, suspended = await self._clients.all(), await self._clients.suspended()
-        if (records, suspended) != (self.records, self.suspended):
-            self.clients = dict(self._readable(records))
-            self.records, self.suspended = records, suspended
-            self._changed()
+        teams = await self._clients.teams.all()  # after the clients, which are made after their teams
+        if (records, suspended, teams) == (self.records, self.suspended, self.team_records):
+            return
+        self.clients = dict(self._readable(records))
+        self.teams = dict(self._readable_teams(teams))
+        self.renewed = frozenset(
+            (
+                *(f"{CLIENT}{name}" for name in _made_again(self.records, records)),
+                *(f"{TEAM}{name}" for name in _made_again(self.team_records, teams)),
+            )
+        )
+        self.records, self.suspended, self.team_records = records, suspended, teams
+        self._changed()
+        self.renewed = frozenset()
 
     def _readable(self, records: dict[str, ClientRecord]) -> Iterator[tuple[str, Client]]:
         for name, record in records.items():
@@ -191,12 +190,43 @@ class ClientDirectory:
             except ValidationError as error:
                 _log.error("a client in the store cannot be read and has no access", client=name, problem=str(error))
 
+    def _readable_teams(self, records: dict[str, TeamRecord]) -> Iterator[tuple[str, RuleOptions]]:
+        for name, record in records.items():
+            try:
+                yield name, record.team()
+            except ValidationError as error:
+                if record != self.team_records.get(name):
+                    _log.error("a team in the store cannot be read", team=name, problem=str(error))
+
+    def teamless(self, clients: Mapping[str, Client], teams: Mapping[str, RuleOptions]) -> frozenset[str]:
+        """Those of the clients whose team is nowhere, or cannot be read. They are known, and get no access: the limits
+        that they are to have are not known. Each is logged once."""
+        found = {
+            name: client.team
+            for name, client in clients.items()
+            if client.team is not None and client.team not in teams
+        }
+        for name, team in found.items():
+            if self._teamless.get(name) != team:
+                _log.error("a client names a team that does not exist and has no access", client=name, team=team)
+        self._teamless = found
+        return frozenset(found)
+
     async def restore(self) -> None:
-        """Write the clients back into a store that lost its data. Raises StoreLost."""
+        """Write teams and clients back into a store that lost its data. Raises StoreLost."""
+        for team, team_record in self.team_records.items():
+            await self._clients.teams.put(team, team_record)
         for name, record in self.records.items():
             await self._clients.put(name, record)
         for name, suspension in self.suspended.items():
             await self._clients.suspend(name, suspension.reason)
+
+
+def _made_again(
+    before: Mapping[str, ClientRecord | TeamRecord], now: Mapping[str, ClientRecord | TeamRecord]
+) -> list[str]:
+    """Names whose record is another one's than before."""
+    return [name for name, record in now.items() if name in before and before[name].added != record.added]
 
 
 def _stored(options: ClientOptions) -> dict[str, Any]:

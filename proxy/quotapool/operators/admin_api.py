@@ -31,6 +31,8 @@ from quotapool.operators.keys import (
     UnknownKey,
     next_step,
 )
+from quotapool.operators.team_handlers import TEAM_CODES, TeamHandlers
+from quotapool.operators.teams import UnknownTeam
 from quotapool.store.store import Store, StoreError, text_of
 
 _DIMENSIONS: Final = ("rpm", "tpm", "rpd", "tpd", "ipm")
@@ -48,6 +50,7 @@ class AdminApi:
         self._probe_now = probe_now
         self._on_change = on_change
         self._clients = ClientOperations(lambda: keys.settings, store)
+        self._teams = TeamHandlers(lambda: keys.settings, store)
 
     def handlers(self) -> dict[str, Handler]:
         """By the names of their routes."""
@@ -63,11 +66,13 @@ class AdminApi:
             "show_usage": self._show_usage,
             "list_clients": self._list_clients,
             "add_client": self._add_client,
+            "show_client": self._show_client,
             "set_client": self._set_client,
             "rotate_client": self._rotate_client,
             "suspend_client": self._suspend_client,
             "resume_client": self._resume_client,
             "revoke_client": self._revoke_client,
+            **self._teams.handlers(),
         }
         for action in ("disable", "enable", "drain"):
             handlers[f"{action}_key"] = self._action(action)
@@ -173,9 +178,12 @@ class AdminApi:
             self._keys.redactor.add(key)
         return shapes.ClientAdded(body.id, key)
 
+    async def _show_client(self, call: Call) -> Any:
+        return await self._clients.row(call.id)
+
     async def _set_client(self, call: Call) -> Any:
         await self._clients.set(call.id, call.body.options())
-        return next(row for row in await self._clients.rows() if row["id"] == call.id)
+        return await self._clients.row(call.id)
 
     async def _rotate_client(self, call: Call) -> Any:
         body: shapes.ClientRotation = call.body
@@ -200,6 +208,7 @@ _CODES: Final[dict[type[Exception], str]] = {
     KeyConflict: "conflict",
     ClientConflict: "conflict",
     InvalidClient: "bad_request",
+    **TEAM_CODES,
     KeyRejected: "key_refused",
     NoMasterKey: "no_master_key",
     VaultLocked: "vault_locked",
@@ -216,6 +225,8 @@ def _with_api_errors(handler: Handler) -> Handler:
             raise ApiError("not_found", "no such key") from None
         except UnknownClient:
             raise ApiError("not_found", "no such client in the store") from None
+        except UnknownTeam:
+            raise ApiError("not_found", "no such team in the store") from None
         except tuple(_CODES) as error:
             raise ApiError(_CODES[type(error)], str(error)) from None
         except StoreError:

@@ -15,7 +15,7 @@ ERROR_CODES: Final[dict[str, tuple[int, str]]] = {  # code -> status, meaning
     "admin_token_wanted": (401, "No admin token, or a wrong one."),
     "host_not_allowed": (403, "The Host is neither loopback, nor admin_listen's, nor in allowed_hosts."),
     "page_not_allowed": (403, "The request comes from a web page of another origin."),
-    "not_found": (404, "No such path, key or client."),
+    "not_found": (404, "No such path, key, client or team."),
     "method_not_allowed": (405, "This path has other methods."),
     "conflict": (409, "It contradicts what is there: an id or a secret is in use already, or the key is configured."),
     "vault_locked": (409, "The stored keys need another master key. Nothing was changed."),
@@ -54,6 +54,7 @@ class Route:
 
 _KEY: Final = "/keys/{id}"
 _CLIENT: Final = "/clients/{id}"
+_TEAM: Final = "/teams/{id}"
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/keys", "list_keys", "Every key.", shapes.Keys, query=shapes.KeyQuery),
@@ -79,6 +80,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/clients", "list_clients", "All clients.", shapes.ClientRows),
     Route("POST", "/clients", "add_client", "Add a client; its key is shown once.", shapes.ClientAdded,
           body=shapes.NewClient, status=201, errors=("conflict",)),
+    Route("GET", _CLIENT, "show_client", "One client.", shapes.ClientRow, errors=("not_found",)),
     Route("PATCH", _CLIENT, "set_client", "Change some options; all replicas obey within a second.", shapes.ClientRow,
           body=shapes.ClientChange, errors=("not_found", "conflict")),
     Route("POST", f"{_CLIENT}/rotate", "rotate_client", "A new key, shown once; the old one is served for a while.",
@@ -87,6 +89,14 @@ ROUTES: Final[tuple[Route, ...]] = (
           body=shapes.SuspendClient, errors=("not_found",)),
     Route("POST", f"{_CLIENT}/resume", "resume_client", "Serve it again.", shapes.ClientService),
     Route("DELETE", _CLIENT, "revoke_client", "Revoke a client's key.", shapes.Deleted,
+          errors=("not_found", "conflict")),
+    Route("GET", "/teams", "list_teams", "All teams.", shapes.TeamRows),
+    Route("POST", "/teams", "add_team", "Add a team.", shapes.TeamRow, body=shapes.NewTeam, status=201,
+          errors=("conflict",)),
+    Route("GET", _TEAM, "show_team", "One team.", shapes.TeamRow, errors=("not_found",)),
+    Route("PATCH", _TEAM, "set_team", "Change some options; all replicas obey within a second.", shapes.TeamRow,
+          body=shapes.TeamChange, errors=("not_found", "conflict")),
+    Route("DELETE", _TEAM, "remove_team", "Remove a team that has no clients.", shapes.Deleted,
           errors=("not_found", "conflict")),
 )  # fmt: skip
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from quotapool.ledger.clients import ClientRecord, ClientStore, digest, new_key
-from quotapool.settings import ClientOptions, Settings
+from quotapool.money.last_seen import last_seen
+from quotapool.operators.rule_levels import RuleLevels
+from quotapool.settings import Client, ClientOptions, Settings
 from quotapool.settings.clients import SHORTEST_CLIENT_KEY
-from quotapool.settings.draft import Draft
+from quotapool.settings.draft import problems_of
+from quotapool.settings.errors import nearest
 from quotapool.settings.values import check_name
 from quotapool.store.store import Store
 
@@ -37,23 +42,45 @@ class ClientOperations:
     def __init__(self, settings: Callable[[], Settings], store: Store) -> None:
         """`settings`: those in force, which a reload replaces."""
         self._settings = settings
+        self._store = store
         self._clients = ClientStore(store, settings().pool)
+        self._levels = RuleLevels(settings, store)
 
     def _is_configured(self, name: str) -> bool:
         return any(client.id == name for client in self._settings().clients)
 
     async def rows(self) -> list[dict[str, Any]]:
-        """Each client: where it comes from, its options, whether it is suspended and until when an old key is served.
-        Times are Unix seconds."""
-        stored, suspended = await self._clients.all(), await self._clients.suspended()
-        rows = [self._row(name, "store", record.options, record) for name, record in sorted(stored.items())]
+        """Each client: where it comes from, its options, whether it is suspended, until when an old key is served, the
+        day (UTC) of its last request, and how its `rules` stand (`RuleRow`), its team's included. Times are Unix
+        seconds."""
+        return await self._rows(await self._clients.all(), self._settings().clients)
+
+    async def row(self, name: str) -> dict[str, Any]:
+        """One of them. Raises UnknownClient."""
+        stored = {other: record for other, record in (await self._clients.all()).items() if other == name}
+        rows = await self._rows(stored, [client for client in self._settings().clients if client.id == name])
+        if not rows:
+            raise UnknownClient(name)
+        return rows[0]
+
+    async def _rows(self, stored: Mapping[str, ClientRecord], written: Sequence[Client]) -> list[dict[str, Any]]:
+        readable = _readable(stored)
+        rows = []
+        for name, record in sorted(stored.items()):
+            options = readable[name].model_dump(mode="json", include=_OPTIONS) if name in readable else record.options
+            rows.append(self._row(name, "store", options, record))
         rows += [
             self._row(client.id, "configuration", client.model_dump(mode="json", include=_OPTIONS))
-            for client in self._settings().clients
+            for client in written
         ]
+        suspended, names = await self._clients.suspended(), [row["id"] for row in rows]
+        rules = await self._levels.of_clients({**readable, **{client.id: client for client in written}})
+        seen = await last_seen(self._store, self._settings().pool, names, datetime.now(UTC).date())
         for row in rows:
-            held = suspended.get(row["id"])
-            row["suspended"] = None if held is None else held.reason
+            name = row["id"]
+            row["suspended"] = suspended[name].reason if name in suspended else None
+            row["last_seen"] = seen[name].isoformat() if name in seen else None
+            row["rules"] = rules.get(name, [])
         return rows
 
     @staticmethod
@@ -80,6 +107,7 @@ class ClientOperations:
         checked = _checked(options)
         if self._is_configured(name):
             raise ClientConflict(f"a client {name} is in the configuration")
+        await self._check_team(checked.team)
         new, hashed = await self._key(key, key_hash)
         if not await self._clients.add(name, hashed, checked):
             raise ClientConflict(f"a client {name} exists already; revoke it first, or rotate its key")
@@ -89,10 +117,11 @@ class ClientOperations:
         """Change some of its options; the others stay. Returns those that are no defaults now.
 
         Raises InvalidClient, UnknownClient, ClientConflict."""
+        await self._check_team(options.get("team"))
         try:
             record = await self._clients.set(name, options)
         except ValidationError as error:
-            raise InvalidClient(_problems(error)) from None
+            raise InvalidClient(problems_of(error, ClientOptions)) from None
         return self._known(name, record).options
 
     async def rotate(
@@ -138,6 +167,15 @@ class ClientOperations:
             raise ClientConflict("a client has that key already, or had it before its last rotation")
         return new, hashed
 
+    async def _check_team(self, name: object) -> None:
+        """A client of a team that is nowhere would be refused. Raises InvalidClient."""
+        if not isinstance(name, str):
+            return
+        known = {*self._settings().teams, *await self._clients.teams.all()}
+        if name not in known:
+            hint = f"; did you mean {meant}?" if (meant := nearest(name, known)) else ""
+            raise InvalidClient(f"team: there is no such team; `quotapool teams add` makes one{hint}")
+
     def _known(self, name: str, record: ClientRecord | None) -> ClientRecord:
         if record is not None:
             return record
@@ -146,16 +184,18 @@ class ClientOperations:
         raise UnknownClient(name)
 
 
+def _readable(records: Mapping[str, ClientRecord]) -> dict[str, ClientOptions]:
+    """Without those that a newer version wrote."""
+    found: dict[str, ClientOptions] = {}
+    for name, record in records.items():
+        with contextlib.suppress(ValidationError):
+            found[name] = record.client(name)
+    return found
+
+
 def _checked(options: dict[str, Any]) -> ClientOptions:
     """Raises InvalidClient."""
     try:
         return ClientOptions.model_validate(options)
     except ValidationError as error:
-        raise InvalidClient(_problems(error)) from None
-
-
-def _problems(error: ValidationError) -> str:
-    """In the words that the configuration's problems have."""
-    draft = Draft()
-    draft.refuse_invalid(error, ClientOptions)
-    return "; ".join(str(problem) for problem in draft.problems)
+        raise InvalidClient(problems_of(error, ClientOptions)) from None

@@ -24,6 +24,7 @@ from quotapool.request.client_request import ClientRequest
 from quotapool.request.daily_limit import DailyLimit
 from quotapool.request.failover import Failover
 from quotapool.request.http_attempt import HttpAttempt
+from quotapool.request.me import PREFIX, Me
 from quotapool.request.models import Catalogue, refuse_model
 from quotapool.request.outcome import Held, Outcome
 from quotapool.request.read import read_client_request, want_of
@@ -45,6 +46,7 @@ class RequestPath:
         objects: Objects,
         failover: Failover,
         parts: AttemptParts,
+        me: Me,
     ) -> None:
         self._configuration = configuration
         self._auth = auth
@@ -54,6 +56,7 @@ class RequestPath:
         self._objects = objects
         self._failover = failover
         self._parts = parts
+        self.me = me
 
     def client_of(self, headers: Head) -> str:
         """The client whose key these headers carry; "" if they carry no valid one."""
@@ -66,6 +69,9 @@ class RequestPath:
         # Who asks, and for what?
         record.client = self._auth.enter(down.headers)  # 401, 403
         self._addresses.check(record.client, down)  # 403
+        if down.target.startswith(PREFIX):
+            await self.me.serve(down, record)  # 200, 404, 405, 503
+            return
         endpoint = resolve(down.method, down.target)
         if isinstance(endpoint, ProxyError):
             raise not_served(endpoint, down.headers, tls=now.settings.tls is not None)  # 403, 404, 405

@@ -112,6 +112,13 @@ class Draft:
                 self.refuse(option, message, place=place, nearest=nearest, of_line=of_line)
 
 
+def problems_of(error: ValidationError, model: type[BaseModel]) -> str:
+    """Everything that pydantic found in `model`, in one line, in the words that the configuration's problems have."""
+    draft = Draft()
+    draft.refuse_invalid(error, model)
+    return "; ".join(map(str, draft.problems))
+
+
 def _in_words(detail: ErrorDetails) -> str:
     context = detail.get("ctx", {})
     if detail["type"] == "value_error":
