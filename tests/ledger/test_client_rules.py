@@ -197,6 +197,20 @@ async def test_what_was_begun_in_one_period_is_no_use_of_the_next(ledger, virtua
     assert (used, held) == (0, 100)
 
 
+async def test_what_was_held_nowhere_counts_in_the_period_in_which_it_is_charged(ledger, virtual_time):
+    until(virtual_time, "2027-05-31T12:00:00+00:00")
+    month = budget(100, Per.MONTH)
+    charge = Charge(RuleSet([month]), [0.0])
+    ledger.charge(charge, [30.0])  # the first that is ever heard of this budget
+    await ledger.flush()
+    assert await used_now(ledger, budget(100, Per.MONTH)) == 30
+    until(virtual_time, "2027-06-01T00:00:01+00:00")
+    ledger.charge(charge, [20.0])
+    await ledger.flush()
+    assert month.used == 20
+    assert await used_now(ledger, budget(100, Per.MONTH)) == 20
+
+
 async def test_another_limit_counts_what_was_used(ledger):
     await spend(ledger, budget(100), 70)
     ((_, used, _, _),) = blocked(await ask(ledger, budget(75), amount=10))

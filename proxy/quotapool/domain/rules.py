@@ -170,6 +170,11 @@ class Counters:
             seen.append(Seen(counter.value if counter is not None else 0.0, self._held(rule.id)))
         return seen
 
+    def look(self, now: float, asked: Sequence[Asked]) -> None:
+        """Bring these counters up to date, and begin those that are missing: what was held nowhere is about now."""
+        for one in asked:
+            self._counter(now, one)
+
     def settle(self, worker: str, settled: Sequence[Settled], reserved_at: float) -> None:
         """Put what was used in the place of what was held. `reserved_at` 0: nothing was held."""
         held = self.held.get(worker)

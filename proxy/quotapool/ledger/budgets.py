@@ -136,7 +136,7 @@ class Ledger:
         who = f"{self._name}/{owner}" if owner else ""
         payload = [1, group, *amounts, may_try_resting, self._rng.random(), names, forget, leave, who, stored, alone]
         if charge is not None:
-            payload.append(charge.words(self._now()))
+            payload.append(charge.words(self.now()))
         fallback = partial(self._reserve_locally, group, cost, candidates, leave, charge)
         future: asyncio.Future[Granted | Refused | Blocked] = self._batches.loop.create_future()
         item = ReserveItem(
@@ -191,11 +191,11 @@ class Ledger:
             used = charge.nothing()
         not_admitted = granted.cost if refused else _NO_COST
         if self._local is not None and cool_s > 0:
-            self._local.cool(granted, self._now() + min(cool_s, _LONGEST_COOL_S), self._now())
+            self._local.cool(granted, self.now() + min(cool_s, _LONGEST_COOL_S), self.now())
         if granted.local and self._local is not None and self._local.active:
             sound = [o for o in observed if is_sound(o)]
             unused_tokens = bounded(unused_tokens, _MOST_TOKENS)
-            self._local.settle(granted, back, unused_tokens, sound, not_admitted, self._now())
+            self._local.settle(granted, back, unused_tokens, sound, not_admitted, self.now())
             if charge is not None and used is not None:
                 self._local.rules.settle(charge, used)
             return
@@ -211,13 +211,13 @@ class Ledger:
         if not held_at and self._local is not None and self._local.active:
             self._local.rules.settle(charge, used, was_held=False)
             return
-        self._batches.put(ChargeItem(charge, held_at, used), urgent=False)
+        self._batches.put(ChargeItem(charge, held_at, used, self.now()), urgent=False)
 
     def observe(self, granted: Granted, observed: Sequence[Observed]) -> None:
         """Report the headers of a long answer before its end. Its settle then carries no evidence."""
         if granted.local and self._local is not None and self._local.active:
             sound = [o for o in observed if is_sound(o)]
-            self._local.settle(granted, _NO_COST, 0.0, sound, _NO_COST, self._now())
+            self._local.settle(granted, _NO_COST, 0.0, sound, _NO_COST, self.now())
         elif observed:
             self._correct(granted, _NO_COST, 0.0, 0.0, evidence_of(granted, observed), Event.NOTHING)
 
@@ -259,7 +259,7 @@ class Ledger:
 
     # ---- while the store is away
 
-    def _now(self) -> float:
+    def now(self) -> float:
         """The store's second, as far as it is known."""
         return time.monotonic() + self._clock_ahead if self._clock_shown else time.time()
 
@@ -272,9 +272,9 @@ class Ledger:
         ):  # the store never answered: neither levels nor replicas are known
             raise StoreUnavailable("the store does not answer")
         if not self._local.active:
-            self._local.begin(self.replicas, heard=max(self._clock_shown, self._now() - self._patience_s))
+            self._local.begin(self.replicas, heard=max(self._clock_shown, self.now() - self._patience_s))
             self._left_epoch = self.registry.epoch
-        now = self._now()
+        now = self.now()
         if charge is not None and (blocked := self._local.rules.blocked(charge, now)) is not None:
             return blocked
         answer = self._local.reserve(group, cost, candidates, now, leave)
@@ -299,8 +299,8 @@ class Ledger:
     def _pay(self, *, forgiven: bool = False) -> None:
         """Charge in the store what was taken without it."""
         if self._local is not None and (owed := self._local.rules.pay()) is not None:
-            self._batches.put(ChargeItem(owed[0], 0.0, owed[1]), urgent=False)
-        debts = self._local.pay(self._now()) if self._local is not None else []
+            self._batches.put(ChargeItem(owed[0], 0.0, owed[1], self.now()), urgent=False)
+        debts = self._local.pay(self.now()) if self._local is not None else []
         for debt in debts if not forgiven else ():
             self.carry_over(debt.group, debt.candidate, debt.kept, debt.corrected, debt.cool_s)
 
@@ -344,7 +344,7 @@ class Ledger:
             self.replicas, self._counted = max(1, counted, self._counted), counted
 
     def _expected_clock(self) -> tuple[bytes, bytes]:
-        return (b"%.6f" % self._now(), b"%.6f" % self._clock_shown) if self._clock_shown else (b"", b"")
+        return (b"%.6f" % self.now(), b"%.6f" % self._clock_shown) if self._clock_shown else (b"", b"")
 
     def _on_answer(self, version: int, epoch: str, now: float | None) -> None:
         if now is not None:

@@ -54,8 +54,10 @@ class ChargeItem(Item):
 
     __slots__ = ("_charge",)
 
-    def __init__(self, charge: Charge, held_at: float, used: Sequence[float]) -> None:
-        super().__init__([_CHARGE, held_at, charge.settle(used, held_at)])
+    def __init__(self, charge: Charge, held_at: float, used: Sequence[float], now: float) -> None:
+        """`held_at`: the store's second at which it was held; 0: it was not. `now`: the store's second."""
+        rules = [] if held_at else [charge.words(now)]  # as they are before this
+        super().__init__([_CHARGE, held_at, charge.settle(used, held_at), *rules])
         self._charge = charge
 
     def keys(self, prefix: str) -> list[str]:

@@ -168,8 +168,10 @@ class Charging:
             return None
         return Charge(applying.rules, amounts, usage is not None and not request.output and usage.completion > 0)
 
-    def bound(self, charge: Charge | None, client: str, request: ClientRequest) -> StreamBound | None:
-        """How far a stream may go on that uses more than it holds; None: to its end."""
+    def bound(
+        self, charge: Charge | None, client: str, request: ClientRequest, now: Callable[[], float]
+    ) -> StreamBound | None:
+        """How far a stream may go on that uses more than it holds; None: to its end. `now`: the store's second."""
         if charge is None or not charge.guessed or client not in self._cuts:
             return None
         held, prices = self._highest(client, request).completion, self._prices()
@@ -178,7 +180,7 @@ class Charging:
             usage = Usage(Certainty.EXACT, 0, tokens)
             return 0.0 if prices is None else highest_price(prices, request.model, request.tier, usage) or 0.0
 
-        return StreamBound(charge, held, price_of)
+        return StreamBound(charge, held, price_of, now)
 
     def used(
         self,

@@ -145,7 +145,9 @@ class HttpAttempt(Attempt):
         try:
             if is_events and request.endpoint.dialect is not None:
                 stream = self._stream = StreamRelay(request.endpoint.dialect, request.strip_usage)
-                bound = self.parts.charging.bound(self.granted.charge, request_record.client, request)
+                bound = self.parts.charging.bound(
+                    self.granted.charge, request_record.client, request, self.parts.ledger.now
+                )
                 self.parts.observer.stream_opened(1)
                 try:
                     await pass_stream(down, answer, headers, stream, self._hold_s(), passed, echo, reader, bound)

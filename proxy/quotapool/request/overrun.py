@@ -6,7 +6,6 @@ client's hard budgets have something left, as far as this process has seen.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -27,12 +26,14 @@ class StreamOverrun(Exception):
 
 
 class StreamBound:
-    """Of one stream. `held`: tokens of its answer that are paid for; `price_of`: picodollars of so many more."""
+    """Of one stream. `held`: tokens of its answer that are paid for; `price_of`: picodollars of so many more; `now`:
+    the store's second."""
 
-    def __init__(self, charge: Charge, held: int, price_of: Callable[[int], float]) -> None:
+    def __init__(self, charge: Charge, held: int, price_of: Callable[[int], float], now: Callable[[], float]) -> None:
         self._budgets = [s for s in charge.standings if s.rule.kind is Kind.BUDGET and s.rule.mode is Mode.HARD]
         self._held = held
         self._price_of = price_of
+        self._now = now
         self._look_from = held
         self.used_up: Standing | None = None
 
@@ -42,7 +43,7 @@ class StreamBound:
         if seen <= self._look_from:
             return
         self._look_from = seen + _STEP
-        more, now = seen - self._held, time.time()
+        more, now = seen - self._held, self._now()
         for standing in self._budgets:
             measure = standing.rule.measure
             needs = more if measure is Measure.TOKENS else self._price_of(more) if measure is Measure.USD else 0

@@ -85,9 +85,12 @@ class SessionRules:
     def used_up(self) -> str:
         """The id of a hard budget, about all models, of which nothing is left, as far as this process has seen; "":
         there is none."""
-        return next((s.rule.id for s in self._charging.standings(self._client) if _is_used_up(s)), "")
+        now = self._ledger.now()
+        return next((s.rule.id for s in self._charging.standings(self._client) if _is_used_up(s, now)), "")
 
 
-def _is_used_up(standing: Standing) -> bool:
+def _is_used_up(standing: Standing, now: float) -> bool:
     rule = standing.rule
-    return rule.kind is Kind.BUDGET and rule.mode is Mode.HARD and not rule.models and standing.used >= rule.limit
+    if rule.kind is not Kind.BUDGET or rule.mode is not Mode.HARD or rule.models:
+        return False
+    return standing.used >= rule.limit and now < standing.ends[0]

@@ -28,8 +28,8 @@
 --   release {3, group, owner}     owner left the queue: what it claimed is free
 --   pay     {4, group, account, terms, kept 1..6, corrected 1..6, cool_s}
 --           what a worker took while it did not reach the store, by dimension, in both predictions
---   charge  {5, reserved_at, used}
---           what was used of rules beside any account's budget
+--   charge  {5, reserved_at, used, rules}
+--           what was used of rules beside any account's budget; rules: only if it was not held
 -- ARGV[3]  '' or the second that this clock should show by the worker's own monotonic clock
 -- ARGV[4]  the second that it showed with the worker's last answer
 --          If it shows more than it should, it was set forward meanwhile, unless that is known, or another worker, for

@@ -149,6 +149,18 @@ local function make_rules()
     return blocked
   end
 
+  -- brings the counters up to date, and begins those that are missing
+  local function look(rules)
+    local numbers, n = rules[2], 0
+    for _, of_subject in ipairs(rules_in(rules[1])) do
+      local s = open_subject(of_subject[1])
+      for _, rule in ipairs(of_subject[2]) do
+        counter_of(s, rule, numbers[n + 2])
+        n = n + 2
+      end
+    end
+  end
+
   -- takes it all; returns flat {used, held} of each rule, this request's own part included
   local function take_rules(rules)
     local numbers, seen, n = rules[2], {}, 0
@@ -200,7 +212,7 @@ local function make_rules()
     end
   end
 
-  return {blocked_by = blocked_by, take = take_rules, settle = settle_rules, save = save_subjects}
+  return {blocked_by = blocked_by, look = look, take = take_rules, settle = settle_rules, save = save_subjects}
 end
 local made
 local function the_rules()
@@ -209,6 +221,8 @@ local function the_rules()
 end
 
 local function charge(item)
-  the_rules().settle(item[3], item[2])
+  local rules = the_rules()
+  if item[4] then rules.look(item[4]) end
+  rules.settle(item[3], item[2])
   return {5}
 end
