@@ -84,7 +84,7 @@ def alert(n: int = 0, kind: AlertKind = AlertKind.KEY_REMOVED, text: str = "") -
 def delivery_to(
     url: str, counts: Counter, pauses: Pauses, *, secret: str = SECRET, kinds: tuple[AlertKind, ...] = (), **more: Any
 ) -> AlertDelivery:
-    target = Target("ops", Webhook(url, secret, **more), frozenset(kinds))
+    target = Target("ops", Webhook(url, secret, **more), lambda alert: not kinds or alert.kind in kinds)
     clean = Redactor([SECRET]).clean
     return AlertDelivery(
         "default",

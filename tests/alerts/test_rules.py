@@ -6,8 +6,12 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from quotapool.alerts import rules
-from quotapool.domain.alert import AlertKind, Severity
+from quotapool.domain.alert import Alert, AlertKind, Severity
+from quotapool.domain.periods import Per
+from quotapool.domain.rules import Kind, Measure, Mode, Rule
 from quotapool.domain.wallet import PICO, Grant, wallet
+from quotapool.ledger.stored_rules import Level
+from quotapool.settings.alerts import AlertTarget
 
 NOW = datetime(2026, 11, 15, 12, 30, tzinfo=UTC)
 HOUR = datetime(2026, 11, 15, 12, tzinfo=UTC)
@@ -132,3 +136,61 @@ def test_a_condition_must_last():
     assert dry.of([other], 400) == []
     # One that was over starts again.
     assert dry.of([one, other], 599) == [other]
+
+
+def level(used: float, limit: float = 50 * PICO, mode: Mode = Mode.HARD, **more) -> Level:
+    rule = Rule("usd/month", Kind.BUDGET, Measure.USD, limit, mode, per=Per.MONTH, warn_at=(0.8, 0.95), **more)
+    return Level(rule, used, 0.0, max(0.0, limit - used), datetime(2026, 12, 1, tzinfo=UTC).timestamp())
+
+
+@pytest.mark.parametrize(
+    ("used", "mode", "said"),
+    [
+        (39.9, Mode.HARD, None),
+        (40, Mode.HARD, ("0.8", Severity.WARNING, "$40.00 are used (80%). It resets at 2026-12-01 00:00 UTC.")),
+        (48, Mode.HARD, ("0.95", Severity.WARNING, "$48.00 are used (96%). It resets")),
+        (50, Mode.HARD, ("1", Severity.WARNING, "$50.00 are used (100%), and its requests are refused. It resets")),
+        (60, Mode.SOFT, ("1", Severity.WARNING, "$60.00 are used (120%), and its requests are served all the same.")),
+        (60, Mode.SHADOW, ("1", Severity.INFO, "served all the same.")),
+    ],
+)
+def test_a_budget_warns_at_its_shares_and_when_it_is_used_up(used, mode, said):
+    raised = list(rules.of_client_budgets("client app", [level(used * PICO, mode=mode)], 0.0))
+    if said is None:
+        assert raised == []
+        return
+    (alert,) = raised
+    share, severity, text = said
+    assert (alert.kind, alert.subject, alert.severity) == (AlertKind.CLIENT_BUDGET, "client app", severity)
+    assert alert.text.startswith("The client app may use $50.00 a month; ")
+    assert text in alert.text
+    assert alert.occasion.split()[:2] == ["usd/month", share]
+
+
+def test_a_budget_without_end_says_of_none():
+    total = Level(Rule("tokens/total", Kind.BUDGET, Measure.TOKENS, 100, warn_at=(0.5,)), 50.0, 0.0, 50.0, None)
+    (alert,) = rules.of_client_budgets("team red", [total], 0.0)
+    assert alert.text == "The team red may use 100 tokens in total; 50 tokens are used (50%)."
+
+
+def test_a_clients_end_is_announced_two_weeks_before():
+    ends = {"soon": NOW.timestamp() + 13 * 86_400, "late": NOW.timestamp() + 15 * 86_400, "gone": NOW.timestamp() - 1}
+    raised = list(rules.of_expiring_clients(ends, within=timedelta(14), now=NOW))
+    assert [alert.subject for alert in raised] == ["client soon"]
+
+
+@pytest.mark.parametrize(
+    ("target", "subject", "wants"),
+    [
+        ({}, "client app", True),
+        ({"clients": ["app"]}, "client app", True),
+        ({"clients": ["app"]}, "client other", False),
+        ({"clients": ["app"]}, "team app", False),
+        ({"clients": ["app"]}, "key app", False),
+        ({"teams": ["red"]}, "team red", True),
+        ({"clients": ["app"], "kinds": ["policy"]}, "client app", False),
+    ],
+)
+def test_a_target_of_a_clients_own_gets_only_what_is_about_it(target, subject, wants):
+    written = AlertTarget.model_validate({"url": "https://example.com/hook", **target})
+    assert written.wants(Alert(AlertKind.CLIENT_BUDGET, subject, "", 0.0)) is wants

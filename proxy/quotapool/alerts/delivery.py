@@ -16,7 +16,7 @@ import structlog
 from quotapool.alerts.message import Message, compose
 from quotapool.alerts.services import Service, is_webhook, service_of
 from quotapool.alerts.webhook import NotDelivered, Webhook
-from quotapool.domain.alert import Alert, AlertKind
+from quotapool.domain.alert import Alert
 from quotapool.settings.alerts import AlertTarget
 
 _log = structlog.get_logger()
@@ -38,14 +38,11 @@ class Channel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to deliver alerts, and which. `kinds`: empty means all."""
+    """Where to deliver alerts, and which it `wants`."""
 
     name: str
     channel: Channel
-    kinds: frozenset[AlertKind] = frozenset()
-
-    def wants(self, alert: Alert) -> bool:
-        return not self.kinds or alert.kind in self.kinds
+    wants: Callable[[Alert], bool] = lambda _alert: True
 
 
 def targets_of(written: Sequence[AlertTarget], ca_file: Path | None = None) -> tuple[list[Target], list[str]]:
@@ -67,7 +64,7 @@ def targets_of(written: Sequence[AlertTarget], ca_file: Path | None = None) -> t
         except (ValueError, OSError) as error:
             problems.append(f"alerts.targets[{n - 1}] ({name}): {error}")
             continue
-        found.append(Target(name, channel, frozenset(target.kinds)))
+        found.append(Target(name, channel, target.wants))
     return found, problems
 
 

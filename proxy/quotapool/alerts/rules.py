@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, time, timedelta
 from typing import Final
 
 from quotapool.domain.alert import Alert, AlertKind, Severity
+from quotapool.domain.rule_words import amount, words
+from quotapool.domain.rules import Kind, Mode
 from quotapool.domain.states import OPERATOR, WALLET, State
 from quotapool.domain.subject import Subject
 from quotapool.domain.wallet import PICO, Wallet, usd
+from quotapool.ledger.stored_rules import Level
 
 _HOUR: Final = timedelta(hours=1)
 _SAME_HOURS: Final = 3  # days with the same hour that make it a usual one
@@ -128,6 +131,37 @@ def of_expiring_keys(expiries: Mapping[str, float], *, within: timedelta, now: d
             day = f"{datetime.fromtimestamp(expires_at, UTC):%Y-%m-%d %H:%M} UTC"
             text = f"key {key} expires on {day}: replace it before."
             yield Alert(AlertKind.EXPIRY, f"key {key}", text, now.timestamp(), occasion=day)
+
+
+def of_client_budgets(subject: str, levels: Iterable[Level], at: float) -> Iterator[Alert]:
+    """Budgets of which a share of their `warn_at` is used, or all: the highest is told, once in each period. `subject`:
+    `client app` or `team search`."""
+    for level in levels:
+        rule = level.rule
+        reached = [share for share in (*rule.warn_at, 1.0) if level.used >= share * rule.limit]
+        if rule.kind is not Kind.BUDGET or not reached:
+            continue
+        share, is_hard = max(reached), rule.mode is Mode.HARD
+        follows = ""
+        if share >= 1:
+            follows = ", and its requests are refused" if is_hard else ", and its requests are served all the same"
+        until = ""
+        if level.resets_at is not None:
+            until = f" It resets at {datetime.fromtimestamp(level.resets_at, UTC):%Y-%m-%d %H:%M} UTC."
+        used = amount(rule.measure, level.used)
+        text = f"The {subject} may use {words(rule)}; {used} are used ({level.used / rule.limit:.0%}){follows}.{until}"
+        severity = Severity.INFO if rule.mode is Mode.SHADOW else Severity.WARNING
+        occasion = f"{rule.id} {share:.4g} {level.resets_at or 0:.0f}"
+        yield Alert(AlertKind.CLIENT_BUDGET, subject, text, at, severity, occasion, {"rule": rule.id, "reached": share})
+
+
+def of_expiring_clients(expiries: Mapping[str, float], *, within: timedelta, now: datetime) -> Iterator[Alert]:
+    """Clients that are refused from a second (by id, Unix seconds) that comes `within` that time."""
+    for client, expires_at in expiries.items():
+        if 0 < expires_at - now.timestamp() <= within.total_seconds():
+            day = f"{datetime.fromtimestamp(expires_at, UTC):%Y-%m-%d}"
+            text = f"The access of client {client} ends on {day}: `quotapool clients set {client} --expires-on DATE`."
+            yield Alert(AlertKind.EXPIRY, f"client {client}", text, now.timestamp(), occasion=day)
 
 
 def usual_hour(hours: Mapping[datetime, int], hour: datetime) -> int | None:

@@ -20,7 +20,11 @@ from quotapool.store.store import Store, text_of
 _WATCH_MS: Final = 15_000
 _AT_ONCE: Final = 500  # events of one reading
 _DAY_S: Final = 86_400.0
-_ONCE_A_DAY: Final = frozenset({AlertKind.EXPIRY, AlertKind.DAILY_LIMIT})
+_LEAST_REST_S: Final = {
+    AlertKind.EXPIRY: _DAY_S,
+    AlertKind.DAILY_LIMIT: _DAY_S,
+    AlertKind.CLIENT_BUDGET: 32 * _DAY_S,  # once in each period: the occasion names its end
+}
 _STATES: Final = (AlertKind.KEY_REMOVED, AlertKind.KEY_QUARANTINED, AlertKind.KEY_BACK)
 
 
@@ -82,7 +86,7 @@ class SharedAlertState:
         client = self._store.client
         for over in _ended_by(alert):
             await self._store.guard(client.delete(f"{self._prefix}:told:{over.identity}"))
-        rest_s = max(repeat_after_s, _DAY_S) if alert.kind in _ONCE_A_DAY else repeat_after_s
+        rest_s = max(repeat_after_s, _LEAST_REST_S.get(alert.kind, 0.0))
         key = f"{self._prefix}:told:{alert.identity}"
         return bool(await self._store.guard(client.set(key, "1", nx=True, px=max(1, int(rest_s * 1000)))))
 

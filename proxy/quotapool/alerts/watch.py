@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from quotapool.alerts import rules
 from quotapool.alerts.shared_state import SharedAlertState
-from quotapool.domain.alert import Alert, AlertKind
+from quotapool.domain.alert import Alert
 from quotapool.domain.bucket import DIMENSIONS, Bucket
 from quotapool.domain.pool import Pool
 from quotapool.domain.wallet import PICO, Wallet
+from quotapool.ledger.stored_rules import Level
 from quotapool.settings import Settings
 
 _HEADROOM_LASTS_S = 300.0
+_CLIENTS_WITHIN = timedelta(days=14)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Condition:
     hours: Mapping[datetime, int] = field(default_factory=dict)
     headroom: Mapping[tuple[str, str], float] = field(default_factory=dict)  # (model group, dimension) -> 0..1 left
     key_expiries: Mapping[str, float] = field(default_factory=dict)
+    client_rules: Mapping[str, Sequence[Level]] = field(default_factory=dict)  # by `client app` or `team search`
+    client_expiries: Mapping[str, float] = field(default_factory=dict)
 
 
 class AlertWatch:
@@ -64,15 +68,18 @@ class AlertWatch:
         below = None if wanted.credit_below_usd is None else round(wanted.credit_below_usd * PICO)
         yield from rules.of_wallets(seen.wallets, below=below, within=within, now=seen.now)
         yield from rules.of_expiring_keys(seen.key_expiries, within=within, now=seen.now)
+        yield from rules.of_expiring_clients(seen.client_expiries, within=_CLIENTS_WITHIN, now=seen.now)
+        for subject, levels in seen.client_rules.items():
+            yield from rules.of_client_budgets(subject, levels, at)
 
     async def _raise(self, alerts: Iterable[Alert]) -> None:
         """Each once in `repeat_after`, whichever replica noticed."""
         for alert in alerts:
-            if self._wanted(alert.kind) and await self._state.claim(alert, self.settings.alerts.repeat_after):
+            if self._wanted(alert) and await self._state.claim(alert, self.settings.alerts.repeat_after):
                 self.put(alert)
 
-    def _wanted(self, kind: AlertKind) -> bool:
-        return any(not target.kinds or kind in target.kinds for target in self.settings.alerts.targets)
+    def _wanted(self, alert: Alert) -> bool:
+        return any(target.wants(alert) for target in self.settings.alerts.targets)
 
 
 def pool_headroom(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -16,6 +17,7 @@ from quotapool.alerts.shared_state import SharedAlertState
 from quotapool.alerts.watch import AlertWatch, Condition, pool_headroom
 from quotapool.app.credit_watch import CreditWatch
 from quotapool.domain.alert import Alert
+from quotapool.ledger.stored_rules import Level
 from quotapool.money.spend_store import SpendStore
 from quotapool.operators.overview import Overview
 from quotapool.settings import Settings
@@ -24,6 +26,7 @@ from quotapool.store.store import StoreError
 _log = structlog.get_logger()
 _EVERY_S: Final = 1.0
 _CHECK_EVERY: Final = 5  # rounds: conditions change more slowly than events come
+_CLIENTS_EVERY: Final = 10  # rounds: all their budgets are read
 _HEADROOM_EVERY: Final = 30  # rounds: the cost of reading all buckets grows with their number
 
 
@@ -49,6 +52,7 @@ class Alerting:
         self._delivery = self._delivery_to([])
         self._watch = AlertWatch(settings, self._shared_state, overview.roster.pool, self._deliver)
         self._headroom: Mapping[tuple[str, str], float] = {}
+        self._client_rules: Mapping[str, list[Level]] = {}
 
     async def reload(self, settings: Settings) -> None:
         """Take a new configuration; if the targets changed, alerts that wait for delivery are dropped."""
@@ -105,6 +109,10 @@ class Alerting:
         if number % _HEADROOM_EVERY == 0 and self._settings.alerts.min_headroom:
             now, buckets = await self._overview.ledger.stored.all()
             self._headroom = pool_headroom(self._overview.roster.pool, self._overview.settings, buckets, now)
+        if number % _CLIENTS_EVERY == 0:
+            self._client_rules = defaultdict(list)
+            for one in await self._overview.client_rules.levels():
+                self._client_rules[one.subject].append(one.level)
         now_utc = datetime.now(UTC)
         await self._watch.check(
             Condition(
@@ -115,6 +123,8 @@ class Alerting:
                 await self._spend.hours(now_utc - timedelta(days=8), now_utc),
                 self._headroom,
                 self._key_ends(),
+                self._client_rules,
+                self._overview.client_rules.expiries(),
             )
         )
 

@@ -21,6 +21,9 @@ class AlertKind(StrEnum):
     SPEND_RATE = "spend_rate"  # an hour's spend is a multiple of the usual one
     DAILY_LIMIT = "daily_limit"  # the pool has spent daily_limit_usd
     EGRESS = "egress"  # our network or region is refused, whichever key is used
+    CLIENT_BUDGET = (
+        "client_budget"  # a client or team has used a share of a budget that its warn_at names, or all of it
+    )
     POLICY = "policy"  # a client's requests are refused for their content, which can cost an account its access
     TEST = "test"  # `quotapool alerts test`
 

@@ -220,6 +220,21 @@ class PoolMetrics:
         self.month_limit: GaugeRows[str] = new.gauge_rows(
             "month_limit_usd", "account", "USD", "The configured monthly limit."
         )
+        self.client_rule_used: GaugeRows[tuple[str, str]] = new.gauge_rows(
+            "client_rule_used",
+            "subject rule",
+            "USD, tokens or requests",
+            "What a client or team has used of a limit or budget, with what requests under way hold.",
+        )
+        self.client_rule_limit: GaugeRows[tuple[str, str]] = new.gauge_rows(
+            "client_rule_limit", "subject rule", "USD, tokens or requests", "That limit or budget."
+        )
+        self.client_expires: GaugeRows[str] = new.gauge_rows(
+            "client_expires_timestamp_seconds",
+            "client",
+            "Unix seconds",
+            "When a client is refused from, for those whose end comes within 14 days.",
+        )
         self.spent_today: Gauge = new.plain_gauge(
             "spend_today_usd", "USD", "What the pool spent since midnight in spend.time_zone."
         )

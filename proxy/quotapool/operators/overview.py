@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,11 +20,14 @@ from quotapool.domain.states import OPERATOR, Record, State
 from quotapool.domain.subject import Subject, SubjectKind
 from quotapool.keys.keyring import keyring
 from quotapool.ledger.budgets import Ledger
+from quotapool.ledger.clients import ClientDirectory, ClientStore
+from quotapool.ledger.stored_rules import StoredRules
 from quotapool.money.credit_control import CreditControl
 from quotapool.money.credit_report import credit_row
 from quotapool.money.spend_store import SpendStore
 from quotapool.observe.metrics import PoolMetrics
 from quotapool.operators.bucket_levels import BucketLevels
+from quotapool.operators.client_rules import ClientRules, show
 from quotapool.pool.roster import Roster
 from quotapool.pool.sync import RosterSync
 from quotapool.settings import Settings
@@ -42,7 +46,9 @@ class Overview:
         self.ledger = ledger
         keys, _ = keyring(settings)
         self.roster = Roster(settings, keys)
-        self.sync = RosterSync(self.roster, ledger, Observer())
+        clients = ClientDirectory(ClientStore(ledger.store, settings.pool), lambda: None)
+        self.sync = RosterSync(self.roster, ledger, Observer(), clients)
+        self.client_rules = ClientRules(lambda: self.settings, clients, StoredRules(ledger.store, settings.pool))
         spend = SpendStore(ledger.store, settings.pool)
         self.credit = CreditControl(settings, ledger, spend, self.roster.pool)
         self._logged: set[tuple[str, str, str]] = set()
@@ -93,6 +99,7 @@ class Overview:
             await self.ledger.check()
             await self.sync.refresh()
             await self._show_buckets()
+            show(await self.client_rules.levels(), self.client_rules.expiries(), time.time(), self.metrics)
             stopped = await self.ledger.registry.removals_stopped()
         except StoreError:
             self.metrics.store_up.set(0)

@@ -11,11 +11,12 @@ from typing import Final
 
 import msgspec
 
+from quotapool.domain.rule_words import words
 from quotapool.domain.rules import Kind, Measure, Mode
 from quotapool.ledger.rules import Charge, Standing
 from quotapool.openai import replies
 from quotapool.openai.sse import Dialect, StreamRelay
-from quotapool.request.rule_words import subject_words, words
+from quotapool.request.rule_words import subject_words
 
 _STEP: Final = 64  # tokens: the budgets are looked at again
 _MESSAGE: Final = "This answer was cut: the {subject} may use {rule}, and that is used up."

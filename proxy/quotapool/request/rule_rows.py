@@ -6,11 +6,11 @@ from typing import Final
 
 import msgspec
 
+from quotapool.domain.rule_words import words
 from quotapool.domain.rules import Kind, Measure, Mode, Rule
 from quotapool.domain.wallet import PICO
 from quotapool.ledger.rules import TEAM
 from quotapool.ledger.stored_rules import Level
-from quotapool.request.rule_words import words
 from quotapool.settings.rules import Budget
 
 USUAL_WARNINGS: Final = tuple(Budget.model_fields["warn_at"].default)

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from quotapool.domain.alert import AlertKind
+from quotapool.domain.alert import Alert, AlertKind
 from quotapool.settings.money import Usd
 from quotapool.settings.values import Duration, Name, PositiveDuration, Section, Token, hidden
 
@@ -26,12 +26,25 @@ TargetUrl = Annotated[SecretStr, AfterValidator(check_target), hidden]
 
 
 class AlertTarget(Section):
-    """One target. Its URL counts as a secret, since many contain one. `secret` signs messages; no `kinds` means all."""
+    """One target. Its URL counts as a secret, since many contain one. `secret` signs messages; no `kinds` means all.
+
+    `clients`, `teams`: it gets only what is about one of these, as for an address of their own; none named: all."""
 
     url: TargetUrl
     secret: Token | None = None
     kinds: tuple[AlertKind, ...] = ()
+    clients: tuple[Name, ...] = ()
+    teams: tuple[Name, ...] = ()
     name: Name | None = None  # for logs and metrics; default: its kind and place, such as slack-1
+
+    def wants(self, alert: Alert) -> bool:
+        """Whether it is to be told of this."""
+        if self.kinds and alert.kind not in self.kinds:
+            return False
+        if not (self.clients or self.teams):
+            return True
+        kind, _, name = alert.subject.partition(" ")
+        return (kind == "client" and name in self.clients) or (kind == "team" and name in self.teams)
 
 
 class Alerts(Section):

@@ -111,6 +111,11 @@ class RuleOptions(Section):
             seen.add(name)
         return self
 
+    @property
+    def limits_anything(self) -> bool:
+        """Whether there is any rule."""
+        return bool(self.budgets) or self.limits != RateLimits()
+
     def rules(self) -> tuple[Rule, ...]:
         """Limits first, then budgets in their order."""
         return (*self.limits.rules(), *(budget.rule for budget in self.budgets))
