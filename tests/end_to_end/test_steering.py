@@ -23,12 +23,13 @@ from openai import APIStatusError, OpenAI
 from tests.fakes.processes import RunningProxy, fetch, pool_config
 
 MODEL = "gpt-4o-mini"
+KEY = "anything-that-is-long"
 HELLO = [{"role": "user", "content": "hello"}]
 TOKENS = 1_000  # of each call: OpenAI's limiter counts max_tokens where it is more than the prompt
 NODE_CALLS = """
 import OpenAI from "openai";
 const [baseURL, count, model, tokens] = process.argv.slice(2);
-const client = new OpenAI({ baseURL, apiKey: "anything" });
+const client = new OpenAI({ baseURL, apiKey: "anything-that-is-long" });
 const call = async () => {
   const began = Date.now();
   let status = 200;
@@ -59,7 +60,7 @@ Callers = Callable[[str, int], list[Call]]
 
 def from_python(base_url: str, count: int) -> list[Call]:
     """`count` calls at once with the Python SDK."""
-    with OpenAI(base_url=base_url, api_key="anything") as client, ThreadPoolExecutor(count) as threads:
+    with OpenAI(base_url=base_url, api_key=KEY) as client, ThreadPoolExecutor(count) as threads:
 
         def call(_: int) -> Call:
             began, status = time.time(), 200
@@ -100,7 +101,8 @@ def both(from_node: Callers, base_url: str, count: int) -> list[Call]:
 def use_up(proxy: RunningProxy, tokens: int) -> float:
     """Take the whole budget with one call; when it was empty (Unix time)."""
     body = {"model": MODEL, "max_tokens": tokens, "messages": HELLO}
-    status, text = fetch(f"{proxy.base_url}/chat/completions", method="POST", body=body)
+    headers = {"Authorization": f"Bearer {KEY}"}
+    status, text = fetch(f"{proxy.base_url}/chat/completions", method="POST", body=body, headers=headers)
     assert status == 200, text
     return time.time()
 
@@ -132,6 +134,18 @@ def test_users_of_both_sdks_see_no_error_when_the_pool_refills_in_eight_seconds(
     assert [call.ended - empty_at for call in calls] == pytest.approx([8, 16], abs=1.0)
     assert statuses(proxy, 4) == {429: 2, 200: 2}  # nobody came too early
     assert refused_upstream(simulator) == 0
+
+
+def test_users_of_both_sdks_see_no_error_when_their_clients_own_rate_refills(start_simulator, start_proxy, from_node):
+    """Given six requests a minute, all used, I expect one refusal each: one is back after 10 s, the other after 20."""
+    simulator = start_simulator(1, "--rpm", "0", "--tpm", "0")
+    client = {"id": "sdk", "key": KEY, "limits": {"rpm": 6}}
+    proxy = start_proxy(pool_config(simulator, queue={"max_wait": 0}, clients=[client]))
+    empty_at = [use_up(proxy, 10) for _ in range(6)][-1]
+    calls = both(from_node, proxy.base_url, 1)
+    assert [call.status for call in calls] == [200, 200]
+    assert [call.ended - empty_at for call in calls] == pytest.approx([10, 20], abs=1.0)
+    assert statuses(proxy, 9) == {200: 7, 429: 2}  # of the first six, one is not counted
 
 
 def test_callers_refused_at_the_same_moment_come_back_one_after_another(start_simulator, start_proxy, from_node):

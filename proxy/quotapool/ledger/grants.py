@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import IntEnum
 from functools import lru_cache
 
@@ -9,6 +10,7 @@ import msgspec
 
 from quotapool.domain.bucket import DIMENSIONS, UNKNOWN, Moment
 from quotapool.domain.quantities import Cost, Dimension, Limits
+from quotapool.domain.rules import Kind
 from quotapool.domain.subject import Subject
 from quotapool.ledger.msgpack import as_string, raw_string
 from quotapool.ledger.rules import Charge, Standing
@@ -116,6 +118,14 @@ class Blocked(msgspec.Struct, frozen=True):
     rules: tuple[BlockedRule, ...]
     at: float  # the store's second
     guessed: bool = False  # it named no maximum for its answer
+    again_s: float | None = None  # when it may be asked again: a time that no other request was told; None: see wait_s
+
+    @property
+    def refill_s(self) -> float:
+        """How long the rate that decides takes to gain this request's cost once more; 0: it is no rate."""
+        decides = max(self.rules, key=lambda rule: math.inf if rule.wait_s is None else rule.wait_s)
+        rule = decides.standing.rule
+        return decides.amount / rule.limit * rule.period_s if rule.kind is Kind.RATE and rule.limit > 0 else 0.0
 
     @property
     def wait_s(self) -> float | None:

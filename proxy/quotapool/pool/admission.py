@@ -16,6 +16,8 @@ import contextlib
 import time
 from dataclasses import dataclass, field
 
+import msgspec
+
 from quotapool.domain.fair_queue import FairQueue
 from quotapool.domain.observer import Observer
 from quotapool.domain.return_times import ReturnTimes
@@ -88,7 +90,7 @@ class Admission:
             result = await self._reserver.ask(want)
             if isinstance(result, Blocked):
                 if result.wait_s is None or result.wait_s > patience_s:
-                    return result
+                    return self._blocked(want, result)
                 name, blocked = want.client_queue, result
             elif isinstance(result, Refused):
                 refused = result
@@ -103,9 +105,9 @@ class Admission:
         least_s = (refused.wait_s if blocked is None else blocked.wait_s) or 0.0
         expected_s = max(least_s, queue.pace_s * (queue.waiting.ahead(want.client, want.priority) + 1))
         if expected_s > patience_s:
-            return blocked or self._no_room(want.queue, "rate_limit", expected_s, refused, queue)
+            return self._refuse(want, "rate_limit", expected_s, blocked, refused, queue)
         if not self._has_place(queue, want):
-            return blocked or self._no_room(want.queue, "queue_full", expected_s, refused, queue)
+            return self._refuse(want, "queue_full", expected_s, blocked, refused, queue)
         return await self._wait_in(name, queue, want, patience_s, expected_s, blocked)
 
     def _queue_of(self, want: Want) -> str:
@@ -126,15 +128,33 @@ class Admission:
                         self._ledger.release(waiter.want.group, waiter.name)
             queue.changed.set()
 
-    def _no_room(self, name: str, reason: str, wait_s: float, refused: Refused, queue: _Queue) -> NoRoom:
-        """A refusal with a time that nobody else got."""
+    def _refuse(
+        self, want: Want, reason: str, wait_s: float, blocked: Blocked | None, refused: Refused, queue: _Queue
+    ) -> AdmissionAnswer:
+        """By its client's own rules, if these were what it waited for; else for want of room in the pool."""
+        if blocked is not None:
+            return self._blocked(want, blocked)
+        return self._no_room(want.queue, reason, wait_s, refused, queue)
+
+    def _blocked(self, want: Want, blocked: Blocked) -> Blocked:
+        """With a time that nobody else of this client got."""
+        if blocked.wait_s is None:
+            return blocked
+        pace_s = blocked.refill_s * max(1, self._ledger.replicas)
+        again_s = self._times_of(want.client_queue).slot(blocked.wait_s, pace_s, time.monotonic())
+        return msgspec.structs.replace(blocked, again_s=again_s)
+
+    def _times_of(self, name: str) -> ReturnTimes:
         if len(self._return_times) > _MOST_GROUPS:
             self._return_times.clear()
-        times = self._return_times.setdefault(name, ReturnTimes())
+        return self._return_times.setdefault(name, ReturnTimes())
+
+    def _no_room(self, name: str, reason: str, wait_s: float, refused: Refused, queue: _Queue) -> NoRoom:
+        """A refusal with a time that nobody else got."""
         # All accounts gain room at once, and each of the other processes hands out times of its own.
         accounts = queue.accounts or self._pool.size
         pace_s = refused.refill_s / max(1, accounts) * max(1, self._ledger.replicas)
-        wait_s = times.slot(wait_s, pace_s or queue.pace_s, time.monotonic())
+        wait_s = self._times_of(name).slot(wait_s, pace_s or queue.pace_s, time.monotonic())
         return NoRoom(wait_s, reason, refused.dimension)
 
     def _has_place(self, queue: _Queue, want: Want) -> bool:
@@ -168,10 +188,8 @@ class Admission:
                 answer = await waiter.future
                 answered = True
         except TimeoutError:
-            if waiter.blocked is not None:
-                return waiter.blocked
             wait_s = max(expected_s, queue.pace_s)
-            return self._no_room(want.queue, "queue_timeout", wait_s, Refused(wait_s, None), queue)
+            return self._refuse(want, "queue_timeout", wait_s, waiter.blocked, Refused(wait_s, None), queue)
         finally:
             want.queued_s += time.monotonic() - joined
             self._waiting -= 1

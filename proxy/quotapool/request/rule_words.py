@@ -47,6 +47,8 @@ def _wait_s(blocked: Blocked, decides: BlockedRule) -> float:
     """Until the same request can succeed; inf: never."""
     if decides.wait_s is None:
         return math.inf
+    if blocked.again_s is not None:
+        return max(blocked.again_s, 0.001 if decides.wait_s else 1.0)
     return max(1.0, decides.wait_s) if blocked.wait_s is not None else math.inf
 
 
