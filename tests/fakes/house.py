@@ -60,6 +60,7 @@ class Recorder(Observer):
         self.policy: list[tuple[str, str]] = []  # (client, reason) of each refusal for policy
         self.suspended: list[str] = []
         self.models: list[str] = []  # that upstream was seen to know
+        self.refused_events: list[tuple[str, tuple[str, ...]]] = []  # in sessions: (code, rules of the client)
         self.retries = 0
         self.waiting = 0
         self.streams = 0
@@ -69,6 +70,9 @@ class Recorder(Observer):
 
     def attempted(self, leg: AttemptRecord, trip: RequestRecord) -> None:
         self.legs.append(leg)
+
+    def event_refused(self, trip: RequestRecord) -> None:
+        self.refused_events.append((trip.code, trip.rules))
 
     def retrying(self, leg: AttemptRecord) -> None:
         self.retries += 1
@@ -233,6 +237,7 @@ class House:
             await self.paths.requests.serve(client, trip)
         except Refusal as refusal:
             assert not client.started
+            trip.rules = refusal.rules
             body = refusal.body()
             if (full := client.reply(refusal.status, "", refusal.headers(), len(body), body)) is not None:
                 await full

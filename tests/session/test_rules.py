@@ -95,6 +95,7 @@ async def test_what_realtime_used_is_charged_and_no_more_is_begun_when_nothing_i
     await say(client, type="response.create")
     told = await heard(client)
     assert (told["type"], told["error"]["code"]) == ("error", "client_budget_exhausted")
+    assert hall.house.recorder.refused_events == [("client_budget_exhausted", ("tokens/day",))]
 
 
 async def test_a_session_ends_when_its_clients_budget_is_used_up(open_hall, virtual_time):

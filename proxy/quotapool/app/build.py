@@ -143,6 +143,7 @@ def build_request_path(
     fetch = Fetch(configuration, roster)
     owners = ObjectOwners(store, settings.pool, retention_s=settings.objects.retention, observer=observer)
     objects = Objects(configuration, owners, roster, fetch)
+    me = Me(configuration, store, settings.pool, charging.standings)
     requests = RequestPath(
         configuration,
         auth=auth,
@@ -152,7 +153,7 @@ def build_request_path(
         objects=objects,
         failover=failover,
         parts=parts,
-        me=Me(configuration, store, settings.pool, charging.standings),
+        me=me,
     )
     sessions = SessionPath(
         configuration,
@@ -162,6 +163,7 @@ def build_request_path(
         failover=failover,
         parts=parts,
         observer=observer,
+        note=me.note,
     )
     paths = Paths(
         configuration,

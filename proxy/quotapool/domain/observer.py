@@ -24,6 +24,9 @@ class Observer:
     def attempted(self, attempt: AttemptRecord, record: RequestRecord) -> None:
         """One attempt of it is over, and its reservation settled."""
 
+    def event_refused(self, record: RequestRecord) -> None:
+        """The proxy refused an event in a session. `record`: of the session, with this refusal's code and rules."""
+
     def retrying(self, attempt: AttemptRecord) -> None:
         """Another attempt follows this one."""
 

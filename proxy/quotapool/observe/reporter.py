@@ -50,10 +50,7 @@ class Reporter(Observer):
         ]
         tally.answered.inc()
         if record.code:
-            metrics.refusals[record.code].inc()
-            self.refused(record)
-            for rule in record.rules:
-                metrics.client_refusals[self._of_client(record.client, rule)].inc()
+            self.event_refused(record)
         if record.attempts:
             tally.took(total_s, overhead_s)
             if record.first_byte is not None:
@@ -62,6 +59,12 @@ class Reporter(Observer):
             metrics.queue_wait.observe(record.queued_s)
         if self._requests.enabled:
             self._requests.write(_line(record, total_s, overhead_s))
+
+    def event_refused(self, record: RequestRecord) -> None:
+        self._metrics.refusals[record.code].inc()
+        self.refused(record)
+        for rule in record.rules:
+            self._metrics.client_refusals[self._of_client(record.client, rule)].inc()
 
     def _of_client(self, client: str, rule: str) -> tuple[str, str]:
         """As labels: clients are many, and each may have dozens of rules."""

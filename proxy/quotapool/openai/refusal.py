@@ -34,6 +34,7 @@ class Refusal(Exception):
         self._retry_after_s = retry_after_s
         self._param = param
         self._final = final
+        self.rules: tuple[str, ...] = ()  # of its client's own rules, those that refuse it
         self.also: list[Header] = []  # the pool's rate headers, if they are known
 
     def body(self) -> bytes:

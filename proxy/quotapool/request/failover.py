@@ -192,8 +192,6 @@ class Failover:
                 granted = await self._admit(want, record)
                 if not isinstance(granted, Granted):
                     plan = plan or Plan(request, want, slots, retries.max_attempts)
-                    if isinstance(granted, Blocked):
-                        record.rules = tuple(blocked.standing.rule.id for blocked in granted.rules)
                     lines = [] if isinstance(granted, Never) else self._rates.lines(want.group, want.charge, fresh=True)
                     return _give_up(plan.not_admitted(granted), lines)
                 if granted.candidate.key not in self._configuration.now.credentials:

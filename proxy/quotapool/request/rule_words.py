@@ -40,7 +40,9 @@ def blocked_refusal(blocked: Blocked) -> Refusal:
     if blocked.guessed and decides.standing.rule.kind is Kind.BUDGET:
         told += ", as long as it names no maximum for its answer (max_completion_tokens, max_output_tokens)"
     ending = "" if not math.isfinite(wait_s) else f" Please try again in {format_duration(max(wait_s, 0.001))}."
-    return Refusal(error, f"{told}.{ending}", retry_after_s=wait_s)
+    refusal = Refusal(error, f"{told}.{ending}", retry_after_s=wait_s)
+    refusal.rules = tuple(rule.standing.rule.id for rule in blocked.rules)
+    return refusal
 
 
 def _wait_s(blocked: Blocked, decides: BlockedRule) -> float:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
+
+import msgspec
 
 from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Cost
@@ -42,8 +44,9 @@ from quotapool.session.handshake import HandshakeAttempt
 from quotapool.session.open import OpenSessions
 from quotapool.session.permissions import RESPONSES, SessionPermissions
 from quotapool.session.relay import SessionRelay
+from quotapool.session.responses import SessionTerms
 from quotapool.session.rules import SessionRules
-from quotapool.session.usage import SessionTerms, SessionUsage
+from quotapool.session.usage import SessionUsage
 from quotapool.settings import Client
 from quotapool.websocket.frames import VANISHED
 
@@ -78,7 +81,9 @@ class SessionPath:
         failover: Failover,
         parts: AttemptParts,
         observer: Observer,
+        note: Callable[[RequestRecord, Refusal], None],
     ) -> None:
+        """`note`: what is told to a client of its refusals."""
         self._configuration = configuration
         self._auth = auth
         self._addresses = addresses
@@ -87,6 +92,7 @@ class SessionPath:
         self._parts = parts
         self._roster = parts.sync.roster
         self._observer = observer
+        self._note = note
         self._open = OpenSessions(self._state_of, observer.session_opened)
 
     def __repr__(self) -> str:
@@ -146,8 +152,10 @@ class SessionPath:
             about = RESPONSES if of_responses else _REALTIME
             check_event = partial(self._permissions.check_event, known, record.client, own, about)
             limited = known is not None and bool(known.models)
-            move = partial(self._move, session)
-            terms = SessionTerms(of_responses, limited, want.max_wait_s, check, check_event, own, move, session.hide)
+            move, refused = partial(self._move, session), partial(self._refused, record)
+            terms = SessionTerms(
+                of_responses, limited, want.max_wait_s, check, check_event, own, move, refused, session.hide
+            )
             try:
                 await self._hold(session, SessionUsage(self._parts, record, opened.granted, terms, rules))
             finally:
@@ -207,6 +215,12 @@ class SessionPath:
         session.opened = opened
         relay.move_to(opened.handshake.socket)
         return opened.granted
+
+    def _refused(self, record: RequestRecord, refusal: Refusal) -> None:
+        """An event of the client was."""
+        of_event = msgspec.structs.replace(record, code=refusal.error.code, rules=refusal.rules)
+        self._observer.event_refused(of_event)
+        self._note(of_event, refusal)
 
     @staticmethod
     def _headers(opened: HandshakeAttempt) -> list[Header]:

@@ -12,10 +12,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 import structlog
@@ -29,8 +27,6 @@ from quotapool.domain.verdict import OK, Kind, Verdict
 from quotapool.ledger.budgets import Candidate, Charge, Granted, Observed, StoreUnavailable
 from quotapool.openai import replies
 from quotapool.openai.classify import classify_stream_error
-from quotapool.openai.endpoints import Endpoint, resolve
-from quotapool.openai.facts import RequestFacts
 from quotapool.openai.named_models import may_name_models
 from quotapool.openai.reference_marks import event_may_reference, may_reference
 from quotapool.openai.refusal import Refusal
@@ -56,47 +52,16 @@ from quotapool.openai.session_events import (
 from quotapool.openai.value_count import has_too_many_values
 from quotapool.pool.want import Never
 from quotapool.request.attempt import ANSWERS, DID_NO_WORK, AttemptParts
-from quotapool.request.client_request import ClientRequest
 from quotapool.request.one_account import reserve_at
-from quotapool.request.read import LONGEST_MODEL, TIERS
+from quotapool.request.read import LONGEST_MODEL
 from quotapool.request.refusals import refusal_of
-from quotapool.session.own_objects import OwnObjects
 from quotapool.session.permissions import ObjectElsewhere
+from quotapool.session.responses import UNSEEN, Response, SessionTerms, request_of, sum_of
 from quotapool.session.rules import SessionRules
 
 _log = structlog.get_logger()
 _DIMENSIONS: Final = {"requests": Dimension.RPM, "tokens": Dimension.TPM}
-_CREATE: Final = cast("Endpoint", resolve("POST", "/v1/responses"))
 _MOST_OPEN: Final = 64  # responses; upstream allows 16 at once (WebSocket mode guide)
-_UNSEEN: Final = Usage(Certainty.AT_LEAST)
-
-
-@dataclass(frozen=True, slots=True)
-class SessionTerms:
-    """What a session's client may do in it. `asks_first`: it sends `response.create` with the whole request."""
-
-    asks_first: bool
-    is_limited: bool  # it may not use every model
-    patience_s: float  # how long a response waits for a budget
-    # (model, event, account): the event to send, and whether it needs that account or this connection; raises Refusal
-    check: Callable[[str, bytes, str], Awaitable[tuple[bytes, bool]]]
-    check_event: Callable[[bytes, str], Awaitable[None]]  # (any other event, account); raises Refusal
-    own: OwnObjects
-    # (model group, cost, accounts that may be; None: any): to another account, if one has room
-    move: Callable[[str, Cost, frozenset[str] | None], Awaitable[Granted | None]]
-    hide: Callable[[bytearray], bytearray]  # the secret of the session's key, in what upstream sends
-
-
-@dataclass(slots=True, eq=False)
-class _Response:
-    """One response under way. `seen`: tokens by which upstream's bucket was lower than ours since it began."""
-
-    model: str
-    started: float
-    granted: Granted | None = None  # None: nothing was taken for it beforehand
-    prompt_estimate: int = 0
-    charge: Charge | None = None  # what it holds of its client's rules
-    seen: float = 0.0
 
 
 class SessionUsage:
@@ -111,8 +76,8 @@ class SessionUsage:
         self._granted = granted  # the session's own reservation, settled; names its account and key
         self._terms = terms
         self.rules = rules
-        self._under_way: dict[str, _Response] = {}
-        self._asked: defaultdict[str, deque[_Response]] = defaultdict(deque)  # by lane; sent, and not begun
+        self._under_way: dict[str, Response] = {}
+        self._asked: defaultdict[str, deque[Response]] = defaultdict(deque)  # by lane; sent, and not begun
         self._stranded = False  # its account is out, and a response could not go elsewhere
         self._transcriber = ""
         self._seconds = 0.0
@@ -151,7 +116,7 @@ class SessionUsage:
         if has_too_many_values(payload):
             return refusal_event(replies.BODY_TOO_LARGE.status, replies.BODY_TOO_LARGE.body(), "")
         model, lane = read_create(payload)
-        response = _Response(model[:LONGEST_MODEL], time.monotonic())
+        response = Response(model[:LONGEST_MODEL], time.monotonic())
         event = bytes(payload)
         try:
             if not (self._terms.asks_first and may_create(payload)):
@@ -165,10 +130,11 @@ class SessionUsage:
                 response.prompt_estimate = facts.prompt_tokens
                 if facts.model:  # else upstream chooses it, and what was used is taken afterwards
                     group = self._roster.group_of(facts.model[:LONGEST_MODEL])
-                    response.charge = self.rules.charge(_request_of(facts, group)) if self.rules.any else None
+                    response.charge = self.rules.charge(request_of(facts, group)) if self.rules.any else None
                     response.granted = await self._reserve(group, facts.cost, response.charge, is_bound=is_bound)
         except Refusal as refusal:
             self._stranded = not self._is_usable()
+            self._terms.refused(refusal)
             _log.info(
                 "event refused",
                 request_id=self._record.id,
@@ -191,7 +157,7 @@ class SessionUsage:
                 raise
         return await self._terms.check(model, event, self.account)
 
-    def _expect(self, lane: str, response: _Response) -> None:
+    def _expect(self, lane: str, response: Response) -> None:
         """It was asked for, and has not begun. An upstream that begins none, or a client that invents lanes, fills no
         memory."""
         waiting = self._asked[lane]
@@ -272,8 +238,8 @@ class SessionUsage:
             self._parts.sync.start(self._learn(facts))
         elif facts.type == TRANSCRIBED and facts.usage is not None:
             model = self._transcriber or self.model
-            self.used = _sum(self.used, facts.usage)
-            self._parts.sync.start(self._pay(_Response(model, time.monotonic()), facts.usage, OK))
+            self.used = sum_of(self.used, facts.usage)
+            self._parts.sync.start(self._pay(Response(model, time.monotonic()), facts.usage, OK))
         elif facts.type in SESSION:
             self.model = self.model or facts.model[:LONGEST_MODEL]
             self._transcriber = facts.transcriber[:LONGEST_MODEL] or self._transcriber
@@ -281,9 +247,7 @@ class SessionUsage:
             self._seconds = max(self._seconds, facts.seconds)
 
     def _begin(self, facts: EventFacts) -> None:
-        response = self._next_asked(facts.lane) or _Response(
-            facts.model[:LONGEST_MODEL] or self.model, time.monotonic()
-        )
+        response = self._next_asked(facts.lane) or Response(facts.model[:LONGEST_MODEL] or self.model, time.monotonic())
         if len(self._under_way) >= _MOST_OPEN:  # an upstream that never ends one
             self._close(self._under_way.pop(next(iter(self._under_way))))
         response.model = response.model or facts.model[:LONGEST_MODEL]  # a stored prompt may have chosen it
@@ -291,7 +255,7 @@ class SessionUsage:
         if self._terms.asks_first and facts.response:
             self._terms.own.began(facts.response, self.account)
 
-    def _next_asked(self, lane: str) -> _Response | None:
+    def _next_asked(self, lane: str) -> Response | None:
         waiting = self._asked.get(lane)
         if not waiting:
             return None
@@ -300,12 +264,12 @@ class SessionUsage:
             del self._asked[lane]
         return response
 
-    def _end(self, facts: EventFacts, response: _Response | None, payload: bytearray) -> None:
+    def _end(self, facts: EventFacts, response: Response | None, payload: bytearray) -> None:
         verdict = classify_stream_error(bytes(payload)) if facts.failed else OK
         if facts.usage is not None:
-            self.used = _sum(self.used, facts.usage)
+            self.used = sum_of(self.used, facts.usage)
         if response is None:
-            response = _Response(facts.model[:LONGEST_MODEL] or self.model, time.monotonic())
+            response = Response(facts.model[:LONGEST_MODEL] or self.model, time.monotonic())
         if response.granted is not None:
             self._settle(response, response.granted, facts.usage, verdict)
         elif facts.usage is not None or verdict.kind is not Kind.OK:
@@ -318,7 +282,7 @@ class SessionUsage:
         if response is not None and response.granted is not None:
             self._settle(response, response.granted, None, verdict)
         elif verdict.kind not in {Kind.OK, Kind.REQUEST}:
-            self._parts.sync.start(self._pay(response or _Response(self.model, time.monotonic()), None, verdict))
+            self._parts.sync.start(self._pay(response or Response(self.model, time.monotonic()), None, verdict))
         else:
             self._note_policy(verdict)
 
@@ -328,7 +292,7 @@ class SessionUsage:
 
     # ---- what it costs
 
-    async def _pay(self, response: _Response, usage: Usage | None, verdict: Verdict) -> None:
+    async def _pay(self, response: Response, usage: Usage | None, verdict: Verdict) -> None:
         """Take afterwards what was used: where there is no room for it, as a debt."""
         group = self._roster.group_of(response.model)
         granted = None
@@ -360,9 +324,9 @@ class SessionUsage:
                     response.seen = max(response.seen, min(ours.kept, ours.corrected) - one.remaining)
         self._parts.ledger.settle(answer, observed=observed)
 
-    def _settle(self, response: _Response, granted: Granted, usage: Usage | None, verdict: Verdict) -> None:
+    def _settle(self, response: Response, granted: Granted, usage: Usage | None, verdict: Verdict) -> None:
         """Correct a reservation, act on the verdict, and tell who counts. Only for responses that have ended."""
-        used = usage or (Usage(Certainty.NOTHING) if verdict.kind in DID_NO_WORK else _UNSEEN)
+        used = usage or (Usage(Certainty.NOTHING) if verdict.kind in DID_NO_WORK else UNSEEN)
         unused = granted.cost.tokens - max(0.0, used.total - response.seen)
         attempt = AttemptRecord(self.key, self.account, 0.0, verdict.kind.value, verdict.reason)
         if verdict.kind in COOLING:
@@ -381,7 +345,7 @@ class SessionUsage:
         self._parts.observer.attempted(attempt, self._record_of(response, attempt))
 
     def _charge(
-        self, response: _Response, attempt: AttemptRecord, used: Usage, *, is_answer: bool
+        self, response: Response, attempt: AttemptRecord, used: Usage, *, is_answer: bool
     ) -> list[float] | None:
         """Note what it used; returns what that is of the rules that it holds something of."""
         attempt.usage = used
@@ -392,15 +356,15 @@ class SessionUsage:
             return None
         return self.rules.settle(response.charge, attempt, self._record_of(response, attempt), is_answer=is_answer)
 
-    def _record_of(self, response: _Response, attempt: AttemptRecord) -> RequestRecord:
+    def _record_of(self, response: Response, attempt: AttemptRecord) -> RequestRecord:
         return msgspec.structs.replace(self._record, model=response.model, streamed=True, attempts=[attempt])
 
-    def _close(self, response: _Response) -> None:
+    def _close(self, response: Response) -> None:
         """The session ended under it: what it used stays unknown, and its estimate stays charged."""
-        self.used = _sum(self.used, _UNSEEN)
+        self.used = sum_of(self.used, UNSEEN)
         if response.granted is not None:
             attempt = AttemptRecord(self.key, self.account, 0.0, "cancelled")
-            used = self._charge(response, attempt, _UNSEEN, is_answer=False)
+            used = self._charge(response, attempt, UNSEEN, is_answer=False)
             self._parts.ledger.settle(response.granted, used=used)
             self._parts.observer.attempted(attempt, self._record_of(response, attempt))
 
@@ -415,36 +379,7 @@ class SessionUsage:
         self._asked.clear()
         if self._seconds:
             used = Usage(Certainty.EXACT, details=Details(seconds=self._seconds))
-            response = _Response(self.model, self._record.started)
+            response = Response(self.model, self._record.started)
             attempt = AttemptRecord(self.key, self.account, 0.0, Kind.OK.value)
             self._charge(response, attempt, used, is_answer=True)
             self._parts.observer.attempted(attempt, self._record_of(response, attempt))
-
-
-def _request_of(facts: RequestFacts, group: str) -> ClientRequest:
-    """A response that is asked for over a WebSocket, as the same request over HTTP would be read."""
-    tier = facts.service_tier if facts.service_tier in TIERS else ""
-    model = facts.model[:LONGEST_MODEL]
-    return ClientRequest(
-        _CREATE,
-        b"",
-        None,
-        model,
-        group,
-        facts.cost,
-        replayable=False,
-        tier=tier,
-        prompt_tokens=facts.prompt_tokens,
-        output=facts.output,
-    )
-
-
-def _sum(one: Usage, other: Usage) -> Usage:
-    certainty = Certainty.EXACT if other.certainty is not Certainty.AT_LEAST else Certainty.AT_LEAST
-    return Usage(
-        certainty,
-        one.prompt + other.prompt,
-        one.completion + other.completion,
-        one.cached_prompt + other.cached_prompt,
-        one.reasoning + other.reasoning,
-    )

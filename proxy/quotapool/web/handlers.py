@@ -104,6 +104,7 @@ class ClientHandler:
                 await self._path.serve(page, record)
         except Refusal as refusal:
             release_frames(refusal)
+            record.rules = refusal.rules
             self._path.me.note(record, refusal)
             # A broken upload: whatever became of it upstream, the client caused it.
             await self._refuse(page, record, refusal if down.fault is None else Refusal(down.fault))
