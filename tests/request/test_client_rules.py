@@ -328,8 +328,15 @@ async def test_before_prices_are_known_a_budget_in_dollars_asks_for_patience(ope
 
 async def test_soft_and_shadow_budgets_count_and_serve(open_pool):
     for mode in ("soft", "shadow"):
-        pool = await pool_with(open_pool, {"tokens": 10, "per": "total", "mode": mode}, pool=mode)
-        assert [(await ask(pool)).status for _ in range(2)] == [200, 200]
+        pool = await pool_with(open_pool, {"tokens": 20, "per": "total", "mode": mode}, pool=mode)
+        beyond = []
+        for _ in range(2):
+            record, client = RequestRecord("r", time.monotonic(), "POST"), Client(chat_body(max_tokens=1), key=KEY)
+            await pool.ask(client, record)
+            assert client.status == 200
+            beyond.append(record.beyond)
+        # 10 were held at most by the first; the second came to 30 that were used, and is the first beyond 20.
+        assert beyond == [(), ("tokens/total",)]
         assert await used(pool, "tokens/total") == (60, 0)
 
 

@@ -45,6 +45,7 @@ class RequestRecord(msgspec.Struct, eq=False):
     source: str = "proxy"  # where the client's answer came from: proxy | upstream
     code: str = ""  # the proxy's own error code, if it answered with one
     rules: tuple[str, ...] = ()  # with `code`: the client's own limits that refused it, such as "rpm" or "usd/month"
+    beyond: tuple[str, ...] = ()  # its client's budgets without force (soft, shadow) that it went beyond
     about: str = ""  # with `code`: the kind of id that led to it, and where it was read
     cut: bool = False  # the client left, or upstream broke off after the first byte
     queued_s: float = 0.0

@@ -106,6 +106,9 @@ class Metrics:
         self.client_refusals: Family[tuple[str, str], Counts] = new.counter(
             "client_refusals_total", "client rule", "requests", "Requests that a client's own limit or budget refused."
         )
+        self.client_excess: Family[tuple[str, str], Counts] = new.counter(
+            "client_excess_total", "client rule", "requests", "Requests served beyond a soft or shadow budget."
+        )
         self.queue_length: Counts = new.plain_level("queue_length", "requests", "Requests waiting for a budget.")
         self.queue_wait: Observes = new.plain_histogram(
             "queue_wait_seconds", QUEUE_BUCKETS, "How long queued requests waited."

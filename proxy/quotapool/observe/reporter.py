@@ -51,6 +51,8 @@ class Reporter(Observer):
         tally.answered.inc()
         if record.code:
             self.event_refused(record)
+        for rule in record.beyond:
+            metrics.client_excess[self._of_client(record.client, rule)].inc()
         if record.attempts:
             tally.took(total_s, overhead_s)
             if record.first_byte is not None:
@@ -220,8 +222,11 @@ def _line(record: RequestRecord, total_s: float, overhead_s: float) -> RequestLi
         overhead_ms=ms(overhead_s),
         source="client" if record.cut and record.status == 499 else record.source,
     )
+    if record.beyond:
+        line.beyond = record.beyond
     if record.code:
         line.code = record.code
+        line.rules = record.rules or UNSET
         if record.about:
             line.about = record.about
     return line

@@ -236,6 +236,9 @@ class Failover:
             record.queued_s = want.queued_s
         if isinstance(answer, Granted):
             self._rates.observe(answer)
+            charge = answer.charge
+            if charge is not None and not charge.rules.hard:
+                record.beyond = tuple(standing.rule.id for standing in charge.exceeded)
         return answer
 
 
