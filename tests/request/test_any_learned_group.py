@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import random
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,16 @@ steps = st.one_of(
 
 
 class Timed(list[Sent]):
-    """What upstream saw, and when."""
+    """What upstream saw, when, and the group that the model was in then."""
 
-    def __init__(self, clock: VirtualTime) -> None:
+    def __init__(self, clock: VirtualTime, group_of: Callable[[str], str]) -> None:
         super().__init__()
         self.clock, self.times = clock, list[float]()
+        self.model, self.group_of, self.groups = "", group_of, list[str]()
 
     def append(self, sent: Sent) -> None:
         self.times.append(self.clock.monotonic())
+        self.groups.append(self.group_of(self.model))  # what one attempt taught counts for the next
         super().append(sent)
 
 
@@ -61,7 +64,7 @@ class LearnedGroups:
             patch.setattr(random, "Random", partial(random.Random, 0))
             self.house = self.run(self.open(store, folder))
         self.groups = {model: "mine" if model in MINE else model for model in MODELS}
-        self.sent: Timed = Timed(self.clock)
+        self.sent: Timed = Timed(self.clock, self.house.roster.group_of)
         self.house.upstream.sent = self.sent
         self.seen: list[tuple[float, str, str, str]] = []  # (when, account, model, group it was in) of each attempt
 
@@ -77,11 +80,11 @@ class LearnedGroups:
         return await self.parts.enter_async_context(open_house(f"unix://{path}", {"a": 1, "b": 1}, **options))
 
     def ask(self, model: str) -> None:
-        before = dict(self.groups)
+        self.sent.model = model
         self.run(self.answered(Client(chat_body(model))))
-        for sent, at in list(zip(self.sent, self.sent.times, strict=True))[len(self.seen) :]:
+        for sent, at, group in list(zip(self.sent, self.sent.times, self.sent.groups, strict=True))[len(self.seen) :]:
             assert json.loads(sent.body)["model"] == model
-            self.seen.append((at, self.house.account_of(sent.key), model, before[model]))
+            self.seen.append((at, self.house.account_of(sent.key), model, group))
 
     async def answered(self, client: Client) -> None:
         """It has its answer, and the store and this process know the same."""
@@ -131,6 +134,19 @@ class LearnedGroups:
         ("requests_are_sent", "alpha", 3),
         ("upstream_refuses_one_for_a_limit_that_it_names", "alpha", "beta", 1),
         ("requests_are_sent", "alpha", 6),
+    ]
+)
+@example(  # from one account to the next, a model leaves its group
+    steps=[
+        ("requests_are_sent", "alpha", 1),
+        ("time_passes", 2.0),
+        ("requests_are_sent", "alpha", 1),
+        ("upstream_refuses_one_for_a_limit_that_it_names", "beta", "alpha", 1),
+        ("time_passes", 40.0),
+        ("requests_are_sent", "alpha", 4),
+        ("time_passes", 2.0),
+        ("requests_are_sent", "alpha", 1),
+        ("upstream_refuses_one_for_a_limit_that_it_names", "beta", "beta", 1),
     ]
 )
 @given(steps=st.lists(steps, min_size=10, max_size=20))
