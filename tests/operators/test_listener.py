@@ -7,7 +7,7 @@ import re
 
 import jsonschema
 import pytest
-from quotapool.operators import shapes
+from quotapool.operators import client_shapes, shapes
 from quotapool.operators.admin_routes import ERROR_CODES, PREFIX, ROUTES, ApiError
 from quotapool.operators.listener import admin_app
 from quotapool.operators.openapi import document
@@ -135,8 +135,8 @@ async def test_a_page_that_this_port_served_itself_may_go_on(operators):
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
 async def test_every_route_of_the_table_is_served_by_its_own_handler(operators, route):
-    needed = {shapes.NewKey: {"secret": "sk-x"}, shapes.NewClient: {"id": "new"}, shapes.NewTeam: {"id": "new"},
-              None: None}  # fmt: skip
+    new = {client_shapes.NewClient: {"id": "new"}, client_shapes.NewTeam: {"id": "new"}}
+    needed = {shapes.NewKey: {"secret": "sk-x"}, **new, None: None}
     body = needed.get(route.body, {})
     path = PREFIX + route.path.replace("{id}", "org/al%20pha".replace("/", "%2F"))
     answer = await operators.request(route.method, path, json=body, headers=BEARER)

@@ -17,7 +17,7 @@ from quotapool.keys.vault import VaultLocked
 from quotapool.money.question import BadQuestionError, question
 from quotapool.money.spend_store import SpendStore
 from quotapool.money.usage_report import document, report
-from quotapool.operators import shapes
+from quotapool.operators import client_shapes, shapes
 from quotapool.operators.admin_http import Call, Handler
 from quotapool.operators.admin_routes import ApiError
 from quotapool.operators.clients import ClientConflict, ClientOperations, InvalidClient, UnknownClient
@@ -172,11 +172,11 @@ class AdminApi:
         return {"clients": await self._clients.rows()}
 
     async def _add_client(self, call: Call) -> Any:
-        body: shapes.NewClient = call.body
+        body: client_shapes.NewClient = call.body
         key = await self._clients.add(body.id, body.options(), key_hash=body.key_hash)
         if key is not None:
             self._keys.redactor.add(key)
-        return shapes.ClientAdded(body.id, key)
+        return client_shapes.ClientAdded(body.id, key)
 
     async def _show_client(self, call: Call) -> Any:
         return await self._clients.row(call.id)
@@ -186,17 +186,17 @@ class AdminApi:
         return await self._clients.row(call.id)
 
     async def _rotate_client(self, call: Call) -> Any:
-        body: shapes.ClientRotation = call.body
+        body: client_shapes.ClientRotation = call.body
         key, until = await self._clients.rotate(call.id, body.overlap_s, key_hash=body.key_hash)
         if key is not None:
             self._keys.redactor.add(key)
-        return shapes.ClientRotated(call.id, key, until)
+        return client_shapes.ClientRotated(call.id, key, until)
 
     async def _suspend_client(self, call: Call) -> Any:
-        return shapes.ClientService(call.id, True, await self._clients.suspend(call.id, call.body.reason))
+        return client_shapes.ClientService(call.id, True, await self._clients.suspend(call.id, call.body.reason))
 
     async def _resume_client(self, call: Call) -> Any:
-        return shapes.ClientService(call.id, False, await self._clients.resume(call.id))
+        return client_shapes.ClientService(call.id, False, await self._clients.resume(call.id))
 
     async def _revoke_client(self, call: Call) -> Any:
         await self._clients.revoke(call.id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from quotapool.operators import shapes
+from quotapool.operators import client_shapes, shapes
 
 PREFIX: Final = "/admin"
 
@@ -77,25 +77,25 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/events", "list_events", "Changes of state, newest first.", shapes.Events,
           query=shapes.EventQuery),
     Route("GET", "/usage", "show_usage", "Usage and spend, in time.", shapes.UsageRows, query=shapes.UsageQuery),
-    Route("GET", "/clients", "list_clients", "All clients.", shapes.ClientRows),
-    Route("POST", "/clients", "add_client", "Add a client; its key is shown once.", shapes.ClientAdded,
-          body=shapes.NewClient, status=201, errors=("conflict",)),
-    Route("GET", _CLIENT, "show_client", "One client.", shapes.ClientRow, errors=("not_found",)),
-    Route("PATCH", _CLIENT, "set_client", "Change some options; all replicas obey within a second.", shapes.ClientRow,
-          body=shapes.ClientChange, errors=("not_found", "conflict")),
+    Route("GET", "/clients", "list_clients", "All clients.", client_shapes.ClientRows),
+    Route("POST", "/clients", "add_client", "Add a client; its key is shown once.", client_shapes.ClientAdded,
+          body=client_shapes.NewClient, status=201, errors=("conflict",)),
+    Route("GET", _CLIENT, "show_client", "One client.", client_shapes.ClientRow, errors=("not_found",)),
+    Route("PATCH", _CLIENT, "set_client", "Change some options; all replicas obey within a second.",
+          client_shapes.ClientRow, body=client_shapes.ClientChange, errors=("not_found", "conflict")),
     Route("POST", f"{_CLIENT}/rotate", "rotate_client", "A new key, shown once; the old one is served for a while.",
-          shapes.ClientRotated, body=shapes.ClientRotation, errors=("not_found", "conflict")),
-    Route("POST", f"{_CLIENT}/suspend", "suspend_client", "Refuse it until it is resumed.", shapes.ClientService,
-          body=shapes.SuspendClient, errors=("not_found",)),
-    Route("POST", f"{_CLIENT}/resume", "resume_client", "Serve it again.", shapes.ClientService),
+          client_shapes.ClientRotated, body=client_shapes.ClientRotation, errors=("not_found", "conflict")),
+    Route("POST", f"{_CLIENT}/suspend", "suspend_client", "Refuse it until it is resumed.", client_shapes.ClientService,
+          body=client_shapes.SuspendClient, errors=("not_found",)),
+    Route("POST", f"{_CLIENT}/resume", "resume_client", "Serve it again.", client_shapes.ClientService),
     Route("DELETE", _CLIENT, "revoke_client", "Revoke a client's key.", shapes.Deleted,
           errors=("not_found", "conflict")),
-    Route("GET", "/teams", "list_teams", "All teams.", shapes.TeamRows),
-    Route("POST", "/teams", "add_team", "Add a team.", shapes.TeamRow, body=shapes.NewTeam, status=201,
+    Route("GET", "/teams", "list_teams", "All teams.", client_shapes.TeamRows),
+    Route("POST", "/teams", "add_team", "Add a team.", client_shapes.TeamRow, body=client_shapes.NewTeam, status=201,
           errors=("conflict",)),
-    Route("GET", _TEAM, "show_team", "One team.", shapes.TeamRow, errors=("not_found",)),
-    Route("PATCH", _TEAM, "set_team", "Change some options; all replicas obey within a second.", shapes.TeamRow,
-          body=shapes.TeamChange, errors=("not_found", "conflict")),
+    Route("GET", _TEAM, "show_team", "One team.", client_shapes.TeamRow, errors=("not_found",)),
+    Route("PATCH", _TEAM, "set_team", "Change some options; all replicas obey within a second.", client_shapes.TeamRow,
+          body=client_shapes.TeamChange, errors=("not_found", "conflict")),
     Route("DELETE", _TEAM, "remove_team", "Remove a team that has no clients.", shapes.Deleted,
           errors=("not_found", "conflict")),
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from quotapool.operators import shapes
+from quotapool.operators import client_shapes
 from quotapool.operators.admin_http import Call, Handler
 from quotapool.operators.teams import InvalidTeam, TeamConflict, TeamOperations
 from quotapool.settings import Settings
@@ -33,7 +33,7 @@ class TeamHandlers:
         return {"teams": await self._teams.rows()}
 
     async def _add(self, call: Call) -> Any:
-        body: shapes.NewTeam = call.body
+        body: client_shapes.NewTeam = call.body
         await self._teams.add(body.id, body.options())
         return await self._teams.row(body.id)
 
