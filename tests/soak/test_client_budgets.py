@@ -7,7 +7,7 @@ import os
 from tests.scenarios.client_budgets import Trial
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "180"))
-DOLLARS_A_SECOND = 0.3  # less than the load would spend, so that the budget is used up on the way
+DOLLARS_A_SECOND = 0.15  # less than the load would spend, so that the budget is used up on the way
 
 
 def test_streams_cut_streams_and_failing_upstreams(start_simulator, start_proxy, tmp_path):
