@@ -43,6 +43,11 @@ class Standing:
     def __repr__(self) -> str:
         return f"<Standing {self.subject} {self.rule.id}>"
 
+    def continues(self, other: Standing) -> None:
+        """The same rule with another limit: what was seen of it stays known."""
+        self.ends, self._since = other.ends, other._since
+        self.used, self.held, self.seen_at = other.used, other.held, other.seen_at
+
     def turn(self, now: float) -> None:
         """If its period has ended, another has begun, of which nothing is used. `now`: the store's second."""
         if self.is_budget and not now < self.ends[0]:

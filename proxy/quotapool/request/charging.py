@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, tzinfo
 from fnmatch import fnmatchcase
 from typing import Final
-from zoneinfo import ZoneInfo
 
 from quotapool.domain.answer_sizes import AnswerSizes
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.rules import Kind, Measure, Mode, Rule
 from quotapool.ledger.rules import CLIENT, TEAM, Charge, RuleSet, Standing
+from quotapool.ledger.stored_rules import zone_named
 from quotapool.money.billing import billed_usage, price_of
 from quotapool.money.highest_cost import highest_price, highest_usage
 from quotapool.money.price_list import PriceList
@@ -25,11 +24,7 @@ from quotapool.settings.rules import RuleOptions
 
 _MOST_REMEMBERED: Final = 10_000  # clients' models, of which sizes are known
 _MOST_MODELS: Final = 1_000  # of one client, whose rules were looked up
-
-
 _UNSEEN: Final = AnswerSizes()
-
-
 # What a rule counts, in the order in which it is looked at.
 _REQUESTS, _CONCURRENT, _RATE_TOKENS, _TOKENS, _USD = range(5)
 
@@ -55,6 +50,30 @@ def _counted(rule: Rule) -> int:
             return _RATE_TOKENS if rule.kind is Kind.RATE else _TOKENS
         case _:
             return _USD
+
+
+class _Subject:
+    """A client or a team. What `before` knew of a rule that is still there is known."""
+
+    __slots__ = ("options", "standings", "zone")
+
+    def __init__(self, name: str, options: RuleOptions, zone: str, before: _Subject | None) -> None:
+        self.options = options
+        self.zone = zone
+        known: dict[str, Standing] = {}
+        if before is not None and before.zone == zone:
+            known = {standing.rule.id: standing for standing in before.standings}
+        self.standings: tuple[Standing, ...] = tuple(
+            self._standing(name, rule, known.get(rule.id)) for rule in options.rules()
+        )
+
+    def _standing(self, name: str, rule: Rule, known: Standing | None) -> Standing:
+        if known is not None and known.rule == rule:
+            return known
+        standing = Standing(name, rule, zone_named(self.zone))
+        if known is not None:
+            standing.continues(known)
+        return standing
 
 
 class _Terms:
@@ -88,27 +107,24 @@ class Charging:
         self._prices = prices
         self._terms: dict[str, _Terms] = {}
         self._cuts: frozenset[str] = frozenset()  # clients whose streams are cut where they use up a budget
-        self._known: dict[tuple[str, str], Standing] = {}
+        self._subjects: dict[str, _Subject] = {}
         self._sizes: dict[tuple[str, str], AnswerSizes] = {}
 
     def __repr__(self) -> str:
         return f"<Charging of {len(self._terms)} clients with rules>"
 
     def configure(self, clients: Iterable[Client], teams: Mapping[str, RuleOptions], time_zone: str) -> None:
-        """Charge by these from now on. What was seen of a rule stays known."""
-        before, self._known = self._known, {}
+        """Charge by these from now on. What was seen of a rule stays known; what has not changed is not made anew."""
+        before, subjects = self._subjects, dict[str, _Subject]()
 
-        def standings(subject: str, options: RuleOptions) -> list[Standing]:
-            zone = _zone(options.time_zone or time_zone)
-            found = []
-            for rule in options.rules():
-                standing = self._known.get((subject, rule.id)) or before.get((subject, rule.id))
-                if standing is None or standing.zone != zone:
-                    standing = Standing(subject, rule, zone)
-                standing.rule = rule
-                self._known[subject, rule.id] = standing
-                found.append(standing)
-            return found
+        def standings(subject: str, options: RuleOptions) -> tuple[Standing, ...]:
+            found = subjects.get(subject)
+            if found is None:
+                found, zone = before.get(subject), options.time_zone or time_zone
+                if found is None or found.options is not options or found.zone != zone:
+                    found = _Subject(subject, options, zone, found)
+                subjects[subject] = found
+            return found.standings
 
         terms: dict[str, _Terms] = {}
         cuts: set[str] = set()
@@ -117,10 +133,11 @@ class Charging:
             if client.team is not None and client.team in teams:
                 own += standings(f"{TEAM}{client.team}", teams[client.team])
             if own:
-                terms[client.id] = _Terms(tuple(own))
+                known = self._terms.get(client.id)
+                terms[client.id] = known if known is not None and known.standings == own else _Terms(own)
                 if client.on_stream_overrun == "cut":
                     cuts.add(client.id)
-        self._terms, self._cuts = terms, frozenset(cuts)
+        self._subjects, self._terms, self._cuts = subjects, terms, frozenset(cuts)
 
     def needs_models(self, client: str) -> bool:
         """Whether what it is charged depends on the models that a request names."""
@@ -253,7 +270,3 @@ class Charging:
             sizes = self._sizes[key] = AnswerSizes()
         output = None if request.output else usage.completion // max(1, request.choices)
         sizes.learn(request.prompt_tokens, usage.prompt, output)
-
-
-def _zone(name: str) -> tzinfo:
-    return UTC if name == "UTC" else ZoneInfo(name)
