@@ -85,9 +85,10 @@ class Trial:
                 watch = asyncio.create_task(self._watch(url, most))
                 trouble = asyncio.create_task(self._trouble(simulator, proxies, store, directory, persistent))
                 await load
-                trouble.cancel()
+                await trouble
                 watch.cancel()
-                await asyncio.gather(trouble, watch, return_exceptions=True)
+                with contextlib.suppress(asyncio.CancelledError):
+                    await watch
 
             asyncio.run(everything())
             wait_until(lambda: upstream_sum(simulator, "open_streams") == 0, "upstream's streams end", 30)
@@ -100,6 +101,8 @@ class Trial:
                 time.sleep(18)  # in which what the dead held comes back, with the next request
                 asyncio.run(self._load([proxies[0].base_url], Counter(), Counter(), seconds=0.1, concurrent=1))
                 wait_until(lambda: standing(url)[1] == 0, "nothing is held", 20)
+            restarts = sum(proxy.total("quotapool_worker_restarts_total") for proxy in proxies)
+            assert restarts == self.worker_kills, restarts
             booked, held = standing(url)
             figures = Figures(self.usd, booked, bill(simulator), held, max(most[0], booked + held), ends, refused)
             for proxy in proxies:
@@ -185,7 +188,7 @@ class Trial:
                 store[0], _ = await asyncio.to_thread(start_valkey, directory, *persistent)
             else:
                 name = rng.choice(["error_500", "insufficient_quota", "overloaded_503"])
-                await asyncio.to_thread(simulator.fault, rng.randrange(8), name, times=30)
+                await asyncio.to_thread(simulator.fault, rng.randrange(8), name, count=30)
 
 
 def standing(url: str) -> tuple[float, float]:
