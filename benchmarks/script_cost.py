@@ -101,8 +101,8 @@ class Scene:
         item = [1, "gpt-4o", 1, TOKENS, 0, True, 0.5, packed_array([candidate.packed]), [], 0, "", 1.0, False]
         if not self.rules:
             return item
-        rules = [[f"usd/{n}", 3, 1e15, True, 2e9, 2.1e9] for n in range(self.rules)]
-        return [*item, [raw_string(msgspec.msgpack.encode([["c/app", rules]])), [1e6, 0] * self.rules]]
+        rules = [[f"usd/{n}", 3, 1e15, True, 2e9, 2.1e9, 0] for n in range(self.rules)]
+        return [*item, [raw_string(msgspec.msgpack.encode([["c/app", rules]])), [1e6] * self.rules]]
 
     def settle(self, n: int, granted: list[Any]) -> list[Any]:
         assert granted[0] == 1, granted
@@ -114,7 +114,7 @@ class Scene:
         if not self.rules:
             return item
         rules = [word for n in range(self.rules) for word in (f"usd/{n}", 3)]
-        return [*item, [raw_string(msgspec.msgpack.encode([["c/app", rules]])), [1e6, 9e5] * self.rules]]
+        return [*item, [raw_string(msgspec.msgpack.encode([["c/app", rules]])), [1e6] * self.rules, [9e5] * self.rules]]
 
     def round(self, requests: int) -> None:
         calls = max(1, requests // self.batch)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Final
 
-from quotapool.domain.answer_sizes import AnswerSizes
+from quotapool.domain.answer_sizes import FRAMING, AnswerSizes
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.rules import Kind, Measure, Mode, Rule
@@ -265,6 +265,8 @@ class Charging:
         key = client, request.model
         sizes = self._sizes.get(key)
         if sizes is None:
+            if request.output and usage.prompt <= request.prompt_tokens + FRAMING:
+                return  # as it was taken for
             if len(self._sizes) >= _MOST_REMEMBERED:
                 self._sizes.clear()
             sizes = self._sizes[key] = AnswerSizes()

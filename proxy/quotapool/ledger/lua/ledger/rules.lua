@@ -1,16 +1,17 @@
 
 -- What clients and teams may use: their limits and budgets, called rules. A request's are checked before any account is
 -- looked at, and taken with the account's budget or not at all.
---   rules    {packed, numbers}
+--   rules    {packed, amounts}
 --     packed: msgpack {{subject, {rule, ...}}, ...}, one entry for the client and one for its team; unpacked once a batch
 --     rate    {id, 1, limit, is_hard, period_s}: refills by the second
 --     slots   {id, 2, limit, is_hard}: what is in use at the same time
---     budget  {id, 3, limit, is_hard, ends, next_ends}: used from one end of a period to the next
+--     budget  {id, 3, limit, is_hard, ends, next_ends, known}: used from one end of a period to the next
 --       ends, next_ends: seconds at which the caller's present period ends, and the one after it
---     numbers: flat, {amount, known} of each rule. known: what the caller saw used of a budget's present period, for a
---       store that was restored from an older copy
---   used     {packed, numbers}
---     packed: msgpack {{subject, {id, kind, id, kind, ...}}, ...}; numbers: flat, {held, used} of each rule
+--       known: what the caller saw used of the present one up to a second ago, for a store that was restored from an
+--       older copy
+--     amounts: what is asked of each rule
+--   used     {packed, held, used}
+--     packed: msgpack {{subject, {id, kind, id, kind, ...}}, ...}; held, used: of each rule
 -- Stored  qp:{pool}:rules:<subject>  msgpack {counters, held}
 --   counters: id -> rate {level, at}, budget {used, ends, began}
 --   held: worker -> {born, missed, id -> amount}: reserved and not settled yet. `missed` is the second since which the
@@ -83,7 +84,7 @@ local function make_rules()
   end
 
   -- a rule's counter as of now
-  local function counter_of(s, rule, known)
+  local function counter_of(s, rule)
     local id, kind, c = rule[1], rule[2], s.counters[rule[1]]
     if kind == RATE then
       local limit = rule[3]
@@ -107,15 +108,15 @@ local function make_rules()
         c[2] = ends -- another zone than before, or the clock was set back: what was used stays used
         if c[3] > clock then c[3] = clock end
       end
-      if ends == this and c[1] < known then c[1] = known end
+      if ends == this and c[1] < rule[7] then c[1] = rule[7] end
     end
     return c
   end
 
   -- what is used of a rule, what is held of it besides, and how long until the amount fits: 0 it does, or as soon as
   -- others have settled; -1 never. The fourth: whether it fits now
-  local function look_at(s, rule, amount, known)
-    local kind, limit, c = rule[2], rule[3], counter_of(s, rule, known)
+  local function look_at(s, rule, amount)
+    local kind, limit, c = rule[2], rule[3], counter_of(s, rule)
     if kind == RATE then
       local used = limit - c[1]
       if amount <= c[1] + 1e-6 then return used, 0, 0, true end
@@ -131,13 +132,13 @@ local function make_rules()
 
   -- the rules that do not let this through: flat {place, used, held, wait_s}, or nil. Places count through all subjects.
   local function blocked_by(rules)
-    local numbers, blocked, place = rules[2], nil, 0
+    local amounts, blocked, place = rules[2], nil, 0
     for _, of_subject in ipairs(rules_in(rules[1])) do
       local s = open_subject(of_subject[1])
       for _, rule in ipairs(of_subject[2]) do
         place = place + 1
         if rule[4] then
-          local used, held, wait, does_fit = look_at(s, rule, numbers[2 * place - 1], numbers[2 * place])
+          local used, held, wait, does_fit = look_at(s, rule, amounts[place])
           if not does_fit then
             blocked = blocked or {}
             local n = #blocked
@@ -151,24 +152,21 @@ local function make_rules()
 
   -- brings the counters up to date, and begins those that are missing
   local function look(rules)
-    local numbers, n = rules[2], 0
     for _, of_subject in ipairs(rules_in(rules[1])) do
       local s = open_subject(of_subject[1])
-      for _, rule in ipairs(of_subject[2]) do
-        counter_of(s, rule, numbers[n + 2])
-        n = n + 2
-      end
+      for _, rule in ipairs(of_subject[2]) do counter_of(s, rule) end
     end
   end
 
   -- takes it all; returns flat {used, held} of each rule, this request's own part included
   local function take_rules(rules)
-    local numbers, seen, n = rules[2], {}, 0
+    local amounts, seen, place = rules[2], {}, 0
     for _, of_subject in ipairs(rules_in(rules[1])) do
       local s = open_subject(of_subject[1])
       local mine = s.held[worker]
       for _, rule in ipairs(of_subject[2]) do
-        local id, amount, c = rule[1], numbers[n + 1], counter_of(s, rule, numbers[n + 2])
+        local id, amount, c, n = rule[1], amounts[place + 1], counter_of(s, rule), 2 * place
+        place = place + 1
         if rule[2] == RATE then
           c[1] = max(-rule[3], c[1] - amount) -- one that only warns has debts, but not without end
           seen[n + 1], seen[n + 2] = rule[3] - c[1], 0
@@ -180,7 +178,6 @@ local function make_rules()
           mine[3][id] = (mine[3][id] or 0) + amount
           seen[n + 1], seen[n + 2] = c and c[1] or 0, held_of(s, id)
         end
-        n = n + 2
       end
       s.changed = true
     end
@@ -189,14 +186,14 @@ local function make_rules()
 
   -- reserved_at: when it was held; 0: it was held nowhere
   local function settle_rules(used, reserved_at)
-    local numbers, n = used[2], 0
+    local holds, uses, place = used[2], used[3], 0
     for _, of_subject in ipairs(rules_in(used[1])) do
       local s, flat = open_subject(of_subject[1]), of_subject[2]
       local mine = s.held[worker]
       for r = 1, #flat, 2 do
         local id, kind, c = flat[r], flat[r + 1], s.counters[flat[r]]
-        local held, amount = numbers[n + 1], numbers[n + 2]
-        n = n + 2
+        place = place + 1
+        local held, amount = holds[place], uses[place]
         if kind == RATE then
           if c then c[1] = c[1] + held - amount end
         elseif kind == SLOTS or (c and (reserved_at >= c[3] or reserved_at == 0)) then
