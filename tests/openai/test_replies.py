@@ -39,6 +39,7 @@ PROMISED = {
     "client_concurrency": (429, "requests", True),
     "client_budget_exhausted": (429, "insufficient_quota", False),
     "client_model_unpriced": (403, "invalid_request_error", False),
+    "client_cost_unseen": (403, "invalid_request_error", False),
     "client_ip_not_allowed": (403, "invalid_request_error", False),
     "prices_not_loaded": (503, "service_unavailable_error", True),
     "queue_full": (429, "requests", True),

@@ -320,6 +320,27 @@ async def test_a_model_without_a_price_is_refused_where_a_budget_in_dollars_must
     assert (await ask(soft, model="gpt-made-up")).status == 200
 
 
+@pytest.mark.parametrize("path", ["batches", "fine_tuning/jobs", "videos", "realtime/client_secrets"])
+async def test_what_is_charged_out_of_sight_is_refused_where_a_budget_must_hold(open_pool, path):
+    body = json.dumps({"model": "gpt-4o", "input_file_id": "file-1"}).encode()
+    pool = await pool_with(open_pool, usd(1000))
+    refused = await pool.ask(Client(body, target=f"/v1/{path}", key=KEY))
+    assert (refused.status, refused.error["code"]) == (403, "client_cost_unseen")
+    assert pool.upstream.sent == []
+    for number, budget in enumerate((usd(1000, mode="soft"), {"requests": 10, "per": "day"})):
+        other = await pool_with(open_pool, budget, pool=f"other{number}")
+        answer = await other.ask(Client(body, target=f"/v1/{path}", key=KEY))
+        assert answer.status != 403 or answer.error["code"] != "client_cost_unseen"
+
+
+async def test_a_response_in_the_background_is_charged_at_the_most_it_may_use(open_pool):
+    pool = await pool_with(open_pool, usd(1000))
+    pool.upstream.next(says(200, {"id": "resp_1", "object": "response", "status": "queued", "usage": None}))
+    body = {"model": "gpt-4o", "input": "x" * 40, "background": True, "max_output_tokens": 100}
+    await pool.ask(Client(json.dumps(body).encode(), target="/v1/responses", key=KEY))
+    assert await used(pool, "usd/total") == (18 * 2 + 100 * 5, 0)
+
+
 async def test_before_prices_are_known_a_budget_in_dollars_asks_for_patience(open_pool):
     pool = await pool_with(open_pool, usd(1000), prices=None)
     refused = await ask(pool)

@@ -30,6 +30,8 @@ class Endpoint:
     `reports_usage`: a JSON answer has a usage. `readable`: the proxy reads its answers, so it asks for them
     uncompressed; otherwise (downloads, unknown paths) the client's own Accept-Encoding is kept.
     `names_model`: the cost depends on the model that the body names.
+    `unseen_cost`: it starts what OpenAI charges for without a word of it in any answer here: a job, a video, a session
+    that others hold.
     `path` is the operation's template in `operations.py` (`files/{id}/content`), "" if the path is unknown.
     """
 
@@ -43,6 +45,7 @@ class Endpoint:
     readable: bool = True
     names_model: bool = False
     path: str = ""
+    unseen_cost: bool = False
 
 
 OTHER: Final = "other"
@@ -67,6 +70,7 @@ def _posted(operation: Operation) -> Endpoint:
         readable=operation.answer != {"binary"},
         names_model=operation.billed in _BY_MODEL and ("{" not in operation.path or operation.billed == "inner"),
         path=operation.path,
+        unseen_cost=operation.billed in {"inner", "seconds"},
     )
 
 

@@ -33,6 +33,7 @@ class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     prompt_tokens: int = 0  # the estimate for the prompt alone: characters / 4
     output: int = 0  # the most tokens of output that it allows, all choices together; 0: it names no maximum
     choices: int = 1  # answers it asks for
+    background: bool = False  # its answer is fetched later
     summary: bool = False  # it wants a summary of the reasoning
 
 

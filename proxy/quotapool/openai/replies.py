@@ -209,6 +209,12 @@ CLIENT_MODEL_UNPRICED: Final = ProxyError(
     "This client has a budget in dollars, and what this model costs is not known, so the budget could not be kept.",
     "Use another model, or ask the proxy's operator to name its price under `prices`.",
 )  # fmt: skip
+CLIENT_COST_UNSEEN: Final = ProxyError(
+    "client_cost_unseen", 403, _CALLER, False,
+    "This client has a hard budget, and what this request starts (a job, a video, a session that others hold) is "
+    "charged by OpenAI without telling the proxy, so the budget could not be kept.",
+    "Ask the proxy's operator to allow it: a budget with `mode: soft` lets it through.",
+)  # fmt: skip
 CLIENT_IP_NOT_ALLOWED: Final = ProxyError(
     "client_ip_not_allowed", 403, _CALLER, False,
     "This proxy key may not be used from this address.",

@@ -150,9 +150,18 @@ def _read_chat(r: ChatBody, default_output: int) -> RequestFacts:
 def _read_responses(r: ResponsesBody, default_output: int) -> RequestFacts:
     characters = _characters(r.input) + _characters(r.instructions) + _length(r.tools) + _length(r.text)
     prompt = _text(r.prompt.get("id")) if type(r.prompt) is dict else None
-    stateful = (r.background is not None and r.background is not False) or r.conversation is not None
+    background = r.background is not None and r.background is not False
+    stateful = background or r.conversation is not None
     named = count_of(r.max_output_tokens)
-    return _facts(r, named or default_output, characters, named=named, stateful=stateful, prompt=prompt or "")
+    return _facts(
+        r,
+        named or default_output,
+        characters,
+        named=named,
+        background=background,
+        stateful=stateful,
+        prompt=prompt or "",
+    )
 
 
 def _read_completions(r: CompletionsBody) -> RequestFacts:
@@ -174,6 +183,7 @@ def _facts(
     *,
     named: int = 0,
     choices: int = 1,
+    background: bool = False,
     stateful: bool = False,
     prompt: str = "",
 ) -> RequestFacts:
@@ -197,6 +207,7 @@ def _facts(
         characters // CHARACTERS_PER_TOKEN,
         min(_MOST, named * choices),
         choices,
+        background,
         type(r) is ResponsesBody and bytes(r.reasoning).find(b'"summary"') >= 0,
     )
 

@@ -32,11 +32,14 @@ _REQUESTS, _CONCURRENT, _RATE_TOKENS, _TOKENS, _USD = range(5)
 class _Applying:
     """The rules that are about one model, and what each of them counts."""
 
-    __slots__ = ("counts", "has_hard_usd", "rules")
+    __slots__ = ("counts", "has_hard_budget", "has_hard_usd", "rules")
 
     def __init__(self, standings: Sequence[Standing]) -> None:
         self.rules = RuleSet(standings)
         self.counts = [_counted(standing.rule) for standing in standings]
+        self.has_hard_budget = any(
+            s.is_budget and s.rule.mode is Mode.HARD and s.rule.measure is not Measure.REQUESTS for s in standings
+        )
         self.has_hard_usd = any(s.rule.measure is Measure.USD and s.rule.mode is Mode.HARD for s in standings)
 
 
@@ -162,6 +165,8 @@ class Charging:
         if terms is None:
             return None
         applying = terms.of(request.model, slots=slots)
+        if applying.has_hard_budget and request.endpoint.unseen_cost:
+            raise Refusal(replies.CLIENT_COST_UNSEEN)
         usage: Usage | None = None
         usd: float | None = None
         amounts: list[float] = []
@@ -211,6 +216,8 @@ class Charging:
         """What an attempt used of each rule. One that upstream did not charge, and that is no answer to the client
         (`is_answer`), used nothing. `request`: to learn from how large it and its answer really were."""
         usage = billed_usage(attempt, record)
+        # What is done in the background is never seen: it is charged at the most it may use.
+        unseen = usage is not None and request is not None and request.background
         usd = -1.0
         used: list[float] = []
         for standing, amount in zip(charge.rules.standings, charge.amounts, strict=True):
@@ -219,6 +226,8 @@ class Charging:
                 used.append(amount if is_answer or usage is not None else 0.0)
             elif measure is Measure.CONCURRENT or usage is None:
                 used.append(0.0)
+            elif unseen:
+                used.append(amount)
             elif measure is Measure.TOKENS:
                 tokens = usage.prompt + usage.completion
                 used.append(tokens + sum(of_tool.total for _, of_tool in usage.by_tools) if usage.by_tools else tokens)

@@ -33,6 +33,7 @@ class ClientRequest(msgspec.Struct, eq=False):
     prompt_tokens: int = 0  # what the prompt alone is taken for, should upstream not count it
     output: int = 0  # the most tokens that it allows for its answer; 0: it names no maximum
     choices: int = 1  # answers it asks for
+    background: bool = False  # its answer is fetched later, and so is what it used
     characters: int = 0  # to be spoken: an answer of sound has no count of them
     store: bool | None = None  # as in the body
     features: tuple[str, ...] = ()  # of the model, to which an account may have no access

@@ -92,6 +92,7 @@ class RequestPath:
             down, endpoint, now.settings, roster, every_model=limited, whole_forms=first
         )
         refuse_model(client, request)  # 403
+        charge = self._parts.charging.charge(record.client, request)  # 403, 503
         record.model, record.streamed = request.model, request.streamed
         await self._place(down, request, record.client)  # 400, 404, 503
         if now.settings.safety.identifier:
@@ -99,7 +100,7 @@ class RequestPath:
 
         # One account after another, until one delivers.
         want = want_of(request, down.headers, record.client, client, now)
-        want.charge = self._parts.charging.charge(record.client, request)  # 403, 503
+        want.charge = charge
         if request.boundary:
             request.patience_s = want.max_wait_s
 

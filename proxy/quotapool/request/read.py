@@ -113,6 +113,7 @@ async def read_client_request(
         prompt_tokens=facts.prompt_tokens,
         output=facts.output,
         choices=facts.choices,
+        background=facts.background,
         store=facts.store,
         prompt=facts.prompt[:LONGEST_MODEL],
         features=_features(facts),

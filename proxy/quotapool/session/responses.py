@@ -64,6 +64,7 @@ def request_of(facts: RequestFacts, group: str) -> ClientRequest:
         tier=tier,
         prompt_tokens=facts.prompt_tokens,
         output=facts.output,
+        background=facts.background,
     )
 
 
