@@ -91,9 +91,9 @@ class RequestPath:
         request = await read_client_request(  # 400, 413
             down, endpoint, now.settings, roster, every_model=limited, whole_forms=first
         )
+        record.model, record.streamed = request.model, request.streamed
         refuse_model(client, request)  # 403
         charge = self._parts.charging.charge(record.client, request)  # 403, 503
-        record.model, record.streamed = request.model, request.streamed
         await self._place(down, request, record.client)  # 400, 404, 503
         if now.settings.safety.identifier:
             self._identify(down, request, record.client)
