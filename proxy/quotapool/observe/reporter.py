@@ -222,6 +222,8 @@ def _line(record: RequestRecord, total_s: float, overhead_s: float) -> RequestLi
         overhead_ms=ms(overhead_s),
         source="client" if record.cut and record.status == 499 else record.source,
     )
+    if record.waited_for is not None:
+        line.waited_for = record.waited_for.words
     if record.beyond:
         line.beyond = record.beyond
     if record.code:
