@@ -54,6 +54,7 @@ class RequestRecord(msgspec.Struct, eq=False):
     upstream_s: float = 0.0
     first_byte: float | None = None
     ended: float = 0.0
+    pico: int | None = 0  # picodollars, as far as it was counted; None: a part of it has no known price
     attempts: list[AttemptRecord] = msgspec.field(default_factory=list)
 
     @property
