@@ -67,7 +67,7 @@ def test_what_is_not_known_is_a_question_mark_and_what_is_not_there_a_dash():
         code="queue_full",
         client="",
     )
-    assert cells(refused)[1:9] == ("-", "gpt-4o", "429 queue_full", "-", "1 ms", "-", "-", "-")
+    assert cells(refused)[1:9] == ("-", "gpt-4o", "429 queue_full", "-", "0.9 ms", "-", "-", "-")
 
 
 def test_a_clients_words_do_not_control_the_terminal():

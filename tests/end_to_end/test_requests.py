@@ -1,4 +1,4 @@
-"""What `quotapool logs` and the admin API say about the requests of a running pool, also after a restart."""
+"""What `quotapool logs`, `explain` and the admin API say about the requests of a running pool, also after a restart."""
 
 from __future__ import annotations
 
@@ -67,6 +67,20 @@ def test_a_refused_request_is_found_by_its_id_and_survives_a_restart(start_simul
     table = proxy.command("logs").stdout
     assert "429 client_rate_limited" in table
     assert KEY not in table
+    # ... and why: which rule, since when, until when, and who used it.
+    told = proxy.command("explain", refused[1])
+    assert told.returncode == 0, told.stderr
+    assert "client team-a had used 2 of 2 requests (rpm)" in told.stdout
+    assert "team-a with gpt-5.5: 2 requests" in told.stdout
+    assert "quotapool clients set team-a --rpm" in told.stdout
+    status, answer = admin(proxy, f"requests/{refused[1]}/explanation")
+    assert (status, answer["cause"]) == (200, "client_rule")
+    assert answer["since"] < answer["until"]
+    assert "attempt 1, key key-0" in proxy.command("explain", served[0][1]).stdout
+    unknown = proxy.command("explain", "qp_unknown")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert "the last 10,000 of the pool are, for at most 7 days" in unknown.stderr
+    assert unknown.stderr.count("\n") == 1
     # No word of a prompt is in the store.
     assert not any(b"the-words" in value for value in ring(empty_valkey))
     assert proxy.stop() == 0

@@ -162,6 +162,19 @@ def logs(
 
 
 @app.command()
+def explain(
+    request_id: Annotated[str, typer.Argument(help="From the answer's x-quotapool-request-id, or `quotapool logs`.")],
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Why a request was refused, failed or slow, who used what it was short of, and the cheapest remedy."""
+    from quotapool.cli.explain import run
+
+    raise typer.Exit(run(settings_or_exit(config, env_file), request_id, as_json=json))
+
+
+@app.command()
 def me(
     base_url: Annotated[
         str | None, typer.Option(envvar="OPENAI_BASE_URL", help="The proxy, as clients name it.", show_default=False)

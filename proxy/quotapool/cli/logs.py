@@ -12,6 +12,7 @@ from quotapool.domain.wallet import PICO
 from quotapool.observe.kept_request import KeptRequest
 from quotapool.observe.request_store import RequestStore
 from quotapool.operators.request_shapes import RequestQuery, row_of
+from quotapool.operators.timeline import span
 from quotapool.settings import Settings
 from quotapool.store.store import Store
 
@@ -78,8 +79,8 @@ def cells(request: KeptRequest) -> tuple[str, ...]:
         request.client or "-",
         request.model or request.endpoint or "-",
         status,
-        seconds(request.queued_us) if request.queued_us else "-",
-        seconds(request.total_us),
+        span(request.queued_us) if request.queued_us else "-",
+        span(request.total_us),
         f"{request.prompt}+{request.completion}" if used else "-",
         cost,
         " ".join(f"{attempt.key}:{attempt.outcome}" for attempt in request.attempts) or "-",
@@ -87,8 +88,3 @@ def cells(request: KeptRequest) -> tuple[str, ...]:
     )
     # A client's text must not control the terminal.
     return tuple("".join(filter(str.isprintable, text)) for text in found)
-
-
-def seconds(microseconds: int) -> str:
-    """`12 ms`, `1.25 s`."""
-    return f"{microseconds / 1000:.0f} ms" if microseconds < 999_500 else f"{microseconds / 1e6:.2f} s"

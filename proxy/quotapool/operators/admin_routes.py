@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from quotapool.operators import client_shapes, request_shapes, shapes
+from quotapool.operators.explanation import Explanation
 
 PREFIX: Final = "/admin"
 
@@ -81,6 +82,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/requests", "list_requests", "The last requests, newest first.", request_shapes.RequestRows,
           query=request_shapes.RequestQuery),
     Route("GET", _REQUEST, "show_request", "One of the last requests.", request_shapes.RequestRow,
+          errors=("not_found",)),
+    Route("GET", f"{_REQUEST}/explanation", "explain_request", "Why it was refused or slow.", Explanation,
           errors=("not_found",)),
     Route("GET", "/clients", "list_clients", "All clients.", client_shapes.ClientRows),
     Route("POST", "/clients", "add_client", "Add a client; its key is shown once.", client_shapes.ClientAdded,
