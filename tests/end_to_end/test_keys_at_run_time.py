@@ -332,6 +332,8 @@ def test_every_answer_of_the_admin_api_is_of_its_documented_shape(start_simulato
     simulator = start_simulator(2)
     proxy = start_proxy({"upstream": simulator.url, "keys": [{"id": "first", "secret": simulator.secrets[0]}]})
     assert ask(proxy) == 200
+    wait_until(lambda: admin(proxy, "GET", "/requests")[1]["requests"], "the request is kept", 10)
+    asked = admin(proxy, "GET", "/requests")[1]["requests"][0]["id"]
     calls = [
         ("add_key", "/keys", {"secret": simulator.secrets[1], "id": "second", "grants": [{"usd": 5}]}),
         ("list_keys", "/keys", None),
@@ -345,6 +347,9 @@ def test_every_answer_of_the_admin_api_is_of_its_documented_shape(start_simulato
         ("show_pool", "/pool", None),
         ("list_events", "/events?limit=3", None),
         ("show_usage", "/usage?by=key", None),
+        ("list_requests", "/requests?limit=3", None),
+        ("show_request", f"/requests/{asked}", None),
+        ("explain_request", f"/requests/{asked}/explanation", None),
         ("add_team", "/teams", {"id": "red", "limits": {"rpm": 60}, "budgets": [{"usd": 5, "per": "day"}]}),
         ("set_team", "/teams/red", {"limits": {"rpm": None, "tpm": "2M"}, "time_zone": "Europe/Berlin"}),
         ("show_team", "/teams/red", None),

@@ -30,6 +30,7 @@ from quotapool.ledger.grants import Event, Granted, Observed
 from quotapool.ledger.items import Item
 from quotapool.ledger.rules import Charge, RuleSet, Standing
 from quotapool.money.spend_store import SpendStore
+from quotapool.observe.request_store import RequestStore
 from quotapool.store.store import Script, StoreRefused, connect
 from redis.crc import key_slot
 
@@ -153,7 +154,7 @@ async def test_a_batch_that_notes_a_clock_set_forward_touches_only_declared_keys
     assert await ledger.store.client.exists(f"{ledger.prefix}:steps")
 
 
-async def test_the_vault_and_the_spend_touch_only_declared_keys(strict):
+async def test_the_vault_the_spend_and_the_kept_requests_touch_only_declared_keys(strict):
     ledger, store = strict
     vault, master, other = Vault(ledger.store, "test"), MasterKey("m" * 32), MasterKey("o" * 32)
     key = NewKey("k1", "sk-one", "print", {"account": "a"})
@@ -161,6 +162,8 @@ async def test_the_vault_and_the_spend_touch_only_declared_keys(strict):
     assert await vault.rotate([master], other) == 1
     assert await vault.forget("k1") == 1
     assert await SpendStore(ledger.store, "test").add([], at=datetime.now(UTC))
+    for number in (1, 2):
+        assert await RequestStore(ledger.store, "test").add(b"\x90", 9, sender="one", number=number, most=9)
     assert store.refused == []
 
 

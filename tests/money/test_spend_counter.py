@@ -324,3 +324,20 @@ async def test_web_searches_cost_their_fee_where_the_price_data_knows_it(counter
     counter.count(*attempt(Usage(EXACT, 146, 51, details=Details(web_searches=3)), "gpt-5.4"))
     # 146 x 2.5e-6 + 51 x 15e-6 + 3 x 10 / 1,000
     assert (await stored(counter, spend, "model"))["gpt-5.4"].exact == 3113 * PICO // 100_000
+
+
+async def test_a_record_knows_what_its_attempts_cost_together(counter):
+    first, record = attempt(Usage(EXACT, 1000, 200))
+    counter.count(first, record)
+    assert record.pico == 11 * PICO // 1000  # 1000 at $5 and 200 at $30 a million
+    counter.count(attempt(Usage(EXACT, 1000, 0))[0], record)
+    assert record.pico == 16 * PICO // 1000
+
+
+async def test_a_record_without_a_known_price_says_so_and_one_without_work_costs_nothing(counter):
+    unknown, record = attempt(Usage(EXACT, 1000, 200), model="my-own")
+    counter.count(unknown, record)
+    assert record.pico is None
+    refused, record = attempt(NOTHING, status=429)
+    counter.count(refused, record)
+    assert record.pico == 0

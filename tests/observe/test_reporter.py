@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
+from quotapool.domain.waited_for import WaitedFor
 from quotapool.observe.labels import Labels
 from quotapool.observe.log_writer import LogWriter
 from quotapool.observe.metrics import Metrics
@@ -91,6 +92,14 @@ def test_the_line_of_a_refusal_has_its_code(seen):
     seen.reporter.ended(a_record(status=429, code="queue_full", source="proxy", attempts=[]))
     (line,) = seen.lines()
     assert (line["status"], line["code"], line["attempts"]) == (429, "queue_full", [])
+
+
+def test_the_line_names_what_a_request_waited_for_and_hides_what_looks_like_a_secret_in_it(seen):
+    seen.reporter.ended(a_record(waited_for=WaitedFor("gpt-4o", "tpm", "acme")))
+    seen.reporter.ended(a_record(waited_for=WaitedFor("sk-proj-0123456789abcdefghijklmnop", "tpm")))
+    first, second = seen.lines()
+    assert first["waited_for"] == "tpm of gpt-4o, account acme"
+    assert "0123456789abcdef" not in second["waited_for"]
 
 
 def test_a_request_counts_under_its_names(seen):

@@ -31,6 +31,8 @@ from quotapool.observe.labels import Labels
 from quotapool.observe.metrics import Metrics
 from quotapool.observe.redaction import Redactor, to_be_listed
 from quotapool.observe.reporter import Reporter
+from quotapool.observe.request_ring import RequestRing
+from quotapool.observe.request_store import RequestStore
 from quotapool.openai import endpoints
 from quotapool.pool.configuration import Snapshot
 from quotapool.pool.roster import Prepared
@@ -76,6 +78,13 @@ class Worker:
         )
         self.spend = SpendCounter(SpendStore(self.store, self.settings.pool), self.reporter)
         self.reporter.spend, self.reporter.refused = self.spend.count, self.spend.refused
+        self.ring = RequestRing(
+            RequestStore(self.store, self.settings.pool),
+            self.settings.requests_kept,
+            word=self.redactor.word,
+            dropped=self.reporter.requests_dropped,
+        )
+        self.reporter.keep = self.ring.keep
         self.origins = _origins(self.settings, credentials_of(self.settings))
         self.paths = build_request_path(
             _snapshot(self.settings, self.origins),
@@ -115,6 +124,7 @@ class Worker:
             self.redactor.add(secret)
         settings = snapshot.settings
         old, self.settings = self.settings, settings
+        self.ring.most = settings.requests_kept
         self._reload_certificate(settings)
         if _way_out(old) != _way_out(settings) or snapshot.credentials.bases != set(self.origins.others):
             replaced, self.origins = self.origins, _origins(settings, snapshot.credentials)
@@ -156,6 +166,7 @@ class Worker:
         await self.ledger.flush()
         await self.paths.owners.close()
         await self.spend.close()
+        await self.ring.close()
         await self.origins.close()
         await self.store.close()
         self.logs.writer.flush()
@@ -209,6 +220,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     looking = asyncio.create_task(worker.look())
     lagging = asyncio.create_task(LagWatch(worker.metrics.event_loop_lag.set).run())
     booking = asyncio.create_task(worker.spend.run())
+    keeping = asyncio.create_task(worker.ring.run())
     await channel.send(Ready())
     patience = worker.settings.drain_timeout
     while True:
@@ -235,6 +247,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     lagging.cancel()
     await server.close()  # `_drain` has waited; what is left is cut
     booking.cancel()
+    keeping.cancel()
     await worker.close()
     beating.cancel()
 

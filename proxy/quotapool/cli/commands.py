@@ -138,6 +138,43 @@ def usage(
 
 
 @app.command()
+def logs(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    last: Annotated[int, typer.Option(help="How many.", min=0, max=100_000)] = 50,
+    client: Annotated[str | None, typer.Option(help="Only this client's.", show_default=False)] = None,
+    key: Annotated[str | None, typer.Option(help="Only those that tried this key.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="Only those for this model.", show_default=False)] = None,
+    code: Annotated[
+        str | None, typer.Option(help="The proxy's own error code, or upstream's reason.", show_default=False)
+    ] = None,
+    errors: Annotated[bool, typer.Option("--errors", help="Only those refused, failed or cut.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="And new ones as they end, until Ctrl-C.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="For programs: a JSON object a line.")] = False,
+) -> None:
+    """The pool's last requests, of all replicas: who, which model, what came of it, how long, tokens, cost, keys."""
+    from quotapool.cli.logs import run
+    from quotapool.operators.request_shapes import RequestQuery
+
+    settings = settings_or_exit(config, env_file)
+    query = RequestQuery(last, client, key, model, code, errors)
+    raise typer.Exit(run(settings, query, as_json=json, follow=follow))
+
+
+@app.command()
+def explain(
+    request_id: Annotated[str, typer.Argument(help="From the answer's x-quotapool-request-id, or `quotapool logs`.")],
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Why a request was refused, failed or slow, who used what it was short of, and the cheapest remedy."""
+    from quotapool.cli.explain import run
+
+    raise typer.Exit(run(settings_or_exit(config, env_file), request_id, as_json=json))
+
+
+@app.command()
 def me(
     base_url: Annotated[
         str | None, typer.Option(envvar="OPENAI_BASE_URL", help="The proxy, as clients name it.", show_default=False)

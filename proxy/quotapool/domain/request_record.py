@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from quotapool.domain.quantities import Usage
+from quotapool.domain.waited_for import WaitedFor
 
 ANONYMOUS: Final = ""  # the client id if no client keys are in use
 
@@ -47,11 +48,13 @@ class RequestRecord(msgspec.Struct, eq=False):
     rules: tuple[str, ...] = ()  # with `code`: the client's own limits that refused it, such as "rpm" or "usd/month"
     beyond: tuple[str, ...] = ()  # its client's budgets without force (soft, shadow) that it went beyond
     about: str = ""  # with `code`: the kind of id that led to it, and where it was read
+    waited_for: WaitedFor | None = None  # what it waited for, or was refused by; None: neither, or not by the pool
     cut: bool = False  # the client left, or upstream broke off after the first byte
     queued_s: float = 0.0
     upstream_s: float = 0.0
     first_byte: float | None = None
     ended: float = 0.0
+    pico: int | None = 0  # picodollars, as far as it was counted; None: a part of it has no known price
     attempts: list[AttemptRecord] = msgspec.field(default_factory=list)
 
     @property

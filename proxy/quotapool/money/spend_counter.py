@@ -94,21 +94,24 @@ class SpendCounter:
             self.count(attempt, record)
 
     def count(self, attempt: AttemptRecord, record: RequestRecord) -> None:
-        """An attempt ended. It costs nothing if upstream did no work."""
+        """An attempt ended. It costs nothing if upstream did no work; else that is added to the record's cost."""
         usage = billed_usage(attempt, record)
         if usage is None:
             return
         if self._prices is None and len(self._early) < _MOST_EARLY:
             self._early.append((attempt, record))
+            record.pico = None
             return
         row = self._row((attempt.account, attempt.key, record.model, record.client, attempt.tier, False))
         if 200 <= attempt.status < 300:
             row.known = True
+        pico = _add(row, usage)
         for model, used in usage.by_tools:
             row_of_tool = self._row((attempt.account, attempt.key, model, record.client, used.tier, True))
             row_of_tool.known = True
-            _add(row_of_tool, used)
-        _add(row, usage)
+            part = _add(row_of_tool, used)
+            pico = None if pico is None or part is None else pico + part
+        record.pico = None if pico is None or record.pico is None else record.pico + pico
 
     def refused(self, record: RequestRecord) -> None:
         """The proxy answered a request with an error of its own."""
@@ -210,8 +213,8 @@ class SpendCounter:
         return model
 
 
-def _add(row: _Row, usage: Usage) -> None:
-    """One call's tokens, and what they cost."""
+def _add(row: _Row, usage: Usage) -> int | None:
+    """One call's tokens, and what they cost, which is returned; None: its price is not known."""
     row.requests += 1
     row.prompt += usage.prompt
     row.cached += usage.cached_prompt
@@ -220,11 +223,13 @@ def _add(row: _Row, usage: Usage) -> None:
     pico = None if row.card is None else price(row.card, usage)
     if pico is None or not (exact or pico or usage.total):
         row.unpriced += 1
-    elif exact and row.sure:
+        return None
+    if exact and row.sure:
         row.exact += pico
     else:
         row.estimated += pico
         row.guessed += 1
+    return pico
 
 
 def _split(row: _Row, exact: int) -> list[tuple[Kind, int, int]]:

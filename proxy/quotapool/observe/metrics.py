@@ -146,6 +146,9 @@ class Metrics:
         self.objects_unwritten: Counts = new.plain_counter(
             "objects_unwritten_total", "records", "Owners of stored objects that could not be written at once."
         )
+        self.requests_dropped: Counts = new.plain_counter(
+            "requests_dropped_total", "requests", "Requests that are not kept for `quotapool logs`: the store was away."
+        )
         self.declared: tuple[Declaration, ...] = tuple(new.declared)
         self._start_at_zero()
         self.request_tallies = RequestTallies(self)

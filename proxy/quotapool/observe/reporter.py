@@ -25,12 +25,13 @@ _STORE_KINDS = {"timeout": "timeout", "closed": "connection", "connect": "connec
 
 
 class Reporter(Observer):
-    """The observer of one worker. `spend` prices an attempt, `refused` counts a refusal; the worker sets them once it
-    can."""
+    """The observer of one worker. `spend` prices an attempt, `refused` counts a refusal, `keep` keeps a request that
+    ended (its record, total and overhead in seconds); the worker sets them once it can."""
 
     def __init__(self, metrics: Metrics, labels: Labels, requests: RequestLog) -> None:
         self.spend: Callable[[AttemptRecord, RequestRecord], None] = lambda _attempt, _record: None
         self.refused: Callable[[RequestRecord], None] = lambda _record: None
+        self.keep: Callable[[RequestRecord, float, float], None] | None = None
         self._metrics = metrics
         self._labels = labels
         self._requests = requests
@@ -61,6 +62,8 @@ class Reporter(Observer):
             metrics.queue_wait.observe(record.queued_s)
         if self._requests.enabled:
             self._requests.write(_line(record, total_s, overhead_s))
+        if self.keep is not None:
+            self.keep(record, total_s, overhead_s)
 
     def event_refused(self, record: RequestRecord) -> None:
         self._metrics.refusals[record.code].inc()
@@ -129,6 +132,9 @@ class Reporter(Observer):
 
     def objects_unwritten(self, records: int) -> None:
         self._metrics.objects_unwritten.inc(records)
+
+    def requests_dropped(self, requests: int) -> None:
+        self._metrics.requests_dropped.inc(requests)
 
     def store_away(self, *, away: bool, why: str = "") -> None:
         if away:
@@ -222,6 +228,8 @@ def _line(record: RequestRecord, total_s: float, overhead_s: float) -> RequestLi
         overhead_ms=ms(overhead_s),
         source="client" if record.cut and record.status == 499 else record.source,
     )
+    if record.waited_for is not None:
+        line.waited_for = record.waited_for.words
     if record.beyond:
         line.beyond = record.beyond
     if record.code:

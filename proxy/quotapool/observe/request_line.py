@@ -51,6 +51,7 @@ class RequestLine(msgspec.Struct, kw_only=True, gc=False):
     total_ms: float
     overhead_ms: float
     source: str
+    waited_for: str | msgspec.UnsetType = msgspec.UNSET  # in the queue, or in vain
     rules: Sequence[str] | msgspec.UnsetType = msgspec.UNSET  # of its client's own rules: those that refused it
     beyond: Sequence[str] | msgspec.UnsetType = msgspec.UNSET  # and those without force that it went beyond
     about: str | msgspec.UnsetType = msgspec.UNSET  # what that answer was about: kinds of ids and where they stood

@@ -47,6 +47,8 @@ class RequestLog:
         if not self.enabled:
             return
         line.model = self._word(line.model)
+        if isinstance(line.waited_for, str):
+            line.waited_for = self._word(line.waited_for)  # it may name the model
         if self._json:
             self._writer.write(_encode_lines([line]))
         else:
@@ -65,8 +67,9 @@ def readable(line: RequestLine, *, colour: bool) -> str:
     tried = " ".join(f"{attempt.key}:{attempt.outcome}" for attempt in line.attempts) or line.source
     code = f" {line.code}" if line.code else ""
     about = f" ({line.about})" if line.about else ""
+    waited = f" waited for {line.waited_for}" if line.waited_for else ""
     return (
         f"{dim}{at}{reset} {status}{line.status}{code}{reset} {line.endpoint} {model} {line.client} "
-        f"{line.total_ms:.0f} ms (ours {line.overhead_ms:.1f}{queued}) {tokens} {tried}{about} "
+        f"{line.total_ms:.0f} ms (ours {line.overhead_ms:.1f}{queued}) {tokens} {tried}{about}{waited} "
         f"{dim}{line.request_id}{reset}\n"
     )

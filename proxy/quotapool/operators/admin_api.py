@@ -31,6 +31,7 @@ from quotapool.operators.keys import (
     UnknownKey,
     next_step,
 )
+from quotapool.operators.request_handlers import RequestHandlers
 from quotapool.operators.team_handlers import TEAM_CODES, TeamHandlers
 from quotapool.operators.teams import UnknownTeam
 from quotapool.store.store import Store, StoreError, text_of
@@ -51,6 +52,7 @@ class AdminApi:
         self._on_change = on_change
         self._clients = ClientOperations(lambda: keys.settings, store)
         self._teams = TeamHandlers(lambda: keys.settings, store)
+        self._requests = RequestHandlers(lambda: keys.settings, store)
 
     def handlers(self) -> dict[str, Handler]:
         """By the names of their routes."""
@@ -73,6 +75,7 @@ class AdminApi:
             "resume_client": self._resume_client,
             "revoke_client": self._revoke_client,
             **self._teams.handlers(),
+            **self._requests.handlers(),
         }
         for action in ("disable", "enable", "drain"):
             handlers[f"{action}_key"] = self._action(action)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from quotapool.operators import client_shapes, shapes
+from quotapool.operators import client_shapes, request_shapes, shapes
+from quotapool.operators.explanation import Explanation
 
 PREFIX: Final = "/admin"
 
@@ -15,7 +16,7 @@ ERROR_CODES: Final[dict[str, tuple[int, str]]] = {  # code -> status, meaning
     "admin_token_wanted": (401, "No admin token, or a wrong one."),
     "host_not_allowed": (403, "The Host is neither loopback, nor admin_listen's, nor in allowed_hosts."),
     "page_not_allowed": (403, "The request comes from a web page of another origin."),
-    "not_found": (404, "No such path, key, client or team."),
+    "not_found": (404, "No such path, key, client, team or request."),
     "method_not_allowed": (405, "This path has other methods."),
     "conflict": (409, "It contradicts what is there: an id or a secret is in use already, or the key is configured."),
     "vault_locked": (409, "The stored keys need another master key. Nothing was changed."),
@@ -55,6 +56,7 @@ class Route:
 _KEY: Final = "/keys/{id}"
 _CLIENT: Final = "/clients/{id}"
 _TEAM: Final = "/teams/{id}"
+_REQUEST: Final = "/requests/{id}"
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/keys", "list_keys", "Every key.", shapes.Keys, query=shapes.KeyQuery),
@@ -77,6 +79,12 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/events", "list_events", "Changes of state, newest first.", shapes.Events,
           query=shapes.EventQuery),
     Route("GET", "/usage", "show_usage", "Usage and spend, in time.", shapes.UsageRows, query=shapes.UsageQuery),
+    Route("GET", "/requests", "list_requests", "The last requests, newest first.", request_shapes.RequestRows,
+          query=request_shapes.RequestQuery),
+    Route("GET", _REQUEST, "show_request", "One of the last requests.", request_shapes.RequestRow,
+          errors=("not_found",)),
+    Route("GET", f"{_REQUEST}/explanation", "explain_request", "Why it was refused or slow.", Explanation,
+          errors=("not_found",)),
     Route("GET", "/clients", "list_clients", "All clients.", client_shapes.ClientRows),
     Route("POST", "/clients", "add_client", "Add a client; its key is shown once.", client_shapes.ClientAdded,
           body=client_shapes.NewClient, status=201, errors=("conflict",)),

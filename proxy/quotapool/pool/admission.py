@@ -60,6 +60,7 @@ class _Queue:
     pace_s: float = 0.0  # seconds between grants lately, from which a newcomer's wait is estimated
     last_grant: float = 0.0
     accounts: int = 0  # that can serve it; 0: all
+    short: Refused | None = None  # of what, when it was asked for one of them last
 
 
 class Admission:
@@ -89,11 +90,12 @@ class Admission:
         if queue is None or not queue.waiting:
             result = await self._reserver.ask(want)
             if isinstance(result, Blocked):
+                want.waited_for = result
                 if result.wait_s is None or result.wait_s > patience_s:
                     return self._blocked(want, result)
                 name, blocked = want.client_queue, result
             elif isinstance(result, Refused):
-                refused = result
+                want.waited_for = refused = result
             else:
                 return result
             if self.draining:
@@ -101,7 +103,9 @@ class Admission:
             # While we asked, others may have formed one.
             queue = self._queues.get(name) or _Queue(accounts=len(want.only or ()))
         elif name == want.client_queue and (head := queue.waiting.peek()) is not None:
-            blocked = head.blocked  # by what, it is told should it not wait
+            want.waited_for = blocked = head.blocked  # by what, it is told should it not wait
+        else:
+            want.waited_for = queue.short
         least_s = (refused.wait_s if blocked is None else blocked.wait_s) or 0.0
         expected_s = max(least_s, queue.pace_s * (queue.waiting.ahead(want.client, want.priority) + 1))
         if expected_s > patience_s:
@@ -271,6 +275,7 @@ class Admission:
             answer = error
         wait_s = 0.0
         if isinstance(answer, Refused):
+            waiter.want.waited_for = queue.short = answer
             wait_s = answer.wait_s or 0.0
             if time.monotonic() + wait_s > waiter.deadline:
                 answer = self._no_room(waiter.want.queue, "rate_limit", wait_s, answer, queue)
@@ -306,7 +311,7 @@ class Admission:
 
     def _block(self, name: str, queue: _Queue, waiter: _Waiter, blocked: Blocked, wait_s: float) -> float | None:
         """Its client's own rules do not let it through: it must not hold up other clients. As `_ask_for`."""
-        waiter.blocked = blocked
+        waiter.want.waited_for = waiter.blocked = blocked
         own = waiter.want.client_queue
         if name == own:
             return wait_s

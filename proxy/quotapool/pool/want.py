@@ -6,6 +6,7 @@ import msgspec
 
 from quotapool.domain.access import Use
 from quotapool.domain.quantities import Cost, Dimension
+from quotapool.ledger.grants import Blocked, Refused
 from quotapool.ledger.rules import Charge
 
 
@@ -31,6 +32,7 @@ class Want(msgspec.Struct, eq=False):
     tried_missing: bool = False  # an account was asked although it refused such requests lately
     only: frozenset[str] | None = None  # accounts that hold what the request names; None: any account will do
     charge: Charge | None = None  # what it takes from its client's rules; None: the client has none
+    waited_for: Refused | Blocked | None = None  # the last reason why it had to wait; None: it had not
 
     @property
     def queue(self) -> str:

@@ -29,6 +29,7 @@ from quotapool.openai.refusal import Refusal
 from quotapool.pool.admission import Admission
 from quotapool.pool.configuration import Configuration
 from quotapool.pool.sync import RosterSync
+from quotapool.pool.waits import waited_for
 from quotapool.pool.want import Never, NoRoom, Want
 from quotapool.request.attempt import is_page
 from quotapool.request.client_request import ClientRequest
@@ -234,7 +235,11 @@ class Failover:
             raise Refusal(replies.STORE_UNAVAILABLE, retry_after_s=1.0) from gone
         finally:
             record.queued_s = want.queued_s
-        if isinstance(answer, Granted):
+        if not isinstance(answer, Granted):
+            record.waited_for = waited_for(want, answer)
+        else:
+            if want.waited_for is not None:
+                record.waited_for = waited_for(want, None)
             self._rates.observe(answer)
             charge = answer.charge
             if charge is not None and not charge.rules.hard:

@@ -238,6 +238,7 @@ class Settings(Section):
     max_concurrent: int = Field(default=2000, ge=1)
     ca_file: Path | None = None
     log: Log = Log()
+    requests_kept: int = Field(default=10_000, ge=0, le=1_000_000)
     metrics: Metrics = Metrics()
     spend: Spend = Spend()
     alerts: Alerts = Alerts()

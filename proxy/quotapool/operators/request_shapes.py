@@ -1,0 +1,186 @@
+"""Kept requests as the admin API and `quotapool logs --json` show them, and which of them are asked for."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Annotated, Final
+
+import msgspec
+
+from quotapool.domain.waited_for import RuleAtLimit
+from quotapool.domain.wallet import PICO
+from quotapool.observe.kept_request import KeptAttempt, KeptRequest
+
+MOST: Final = 1_000  # requests in one answer
+Word = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class RequestQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Only those of this client, that tried this key, for this model, with this code (the proxy's own, or the reason of
+    an attempt). `errors`: only those that were refused, failed or cut. The newest `limit` of them."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MOST)] = 100
+    client: Word | None = None
+    key: Word | None = None
+    model: Word | None = None
+    code: Word | None = None
+    errors: bool = False
+
+    def matches(self, request: KeptRequest) -> bool:
+        return (
+            self.client in {None, request.client}
+            and self.model in {None, request.model}
+            and (self.key is None or any(self.key == attempt.key for attempt in request.attempts))
+            and (self.code is None or self.code in codes(request))
+            and (not self.errors or request.status >= 400 or request.cut)
+        )
+
+
+class AttemptRow(msgspec.Struct):
+    """One call upstream. `wait_ms`: in the queue, for this attempt; `status`: 0 if no answer came."""
+
+    key: str
+    account: str
+    outcome: str
+    reason: str
+    status: int
+    wait_ms: float
+    ms: float
+    upstream_request_id: str
+
+
+class RuleRow(msgspec.Struct):
+    """A rule of a client (`c/<id>`) or a team (`t/<id>`), as it stood. Amounts: requests, tokens or USD. `wait_s`:
+    null, if it never lets such a request through."""
+
+    subject: str
+    rule: str
+    limit: float
+    used: float
+    held: float
+    needed: float
+    wait_s: float | None
+
+
+class WaitedForRow(msgspec.Struct):
+    """What a request waited for, or was refused by: room of `dimension` for a model `group`, `account` having it first;
+    or `rules` of its client. `reason`: why it was refused; `wait_s`: until there was room, null: never."""
+
+    group: str
+    dimension: str
+    account: str
+    reason: str
+    wait_s: float | None
+    rules: list[RuleRow]
+
+
+class RequestRow(msgspec.Struct):
+    """One request. `time`: of its arrival, ISO 8601 in UTC; `queue_ms`, `ttfb_ms` (to the first byte), `total_ms` and
+    `overhead_ms` are as in its log line. `usd`: null if its price is not known; `certainty`: of the tokens."""
+
+    id: str
+    time: str
+    client: str
+    endpoint: str
+    model: str
+    status: int
+    code: str
+    rules: list[str]
+    streamed: bool
+    cut: bool
+    source: str
+    attempts: list[AttemptRow]
+    waited_for: WaitedForRow | None
+    queue_ms: float
+    ttfb_ms: float | None
+    total_ms: float
+    overhead_ms: float
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    certainty: str
+    usd: float | None
+
+
+class RequestRows(msgspec.Struct):
+    """The newest come first."""
+
+    requests: list[RequestRow]
+
+
+def codes(request: KeptRequest) -> set[str]:
+    """The proxy's own error code, and upstream's reasons."""
+    return {request.code, *(attempt.reason for attempt in request.attempts)} - {""}
+
+
+def iso(at: float) -> str:
+    """Unix seconds as `2026-11-22T20:01:02.345Z`."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"
+
+
+def waits_us(attempts: tuple[KeptAttempt, ...]) -> list[int]:
+    """How long each attempt waited in the queue: they are kept as sums."""
+    before = [0, *(attempt.wait_us for attempt in attempts)]
+    return [after - earlier for earlier, after in pairwise(before)]
+
+
+def row_of(kept: KeptRequest) -> RequestRow:
+    waited, first = kept.waited_for, kept.first_byte_us
+    return RequestRow(
+        id=kept.id,
+        time=iso(kept.at),
+        client=kept.client,
+        endpoint=kept.endpoint,
+        model=kept.model,
+        status=kept.status,
+        code=kept.code,
+        rules=list(kept.rules),
+        streamed=kept.streamed,
+        cut=kept.cut,
+        source=kept.source,
+        attempts=[
+            AttemptRow(
+                one.key,
+                one.account,
+                one.outcome,
+                one.reason,
+                one.status,
+                wait_us / 1000,
+                one.took_us / 1000,
+                one.upstream_request_id,
+            )
+            for one, wait_us in zip(kept.attempts, waits_us(kept.attempts), strict=True)
+        ],
+        waited_for=None
+        if waited is None
+        else WaitedForRow(
+            waited.group,
+            waited.dimension,
+            waited.account,
+            waited.reason,
+            waited.wait_s,
+            [_rule_row(rule) for rule in waited.rules],
+        ),
+        queue_ms=kept.queued_us / 1000,
+        ttfb_ms=None if first is None else first / 1000,
+        total_ms=kept.total_us / 1000,
+        overhead_ms=kept.overhead_us / 1000,
+        prompt_tokens=kept.prompt,
+        cached_tokens=kept.cached,
+        completion_tokens=kept.completion,
+        certainty=kept.certainty,
+        usd=None if kept.pico is None else kept.pico / PICO,
+    )
+
+
+def _rule_row(rule: RuleAtLimit) -> RuleRow:
+    limit, used, held, needed = (
+        amount / unit_of(rule.rule) for amount in (rule.limit, rule.used, rule.held, rule.needed)
+    )
+    return RuleRow(rule.subject, rule.rule, limit, used, held, needed, rule.wait_s)
+
+
+def unit_of(rule: str) -> int:
+    """Money is kept in picodollars and shown in USD."""
+    return PICO if rule.startswith("usd/") else 1

@@ -1,0 +1,116 @@
+"""`quotapool logs`: one readable line for each request, and which of them are asked for."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from quotapool.cli.logs import Printer, cells
+from quotapool.domain.waited_for import RuleAtLimit, WaitedFor
+from quotapool.domain.wallet import PICO
+from quotapool.observe.kept_request import KeptAttempt, KeptRequest
+from quotapool.operators.request_shapes import RequestQuery, row_of
+
+
+def a_request(**changed) -> KeptRequest:
+    fields = {
+        "id": "qp_1",
+        "at": 1_795_000_000.0,
+        "client": "team-a",
+        "endpoint": "chat",
+        "model": "gpt-4o",
+        "status": 200,
+        "code": "",
+        "rules": (),
+        "streamed": False,
+        "cut": False,
+        "source": "upstream",
+        "attempts": (
+            KeptAttempt("alpha", "acme", "wait", "rate_limit_exceeded", 429, 1_000, 50_000, "req_1"),
+            KeptAttempt("beta", "acme", "ok", "", 200, 101_000, 200_000, "req_2"),
+        ),
+        "waited_for": None,
+        "queued_us": 101_000,
+        "first_byte_us": 250_000,
+        "total_us": 1_500_000,
+        "overhead_us": 400,
+        "prompt": 221,
+        "cached": 128,
+        "completion": 27,
+        "certainty": "exact",
+        "pico": 1_915_000_000,
+    }
+    return KeptRequest(**{**fields, **changed})
+
+
+def test_a_request_is_one_line(capsys):
+    assert cells(a_request())[1:] == (
+        *("team-a", "gpt-4o", "200", "101 ms", "1.50 s", "221+27", "$0.001915", "alpha:wait beta:ok", "qp_1"),
+    )
+    printer = Printer(as_json=False)
+    printer.show([a_request()])
+    printer.show([a_request(id="qp_2")])
+    heading, first, second = capsys.readouterr().out.splitlines()
+    assert heading.split()[:3] == ["time", "client", "model"]
+    assert heading.index("client") == first.index("team-a") == second.index("team-a")
+
+
+def test_what_is_not_known_is_a_question_mark_and_what_is_not_there_a_dash():
+    assert cells(a_request(pico=None))[7] == "?"
+    refused = a_request(
+        attempts=(),
+        queued_us=0,
+        prompt=0,
+        completion=0,
+        pico=0,
+        total_us=900,
+        status=429,
+        code="queue_full",
+        client="",
+    )
+    assert cells(refused)[1:9] == ("-", "gpt-4o", "429 queue_full", "-", "0.9 ms", "-", "-", "-")
+
+
+def test_a_clients_words_do_not_control_the_terminal():
+    assert cells(a_request(model="a\x1b[2Jb\nc"))[2] == "a[2Jbc"
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        (RequestQuery(), True),
+        (RequestQuery(client="team-a", key="alpha", model="gpt-4o"), True),
+        (RequestQuery(client="team-b"), False),
+        (RequestQuery(key="gamma"), False),
+        (RequestQuery(model="gpt-4"), False),
+        (RequestQuery(code="rate_limit_exceeded"), True),
+        (RequestQuery(code="queue_full"), False),
+        (RequestQuery(errors=True), False),
+    ],
+)
+def test_filters_are_about_what_a_line_shows(query, found):
+    assert query.matches(a_request()) is found
+
+
+@pytest.mark.parametrize("trouble", [{"status": 429}, {"status": 502}, {"cut": True}])
+def test_errors_are_what_was_refused_failed_or_cut(trouble):
+    assert RequestQuery(errors=True).matches(a_request(**trouble))
+
+
+def test_for_programs_times_are_milliseconds_and_money_is_dollars():
+    rule = RuleAtLimit("c/team-a", "usd/day", 5 * PICO, 4.5 * PICO, 0.25 * PICO, PICO, 60.0)
+    row = msgspec.to_builtins(row_of(a_request(waited_for=WaitedFor("gpt-4o", rules=(rule,), wait_s=60.0))))
+    assert row["time"] == "2026-11-18T11:06:40.000Z"
+    assert [(one["wait_ms"], one["ms"]) for one in row["attempts"]] == [(1.0, 50.0), (100.0, 200.0)]
+    assert (row["queue_ms"], row["ttfb_ms"], row["total_ms"], row["overhead_ms"]) == (101.0, 250.0, 1500.0, 0.4)
+    assert row["usd"] == pytest.approx(0.001915)
+    assert row["waited_for"]["rules"] == [
+        {
+            "subject": "c/team-a",
+            "rule": "usd/day",
+            "limit": 5.0,
+            "used": 4.5,
+            "held": 0.25,
+            "needed": 1.0,
+            "wait_s": 60.0,
+        }
+    ]
