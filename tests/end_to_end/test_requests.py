@@ -101,6 +101,8 @@ def test_who_follows_sees_a_request_once_it_has_ended(start_simulator, start_pro
         [sys.executable, "-m", "quotapool", "logs", "-f", "--json", "--config", str(proxy.config_file)],
         stdout=subprocess.PIPE,
         text=True,
+        # As in a terminal: what a shell starts in the background inherits that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - one thread
     )
     _, name = ask(proxy)
     assert following.stdout is not None
