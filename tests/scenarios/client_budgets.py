@@ -174,12 +174,12 @@ class Trial:
         directory: Path,
         persistent: tuple[str, ...],
     ) -> None:
-        """One after another, spread over the time."""
+        """One after another, while there is something left of the budget."""
         what = ["worker"] * self.worker_kills + ["store"] * self.store_kills + ["fault"] * (8 if self.faults else 0)
         rng = random.Random(self.seed)
         rng.shuffle(what)
         for kind in what:
-            await asyncio.sleep(self.seconds / (len(what) + 1))
+            await asyncio.sleep(0.4 * self.seconds / (len(what) + 1))
             if kind == "worker":
                 pids = await asyncio.to_thread(rng.choice(proxies).worker_pids)
                 os.kill(rng.choice(list(pids)), signal.SIGKILL)
