@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from quotapool.money.price_list import PriceList
 from quotapool.money.rate_cards import CardSet, RateCard, Rule
+from quotapool.store.store import StoreLost
 
 from tests.fakes.sessions import Hall, Refused, heard, say
 
@@ -96,6 +97,21 @@ async def test_what_realtime_used_is_charged_and_no_more_is_begun_when_nothing_i
     told = await heard(client)
     assert (told["type"], told["error"]["code"]) == ("error", "client_budget_exhausted")
     assert hall.house.recorder.refused_events == [("client_budget_exhausted", ("tokens/day",))]
+
+
+async def test_without_the_store_a_response_is_refused_and_the_session_goes_on(open_hall):
+    hall = await hall_with(open_hall, {"tokens": 100, "per": "day"}, on_redis_loss="refuse", store_patience=0.1)
+    client, upstream = await hall.pair(REALTIME, AUTH)
+    hall.house.ledger.store.evalsha_batch = gone
+    await say(client, type="response.create")
+    told = await heard(client)
+    assert (told["type"], told["error"]["code"]) == ("error", "store_unavailable")
+    await say(client, type="input_audio_buffer.clear")
+    assert json.loads((await upstream.receive())[1])["type"] == "input_audio_buffer.clear"
+
+
+async def gone(*_args: object, **_more: object) -> bytes:
+    raise StoreLost("connect", sent=False)
 
 
 async def test_a_session_ends_when_its_clients_budget_is_used_up(open_hall, virtual_time):

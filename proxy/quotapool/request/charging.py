@@ -32,14 +32,11 @@ _REQUESTS, _CONCURRENT, _RATE_TOKENS, _TOKENS, _USD = range(5)
 class _Applying:
     """The rules that are about one model, and what each of them counts."""
 
-    __slots__ = ("counts", "has_hard_budget", "has_hard_usd", "rules")
+    __slots__ = ("counts", "has_hard_usd", "rules")
 
     def __init__(self, standings: Sequence[Standing]) -> None:
         self.rules = RuleSet(standings)
         self.counts = [_counted(standing.rule) for standing in standings]
-        self.has_hard_budget = any(
-            s.is_budget and s.rule.mode is Mode.HARD and s.rule.measure is not Measure.REQUESTS for s in standings
-        )
         self.has_hard_usd = any(s.rule.measure is Measure.USD and s.rule.mode is Mode.HARD for s in standings)
 
 
@@ -82,18 +79,24 @@ class _Subject:
 class _Terms:
     """One client's rules, its team's included."""
 
-    __slots__ = ("_by_model", "_without_slots", "names_models", "standings")
+    __slots__ = ("_by_model", "_differs", "_without_slots", "has_hard_budget", "names_models", "standings")
 
     def __init__(self, standings: tuple[Standing, ...]) -> None:
         self.standings = standings
+        self._differs = any(s.rule.models for s in standings)
         # Money depends on the model, and so does a rule for some of them.
-        self.names_models = any(s.rule.models or s.rule.measure is Measure.USD for s in standings)
+        self.names_models = self._differs or any(s.rule.measure is Measure.USD for s in standings)
+        self.has_hard_budget = any(
+            s.is_budget and s.rule.mode is Mode.HARD and s.rule.measure is not Measure.REQUESTS for s in standings
+        )
         self._by_model: dict[str, _Applying] = {}
         self._without_slots: dict[str, _Applying] = {}
 
     def of(self, model: str, *, slots: bool = True) -> _Applying:
         """Those that are about this model. `slots`: and what may be in use at the same time."""
         by_model = self._by_model if slots else self._without_slots
+        if not self._differs:
+            model = ""  # callers invent names, and here all are alike
         found = by_model.get(model)
         if found is None:
             about = (s for s in self.standings if not s.rule.models or fnmatchcase(model, s.rule.models))
@@ -164,9 +167,9 @@ class Charging:
         terms = self._terms.get(client)
         if terms is None:
             return None
-        applying = terms.of(request.model, slots=slots)
-        if applying.has_hard_budget and request.endpoint.unseen_cost:
+        if request.endpoint.unseen_cost and terms.has_hard_budget:  # whichever models it will use
             raise Refusal(replies.CLIENT_COST_UNSEEN)
+        applying = terms.of(request.model, slots=slots)
         usage: Usage | None = None
         usd: float | None = None
         amounts: list[float] = []

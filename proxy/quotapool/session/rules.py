@@ -12,8 +12,10 @@ from typing import Final
 from quotapool.domain.quantities import Cost
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.domain.rules import Kind, Measure, Mode
-from quotapool.ledger.budgets import Blocked, Candidate, Granted, Ledger
+from quotapool.ledger.budgets import Blocked, Candidate, Granted, Ledger, StoreUnavailable
 from quotapool.ledger.rules import Charge, RuleSet, Standing
+from quotapool.openai import replies
+from quotapool.openai.refusal import Refusal
 from quotapool.request.charging import Charging
 from quotapool.request.client_request import ClientRequest
 from quotapool.request.refusals import refusal_of
@@ -57,13 +59,15 @@ class SessionRules:
         return self._charging.charge(self._client, request, slots=False)
 
     async def check(self, group: str, model: str, candidate: Candidate) -> None:
-        """Whether there is anything left for a response that does not say what it will use. Raises Refusal (429),
-        StoreUnavailable."""
+        """Whether anything is left for a response that does not say what it will use. Raises Refusal (429, 503)."""
         rules = self._charging.rules_of_response(self._client, model)
         if rules is None:
             return
         least = Charge(rules, [1.0] * len(rules.standings))
-        answer = await self._ledger.reserve(group, _NO_COST, [candidate], charge=least)
+        try:
+            answer = await self._ledger.reserve(group, _NO_COST, [candidate], charge=least)
+        except StoreUnavailable as gone:
+            raise Refusal(replies.STORE_UNAVAILABLE, retry_after_s=1.0) from gone
         if isinstance(answer, Blocked):
             raise refusal_of(answer)
         if isinstance(answer, Granted):
