@@ -7,7 +7,7 @@ maximum for their answer. Both are learned from the answers themselves.
 from __future__ import annotations
 
 import math
-from collections import deque
+from array import array
 from typing import Final
 
 UNKNOWN_OUTPUT: Final = 4096
@@ -19,16 +19,18 @@ _FORGET: Final = 0.02  # of what the largest was beyond the estimate, with each 
 _REMEMBERED: Final = 256  # answers
 _AGAIN_AFTER: Final = 16  # answers: the quantile is worked out again
 _QUANTILE: Final = 0.99
+_LARGEST: Final = 2**32 - 1
 
 
 class AnswerSizes:
     """Of one client and model."""
 
-    __slots__ = ("_high", "_new", "_outputs", "times")
+    __slots__ = ("_high", "_new", "_next", "_outputs", "times")
 
     def __init__(self) -> None:
         self.times = 1.0  # by how much prompts are larger than estimated, of the largest lately
-        self._outputs: deque[int] = deque(maxlen=_REMEMBERED)
+        self._outputs = array("I")  # a ring: there may be ten thousand of these
+        self._next = 0
         self._high = UNKNOWN_OUTPUT
         self._new = 0
 
@@ -50,7 +52,12 @@ class AnswerSizes:
             self.times -= (self.times - max(1.0, times)) * _FORGET
         if output is None:
             return
-        self._outputs.append(output)
+        output = min(output, _LARGEST)
+        if len(self._outputs) < _REMEMBERED:
+            self._outputs.append(output)
+        else:
+            self._outputs[self._next] = output
+            self._next = (self._next + 1) % _REMEMBERED
         self._new += 1
         if output > self._high or self._new >= _AGAIN_AFTER:
             self._new = 0
