@@ -12,6 +12,7 @@ from aiohttp import web
 
 from quotapool.domain.redact import mask
 from quotapool.openai.replies import error_body
+from quotapool.operators.actor import Actor
 from quotapool.operators.admin_routes import PREFIX, ROUTES, ApiError, Route
 from quotapool.operators.openapi import document
 from quotapool.operators.shapes import Empty
@@ -24,11 +25,12 @@ _KIND_OF: Final = {429: "requests", 500: "server_error", 503: "service_unavailab
 @dataclass(frozen=True, slots=True)
 class Call:
     """One validated request: `id` is the one in the path, "" if there is none; `query` and `body` are of the route's
-    types."""
+    types; `actor`: who asks for it."""
 
     id: str
     query: Any
     body: Any
+    actor: Actor
 
 
 Handler = Callable[[Call], Awaitable[Any]]
@@ -51,7 +53,8 @@ def _served(route: Route, handler: Handler) -> Callable[[web.Request], Awaitable
         try:
             query = _read_query(route, request)
             body = await _read_body(route, request)
-            result = await handler(Call(request.match_info.get("id", ""), query, body))
+            actor = Actor("admin token", "operator", "token", request.remote or "")
+            result = await handler(Call(request.match_info.get("id", ""), query, body, actor))
         except ApiError as error:
             return error_response(error)
         except web.HTTPRequestEntityTooLarge:
