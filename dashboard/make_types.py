@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import Any
 
 import msgspec
-
 from quotapool.operators import (
     client_shapes,
     explanation,
