@@ -142,7 +142,7 @@ export type ClientRow = {
   old_key_until: number | null;
   suspended: string | null;
   last_seen: string | null;
-  rules: quotapool.request.rule_rows.RuleRow[];
+  rules: RuleRow[];
 };
 
 export type ClientRows = {
@@ -399,6 +399,17 @@ export type LimitOptions = {
   concurrent?: number | string | null;
 };
 
+/** A rule of a client (`c/<id>`) or a team (`t/<id>`), as it stood. Amounts: requests, tokens or USD. `wait_s`: null, if it never lets such a request through. */
+export type LimitingRule = {
+  subject: string;
+  rule: string;
+  limit: number;
+  used: number;
+  held: number;
+  needed: number;
+  wait_s: number | null;
+};
+
 /** Either the admin token, or the code of a one-time link. */
 export type Login = {
   token?: string | null;
@@ -612,6 +623,20 @@ export type RoomRow = {
   dry: DryTime | null;
 };
 
+/** A limit or budget and how it stands. `subject`: whose it is, `client app` or `team red`. Figures in `unit`, USD as decimal numbers; `held`: by requests under way. `resets_at`: when all of it is there again, Unix seconds; null: there is nothing to wait for, or it never does. */
+export type RuleRow = {
+  id: string;
+  words: string;
+  subject: string;
+  unit: string;
+  mode: string;
+  limit: number;
+  used: number;
+  held: number;
+  left: number;
+  resets_at: number | null;
+};
+
 /** `model`: only of this model group. */
 export type SampleQuery = {
   model?: string | null;
@@ -674,7 +699,7 @@ export type TeamRow = {
   notes: string;
   added: number | null;
   clients: string[];
-  rules: quotapool.request.rule_rows.RuleRow[];
+  rules: RuleRow[];
 };
 
 export type TeamRows = {
@@ -770,7 +795,7 @@ export type WaitedForRow = {
   account: string;
   reason: string;
   wait_s: number | null;
-  rules: quotapool.operators.request_shapes.RuleRow[];
+  rules: LimitingRule[];
 };
 
 /** Requests in the queues of all replicas that wait for the same. `rule`: of the client, "" if for the pool's room; `longest_s`: how long the first of them has waited. */
@@ -797,29 +822,4 @@ export type _Change = {
   budgets?: BudgetOptions[];
   time_zone?: string | null;
   notes?: string;
-};
-
-/** A rule of a client (`c/<id>`) or a team (`t/<id>`), as it stood. Amounts: requests, tokens or USD. `wait_s`: null, if it never lets such a request through. */
-export type quotapool.operators.request_shapes.RuleRow = {
-  subject: string;
-  rule: string;
-  limit: number;
-  used: number;
-  held: number;
-  needed: number;
-  wait_s: number | null;
-};
-
-/** A limit or budget and how it stands. `subject`: whose it is, `client app` or `team red`. Figures in `unit`, USD as decimal numbers; `held`: by requests under way. `resets_at`: when all of it is there again, Unix seconds; null: there is nothing to wait for, or it never does. */
-export type quotapool.request.rule_rows.RuleRow = {
-  id: string;
-  words: string;
-  subject: string;
-  unit: string;
-  mode: string;
-  limit: number;
-  used: number;
-  held: number;
-  left: number;
-  resets_at: number | null;
 };

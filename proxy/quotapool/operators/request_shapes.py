@@ -50,7 +50,7 @@ class AttemptRow(msgspec.Struct):
     upstream_request_id: str
 
 
-class RuleRow(msgspec.Struct):
+class LimitingRule(msgspec.Struct):
     """A rule of a client (`c/<id>`) or a team (`t/<id>`), as it stood. Amounts: requests, tokens or USD. `wait_s`:
     null, if it never lets such a request through."""
 
@@ -72,7 +72,7 @@ class WaitedForRow(msgspec.Struct):
     account: str
     reason: str
     wait_s: float | None
-    rules: list[RuleRow]
+    rules: list[LimitingRule]
 
 
 class RequestRow(msgspec.Struct):
@@ -174,11 +174,11 @@ def row_of(kept: KeptRequest) -> RequestRow:
     )
 
 
-def _rule_row(rule: RuleAtLimit) -> RuleRow:
+def _rule_row(rule: RuleAtLimit) -> LimitingRule:
     limit, used, held, needed = (
         amount / unit_of(rule.rule) for amount in (rule.limit, rule.used, rule.held, rule.needed)
     )
-    return RuleRow(rule.subject, rule.rule, limit, used, held, needed, rule.wait_s)
+    return LimitingRule(rule.subject, rule.rule, limit, used, held, needed, rule.wait_s)
 
 
 def unit_of(rule: str) -> int:

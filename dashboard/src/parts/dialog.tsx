@@ -1,0 +1,57 @@
+// Dialogs: the drawer with details of one thing, and the question before something that cannot be undone easily.
+
+import type { ComponentChildren } from "preact";
+import { useEffect, useRef } from "preact/hooks";
+import { t } from "../words";
+import { Button } from "./bits";
+
+/** Keeps the focus inside, closes with Escape, and gives the focus back: the browser does all of it. */
+export function Dialog({ title, onClose, children, kind }: {
+  title: string; onClose: () => void; children: ComponentChildren; kind: "drawer" | "question";
+}) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  useEffect(() => {
+    dialog.current?.showModal();
+  }, []);
+  return (
+    <dialog
+      ref={dialog}
+      class={kind}
+      aria-label={title}
+      onClose={onClose}
+      onClick={(event) => event.target === event.currentTarget && event.currentTarget.close()}
+    >
+      <div class="inside">
+        <header>
+          <h2>{title}</h2>
+          <button type="button" class="close" aria-label={t("close")} onClick={() => dialog.current?.close()}>
+            ×
+          </button>
+        </header>
+        <div class="content">{children}</div>
+      </div>
+    </dialog>
+  );
+}
+
+export function Question({ title, children, verb, danger = false, onYes, onClose }: {
+  title: string; children?: ComponentChildren; verb: string; danger?: boolean; onYes: () => unknown; onClose: () => void;
+}) {
+  const yes = async () => {
+    await onYes();
+    onClose();
+  };
+  return (
+    <Dialog kind="question" title={title} onClose={onClose}>
+      {children}
+      <div class="buttons">
+        <Button kind={danger ? "danger" : "primary"} onClick={yes}>
+          {verb}
+        </Button>
+        <button type="button" onClick={onClose}>
+          {t("cancel")}
+        </button>
+      </div>
+    </Dialog>
+  );
+}

@@ -1,0 +1,5 @@
+import { Loading } from "../parts/bits";
+
+export function Requests() {
+  return <Loading />;
+}
