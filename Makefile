@@ -23,7 +23,7 @@ SOURCES := $(shell find proxy -name '*.py' -o -name '*.lua') setup.py pyproject.
 SEED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help install compile pure run test check both soak bench wheels lock clean
+.PHONY: help install compile pure run page test check both soak bench wheels lock clean
 
 help: ## This list
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -39,11 +39,15 @@ pure: ## Back to plain Python in .venv
 run: $(VENV)/.dev $(IS_COMPILED) $(if $(MODEL),$(VENV)/.model) ## Serve on a simulated upstream, show it working; MODEL=smollm2: on a real model
 	@exec $(BIN)/python demo/run.py $(if $(MODEL),--model $(MODEL)) $(DEMO)
 
-test: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.model-if-possible $(VENV)/.clients-if-possible ## All tests; says what it skipped, and how to get it
+page: $(VENV)/.page ## The operators' page into the package, from its sources in dashboard; takes Node
+	$(BIN)/python dashboard/make_types.py > dashboard/src/shapes.ts
+	cd dashboard && npm run --silent build
+
+test: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.model-if-possible $(VENV)/.clients-if-possible $(VENV)/.page-if-possible ## All tests; says what it skipped, and how to get it
 	$(PARALLEL)
 	$(ALONE)
 
-check: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.model-if-possible $(VENV)/.clients-if-possible ## Lint, format, types, layers, all tests
+check: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.model-if-possible $(VENV)/.clients-if-possible $(VENV)/.page-if-possible ## Lint, format, types, layers, all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -106,9 +110,10 @@ lock: $(VENV)/lock/bin/uv ## Pin the newest versions that pyproject.toml allows
 	$(COMPILE) --upgrade --group build --output-file requirements-build.txt --constraints requirements-dev.txt
 	$(COMPILE) --upgrade tests/clients/requirements.in --output-file tests/clients/requirements.txt
 	cd tests/clients && npm install --package-lock-only
+	cd dashboard && npm install --package-lock-only
 
 clean: ## Away with everything that was made here
-	rm -rf .venv var build dist proxy/quotapool.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv var build dist dashboard/node_modules proxy/quotapool.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- the environment: a stamp file for each part, so that a second run installs nothing ----
@@ -165,6 +170,16 @@ $(VENV)/.clients: $(addprefix tests/clients/,.npmrc package.json package-lock.js
 .PHONY: $(VENV)/.clients-if-possible
 $(VENV)/.clients-if-possible: $(VENV)/.dev
 	@$(MAKE) --no-print-directory $(VENV)/.clients || echo "Going on without the client programs."
+
+# What builds the page: esbuild and TypeScript. The proxy can do without, since the built files are committed; the tests too
+# (CI cannot).
+$(VENV)/.page: dashboard/.npmrc dashboard/package.json dashboard/package-lock.json | $(VENV)/.dev
+	cd dashboard && npm ci --loglevel error
+	@touch $@
+
+.PHONY: $(VENV)/.page-if-possible
+$(VENV)/.page-if-possible: $(VENV)/.dev
+	@$(MAKE) --no-print-directory $(VENV)/.page || echo "Going on without what builds the page."
 
 # Another proxy to measure against, in an environment of its own. The benchmark can do without.
 $(VENV)/rolter/bin/rolter: | $(BIN)/python
