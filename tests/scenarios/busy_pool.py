@@ -1,6 +1,6 @@
 """A pool at work for those who look at it: several clients, short budgets, keys in trouble, credit that runs out.
 
-    python -m tests.scenarios.busy_pool 5 --minutes 5     prints where it is, and keeps working until Ctrl-C or the time is over
+python -m tests.scenarios.busy_pool 5 --minutes 5     prints where it is, and works until Ctrl-C or its time is over
 """
 
 from __future__ import annotations
@@ -56,18 +56,19 @@ def configuration(simulator: Simulator, **more: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def busy_pool(directory: Path, keys: int, **more: Any) -> Iterator[tuple[RunningProxy, Simulator]]:
-    """The proxy and its upstream, with `keys` keys of which the first 50 are configured and the others imported. Two have
-    no credit, one belongs to a deactivated account."""
+    """The proxy and its upstream. Of `keys` keys the first 50 are configured and the others imported."""
     tpm = str(max(3_000, 60_000 // keys))
-    with running_simulator(keys, "--rpm", "3000", "--tpm", tpm, "--latency-ms", "80") as simulator:
-        with running_proxy(directory, configuration(simulator, **more)) as proxy:
-            if len(simulator.secrets) > 50:
-                file = directory / "keys.csv"
-                rows = (f"{secret},key-{n}" for n, secret in enumerate(simulator.secrets) if n >= 50)
-                file.write_text("\n".join(["secret,id", *rows]) + "\n")
-                done = proxy.command("keys", "import", str(file), "--no-check")
-                assert done.returncode == 0, done.stderr
-            yield proxy, simulator
+    with (
+        running_simulator(keys, "--rpm", "3000", "--tpm", tpm, "--latency-ms", "80") as simulator,
+        running_proxy(directory, configuration(simulator, **more)) as proxy,
+    ):
+        if len(simulator.secrets) > 50:
+            file = directory / "keys.csv"
+            rows = (f"{secret},key-{n}" for n, secret in enumerate(simulator.secrets) if n >= 50)
+            file.write_text("\n".join(["secret,id", *rows]) + "\n")
+            done = proxy.command("keys", "import", str(file), "--no-check")
+            assert done.returncode == 0, done.stderr
+        yield proxy, simulator
 
 
 def trouble(simulator: Simulator) -> None:
