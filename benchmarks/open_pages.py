@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import side_by_side
 import yaml
@@ -39,7 +39,7 @@ class Pages:
         self._threads: list[threading.Thread] = []
         self.read = 0  # bytes of the streams
 
-    def __enter__(self) -> Pages:
+    def __enter__(self) -> Self:
         for work in [self._follow, self._look] * self._count:
             thread = threading.Thread(target=work, daemon=True)
             thread.start()
@@ -139,9 +139,9 @@ def measure(keys: int, pages: int, rounds: int, requests: int, clients: int) -> 
         spread = max(result["worker"] for result in results) - min(result["worker"] for result in results)
         waited = sorted(times[count])
         print(
-            f"{count:3} pages: a request costs a worker {worker:.1f} us (spread {spread:.1f}), the store {in_store:.1f} us; "
-            f"supervisor {main:.1f} us a request; /healthz p50 {waited[len(waited) // 2]:.1f} ms, "
-            f"p99 {waited[int(0.99 * len(waited))]:.1f} ms, longest {waited[-1]:.1f} ms"
+            f"{count:3} pages: a request costs a worker {worker:.1f} us (spread {spread:.1f}), "
+            f"the store {in_store:.1f} us, the supervisor {main:.1f} us; /healthz "
+            f"p50 {waited[len(waited) // 2]:.1f}, p99 {waited[int(0.99 * len(waited))]:.1f}, most {waited[-1]:.1f} ms"
         )
 
 
