@@ -7,10 +7,10 @@ block's mean, what is used in the next T minutes is m T on average, with the var
     s^2 T^2 / n     since m is only estimated, plus
     s^2 b T         since use is uneven, as if blocks were independent
 
-A level L is dry at the earliest and at the latest T at which |L - m T| is Student's t times the square root of that; with
-t's quantile for one of ten cases on either side, the range is right in four of five. That is so for independent blocks
-(tests/domain/test_forecast.py counts it), a little less often for bursts that are longer than a block, and of course
-only as long as nothing changes: a range says how well the pace is known, not whether it will stay.
+A level L is dry at the earliest and at the latest T at which |L - m T| is Student's t times the square root of that;
+with t's quantile for one of ten cases on either side, the range is right in four of five. That is so for independent
+blocks (tests/domain/test_forecast.py counts it), less often for bursts that are longer than a block, and of course only
+as long as nothing changes: a range says how well the pace is known, not whether it will stay.
 """
 
 from __future__ import annotations

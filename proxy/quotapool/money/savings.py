@@ -1,9 +1,9 @@
 """What the pool and upstream's prompt cache saved clients since the beginning of the month (UTC).
 
 Rescued requests come from the days' slots of usage. What the cache saved is computed when it is asked for: the month's
-cached tokens by model and service tier, each times the difference of today's prices for fresh and cached input. So a price
-that changed within the month, the higher prices of long prompts and cached audio or images make it inexact; models without
-a known price, or without a discount, save nothing.
+cached tokens by model and service tier, each times the difference of today's prices for fresh and cached input. So a
+price that changed within the month, the higher prices of long prompts and cached audio or images make it inexact;
+models without a known price, or without a discount, save nothing.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ async def savings(store: SpendStore, prices: PriceList, now: datetime) -> Saved:
 
 
 def discount(prices: PriceList, stored: str) -> int:
-    """Picodollars that a cached token is cheaper. `stored`: a model as it is kept, `gpt-5.5` or `gpt-5.5 (priority)`."""
+    """Picodollars that a cached token is cheaper. `stored`: a model as it is kept, such as `gpt-5.5 (priority)`."""
     model, _, tier = stored.removesuffix(")").partition(_TIER) if stored.endswith(")") else (stored, "", "")
     card, _ = prices.card(model, tier or STANDARD)
     if card is None or card.input is None or card.cached_input is None:

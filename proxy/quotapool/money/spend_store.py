@@ -1,7 +1,7 @@
 """Spend in the store: what each account, key, model and client cost on each UTC day, and usage in slots of time.
 
-Slots (`rollups.py`) have rows for each client and model, for each key and model, for a client's refusals, and for requests
-that were rescued; they are bounded, days are not. Amounts of money are picodollars.
+Slots (`rollups.py`) have rows for each client and model, for each key and model, for a client's refusals, and for what
+requests were rescued from; they are bounded, days are not. Amounts of money are picodollars.
 
 A batch is added once, however often it is sent, so a lost answer costs nothing but a repetition. Layout and arithmetic:
 `lua/spend.lua`. The hash tag is not that of the budgets, so that in a cluster a long report never delays a reserve.

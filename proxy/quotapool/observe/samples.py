@@ -6,8 +6,8 @@ Stored, with a hash tag of its own, so that reading them never delays a reserve 
   qp:{<pool>:samples}:lease      the replica that samples, with expiry: one at a time
   qp:{<pool>:samples}:queues     hash replica -> MessagePack of (Unix seconds, [Waiting, ...])
 
-The bounds: 200 series; a chunk has at most 12 samples with 3 numbers of 4 bytes each for a series: 35 KB with its names, 2 MB
-an hour. Names beyond 200 are added up in series of the model `other`.
+The bounds: 200 series; a chunk has at most 12 samples with 3 numbers of 4 bytes each for a series: 35 KB with its
+names, 2 MB an hour. Names beyond 200 are added up in series of the model `other`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from __future__ import annotations
 import sys
 import time
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -64,8 +64,8 @@ class Reading(msgspec.Struct, array_like=True):
 
 
 class Chunk(msgspec.Struct, array_like=True):
-    """The samples of one minute. `values`: float32, little-endian: for each sample and each name remaining, limit, used;
-    NaN where nothing is known."""
+    """The samples of one minute. `values`: float32, little-endian: for each sample and each name remaining, limit and
+    used; NaN where nothing is known."""
 
     names: list[Name] = []
     at: list[float] = []
@@ -143,12 +143,12 @@ class History(msgspec.Struct):
             if track is None:
                 track = self.tracks[name] = Track(*([_UNKNOWN] * before for _ in range(_NUMBERS)))
             for k, values in enumerate((track.remaining, track.limit, track.used)):
-                values += numbers[_NUMBERS * n + k :: width].tolist()
+                values.extend(numbers[_NUMBERS * n + k :: width])
         for track in self.tracks.values():
             lacks = before + count - len(track.used)
             if lacks:
                 for values in (track.remaining, track.limit, track.used):
-                    values += [_UNKNOWN] * lacks
+                    values.extend([_UNKNOWN] * lacks)
 
 
 class Bounded:
@@ -203,24 +203,27 @@ class SampleStore:
         self._chunk: tuple[int, Chunk] | None = None  # its minute, as we wrote it last
         self._told = False  # that requests wait here
 
+    async def _call(self, command: Awaitable[Any]) -> Any:
+        return await self._store.guard(command)
+
     # ---- who samples
 
     async def acquire(self) -> bool:
         """Become the replica that samples, or stay it; False: another one does."""
         client, key = self._store.client, f"{self.prefix}:lease"
-        if await self._store.guard(client.set(key, self._owner, nx=True, px=_LEASE_MS)):
+        if await self._call(client.set(key, self._owner, nx=True, px=_LEASE_MS)):
             self._chunk = None  # another one may have written since
             return True
-        if text_of(await self._store.guard(client.get(key)) or b"") != self._owner:
+        if text_of(await self._call(client.get(key)) or b"") != self._owner:
             self._chunk = None
             return False
-        return bool(await self._store.guard(client.set(key, self._owner, xx=True, px=_LEASE_MS)))
+        return bool(await self._call(client.set(key, self._owner, xx=True, px=_LEASE_MS)))
 
     async def release(self) -> None:
         """Let another replica sample at once."""
         key = f"{self.prefix}:lease"
-        if text_of(await self._store.guard(self._store.client.get(key)) or b"") == self._owner:
-            await self._store.guard(self._store.client.delete(key))
+        if text_of(await self._call(self._store.client.get(key)) or b"") == self._owner:
+            await self._call(self._store.client.delete(key))
 
     # ---- samples
 
@@ -228,13 +231,13 @@ class SampleStore:
         """Add a sample. Only for the replica that samples: others would overwrite its chunk."""
         minute = int(reading.at // 60)
         if self._chunk is None or self._chunk[0] != minute:
-            raw = await self._store.guard(self._store.client.get(f"{self.prefix}:{minute}"))
+            raw = await self._call(self._store.client.get(f"{self.prefix}:{minute}"))
             self._chunk = minute, _chunk_of(raw) if raw else Chunk()
         chunk = self._chunk[1]
         chunk.add(reading, waiting)
         try:
-            await self._store.guard(self._store.client.set(f"{self.prefix}:{minute}", _pack(chunk), ex=_KEPT_S))
-            await self._store.guard(self._store.client.set(f"{self.prefix}:room", _pack(reading), ex=_KEPT_S))
+            await self._call(self._store.client.set(f"{self.prefix}:{minute}", _pack(chunk), ex=_KEPT_S))
+            await self._call(self._store.client.set(f"{self.prefix}:room", _pack(reading), ex=_KEPT_S))
         except BaseException:
             self._chunk = None
             raise
@@ -245,7 +248,7 @@ class SampleStore:
 
     async def latest(self) -> Reading | None:
         """The last reading, however old it is."""
-        raw = await self._store.guard(self._store.client.get(f"{self.prefix}:room"))
+        raw = await self._call(self._store.client.get(f"{self.prefix}:room"))
         return _reading_of(raw) if raw else None
 
     async def chunks(self, at: float, minutes: int) -> list[Chunk]:
@@ -259,7 +262,7 @@ class SampleStore:
         found: list[tuple[int, Chunk]] = []
         for start in range(0, len(wanted), _AT_ONCE):
             part = wanted[start : start + _AT_ONCE]
-            values = await self._store.guard(self._store.client.mget([f"{self.prefix}:{n}" for n in part]))
+            values = await self._call(self._store.client.mget([f"{self.prefix}:{n}" for n in part]))
             found += [(n, _chunk_of(raw)) for n, raw in zip(part, values, strict=True) if raw is not None]
         return found
 
@@ -269,15 +272,15 @@ class SampleStore:
         """What waits in this replica's queues; to be repeated while something does."""
         client, key = self._store.client, f"{self.prefix}:queues"
         if rows:
-            await self._store.guard(client.hset(key, self._owner, _pack((time.time(), rows))))
-            await self._store.guard(client.expire(key, 60))
+            await self._call(client.hset(key, self._owner, _pack((time.time(), rows))))
+            await self._call(client.expire(key, 60))
         elif self._told:
-            await self._store.guard(client.hdel(key, self._owner))
+            await self._call(client.hdel(key, self._owner))
         self._told = bool(rows)
 
     async def waiting(self) -> list[Waiting]:
         """What waits in the queues of all replicas. One that has said nothing for ten seconds is left out."""
-        raw: Mapping[bytes, bytes] = await self._store.guard(self._store.client.hgetall(f"{self.prefix}:queues"))
+        raw: Mapping[bytes, bytes] = await self._call(self._store.client.hgetall(f"{self.prefix}:queues"))
         told = map(_queue_of, raw.values())
         now = time.time()
         return added_up(row for at, rows in told if abs(now - at) < _QUEUES_S for row in rows)

@@ -1,4 +1,4 @@
-"""What an operator should look at: rows from what is known, those alike as one, so that 5,000 dead keys are one row. Pure."""
+"""What an operator should look at: rows from what is known, alike ones together: 5,000 dead keys are one row. Pure."""
 
 from __future__ import annotations
 

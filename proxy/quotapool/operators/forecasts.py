@@ -1,7 +1,7 @@
 """The pace of the last minutes and when budgets run dry, from the samples of the pool's room. Pure.
 
-A minute's budget is forecast from the last five minutes in blocks of half a minute, a day's from the last hour in blocks
-of five. Where samples are rarer, in very large pools, blocks are longer. `domain/forecast.py` has the arithmetic.
+A minute's budget is forecast from the last five minutes in blocks of half a minute, a day's from the last hour in
+blocks of five. Where samples are rarer, in very large pools, blocks are longer. The arithmetic: `domain/forecast.py`.
 """
 
 from __future__ import annotations

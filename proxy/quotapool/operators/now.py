@@ -1,8 +1,8 @@
-"""How the pool stands now: gathered from the latest sample, the states of keys, credit, queues and the last minutes' usage.
+"""How the pool stands now: gathered from the latest sample, states of keys, credit, queues and the last minutes' usage.
 
-A reading costs what has changed since the one before: buckets are read by whoever samples (`app/sampling.py`), the states of
-keys only when the pool's version has moved, clients' budgets every ten seconds. Without a running proxy, as on the
-command line, the buckets are read here. While the store is away, all stays as it was last known.
+A reading costs what has changed since the one before: buckets are read by whoever samples (`app/sampling.py`), the
+states of keys only when the pool's version has moved, clients' budgets every ten seconds. Without a running proxy, as
+on the command line, the buckets are read here. While the store is away, all stays as it was last known.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class NowReader:
         self._levels: Mapping[str, list[Level]] = {}
         self._expiries: Mapping[str, float] = {}
         self._clients_at = 0.0
-        self._counted_of: tuple[object, ...] = ()
+        self._counted_of: tuple[object, object, Mapping[str, str]] | None = None
         self._counts: dict[str, int] = {}
         self._state_concerns: list[Concern] = []
 
@@ -235,10 +235,10 @@ class NowReader:
     async def _count_keys(self) -> None:
         """Keys by state, and what is wrong with those that are out; only if something has changed."""
         pool, missing = self._overview.roster.pool, self._keys.sources.missing
-        of = pool.records, pool.keys, pool.accounts, dict(missing)
-        if len(self._counted_of) == len(of) and all(a is b for a, b in zip(of[:3], self._counted_of, strict=False)):
-            if of[3] == self._counted_of[3]:
-                return
+        of = pool.records, pool.keys, dict(missing)
+        before = self._counted_of
+        if before is not None and of[0] is before[0] and of[1] is before[1] and of[2] == before[2]:
+            return
         counts = {state.value: 0 for state in State}
         for number, account in enumerate(list(pool.accounts.values()), 1):
             counts[State.ACTIVE.value] += len(account.usable)
