@@ -2,8 +2,8 @@
 
 Pure. A slot has four tables: `client` (client, model), `key` (account, key, model), `refusal` (client, why) and
 `rescue` (what requests were saved from, `rescues.py`). Their rows are bounded, since a slot costs memory for as long as
-it is kept: when a table is full, the half of its rows that used fewer tokens becomes part of one row, `other`. What that
-costs at worst: docs/spend.md.
+it is kept: when a table is full, the half of its rows that used fewer tokens becomes part of one row, `other`. What
+that costs at worst: docs/spend.md.
 """
 
 from __future__ import annotations

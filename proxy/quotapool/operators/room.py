@@ -44,7 +44,8 @@ class RoomReader:
         overview = self._overview
         now = await overview.ledger.registry.time()
         span_s = max(0.0, now - self._before_at) if self._before_at else 0.0
-        before, after = self._before, dict[tuple[str, str], array[float]]()
+        before = self._before
+        after: dict[tuple[str, str], array[float]] = {}
         rooms: dict[Name, Room] = {}
         async for name, bucket in overview.ledger.stored.each():
             if max(bucket.learned) < 0:
