@@ -14,9 +14,8 @@ from quotapool.domain.subject import Subject
 from quotapool.domain.wallet import MONTHLY_STOP, Wallet
 from quotapool.ledger.stored_rules import Level
 from quotapool.openai.advice import advice
-from quotapool.operators.forecasts import is_empty
 from quotapool.operators.now_shapes import Action, Attention, RoomRow, WaitingRow
-from quotapool.operators.sentence import about, is_daily, runs_dry_soon
+from quotapool.operators.sentence import about, is_daily, is_empty, runs_dry_soon
 
 MOST_ROWS: Final = 50
 _MOST_IDS: Final = 20

@@ -16,7 +16,7 @@ from quotapool.observe.samples import History, Room, Track
 from quotapool.operators.now_shapes import DryTime, RoomRow
 
 _PACE_S: Final = 300.0
-_NOTHING_LEFT: Final = 0.02  # of the limit: less is no room for anything
+NOTHING_LEFT: Final = 0.02  # of the limit: less is no room for anything
 _WHOLE_MINUTE: Final = 59.0  # seconds: samples are not taken to the millisecond
 
 
@@ -39,11 +39,9 @@ def room_row(room: Room, history: History) -> RoomRow:
     )
 
 
-def is_empty(row: RoomRow) -> bool:
-    return row.limit > 0 and row.remaining <= _NOTHING_LEFT * row.limit
-
-
 def _dry(room: Room, history: History, track: Track | None) -> DryTime | None:
+    if room.limit > 0 and room.remaining <= NOTHING_LEFT * room.limit:
+        return DryTime(0.0, 0.0, 0.0)
     if track is None:
         return None
     per_day = PERIOD_S[Dimension(room.dimension)] > 60

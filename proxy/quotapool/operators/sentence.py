@@ -7,11 +7,14 @@ from datetime import UTC, datetime
 from typing import Final
 
 from quotapool.domain.quantities import PERIOD_S, Dimension
-from quotapool.operators.forecasts import is_empty
 from quotapool.operators.now_shapes import CreditRow, Fact, RoomRow, WaitingRow
 
 _SOON_MIN: Final = {False: 60.0, True: 1440.0}  # of a minute's budget, of a day's: later ones are no news
 _MOST_EMPTY: Final = 3  # models that are named as empty
+
+
+def is_empty(row: RoomRow) -> bool:
+    return row.dry is not None and not row.dry.minutes
 
 
 def is_daily(row: RoomRow) -> bool:
