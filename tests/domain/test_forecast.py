@@ -130,7 +130,9 @@ def test_four_of_five_ranges_have_the_true_time_in_them(demand, known_min, block
 
 
 def test_bursts_longer_than_a_block_make_it_wrong_more_often_but_not_much():
-    found = [is_right(long_bursts, seed, block=0.5, known_min=5.0, refill=200_000.0, level=1_000_000.0) for seed in SEEDS]
+    found = [
+        is_right(long_bursts, seed, block=0.5, known_min=5.0, refill=200_000.0, level=1_000_000.0) for seed in SEEDS
+    ]
     told = [right for right in found if right is not None]
     print(sum(told) / len(told), len(told))
     assert 0.6 <= sum(told) / len(told) <= 0.9

@@ -21,13 +21,12 @@ from typing import Final
 
 from quotapool.domain.bucket import DIMENSIONS, Bucket
 from quotapool.domain.quantities import Cost, Dimension, Limits
-from quotapool.observe.samples import Name, Reading, Room
+from quotapool.observe.samples import Reading, Room
 from quotapool.operators.overview import Overview
 
-SHOWN: Final = tuple((i, d) for i, d in enumerate(DIMENSIONS) if d is not Dimension.PROJECT_TPM)
-_OF_TOKENS: Final = frozenset(d for _, d in SHOWN if Cost(0, 1).of(d))
-_PER_BUCKET: Final = 2 * len(SHOWN)  # level and charge of each
-_NONE: Final = float("nan")
+SHOWN: Final = tuple((i, d.value) for i, d in enumerate(DIMENSIONS) if d is not Dimension.PROJECT_TPM)
+_OF_TOKENS: Final = frozenset(i for i, _ in SHOWN if Cost(0, 1).of(DIMENSIONS[i]))
+_UNBOUNDED: Final = float("nan")
 
 
 class RoomReader:
@@ -46,75 +45,56 @@ class RoomReader:
         span_s = max(0.0, now - self._before_at) if self._before_at else 0.0
         before = self._before
         after: dict[tuple[str, str], array[float]] = {}
-        rooms: dict[Name, Room] = {}
+        rooms: dict[str, dict[int, Room]] = {}
         async for name, bucket in overview.ledger.stored.each():
             if max(bucket.learned) < 0:
                 continue
-            account = overview.roster.pool.accounts.get(name[0])
-            configured = overview.settings.limits_for(*name)
-            burst_s = overview.settings.burst_for(name[0])
+            account, group = name
+            settings = overview.settings
+            configured, burst_s = settings.limits_for(account, group), settings.burst_for(account)
             bucket.refill(now, configured, burst_s=burst_s)
-            after[name] = _numbers(bucket)
-            if account is None or not account.usable:
+            levels = [bucket.level(i) for i, _ in SHOWN]
+            numbers = after[name] = array("d")
+            for (i, _), level in zip(SHOWN, levels, strict=True):
+                numbers.append(_UNBOUNDED if level is None else level)
+                numbers.append(bucket.charged[i])
+            holder = overview.roster.pool.accounts.get(account)
+            if holder is None or not holder.usable:
                 continue
-            known = before.get(name)
-            used = None if not span_s else _used(bucket, configured, burst_s, known, span_s)
-            self._add(rooms, name[1], bucket, configured, used)
+            known, of_group = before.get(name), rooms.setdefault(group, {})
+            cooling = int(bucket.cool_until > bucket.at)
+            for (i, dimension), level in zip(SHOWN, levels, strict=True):
+                if level is None:
+                    continue
+                room = of_group.get(i)
+                if room is None:
+                    room = of_group[i] = Room(group, dimension, 0.0, 0.0, 0.0, 0, 0, 0.0 if span_s else None)
+                rate = bucket.rate(i, configured)
+                room.limit += bucket.limit(i, configured)
+                room.remaining += max(0.0, level)
+                room.refill_per_minute += 60 * rate
+                room.accounts += 1
+                room.cooling += cooling
+                if room.used is not None:
+                    full = bucket.depth(i, configured, burst_s)
+                    room.used += _used(bucket, i, level, known, span_s * rate, full)
         self._before, self._before_at = after, now
-        return Reading(now, span_s, [rooms[name] for name in sorted(rooms)])
-
-    @staticmethod
-    def _add(
-        rooms: dict[Name, Room], group: str, bucket: Bucket, configured: Limits, used: dict[Dimension, float] | None
-    ) -> None:
-        cooling = int(bucket.cool_until > bucket.at)
-        for i, dimension in SHOWN:
-            level = bucket.level(i)
-            if level is None:
-                continue
-            room = rooms.get((group, dimension.value))
-            if room is None:
-                name = group, dimension.value
-                room = rooms[name] = Room(*name, 0.0, 0.0, 0.0, 0, 0, None if used is None else 0.0)
-            room.limit += bucket.limit(i, configured)
-            room.remaining += max(0.0, level)
-            room.refill_per_minute += 60 * bucket.rate(i, configured)
-            room.accounts += 1
-            room.cooling += cooling
-            if used is not None and room.used is not None:
-                room.used += used.get(dimension, 0.0)
+        return Reading(now, span_s, [of_group[i] for _, of_group in sorted(rooms.items()) for i in sorted(of_group)])
 
 
-def _numbers(bucket: Bucket) -> array[float]:
-    numbers = array("d")
-    for i, _ in SHOWN:
-        level = bucket.level(i)
-        numbers.extend((_NONE if level is None else level, bucket.charged[i]))
-    return numbers
-
-
-def _used(
-    bucket: Bucket, configured: Limits, burst_s: float, before: array[float] | None, span_s: float
-) -> dict[Dimension, float]:
-    """Since the reading before. A bucket that was not there then is new."""
-    used: dict[Dimension, float] = {}
-    for n, (i, dimension) in enumerate(SHOWN):
-        level = bucket.level(i)
-        if level is None:
-            continue
-        charged = bucket.charged[i]
-        if before is None:
-            used[dimension] = charged
-            continue
-        charged -= before[2 * n + 1]
-        if charged < -bucket.limit(i, configured):  # the store was emptied: it counts from 0 again
-            charged = bucket.charged[i]
-        was = before[2 * n]
-        if dimension in _OF_TOKENS and was == was:  # noqa: PLR0124 - NaN: it was unbounded
-            full, most = bucket.depth(i, configured, burst_s), was + span_s * bucket.rate(i, configured)
-            charged = most - level if most <= full else min(max(charged, full - level), most - level)
-        used[dimension] = charged
-    return used
+def _used(bucket: Bucket, i: int, level: float, before: array[float] | None, refill: float, full: float) -> float:
+    """Since the reading before; a bucket that was not there then is new. `refill`: what came back since, if there was
+    place for it; `full`: what a full bucket holds."""
+    charged = bucket.charged[i]
+    if before is None:
+        return charged
+    was = before[2 * i]
+    if charged - before[2 * i + 1] >= -full:  # else the store was emptied, and it counts from 0 again
+        charged -= before[2 * i + 1]
+    if i in _OF_TOKENS and was == was:  # noqa: PLR0124 - NaN: it was unbounded
+        most = was + refill
+        return most - level if most <= full else min(max(charged, full - level), most - level)
+    return charged
 
 
 def account_rows(bucket: Bucket, configured: Limits) -> Iterator[tuple[str, float, float]]:
@@ -122,4 +102,4 @@ def account_rows(bucket: Bucket, configured: Limits) -> Iterator[tuple[str, floa
     for i, dimension in SHOWN:
         level = bucket.level(i)
         if level is not None:
-            yield dimension.value, max(0.0, level), bucket.limit(i, configured)
+            yield dimension, max(0.0, level), bucket.limit(i, configured)
