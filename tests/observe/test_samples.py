@@ -1,4 +1,4 @@
-"""An hour of samples in the store: what comes out is what went in, little is kept, and one replica samples at a time."""
+"""An hour of samples in the store: what comes out is what went in, little is kept, one replica samples at a time."""
 
 from __future__ import annotations
 
@@ -59,9 +59,8 @@ def test_one_model_of_several_chunks():
     everything = History()
     for chunk in (first, second):
         everything.add(chunk)
-    assert {name[0]: numbers(track.remaining) for name, track in everything.tracks.items()} == {
-        **{"a": [1, None], "b": [2, 3], "c": [None, 4]},
-    }
+    left = {name[0]: numbers(track.remaining) for name, track in everything.tracks.items()}
+    assert left == {"a": [1, None], "b": [2, 3], "c": [None, 4]}
 
 
 def test_names_beyond_two_hundred_are_added_up_and_those_that_were_there_stay():

@@ -69,6 +69,10 @@ class Reporter(Observer):
         if self.keep is not None:
             self.keep(record, total_s, overhead_s)
 
+    def response_ended(self, record: RequestRecord) -> None:
+        if self.keep is not None:
+            self.keep(record, record.total_s, 0.0)
+
     def event_refused(self, record: RequestRecord) -> None:
         self._metrics.refusals[record.code].inc()
         self.refused(record)
