@@ -45,7 +45,7 @@ class Resolution:
 
 
 def _rows(pairs: int, refusals: int) -> dict[Table, int]:
-    return {"client": pairs, "key": pairs, "refusal": refusals, "rescue": 20}
+    return {"client": pairs, "key": pairs, "refusal": refusals, "rescue": 8}  # of six words
 
 
 # Up to 512 short rows a hash is one compact block in the store: 59 bytes a row instead of 90.
