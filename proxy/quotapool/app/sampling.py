@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from quotapool.domain.waiting import Waiting
-from quotapool.observe.samples import EVERY_S, Bounded, SampleStore
+from quotapool.observe.samples import EVERY_S, LEASE_S, Bounded, SampleStore
 from quotapool.operators.overview import Overview
 from quotapool.operators.room import RoomReader
 from quotapool.store.store import StoreError
@@ -33,6 +33,7 @@ class Sampling:
         self._waiting = waiting
         self._reader: RoomReader | None = None  # None: another replica samples
         self._bounded = Bounded()
+        self._took_s = 0.0  # to read all buckets; the next sample comes so much later
 
     async def run(self) -> None:
         """Forever. What fails is logged once and tried again; nobody waits for it."""
@@ -60,14 +61,16 @@ class Sampling:
 
     async def tick(self) -> None:
         """One sample, if it is this replica's turn. Raises StoreError."""
-        if not await self._samples.acquire():
+        if not await self._samples.acquire(max(LEASE_S, 3 * _PAUSE_FACTOR * self._took_s)):
             self._reader = None
             return
         now = await self._overview.follow()
         if self._reader is None:
             self._reader = RoomReader(self._overview)
             self._bounded = Bounded(await self._samples.names(now))
+        began = time.monotonic()
         reading = self._bounded.rows(await self._reader.read())
+        self._took_s = time.monotonic() - began
         waiting = await self._samples.waiting()
         await self._samples.add(reading, sum(row.waiting for row in waiting))
 

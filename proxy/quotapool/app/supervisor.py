@@ -84,8 +84,8 @@ class Supervisor:
         self._alerting = Alerting(
             settings, self._overview, self._credit, resources.redactor.clean, lambda: self._openai.key_ends
         )
-        self._samples = SampleStore(resources.store, settings.pool, secrets.token_hex(8))
-        self._sampling = Sampling(self._overview, self._samples, lambda: self._workers.waiting)
+        samples = SampleStore(resources.store, settings.pool, secrets.token_hex(8))
+        self._sampling = Sampling(self._overview, samples, lambda: self._workers.waiting)
         self._background = BackgroundTasks()
 
     async def run(self) -> None:
@@ -121,9 +121,10 @@ class Supervisor:
         resources = self._resources
         keys = KeyOperations(self._overview, resources.sources, resources.redactor)
         apply = partial(self._kept, self._apply_changed_keys)
-        reader = NowReader(keys, self._samples, self._credit_status)
+        samples = SampleStore(resources.admin_store, self.settings.pool)
+        reader = NowReader(keys, samples, self._credit_status)
         spend = SpendStore(resources.admin_store, self.settings.pool)
-        now = NowHandlers(reader, self._samples, spend, lambda: self._pricing.price_list)
+        now = NowHandlers(reader, samples, spend, lambda: self._pricing.price_list)
         api = AdminApi(keys, resources.admin_store, self._probing.prober.probe_now, apply, now)
         app = admin_app(
             token=resources.admin_token,

@@ -27,7 +27,7 @@ EVERY_S: Final = 5.0
 KEPT_MINUTES: Final = 60
 MOST_SERIES: Final = 200
 _KEPT_S: Final = (KEPT_MINUTES + 5) * 60
-_LEASE_MS: Final = 20_000
+LEASE_S: Final = 20.0
 _QUEUES_S: Final = 10.0  # after which a replica's queues count for nothing: it is gone
 _NUMBERS: Final = 3
 _AT_ONCE: Final = 20  # chunks in one answer, 700 KB if they are full
@@ -208,16 +208,17 @@ class SampleStore:
 
     # ---- who samples
 
-    async def acquire(self) -> bool:
-        """Become the replica that samples, or stay it; False: another one does."""
+    async def acquire(self, for_s: float = LEASE_S) -> bool:
+        """Become the replica that samples, or stay it, for so long; False: another one does."""
+        lease_ms = int(for_s * 1000)
         client, key = self._store.client, f"{self.prefix}:lease"
-        if await self._call(client.set(key, self._owner, nx=True, px=_LEASE_MS)):
+        if await self._call(client.set(key, self._owner, nx=True, px=lease_ms)):
             self._chunk = None  # another one may have written since
             return True
         if text_of(await self._call(client.get(key)) or b"") != self._owner:
             self._chunk = None
             return False
-        return bool(await self._call(client.set(key, self._owner, xx=True, px=_LEASE_MS)))
+        return bool(await self._call(client.set(key, self._owner, xx=True, px=lease_ms)))
 
     async def release(self) -> None:
         """Let another replica sample at once."""

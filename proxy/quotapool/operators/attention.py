@@ -34,6 +34,7 @@ _OF_STATE: Final[dict[State, tuple[_Severity, tuple[Action, ...]]]] = {
     State.DISABLED: ("info", ("enable",)),
     State.DRAINING: ("info", ("enable",)),
 }
+_SHOW_CLIENT: Final[tuple[Action, ...]] = ("show_client",)
 _SHOW: Final[dict[str, Action]] = {"key": "show_key", "account": "show_account", "organization": "show_account"}
 
 
@@ -153,8 +154,8 @@ def of_clients(
     several = "budgets of these are nearly or wholly used"
     for subject, of_subject in levels.items():
         for alert in rules.of_client_budgets(subject, of_subject, now.timestamp()):
-            name = subject.removeprefix("client ")
-            yield Concern(_severity(alert), "client", "client_budget", name, alert.text, several, ("show_client",))
+            name, actions = subject.removeprefix("client "), _SHOW_CLIENT if subject.startswith("client ") else ()
+            yield Concern(_severity(alert), "client", "client_budget", name, alert.text, several, actions)
     for alert in rules.of_expiring_clients(expiries, within=_CLIENTS_WITHIN, now=now):
         name = alert.subject.removeprefix("client ")
         text = "the access of these ends soon: quotapool clients set NAME --expires-on DATE"

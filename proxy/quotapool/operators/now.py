@@ -38,6 +38,7 @@ _STALE_S: Final = 30.0  # without a sample, after which the buckets are read her
 _PAUSE_FACTOR: Final = 20  # reading them here takes at most a twentieth of our time
 _CLIENTS_S: Final = 10.0
 _KEYS_AT_ONCE: Final = 500
+_CLIENTS_AT_ONCE: Final = 200
 _WALLETS_AT_ONCE: Final = 200
 _SERIES_AT_ONCE: Final = 20
 
@@ -68,8 +69,7 @@ class NowReader:
         self._credit_status = CreditStatus(datetime.fromtimestamp(0, UTC))
         self._credit: list[CreditRow] = []
         self._credit_concerns: list[Concern] = []
-        self._levels: Mapping[str, list[Level]] = {}
-        self._expiries: Mapping[str, float] = {}
+        self._client_concerns: list[Concern] = []
         self._clients_at = 0.0
         self._counted_of: tuple[object, object, Mapping[str, str]] | None = None
         self._counts: dict[str, int] = {}
@@ -127,7 +127,7 @@ class NowReader:
         concerns += attention.of_room(self._room)
         concerns += attention.of_queues(waiting)
         concerns += self._credit_concerns
-        concerns += attention.of_clients(self._levels, self._expiries, now)
+        concerns += self._client_concerns
         concerns += attention.of_daily_limit(status.spent_today, status.closed_until, now)
         return attention.grouped(concerns)
 
@@ -143,11 +143,20 @@ class NowReader:
         if status is not self._credit_status:
             await self._take_credit(status)
         if time.monotonic() - self._clients_at > _CLIENTS_S or not self._clients_at:
-            levels: dict[str, list[Level]] = {}
-            for one in await self._overview.client_rules.levels():
-                levels.setdefault(one.subject, []).append(one.level)
-            self._levels, self._expiries = levels, self._overview.client_rules.expiries()
+            await self._read_clients(datetime.fromtimestamp(now, UTC))
             self._clients_at = time.monotonic()
+
+    async def _read_clients(self, now: datetime) -> None:
+        rules = self._overview.client_rules
+        concerns = list(attention.of_clients({}, rules.expiries(), now))
+        levels: dict[str, list[Level]] = {}
+        for one in await rules.levels():
+            levels.setdefault(one.subject, []).append(one.level)
+        for number, (subject, of_subject) in enumerate(levels.items(), 1):
+            concerns += attention.of_clients({subject: of_subject}, {}, now)
+            if number % _CLIENTS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        self._client_concerns = concerns
 
     async def _read_room(self, now: float) -> None:
         latest = await self._samples.latest()
