@@ -148,7 +148,7 @@ def room_table(rows: Sequence[RoomRow]) -> Table:
     ordered = sorted(rows, key=lambda row: (row.dry is None, row.dry.minutes if row.dry else 0.0))
     for row in ordered:
         cells = map(number, (row.remaining, row.limit, row.used_per_minute, row.refill_per_minute))
-        waits = f"; {row.cooling} wait" if row.cooling else ""
+        waits = f"; {row.cooling:,} cool down" if row.cooling else ""
         table.add_row(row.model, row.dimension, *cells, _dry(row.dry) + waits)
     return table
 
