@@ -30,7 +30,7 @@ export type AttemptRow = {
   upstream_request_id: string;
 };
 
-/** Something to look at. `code`: a key's, account's or organisation's reason, or `dry`, `credit_low`, `credit_expires`, `client_budget`, `client_expires`, `queue`, `locked`, `store_away`. `ids`: the first of `count` that are alike; `since`: Unix seconds, 0 if not known; `next`: what to do; `actions`: that help, the best first. */
+/** Something to look at. `code`: a key's, account's or organisation's reason, or `dry`, `credit_low`, `credit_expires`, `client_budget`, `client_expires`, `queue`, `daily_limit`, `locked`, `store_away`. `ids`: the first 20 of `count` that are alike; `since`: Unix seconds, 0 if not known; `next`: what to do, or what is the case; `actions`: that help, the best first. */
 export type Attention = {
   severity: "critical" | "info" | "warning";
   kind: "account" | "client" | "key" | "model" | "organization" | "pool";
@@ -164,7 +164,7 @@ export type Configuration = {
   after_restart: string[];
 };
 
-/** An account whose credit or monthly limit is known, the first to run out first. USD; times are ISO 8601 in UTC. `error_days`: how far `empty_at` may be off, from how the last days' spend varied; null: too few days. */
+/** An account whose credit or monthly limit is known, the first to run out first. USD; times are ISO 8601 in UTC. `error_days`: how far `empty_at` may be off, from how the last days' spend varied; null: too few days, or they vary too much. */
 export type CreditRow = {
   account: string;
   remaining_usd: number | null;
@@ -205,11 +205,11 @@ export type DryRunAnswer = {
   out_count: number;
 };
 
-/** When a budget runs dry, if the pace of the last minutes stays: `minutes` from now, and the range in which that lies in four of five cases. A budget that is never dry at this pace has none. */
+/** When a budget runs dry, if the pace of the last minutes stays: `minutes` from now, and the range in which that lies in four of five cases; `latest` null: the pace is so uneven that it may as well never be dry. A budget that is never dry at this pace has none. */
 export type DryTime = {
   minutes: number;
   earliest: number;
-  latest: number;
+  latest: number | null;
 };
 
 /** For calls that take no query, or no body: anything given there is misspelt or misplaced. */
@@ -489,7 +489,7 @@ export type NewTeam = {
   id: string;
 };
 
-/** `at`: Unix seconds; `sentence`: `facts` in English. */
+/** `at`: Unix seconds; `sentence`: `facts` in English. `keys`: by state. `requests_per_minute`: that used something at OpenAI or were refused here, `errors_per_minute`: that were refused here; both over the last one or two minutes. `attention` and `credit` have at most 50 rows. */
 export type Now = {
   at: number;
   pool: string;
@@ -660,7 +660,7 @@ export type Samples = {
   series: SampleSeries[];
 };
 
-/** What clients were spared since the beginning of the month (`since`, ISO 8601). `rescued`: requests that were served after an attempt failed, by what had failed: `rate_limit`, `money`, `key`, `network`, `server`; `queued`: served after a wait instead of a refusal; `cached_usd`: what upstream's own prompt cache saved. */
+/** What clients were spared since the beginning of the month (`since`, ISO 8601). `rescued`: requests that were served after an attempt failed, by what had failed first: `rate_limit`, `money`, `key`, `network`, `server`; `queued`: served after a wait instead of a refusal (it may be among the rescued, too); `cached_usd`: what upstream's own prompt cache saved: the month's cached tokens by model, at today's prices for short prompts of text. */
 export type Savings = {
   since: string;
   rescued: Record<string, number>;

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from quotapool.app.worker_pipe import Alive, Channel, Configure, Ready
+from quotapool.app.worker_pipe import Alive, Channel, Configure, InQueues, Ready
 from quotapool.app.workers import Workers
+from quotapool.domain.waiting import Waiting
 
 pytestmark = pytest.mark.usefixtures("virtual_time")
 
@@ -43,6 +44,16 @@ async def beats(channel: Channel, seconds: float) -> None:
     for _ in range(int(seconds * 2)):
         await channel.send(Alive())
         await asyncio.sleep(0.5)
+
+
+async def test_what_waits_in_a_worker_is_what_it_told_last(worker):
+    workers, _, channel = worker
+    await channel.send(InQueues([Waiting("gpt", "tpm", "app", "", 3, 1.5)]))
+    await beats(channel, 1)
+    assert workers.waiting == [Waiting("gpt", "tpm", "app", "", 3, 1.5)]
+    await channel.send(InQueues([]))
+    await beats(channel, 1)
+    assert workers.waiting == []
 
 
 async def test_a_worker_counts_from_when_it_is_ready(worker):

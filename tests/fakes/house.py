@@ -61,6 +61,7 @@ class Recorder(Observer):
         self.suspended: list[str] = []
         self.models: list[str] = []  # that upstream was seen to know
         self.refused_events: list[tuple[str, tuple[str, ...]]] = []  # in sessions: (code, rules of the client)
+        self.responses: list[RequestRecord] = []  # in sessions
         self.retries = 0
         self.waiting = 0
         self.streams = 0
@@ -73,6 +74,9 @@ class Recorder(Observer):
 
     def event_refused(self, trip: RequestRecord) -> None:
         self.refused_events.append((trip.code, trip.rules))
+
+    def response_ended(self, record: RequestRecord) -> None:
+        self.responses.append(record)
 
     def retrying(self, leg: AttemptRecord) -> None:
         self.retries += 1

@@ -183,6 +183,7 @@ async def test_full_tables_take_no_more_memory_than_the_documents_say(spend):
                 client = f"team-{n:04d}-backend"
                 batch.add(Entry(f"account-{n:04d}", f"key-{n:04d}", "gpt-5.5-mini", client, "exact", *used), AT)
                 batch.refuse(client, "client_limit tpm", n + 1, AT)
+                batch.rescue(f"what_had_failed_{n}", n + 1, AT)
             batch.days.clear()
             await spend.send(batch, new_batch_id())
             full = f"{spend.prefix}:{rollups.key_of(name, (resolution, resolution.start(AT)))}"

@@ -56,6 +56,28 @@ async def test_those_who_wait_are_served_in_order(open_pool):
     assert pool.is_idle()
 
 
+async def test_who_waits_and_for_what_is_told_without_looking_at_each_of_them(open_pool):
+    pool = await open_pool({"a": 1}, **SLOW)
+    assert pool.admission.waiting() == []
+    await pool.drain("a", -2000)
+    wants = [pool.want(1000) for _ in range(5)]
+    for want in wants[1:]:
+        want.client = "bulk"
+    waiting = [asyncio.create_task(pool.admission.admit(want)) for want in wants]
+    await queued(pool, 5)
+    await asyncio.sleep(1)
+    rows = {row.client: row for row in pool.admission.waiting()}
+    assert {name: (row.model, row.dimension, row.rule, row.waiting) for name, row in rows.items()} == {
+        "bulk": (GROUP, "tpm", "", 4),
+        "": (GROUP, "tpm", "", 1),
+    }
+    assert rows["bulk"].longest_s == pytest.approx(1, abs=0.05)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert pool.admission.waiting() == []
+
+
 async def test_a_large_one_at_the_head_is_not_overtaken_by_small_ones(open_pool):
     pool = await open_pool({"a": 1}, **SLOW)
     await pool.drain("a", 0)

@@ -121,6 +121,12 @@ async def test_a_realtime_response_is_paid_with_what_it_used(open_hall):
     # The session's own line says what all of it used.
     assert hall.ends.trips[0].attempts[0].usage.total == 700
     assert hall.ends.trips[0].status == 101
+    # And each response is kept as a request of its own.
+    (response,) = hall.house.recorder.responses
+    assert response.id == f"{hall.ends.trips[0].id}.1"
+    assert (response.status, response.code, response.model) == (200, "", hall.ends.trips[0].model)
+    assert response.attempts == [leg]
+    assert leg.status == 200
 
 
 async def test_usage_is_found_wherever_the_type_stands_in_an_event(open_hall):

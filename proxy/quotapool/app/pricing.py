@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 
 from quotapool.app.worker_pipe import RateCards
+from quotapool.money.price_list import PriceList
 from quotapool.money.prices import compile_cards
 from quotapool.money.rate_cards import CardSet
 from quotapool.settings.money import ModelPrices
@@ -23,9 +24,15 @@ class Pricing:
 
     def __init__(self, prices: Mapping[str, ModelPrices], broadcast: Callable[[RateCards], Awaitable[None]]) -> None:
         self._cards = CardSet()
+        self._price_list = PriceList(self._cards)
         self._prices = prices
         self._broadcast = broadcast
         self._changed = asyncio.Event()
+
+    @property
+    def price_list(self) -> PriceList:
+        """Today's; empty until they are compiled."""
+        return self._price_list
 
     def reload(self, prices: Mapping[str, ModelPrices]) -> None:
         if prices != self._prices:
@@ -43,7 +50,7 @@ class Pricing:
                 _log.exception("prices cannot be compiled: requests count as unpriced, the old cards stay")
                 cards = self._cards
             if cards != self._cards:
-                self._cards = cards
+                self._cards, self._price_list = cards, PriceList(cards)
                 await self._broadcast(RateCards(cards))
                 _log.info("prices", version=cards.version, day=cards.day, models=len(cards.cards))
             tomorrow = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
@@ -23,18 +25,24 @@ from quotapool.app.credit_watch import CreditWatch
 from quotapool.app.openai_sync import OpenAISync
 from quotapool.app.pricing import Pricing
 from quotapool.app.probing import Probing
+from quotapool.app.sampling import Sampling
 from quotapool.app.startup import CannotStart, Resources, open_resources, stamps
 from quotapool.app.worker_pipe import Configure
 from quotapool.app.workers import Workers
 from quotapool.domain.observer import Observer
 from quotapool.keys.keyring import secrets_in
 from quotapool.ledger.budgets import Ledger, StoreUnavailable
+from quotapool.money.credit_control import CreditStatus
+from quotapool.money.spend_store import SpendStore
 from quotapool.observe import logs
 from quotapool.observe.redaction import Redactor, to_be_listed
+from quotapool.observe.samples import SampleStore
 from quotapool.operators.admin_api import AdminApi
 from quotapool.operators.keys import KeyOperations
 from quotapool.operators.listener import admin_app
 from quotapool.operators.metrics_page import MetricsPage
+from quotapool.operators.now import NowReader
+from quotapool.operators.now_handlers import NowHandlers
 from quotapool.operators.overview import Overview
 from quotapool.settings import ConfigError, Settings, changed_sections, for_workers, to_wire, waiting_for_restart
 from quotapool.store.store import StoreError
@@ -76,6 +84,8 @@ class Supervisor:
         self._alerting = Alerting(
             settings, self._overview, self._credit, resources.redactor.clean, lambda: self._openai.key_ends
         )
+        samples = SampleStore(resources.store, settings.pool, secrets.token_hex(8))
+        self._sampling = Sampling(self._overview, samples, lambda: self._workers.waiting)
         self._background = BackgroundTasks()
 
     async def run(self) -> None:
@@ -98,6 +108,7 @@ class Supervisor:
                 await self._reload_until_stopped()
             await self._background.stop()
             await self._alerting.stop()
+            await self._sampling.stop()
             self._phase = "draining"
             _log.info("draining", open_for_at_most_s=self.settings.drain_timeout)
             self._resources.listener.close()
@@ -110,7 +121,11 @@ class Supervisor:
         resources = self._resources
         keys = KeyOperations(self._overview, resources.sources, resources.redactor)
         apply = partial(self._kept, self._apply_changed_keys)
-        api = AdminApi(keys, resources.admin_store, self._probing.prober.probe_now, apply)
+        samples = SampleStore(resources.admin_store, self.settings.pool)
+        reader = NowReader(keys, samples, self._credit_status)
+        spend = SpendStore(resources.admin_store, self.settings.pool)
+        now = NowHandlers(reader, samples, spend, lambda: self._pricing.price_list)
+        api = AdminApi(keys, resources.admin_store, self._probing.prober.probe_now, apply, now)
         app = admin_app(
             token=resources.admin_token,
             metrics=MetricsPage(self._overview.metrics, self._refresh_metrics, resources.metrics_dir).body,
@@ -123,6 +138,11 @@ class Supervisor:
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, resources.admin_listener).start()
+
+    async def _credit_status(self) -> CreditStatus:
+        """The latest that was assessed. Raises StoreError."""
+        standing = self._credit.standing
+        return standing if standing is not None else await self._overview.credit.assess(datetime.now(UTC))
 
     async def _refresh_metrics(self) -> None:
         self._overview.metrics.workers.set(self._workers.alive)
@@ -151,6 +171,7 @@ class Supervisor:
         background.start("prices", self._pricing.run)
         background.start("credit", self._credit.run)
         background.start("alerts", self._alerting.run)
+        background.start("samples", self._sampling.run)
         background.start("OpenAI's own data", self._openai.run)
         background.start("probes", self._probing.prober.run)
         background.start("configuration files", self._watch_files)

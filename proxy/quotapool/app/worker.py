@@ -21,7 +21,19 @@ from prometheus_client import CollectorRegistry
 from quotapool.app.build import build_request_path
 from quotapool.app.collector import collect_rarely, keep_what_is_built, keeping_what_is_built
 from quotapool.app.lag import LagWatch
-from quotapool.app.worker_pipe import HEARTBEAT_S, Alive, Channel, Configure, Drain, RateCards, Ready, SpendControl
+from quotapool.app.worker_pipe import (
+    HEARTBEAT_S,
+    Alive,
+    Channel,
+    Configure,
+    Drain,
+    InQueues,
+    RateCards,
+    Ready,
+    SpendControl,
+)
+from quotapool.domain.request_record import ANONYMOUS
+from quotapool.domain.waiting import Waiting
 from quotapool.keys.keyring import credentials_of, keyring, secrets_in
 from quotapool.ledger.budgets import Ledger
 from quotapool.money.spend_counter import SpendCounter
@@ -49,6 +61,8 @@ _log = structlog.get_logger()
 _LOOK_S: Final = 0.5  # an idle worker looks at the pool's version this often
 _IDLE_GRACE_S: Final = 1.0  # while draining, idle connections may bring one more request for this long
 _NEXT_S: Final = 0.25  # and so may one whose answer had begun, without a word of closing, before the drain
+_REPORT_S: Final = 2.0  # what waits in the queues is reported this often
+_LONGEST: Final = 128  # characters of a name that clients chose
 _LAST_WORDS_S: Final = 1.0  # for clients of sessions to answer that they close
 
 
@@ -78,6 +92,7 @@ class Worker:
         )
         self.spend = SpendCounter(SpendStore(self.store, self.settings.pool), self.reporter)
         self.reporter.spend, self.reporter.refused = self.spend.count, self.spend.refused
+        self.reporter.rescued = self.spend.rescued
         self.ring = RequestRing(
             RequestStore(self.store, self.settings.pool),
             self.settings.requests_kept,
@@ -155,6 +170,14 @@ class Worker:
         self.paths.roster.hurry(control.urgency)
         self.paths.daily_limit.spent_until = control.closed_until
 
+    def waiting(self) -> list[Waiting]:
+        """Who waits in its queues, and for what. Models are names that clients chose."""
+        rows = self.paths.admission.waiting()
+        for row in rows:
+            row.model = self.redactor.word(row.model)[:_LONGEST]
+            row.client = "anonymous" if row.client == ANONYMOUS else row.client
+        return rows
+
     async def look(self) -> None:
         """While idle no batch brings the version, so look for it."""
         while True:
@@ -221,6 +244,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     lagging = asyncio.create_task(LagWatch(worker.metrics.event_loop_lag.set).run())
     booking = asyncio.create_task(worker.spend.run())
     keeping = asyncio.create_task(worker.ring.run())
+    reporting = asyncio.create_task(_report(channel, worker))
     await channel.send(Ready())
     patience = worker.settings.drain_timeout
     while True:
@@ -250,6 +274,19 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     keeping.cancel()
     await worker.close()
     beating.cancel()
+    reporting.cancel()
+
+
+async def _report(channel: Channel, worker: Worker) -> None:
+    """Let the supervisor know what waits in the queues."""
+    told = False
+    with contextlib.suppress(ConnectionError):
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            rows = worker.waiting()
+            if rows or told:
+                await channel.send(InQueues(rows))
+            told = bool(rows)
 
 
 async def _beat(channel: Channel) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from quotapool.domain.waiting import Waiting
 from quotapool.money.rate_cards import CardSet
 
 HEARTBEAT_S: Final = 0.5
@@ -54,7 +55,13 @@ class Alive(msgspec.Struct, tag="alive"):
     """Worker to supervisor, every `HEARTBEAT_S` from its event loop."""
 
 
-Message = Configure | Drain | Ready | Alive | SpendControl | RateCards
+class InQueues(msgspec.Struct, tag="in_queues"):
+    """Worker to supervisor, every two seconds while requests wait, and once when none does any more."""
+
+    rows: list[Waiting]
+
+
+Message = Configure | Drain | Ready | Alive | SpendControl | RateCards | InQueues
 _decoder: Final[msgspec.json.Decoder[Message]] = msgspec.json.Decoder(Message)
 
 

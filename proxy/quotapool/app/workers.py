@@ -18,7 +18,8 @@ from typing import Final
 
 import structlog
 
-from quotapool.app.worker_pipe import HEARTBEAT_S, Channel, Configure, Drain, Message, Ready
+from quotapool.app.worker_pipe import HEARTBEAT_S, Channel, Configure, Drain, InQueues, Message, Ready
+from quotapool.domain.waiting import Waiting, added_up
 from quotapool.observe import shared_values
 
 _log = structlog.get_logger()
@@ -64,6 +65,11 @@ class Workers:
         """Whether each worker was ready and hangs now."""
         return all(slot.hangs for slot in self._slots)
 
+    @property
+    def waiting(self) -> list[Waiting]:
+        """What requests of all workers wait for, as it was reported last."""
+        return added_up(row for slot in self._slots for row in slot.waiting)
+
     async def start(self) -> None:
         """Start all and wait until each accepts connections or has failed for the first time."""
         for slot in self._slots:
@@ -96,6 +102,7 @@ class _Slot:
         self._configured = False  # the configuration was sent, which must be the first message
         self._ready = False  # it accepts connections
         self._silent_s = 0.0  # since its last heartbeat
+        self.waiting: list[Waiting] = []  # in its queues
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
@@ -151,6 +158,7 @@ class _Slot:
         channel = self._channel = await Channel.over(ours)
         tasks = asyncio.create_task(self._talk(channel)), asyncio.create_task(self._watch(process))
         status = await process.wait()
+        self.waiting = []
         self.tried.set()
         for task in tasks:
             task.cancel()
@@ -178,6 +186,8 @@ class _Slot:
             if isinstance(message, Ready):
                 self._ready = True
                 self.tried.set()
+            elif isinstance(message, InQueues):
+                self.waiting = message.rows
 
     async def reload(self) -> None:
         await self._send_if_alive(self._workers.configure)

@@ -114,6 +114,36 @@ def check(
 
 
 @app.command()
+def now(config: ConfigOption = None, env_file: EnvFileOption = None, json: JsonOption = False) -> None:
+    """How the pool stands: what to look at, how much room each model has, what runs dry first and when, who waits."""
+    from quotapool.cli.now import show_now
+
+    raise typer.Exit(show_now(settings_or_exit(config, env_file), as_json=json))
+
+
+@app.command()
+def room(
+    model: Annotated[str, typer.Argument(help="A model, or the name of its group.")],
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every account of a large pool.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """How much room one model has, in all and by account, and when it runs dry at this pace."""
+    from quotapool.cli.now import show_room
+
+    raise typer.Exit(show_room(settings_or_exit(config, env_file), model, show_all=everything, as_json=json))
+
+
+@app.command()
+def savings(config: ConfigOption = None, env_file: EnvFileOption = None, json: JsonOption = False) -> None:
+    """What clients were spared this month: errors, refusals, and money by OpenAI's prompt cache."""
+    from quotapool.cli.savings import run
+
+    raise typer.Exit(run(settings_or_exit(config, env_file), as_json=json))
+
+
+@app.command()
 def usage(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,

@@ -14,6 +14,7 @@ import heapq
 import itertools
 import sys
 from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -101,6 +102,11 @@ class FairQueue(Generic[T]):
     def waiting_of(self, client: str, priority: int = 0) -> int:
         """How many items of this client wait."""
         return self._waiting[f"{priority}/{client}"]
+
+    def lanes(self) -> Iterator[tuple[str, int, T]]:
+        """Each client that waits, once for each of its priorities: how many items, and the first of them."""
+        for ticket in self._ticket.values():
+            yield ticket.lane.partition("/")[2], self._waiting[ticket.lane], ticket.item
 
     def served(self, item: T) -> None:
         """`item` got what it waited for: the queue's virtual time advances to its tag. An item served before its

@@ -27,6 +27,9 @@ class Observer:
     def event_refused(self, record: RequestRecord) -> None:
         """The proxy refused an event in a session. `record`: of the session, with this refusal's code and rules."""
 
+    def response_ended(self, record: RequestRecord) -> None:
+        """A response within a session is over. `record`: the session's, as it would be of a request for this alone."""
+
     def retrying(self, attempt: AttemptRecord) -> None:
         """Another attempt follows this one."""
 

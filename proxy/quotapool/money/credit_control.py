@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from quotapool.domain.pool import Account, Pool
 from quotapool.domain.states import WALLET, Record, State
 from quotapool.domain.subject import Subject
-from quotapool.domain.wallet import PICO, Grant, Wallet, wallet
+from quotapool.domain.wallet import BURN_DAYS, PICO, Grant, Wallet, wallet
 from quotapool.ledger.budgets import Ledger
 from quotapool.money.spend_store import SpendStore
 from quotapool.money.topups import Topups
@@ -111,6 +111,14 @@ class CreditControl:
         limit = self.settings.spend.daily_limit_usd
         is_spent = limit is not None and today >= round(limit * PICO)
         return CreditStatus(now, wallets, today, end.timestamp() if is_spent else 0.0)
+
+    def whole_days(self, account: str, today: date) -> list[int]:
+        """What an account cost on the last seven days before `today`, as far as it was in use: picodollars, the oldest
+        first. As of the last assessment."""
+        spent = self._spent_by_day.get(account, _NOTHING)
+        first = min((day for day, amount in spent.items() if amount), default=today)
+        days = (today - timedelta(ago) for ago in range(BURN_DAYS, 0, -1))
+        return [spent.get(day, 0) for day in days if day >= first]
 
     def _reads_all(self, now: datetime, recorded: Mapping[str, Sequence[Grant]], watched: Sequence[str]) -> bool:
         """Whether all accounts are due, or no dearer to read; else only those that are watched are assessed."""

@@ -1,8 +1,9 @@
 """Usage in slots of time: how long each kind of slot is kept, how many rows it holds, and which slots make up a span.
 
-Pure. A slot has three tables: `client` (client, model), `key` (account, key, model) and `refusal` (client, why). Their
-rows are bounded, since a slot costs memory for as long as it is kept: when a table is full, the half of its rows that
-used fewer tokens becomes part of one row, `other`. What that costs at worst: docs/spend.md.
+Pure. A slot has four tables: `client` (client, model), `key` (account, key, model), `refusal` (client, why) and
+`rescue` (what requests were saved from, `rescues.py`). Their rows are bounded, since a slot costs memory for as long as
+it is kept: when a table is full, the half of its rows that used fewer tokens becomes part of one row, `other`. What
+that costs at worst: docs/spend.md.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import msgspec
 
 from quotapool.money.spent import Spent
 
-Table = Literal["client", "key", "refusal"]
+Table = Literal["client", "key", "refusal", "rescue"]
 OTHER: Final = "other"
 _SEPARATOR: Final = "\0"  # no id of a client, account or key has it; a model is the last part
-_DEPTH: Final[dict[Table, int]] = {"client": 1, "key": 2, "refusal": 1}  # separators in a name
+_DEPTH: Final[dict[Table, int]] = {"client": 1, "key": 2, "refusal": 1, "rescue": 0}  # separators in a name
 ALL_OTHER: Final[dict[Table, str]] = {table: _SEPARATOR.join([OTHER] * (depth + 1)) for table, depth in _DEPTH.items()}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # As stored, a sum's position: what is mostly 0 comes last, where zeros are left out.
@@ -44,7 +45,7 @@ class Resolution:
 
 
 def _rows(pairs: int, refusals: int) -> dict[Table, int]:
-    return {"client": pairs, "key": pairs, "refusal": refusals}
+    return {"client": pairs, "key": pairs, "refusal": refusals, "rescue": 8}  # of six words
 
 
 # Up to 512 short rows a hash is one compact block in the store: 59 bytes a row instead of 90.

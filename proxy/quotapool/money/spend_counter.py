@@ -23,6 +23,7 @@ from quotapool.domain.wallet import PICO
 from quotapool.money.billing import billed_usage
 from quotapool.money.price_list import STANDARD, PriceList, price, standard_or
 from quotapool.money.rate_cards import CardSet, RateCard
+from quotapool.money.rescues import rescues_of
 from quotapool.money.spend_store import Entry, Kind, SpendBatch, SpendStore, new_batch_id
 from quotapool.store.store import StoreError
 
@@ -70,6 +71,7 @@ class SpendCounter:
         self._early: list[tuple[AttemptRecord, RequestRecord]] = []
         self._open: dict[_Name, _Row] = {}
         self._refused: dict[tuple[str, str], int] = {}  # requests by client and reason
+        self._rescued: dict[str, int] = {}  # requests by what they were saved from
         self._models: set[str] = set()
         self._unsent = SpendBatch()
         self._in_flight: tuple[str, SpendBatch] | None = None
@@ -119,6 +121,11 @@ class SpendCounter:
         name = record.client, why
         self._refused[name] = self._refused.get(name, 0) + 1
 
+    def rescued(self, record: RequestRecord) -> None:
+        """A request ended that took more than one attempt, or waited in the queue."""
+        for why in rescues_of(record):
+            self._rescued[why] = self._rescued.get(why, 0) + 1
+
     def _row(self, name: _Name) -> _Row:
         row = self._open.get(name)
         if row is None:
@@ -150,6 +157,9 @@ class SpendCounter:
             for client, why in list(islice(self._refused, _MOST_FOLDED)):
                 self._unsent.refuse(client, why, self._refused.pop((client, why)), now)
             await asyncio.sleep(0)
+        while self._rescued:  # a handful of words
+            why, requests = self._rescued.popitem()
+            self._unsent.rescue(why, requests, self._now())
         while self._in_flight or self._unsent:
             if self._in_flight is None:
                 self._sent += 1

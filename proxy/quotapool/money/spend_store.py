@@ -1,7 +1,7 @@
 """Spend in the store: what each account, key, model and client cost on each UTC day, and usage in slots of time.
 
-Slots (`rollups.py`) have rows for each client and model, for each key and model, and for a client's refusals; they are
-bounded, days are not. Amounts of money are picodollars.
+Slots (`rollups.py`) have rows for each client and model, for each key and model, for a client's refusals, and for what
+requests were rescued from; they are bounded, days are not. Amounts of money are picodollars.
 
 A batch is added once, however often it is sent, so a lost answer costs nothing but a repetition. Layout and arithmetic:
 `lua/spend.lua`. The hash tag is not that of the budgets, so that in a cluster a long report never delays a reserve.
@@ -109,6 +109,11 @@ class SpendBatch:
         """The proxy refused this client's requests. `why`: the error code, and the rules, if any; `at` in UTC."""
         rows = self.minutes.setdefault((MINUTE.start(at), "refusal"), {})
         self._add_to_minute("refusal", rows, joined(client, why), Spent(requests=requests))
+
+    def rescue(self, why: str, requests: int, at: datetime) -> None:
+        """Requests were served although something stood in their way. `why`: of `money/rescues.py`; `at` in UTC."""
+        rows = self.minutes.setdefault((MINUTE.start(at), "rescue"), {})
+        self._add_to_minute("rescue", rows, why, Spent(requests=requests))
 
     def _add_to_minute(self, table: Table, rows: dict[str, Spent], name: str, spent: Spent) -> None:
         row = rows.get(name)

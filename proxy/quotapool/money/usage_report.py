@@ -33,6 +33,7 @@ _PARTS: Final[dict[Table, tuple[str, ...]]] = {
     "client": ("client", "model"),
     "key": ("account", "key", "model"),
     "refusal": ("client", "why"),
+    "rescue": ("why",),
 }
 
 

@@ -25,12 +25,14 @@ _STORE_KINDS = {"timeout": "timeout", "closed": "connection", "connect": "connec
 
 
 class Reporter(Observer):
-    """The observer of one worker. `spend` prices an attempt, `refused` counts a refusal, `keep` keeps a request that
-    ended (its record, total and overhead in seconds); the worker sets them once it can."""
+    """The observer of one worker. `spend` prices an attempt, `refused` counts a refusal, `rescued` a request that
+    took more than one attempt or waited, `keep` keeps a request that ended (its record, total and overhead in seconds);
+    the worker sets them once it can."""
 
     def __init__(self, metrics: Metrics, labels: Labels, requests: RequestLog) -> None:
         self.spend: Callable[[AttemptRecord, RequestRecord], None] = lambda _attempt, _record: None
         self.refused: Callable[[RequestRecord], None] = lambda _record: None
+        self.rescued: Callable[[RequestRecord], None] = lambda _record: None
         self.keep: Callable[[RequestRecord, float, float], None] | None = None
         self._metrics = metrics
         self._labels = labels
@@ -60,10 +62,16 @@ class Reporter(Observer):
                 tally.first_byte_after(record.first_byte - record.started)
         if record.queued_s:
             metrics.queue_wait.observe(record.queued_s)
+        if record.queued_s or len(record.attempts) > 1:
+            self.rescued(record)
         if self._requests.enabled:
             self._requests.write(_line(record, total_s, overhead_s))
         if self.keep is not None:
             self.keep(record, total_s, overhead_s)
+
+    def response_ended(self, record: RequestRecord) -> None:
+        if self.keep is not None:
+            self.keep(record, record.total_s, 0.0)
 
     def event_refused(self, record: RequestRecord) -> None:
         self._metrics.refusals[record.code].inc()

@@ -31,6 +31,7 @@ from quotapool.operators.keys import (
     UnknownKey,
     next_step,
 )
+from quotapool.operators.now_handlers import NowHandlers
 from quotapool.operators.request_handlers import RequestHandlers
 from quotapool.operators.team_handlers import TEAM_CODES, TeamHandlers
 from quotapool.operators.teams import UnknownTeam
@@ -44,7 +45,12 @@ class AdminApi:
     """`on_change` is called when a call has changed the pool's keys; it returns when they are in use here."""
 
     def __init__(
-        self, keys: KeyOperations, store: Store, probe_now: ProbeNow, on_change: Callable[[], Awaitable[None]]
+        self,
+        keys: KeyOperations,
+        store: Store,
+        probe_now: ProbeNow,
+        on_change: Callable[[], Awaitable[None]],
+        now: NowHandlers,
     ) -> None:
         self._keys = keys
         self._store = store
@@ -53,6 +59,7 @@ class AdminApi:
         self._clients = ClientOperations(lambda: keys.settings, store)
         self._teams = TeamHandlers(lambda: keys.settings, store)
         self._requests = RequestHandlers(lambda: keys.settings, store)
+        self._now = now
 
     def handlers(self) -> dict[str, Handler]:
         """By the names of their routes."""
@@ -76,6 +83,7 @@ class AdminApi:
             "revoke_client": self._revoke_client,
             **self._teams.handlers(),
             **self._requests.handlers(),
+            **self._now.handlers(),
         }
         for action in ("disable", "enable", "drain"):
             handlers[f"{action}_key"] = self._action(action)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from quotapool.operators import client_shapes, request_shapes, shapes
+from quotapool.operators import client_shapes, now_shapes, request_shapes, shapes
 from quotapool.operators.explanation import Explanation
 
 PREFIX: Final = "/admin"
@@ -76,6 +76,10 @@ ROUTES: Final[tuple[Route, ...]] = (
           shapes.KeyState, body=shapes.RemoveKey, errors=("not_found", "conflict")),
     Route("POST", f"{_KEY}/probe", "probe_key", "Ask OpenAI about it now.", shapes.ProbeResult, errors=("not_found",)),
     Route("GET", "/pool", "show_pool", "A summary of the pool.", shapes.PoolRow),
+    Route("GET", "/now", "show_now", "How the pool stands: what to look at, room, credit, queues.", now_shapes.Now),
+    Route("GET", "/samples", "show_samples", "Room, use and queues of the last hour.", now_shapes.Samples,
+          query=now_shapes.SampleQuery),
+    Route("GET", "/savings", "show_savings", "What clients were spared this month.", now_shapes.Savings),
     Route("GET", "/events", "list_events", "Changes of state, newest first.", shapes.Events,
           query=shapes.EventQuery),
     Route("GET", "/usage", "show_usage", "Usage and spend, in time.", shapes.UsageRows, query=shapes.UsageQuery),

@@ -13,11 +13,12 @@ Action = Literal["probe", "enable", "replace", "topup", "show_client", "show_key
 
 class DryTime(msgspec.Struct):
     """When a budget runs dry, if the pace of the last minutes stays: `minutes` from now, and the range in which that
-    lies in four of five cases. A budget that is never dry at this pace has none."""
+    lies in four of five cases; `latest` null: the pace is so uneven that it may as well never be dry. A budget that is
+    never dry at this pace has none."""
 
     minutes: float
     earliest: float
-    latest: float
+    latest: float | None
 
 
 class RoomRow(msgspec.Struct):
@@ -50,7 +51,8 @@ class WaitingRow(msgspec.Struct):
 
 class CreditRow(msgspec.Struct):
     """An account whose credit or monthly limit is known, the first to run out first. USD; times are ISO 8601 in UTC.
-    `error_days`: how far `empty_at` may be off, from how the last days' spend varied; null: too few days."""
+    `error_days`: how far `empty_at` may be off, from how the last days' spend varied; null: too few days, or they vary
+    too much."""
 
     account: str
     remaining_usd: float | None
@@ -65,8 +67,9 @@ class CreditRow(msgspec.Struct):
 
 class Attention(msgspec.Struct):
     """Something to look at. `code`: a key's, account's or organisation's reason, or `dry`, `credit_low`,
-    `credit_expires`, `client_budget`, `client_expires`, `queue`, `locked`, `store_away`. `ids`: the first of `count`
-    that are alike; `since`: Unix seconds, 0 if not known; `next`: what to do; `actions`: that help, the best first."""
+    `credit_expires`, `client_budget`, `client_expires`, `queue`, `daily_limit`, `locked`, `store_away`. `ids`: the
+    first 20 of `count` that are alike; `since`: Unix seconds, 0 if not known; `next`: what to do, or what is the case;
+    `actions`: that help, the best first."""
 
     severity: Literal["critical", "warning", "info"]
     kind: Literal["key", "account", "organization", "model", "client", "pool"]
@@ -92,7 +95,9 @@ class Fact(msgspec.Struct):
 
 
 class Now(msgspec.Struct):
-    """`at`: Unix seconds; `sentence`: `facts` in English."""
+    """`at`: Unix seconds; `sentence`: `facts` in English. `keys`: by state. `requests_per_minute`: that used something
+    at OpenAI or were refused here, `errors_per_minute`: that were refused here; both over the last one or two minutes.
+    `attention` and `credit` have at most 50 rows."""
 
     at: float
     pool: str
@@ -141,8 +146,9 @@ class Samples(msgspec.Struct):
 
 class Savings(msgspec.Struct):
     """What clients were spared since the beginning of the month (`since`, ISO 8601). `rescued`: requests that were
-    served after an attempt failed, by what had failed: `rate_limit`, `money`, `key`, `network`, `server`;
-    `queued`: served after a wait instead of a refusal; `cached_usd`: what upstream's own prompt cache saved."""
+    served after an attempt failed, by what had failed first: `rate_limit`, `money`, `key`, `network`, `server`;
+    `queued`: served after a wait instead of a refusal (it may be among the rescued, too); `cached_usd`: what upstream's
+    own prompt cache saved: the month's cached tokens by model, at today's prices for short prompts of text."""
 
     since: str
     rescued: dict[str, int]

@@ -51,6 +51,7 @@ class Overview:
         self.client_rules = ClientRules(lambda: self.settings, clients, StoredRules(ledger.store, settings.pool))
         spend = SpendStore(ledger.store, settings.pool)
         self.credit = CreditControl(settings, ledger, spend, self.roster.pool)
+        self._followed: tuple[int, str] | None = None  # version and epoch
         self._logged: set[tuple[str, str, str]] = set()
         self._removals_stopped = 0
         self.metrics = PoolMetrics(CollectorRegistry())
@@ -68,6 +69,16 @@ class Overview:
         await self.ledger.registry.begin_epoch(reseeded=False)
         await self.reset_changed_keys()
         await self.sync.refresh()
+
+    async def follow(self) -> float:
+        """Read the states of keys again if they have changed; the store's time. Raises StoreUnavailable."""
+        registry = self.ledger.registry
+        now = await registry.poll()
+        current = registry.version, registry.epoch
+        if current != self._followed:
+            await self.sync.refresh()
+            self._followed = current
+        return now
 
     async def reset_changed_keys(self) -> None:
         """Drop states that were observed with another secret than today's. Raises StoreUnavailable."""

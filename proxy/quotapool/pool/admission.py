@@ -21,6 +21,7 @@ import msgspec
 from quotapool.domain.fair_queue import FairQueue
 from quotapool.domain.observer import Observer
 from quotapool.domain.return_times import ReturnTimes
+from quotapool.domain.waiting import Waiting, added_up
 from quotapool.ledger.budgets import Blocked, Granted, Ledger, Refused, StoreUnavailable
 from quotapool.pool.configuration import Configuration
 from quotapool.pool.reserve import Reserver
@@ -80,6 +81,22 @@ class Admission:
 
     def __repr__(self) -> str:
         return f"<Admission queues={len(self._queues)} waiting={self._waiting}>"
+
+    def waiting(self) -> list[Waiting]:
+        """Who waits in this process, and for what, for operators. Looks at the first waiter of each client only, since
+        the others wait behind it; costs nothing while nobody waits."""
+        now = time.monotonic()
+        rows: list[Waiting] = []
+        for queue in self._queues.values():
+            for client, waiters, first in queue.waiting.lanes():
+                dimension = rule = ""
+                short = first.want.waited_for or queue.short
+                if isinstance(short, Blocked):
+                    rule = short.rules[0].standing.rule.id if short.rules else ""
+                elif short is not None and short.dimension is not None:
+                    dimension = short.dimension.value
+                rows.append(Waiting(first.want.group, dimension, client, rule, waiters, now - first.joined))
+        return added_up(rows)
 
     async def admit(self, want: Want) -> AdmissionAnswer:
         """A reservation for `want`, at once or after waiting, or why there is none. Raises StoreUnavailable."""

@@ -79,7 +79,7 @@ def _unreadable(status: int) -> bytes:
 
 
 # Errors under HTTP 200 become what the same error is outside a stream.
-_STATUS_OF: Final = {
+STATUS_OF: Final = {
     Kind.WAIT: 429,
     Kind.SLOW_DOWN: 429,
     Kind.TOO_LARGE: 429,
@@ -92,7 +92,7 @@ _STATUS_OF: Final = {
 
 def held_event(verdict: Verdict, headers: list[Header]) -> Held:
     """A stream that began with an error, as the same error is shown outside a stream."""
-    status = _STATUS_OF.get(verdict.kind, 500)
+    status = STATUS_OF.get(verdict.kind, 500)
     kind = "server_error" if status >= 500 else verdict.dimension or "invalid_request_error"
     kept = [(name, value) for name, value in headers if name.lower() not in {b"content-type", b"x-quotapool-source"}]
     body = replies.error_body(verdict.message or "The stream began with an error.", kind, verdict.reason)

@@ -51,7 +51,7 @@ from quotapool.openai.session_events import (
 )
 from quotapool.openai.value_count import has_too_many_values
 from quotapool.pool.want import Never
-from quotapool.request.attempt import ANSWERS, DID_NO_WORK, AttemptParts
+from quotapool.request.attempt import ANSWERS, DID_NO_WORK, STATUS_OF, AttemptParts
 from quotapool.request.one_account import reserve_at
 from quotapool.request.read import LONGEST_MODEL
 from quotapool.request.refusals import refusal_of
@@ -81,6 +81,7 @@ class SessionUsage:
         self._stranded = False  # its account is out, and a response could not go elsewhere
         self._transcriber = ""
         self._seconds = 0.0
+        self._ended = 0  # responses
         self.model = record.model
         self.used = Usage(Certainty.EXACT)
 
@@ -342,7 +343,13 @@ class SessionUsage:
             self._note_policy(verdict)
         elif usage is not None:
             self._parts.observer.served(response.model)
-        self._parts.observer.attempted(attempt, self._record_of(response, attempt))
+        record = self._record_of(response, attempt)
+        self._parts.observer.attempted(attempt, record)
+        self._ended += 1
+        attempt.status = 200 if verdict.kind is Kind.OK else STATUS_OF.get(verdict.kind, 500)
+        record.id, record.status, record.source = f"{record.id}.{self._ended}", attempt.status, "upstream"
+        record.started, record.ended = response.started, time.monotonic()
+        self._parts.observer.response_ended(record)
 
     def _charge(
         self, response: Response, attempt: AttemptRecord, used: Usage, *, is_answer: bool

@@ -49,7 +49,7 @@ class LimitTable:
         models: Mapping[str, Limits],
         own_models: Mapping[str, Mapping[str, Limits]] | None = None,
     ) -> None:
-        self._accounts = accounts
+        self._accounts = {name: limits for name, limits in accounts.items() if limits != Limits()}
         self._default = default
         self._models = _Models(models)
         self._own_models = {account: _Models(own) for account, own in (own_models or {}).items()}

@@ -1,0 +1,57 @@
+"""`quotapool savings`: what clients were spared this month."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Final
+
+from quotapool.cli import tables
+from quotapool.cli.access import run_with_store
+from quotapool.money.price_list import PriceList
+from quotapool.money.prices import compile_cards
+from quotapool.money.savings import savings
+from quotapool.money.spend_store import SpendStore
+from quotapool.operators.now_handlers import savings_of
+from quotapool.operators.now_shapes import Savings
+from quotapool.settings import Settings
+from quotapool.store.store import Store
+
+_WORDS: Final = {
+    "rate_limit": "a key was at its rate limit, another one served it",
+    "money": "a key's account was out of money, another one served it",
+    "key": "a key was refused, or had no access, another one served it",
+    "network": "a connection failed, it was sent again",
+    "server": "OpenAI failed, it was sent again",
+}
+
+
+def run(settings: Settings, *, as_json: bool) -> int:
+    """Exit code 0; 2 if the store cannot be reached."""
+
+    async def command(store: Store) -> int:
+        now = datetime.now(UTC)
+        cards = await asyncio.to_thread(compile_cards, now.date(), settings.prices)
+        found = savings_of(await savings(SpendStore(store, settings.pool), PriceList(cards), now))
+        if as_json:
+            tables.print_json(found)
+        else:
+            _show(found)
+        return 0
+
+    return run_with_store(settings, command)
+
+
+def _show(found: Savings) -> None:
+    console = tables.console()
+    rescued = sum(found.rescued.values())
+    console.print(f"since {found.since[:10]}: {rescued:,} requests were served after an attempt had failed")
+    table = tables.table("requests", "what happened", right=("requests",))
+    for why, requests in found.rescued.items():
+        table.add_row(f"{requests:,}", _WORDS[why])
+    table.add_row(f"{found.queued:,}", "waited in the queue instead of being refused")
+    console.print(table)
+    console.print(
+        f"{found.cached_tokens:,} tokens came from OpenAI's prompt cache, which saved ${found.cached_usd:,.2f} "
+        "at today's prices"
+    )
