@@ -200,6 +200,7 @@ function Room({ of }: { of: RoomRow[] }) {
 function RoomLine({ row }: { row: RoomRow }) {
   const left = row.limit ? row.remaining / row.limit : 0;
   const dry = row.dry;
+  const latest = dry?.latest == null ? t("never") : format.minutes(dry.latest);
   return (
     <tr>
       <th scope="row">
@@ -218,8 +219,8 @@ function RoomLine({ row }: { row: RoomRow }) {
       </td>
       <td class="number">
         {dry ? (
-          <span class={dry.minutes < 10 ? "bad" : ""} title={t("dry-range", { a: format.minutes(dry.earliest), b: format.minutes(dry.latest) })}>
-            {format.minutes(dry.minutes)} <small class="muted">({format.minutes(dry.earliest)}–{format.minutes(dry.latest)})</small>
+          <span class={dry.minutes < 10 ? "bad" : ""} title={t("dry-range", { a: format.minutes(dry.earliest), b: latest })}>
+            {dry.minutes ? format.minutes(dry.minutes) : t("dry-now")} {dry.minutes > 0 && <small class="muted">({format.minutes(dry.earliest)}–{latest})</small>}
           </span>
         ) : (
           t("not-at-this-pace")
