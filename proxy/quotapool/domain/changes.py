@@ -23,7 +23,8 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Changes:
 
 
 def encoded(changes: Mapping[str, Any]) -> str:
-    """As JSON of at most `LARGEST` bytes. A long value is cut, and the options that find no room are counted under `…`."""
+    """As JSON of at most `LARGEST` bytes. A long value is cut, and the options that find no room are counted under
+    `…`."""
     kept: dict[str, Any] = {}
     size, left_out = len('{"…":[null,"1000 more"]}'.encode()), 0
     for name, pair in changes.items():

@@ -1,7 +1,7 @@
 """The record of what operators did: an event in the pool's stream, and a line of `state_dir/audit.log`.
 
-The stream is the pool's and forgets after 10,000 events; the file is this machine's and only grows. What is recorded has no
-secrets: callers pass changes without them (`operators/snapshots.py`), and every text goes through the redactor.
+The stream is the pool's and forgets after 10,000 events; the file is this machine's and only grows. What is recorded
+has no secrets: callers pass changes without them (`operators/snapshots.py`), and every text goes through the redactor.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Audit:
         self._untold = 0  # refused tries without a record of their own
 
     async def record(self, actor: Actor, action: str, subject: str, changes: Mapping[str, Any]) -> None:
-        """`action`: the name of its route; `subject`: `k/alpha`, `c/app`, `t/search`, `a/acme`, or "" for the whole pool;
-        `changes`: option -> [old, new]."""
+        """`action`: the name of its route; `subject`: `k/alpha`, `c/app`, `t/search`, `a/acme`, or "" for the whole
+        pool; `changes`: option -> [old, new]."""
         await self._write(actor, action, subject, changes, "done")
 
     async def refused(self, actor: Actor, action: str, subject: str, code: str) -> None:

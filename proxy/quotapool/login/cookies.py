@@ -1,4 +1,5 @@
-"""The two cookies of logins: written with every protection that browsers know, and read without being fooled by a second one."""
+"""The two cookies of logins: written with every protection that browsers know, and read without being fooled by a
+second one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Whether an ID token is the provider's, for us, and of this login (OpenID Connect Core 1.0, 3.1.3.7).
 
-The signature is checked by joserfc, the optional package of `quotapool[oidc]`, so it is imported only where OIDC is used.
+The signature is checked by joserfc, the optional package of `quotapool[oidc]`, so it is imported only where OIDC is
+used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Login at an OpenID provider: authorization code with PKCE (S256), state and nonce, from the first redirect to a role.
 
-Nothing is kept here between the two redirects. The browser has one random secret in a cookie, and state, nonce and the PKCE
-verifier are derived from it: a callback with another state belongs to another browser, or to no login. A state is used once.
+Nothing is kept here between the two redirects. The browser has one random secret in a cookie, and state, nonce and the
+PKCE verifier are derived from it: a callback with another state belongs to another browser, or to no login. A state is
+used once.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ class OidcLogin:
         endpoint = metadata.authorization_endpoint
         return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(query)}", flow
 
-    async def finish(self, query: Mapping[str, str], flow: str, redirect_uri: str, clock: Callable[[], float]) -> Identity:
+    async def finish(
+        self, query: Mapping[str, str], flow: str, redirect_uri: str, clock: Callable[[], float]
+    ) -> Identity:
         """Who comes back with this query. `flow`: the cookie's value. Raises LoginFailed, StoreLost."""
         await self._check_state(query, flow, clock())
         if (error := query.get("error")) is not None:
@@ -105,7 +108,9 @@ class OidcLogin:
             raise LoginFailed("login_refused", f"The identity provider's ID token is not accepted: {bad}.") from None
 
     async def _check_state(self, query: Mapping[str, str], flow: str, now: float) -> None:
-        again = LoginFailed("login_refused", "This login was not begun in this browser, or too long ago. Please begin again.")
+        again = LoginFailed(
+            "login_refused", "This login was not begun in this browser, or too long ago. Please begin again."
+        )
         form = _FLOW.fullmatch(flow)
         if form is None or not is_secret(form[2]) or not -60 <= now - int(form[1]) <= LASTS_S:
             raise again

@@ -24,8 +24,8 @@ class Peer:
 def peer_of(
     connected: str, forwarded_for: Sequence[str], forwarded_proto: Sequence[str], trusted: Iterable[str]
 ) -> Peer:
-    """`connected`: the address of the connection; the lines of X-Forwarded-For and X-Forwarded-Proto count only if it is
-    one of the networks `trusted`, and of them what the last trusted proxy added: the caller wrote the rest."""
+    """`connected`: the address of the connection; the lines of X-Forwarded-For and X-Forwarded-Proto count only if it
+    is one of the networks `trusted`, and of them what the last trusted proxy added: the caller wrote the rest."""
     networks = tuple(ipaddress.ip_network(text) for text in trusted)
     if not is_in(connected, networks):
         return Peer(connected, is_https=False)

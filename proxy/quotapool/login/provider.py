@@ -1,7 +1,7 @@
 """An OpenID provider over HTTP: where its endpoints are, its keys, and the exchange of a code for tokens.
 
-Every answer is bounded in bytes and time, redirects are not followed, and what fails is a ProviderFailed, whose text is for
-people and repeats nothing that the provider sent.
+Every answer is bounded in bytes and time, redirects are not followed, and what fails is a ProviderFailed, whose text
+is for people and repeats nothing that the provider sent.
 """
 
 from __future__ import annotations
@@ -94,14 +94,17 @@ class Provider:
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise ProviderFailed(f"{url} is not the description of an OpenID provider") from None
         if found.issuer != issuer:
-            raise ProviderFailed(f"{url} is of another issuer than dashboard.oidc.issuer says; they must be equal, / included")
+            raise ProviderFailed(
+                f"{url} is of another issuer than dashboard.oidc.issuer; they must be equal, / included"
+            )
         endpoints = (found.authorization_endpoint, found.token_endpoint, found.jwks_uri, found.userinfo_endpoint)
         if not all(_is_safe(endpoint, issuer) for endpoint in endpoints if endpoint):
             raise ProviderFailed(f"{url} names an address that is not https")
         return found
 
     async def keys(self, *, fresh: bool = False) -> dict[str, Any]:
-        """Its JSON Web Key Set. `fresh`: one has a key id that was not known; it is read again, but not all the time."""
+        """Its JSON Web Key Set. `fresh`: one has a key id that was not known; it is read again, but not all the
+        time."""
         now = time.monotonic()
         age = now - self._keys_at
         if self._keys and age < (_KEYS_EVERY_S if fresh else _KEYS_KEPT_S):

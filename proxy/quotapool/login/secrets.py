@@ -1,6 +1,7 @@
 """The random secrets of logins, and what is derived from one: names under which the store knows it, and proofs.
 
-All have 256 random bits, so a plain hash of one cannot be turned back, and no store, log or list needs the secret itself.
+All have 256 random bits, so a plain hash of one cannot be turned back, and no store, log or list needs the secret
+itself.
 """
 
 from __future__ import annotations

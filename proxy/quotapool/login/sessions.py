@@ -1,14 +1,15 @@
-"""The sessions of the operators' page, in the store: every replica knows them, and each ends at its time or when it is revoked.
+"""The sessions of the operators' page, in the store: every replica knows them, and each ends at its time or when it is
+revoked.
 
-Stored: `qp:{<pool>:login}:session:<id>`, JSON of `Session`, with expiry; `qp:{<pool>:login}:sessions`, a sorted set of the ids
-by expiry, for lists. `<id>` is a hash of the secret that the browser has in its cookie; the secret is nowhere else. The hash tag
-is not that of the budgets: logins never delay a reserve.
+Stored: `qp:{<pool>:login}:session:<id>`, JSON of `Session`, with expiry; `qp:{<pool>:login}:sessions`, a sorted set of
+the ids by expiry, for lists. `<id>` is a hash of the secret that the browser has in its cookie; the secret is nowhere
+else. The hash tag is not that of the budgets: logins never delay a reserve.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -18,12 +19,14 @@ from quotapool.store.store import Store, text_of
 
 MOST: Final = 1000  # sessions of a pool; beyond, the one that ends first is ended
 MOST_OF_ONE: Final = 50  # of one actor, so that nobody can end others' by logging in
+_INDEX_KEPT_S: Final = 31 * 86_400  # longer than any session lasts, since the last one began
 _CSRF: Final = "quotapool csrf"
 
 
 class Session(msgspec.Struct, frozen=True):
-    """`started`, `ends`: Unix seconds. `proof`: what the admin token's holder knew when it was made, bound to the session's
-    secret, "" if the token was not needed. `values`: what the role was earned with; `source`: which provider said so."""
+    """`started`, `ends`: Unix seconds. `proof`: what the admin token's holder knew when it was made, bound to the
+    session's secret, "" if the token was not needed. `values`: what the role was earned with; `source`: which provider
+    said so."""
 
     actor: str
     role: Role
@@ -63,9 +66,7 @@ class Sessions:
         await self._store.guard(client.set(self._one + name, written, ex=lives_s))
         await self._store.guard(client.zadd(self._index, {name: session.ends}))
         await self._make_room(session, name)
-        left = await self._store.guard(client.zrange(self._index, -1, -1, withscores=True))
-        longest_s = max((float(score) for _, score in left or ()), default=session.ends) - session.started
-        await self._store.guard(client.expire(self._index, max(1, math.ceil(longest_s))))
+        await self._store.guard(client.expire(self._index, _INDEX_KEPT_S))
         return name
 
     async def _make_room(self, new: Session, name: str) -> None:
@@ -86,7 +87,8 @@ class Sessions:
         """(id, session) of those that have not ended; what ends first is first."""
         client = self._store.client
         await self._store.guard(client.zremrangebyscore(self._index, "-inf", now))
-        names = [text_of(name) for name in await self._store.guard(client.zrange(self._index, 0, 2 * MOST))]
+        members: Any = await self._store.guard(client.zrange(self._index, 0, 2 * MOST))
+        names = [text_of(name) for name in members]
         if not names:
             return []
         raws = await self._store.guard(client.mget([self._one + name for name in names]))
@@ -108,5 +110,3 @@ def _decoded(raw: bytes | str | None) -> Session | None:
         return msgspec.json.decode(raw, type=Session)
     except msgspec.DecodeError:
         return None
-
-

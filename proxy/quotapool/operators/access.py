@@ -1,7 +1,8 @@
-"""Who is calling on the operators' port: by the admin token, by a trusted proxy's header, or by the session of the page.
+"""Who is calling on the operators' port: by the admin token, by a trusted proxy's header, or by the session of the
+page.
 
-A token counts before everything else, a header before a cookie. The last two are sent by browsers on their own, so each change
-that is called for with one also needs the session's CSRF token.
+A token counts before everything else, a header before a cookie. The last two are sent by browsers on their own, so
+each change that is called for with one also needs the session's CSRF token.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Caller:
 
 
 CALLER: Final = web.RequestKey("caller", Caller)
-STILL_VALID: Final = web.AppKey("still_valid", Callable[[web.Request], Awaitable[bool]])
+StillValid = Callable[[web.Request], Awaitable[bool]]
+STILL_VALID: Final[web.AppKey[StillValid]] = web.AppKey("still_valid")
 
 
 class Access:
@@ -73,12 +75,14 @@ class Access:
             return self._holder_of_the_token(request)
         found = await self._known_to_the_browser(request)
         if request.method not in _CHANGES_NOTHING and not are_equal(request.headers.get(CSRF_HEADER, ""), found.csrf):
-            raise ApiError("csrf_wanted", f"A change from the page needs {CSRF_HEADER}, which GET /admin/session tells.")
+            raise ApiError(
+                "csrf_wanted", f"A change from the page needs {CSRF_HEADER}, which GET /admin/session tells."
+            )
         return found
 
     async def still_valid(self, request: web.Request) -> bool:
-        """Whether whoever opened this request would be let in again, in the same role: for answers that take long. While
-        the store is away nobody's session ends."""
+        """Whether whoever opened this request would be let in again, in the same role: for answers that take long.
+        While the store is away nobody's session ends."""
         before = request.get(CALLER)
         try:
             now = await self.caller(request)
@@ -132,8 +136,8 @@ class Access:
         return Caller(Actor(name, role, "header", peer.address), csrf)
 
     async def session(self, secret: str) -> tuple[str, Session] | None:
-        """(id, session) of a cookie's secret, if it is still good: not over, made with the admin token of today, and with
-        a role by the patterns of today. Raises ApiError (the store is away)."""
+        """(id, session) of a cookie's secret, if it is still good: not over, made with the admin token of today, and
+        with a role by the patterns of today. Raises ApiError (the store is away)."""
         try:
             session = await self.sessions.find(secret, time.time())
         except StoreError:
@@ -157,7 +161,7 @@ def _nobody(*, several: bool = False) -> ApiError:
     if several:
         return ApiError(
             "admin_token_wanted",
-            "The browser sends several cookies named quotapool_session, so none is believed. Delete them, and log in again.",
+            "The browser sends several cookies named quotapool_session, so none is believed. Delete them first.",
         )
     return ApiError(
         "admin_token_wanted",

@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 
 from quotapool.domain.redact import mask
 from quotapool.openai.replies import error_body
-from quotapool.operators.access import CALLER
+from quotapool.operators.access import CALLER, Caller
 from quotapool.operators.actor import Actor
 from quotapool.operators.admin_routes import PREFIX, ROUTES, ApiError, Route
 from quotapool.operators.openapi import document
@@ -101,7 +101,7 @@ def _served(route: Route, handler: Handler, around: Around) -> Callable[[web.Req
 
 
 def _actor(route: Route, request: web.Request) -> Actor:
-    caller = request.get(CALLER)
+    caller: Caller | None = request.get(CALLER)
     if caller is not None:
         return caller.actor
     if not route.is_open:

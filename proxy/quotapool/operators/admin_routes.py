@@ -30,7 +30,7 @@ ERROR_CODES: Final[dict[str, tuple[int, str]]] = {  # code -> status, meaning
     "no_master_key": (409, "A shared store needs a configured master key before it can hold keys."),
     "body_too_large": (413, "The body is larger than 1 MiB."),
     "key_refused": (422, "OpenAI does not accept this secret, or did not answer."),
-    "too_many_logins": (429, "Too many failed logins from this address; Retry-After says when to try again."),
+    "too_many_logins": (429, "Too many failed logins from this address; Retry-After tells when to try again."),
     "internal_error": (500, "A fault in the proxy; its log has the details."),
     "identity_provider_failed": (502, "The identity provider cannot be reached, or answers what none does."),
     "store_unavailable": (503, "The store does not answer."),
@@ -38,7 +38,8 @@ ERROR_CODES: Final[dict[str, tuple[int, str]]] = {  # code -> status, meaning
 
 
 class ApiError(Exception):
-    """A refusal: one of ERROR_CODES, and a message for people (never a secret). `retry_after_s`: 0 if it does not matter."""
+    """A refusal: one of ERROR_CODES, and a message for people (never a secret). `retry_after_s`: 0 if it does not
+    matter."""
 
     def __init__(self, code: str, message: str, *, retry_after_s: int = 0) -> None:
         super().__init__(message)
@@ -53,8 +54,8 @@ class Route:
     """One operation. `name`: its operationId, and the name of its handler; `errors`: codes besides the general ones.
 
     `role`: the least that may call it; None: a viewer for GET, else an operator. `is_open`: nobody need be logged in.
-    `recorded`: whether a call that changes something gets a record here (`recorder.py`); False: its handler sees to that,
-    or it changes nothing.
+    `recorded`: whether a call that changes something gets a record here (`recorder.py`); False: its handler sees to
+    that, or it changes nothing.
     """
 
     method: str

@@ -1,5 +1,5 @@
-"""The operators' listener: /metrics, /healthz and /readyz for machines, the page for browsers, and the admin API for whoever
-holds the token or is logged in."""
+"""The operators' listener: /metrics, /healthz and /readyz for machines, the page for browsers, and the admin API for
+whoever holds the token or is logged in."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def admin_app(
     pages: Iterable[Callable[[web.Application], None]] = (),
 ) -> web.Application:
     """`metrics` returns the text of /metrics; `why_not_ready`: "" if it is ready; `why_unhealthy`: "" unless a restart
-    would help; `handlers`: those of the admin API, by names of routes; `around`: what happens around them; `hosts`: names in
-    the Host header that are allowed besides loopback's; each of `pages` adds what is open to browsers: `/`, `/assets/…`,
-    `/login/…`."""
+    would help; `handlers`: those of the admin API, by names of routes; `around`: what happens around them; `hosts`:
+    names in the Host header that are allowed besides loopback's; each of `pages` adds what is open to browsers: `/`,
+    `/assets/…`, `/login/…`."""
 
     async def show_metrics(request: web.Request) -> web.Response:
         answer = web.Response(body=await metrics(), headers={"Content-Type": CONTENT_TYPE})
@@ -81,8 +81,8 @@ async def _harden(_: web.Request, response: web.StreamResponse) -> None:
 
 
 def _guard(access: Access, hosts: Callable[[], Collection[str]]) -> Any:
-    """Refuses other web pages, whether by a rebound host name or from another origin, and whoever may not call. A handler
-    of the admin API is reached by nobody else, except those of routes that are open."""
+    """Refuses other web pages, whether by a rebound host name or from another origin, and whoever may not call. A
+    handler of the admin API is reached by nobody else, except those of routes that are open."""
 
     @web.middleware
     async def check(request: web.Request, handler: _Next) -> web.StreamResponse:

@@ -99,7 +99,7 @@ class LoginHandlers:
         session = Session(
             actor=actor.name,
             role=actor.role,
-            by=actor.by if actor.by in {"link", "oidc"} else "token",  # type: ignore[arg-type]  # narrowed by hand
+            by=actor.by if actor.by in {"link", "oidc"} else "token",
             address=actor.address,
             started=now,
             ends=now + lasts_s,

@@ -1,8 +1,9 @@
-"""Login at an identity provider, for browsers: `/login/oidc` sends them there, `/login/oidc/callback` is where they come back.
+"""Login at an identity provider, for browsers: `/login/oidc` sends them there, `/login/oidc/callback` is where they
+come back.
 
-Both are open, outside the admin API, and answer with pages for people. The callback does not redirect: the cookie of the session
-is for this site only (SameSite=Strict), and a browser that comes from another one would not send it with what follows a redirect.
-A page of our own that goes on to `/` is a new beginning.
+Both are open, outside the admin API, and answer with pages for people. The callback does not redirect: the cookie of
+the session is for this site only (SameSite=Strict), and a browser that comes from another one would not send it with
+what follows a redirect. A page of our own that goes on to `/` is a new beginning.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import html
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import aiohttp
@@ -33,6 +34,7 @@ from quotapool.store.store import Store, StoreError
 
 _log = structlog.get_logger()
 BEGIN: Final = "/login/oidc"
+_Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _PAGE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Quotapool</title>{refresh}</head>
 <body><p>{text}</p><p><a href="/">{link}</a></p></body></html>
@@ -45,9 +47,7 @@ _HEADERS: Final = {
 
 
 class OidcPages:
-    def __init__(
-        self, access: Access, logins: LoginHandlers, store: Store, audit: Audit, failed: FailedLogins
-    ) -> None:
+    def __init__(self, access: Access, logins: LoginHandlers, store: Store, audit: Audit, failed: FailedLogins) -> None:
         self._access = access
         self._logins = logins
         self._store = store
@@ -72,7 +72,8 @@ class OidcPages:
         """`dashboard.url`, else the Host, which the guard has found to be allowed."""
         url = self._access.dashboard.url
         if url is None:
-            url = f"{'https' if self._access.peer(request).is_https else 'http'}://{request.headers.get('Host', '').lower()}"
+            scheme = "https" if self._is_https(request) else "http"
+            url = f"{scheme}://{request.headers.get('Host', '').lower()}"
         return url + CALLBACK
 
     async def _begin(self, request: web.Request) -> web.Response:
@@ -104,12 +105,12 @@ class OidcPages:
     def _is_https(self, request: web.Request) -> bool:
         return self._access.peer(request).is_https
 
-    def _shown(self, answer: Callable[[web.Request], object]) -> Callable[[web.Request], object]:
+    def _shown(self, answer: _Answer) -> _Answer:
         """The same handler; what it raises becomes a page."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
-                return await answer(request)  # type: ignore[misc,no-any-return]  # one of the two above
+                return await answer(request)
             except LoginFailed as failed:
                 code, message, retry_after_s = failed.code, str(failed), 0
             except ApiError as error:

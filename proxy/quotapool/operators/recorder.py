@@ -1,5 +1,5 @@
-"""The records of what operators do over HTTP: one place around all handlers, which looks at what a call is about before and
-after it."""
+"""The records of what operators do over HTTP: one place around all handlers, which looks at what a call is about
+before and after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What can be changed about a key, a client, a team or an account, as it stands, without secrets: before and after a change.
+"""What can be changed about a key, a client, a team or an account, as it stands, without secrets: before and after a
+change.
 
 A secret shows only by a mark, which differs when the secret does; `told` then says that it is a new one.
 """

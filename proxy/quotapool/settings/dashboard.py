@@ -85,8 +85,8 @@ class Roles(Section):
 
 
 class Oidc(Roles):
-    """An OpenID provider. `actor_claim`: the claim that names a person; `roles_claim`: the one (a text or a list) that the
-    patterns are compared with. Without `client_secret` this is a public client."""
+    """An OpenID provider. `actor_claim`: the claim that names a person; `roles_claim`: the one (a text or a list) that
+    the patterns are compared with. Without `client_secret` this is a public client."""
 
     issuer: Issuer
     client_id: Annotated[str, Field(min_length=1, max_length=256)]
@@ -98,10 +98,11 @@ class Oidc(Roles):
 
 
 _Sources = Annotated[tuple[NetworkName, ...], Field(min_length=1)]
-_From: Any = create_model("_From", __base__=Roles, **{"from": (_Sources, ...)})  # a word that a class body cannot declare
+_FIELDS: Any = {"from": (_Sources, ...)}  # a word that a class body cannot declare
+_From: Any = create_model("_From", __base__=Roles, **_FIELDS)
 
 
-class TrustedHeader(_From):  # type: ignore[misc]  # mypy does not see made models
+class TrustedHeader(_From):
     """An identity-aware proxy before this port. `name`: the header in which it says who is calling; `from`: its own
     addresses, from which alone that is believed."""
 
@@ -115,8 +116,8 @@ class TrustedHeader(_From):  # type: ignore[misc]  # mypy does not see made mode
 
 
 class Dashboard(Section):
-    """`enabled`: whether there are a page and logins. `session`: seconds. `url`: the page's address as browsers know it;
-    None: the Host of the request, if that is allowed."""
+    """`enabled`: whether there are a page and logins. `session`: seconds. `url`: the page's address as browsers know
+    it; None: the Host of the request, if that is allowed."""
 
     enabled: bool = True
     session: Annotated[PositiveDuration, Field(ge=60, le=30 * 86_400)] = 12 * 3600.0
@@ -133,6 +134,6 @@ def warnings_of(dashboard: Dashboard) -> Iterator[str]:
     header = dashboard.trusted_header
     if header is not None and any(ipaddress.ip_network(source).is_loopback for source in header.sources):
         yield (
-            "dashboard.trusted_header.from: contains loopback: every user and process of this machine can then claim to be "
-            f"anybody by sending {header.name}"
+            "dashboard.trusted_header.from: contains loopback: every user and process of this machine can claim to "
+            f"be anybody by sending {header.name}"
         )

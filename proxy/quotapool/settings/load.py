@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -105,6 +106,8 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Option, str, str | Non
     """Options that are each valid but do not fit together: (option, message, nearest real name)."""
     if settings.listen == settings.admin_listen and settings.listen.port:
         yield ("admin_listen",), "is the same address as listen; operators need a separate port", None
+    if settings.dashboard.oidc is not None and find_spec("joserfc") is None:
+        yield ("dashboard", "oidc"), "needs the package joserfc: pip install 'quotapool[oidc]'", None
     if settings.tls is not None and (problem := settings.tls.problem()) is not None:
         yield ("tls", problem[0]), problem[1], None
     for name, account in settings.accounts.items():

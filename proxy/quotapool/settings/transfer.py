@@ -65,7 +65,9 @@ def with_more(settings: Settings, keys: Iterable[UpstreamKey], accounts: Mapping
 def for_workers(settings: Settings) -> Settings:
     """Without admin keys, session keys, the targets of alerts and who may operate: no request needs them."""
     accounts = {name: account.model_copy(update={"session_key": None}) for name, account in settings.accounts.items()}
-    return with_more(settings.model_copy(update={"admin_keys": (), "alerts": Alerts(), "dashboard": Dashboard()}), (), accounts)
+    return with_more(
+        settings.model_copy(update={"admin_keys": (), "alerts": Alerts(), "dashboard": Dashboard()}), (), accounts
+    )
 
 
 def changed_sections(old: Settings, new: Settings) -> set[str]:
