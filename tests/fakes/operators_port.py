@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -61,7 +62,8 @@ class OperatorsPort:
         def handler(name: str) -> Callable[[Call], Any]:
             async def handle(call: Call) -> Any:
                 self.calls.append((name, call))
-                return self.answer(name, call)
+                found = self.answer(name, call)
+                return await found if inspect.isawaitable(found) else found
 
             return handle
 
