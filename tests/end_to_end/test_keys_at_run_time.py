@@ -375,9 +375,8 @@ def test_every_answer_of_the_admin_api_is_of_its_documented_shape(start_simulato
     assert {name for name, *_ in calls} == set(table)
     answers = {}
     for name, path, body in calls:
-        if name == "end_login":
-            path = f"/logins/{answers['list_logins']['logins'][0]['id']}"
-        status, answers[name] = admin(proxy, table[name].method, path, body)
+        where = path if name != "end_login" else f"/logins/{answers['list_logins']['logins'][0]['id']}"
+        status, answers[name] = admin(proxy, table[name].method, where, body)
         assert status == table[name].status, (name, answers[name])
         msgspec.convert(answers[name], table[name].answer)
     assert answers["add_client"]["key"].startswith("qp-")

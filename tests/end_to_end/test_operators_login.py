@@ -91,7 +91,9 @@ def test_a_link_of_the_command_line_logs_in_once_and_everything_is_recorded(star
     status, text = fetch(f"{proxy.admin_url}/admin/events?kind=operator&subject=c/app", headers=bearer)
     assert status == 200
     assert [event["data"]["action"] for event in json.loads(text)["events"]][:2] == ["revoke_client", "resume_client"]
-    exported = [json.loads(line) for line in proxy.command("events", "--kind", "operator", "--json").stdout.splitlines()]
+    exported = [
+        json.loads(line) for line in proxy.command("events", "--kind", "operator", "--json").stdout.splitlines()
+    ]
     assert [event["action"] for event in exported] == [line["action"] for line in lines]
     assert exported[3]["changes"] == {"state": ["active", "disabled"]}
     rows = list(csv.DictReader(io.StringIO(proxy.command("events", "--subject", "k/key-0", "--csv").stdout)))
@@ -108,6 +110,49 @@ def test_a_link_of_the_command_line_logs_in_once_and_everything_is_recorded(star
     everything = file.read_text() + proxy.log() + json.dumps(exported) + for_people
     for text in (secret, code, token, first.json()["csrf"], *simulator.secrets):
         assert text not in everything
+
+
+def test_keys_that_commands_add_are_recorded_by_their_names(start_simulator, start_proxy, tmp_path):
+    simulator = start_simulator(4)
+    proxy = start_proxy(pool_config(simulator, keys=[{"id": "first", "secret": simulator.secrets[0]}]))
+    command = [sys.executable, "-m", "quotapool", "keys", "add", "--id", "second", "--account", "acme"]
+    for secret, more in ((simulator.secrets[1], []), (simulator.secrets[2], ["--replace"])):
+        words = [*command, *more, "--config", str(proxy.config_file)]
+        assert subprocess.run(words, input=secret, capture_output=True, text=True, timeout=60).returncode == 0
+    file = tmp_path / "keys.txt"
+    file.write_text(f"{simulator.secrets[3]}\n{simulator.secrets[3]}\n")
+    proxy.command("keys", "import", str(file), "--no-check", "--dry-run")
+    proxy.command("keys", "import", str(file), "--no-check")
+    proxy.command("keys", "remove", "second", "--forget")
+    text = (proxy.state_dir / "audit.log").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [(line["action"], line["subject"]) for line in lines] == [
+        ("add_key", "k/second"),
+        ("add_key", "k/second"),
+        ("import_keys", ""),
+        ("remove_key", "k/second"),
+    ]
+    assert lines[0]["changes"]["secret"] == [None, "new key"]
+    assert lines[0]["changes"]["account"] == [None, "acme"]
+    assert lines[1]["changes"]["secret"] == ["…", "new key"]
+    assert lines[2]["changes"] == {"added": [None, 1], "duplicate": [None, 1]}
+    assert lines[3]["changes"]["secret"] == ["…", None]
+    assert all(secret not in text for secret in simulator.secrets)
+
+
+def test_who_may_log_in_changes_with_a_reload(start_simulator, start_proxy):
+    proxy = start_proxy(pool_config(start_simulator(1)))
+
+    def methods():
+        return json.loads(fetch(f"{proxy.admin_url}/admin/login-methods")[1])
+
+    assert methods() == {"token": True, "oidc": None, "header": False}
+    header = {"from": ["127.0.0.1"], "operators": ["jane@example.com"]}
+    proxy.config_file.write_text(json.dumps({**proxy.config, "dashboard": {"trusted_header": header}}))
+    wait_until(lambda: methods()["header"], "the reload", 10)
+    jane = raw(proxy.admin_url, "GET", "/admin/session", {"X-Forwarded-User": "jane@example.com"})
+    assert (jane.status, jane.json()["actor"]) == (200, "jane@example.com")
+    assert "can claim to be anybody" in proxy.log()
 
 
 def test_events_are_followed(start_simulator, start_proxy, tmp_path):

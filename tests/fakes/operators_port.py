@@ -1,4 +1,5 @@
-"""The operators' port of a test: its real guard, logins and records on a real store, with handlers that only tell their names."""
+"""The operators' port of a test: its real guard, logins and records on a real store, with handlers that only tell
+their names."""
 
 from __future__ import annotations
 

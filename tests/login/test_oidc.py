@@ -1,6 +1,8 @@
-"""What is not believed: ID tokens that are not the provider's, not for us or not of this login; and providers that fail.
+"""What is not believed: ID tokens that are not the provider's, not for us or not of this login; and providers that
+fail.
 
-The provider here is a small one of our own, since a real one makes no wrong tokens (`test_real_provider.py` has a real one).
+The provider here is a small one of our own, since a real one makes no wrong tokens (`test_real_provider.py` has a real
+one).
 """
 
 from __future__ import annotations
@@ -191,12 +193,12 @@ def mac_with_the_public_key(claims):
         lambda claims: jwt.encode({"alg": "RS256", "kid": "ec"}, claims, KEY),
         lambda claims: jwt.encode({"alg": "RS256", "kid": "one", "jwk": OTHER.as_dict(private=False)}, claims, OTHER),
         lambda claims: jwt.encode({"alg": "HS256", "kid": "one"}, claims, OctKey.import_key("x" * 32)),
-        lambda claims: jws.serialize_compact({"alg": "RS256", "kid": "one"}, b"[]", KEY),
-        lambda claims: jws.serialize_compact({"alg": "RS256", "kid": "one"}, b"\xff", KEY),
-        lambda claims: "not.a.token",
-        lambda claims: "",
-        lambda claims: "a" * 70_000,
-        lambda claims: "\ud800.x.y",
+        lambda _: jws.serialize_compact({"alg": "RS256", "kid": "one"}, b"[]", KEY),
+        lambda _: jws.serialize_compact({"alg": "RS256", "kid": "one"}, b"\xff", KEY),
+        lambda _: "not.a.token",
+        lambda _: "",
+        lambda _: "a" * 70_000,
+        lambda _: "\ud800.x.y",
     ],
 )  # fmt: skip
 async def test_a_token_that_the_provider_did_not_sign_is_not(login, fake, sign):
@@ -204,6 +206,31 @@ async def test_a_token_that_the_provider_did_not_sign_is_not(login, fake, sign):
     code, message = await refused(login)
     assert code in {"login_refused", "identity_provider_failed"}
     assert "ops" not in message
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "none", "RS1", "rs256", None, 5])
+async def test_only_signatures_that_the_provider_alone_can_make_are_looked_at(login, fake, algorithm):
+    fake.sign = lambda claims: segments({"alg": algorithm, "kid": "one"}, claims) + ".AAAA"
+    assert "not signed in a way that is accepted" in (await refused(login))[1]
+
+
+@pytest.mark.parametrize(("later", "is_good"), [(599, True), (602, False), (-59, True), (-62, False)])
+async def test_a_login_that_was_begun_long_ago_is_over(fake, valkey_url, later, is_good):
+    options = Oidc.model_validate({"issuer": fake.issuer, "client_id": "pool", "operators": ["ops"]})
+    store, began = connect(valkey_url), time.time()
+    oidc = OidcLogin(Provider(options, aiohttp.TCPConnector, None), store, "test")
+    location, flow = await oidc.begin(REDIRECT, began)
+    query = {name: values[0] for name, values in parse_qs(urlsplit(location).query).items()}
+    fake.nonce = query["nonce"]
+    fake.claims = {"iat": int(began) + later, "exp": int(began) + later + 300}
+    answer = {"state": query["state"], "code": "abc"}
+    if is_good:
+        assert (await oidc.finish(answer, flow, REDIRECT, lambda: began + later)).actor == "jane@example.com"
+    else:
+        with pytest.raises(LoginFailed, match="too long ago"):
+            await oidc.finish(answer, flow, REDIRECT, lambda: began + later)
+    assert await store.client.ttl((await store.client.keys("*state*") or ["none"])[0]) > (600 if is_good else -3)
+    await store.close()
 
 
 async def test_claims_about_somebody_else_are_not_taken(login, fake):
@@ -278,7 +305,9 @@ async def test_a_provider_that_fails_is_a_clear_error_and_soon(login, fake, path
 
 
 async def test_a_provider_that_refuses_the_code_is_told_from_one_that_fails(login, fake):
-    fake.answers["/token"] = answers(400, b'{"error": "invalid_grant", "error_description": "see https://evil.example"}')
+    fake.answers["/token"] = answers(
+        400, b'{"error": "invalid_grant", "error_description": "see https://evil.example"}'
+    )
     code, message = await refused(login)
     assert code == "login_refused"
     assert "invalid_grant" in message

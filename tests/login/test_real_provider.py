@@ -162,7 +162,9 @@ async def test_a_callback_of_another_browser_logs_nobody_in(issuer, open_port):
         assert "not begun in this browser" in await answer.text()
 
 
-@pytest.mark.parametrize("change", ["state=wrong", "iss=https://evil.example", "code=x", "state=", "error=access_denied"])
+@pytest.mark.parametrize(
+    "change", ["state=wrong", "iss=https://evil.example", "code=x", "state=", "error=access_denied"]
+)
 async def test_a_changed_callback_is_refused(issuer, open_port, change):
     _, client = await open_port(oidc(issuer))
     browser = Browser(client)

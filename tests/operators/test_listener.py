@@ -121,7 +121,9 @@ async def test_a_page_that_this_port_served_itself_may_go_on(operators):
 # ---- requests are validated by their types ----
 
 
-@pytest.mark.parametrize("route", [route for route in ROUTES if route.name not in NO_LOGIN], ids=lambda route: route.name)
+@pytest.mark.parametrize(
+    "route", [route for route in ROUTES if route.name not in NO_LOGIN], ids=lambda route: route.name
+)
 async def test_every_route_of_the_table_is_served_by_its_own_handler(operators, route):
     new = {client_shapes.NewClient: {"id": "new"}, client_shapes.NewTeam: {"id": "new"}}
     needed = {shapes.NewKey: {"secret": "sk-x"}, **new, None: None}

@@ -214,7 +214,12 @@ async def test_another_page_can_log_nobody_in(open_port, sent):
 # ---- the page is open, the API is not
 
 
-LINK = {"Host": "127.0.0.1:9090", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+LINK = {
+    "Host": "127.0.0.1:9090",
+    "Sec-Fetch-Site": "cross-site",
+    "Sec-Fetch-Mode": "navigate",
+    "Sec-Fetch-Dest": "document",
+}
 
 
 @pytest.mark.parametrize(("path", "status"), [("/", 200), ("/assets/app.js", 200), ("/admin/keys", 403),
@@ -245,9 +250,10 @@ async def test_with_a_rebound_name_the_page_is_refused_too(open_port, path):
 
 @pytest.mark.parametrize(
     "target",
-    [b"/assets/../admin/keys", b"/assets/%2e%2e/admin/keys", b"/assets/..%2fadmin/keys", b"//admin/keys", b"/./admin/keys",
-     b"/login/../admin/keys", b"/admin/keys;/assets/", b"/%61dmin/keys", b"/admin/login/../keys", b"/admin/login%2f..%2fkeys",
-     b"http://127.0.0.1:9090/admin/keys", b"http://127.0.0.1:9090/assets/../admin/keys"],
+    [b"/assets/../admin/keys", b"/assets/%2e%2e/admin/keys", b"/assets/..%2fadmin/keys", b"//admin/keys",
+    b"/./admin/keys",
+     b"/login/../admin/keys", b"/admin/keys;/assets/", b"/%61dmin/keys", b"/admin/login/../keys",
+     b"/admin/login%2f..%2fkeys", b"http://127.0.0.1:9090/admin/keys", b"http://127.0.0.1:9090/assets/../admin/keys"],
 )  # fmt: skip
 async def test_no_spelling_of_a_path_leads_round_the_guard(open_port, target):
     port, client = await open_port()
@@ -264,6 +270,14 @@ async def test_two_host_headers_are_refused(open_port):
     writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1:9090\r\nHost: evil.example\r\n\r\n")
     assert (await reader.readline()).split()[1] in {b"400", b"403"}
     writer.close()
+
+
+async def test_cookies_of_a_page_with_an_https_address_are_for_https_only(open_port):
+    _, client = await open_port({"url": "https://pool.example.com"})
+    for host, secure in (("pool.example.com", True), ("127.0.0.1:9090", False)):
+        headers = {"Host": host, "Origin": f"https://{host}"}
+        answer = await client.post("/admin/login", json={"token": TOKEN}, headers=headers)
+        assert answer.headers["Set-Cookie"].endswith("; Secure") is secure
 
 
 async def test_a_page_behind_a_proxy_that_changes_the_host_is_known_by_its_url(open_port):
@@ -311,7 +325,9 @@ async def test_right_tokens_are_no_failures(open_port):
         await log_in(client)
 
 
-@pytest.mark.parametrize("body", [{}, {"token": TOKEN, "code": "x"}, {"token": ""}, {"user": "x"}, {"token": "x" * 1025}])
+@pytest.mark.parametrize(
+    "body", [{}, {"token": TOKEN, "code": "x"}, {"token": ""}, {"user": "x"}, {"token": "x" * 1025}]
+)
 async def test_a_login_names_one_proof(open_port, body):
     _, client = await open_port()
     assert await code_of(await client.post("/admin/login", json=body, headers=OWN)) == (400, "bad_request")
@@ -323,7 +339,7 @@ async def test_a_login_names_one_proof(open_port, body):
 async def test_a_link_logs_in_once(open_port):
     port, client = await open_port()
     code = await port.links.new("jane@host")
-    assert 0 < await port.store.client.ttl([n for n in await port.store.client.keys("*code*")][0]) <= 60
+    assert 0 < await port.store.client.ttl((await port.store.client.keys("*code*"))[0]) <= 60
     _, told = await log_in(client, code=code)
     assert (told["actor"], told["role"], told["by"]) == ("jane@host", "operator", "link")
     again = await client.post("/admin/login", json={"code": code}, headers=OWN)
@@ -334,9 +350,7 @@ async def test_a_link_logs_in_once(open_port):
 async def test_of_many_that_use_a_link_at_once_one_gets_in(open_port):
     port, client = await open_port()
     code = await port.links.new("jane@host")
-    answers = await asyncio.gather(
-        *(client.post("/admin/login", json={"code": code}, headers=OWN) for _ in range(8))
-    )
+    answers = await asyncio.gather(*(client.post("/admin/login", json={"code": code}, headers=OWN) for _ in range(8)))
     assert sorted(answer.status for answer in answers) == [200, *[401] * 7]
 
 
@@ -351,7 +365,7 @@ async def test_a_code_that_nobody_made_is_refused(open_port, code):
 
 
 async def test_a_session_can_be_ended_by_another_and_a_stream_notices(open_port):
-    port, client = await open_port()
+    _, client = await open_port()
     one, told = await log_in(client)
     two, _ = await log_in(client)
     rows = (await (await client.get("/admin/logins", headers=cookie(one))).json())["logins"]
@@ -363,6 +377,26 @@ async def test_a_session_can_be_ended_by_another_and_a_stream_notices(open_port)
     assert (await client.delete(f"/admin/logins/{other}", headers=change)).status == 200
     assert (await client.get("/admin/keys", headers=cookie(two))).status == 401
     assert await code_of(await client.delete(f"/admin/logins/{other}", headers=change)) == (404, "not_found")
+
+
+async def test_a_viewer_sees_and_ends_its_own_sessions_only(open_port):
+    oidc = {"issuer": "https://login.example.com", "client_id": "pool", "viewers": ["staff"]}
+    port, client = await open_port({"oidc": oidc})
+    now, source, own = time.time(), source_of(port.settings.dashboard.oidc), [new_secret(), new_secret()]
+    for secret in own:
+        joe = Session("joe", "viewer", "oidc", "", now, now + 60, values=("staff",), source=source)
+        await port.sessions.start(joe, secret)
+    operator, _ = await log_in(client)
+    everybody = (await (await client.get("/admin/logins", headers=cookie(operator))).json())["logins"]
+    rows = (await (await client.get("/admin/logins", headers=cookie(own[0]))).json())["logins"]
+    assert (len(everybody), [row["actor"] for row in rows]) == (3, ["joe", "joe"])
+    csrf = (await (await client.get("/admin/session", headers=cookie(own[0]))).json())["csrf"]
+    change = {**cookie(own[0]), "X-Quotapool-CSRF": csrf}
+    others = next(row["id"] for row in everybody if row["actor"] != "joe")
+    assert await code_of(await client.delete(f"/admin/logins/{others}", headers=change)) == (404, "not_found")
+    mine = next(row["id"] for row in rows if not row["current"])
+    assert (await client.delete(f"/admin/logins/{mine}", headers=change)).status == 200
+    assert (await client.get("/admin/keys", headers=cookie(own[1]))).status == 401
 
 
 async def test_a_long_answer_can_ask_whether_its_caller_may_still_see_it(open_port):
@@ -380,7 +414,7 @@ async def test_a_long_answer_can_ask_whether_its_caller_may_still_see_it(open_po
 
 
 async def test_sessions_of_one_are_bounded_and_others_stay(open_port):
-    port, client = await open_port()
+    port, _ = await open_port()
     now = time.time()
     await port.sessions.start(Session("joe", "viewer", "oidc", "", now, now + 30), new_secret())
     for n in range(60):
@@ -399,7 +433,12 @@ async def test_a_trusted_proxys_word_is_taken(open_port):
     port, client = await open_port(HEADER)
     jane, joe = {**OWN, "X-Forwarded-User": "jane@example.com"}, {**OWN, "X-Forwarded-User": "joe@example.com"}
     told = await (await client.get("/admin/session", headers=jane)).json()
-    assert (told["actor"], told["role"], told["by"], told["expires_at"]) == ("jane@example.com", "operator", "header", None)
+    assert (told["actor"], told["role"], told["by"], told["expires_at"]) == (
+        "jane@example.com",
+        "operator",
+        "header",
+        None,
+    )
     assert (await client.get("/admin/keys", headers=joe)).status == 200
     # The proxy's own cookie is sent by the browser unasked, so a change needs a token here too.
     assert await code_of(await client.post("/admin/keys/a/disable", headers=jane)) == (403, "csrf_wanted")

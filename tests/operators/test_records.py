@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 
 import pytest
@@ -94,7 +93,12 @@ async def test_every_change_has_a_line_and_an_event_with_old_and_new(port, clien
     assert changes[4] == {"suspended": [None, "a leak"]}
     assert changes[5]["key"] == ["…", None]
     for line in lines:
-        assert (line["actor"], line["role"], line["by"], line["address"]) == ("admin token", "operator", "token", "127.0.0.1")
+        assert (line["actor"], line["role"], line["by"], line["address"]) == (
+            "admin token",
+            "operator",
+            "token",
+            "127.0.0.1",
+        )
     events = (await events_of(port, kind="operator"))[::-1]
     assert [json.loads(event.data["changes"]) for event in events] == changes
     assert [event.data["field"] for event in events] == [line["subject"] for line in lines]
@@ -132,7 +136,7 @@ async def test_the_file_is_its_owners_and_only_grows(port, client):
 async def test_a_link_in_the_files_place_is_not_followed(port, client, tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("")
-    os.symlink(victim, port.settings.state_dir / "audit.log")
+    (port.settings.state_dir / "audit.log").symlink_to(victim)
     await do(client, "POST", "/keys/alpha/disable")  # done, and in the stream
     assert victim.read_text() == ""
     assert len(await events_of(port, kind="operator")) == 1

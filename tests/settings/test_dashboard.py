@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from quotapool.keys.keyring import secrets_in
 from quotapool.settings import RESTART_ONLY, changed_sections, for_workers, from_wire, to_wire
@@ -60,12 +62,20 @@ def test_a_trusted_header_is_believed_from_networks(load_yaml):
         ("dashboard: {oidc: {issuer: http://login.example.com, client_id: x}}", "must be https://"),
         ("dashboard: {oidc: {issuer: https://login.example.com}}", "client_id"),
         ("dashboard: {oidc: {issuer: https://l.example.com, client_id: x, scopes: [email]}}", "must contain openid"),
-        ("dashboard: {oidc: {issuer: https://l.example.com, client_id: x, scopes: ['openid email']}}", "must be a scope"),
+        (
+            "dashboard: {oidc: {issuer: https://l.example.com, client_id: x, scopes: ['openid email']}}",
+            "must be a scope",
+        ),
         ("dashboard: {oidcc: {}}", "oidc"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(refusal, yaml, why):
     assert why in refusal(yaml)
+
+
+def test_without_the_package_oidc_is_refused_and_the_package_named(refusal, monkeypatch):
+    monkeypatch.setitem(sys.modules, "joserfc", None)
+    assert "pip install 'quotapool[oidc]'" in refusal(OIDC % "${OPENAI_API_KEYS}")
 
 
 def test_an_issuer_on_this_machine_may_do_without_tls(load_yaml):

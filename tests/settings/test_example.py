@@ -131,7 +131,9 @@ def test_the_defaults_the_example_states_are_the_true_ones(tmp_path, monkeypatch
         assert getattr(stated, name) == getattr(true, name), name
     assert stated.accounts["acme"].weight == Account().weight
     # What the example leaves commented out is out by default.
-    assert all(not getattr(load(EXAMPLE, env=ENV), name) for name in CHOICES - {"keys", "limits", "alerts", "dashboard"})
+    assert all(
+        not getattr(load(EXAMPLE, env=ENV), name) for name in CHOICES - {"keys", "limits", "alerts", "dashboard"}
+    )
     as_it_stands = load(EXAMPLE, env=ENV)
     for name in ("limits", "alerts", "dashboard"):
         assert getattr(as_it_stands, name) == getattr(true, name)

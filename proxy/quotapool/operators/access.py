@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
@@ -68,6 +69,15 @@ class Access:
         return peer_of(
             request.remote or "", lines.getall("X-Forwarded-For", []), lines.getall("X-Forwarded-Proto", []), trusted
         )
+
+    def is_https(self, request: web.Request) -> bool:
+        """Whether the browser speaks https, so that its cookies are for https only."""
+        url = self.dashboard.url
+        if url is None or not url.startswith("https://"):
+            return self.peer(request).is_https
+        lines = request.headers
+        of_page = lines.get("Host", "").lower() == urlsplit(url).netloc or lines.get("Origin", "").lower() == url
+        return of_page or self.peer(request).is_https
 
     async def caller(self, request: web.Request) -> Caller:
         """Raises ApiError: nobody who may call, or a change without its CSRF token."""

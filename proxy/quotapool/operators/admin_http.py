@@ -76,7 +76,7 @@ def _served(route: Route, handler: Handler, around: Around) -> Callable[[web.Req
         try:
             actor = _actor(route, request)
             name = request.match_info.get("id", "")
-            if route.least_role == "operator" and actor.role != "operator":
+            if not route.is_open and route.least_role == "operator" and actor.role != "operator":
                 await around.refused(route, Call(name, None, None, actor, request), "role_not_enough")
                 raise ApiError("role_not_enough", f"{actor.name} is a viewer, and may look only.")
             query = _read_query(route, request)
@@ -106,7 +106,7 @@ def _actor(route: Route, request: web.Request) -> Actor:
         return caller.actor
     if not route.is_open:
         raise ApiError("admin_token_wanted", "Nobody is logged in.")
-    return Actor("", "operator", "token", request.remote or "")
+    return Actor("", "viewer", "token", request.remote or "")
 
 
 def error_response(error: ApiError) -> web.Response:

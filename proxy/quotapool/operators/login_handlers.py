@@ -52,7 +52,9 @@ class LoginHandlers:
     async def _methods(self, _: Call) -> Any:
         dashboard = self._access.dashboard
         oidc = dashboard.oidc.name if dashboard.enabled and dashboard.oidc is not None else None
-        return LoginMethods(token=dashboard.enabled, oidc=oidc, header=dashboard.trusted_header is not None)
+        return LoginMethods(
+            token=dashboard.enabled, oidc=oidc, header=dashboard.enabled and dashboard.trusted_header is not None
+        )
 
     async def _login(self, call: Call) -> Any:
         body: Login = call.body
@@ -113,7 +115,7 @@ class LoginHandlers:
         await self._access.sessions.start(session, secret)
         await self._audit.record(actor, "login", "", {})
         shown = self._shown(actor.name, actor.role, actor.by, session.ends, csrf_of(secret))
-        secure = self._access.peer(request).is_https
+        secure = self._access.is_https(request)
         return shown, session_cookie(secret, lasts_s, secure=secure)
 
     async def _logout(self, call: Call) -> Any:
@@ -124,7 +126,7 @@ class LoginHandlers:
             await self._audit.record(call.actor, "logout", "", {})
         return WithCookies(
             Deleted(caller.session_id, bool(caller.session_id)),
-            (no_session(secure=self._access.peer(request).is_https),),
+            (no_session(secure=self._access.is_https(request)),),
         )
 
     async def _show(self, call: Call) -> Any:

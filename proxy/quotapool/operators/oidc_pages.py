@@ -103,7 +103,7 @@ class OidcPages:
         return web.Response(body=page.encode(), headers=headers)
 
     def _is_https(self, request: web.Request) -> bool:
-        return self._access.peer(request).is_https
+        return self._access.is_https(request)
 
     def _shown(self, answer: _Answer) -> _Answer:
         """The same handler; what it raises becomes a page."""
@@ -118,7 +118,9 @@ class OidcPages:
             except StoreError:
                 code, message, retry_after_s = "store_unavailable", "The store does not answer.", 0
             if code not in {"too_many_logins", "not_found"}:
-                _log.warning("a login at the identity provider failed", code=code, problem=message)
+                # What is known of a person is shown to that person only.
+                problem = {} if code == "no_role" else {"problem": message}
+                _log.warning("a login at the identity provider failed", code=code, **problem)
                 nobody = Actor("oidc", "viewer", "oidc", self._access.peer(request).address)
                 await self._audit.refused(nobody, "login", "", code)
             page = _PAGE.format(refresh="", text=html.escape(message), link="Back to the page")
