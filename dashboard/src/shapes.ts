@@ -236,10 +236,12 @@ export type Event = {
   data: Record<string, unknown>;
 };
 
-/** The newest come first; `before`: the id of an event, to continue from there. */
+/** The newest come first; `before`: the id of an event, to continue from there. `kind`: state, brake, egress, policy, operator…; `subject`: what it is about, as `data.field` has it: `k/alpha`, `a/acme`, `c/app`, `t/search`. */
 export type EventQuery = {
   limit?: number;
   before?: string | null;
+  kind?: string | null;
+  subject?: string | null;
 };
 
 export type Events = {

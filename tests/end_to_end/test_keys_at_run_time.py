@@ -345,7 +345,7 @@ def test_every_answer_of_the_admin_api_is_of_its_documented_shape(start_simulato
         ("enable_key", "/keys/second/enable", None),
         ("probe_key", "/keys/second/probe", None),
         ("show_pool", "/pool", None),
-        ("list_events", "/events?limit=3", None),
+        ("list_events", "/events?limit=3&kind=state", None),
         ("show_usage", "/usage?by=key", None),
         ("list_requests", "/requests?limit=3", None),
         ("show_request", f"/requests/{asked}", None),
@@ -364,12 +364,19 @@ def test_every_answer_of_the_admin_api_is_of_its_documented_shape(start_simulato
         ("resume_client", "/clients/app/resume", None),
         ("revoke_client", "/clients/app", None),
         ("forget_key", "/keys/second", None),
+        ("login_methods", "/login-methods", None),
+        ("login", "/login", {"token": (proxy.state_dir / "admin-token").read_text().strip()}),
+        ("show_session", "/session", None),
+        ("list_logins", "/logins", None),
+        ("end_login", "/logins/{its id}", None),
+        ("logout", "/logout", {}),
     ]
     table = {route.name: route for route in ROUTES}
     assert {name for name, *_ in calls} == set(table)
     answers = {}
     for name, path, body in calls:
-        status, answers[name] = admin(proxy, table[name].method, path, body)
+        where = path if name != "end_login" else f"/logins/{answers['list_logins']['logins'][0]['id']}"
+        status, answers[name] = admin(proxy, table[name].method, where, body)
         assert status == table[name].status, (name, answers[name])
         msgspec.convert(answers[name], table[name].answer)
     assert answers["add_client"]["key"].startswith("qp-")
@@ -379,7 +386,7 @@ def test_every_answer_of_the_admin_api_is_of_its_documented_shape(start_simulato
     assert answers["suspend_client"]["changed"]
     assert answers["resume_client"]["changed"]
     assert [event["data"]["to"] for event in answers["list_events"]["events"]] == ["active", "removed", "draining"]
-    older = admin(proxy, "GET", f"/events?before={answers['list_events']['events'][-1]['id']}")[1]["events"]
+    older = admin(proxy, "GET", f"/events?kind=state&before={answers['list_events']['events'][-1]['id']}")[1]["events"]
     assert [event["data"]["to"] for event in older][:2] == ["active", "disabled"]
     assert msgspec.convert(answers["show_pool"], shapes.PoolRow).usable_keys == 2
     for path, body, status, code in (

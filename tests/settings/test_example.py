@@ -24,6 +24,7 @@ ENV = {
     "OPENAI_ADMIN_KEY": "sk-admin-acme",
     "ALERTS_WEBHOOK": "https://ops.example.com/hook",
     "ALERTS_SECRET": "a-secret-of-the-hook",
+    "OIDC_SECRET": "a-secret-of-the-oidc-client",
     "PROXY_PASSWORD": "a-password-of-jane",
     "HOME": "/home/op",
 }
@@ -31,6 +32,7 @@ ENV = {
 CHOICES = {
     "admin_keys",
     "alerts",
+    "dashboard",
     "keys",
     "master_key",
     "prices",
@@ -129,9 +131,12 @@ def test_the_defaults_the_example_states_are_the_true_ones(tmp_path, monkeypatch
         assert getattr(stated, name) == getattr(true, name), name
     assert stated.accounts["acme"].weight == Account().weight
     # What the example leaves commented out is out by default.
-    assert all(not getattr(load(EXAMPLE, env=ENV), name) for name in CHOICES - {"keys", "limits", "alerts"})
+    assert all(
+        not getattr(load(EXAMPLE, env=ENV), name) for name in CHOICES - {"keys", "limits", "alerts", "dashboard"}
+    )
     as_it_stands = load(EXAMPLE, env=ENV)
-    assert (as_it_stands.limits, as_it_stands.alerts) == (true.limits, true.alerts)
+    for name in ("limits", "alerts", "dashboard"):
+        assert getattr(as_it_stands, name) == getattr(true, name)
 
 
 def test_defaults_are_those_of_the_design():

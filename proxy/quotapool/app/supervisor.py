@@ -22,6 +22,7 @@ from quotapool.app.alerting import Alerting
 from quotapool.app.background import BackgroundTasks
 from quotapool.app.collector import collect_rarely, keep_what_is_built, keeping_what_is_built
 from quotapool.app.credit_watch import CreditWatch
+from quotapool.app.logins import build_logins
 from quotapool.app.openai_sync import OpenAISync
 from quotapool.app.pricing import Pricing
 from quotapool.app.probing import Probing
@@ -126,13 +127,16 @@ class Supervisor:
         spend = SpendStore(resources.admin_store, self.settings.pool)
         now = NowHandlers(reader, samples, spend, lambda: self._pricing.price_list)
         api = AdminApi(keys, resources.admin_store, self._probing.prober.probe_now, apply, now)
+        logins = build_logins(resources, keys)
         app = admin_app(
-            token=resources.admin_token,
+            access=logins.access,
             metrics=MetricsPage(self._overview.metrics, self._refresh_metrics, resources.metrics_dir).body,
             why_not_ready=self._why_not_ready,
             why_unhealthy=self._why_unhealthy,
-            handlers=api.handlers(),
+            handlers={**api.handlers(), **logins.handlers},
+            around=logins.recorder,
             hosts=self._admin_hosts,
+            pages=(logins.pages,),
         )
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()

@@ -1,29 +1,36 @@
 """How a command reaches the store and the pool's keys.
 
 The store: the configured one, the running proxy's embedded one, or one of its own. Keys: the configured ones and the
-vault's.
+vault's. What a command changes is recorded here, with the name of whoever runs it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+import pwd
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial, wraps
+from typing import Any
 
 import structlog
 
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.options import with_settings
+from quotapool.domain.actor import Actor
 from quotapool.domain.observer import Observer
 from quotapool.keys.keyring import secrets_in
 from quotapool.keys.master_keys import NoMasterKey
 from quotapool.keys.sources import KeySources
 from quotapool.keys.vault import Vault, VaultChanged, VaultLocked
 from quotapool.ledger.budgets import Ledger, StoreUnavailable
+from quotapool.login.audit import Audit
 from quotapool.observe.redaction import Redactor
 from quotapool.operators.keys import InvalidKey, KeyConflict, KeyOperations, KeyRejected, UnknownKey
 from quotapool.operators.overview import Overview
+from quotapool.operators.snapshots import Snapshots, told
 from quotapool.settings import Settings
 from quotapool.store.embedded import StateDirBusy, attach_url, temporary
 from quotapool.store.runtime_dir import RuntimeDirUnsafe
@@ -115,3 +122,61 @@ def with_keys(run: Callable[..., Awaitable[int]]) -> Callable[..., None]:
         return run_with_keys(settings, partial(run, **options))
 
     return command
+
+
+# ---- records of what commands change
+
+
+def command_actor() -> Actor:
+    """Who runs this command: the user that the kernel names, not one that the environment does, and the machine."""
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = f"uid-{os.getuid()}"
+    return Actor(f"{user}@{socket.gethostname()}"[:128], "operator", "command")
+
+
+def audit_of(settings: Settings, store: Store) -> Audit:
+    """Where commands record what they change."""
+    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Audit(store, settings.pool, settings.state_dir, Redactor(secrets_in(settings, "")))
+
+
+async def record(
+    settings: Settings, store: Store, action: str, subject: str, changes: Mapping[str, Any] | None = None
+) -> None:
+    """Record what this command did. `action` is the name of the admin API's route that does the same."""
+    await audit_of(settings, store).record(command_actor(), action, subject, changes or {})
+
+
+async def recorded(
+    settings: Settings,
+    store: Store,
+    action: str,
+    subject: str,
+    run: Callable[[], Awaitable[int]],
+    *,
+    keys: KeyOperations | None = None,
+) -> int:
+    """The exit code of `run`, which does something to `subject`; recorded if it did, with what is different now."""
+    snapshots = Snapshots(lambda: settings, store, keys)
+    before = await snapshots.of(subject)
+    code = await run()
+    changes = told(subject, before, await snapshots.of(subject))
+    if code == 0 or changes:
+        await record(settings, store, action, subject, changes)
+    return code
+
+
+def changing_key(action: str) -> Callable[[Callable[..., Awaitable[int]]], Callable[..., None]]:
+    """Like `with_keys`, for a command that does something to the key `key`."""
+
+    def decorate(run: Callable[..., Awaitable[int]]) -> Callable[..., None]:
+        @wraps(run)
+        async def watched(keys: KeyOperations, **options: Any) -> int:
+            store, subject = keys.overview.ledger.store, f"k/{options['key']}"
+            return await recorded(keys.settings, store, action, subject, partial(run, keys, **options), keys=keys)
+
+        return with_keys(watched)
+
+    return decorate

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Annotated, Any, Final
 
 import typer
 
 from quotapool.cli import tables
-from quotapool.cli.access import run_with_store
+from quotapool.cli.access import recorded, run_with_store
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.options import JsonOption, with_settings
 from quotapool.cli.rule_options import cell, changed_words, with_client_rules
@@ -48,9 +48,19 @@ _COLUMNS: Final = ("id", "name", "source", "team", "models", "priority", "expire
 def with_clients(run: Callable[..., Awaitable[int]]) -> Callable[..., None]:
     """A command of `run`, whose arguments are the configuration, the pool's clients and its options."""
 
+    return _with_clients(run, "")
+
+
+def changing_client(action: str) -> Callable[[Callable[..., Awaitable[int]]], Callable[..., None]]:
+    """The same for a command that does something to the client `name`, which is recorded."""
+    return partial(_with_clients, action=action)
+
+
+def _with_clients(run: Callable[..., Awaitable[int]], action: str) -> Callable[..., None]:
     async def checked(settings: Settings, store: Store, **options: object) -> int:
+        doing = partial(run, settings, ClientOperations(lambda: settings, store), **options)
         try:
-            return await run(settings, ClientOperations(lambda: settings, store), **options)
+            return await (recorded(settings, store, action, f"c/{options['name']}", doing) if action else doing())
         except UnknownClient as error:
             return fail(f"no client {str(error)!r} in the store; `quotapool clients list` shows them")
         except (InvalidClient, ClientConflict) as error:
@@ -113,7 +123,7 @@ def _show_pair(settings: Settings, name: str, new: str | None) -> None:
 
 
 @app.command("add")
-@with_clients
+@changing_client("add_client")
 @with_client_rules
 async def add(
     settings: Settings,
@@ -149,7 +159,7 @@ def _may_close(settings: Settings, *, yes: bool) -> bool:
 
 
 @app.command("set")
-@with_clients
+@changing_client("set_client")
 @with_client_rules
 async def change(
     settings: Settings,
@@ -215,7 +225,7 @@ async def show(settings: Settings, clients: ClientOperations, *, json: JsonOptio
 
 
 @app.command("rotate")
-@with_clients
+@changing_client("rotate_client")
 async def rotate(
     settings: Settings,
     clients: ClientOperations,
@@ -237,7 +247,7 @@ async def rotate(
 
 
 @app.command("suspend")
-@with_clients
+@changing_client("suspend_client")
 async def suspend(
     settings: Settings,
     clients: ClientOperations,
@@ -253,7 +263,7 @@ async def suspend(
 
 
 @app.command("resume")
-@with_clients
+@changing_client("resume_client")
 async def resume(settings: Settings, clients: ClientOperations, name: Id) -> int:
     """Serve a client again that was suspended, by you or for policy refusals (safety.suspend_after)."""
     del settings
@@ -264,7 +274,7 @@ async def resume(settings: Settings, clients: ClientOperations, name: Id) -> int
 
 
 @app.command("revoke")
-@with_clients
+@changing_client("revoke_client")
 async def revoke(settings: Settings, clients: ClientOperations, name: Id) -> int:
     """Revoke a client's key; it stops working within a second."""
     del settings

@@ -205,6 +205,42 @@ def explain(
 
 
 @app.command()
+def dashboard(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Print the link only.")] = False,
+) -> None:
+    """Open the operators' page, logged in: a link that works once, for a minute."""
+    from quotapool.cli.dashboard import run
+
+    raise typer.Exit(run(settings_or_exit(config, env_file), is_opened=not no_open))
+
+
+@app.command()
+def events(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    kind: Annotated[
+        str | None, typer.Option(help="state, brake, egress, policy, operator …", show_default="all")
+    ] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="k/KEY, a/ACCOUNT, o/ORGANISATION, c/CLIENT or t/TEAM.", show_default="all")
+    ] = None,
+    since: Annotated[str, typer.Option(help="A span (90m, 24h, 7d), or a day or time (2026-11-01T15:00, UTC).")] = "7d",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="And new ones as they come, until Ctrl-C.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="For programs: a JSON object a line.")] = False,
+) -> None:
+    """What happened to keys, and which operator changed what: the pool's last 10,000 events, the oldest first."""
+    from quotapool.cli.events import Form, run
+    from quotapool.operators.shapes import EventQuery
+
+    form: Form = "csv" if csv else "json" if json else "lines"
+    query = EventQuery(kind=kind, subject=subject)
+    raise typer.Exit(run(settings_or_exit(config, env_file), query, since, form, follow=follow))
+
+
+@app.command()
 def me(
     base_url: Annotated[
         str | None, typer.Option(envvar="OPENAI_BASE_URL", help="The proxy, as clients name it.", show_default=False)

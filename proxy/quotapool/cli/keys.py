@@ -12,7 +12,7 @@ import typer
 
 from quotapool.app.probing import Probing
 from quotapool.cli import keys_import, tables, topup
-from quotapool.cli.access import run_with_keys, with_keys
+from quotapool.cli.access import changing_key, record, recorded, run_with_keys, with_keys
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.options import JsonOption, NoCheckOption, ReplaceOption, with_settings
 from quotapool.domain.states import State
@@ -61,28 +61,28 @@ async def _act(keys: KeyOperations, action: str, key: str) -> int:
 
 
 @app.command("enable")
-@with_keys
+@changing_key("enable_key")
 async def enable(keys: KeyOperations, key: KeyArgument) -> int:
     """Make a removed, quarantined, disabled or draining key active again."""
     return await _act(keys, "enable", key)
 
 
 @app.command("disable")
-@with_keys
+@changing_key("disable_key")
 async def disable(keys: KeyOperations, key: KeyArgument) -> int:
     """No requests until it is enabled."""
     return await _act(keys, "disable", key)
 
 
 @app.command("drain")
-@with_keys
+@changing_key("drain_key")
 async def drain(keys: KeyOperations, key: KeyArgument) -> int:
     """No new requests; running ones are completed. The same as disable, with another name for the intention."""
     return await _act(keys, "drain", key)
 
 
 @app.command("remove")
-@with_keys
+@changing_key("remove_key")
 async def remove(
     keys: KeyOperations,
     key: KeyArgument,
@@ -100,7 +100,7 @@ async def remove(
 
 
 @app.command("probe")
-@with_keys
+@changing_key("probe_key")
 async def probe(keys: KeyOperations, key: KeyArgument, *, json: JsonOption = False) -> int:
     """Ask OpenAI about one key now. Exit code 1 if it is not valid."""
     probing = Probing(keys.settings, keys.overview.ledger, keys.redactor, keys.overview.roster)
@@ -149,9 +149,15 @@ def add(
     entry = KeyEntry(given.strip(), name, account, {"tier": tier} if tier else {})
 
     async def command(keys: KeyOperations) -> int:
-        added, result = await keys.add(entry, check=not no_check, replace=replace)
-        print(f"key {added}: {result}")
-        return 0
+        chosen = keys.with_own_id(keys.validated(entry), entry, lambda _: False).id
+
+        async def run() -> int:
+            added, result = await keys.add(entry, check=not no_check, replace=replace)
+            print(f"key {added}: {result}")
+            return 0
+
+        store = keys.overview.ledger.store
+        return await recorded(keys.settings, store, "add_key", f"k/{chosen}", run, keys=keys)
 
     return run_with_keys(settings, command)
 
@@ -187,6 +193,8 @@ async def rotate_master_key(
     else:
         next_ = f"now give every replica the key in {new_file} instead of the old one"
     print(f"{count} keys sealed with the new master key; {next_}")
+    changes = {"master_key": ["…", "new key"], "keys": [None, count]}
+    await record(settings, keys.overview.ledger.store, "rotate_master_key", "", changes)
     return 0
 
 

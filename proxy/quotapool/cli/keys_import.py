@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from quotapool.cli import tables
-from quotapool.cli.access import run_with_keys
+from quotapool.cli.access import record, run_with_keys
 from quotapool.cli.errors import fail
 from quotapool.cli.options import JsonOption, NoCheckOption, ReplaceOption
 from quotapool.operators.importer import Importer, Report
@@ -52,6 +52,9 @@ def run(
                 keys, check=not no_check, dry_run=dry_run, replace=replace, on_progress=lambda: progress.advance(task)
             )
             done = await importer.run(_lines(file), at_once=at_once, per_second=per_second)
+        if not dry_run:
+            changes: dict[str, list[Any]] = {word: [None, count] for word, count in sorted(done.counts.items())}
+            await record(keys.settings, keys.overview.ledger.store, "import_keys", "", changes)
         if report is not None:
             report.write_bytes(msgspec.json.format(msgspec.json.encode(done.as_json())) + b"\n")
         if json:

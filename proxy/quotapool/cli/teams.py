@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Annotated, Any
 
 import typer
 
 from quotapool.cli import tables
-from quotapool.cli.access import run_with_store
+from quotapool.cli.access import recorded, run_with_store
 from quotapool.cli.errors import fail
 from quotapool.cli.options import JsonOption, with_settings
 from quotapool.cli.rule_options import cell, changed_words, with_team_rules
@@ -28,9 +28,19 @@ Notes = Annotated[str | None, typer.Option(help="For people.", show_default=Fals
 def with_teams(run: Callable[..., Awaitable[int]]) -> Callable[..., None]:
     """A command of `run`, whose arguments are the pool's teams and its options."""
 
+    return _with_teams(run, "")
+
+
+def changing_team(action: str) -> Callable[[Callable[..., Awaitable[int]]], Callable[..., None]]:
+    """The same for a command that does something to the team `name`, which is recorded."""
+    return partial(_with_teams, action=action)
+
+
+def _with_teams(run: Callable[..., Awaitable[int]], action: str) -> Callable[..., None]:
     async def checked(settings: Settings, store: Store, **options: object) -> int:
+        doing = partial(run, TeamOperations(lambda: settings, store), **options)
         try:
-            return await run(TeamOperations(lambda: settings, store), **options)
+            return await (recorded(settings, store, action, f"t/{options['name']}", doing) if action else doing())
         except UnknownTeam as error:
             return fail(f"no team {str(error)!r}; `quotapool teams list` shows them")
         except (InvalidTeam, TeamConflict) as error:
@@ -50,7 +60,7 @@ def _asked(title: str | None, notes: str | None, rules: dict[str, Any]) -> dict[
 
 
 @app.command("add")
-@with_teams
+@changing_team("add_team")
 @with_team_rules
 async def add(teams: TeamOperations, rules: dict[str, Any], name: Id, title: Title = None, notes: Notes = None) -> int:
     """Make a team. Its clients are those that are made or changed with --team NAME."""
@@ -60,7 +70,7 @@ async def add(teams: TeamOperations, rules: dict[str, Any], name: Id, title: Tit
 
 
 @app.command("set")
-@with_teams
+@changing_team("set_team")
 @with_team_rules
 async def change(
     teams: TeamOperations, rules: dict[str, Any], name: Id, title: Title = None, notes: Notes = None
@@ -108,7 +118,7 @@ async def show(teams: TeamOperations, *, json: JsonOption = False) -> int:
 
 
 @app.command("remove")
-@with_teams
+@changing_team("remove_team")
 async def remove(teams: TeamOperations, name: Id) -> int:
     """Remove a team that has no clients, and forget what it used."""
     await teams.remove(name)

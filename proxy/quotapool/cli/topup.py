@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from quotapool.cli.access import run_with_keys
+from quotapool.cli.access import record, run_with_keys
 from quotapool.cli.errors import fail
 from quotapool.domain.states import State
 from quotapool.domain.subject import Subject
@@ -47,6 +47,9 @@ def run(
         credit = overview.credit
         await credit.topup(account, usd, granted_on, expires_on, datetime.now(UTC))
         woken = await overview.ledger.registry.try_now(State.QUARANTINED, subjects_of(overview, account))
+        days = {"granted_on": [None, str(granted_on)], "expires_on": [None, expires and str(expires_on)]}
+        changes = {"usd": [None, usd], **days}
+        await record(keys.settings, overview.ledger.store, "topup_account", f"a/{account}", changes)
         wallet = (await credit.assess(datetime.now(UTC))).wallets[account]
         left = 0 if wallet.remaining is None else wallet.remaining
         until = f", until {expires_on}" if expires_on else ""

@@ -47,6 +47,8 @@ def secrets_in(settings: Settings, redis: str) -> Iterator[str]:
         yield settings.admin_token.get_secret_value()
     if settings.master_key is not None:
         yield settings.master_key.get_secret_value()
+    if settings.dashboard.oidc is not None and settings.dashboard.oidc.client_secret is not None:
+        yield settings.dashboard.oidc.client_secret.get_secret_value()
     if settings.upstream_proxy is not None:
         yield from settings.upstream_proxy.secrets()
     for target in settings.alerts.targets:

@@ -100,6 +100,9 @@ class ClientStore:
         """Forget a client and what it used. False if there is none of this name."""
         return await self._records.remove(name, with_it=[prefix + name for prefix in self._of_one])
 
+    async def get(self, name: str) -> ClientRecord | None:
+        return await self._records.get(name)
+
     async def all(self) -> dict[str, ClientRecord]:
         return await self._records.all()
 
@@ -117,6 +120,10 @@ class ClientStore:
         gone = await self._store.guard(self._store.client.hdel(self._suspended, name))
         await self._records.changed()
         return bool(gone)
+
+    async def suspension(self, name: str) -> Suspension | None:
+        raw = await self._store.guard(self._store.client.hget(self._suspended, name))
+        return None if raw is None else msgspec.json.decode(raw, type=Suspension)
 
     async def suspended(self) -> dict[str, Suspension]:
         raw = await self._store.guard(self._store.client.hgetall(self._suspended))

@@ -33,6 +33,10 @@ class StoredRecords(Generic[R]):
         raw = await self._store.guard(self._store.client.hgetall(self._key))
         return {text_of(name): msgspec.json.decode(value, type=self._shape) for name, value in raw.items()}
 
+    async def get(self, name: str) -> R | None:
+        raw = await self._store.guard(self._store.client.hget(self._key, name))
+        return None if raw is None else msgspec.json.decode(raw, type=self._shape)
+
     async def put(self, name: str, record: R, without: Sequence[str] = ()) -> bool:
         """Add a record, and delete the keys `without` in the same step. False if the name is taken."""
         return await self._replace(name, b"", record, without)

@@ -23,7 +23,7 @@ from quotapool.ledger.declared_keys import keys_of_clock, keys_of_state, keys_of
 from quotapool.ledger.messages import record_of
 from quotapool.store.store import Script, Store, StoreLost, StoreUnavailable, text_of
 
-_MOST_EVENTS: Final = 10_000
+MOST_EVENTS: Final = 10_000
 
 _AT_ONCE: Final = 200  # names of buckets in one turn of the loop
 _RECORDS_AT_ONCE: Final = 500
@@ -158,7 +158,7 @@ class Registry:
         event: dict[Any, Any] = {"field": subject, **dict.fromkeys(names, ""), "by": OBSERVED, "status": "0", **fields}
         event |= {"at": str(await self.time()), "kind": kind}
         await self.retry(
-            lambda: self.store.client.xadd(f"{self.prefix}:events", event, maxlen=_MOST_EVENTS, approximate=True)
+            lambda: self.store.client.xadd(f"{self.prefix}:events", event, maxlen=MOST_EVENTS, approximate=True)
         )
 
     async def try_now(self, state: State, subjects: Sequence[Subject]) -> int:

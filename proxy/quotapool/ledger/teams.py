@@ -54,6 +54,9 @@ class TeamStore:
         """Forget a team and what it used. False if there is none of this name."""
         return await self._records.remove(name, with_it=[self._rules + name])
 
+    async def get(self, name: str) -> TeamRecord | None:
+        return await self._records.get(name)
+
     async def all(self) -> dict[str, TeamRecord]:
         return await self._records.all()
 

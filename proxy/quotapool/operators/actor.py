@@ -1,19 +1,7 @@
-"""Who does something to the pool, as the records of changes name them."""
+"""Who does something to the pool: the name by which the operators' room knows `domain/actor.py`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from quotapool.domain.actor import Actor, Role
 
-Role = Literal["viewer", "operator"]
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """`name`: of a user, or `admin token`. `by`: how it is known. `address`: the IP address of the call, "" if it came
-    from the command line."""
-
-    name: str
-    role: Role
-    by: Literal["token", "link", "oidc", "header", "command"]
-    address: str = ""
+__all__ = ["Actor", "Role"]

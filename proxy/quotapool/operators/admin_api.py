@@ -17,6 +17,7 @@ from quotapool.keys.vault import VaultLocked
 from quotapool.money.question import BadQuestionError, question
 from quotapool.money.spend_store import SpendStore
 from quotapool.money.usage_report import document, report
+from quotapool.observe.events import Events
 from quotapool.operators import client_shapes, shapes
 from quotapool.operators.admin_http import Call, Handler
 from quotapool.operators.admin_routes import ApiError
@@ -35,7 +36,7 @@ from quotapool.operators.now_handlers import NowHandlers
 from quotapool.operators.request_handlers import RequestHandlers
 from quotapool.operators.team_handlers import TEAM_CODES, TeamHandlers
 from quotapool.operators.teams import UnknownTeam
-from quotapool.store.store import Store, StoreError, text_of
+from quotapool.store.store import Store, StoreError
 
 _DIMENSIONS: Final = ("rpm", "tpm", "rpd", "tpd", "ipm")
 _MOST_ROWS: Final = 10_000  # of a report of usage: what is written in one turn of the loop
@@ -159,13 +160,9 @@ class AdminApi:
 
     async def _list_events(self, call: Call) -> Any:
         query: shapes.EventQuery = call.query
-        stream, last = f"{self._keys.overview.ledger.prefix}:events", f"({query.before}" if query.before else "+"
-        raw = await self._store.guard(self._store.client.xrevrange(stream, max=last, min="-", count=query.limit))
-        events = []
-        for name, fields in raw or ():
-            data = {text_of(key): text_of(value) for key, value in (fields or {}).items()}
-            events.append(shapes.Event(text_of(name or b""), data.pop("at", ""), data))
-        return shapes.Events(events)
+        events = Events(self._store, self._keys.settings.pool)
+        found = await events.latest(query.limit, query.matches, before=query.before)
+        return shapes.Events([shapes.Event(event.id, event.at, event.data) for event in found])
 
     async def _show_usage(self, call: Call) -> Any:
         query: shapes.UsageQuery = call.query

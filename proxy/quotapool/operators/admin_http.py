@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
 
 import msgspec
 import structlog
 from aiohttp import web
+from multidict import CIMultiDict
 
 from quotapool.domain.redact import mask
 from quotapool.openai.replies import error_body
+from quotapool.operators.access import CALLER, Caller
 from quotapool.operators.actor import Actor
 from quotapool.operators.admin_routes import PREFIX, ROUTES, ApiError, Route
 from quotapool.operators.openapi import document
@@ -25,18 +27,39 @@ _KIND_OF: Final = {429: "requests", 500: "server_error", 503: "service_unavailab
 @dataclass(frozen=True, slots=True)
 class Call:
     """One validated request: `id` is the one in the path, "" if there is none; `query` and `body` are of the route's
-    types; `actor`: who asks for it."""
+    types; `actor`: who asks for it, without a name if the route is open. A handler may put
+    into `changes` what the record of this call has to say besides what it finds itself: option -> [old, new]."""
 
     id: str
     query: Any
     body: Any
     actor: Actor
+    request: web.Request | None = None
+    changes: dict[str, list[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WithCookies:
+    """A handler's result, and cookies (Set-Cookie headers) to go with it."""
+
+    result: Any
+    cookies: tuple[str, ...]
 
 
 Handler = Callable[[Call], Awaitable[Any]]
 
 
-def add_routes(app: web.Application, handlers: Mapping[str, Handler], version: str) -> None:
+class Around(Protocol):
+    """What happens around the handlers of all routes: records of changes (`recorder.py`)."""
+
+    async def call(self, route: Route, call: Call, handler: Handler) -> Any:
+        """The handler's result."""
+
+    async def refused(self, route: Route, call: Call, code: str) -> None:
+        """The call was refused before it reached its handler."""
+
+
+def add_routes(app: web.Application, handlers: Mapping[str, Handler], version: str, around: Around) -> None:
     """Every route of the table, and the document that describes them. `handlers`: by the routes' names."""
     page = msgspec.json.encode(document(version))
 
@@ -45,16 +68,20 @@ def add_routes(app: web.Application, handlers: Mapping[str, Handler], version: s
 
     app.router.add_get(f"{PREFIX}/openapi.json", openapi)
     for route in ROUTES:
-        app.router.add_route(route.method, PREFIX + route.path, _served(route, handlers[route.name]))
+        app.router.add_route(route.method, PREFIX + route.path, _served(route, handlers[route.name], around))
 
 
-def _served(route: Route, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _served(route: Route, handler: Handler, around: Around) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def serve(request: web.Request) -> web.Response:
         try:
+            actor = _actor(route, request)
+            name = request.match_info.get("id", "")
+            if not route.is_open and route.least_role == "operator" and actor.role != "operator":
+                await around.refused(route, Call(name, None, None, actor, request), "role_not_enough")
+                raise ApiError("role_not_enough", f"{actor.name} is a viewer, and may look only.")
             query = _read_query(route, request)
-            body = await _read_body(route, request)
-            actor = Actor("admin token", "operator", "token", request.remote or "")
-            result = await handler(Call(request.match_info.get("id", ""), query, body, actor))
+            call = Call(name, query, await _read_body(route, request), actor, request)
+            result = await (around.call(route, call, handler) if route.is_recorded else handler(call))
         except ApiError as error:
             return error_response(error)
         except web.HTTPRequestEntityTooLarge:
@@ -62,7 +89,10 @@ def _served(route: Route, handler: Handler) -> Callable[[web.Request], Awaitable
         except Exception:  # noqa: BLE001 - a bug must not become a page with a traceback
             _log.exception("an admin API call failed", operation=route.name)
             return error_response(ApiError("internal_error", "This call failed by a fault in the proxy."))
-        headers = {"Cache-Control": "no-store"}
+        headers = CIMultiDict({"Cache-Control": "no-store"})
+        if isinstance(result, WithCookies):
+            headers.extend([("Set-Cookie", cookie) for cookie in result.cookies])
+            result = result.result
         return web.Response(
             body=msgspec.json.encode(result), status=route.status, content_type="application/json", headers=headers
         )
@@ -70,10 +100,20 @@ def _served(route: Route, handler: Handler) -> Callable[[web.Request], Awaitable
     return serve
 
 
+def _actor(route: Route, request: web.Request) -> Actor:
+    caller: Caller | None = request.get(CALLER)
+    if caller is not None:
+        return caller.actor
+    if not route.is_open:
+        raise ApiError("admin_token_wanted", "Nobody is logged in.")
+    return Actor("", "viewer", "token", request.remote or "")
+
+
 def error_response(error: ApiError) -> web.Response:
     kind = _KIND_OF.get(error.status, "invalid_request_error")
     body = error_body(error.message, kind, error.code)
-    return web.Response(body=body, status=error.status, content_type="application/json")
+    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s else None
+    return web.Response(body=body, status=error.status, content_type="application/json", headers=headers)
 
 
 def _read_query(route: Route, request: web.Request) -> Any:

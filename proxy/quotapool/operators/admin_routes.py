@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from quotapool.operators import client_shapes, now_shapes, request_shapes, shapes
+from quotapool.operators import client_shapes, login_shapes, now_shapes, request_shapes, shapes
+from quotapool.operators.actor import Role
 from quotapool.operators.explanation import Explanation
 
 PREFIX: Final = "/admin"
@@ -13,9 +14,15 @@ PREFIX: Final = "/admin"
 
 ERROR_CODES: Final[dict[str, tuple[int, str]]] = {  # code -> status, meaning
     "bad_request": (400, "The body or the query is not as described; the message names the place."),
-    "admin_token_wanted": (401, "No admin token, or a wrong one."),
+    "admin_token_wanted": (401, "No admin token and no login, or a wrong one."),
+    "login_failed": (401, "A wrong token, or a link that is used up or too old."),
     "host_not_allowed": (403, "The Host is neither loopback, nor admin_listen's, nor in allowed_hosts."),
     "page_not_allowed": (403, "The request comes from a web page of another origin."),
+    "role_not_enough": (403, "A viewer may look, and change nothing."),
+    "no_role": (403, "Who is calling is known, and has no role here."),
+    "csrf_wanted": (403, "A change from the page without the X-Quotapool-CSRF of its session."),
+    "identity_unclear": (403, "The trusted header has several values, or none that names a person."),
+    "login_refused": (403, "The identity provider let nobody in, or what it says is not accepted."),
     "not_found": (404, "No such path, key, client, team or request."),
     "method_not_allowed": (405, "This path has other methods."),
     "conflict": (409, "It contradicts what is there: an id or a secret is in use already, or the key is configured."),
@@ -23,16 +30,20 @@ ERROR_CODES: Final[dict[str, tuple[int, str]]] = {  # code -> status, meaning
     "no_master_key": (409, "A shared store needs a configured master key before it can hold keys."),
     "body_too_large": (413, "The body is larger than 1 MiB."),
     "key_refused": (422, "OpenAI does not accept this secret, or did not answer."),
+    "too_many_logins": (429, "Too many failed logins from this address; Retry-After tells when to try again."),
     "internal_error": (500, "A fault in the proxy; its log has the details."),
+    "identity_provider_failed": (502, "The identity provider cannot be reached, or answers what none does."),
     "store_unavailable": (503, "The store does not answer."),
 }
 
 
 class ApiError(Exception):
-    """A refusal: one of ERROR_CODES, and a message for people (never a secret)."""
+    """A refusal: one of ERROR_CODES, and a message for people (never a secret). `retry_after_s`: 0 if it does not
+    matter."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, *, retry_after_s: int = 0) -> None:
         super().__init__(message)
+        self.retry_after_s = retry_after_s
         self.status, _ = ERROR_CODES[code]
         self.code = code
         self.message = message
@@ -40,7 +51,12 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One operation. `name`: its operationId, and the name of its handler; `errors`: codes besides the general ones."""
+    """One operation. `name`: its operationId, and the name of its handler; `errors`: codes besides the general ones.
+
+    `role`: the least that may call it; None: a viewer for GET, else an operator. `is_open`: nobody need be logged in.
+    `recorded`: whether a call that changes something gets a record here (`recorder.py`); False: its handler sees to
+    that, or it changes nothing.
+    """
 
     method: str
     path: str
@@ -51,8 +67,25 @@ class Route:
     query: type | None = None
     status: int = 200
     errors: tuple[str, ...] = ()
+    role: Role | None = None
+    is_open: bool = False
+    recorded: bool = True
+
+    @property
+    def least_role(self) -> Role:
+        return self.role or ("viewer" if self.method == "GET" else "operator")
+
+    @property
+    def is_recorded(self) -> bool:
+        return self.recorded and self.method != "GET"
+
+    def subject(self, name: str) -> str:
+        """What a call about `name` is about, as records name it: `k/alpha`; "": nothing by name."""
+        kind = _KINDS.get(self.path.split("/")[1], "")
+        return f"{kind}{name}" if kind and name else ""
 
 
+_KINDS: Final = {"keys": "k/", "clients": "c/", "teams": "t/", "accounts": "a/"}
 _KEY: Final = "/keys/{id}"
 _CLIENT: Final = "/clients/{id}"
 _TEAM: Final = "/teams/{id}"
@@ -110,9 +143,18 @@ ROUTES: Final[tuple[Route, ...]] = (
           body=client_shapes.TeamChange, errors=("not_found", "conflict")),
     Route("DELETE", _TEAM, "remove_team", "Remove a team that has no clients.", shapes.Deleted,
           errors=("not_found", "conflict")),
+    Route("GET", "/login-methods", "login_methods", "How people may log in.", login_shapes.LoginMethods, is_open=True),
+    Route("POST", "/login", "login", "Log in to the page, with the admin token or the code of a one-time link.",
+          login_shapes.OperatorSession, body=login_shapes.Login, errors=("login_failed", "too_many_logins"),
+          is_open=True, recorded=False),
+    Route("POST", "/logout", "logout", "End this session of the page.", shapes.Deleted, role="viewer", recorded=False),
+    Route("GET", "/session", "show_session", "Who is calling.", login_shapes.OperatorSession),
+    Route("GET", "/logins", "list_logins", "The sessions of the page; a viewer sees its own.", login_shapes.LoginRows),
+    Route("DELETE", "/logins/{id}", "end_login", "End a session of the page; a viewer may end its own.", shapes.Deleted,
+          errors=("not_found",), role="viewer", recorded=False),
 )  # fmt: skip
 
 GENERAL_ERRORS: Final = (
     *("bad_request", "admin_token_wanted", "host_not_allowed", "page_not_allowed", "body_too_large"),
-    *("internal_error", "store_unavailable"),
+    *("role_not_enough", "no_role", "csrf_wanted", "identity_unclear", "internal_error", "store_unavailable"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -147,10 +148,17 @@ class PoolRow(msgspec.Struct):
 
 
 class EventQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """The newest come first; `before`: the id of an event, to continue from there."""
+    """The newest come first; `before`: the id of an event, to continue from there. `kind`: state, brake, egress,
+    policy, operator…; `subject`: what it is about, as `data.field` has it: `k/alpha`, `a/acme`, `c/app`, `t/search`."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
     before: Annotated[str, msgspec.Meta(pattern=r"^\d{1,20}-\d{1,20}$")] | None = None
+    kind: Annotated[str, msgspec.Meta(pattern=r"^[a-z_]{1,32}$")] | None = None
+    subject: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
+
+    def matches(self, data: Mapping[str, str]) -> bool:
+        """Whether an event with these fields is asked for."""
+        return self.kind in {None, data.get("kind") or "state"} and self.subject in {None, data.get("field")}
 
 
 class Event(msgspec.Struct):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from quotapool.settings import tree
+from quotapool.settings.dashboard import warnings_of
 from quotapool.settings.document import read_document
 from quotapool.settings.draft import Draft
 from quotapool.settings.environment import CONFIG, apply_overrides, fill_in, read_variables
@@ -22,7 +24,7 @@ from quotapool.settings.values import Address, sha256_hex
 _PATHS: Final = frozenset(
     {"state_dir", "keys_file", "ca_file", "secret_file", "master_key_file", "cert_file", "key_file"}
 )
-_SECRETS: Final = frozenset({"secret", "key", "admin_token", "master_key", "session_key"})
+_SECRETS: Final = frozenset({"secret", "key", "admin_token", "master_key", "session_key", "client_secret"})
 _LITERAL_FROM: Final = 20  # characters: shorter ones are test keys
 
 
@@ -93,6 +95,7 @@ def _checked(draft: Draft) -> Settings:
     for key in settings.keys:
         if key.upstream and key.upstream.url.startswith("http:") and not _is_local(key.upstream.url):
             draft.warnings.append(f"the upstream of {key.id}: http:// sends its secret over the network unencrypted")
+    draft.warnings += warnings_of(settings.dashboard)
     if settings.tls is not None:
         draft.files += [settings.tls.cert_file, settings.tls.key_file]
     settings._origin = Origin(tuple(dict.fromkeys(draft.files)), tuple(draft.warnings))  # noqa: SLF001  # the only place that sets it
@@ -103,6 +106,8 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Option, str, str | Non
     """Options that are each valid but do not fit together: (option, message, nearest real name)."""
     if settings.listen == settings.admin_listen and settings.listen.port:
         yield ("admin_listen",), "is the same address as listen; operators need a separate port", None
+    if settings.dashboard.oidc is not None and find_spec("joserfc") is None:
+        yield ("dashboard", "oidc"), "needs the package joserfc: pip install 'quotapool[oidc]'", None
     if settings.tls is not None and (problem := settings.tls.problem()) is not None:
         yield ("tls", problem[0]), problem[1], None
     for name, account in settings.accounts.items():

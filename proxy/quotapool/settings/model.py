@@ -15,6 +15,7 @@ from quotapool.domain.quantities import Dimension, Limits
 from quotapool.settings.alerts import Alerts
 from quotapool.settings.budgets import LimitTable, ModelGroups
 from quotapool.settings.clients import Client
+from quotapool.settings.dashboard import Dashboard
 from quotapool.settings.forward_proxy import ForwardProxyOption
 from quotapool.settings.money import Funds, ModelPrices, Spend
 from quotapool.settings.organisation import AdminKey, ProjectId
@@ -198,6 +199,7 @@ class Settings(Section):
     allowed_origins: tuple[WebOrigin, ...] = ()
     trusted_proxies: tuple[NetworkName, ...] = ()
     admin_token: Token | None = None
+    dashboard: Dashboard = Dashboard()
 
     keys: tuple[UpstreamKey, ...] = ()
     keys_file: Path | None = None

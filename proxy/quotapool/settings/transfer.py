@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Final
 
 from quotapool.settings.alerts import Alerts
+from quotapool.settings.dashboard import Dashboard
 from quotapool.settings.model import Account, Settings, UpstreamKey
 from quotapool.settings.values import REVEAL
 
@@ -62,9 +63,11 @@ def with_more(settings: Settings, keys: Iterable[UpstreamKey], accounts: Mapping
 
 
 def for_workers(settings: Settings) -> Settings:
-    """Without admin keys, session keys and the targets of alerts: no request needs them."""
+    """Without admin keys, session keys, the targets of alerts and who may operate: no request needs them."""
     accounts = {name: account.model_copy(update={"session_key": None}) for name, account in settings.accounts.items()}
-    return with_more(settings.model_copy(update={"admin_keys": (), "alerts": Alerts()}), (), accounts)
+    return with_more(
+        settings.model_copy(update={"admin_keys": (), "alerts": Alerts(), "dashboard": Dashboard()}), (), accounts
+    )
 
 
 def changed_sections(old: Settings, new: Settings) -> set[str]:

@@ -1,0 +1,136 @@
+"""`quotapool events`: the pool's events, for people, spreadsheets and programs."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import sys
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+import msgspec
+
+from quotapool.cli import tables
+from quotapool.cli.access import run_with_store
+from quotapool.cli.errors import fail
+from quotapool.observe.events import Events, StoredEvent
+from quotapool.operators.shapes import EventQuery
+from quotapool.settings import Settings
+from quotapool.settings.values import parse_duration
+from quotapool.store.store import Store
+
+Form = Literal["lines", "csv", "json"]
+_EVERY_S: Final = 0.5
+_COLUMNS: Final = (
+    *("at", "kind", "field", "from", "to", "reason", "by", "status", "message", "request_id"),
+    *("actor", "role", "address", "action", "changes", "id"),
+)
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would calculate a cell that begins like this
+
+
+def run(settings: Settings, query: EventQuery, since: str, form: Form, *, follow: bool) -> int:
+    """Print those that match, the oldest first. Exit code 0; 2 if `since` cannot be read, or the store not reached."""
+    start = start_of(since, time.time())
+    if start is None:
+        return fail("--since must be a span (90m, 24h, 7d), a day (2026-11-01) or a time (2026-11-01T15:00)")
+
+    async def command(store: Store) -> int:
+        events, printer = Events(store, settings.pool), Printer(form)
+        place = str(int(start * 1000))
+        while True:
+            last = await events.last_id()
+            async for some in events.since(place, lambda _: True):
+                printer.show(event for event in some if query.matches(event.data))
+                last = some[-1].id
+            if not follow:
+                return 0
+            place = f"({last}"
+            await asyncio.sleep(_EVERY_S)
+
+    try:
+        return run_with_store(settings, command)
+    except KeyboardInterrupt:
+        return 0
+
+
+def start_of(since: str, now: float) -> float | None:
+    """Unix seconds of `24h`, `2026-11-01` or `2026-11-01T15:00` (UTC unless it names an offset); None: it is
+    neither."""
+    try:
+        return max(0.0, now - parse_duration(since))
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(since)
+    except ValueError:
+        return None
+    return max(0.0, (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp())
+
+
+class Printer:
+    """Events one by one, below a heading where there is one."""
+
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        self._rows = csv.writer(sys.stdout)
+        if form == "csv":
+            self._rows.writerow(_COLUMNS)
+
+    def show(self, events: Iterable[StoredEvent]) -> None:
+        for event in events:
+            if self._form == "json":
+                tables.print_json(document(event))
+            elif self._form == "csv":
+                cells = {**event.data, "at": moment(event.at), "id": event.id}
+                self._rows.writerow([safe_cell(cells.get(column, "")) for column in _COLUMNS])
+            else:
+                print(line(event))
+        sys.stdout.flush()
+
+
+def document(event: StoredEvent) -> dict[str, Any]:
+    """As JSON: all fields, `changes` decoded."""
+    data: dict[str, Any] = dict(event.data)
+    if "changes" in data:
+        try:
+            data["changes"] = msgspec.json.decode(data["changes"])
+        except msgspec.DecodeError:
+            data["changes"] = {}
+    return {"id": event.id, "at": event.at, **data}
+
+
+def line(event: StoredEvent) -> str:
+    """One event in a line for people."""
+    data = event.data
+    subject = data.get("field") or "pool"
+    if data.get("kind") == "operator":
+        changes = document(event)["changes"] if "changes" in data else {}
+        words = ", ".join(f"{name}: {_word(old)} → {_word(new)}" for name, (old, new) in changes.items())
+        refused = f" refused ({data['reason']})" if data.get("reason", "done") != "done" else ""
+        where = f" from {data['address']}" if data.get("address") else ""
+        what = f"{data.get('action', '')}{refused} {subject}" + (f" ({words})" if words else "")
+        text = f"{data.get('actor', '')}{where}: {what}"
+    else:
+        said = f": {data['message']}" if data.get("message") else ""
+        step = f"{data.get('from') or '-'} → {data.get('to') or '-'}"
+        text = f"{subject}: {step}, {data.get('reason', '')} by {data.get('by', '')}{said}"
+    found = f"{moment(event.at)}  {data.get('kind') or 'state':8}  {text}"
+    return "".join(filter(str.isprintable, found))  # what others wrote must not control the terminal
+
+
+def moment(at: str) -> str:
+    try:
+        return f"{datetime.fromtimestamp(float(at), UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except (ValueError, OverflowError, OSError):
+        return at
+
+
+def safe_cell(text: str) -> str:
+    """As a spreadsheet shows it and does not calculate it."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _word(value: Any) -> str:
+    return "-" if value is None else value if isinstance(value, str) else msgspec.json.encode(value).decode()
