@@ -57,6 +57,8 @@ class Supervisor:
         self._wanted: dict[_Work, None] = {}  # reloads that are due, each once
         self._woken = asyncio.Event()
         self._reconfiguring = asyncio.Lock()  # one new configuration after the other
+        self._started_with = settings
+        self._after_restart: list[str] = []  # options whose new value waits for a restart
         ledger = Ledger(
             resources.store, settings.pool, patience_s=min(1.0, settings.store_patience), observer=Observer()
         )
@@ -110,7 +112,14 @@ class Supervisor:
         resources = self._resources
         keys = KeyOperations(self._overview, resources.sources, resources.redactor)
         apply = partial(self._kept, self._apply_changed_keys)
-        api = AdminApi(keys, resources.admin_store, self._probing.prober.probe_now, apply)
+        api = AdminApi(
+            keys,
+            resources.admin_store,
+            self._probing.prober.probe_now,
+            apply,
+            after_restart=lambda: self._after_restart,
+        )
+        stack.push_async_callback(api.close)
         app = admin_app(
             token=resources.admin_token,
             metrics=MetricsPage(self._overview.metrics, self._refresh_metrics, resources.metrics_dir).body,
@@ -233,6 +242,7 @@ class Supervisor:
             new = self._resources.sources.merged()
             changed = await asyncio.to_thread(changed_sections, self.settings, new)
             waiting = sorted(await asyncio.to_thread(waiting_for_restart, self.settings, new))
+            self._after_restart = sorted(await asyncio.to_thread(waiting_for_restart, self._started_with, new))
             await self._apply(new)
         self._overview.metrics.config_reloads["ok"].inc()
         _log.info("configuration reloaded", changed=sorted(changed), after_restart=waiting)

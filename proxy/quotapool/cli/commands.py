@@ -113,6 +113,19 @@ def check(
     raise typer.Exit(run(settings_or_exit(config, env_file), as_json=json, show_all=everything))
 
 
+@app.command("config")
+def show_config(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    changed: Annotated[bool, typer.Option("--changed", help="Only options that are not at their default.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Every option in force, with its value and where it was set: file and line, variable, or default."""
+    from quotapool.cli.config import run
+
+    raise typer.Exit(run(settings_or_exit(config, env_file), as_json=json, changed=changed))
+
+
 @app.command()
 def usage(
     config: ConfigOption = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -20,7 +20,9 @@ from quotapool.money.usage_report import document, report
 from quotapool.operators import client_shapes, shapes
 from quotapool.operators.admin_http import Call, Handler
 from quotapool.operators.admin_routes import ApiError
+from quotapool.operators.big_answers import in_turns
 from quotapool.operators.clients import ClientConflict, ClientOperations, InvalidClient, UnknownClient
+from quotapool.operators.jobs import JobRunner
 from quotapool.operators.keys import (
     InvalidKey,
     KeyConflict,
@@ -34,6 +36,7 @@ from quotapool.operators.keys import (
 from quotapool.operators.request_handlers import RequestHandlers
 from quotapool.operators.team_handlers import TEAM_CODES, TeamHandlers
 from quotapool.operators.teams import UnknownTeam
+from quotapool.operators.work_handlers import WORK_CODES, WorkHandlers
 from quotapool.store.store import Store, StoreError, text_of
 
 _DIMENSIONS: Final = ("rpm", "tpm", "rpd", "tpd", "ipm")
@@ -41,10 +44,17 @@ _MOST_ROWS: Final = 10_000  # of a report of usage: what is written in one turn 
 
 
 class AdminApi:
-    """`on_change` is called when a call has changed the pool's keys; it returns when they are in use here."""
+    """`on_change` is called when a call has changed the pool's keys; it returns when they are in use here.
+    `after_restart`: the options whose new value waits for a restart. To be closed."""
 
     def __init__(
-        self, keys: KeyOperations, store: Store, probe_now: ProbeNow, on_change: Callable[[], Awaitable[None]]
+        self,
+        keys: KeyOperations,
+        store: Store,
+        probe_now: ProbeNow,
+        on_change: Callable[[], Awaitable[None]],
+        *,
+        after_restart: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._keys = keys
         self._store = store
@@ -53,6 +63,13 @@ class AdminApi:
         self._clients = ClientOperations(lambda: keys.settings, store)
         self._teams = TeamHandlers(lambda: keys.settings, store)
         self._requests = RequestHandlers(lambda: keys.settings, store)
+        self._work = WorkHandlers(keys, store, after_restart)
+        self._jobs = JobRunner(keys, probe_now, on_change)
+
+    async def close(self) -> None:
+        """Stop what goes on after its call: jobs, questions to OpenAI."""
+        await self._jobs.close()
+        await self._work.close()
 
     def handlers(self) -> dict[str, Handler]:
         """By the names of their routes."""
@@ -76,6 +93,8 @@ class AdminApi:
             "revoke_client": self._revoke_client,
             **self._teams.handlers(),
             **self._requests.handlers(),
+            **self._work.handlers(),
+            **self._jobs.handlers(),
         }
         for action in ("disable", "enable", "drain"):
             handlers[f"{action}_key"] = self._action(action)
@@ -128,7 +147,7 @@ class AdminApi:
         counts = dict.fromkeys([state.value for state in State], 0)
         room: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
         counted: set[str] = set()
-        for row in rows:
+        async for row in in_turns(rows):
             counts[row["state"]] = counts.get(row["state"], 0) + 1
             if row["state"] != State.ACTIVE.value or row["account"] in counted:
                 continue
@@ -212,6 +231,7 @@ _CODES: Final[dict[type[Exception], str]] = {
     ClientConflict: "conflict",
     InvalidClient: "bad_request",
     **TEAM_CODES,
+    **WORK_CODES,
     KeyRejected: "key_refused",
     NoMasterKey: "no_master_key",
     VaultLocked: "vault_locked",

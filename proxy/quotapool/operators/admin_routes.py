@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from quotapool.operators import client_shapes, request_shapes, shapes
+from quotapool.operators import client_shapes, request_shapes, shapes, work_shapes
 from quotapool.operators.explanation import Explanation
 
 PREFIX: Final = "/admin"
+LARGEST_BODY: Final = 2**20  # bytes, unless its route says otherwise
 
 
 ERROR_CODES: Final[dict[str, tuple[int, str]]] = {  # code -> status, meaning
@@ -16,12 +17,13 @@ ERROR_CODES: Final[dict[str, tuple[int, str]]] = {  # code -> status, meaning
     "admin_token_wanted": (401, "No admin token, or a wrong one."),
     "host_not_allowed": (403, "The Host is neither loopback, nor admin_listen's, nor in allowed_hosts."),
     "page_not_allowed": (403, "The request comes from a web page of another origin."),
-    "not_found": (404, "No such path, key, client, team or request."),
+    "not_found": (404, "No such path, key, account, client, team, request or job."),
     "method_not_allowed": (405, "This path has other methods."),
     "conflict": (409, "It contradicts what is there: an id or a secret is in use already, or the key is configured."),
     "vault_locked": (409, "The stored keys need another master key. Nothing was changed."),
     "no_master_key": (409, "A shared store needs a configured master key before it can hold keys."),
-    "body_too_large": (413, "The body is larger than 1 MiB."),
+    "body_too_large": (413, "The body is larger than 1 MiB, or an import's than 8 MiB."),
+    "too_many_jobs": (429, "As many jobs as may run at a time are running."),
     "key_refused": (422, "OpenAI does not accept this secret, or did not answer."),
     "internal_error": (500, "A fault in the proxy; its log has the details."),
     "store_unavailable": (503, "The store does not answer."),
@@ -40,7 +42,8 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One operation. `name`: its operationId, and the name of its handler; `errors`: codes besides the general ones."""
+    """One operation. `name`: its operationId, and the name of its handler; `errors`: codes besides the general ones;
+    `most_bytes`: of its body."""
 
     method: str
     path: str
@@ -51,11 +54,13 @@ class Route:
     query: type | None = None
     status: int = 200
     errors: tuple[str, ...] = ()
+    most_bytes: int = LARGEST_BODY
 
 
 _KEY: Final = "/keys/{id}"
 _CLIENT: Final = "/clients/{id}"
 _TEAM: Final = "/teams/{id}"
+_JOB: Final = "/jobs/{id}"
 _REQUEST: Final = "/requests/{id}"
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -104,6 +109,25 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", _TEAM, "show_team", "One team.", client_shapes.TeamRow, errors=("not_found",)),
     Route("PATCH", _TEAM, "set_team", "Change some options; all replicas obey within a second.", client_shapes.TeamRow,
           body=client_shapes.TeamChange, errors=("not_found", "conflict")),
+    Route("GET", "/key-lines", "list_key_lines", "Every key in short, of thousands.", work_shapes.KeyLines),
+    Route("GET", f"{_KEY}/users", "list_key_users", "Who used it, of the last requests.", work_shapes.KeyUsers,
+          errors=("not_found",)),
+    Route("POST", "/jobs/keys", "start_key_job", "The same for many keys, in the background.", work_shapes.Job,
+          body=work_shapes.KeyWork, status=202, errors=("too_many_jobs",)),
+    Route("POST", "/jobs/import", "start_import", "Add many keys, in the background.", work_shapes.Job,
+          body=work_shapes.KeyImport, status=202, errors=("too_many_jobs",), most_bytes=8 * 2**20),
+    Route("GET", "/jobs", "list_jobs", "Those of the last hour, of this replica.", work_shapes.Jobs),
+    Route("GET", _JOB, "show_job", "One job.", work_shapes.Job, errors=("not_found",)),
+    Route("DELETE", _JOB, "stop_job", "Stop it; what was done stays done.", work_shapes.Job, errors=("not_found",)),
+    Route("GET", "/accounts", "list_accounts", "Every account that has keys.", work_shapes.AccountRows),
+    Route("POST", "/accounts/{id}/topup", "top_up_account", "Record credit that was bought, and try it again at once.",
+          work_shapes.AccountRow, body=work_shapes.TopUp, errors=("not_found",)),
+    Route("GET", "/reconciliation", "show_reconciliation", "This month's spend beside OpenAI's own costs.",
+          work_shapes.Reconciliation),
+    Route("GET", "/configuration", "show_configuration", "Every option in force, and where it was set.",
+          work_shapes.Configuration),
+    Route("POST", "/dry-run", "try_request", "What would happen to a request now; nothing is sent or reserved.",
+          work_shapes.DryRunAnswer, body=work_shapes.DryRun),
     Route("DELETE", _TEAM, "remove_team", "Remove a team that has no clients.", shapes.Deleted,
           errors=("not_found", "conflict")),
 )  # fmt: skip

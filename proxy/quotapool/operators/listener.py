@@ -10,8 +10,8 @@ from aiohttp import web
 
 from quotapool import __version__
 from quotapool.observe.exposition import CONTENT_TYPE
-from quotapool.operators.admin_http import LARGEST_BODY, Handler, add_routes, error_response
-from quotapool.operators.admin_routes import ApiError
+from quotapool.operators.admin_http import Handler, add_routes, error_response
+from quotapool.operators.admin_routes import LARGEST_BODY, ApiError
 
 _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _OPEN: Final = frozenset({"/metrics", "/healthz", "/readyz"})
