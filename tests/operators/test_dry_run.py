@@ -195,7 +195,9 @@ async def test_the_path_does_what_was_said(valkey_url, name):
         key = KEY if case.client == "app" else "another-client-key-than-that" if case.client else ""
         headers = [("Content-Type", "application/json"), *([PATIENCE] if said.verdict == "waits" else [])]
         house.upstream.next(chat_answer())
-        real = await house.ask(Client(json.dumps(case.body).encode(), target=case.endpoint, key=key, more_headers=headers))
+        real = await house.ask(
+            Client(json.dumps(case.body).encode(), target=case.endpoint, key=key, more_headers=headers)
+        )
         if not case.code:
             assert real.status == 200
             assert house.accounts_asked[sent:] == [said.candidates[0].account]

@@ -26,6 +26,8 @@ from quotapool.app.probing import Probing
 from quotapool.app.startup import CannotStart, Resources, open_resources, stamps
 from quotapool.app.worker_pipe import Configure
 from quotapool.app.workers import Workers
+from quotapool.dashboard.files import Files
+from quotapool.dashboard.stream import Stream
 from quotapool.domain.observer import Observer
 from quotapool.keys.keyring import secrets_in
 from quotapool.ledger.budgets import Ledger, StoreUnavailable
@@ -120,6 +122,7 @@ class Supervisor:
             after_restart=lambda: self._after_restart,
         )
         stack.push_async_callback(api.close)
+        stream = Stream(resources.admin_store, self.settings.pool)
         app = admin_app(
             token=resources.admin_token,
             metrics=MetricsPage(self._overview.metrics, self._refresh_metrics, resources.metrics_dir).body,
@@ -127,10 +130,12 @@ class Supervisor:
             why_unhealthy=self._why_unhealthy,
             handlers=api.handlers(),
             hosts=self._admin_hosts,
+            more=[*Files().routes(), *stream.routes()],
         )
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
+        stack.push_async_callback(stream.close)
         await web.SockSite(runner, resources.admin_listener).start()
 
     async def _refresh_metrics(self) -> None:

@@ -111,8 +111,8 @@ class Registry:
 
     async def set_states(self, changes: Sequence[tuple[Subject, Record | None, str]]) -> int:
         """What an operator says of many: (subject, its record or None: active, its fingerprint). How many of them
-        changed something. Each has its event; the version is raised once for some hundred, or every process would read all
-        states again for each."""
+        changed something. Each has its event; the version is raised once for some hundred of them, or every process
+        would read all states again for each."""
         changed = 0
         for start in range(0, len(changes), _CHANGES_AT_ONCE):
             args = [

@@ -24,6 +24,7 @@ ERROR_CODES: Final[dict[str, tuple[int, str]]] = {  # code -> status, meaning
     "no_master_key": (409, "A shared store needs a configured master key before it can hold keys."),
     "body_too_large": (413, "The body is larger than 1 MiB, or an import's than 8 MiB."),
     "too_many_jobs": (429, "As many jobs as may run at a time are running."),
+    "too_many_streams": (429, "As many pages as may listen are listening."),
     "key_refused": (422, "OpenAI does not accept this secret, or did not answer."),
     "internal_error": (500, "A fault in the proxy; its log has the details."),
     "store_unavailable": (503, "The store does not answer."),

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Final, NamedTuple
 
 from quotapool.operators.big_answers import in_turns
-from quotapool.operators.keys import KEY_ACTIONS, KeyConflict, KeyOperations, ProbeNow, UnknownKey
-from quotapool.operators.work_shapes import KeyLine, KeyVerb, Unfinished
+from quotapool.operators.keys import KEY_ACTIONS, LOCKED, KeyConflict, KeyOperations, ProbeNow, UnknownKey
+from quotapool.operators.work_shapes import KeyVerb, Unfinished
 from quotapool.store.store import StoreError
 
 _PROBES_AT_ONCE: Final = 8
@@ -109,23 +109,36 @@ async def _probe_all(keys: KeyOperations, names: Sequence[str], probe_now: Probe
             group.create_task(probe_one_after_the_other())
 
 
+class Choosable(NamedTuple):
+    """A key as a command may choose it."""
+
+    id: str
+    account: str
+    state: str
+
+
+async def choosable(keys: KeyOperations) -> list[Choosable]:
+    """All keys, those that are locked too. Raises StoreUnavailable."""
+    await keys.overview.sync.refresh()
+    pool = keys.overview.roster.pool
+    found = [Choosable(key.id, key.account, pool.state_of(key).value) for key in pool.keys.values()]
+    return found + [Choosable(name, account, LOCKED) for name, account in keys.sources.missing.items()]
+
+
 def chosen(
-    lines: Sequence[KeyLine], names: Sequence[str], *, account: str | None, state: str | None, match: str | None
+    known: Sequence[Choosable], names: Sequence[str], *, account: str | None, state: str | None, match: str | None
 ) -> list[str]:
-    """The ids that a command is about: those that are named, or of all lines those that fit each given condition.
-    Raises UnknownKey for a name that is not among the lines."""
-    known = {line.id for line in lines}
+    """The ids that a command is about: those that are named, or all; of these, those that fit each given condition.
+    `match`: a pattern (fnmatch). Raises UnknownKey for a name that is not known."""
+    there = {one.id: one for one in known}
     for name in names:
-        if name not in known:
+        if name not in there:
             raise UnknownKey(name)
-    if account is None and state is None and match is None:
-        return list(dict.fromkeys(names))
-    wanted = set(names)
+    asked = [there[name] for name in dict.fromkeys(names)] if names else known
     return [
-        line.id
-        for line in lines
-        if (not wanted or line.id in wanted)
-        and account in {None, line.account}
-        and state in {None, line.state}
-        and (match is None or fnmatchcase(line.id, match))
+        one.id
+        for one in asked
+        if account in {None, one.account}
+        and state in {None, one.state}
+        and (match is None or fnmatchcase(one.id, match))
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 from aiohttp import web
@@ -15,6 +15,8 @@ from quotapool.operators.admin_routes import LARGEST_BODY, ApiError
 
 _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _OPEN: Final = frozenset({"/metrics", "/healthz", "/readyz"})
+_PAGE: Final = "/"  # the dashboard's own files, which hold no secret: open to links from other sites, too
+_ASSETS: Final = "/assets/"
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _OWN_PAGE: Final = frozenset({"same-origin", "none"})  # of Sec-Fetch-Site: our own page, or typed into the address bar
 
@@ -27,10 +29,11 @@ def admin_app(
     why_unhealthy: Callable[[], str],
     handlers: Mapping[str, Handler],
     hosts: Callable[[], Collection[str]],
+    more: Iterable[web.RouteDef] = (),
 ) -> web.Application:
     """`metrics` returns the text of /metrics; `why_not_ready`: "" if it is ready; `why_unhealthy`: "" unless a restart
     would help; `handlers`: those of the admin API, by names of routes; `hosts`: names in the Host header that are
-    allowed besides loopback's."""
+    allowed besides loopback's; `more`: routes of the dashboard."""
 
     async def show_metrics(request: web.Request) -> web.Response:
         answer = web.Response(body=await metrics(), headers={"Content-Type": CONTENT_TYPE})
@@ -51,6 +54,7 @@ def admin_app(
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     add_routes(app, handlers, __version__)
+    app.router.add_routes(more)
     return app
 
 
@@ -61,7 +65,10 @@ def _guard(token: str, hosts: Callable[[], Collection[str]]) -> Any:
     async def check(request: web.Request, handler: _Next) -> web.StreamResponse:
         if request.path in _OPEN:
             return await handler(request)
-        error = _page_error(request, hosts()) or _token_error(request, token)
+        if request.path == _PAGE or request.path.startswith(_ASSETS):
+            error = _host_error(request, hosts())
+        else:
+            error = _page_error(request, hosts()) or _token_error(request, token)
         if error is not None:
             return error_response(error)
         try:
@@ -76,11 +83,18 @@ def _guard(token: str, hosts: Callable[[], Collection[str]]) -> Any:
     return check
 
 
-def _page_error(request: web.Request, hosts: Collection[str]) -> ApiError | None:
+def _host_error(request: web.Request, hosts: Collection[str]) -> ApiError | None:
     host = request.headers.get("Host", "").lower()
     name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
     if name not in _LOOPBACK and name not in hosts and host not in hosts:
         return ApiError("host_not_allowed", "Use 127.0.0.1 or localhost, or add this host to allowed_hosts.")
+    return None
+
+
+def _page_error(request: web.Request, hosts: Collection[str]) -> ApiError | None:
+    if (error := _host_error(request, hosts)) is not None:
+        return error
+    host = request.headers.get("Host", "").lower()
     origin = request.headers.get("Origin")
     foreign = origin is not None and origin.lower().partition("://")[2] != host
     if foreign or request.headers.get("Sec-Fetch-Site", "none") not in _OWN_PAGE:

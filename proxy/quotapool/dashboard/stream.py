@@ -1,0 +1,226 @@
+"""What the open pages of the dashboard are told while something changes: server-sent events, from one reading for all.
+
+    now       a Now, every 2 seconds
+    requests  {"requests": [...], "skipped": n}: those that ended, at most 100 a second, the others are counted
+    events    {"events": [...]}: changes of states, as they come
+
+The store is read while a page listens, and once for all pages. A page that does not keep up loses its stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from quotapool.observe.request_store import RequestStore
+from quotapool.operators.admin_http import error_response
+from quotapool.operators.admin_routes import PREFIX, ApiError
+from quotapool.operators.request_shapes import row_of
+from quotapool.operators.shapes import Event
+from quotapool.store.store import Store, StoreError, text_of
+
+_log = structlog.get_logger()
+MOST_PAGES: Final = 50
+_MOST_WAITING: Final = 32  # messages for a page that does not read: some ten seconds of them
+_MOST_ROWS: Final = 100
+_MOST_EVENTS: Final = 200  # in one message
+_EVENTS_EVERY_S: Final = 0.5
+_REQUESTS_EVERY_S: Final = 1.0
+_NOW_EVERY_S: Final = 2.0
+_BEAT_S: Final = 15.0
+_BEAT: Final = b": still here\n\n"
+_AGAIN_MS: Final = b"retry: 3000\n\n"  # when a browser connects again
+_HEADERS: Final = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",  # nginx would hold it back
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+ReadNow = Callable[[], Awaitable[msgspec.Struct]]
+IsValid = Callable[[web.Request], Awaitable[bool]]
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+async def _always(_: web.Request) -> bool:
+    return True
+
+
+class _Page:
+    """One open stream. `lost`: it did not keep up."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[bytes] = asyncio.Queue(_MOST_WAITING)
+        self.ended = asyncio.Event()
+
+    def put(self, message: bytes) -> None:
+        try:
+            self.queue.put_nowait(message)
+        except asyncio.QueueFull:
+            self.ended.set()
+
+
+class Stream:
+    """The hub of one supervisor. `now`: reads how the pool stands, None: nobody can; `is_valid`: whether a page may
+    still listen, asked every 15 seconds. To be closed."""
+
+    def __init__(self, store: Store, pool: str, now: ReadNow | None = None, is_valid: IsValid = _always) -> None:
+        self._store = store
+        self._events = f"qp:{{{pool}}}:events"
+        self._requests = RequestStore(store, pool)
+        self._now = now
+        self._is_valid = is_valid
+        self._pages: set[_Page] = set()
+        self._reading: list[asyncio.Task[None]] = []
+        self._last_now = 0.0, b""  # monotonic seconds, message
+        self._closing = False
+
+    def __repr__(self) -> str:
+        return f"<Stream pages={len(self._pages)} reading={bool(self._reading)}>"
+
+    def routes(self) -> list[web.RouteDef]:
+        """`GET /admin/stream`."""
+        return [web.get(f"{PREFIX}/stream", self.serve, allow_head=False)]
+
+    async def close(self) -> None:
+        """End all streams, at once."""
+        self._closing = True
+        for page in self._pages:
+            page.ended.set()
+        await self._stop_reading()
+
+    # ---- a page
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """One page, until it leaves, does not keep up, or may no longer listen."""
+        if self._closing or len(self._pages) >= MOST_PAGES:
+            return error_response(ApiError("too_many_streams", f"{MOST_PAGES} pages are listening; close one."))
+        answer = web.StreamResponse(headers=_HEADERS)
+        page = _Page()
+        self._pages.add(page)
+        try:
+            await answer.prepare(request)
+            self._begin_reading()
+            await answer.write(_AGAIN_MS)
+            at, message = self._last_now
+            if message and time.monotonic() - at < 2 * _NOW_EVERY_S:
+                page.put(message)
+            await self._write_all(request, answer, page)
+        except ConnectionError:
+            return answer  # it has left
+        finally:
+            self._pages.discard(page)
+            if not self._pages:
+                await self._stop_reading()
+        if page.ended.is_set() and request.transport is not None and not self._closing:
+            request.transport.abort()  # what it did not read is not waited for
+        return answer
+
+    async def _write_all(self, request: web.Request, answer: web.StreamResponse, page: _Page) -> None:
+        """Raises ConnectionError."""
+        ended = asyncio.create_task(page.ended.wait())
+        writing = asyncio.create_task(self._write(request, answer, page))
+        try:
+            await asyncio.wait({ended, writing}, return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():
+                writing.result()
+        finally:
+            for task in (ended, writing):
+                task.cancel()
+            await asyncio.wait({ended, writing})
+
+    async def _write(self, request: web.Request, answer: web.StreamResponse, page: _Page) -> None:
+        """Until it may no longer listen."""
+        beat_at = time.monotonic() + _BEAT_S
+        while True:
+            message = None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, beat_at - time.monotonic())):
+                    message = await page.queue.get()
+            if message is not None:
+                await answer.write(message)
+            if time.monotonic() >= beat_at:
+                if not await self._is_valid(request):
+                    return
+                await answer.write(_BEAT)
+                beat_at = time.monotonic() + _BEAT_S
+
+    def _tell(self, name: str, document: Any) -> bytes:
+        message = b"event: %b\ndata: %b\n\n" % (name.encode(), _encode(document))  # JSON has no line break
+        for page in self._pages:
+            page.put(message)
+        return message
+
+    # ---- reading for all of them
+
+    def _begin_reading(self) -> None:
+        if not self._reading:
+            tasks = [self._read_events, self._read_requests, *([self._read_now] if self._now is not None else [])]
+            self._reading = [asyncio.create_task(task()) for task in tasks]
+
+    async def _stop_reading(self) -> None:
+        tasks, self._reading = self._reading, []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _read_events(self) -> None:
+        place: list[str] = []  # the id of the last event that was read
+
+        async def read() -> None:
+            client, guard = self._store.client, self._store.guard
+            if not place:
+                last: Any = await guard(client.xrevrange(self._events, count=1))
+                place.append(text_of(last[0][0]) if last else "0-0")
+                return
+            raw: Any = await guard(client.xrange(self._events, f"({place[0]}", "+", count=_MOST_EVENTS))
+            events = []
+            for name, fields in raw or ():
+                data = {text_of(key): text_of(value) for key, value in (fields or {}).items()}
+                events.append(Event(text_of(name), data.pop("at", ""), data))
+            if events:
+                place[0] = events[-1].id
+                self._tell("events", {"events": events})
+
+        await _every(_EVENTS_EVERY_S, read)
+
+    async def _read_requests(self) -> None:
+        place = [""]
+
+        async def read() -> None:
+            found, place[0] = await self._requests.since(place[0])
+            if found:
+                rows = [row_of(one) for one in found[-_MOST_ROWS:]]
+                self._tell("requests", {"requests": rows, "skipped": len(found) - len(rows)})
+
+        await _every(_REQUESTS_EVERY_S, read)
+
+    async def _read_now(self) -> None:
+        async def read() -> None:
+            if self._now is not None:
+                self._last_now = time.monotonic(), self._tell("now", await self._now())
+
+        await _every(_NOW_EVERY_S, read)
+
+
+async def _every(seconds: float, read: Callable[[], Awaitable[None]]) -> None:
+    """Call it so often, for ever; what one call fails of, the next may not. A store that is away is reported
+    elsewhere."""
+    while True:
+        try:
+            await read()
+        except StoreError:
+            pass
+        except Exception:  # noqa: BLE001 - whatever it is, pages have to hear of what comes next
+            _log.exception("the dashboard's stream could not be read")
+        await asyncio.sleep(seconds)
