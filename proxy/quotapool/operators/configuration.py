@@ -48,7 +48,7 @@ def option_rows(merged: Settings, configured: Settings) -> Iterator[OptionRow]:
         if name in _SUMMED_UP:
             yield _summed_up(name, getattr(merged, name), getattr(configured, name), configured.origin.places)
         else:
-            yield from rows.of((name,), merged, name)
+            yield from rows.of((name,), merged if name == "accounts" else configured, name)
 
 
 def _summed_up(name: str, merged: Sequence[Any], configured: Sequence[Any], places: Mapping[str, str]) -> OptionRow:
@@ -99,7 +99,7 @@ class _Rows:
             place = self._places.get(shown(option[:length]))
             if place is not None and (given or length == len(option)):
                 return place
-        if given and option[0] == "accounts" and option[1] not in self._written:
+        if given and option[0] == "accounts" and len(option) > 1 and option[1] not in self._written:
             return STORE
         return DEFAULT
 

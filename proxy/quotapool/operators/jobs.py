@@ -163,6 +163,7 @@ class JobRunner:
         job = Job(name, kind, action, total, 0, False, {}, [], "", time.time(), actor.name)
         kept = self._jobs[name] = _Kept(job, actor, Progress(_setter(job)))
         kept.task = asyncio.create_task(self._run(kept, run), name=name)
+        kept.task.add_done_callback(lambda _: _ended_unbegun(kept))
         return kept
 
     async def _run(self, kept: _Kept, run: Callable[[Progress], Awaitable[None]]) -> None:
@@ -218,6 +219,12 @@ class JobRunner:
             if not body.dry_run and importer.report.changed:
                 await self._keys.sources.read()
                 await self._on_change()
+
+
+def _ended_unbegun(kept: _Kept) -> None:
+    """A task that is cancelled before its first turn does nothing at all."""
+    if kept.ended is None:
+        kept.job.problem, kept.job.finished, kept.ended = _STOPPED, True, time.time()
 
 
 def _setter(job: Job) -> Callable[[int], None]:
