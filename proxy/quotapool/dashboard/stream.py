@@ -31,9 +31,8 @@ MOST_PAGES: Final = 50
 _MOST_WAITING: Final = 32  # messages for a page that does not read: some ten seconds of them
 _MOST_ROWS: Final = 100
 _MOST_EVENTS: Final = 200  # in one message
-_EVENTS_EVERY_S: Final = 0.5
-_REQUESTS_EVERY_S: Final = 1.0
-_NOW_EVERY_S: Final = 2.0
+_NOW_EVERY_S: Final = 2.0  # requests are read twice as often, events four times
+_PLACES_S: Final = 1.0  # how long a new page waits for the store
 _BEAT_S: Final = 15.0
 _BEAT: Final = b": still here\n\n"
 _AGAIN_MS: Final = b"retry: 3000\n\n"  # when a browser connects again
@@ -73,12 +72,25 @@ class Stream:
     """The hub of one supervisor. `now`: reads how the pool stands, None: nobody can; `is_valid`: whether a page may
     still listen, asked every 15 seconds. To be closed."""
 
-    def __init__(self, store: Store, pool: str, now: ReadNow | None = None, is_valid: IsValid = _always) -> None:
+    def __init__(
+        self,
+        store: Store,
+        pool: str,
+        now: ReadNow | None = None,
+        is_valid: IsValid = _always,
+        *,
+        every_s: float = _NOW_EVERY_S,
+        beat_s: float = _BEAT_S,
+    ) -> None:
         self._store = store
         self._events = f"qp:{{{pool}}}:events"
         self._requests = RequestStore(store, pool)
         self._now = now
         self._is_valid = is_valid
+        self._every_s = every_s
+        self._beat_s = beat_s
+        self._places: dict[str, str] = {}  # by key of the store: what was read last
+        self._placed = asyncio.Event()
         self._pages: set[_Page] = set()
         self._reading: list[asyncio.Task[None]] = []
         self._last_now = 0.0, b""  # monotonic seconds, message
@@ -106,14 +118,17 @@ class Stream:
             return error_response(ApiError("too_many_streams", f"{MOST_PAGES} pages are listening; close one."))
         answer = web.StreamResponse(headers=_HEADERS)
         page = _Page()
+        at, message = self._last_now
+        if message and time.monotonic() - at < 2 * self._every_s:
+            page.put(message)
         self._pages.add(page)
         try:
             await answer.prepare(request)
             self._begin_reading()
+            with contextlib.suppress(TimeoutError):  # what a page asks for after its first bytes, and hears, has no gap
+                async with asyncio.timeout(_PLACES_S):
+                    await self._placed.wait()
             await answer.write(_AGAIN_MS)
-            at, message = self._last_now
-            if message and time.monotonic() - at < 2 * _NOW_EVERY_S:
-                page.put(message)
             await self._write_all(request, answer, page)
         except ConnectionError:
             return answer  # it has left
@@ -140,7 +155,7 @@ class Stream:
 
     async def _write(self, request: web.Request, answer: web.StreamResponse, page: _Page) -> None:
         """Until it may no longer listen."""
-        beat_at = time.monotonic() + _BEAT_S
+        beat_at = time.monotonic() + self._beat_s
         while True:
             message = None
             with contextlib.suppress(TimeoutError):
@@ -152,7 +167,7 @@ class Stream:
                 if not await self._is_valid(request):
                     return
                 await answer.write(_BEAT)
-                beat_at = time.monotonic() + _BEAT_S
+                beat_at = time.monotonic() + self._beat_s
 
     def _tell(self, name: str, document: Any) -> bytes:
         message = b"event: %b\ndata: %b\n\n" % (name.encode(), _encode(document))  # JSON has no line break
@@ -169,48 +184,55 @@ class Stream:
 
     async def _stop_reading(self) -> None:
         tasks, self._reading = self._reading, []
+        self._places.clear()
+        self._placed.clear()
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _read_events(self) -> None:
-        place: list[str] = []  # the id of the last event that was read
+    def _place(self, key: str, place: str) -> None:
+        self._places[key] = place
+        if len(self._places) == 2:
+            self._placed.set()
 
+    async def _read_events(self) -> None:
         async def read() -> None:
             client, guard = self._store.client, self._store.guard
-            if not place:
+            place = self._places.get(self._events)
+            if place is None:
                 last: Any = await guard(client.xrevrange(self._events, count=1))
-                place.append(text_of(last[0][0]) if last else "0-0")
+                self._place(self._events, text_of(last[0][0]) if last else "0-0")
                 return
-            raw: Any = await guard(client.xrange(self._events, f"({place[0]}", "+", count=_MOST_EVENTS))
+            raw: Any = await guard(client.xrange(self._events, f"({place}", "+", count=_MOST_EVENTS))
             events = []
             for name, fields in raw or ():
                 data = {text_of(key): text_of(value) for key, value in (fields or {}).items()}
                 events.append(Event(text_of(name), data.pop("at", ""), data))
             if events:
-                place[0] = events[-1].id
+                self._place(self._events, events[-1].id)
                 self._tell("events", {"events": events})
 
-        await _every(_EVENTS_EVERY_S, read)
+        await _every(self._every_s / 4, read)
 
     async def _read_requests(self) -> None:
-        place = [""]
+        ring = self._requests.prefix
 
         async def read() -> None:
-            found, place[0] = await self._requests.since(place[0])
+            found, place = await self._requests.since(self._places.get(ring, ""))
+            self._place(ring, place)
             if found:
                 rows = [row_of(one) for one in found[-_MOST_ROWS:]]
                 self._tell("requests", {"requests": rows, "skipped": len(found) - len(rows)})
 
-        await _every(_REQUESTS_EVERY_S, read)
+        await _every(self._every_s / 2, read)
 
     async def _read_now(self) -> None:
         async def read() -> None:
             if self._now is not None:
                 self._last_now = time.monotonic(), self._tell("now", await self._now())
 
-        await _every(_NOW_EVERY_S, read)
+        await _every(self._every_s, read)
 
 
 async def _every(seconds: float, read: Callable[[], Awaitable[None]]) -> None:

@@ -95,12 +95,12 @@ class _Rows:
 
     def _source(self, option: Option, *, given: bool) -> str:
         """Where it, or the innermost section around it, was written."""
+        if option[0] == "accounts" and len(option) > 1 and option[1] not in self._written:
+            return STORE
         for length in range(len(option), 0, -1):
             place = self._places.get(shown(option[:length]))
             if place is not None and (given or length == len(option)):
                 return place
-        if given and option[0] == "accounts" and len(option) > 1 and option[1] not in self._written:
-            return STORE
         return DEFAULT
 
 
