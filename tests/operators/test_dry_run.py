@@ -118,7 +118,8 @@ CASES = {
         options={**TIGHT, "queue": {"max_waiting": 0}},
     ),
     "all disabled": Case(
-        "refused", "pool_no_usable_keys", "No key in the pool is usable", out(State.DISABLED, "operator", "a", by=OPERATOR)
+        "refused", "pool_no_usable_keys", "No key in the pool is usable",
+        out(State.DISABLED, "operator", "a", by=OPERATOR)
     ),
     "all without money": Case(
         "refused", "pool_credit_exhausted", "out of credit", out(State.QUARANTINED, "insufficient_quota", "a")
@@ -152,11 +153,13 @@ CASES = {
     ),
     # 1 request a minute: the next is there 60 s later
     "its client's rate is used": Case(
-        "refused", "client_rate_limited", "1 requests a minute", used_up, client="app", options=of_client(limits={"rpm": 1})
+        "refused", "client_rate_limited", "1 requests a minute", used_up, client="app",
+        options=of_client(limits={"rpm": 1})
     ),
-    # 30 requests a minute: what was asked at once comes back within 30 s
+    # 1,500 of 2,400 tokens a minute are used, and 1,000 are needed: 100 are missing, at 40 a second
     "waits for its client's rate": Case(
-        "waits", "client_rate_limited", "tokens a minute", used_up, client="app", options=of_client(limits={"tpm": 2400})
+        "waits", "client_rate_limited", "tokens a minute", used_up, client="app",
+        options=of_client(limits={"tpm": 2400})
     ),
     "its client has expired": Case(
         "refused", "client_expired", "2026-01-01", client="app", options=of_client(expires_on="2026-01-01")
