@@ -103,7 +103,7 @@ class AdminApi:
     # ---- keys
 
     async def _list_keys(self, call: Call) -> Any:
-        rows = await self._keys.rows()
+        rows = await self._keys.rows(packed=True)
         return {"keys": [row for row in rows if call.query.state in {None, row["state"]}]}
 
     async def _show_key(self, call: Call) -> Any:

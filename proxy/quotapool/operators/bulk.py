@@ -15,6 +15,7 @@ from quotapool.operators.work_shapes import KeyVerb, Unfinished
 from quotapool.store.store import StoreError
 
 _PROBES_AT_ONCE: Final = 8
+_FORGOTTEN_AT_ONCE: Final = 200  # each is a change for which all replicas read the vault again
 _MOST_NOT_DONE: Final = 1_000
 NOT_FOUND: Final = "not found"
 _DONE: Final = {
@@ -71,16 +72,21 @@ async def work_on_keys(
 
 
 async def _forget_all(keys: KeyOperations, names: Sequence[str], progress: Progress) -> None:
+    there: list[str] = []
+    async for name in in_turns(names):
+        try:
+            keys.can_be_forgotten(name)
+        except UnknownKey:
+            progress.fail(name, NOT_FOUND, "no such key in the store")
+        except KeyConflict as error:
+            progress.fail(name, "configured", str(error))
+        else:
+            there.append(name)
     try:
-        for name in names:
-            try:
-                await keys.forget_stored(name)
-            except UnknownKey:
-                progress.fail(name, NOT_FOUND, "no such key in the store")
-            except KeyConflict as error:
-                progress.fail(name, "configured", str(error))
-            else:
-                progress.count(_DONE["forget"])
+        for start in range(0, len(there), _FORGOTTEN_AT_ONCE):
+            some = there[start : start + _FORGOTTEN_AT_ONCE]
+            await keys.forget_stored(*some)
+            progress.count(_DONE["forget"], len(some))
     finally:
         await keys.sources.read()
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -37,7 +37,7 @@ from quotapool.openai.head import Head
 from quotapool.openai.reference_marks import involves_objects
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replies import ProxyError
-from quotapool.operators.big_answers import in_turns
+from quotapool.operators.big_answers import in_turns, ordered
 from quotapool.operators.overview import Overview
 from quotapool.operators.work_shapes import Candidate, DryRun, DryRunAnswer
 from quotapool.pool.configuration import Snapshot
@@ -131,6 +131,7 @@ class _Seen:
     rules: list[str] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     out: list[Candidate] = field(default_factory=list)
+    out_count: int = 0
     wait_s: float | None = None
     apart: str = ""  # what the verdict does not take into account
 
@@ -151,19 +152,20 @@ class _Seen:
             rules=self.rules,
             candidates=self.candidates[:_MOST_SHOWN],
             out=self.out[:_MOST_SHOWN],
-            out_count=len(self.out),
+            out_count=self.out_count,
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Ranked:
-    """An account that may serve it. `dimension`: what it waits for."""
+class _Ranked(NamedTuple):
+    """An account that may serve it. `dimension`: what it waits for; `share`: that is left of its emptiest budget;
+    `levels`: what is left, as `DIMENSIONS` are ordered."""
 
-    account: Account
+    account: str
+    place: int
     wait_s: float
     dimension: Dimension | None
-    share: float  # that is left of its emptiest budget
-    room: dict[str, float]
+    share: float
+    levels: tuple[float | None, ...]
 
 
 class DryRuns:
@@ -315,41 +317,48 @@ class DryRuns:
         headroom = Headroom()
         headroom.grow(1 + max((account.place for account in accounts), default=0))
         for one in levels:
-            headroom.update(want.group, one.account.place, one.share, now)
+            headroom.update(want.group, one.place, one.share, now)
         ranks = headroom.of(want.group)
+        weights = {account.id: pool.weight_of(account.id) for account in usable if account.id in pool.accounts}
 
-        def order(one: _Ranked) -> tuple[float, tuple[int, float], str]:
-            weight = pool.weight_of(one.account.id)
-            return one.wait_s, ranks.rank(one.account.place, weight, now), one.account.id
+        def order(one: _Ranked) -> tuple[float, int, float, str]:
+            return one.wait_s, *ranks.rank(one.place, weights[one.account], now), one.account
 
-        levels = [one for one in levels if one.account.id in pool.accounts]
-        levels.sort(key=order)
-        for one in levels:
-            shown = _shown(one)
-            (seen.out if one.wait_s == NEVER else seen.candidates).append(shown)
+        levels = await ordered((one for one in levels if one.account in weights), order)
+        seen.candidates += [
+            _shown(one, pool.accounts.get(one.account)) for one in levels[:_MOST_SHOWN] if one.wait_s != NEVER
+        ]
+        never = [one for one in levels if one.wait_s == NEVER]
+        seen.out_count += len(never)
+        seen.out += [_shown(one, pool.accounts.get(one.account)) for one in never[:_MOST_SHOWN]]
         return levels
 
     async def _looked_at(self, want: Want, accounts: Sequence[Account], now: float) -> list[_Ranked]:
         roster, stored = self._overview.roster, self._overview.ledger.stored
         group = want.group
-        names = [account.id for account in accounts] if group != NO_MODEL else []
-        found = {name: bucket async for name, bucket in stored.of(group, names)}
-        ranked = []
-        async for account in in_turns(accounts, _AT_ONCE):
-            bucket = found.get(account.id) or Bucket(now)
-            written = roster.limits_for(account.id, group)
-            burst_s = roster.settings.burst_for(account.id)
+        ranked: dict[str, _Ranked] = {}
+        by_name = {account.id: account for account in accounts}
+
+        def look(account: Account, bucket: Bucket) -> None:
+            written, burst_s = roster.limits_for(account.id, group), roster.settings.burst_for(account.id)
             bucket.refill(now, written, burst_s=burst_s)
             wait_s, dimension = bucket.wait(want.cost, written, burst_s, want.leave)
-            room: dict[str, float] = {}
-            share = 1.0
-            for i, one in enumerate(DIMENSIONS):
-                if (level := bucket.level(i)) is not None:
-                    room[one.value] = round(level, 3)
-                    depth = bucket.depth(i, written, burst_s)
-                    share = min(share, level / depth if depth > 0 else 0.0)
-            ranked.append(_Ranked(account, wait_s, dimension, max(0.0, share), room))
-        return ranked
+            levels = tuple(bucket.level(i) for i in range(len(DIMENSIONS)))
+            shares = [
+                level / depth if (depth := bucket.depth(i, written, burst_s)) > 0 else 0.0
+                for i, level in enumerate(levels)
+                if level is not None
+            ]
+            share = max(0.0, min(shares, default=1.0))
+            ranked[account.id] = _Ranked(account.id, account.place, wait_s, dimension, share, levels)
+
+        # One after the other: thousands of buckets are never held at once.
+        async for name, bucket in stored.of(group, list(by_name) if group != NO_MODEL else []):
+            look(by_name[name], bucket)
+        async for account in in_turns(accounts, _AT_ONCE):
+            if account.id not in ranked:
+                look(account, Bucket(now))
+        return list(ranked.values())
 
     def _why_out(self, account: Account, now: float) -> tuple[str, float | None]:
         """Of its keys' states, those that say most; and until when it rests, if it is tried then."""
@@ -365,7 +374,9 @@ class DryRuns:
 
     @staticmethod
     def _leave_out(seen: _Seen, account: Account, why: str, wait_s: float | None = None) -> None:
-        seen.out.append(Candidate(account.id, len(account.usable), {}, why, wait_s))
+        seen.out_count += 1
+        if len(seen.out) < _MOST_SHOWN:
+            seen.out.append(Candidate(account.id, len(account.usable), {}, why, wait_s))
 
     # ---- what comes of it
 
@@ -381,7 +392,7 @@ class DryRuns:
         wait_s = max(first.wait_s, rule_wait_s)
         if wait_s == 0 and blocked is None:
             seen.wait_s = 0.0
-            return seen.answer("served_now", f"Account {first.account.id} has room for it now.")
+            return seen.answer("served_now", f"Account {first.account} has room for it now.")
         seen.wait_s = round(wait_s, 3)
         queue = self._overview.settings.queue
         if wait_s > want.max_wait_s or queue.max_waiting == 0:
@@ -393,7 +404,7 @@ class DryRuns:
         what = "its cool-down to end" if first.dimension is None else f"{_NAMES.get(first.dimension, 'room')}"
         return seen.answer(
             "waits",
-            f"It waits {wait_s:.3f} s for {what}: account {first.account.id} is the first to have room; {patience}.",
+            f"It waits {wait_s:.3f} s for {what}: account {first.account} is the first to have room; {patience}.",
         )
 
 
@@ -407,15 +418,20 @@ _NAMES: Final = {
 }
 
 
-def _shown(one: _Ranked) -> Candidate:
-    keys = len(one.account.usable)
+def _shown(one: _Ranked, account: Account | None) -> Candidate:
+    keys = 0 if account is None else len(account.usable)
+    room = {
+        dimension.value: round(level, 3)
+        for dimension, level in zip(DIMENSIONS, one.levels, strict=True)
+        if level is not None
+    }
     if one.wait_s == 0:
-        return Candidate(one.account.id, keys, one.room, "", 0.0)
+        return Candidate(one.account, keys, room, "", 0.0)
     if math.isinf(one.wait_s):
         limit = _NAMES.get(one.dimension, "its budget") if one.dimension is not None else "its budget"
-        return Candidate(one.account.id, keys, one.room, f"it is more than the whole limit of {limit}", None)
+        return Candidate(one.account, keys, room, f"it is more than the whole limit of {limit}", None)
     what = "it cools down" if one.dimension is None else f"{_NAMES.get(one.dimension, 'its budget')} are short"
-    return Candidate(one.account.id, keys, one.room, what, round(one.wait_s, 3))
+    return Candidate(one.account, keys, room, what, round(one.wait_s, 3))
 
 
 def _used(level: Level) -> str:

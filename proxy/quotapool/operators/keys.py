@@ -89,9 +89,10 @@ class KeyOperations:
 
     # ---- reading
 
-    async def rows(self) -> list[dict[str, Any]]:
-        """Each key: state, reason, what is left, what to do, where it is kept. Raises StoreUnavailable."""
-        rows = await self.overview.rows()
+    async def rows(self, *, packed: bool = False) -> list[dict[str, Any]]:
+        """Each key: state, reason, what is left, what to do, where it is kept. `packed`: see `Overview.rows`. Raises
+        StoreUnavailable."""
+        rows = await self.overview.rows(packed=packed)
         async for row in in_turns(rows):
             row["source"] = self.source_of(row["id"])
             row["next"] = next_step(row)
@@ -171,17 +172,25 @@ class KeyOperations:
         await self.forget_stored(name)
         await self.sources.read()
 
-    async def forget_stored(self, name: str) -> None:
-        """The same in the store alone: what this process knows of the vault has to be read again afterwards."""
+    async def forget_stored(self, *names: str) -> None:
+        """The same for some, in the store alone: what this process knows of the vault has to be read again afterwards.
+        Raises UnknownKey, KeyConflict for the first that is none of the store, and then forgets none."""
+        changes = [self._forgotten(name) for name in names]
+        await self.overview.ledger.registry.set_states(changes)
+        await self.sources.vault.forget(*names)
+
+    def _forgotten(self, name: str) -> tuple[Subject, None, str]:
+        """The change of state with which it goes. Raises UnknownKey, KeyConflict."""
         record = self.sources.contents.records.get(name)
         if name in self._configured_secrets():
             raise KeyConflict(f"the key {name} is in the configuration; remove it there")
         if record is None:
             raise UnknownKey(name)
-        await self.overview.ledger.registry.change_state(
-            Subject.of_key(name), None, by=OPERATOR, fingerprint=record.fingerprint
-        )
-        await self.sources.vault.forget(name)
+        return Subject.of_key(name), None, record.fingerprint
+
+    def can_be_forgotten(self, name: str) -> None:
+        """Raises UnknownKey, KeyConflict."""
+        self._forgotten(name)
 
     async def probe(self, name: str, probe_now: ProbeNow) -> KeyCheck:
         """Ask upstream about one key now, and act on the answer. Raises UnknownKey, KeyConflict (it was removed)."""

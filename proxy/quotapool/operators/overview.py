@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
 
@@ -152,31 +153,34 @@ class Overview:
                     upstream_limit=limit,
                 )
 
-    async def rows(self) -> list[dict[str, Any]]:
+    async def rows(self, *, packed: bool = False) -> list[dict[str, Any]]:
         """Each key as a JSON-like row: state, reason, and what is left by model group. Raises StoreUnavailable.
 
-        In a large pool this takes a while, in which the loop gets its turn every few milliseconds."""
+        In a large pool this takes a while, in which the loop gets its turn every few milliseconds. `packed`: budgets
+        are JSON already; hundreds of thousands of small objects would keep the garbage collector busy."""
         await self.sync.refresh()
         now = await self.ledger.registry.time()
-        of_account: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        of_account: dict[str, list[Any]] = defaultdict(list)
+        cooling: dict[str, float] = {}
         async for (account, group), bucket in self.ledger.stored.each():
-            of_account[account].append(self._budget_row(account, group, bucket, now))
+            row = self._budget_row(account, group, bucket, now)
+            cooling[account] = min(row["cooling_s"], cooling.get(account, row["cooling_s"]))
+            of_account[account].append(msgspec.Raw(msgspec.json.encode(row)) if packed else row)
         wallets = (await self.credit.assess(datetime.now(UTC))).wallets
         pool = self.roster.pool
         rows = []
         async for key in in_turns(list(pool.keys.values())):
             if key.account not in pool.accounts:  # it has left meanwhile
                 continue
-            budgets = of_account.get(key.account, [])
             rows.append(
                 {
                     "id": key.id,
                     "account": key.account,
                     "organization": pool.accounts[key.account].organization or None,
                     **_state_row(pool.record_of(key)),
-                    "cooling_s": min((budget["cooling_s"] for budget in budgets), default=0.0),
+                    "cooling_s": cooling.get(key.account, 0.0),
                     "credit": credit_row(wallets[key.account]) if key.account in wallets else {},
-                    "budgets": budgets,
+                    "budgets": of_account.get(key.account, []),
                 }
             )
         return rows
