@@ -47,7 +47,9 @@ def test_the_wheel_in_plain_python_fits_everywhere_and_holds_no_library(built):
     (wheel,) = built.glob("*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    ours = [path for path in (ROOT / "proxy" / "quotapool").rglob("*") if path.suffix in {".py", ".lua", ".typed"}]
+    package = ROOT / "proxy" / "quotapool"
+    ours = [path for path in package.rglob("*") if path.suffix in {".py", ".lua", ".typed"}]
+    ours += [path for path in (package / "dashboard" / "files").iterdir() if path.is_file()]
     assert packed == {str(path.relative_to(ROOT / "proxy")) for path in ours}
 
 
@@ -57,6 +59,7 @@ def test_the_source_distribution_can_be_compiled(built):
         packed = {name.partition("/")[2] for name in opened.getnames()}
     assert set(FILES) <= packed
     assert {
-        f"proxy/quotapool/{name}" for name in ("request/path.py", "ledger/lua/ledger/batch.lua", "py.typed")
+        f"proxy/quotapool/{name}"
+        for name in ("request/path.py", "ledger/lua/ledger/batch.lua", "dashboard/files/index.html", "py.typed")
     } <= packed
     assert not [name for name in packed if name.endswith((".so", ".c", "compiled.json")) or name.startswith("tests")]

@@ -344,6 +344,18 @@ def test_every_answer_of_the_admin_api_is_of_its_documented_shape(start_simulato
         ("remove_key", "/keys/second/remove", {}),
         ("enable_key", "/keys/second/enable", None),
         ("probe_key", "/keys/second/probe", None),
+        ("list_key_lines", "/key-lines", None),
+        ("list_key_users", "/keys/first/users", None),
+        ("start_key_job", "/jobs/keys", {"action": "probe", "ids": ["first"]}),
+        ("start_import", "/jobs/import", {"text": "sk-proj-only-tried-0001", "check": False, "dry_run": True}),
+        ("list_jobs", "/jobs", None),
+        ("show_job", "/jobs/{job}", None),
+        ("stop_job", "/jobs/{job}", None),
+        ("list_accounts", "/accounts", None),
+        ("top_up_account", "/accounts/second/topup", {"usd": 5, "expires_on": "2099-01-01"}),
+        ("show_reconciliation", "/reconciliation", None),
+        ("show_configuration", "/configuration", None),
+        ("try_request", "/dry-run", {"body": {"model": "gpt-4o", "messages": []}}),
         ("show_pool", "/pool", None),
         ("list_events", "/events?limit=3&kind=state", None),
         ("show_usage", "/usage?by=key", None),
@@ -375,6 +387,7 @@ def test_every_answer_of_the_admin_api_is_of_its_documented_shape(start_simulato
     assert {name for name, *_ in calls} == set(table)
     answers = {}
     for name, path, body in calls:
+        path = path.replace("{job}", answers["start_key_job"]["id"]) if "{job}" in path else path  # noqa: PLW2901
         where = path if name != "end_login" else f"/logins/{answers['list_logins']['logins'][0]['id']}"
         status, answers[name] = admin(proxy, table[name].method, where, body)
         assert status == table[name].status, (name, answers[name])

@@ -24,6 +24,7 @@ from quotapool.ledger.declared_keys import (
     keys_of_clock,
     keys_of_rights,
     keys_of_state,
+    keys_of_states,
     keys_of_try_now,
 )
 from quotapool.ledger.grants import Event, Granted, Observed
@@ -84,7 +85,7 @@ async def anything(ledger: Ledger, rng: random.Random, held: list[Granted]) -> N
     group, some = rng.choice(GROUPS), rng.sample(ACCOUNTS, rng.randint(1, 3))
     one, registry = some[0], ledger.registry
     action = rng.choice(
-        ["reserve"] * 6 + ["settle"] * 3 + ["release", "carry over", "charge", "state", "try now", "clock"]
+        ["reserve"] * 6 + ["settle"] * 3 + ["release", "carry over", "charge", "state", "states", "try now", "clock"]
     )
     if action == "reserve":
         answer = await ledger.reserve(
@@ -123,6 +124,9 @@ async def anything(ledger: Ledger, rng: random.Random, held: list[Granted]) -> N
             f"k/{one.key}", record, rest_s=0.01, fingerprint=one.key_fingerprint, max_removals=1
         )
         await registry.change_state(f"k/{rng.choice(ACCOUNTS).key}", None, by=OPERATOR, fingerprint="")
+    elif action == "states":
+        record = Record(State.DISABLED, "operator", 0.0, by=OPERATOR, fingerprint="")
+        await registry.set_states([(f"k/{one.key}", rng.choice([record, None]), "") for one in ACCOUNTS])
     elif action == "try now":
         await registry.try_now(State.QUARANTINED, [f"k/{one.key}"])
     elif action == "clock":
@@ -181,7 +185,7 @@ def test_all_keys_of_a_pool_are_in_one_slot(pool):
         *keys_of_batch(prefix, "one", "other", [Item([2, group, one.account]) for group in GROUPS for one in ACCOUNTS]),
         *keys_of_batch(prefix, "one", "", [Item([3, group, "{owner}"]) for group in GROUPS]),
         *(*keys_of_state(prefix, "code"), *keys_of_try_now(prefix), *keys_of_clock(prefix, GROUPS)),
-        *keys_of_rights(prefix),
+        *(*keys_of_states(prefix), *keys_of_rights(prefix)),
     ]
     assert {key_slot(key.encode()) for key in keys} == {key_slot(pool.encode())}
 

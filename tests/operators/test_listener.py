@@ -7,7 +7,7 @@ import re
 
 import jsonschema
 import pytest
-from quotapool.operators import client_shapes, shapes
+from quotapool.operators import client_shapes, shapes, work_shapes
 from quotapool.operators.admin_routes import ERROR_CODES, PREFIX, ROUTES, ApiError
 from quotapool.operators.openapi import document
 
@@ -125,8 +125,16 @@ async def test_a_page_that_this_port_served_itself_may_go_on(operators):
     "route", [route for route in ROUTES if route.name not in NO_LOGIN], ids=lambda route: route.name
 )
 async def test_every_route_of_the_table_is_served_by_its_own_handler(operators, route):
-    new = {client_shapes.NewClient: {"id": "new"}, client_shapes.NewTeam: {"id": "new"}}
-    needed = {shapes.NewKey: {"secret": "sk-x"}, **new, None: None}
+    needed = {
+        client_shapes.NewClient: {"id": "new"},
+        client_shapes.NewTeam: {"id": "new"},
+        shapes.NewKey: {"secret": "sk-x"},
+        work_shapes.KeyWork: {"action": "drain", "ids": ["a"]},
+        work_shapes.KeyImport: {"text": "sk-x"},
+        work_shapes.TopUp: {"usd": 5},
+        work_shapes.DryRun: {"body": {}},
+        None: None,
+    }
     body = needed.get(route.body, {})
     path = PREFIX + route.path.replace("{id}", "org/al%20pha".replace("/", "%2F"))
     answer = await operators.request(route.method, path, json=body, headers=BEARER)

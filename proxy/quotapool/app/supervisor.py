@@ -30,6 +30,8 @@ from quotapool.app.sampling import Sampling
 from quotapool.app.startup import CannotStart, Resources, open_resources, stamps
 from quotapool.app.worker_pipe import Configure
 from quotapool.app.workers import Workers
+from quotapool.dashboard.files import Files
+from quotapool.dashboard.stream import Stream
 from quotapool.domain.observer import Observer
 from quotapool.keys.keyring import secrets_in
 from quotapool.ledger.budgets import Ledger, StoreUnavailable
@@ -66,6 +68,8 @@ class Supervisor:
         self._wanted: dict[_Work, None] = {}  # reloads that are due, each once
         self._woken = asyncio.Event()
         self._reconfiguring = asyncio.Lock()  # one new configuration after the other
+        self._started_with = settings
+        self._after_restart: list[str] = []  # options whose new value waits for a restart
         ledger = Ledger(
             resources.store, settings.pool, patience_s=min(1.0, settings.store_patience), observer=Observer()
         )
@@ -126,8 +130,18 @@ class Supervisor:
         reader = NowReader(keys, samples, self._credit_status)
         spend = SpendStore(resources.admin_store, self.settings.pool)
         now = NowHandlers(reader, samples, spend, lambda: self._pricing.price_list)
-        api = AdminApi(keys, resources.admin_store, self._probing.prober.probe_now, apply, now)
         logins = build_logins(resources, keys)
+        api = AdminApi(
+            keys,
+            resources.admin_store,
+            self._probing.prober.probe_now,
+            apply,
+            now,
+            record=logins.audit.record,
+            after_restart=lambda: self._after_restart,
+        )
+        stack.push_async_callback(api.close)
+        stream = Stream(resources.admin_store, self.settings.pool, reader.read)
         app = admin_app(
             access=logins.access,
             metrics=MetricsPage(self._overview.metrics, self._refresh_metrics, resources.metrics_dir).body,
@@ -136,11 +150,12 @@ class Supervisor:
             handlers={**api.handlers(), **logins.handlers},
             around=logins.recorder,
             hosts=self._admin_hosts,
-            pages=(logins.pages,),
+            pages=(logins.pages, Files().add_to, stream.add_to),
         )
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
+        stack.push_async_callback(stream.close)
         await web.SockSite(runner, resources.admin_listener).start()
 
     async def _credit_status(self) -> CreditStatus:
@@ -258,6 +273,7 @@ class Supervisor:
             new = self._resources.sources.merged()
             changed = await asyncio.to_thread(changed_sections, self.settings, new)
             waiting = sorted(await asyncio.to_thread(waiting_for_restart, self.settings, new))
+            self._after_restart = sorted(await asyncio.to_thread(waiting_for_restart, self._started_with, new))
             await self._apply(new)
         self._overview.metrics.config_reloads["ok"].inc()
         _log.info("configuration reloaded", changed=sorted(changed), after_restart=waiting)

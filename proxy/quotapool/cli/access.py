@@ -166,17 +166,3 @@ async def recorded(
     if code == 0 or changes:
         await record(settings, store, action, subject, changes)
     return code
-
-
-def changing_key(action: str) -> Callable[[Callable[..., Awaitable[int]]], Callable[..., None]]:
-    """Like `with_keys`, for a command that does something to the key `key`."""
-
-    def decorate(run: Callable[..., Awaitable[int]]) -> Callable[..., None]:
-        @wraps(run)
-        async def watched(keys: KeyOperations, **options: Any) -> int:
-            store, subject = keys.overview.ledger.store, f"k/{options['key']}"
-            return await recorded(keys.settings, store, action, subject, partial(run, keys, **options), keys=keys)
-
-        return with_keys(watched)
-
-    return decorate

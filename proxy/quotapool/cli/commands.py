@@ -113,6 +113,19 @@ def check(
     raise typer.Exit(run(settings_or_exit(config, env_file), as_json=json, show_all=everything))
 
 
+@app.command("config")
+def show_config(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    changed: Annotated[bool, typer.Option("--changed", help="Only options that are not at their default.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Every option in force, with its value and where it was set: file and line, variable, or default."""
+    from quotapool.cli.config import run
+
+    raise typer.Exit(run(settings_or_exit(config, env_file), as_json=json, changed=changed))
+
+
 @app.command()
 def now(config: ConfigOption = None, env_file: EnvFileOption = None, json: JsonOption = False) -> None:
     """How the pool stands: what to look at, how much room each model has, what runs dry first and when, who waits."""
@@ -193,15 +206,40 @@ def logs(
 
 @app.command()
 def explain(
-    request_id: Annotated[str, typer.Argument(help="From the answer's x-quotapool-request-id, or `quotapool logs`.")],
+    request_id: Annotated[
+        str | None,
+        typer.Argument(
+            help="From the answer's x-quotapool-request-id, or `quotapool logs`.",
+            show_default=False,
+            metavar="REQUEST_ID",
+        ),
+    ] = None,
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
+    dry_run: Annotated[
+        str | None,
+        typer.Option(
+            "--dry-run",
+            metavar="FILE",
+            help="Instead: what would happen to a request with this body now. It is not sent. -: standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    client: Annotated[str | None, typer.Option(help="Of the dry run: whose it is.", show_default=False)] = None,
+    endpoint: Annotated[str, typer.Option(help="Of the dry run: its path.")] = "/v1/chat/completions",
     json: JsonOption = False,
 ) -> None:
     """Why a request was refused, failed or slow, who used what it was short of, and the cheapest remedy."""
+    if (request_id is None) is (dry_run is None):
+        raise typer.BadParameter("give either a REQUEST_ID or --dry-run FILE")
+    settings = settings_or_exit(config, env_file)
+    if dry_run is not None:
+        from quotapool.cli import dry_run as command
+
+        raise typer.Exit(command.run(settings, dry_run, endpoint=endpoint, client=client, as_json=json))
     from quotapool.cli.explain import run
 
-    raise typer.Exit(run(settings_or_exit(config, env_file), request_id, as_json=json))
+    raise typer.Exit(run(settings, request_id or "", as_json=json))
 
 
 @app.command()

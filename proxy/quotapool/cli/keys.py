@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from getpass import getpass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from quotapool.app.probing import Probing
 from quotapool.cli import keys_import, tables, topup
-from quotapool.cli.access import changing_key, record, recorded, run_with_keys, with_keys
+from quotapool.cli.access import record, recorded, run_with_keys, with_keys
 from quotapool.cli.errors import fail, warn
+from quotapool.cli.keys_bulk import (
+    AccountOption,
+    Choice,
+    KeysArgument,
+    MatchOption,
+    StateOption,
+    YesOption,
+    one_recorded,
+    probing,
+    work,
+)
 from quotapool.cli.options import JsonOption, NoCheckOption, ReplaceOption, with_settings
 from quotapool.domain.states import State
 from quotapool.keys import master_keys
 from quotapool.keys.seal import MasterKey, new_master_key
 from quotapool.operators.keys import KeyEntry, KeyOperations, next_step
+from quotapool.operators.work_shapes import KeyVerb
 from quotapool.settings import Settings
 
 app = typer.Typer()
-KeyArgument = Annotated[str, typer.Argument(help="The key's id.")]
 
 
 def state_word(row: dict[str, Any]) -> str:
@@ -55,62 +66,111 @@ async def show(keys: KeyOperations, *, json: JsonOption = False) -> int:
     return 0
 
 
-async def _act(keys: KeyOperations, action: str, key: str) -> int:
-    print(f"key {key} is {await keys.act(action, key)}")
-    return 0
-
-
 @app.command("enable")
-@changing_key("enable_key")
-async def enable(keys: KeyOperations, key: KeyArgument) -> int:
-    """Make a removed, quarantined, disabled or draining key active again."""
-    return await _act(keys, "enable", key)
+@with_keys
+async def enable(
+    keys: KeyOperations,
+    names: KeysArgument = None,
+    *,
+    account: AccountOption = None,
+    state: StateOption = None,
+    match: MatchOption = None,
+    yes: YesOption = False,
+) -> int:
+    """Make removed, quarantined, disabled or draining keys active again."""
+    return await work(keys, "enable", Choice(names or [], account, state, match), yes=yes)
 
 
 @app.command("disable")
-@changing_key("disable_key")
-async def disable(keys: KeyOperations, key: KeyArgument) -> int:
-    """No requests until it is enabled."""
-    return await _act(keys, "disable", key)
+@with_keys
+async def disable(
+    keys: KeyOperations,
+    names: KeysArgument = None,
+    *,
+    account: AccountOption = None,
+    state: StateOption = None,
+    match: MatchOption = None,
+    yes: YesOption = False,
+) -> int:
+    """No requests until they are enabled."""
+    return await work(keys, "disable", Choice(names or [], account, state, match), yes=yes)
 
 
 @app.command("drain")
-@changing_key("drain_key")
-async def drain(keys: KeyOperations, key: KeyArgument) -> int:
+@with_keys
+async def drain(
+    keys: KeyOperations,
+    names: KeysArgument = None,
+    *,
+    account: AccountOption = None,
+    state: StateOption = None,
+    match: MatchOption = None,
+    yes: YesOption = False,
+) -> int:
     """No new requests; running ones are completed. The same as disable, with another name for the intention."""
-    return await _act(keys, "drain", key)
+    return await work(keys, "drain", Choice(names or [], account, state, match), yes=yes)
 
 
 @app.command("remove")
-@changing_key("remove_key")
+@with_keys
 async def remove(
     keys: KeyOperations,
-    key: KeyArgument,
+    names: KeysArgument = None,
     *,
+    account: AccountOption = None,
+    state: StateOption = None,
+    match: MatchOption = None,
+    yes: YesOption = False,
     forget: Annotated[
-        bool, typer.Option("--forget", help="Delete it with its secret: a key that was added at run time.")
+        bool, typer.Option("--forget", help="Delete them with their secrets: keys that were added at run time.")
     ] = False,
 ) -> int:
-    """Take it out permanently, also after restarts, until it is enabled or its secret changes."""
-    if not forget:
-        return await _act(keys, "remove", key)
-    await keys.forget(key)
-    print(f"key {key} and its secret are deleted")
-    return 0
+    """Take them out permanently, also after restarts, until they are enabled or their secrets change."""
+    action: KeyVerb = "forget" if forget else "remove"
+    return await work(keys, action, Choice(names or [], account, state, match), yes=yes)
+
+
+@app.command("forget")
+@with_keys
+async def forget(
+    keys: KeyOperations,
+    names: KeysArgument = None,
+    *,
+    account: AccountOption = None,
+    state: StateOption = None,
+    match: MatchOption = None,
+    yes: YesOption = False,
+) -> int:
+    """Delete keys that were added at run time, with their secrets."""
+    return await work(keys, "forget", Choice(names or [], account, state, match), yes=yes)
 
 
 @app.command("probe")
-@changing_key("probe_key")
-async def probe(keys: KeyOperations, key: KeyArgument, *, json: JsonOption = False) -> int:
-    """Ask OpenAI about one key now. Exit code 1 if it is not valid."""
-    probing = Probing(keys.settings, keys.overview.ledger, keys.redactor, keys.overview.roster)
-    try:
-        check = await keys.probe(key, probing.prober.probe_now)
-    finally:
-        await probing.close()
+@with_keys
+async def probe(
+    keys: KeyOperations,
+    names: KeysArgument = None,
+    *,
+    account: AccountOption = None,
+    state: StateOption = None,
+    match: MatchOption = None,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> int:
+    """Ask OpenAI about keys now. Exit code 1 if one is not valid."""
+    choice = Choice(names or [], account, state, match)
+    if not choice.is_one:
+        return await work(keys, "probe", choice, yes=yes, as_json=json)
+    (key,) = choice.names
+    return await one_recorded(keys, "probe", key, partial(_probe, keys, key, as_json=json))
+
+
+async def _probe(keys: KeyOperations, key: str, *, as_json: bool) -> int:
+    async with probing(keys) as probe_now:
+        check = await keys.probe(key, probe_now)
     row = await keys.row(key)
     next_ = next_step(row, check)
-    if json:
+    if as_json:
         answer = {"id": key, "valid": check.ok, "answer": check.answer, "detail": check.detail}
         tables.print_json({**answer, "state": row["state"], "next": next_})
     else:

@@ -18,14 +18,11 @@ from quotapool.cli.errors import fail, warn
 from quotapool.cli.options import JsonOption, with_settings
 from quotapool.domain.wallet import PICO
 from quotapool.money.question import since_day
-from quotapool.money.spend_store import SpendStore
-from quotapool.openai_admin.client import KeyCost, KeyUsage
-from quotapool.openai_admin.collect import Collected, Collector, accounts_of, admin_key_of, connector
-from quotapool.openai_admin.json_reader import NoAnswer
+from quotapool.openai_admin.collect import Collected, Collector, connector
 from quotapool.openai_admin.limits import fragment
-from quotapool.openai_admin.reconcile import KeyDay, Reconciliation, reconcile
-from quotapool.openai_admin.records import OpenAIRecords
+from quotapool.openai_admin.reconcile import KeyDay, Reconciliation
 from quotapool.operators.keys import KeyOperations
+from quotapool.operators.reconciliation import NO_ADMIN_KEY, ask, compared
 from quotapool.settings import Settings
 from quotapool.store.store import Store
 
@@ -43,10 +40,6 @@ _LIMITS: Final = {
     "RPD": "max_requests_per_1_day",
     "batch TPD": "batch_1_day_max_input_tokens",
 }
-_NO_ADMIN_KEY: Final = (
-    "no admin key: add `admin_keys: [{organization: NAME, secret: ${OPENAI_ADMIN_KEY}}]`; an owner of the "
-    "organisation creates one at https://platform.openai.com/settings/organization/admin-keys"
-)
 
 
 @app.command("limits")
@@ -60,7 +53,7 @@ def limits(
     """The rate limits of each account's project, by model."""
 
     async def command(settings: Settings, collector: Collector, store: Store) -> int:
-        answers = await _ask(settings, collector, store)
+        answers = await ask(settings, collector, store)
         if write:
             print(fragment(settings, answers.limits), end="")
         elif json:
@@ -95,22 +88,7 @@ def reconciliation(
         return fail("--since is later than --until")
 
     async def command(settings: Settings, collector: Collector, store: Store) -> int:
-        answers = await _ask(settings, collector, store)
-        costs: list[KeyCost] = []
-        usage: list[KeyUsage] = []
-        accounts: list[str] = []
-        for admin in settings.admin_keys:
-            of_admin = [account for account in accounts_of(settings) if admin_key_of(settings, account) is admin]
-            organisation = collector.organisation(settings, admin)
-            try:
-                costs += await organisation.costs(first, last)
-                accounts += of_admin
-                usage += await organisation.usage(first, last)
-            except NoAnswer as refused:
-                answers.problems.append(f"admin key of {admin.organization}: {refused}")
-        ours = await SpendStore(store, settings.pool).totals("key", first, last)
-        account_of = {key.id: key.account for key in settings.keys}
-        result = reconcile(ours, costs, usage, answers, account_of, accounts, today)
+        result, answers = await compared(settings, collector, store, first, last, today)
         if json:
             tables.print_json(_document(result, first, last, answers))
         elif as_csv:
@@ -125,16 +103,9 @@ def reconciliation(
     return _run(settings, command)
 
 
-async def _ask(settings: Settings, collector: Collector, store: Store) -> Collected:
-    """Ask OpenAI, and keep its answers for the alerts and `check`."""
-    answers = await collector.collect(settings)
-    await OpenAIRecords(store, settings.pool).write(answers.keys, answers.accounts)
-    return answers
-
-
 def _run(settings: Settings, command: Callable[[Settings, Collector, Store], Awaitable[int]]) -> int:
     if not settings.admin_keys:
-        return fail(_NO_ADMIN_KEY)
+        return fail(NO_ADMIN_KEY)
 
     async def with_keys(keys: KeyOperations) -> int:
         async with aiohttp.ClientSession(connector=connector(settings.ca_file)) as http:

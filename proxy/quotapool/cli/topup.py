@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from quotapool.cli.access import record, run_with_keys
 from quotapool.cli.errors import fail
-from quotapool.domain.states import State
-from quotapool.domain.subject import Subject
-from quotapool.domain.wallet import PICO
+from quotapool.operators import accounts
+from quotapool.operators.accounts import InvalidTopUp, UnknownAccount, day_of
 from quotapool.operators.keys import KeyOperations
-from quotapool.operators.overview import Overview
 from quotapool.settings import Settings
-from quotapool.settings.errors import nearest
-
-MAX_USD = 1e9  # more is a typing error
 
 
 def run(
@@ -31,46 +25,25 @@ def run(
 ) -> int:
     """Record credit that was bought, and try the account again at once."""
     try:
-        granted_on = date.fromisoformat(granted) if granted else datetime.now(UTC).date()
-        expires_on = date.fromisoformat(expires) if expires else None
-    except ValueError:
-        return fail("a day is written YYYY-MM-DD, such as 2027-01-31")
-    if not math.isfinite(usd) or not 0 < usd <= MAX_USD:
-        return fail("the amount must be more than 0 dollars")
+        granted_on = day_of(granted) or datetime.now(UTC).date()
+        expires_on = day_of(expires)
+    except InvalidTopUp as error:
+        return fail(str(error))
     if expires_on is not None and expires_on <= granted_on:
         return fail("--expires must be later than --granted")
 
     async def command(keys: KeyOperations) -> int:
-        overview = keys.overview
-        if account not in overview.roster.pool.accounts:
-            return fail(_unknown(overview, account))
-        credit = overview.credit
-        await credit.topup(account, usd, granted_on, expires_on, datetime.now(UTC))
-        woken = await overview.ledger.registry.try_now(State.QUARANTINED, subjects_of(overview, account))
+        try:
+            done = await accounts.topup(keys.overview, account, usd, granted_on, expires_on)
+        except (InvalidTopUp, UnknownAccount) as error:
+            return fail(str(error))
         days = {"granted_on": [None, str(granted_on)], "expires_on": [None, expires and str(expires_on)]}
         changes = {"usd": [None, usd], **days}
-        await record(keys.settings, overview.ledger.store, "topup_account", f"a/{account}", changes)
-        wallet = (await credit.assess(datetime.now(UTC))).wallets[account]
-        left = 0 if wallet.remaining is None else wallet.remaining
+        await record(keys.settings, keys.overview.ledger.store, "top_up_account", f"a/{account}", changes)
         until = f", until {expires_on}" if expires_on else ""
-        print(f"account {account}: ${usd:,.2f} more{until}; ${left / PICO:,.2f} of credit left")
-        if woken:
+        print(f"account {account}: ${usd:,.2f} more{until}; ${done.left:,.2f} of credit left")
+        if done.woken:
             print("it was out for lack of money, and is tried again now")
         return 0
 
     return run_with_keys(settings, command)
-
-
-def subjects_of(overview: Overview, account: str) -> list[Subject]:
-    """The subjects whose state depends on this account's credit: itself, its keys, its organisation."""
-    known = overview.roster.pool.accounts[account]
-    subjects = [Subject.of_account(account), *(Subject.of_key(key.id) for key in known.keys)]
-    return [*subjects, Subject.of_organization(known.organization)] if known.organization else subjects
-
-
-def _unknown(overview: Overview, account: str) -> str:
-    accounts = overview.roster.pool.accounts
-    if key := overview.roster.pool.keys.get(account):
-        return f"{account!r} is a key; its account is {key.account!r}"
-    hint = nearest(account, accounts)
-    return f"no account {account!r} in the pool" + (f"; did you mean {hint!r}?" if hint else "")

@@ -104,25 +104,34 @@ class KeyChecker:
 
 
 async def check_all(
-    checker: KeyChecker, items: Iterable[T], key_of: Callable[[T], UpstreamKey], *, at_once: int = AT_ONCE
+    checker: KeyChecker,
+    items: Iterable[T] | AsyncIterator[T],
+    key_of: Callable[[T], UpstreamKey],
+    *,
+    at_once: int = AT_ONCE,
 ) -> AsyncIterator[tuple[T, KeyCheck]]:
     """Each item with the check of its key, in the order of the answers; holds at most `at_once` items in memory."""
-    waiting = iter(items)
+    waiting = items if isinstance(items, AsyncIterator) else _one_by_one(items)
     running: dict[asyncio.Task[KeyCheck], T] = {}
 
-    def fill() -> None:
-        for item in waiting:
+    async def fill() -> None:
+        async for item in waiting:
             running[asyncio.create_task(checker.check(key_of(item)))] = item
             if len(running) >= at_once:
                 return
 
     try:
-        fill()
+        await fill()
         while running:
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 yield running.pop(task), task.result()
-            fill()
+            await fill()
     finally:
         for task in running:
             task.cancel()
+
+
+async def _one_by_one(items: Iterable[T]) -> AsyncIterator[T]:
+    for item in items:
+        yield item

@@ -6,7 +6,7 @@ A key of the vault that cannot be opened stays in the store as it is; the pool g
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -15,6 +15,7 @@ import structlog
 from pydantic import ValidationError
 
 from quotapool.keys.master_keys import NoMasterKey, master_keys
+from quotapool.keys.seal import MasterKey
 from quotapool.keys.vault import Contents, Opened, Vault, VaultLocked
 from quotapool.settings import Account, Settings, UpstreamKey, with_more
 from quotapool.store.store import StoreError
@@ -52,45 +53,62 @@ class KeySources:
         self._log = log
         self._keys: dict[str, tuple[str, UpstreamKey]] = {}  # id -> (as it is stored, the key)
         self._logged: set[str] = set()
+        self._reading = asyncio.Lock()
         self._changed = False  # since `watch` last reported a change
 
     async def read(self) -> None:
-        """Read the vault. Raises StoreLost; anything else that is wrong is logged, and `problem` has it."""
-        before = self._keys, self.contents.accounts
-        self.contents = await self.vault.read()
-        try:
-            masters = master_keys(self.configured, self._on_secret) if self.contents.records else []
-            self.vault.current_master(self.contents, masters)
-            opened = {key.id: key for key in self.vault.open(self._not_yet_opened(), masters)}
-            self.problem = ""
-        except (VaultLocked, NoMasterKey) as error:
-            opened, self.problem = {}, str(error)
-        self._update(opened)
-        self._changed |= before != (self._keys, self.contents.accounts)
-        if self.problem:
-            self._log_once(f"{self.problem}. Not served: {len(self.missing)} keys", error=True)
+        """Read the vault. Raises StoreLost; anything else that is wrong is logged, and `problem` has it.
 
-    def _not_yet_opened(self) -> Contents:
+        Thousands of keys are opened in a thread; of two at the same time, the second waits."""
+        async with self._reading:
+            before = self._keys, self.contents.accounts
+            contents = await self.vault.read()
+            opened: Mapping[str, tuple[Opened, UpstreamKey | None]] = {}
+            try:
+                if contents.records:
+                    masters = master_keys(self.configured, self._on_secret)
+                    self.vault.current_master(contents, masters)
+                    opened = await asyncio.to_thread(self._open, self._not_yet_opened(contents), masters)
+                self.problem = ""
+            except (VaultLocked, NoMasterKey) as error:
+                self.problem = str(error)
+            self.contents = contents
+            self._update(opened)
+            self._changed |= before != (self._keys, self.contents.accounts)
+            if self.problem:
+                self._log_once(f"{self.problem}. Not served: {len(self.missing)} keys", error=True)
+
+    def _not_yet_opened(self, contents: Contents) -> Contents:
         known = self._keys
         new = {
             name: record
-            for name, record in self.contents.records.items()
+            for name, record in contents.records.items()
             if name not in known or known[name][0] != record.sealed
         }
-        return replace(self.contents, records=new)
+        return replace(contents, records=new)
 
-    def _update(self, opened: Mapping[str, Opened]) -> None:
+    def _open(self, contents: Contents, masters: Sequence[MasterKey]) -> dict[str, tuple[Opened, UpstreamKey | None]]:
+        """By id, each with the key that it is; None: this version does not understand it. Raises VaultLocked."""
+        found: dict[str, tuple[Opened, UpstreamKey | None]] = {}
+        for opened in self.vault.open(contents, masters):
+            try:
+                found[opened.id] = opened, key_of(opened) if opened.secret else None
+            except ValidationError:
+                found[opened.id] = opened, None
+        return found
+
+    def _update(self, opened: Mapping[str, tuple[Opened, UpstreamKey | None]]) -> None:
         keys: dict[str, tuple[str, UpstreamKey]] = {}
         self.missing = {}
         for name, record in self.contents.records.items():
             known = self._keys.get(name)
-            if name in opened and opened[name].secret:
-                try:
-                    keys[name] = record.sealed, key_of(opened[name])
-                    self._on_secret(opened[name].secret)
+            if name in opened and opened[name][0].secret:
+                key = opened[name][1]
+                if key is not None:
+                    keys[name] = record.sealed, key
+                    self._on_secret(opened[name][0].secret)
                     continue
-                except ValidationError:
-                    self.problem = f"the stored key {name} is not understood by this version"
+                self.problem = f"the stored key {name} is not understood by this version"
             elif known is not None and fingerprint(known[1].secret.get_secret_value()) == record.fingerprint:
                 keys[name] = known  # opened before its master key was changed
                 continue

@@ -29,6 +29,11 @@ def keys_of_state(prefix: str, brake: str) -> list[str]:
     return [*keys, f"{prefix}:removals:{brake}", f"{prefix}:brake:{brake}"] if brake else keys
 
 
+def keys_of_states(prefix: str) -> list[str]:
+    """KEYS of `lua/states.lua`."""
+    return [f"{prefix}:{name}" for name in ("states", "version", "events")]
+
+
 def keys_of_try_now(prefix: str) -> list[str]:
     """KEYS of `lua/try_now.lua`."""
     return [f"{prefix}:states", f"{prefix}:version"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -21,7 +21,9 @@ from quotapool.observe.events import Events
 from quotapool.operators import client_shapes, shapes
 from quotapool.operators.admin_http import Call, Handler
 from quotapool.operators.admin_routes import ApiError
+from quotapool.operators.big_answers import in_turns
 from quotapool.operators.clients import ClientConflict, ClientOperations, InvalidClient, UnknownClient
+from quotapool.operators.jobs import JobRunner, Record
 from quotapool.operators.keys import (
     InvalidKey,
     KeyConflict,
@@ -36,6 +38,7 @@ from quotapool.operators.now_handlers import NowHandlers
 from quotapool.operators.request_handlers import RequestHandlers
 from quotapool.operators.team_handlers import TEAM_CODES, TeamHandlers
 from quotapool.operators.teams import UnknownTeam
+from quotapool.operators.work_handlers import WORK_CODES, WorkHandlers
 from quotapool.store.store import Store, StoreError
 
 _DIMENSIONS: Final = ("rpm", "tpm", "rpd", "tpd", "ipm")
@@ -43,7 +46,8 @@ _MOST_ROWS: Final = 10_000  # of a report of usage: what is written in one turn 
 
 
 class AdminApi:
-    """`on_change` is called when a call has changed the pool's keys; it returns when they are in use here."""
+    """`on_change` is called when a call has changed the pool's keys; it returns when they are in use here.
+    `after_restart`: the options whose new value waits for a restart. To be closed."""
 
     def __init__(
         self,
@@ -52,6 +56,9 @@ class AdminApi:
         probe_now: ProbeNow,
         on_change: Callable[[], Awaitable[None]],
         now: NowHandlers,
+        *,
+        record: Record,
+        after_restart: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._keys = keys
         self._store = store
@@ -61,6 +68,13 @@ class AdminApi:
         self._teams = TeamHandlers(lambda: keys.settings, store)
         self._requests = RequestHandlers(lambda: keys.settings, store)
         self._now = now
+        self._work = WorkHandlers(keys, store, after_restart)
+        self._jobs = JobRunner(keys, probe_now, on_change, record=record)
+
+    async def close(self) -> None:
+        """Stop what goes on after its call: jobs, questions to OpenAI."""
+        await self._jobs.close()
+        await self._work.close()
 
     def handlers(self) -> dict[str, Handler]:
         """By the names of their routes."""
@@ -85,6 +99,8 @@ class AdminApi:
             **self._teams.handlers(),
             **self._requests.handlers(),
             **self._now.handlers(),
+            **self._work.handlers(),
+            **self._jobs.handlers(),
         }
         for action in ("disable", "enable", "drain"):
             handlers[f"{action}_key"] = self._action(action)
@@ -93,7 +109,7 @@ class AdminApi:
     # ---- keys
 
     async def _list_keys(self, call: Call) -> Any:
-        rows = await self._keys.rows()
+        rows = await self._keys.rows(packed=True)
         return {"keys": [row for row in rows if call.query.state in {None, row["state"]}]}
 
     async def _show_key(self, call: Call) -> Any:
@@ -137,7 +153,7 @@ class AdminApi:
         counts = dict.fromkeys([state.value for state in State], 0)
         room: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
         counted: set[str] = set()
-        for row in rows:
+        async for row in in_turns(rows):
             counts[row["state"]] = counts.get(row["state"], 0) + 1
             if row["state"] != State.ACTIVE.value or row["account"] in counted:
                 continue
@@ -217,6 +233,7 @@ _CODES: Final[dict[type[Exception], str]] = {
     ClientConflict: "conflict",
     InvalidClient: "bad_request",
     **TEAM_CODES,
+    **WORK_CODES,
     KeyRejected: "key_refused",
     NoMasterKey: "no_master_key",
     VaultLocked: "vault_locked",

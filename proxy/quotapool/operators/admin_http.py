@@ -15,12 +15,12 @@ from quotapool.domain.redact import mask
 from quotapool.openai.replies import error_body
 from quotapool.operators.access import CALLER, Caller
 from quotapool.operators.actor import Actor
-from quotapool.operators.admin_routes import PREFIX, ROUTES, ApiError, Route
+from quotapool.operators.admin_routes import LARGEST_BODY, PREFIX, ROUTES, ApiError, Route
+from quotapool.operators.big_answers import compressed, encoded
 from quotapool.operators.openapi import document
 from quotapool.operators.shapes import Empty
 
 _log = structlog.get_logger()
-LARGEST_BODY: Final = 2**20
 _KIND_OF: Final = {429: "requests", 500: "server_error", 503: "service_unavailable_error"}
 
 
@@ -85,7 +85,8 @@ def _served(route: Route, handler: Handler, around: Around) -> Callable[[web.Req
         except ApiError as error:
             return error_response(error)
         except web.HTTPRequestEntityTooLarge:
-            return error_response(ApiError("body_too_large", "The body is larger than 1 MiB."))
+            most = f"{route.most_bytes // 2**20} MiB"
+            return error_response(ApiError("body_too_large", f"The body is larger than {most}."))
         except Exception:  # noqa: BLE001 - a bug must not become a page with a traceback
             _log.exception("an admin API call failed", operation=route.name)
             return error_response(ApiError("internal_error", "This call failed by a fault in the proxy."))
@@ -93,9 +94,11 @@ def _served(route: Route, handler: Handler, around: Around) -> Callable[[web.Req
         if isinstance(result, WithCookies):
             headers.extend([("Set-Cookie", cookie) for cookie in result.cookies])
             result = result.result
-        return web.Response(
-            body=msgspec.json.encode(result), status=route.status, content_type="application/json", headers=headers
-        )
+        body = await encoded(result)
+        small = await compressed(body, request.headers.get("Accept-Encoding", ""))
+        if small is not None:
+            headers.extend({"Content-Encoding": "gzip", "Vary": "Accept-Encoding"})
+        return web.Response(body=small or body, status=route.status, content_type="application/json", headers=headers)
 
     return serve
 
@@ -124,7 +127,9 @@ def _read_query(route: Route, request: web.Request) -> Any:
         raise ApiError("bad_request", f"The query is not as described: {mask(str(error))}") from None
 
 
-async def _read_body(route: Route, request: web.Request) -> Any:
+async def _read_body(route: Route, request: web.BaseRequest) -> Any:
+    if route.most_bytes > LARGEST_BODY:
+        request = request.clone(client_max_size=route.most_bytes)
     raw = await request.read()
     try:
         return msgspec.json.decode(raw or b"{}", type=route.body or Empty)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from quotapool.operators import client_shapes, login_shapes, now_shapes, request_shapes, shapes
+from quotapool.operators import client_shapes, login_shapes, now_shapes, request_shapes, shapes, work_shapes
 from quotapool.operators.actor import Role
 from quotapool.operators.explanation import Explanation
 
 PREFIX: Final = "/admin"
+LARGEST_BODY: Final = 2**20  # bytes, unless its route says otherwise
 
 
 ERROR_CODES: Final[dict[str, tuple[int, str]]] = {  # code -> status, meaning
@@ -23,12 +24,14 @@ ERROR_CODES: Final[dict[str, tuple[int, str]]] = {  # code -> status, meaning
     "csrf_wanted": (403, "A change from the page without the X-Quotapool-CSRF of its session."),
     "identity_unclear": (403, "The trusted header has several values, or none that names a person."),
     "login_refused": (403, "The identity provider let nobody in, or what it says is not accepted."),
-    "not_found": (404, "No such path, key, client, team or request."),
+    "not_found": (404, "No such path, key, account, client, team, request or job."),
     "method_not_allowed": (405, "This path has other methods."),
     "conflict": (409, "It contradicts what is there: an id or a secret is in use already, or the key is configured."),
     "vault_locked": (409, "The stored keys need another master key. Nothing was changed."),
     "no_master_key": (409, "A shared store needs a configured master key before it can hold keys."),
-    "body_too_large": (413, "The body is larger than 1 MiB."),
+    "body_too_large": (413, "The body is larger than 1 MiB, or an import's than 8 MiB."),
+    "too_many_jobs": (429, "As many jobs as may run at a time are running."),
+    "too_many_streams": (429, "As many pages as may listen are listening."),
     "key_refused": (422, "OpenAI does not accept this secret, or did not answer."),
     "too_many_logins": (429, "Too many failed logins from this address; Retry-After tells when to try again."),
     "internal_error": (500, "A fault in the proxy; its log has the details."),
@@ -51,7 +54,8 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One operation. `name`: its operationId, and the name of its handler; `errors`: codes besides the general ones.
+    """One operation. `name`: its operationId, and the name of its handler; `errors`: codes besides the general ones;
+    `most_bytes`: of its body.
 
     `role`: the least that may call it; None: a viewer for GET, else an operator. `is_open`: nobody need be logged in.
     `recorded`: whether a call that changes something gets a record here (`recorder.py`); False: its handler sees to
@@ -67,6 +71,7 @@ class Route:
     query: type | None = None
     status: int = 200
     errors: tuple[str, ...] = ()
+    most_bytes: int = LARGEST_BODY
     role: Role | None = None
     is_open: bool = False
     recorded: bool = True
@@ -89,6 +94,7 @@ _KINDS: Final = {"keys": "k/", "clients": "c/", "teams": "t/", "accounts": "a/"}
 _KEY: Final = "/keys/{id}"
 _CLIENT: Final = "/clients/{id}"
 _TEAM: Final = "/teams/{id}"
+_JOB: Final = "/jobs/{id}"
 _REQUEST: Final = "/requests/{id}"
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -141,6 +147,27 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", _TEAM, "show_team", "One team.", client_shapes.TeamRow, errors=("not_found",)),
     Route("PATCH", _TEAM, "set_team", "Change some options; all replicas obey within a second.", client_shapes.TeamRow,
           body=client_shapes.TeamChange, errors=("not_found", "conflict")),
+    Route("GET", "/key-lines", "list_key_lines", "Every key in short, of thousands.", work_shapes.KeyLines),
+    Route("GET", f"{_KEY}/users", "list_key_users", "Who used it, of the last requests.", work_shapes.KeyUsers,
+          errors=("not_found",)),
+    Route("POST", "/jobs/keys", "start_key_job", "The same for many keys, in the background.", work_shapes.Job,
+          body=work_shapes.KeyWork, status=202, errors=("too_many_jobs",), recorded=False),
+    Route("POST", "/jobs/import", "start_import", "Add many keys, in the background.", work_shapes.Job,
+          body=work_shapes.KeyImport, status=202, errors=("too_many_jobs",), most_bytes=8 * 2**20,
+          recorded=False),
+    Route("GET", "/jobs", "list_jobs", "Those of the last hour, of this replica.", work_shapes.Jobs),
+    Route("GET", _JOB, "show_job", "One job.", work_shapes.Job, errors=("not_found",)),
+    Route("DELETE", _JOB, "stop_job", "Stop it; what was done stays done.", work_shapes.Job, errors=("not_found",),
+          recorded=False),
+    Route("GET", "/accounts", "list_accounts", "Every account that has keys.", work_shapes.AccountRows),
+    Route("POST", "/accounts/{id}/topup", "top_up_account", "Record credit that was bought, and try it again at once.",
+          work_shapes.AccountRow, body=work_shapes.TopUp, errors=("not_found",)),
+    Route("GET", "/reconciliation", "show_reconciliation", "This month's spend beside OpenAI's own costs.",
+          work_shapes.Reconciliation),
+    Route("GET", "/configuration", "show_configuration", "Every option in force, and where it was set.",
+          work_shapes.Configuration),
+    Route("POST", "/dry-run", "try_request", "What would happen to a request now; nothing is sent or reserved.",
+          work_shapes.DryRunAnswer, body=work_shapes.DryRun, role="viewer", recorded=False),
     Route("DELETE", _TEAM, "remove_team", "Remove a team that has no clients.", shapes.Deleted,
           errors=("not_found", "conflict")),
     Route("GET", "/login-methods", "login_methods", "How people may log in.", login_shapes.LoginMethods, is_open=True),

@@ -39,24 +39,24 @@ class SubjectLevel:
 
 
 class ClientRules:
-    """Those of one pool. `settings`: those in force."""
+    """Those of one pool. `settings`: those in force; `directory`: the clients and teams of the store."""
 
     def __init__(self, settings: Callable[[], Settings], clients: ClientDirectory, stored: StoredRules) -> None:
         self._settings = settings
-        self._directory = clients
+        self.directory = clients
         self._stored = stored
 
     @property
     def clients(self) -> Mapping[str, Client]:
         """All that may call, by id; those of the configuration win."""
         written = {client.id: client for client in self._settings().clients}
-        return {**self._directory.clients, **written}
+        return {**self.directory.clients, **written}
 
     async def levels(self) -> list[SubjectLevel]:
         """All rules, as they stand. Raises StoreLost."""
         settings = self._settings()
         subjects: dict[str, RuleOptions] = {f"{CLIENT}{name}": client for name, client in self.clients.items()}
-        subjects |= {f"{TEAM}{name}": team for name, team in {**self._directory.teams, **settings.teams}.items()}
+        subjects |= {f"{TEAM}{name}": team for name, team in {**self.directory.teams, **settings.teams}.items()}
         subjects = {name: options for name, options in subjects.items() if options.limits_anything}
         reading = await self._stored.read(list(subjects)) if subjects else None
         found: list[SubjectLevel] = []

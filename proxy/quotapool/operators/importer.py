@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -11,12 +11,14 @@ from quotapool.domain.verdict import Kind
 from quotapool.keys.check import NO_ANSWER, KeyCheck, KeyChecker, check_all
 from quotapool.keys.seal import MasterKey
 from quotapool.openai.advice import advice
+from quotapool.operators.big_answers import in_turns
 from quotapool.operators.key_file import Line
 from quotapool.operators.keys import InvalidKey, KeyConflict, KeyOperations, vault_key
 from quotapool.settings import UpstreamKey
 from quotapool.upstream.credentials import fingerprint
 
 _BATCH: Final = 2_000  # each batch is a reload for the replicas
+_LINES_AT_ONCE: Final = 50  # in one turn of the loop, some milliseconds
 
 # What became of a line. The first five leave the key in the pool.
 DONE: Final = ("added", "updated", "replaced", "unchanged", "configured")
@@ -44,6 +46,11 @@ class Report:
     @property
     def lines(self) -> int:
         return self.counts.total()
+
+    @property
+    def changed(self) -> bool:
+        """Whether the vault is another one now."""
+        return any(self.counts[result] for result in ("added", "updated", "replaced"))
 
     def add(self, outcome: Outcome) -> None:
         self.counts[outcome.result] += 1
@@ -76,7 +83,7 @@ class Importer:
         self._dry_run = dry_run
         self._replace = replace
         self._on_progress = on_progress
-        self._report = Report(dry_run=dry_run)
+        self.report = Report(dry_run=dry_run)
         self._seen: dict[str, int] = {}  # fingerprint -> line
         self._ids: dict[str, int] = {}
         self._by_fingerprint = {record.fingerprint: name for name, record in keys.sources.contents.records.items()}
@@ -97,18 +104,18 @@ class Importer:
             await checker.aclose()
             if batch:  # an interrupted import keeps what it has found out
                 await self._store(batch, master)
-        return self._report
+        return self.report
 
     def _finish(self, outcome: Outcome) -> None:
-        self._report.add(outcome)
+        self.report.add(outcome)
         self._on_progress()
 
     async def _accepted(
-        self, checker: KeyChecker, candidates: Iterator[_Candidate], at_once: int
+        self, checker: KeyChecker, candidates: AsyncIterator[_Candidate], at_once: int
     ) -> AsyncIterator[_Candidate]:
         """Those that upstream accepts, or all if none are to be checked; the outcome of the others is reported."""
         if not self._check:
-            for one in candidates:
+            async for one in candidates:
                 yield one
             return
         async for one, check in check_all(checker, candidates, lambda one: one.key, at_once=at_once):
@@ -117,9 +124,9 @@ class Importer:
             else:
                 self._finish(outcome)
 
-    def _candidates(self, lines: Iterable[Line]) -> Iterator[_Candidate]:
+    async def _candidates(self, lines: Iterable[Line]) -> AsyncIterator[_Candidate]:
         """The lines that are left to check and store; the outcome of the others is reported."""
-        for line in lines:
+        async for line in in_turns(lines, _LINES_AT_ONCE):
             found = self._candidate(line)
             if isinstance(found, _Candidate):
                 yield found
@@ -164,10 +171,10 @@ class Importer:
         candidates, batch[:] = list(batch), []
         if master is None:
             for one in candidates:
-                self._report.add(Outcome(one.line, "added", one.key.id))
+                self.report.add(Outcome(one.line, "added", one.key.id))
             return
         given: dict[str, dict[str, Any]] = {}
-        for one in candidates:
+        async for one in in_turns(candidates):
             _merge(given.setdefault(one.key.account, {}), one.settings)
         stored = self._keys.sources.contents.accounts
         for name, settings in given.items():
@@ -175,10 +182,10 @@ class Importer:
                 settings["grants"] = _union(stored.get(name, {}).get("grants", []), grants)
         accounts = self._keys.account_settings(given)
         results = await self._keys.sources.vault.put(
-            [vault_key(one.key) for one in candidates], master, accounts=accounts, replace=self._replace
+            [vault_key(one.key) async for one in in_turns(candidates)], master, accounts=accounts, replace=self._replace
         )
-        for one, result in zip(candidates, results, strict=True):
-            self._report.add(_outcome(one, result))
+        async for one, result in in_turns(zip(candidates, results, strict=True)):
+            self.report.add(_outcome(one, result))
         self._keys.sources.contents = await self._keys.sources.vault.read()
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from pydantic import ValidationError
 
+from quotapool.domain.pool import Key
 from quotapool.domain.states import OPERATOR, Record, State
 from quotapool.domain.subject import Subject
 from quotapool.domain.verdict import Kind, Verdict
@@ -21,6 +23,7 @@ from quotapool.keys.sources import KeySources, account_of
 from quotapool.keys.vault import NewKey
 from quotapool.observe.redaction import Redactor
 from quotapool.openai.advice import advice
+from quotapool.operators.big_answers import in_turns, ordered
 from quotapool.operators.overview import Overview
 from quotapool.probes.prober import NotProbed
 from quotapool.settings import Settings, UpstreamKey, default_key_id
@@ -34,6 +37,7 @@ KEY_ACTIONS: Final = {
     "remove": State.REMOVED,
 }
 _NUMBER: Final = re.compile(r"([0-9]{1,18})")
+_ACTIONS_AT_ONCE: Final = 200  # keys in one turn of the loop and of the store
 LOCKED: Final = "locked"  # state of a stored key that cannot be opened
 
 ProbeNow = Callable[[str], Awaitable[Verdict]]  # Prober.probe_now
@@ -85,13 +89,12 @@ class KeyOperations:
 
     # ---- reading
 
-    async def rows(self) -> list[dict[str, Any]]:
-        """Each key: state, reason, what is left, what to do, where it is kept. Raises StoreUnavailable."""
-        rows = await self.overview.rows()
-        configured_keys = self._configured_secrets()
-        for row in rows:
-            stored = row["id"] in self.sources.contents.records and row["id"] not in configured_keys
-            row["source"] = "store" if stored else "configuration"
+    async def rows(self, *, packed: bool = False) -> list[dict[str, Any]]:
+        """Each key: state, reason, what is left, what to do, where it is kept. `packed`: see `Overview.rows`. Raises
+        StoreUnavailable."""
+        rows = await self.overview.rows(packed=packed)
+        async for row in in_turns(rows):
+            row["source"] = self.source_of(row["id"])
             row["next"] = next_step(row)
         for name, account in self.sources.missing.items():
             row = {"id": name, "account": account, "organization": None, "state": LOCKED, "reason": "master_key"}
@@ -99,7 +102,13 @@ class KeyOperations:
             rows.append({**row, "source": "store", "next": advice("master_key")})
         # Configured ones as they were written; stored ones by number, as the store keeps them in no order.
         configured = [row for row in rows if row["source"] != "store"]
-        return configured + sorted((row for row in rows if row["source"] == "store"), key=_natural_order)
+        stored = [row for row in rows if row["source"] == "store"]
+        return configured + await ordered(stored, lambda row: natural_order(row["id"]))
+
+    def source_of(self, name: str) -> Literal["configuration", "store"]:
+        """Where a key of the pool is kept."""
+        stored = name in self.sources.contents.records and name not in self._configured_secrets()
+        return "store" if stored else "configuration"
 
     async def row(self, name: str) -> dict[str, Any]:
         """One key. Raises UnknownKey, StoreUnavailable."""
@@ -118,40 +127,74 @@ class KeyOperations:
     async def act(self, action: str, name: str) -> State:
         """Carry out one of KEY_ACTIONS; the key's state afterwards. `enable` also lifts what holds for its account and
         organisation. Raises UnknownKey, StoreUnavailable."""
-        pool, change_state = self.overview.roster.pool, self.overview.ledger.registry.change_state
-        key = pool.keys.get(name)
-        if key is None:
+        states = await self.act_on_all(action, [name])
+        if name not in states:
             raise UnknownKey(name)
+        return states[name]
+
+    async def act_on_all(
+        self, action: str, names: Sequence[str], on_progress: Callable[[int], None] = lambda _: None
+    ) -> dict[str, State]:
+        """The same for many, in a few calls of the store: their states afterwards; those that are not in the pool are
+        left out. `on_progress` hears how many more are done; what was done stays done if it is cancelled. Raises
+        StoreUnavailable."""
+        pool, registry = self.overview.roster.pool, self.overview.ledger.registry
+        lifted: set[Subject] = set()
+        try:
+            for start in range(0, len(names), _ACTIONS_AT_ONCE):
+                some = [key for name in names[start : start + _ACTIONS_AT_ONCE] if (key := pool.keys.get(name))]
+                await registry.set_states([change for key in some for change in self._changes(action, key, lifted)])
+                on_progress(len(some))
+                await asyncio.sleep(0)
+        finally:
+            await self.overview.sync.refresh()
+        return {key.id: pool.state_of(key) for name in names if (key := pool.keys.get(name))}
+
+    def _changes(self, action: str, key: Key, lifted: set[Subject]) -> Iterator[tuple[Subject, Record | None, str]]:
+        """What to write for one of KEY_ACTIONS. `lifted`: accounts and organisations that need not be lifted again."""
         state = KEY_ACTIONS[action]
-        if state is None:
-            account = pool.accounts[key.account]
-            if account.organization:
-                organization = Subject.of_organization(account.organization)
-                await change_state(organization, None, by=OPERATOR, fingerprint="")
-            await change_state(Subject.of_account(account.id), None, by=OPERATOR, fingerprint=account.fingerprint)
-            await change_state(Subject.of_key(key.id), None, by=OPERATOR, fingerprint=key.fingerprint)
-        else:
+        if state is not None:
             record = Record(state, "operator", 0.0, by=OPERATOR, fingerprint=key.fingerprint)
-            await change_state(Subject.of_key(key.id), record, fingerprint=key.fingerprint)
-        await self.overview.sync.refresh()
-        return pool.state_of(key)
+            yield Subject.of_key(key.id), record, key.fingerprint
+            return
+        account = self.overview.roster.pool.accounts[key.account]
+        above = [(Subject.of_account(account.id), account.fingerprint)]
+        if account.organization:
+            above.insert(0, (Subject.of_organization(account.organization), ""))
+        for subject, its_print in above:
+            if subject not in lifted:
+                lifted.add(subject)
+                yield subject, None, its_print
+        yield Subject.of_key(key.id), None, key.fingerprint
 
     async def forget(self, name: str) -> None:
         """Delete a stored key with its secret and state. Raises UnknownKey, KeyConflict (configured), StoreLost."""
+        await self.forget_stored(name)
+        await self.sources.read()
+
+    async def forget_stored(self, *names: str) -> None:
+        """The same for some, in the store alone: what this process knows of the vault has to be read again afterwards.
+        Raises UnknownKey, KeyConflict for the first that is none of the store, and then forgets none."""
+        changes = [self._forgotten(name) for name in names]
+        await self.overview.ledger.registry.set_states(changes)
+        await self.sources.vault.forget(*names)
+
+    def _forgotten(self, name: str) -> tuple[Subject, None, str]:
+        """The change of state with which it goes. Raises UnknownKey, KeyConflict."""
         record = self.sources.contents.records.get(name)
         if name in self._configured_secrets():
             raise KeyConflict(f"the key {name} is in the configuration; remove it there")
         if record is None:
             raise UnknownKey(name)
-        await self.overview.ledger.registry.change_state(
-            Subject.of_key(name), None, by=OPERATOR, fingerprint=record.fingerprint
-        )
-        await self.sources.vault.forget(name)
-        await self.sources.read()
+        return Subject.of_key(name), None, record.fingerprint
+
+    def can_be_forgotten(self, name: str) -> None:
+        """Raises UnknownKey, KeyConflict."""
+        self._forgotten(name)
 
     async def probe(self, name: str, probe_now: ProbeNow) -> KeyCheck:
         """Ask upstream about one key now, and act on the answer. Raises UnknownKey, KeyConflict (it was removed)."""
-        if all(key.id != name for key in self.settings.keys):
+        if name not in self.overview.roster.pool.keys:
             raise UnknownKey(name)
         try:
             verdict = await probe_now(name)
@@ -256,9 +299,9 @@ def vault_key(key: UpstreamKey) -> NewKey:
     return NewKey(key.id, secret, fingerprint(secret), attributes)
 
 
-def _natural_order(row: Mapping[str, Any]) -> list[str | int]:
+def natural_order(name: str) -> list[str | int]:
     """For sorting by id: key-2 is before key-10."""
-    parts = _NUMBER.split(row["id"])
+    parts = _NUMBER.split(name)
     return [int(part) if index % 2 else part for index, part in enumerate(parts)]
 
 

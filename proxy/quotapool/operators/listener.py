@@ -12,8 +12,8 @@ from aiohttp import web
 from quotapool import __version__
 from quotapool.observe.exposition import CONTENT_TYPE
 from quotapool.operators.access import CALLER, STILL_VALID, Access
-from quotapool.operators.admin_http import LARGEST_BODY, Around, Handler, add_routes, error_response
-from quotapool.operators.admin_routes import PREFIX, ROUTES, ApiError
+from quotapool.operators.admin_http import Around, Handler, add_routes, error_response
+from quotapool.operators.admin_routes import LARGEST_BODY, PREFIX, ROUTES, ApiError
 
 _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _MACHINES: Final = frozenset({"/metrics", "/healthz", "/readyz"})
@@ -90,6 +90,8 @@ def _guard(access: Access, hosts: Callable[[], Collection[str]]) -> Any:
             return await handler(request)
         try:
             _check_page(request, hosts(), access.dashboard.url)
+            if _is_for_browsers(request.path) and not access.dashboard.enabled:
+                raise ApiError("not_found", "The page is turned off: dashboard.enabled.")
             if not (_is_for_browsers(request.path) or request.path in _OPEN_CALLS):
                 request[CALLER] = await access.caller(request)
         except ApiError as error:

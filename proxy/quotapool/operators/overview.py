@@ -6,10 +6,11 @@ import asyncio
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
 
@@ -26,6 +27,7 @@ from quotapool.money.credit_control import CreditControl
 from quotapool.money.credit_report import credit_row
 from quotapool.money.spend_store import SpendStore
 from quotapool.observe.metrics import PoolMetrics
+from quotapool.operators.big_answers import in_turns
 from quotapool.operators.bucket_levels import BucketLevels
 from quotapool.operators.client_rules import ClientRules, show
 from quotapool.pool.roster import Roster
@@ -162,59 +164,54 @@ class Overview:
                     upstream_limit=limit,
                 )
 
-    async def rows(self) -> list[dict[str, Any]]:
-        """Each key as a JSON-like row: state, reason, and what is left by model group. Raises StoreUnavailable."""
-        await self.sync.refresh()
-        now, buckets = await self.ledger.stored.all()
-        wallets = (await self.credit.assess(datetime.now(UTC))).wallets
-        cooling = _cooling(now, buckets)
-        pool = self.roster.pool
-        of_account: dict[str, dict[str, Bucket]] = defaultdict(dict)
-        for (account, group), bucket in buckets.items():
-            of_account[account][group] = bucket
-        return [
-            {
-                "id": key.id,
-                "account": key.account,
-                "organization": pool.accounts[key.account].organization or None,
-                **_state_row(pool.record_of(key)),
-                "cooling_s": cooling.get(key.account, 0.0),
-                "credit": credit_row(wallets[key.account]) if key.account in wallets else {},
-                "budgets": self._budget_rows(key.account, now, of_account.get(key.account, {})),
-            }
-            for key in pool.keys.values()
-        ]
+    async def rows(self, *, packed: bool = False) -> list[dict[str, Any]]:
+        """Each key as a JSON-like row: state, reason, and what is left by model group. Raises StoreUnavailable.
 
-    def _budget_rows(self, account: str, now: float, buckets: Mapping[str, Bucket]) -> Sequence[dict[str, Any]]:
+        In a large pool this takes a while, in which the loop gets its turn every few milliseconds. `packed`: budgets
+        are JSON already; hundreds of thousands of small objects would keep the garbage collector busy."""
+        await self.sync.refresh()
+        now = await self.ledger.registry.time()
+        of_account: dict[str, list[Any]] = defaultdict(list)
+        cooling: dict[str, float] = {}
+        async for (account, group), bucket in self.ledger.stored.each():
+            row = self._budget_row(account, group, bucket, now)
+            cooling[account] = min(row["cooling_s"], cooling.get(account, row["cooling_s"]))
+            of_account[account].append(msgspec.Raw(msgspec.json.encode(row)) if packed else row)
+        wallets = (await self.credit.assess(datetime.now(UTC))).wallets
+        pool = self.roster.pool
         rows = []
-        for group, bucket in buckets.items():
-            configured = self.settings.limits_for(account, group)
-            bucket.refill(now, configured)
+        async for key in in_turns(list(pool.keys.values())):
+            if key.account not in pool.accounts:  # it has left meanwhile
+                continue
             rows.append(
                 {
-                    "model": group,
-                    "cooling_s": round(max(0.0, bucket.cool_until - now), 3),
-                    **{
-                        dimension.value: {
-                            "limit": bucket.limit(i, configured),
-                            "learned": bucket.learned[i] if 0 <= bucket.learned[i] < float("inf") else None,
-                            "remaining": round(level, 3),
-                        }
-                        for i, dimension in enumerate(DIMENSIONS)
-                        if (level := bucket.level(i)) is not None
-                    },
+                    "id": key.id,
+                    "account": key.account,
+                    "organization": pool.accounts[key.account].organization or None,
+                    **_state_row(pool.record_of(key)),
+                    "cooling_s": cooling.get(key.account, 0.0),
+                    "credit": credit_row(wallets[key.account]) if key.account in wallets else {},
+                    "budgets": of_account.get(key.account, []),
                 }
             )
         return rows
 
-
-def _cooling(now: float, buckets: Mapping[tuple[str, str], Bucket]) -> dict[str, float]:
-    """By account: seconds until the first of its model groups may be used again; 0 if one may be used now."""
-    waits: dict[str, float] = {}
-    for (account, _), bucket in buckets.items():
-        wait = round(max(0.0, bucket.cool_until - now), 3)
-        waits[account] = min(wait, waits.get(account, wait))
-    return waits
+    def _budget_row(self, account: str, group: str, bucket: Bucket, now: float) -> dict[str, Any]:
+        configured = self.settings.limits_for(account, group)
+        bucket.refill(now, configured)
+        return {
+            "model": group,
+            "cooling_s": round(max(0.0, bucket.cool_until - now), 3),
+            **{
+                dimension.value: {
+                    "limit": bucket.limit(i, configured),
+                    "learned": bucket.learned[i] if 0 <= bucket.learned[i] < float("inf") else None,
+                    "remaining": round(level, 3),
+                }
+                for i, dimension in enumerate(DIMENSIONS)
+                if (level := bucket.level(i)) is not None
+            },
+        }
 
 
 def _state_row(record: Record | None) -> dict[str, Any]:

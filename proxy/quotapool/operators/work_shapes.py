@@ -11,8 +11,8 @@ from quotapool.operators.shapes import Day, Grant, Name
 
 class KeyLine(msgspec.Struct):
     """One key in short. `left`: the share that is left of its account's emptiest budget (0 to 1), null if it has none
-    yet; `emptiest`: which that is, as `gpt-5 tpm`; `last_used`: ISO 8601, to the hour, null if not in 90 days. `next`
-    as in the key's own row."""
+    yet; `emptiest`: which that is, as `gpt-5 tpm`; `last_used`: ISO 8601 (UTC), the hour if it was today and is known,
+    else the day, null if not in 90 days. `next` as in the key's own row."""
 
     id: str
     account: str

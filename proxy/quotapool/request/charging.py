@@ -193,6 +193,10 @@ class Charging:
             return None
         return Charge(applying.rules, amounts, usage is not None and not request.output and usage.completion > 0)
 
+    def most(self, client: str, request: ClientRequest) -> float | None:
+        """The most that it may cost, in picodollars; None: not known. For operators, who ask about one."""
+        return self._highest_price(request, self._highest(client, request), is_hard=False)
+
     def bound(
         self, charge: Charge | None, client: str, request: ClientRequest, now: Callable[[], float]
     ) -> StreamBound | None:

@@ -43,10 +43,12 @@ _WORDS: Final = {
 
 @dataclass
 class Draft:
-    """`values` is as YAML would give it; `places` has the origin of each path in it, if it has one."""
+    """`values` is as YAML would give it; `places` has the origin of each path in it, if it has one; `sources`: of the
+    options that are gathered from several places, how much came from each."""
 
     values: dict[str, Any] = field(default_factory=dict, repr=False)  # may hold secrets
     places: dict[Option, Place] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)

@@ -17,6 +17,7 @@ from quotapool.settings.draft import Draft
 from quotapool.settings.environment import Variable, Variables
 from quotapool.settings.errors import Option, Place, nearest, shown
 from quotapool.settings.model import UpstreamKey, default_key_id
+from quotapool.settings.places import sources_of
 from quotapool.settings.values import sha256_hex
 
 _LINES_SHOWN: Final = 20  # bad ones of a keys_file, one warning each
@@ -63,6 +64,7 @@ def gather_keys(draft: Draft, variables: Variables) -> None:
     if draft.values.get("bad_key_lines") != "refuse" and any(one.is_line for _, one in keys):
         _leave_out_bad_lines(draft)
     draft.values["keys"] = [key for key, _ in keys]
+    draft.sources["keys"] = sources_of(one.place for _, one in keys)
 
 
 def _from_config(written: list[Any], draft: Draft) -> Iterator[_Found]:

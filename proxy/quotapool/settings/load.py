@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,7 @@ from quotapool.settings.errors import ConfigError, Option, Place, nearest, shown
 from quotapool.settings.forward_proxy import from_environment
 from quotapool.settings.keys import gather_keys
 from quotapool.settings.model import Origin, Settings, UpstreamKey, default_state_dir, home_of
+from quotapool.settings.places import places_of
 from quotapool.settings.values import Address, sha256_hex
 
 _PATHS: Final = frozenset(
@@ -98,7 +100,9 @@ def _checked(draft: Draft) -> Settings:
     draft.warnings += warnings_of(settings.dashboard)
     if settings.tls is not None:
         draft.files += [settings.tls.cert_file, settings.tls.key_file]
-    settings._origin = Origin(tuple(dict.fromkeys(draft.files)), tuple(draft.warnings))  # noqa: SLF001  # the only place that sets it
+    files, warnings = tuple(dict.fromkeys(draft.files)), tuple(draft.warnings)
+    places = places_of(draft.places) | draft.sources
+    settings._origin = Origin(files, warnings, places, time.time())  # noqa: SLF001  # the only place that sets it
     return settings
 
 

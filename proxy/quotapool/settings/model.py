@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -159,10 +159,13 @@ class Metrics(Section):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What loading produces besides the options: files to watch for changes, and warnings to log once."""
+    """What loading produces besides the options: files to watch for changes, warnings to log once, and for people where
+    each option was written (`places.py`; `keys`: how many came from where), and when it was read (Unix seconds)."""
 
     files: tuple[Path, ...] = ()
     warnings: tuple[str, ...] = ()
+    places: Mapping[str, str] = field(default_factory=dict, compare=False)
+    loaded_at: float = field(default=0.0, compare=False)
 
 
 def home_of(env: Mapping[str, str]) -> Path:
@@ -257,6 +260,11 @@ class Settings(Section):
     def files(self) -> tuple[Path, ...]:
         """All files that this configuration was read from: a change of any is a reason to load it again."""
         return self._origin.files
+
+    @property
+    def origin(self) -> Origin:
+        """Where it was read from, and when."""
+        return self._origin
 
     def proxy_for(self, upstream: str) -> str | None:
         """The URL of the forward proxy for this upstream, with its login, which must not be shown; None: no proxy."""
