@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import re
 
 import pytest
 from quotapool.dashboard.files import Files
-from quotapool.operators.admin_routes import ROUTES
-from quotapool.operators.listener import admin_app
+from quotapool.settings.dashboard import Dashboard
+
+from tests.fakes.operators_port import operators_port
 
 SCRIPT = b"console.log('hello');\n" * 200
 GIVEN = {
@@ -19,23 +21,16 @@ GIVEN = {
 
 
 @pytest.fixture
-async def page(aiohttp_client):
-    async def handler(_):
-        return {}
+async def port(valkey_url, tmp_path):
+    made = operators_port(valkey_url, tmp_path, allowed_hosts=("quotapool.internal",))
+    made.page = Files(GIVEN).add_to
+    yield made
+    await made.store.close()
 
-    async def metrics():
-        return b""
 
-    app = admin_app(
-        token="0123456789abcdef",
-        metrics=metrics,
-        why_not_ready=lambda: "",
-        why_unhealthy=lambda: "",
-        handlers={route.name: handler for route in ROUTES},
-        hosts=lambda: {"quotapool.internal"},
-        more=Files(GIVEN).routes(),
-    )
-    return await aiohttp_client(app)
+@pytest.fixture
+async def page(port, aiohttp_client):
+    return await aiohttp_client(port.app())
 
 
 async def test_a_browser_gets_the_page_without_a_token(page):
@@ -95,7 +90,15 @@ async def test_nothing_but_the_files_is_served(page, path):
 
 async def test_the_package_has_the_page():
     files = Files()._files
-    assert {"index.html", "app.js", "app.css"} <= set(files)
     index = files["index.html"]
-    assert b"/assets/app.js" in index.body
+    loaded = re.findall(rb"/assets/([^\"]+)", index.body)
+    assert {name.rpartition(b".")[2] for name in loaded} == {b"js", b"css"}
+    assert {name.decode() for name in loaded} <= set(files)
     assert index.small is None or gzip.decompress(index.small) == index.body
+    assert all("immutable" in file.headers["Cache-Control"] for name, file in files.items() if name != "index.html")
+
+
+async def test_a_page_that_is_turned_off_is_not_there(port, page):
+    port.settings = port.settings.model_copy(update={"dashboard": Dashboard(enabled=False)})
+    answer = await page.get("/")
+    assert (answer.status, (await answer.json())["error"]["code"]) == (404, "not_found")

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import ClientError, web
 from quotapool.dashboard.stream import MOST_PAGES, Stream
 from quotapool.observe.request_store import RequestStore
+from quotapool.operators.access import STILL_VALID
 from quotapool.store.store import connect
 
 
@@ -30,9 +31,10 @@ async def hub(valkey_url, aiohttp_client):
     async def is_valid(_):
         return state["valid"]
 
-    stream = Stream(store, "default", now, is_valid, every_s=0.02, beat_s=0.05)
+    stream = Stream(store, "default", now, every_s=0.02, beat_s=0.05)
     app = web.Application()
-    app.router.add_routes(stream.routes())
+    app[STILL_VALID] = is_valid
+    stream.add_to(app)
     client = await aiohttp_client(app)
     client.stream, client.store, client.state = stream, store, state
     yield client

@@ -31,6 +31,14 @@ TOKEN = "0123456789abcdef"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
+def _page(app: web.Application) -> None:
+    async def index(_: web.Request) -> web.Response:
+        return web.Response(text="the page", content_type="text/html")
+
+    app.router.add_get("/", index)
+    app.router.add_get("/assets/app.js", index)
+
+
 @dataclass
 class OperatorsPort:
     """`settings` may be replaced, as a reload does; `calls`: (route, call) that reached a handler of other rooms."""
@@ -41,6 +49,7 @@ class OperatorsPort:
     calls: list[tuple[str, Call]] = field(default_factory=list)
     answer: Callable[[str, Call], Any] = lambda name, _: {"handled_by": name}
     why_not: str = ""
+    page: Callable[[web.Application], None] = _page
 
     @property
     def sessions(self) -> Sessions:
@@ -71,13 +80,6 @@ class OperatorsPort:
         async def metrics() -> bytes:
             return b"quotapool_up 1\n"
 
-        def page(app: web.Application) -> None:
-            async def index(_: web.Request) -> web.Response:
-                return web.Response(text="the page", content_type="text/html")
-
-            app.router.add_get("/", index)
-            app.router.add_get("/assets/app.js", index)
-
         return admin_app(
             access=access,
             metrics=metrics,
@@ -86,7 +88,7 @@ class OperatorsPort:
             handlers={**{route.name: handler(route.name) for route in ROUTES}, **logins.handlers()},
             around=Recorder(audit, Snapshots(lambda: self.settings, self.store)),
             hosts=lambda: {"quotapool.internal", "proxy.example:9090"},
-            pages=(page, OidcPages(access, logins, self.store, audit, failed).add_to),
+            pages=(self.page, OidcPages(access, logins, self.store, audit, failed).add_to),
         )
 
 

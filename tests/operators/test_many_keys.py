@@ -216,7 +216,12 @@ async def test_a_job_changes_many_keys_and_is_recorded_once(operations):
     assert (job.done, job.counts, job.problem) == (3, {"disabled": 2, "not found": 1}, "")
     assert [(one.id, one.result) for one in job.not_done] == [("gone", "not found")]
     ((actor, action, subject, changes),) = recorded
-    assert (actor, action, subject, changes["done"]) == (OPERATIVE, "keys.disable", job.id, 3)
+    assert (actor, action, subject) == (OPERATIVE, "disable_keys", "")
+    assert changes == {
+        "done": [None, 3],
+        "counts": [None, {"disabled": 2, "not found": 1}],
+        "first_ids": [None, ["a1", "b1", "gone"]],
+    }
 
 
 async def test_an_import_adds_keys_that_serve_and_never_tells_a_secret(operations):
