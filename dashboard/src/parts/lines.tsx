@@ -32,7 +32,7 @@ export function Lines({ title, heads, rows, numbers = 9, bare }: {
   return (
     <>
       {!bare && <h3>{title}</h3>}
-      <div class="scroll" tabIndex={0} role="region" aria-label={title}>
+      <div class="scroll" tabIndex={0} role="group" aria-label={title}>
         <table>
           <thead>
             <tr>

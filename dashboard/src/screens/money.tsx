@@ -34,7 +34,7 @@ const columns = (): Column<AccountRow>[] => [
   text("lasts-until", (row) => creditOf(row).empty_at ?? "", "7.5rem", "wide", (row) => format.day(creditOf(row).empty_at)),
   text("expires-on", (row) => creditOf(row).next_expiry ?? "", "7.5rem", "wide", (row) => format.day(creditOf(row).next_expiry)),
   {
-    ...figure<AccountRow>("this-month", (row) => creditOf(row).month_spent_usd), kind: "wide", width: "minmax(7rem, 2fr)",
+    ...figure<AccountRow>("this-month", (row) => creditOf(row).month_spent_usd), kind: "wide", width: "12.5rem",
     cell: (row) => {
       const { month_spent_usd: spent = 0, month_limit_usd: limit } = creditOf(row);
       return limit ? <><Bar value={spent / limit} tone={spent > 0.9 * limit ? "bad" : "info"} label={t("this-month")} /> {format.usd(spent)} / {format.usd(limit)}</> : format.usd(spent);
@@ -115,8 +115,8 @@ function Reconciled() {
                 </button>
               </Empty>
             )}
-            <Lines bare title={t("reconciliation")} heads={[t("organization"), t("ours"), "OpenAI", t("difference"), t("reason")]}
-              rows={rows.map((row) => [row.name, format.usd(row.ours_usd), format.usd(row.theirs_usd), format.usd(row.difference_usd), row.problem])} />
+            <Lines bare title={t("reconciliation")} numbers={2} heads={[t("organization"), t("reason"), t("ours"), "OpenAI", t("difference")]}
+              rows={rows.map((row) => [row.name, row.problem, format.usd(row.ours_usd), format.usd(row.theirs_usd), format.usd(row.difference_usd)])} />
           </>
         )}
       </Read>

@@ -79,11 +79,13 @@ function Shown({ report, measure, since, until, back, onBrush }: {
       ]} />
       <Panel title={label} aside={<span class="buttons"><small>{format.moment(sums.since)} – {format.moment(sums.until)} · {step}</small>{back}</span>}>
         {lines.length ? (
-          <Chart at={at} lines={lines} label={label} show={measure === "cost" ? format.usd : format.count} height={240} stack onBrush={onBrush} />
+          <>
+            <Chart at={at} lines={lines} label={label} show={measure === "cost" ? format.usd : format.count} height={240} stack onBrush={onBrush} />
+            <small>{t(together ? "together" : "zoom-about")}</small>
+          </>
         ) : (
           <Empty title={t("usage-none")} />
         )}
-        <small>{t(together ? "together" : "zoom-about")}</small>
       </Panel>
       <Table key={sums.by + measure} rows={sums.rows} columns={columns} id={(row) => nameOf(row, parts)} label={label} start={{ by: "share", down: true }} height="50vh" empty={null} />
       <Panel title={t("about-figures")} aside={
