@@ -11,16 +11,19 @@ export interface Loaded<T> {
 
 /** Of another path, the old data stays until the new is there. `every`: seconds, after which it is read again; 0: never.
  *  An empty path reads nothing. */
-export function useLoaded<T>(path: string, every = 0): Loaded<T> {
+export const useLoaded = <T>(path: string, every = 0): Loaded<T> => useReading((signal) => get<T>(path, signal), path, every);
+
+/** The same for what takes several calls: `of` names it, and says when it is something else. */
+export function useReading<T>(reader: (signal: AbortSignal) => Promise<T>, of: string, every = 0): Loaded<T> {
   const [state, setState] = useState<{ data: T | null; error: unknown }>({ data: null, error: null });
   const [turn, setTurn] = useState(0);
   useEffect(() => {
-    if (!path) return;
+    if (!of) return;
     const stop = new AbortController();
     let timer: ReturnType<typeof setTimeout> | undefined;
     const read = async () => {
       try {
-        const data = await get<T>(path, stop.signal);
+        const data = await reader(stop.signal);
         if (!stop.signal.aborted) setState({ data, error: null });
       } catch (error) {
         if (!stop.signal.aborted) setState(({ data }) => ({ data, error }));
@@ -32,7 +35,7 @@ export function useLoaded<T>(path: string, every = 0): Loaded<T> {
       stop.abort();
       clearTimeout(timer);
     };
-  }, [path, every, turn]);
+  }, [of, every, turn]);
   const again = useCallback(() => setTurn((n) => n + 1), []);
   return { ...state, again };
 }

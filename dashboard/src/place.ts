@@ -45,6 +45,12 @@ export function look(changed: Record<string, string>, id = place.get().id): void
   go(screen, { ...filters, ...changed }, id);
 }
 
+/** The same without a step in the history: for what is typed. */
+export function refine(changed: Record<string, string>): void {
+  const { screen, filters, id } = place.get();
+  location.replace(link(screen, { ...filters, ...changed }, id));
+}
+
 export const open = (id: string): void => look({}, id);
 export const close = (): void => look({}, "");
 

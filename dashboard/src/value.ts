@@ -25,11 +25,11 @@ export class Value<T> {
 
 export function useValue<T>(value: Value<T>): T {
   const [, drawAgain] = useState(0);
+  const shown = value.get();
   useEffect(() => {
-    const before = value.get();
     const stop = value.onChange(() => drawAgain((n) => n + 1));
-    if (!Object.is(before, value.get())) drawAgain((n) => n + 1);
+    if (!Object.is(shown, value.get())) drawAgain((n) => n + 1); // it changed after it was drawn, before this
     return stop;
   }, [value]);
-  return value.get();
+  return shown;
 }

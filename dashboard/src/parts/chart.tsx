@@ -18,8 +18,8 @@ export interface Line {
 const COLOURS = 8;
 
 /** A colour of the style as a canvas takes it. */
-function colour(element: HTMLElement, of: number | "limit" | "grid"): string {
-  const name = of === "limit" ? "--muted" : of === "grid" ? "--line" : `--series-${of % COLOURS}`;
+function colour(element: HTMLElement, of: number | "limit" | "line" | "panel"): string {
+  const name = of === "limit" ? "--muted" : typeof of === "string" ? `--${of}` : `--series-${of % COLOURS}`;
   element.style.color = `var(${name})`;
   return getComputedStyle(element).color;
 }
@@ -52,7 +52,8 @@ export function Chart({ at, lines, label, show, height = 180, stack = false, onB
   useEffect(() => {
     const element = box.current;
     if (!element) return;
-    const grid = { stroke: colour(element, "limit"), grid: { stroke: colour(element, "grid"), width: 1 } };
+    const grid = { stroke: colour(element, "limit"), grid: { stroke: colour(element, "line"), width: 1 } };
+    const ground = stack ? colour(element, "panel") : "transparent"; // stacked areas lie above each other
     const order = stack ? [...lines.keys()].reverse() : [...lines.keys()]; // the highest area is drawn first
     const chart = new uPlot(
       {
@@ -73,7 +74,7 @@ export function Chart({ at, lines, label, show, height = 180, stack = false, onB
             return {
               label: line.name, stroke, width: line.colour === "limit" ? 1 : 1.5, points: { show: false }, spanGaps: false,
               ...(line.colour === "limit" ? { dash: [4, 4] } : {}),
-              ...(line.fill || stack ? { fill: `color-mix(in srgb, ${stroke} ${stack ? 55 : 18}%, transparent)` } : {}),
+              ...(line.fill || stack ? { fill: `color-mix(in srgb, ${stroke} ${stack ? 55 : 18}%, ${ground})` } : {}),
             };
           }),
         ],

@@ -1,0 +1,106 @@
+// Reports of usage: reading one and its course in time, and what is made of its rows.
+
+import { get, query } from "../api";
+import { useReading } from "../load";
+import type { Line } from "../parts/chart";
+import type { UsageRow, UsageRows, UsageSums } from "../shapes";
+import { t } from "../words";
+
+export const STEPS = { "1m": 60, "5m": 300, "1h": 3_600, "1d": 86_400 } as const;
+export type Step = keyof typeof STEPS;
+export type Part = "client" | "model" | "key" | "account";
+export type Measure = "cost" | "tokens" | "requests" | "refusals";
+
+const AGAIN_S = 60;
+const NAMES_SHOWN = 8; // as many as there are colours
+
+export const MEASURES: Record<Measure, (row: UsageSums) => number> = {
+  cost: (row) => row.usd,
+  tokens: (row) => row.prompt_tokens + row.completion_tokens,
+  requests: (row) => row.requests,
+  refusals: (row) => row.refused_requests ?? 0,
+};
+
+/** `sums`: a row for each name; `course`: for each name and step, or (`together`) for each step, where rows would be too many. */
+export interface Report {
+  sums: UsageRows;
+  course: UsageRows;
+  step: Step;
+  together: boolean;
+}
+
+const unix = (iso = ""): number => Date.parse(iso) / 1_000;
+
+/** The longest course that is legible, of what is kept: minutes for 48 hours, hours for 90 days. */
+export function stepOf({ since, until }: { since: string; until: string }, now = Date.now() / 1_000): Step {
+  const hours = (unix(until) - unix(since)) / 3_600;
+  const age = (now - unix(since)) / 3_600;
+  return hours <= 2 && age < 47 ? "1m" : hours <= 25 && age < 47 ? "5m" : hours <= 200 && age < 2_136 ? "1h" : "1d";
+}
+
+export const useReport = (by: string, since: string, until: string) =>
+  useReading<Report>(async (signal) => {
+    const ask = (given: Record<string, string>) => get<UsageRows>(`/usage${query(given)}`, signal);
+    const sums = await ask({ by, since, until });
+    const step = stepOf(sums);
+    const span = { since: sums.since, until: sums.until, every: step };
+    let together = false;
+    const course = await ask({ by, ...span }).catch(() => {
+      together = true;
+      return ask({ by: "pool", ...span });
+    });
+    return { sums, course, step, together };
+  }, [by, since, until].join(), AGAIN_S);
+
+export const nameOf = (row: UsageRow, parts: Part[]): string => parts.map((part) => row[part]).join(" · ");
+
+/** Lines for the largest names and one for the others, each with a value for every step that is over, and for today. */
+export function course({ sums, course: { rows, since, until }, step, together }: Report, parts: Part[], measure: Measure): { at: number[]; lines: Line[] } {
+  const pick = MEASURES[measure];
+  const size = STEPS[step];
+  const first = Math.floor(unix(since) / size) * size;
+  const at: number[] = [];
+  const end = Math.min(unix(until), Date.now() / 1_000 - (step === "1d" ? 0 : size));
+  for (let start = first; start < end; start += size) at.push(start);
+  const largest = together ? [] : sums.rows.filter(pick).sort((a, b) => pick(b) - pick(a)).slice(0, NAMES_SHOWN);
+  const lines: Line[] = [];
+  const add = (name: string, colour: Line["colour"]) => {
+    const values = at.map(() => 0);
+    lines.push({ name, values, colour });
+    return values;
+  };
+  const of = new Map(largest.map((row, n) => [nameOf(row, parts), add(nameOf(row, parts), n)]));
+  const others = together ? add(t("all"), 0) : sums.rows.length > NAMES_SHOWN ? add(t("others"), "limit") : [];
+  for (const row of rows) {
+    const values = of.get(nameOf(row, parts)) ?? others;
+    const n = (unix(row.from) - first) / size;
+    if (n in values) values[n]! += pick(row);
+  }
+  return { at, lines };
+}
+
+const NUMBERS = [
+  "usd", "exact_usd", "estimated_usd", "probe_usd", "unpriced_requests", "requests", "prompt_tokens", "cached_tokens",
+  "completion_tokens", "refused_requests",
+] as const;
+
+/** A spreadsheet takes a text that begins so for a formula. */
+export const cell = (value: unknown): string => {
+  const text = String(value ?? "");
+  const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+};
+
+/** As `quotapool usage --csv` has it: a row for each step and name. */
+export function csv({ sums, course, together }: Report, parts: Part[]): string {
+  const heads = ["from", ...parts, ...NUMBERS] as const;
+  return [heads, ...(together ? sums : course).rows.map((row) => heads.map((head) => row[head]))].map((line) => line.map(cell).join()).join("\r\n");
+}
+
+export function download(text: string, name: string): void {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 9_999);
+}
