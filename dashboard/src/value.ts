@@ -25,11 +25,11 @@ export class Value<T> {
 
 export function useValue<T>(value: Value<T>): T {
   const [, drawAgain] = useState(0);
+  const shown = value.get();
   useEffect(() => {
-    const before = value.get();
-    const stop = value.onChange(() => drawAgain((n) => n + 1));
-    if (!Object.is(before, value.get())) drawAgain((n) => n + 1);
-    return stop;
+    const again = () => drawAgain((n) => n + 1);
+    if (!Object.is(shown, value.get())) again(); // it changed between the drawing and now
+    return value.onChange(again);
   }, [value]);
-  return value.get();
+  return shown;
 }
