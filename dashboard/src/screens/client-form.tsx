@@ -88,7 +88,7 @@ export function OptionsForm({ kind, row, teams, onSaved }: {
         const change = (...next: Draft[]) => setBudgets(budgets.flatMap((one, at) => (at === n ? next : one)));
         return (
           <fieldset key={n}>
-            <legend>{t("limit-of")} {n + 1}</legend>
+            <legend>{t("budget")} {n + 1}</legend>
             <div class="pair">
               {["amount", "unit", "per", "models", "mode"].map((name) => (
                 <Field key={name} label={said("option", name)} value={budget[name] ?? ""} onInput={(value) => change({ ...budget, [name]: value })}

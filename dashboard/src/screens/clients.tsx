@@ -34,8 +34,8 @@ export const clientColumns = (): Column<ClientRow>[] => [
   { name: "team", title: t("team"), cell: (row) => row.team && <a href={link("clients", { team: row.team })}>{row.team}</a>, order: (row) => row.team ?? "", kind: "wide" },
   { name: "priority", title: t("option.priority"), cell: (row) => said("", row.priority), order: (row) => row.priority, kind: "wide", width: "5rem" },
   { name: "models", title: t("option.models"), cell: (row) => row.models.join(", ") || t("all"), kind: "wide" },
-  { name: "expires", title: t("expires"), cell: (row) => format.day(row.expires_on), order: (row) => row.expires_on ?? "9", kind: "wide", width: "6.5rem" },
-  { name: "seen", title: t("last-used"), cell: (row) => format.day(row.last_seen), order: (row) => row.last_seen ?? "", kind: "wide", width: "6.5rem" },
+  { name: "expires", title: t("expires"), cell: (row) => format.day(row.expires_on), order: (row) => row.expires_on ?? "9", kind: "wide", width: "7.5rem" },
+  { name: "seen", title: t("last-used"), cell: (row) => format.day(row.last_seen), order: (row) => row.last_seen ?? "", kind: "wide", width: "7.5rem" },
 ];
 
 export function Clients() {

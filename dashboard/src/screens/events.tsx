@@ -41,7 +41,8 @@ function Subject({ of }: { of: string }) {
 /** `active → removed`, or what an operator did. */
 function What({ of }: { of: PoolEvent }) {
   const changes = changesOf(of).join(", ");
-  return text(of, "to") ? <><StateBadge state={text(of, "from")} /> → <StateBadge state={text(of, "to")} /></> : <span title={changes}>{said("did", text(of, "action"))} <small>{changes}</small></span>;
+  if (text(of, "to")) return <><StateBadge state={text(of, "from")} /> → <StateBadge state={text(of, "to")} /></>;
+  return <span title={changes}>{text(of, "action").replaceAll("_", " ") || text(of, "message")} <small>{changes}</small></span>;
 }
 
 /** They are also what is told about one event. */
@@ -123,7 +124,7 @@ function Sessions() {
     <Panel title={t("signed-in")}>
       <Read of={read}>
         {({ logins }) => (
-          <Plain label={t("signed-in")} heads={[t("who"), t("role"), t("address"), t("since"), t("expires"), ""]}
+          <Plain label={t("signed-in")} heads={[t("who"), t("role"), t("address"), t("since"), t("expires"), t("state")]}
             rows={logins.map((one) => [
               one.actor, t(`role.${one.role}`), `${one.address} (${one.by})`, <Time at={one.started} />, <Time at={one.expires_at} />,
               one.current ? <Badge tone="info">{t("this-one")}</Badge> : <Button change onClick={() => remove(path("/logins", one.id)).then(read.again)}>{t("sign-out")}</Button>,

@@ -12,20 +12,10 @@ const programs = (url: string, key: string): Record<string, string> => ({
 export OPENAI_API_KEY=${key}`,
   Python: `from openai import OpenAI
 
-client = OpenAI(base_url="${url}")  # reads OPENAI_API_KEY
-answer = client.chat.completions.create(
-    model="${MODEL}",
-    messages=[{"role": "user", "content": "Say hello."}],
-)
-print(answer.choices[0].message.content)`,
+client = OpenAI(base_url="${url}")  # reads OPENAI_API_KEY`,
   Node: `import OpenAI from "openai";
 
-const client = new OpenAI({ baseURL: "${url}" }); // reads OPENAI_API_KEY
-const answer = await client.chat.completions.create({
-  model: "${MODEL}",
-  messages: [{ role: "user", content: "Say hello." }],
-});
-console.log(answer.choices[0].message.content);`,
+const client = new OpenAI({ baseURL: "${url}" }); // reads OPENAI_API_KEY`,
   curl: `curl -sS --fail-with-body "${url}/chat/completions" \\
   -H "Authorization: Bearer $OPENAI_API_KEY" \\
   -H "Content-Type: application/json" \\
@@ -69,8 +59,7 @@ models:
     apiKey: ${key}`,
   LangChain: `from langchain_openai import ChatOpenAI
 
-chat = ChatOpenAI(model="${MODEL}", base_url="${url}")  # reads OPENAI_API_KEY
-print(chat.invoke("Say hello.").content)`,
+chat = ChatOpenAI(model="${MODEL}", base_url="${url}")  # reads OPENAI_API_KEY`,
 });
 
 export function Snippets({ secret }: { secret: string }) {

@@ -17,6 +17,7 @@ export const en = {
   save: "Save",
   edit: "Edit",
   "more-options": "More options",
+  budget: "Budget",
   "add-budget": "Add a budget",
   "count-hint": "600, 500k, 2M; empty: none",
   "models-hint": "gpt-5*, gpt-4o; empty: all",

@@ -17,6 +17,7 @@ export const zh = {
   save: "保存",
   edit: "编辑",
   "more-options": "更多选项",
+  budget: "预算",
   "add-budget": "添加预算",
   "count-hint": "600、500k、2M；留空为不限",
   "models-hint": "gpt-5*, gpt-4o；留空为全部",
