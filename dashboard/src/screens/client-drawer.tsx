@@ -28,7 +28,7 @@ export function Level({ of }: { of: RuleRow }) {
 function Rules({ of }: { of: RuleRow[] }) {
   const amount = (rule: RuleRow, value: number) => (rule.unit === "usd" ? format.usd : format.count)(value);
   return (
-    <Plain label={t("rules")} heads={[t("rules"), t("used"), `#${t("left")}`, t("resets")]}
+    <Plain label={t("limits")} heads={[t("limits"), t("used"), `#${t("left")}`, t("resets")]}
       rows={of.map((rule) => [
         <>{rule.words} <small>{rule.subject} · {rule.mode}</small></>,
         <Level of={rule} />,
@@ -59,7 +59,7 @@ export function Drawer({ kind, id, row, teams, onSaved }: {
     } else await post(`${at}/${verb}`, verb === "suspend" && typed.trim() ? { reason: typed.trim() } : {});
     onSaved(id);
   };
-  const verb = (name: Verb) => <Button change kind={name === "revoke" ? "danger" : "plain"} onClick={() => (name === "resume" ? act(name) : ask(name))}>{t(name)}</Button>;
+  const verb = (name: Verb) => <Button change kind={name === "revoke" ? "danger" : "plain"} onClick={() => (name === "resume" ? act(name) : ask(name))}>{t(`verb.${name}`)}</Button>;
   const client = row && "weight" in row && row;
   const stored = row?.source === "store";
   const facts = (): [string, ComponentChildren][] =>
@@ -105,7 +105,7 @@ export function Drawer({ kind, id, row, teams, onSaved }: {
         </>
       )}
       {asked && (
-        <Question title={`${t(asked)} ${id}?`} verb={t(asked)} danger={asked === "revoke"} disabled={asked === "revoke" && typed !== id} onYes={() => act(asked)} onClose={() => setAsked(null)}>
+        <Question title={`${t(`verb.${asked}`)} ${id}?`} verb={t(`verb.${asked}`)} danger={asked === "revoke"} disabled={asked === "revoke" && typed !== id} onYes={() => act(asked)} onClose={() => setAsked(null)}>
           <Field label={t(asked === "rotate" ? "rotate-field" : asked === "revoke" ? "revoke-field" : "reason")} value={typed} onInput={setTyped} type={asked === "rotate" ? "number" : "text"} />
         </Question>
       )}

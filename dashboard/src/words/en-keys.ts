@@ -70,7 +70,7 @@ export const en = {
   "kind.egress": "network",
   "kind.policy": "policy",
   subject: "Subject",
-  organization: "Organization",
+  organization: "Organisation",
   what: "What",
   who: "Who",
   message: "Message",
