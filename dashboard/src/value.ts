@@ -27,9 +27,9 @@ export function useValue<T>(value: Value<T>): T {
   const [, drawAgain] = useState(0);
   const shown = value.get();
   useEffect(() => {
-    const again = () => drawAgain((n) => n + 1);
-    if (!Object.is(shown, value.get())) again(); // it changed between the drawing and now
-    return value.onChange(again);
+    const stop = value.onChange(() => drawAgain((n) => n + 1));
+    if (!Object.is(shown, value.get())) drawAgain((n) => n + 1); // it changed after it was drawn, before this
+    return stop;
   }, [value]);
   return shown;
 }
