@@ -37,6 +37,7 @@ export function link(screen: Screen, filters: Record<string, string> = {}, id = 
 
 export function go(screen: Screen, filters: Record<string, string> = {}, id = ""): void {
   location.hash = link(screen, filters, id);
+  place.set(read()); // the browser tells of it only later, and until then another change would begin from the old place
 }
 
 /** Changes some filters of the screen, or opens something in it; a step back leads to what was before. */

@@ -10,15 +10,20 @@ export function Dialog({ title, onClose, children, kind }: {
   title: string; onClose: () => void; children: ComponentChildren; kind: "drawer" | "question";
 }) {
   const dialog = useRef<HTMLDialogElement>(null);
+  const gone = useRef(false);
   useEffect(() => {
     dialog.current?.showModal();
+    return () => {
+      gone.current = true; // it was not the reader who closed it
+      dialog.current?.close(); // gives the focus back, which taking it out of the page does not
+    };
   }, []);
   return (
     <dialog
       ref={dialog}
       class={kind}
       aria-label={title}
-      onClose={onClose}
+      onClose={() => gone.current || onClose()}
       onClick={(event) => event.target === event.currentTarget && event.currentTarget.close()}
     >
       <div class="inside">
@@ -34,8 +39,8 @@ export function Dialog({ title, onClose, children, kind }: {
   );
 }
 
-export function Question({ title, children, verb, danger = false, onYes, onClose }: {
-  title: string; children?: ComponentChildren; verb: string; danger?: boolean; onYes: () => unknown; onClose: () => void;
+export function Question({ title, children, verb, danger = false, disabled = false, onYes, onClose }: {
+  title: string; children?: ComponentChildren; verb: string; danger?: boolean; disabled?: boolean; onYes: () => unknown; onClose: () => void;
 }) {
   const yes = async () => {
     await onYes();
@@ -45,7 +50,7 @@ export function Question({ title, children, verb, danger = false, onYes, onClose
     <Dialog kind="question" title={title} onClose={onClose}>
       {children}
       <div class="buttons">
-        <Button kind={danger ? "danger" : "primary"} onClick={yes}>
+        <Button kind={danger ? "danger" : "primary"} disabled={disabled} onClick={yes}>
           {verb}
         </Button>
         <button type="button" onClick={onClose}>

@@ -132,7 +132,7 @@ export function Table<Row>({ rows, columns, id, label, onOpen, selected, onSelec
           return (
             <div key={name} role="row" aria-rowindex={n + 2} class={`row ${onOpen ? "opens" : ""}`} style={{ top: `${n * ROW}px` }}
               tabIndex={n === Math.min(focus, shown.length - 1) ? 0 : -1} {...(choosing ? { "aria-selected": selected.has(name) } : {})}
-              onFocus={() => setFocus(n)} onKeyDown={(event) => press(event, row, n)} onClick={() => onOpen?.(row)}>
+              onFocus={() => setFocus(n)} onKeyDown={(event) => press(event, row, n)} onClick={(event) => (event.target as Element).closest("a, button") ?? onOpen?.(row)}>
               {choosing && (
                 <span role="gridcell" onClick={(event) => event.stopPropagation()}>
                   <input type="checkbox" tabIndex={-1} aria-label={t("choose", { name })} checked={selected.has(name)} onChange={() => choose(name)} />
