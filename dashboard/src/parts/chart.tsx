@@ -1,11 +1,8 @@
 // Lines or stacked areas over time, and the same figures as a table for those who cannot see them.
 
-import { useEffect, useMemo, useRef } from "preact/hooks";
-import uPlot from "uplot";
-import { locale, t } from "../words";
-import { theme } from "../theme";
-import { useValue } from "../value";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { moment } from "../format";
+import { locale, t } from "../words";
 
 export interface Line {
   name: string;
@@ -16,18 +13,47 @@ export interface Line {
 }
 
 const COLOURS = 8;
+const LEFT = 56; // pixels for the names of the axes
+const FOOT = 20;
+const SPANS = [10, 30, 60, 300, 600, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800, 1_209_600, 2_592_000];
 
-/** A colour of the style as a canvas takes it. */
-function colour(element: HTMLElement, of: number | "limit" | "line" | "panel"): string {
-  const name = of === "limit" ? "--muted" : typeof of === "string" ? `--${of}` : `--series-${of % COLOURS}`;
-  element.style.color = `var(${name})`;
-  return getComputedStyle(element).color;
-}
+const colour = (of: number | "limit"): string => (of === "limit" ? "var(--muted)" : `var(--series-${of % COLOURS})`);
 
 /** Adds up what is above each other, where lines are to be stacked. */
 function stacked(lines: Line[]): (number | null)[][] {
   const sums = new Array<number>(lines[0]?.values.length ?? 0).fill(0);
   return lines.map((line) => line.values.map((value, n) => (sums[n] = (sums[n] ?? 0) + (value ?? 0))));
+}
+
+/** About four steps up to `top`, of 1, 2 or 5 times a power of ten. */
+export function levels(top: number): number[] {
+  const power = 10 ** Math.floor(Math.log10(top / 4));
+  const step = ([1, 2, 5].find((n) => n * power >= top / 4) ?? 10) * power;
+  return Array.from({ length: Math.floor(top / step) + 1 }, (_, n) => n * step);
+}
+
+/** Moments for the names of the axis, at most so many, at whole steps of local time. */
+export function ticks(first: number, last: number, most: number): number[] {
+  const span = SPANS.find((one) => (last - first) / one <= most) ?? Math.max(1, last - first);
+  const zone = new Date(first * 1_000).getTimezoneOffset() * 60;
+  const from = Math.ceil((first - zone) / span) * span + zone;
+  return Array.from({ length: Math.max(0, Math.floor((last - from) / span) + 1) }, (_, n) => from + n * span);
+}
+
+/** An SVG path through the values, with a gap where there is none; with `base`, areas down to there. */
+export function pathOf(values: (number | null)[], x: (n: number) => number, y: (value: number) => number, base?: number): string {
+  let path = "";
+  let begun = -1;
+  values.forEach((value, n) => {
+    if (value === null) return (begun = -1);
+    const at = `${x(n).toFixed(1)},${y(value).toFixed(1)}`;
+    const isLast = (values[n + 1] ?? null) === null;
+    if (begun < 0) begun = n;
+    if (base === undefined) path += `${begun === n ? "M" : "L"}${at}`;
+    else path += `${begun === n ? `M${x(n).toFixed(1)},${base}L` : "L"}${at}${isLast ? `L${x(n).toFixed(1)},${base}Z` : ""}`;
+    return n;
+  });
+  return path;
 }
 
 export function Chart({ at, lines, label, show, height = 180, stack = false, onBrush }: {
@@ -43,77 +69,80 @@ export function Chart({ at, lines, label, show, height = 180, stack = false, onB
   onBrush?: (since: number, until: number) => void;
 }) {
   const box = useRef<HTMLDivElement>(null);
-  const plot = useRef<uPlot | null>(null);
-  const brush = useRef(onBrush);
-  brush.current = onBrush;
-  const look = useValue(theme);
-  const values = useMemo(() => (stack ? stacked(lines) : lines.map((line) => line.values)), [lines, stack]);
-  const shape = lines.map((line) => `${line.name}:${line.colour}`).join("|");
+  const [width, setWidth] = useState(0);
+  const [hover, setHover] = useState(-1);
+  const [from, setFrom] = useState(-1); // where marking began
   useEffect(() => {
-    const element = box.current;
-    if (!element) return;
-    const grid = { stroke: colour(element, "limit"), grid: { stroke: colour(element, "line"), width: 1 } };
-    const ground = stack ? colour(element, "panel") : "transparent"; // stacked areas lie above each other
-    const order = stack ? [...lines.keys()].reverse() : [...lines.keys()]; // the highest area is drawn first
-    const chart = new uPlot(
-      {
-        width: element.clientWidth,
-        height,
-        legend: { show: false },
-        cursor: { drag: { x: onBrush !== undefined, y: false, setScale: false } },
-        scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.05 : 1] } },
-        axes: [
-          { ...grid, ticks: { show: false }, values: (_, ticks) => ticks.map((tick) => axisTime(tick, ticks)) },
-          { ...grid, ticks: { show: false }, size: 56, values: (_, ticks) => ticks.map((tick) => show(tick)) },
-        ],
-        series: [
-          {},
-          ...order.map((n): uPlot.Series => {
-            const line = lines[n]!;
-            const stroke = colour(element, line.colour);
-            return {
-              label: line.name, stroke, width: line.colour === "limit" ? 1 : 1.5, points: { show: false }, spanGaps: false,
-              ...(line.colour === "limit" ? { dash: [4, 4] } : {}),
-              ...(line.fill || stack ? { fill: `color-mix(in srgb, ${stroke} ${stack ? 55 : 18}%, ${ground})` } : {}),
-            };
-          }),
-        ],
-        hooks: {
-          setSelect: [
-            (u) => {
-              if (u.select.width > 4) brush.current?.(u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x"));
-              u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
-            },
-          ],
-        },
-      },
-      [at, ...order.map((n) => values[n] ?? [])] as uPlot.AlignedData,
-      element,
+    const watch = new ResizeObserver(([entry]) => setWidth(entry?.contentRect.width ?? 0));
+    if (box.current) watch.observe(box.current);
+    return () => watch.disconnect();
+  }, []);
+  const first = at[0] ?? 0;
+  const span = Math.max(1, (at[at.length - 1] ?? 0) - first);
+  const room = Math.max(1, width - LEFT - 4);
+  const ground = height - FOOT;
+  const across = (moment: number) => LEFT + ((moment - first) / span) * room;
+  const x = (n: number) => across(at[n] ?? first);
+  const drawn = useMemo(() => {
+    if (!width) return null;
+    const values = stack ? stacked(lines) : lines.map((line) => line.values);
+    const top = values.reduce((most, of) => of.reduce<number>((high, value) => Math.max(high, value ?? 0), most), 0) * 1.05 || 1;
+    const y = (value: number) => ground - (value / top) * (ground - 6);
+    const order = [...lines.keys()];
+    if (stack) order.reverse(); // the highest area is drawn first
+    return (
+      <>
+        {levels(top).map((level) => (
+          <g key={level}>
+            <line class="grid" x1={LEFT} x2={width} y1={y(level)} y2={y(level)} />
+            <text x={LEFT - 6} y={y(level) + 4} text-anchor="end">{show(level)}</text>
+          </g>
+        ))}
+        {ticks(first, first + span, room / 90).map((tick, _, all) => (
+          <text key={tick} x={across(tick)} y={height - 4} text-anchor="middle">{axisTime(tick, all)}</text>
+        ))}
+        {order.map((n) => {
+          const { colour: of, fill } = lines[n]!;
+          const under = stack ? "var(--panel)" : "transparent"; // stacked areas lie above each other
+          return (
+            <g key={n}>
+              {(fill || stack) && <path d={pathOf(values[n]!, x, y, ground)} fill={`color-mix(in srgb, ${colour(of)} ${stack ? 55 : 18}%, ${under})`} />}
+              <path d={pathOf(values[n]!, x, y)} fill="none" stroke={colour(of)} stroke-width={of === "limit" ? 1 : 1.5} {...(of === "limit" ? { "stroke-dasharray": "4" } : {})} />
+            </g>
+          );
+        })}
+      </>
     );
-    plot.current = chart;
-    const watch = new ResizeObserver(() => chart.setSize({ width: element.clientWidth, height }));
-    watch.observe(element);
-    return () => {
-      watch.disconnect();
-      chart.destroy();
-      plot.current = null;
-    };
-  }, [shape, stack, height, look, locale(), onBrush !== undefined]);
-  useEffect(() => {
-    const rows = stack ? [...values].reverse() : values;
-    plot.current?.setData([at, ...rows] as uPlot.AlignedData);
-  }, [at, values]);
+  }, [at, lines, width, height, stack, show, locale()]);
+  const nearest = (event: PointerEvent) => {
+    const moment = first + ((event.clientX - (box.current?.getBoundingClientRect().left ?? 0) - LEFT) / room) * span;
+    const n = at.findIndex((one) => one >= moment);
+    return n < 0 ? at.length - 1 : n > 0 && moment - at[n - 1]! < at[n]! - moment ? n - 1 : n;
+  };
+  const mark = () => {
+    if (from >= 0 && Math.abs(x(hover) - x(from)) > 4) onBrush?.(at[Math.min(from, hover)]!, at[Math.max(from, hover)]!);
+    setFrom(-1);
+  };
   return (
     <figure class="chart">
-      <div ref={box} style={{ height: `${height}px` }} aria-hidden="true" />
+      <div ref={box} style={{ height: `${height}px` }} aria-hidden="true"
+        onPointerMove={(event) => setHover(nearest(event))} onPointerLeave={() => { setHover(-1); setFrom(-1); }}
+        onPointerDown={(event) => { if (onBrush) setFrom(nearest(event)); }} onPointerUp={mark}>
+        <svg width="100%" height={height}>
+          {drawn}
+          {hover >= 0 && <line class="cursor" x1={x(hover)} x2={x(hover)} y1={0} y2={ground} />}
+          {from >= 0 && hover >= 0 && <rect class="marked" x={Math.min(x(from), x(hover))} y={0} width={Math.abs(x(hover) - x(from))} height={ground} />}
+        </svg>
+      </div>
       <figcaption>
         <ul class="legend">
           {lines.map((line) => (
             <li key={line.name}>
               <i class={`swatch series-${line.colour}`} />
-              {line.name}
+              {line.name} {hover >= 0 && <strong>{show(line.values[hover] ?? null)}</strong>}
             </li>
           ))}
+          {hover >= 0 && <li>{moment(at[hover])}</li>}
         </ul>
         <details>
           <summary>{t("as-table")}</summary>
@@ -127,7 +156,9 @@ export function Chart({ at, lines, label, show, height = 180, stack = false, onB
 function axisTime(tick: number, ticks: number[]): string {
   const span = (ticks[ticks.length - 1] ?? tick) - (ticks[0] ?? tick);
   const options: Intl.DateTimeFormatOptions =
-    span >= 2 * 86_400 ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+    span >= 2 * 86_400
+      ? { month: "short", day: "numeric" }
+      : { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...(span < 300 ? { second: "2-digit" } : {}) };
   return new Intl.DateTimeFormat(locale(), options).format(new Date(tick * 1_000));
 }
 
@@ -136,7 +167,7 @@ function Figures({ at, lines, label, show }: { at: number[]; lines: Line[]; labe
   const step = Math.max(1, Math.ceil(at.length / 30));
   const chosen = at.map((_, n) => n).filter((n) => (at.length - 1 - n) % step === 0);
   return (
-    <div class="scroll" tabIndex={0} role="region" aria-label={label}>
+    <div class="scroll" tabIndex={0} role="group" aria-label={label}>
       <table>
         <caption>{label}</caption>
         <thead>

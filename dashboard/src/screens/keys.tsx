@@ -40,8 +40,12 @@ export const columns = (): Column<KeyLine>[] => [
   { name: "reason", title: t("reason"), cell: (key) => said("reason", key.reason), order: (key) => key.reason, kind: "wide", width: "minmax(6rem, 1.5fr)" },
   { name: "next", title: t("next"), cell: (key) => key.next && <span title={key.next}>{key.next}</span>, kind: "wide", width: "minmax(6rem, 2fr)" },
   { name: "credit", title: t("credit"), cell: (key) => format.usd(key.credit_usd), order: (key) => key.credit_usd ?? -1, kind: "wide number", width: "4.5rem" },
-  { name: "used", title: t("last-used"), cell: (key) => <Time at={key.last_used} relative />, order: (key) => key.last_used ?? "", kind: "wide number", width: "6rem" },
+  { name: "used", title: t("last-used"), cell: (key) => lastUsed(key.last_used), order: (key) => key.last_used ?? "", kind: "wide number", width: "7rem" },
 ];
+
+/** It is known to the hour today, else to the day. */
+const lastUsed = (at: string | null) =>
+  at === null ? "–" : at.length === 10 ? format.day(at) : Date.now() - Date.parse(at) < 3_600_000 ? t("this-hour") : format.ago(at);
 
 export function Keys() {
   const lines = useLoaded<KeyLines>("/key-lines", 15);

@@ -168,7 +168,7 @@ function Room({ of }: { of: RoomRow[] }) {
           <p>{t("room-none-next")}</p>
         </Empty>
       ) : (
-        <div class="scroll" tabIndex={0} role="region" aria-label={t("room")}>
+        <div class="scroll" tabIndex={0} role="group" aria-label={t("room")}>
           <table class="plain">
             <thead>
               <tr>
@@ -289,7 +289,9 @@ function LastHour() {
   const [shown, setShown] = useState<"used" | "left" | "queue">("used");
   if (samples === null) return <Loading />;
   const names = samples.series.map((one) => `${one.model} · ${format.unit(one.dimension)}`);
-  const at = Math.max(0, names.indexOf(chosen));
+  const urgent = [...(now.get()?.room ?? [])].sort(byUrgency)[0];
+  const of = urgent ? `${urgent.model} · ${format.unit(urgent.dimension)}` : "";
+  const at = Math.max(0, names.indexOf(chosen || of));
   const series = samples.series[at];
   const lines: Line[] =
     shown === "queue"
@@ -329,7 +331,7 @@ function Waiting({ of }: { of: WaitingRow[] }) {
       {of.length === 0 ? (
         <Empty title={t("queue-none")} />
       ) : (
-        <div class="scroll" tabIndex={0} role="region" aria-label={t("queue")}>
+        <div class="scroll" tabIndex={0} role="group" aria-label={t("queue")}>
           <table class="plain">
             <thead>
               <tr>
@@ -364,7 +366,7 @@ function Credit({ of }: { of: CreditRow[] }) {
           <p>{t("credit-none-next")}</p>
         </Empty>
       ) : (
-        <div class="scroll" tabIndex={0} role="region" aria-label={t("credit")}>
+        <div class="scroll" tabIndex={0} role="group" aria-label={t("credit")}>
           <table class="plain">
             <thead>
               <tr>

@@ -35,7 +35,7 @@ const columns = (): Column<RequestRow>[] => [
   text("time", (row) => row.time, "5.5rem", "", (row) => <Time at={row.time} />),
   text("client", (row) => row.client || t("anonymous"), "minmax(6rem, 1fr)"),
   text("model", (row) => row.model || "–", "minmax(7rem, 2fr)", "wide"),
-  text("status", (row) => `${row.status} ${row.code}`, "minmax(7rem, 2fr)", "", (row) => <StatusBadge status={row.status} code={row.code} cut={row.cut} />),
+  text("status", (row) => `${row.status} ${row.code}`, "minmax(7rem, 2.6fr)", "", (row) => <StatusBadge status={row.status} code={row.code} cut={row.cut} />),
   figure("waited", (row) => row.queue_ms || null, format.ms),
   figure("first-byte", (row) => row.ttfb_ms, format.ms),
   figure("took", (row) => row.total_ms, format.ms),

@@ -54,13 +54,13 @@ export const useReport = (by: string, since: string, until: string) =>
 
 export const nameOf = (row: UsageRow, parts: Part[]): string => parts.map((part) => row[part]).join(" · ");
 
-/** Lines for the largest names and one for the others, each with a value for every step that is over, and for today. */
+/** Lines for the largest names and one for the others, each with a value for every step; that of the moment is not over yet. */
 export function course({ sums, course: { rows, since, until }, step, together }: Report, parts: Part[], measure: Measure): { at: number[]; lines: Line[] } {
   const pick = MEASURES[measure];
   const size = STEPS[step];
   const first = Math.floor(unix(since) / size) * size;
   const at: number[] = [];
-  const end = Math.min(unix(until), Date.now() / 1_000 - (step === "1d" ? 0 : size));
+  const end = Math.min(unix(until), Date.now() / 1_000);
   for (let start = first; start < end; start += size) at.push(start);
   const largest = together ? [] : sums.rows.filter(pick).sort((a, b) => pick(b) - pick(a)).slice(0, NAMES_SHOWN);
   const lines: Line[] = [];

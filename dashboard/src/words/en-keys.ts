@@ -8,6 +8,7 @@ export const en = {
   "source.configuration": "configuration",
   "source.store": "store",
   "nothing-matches": "Nothing matches.",
+  "this-hour": "this hour",
   "last-used": "Last used",
   "add-keys": "Add keys",
   "chosen-n": "{n} chosen",

@@ -22,7 +22,7 @@ export const en = {
   "role.viewer": "viewer",
   "role.operator": "operator",
   light: "Light",
-  "light.auto": "as the system",
+  "light.auto": "auto",
   "light.light": "light",
   "light.dark": "dark",
   language: "Language",

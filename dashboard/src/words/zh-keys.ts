@@ -8,6 +8,7 @@ export const zh = {
   "source.configuration": "配置文件",
   "source.store": "存储",
   "nothing-matches": "没有匹配项。",
+  "this-hour": "一小时内",
   "last-used": "最近使用",
   "add-keys": "添加密钥",
   "chosen-n": "已选 {n} 个",

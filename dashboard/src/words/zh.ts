@@ -23,7 +23,7 @@ export const zh: Words = {
   "role.viewer": "只读",
   "role.operator": "管理员",
   light: "外观",
-  "light.auto": "跟随系统",
+  "light.auto": "自动",
   "light.light": "浅色",
   "light.dark": "深色",
   language: "语言",
