@@ -4,7 +4,7 @@ import { useMemo, useState } from "preact/hooks";
 import { mayChange, post } from "../api";
 import * as format from "../format";
 import { useLoaded } from "../load";
-import { Bar, Button, Empty, StateBadge, Time } from "../parts/bits";
+import { Bar, Button, Empty, StateBadge } from "../parts/bits";
 import { Question } from "../parts/dialog";
 import { choices, Filter, Read, refine } from "../parts/lists";
 import { Table, type Column } from "../parts/table";
