@@ -41,7 +41,7 @@ def configuration(simulator: Simulator, **more: Any) -> dict[str, Any]:
     search |= {"limits": {"rpm": 3000, "tpm": 2_000_000}, "budgets": [{"usd": 40, "per": "month"}], "team": "product"}
     chat |= {"budgets": [{"usd": 5, "per": "day"}], "team": "product"}
     batch |= {"priority": "batch"}
-    ide |= {"budgets": [{"requests": 40, "per": "day"}]}
+    ide |= {"budgets": [{"requests": 8, "per": "day"}]}
     evals |= {"expires_on": (today + timedelta(days=3)).isoformat()}
     grant = {"usd": 120, "granted_on": today.isoformat(), "expires_on": (today + timedelta(days=21)).isoformat()}
     return {
@@ -57,7 +57,7 @@ def configuration(simulator: Simulator, **more: Any) -> dict[str, Any]:
 @contextlib.contextmanager
 def busy_pool(directory: Path, keys: int, **more: Any) -> Iterator[tuple[RunningProxy, Simulator]]:
     """The proxy and its upstream. Of `keys` keys the first 50 are configured and the others imported."""
-    tpm = str(max(3_000, 60_000 // keys))
+    tpm = str(max(3_000, 30_000 // keys))
     with (
         running_simulator(keys, "--rpm", "3000", "--tpm", tpm, "--latency-ms", "80") as simulator,
         running_proxy(directory, configuration(simulator, **more)) as proxy,
