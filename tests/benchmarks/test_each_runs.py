@@ -31,6 +31,7 @@ TINY = {
     "first_bytes.py": ("--rounds 1 --only named", "one account      first byte"),
     "budgets_in_virtual_time.py": ("--only burst --seconds 3 --warm-up 1", "| mixed | correct |"),
     "shards_in_virtual_time.py": ("--accounts 24 --big 10 --offered 0.9 --seconds 16 --stale 0.05", "| 16 | 2 "),
+    "open_pages.py": ("--keys 10 --pages 2 --rounds 1 --requests 100", "  2 pages: a request costs a worker"),
     "plot_budgets.py": ("--into {tmp_path}", ""),
 }
 

@@ -75,7 +75,7 @@ def test_a_link_of_the_command_line_logs_in_once_and_everything_is_recorded(star
         (ME, "command", "resume_client", "c/app"),
         (ME, "command", "revoke_client", "c/app"),
         (ME, "command", "remove_team", "t/search"),
-        (ME, "command", "topup_account", "a/key-1"),
+        (ME, "command", "top_up_account", "a/key-1"),
     ]
     changes = {(line["action"], line["subject"]): line["changes"] for line in lines}
     assert changes["disable_key", "k/key-0"] == {"state": ["active", "disabled"]}
@@ -84,7 +84,7 @@ def test_a_link_of_the_command_line_logs_in_once_and_everything_is_recorded(star
     assert changes["set_client", "c/app"] == {"weight": [None, 2.0]}
     assert changes["rotate_client", "c/app"] == {"key": ["…", "new key"]}
     assert changes["suspend_client", "c/app"] == {"suspended": [None, "by the operator"]}
-    assert changes["topup_account", "a/key-1"]["usd"] == [None, 50.0]
+    assert changes["top_up_account", "a/key-1"]["usd"] == [None, 50.0]
     assert [line["result"] for line in lines if line["result"] != "done"] == ["login_failed"]
 
     # The same in the stream, by the API and by the command, which exports.
@@ -130,7 +130,7 @@ def test_keys_that_commands_add_are_recorded_by_their_names(start_simulator, sta
         ("add_key", "k/second"),
         ("add_key", "k/second"),
         ("import_keys", ""),
-        ("remove_key", "k/second"),
+        ("forget_key", "k/second"),
     ]
     assert lines[0]["changes"]["secret"] == [None, "new key"]
     assert lines[0]["changes"]["account"] == [None, "acme"]

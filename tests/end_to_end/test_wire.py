@@ -266,11 +266,11 @@ def test_headers_given_twice_arrive_twice(proxy, simulator):
     assert [value for name, value in seen_upstream(simulator)[0]["headers"] if name == "X-Twice"] == ["a", "b"]
 
 
-def test_the_operators_side_wants_its_token_for_all_but_three_paths(proxy: RunningProxy) -> None:
+def test_the_operators_side_wants_its_token_for_all_that_holds_anything(proxy: RunningProxy) -> None:
     token = (proxy.state_dir / "admin-token").read_text().strip()
-    for path in ("/metrics", "/healthz", "/readyz"):
+    for path in ("/metrics", "/healthz", "/readyz", "/", "/admin/login-methods"):
         assert fetch(proxy.admin_url + path)[0] == 200
-    for path in ("/admin/keys", "/", "/v1/models", "/metrics/", "//metrics"):
+    for path in ("/admin/keys", "/admin/stream", "/v1/models", "/metrics/", "//metrics"):
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {token}"}):
             assert fetch(proxy.admin_url + path, headers=headers)[0] == 401, path
     status, text = fetch(proxy.admin_url + "/admin/keys", headers={"Authorization": f"Bearer {token}"})
