@@ -3,8 +3,9 @@
     python benchmarks/open_pages.py --rounds 7
     python benchmarks/open_pages.py --keys 5000 --pages 10
 
-Each page holds GET /admin/stream and reads what the first screen reads. Meanwhile /healthz is asked every 50 ms: its
-times are those of the supervisor's loop under the same load.
+Each page holds GET /admin/stream, and reads again what its screen does: of ten, two each are at the first screen, the
+requests, the usage, the keys and the clients. Meanwhile /healthz is asked every 50 ms: its times are those of the
+supervisor's loop under the same load.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,8 +26,14 @@ import yaml
 from rig.processes import Load, cores, free_port, spent_us, wait_for
 from rig.targets import CLIENT_KEY, Rig, full
 
-START_S, SETTLE_S, WARM_UP, READ_EVERY_S, ASK_EVERY_S = 90.0, 1.0, 3_000, 10.0, 0.05
-READ = ("/admin/samples?minutes=1", "/admin/requests?limit=500", "/admin/key-lines")
+START_S, SETTLE_S, WARM_UP, ASK_EVERY_S = 90.0, 4.0, 3_000, 0.05
+SCREENS = (  # what each reads again, and after how many seconds (dashboard/src/screens)
+    ("/admin/samples?minutes=1", 10.0),
+    ("/admin/requests?limit=500", 3_600.0),
+    ("/admin/usage?by=client&since=24h&every=5m", 60.0),
+    ("/admin/key-lines", 15.0),
+    ("/admin/clients", 15.0),
+)
 
 
 class Pages:
@@ -40,10 +48,12 @@ class Pages:
         self.read = 0  # bytes of the streams
 
     def __enter__(self) -> Self:
-        for work in [self._follow, self._look] * self._count:
-            thread = threading.Thread(target=work, daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        for n in range(self._count):
+            path, every_s = SCREENS[n % len(SCREENS)]
+            for work in (self._follow, partial(self._look, path, every_s)):
+                thread = threading.Thread(target=work, daemon=True)
+                thread.start()
+                self._threads.append(thread)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,17 +69,16 @@ class Pages:
             self.read += len(part)
         connection.close()
 
-    def _look(self) -> None:
+    def _look(self, path: str, every_s: float) -> None:
         while not self._closing.is_set():
-            for path in READ:
-                connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
-                connection.request("GET", path, headers=self._headers)
-                answer = connection.getresponse()
-                answer.read()
-                if answer.status != 200:
-                    raise RuntimeError(f"{path}: {answer.status}")
-                connection.close()
-            self._closing.wait(READ_EVERY_S)
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
+            connection.request("GET", path, headers=self._headers)
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status != 200:
+                raise RuntimeError(f"{path}: {answer.status}")
+            connection.close()
+            self._closing.wait(every_s)
 
 
 class Health:
