@@ -110,12 +110,14 @@ def in_brief(text: str) -> str:
 
 def where_to_look(base_url: str, admin_url: str, model: str, config_file: Path, log_file: Path) -> str:
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "hello"}]})
+    quotapool_command = Path(sys.executable).parent / "quotapool"
     return f"""
 Now you:
   any OpenAI SDK        base_url={base_url}   (any api_key)
   curl                  curl {base_url}/chat/completions -H 'Content-Type: application/json' -d '{body}'
+  the dashboard         {quotapool_command} dashboard --config {config_file}
+  the keys              {quotapool_command} check --config {config_file}
   metrics               curl {admin_url}/metrics
-  the keys              {Path(sys.executable).parent / "quotapool"} check --config {config_file}
   the log               tail -f {log_file}
 
 Serving until Ctrl-C."""
