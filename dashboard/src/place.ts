@@ -46,10 +46,11 @@ export function look(changed: Record<string, string>, id = place.get().id): void
   go(screen, { ...filters, ...changed }, id);
 }
 
-/** The same without a step in the history: for what is typed. */
+/** Changes filters without a step in the history: for what is typed, and for what is done with. */
 export function refine(changed: Record<string, string>): void {
   const { screen, filters, id } = place.get();
-  location.replace(link(screen, { ...filters, ...changed }, id));
+  history.replaceState(null, "", link(screen, { ...filters, ...changed }, id));
+  place.set(read()); // the browser does not tell of it
 }
 
 export const open = (id: string): void => look({}, id);
