@@ -9,7 +9,8 @@ export function count(value: number | null | undefined): string {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   const short = Math.abs(value) >= 10_000;
   const digits = Number.isInteger(value) || Math.abs(value) >= 100 ? 0 : 1;
-  return new Intl.NumberFormat(locale(), short ? { notation: "compact", maximumFractionDigits: 1 } : { maximumFractionDigits: digits }).format(value);
+  const of = locale(); // `2M`: in British English it would be `2m`
+  return new Intl.NumberFormat(short && of.startsWith("en") ? "en" : of, short ? { notation: "compact", maximumFractionDigits: 1 } : { maximumFractionDigits: digits }).format(value);
 }
 
 export const whole = (value: number): string => new Intl.NumberFormat(locale(), { maximumFractionDigits: 0 }).format(value);

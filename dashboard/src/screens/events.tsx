@@ -53,11 +53,11 @@ function What({ of }: { of: PoolEvent }) {
 const columns = (): Column<PoolEvent>[] => [
   { name: "time", title: t("time"), cell: (event) => <Time at={Number(event.at)} />, width: "7.5rem" },
   { name: "kind", title: t("kind"), cell: (event) => said("kind", text(event, "kind")), kind: "wide", width: "5rem" },
-  { name: "subject", title: t("subject"), cell: (event) => <Subject of={text(event, "field")} />, width: "minmax(6rem, 1.2fr)" },
+  { name: "subject", title: t("subject"), cell: (event) => text(event, "field") && <Subject of={text(event, "field")} />, width: "minmax(6rem, 1.2fr)" },
   { name: "what", title: t("what"), cell: (event) => <What of={event} />, width: "minmax(8rem, 2fr)" },
   { name: "reason", title: t("reason"), cell: (event) => said("reason", text(event, "reason")), kind: "wide" },
   { name: "who", title: t("who"), cell: (event) => <>{text(event, "actor") || text(event, "by")} <small>{text(event, "address")}</small></>, kind: "wide", width: "minmax(6rem, 1.5fr)" },
-  { name: "message", title: t("message"), cell: (event) => <span title={text(event, "message")}>{text(event, "message")} <small>{text(event, "request_id")}</small></span>, kind: "wide", width: "minmax(6rem, 2fr)" },
+  { name: "message", title: t("message"), cell: (event) => (text(event, "message") || text(event, "request_id")) && <span title={text(event, "message")}>{text(event, "message")} <small>{text(event, "request_id")}</small></span>, kind: "wide", width: "minmax(6rem, 2fr)" },
 ];
 
 export function Events() {

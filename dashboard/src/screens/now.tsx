@@ -330,7 +330,7 @@ function Credit({ of }: { of: CreditRow[] }) {
             <>
               {row.empty_at ? format.day(row.empty_at) : t("not-at-this-pace")}
               {row.error_days !== null && row.empty_at && <small> ± {format.count(row.error_days)} d</small>}
-              {row.expiring_unused_usd ? <><br /><Badge tone="warn">{t("expires-unused", { usd: format.usd(row.expiring_unused_usd), at: format.day(row.next_expiry) })}</Badge></> : null}
+              {row.expiring_unused_usd ? <small class="below">{t("expires-unused", { usd: format.usd(row.expiring_unused_usd), at: format.day(row.next_expiry) })}</small> : null}
             </>,
           ])} />
       )}
