@@ -31,6 +31,12 @@ export function App() {
     document.documentElement.lang = chosen === "zh" ? "zh-CN" : "en";
     document.title = who ? `${t(`screen.${screen}`)} · Quotapool` : "Quotapool";
   }, [chosen, screen, who]);
+  const shown = useRef(screen);
+  useEffect(() => {
+    // What had the focus may be gone with the screen before: a row whose drawer led here.
+    if (shown.current !== screen && document.activeElement === document.body) document.getElementById("main")?.focus();
+    shown.current = screen;
+  }, [screen]);
   if (who === undefined) return <Loading />;
   if (who === null) return <Login />;
   const Shown = OF[screen];

@@ -12,7 +12,7 @@ import { ShortTable } from "../parts/short-table";
 import { go, link } from "../place";
 import type { Attention, CreditRow, Fact, Now as State, RoomRow, SampleSeries, Samples, WaitingRow } from "../shapes";
 import { useValue } from "../value";
-import { said, t } from "../words";
+import { language, said, t } from "../words";
 import { TopUpQuestion } from "./top-up";
 
 const MOST_ROWS = 12;
@@ -22,7 +22,7 @@ export function Now() {
   if (state === null) return <Loading />;
   return (
     <>
-      <h1 class="sentence">{state.facts.map(inWords).join(" ")}</h1>
+      <h1 class="sentence">{state.facts.map(inWords).join(language.get() === "zh" ? "" : " ")}</h1>
       <Figures of={state} />
       <Tasks of={state.attention} />
       <Room of={state.room} />
