@@ -290,7 +290,7 @@ function LastHour() {
   );
   return (
     <Panel title={t("last-hour")} aside={aside}>
-      {samples.at.length < 2 || lines.length === 0 ? (
+      {samples.at.length < 2 || lines.every(({ values }) => values.every((value) => value === null)) ? (
         <Empty title={t("samples-none")} />
       ) : (
         <Chart at={samples.at} lines={lines} label={`${t("last-hour")}: ${shown === "queue" ? t("queue") : (names[at] ?? "")}`} show={format.count} />
