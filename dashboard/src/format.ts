@@ -9,7 +9,8 @@ export function count(value: number | null | undefined): string {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   const short = Math.abs(value) >= 10_000;
   const digits = Number.isInteger(value) || Math.abs(value) >= 100 ? 0 : 1;
-  return new Intl.NumberFormat(locale(), short ? { notation: "compact", maximumFractionDigits: 1 } : { maximumFractionDigits: digits }).format(value);
+  const text = new Intl.NumberFormat(locale(), short ? { notation: "compact", maximumFractionDigits: 1 } : { maximumFractionDigits: digits }).format(value);
+  return text.replace(/(K|m|bn)$/, (unit) => ({ K: "k", m: "M", bn: "B" })[unit] ?? unit); // alike in all regions of a language
 }
 
 export const whole = (value: number): string => new Intl.NumberFormat(locale(), { maximumFractionDigits: 0 }).format(value);

@@ -8,6 +8,8 @@ const MOST = 1_000; // rows that are kept of each
 
 export const now = new Value<Now | null>(null);
 export const requests = new Value<RequestRow[]>([]); // that ended since the page is open, the newest first
+/** Requests that ended but are not told: there were too many at once. */
+export const skipped = new Value(0);
 export const events = new Value<PoolEvent[]>([]);
 /** Whether the stream is there; `false` also before its first message. */
 export const connected = new Value(false);
@@ -26,9 +28,10 @@ function read<T>(name: string, take: (data: T) => void): void {
 function open(): void {
   stream = new EventSource("/admin/stream");
   read<Now>("now", (data) => now.set(data));
-  read<{ requests: RequestRow[] }>("requests", (data) =>
-    requests.set([...[...data.requests].reverse(), ...requests.get()].slice(0, MOST)),
-  );
+  read<{ requests: RequestRow[]; skipped: number }>("requests", (data) => {
+    requests.set([...[...data.requests].reverse(), ...requests.get()].slice(0, MOST));
+    skipped.set(skipped.get() + data.skipped);
+  });
   read<{ events: PoolEvent[] }>("events", (data) => events.set([...[...data.events].reverse(), ...events.get()].slice(0, MOST)));
   stream.onerror = () => {
     connected.set(false);

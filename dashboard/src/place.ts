@@ -41,15 +41,16 @@ export function go(screen: Screen, filters: Record<string, string> = {}, id = ""
 }
 
 /** Changes some filters of the screen, or opens something in it; a step back leads to what was before. */
-export function look(changed: Record<string, string>, id = place.get().id): void {
-  const { screen, filters } = place.get();
+export function look(changed: Record<string, string>, id = read().id): void {
+  const { screen, filters } = read();
   go(screen, { ...filters, ...changed }, id);
 }
 
-/** The same without a step in the history: for what is typed. */
+/** Changes filters without a step in the history: for what is typed, and for what is done with. */
 export function refine(changed: Record<string, string>): void {
-  const { screen, filters, id } = place.get();
-  location.replace(link(screen, { ...filters, ...changed }, id));
+  const { screen, filters, id } = read();
+  history.replaceState(null, "", link(screen, { ...filters, ...changed }, id));
+  place.set(read()); // the browser does not tell of it
 }
 
 export const open = (id: string): void => look({}, id);

@@ -13,8 +13,9 @@ const STATE_TONES: Record<string, Tone> = {
   locked: "bad", suspended: "bad",
 };
 
-export function Badge({ tone = "calm", children }: { tone?: Tone; children: ComponentChildren }) {
-  return <span class={`badge ${tone}`}>{children}</span>;
+/** `title`: what it says, where it may be too long for its place. */
+export function Badge({ tone = "calm", title, children }: { tone?: Tone; title?: string; children: ComponentChildren }) {
+  return <span class={`badge ${tone}`} {...(title ? { title } : {})}>{children}</span>;
 }
 
 export const StateBadge = ({ state }: { state: string }) => (
@@ -24,11 +25,8 @@ export const StateBadge = ({ state }: { state: string }) => (
 /** Of a request: what it ended with. */
 export function StatusBadge({ status, code, cut }: { status: number; code: string; cut?: boolean }) {
   const tone: Tone = status >= 500 || cut ? "bad" : status >= 400 ? "warn" : status ? "good" : "calm";
-  return (
-    <Badge tone={tone}>
-      {status || "–"} {code || (cut ? t("cut") : "")}
-    </Badge>
-  );
+  const text = `${status || "–"} ${code || (cut ? t("cut") : "")}`;
+  return <Badge tone={tone} title={text}>{text}</Badge>;
 }
 
 /** How much of something is left or used, as a bar; the words beside it say the same. */
@@ -208,20 +206,6 @@ export function Check({ label, checked, onChange }: { label: string; checked: bo
   );
 }
 
-/** Names and values, one below the other. */
-export function Facts({ of }: { of: [string, ComponentChildren][] }) {
-  return (
-    <dl class="facts">
-      {of.map(([name, value]) => (
-        <div key={name}>
-          <dt>{name}</dt>
-          <dd>{value}</dd>
-        </div>
-      ))}
-    </dl>
-  );
-}
-
 export function Choice<T extends string>({ label, value, options, onChange }: {
   label: string; value: T; options: [T, string][]; onChange: (value: T) => void;
 }) {
@@ -235,4 +219,3 @@ export function Choice<T extends string>({ label, value, options, onChange }: {
     </div>
   );
 }
-

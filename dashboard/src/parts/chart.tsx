@@ -3,6 +3,7 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { moment } from "../format";
 import { locale, t } from "../words";
+import { ShortTable } from "./short-table";
 
 export interface Line {
   name: string;
@@ -14,8 +15,9 @@ export interface Line {
 
 const COLOURS = 8;
 const LEFT = 56; // pixels for the names of the axes
-const FOOT = 20;
-const SPANS = [10, 30, 60, 300, 600, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800, 1_209_600, 2_592_000];
+const FOOT = 22;
+const LABEL = 26; // half the width of a time
+const SPANS = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800, 1_209_600, 2_592_000];
 
 const colour = (of: number | "limit"): string => (of === "limit" ? "var(--muted)" : `var(--series-${of % COLOURS})`);
 
@@ -98,8 +100,11 @@ export function Chart({ at, lines, label, show, height = 180, stack = false, onB
             <text x={LEFT - 6} y={y(level) + 4} text-anchor="end">{show(level)}</text>
           </g>
         ))}
-        {ticks(first, first + span, room / 90).map((tick, _, all) => (
-          <text key={tick} x={across(tick)} y={height - 4} text-anchor="middle">{axisTime(tick, all)}</text>
+        {ticks(first, first + span, Math.max(2, room / 90)).map((tick, _, all) => (
+          <g key={tick}>
+            <line class="grid" x1={across(tick)} x2={across(tick)} y1={ground} y2={ground + 4} />
+            <text x={Math.max(LEFT + 8, Math.min(width - LABEL, across(tick)))} y={height - 4} text-anchor="middle">{axisTime(tick, all)}</text>
+          </g>
         ))}
         {order.map((n) => {
           const { colour: of, fill } = lines[n]!;
@@ -107,7 +112,7 @@ export function Chart({ at, lines, label, show, height = 180, stack = false, onB
           return (
             <g key={n}>
               {(fill || stack) && <path d={pathOf(values[n]!, x, y, ground)} fill={`color-mix(in srgb, ${colour(of)} ${stack ? 55 : 18}%, ${under})`} />}
-              <path d={pathOf(values[n]!, x, y)} fill="none" stroke={colour(of)} stroke-width={of === "limit" ? 1 : 1.5} {...(of === "limit" ? { "stroke-dasharray": "4" } : {})} />
+              <path d={pathOf(values[n]!, x, y)} fill="none" stroke={colour(of)} stroke-width={of === "limit" ? 1 : 1.5} {...(of === "limit" && !stack ? { "stroke-dasharray": "4" } : {})} />
             </g>
           );
         })}
@@ -153,13 +158,15 @@ export function Chart({ at, lines, label, show, height = 180, stack = false, onB
   );
 }
 
+/** The day, where steps are days or one begins; seconds, where steps are shorter than a minute. */
 function axisTime(tick: number, ticks: number[]): string {
-  const span = (ticks[ticks.length - 1] ?? tick) - (ticks[0] ?? tick);
-  const options: Intl.DateTimeFormatOptions =
-    span >= 2 * 86_400
-      ? { month: "short", day: "numeric" }
-      : { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...(span < 300 ? { second: "2-digit" } : {}) };
-  return new Intl.DateTimeFormat(locale(), options).format(new Date(tick * 1_000));
+  const at = new Date(tick * 1_000);
+  const step = (ticks[1] ?? tick + 1) - (ticks[0] ?? tick);
+  const isDay = step >= 86_400 || (step >= 3_600 && at.getHours() + at.getMinutes() === 0);
+  const options: Intl.DateTimeFormatOptions = isDay
+    ? { month: "short", day: "numeric" }
+    : { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...(step < 60 ? { second: "2-digit" } : {}) };
+  return new Intl.DateTimeFormat(locale(), options).format(at);
 }
 
 /** At most 30 moments of them, evenly chosen. */
@@ -167,32 +174,7 @@ function Figures({ at, lines, label, show }: { at: number[]; lines: Line[]; labe
   const step = Math.max(1, Math.ceil(at.length / 30));
   const chosen = at.map((_, n) => n).filter((n) => (at.length - 1 - n) % step === 0);
   return (
-    <div class="scroll" tabIndex={0} role="group" aria-label={label}>
-      <table>
-        <caption>{label}</caption>
-        <thead>
-          <tr>
-            <th scope="col">{t("time")}</th>
-            {lines.map((line) => (
-              <th key={line.name} scope="col" class="number">
-                {line.name}
-              </th>
-            ))}
-          </tr>
-        </thead>
-        <tbody>
-          {chosen.map((n) => (
-            <tr key={at[n]}>
-              <th scope="row">{moment(at[n] ?? null)}</th>
-              {lines.map((line) => (
-                <td key={line.name} class="number">
-                  {show(line.values[n] ?? null)}
-                </td>
-              ))}
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </div>
+    <ShortTable bare title={label} numbers={1} heads={[t("time"), ...lines.map((line) => line.name)]}
+      rows={chosen.map((n) => [moment(at[n]), ...lines.map((line) => show(line.values[n] ?? null))])} />
   );
 }

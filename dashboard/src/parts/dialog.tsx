@@ -1,7 +1,7 @@
 // Dialogs: the drawer with details of one thing, and the question before something that cannot be undone easily.
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { t } from "../words";
 import { Button } from "./bits";
 
@@ -11,7 +11,8 @@ export function Dialog({ title, onClose, children, kind }: {
 }) {
   const dialog = useRef<HTMLDialogElement>(null);
   const gone = useRef(false);
-  useEffect(() => {
+  // Not useEffect: what that does at the end is done when the dialog is out of the page already.
+  useLayoutEffect(() => {
     dialog.current?.showModal();
     return () => {
       gone.current = true; // it was not the reader who closed it

@@ -1,7 +1,7 @@
 // The frame of the page: where one can go, who is signed in, language and light; in it the screen of the moment.
 
 import type { ComponentType } from "preact";
-import { useEffect } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { session, signOut } from "../api";
 import { connected, now } from "../live";
 import { link, place, SCREENS, type Screen } from "../place";
@@ -31,6 +31,12 @@ export function App() {
     document.documentElement.lang = chosen === "zh" ? "zh-CN" : "en";
     document.title = who ? `${t(`screen.${screen}`)} · Quotapool` : "Quotapool";
   }, [chosen, screen, who]);
+  const shown = useRef(screen);
+  useEffect(() => {
+    // What had the focus may be gone with the screen before: a row whose drawer led here.
+    if (shown.current !== screen && document.activeElement === document.body) document.getElementById("main")?.focus();
+    shown.current = screen;
+  }, [screen]);
   if (who === undefined) return <Loading />;
   if (who === null) return <Login />;
   const Shown = OF[screen];
@@ -49,9 +55,15 @@ export function App() {
 
 function Side({ screen, actor, role, pool, version }: { screen: Screen; actor: string; role: "viewer" | "operator"; pool: string; version: string }) {
   const isConnected = useValue(connected);
+  const [isOpen, setOpen] = useState(false); // its foot, where the page is narrow
+  const list = useRef<HTMLUListElement>(null);
+  useEffect(() => {
+    list.current?.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    setOpen(false);
+  }, [screen]);
   const attention = useValue(now)?.attention.filter((one) => one.severity !== "info").length ?? 0;
   return (
-    <div class="side">
+    <div class={`side ${isOpen ? "open" : ""}`}>
       <header>
         <a class="brand" href={link("now")}>
           Quotapool
@@ -60,9 +72,12 @@ function Side({ screen, actor, role, pool, version }: { screen: Screen; actor: s
         <span class={`live ${isConnected ? "on" : ""}`} role="status">
           {isConnected ? t("live") : t("not-live")}
         </span>
+        <button type="button" class="menu" aria-expanded={isOpen} onClick={() => setOpen(!isOpen)}>
+          {t("menu")}
+        </button>
       </header>
       <nav aria-label={t("screens")}>
-        <ul>
+        <ul ref={list}>
           {SCREENS.map((one) => (
             <li key={one}>
               <a href={link(one)} {...(one === screen ? { "aria-current": "page" as const } : {})}>

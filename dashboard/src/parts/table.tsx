@@ -11,14 +11,26 @@ export interface Column<Row> {
   cell: (row: Row) => ComponentChildren;
   /** What to sort by; without it the column cannot be sorted. */
   order?: (row: Row) => number | string;
-  /** `number`: to the right; `wide`: only where there is room for it; `grow`: takes the room that is left. */
+  /** `number`: to the right; `wide`: only where there is room for it, the first of them first; `grow`: takes the room that is left. */
   kind?: "number" | "wide" | "wide number" | "grow" | "";
   /** CSS grid width, such as `8rem`; else as its neighbours. */
   width?: string;
 }
 
 const ROW = 38; // pixels; style.css has the same
+const REM = 14; // pixels, as in style.css, and so is the gap between columns
+const GAP = 10.5;
 const MORE = 12; // rows above and below those that can be seen
+
+const widthOf = <Row,>({ width, kind }: Column<Row>): string => width ?? (kind === "grow" ? "minmax(8rem, 3fr)" : "minmax(4.5rem, 1fr)");
+
+/** Those for which there is room. */
+function fitting<Row>(columns: Column<Row>[], room: number): Column<Row>[] {
+  const least = (one: Column<Row>) => parseFloat(/[\d.]+/.exec(widthOf(one))![0]) * REM + GAP;
+  const isWide = (one: Column<Row>) => one.kind?.includes("wide");
+  let left = columns.reduce((left, one) => (isWide(one) ? left : left - least(one)), room);
+  return columns.filter((one) => !isWide(one) || (left -= least(one)) >= 0);
+}
 
 type Sort = { by: string; down: boolean };
 
@@ -32,7 +44,7 @@ function sorted<Row>(rows: Row[], columns: Column<Row>[], sort: Sort | null): Ro
   return keyed.map(([, row]) => row);
 }
 
-export function Table<Row>({ rows, columns, id, label, onOpen, selected, onSelect, height, empty, start }: {
+export function Table<Row>({ rows, columns: all, id, label, onOpen, selected, onSelect, height, empty, start }: {
   rows: Row[];
   columns: Column<Row>[];
   id: (row: Row) => string;
@@ -49,13 +61,17 @@ export function Table<Row>({ rows, columns, id, label, onOpen, selected, onSelec
   const box = useRef<HTMLDivElement>(null);
   const [top, setTop] = useState(0);
   const [room, setRoom] = useState(600);
+  const [width, setWidth] = useState(0);
   const [sort, setSort] = useState<Sort | null>(start ?? null);
   const [focus, setFocus] = useState(0);
-  const shown = useMemo(() => sorted(rows, columns, sort), [rows, columns, sort]);
+  const shown = useMemo(() => sorted(rows, all, sort), [rows, all, sort]);
   useEffect(() => {
     const element = box.current;
     if (!element) return;
-    const watch = new ResizeObserver(() => setRoom(element.clientHeight));
+    const watch = new ResizeObserver(() => {
+      setRoom(element.clientHeight);
+      setWidth(element.clientWidth);
+    });
     watch.observe(element);
     return () => watch.disconnect();
   }, [shown.length === 0]);
@@ -64,15 +80,14 @@ export function Table<Row>({ rows, columns, id, label, onOpen, selected, onSelec
   const first = Math.max(0, Math.floor(top / ROW) - MORE);
   const last = Math.min(shown.length, Math.ceil((top + room) / ROW) + MORE);
   const choosing = selected !== undefined && onSelect !== undefined;
-  const widths = [...(choosing ? ["2rem"] : []), ...columns.map((one) => one.width ?? (one.kind === "grow" ? "minmax(8rem, 3fr)" : "minmax(4.5rem, 1fr)"))];
-  const wide = columns.map((one, n) => (one.kind?.includes("wide") ? n : -1)).filter((n) => n >= 0);
-  const narrow = widths.filter((_, n) => !wide.includes(n - (choosing ? 1 : 0)));
+  const columns = fitting(all, width - (choosing ? 2 * REM + GAP : 0));
+  const widths = [...(choosing ? ["2rem"] : []), ...columns.map(widthOf)];
   const choose = (name: string) => {
     const next = new Set(selected);
     if (!next.delete(name)) next.add(name);
     onSelect?.(next);
   };
-  const all = choosing && shown.every((row) => selected.has(id(row)));
+  const isAll = choosing && shown.every((row) => selected.has(id(row)));
   const move = (to: number) => {
     const next = Math.max(0, Math.min(shown.length - 1, to));
     setFocus(next);
@@ -96,7 +111,7 @@ export function Table<Row>({ rows, columns, id, label, onOpen, selected, onSelec
     <div role="row" aria-rowindex={1} class="row heading">
       {choosing && (
         <span role="columnheader">
-          <input type="checkbox" aria-label={t("choose-all")} checked={all} onChange={() => onSelect(new Set(all ? [] : shown.map(id)))} />
+          <input type="checkbox" aria-label={t("choose-all")} checked={isAll} onChange={() => onSelect(new Set(isAll ? [] : shown.map(id)))} />
         </span>
       )}
       {columns.map((one) => (
@@ -121,7 +136,7 @@ export function Table<Row>({ rows, columns, id, label, onOpen, selected, onSelec
       role="grid"
       aria-label={`${label}, ${t("rows", { n: whole(shown.length) })}`}
       aria-rowcount={shown.length + 1}
-      style={{ "--columns": widths.join(" "), "--narrow": narrow.join(" "), maxHeight: height ?? "70vh" }}
+      style={{ "--columns": widths.join(" "), maxHeight: height ?? "70vh" }}
       onScroll={(event) => setTop(event.currentTarget.scrollTop)}
     >
       {headings}

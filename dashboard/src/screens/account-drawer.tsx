@@ -3,10 +3,12 @@
 import { useState } from "preact/hooks";
 import * as format from "../format";
 import { useLoaded } from "../load";
-import { Button, Empty, Facts, StateBadge } from "../parts/bits";
+import { Button, Empty, StateBadge } from "../parts/bits";
 import { Chart } from "../parts/chart";
 import { Dialog } from "../parts/dialog";
-import { coded, Lines, Read } from "../parts/lines";
+import { coded, Facts } from "../parts/facts";
+import { Read } from "../parts/reading";
+import { ShortTable } from "../parts/short-table";
 import { close, link } from "../place";
 import type { AccountRow, UsageRow, UsageRows } from "../shapes";
 import { said, t } from "../words";
@@ -59,7 +61,7 @@ export function AccountDrawer({ id, row, accounts, again }: { id: string; row: A
           <p class="buttons">
             <StateBadge state={row.state} />
             <a href={link("keys", { account: id })}>
-              {t("keys")}: {row.usable} / {row.keys}
+              {t("screen.keys")}: {row.usable} / {row.keys}
             </a>
             <Button kind="primary" change onClick={() => setToppingUp(true)}>
               {t("action.topup")}
@@ -74,7 +76,7 @@ export function AccountDrawer({ id, row, accounts, again }: { id: string; row: A
           <BurnDown of={row} days={Math.max(2, Math.min(MOST_DAYS, Math.floor(MOST_ROWS / accounts)))} />
         </>
       ) : (
-        <Empty title={t("account-unknown")} />
+        <Empty title={t("unknown")} />
       )}
       {toppingUp && <TopUpQuestion account={id} onClose={() => setToppingUp(false)} onDone={again} />}
     </Dialog>
@@ -95,7 +97,7 @@ function Details({ of }: { of: AccountRow }) {
         [t("organization"), of.organization ?? "–"],
         ["Tier", of.tier ?? "–"],
       ]} />
-      <Lines title={t("grants")} heads={["USD", t("granted-on"), t("expires-on")]}
+      <ShortTable title={t("grants")} heads={["USD", t("granted-on"), t("expires-on")]}
         rows={of.grants.map((one) => [format.usd(one.usd), format.day(one.granted_on), format.day(one.expires_on)])} />
     </>
   );

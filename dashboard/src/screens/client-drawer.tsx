@@ -6,7 +6,8 @@ import { path, post, remove } from "../api";
 import * as format from "../format";
 import { Bar, Button, Empty, Field, Time } from "../parts/bits";
 import { Dialog, Question } from "../parts/dialog";
-import { Known, Plain } from "../parts/lists";
+import { Facts } from "../parts/facts";
+import { ShortTable } from "../parts/short-table";
 import { link, look } from "../place";
 import type { ClientRotated, ClientRow, RuleRow, TeamRow } from "../shapes";
 import { t } from "../words";
@@ -28,7 +29,7 @@ export function Level({ of }: { of: RuleRow }) {
 function Rules({ of }: { of: RuleRow[] }) {
   const amount = (rule: RuleRow, value: number) => (rule.unit === "usd" ? format.usd : format.count)(value);
   return (
-    <Plain label={t("limits")} heads={[t("limits"), t("used"), `#${t("left")}`, t("resets")]}
+    <ShortTable bare orNone title={t("limits")} numbers={2} heads={[t("limits"), t("used"), t("left"), t("resets")]}
       rows={of.map((rule) => [
         <>{rule.words} <small>{rule.subject} · {rule.mode}</small></>,
         <Level of={rule} />,
@@ -77,7 +78,7 @@ export function Drawer({ kind, id, row, teams, onSaved }: {
   return (
     <Dialog kind="drawer" title={`${t(kind)} ${id}`} onClose={leave}>
       {!row ? (
-        <Empty title={t("nothing-matches")} />
+        <Empty title={t("unknown")} />
       ) : (
         <>
           <div class="buttons">
@@ -86,7 +87,7 @@ export function Drawer({ kind, id, row, teams, onSaved }: {
             {stored && verb("revoke")}
           </div>
           <Rules of={row.rules} />
-          <Known of={[[t("option.name"), row.name], ...facts(), [t("option.time_zone"), row.time_zone], [t("option.notes"), row.notes], [t("added"), row.added && <Time at={row.added} />]]} />
+          <Facts of={[[t("option.name"), row.name], ...facts(), [t("option.time_zone"), row.time_zone], [t("option.notes"), row.notes], [t("added"), row.added && <Time at={row.added} />]]} />
           {stored ? (
             <details key={edits}>
               <summary>{t("edit")}</summary>

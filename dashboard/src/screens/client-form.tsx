@@ -4,7 +4,8 @@ import { useState } from "preact/hooks";
 import { patch, path, post } from "../api";
 import * as format from "../format";
 import { Button, Field } from "../parts/bits";
-import { choices, useDraft, type Draft } from "../parts/lists";
+import { type Draft, useDraft } from "../parts/draft";
+import { choices } from "../parts/filters";
 import type { ClientAdded, ClientRow, TeamRow } from "../shapes";
 import { said, t } from "../words";
 

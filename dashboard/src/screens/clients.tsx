@@ -6,9 +6,10 @@ import * as format from "../format";
 import { useLoaded } from "../load";
 import { Button, Empty, Panel, StateBadge } from "../parts/bits";
 import { Dialog } from "../parts/dialog";
-import { Filter, Read, refine } from "../parts/lists";
+import { Filter, NoRows } from "../parts/filters";
+import { Read } from "../parts/reading";
 import { Table, type Column } from "../parts/table";
-import { link, look, open, place } from "../place";
+import { link, look, open, place, refine } from "../place";
 import type { ClientRow, ClientRows, RuleRow, TeamRow, TeamRows } from "../shapes";
 import { useValue } from "../value";
 import { said, t } from "../words";
@@ -40,14 +41,14 @@ export const clientColumns = (): Column<ClientRow>[] => [
 
 export function Clients() {
   const { id, filters } = useValue(place);
-  const { text = "", add = "", team = "" } = filters;
+  const { q = "", add = "", team = "" } = filters;
   const clients = useLoaded<ClientRows>("/clients", 15);
   const teams = useLoaded<TeamRows>("/teams", 15);
   const [fresh, setFresh] = useState<[id: string, key: string] | null>(null);
   const columns = useMemo(clientColumns, []);
   const ofTeams = useMemo(() => teamColumns<TeamRow>(t("team")), []);
   const all = clients.data?.clients;
-  const rows = useMemo(() => all?.filter((row) => [row.id, row.name, row.team, row.notes].join(" ").toLowerCase().includes(text.toLowerCase())) ?? [], [all, text]);
+  const rows = useMemo(() => all?.filter((row) => [row.id, row.name, row.team, row.notes].join(" ").toLowerCase().includes(q.toLowerCase())) ?? [], [all, q]);
   const names = teams.data?.teams.map((row) => row.id) ?? [];
   const again = () => {
     clients.again();
@@ -68,9 +69,9 @@ export function Clients() {
         <Button change kind="primary" onClick={() => look({ add: "client" })}>{t("add-client")}</Button>
       </div>
       {fresh && <NewKey id={fresh[0]} secret={fresh[1]} onClose={() => setFresh(null)} />}
-      <div class="filters"><Filter name="text" /></div>
+      <div class="filters"><Filter name="q" /></div>
       <Read of={clients}>
-        {() => <Table rows={rows} columns={columns} id={(row) => row.id} label={t("screen.clients")} onOpen={(row) => open(row.id)} empty={<Empty title={t(all?.length ? "nothing-matches" : "no-client")} />} />}
+        {() => <Table rows={rows} columns={columns} id={(row) => row.id} label={t("screen.clients")} onOpen={(row) => open(row.id)} empty={<NoRows filtered={!!all?.length} none="no-client" />} />}
       </Read>
       <Panel title={t("teams")} aside={<Button change onClick={() => look({ add: "team" })}>{t("add-team")}</Button>}>
         <Table rows={teams.data?.teams ?? []} columns={ofTeams} id={(row) => row.id} label={t("teams")} onOpen={(row) => look({ team: row.id })} empty={<Empty title={t("no-team")} />} />

@@ -1,20 +1,22 @@
 // Every option in force, and where its value comes from.
 
 import { useLoaded } from "../load";
-import { Check, Empty, Panel, Time } from "../parts/bits";
-import { Filter, Plain, Read, refine } from "../parts/lists";
-import { place } from "../place";
+import { Check, Panel, Time } from "../parts/bits";
+import { Filter, NoRows } from "../parts/filters";
+import { Read } from "../parts/reading";
+import { ShortTable } from "../parts/short-table";
+import { place, refine } from "../place";
 import type { Configuration as Shape } from "../shapes";
 import { useValue } from "../value";
 import { t } from "../words";
 
 export function Configuration() {
-  const { text = "", changed } = useValue(place).filters;
+  const { q = "", changed } = useValue(place).filters;
   const list = (title: string, of: string[]) => of.length > 0 && <Panel title={title}><ul>{of.map((one) => <li key={one}>{one}</li>)}</ul></Panel>;
   return (
     <Read of={useLoaded<Shape>("/configuration", 30)}>
       {({ loaded_at, options, warnings, after_restart }) => {
-        const rows = options.filter((row) => `${row.option} ${row.value} ${row.source}`.toLowerCase().includes(text.toLowerCase()) && (!changed || row.source !== "default"));
+        const rows = options.filter((row) => `${row.option} ${row.value} ${row.source}`.toLowerCase().includes(q.toLowerCase()) && (!changed || row.source !== "default"));
         return (
           <>
             <div class="head">
@@ -24,14 +26,14 @@ export function Configuration() {
             {list(t("warnings"), warnings)}
             {list(t("after-restart"), after_restart)}
             <div class="filters">
-              <Filter name="text" />
+              <Filter name="q" />
               <Check label={t("only-changed")} checked={!!changed} onChange={(on) => refine({ changed: on ? "true" : "" })} />
             </div>
             <div class="panel wraps">
               {rows.length ? (
-                <Plain label={t("screen.configuration")} heads={[t("option"), t("value"), t("source"), t("default")]}
+                <ShortTable bare title={t("screen.configuration")} heads={[t("option"), t("value"), t("source"), t("default")]}
                   rows={rows.map((row) => [row.option, <code>{row.value}</code>, row.source, <code>{row.default}</code>])} />
-              ) : <Empty title={t("nothing-matches")} />}
+              ) : <NoRows filtered none="none-match" />}
             </div>
           </>
         );

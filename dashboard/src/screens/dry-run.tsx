@@ -3,9 +3,10 @@
 import { useState } from "preact/hooks";
 import { post } from "../api";
 import * as format from "../format";
-import { Badge, Button, Facts, Field } from "../parts/bits";
+import { Badge, Button, Field } from "../parts/bits";
 import { Dialog } from "../parts/dialog";
-import { coded, Lines, to } from "../parts/lines";
+import { coded, Facts, to } from "../parts/facts";
+import { ShortTable } from "../parts/short-table";
 import type { Candidate, DryRunAnswer } from "../shapes";
 import { t } from "../words";
 
@@ -66,7 +67,7 @@ function Answer({ of }: { of: DryRunAnswer }) {
 }
 
 const Candidates = ({ title, of }: { title: string; of: Candidate[] }) => (
-  <Lines title={title} heads={[t("account"), t("keys"), t("left"), t("reason")]}
+  <ShortTable orNone title={title} heads={[t("account"), t("screen.keys"), t("left"), t("reason")]}
     rows={of.map((one) => [
       to("money", one.account),
       one.keys,

@@ -4,9 +4,13 @@ import { useMemo, useState } from "preact/hooks";
 import { get, mayChange, path, query, remove } from "../api";
 import { events as live } from "../live";
 import { useLoaded } from "../load";
-import { Badge, Button, Empty, Facts, Panel, StateBadge, Time } from "../parts/bits";
+import { Badge, Button, Panel, StateBadge, Time } from "../parts/bits";
 import { Dialog } from "../parts/dialog";
-import { choices, csv, Filter, Plain, Read, Save } from "../parts/lists";
+import { Facts } from "../parts/facts";
+import { csv, Save } from "../parts/files";
+import { choices, Filter, NoRows } from "../parts/filters";
+import { Read } from "../parts/reading";
+import { ShortTable } from "../parts/short-table";
 import { Table, type Column } from "../parts/table";
 import { close, link, open, place, type Screen } from "../place";
 import type { Event as PoolEvent, Events as PoolEvents, LoginRows } from "../shapes";
@@ -49,11 +53,11 @@ function What({ of }: { of: PoolEvent }) {
 const columns = (): Column<PoolEvent>[] => [
   { name: "time", title: t("time"), cell: (event) => <Time at={Number(event.at)} />, width: "7.5rem" },
   { name: "kind", title: t("kind"), cell: (event) => said("kind", text(event, "kind")), kind: "wide", width: "5rem" },
-  { name: "subject", title: t("subject"), cell: (event) => <Subject of={text(event, "field")} />, width: "minmax(6rem, 1.2fr)" },
+  { name: "subject", title: t("subject"), cell: (event) => text(event, "field") && <Subject of={text(event, "field")} />, width: "minmax(6rem, 1.2fr)" },
   { name: "what", title: t("what"), cell: (event) => <What of={event} />, width: "minmax(8rem, 2fr)" },
   { name: "reason", title: t("reason"), cell: (event) => said("reason", text(event, "reason")), kind: "wide" },
   { name: "who", title: t("who"), cell: (event) => <>{text(event, "actor") || text(event, "by")} <small>{text(event, "address")}</small></>, kind: "wide", width: "minmax(6rem, 1.5fr)" },
-  { name: "message", title: t("message"), cell: (event) => <span title={text(event, "message")}>{text(event, "message")} <small>{text(event, "request_id")}</small></span>, kind: "wide", width: "minmax(6rem, 2fr)" },
+  { name: "message", title: t("message"), cell: (event) => (text(event, "message") || text(event, "request_id")) && <span title={text(event, "message")}>{text(event, "message")} <small>{text(event, "request_id")}</small></span>, kind: "wide", width: "minmax(6rem, 2fr)" },
 ];
 
 export function Events() {
@@ -83,13 +87,13 @@ export function Events() {
     <>
       <h1>{t("screen.events")}</h1>
       <div class="filters">
-        <Filter name="kind" label={t("kind")} options={choices("kind", KINDS)} />
-        <Filter name="subject" label={t("subject")} placeholder="k/key-1" />
+        <Filter name="kind" word="kind" options={choices("kind", KINDS)} />
+        <Filter name="subject" word="subject" placeholder="k/key-1" />
         <Save name="events.csv" text={table} />
         <Save name="events.json" text={() => JSON.stringify(events)} />
       </div>
       <Read of={read}>
-        {() => <Table rows={events} columns={shown} id={(event) => event.id} label={t("screen.events")} onOpen={(event) => open(event.id)} empty={<Empty title={t("events-none")} />} />}
+        {() => <Table rows={events} columns={shown} id={(event) => event.id} label={t("screen.events")} onOpen={(event) => open(event.id)} empty={<NoRows filtered={!!kind || !!subject} none="events-none" />} />}
       </Read>
       {pages.at(-1)?.length === AT_ONCE && <p><Button onClick={goOn}>{t("older")}</Button></p>}
       {mayChange() && <Sessions />}
@@ -124,7 +128,7 @@ function Sessions() {
     <Panel title={t("signed-in")}>
       <Read of={read}>
         {({ logins }) => (
-          <Plain label={t("signed-in")} heads={[t("who"), t("role"), t("address"), t("since"), t("expires"), t("state")]}
+          <ShortTable bare title={t("signed-in")} heads={[t("who"), t("role"), t("address"), t("since"), t("expires"), t("state")]}
             rows={logins.map((one) => [
               one.actor, t(`role.${one.role}`), `${one.address} (${one.by})`, <Time at={one.started} />, <Time at={one.expires_at} />,
               one.current ? <Badge tone="info">{t("this-one")}</Badge> : <Button change onClick={() => remove(path("/logins", one.id)).then(read.again)}>{t("sign-out")}</Button>,

@@ -6,7 +6,9 @@ import * as format from "../format";
 import { useLoaded } from "../load";
 import { Badge, Bar, Button, Time } from "../parts/bits";
 import { Dialog, Question } from "../parts/dialog";
-import { Known, Plain, Read } from "../parts/lists";
+import { Facts, to } from "../parts/facts";
+import { Read } from "../parts/reading";
+import { ShortTable } from "../parts/short-table";
 import { close, link } from "../place";
 import type { BudgetRow, KeyLine, KeyRow, KeyUsers, Level, ProbeResult } from "../shapes";
 import { said, t } from "../words";
@@ -45,7 +47,7 @@ export function KeyDrawer({ id, line, onChange }: { id: string; line: KeyLine | 
               })}
             </div>
             <p role="status">{probe && <><Badge tone={probe.valid ? "good" : "bad"}>{t(`result.${probe.valid ? "" : "not "}valid`)}</Badge> {probe.answer} {probe.detail} {probe.next}</>}</p>
-            <Known
+            <Facts
               of={[
                 ...(line ? columns().slice(1).map(({ title, cell }): [string, preact.ComponentChildren] => [title, cell(line)]) : []),
                 [t("since"), key.since && <Time at={key.since} />],
@@ -57,9 +59,9 @@ export function KeyDrawer({ id, line, onChange }: { id: string; line: KeyLine | 
               ]}
             />
             <Budgets of={key.budgets} />
-            <Plain label={t("users")} heads={[t("users"), `#${t("requests")}`, `#${t("tokens")}`, `#${t("cost")}`]}
+            <ShortTable bare orNone title={t("users")} numbers={1} heads={[t("users"), t("requests"), t("tokens"), t("cost")]}
               rows={users.map(({ client, requests, tokens, usd }) => [
-                <a href={link("clients", {}, String(client))}>{String(client)}</a>,
+                to("clients", String(client)),
                 format.count(requests as number), format.count(tokens as number), format.usd(usd as number),
               ])}
             />
@@ -80,7 +82,7 @@ export function KeyDrawer({ id, line, onChange }: { id: string; line: KeyLine | 
 function Budgets({ of }: { of: BudgetRow[] }) {
   const rows = of.flatMap((budget) => DIMENSIONS.map((dimension): [BudgetRow, string, Level | null | undefined] => [budget, dimension, budget[dimension]]));
   return (
-    <Plain label={t("limit-of")} heads={[t("limit-of"), t("left"), `#${t("left-of-limit")}`]}
+    <ShortTable bare orNone title={t("limit-of")} numbers={2} heads={[t("limit-of"), t("left"), t("left-of-limit")]}
       rows={rows.flatMap(([{ model, cooling_s }, dimension, level]) => {
         if (!level) return [];
         const share = level.limit ? Math.max(0, level.remaining / level.limit) : 0;

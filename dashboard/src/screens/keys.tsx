@@ -4,11 +4,12 @@ import { useMemo, useState } from "preact/hooks";
 import { mayChange, post } from "../api";
 import * as format from "../format";
 import { useLoaded } from "../load";
-import { Bar, Button, Empty, StateBadge } from "../parts/bits";
+import { Bar, Button, StateBadge } from "../parts/bits";
 import { Question } from "../parts/dialog";
-import { choices, Filter, Read, refine } from "../parts/lists";
+import { choices, Filter, NoRows } from "../parts/filters";
+import { Read } from "../parts/reading";
 import { Table, type Column } from "../parts/table";
-import { link, look, open, place } from "../place";
+import { link, look, open, place, refine } from "../place";
 import type { Job, Jobs, KeyLine, KeyLines } from "../shapes";
 import { useValue } from "../value";
 import { said, t } from "../words";
@@ -27,7 +28,7 @@ const emptiest = (key: KeyLine): string => key.emptiest.replace(/ (\w+)$/, (_, d
 export const columns = (): Column<KeyLine>[] => [
   { name: "id", title: t("key"), cell: (key) => <strong title={key.id}>{key.id}</strong>, order: (key) => key.id, width: "minmax(7rem, 1.2fr)" },
   { name: "account", title: t("account"), cell: (key) => <a href={link("money", {}, key.account)}>{key.account}</a>, order: (key) => key.account, kind: "wide" },
-  { name: "state", title: t("state"), cell: (key) => <StateBadge state={stateOf(key)} />, order: (key) => STATES.indexOf(stateOf(key)), width: "6.5rem" },
+  { name: "state", title: t("state"), cell: (key) => <StateBadge state={stateOf(key)} />, order: (key) => STATES.indexOf(stateOf(key)), width: "7.5rem" },
   {
     name: "left", title: t("left"), order: (key) => key.left ?? 2, width: "minmax(6rem, 2.6fr)",
     cell: (key) =>
@@ -58,11 +59,11 @@ function List({ keys, again }: { keys: KeyLine[]; again: () => void }) {
   const [selected, setSelected] = useState<ReadonlySet<string>>(new Set());
   const [started, setStarted] = useState<Started | null | undefined>();
   const shown = useMemo(columns, []);
-  const { text = "", state = "", reason = "", add } = filters;
+  const { q = "", state = "", reason = "", add } = filters;
   const { rows, counts, reasons } = useMemo(() => {
     const alike = keys.filter(
       (key) =>
-        `${key.id} ${key.account}`.toLowerCase().includes(text.toLowerCase()) &&
+        `${key.id} ${key.account}`.toLowerCase().includes(q.toLowerCase()) &&
         (["reason", "account", "source"] as const).every((name) => !filters[name] || key[name] === filters[name]),
     );
     const counts: Record<string, number> = {};
@@ -96,10 +97,10 @@ function List({ keys, again }: { keys: KeyLine[]; again: () => void }) {
         ))}
       </div>
       <div class="filters">
-        <Filter name="text" />
-        <Filter name="account" label={t("account")} />
-        <Filter name="reason" label={t("reason")} options={choices("reason", reasons)} />
-        <Filter name="source" label={t("source")} options={choices("source", ["configuration", "store"])} />
+        <Filter name="q" />
+        <Filter name="account" word="account" />
+        <Filter name="reason" word="reason" options={choices("reason", reasons)} />
+        <Filter name="source" word="source" options={choices("source", ["configuration", "store"])} />
       </div>
       {change && rows.length > 0 && (
         <div class="buttons">
@@ -111,7 +112,7 @@ function List({ keys, again }: { keys: KeyLine[]; again: () => void }) {
         </div>
       )}
       <Table rows={rows} columns={shown} id={(key) => key.id} label={t("screen.keys")} onOpen={(key) => open(key.id)}
-        {...(change ? { selected, onSelect: setSelected } : {})} empty={<Empty title={t(keys.length ? "nothing-matches" : "pool-empty")} />} />
+        {...(change ? { selected, onSelect: setSelected } : {})} empty={<NoRows filtered={keys.length > 0} none="pool-empty" />} />
       {verb && (
         <Question title={`${t(`action.${verb}`)} ${t("n-keys", { n: format.whole(about.length) })}?`} verb={t(`action.${verb}`)}
           danger={verb === "forget" || verb === "remove"} onYes={start} onClose={() => refine({ then: "" })}>

@@ -4,9 +4,13 @@ import { useMemo } from "preact/hooks";
 import * as format from "../format";
 import { now } from "../live";
 import { useLoaded } from "../load";
-import { Bar, Empty, Panel, StateBadge } from "../parts/bits";
+import { Bar, Button, Panel, StateBadge } from "../parts/bits";
 import { Chart } from "../parts/chart";
-import { figure, Filter, Lines, NoRows, Read, Sums, text } from "../parts/lines";
+import { figure, text } from "../parts/columns";
+import { coded, Sums } from "../parts/facts";
+import { Filter, NoRows } from "../parts/filters";
+import { Read } from "../parts/reading";
+import { ShortTable } from "../parts/short-table";
 import { Table, type Column } from "../parts/table";
 import { open, place } from "../place";
 import type { AccountRow, AccountRows, Reconciliation, UsageRows } from "../shapes";
@@ -42,7 +46,7 @@ const columns = (): Column<AccountRow>[] => [
   },
   text("state", (row) => row.state, "7.5rem", "", (row) => <StateBadge state={row.state} />),
   text("next", (row) => row.reason, "minmax(7rem, 2fr)", "wide", (row) => <span title={row.next}>{row.reason && said("reason", row.reason)} {row.next}</span>),
-  { ...figure("keys", (row) => row.usable), cell: (row) => `${row.usable} / ${row.keys}` },
+  { ...figure("screen.keys", (row) => row.usable), cell: (row) => `${row.usable} / ${row.keys}` },
 ];
 
 export function Money() {
@@ -59,13 +63,13 @@ export function Money() {
     <>
       <div class="head">
         <h1>{t("screen.money")}</h1>
-        <Filter name="q" word="search" />
+        <Filter name="q" />
       </div>
       <Read of={loaded}>
         {({ accounts }) => (
           <>
             <Table rows={rows} columns={all} id={(row) => row.id} label={t("accounts")} onOpen={(row) => open(row.id)} height="55vh"
-              empty={<NoRows screen="money" filtered={!!q} none="accounts-none" next="accounts-none-next" />} />
+              empty={<NoRows filtered={!!q} none="accounts-none" next="accounts-none-next" />} />
             {id && <AccountDrawer key={id} id={id} row={accounts.find((one) => one.id === id)} accounts={accounts.length} again={loaded.again} />}
           </>
         )}
@@ -109,13 +113,14 @@ function Reconciled() {
         {({ rows, problem }) => (
           <>
             {problem && (
-              <Empty title={problem}>
-                <button type="button" onClick={loaded.again}>
-                  {t("try-again")}
-                </button>
-              </Empty>
+              <>
+                <p class="note">{coded(problem)}</p>
+                <p class="buttons">
+                  <Button onClick={loaded.again}>{t("try-again")}</Button>
+                </p>
+              </>
             )}
-            <Lines bare title={t("reconciliation")} numbers={2} heads={[t("organization"), t("reason"), t("ours"), "OpenAI", t("difference")]}
+            <ShortTable bare title={t("reconciliation")} numbers={2} heads={[t("organization"), t("reason"), t("ours"), "OpenAI", t("difference")]}
               rows={rows.map((row) => [row.name, row.problem, format.usd(row.ours_usd), format.usd(row.theirs_usd), format.usd(row.difference_usd)])} />
           </>
         )}

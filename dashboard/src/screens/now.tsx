@@ -7,10 +7,12 @@ import * as format from "../format";
 import { now } from "../live";
 import { Badge, Bar, Button, Choice, Empty, Loading, Panel } from "../parts/bits";
 import { Chart, type Line } from "../parts/chart";
+import { coded, to } from "../parts/facts";
+import { ShortTable } from "../parts/short-table";
 import { go, link } from "../place";
 import type { Attention, CreditRow, Fact, Now as State, RoomRow, SampleSeries, Samples, WaitingRow } from "../shapes";
 import { useValue } from "../value";
-import { said, t } from "../words";
+import { language, said, t } from "../words";
 import { TopUpQuestion } from "./top-up";
 
 const MOST_ROWS = 12;
@@ -20,7 +22,7 @@ export function Now() {
   if (state === null) return <Loading />;
   return (
     <>
-      <h1 class="sentence">{state.facts.map(inWords).join(" ")}</h1>
+      <h1 class="sentence">{state.facts.map(inWords).join(language.get() === "zh" ? "" : " ")}</h1>
       <Figures of={state} />
       <Tasks of={state.attention} />
       <Room of={state.room} />
@@ -110,7 +112,7 @@ function Task({ of }: { of: Attention }) {
       case "enable":
         if (of.count > 1) return go("keys", { reason: of.code, then: action });
         await post(path("/keys", first, action));
-        setDone(t(action === "probe" ? "probed" : "enabled"));
+        setDone(t(action === "probe" ? "probed" : "result.enabled"));
         return;
       case "replace":
         return go("keys", { add: "true", replace: first });
@@ -134,7 +136,7 @@ function Task({ of }: { of: Attention }) {
         <strong>{said("reason", of.code)}</strong> {names && <span>{names}</span>}
         <br />
         <span class="muted">
-          {of.next} {of.since ? <>· {format.ago(of.since)}</> : null}
+          {coded(of.next)} {of.since ? <>· {format.ago(of.since)}</> : null}
         </span>
       </p>
       <span class="buttons">
@@ -168,25 +170,7 @@ function Room({ of }: { of: RoomRow[] }) {
           <p>{t("room-none-next")}</p>
         </Empty>
       ) : (
-        <div class="scroll" tabIndex={0} role="group" aria-label={t("room")}>
-          <table class="plain">
-            <thead>
-              <tr>
-                <th scope="col">{t("model")}</th>
-                <th scope="col">{t("limit-of")}</th>
-                <th scope="col">{t("left")}</th>
-                <th scope="col" class="number">{t("left-of-limit")}</th>
-                <th scope="col" class="number">{t("pace")}</th>
-                <th scope="col" class="number">{t("dry-in")}</th>
-              </tr>
-            </thead>
-            <tbody>
-              {shown.map((row) => (
-                <RoomLine key={`${row.model} ${row.dimension}`} row={row} />
-              ))}
-            </tbody>
-          </table>
-        </div>
+        <ShortTable bare title={t("room")} numbers={3} heads={[t("model"), t("limit-of"), t("left"), t("left-of-limit"), t("pace"), t("dry-in")]} rows={shown.map(roomCells)} />
       )}
       {rows.length > MOST_ROWS && (
         <button type="button" class="link" onClick={() => setAll(!all)}>
@@ -197,37 +181,27 @@ function Room({ of }: { of: RoomRow[] }) {
   );
 }
 
-function RoomLine({ row }: { row: RoomRow }) {
+function roomCells(row: RoomRow): ComponentChildren[] {
   const left = row.limit ? row.remaining / row.limit : 0;
   const dry = row.dry;
   const latest = dry?.latest == null ? t("never") : format.minutes(dry.latest);
-  return (
-    <tr>
-      <th scope="row">
-        <a href={link("requests", { model: row.model })}>{row.model}</a>
-        {row.cooling > 0 && <Badge tone="info">{t("cooling-n", { n: row.cooling, of: row.accounts })}</Badge>}
-      </th>
-      <td title={row.dimension}>{format.unit(row.dimension)}</td>
-      <td>
-        <Bar value={left} label={t("left-label", { model: row.model, dimension: row.dimension })} /> {format.share(left)}
-      </td>
-      <td class="number">
-        {format.count(row.remaining)} / {format.count(row.limit)}
-      </td>
-      <td class="number" title={t("refill", { n: format.count(row.refill_per_minute) })}>
-        {format.count(row.used_per_minute)}/min
-      </td>
-      <td class="number">
-        {dry ? (
-          <span class={dry.minutes < 10 ? "bad" : ""} title={t("dry-range", { a: format.minutes(dry.earliest), b: latest })}>
-            {dry.minutes ? format.minutes(dry.minutes) : t("dry-now")} {dry.minutes > 0 && <small class="muted">({format.minutes(dry.earliest)}–{latest})</small>}
-          </span>
-        ) : (
-          t("not-at-this-pace")
-        )}
-      </td>
-    </tr>
-  );
+  return [
+    <>
+      <a href={link("requests", { model: row.model })}>{row.model}</a>
+      {row.cooling > 0 && <Badge tone="info">{t("cooling-n", { n: row.cooling, of: row.accounts })}</Badge>}
+    </>,
+    <span title={row.dimension}>{format.unit(row.dimension)}</span>,
+    <><Bar value={left} label={t("left-label", { model: row.model, dimension: row.dimension })} /> {format.share(left)}</>,
+    `${format.count(row.remaining)} / ${format.count(row.limit)}`,
+    <span title={t("refill", { n: format.count(row.refill_per_minute) })}>{format.count(row.used_per_minute)}/min</span>,
+    dry ? (
+      <span class={dry.minutes < 10 ? "bad" : ""} title={t("dry-range", { a: format.minutes(dry.earliest), b: latest })}>
+        {dry.minutes ? format.minutes(dry.minutes) : t("dry-now")} {dry.minutes > 0 && <small>({format.minutes(dry.earliest)}–{latest})</small>}
+      </span>
+    ) : (
+      t("not-at-this-pace")
+    ),
+  ];
 }
 
 // ---- the last hour
@@ -316,7 +290,7 @@ function LastHour() {
   );
   return (
     <Panel title={t("last-hour")} aside={aside}>
-      {samples.at.length < 2 || lines.length === 0 ? (
+      {samples.at.length < 2 || lines.every(({ values }) => values.every((value) => value === null)) ? (
         <Empty title={t("samples-none")} />
       ) : (
         <Chart at={samples.at} lines={lines} label={`${t("last-hour")}: ${shown === "queue" ? t("queue") : (names[at] ?? "")}`} show={format.count} />
@@ -328,32 +302,14 @@ function LastHour() {
 function Waiting({ of }: { of: WaitingRow[] }) {
   return (
     <Panel title={t("queue")}>
-      {of.length === 0 ? (
-        <Empty title={t("queue-none")} />
-      ) : (
-        <div class="scroll" tabIndex={0} role="group" aria-label={t("queue")}>
-          <table class="plain">
-            <thead>
-              <tr>
-                <th scope="col">{t("client")}</th>
-                <th scope="col">{t("waits-for")}</th>
-                <th scope="col" class="number">{t("waiting")}</th>
-                <th scope="col" class="number">{t("longest")}</th>
-              </tr>
-            </thead>
-            <tbody>
-              {of.map((row) => (
-                <tr key={`${row.client} ${row.model} ${row.dimension} ${row.rule}`}>
-                  <th scope="row">{row.client ? <a href={link("clients", {}, row.client)}>{row.client}</a> : t("anonymous")}</th>
-                  <td>{row.rule ? t("own-rule", { rule: row.rule }) : `${row.model} · ${format.unit(row.dimension)}`}</td>
-                  <td class="number">{format.whole(row.waiting)}</td>
-                  <td class="number">{format.seconds(row.longest_s)}</td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </div>
-      )}
+      {of.length === 0 && <Empty title={t("queue-none")} />}
+      <ShortTable bare title={t("queue")} numbers={2} heads={[t("client"), t("waits-for"), t("waiting"), t("longest")]}
+        rows={of.map((row) => [
+          row.client ? to("clients", row.client) : t("anonymous"),
+          row.rule ? t("own-rule", { rule: row.rule }) : `${row.model} · ${format.unit(row.dimension)}`,
+          format.whole(row.waiting),
+          format.seconds(row.longest_s),
+        ])} />
     </Panel>
   );
 }
@@ -366,32 +322,17 @@ function Credit({ of }: { of: CreditRow[] }) {
           <p>{t("credit-none-next")}</p>
         </Empty>
       ) : (
-        <div class="scroll" tabIndex={0} role="group" aria-label={t("credit")}>
-          <table class="plain">
-            <thead>
-              <tr>
-                <th scope="col">{t("account")}</th>
-                <th scope="col" class="number">{t("left")}</th>
-                <th scope="col" class="number">{t("per-day")}</th>
-                <th scope="col">{t("lasts-until")}</th>
-              </tr>
-            </thead>
-            <tbody>
-              {of.slice(0, MOST_ROWS).map((row) => (
-                <tr key={row.account}>
-                  <th scope="row"><a href={link("money", {}, row.account)}>{row.account}</a></th>
-                  <td class="number">{format.usd(row.remaining_usd)}</td>
-                  <td class="number">{format.usd(row.per_day_usd)}</td>
-                  <td>
-                    {row.empty_at ? format.day(row.empty_at) : t("not-at-this-pace")}
-                    {row.error_days !== null && row.empty_at && <small class="muted"> ± {format.count(row.error_days)} d</small>}
-                    {row.expiring_unused_usd ? <Badge tone="warn">{t("expires-unused", { usd: format.usd(row.expiring_unused_usd), at: format.day(row.next_expiry) })}</Badge> : null}
-                  </td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </div>
+        <ShortTable bare title={t("credit")} numbers={1} heads={[t("account"), t("left"), t("per-day"), t("lasts-until")]}
+          rows={of.slice(0, MOST_ROWS).map((row) => [
+            to("money", row.account),
+            format.usd(row.remaining_usd),
+            format.usd(row.per_day_usd),
+            <>
+              {row.empty_at ? format.day(row.empty_at) : t("not-at-this-pace")}
+              {row.error_days !== null && row.empty_at && <small> ± {format.count(row.error_days)} d</small>}
+              {row.expiring_unused_usd ? <small class="below">{t("expires-unused", { usd: format.usd(row.expiring_unused_usd), at: format.day(row.next_expiry) })}</small> : null}
+            </>,
+          ])} />
       )}
     </Panel>
   );

@@ -4,9 +4,11 @@ import type { ComponentChildren } from "preact";
 import { path } from "../api";
 import * as format from "../format";
 import { useLoaded } from "../load";
-import { Bar, Facts, StatusBadge, Time } from "../parts/bits";
+import { Bar, StatusBadge, Time } from "../parts/bits";
 import { Dialog } from "../parts/dialog";
-import { coded, Command, Lines, Read, to } from "../parts/lines";
+import { coded, Command, Facts, to } from "../parts/facts";
+import { Read } from "../parts/reading";
+import { ShortTable } from "../parts/short-table";
 import { close, link } from "../place";
 import type { Explanation, RequestRow } from "../shapes";
 import { t } from "../words";
@@ -45,9 +47,9 @@ function Explained({ row, why }: { row: RequestRow; why: Explanation }) {
       <p class="lead">{coded(why.summary)}</p>
       {why.remedy && <p class="note">{coded(why.remedy)}</p>}
       <Facts of={facts} />
-      <Lines title={t("rules")} numbers={1} heads={[t("rules"), t("used"), t("limit"), t("needed")]}
+      <ShortTable bare title={t("rules")} numbers={1} heads={[t("rules"), t("used"), t("limit"), t("needed")]}
         rows={(row.waited_for?.rules ?? []).map((one) => [`${one.subject} ${one.rule}`, format.count(one.used + one.held), format.count(one.limit), format.count(one.needed)])} />
-      <Lines title={t("used-by")} numbers={2} heads={[t("client"), t("share"), t("requests"), t("tokens")]}
+      <ShortTable title={t("used-by")} numbers={2} heads={[t("client"), t("share"), t("requests"), t("tokens")]}
         rows={why.most_used_by.map((one) => [
           <>{to("clients", one.client)} {one.model}</>,
           <><Bar value={used(one) / all} tone="info" label={t("share")} /> {format.share(used(one) / all)}</>,
@@ -62,7 +64,7 @@ function Explained({ row, why }: { row: RequestRow; why: Explanation }) {
           </li>
         ))}
       </ul>
-      <Lines title={t("attempts")} heads={[t("key"), t("account"), t("status"), t("waited"), t("took"), "OpenAI ID"]}
+      <ShortTable title={t("attempts")} heads={[t("key"), t("account"), t("status"), t("waited"), t("took"), "OpenAI ID"]}
         rows={row.attempts.map((one) => [
           to("keys", one.key),
           to("money", one.account),

@@ -3,10 +3,12 @@
 import { useMemo, useRef, useState } from "preact/hooks";
 import { query } from "../api";
 import * as format from "../format";
-import { requests } from "../live";
+import { requests, skipped } from "../live";
 import { useLoaded } from "../load";
 import { Choice, StatusBadge, Time } from "../parts/bits";
-import { figure, Filter, NoRows, Read, text } from "../parts/lines";
+import { figure, text } from "../parts/columns";
+import { Filter, NoRows } from "../parts/filters";
+import { Read } from "../parts/reading";
 import { Table, type Column } from "../parts/table";
 import { look, open, place } from "../place";
 import type { RequestRow, RequestRows } from "../shapes";
@@ -49,6 +51,7 @@ export function Requests() {
   const { client, key, model, code, errors, show } = filters;
   const loaded = useLoaded<RequestRows>(`/requests${query({ limit: MOST, client, key, model, code, errors })}`);
   const stream = useValue(requests);
+  const untold = useValue(skipped);
   const [paused, setPaused] = useState(false);
   const [reading, setReading] = useState(false); // the mouse is over the rows: they must not move below it
   const [asking, setAsking] = useState(false);
@@ -80,7 +83,7 @@ export function Requests() {
         </button>
       </div>
       <div class="filters">
-        <Filter name="q" word="search" />
+        <Filter name="q" />
         <Filter name="client" word="client" list={list((row) => row.client)} />
         <Filter name="model" word="model" list={list((row) => row.model)} />
         <Filter name="key" word="key" list={list(lastKey)} />
@@ -93,12 +96,13 @@ export function Requests() {
           {fresh ? t("new-n", { n: format.whole(fresh) }) : t(paused ? "resume" : "pause")}
         </button>
       </div>
+      {untold > 0 && <p class="muted">{t("skipped-n", { n: format.whole(untold) })}</p>}
       <Read of={loaded}>
         {() => (
           <div ref={box} onScrollCapture={(event) => (event.target as Element).scrollTop && setPaused(true)} onFocusCapture={() => setPaused(true)}
             onMouseEnter={() => setReading(true)} onMouseLeave={() => setReading(false)}>
             <Table rows={rows} columns={all} id={(row) => row.id} label={t("screen.requests")} onOpen={(row) => open(row.id)}
-              empty={<NoRows screen="requests" filtered={Object.values(filters).some(Boolean)} none="requests-none" next="requests-none-next" />} />
+              empty={<NoRows filtered={Object.values(filters).some(Boolean)} none="requests-none" next="requests-none-next" />} />
           </div>
         )}
       </Read>

@@ -3,7 +3,8 @@
 import * as format from "../format";
 import { useLoaded } from "../load";
 import { Panel } from "../parts/bits";
-import { Read, Sums } from "../parts/lines";
+import { Sums } from "../parts/facts";
+import { Read } from "../parts/reading";
 import type { Savings } from "../shapes";
 import { t } from "../words";
 

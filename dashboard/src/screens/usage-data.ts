@@ -3,6 +3,7 @@
 import { get, query } from "../api";
 import { useReading } from "../load";
 import type { Line } from "../parts/chart";
+import { csv } from "../parts/files";
 import type { UsageRow, UsageRows, UsageSums } from "../shapes";
 import { t } from "../words";
 
@@ -84,23 +85,8 @@ const NUMBERS = [
   "completion_tokens", "refused_requests",
 ] as const;
 
-/** A spreadsheet takes a text that begins so for a formula. */
-export const cell = (value: unknown): string => {
-  const text = String(value ?? "");
-  const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
-  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
-};
-
 /** As `quotapool usage --csv` has it: a row for each step and name. */
-export function csv({ sums, course, together }: Report, parts: Part[]): string {
+export function csvOf({ sums, course, together }: Report, parts: Part[]): string {
   const heads = ["from", ...parts, ...NUMBERS] as const;
-  return [heads, ...(together ? sums : course).rows.map((row) => heads.map((head) => row[head]))].map((line) => line.map(cell).join()).join("\r\n");
-}
-
-export function download(text: string, name: string): void {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 9_999);
+  return csv([heads, ...(together ? sums : course).rows.map((row) => heads.map((head) => row[head]))]);
 }

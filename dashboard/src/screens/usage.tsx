@@ -3,16 +3,20 @@
 import type { ComponentChildren } from "preact";
 import { useMemo } from "preact/hooks";
 import * as format from "../format";
-import { Bar, Choice, Empty, Facts, Field, Panel } from "../parts/bits";
+import { Bar, Choice, Empty, Field, Panel } from "../parts/bits";
 import { Chart } from "../parts/chart";
-import { Command, figure, Filter, Read, Sums, text, to } from "../parts/lines";
+import { figure, text } from "../parts/columns";
+import { Command, Facts, Sums, to } from "../parts/facts";
+import { Save } from "../parts/files";
+import { Filter } from "../parts/filters";
+import { Read } from "../parts/reading";
 import { Table, type Column } from "../parts/table";
 import { link, look, place } from "../place";
 import type { UsageRow } from "../shapes";
 import { useValue } from "../value";
 import { t } from "../words";
 import { SavingsPanel } from "./savings";
-import { course, csv, download, MEASURES, nameOf, STEPS, useReport, type Measure, type Part, type Report } from "./usage-data";
+import { course, csvOf, MEASURES, nameOf, STEPS, useReport, type Measure, type Part, type Report } from "./usage-data";
 
 const SPANS = ["1h", "24h", "7d", "30d", "395d"];
 const BYS = ["client", "model", "key", "account", "client,model", "key,model", "account,model"];
@@ -88,11 +92,7 @@ function Shown({ report, measure, since, until, back, onBrush }: {
         )}
       </Panel>
       <Table key={sums.by + measure} rows={sums.rows} columns={columns} id={(row) => nameOf(row, parts)} label={label} start={{ by: "share", down: true }} height="50vh" empty={null} />
-      <Panel title={t("about-figures")} aside={
-        <button type="button" onClick={() => download(csv(report, parts), `usage-${sums.since.slice(0, 10)}.csv`)}>
-          CSV ↓
-        </button>
-      }>
+      <Panel title={t("about-figures")} aside={<Save name={`usage-${sums.since.slice(0, 10)}.csv`} text={() => csvOf(report, parts)} />}>
         <Facts of={[
           [t("command"), <Command text={`quotapool usage --by ${sums.by} --since ${quoted(since)}${until && ` --until ${quoted(until)}`} --every ${step}`} />],
           [t("estimated"), `${format.usd(total.estimated_usd)} (${format.share(total.estimated_usd / (total.usd || 1))})`],

@@ -5,7 +5,9 @@ import { path, remove } from "../api";
 import * as format from "../format";
 import { useLoaded } from "../load";
 import { Badge, Button, Copy, Panel } from "../parts/bits";
-import { csv, Plain, Read, Save } from "../parts/lists";
+import { csv, Save } from "../parts/files";
+import { Read } from "../parts/reading";
+import { ShortTable } from "../parts/short-table";
 import type { Job, KeyWork } from "../shapes";
 import { said, t } from "../words";
 
@@ -60,7 +62,7 @@ function Report({ of: job, files, onClose }: { of: Job; files: Started["files"];
             <h3>{t("not-done")}</h3>
             <span class="buttons"><Copy text={text} /> <Save name="not-done.csv" text={() => text} /></span>
           </div>
-          <div class="short"><Plain label={t("not-done")} heads={heads} rows={rows} /></div>
+          <div class="short"><ShortTable bare title={t("not-done")} heads={heads} rows={rows} /></div>
         </>
       )}
     </Panel>

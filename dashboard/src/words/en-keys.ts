@@ -1,13 +1,9 @@
 // Of the screens Keys, Events and Configuration.
 
 export const en = {
-  all: "All",
-  none: "none",
-  filter: "Filter",
   source: "Source",
   "source.configuration": "configuration",
   "source.store": "store",
-  "nothing-matches": "Nothing matches.",
   "this-hour": "this hour",
   "last-used": "Last used",
   "add-keys": "Add keys",
@@ -58,7 +54,6 @@ export const en = {
   "too-large": "More than 8 MB: import it in parts.",
   "check-first": "Ask OpenAI first",
   "replace-secret": "Replace the secret of an id that exists",
-  since: "Since",
   "next-try": "Next try",
   evidence: "Evidence",
   users: "Used by",
@@ -71,7 +66,6 @@ export const en = {
   "kind.egress": "network",
   "kind.policy": "policy",
   subject: "Subject",
-  organization: "Organisation",
   what: "What",
   who: "Who",
   message: "Message",

@@ -24,8 +24,6 @@ export const en = {
   "this-month": "This month",
   "accounts-none": "No account yet.",
   "accounts-none-next": "An account comes with its first key: add one under Keys.",
-  "account-unknown": "There is no such account.",
-  organization: "Organisation",
   grants: "Grants",
   "left-at-this-pace": "Credit left at this pace",
   spend: "Spend by day",

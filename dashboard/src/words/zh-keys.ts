@@ -1,13 +1,9 @@
 // 密钥、事件与配置页。
 
 export const zh = {
-  all: "全部",
-  none: "无",
-  filter: "筛选",
   source: "来源",
   "source.configuration": "配置文件",
   "source.store": "存储",
-  "nothing-matches": "没有匹配项。",
   "this-hour": "一小时内",
   "last-used": "最近使用",
   "add-keys": "添加密钥",
@@ -58,7 +54,6 @@ export const zh = {
   "too-large": "超过 8 MB，请分批导入。",
   "check-first": "先向 OpenAI 验证",
   "replace-secret": "更换已有标识的密钥内容",
-  since: "自",
   "next-try": "下次重试",
   evidence: "依据",
   users: "使用者",
@@ -71,7 +66,6 @@ export const zh = {
   "kind.egress": "网络",
   "kind.policy": "违规",
   subject: "对象",
-  organization: "组织",
   what: "内容",
   who: "操作者",
   message: "消息",

@@ -24,8 +24,6 @@ export const zh = {
   "this-month": "本月花费",
   "accounts-none": "尚无账户。",
   "accounts-none-next": "账户随第一个密钥出现：请在“密钥”页添加。",
-  "account-unknown": "没有这个账户。",
-  organization: "组织",
   grants: "额度",
   "left-at-this-pace": "按当前速度的余额",
   spend: "每日花费",
