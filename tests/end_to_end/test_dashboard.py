@@ -299,7 +299,7 @@ def test_five_thousand_keys_are_imported_disabled_and_forgotten(page, pool, tmp_
     expect(report(page).get_by_text("added 5,000")).to_be_visible()
     expect(page.get_by_role("group", name="Not done")).to_contain_text("5002")  # the line
     assert "sk-" not in page.locator("main").inner_text()
-    page.get_by_label("Filter").first.fill("bulk-")
+    page.get_by_label("Search").first.fill("bulk-")
     page.get_by_role("button", name="Choose all 5,000 that match").click()
     page.get_by_role("button", name="Disable", exact=True).click()
     question = page.get_by_role("dialog", name="Disable 5,000 keys?")
@@ -399,18 +399,18 @@ def test_what_would_happen_now_is_told_without_doing_it(page, pool):
 def test_usage_is_saved_as_csv(page):
     show(page, "usage", "?by=client")
     with page.expect_download() as waiting:
-        page.get_by_role("button", name=re.compile("CSV")).click()
+        page.get_by_role("button", name=re.compile("csv")).click()
     text = Path(waiting.value.path()).read_text()
     assert all(client in text for client in CLIENTS)
 
 
 def test_each_value_of_the_configuration_has_its_source(page):
     show(page, "configuration")
-    page.get_by_label("Filter").fill("queue.max_wait")
+    page.get_by_label("Search").fill("queue.max_wait")
     expect(page.get_by_role("row", name=re.compile(r"queue\.max_wait 4"))).to_contain_text(
         re.compile(r"quotapool\.yaml:\d+")
     )
-    page.get_by_label("Filter").fill("admin_token")
+    page.get_by_label("Search").fill("admin_token")
     expect(page.locator("main")).not_to_contain_text("sk-")
 
 
