@@ -79,7 +79,8 @@ export async function findSession(): Promise<void> {
     }
   }
   try {
-    session.set(await get<OperatorSession>("/session"));
+    const { signed_in } = await loginMethods();
+    session.set(signed_in ? await get<OperatorSession>("/session") : null);
   } catch {
     session.set(null);
   }

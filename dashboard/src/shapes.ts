@@ -418,8 +418,9 @@ export type Login = {
   code?: string | null;
 };
 
-/** What the page may offer before anybody is signed in. `oidc`: the name of the identity provider, null: none. */
+/** What the page may offer before anybody is signed in. `oidc`: the name of the identity provider, null: none. `signed_in`: whether this browser is, so that the page need not try. */
 export type LoginMethods = {
+  signed_in: boolean;
   token: boolean;
   oidc: string | null;
   header: boolean;

@@ -105,7 +105,9 @@ def test_a_one_time_link_works_once(browser, pool):
     with opened(browser, link) as page:
         expect(page.get_by_role("navigation")).to_be_visible()
         assert "code" not in page.url
-    with opened(browser, link, but=(EXPIRED,)) as page:
+    with opened(browser, link, but=(EXPIRED,)) as page:  # of the code, not of a look at who is signed in
+        expect(page.get_by_label("Admin token")).to_be_visible()
+    with opened(browser, f"{proxy.admin_url}/") as page:  # nothing in the console
         expect(page.get_by_label("Admin token")).to_be_visible()
 
 

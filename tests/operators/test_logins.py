@@ -294,7 +294,7 @@ async def test_a_page_behind_a_proxy_that_changes_the_host_is_known_by_its_url(o
 async def test_without_a_dashboard_there_are_no_logins_and_the_token_works(open_port):
     _, client = await open_port({"enabled": False})
     methods = await (await client.get("/admin/login-methods")).json()
-    assert methods == {"token": False, "oidc": None, "header": False}
+    assert methods == {"signed_in": False, "token": False, "oidc": None, "header": False}
     answer = await client.post("/admin/login", json={"token": TOKEN}, headers=OWN)
     assert await code_of(answer) == (404, "not_found")
     assert (await client.get("/admin/keys", headers=BEARER)).status == 200
@@ -533,3 +533,15 @@ async def test_while_the_store_is_away_a_cookie_is_no_proof_and_the_token_is(aio
     assert await code_of(answer) == (503, "store_unavailable")
     assert (await client.get("/admin/keys", headers=BEARER)).status == 200
     await port.store.close()
+
+
+async def test_the_page_can_ask_whether_its_browser_is_signed_in(open_port):
+    _, client = await open_port()
+    path = "/admin/login-methods"
+    assert (await (await client.get(path)).json())["signed_in"] is False
+    assert (await (await client.get(path, headers=cookie("a" * 43))).json())["signed_in"] is False
+    answer = await client.post("/admin/login", json={"token": TOKEN}, headers=OWN)
+    secret = answer.cookies["quotapool_session"].value
+    client.session.cookie_jar.clear()
+    assert (await (await client.get(path)).json())["signed_in"] is False
+    assert (await (await client.get(path, headers=cookie(secret))).json())["signed_in"] is True

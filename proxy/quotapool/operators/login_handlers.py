@@ -49,12 +49,21 @@ class LoginHandlers:
         }
         return {name: _with_store_errors(handler) for name, handler in handlers.items()}
 
-    async def _methods(self, _: Call) -> Any:
+    async def _methods(self, call: Call) -> Any:
         dashboard = self._access.dashboard
-        oidc = dashboard.oidc.name if dashboard.enabled and dashboard.oidc is not None else None
         return LoginMethods(
-            token=dashboard.enabled, oidc=oidc, header=dashboard.enabled and dashboard.trusted_header is not None
+            signed_in=await self._is_signed_in(call),
+            token=dashboard.enabled,
+            oidc=dashboard.oidc.name if dashboard.enabled and dashboard.oidc is not None else None,
+            header=dashboard.enabled and dashboard.trusted_header is not None,
         )
+
+    async def _is_signed_in(self, call: Call) -> bool:
+        try:
+            await self._access.caller(_request(call))
+        except ApiError:
+            return False
+        return True
 
     async def _login(self, call: Call) -> Any:
         body: Login = call.body

@@ -11,8 +11,10 @@ Short = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 
 
 class LoginMethods(msgspec.Struct):
-    """What the page may offer before anybody is signed in. `oidc`: the name of the identity provider, null: none."""
+    """What the page may offer before anybody is signed in. `oidc`: the name of the identity provider, null: none.
+    `signed_in`: whether this browser is, so that the page need not try."""
 
+    signed_in: bool
     token: bool
     oidc: str | None
     header: bool
