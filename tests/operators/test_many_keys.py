@@ -11,6 +11,7 @@ from quotapool.domain.bucket import Bucket
 from quotapool.domain.quantities import Cost, Limits
 from quotapool.domain.states import OPERATOR, Record, State
 from quotapool.domain.subject import Subject
+from quotapool.domain.wallet import PICO
 from quotapool.keys.sources import KeySources
 from quotapool.keys.vault import Vault
 from quotapool.ledger.grants import candidate_of, written_limits
@@ -311,6 +312,22 @@ async def test_accounts_are_listed_with_what_they_have(operations):
     assert (rows["a"].keys, rows["a"].usable, rows["a"].state) == (2, 1, "active")
     assert (rows["b"].usable, rows["b"].state, rows["b"].reason) == (0, "quarantined", "insufficient_quota")
     assert "top up" in rows["b"].next
+
+
+async def test_an_accounts_credit_tells_how_exactly_its_end_is_known(operations):
+    overview, now = operations.overview, datetime.now(UTC)
+    spend = SpendStore(overview.ledger.store, operations.settings.pool)
+    # Given $100, of which $10 a day were spent for a week: $30 are left, for three days more or less none
+    for ago in range(1, 8):
+        entry = Entry("b", "b", "gpt-5", "app", "exact", 10 * PICO)
+        await spend.add([entry], at=now - timedelta(ago))
+    await topup(overview, "b", 100.0, now.date() - timedelta(8), None)
+    rows = {row.id: row.credit for row in await account_rows(overview)}
+    assert (rows["b"]["remaining_usd"], rows["b"]["error_days"]) == (30.0, 0.0)
+    await topup(overview, "c", 5.0, None, None)
+    rows = {row.id: row.credit for row in await account_rows(overview)}
+    assert rows["c"]["remaining_usd"] == 5.0
+    assert "error_days" not in rows["c"]  # nothing was spent, so there is no end
 
 
 async def test_credit_that_was_bought_is_recorded_and_the_account_is_tried(operations):
