@@ -1,6 +1,6 @@
 // Made by dashboard/make_types.py from the types of the admin API. Do not edit.
 
-/** An account. `credit`: as in a key's row; `state`, `reason`: its own, `active` and "" if nothing is wrong. */
+/** An account. `credit`: as in a key's row, and `error_days` as in the pool's; `state`, `reason`: its own, `active` and "" if nothing is wrong. */
 export type AccountRow = {
   id: string;
   organization: string | null;
@@ -571,7 +571,7 @@ export type RemoveKey = {
   forget?: boolean;
 };
 
-/** Only those of this client, that tried this key, for this model, with this code (the proxy's own, or the reason of an attempt). `errors`: only those that were refused, failed or cut. The newest `limit` of them. */
+/** Only those of this client, that tried this key, for this model, with this code (the proxy's own, or the reason of an attempt). `errors`: only those that were refused, failed or cut; `waited`: that waited in the queue; `retried`: with more than one attempt. The newest `limit` of those that are all of this. */
 export type RequestQuery = {
   limit?: number;
   client?: string | null;
@@ -579,6 +579,8 @@ export type RequestQuery = {
   model?: string | null;
   code?: string | null;
   errors?: boolean;
+  waited?: boolean;
+  retried?: boolean;
 };
 
 /** One request. `time`: of its arrival, ISO 8601 in UTC; `queue_ms`, `ttfb_ms` (to the first byte), `total_ms` and `overhead_ms` are as in its log line. `usd`: null if its price is not known; `certainty`: of the tokens. */

@@ -192,6 +192,8 @@ def logs(
         str | None, typer.Option(help="The proxy's own error code, or upstream's reason.", show_default=False)
     ] = None,
     errors: Annotated[bool, typer.Option("--errors", help="Only those refused, failed or cut.")] = False,
+    waited: Annotated[bool, typer.Option("--waited", help="Only those that waited in the queue.")] = False,
+    retried: Annotated[bool, typer.Option("--retried", help="Only those with more than one attempt.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="And new ones as they end, until Ctrl-C.")] = False,
     json: Annotated[bool, typer.Option("--json", help="For programs: a JSON object a line.")] = False,
 ) -> None:
@@ -200,7 +202,7 @@ def logs(
     from quotapool.operators.request_shapes import RequestQuery
 
     settings = settings_or_exit(config, env_file)
-    query = RequestQuery(last, client, key, model, code, errors)
+    query = RequestQuery(last, client, key, model, code, errors, waited, retried)
     raise typer.Exit(run(settings, query, as_json=json, follow=follow))
 
 
