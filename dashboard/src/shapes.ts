@@ -725,12 +725,14 @@ export type Unfinished = {
   why: string;
 };
 
-/** As the options of `quotapool usage`. `since`, `until`: 2026-11-01, 15:00, 2026-11-01T15:00, 90m, 24h, 7d or month. `every`: a row for each step of time, else one for all. */
+/** As the options of `quotapool usage`. `since`, `until`: 2026-11-01, 15:00, 2026-11-01T15:00, 90m, 24h, 7d or month. `every`: a row for each step of time, else one for all. `only`: rows whose first name is this one; `top`: of so many names, those that cost most, the others in one row `other`. */
 export type UsageQuery = {
   by?: "account" | "account,day" | "account,model" | "client" | "client,day" | "client,model" | "day" | "key" | "key,day" | "key,model" | "model" | "model,day" | "pool";
   since?: string;
   until?: string | null;
   every?: "1d" | "1h" | "1m" | "5m" | null;
+  only?: string | null;
+  top?: number | null;
 };
 
 /** What one name used, with what it was asked by; `from`: the beginning of a step of time. */
@@ -754,7 +756,7 @@ export type UsageRow = {
   client?: string;
 };
 
-/** Times are ISO 8601 with an offset; `until` is not included. `not_seen`: what costs money and is in no row. */
+/** Times are ISO 8601 with an offset; `until` is not included. `not_seen`: what costs money and is in no row. `only`, `top`: if they were given. */
 export type UsageRows = {
   by: string;
   since: string;
@@ -767,6 +769,8 @@ export type UsageRows = {
   unpriced: string[];
   price_data: string[];
   not_seen: string[];
+  only?: string;
+  top?: number;
 };
 
 /** `usd` is the sum of the next three; `refusals`: refused requests by error code and rules, null if rows are by model, account or key alone. */

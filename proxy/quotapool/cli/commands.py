@@ -170,6 +170,13 @@ def usage(
         str | None, typer.Option(help="The same; a day is included, a time is not.", show_default="now")
     ] = None,
     every: Annotated[str | None, typer.Option(help="1m, 5m, 1h or 1d: a row for each.", show_default="one sum")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Only this one of what comes first in --by.", show_default=False)
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(help="Only so many names, those that cost most; the others in one row.", min=1, max=100),
+    ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -177,7 +184,8 @@ def usage(
     from quotapool.cli.usage import run
 
     settings = settings_or_exit(config, env_file)
-    raise typer.Exit(run(settings, by=by, since=since, until=until, every=every, as_csv=csv, as_json=json))
+    code = run(settings, by=by, since=since, until=until, every=every, only=only, top=top, as_csv=csv, as_json=json)
+    raise typer.Exit(code)
 
 
 @app.command()

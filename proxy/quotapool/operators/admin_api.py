@@ -184,7 +184,16 @@ class AdminApi:
         query: shapes.UsageQuery = call.query
         settings, now = self._keys.settings, datetime.now(UTC)
         try:
-            asked = question(query.by, query.since, query.until, query.every, zone=settings.spend.time_zone, now=now)
+            asked = question(
+                query.by,
+                query.since,
+                query.until,
+                query.every,
+                zone=settings.spend.time_zone,
+                now=now,
+                only=query.only,
+                top=query.top,
+            )
             found = await report(SpendStore(self._store, settings.pool), asked, now, most_rows=_MOST_ROWS)
         except BadQuestionError as error:
             raise ApiError("bad_request", f"{error.option}: {mask(str(error))}") from None

@@ -18,8 +18,8 @@ Word = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 class RequestQuery(msgspec.Struct, forbid_unknown_fields=True):
     """Only those of this client, that tried this key, for this model, with this code (the proxy's own, or the reason of
-    an attempt). `errors`: only those that were refused, failed or cut; `waited`: that waited in the queue; `retried`: with
-    more than one attempt. The newest `limit` of those that are all of this."""
+    an attempt). `errors`: only those that were refused, failed or cut; `waited`: that waited in the queue; `retried`:
+    with more than one attempt. The newest `limit` of those that are all of this."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=MOST)] = 100
     client: Word | None = None
