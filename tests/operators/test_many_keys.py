@@ -11,6 +11,7 @@ from quotapool.domain.bucket import Bucket
 from quotapool.domain.quantities import Cost, Limits
 from quotapool.domain.states import OPERATOR, Record, State
 from quotapool.domain.subject import Subject
+from quotapool.domain.verdict import OK, Kind, Verdict
 from quotapool.domain.wallet import PICO
 from quotapool.keys.sources import KeySources
 from quotapool.keys.vault import Vault
@@ -38,8 +39,8 @@ OPERATIVE = Actor("ann", "operator", "link", "127.0.0.1")
 NOW = datetime(2026, 11, 29, 14, 20, tzinfo=UTC)
 
 
-async def no_probe(name):
-    raise AssertionError(f"{name} is not to be probed")
+async def no_probe(key_id, *, refresh=True):
+    raise AssertionError(f"{key_id} is not to be probed")
 
 
 @pytest.fixture
@@ -301,6 +302,32 @@ async def test_twenty_jobs_are_remembered_for_an_hour(operations, monkeypatch):
 
 
 # ---- accounts
+
+
+async def test_many_are_probed_with_one_look_at_the_states_before_and_one_after(operations):
+    registry, pool = operations.overview.ledger.registry, operations.overview.roster.pool
+    reads, its_records = [], registry.records
+
+    async def records():
+        reads.append(None)
+        return await its_records()
+
+    registry.records = records
+    await registry.set_states([(Subject.of_key("b1"), Record(State.REMOVED, "operator", 0.0, by=OPERATOR), "")])
+
+    async def probe_now(key_id, *, refresh=True):
+        assert not refresh
+        assert pool.state_of(pool.keys["b1"]) is State.REMOVED  # which this process was not told
+        if key_id != "a1":
+            return OK
+        out = Record(State.QUARANTINED, "insufficient_quota", 0.0)
+        await registry.change_state(Subject.of_key("a1"), out, rest_s=60, fingerprint="")
+        return Verdict(Kind.MONEY, "insufficient_quota")
+
+    progress = Progress()
+    await work_on_keys(operations, "probe", ["a1", "a2", "gone", "c1"], probe_now, progress)
+    assert progress.counts == {"valid": 2, "not valid": 1, "not found": 1}
+    assert (len(reads), pool.state_of(pool.keys["a1"])) == (2, State.QUARANTINED)
 
 
 async def test_accounts_are_listed_with_what_they_have(operations):

@@ -107,8 +107,8 @@ async def test_lists_of_thousands_leave_the_loop_to_others(operations):
 
 
 async def test_work_on_thousands_leaves_the_loop_to_others(operations):
-    async def no_probe(name: str) -> None:
-        raise AssertionError(name)
+    async def no_probe(key_id: str, *, refresh: bool = True) -> None:
+        raise AssertionError((key_id, refresh))
 
     async def changed() -> None:
         await operations.overview.reload(operations.sources.merged())

@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 from pydantic import ValidationError
@@ -40,7 +40,11 @@ _NUMBER: Final = re.compile(r"([0-9]{1,18})")
 _ACTIONS_AT_ONCE: Final = 200  # keys in one turn of the loop and of the store
 LOCKED: Final = "locked"  # state of a stored key that cannot be opened
 
-ProbeNow = Callable[[str], Awaitable[Verdict]]  # Prober.probe_now
+
+class ProbeNow(Protocol):
+    """`Prober.probe_now`."""
+
+    def __call__(self, key_id: str, *, refresh: bool = True) -> Awaitable[Verdict]: ...
 
 
 class UnknownKey(Exception):
@@ -192,12 +196,13 @@ class KeyOperations:
         """Raises UnknownKey, KeyConflict."""
         self._forgotten(name)
 
-    async def probe(self, name: str, probe_now: ProbeNow) -> KeyCheck:
-        """Ask upstream about one key now, and act on the answer. Raises UnknownKey, KeyConflict (it was removed)."""
+    async def probe(self, name: str, probe_now: ProbeNow, *, refresh: bool = True) -> KeyCheck:
+        """Ask upstream about one key now, and act on the answer. `refresh`: see `Prober.probe_now`. Raises UnknownKey,
+        KeyConflict (it was removed)."""
         if name not in self.overview.roster.pool.keys:
             raise UnknownKey(name)
         try:
-            verdict = await probe_now(name)
+            verdict = await probe_now(name, refresh=refresh)
         except NotProbed as why:
             raise KeyConflict(str(why)) from why
         return replace(KeyCheck.of(verdict), ok=verdict.kind is Kind.OK)

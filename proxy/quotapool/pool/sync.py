@@ -134,8 +134,17 @@ class RosterSync:
 
     # ---- writing
 
-    async def change(self, subject: Subject, record: Record | None, rest_s: float, fingerprint: str, why: str) -> None:
-        """Write one state (None: active again) for all replicas, and read the others' changes.
+    async def change(
+        self,
+        subject: Subject,
+        record: Record | None,
+        rest_s: float,
+        fingerprint: str,
+        why: str,
+        *,
+        refresh: bool = True,
+    ) -> None:
+        """Write one state (None: active again) for all replicas, and read the others' changes, unless the caller will.
 
         While the store is away, this process at least acts on it, and writes it later.
         """
@@ -144,7 +153,8 @@ class RosterSync:
                 await self.observe(subject, record, rest_s)
             elif await self._registry.change_state(subject, None, fingerprint=fingerprint):
                 self._observer.state_changed(subject, State.ACTIVE, why, {})
-            await self.refresh()
+            if refresh:
+                await self.refresh()
         except StoreUnavailable:
             if record is not None:
                 self._unreported[subject] = record, rest_s
