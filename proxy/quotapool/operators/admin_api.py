@@ -21,7 +21,6 @@ from quotapool.observe.events import Events
 from quotapool.operators import client_shapes, shapes
 from quotapool.operators.admin_http import Call, Handler
 from quotapool.operators.admin_routes import ApiError
-from quotapool.operators.big_answers import in_turns
 from quotapool.operators.clients import ClientConflict, ClientOperations, InvalidClient, UnknownClient
 from quotapool.operators.jobs import JobRunner, Record
 from quotapool.operators.keys import (
@@ -109,8 +108,7 @@ class AdminApi:
     # ---- keys
 
     async def _list_keys(self, call: Call) -> Any:
-        rows = await self._keys.rows(packed=True)
-        return {"keys": [row for row in rows if call.query.state in {None, row["state"]}]}
+        return {"keys": await self._keys.packed_rows(state=call.query.state)}
 
     async def _show_key(self, call: Call) -> Any:
         return await self._keys.row(call.id)
@@ -149,11 +147,12 @@ class AdminApi:
     # ---- the pool
 
     async def _show_pool(self, _: Call) -> Any:
-        rows = await self._keys.rows()
+        accounts: set[str] = set()
         counts = dict.fromkeys([state.value for state in State], 0)
         room: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
         counted: set[str] = set()
-        async for row in in_turns(rows):
+        async for row in self._keys.each_row():
+            accounts.add(row["account"])
             counts[row["state"]] = counts.get(row["state"], 0) + 1
             if row["state"] != State.ACTIVE.value or row["account"] in counted:
                 continue
@@ -168,7 +167,7 @@ class AdminApi:
             pool=self._keys.settings.pool,
             version=__version__,
             keys=counts,
-            accounts=len({row["account"] for row in rows}),
+            accounts=len(accounts),
             usable_keys=counts[State.ACTIVE.value],
             room=[shapes.ModelRoom(*name, *sums) for name, sums in sorted(room.items())],
             problem=self._keys.sources.problem,
