@@ -175,7 +175,7 @@ def usage(
     ] = None,
     top: Annotated[
         int | None,
-        typer.Option(help="Only so many names, those that cost most; the others in one row.", min=1, max=100),
+        typer.Option(help="Only so many names (1 to 100), those that cost most; the others in one row."),
     ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
     json: JsonOption = False,

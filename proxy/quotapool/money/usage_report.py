@@ -274,20 +274,20 @@ def labelled(question: Question, row: Row) -> tuple[str, ...]:
     return (row.start.date().isoformat() if question.per_day else iso(row.start, shown_zone(question)), *row.names)
 
 
+def row_document(question: Question, row: Row) -> dict[str, object]:
+    """One row of `document`."""
+    return {**dict(zip(labels(question), labelled(question, row), strict=True)), **_sums(row)}
+
+
+def _sums(row: Row) -> dict[str, object]:
+    values = (float(value) if isinstance(value, Decimal) else value for value in numbers(row.spent))
+    return {**dict(zip(NUMBERS, values, strict=True)), "refused_requests": row.refused, "refusals": row.refusals}
+
+
 def document(found: Report) -> dict[str, object]:
     """The report as JSON-like values: dollars are numbers, times are ISO 8601 with an offset, `until` is exclusive."""
     question = found.question
     zone = shown_zone(question)
-    columns = labels(question)
-
-    def row_of(row: Row) -> dict[str, object]:
-        values = (float(value) if isinstance(value, Decimal) else value for value in numbers(row.spent))
-        return {
-            **dict(zip(NUMBERS, values, strict=True)),
-            "refused_requests": row.refused,
-            "refusals": row.refusals,
-        }
-
     return {
         "by": question.by,
         "since": iso(question.since, zone),
@@ -296,8 +296,8 @@ def document(found: Report) -> dict[str, object]:
         **({} if question.only is None else {"only": question.only}),
         **({} if question.top is None else {"top": question.top}),
         "time_zone": str(zone),
-        "rows": [{**dict(zip(columns, labelled(question, row), strict=True)), **row_of(row)} for row in found.rows],
-        "total": row_of(found.total),
+        "rows": [row_document(question, row) for row in found.rows],
+        "total": _sums(found.total),
         "month_to_date_usd": float(usd(found.month.total)),
         "unpriced": found.unpriced,
         "price_data": found.prices,

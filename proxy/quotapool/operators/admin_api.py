@@ -16,11 +16,12 @@ from quotapool.keys.master_keys import NoMasterKey
 from quotapool.keys.vault import VaultLocked
 from quotapool.money.question import BadQuestionError, question
 from quotapool.money.spend_store import SpendStore
-from quotapool.money.usage_report import document, report
+from quotapool.money.usage_report import document, report, row_document
 from quotapool.observe.events import Events
 from quotapool.operators import client_shapes, shapes
 from quotapool.operators.admin_http import Call, Handler
 from quotapool.operators.admin_routes import ApiError
+from quotapool.operators.big_answers import in_turns
 from quotapool.operators.clients import ClientConflict, ClientOperations, InvalidClient, UnknownClient
 from quotapool.operators.jobs import JobRunner, Record
 from quotapool.operators.keys import (
@@ -41,7 +42,7 @@ from quotapool.operators.work_handlers import WORK_CODES, WorkHandlers
 from quotapool.store.store import Store, StoreError
 
 _DIMENSIONS: Final = ("rpm", "tpm", "rpd", "tpd", "ipm")
-_MOST_ROWS: Final = 10_000  # of a report of usage: what is written in one turn of the loop
+_MOST_ROWS: Final = 10_000  # of a report of usage
 
 
 class AdminApi:
@@ -196,7 +197,8 @@ class AdminApi:
             found = await report(SpendStore(self._store, settings.pool), asked, now, most_rows=_MOST_ROWS)
         except BadQuestionError as error:
             raise ApiError("bad_request", f"{error.option}: {mask(str(error))}") from None
-        return document(found)
+        rows = [row_document(asked, row) async for row in in_turns(found.rows)]  # 10,000 take 60 ms
+        return {**document(msgspec.structs.replace(found, rows=[])), "rows": rows}
 
     # ---- clients
 
