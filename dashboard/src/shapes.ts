@@ -1,6 +1,6 @@
 // Made by dashboard/make_types.py from the types of the admin API. Do not edit.
 
-/** An account. `credit`: as in a key's row; `state`, `reason`: its own, `active` and "" if nothing is wrong. */
+/** An account. `credit`: as in a key's row, and `error_days` as in the pool's; `state`, `reason`: its own, `active` and "" if nothing is wrong. */
 export type AccountRow = {
   id: string;
   organization: string | null;
@@ -572,7 +572,7 @@ export type RemoveKey = {
   forget?: boolean;
 };
 
-/** Only those of this client, that tried this key, for this model, with this code (the proxy's own, or the reason of an attempt). `errors`: only those that were refused, failed or cut. The newest `limit` of them. */
+/** Only those of this client, that tried this key, for this model, with this code (the proxy's own, or the reason of an attempt). `errors`: only those that were refused, failed or cut; `waited`: that waited in the queue; `retried`: with more than one attempt. The newest `limit` of those that are all of this. */
 export type RequestQuery = {
   limit?: number;
   client?: string | null;
@@ -580,6 +580,8 @@ export type RequestQuery = {
   model?: string | null;
   code?: string | null;
   errors?: boolean;
+  waited?: boolean;
+  retried?: boolean;
 };
 
 /** One request. `time`: of its arrival, ISO 8601 in UTC; `queue_ms`, `ttfb_ms` (to the first byte), `total_ms` and `overhead_ms` are as in its log line. `usd`: null if its price is not known; `certainty`: of the tokens. */
@@ -724,12 +726,14 @@ export type Unfinished = {
   why: string;
 };
 
-/** As the options of `quotapool usage`. `since`, `until`: 2026-11-01, 15:00, 2026-11-01T15:00, 90m, 24h, 7d or month. `every`: a row for each step of time, else one for all. */
+/** As the options of `quotapool usage`. `since`, `until`: 2026-11-01, 15:00, 2026-11-01T15:00, 90m, 24h, 7d or month. `every`: a row for each step of time, else one for all. `only`: rows whose first name is this one; `top`: of so many names, those that cost most, the others in one row `other`. */
 export type UsageQuery = {
   by?: "account" | "account,day" | "account,model" | "client" | "client,day" | "client,model" | "day" | "key" | "key,day" | "key,model" | "model" | "model,day" | "pool";
   since?: string;
   until?: string | null;
   every?: "1d" | "1h" | "1m" | "5m" | null;
+  only?: string | null;
+  top?: number | null;
 };
 
 /** What one name used, with what it was asked by; `from`: the beginning of a step of time. */
@@ -753,7 +757,7 @@ export type UsageRow = {
   client?: string;
 };
 
-/** Times are ISO 8601 with an offset; `until` is not included. `not_seen`: what costs money and is in no row. */
+/** Times are ISO 8601 with an offset; `until` is not included. `not_seen`: what costs money and is in no row. `only`, `top`: if they were given. */
 export type UsageRows = {
   by: string;
   since: string;
@@ -766,6 +770,8 @@ export type UsageRows = {
   unpriced: string[];
   price_data: string[];
   not_seen: string[];
+  only?: string;
+  top?: number;
 };
 
 /** `usd` is the sum of the next three; `refusals`: refused requests by error code and rules, null if rows are by model, account or key alone. */

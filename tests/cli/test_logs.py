@@ -85,6 +85,7 @@ def test_a_clients_words_do_not_control_the_terminal():
         (RequestQuery(code="rate_limit_exceeded"), True),
         (RequestQuery(code="queue_full"), False),
         (RequestQuery(errors=True), False),
+        (RequestQuery(waited=True, retried=True), True),
     ],
 )
 def test_filters_are_about_what_a_line_shows(query, found):
@@ -94,6 +95,16 @@ def test_filters_are_about_what_a_line_shows(query, found):
 @pytest.mark.parametrize("trouble", [{"status": 429}, {"status": 502}, {"cut": True}])
 def test_errors_are_what_was_refused_failed_or_cut(trouble):
     assert RequestQuery(errors=True).matches(a_request(**trouble))
+
+
+def test_a_request_that_was_served_at_once_by_one_key_neither_waited_nor_was_retried():
+    (_, answered) = a_request().attempts
+    at_once = a_request(attempts=(answered,))
+    assert not RequestQuery(retried=True).matches(at_once)
+    assert RequestQuery(waited=True).matches(at_once)  # 101 ms
+    assert not RequestQuery(waited=True).matches(a_request(queued_us=0))
+    assert RequestQuery(waited=True).matches(a_request(queued_us=1))
+    assert not RequestQuery(retried=True).matches(a_request(attempts=()))
 
 
 def test_for_programs_times_are_milliseconds_and_money_is_dollars():

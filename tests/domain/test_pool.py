@@ -7,6 +7,8 @@ from array import array
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from quotapool.domain.access import Access, Use
 from quotapool.domain.pool import CANDIDATES, PAIR, Key, Pool
 from quotapool.domain.states import OPERATOR, Record, State
@@ -51,6 +53,45 @@ def test_only_keys_that_are_active_like_their_account_are_picked(records, usable
     three.apply_states(records)
     seen = {key for seed in range(20) for key in picked(three, seed=seed)}
     assert seen == usable
+
+
+_SUBJECTS = ("k/a/1", "k/a/2", "k/b/1", "k/c/1", "a/a", "a/b", "a/c", "o/org", "k/nobody")
+_RECORDS = st.dictionaries(
+    st.sampled_from(_SUBJECTS),
+    st.builds(
+        rest,
+        st.sampled_from((State.SUSPECT, State.QUARANTINED, State.REMOVED)),
+        until=st.sampled_from((0.0, 50.0, 200.0)),
+        fingerprint=st.sampled_from(("", "fp-a/1", "fp-b/1", "fp-a/1+fp-a/2", "fp-older")),
+    ),
+)
+
+
+@given(st.lists(st.tuples(_RECORDS, st.sampled_from(("all", "some")))))
+def test_whatever_was_known_before_the_records_of_today_decide(steps):
+    def one() -> Pool:
+        made = Pool()
+        keys = [Key(id=name, account=name[0], fingerprint=f"fp-{name}") for name in ("a/1", "a/2", "b/1", "c/1")]
+        made.replace(keys, organizations={"b": "org", "c": "org"})
+        return made
+
+    kept, known = one(), {}
+    for records, how in steps:
+        if how == "all":
+            known = records
+            kept.apply_states(records)
+        else:  # these are new or different, and each second one of the others is over
+            gone = {subject: None for subject in list(known)[::2] if subject not in records}
+            known = {name: record for name, record in {**known, **records}.items() if name not in gone}
+            kept.apply_changes({**records, **gone})
+        new = one()
+        new.apply_states(known)
+        for name, account in new.accounts.items():
+            assert kept.accounts[name].usable == account.usable
+            assert kept.accounts[name].resting == account.resting
+        assert kept.records == known
+        assert (kept._pickable, kept._only_keys) == (new._pickable, new._only_keys)
+        assert [account.id for account in kept._resting] == [account.id for account in new._resting]
 
 
 def test_each_account_offers_one_key_and_they_take_turns():

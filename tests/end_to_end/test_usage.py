@@ -138,6 +138,8 @@ def test_an_option_that_makes_no_sense_is_refused_in_words(start_simulator, star
         ("--since", "yesterday"),
         ("--until", "2020-01-01"),
         ("--every", "7m"),
+        ("--top", "101"),
+        ("--only", "acme", "--by", "pool"),
     ):
         ran = proxy.command("usage", *options)
         assert (ran.returncode, ran.stdout) == (2, "")
@@ -184,6 +186,18 @@ def test_who_used_what_in_the_last_minutes_and_who_was_only_refused(start_simula
     token = {"Authorization": f"Bearer {(proxy.state_dir / 'admin-token').read_text().strip()}"}
     status, answer = fetch(f"{proxy.admin_url}/admin/usage?by=client,model&since=10m&every=1d", headers=token)
     assert (status, json.loads(answer)["rows"]) == (200, rows)
+    # and one of them, or the largest and the others
+    (one,) = usage(proxy, "--by", "client,model", "--since", "10m", "--every", "1d", "--only", "noisy")["rows"]
+    assert one == rows[1]
+    shown = proxy.command("usage", "--by", "client", "--since", "10m", "--top", "1").stdout
+    assert "other: names beyond the 1 that cost most" in shown
+    for parameters, clients in (("only=web", ["web"]), ("top=1", ["web", "other"]), ("only=web&top=1", ["web"])):
+        status, answer = fetch(f"{proxy.admin_url}/admin/usage?by=client&since=10m&{parameters}", headers=token)
+        assert (status, [row["client"] for row in json.loads(answer)["rows"]]) == (200, clients)
+    # The refused three were neither tried nor did anybody wait
+    for parameters in ("waited=true", "retried=true"):
+        status, answer = fetch(f"{proxy.admin_url}/admin/requests?{parameters}", headers=token)
+        assert (status, json.loads(answer)["requests"]) == (200, [])
     status, answer = fetch(f"{proxy.admin_url}/admin/usage?since=30d&every=1m", headers=token)
     assert (status, json.loads(answer)["error"]["code"]) == (400, "bad_request")
     assert "minutes are kept for 48 hours" in answer

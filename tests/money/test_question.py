@@ -166,3 +166,18 @@ def test_rows_of_days_are_called_by_their_day():
     asked = ask("7d", by="client,day")
     assert (asked.names, asked.per_day, asked.every, asked.by) == (("client",), True, timedelta(days=1), "client,day")
     assert asked.slots[0] == (DAY, datetime.combine(date(2026, 11, 16), datetime.min.time(), UTC))
+
+
+@pytest.mark.parametrize(
+    ("by", "options", "option", "complaint"),
+    [
+        ("pool", {"only": "acme"}, "only", "no names by pool"),
+        ("day", {"top": 5}, "top", "no names by day"),
+        ("client", {"top": 0}, "top", "between 1 and 100"),
+        ("client", {"top": 101}, "top", "between 1 and 100"),
+    ],
+)
+def test_one_name_or_the_largest_are_asked_for_where_there_are_names(by, options, option, complaint):
+    with pytest.raises(BadQuestionError, match=complaint) as refused:
+        question(by, "1d", None, None, zone="UTC", now=NOW, **options)
+    assert refused.value.option == option

@@ -38,7 +38,8 @@ async def refuse(spend, at, client, why, requests):
 
 
 async def found(spend, by, since, until=None, every=None, *, zone="UTC", **more):
-    asked = question(by, since, until, every, zone=zone, now=NOW)
+    named = {option: more.pop(option) for option in ("only", "top") if option in more}
+    asked = question(by, since, until, every, zone=zone, now=NOW, **named)
     return await report(spend, asked, NOW, **more)
 
 
@@ -130,8 +131,107 @@ async def test_a_report_of_too_many_rows_is_refused(spend):
     for n in range(11):
         await use(spend, "22T17:20:00", f"c{n}")
     assert len((await found(spend, "client", "5m", most_rows=11)).rows) == 11
-    with pytest.raises(BadQuestionError, match="more than 10 rows"):
-        await found(spend, "client", "5m", most_rows=10)
+    for asked, option, advice in (
+        ({}, "by", r"less time, or the largest names \(top\) or one \(only\)"),
+        ({"every": "1m"}, "every", r"longer steps or less time, or the largest"),
+        ({"every": "1m", "top": 10}, "every", r"longer steps or less time, or one of the names \(only\)"),
+    ):
+        with pytest.raises(BadQuestionError, match=f"more than 10 rows: ask for {advice}") as refused:
+            await found(spend, "client", "5m", most_rows=10, **asked)
+        assert refused.value.option == option
+    with pytest.raises(BadQuestionError, match="ask for less time, or the largest") as refused:
+        await found(spend, "client,day", "1d", most_rows=10)
+    assert refused.value.option == "since"
+    with pytest.raises(BadQuestionError, match=r"ask for longer steps or less time$"):
+        await found(spend, "pool", "17:00", every="1m", most_rows=0)
+    assert len((await found(spend, "client", "5m", top=9, most_rows=10)).rows) == 10
+    assert len((await found(spend, "client", "5m", only="c7", most_rows=1)).rows) == 1
+
+
+@pytest.mark.parametrize("since", ["2d", "30h"])  # from days' sums, and from slots
+async def test_one_of_thousands_can_be_asked_for(spend, since):
+    await use(spend, "21T15:00:00", "web", key="k1", tokens=1, pico=PICO)
+    await use(spend, "22T15:00:00", "web", key="k1", tokens=2, pico=2 * PICO)
+    await use(spend, "22T15:00:00", "web", key="k2", tokens=4, pico=4 * PICO)
+    await use(spend, "22T15:00:00", "web", "gpt-99", key="k3", kind="unpriced", pico=0)
+    (row,) = document(answer := await found(spend, "account", since, only="of-k1"))["rows"]
+    assert (row["account"], row["usd"], row["prompt_tokens"], row["requests"]) == ("of-k1", 3.0, 3, 2)
+    assert (answer.total.spent.requests, answer.month.requests, answer.unpriced) == (2, 4, [])
+    assert (await found(spend, "key", since, only="k3")).unpriced == ["gpt-99"]
+    days = await found(spend, "account,day", "2d", only="of-k1")
+    assert cells(days, "day", "usd") == [("2026-11-21", 1.0), ("2026-11-22", 2.0)]
+    assert document(days)["only"] == "of-k1"
+    assert document(await found(spend, "account", since, only="nobody"))["rows"] == []
+
+
+async def test_one_client_with_its_models_and_refusals(spend):
+    await use(spend, "22T15:01:00", "search", "gpt-5.5", pico=PICO)
+    await use(spend, "22T15:01:00", "search", "gpt-5.4", pico=2 * PICO)
+    await use(spend, "22T15:01:00", "web", "gpt-5.5", pico=8 * PICO)
+    await use(spend, "22T15:01:00", "", pico=16 * PICO)
+    await refuse(spend, "22T15:01:00", "search", "queue_full", 3)
+    await refuse(spend, "22T15:01:00", "web", "queue_full", 5)
+    pairs = await found(spend, "client,model", "1d", only="search")
+    assert cells(pairs, "client", "model", "usd", "refused_requests") == [
+        ("search", "gpt-5.4", 2.0, 0), ("search", "gpt-5.5", 1.0, 0), ("search", "-", 0.0, 3),
+    ]  # fmt: skip
+    assert (pairs.total.spent.total, pairs.total.refused) == (3 * PICO, 3)
+    assert cells(await found(spend, "model,client", "1d", only="gpt-5.5"), "client", "usd") == [
+        ("anonymous", 16.0), ("web", 8.0), ("search", 1.0),
+    ]  # fmt: skip
+    for since in ("1d", "15:00"):
+        assert cells(await found(spend, "client", since, only="anonymous"), "usd", "requests") == [(16.0, 1)]
+
+
+@pytest.mark.parametrize("since", ["1d", "15:00"])
+async def test_the_largest_are_kept_apart_and_the_others_summed(spend, since):
+    # By dollars a, b; of the three that cost nothing, c by tokens, d by requests.
+    await use(spend, "22T15:01:00", "a", pico=8 * PICO, tokens=1)
+    await use(spend, "22T15:02:00", "b", pico=4 * PICO, tokens=2)
+    await use(spend, "22T15:02:00", "c", pico=0, tokens=500)
+    for at in ("22T15:02:00", "22T15:03:00"):
+        await use(spend, at, "d", pico=0, tokens=10)  # and 10 that it answers
+    await use(spend, "22T15:03:00", "e", pico=0, tokens=30)  # as many tokens as d, with one request
+    await refuse(spend, "22T15:03:00", "e", "queue_full", 7)
+    columns = ("client", "usd", "prompt_tokens", "requests", "refused_requests")
+    a, b, c, d = ("a", 8.0, 1, 1, 0), ("b", 4.0, 2, 1, 0), ("c", 0.0, 500, 1, 0), ("d", 0.0, 20, 2, 0)
+    e = ("e", 0.0, 30, 1, 7)
+    for top, expected in (
+        (1, [a, ("other", 4.0, 552, 5, 7)]),
+        (2, [a, b, ("other", 0.0, 550, 4, 7)]),
+        (3, [a, b, c, ("other", 0.0, 50, 3, 7)]),
+        (4, [a, b, c, d, ("other", 0.0, 30, 1, 7)]),
+        (5, [a, b, c, d, e]),
+    ):
+        answer = await found(spend, "client", since, top=top)
+        assert sorted(cells(answer, *columns)) == sorted(expected)
+        assert (answer.total.spent.total, answer.total.refused, document(answer)["top"]) == (12 * PICO, 7, top)
+
+
+async def test_in_steps_the_largest_are_those_of_the_whole_time(spend):
+    await use(spend, "22T15:01:00", "early", pico=PICO)
+    await use(spend, "22T15:01:00", "web", pico=2 * PICO)
+    await use(spend, "22T15:06:00", "late", pico=4 * PICO)
+    await use(spend, "22T15:06:00", "web", pico=3 * PICO)
+    await use(spend, "22T15:06:00", "little", pico=PICO // 2)
+    steps = await found(spend, "client", "15:00", "16:00", "5m", top=1)
+    assert [(at[11:16], *row) for at, *row in cells(steps, "from", "client", "usd")] == [
+        ("15:00", "web", 2.0), ("15:00", "other", 1.0), ("15:05", "other", 4.5), ("15:05", "web", 3.0),
+    ]  # fmt: skip
+    pairs = await found(spend, "client,model", "15:00", "16:00", only="web", top=1)
+    assert cells(pairs, "client", "model", "usd") == [("web", "gpt-5.5", 5.0)]
+    await use(spend, "22T15:07:00", "web", "gpt-5.4", pico=PICO)
+    pairs = await found(spend, "client,model", "15:00", "16:00", only="web", top=1)
+    assert cells(pairs, "client", "model", "usd") == [("web", "gpt-5.5", 5.0), ("web", "other", 1.0)]
+
+
+async def test_what_slots_keep_as_other_is_none_of_the_largest(spend):
+    batch = SpendBatch()
+    for n in range(1_600):
+        batch.add(Entry("a", "k", "m", f"c{n}", "exact", PICO, 1, 1), NOW)
+    batch.add(Entry("a", "k", "m", "big", "exact", 2 * PICO, 1, 1_000), NOW)
+    await spend.send(batch, new_batch_id())
+    assert cells(await found(spend, "client", "1m", top=1), "client", "usd") == [("other", 1_600.0), ("big", 2.0)]
 
 
 async def test_unpriced_models_are_named_whatever_the_report_is_read_from(spend):

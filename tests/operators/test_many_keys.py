@@ -11,6 +11,8 @@ from quotapool.domain.bucket import Bucket
 from quotapool.domain.quantities import Cost, Limits
 from quotapool.domain.states import OPERATOR, Record, State
 from quotapool.domain.subject import Subject
+from quotapool.domain.verdict import OK, Kind, Verdict
+from quotapool.domain.wallet import PICO
 from quotapool.keys.sources import KeySources
 from quotapool.keys.vault import Vault
 from quotapool.ledger.grants import candidate_of, written_limits
@@ -37,8 +39,8 @@ OPERATIVE = Actor("ann", "operator", "link", "127.0.0.1")
 NOW = datetime(2026, 11, 29, 14, 20, tzinfo=UTC)
 
 
-async def no_probe(name):
-    raise AssertionError(f"{name} is not to be probed")
+async def no_probe(key_id, *, refresh=True):
+    raise AssertionError(f"{key_id} is not to be probed")
 
 
 @pytest.fixture
@@ -302,6 +304,32 @@ async def test_twenty_jobs_are_remembered_for_an_hour(operations, monkeypatch):
 # ---- accounts
 
 
+async def test_many_are_probed_with_one_look_at_the_states_before_and_one_after(operations):
+    registry, pool = operations.overview.ledger.registry, operations.overview.roster.pool
+    reads, its_records = [], registry.records
+
+    async def records():
+        reads.append(None)
+        return await its_records()
+
+    registry.records = records
+    await registry.set_states([(Subject.of_key("b1"), Record(State.REMOVED, "operator", 0.0, by=OPERATOR), "")])
+
+    async def probe_now(key_id, *, refresh=True):
+        assert not refresh
+        assert pool.state_of(pool.keys["b1"]) is State.REMOVED  # which this process was not told
+        if key_id != "a1":
+            return OK
+        out = Record(State.QUARANTINED, "insufficient_quota", 0.0)
+        await registry.change_state(Subject.of_key("a1"), out, rest_s=60, fingerprint="")
+        return Verdict(Kind.MONEY, "insufficient_quota")
+
+    progress = Progress()
+    await work_on_keys(operations, "probe", ["a1", "a2", "gone", "c1"], probe_now, progress)
+    assert progress.counts == {"valid": 2, "not valid": 1, "not found": 1}
+    assert (len(reads), pool.state_of(pool.keys["a1"])) == (2, State.QUARANTINED)
+
+
 async def test_accounts_are_listed_with_what_they_have(operations):
     await operations.act("disable", "a2")
     out = Record(State.QUARANTINED, "insufficient_quota", 0.0)
@@ -311,6 +339,22 @@ async def test_accounts_are_listed_with_what_they_have(operations):
     assert (rows["a"].keys, rows["a"].usable, rows["a"].state) == (2, 1, "active")
     assert (rows["b"].usable, rows["b"].state, rows["b"].reason) == (0, "quarantined", "insufficient_quota")
     assert "top up" in rows["b"].next
+
+
+async def test_an_accounts_credit_tells_how_exactly_its_end_is_known(operations):
+    overview, now = operations.overview, datetime.now(UTC)
+    spend = SpendStore(overview.ledger.store, operations.settings.pool)
+    # Given $100, of which $10 a day were spent for a week: $30 are left, for three days more or less none
+    for ago in range(1, 8):
+        entry = Entry("b", "b", "gpt-5", "app", "exact", 10 * PICO)
+        await spend.add([entry], at=now - timedelta(ago))
+    await topup(overview, "b", 100.0, now.date() - timedelta(8), None)
+    rows = {row.id: row.credit for row in await account_rows(overview)}
+    assert (rows["b"]["remaining_usd"], rows["b"]["error_days"]) == (30.0, 0.0)
+    await topup(overview, "c", 5.0, None, None)
+    rows = {row.id: row.credit for row in await account_rows(overview)}
+    assert rows["c"]["remaining_usd"] == 5.0
+    assert "error_days" not in rows["c"]  # nothing was spent, so there is no end
 
 
 async def test_credit_that_was_bought_is_recorded_and_the_account_is_tried(operations):

@@ -11,6 +11,7 @@ from quotapool.domain.observer import Observer
 from quotapool.domain.pool import Key
 from quotapool.domain.quantities import Cost
 from quotapool.domain.states import OPERATOR, Record, State
+from quotapool.domain.subject import Subject
 from quotapool.domain.verdict import OK, Kind, Scope, Verdict
 from quotapool.ledger.grants import Granted, Refused
 from quotapool.pool.key_health import KeyHealth
@@ -126,6 +127,78 @@ async def test_changes_in_quick_succession_all_arrive(started):
     await other.ledger.heartbeat()
     await other.quiet()
     assert {key for key in other.roster.pool.keys if other.state(key) is State.REMOVED} == {"a1", "a2", "b1"}
+
+
+MANY = [Key(f"k{n}", f"m{n}", f"fp-k{n}") for n in range(1_300)]  # of which 500 are taken at a time
+
+
+async def test_a_key_that_is_out_for_another_reason_now_is_never_usable_in_between(started):
+    one = await started()
+    one.roster.reload(one.roster.prepare(SETTINGS, MANY))
+    pool = one.roster.pool
+    await one.sync._take({Subject.of_key(key.id): record(State.DISABLED) for key in MANY})
+    assert (len(pool.records), pool.size) == (1_300, 0)
+    # If all keys are active again, and their accounts are out
+    taking = asyncio.create_task(
+        one.sync._take({Subject.of_account(key.account): record(State.REMOVED) for key in MANY})
+    )
+    steps = []
+    while not taking.done():
+        await asyncio.sleep(0)
+        steps.append((len(pool.records), pool.size))
+    assert list(dict.fromkeys(steps)) == [(n, 0) for n in (1_800, 2_300, 2_100, 1_600, 1_300)]
+
+
+async def test_a_refresh_whose_caller_leaves_is_not_left_half_done(started, monkeypatch):
+    one, operator = await started(), await started()
+    one.roster.reload(one.roster.prepare(SETTINGS, MANY))
+    pool, registry, read = one.roster.pool, one.ledger.registry, asyncio.Event()
+    its_records = registry.records
+
+    async def records() -> Any:
+        found = await its_records()
+        read.set()
+        return found
+
+    monkeypatch.setattr(registry, "records", records)
+    changes = [(Subject.of_key(key.id), record(State.DISABLED, by=OPERATOR), "") for key in MANY]
+    await operator.ledger.registry.set_states(changes)
+    refreshing = asyncio.create_task(one.sync.refresh())
+    await read.wait()
+    while not pool.records:
+        await asyncio.sleep(0)
+    assert len(pool.records) == 500
+    refreshing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await refreshing
+    assert (len(pool.records), pool.size) == (1_300, 0)
+    # And the next one is not kept from its work
+    await operator.ledger.registry.set_states([(changes[0][0], None, "")])
+    await one.sync.refresh()
+    assert pool.size == 1
+
+
+async def test_of_two_readings_the_older_does_not_undo_the_newer(started, monkeypatch):
+    one, operator = await started(), await started()
+    registry = one.ledger.registry
+    its_records, read, late = registry.records, asyncio.Event(), asyncio.Event()
+
+    async def records() -> Any:
+        found = await its_records()
+        if not read.is_set():
+            read.set()
+            await late.wait()
+        return found
+
+    monkeypatch.setattr(registry, "records", records)
+    first = asyncio.create_task(one.sync.refresh())
+    await read.wait()
+    await operator.ledger.registry.change_state("k/a1", record(State.REMOVED, by=OPERATOR), fingerprint="")
+    await RosterSync(one.roster, one.ledger, one.changes).refresh()  # the prober has one of its own
+    assert one.state("a1") is State.REMOVED
+    late.set()
+    await first
+    assert one.state("a1") is State.REMOVED
 
 
 # ---- a store that lost its memory

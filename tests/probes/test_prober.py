@@ -305,6 +305,17 @@ async def test_an_operators_probe_reports_its_result_and_acts_on_it(bench):
     assert (verdict.kind, pool.state("a2")) == (Kind.DEAD, "removed")
 
 
+async def test_of_many_probes_the_states_are_written_at_once_and_read_by_the_caller(bench):
+    pool = await bench({"a": 1, "b": 1})
+    await pool.rests("b1", State.QUARANTINED, "credit_balance_exhausted", Scope.ACCOUNT)
+    pool.house.upstream.next(WRONG_KEY, listing("gpt-4o"), EMBEDDED)
+    for key in ("a1", "b1"):
+        await pool.prober.probe_now(key, refresh=False)
+    assert {name: record.state for name, record in (await pool.house.states()).items()} == {"k/a1": State.REMOVED}
+    await pool.house.sync.refresh()
+    assert [pool.state(key) for key in ("a1", "b1")] == ["removed", "active"]
+
+
 async def test_a_key_removed_by_mistake_comes_back_when_an_operator_has_it_probed(bench):
     pool = await bench()
     await pool.rests("a1", State.REMOVED, "invalid_api_key")

@@ -7,6 +7,7 @@ vault's. What a command changes is recorded here, with the name of whoever runs 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import pwd
 import socket
@@ -40,10 +41,11 @@ from quotapool.store.valkey_process import EmbeddedFailed
 
 @asynccontextmanager
 async def store_of(settings: Settings) -> AsyncIterator[Store]:
-    """The pool's store, for the duration of one command."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+    """The pool's store, for the duration of one command, of which only errors are logged."""
     ca_file = str(settings.ca_file) if settings.ca_file else None
     async with AsyncExitStack() as stack:
+        stack.callback(structlog.configure, **structlog.get_config())  # whoever calls a command keeps its own log
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
         url = settings.redis.get_secret_value() if settings.redis else attach_url(settings.state_dir)
         if url is None:
             url = await stack.enter_async_context(temporary(settings.state_dir, log=structlog.get_logger()))

@@ -170,6 +170,13 @@ def usage(
         str | None, typer.Option(help="The same; a day is included, a time is not.", show_default="now")
     ] = None,
     every: Annotated[str | None, typer.Option(help="1m, 5m, 1h or 1d: a row for each.", show_default="one sum")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Only this one of what comes first in --by.", show_default=False)
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(help="Only so many names (1 to 100), those that cost most; the others in one row."),
+    ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -177,7 +184,8 @@ def usage(
     from quotapool.cli.usage import run
 
     settings = settings_or_exit(config, env_file)
-    raise typer.Exit(run(settings, by=by, since=since, until=until, every=every, as_csv=csv, as_json=json))
+    code = run(settings, by=by, since=since, until=until, every=every, only=only, top=top, as_csv=csv, as_json=json)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -192,6 +200,8 @@ def logs(
         str | None, typer.Option(help="The proxy's own error code, or upstream's reason.", show_default=False)
     ] = None,
     errors: Annotated[bool, typer.Option("--errors", help="Only those refused, failed or cut.")] = False,
+    waited: Annotated[bool, typer.Option("--waited", help="Only those that waited in the queue.")] = False,
+    retried: Annotated[bool, typer.Option("--retried", help="Only those with more than one attempt.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="And new ones as they end, until Ctrl-C.")] = False,
     json: Annotated[bool, typer.Option("--json", help="For programs: a JSON object a line.")] = False,
 ) -> None:
@@ -200,7 +210,7 @@ def logs(
     from quotapool.operators.request_shapes import RequestQuery
 
     settings = settings_or_exit(config, env_file)
-    query = RequestQuery(last, client, key, model, code, errors)
+    query = RequestQuery(last, client, key, model, code, errors, waited, retried)
     raise typer.Exit(run(settings, query, as_json=json, follow=follow))
 
 

@@ -40,7 +40,16 @@ _MIN_WIDTH: Final = 120
 
 
 def run(
-    settings: Settings, *, by: str, since: str, until: str | None, every: str | None, as_csv: bool, as_json: bool
+    settings: Settings,
+    *,
+    by: str,
+    since: str,
+    until: str | None,
+    every: str | None,
+    only: str | None = None,
+    top: int | None = None,
+    as_csv: bool,
+    as_json: bool,
 ) -> int:
     """Print the report. Exit code 0; 2 if an option is invalid or the store cannot be reached."""
     now = datetime.now(UTC)
@@ -56,7 +65,7 @@ def run(
         return 0
 
     try:
-        asked = question(by, since, until, every, zone=settings.spend.time_zone, now=now)
+        asked = question(by, since, until, every, zone=settings.spend.time_zone, now=now, only=only, top=top)
         return run_with_store(settings, command)
     except BadQuestionError as error:
         return fail(f"--{error.option}: {error}")
@@ -98,7 +107,7 @@ def _show(found: Report) -> None:
 def _print_notes(found: Report, line: Callable[[str], None]) -> None:
     """What the sums include, and what they do not."""
     asked = found.question
-    month = f"this month: ${usd(found.month.total):,.2f}"
+    month = f"{'this month' if asked.only is None else 'the pool this month'}: ${usd(found.month.total):,.2f}"
     if asked.in_days:
         last = (asked.until - DAY.size).date()
         begins = (
@@ -110,7 +119,8 @@ def _print_notes(found: Report, line: Callable[[str], None]) -> None:
     else:
         line(f"{_moment(found, asked.since)} to {_moment(found, asked.until)}, in {shown_zone(asked)}; {month}")
     if any(OTHER in row.names for row in found.rows):
-        line(f"{OTHER}: names beyond those that are kept apart in each minute, hour and day; unanswered models")
+        beyond = "" if asked.top is None else f"names beyond the {asked.top} that cost most; "
+        line(f"{OTHER}: {beyond}names beyond those that are kept apart in each minute, hour and day; unanswered models")
     if found.prices:
         line(f"prices: {'; '.join(found.prices)}")
     if found.unpriced:

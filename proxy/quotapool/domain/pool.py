@@ -2,7 +2,7 @@
 
 Pure: time and randomness are arguments. The store decides about budgets and states; this view only orders the
 candidates, so that the first one tried is nearly always the one that grants. No call here costs more with more keys,
-except `replace`, `apply_states` and `due`, which do not run for each request.
+except `replace`, `apply_states`, `apply_changes` and `due`, which do not run for each request.
 """
 
 from __future__ import annotations
@@ -90,6 +90,16 @@ def _some_of(count: int, rng: random.Random) -> Iterable[int]:
     return drawn
 
 
+def _changed(before: Mapping[Subject, Record], after: Mapping[Subject, Record]) -> list[Subject]:
+    """What has another record, or one of two has none."""
+    if before is after:
+        return []
+    changed = [
+        subject for subject, record in after.items() if (known := before.get(subject)) is not record and known != record
+    ]
+    return changed + [subject for subject in before if subject not in after]
+
+
 class Pool:
     """Accounts by id, and the list of those that can be picked.
 
@@ -149,7 +159,7 @@ class Pool:
                 accounts[name].organization = organization
                 self.organizations.setdefault(organization, []).append(accounts[name])
         self._extend_ring()
-        self.apply_states(self.records)
+        self._sort_all()
 
     def successor(self, keys: Iterable[Key], weights: Mapping[str, float], organizations: Mapping[str, str]) -> Pool:
         """This pool with another set of keys, which `become` takes. Can be made in a thread, one at a time: what it
@@ -164,8 +174,7 @@ class Pool:
         """Take the keys of a successor, and the states of today."""
         for part in _OF_KEYS:
             setattr(self, part, getattr(successor, part))
-        if self.records != successor.records:
-            self.apply_states(self.records)
+        self._sort_again(_changed(successor.records, self.records))
 
     def _extend_ring(self) -> None:
         """Hashing and sorting all takes half a second for 30,000 accounts, so only new ones are added. The points of
@@ -192,29 +201,63 @@ class Pool:
         return self._weights[self.accounts[account].place]
 
     def apply_states(self, records: Mapping[Subject, Record]) -> None:
-        """Sort accounts into pickable, resting and out, by the store's records."""
-        self.records = dict(records)
-        self._pickable, self._resting = array("i"), []
+        """Take all of the store's records: accounts become pickable, resting or out by those that have changed."""
+        before, self.records = self.records, dict(records)
+        self._sort_again(_changed(before, self.records))
+
+    def apply_changes(self, changes: Mapping[Subject, Record | None]) -> None:
+        """Take some of the store's records; None: there is none any more. The others stay as they are."""
+        records = dict(self.records)
+        for subject, record in changes.items():
+            if record is None:
+                records.pop(subject, None)
+            else:
+                records[subject] = record
+        self.records = records
+        self._sort_again(changes)
+
+    def _sort_again(self, changed: Collection[Subject]) -> None:
+        """Sort the accounts that these records are about. All else costs 2 ms with 30,000 accounts."""
+        if not changed:
+            return
+        for name in self._concerned_by(changed):
+            account = self.accounts.get(name)
+            if account is not None:
+                self._sort(account)
+        self._list_accounts()
+
+    def _sort_all(self) -> None:
         self._only_keys = array("i", (_NOT_ONE,)) * len(self._places)
-        concerned = self._concerned_by(records)
+        concerned = self._concerned_by(self.records)
         for account in self.accounts.values():
-            is_concerned = account.id in concerned
-            shared = self._shared(account) if is_concerned else []
-            account.usable, account.resting = [], []
-            for key in account.keys:
-                own = self._record(Subject.of_key(key.id), key.fingerprint) if is_concerned else None
-                held = shared if own is None else [*shared, own]
-                if not held:
-                    account.usable.append(key)
-                elif all(record.may_be_tried for record in held):
-                    account.resting.append((max(record.until for record in held), key))
-            if account.usable:
-                self._pickable.append(account.place)
-                if len(account.usable) == 1:
-                    self._only_keys[account.place] = self._indexes[account.usable[0].id]
-            if account.resting:
-                account.resting.sort(key=lambda pair: pair[0])
-                self._resting.append(account)
+            if account.id in concerned:
+                self._sort(account)
+            else:
+                account.usable, account.resting = list(account.keys), []
+                self._note_only_key(account)
+        self._list_accounts()
+
+    def _sort(self, account: Account) -> None:
+        """Its keys into usable, resting and out, by all records."""
+        shared = self._shared(account)
+        account.usable, account.resting = [], []
+        for key in account.keys:
+            own = self._record(Subject.of_key(key.id), key.fingerprint)
+            held = shared if own is None else [*shared, own]
+            if not held:
+                account.usable.append(key)
+            elif all(record.may_be_tried for record in held):
+                account.resting.append((max(record.until for record in held), key))
+        account.resting.sort(key=lambda pair: pair[0])
+        self._note_only_key(account)
+
+    def _note_only_key(self, account: Account) -> None:
+        usable = account.usable
+        self._only_keys[account.place] = self._indexes[usable[0].id] if len(usable) == 1 else _NOT_ONE
+
+    def _list_accounts(self) -> None:
+        self._pickable = array("i", [account.place for account in self.accounts.values() if account.usable])
+        self._resting = [account for account in self.accounts.values() if account.resting]
 
     def _concerned_by(self, records: Iterable[Subject]) -> set[str]:
         """The accounts that have records, or whose keys or organisation have some: of thousands, a few."""
@@ -238,7 +281,8 @@ class Pool:
         of_organization = (
             self.records.get(Subject.of_organization(account.organization)) if account.organization else None
         )
-        of_account = self._record(Subject.of_account(account.id), account.fingerprint)
+        subject = Subject.of_account(account.id)
+        of_account = self._record(subject, account.fingerprint) if subject in self.records else None
         return [record for record in (of_organization, of_account) if record is not None]
 
     def record_of(self, key: Key) -> Record | None:

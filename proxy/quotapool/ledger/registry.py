@@ -59,6 +59,7 @@ class Registry:
         self.prefix = prefix
         self.epoch = ""  # a store with another one has lost its data
         self.version = -1  # counts changes
+        self._known_states: dict[bytes, tuple[bytes, Subject, Record]] = {}  # by their names, as the store has them
         self._patience_s = patience_s
         self._observer = observer
         self._is_away = is_away
@@ -128,13 +129,19 @@ class Registry:
         return changed
 
     async def records(self) -> dict[Subject, Record]:
-        """Everything that is not active."""
+        """Everything that is not active. What has not changed since the last call are the same objects."""
         raw = await self.retry(lambda: self.store.client.hgetall(f"{self.prefix}:states"))
+        known, now = self._known_states, dict[bytes, tuple[bytes, Subject, Record]]()
         found: dict[Subject, Record] = {}
         for number, (name, value) in enumerate(raw.items(), start=1):
-            found[Subject(text_of(name))] = record_of(value)
+            state = known.get(name)
+            if state is None or state[0] != value:
+                state = value, Subject(text_of(name)), record_of(value)
+            now[name] = state
+            found[state[1]] = state[2]
             if number % _RECORDS_AT_ONCE == 0:  # an operator may have disabled thousands
                 await asyncio.sleep(0)
+        self._known_states = now
         return found
 
     async def removals_stopped(self) -> int:

@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
+from quotapool.domain.forecast import error_days
 from quotapool.domain.pool import Account, Pool
 from quotapool.domain.states import WALLET, Record, State
 from quotapool.domain.subject import Subject
@@ -119,6 +120,13 @@ class CreditControl:
         first = min((day for day, amount in spent.items() if amount), default=today)
         days = (today - timedelta(ago) for ago in range(BURN_DAYS, 0, -1))
         return [spent.get(day, 0) for day in days if day >= first]
+
+    def error_days(self, account: str, wallet: Wallet, today: date) -> float | None:
+        """How many days `wallet.empty_at` may be off, from how the last days' spend varied; None: not known."""
+        if not wallet.remaining or wallet.empty_at is None:
+            return None
+        found = error_days(wallet.remaining, self.whole_days(account, today))
+        return None if found is None else round(found, 2)
 
     def _reads_all(self, now: datetime, recorded: Mapping[str, Sequence[Grant]], watched: Sequence[str]) -> bool:
         """Whether all accounts are due, or no dearer to read; else only those that are watched are assessed."""

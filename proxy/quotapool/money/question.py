@@ -27,11 +27,12 @@ _DAYS: Final = re.compile(r"(\d{1,4})d")
 _SPAN: Final = re.compile(r"([1-9]\d{0,5})([mh])")
 _TIME: Final = re.compile(r"\d{1,2}:\d{2}")
 _TIMES: Final = "must be a day (2026-11-01), a time (15:00, or 2026-11-01T15:00), a span (90m, 24h, 7d), or month"
+MOST_TOP: Final = 100
 _LONGEST: Final = 60  # of a given value that an error repeats
 
 
 class BadQuestionError(ValueError):
-    """A question that has no answer. `option`: by, since, until or every; the text is one line for people."""
+    """A question that has no answer. `option`: of the command, such as `since`; the text is one line for people."""
 
     def __init__(self, option: str, why: str) -> None:
         super().__init__(why)
@@ -41,7 +42,8 @@ class BadQuestionError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Question:
     """`names`: by what rows are told apart, beside time; none: the whole pool. `since` to `until`, exclusive: in UTC,
-    multiples of `every`, else full minutes. `per_day`: rows are named by their day. `slots`: what makes up the span."""
+    multiples of `every`, else full minutes. `per_day`: rows are named by their day. `slots`: what makes up the span.
+    `only`: rows whose first name is this one. `top`: so many names at most, the others are one row."""
 
     names: tuple[Name, ...]
     since: datetime
@@ -50,6 +52,8 @@ class Question:
     per_day: bool
     zone: tzinfo
     slots: tuple[Slot, ...]
+    only: str | None = None
+    top: int | None = None
 
     @property
     def by(self) -> str:
@@ -70,9 +74,24 @@ class Question:
         return floor(slot_start, self.every) if self.every is not None else None
 
 
-def question(by: str, since: str, until: str | None, every: str | None, *, zone: str, now: datetime) -> Question:
+def question(
+    by: str,
+    since: str,
+    until: str | None,
+    every: str | None,
+    *,
+    zone: str,
+    now: datetime,
+    only: str | None = None,
+    top: int | None = None,
+) -> Question:
     """`now` in UTC; `zone`: the pool's. Raises BadQuestionError."""
     names, per_day = _names(by)
+    for option, given in (("only", only), ("top", top)):
+        if given is not None and not names:
+            raise BadQuestionError(option, f"there are no names by {by}: say whose, such as by account")
+    if top is not None and not 1 <= top <= MOST_TOP:
+        raise BadQuestionError("top", f"must be between 1 and {MOST_TOP}")
     local: tzinfo = UTC if zone == "UTC" else ZoneInfo(zone)
     if every is not None and every not in EVERY:
         raise BadQuestionError("every", f"{_short(every)} must be one of {', '.join(EVERY)}")
@@ -103,7 +122,7 @@ def question(by: str, since: str, until: str | None, every: str | None, *, zone:
         slots = cover(begin, end, step or DAY.size, now)
     except NotKeptError as refused:
         raise _not_kept(refused, step, local) from None
-    return Question(names, begin, end, step, per_day, local, tuple(slots))
+    return Question(names, begin, end, step, per_day, local, tuple(slots), only, top)
 
 
 def since_day(text: str, today: date) -> date | None:

@@ -218,14 +218,17 @@ class SpendStore:
         arguments = (_BATCH_ID_KEPT_S, _pack(hashes), _pack(tables), number or 1)
         return bool(await self._store.evalsha(self._script, keys, arguments) == 1)
 
-    async def totals(self, dimension: Dimension, since: date, until: date) -> dict[date, dict[str, Spent]]:
-        """Each day's spend by name, both days included; days without any are left out.
+    async def totals(
+        self, dimension: Dimension, since: date, until: date, only: Sequence[str] | None = None
+    ) -> dict[date, dict[str, Spent]]:
+        """Each day's spend by name, both days included; days without any are left out. `only`: of these names.
 
         Names of models carry their service tier, `gpt-5.5 (priority)`, unless it is the standard one.
         """
         found: dict[date, dict[str, Spent]] = {}
         for day in _days(since, until):
-            raw = await self._hash(f"day:{day.isoformat()}:{dimension}")
+            key = f"day:{day.isoformat()}:{dimension}"
+            raw = await (self._hash(key) if only is None else self._fields_of(key, only))
             names: dict[str, Spent] = {}
             for n, (field, value) in enumerate(raw.items()):
                 if n % _AT_ONCE == 0:
@@ -287,6 +290,12 @@ class SpendStore:
             if version:
                 seen[text_of(version)] = None
         return list(seen)
+
+    async def _fields_of(self, name: str, only: Sequence[str]) -> dict[str, str]:
+        """Of a day's hash, what is about these names."""
+        fields = [prefix + one for one in only for prefix in _PREFIXES]
+        values = await self._store.guard(self._store.client.hmget(f"{self.prefix}:{name}", fields))
+        return {field: text_of(value) for field, value in zip(fields, values, strict=True) if value is not None}
 
     async def _hash(self, name: str) -> dict[str, str]:
         raw = await self._store.guard(self._store.client.hgetall(f"{self.prefix}:{name}"))

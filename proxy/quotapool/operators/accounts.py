@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Final
+from typing import Any, Final
 
 from quotapool.domain.pool import Account
 from quotapool.domain.states import Record, State
@@ -70,9 +70,14 @@ def _row(overview: Overview, account: Account, wallet: Wallet | None, recorded: 
         state=state.value,
         reason=reason,
         next="" if record is None else advice(reason, state=state.value, until=until),
-        credit={} if wallet is None else credit_row(wallet),
+        credit={} if wallet is None else _credit(overview, account.id, wallet),
         grants=[*grants, *recorded],
     )
+
+
+def _credit(overview: Overview, account: str, wallet: Wallet) -> dict[str, Any]:
+    error_days = overview.credit.error_days(account, wallet, datetime.now(UTC).date())
+    return credit_row(wallet) | ({} if error_days is None else {"error_days": error_days})
 
 
 def _record_of(overview: Overview, account: Account) -> Record | None:

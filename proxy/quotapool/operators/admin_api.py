@@ -16,7 +16,7 @@ from quotapool.keys.master_keys import NoMasterKey
 from quotapool.keys.vault import VaultLocked
 from quotapool.money.question import BadQuestionError, question
 from quotapool.money.spend_store import SpendStore
-from quotapool.money.usage_report import document, report
+from quotapool.money.usage_report import document, report, row_document
 from quotapool.observe.events import Events
 from quotapool.operators import client_shapes, shapes
 from quotapool.operators.admin_http import Call, Handler
@@ -42,7 +42,7 @@ from quotapool.operators.work_handlers import WORK_CODES, WorkHandlers
 from quotapool.store.store import Store, StoreError
 
 _DIMENSIONS: Final = ("rpm", "tpm", "rpd", "tpd", "ipm")
-_MOST_ROWS: Final = 10_000  # of a report of usage: what is written in one turn of the loop
+_MOST_ROWS: Final = 10_000  # of a report of usage
 
 
 class AdminApi:
@@ -109,8 +109,7 @@ class AdminApi:
     # ---- keys
 
     async def _list_keys(self, call: Call) -> Any:
-        rows = await self._keys.rows(packed=True)
-        return {"keys": [row for row in rows if call.query.state in {None, row["state"]}]}
+        return {"keys": await self._keys.packed_rows(state=call.query.state)}
 
     async def _show_key(self, call: Call) -> Any:
         return await self._keys.row(call.id)
@@ -149,11 +148,12 @@ class AdminApi:
     # ---- the pool
 
     async def _show_pool(self, _: Call) -> Any:
-        rows = await self._keys.rows()
+        accounts: set[str] = set()
         counts = dict.fromkeys([state.value for state in State], 0)
         room: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
         counted: set[str] = set()
-        async for row in in_turns(rows):
+        async for row in self._keys.each_row():
+            accounts.add(row["account"])
             counts[row["state"]] = counts.get(row["state"], 0) + 1
             if row["state"] != State.ACTIVE.value or row["account"] in counted:
                 continue
@@ -168,7 +168,7 @@ class AdminApi:
             pool=self._keys.settings.pool,
             version=__version__,
             keys=counts,
-            accounts=len({row["account"] for row in rows}),
+            accounts=len(accounts),
             usable_keys=counts[State.ACTIVE.value],
             room=[shapes.ModelRoom(*name, *sums) for name, sums in sorted(room.items())],
             problem=self._keys.sources.problem,
@@ -184,11 +184,21 @@ class AdminApi:
         query: shapes.UsageQuery = call.query
         settings, now = self._keys.settings, datetime.now(UTC)
         try:
-            asked = question(query.by, query.since, query.until, query.every, zone=settings.spend.time_zone, now=now)
+            asked = question(
+                query.by,
+                query.since,
+                query.until,
+                query.every,
+                zone=settings.spend.time_zone,
+                now=now,
+                only=query.only,
+                top=query.top,
+            )
             found = await report(SpendStore(self._store, settings.pool), asked, now, most_rows=_MOST_ROWS)
         except BadQuestionError as error:
             raise ApiError("bad_request", f"{error.option}: {mask(str(error))}") from None
-        return document(found)
+        rows = [row_document(asked, row) async for row in in_turns(found.rows)]  # 10,000 take 60 ms
+        return {**document(msgspec.structs.replace(found, rows=[])), "rows": rows}
 
     # ---- clients
 

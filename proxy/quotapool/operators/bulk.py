@@ -106,7 +106,7 @@ async def _probe_all(keys: KeyOperations, names: Sequence[str], probe_now: Probe
     async def probe_one_after_the_other() -> None:
         for name in left:
             try:
-                check = await keys.probe(name, probe_now)
+                check = await keys.probe(name, probe_now, refresh=False)
             except UnknownKey:
                 progress.fail(name, NOT_FOUND, "no such key in the pool")
             except KeyConflict as error:
@@ -119,9 +119,13 @@ async def _probe_all(keys: KeyOperations, names: Sequence[str], probe_now: Probe
                 else:
                     progress.fail(name, "not valid", f"upstream answers {check.answer}")
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(_PROBES_AT_ONCE, len(names))):
-            group.create_task(probe_one_after_the_other())
+    await keys.overview.sync.refresh()
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(_PROBES_AT_ONCE, len(names))):
+                group.create_task(probe_one_after_the_other())
+    finally:
+        await keys.overview.sync.refresh()
 
 
 class Choosable(NamedTuple):

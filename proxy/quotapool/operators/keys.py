@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 from pydantic import ValidationError
@@ -40,7 +40,11 @@ _NUMBER: Final = re.compile(r"([0-9]{1,18})")
 _ACTIONS_AT_ONCE: Final = 200  # keys in one turn of the loop and of the store
 LOCKED: Final = "locked"  # state of a stored key that cannot be opened
 
-ProbeNow = Callable[[str], Awaitable[Verdict]]  # Prober.probe_now
+
+class ProbeNow(Protocol):
+    """`Prober.probe_now`."""
+
+    def __call__(self, key_id: str, *, refresh: bool = True) -> Awaitable[Verdict]: ...
 
 
 class UnknownKey(Exception):
@@ -72,6 +76,11 @@ class KeyEntry:
     account_settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+class _Packed(msgspec.Struct, gc=False):
+    id: str
+    row: msgspec.Raw
+
+
 class KeyOperations:
     """`overview` has the merged settings; `sources` knows where each key is kept."""
 
@@ -89,21 +98,37 @@ class KeyOperations:
 
     # ---- reading
 
-    async def rows(self, *, packed: bool = False) -> list[dict[str, Any]]:
-        """Each key: state, reason, what is left, what to do, where it is kept. `packed`: see `Overview.rows`. Raises
-        StoreUnavailable."""
-        rows = await self.overview.rows(packed=packed)
-        async for row in in_turns(rows):
-            row["source"] = self.source_of(row["id"])
-            row["next"] = next_step(row)
-        for name, account in self.sources.missing.items():
-            row = {"id": name, "account": account, "organization": None, "state": LOCKED, "reason": "master_key"}
-            row |= {"cooling_s": 0.0, "credit": {}, "budgets": []}
-            rows.append({**row, "source": "store", "next": advice("master_key")})
+    async def rows(self) -> list[dict[str, Any]]:
+        """Each key: state, reason, what is left, what to do, where it is kept. Raises StoreUnavailable."""
+        return [row async for row in self.each_row()]
+
+    async def each_row(self) -> AsyncIterator[dict[str, Any]]:
+        """The same, one after the other."""
+        async for row in in_turns(await self.packed_rows()):
+            yield msgspec.json.decode(row)
+
+    async def packed_rows(self, *, state: str | None = None, only: str | None = None) -> list[msgspec.Raw]:
+        """The same as JSON, of the keys in `state`, of the key `only`: as hundreds of thousands of small objects they
+        would keep the garbage collector busy for 50 ms."""
         # Configured ones as they were written; stored ones by number, as the store keeps them in no order.
-        configured = [row for row in rows if row["source"] != "store"]
-        stored = [row for row in rows if row["source"] == "store"]
-        return configured + await ordered(stored, lambda row: natural_order(row["id"]))
+        configured: list[msgspec.Raw] = []
+        stored: list[_Packed] = []
+        async for row in self.overview.rows():
+            if state in {None, row["state"]} and only in {None, row["id"]}:
+                source = self.source_of(row["id"])
+                packed = msgspec.Raw(msgspec.json.encode({**row, "source": source, "next": next_step(row)}))
+                if source == "store":
+                    stored.append(_Packed(row["id"], packed))
+                else:
+                    configured.append(packed)
+        for name, account in self.sources.missing.items() if state in {None, LOCKED} else ():
+            if only not in {None, name}:
+                continue
+            row = {"id": name, "account": account, "organization": None, "state": LOCKED, "reason": "master_key"}
+            row |= {"cooling_s": 0.0, "credit": {}, "budgets": [], "source": "store", "next": advice("master_key")}
+            stored.append(_Packed(name, msgspec.Raw(msgspec.json.encode(row))))
+        in_order = await ordered(stored, lambda one: natural_order(one.id))
+        return configured + [one.row for one in in_order]
 
     def source_of(self, name: str) -> Literal["configuration", "store"]:
         """Where a key of the pool is kept."""
@@ -112,9 +137,9 @@ class KeyOperations:
 
     async def row(self, name: str) -> dict[str, Any]:
         """One key. Raises UnknownKey, StoreUnavailable."""
-        for row in await self.rows():
-            if row["id"] == name:
-                return row
+        for row in await self.packed_rows(only=name):
+            found: dict[str, Any] = msgspec.json.decode(row)
+            return found
         raise UnknownKey(name)
 
     def stored_attributes(self, name: str) -> dict[str, Any]:
@@ -192,12 +217,13 @@ class KeyOperations:
         """Raises UnknownKey, KeyConflict."""
         self._forgotten(name)
 
-    async def probe(self, name: str, probe_now: ProbeNow) -> KeyCheck:
-        """Ask upstream about one key now, and act on the answer. Raises UnknownKey, KeyConflict (it was removed)."""
+    async def probe(self, name: str, probe_now: ProbeNow, *, refresh: bool = True) -> KeyCheck:
+        """Ask upstream about one key now, and act on the answer. `refresh`: see `Prober.probe_now`. Raises UnknownKey,
+        KeyConflict (it was removed)."""
         if name not in self.overview.roster.pool.keys:
             raise UnknownKey(name)
         try:
-            verdict = await probe_now(name)
+            verdict = await probe_now(name, refresh=refresh)
         except NotProbed as why:
             raise KeyConflict(str(why)) from why
         return replace(KeyCheck.of(verdict), ok=verdict.kind is Kind.OK)

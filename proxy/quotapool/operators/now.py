@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from quotapool import __version__
-from quotapool.domain.forecast import error_days
 from quotapool.domain.states import Record, State
 from quotapool.domain.subject import Subject, SubjectKind
 from quotapool.domain.waiting import Waiting
@@ -224,9 +223,6 @@ class NowReader:
         self._credit_status = status
 
     def _credit_row(self, account: str, wallet: Wallet, now: datetime) -> CreditRow:
-        error = None
-        if wallet.remaining and wallet.empty_at is not None:
-            error = error_days(wallet.remaining, self._overview.credit.whole_days(account, now.date()))
         return CreditRow(
             account=account,
             remaining_usd=None if wallet.remaining is None else usd(wallet.remaining),
@@ -234,7 +230,7 @@ class NowReader:
             month_spent_usd=usd(wallet.month_spent),
             month_limit_usd=None if wallet.month_limit is None else usd(wallet.month_limit),
             empty_at=None if wallet.empty_at is None else f"{wallet.empty_at:%Y-%m-%dT%H:%M:%SZ}",
-            error_days=None if error is None else round(error, 2),
+            error_days=self._overview.credit.error_days(account, wallet, now.date()),
             next_expiry=None if wallet.next_expiry is None else wallet.next_expiry.isoformat(),
             expiring_unused_usd=None if wallet.remaining is None else usd(wallet.expiring_unused),
         )

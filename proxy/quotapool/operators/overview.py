@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -164,37 +163,34 @@ class Overview:
                     upstream_limit=limit,
                 )
 
-    async def rows(self, *, packed: bool = False) -> list[dict[str, Any]]:
-        """Each key as a JSON-like row: state, reason, and what is left by model group. Raises StoreUnavailable.
+    async def rows(self) -> AsyncIterator[dict[str, Any]]:
+        """Each key as a JSON-like row: state, reason, and what is left by model group, which is JSON already: hundreds
+        of thousands of small objects would keep the garbage collector busy. Raises StoreUnavailable.
 
-        In a large pool this takes a while, in which the loop gets its turn every few milliseconds. `packed`: budgets
-        are JSON already; hundreds of thousands of small objects would keep the garbage collector busy."""
+        In a large pool this takes a while, in which the loop gets its turn every few milliseconds."""
         await self.sync.refresh()
         now = await self.ledger.registry.time()
-        of_account: dict[str, list[Any]] = defaultdict(list)
+        of_account: dict[str, bytes] = {}  # rows of JSON, with commas between them
         cooling: dict[str, float] = {}
         async for (account, group), bucket in self.ledger.stored.each():
             row = self._budget_row(account, group, bucket, now)
             cooling[account] = min(row["cooling_s"], cooling.get(account, row["cooling_s"]))
-            of_account[account].append(msgspec.Raw(msgspec.json.encode(row)) if packed else row)
+            before = of_account.get(account)
+            of_account[account] = (before + b"," if before else b"") + msgspec.json.encode(row)
         wallets = (await self.credit.assess(datetime.now(UTC))).wallets
         pool = self.roster.pool
-        rows = []
         async for key in in_turns(list(pool.keys.values())):
             if key.account not in pool.accounts:  # it has left meanwhile
                 continue
-            rows.append(
-                {
-                    "id": key.id,
-                    "account": key.account,
-                    "organization": pool.accounts[key.account].organization or None,
-                    **_state_row(pool.record_of(key)),
-                    "cooling_s": cooling.get(key.account, 0.0),
-                    "credit": credit_row(wallets[key.account]) if key.account in wallets else {},
-                    "budgets": of_account.get(key.account, []),
-                }
-            )
-        return rows
+            yield {
+                "id": key.id,
+                "account": key.account,
+                "organization": pool.accounts[key.account].organization or None,
+                **_state_row(pool.record_of(key)),
+                "cooling_s": cooling.get(key.account, 0.0),
+                "credit": credit_row(wallets[key.account]) if key.account in wallets else {},
+                "budgets": msgspec.Raw(b"[" + of_account.get(key.account, b"") + b"]"),
+            }
 
     def _budget_row(self, account: str, group: str, bucket: Bucket, now: float) -> dict[str, Any]:
         configured = self.settings.limits_for(account, group)

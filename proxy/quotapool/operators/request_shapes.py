@@ -18,7 +18,8 @@ Word = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 class RequestQuery(msgspec.Struct, forbid_unknown_fields=True):
     """Only those of this client, that tried this key, for this model, with this code (the proxy's own, or the reason of
-    an attempt). `errors`: only those that were refused, failed or cut. The newest `limit` of them."""
+    an attempt). `errors`: only those that were refused, failed or cut; `waited`: that waited in the queue; `retried`:
+    with more than one attempt. The newest `limit` of those that are all of this."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=MOST)] = 100
     client: Word | None = None
@@ -26,6 +27,8 @@ class RequestQuery(msgspec.Struct, forbid_unknown_fields=True):
     model: Word | None = None
     code: Word | None = None
     errors: bool = False
+    waited: bool = False
+    retried: bool = False
 
     def matches(self, request: KeptRequest) -> bool:
         return (
@@ -34,6 +37,8 @@ class RequestQuery(msgspec.Struct, forbid_unknown_fields=True):
             and (self.key is None or any(self.key == attempt.key for attempt in request.attempts))
             and (self.code is None or self.code in codes(request))
             and (not self.errors or request.status >= 400 or request.cut)
+            and (not self.waited or request.queued_us > 0)
+            and (not self.retried or len(request.attempts) > 1)
         )
 
 

@@ -180,12 +180,15 @@ UsageBy = Literal[_Single, "client,model", "account,model", "key,model", _PerDay
 
 class UsageQuery(msgspec.Struct, forbid_unknown_fields=True):
     """As the options of `quotapool usage`. `since`, `until`: 2026-11-01, 15:00, 2026-11-01T15:00, 90m, 24h, 7d or
-    month. `every`: a row for each step of time, else one for all."""
+    month. `every`: a row for each step of time, else one for all. `only`: rows whose first name is this one; `top`: of
+    so many names, those that cost most, the others in one row `other`."""
 
     by: UsageBy = "pool"
     since: Annotated[str, msgspec.Meta(max_length=40)] = "month"
     until: Annotated[str, msgspec.Meta(max_length=40)] | None = None
     every: Literal["1m", "5m", "1h", "1d"] | None = None
+    only: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None = None
+    top: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
 
 
 class UsageSums(msgspec.Struct, kw_only=True):
@@ -217,7 +220,8 @@ class UsageRow(UsageSums, kw_only=True, rename={"start": "from"}):
 
 
 class UsageRows(msgspec.Struct):
-    """Times are ISO 8601 with an offset; `until` is not included. `not_seen`: what costs money and is in no row."""
+    """Times are ISO 8601 with an offset; `until` is not included. `not_seen`: what costs money and is in no row.
+    `only`, `top`: if they were given."""
 
     by: str
     since: str
@@ -230,6 +234,8 @@ class UsageRows(msgspec.Struct):
     unpriced: list[str]
     price_data: list[str]
     not_seen: list[str]
+    only: str | msgspec.UnsetType = msgspec.UNSET
+    top: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Deleted(msgspec.Struct):

@@ -94,7 +94,8 @@ class Jobs(msgspec.Struct):
 
 
 class AccountRow(msgspec.Struct):
-    """An account. `credit`: as in a key's row; `state`, `reason`: its own, `active` and "" if nothing is wrong."""
+    """An account. `credit`: as in a key's row, and `error_days` as in the pool's; `state`, `reason`: its own, `active`
+    and "" if nothing is wrong."""
 
     id: str
     organization: str | None

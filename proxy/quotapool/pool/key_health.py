@@ -47,14 +47,23 @@ class KeyHealth:
         """Upstream served a request: whatever was missing for it is there."""
         self._pool.missing.answered(granted.candidate.place, granted.candidate.key, use, time.time())
 
-    async def found(self, verdict: Verdict, candidate: Candidate, *, status: int, request_id: str) -> None:
-        """The same for the answer to a probe."""
-        work = self._consequence(verdict, candidate, False, status, request_id)
+    async def found(
+        self, verdict: Verdict, candidate: Candidate, *, status: int, request_id: str, refresh: bool = True
+    ) -> None:
+        """The same for the answer to a probe. Unless `refresh`, the caller reads the states again."""
+        work = self._consequence(verdict, candidate, False, status, request_id, refresh=refresh)
         if work is not None:
             await work
 
     def _consequence(
-        self, verdict: Verdict, candidate: Candidate, is_trial: bool, status: int, request_id: str
+        self,
+        verdict: Verdict,
+        candidate: Candidate,
+        is_trial: bool,
+        status: int,
+        request_id: str,
+        *,
+        refresh: bool = True,
     ) -> Coroutine[Any, Any, None] | None:
         state = state_after(verdict)
         if state is None:
@@ -74,7 +83,7 @@ class KeyHealth:
         # A removal that the brake stops makes a suspect.
         resting = State.SUSPECT if state is State.REMOVED else state
         rest_s = first_rest_s(resting, verdict.reason, time.time(), self._rng.random())
-        return self._sync.change(subject, record, rest_s, fingerprint, verdict.reason)
+        return self._sync.change(subject, record, rest_s, fingerprint, verdict.reason, refresh=refresh)
 
     async def _bring_back(self, candidate: Candidate) -> None:
         """A trial succeeded: whatever made the key rest is over."""

@@ -4,6 +4,7 @@ shared model groups and organisations. `sync.py` keeps it in step with the store
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -28,11 +29,22 @@ class Prepared:
     pool: Pool
 
 
+class Readings:
+    """Of the store's states, by whoever keeps a roster in step with it. They are numbered as they begin, and taken one
+    after the other; one that began before the last one that was taken has nothing that is newer."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.taken = 0
+        self.one_at_a_time = asyncio.Lock()
+
+
 class Roster:
     """Keys and accounts of the pool. Synchronous; nothing here waits."""
 
     def __init__(self, settings: Settings, keys: Sequence[Key]) -> None:
         self.pool = Pool()
+        self.readings = Readings()
         self.settings = settings
         self._keys = tuple(keys)
         self._written_groups = _written_groups(settings)

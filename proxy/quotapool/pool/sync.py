@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from quotapool.domain.observer import Observer
@@ -21,6 +22,7 @@ from quotapool.pool.roster import Roster
 from quotapool.store.store import StoreLost
 
 _TRY_AGAIN_S: Final = 0.5
+_STATES_AT_ONCE: Final = 500  # in one turn of the loop
 
 
 class RosterSync:
@@ -70,12 +72,46 @@ class RosterSync:
             self._unreported.pop(subject, None)
         if roster.settings.merge_organizations:
             roster.share_organizations(await registry.known_organizations())
-        records = await registry.records()
-        if records != roster.pool.records:  # to sort 30,000 keys takes 10 ms
-            roster.pool.apply_states(records)
+        await self._read_states()
         roster.learned_groups |= await registry.learned_groups()  # one of ours may still be on its way there
         if self._clients is not None:
             await self._with_clients(self._clients.refresh)
+
+    async def _read_states(self) -> None:
+        """Raises StoreUnavailable."""
+        readings = self.roster.readings
+        number = readings.begun = readings.begun + 1
+        records = await self._registry.records()
+        async with readings.one_at_a_time:
+            if number > readings.taken:
+                readings.taken = number
+                try:
+                    await self._take(records)
+                except asyncio.CancelledError:
+                    self.roster.pool.apply_states(records)  # nobody would take the rest before the next change
+                    raise
+
+    async def _take(self, records: Mapping[Subject, Record]) -> None:
+        """Some at a time: to sort 30,000 keys takes 100 ms. What there is comes before what is over, so that a key for
+        which another record holds now is not usable in between."""
+        pool = self.roster.pool
+        subjects = iter(list(records))
+        while some := list(islice(subjects, _STATES_AT_ONCE)):
+            known = pool.records
+            pool.apply_changes(
+                {
+                    subject: record
+                    for subject in some
+                    if (record := records[subject]) is not (before := known.get(subject)) and record != before
+                }
+            )
+            if len(some) == _STATES_AT_ONCE:
+                await asyncio.sleep(0)
+        over = iter([subject for subject in pool.records if subject not in records])
+        while some := list(islice(over, _STATES_AT_ONCE)):
+            pool.apply_changes(dict.fromkeys(some))
+            if len(some) == _STATES_AT_ONCE:
+                await asyncio.sleep(0)
 
     async def _remind(self) -> None:
         """The store came back without its memory. Ours may be older than what was lost, but it is better than none."""
@@ -98,8 +134,17 @@ class RosterSync:
 
     # ---- writing
 
-    async def change(self, subject: Subject, record: Record | None, rest_s: float, fingerprint: str, why: str) -> None:
-        """Write one state (None: active again) for all replicas, and read the others' changes.
+    async def change(
+        self,
+        subject: Subject,
+        record: Record | None,
+        rest_s: float,
+        fingerprint: str,
+        why: str,
+        *,
+        refresh: bool = True,
+    ) -> None:
+        """Write one state (None: active again) for all replicas, and read the others' changes, unless the caller will.
 
         While the store is away, this process at least acts on it, and writes it later.
         """
@@ -108,12 +153,13 @@ class RosterSync:
                 await self.observe(subject, record, rest_s)
             elif await self._registry.change_state(subject, None, fingerprint=fingerprint):
                 self._observer.state_changed(subject, State.ACTIVE, why, {})
-            await self.refresh()
+            if refresh:
+                await self.refresh()
         except StoreUnavailable:
             if record is not None:
                 self._unreported[subject] = record, rest_s
                 self.version_moved()
-                self.roster.pool.apply_states({**self.roster.pool.records, subject: record})
+                self.roster.pool.apply_changes({subject: record})
 
     async def observe(self, subject: Subject, record: Record, rest_s: float) -> None:
         """Write a state that an answer showed, and notify of what came of it. Raises StoreUnavailable."""

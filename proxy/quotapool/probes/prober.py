@@ -222,10 +222,12 @@ class Prober:
 
     # ---- for operators
 
-    async def probe_now(self, key_id: str) -> Verdict:
+    async def probe_now(self, key_id: str, *, refresh: bool = True) -> Verdict:
         """Try this key with upstream at once, whatever its state, and act on the answer: success ends what was observed
-        of the key, its account and organisation. Raises NotProbed, StoreError."""
-        await self._sync.refresh()
+        of the key, its account and organisation. Unless `refresh`, the caller reads the states, before the first and
+        after the last of many keys. Raises NotProbed, StoreError."""
+        if refresh:
+            await self._sync.refresh()
         pool = self.roster.pool
         key = pool.keys.get(key_id)
         if key is None:
@@ -241,9 +243,13 @@ class Prober:
             verdict = _verdict_of(found, "credit")
         if verdict.kind is Kind.OK:
             await self._lift(key, of_money=purpose == "credit")
+            if refresh:
+                await self._sync.refresh()
         else:
             candidate = self.roster.candidate(key, _NO_MODEL)
-            await self._health.found(verdict, candidate, status=found.status, request_id=found.request_id)
+            await self._health.found(
+                verdict, candidate, status=found.status, request_id=found.request_id, refresh=refresh
+            )
         return verdict
 
     async def _lift(self, key: Key, *, of_money: bool) -> None:
@@ -257,7 +263,6 @@ class Prober:
             if record is None or record.by != OBSERVED or (record.state is State.QUARANTINED and not of_money):
                 continue
             await self._ledger.registry.change_state(subject, None, by=OPERATOR, fingerprint=fingerprint)
-        await self._sync.refresh()
 
 
 def _verdict_of(found: ProbeAnswer, purpose: Purpose) -> Verdict:
