@@ -12,15 +12,13 @@ from types import ModuleType
 from typing import Any
 
 import msgspec
-from quotapool.operators import (
-    client_shapes,
-    explanation,
-    login_shapes,
-    now_shapes,
-    request_shapes,
-    shapes,
-    work_shapes,
-)
+from quotapool.reports import explanation
+from quotapool.shapes import clients as client_shapes
+from quotapool.shapes import general as shapes
+from quotapool.shapes import logins as login_shapes
+from quotapool.shapes import now as now_shapes
+from quotapool.shapes import requests as request_shapes
+from quotapool.shapes import work as work_shapes
 
 MODULES = (shapes, client_shapes, request_shapes, explanation, now_shapes, work_shapes, login_shapes)
 PREFIX = "#/components/schemas/"

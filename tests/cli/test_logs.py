@@ -8,7 +8,7 @@ from quotapool.cli.logs import Printer, cells
 from quotapool.domain.waited_for import RuleAtLimit, WaitedFor
 from quotapool.domain.wallet import PICO
 from quotapool.observe.kept_request import KeptAttempt, KeptRequest
-from quotapool.operators.request_shapes import RequestQuery, row_of
+from quotapool.shapes.requests import RequestQuery, row_of
 
 
 def a_request(**changed) -> KeptRequest:

@@ -9,9 +9,9 @@ import secrets
 import msgspec
 import pytest
 from aiohttp import ClientError, web
+from quotapool.admin.access import STILL_VALID
 from quotapool.dashboard.stream import MOST_PAGES, Stream
 from quotapool.observe.request_store import RequestStore
-from quotapool.operators.access import STILL_VALID
 from quotapool.store.store import connect
 
 

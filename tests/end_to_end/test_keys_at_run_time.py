@@ -14,8 +14,8 @@ import msgspec
 import pytest
 import redis
 import yaml
-from quotapool.operators import shapes
-from quotapool.operators.admin_routes import ROUTES
+from quotapool.admin.routes import ROUTES
+from quotapool.shapes import general as shapes
 
 from tests.fakes.processes import RunningProxy, fetch, wait_until
 

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from quotapool.admin.access import Access
+from quotapool.admin.http import Call
+from quotapool.admin.listener import admin_app
+from quotapool.admin.login_handlers import LoginHandlers
+from quotapool.admin.oidc_pages import OidcPages
+from quotapool.admin.recorder import Recorder
+from quotapool.admin.routes import ROUTES
 from quotapool.domain.failed_logins import FailedLogins
 from quotapool.login.audit import Audit
 from quotapool.login.links import Links
 from quotapool.login.sessions import Sessions
 from quotapool.observe.redaction import Redactor
-from quotapool.operators.access import Access
-from quotapool.operators.admin_http import Call
-from quotapool.operators.admin_routes import ROUTES
-from quotapool.operators.listener import admin_app
-from quotapool.operators.login_handlers import LoginHandlers
-from quotapool.operators.oidc_pages import OidcPages
-from quotapool.operators.recorder import Recorder
 from quotapool.operators.snapshots import Snapshots
 from quotapool.settings import Settings
 from quotapool.store.store import Store, connect

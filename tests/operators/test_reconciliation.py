@@ -10,8 +10,8 @@ from quotapool.money.spend_store import Entry, SpendStore
 from quotapool.openai_admin.collect import Collected
 from quotapool.openai_admin.reconcile import KeyDay, Reconciliation
 from quotapool.operators.reconciliation import NO_ADMIN_KEY, MonthlyReconciliation, by_organization
-from quotapool.operators.work_shapes import ReconcileRow
 from quotapool.settings import Settings
+from quotapool.shapes.work import ReconcileRow
 from quotapool.store.store import connect
 
 ADMIN = "sk-admin-abcdefghijklmnop"

@@ -2,6 +2,7 @@
 
 import { useState } from "preact/hooks";
 import * as format from "../format";
+import { query } from "../api";
 import { useLoaded } from "../load";
 import { Button, Empty, StateBadge } from "../parts/bits";
 import { Chart } from "../parts/chart";
@@ -15,9 +16,8 @@ import { said, t } from "../words";
 import { TopUpQuestion } from "./top-up";
 
 const DAY = 86_400;
-const MOST_DAYS = 30; // of the past
+const DAYS = 30; // of the past
 const MOST_AHEAD = 60;
-const MOST_ROWS = 9_000; // of a report: the proxy refuses more than 10,000
 
 /** What is known of it; the rest is left out. */
 export interface CreditNow {
@@ -28,6 +28,7 @@ export interface CreditNow {
   empty_at?: string;
   next_expiry?: string;
   month_limit_usd?: number;
+  error_days?: number;
 }
 
 export const creditOf = (row: AccountRow): CreditNow => row.credit;
@@ -52,7 +53,7 @@ export function projected(credit: CreditNow, at: number[], now = Date.now() / 1_
   return at.map((day) => (day + DAY < now ? null : Math.max(0, left - (pace * Math.max(0, day - now)) / DAY - (day >= expires ? lost : 0))));
 }
 
-export function AccountDrawer({ id, row, accounts, again }: { id: string; row: AccountRow | undefined; accounts: number; again: () => void }) {
+export function AccountDrawer({ id, row, again }: { id: string; row: AccountRow | undefined; again: () => void }) {
   const [toppingUp, setToppingUp] = useState(false);
   return (
     <Dialog kind="drawer" title={id} onClose={close}>
@@ -73,7 +74,7 @@ export function AccountDrawer({ id, row, accounts, again }: { id: string; row: A
             </p>
           )}
           <Details of={row} />
-          <BurnDown of={row} days={Math.max(2, Math.min(MOST_DAYS, Math.floor(MOST_ROWS / accounts)))} />
+          <BurnDown of={row} />
         </>
       ) : (
         <Empty title={t("unknown")} />
@@ -91,7 +92,7 @@ function Details({ of }: { of: AccountRow }) {
       <Facts of={[
         [t("left"), credit.remaining_usd === undefined ? t("credit-none-next") : format.usd(credit.remaining_usd)],
         [t("per-day"), format.usd(credit.per_day_usd)],
-        [t("lasts-until"), format.day(credit.empty_at)],
+        [t("lasts-until"), format.day(credit.empty_at) + (credit.empty_at && credit.error_days !== undefined ? ` ± ${format.count(credit.error_days)} d` : "")],
         [t("expires-on"), unused ? t("expires-unused", { usd: format.usd(unused), at: format.day(credit.next_expiry) }) : format.day(credit.next_expiry)],
         [t("this-month"), format.usd(credit.month_spent_usd) + (credit.month_limit_usd ? ` / ${format.usd(credit.month_limit_usd)}` : "")],
         [t("organization"), of.organization ?? "–"],
@@ -103,18 +104,18 @@ function Details({ of }: { of: AccountRow }) {
   );
 }
 
-function BurnDown({ of, days }: { of: AccountRow; days: number }) {
+function BurnDown({ of }: { of: AccountRow }) {
   const credit = creditOf(of);
   const ends = Math.max(...[credit.empty_at, credit.next_expiry].map((at) => Date.parse(at ?? "") || 0)) / 1_000;
   const ahead = credit.remaining_usd ? Math.max(7, Math.min(MOST_AHEAD, Math.ceil((ends - Date.now() / 1_000) / DAY) + 2)) : 0;
-  const at = lastDays(days, ahead);
+  const at = lastDays(DAYS, ahead);
   return (
     <>
       <h3>{t("credit")}</h3>
-      <Read of={useLoaded<UsageRows>(`/usage?by=account,day&since=${days}d`)}>
+      <Read of={useLoaded<UsageRows>(`/usage${query({ by: "account,day", only: of.id, since: `${DAYS}d` })}`)}>
         {({ rows }) => (
           <Chart at={at} label={t("credit")} show={format.usd} lines={[
-            { name: t("spend"), values: byDay(rows.filter((row) => row.account === of.id), at), colour: 0, fill: true },
+            { name: t("spend"), values: byDay(rows, at), colour: 0, fill: true },
             ...(ahead ? [{ name: t("left-at-this-pace"), values: projected(credit, at), colour: 1 }] : []),
           ]} />
         )}

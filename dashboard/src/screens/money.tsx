@@ -70,7 +70,7 @@ export function Money() {
           <>
             <Table rows={rows} columns={all} id={(row) => row.id} label={t("accounts")} onOpen={(row) => open(row.id)} height="55vh"
               empty={<NoRows filtered={!!q} none="accounts-none" next="accounts-none-next" />} />
-            {id && <AccountDrawer key={id} id={id} row={accounts.find((one) => one.id === id)} accounts={accounts.length} again={loaded.again} />}
+            {id && <AccountDrawer key={id} id={id} row={accounts.find((one) => one.id === id)} again={loaded.again} />}
           </>
         )}
       </Read>

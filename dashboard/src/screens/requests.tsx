@@ -22,7 +22,7 @@ const PRESETS = ["all", "errors", "waited", "retried"] as const;
 
 const lastKey = (row: RequestRow) => row.attempts[row.attempts.length - 1]?.key ?? "";
 
-/** The proxy's own filters (RequestQuery), for rows that come by the stream, and those that only the page has. */
+/** The proxy's own filters (RequestQuery), for rows that come by the stream, and `q`, which only the page has. */
 export const matches = ({ client, model, key, code, errors, show, q = "" }: Record<string, string>) => (row: RequestRow): boolean =>
   (!client || row.client === client) &&
   (!model || row.model === model) &&
@@ -49,7 +49,7 @@ const columns = (): Column<RequestRow>[] => [
 export function Requests() {
   const { id, filters } = useValue(place);
   const { client, key, model, code, errors, show } = filters;
-  const loaded = useLoaded<RequestRows>(`/requests${query({ limit: MOST, client, key, model, code, errors })}`);
+  const loaded = useLoaded<RequestRows>(`/requests${query({ limit: MOST, client, key, model, code, errors, ...(show ? { [show]: true } : {}) })}`);
   const stream = useValue(requests);
   const untold = useValue(skipped);
   const [paused, setPaused] = useState(false);

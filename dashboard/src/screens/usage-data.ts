@@ -14,6 +14,7 @@ export type Measure = "cost" | "tokens" | "requests" | "refusals";
 
 const AGAIN_S = 60;
 const NAMES_SHOWN = 8; // as many as there are colours
+const MOST_NAMES = 30; // in steps: whichever of them are the largest by what is measured
 
 export const MEASURES: Record<Measure, (row: UsageSums) => number> = {
   cost: (row) => row.usd,
@@ -22,12 +23,11 @@ export const MEASURES: Record<Measure, (row: UsageSums) => number> = {
   refusals: (row) => row.refused_requests ?? 0,
 };
 
-/** `sums`: a row for each name; `course`: for each name and step, or (`together`) for each step, where rows would be too many. */
+/** `sums`: a row for each name; `course`: for each step and each of the largest names, the others together as `other`. */
 export interface Report {
   sums: UsageRows;
   course: UsageRows;
   step: Step;
-  together: boolean;
 }
 
 const unix = (iso = ""): number => Date.parse(iso) / 1_000;
@@ -42,28 +42,23 @@ export function stepOf({ since, until }: { since: string; until: string }, now =
 export const useReport = (by: string, since: string, until: string) =>
   useReading<Report>(async (signal) => {
     const ask = (given: Record<string, string>) => get<UsageRows>(`/usage${query(given)}`, signal);
-    const sums = await ask({ by, since, until });
+    const sums = await ask({ by, since, until }).catch(() => ask({ by, since, until, top: "100" })); // of too many names
     const step = stepOf(sums);
-    const span = { since: sums.since, until: sums.until, every: step };
-    let together = false;
-    const course = await ask({ by, ...span }).catch(() => {
-      together = true;
-      return ask({ by: "pool", ...span });
-    });
-    return { sums, course, step, together };
+    const course = await ask({ by, since: sums.since, until: sums.until, every: step, top: String(MOST_NAMES) });
+    return { sums, course, step };
   }, [by, since, until].join(), AGAIN_S);
 
 export const nameOf = (row: UsageRow, parts: Part[]): string => parts.map((part) => row[part]).join(" · ");
 
 /** Lines for the largest names and one for the others, each with a value for every step; that of the moment is not over yet. */
-export function course({ sums, course: { rows, since, until }, step, together }: Report, parts: Part[], measure: Measure): { at: number[]; lines: Line[] } {
+export function course({ sums, course: { rows, since, until }, step }: Report, parts: Part[], measure: Measure): { at: number[]; lines: Line[] } {
   const pick = MEASURES[measure];
   const size = STEPS[step];
   const first = Math.floor(unix(since) / size) * size;
   const at: number[] = [];
   const end = Math.min(unix(until), Date.now() / 1_000);
   for (let start = first; start < end; start += size) at.push(start);
-  const largest = together ? [] : sums.rows.filter(pick).sort((a, b) => pick(b) - pick(a)).slice(0, NAMES_SHOWN);
+  const largest = sums.rows.filter(pick).sort((a, b) => pick(b) - pick(a)).slice(0, NAMES_SHOWN);
   const lines: Line[] = [];
   const add = (name: string, colour: Line["colour"]) => {
     const values = at.map(() => 0);
@@ -71,7 +66,7 @@ export function course({ sums, course: { rows, since, until }, step, together }:
     return values;
   };
   const of = new Map(largest.map((row, n) => [nameOf(row, parts), add(nameOf(row, parts), n)]));
-  const others = together ? add(t("all"), 0) : sums.rows.length > NAMES_SHOWN ? add(t("others"), "limit") : [];
+  const others = sums.rows.length > NAMES_SHOWN ? add(t("others"), "limit") : [];
   for (const row of rows) {
     const values = of.get(nameOf(row, parts)) ?? others;
     const n = (unix(row.from) - first) / size;
@@ -86,7 +81,7 @@ const NUMBERS = [
 ] as const;
 
 /** As `quotapool usage --csv` has it: a row for each step and name. */
-export function csvOf({ sums, course, together }: Report, parts: Part[]): string {
+export function csvOf({ course }: Report, parts: Part[]): string {
   const heads = ["from", ...parts, ...NUMBERS] as const;
-  return csv([heads, ...(together ? sums : course).rows.map((row) => heads.map((head) => row[head]))]);
+  return csv([heads, ...course.rows.map((row) => heads.map((head) => row[head]))]);
 }

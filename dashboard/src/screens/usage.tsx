@@ -66,7 +66,7 @@ export function Usage() {
 function Shown({ report, measure, since, until, back, onBrush }: {
   report: Report; measure: Measure; since: string; until: string; back: ComponentChildren; onBrush: (since: number, until: number) => void;
 }) {
-  const { sums, step, together } = report;
+  const { sums, step } = report;
   const { total } = sums;
   const parts = parted(sums.by);
   const { at, lines } = useMemo(() => course(report, parts, measure), [report, measure]);
@@ -85,7 +85,7 @@ function Shown({ report, measure, since, until, back, onBrush }: {
         {lines.length ? (
           <>
             <Chart at={at} lines={lines} label={label} show={measure === "cost" ? format.usd : format.count} height={240} stack onBrush={onBrush} />
-            <small>{t(together ? "together" : "zoom-about")}</small>
+            <small>{t("zoom-about")}</small>
           </>
         ) : (
           <Empty title={t("usage-none")} />

@@ -5,7 +5,6 @@ export const en = {
   refusals: "Refusals",
   "zoom-out": "Back",
   "zoom-about": "Mark a span in the chart to look closer.",
-  together: "Too many names to draw each: the chart shows their sum.",
   "usage-none": "Nothing was used in this span: choose a longer one.",
   others: "other",
   cached: "Cached tokens",

@@ -5,7 +5,6 @@ export const zh = {
   refusals: "拒绝数",
   "zoom-out": "返回",
   "zoom-about": "在图中拖选一段时间可放大查看。",
-  together: "名称过多，图中仅显示合计。",
   "usage-none": "该时间范围内没有用量，请选择更长的时间。",
   others: "其他",
   cached: "缓存令牌",

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from quotapool.admin.access import Access
+from quotapool.admin.http import Handler
+from quotapool.admin.login_handlers import LoginHandlers
+from quotapool.admin.oidc_pages import OidcPages
+from quotapool.admin.recorder import Recorder
 from quotapool.app.startup import Resources
 from quotapool.domain.failed_logins import FailedLogins
 from quotapool.login.audit import Audit
 from quotapool.login.links import Links
 from quotapool.login.sessions import Sessions
-from quotapool.operators.access import Access
-from quotapool.operators.admin_http import Handler
 from quotapool.operators.keys import KeyOperations
-from quotapool.operators.login_handlers import LoginHandlers
-from quotapool.operators.oidc_pages import OidcPages
-from quotapool.operators.recorder import Recorder
 from quotapool.operators.snapshots import Snapshots
 
 

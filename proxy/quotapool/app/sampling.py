@@ -16,7 +16,7 @@ import structlog
 from quotapool.domain.waiting import Waiting
 from quotapool.observe.samples import EVERY_S, LEASE_S, Bounded, SampleStore
 from quotapool.operators.overview import Overview
-from quotapool.operators.room import RoomReader
+from quotapool.reports.room import RoomReader
 from quotapool.store.store import StoreError
 
 _log = structlog.get_logger()

@@ -18,6 +18,10 @@ import uvloop
 from aiohttp import web
 
 from quotapool import __version__, build
+from quotapool.admin.api import AdminApi
+from quotapool.admin.listener import admin_app
+from quotapool.admin.metrics_page import MetricsPage
+from quotapool.admin.now_handlers import NowHandlers
 from quotapool.app.alerting import Alerting
 from quotapool.app.background import BackgroundTasks
 from quotapool.app.collector import collect_rarely, keep_what_is_built, keeping_what_is_built
@@ -40,13 +44,9 @@ from quotapool.money.spend_store import SpendStore
 from quotapool.observe import logs
 from quotapool.observe.redaction import Redactor, to_be_listed
 from quotapool.observe.samples import SampleStore
-from quotapool.operators.admin_api import AdminApi
 from quotapool.operators.keys import KeyOperations
-from quotapool.operators.listener import admin_app
-from quotapool.operators.metrics_page import MetricsPage
-from quotapool.operators.now import NowReader
-from quotapool.operators.now_handlers import NowHandlers
 from quotapool.operators.overview import Overview
+from quotapool.reports.now import NowReader
 from quotapool.settings import ConfigError, Settings, changed_sections, for_workers, to_wire, waiting_for_restart
 from quotapool.store.store import StoreError
 

@@ -207,7 +207,7 @@ def logs(
 ) -> None:
     """The pool's last requests, of all replicas: who, which model, what came of it, how long, tokens, cost, keys."""
     from quotapool.cli.logs import run
-    from quotapool.operators.request_shapes import RequestQuery
+    from quotapool.shapes.requests import RequestQuery
 
     settings = settings_or_exit(config, env_file)
     query = RequestQuery(last, client, key, model, code, errors, waited, retried)
@@ -281,7 +281,7 @@ def events(
 ) -> None:
     """What happened to keys, and which operator changed what: the pool's last 10,000 events, the oldest first."""
     from quotapool.cli.events import Form, run
-    from quotapool.operators.shapes import EventQuery
+    from quotapool.shapes.general import EventQuery
 
     form: Form = "csv" if csv else "json" if json else "lines"
     query = EventQuery(kind=kind, subject=subject)

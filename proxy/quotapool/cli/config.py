@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quotapool.cli import tables
 from quotapool.cli.errors import warn
-from quotapool.operators.configuration import DEFAULT, configuration
+from quotapool.reports.configuration import DEFAULT, configuration
 from quotapool.settings import Settings
 
 

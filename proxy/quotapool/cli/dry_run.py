@@ -11,10 +11,10 @@ import msgspec
 from quotapool.cli import tables
 from quotapool.cli.access import run_with_keys
 from quotapool.cli.errors import fail
-from quotapool.operators.dry_run import DryRuns
 from quotapool.operators.keys import KeyOperations
-from quotapool.operators.work_shapes import Candidate, DryRun, DryRunAnswer
+from quotapool.reports.dry_run import DryRuns
 from quotapool.settings import Settings
+from quotapool.shapes.work import Candidate, DryRun, DryRunAnswer
 
 _MOST_BYTES: Final = 2**20
 _WORDS: Final = {"served_now": "It would be served now", "waits": "It would wait", "refused": "It would be refused"}

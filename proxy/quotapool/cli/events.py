@@ -16,9 +16,9 @@ from quotapool.cli import tables
 from quotapool.cli.access import run_with_store
 from quotapool.cli.errors import fail
 from quotapool.observe.events import Events, StoredEvent
-from quotapool.operators.shapes import EventQuery
 from quotapool.settings import Settings
 from quotapool.settings.values import parse_duration
+from quotapool.shapes.general import EventQuery
 from quotapool.store.store import Store
 
 Form = Literal["lines", "csv", "json"]

@@ -6,9 +6,9 @@ from quotapool.cli import tables
 from quotapool.cli.access import run_with_store
 from quotapool.cli.errors import fail
 from quotapool.observe.request_store import RequestStore
-from quotapool.operators.explanation import Explanation
-from quotapool.operators.request_handlers import explanation_of, not_kept
-from quotapool.operators.timeline import span
+from quotapool.reports.evidence import explanation_of, not_kept
+from quotapool.reports.explanation import Explanation
+from quotapool.reports.timeline import span
 from quotapool.settings import Settings
 from quotapool.store.store import Store
 

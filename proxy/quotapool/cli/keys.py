@@ -30,8 +30,8 @@ from quotapool.domain.states import State
 from quotapool.keys import master_keys
 from quotapool.keys.seal import MasterKey, new_master_key
 from quotapool.operators.keys import KeyEntry, KeyOperations, next_step
-from quotapool.operators.work_shapes import KeyVerb
 from quotapool.settings import Settings
+from quotapool.shapes.work import KeyVerb
 
 app = typer.Typer()
 

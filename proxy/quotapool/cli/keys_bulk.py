@@ -17,7 +17,7 @@ from quotapool.cli.access import record, recorded
 from quotapool.cli.errors import fail, warn
 from quotapool.operators.bulk import Progress, choosable, chosen, work_on_keys
 from quotapool.operators.keys import KeyOperations, ProbeNow
-from quotapool.operators.work_shapes import KeyVerb
+from quotapool.shapes.work import KeyVerb
 
 KeysArgument = Annotated[list[str] | None, typer.Argument(help="Ids of keys.", show_default=False)]
 AccountOption = Annotated[str | None, typer.Option(help="Only keys of this account.", show_default=False)]

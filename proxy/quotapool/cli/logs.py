@@ -11,9 +11,9 @@ from quotapool.cli.access import run_with_store
 from quotapool.domain.wallet import PICO
 from quotapool.observe.kept_request import KeptRequest
 from quotapool.observe.request_store import RequestStore
-from quotapool.operators.request_shapes import RequestQuery, row_of
-from quotapool.operators.timeline import span
+from quotapool.reports.timeline import span
 from quotapool.settings import Settings
+from quotapool.shapes.requests import RequestQuery, row_of
 from quotapool.store.store import Store
 
 _TITLES = ("time", "client", "model", "status", "wait", "total", "tokens", "cost", "keys tried", "id")

@@ -17,11 +17,11 @@ from quotapool.cli.errors import fail
 from quotapool.money.credit_control import CreditStatus
 from quotapool.observe.samples import SampleStore
 from quotapool.operators.keys import KeyOperations
-from quotapool.operators.now import NowReader
-from quotapool.operators.now_shapes import Attention, CreditRow, DryTime, Now, RoomRow, WaitingRow
-from quotapool.operators.room import account_rows
-from quotapool.operators.sentence import about
+from quotapool.reports.now import NowReader
+from quotapool.reports.room import account_rows
+from quotapool.reports.sentence import about
 from quotapool.settings import Settings
+from quotapool.shapes.now import Attention, CreditRow, DryTime, Now, RoomRow, WaitingRow
 
 _FEW_ACCOUNTS: Final = 20
 _FEW_IDS: Final = 3

@@ -6,15 +6,15 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Final
 
+from quotapool.admin.now_handlers import savings_of
 from quotapool.cli import tables
 from quotapool.cli.access import run_with_store
 from quotapool.money.price_list import PriceList
 from quotapool.money.prices import compile_cards
 from quotapool.money.savings import savings
 from quotapool.money.spend_store import SpendStore
-from quotapool.operators.now_handlers import savings_of
-from quotapool.operators.now_shapes import Savings
 from quotapool.settings import Settings
+from quotapool.shapes.now import Savings
 from quotapool.store.store import Store
 
 _WORDS: Final = {

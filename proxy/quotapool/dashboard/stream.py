@@ -19,12 +19,12 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from quotapool.admin.access import STILL_VALID
+from quotapool.admin.http import error_response
+from quotapool.admin.routes import PREFIX, ApiError
 from quotapool.observe.request_store import RequestStore
-from quotapool.operators.access import STILL_VALID
-from quotapool.operators.admin_http import error_response
-from quotapool.operators.admin_routes import PREFIX, ApiError
-from quotapool.operators.request_shapes import row_of
-from quotapool.operators.shapes import Event
+from quotapool.shapes.general import Event
+from quotapool.shapes.requests import row_of
 from quotapool.store.store import Store, StoreError, text_of
 
 _log = structlog.get_logger()

@@ -16,9 +16,9 @@ from quotapool.openai.advice import advice
 from quotapool.operators.big_answers import in_turns, ordered
 from quotapool.operators.keys import natural_order
 from quotapool.operators.overview import Overview
-from quotapool.operators.shapes import Grant
-from quotapool.operators.work_shapes import AccountRow
 from quotapool.settings.errors import nearest
+from quotapool.shapes.general import Grant
+from quotapool.shapes.work import AccountRow
 
 MAX_USD: Final = 1e9  # more is a typing error
 _AT_ONCE: Final = 100

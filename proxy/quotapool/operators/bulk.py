@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from quotapool.operators.big_answers import in_turns
 from quotapool.operators.keys import KEY_ACTIONS, LOCKED, KeyConflict, KeyOperations, ProbeNow, UnknownKey
-from quotapool.operators.work_shapes import KeyVerb, Unfinished
+from quotapool.shapes.work import KeyVerb, Unfinished
 from quotapool.store.store import StoreError
 
 _PROBES_AT_ONCE: Final = 8

@@ -18,9 +18,9 @@ from quotapool.openai_admin.collect import Collected, Collector, accounts_of, ad
 from quotapool.openai_admin.json_reader import NoAnswer
 from quotapool.openai_admin.reconcile import Reconciliation, reconcile
 from quotapool.openai_admin.records import OpenAIRecords
-from quotapool.operators import work_shapes
-from quotapool.operators.work_shapes import ReconcileRow
 from quotapool.settings import Settings
+from quotapool.shapes import work as work_shapes
+from quotapool.shapes.work import ReconcileRow
 from quotapool.store.store import Store, StoreError
 
 _FRESH_S: Final = 600.0
