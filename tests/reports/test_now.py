@@ -124,9 +124,7 @@ async def test_all_of_it_in_a_small_pool(open_pool_of):
     assert 15 <= now.requests_per_minute <= 40
     assert now.errors_per_minute == pytest.approx(now.requests_per_minute / 4)
     assert (now.spent_today_usd, now.daily_limit_usd) == (0.0, 50.0)
-    assert now.sentence.startswith(
-        "Serving: 2 of 3 keys. No model runs dry at this pace. 12 requests wait in the queue."
-    )
+    assert now.sentence.startswith("Serving: 2 of 3 keys. gpt-5 has no room left (rpm). 12 requests wait in the queue.")
     codes = {row.code: row for row in now.attention}
     assert codes["invalid_api_key"].ids == ["key-2"]
     assert codes["queue"].severity == "warning"

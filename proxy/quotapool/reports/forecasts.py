@@ -43,8 +43,8 @@ def room_row(room: Room, history: History) -> RoomRow:
 
 
 def as_it_is_felt(rows: Iterable[RoomRow], waiting: Iterable[WaitingRow]) -> list[RoomRow]:
-    """A budget for which requests wait is dry for them, whatever is left: each needs more than any account has. Its level
-    then stays where it is, and no forecast would say so."""
+    """A budget for which requests wait is dry for them, whatever is left: each needs more than any account has. Its
+    level then stays where it is, and no forecast would say so."""
     short = {(row.model, row.dimension) for row in waiting if not row.rule and row.longest_s >= _FELT_S}
     dry_now = DryTime(0.0, 0.0, 0.0)
     return [msgspec.structs.replace(row, dry=dry_now) if (row.model, row.dimension) in short else row for row in rows]
