@@ -217,11 +217,15 @@ def test_how_much_room_a_model_has_and_what_runs_dry(page):
     expect(page.locator("h1")).to_contain_text("Serving: 3 of 5 keys.")
 
 
-def test_who_used_a_key(page):
+def test_who_used_a_key(page, pool):
     click_through(page, "Keys")
     page.get_by_role("row", name=re.compile("key-0")).click()
     users = drawer(page).get_by_role("group", name="Used by")
     expect(users).to_contain_text("batch-tagger")
+    proxy, _ = pool
+    told = proxy.command("keys", "users", "key-0").stdout
+    assert "batch-tagger" in told
+    assert "no request" in proxy.command("keys", "users", "no-such-key").stdout
 
 
 def test_the_last_errors(page):

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quotapool.cli import keys_import, tables, topup
+from quotapool.cli import keys_import, keys_users, tables, topup
 from quotapool.cli.access import record, recorded, run_with_keys, with_keys
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.keys_bulk import (
@@ -259,6 +259,7 @@ async def rotate_master_key(
 
 
 app.command("topup")(with_settings(topup.run))
+app.command("users")(with_settings(keys_users.run))
 
 
 def _new_text(new_file: Path) -> str:

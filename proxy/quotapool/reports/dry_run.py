@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, Final, NamedTuple
@@ -33,7 +33,6 @@ from quotapool.money.prices import compile_cards
 from quotapool.openai import replies
 from quotapool.openai.advice import advice
 from quotapool.openai.endpoints import Endpoint, resolve
-from quotapool.openai.head import Head
 from quotapool.openai.reference_marks import involves_objects
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replies import ProxyError
@@ -41,6 +40,7 @@ from quotapool.operators.big_answers import in_turns, ordered
 from quotapool.operators.overview import Overview
 from quotapool.pool.configuration import Snapshot
 from quotapool.pool.want import Never, NoRoom, Want
+from quotapool.reports.unsent import Nowhere, Unsent
 from quotapool.request.charging import Charging
 from quotapool.request.client_request import ClientRequest
 from quotapool.request.daily_limit import DailyLimit
@@ -53,70 +53,14 @@ from quotapool.settings.money import ModelPrices
 from quotapool.settings.rules import RuleOptions
 from quotapool.shapes.work import Candidate, DryRun, DryRunAnswer
 from quotapool.store.store import Store
-from quotapool.upstream.interface import Answer
 
 _MOST_SHOWN: Final = 50  # candidates of each kind
 _AT_ONCE: Final = 200  # accounts in one turn of the loop
-_METHOD: Final = "POST"
-_NOBODY: Final = "nobody is there to be answered"
 _CLIENT_KEY: Final = "Its key is refused: "
 
 
 class _Refused(Exception):
     """The request ends here; the text is the cause."""
-
-
-class _Unsent:
-    """The client's side of a request that nobody sent (`request/relay.Downstream`); what would be an answer raises."""
-
-    def __init__(self, target: str, body: bytes) -> None:
-        self.method = _METHOD
-        self.target = target
-        self.headers = Head([(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))])
-        self.started = False
-        self._body = body
-
-    @property
-    def address(self) -> str:
-        return ""
-
-    async def read(self, most: int) -> bytes:
-        if len(self._body) > most:
-            raise Refusal(
-                replies.BODY_TOO_LARGE, f"The body has {len(self._body)} bytes; this proxy reads at most {most}."
-            )
-        return self._body
-
-    async def stream(self) -> AsyncIterator[bytes]:
-        yield self._body
-
-    def reply(self, *_: object) -> None:
-        raise AssertionError(_NOBODY)
-
-    async def start(self, *_: object) -> None:
-        raise AssertionError(_NOBODY)
-
-    async def write(self, _: bytes) -> None:
-        raise AssertionError(_NOBODY)
-
-    def put(self, _: bytes) -> None:
-        raise AssertionError(_NOBODY)
-
-    async def finish(self) -> None:
-        raise AssertionError(_NOBODY)
-
-    def cut(self) -> None:
-        raise AssertionError(_NOBODY)
-
-
-class _Nowhere:
-    """The upstream of requests that are not sent (`upstream/interface.Upstream`)."""
-
-    async def send(self, *_: object) -> Answer:
-        raise AssertionError("a request that is only tried is never sent")
-
-    async def close(self) -> None:
-        """Nothing is open."""
 
 
 @dataclass(slots=True)
@@ -193,7 +137,7 @@ class DryRuns:
         await overview.sync.refresh()
         settings, roster = overview.settings, overview.roster
         client, teams = self._client(asked.client)
-        down = _Unsent(asked.endpoint, msgspec.json.encode(asked.body))
+        down = Unsent(asked.endpoint, msgspec.json.encode(asked.body))
         endpoint = resolve(down.method, down.target)
         if isinstance(endpoint, ProxyError):
             raise _Refused(f"{endpoint.cause} {endpoint.remedy}".strip())
@@ -248,7 +192,7 @@ class DryRuns:
 
     # ---- what it costs
 
-    async def _check_day(self, down: _Unsent) -> None:
+    async def _check_day(self, down: Unsent) -> None:
         """Raises Refusal (429): the pool's daily limit is spent."""
         if self._overview.settings.spend.daily_limit_usd is not None:
             limit = DailyLimit()
@@ -265,10 +209,10 @@ class DryRuns:
     async def _configuration(self, settings: Settings) -> Snapshot:
         if self._snapshot is None or self._snapshot.settings is not settings:
             credentials = await asyncio.to_thread(credentials_of, settings)
-            self._snapshot = Snapshot(settings, (), credentials, _Nowhere(), {}, {})
+            self._snapshot = Snapshot(settings, (), credentials, Nowhere(), {}, {})
         return self._snapshot
 
-    def _names_objects(self, down: _Unsent, request: ClientRequest, endpoint: Endpoint, *, is_keyed: bool) -> bool:
+    def _names_objects(self, down: Unsent, request: ClientRequest, endpoint: Endpoint, *, is_keyed: bool) -> bool:
         text = None if request.body is None else request.text
         model, store = request.model, request.store
         name = endpoint.name
