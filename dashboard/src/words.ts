@@ -9,6 +9,7 @@ export type Language = "en" | "zh";
 
 const STORED = "language";
 let table: Words = en;
+let ofProxy: Record<string, string> = {}; // its own texts by their codes, in languages other than its own
 
 function preferred(): Language {
   const chosen = localStorage.getItem(STORED);
@@ -23,7 +24,9 @@ export const language = new Value<Language>("en");
 
 /** English is always here, another language is loaded first. */
 async function load(chosen: Language): Promise<void> {
-  table = chosen === "zh" ? (await import("./words/zh")).zh : en;
+  const zh = chosen === "zh" ? await import("./words/zh") : null;
+  table = zh?.zh ?? en;
+  ofProxy = zh?.proxy ?? {};
   language.set(chosen);
 }
 
@@ -58,5 +61,8 @@ export function t(word: Word, values: Record<string, string | number> = {}): str
 /** A word that comes from the proxy (a state, a reason, a code), if we have one for it; else as it came. */
 export function said(head: string, word: string): string {
   const name = `${head}.${word}`;
-  return name in en ? t(name as Word) : word.replaceAll("_", " ");
+  return ofProxy[name] ?? (name in en ? t(name as Word) : word.replaceAll("_", " "));
 }
+
+/** A text that the proxy wrote in English, by its code in the reader's language if we have that. */
+export const told = (head: string, code: string, text: string): string => (text && ofProxy[`${head}.${code}`]) || text;

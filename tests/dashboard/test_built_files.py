@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from quotapool.openai.advice import BY_REASON
+from quotapool.reports import explanation
 
 from tests.conftest import missing
 
@@ -42,3 +46,17 @@ def test_the_built_files_are_made_of_these_sources(node, tmp_path):
     committed = {path.name: path.read_bytes() for path in BUILT.iterdir()}
     assert set(made) == set(committed), "run `make page`"
     assert made == committed, "run `make page`"
+
+
+def test_what_is_translated_of_the_proxys_own_texts_is_what_the_proxy_says():
+    """A row for a code that nobody sends any more would be forgotten."""
+    table = (SOURCES / "src" / "words" / "zh-proxy.ts").read_text()
+    rows = re.findall(r'^  "(next|cause)\.([a-z_]+)":', table, re.MULTILINE)
+    assert len(rows) > 50
+    causes = inspect.getsource(explanation)
+    unknown = [
+        f"{head}.{code}"
+        for head, code in rows
+        if (code not in {*BY_REASON, "dry"} if head == "next" else f'"{code}"' not in causes)
+    ]
+    assert unknown == []

@@ -12,7 +12,7 @@ import { Read } from "../parts/reading";
 import { ShortTable } from "../parts/short-table";
 import { close, link } from "../place";
 import type { AccountRow, UsageRow, UsageRows } from "../shapes";
-import { said, t } from "../words";
+import { said, t, told } from "../words";
 import { TopUpQuestion } from "./top-up";
 
 const DAY = 86_400;
@@ -70,7 +70,7 @@ export function AccountDrawer({ id, row, again }: { id: string; row: AccountRow 
           </p>
           {row.next && (
             <p class="note">
-              <strong>{said("reason", row.reason)}</strong> {coded(row.next)}
+              <strong>{said("reason", row.reason)}</strong> {coded(told("next", row.reason, row.next))}
             </p>
           )}
           <Details of={row} />

@@ -12,7 +12,7 @@ import { Table, type Column } from "../parts/table";
 import { link, look, open, place, refine } from "../place";
 import type { Job, Jobs, KeyLine, KeyLines } from "../shapes";
 import { useValue } from "../value";
-import { said, t } from "../words";
+import { said, t, told } from "../words";
 import { AddKeys } from "./add-keys";
 import { KeyDrawer } from "./key-drawer";
 import { VERBS, Work, type Started } from "./work";
@@ -39,7 +39,7 @@ export const columns = (): Column<KeyLine>[] => [
       ),
   },
   { name: "reason", title: t("reason"), cell: (key) => said("reason", key.reason), order: (key) => key.reason, kind: "wide", width: "minmax(6rem, 1.5fr)" },
-  { name: "next", title: t("next"), cell: (key) => key.next && <span title={key.next}>{key.next}</span>, kind: "wide", width: "minmax(6rem, 2fr)" },
+  { name: "next", title: t("next"), cell: (key) => key.next && <span title={told("next", key.reason, key.next)}>{told("next", key.reason, key.next)}</span>, kind: "wide", width: "minmax(6rem, 2fr)" },
   { name: "credit", title: t("credit"), cell: (key) => format.usd(key.credit_usd), order: (key) => key.credit_usd ?? -1, kind: "wide number", width: "4.5rem" },
   { name: "used", title: t("last-used"), cell: (key) => lastUsed(key.last_used), order: (key) => key.last_used ?? "", kind: "wide number", width: "7rem" },
 ];

@@ -15,7 +15,7 @@ import { Table, type Column } from "../parts/table";
 import { open, place } from "../place";
 import type { AccountRow, AccountRows, Reconciliation, UsageRows } from "../shapes";
 import { useValue } from "../value";
-import { said, t } from "../words";
+import { said, t, told } from "../words";
 import { AccountDrawer, byDay, creditOf, lastDays } from "./account-drawer";
 
 const DAYS = 30;
@@ -45,7 +45,7 @@ const columns = (): Column<AccountRow>[] => [
     },
   },
   text("state", (row) => row.state, "7.5rem", "", (row) => <StateBadge state={row.state} />),
-  text("next", (row) => row.reason, "minmax(7rem, 2fr)", "wide", (row) => <span title={row.next}>{row.reason && said("reason", row.reason)} {row.next}</span>),
+  text("next", (row) => row.reason, "minmax(7rem, 2fr)", "wide", (row) => <span title={row.next}>{row.reason && said("reason", row.reason)} {told("next", row.reason, row.next)}</span>),
   { ...figure("screen.keys", (row) => row.usable), cell: (row) => `${row.usable} / ${row.keys}` },
 ];
 

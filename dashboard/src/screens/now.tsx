@@ -12,7 +12,7 @@ import { ShortTable } from "../parts/short-table";
 import { go, link } from "../place";
 import type { Attention, CreditRow, Fact, Now as State, RoomRow, SampleSeries, Samples, WaitingRow } from "../shapes";
 import { useValue } from "../value";
-import { language, said, t } from "../words";
+import { language, said, t, told } from "../words";
 import { TopUpQuestion } from "./top-up";
 
 const MOST_ROWS = 12;
@@ -136,7 +136,7 @@ function Task({ of }: { of: Attention }) {
         <strong>{said("reason", of.code)}</strong> {names && <span>{names}</span>}
         <br />
         <span class="muted">
-          {coded(of.next)} {of.since ? <>· {format.ago(of.since)}</> : null}
+          {coded(told("next", of.code, of.next))} {of.since ? <>· {format.ago(of.since)}</> : null}
         </span>
       </p>
       <span class="buttons">

@@ -11,7 +11,7 @@ import { Read } from "../parts/reading";
 import { ShortTable } from "../parts/short-table";
 import { close, link } from "../place";
 import type { Explanation, RequestRow } from "../shapes";
-import { t } from "../words";
+import { language, t, told } from "../words";
 
 export function RequestDrawer({ id }: { id: string }) {
   const row = useLoaded<RequestRow>(path("/requests", id));
@@ -44,7 +44,8 @@ function Explained({ row, why }: { row: RequestRow; why: Explanation }) {
       <p class="buttons">
         <StatusBadge status={row.status} code={row.code} cut={row.cut} /> {format.moment(row.time)}
       </p>
-      <p class="lead">{coded(why.summary)}</p>
+      <p class="lead">{coded(told("cause", why.cause, why.summary))}</p>
+      {language.get() !== "en" && <p class="muted" lang="en">{coded(why.summary)}</p>}
       {why.remedy && <p class="note">{coded(why.remedy)}</p>}
       <Facts of={facts} />
       <ShortTable bare title={t("rules")} numbers={1} heads={[t("rules"), t("used"), t("limit"), t("needed")]}

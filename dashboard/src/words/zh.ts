@@ -169,3 +169,5 @@ export const zh: Words = {
   ...clients,
   ...money,
 };
+
+export { proxy } from "./zh-proxy";
