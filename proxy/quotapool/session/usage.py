@@ -329,7 +329,8 @@ class SessionUsage:
         """Correct a reservation, act on the verdict, and tell who counts. Only for responses that have ended."""
         used = usage or (Usage(Certainty.NOTHING) if verdict.kind in DID_NO_WORK else UNSEEN)
         unused = granted.cost.tokens - max(0.0, used.total - response.seen)
-        attempt = AttemptRecord(self.key, self.account, 0.0, verdict.kind.value, verdict.reason)
+        status = 200 if verdict.kind is Kind.OK else STATUS_OF.get(verdict.kind, 500)
+        attempt = AttemptRecord(self.key, self.account, 0.0, verdict.kind.value, verdict.reason, status)
         if verdict.kind in COOLING:
             self._parts.observer.cooled(self.account, granted.group, verdict.reason)
         self._parts.ledger.settle(
@@ -346,8 +347,7 @@ class SessionUsage:
         record = self._record_of(response, attempt)
         self._parts.observer.attempted(attempt, record)
         self._ended += 1
-        attempt.status = 200 if verdict.kind is Kind.OK else STATUS_OF.get(verdict.kind, 500)
-        record.id, record.status, record.source = f"{record.id}.{self._ended}", attempt.status, "upstream"
+        record.id, record.status, record.source = f"{record.id}.{self._ended}", status, "upstream"
         record.started, record.ended = response.started, time.monotonic()
         self._parts.observer.response_ended(record)
 
