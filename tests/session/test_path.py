@@ -294,8 +294,8 @@ async def test_an_event_that_repeats_the_key_is_cleaned(open_hall, kind):
 
 async def test_a_stored_prompt_that_chooses_the_model_has_limits_of_its_own_until_upstream_tells_the_model(open_hall):
     hall = await open_hall({"a": 1})
-    told: list[str] = []
-    hall.house.recorder.attempted = lambda _, trip: told.append(trip.model)
+    told: list[tuple[str, int]] = []
+    hall.house.recorder.attempted = lambda leg, trip: told.append((trip.model, leg.status))
     client, upstream = await hall.pair("/v1/responses")
     asked = {"type": "response.create", "prompt": {"id": "pmpt_1"}, "input": "hi", "max_output_tokens": 5000}
     await say(client, **asked)
@@ -308,7 +308,7 @@ async def test_a_stored_prompt_that_chooses_the_model_has_limits_of_its_own_unti
     await heard(client)
     await hall.over_with(client, upstream)
     assert await tokens_taken(hall, group="pmpt_1") == 120
-    assert told[-1] == "gpt-4o-2024-08-06"  # whose price it has
+    assert told[-1] == ("gpt-4o-2024-08-06", 200)  # whose price it has, and by whose name it is booked
 
 
 async def test_responses_of_several_lanes_are_told_apart(open_hall):
