@@ -25,24 +25,14 @@ async def cluster(directory: Path) -> AsyncIterator[dict[int, subprocess.Popen[b
     """Three masters and a replica of each, by port; masters first."""
     nodes: dict[int, subprocess.Popen[bytes]] = {}
     try:
-        for _ in range(6):
-            port = free_port()
-            (directory / str(port)).mkdir()
-            nodes[port] = subprocess.Popen(
-                [
-                    *(str(valkey_binary()), "--port", str(port), "--bind", "127.0.0.1", "--save", ""),
-                    *("--cluster-enabled", "yes", "--cluster-node-timeout", "500", "--dir", str(directory / str(port))),
-                ],
-                stdout=subprocess.DEVNULL,
-            )
+        async with asyncio.timeout(30):
+            while len(nodes) < 6:
+                port = free_port()
+                process = _node(directory / str(port), port)
+                if await _answers(process, port):  # else another program has its port, or the one of its bus
+                    nodes[port] = process
         clients = [redis.Redis(port=port) for port in nodes]
         async with asyncio.timeout(30):
-            for client in clients:
-                while True:
-                    with contextlib.suppress(redis.ConnectionError):
-                        client.ping()
-                        break
-                    await asyncio.sleep(0.02)
             for n, client in enumerate(clients[:3]):
                 client.execute_command("CLUSTER ADDSLOTSRANGE", n * 5461, 16383 if n == 2 else n * 5461 + 5460)
             for port in list(nodes)[1:]:
@@ -62,6 +52,27 @@ async def cluster(directory: Path) -> AsyncIterator[dict[int, subprocess.Popen[b
         for process in nodes.values():
             os.kill(process.pid, signal.SIGCONT)
             stop_valkey(process)
+
+
+def _node(directory: Path, port: int) -> subprocess.Popen[bytes]:
+    directory.mkdir()
+    return subprocess.Popen(
+        [
+            *(str(valkey_binary()), "--port", str(port), "--bind", "127.0.0.1", "--save", ""),
+            *("--cluster-enabled", "yes", "--cluster-node-timeout", "500", "--dir", str(directory)),
+        ],
+        stdout=subprocess.DEVNULL,
+    )
+
+
+async def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Whether it has started; False: it has ended."""
+    while process.poll() is None:
+        with contextlib.suppress(redis.ConnectionError):
+            redis.Redis(port=port).ping()
+            return process.poll() is None
+        await asyncio.sleep(0.02)
+    return False
 
 
 class SlotMove:
