@@ -55,15 +55,19 @@ check: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.model-if-possible $(VENV)/.clients-i
 	$(PARALLEL) --durations 10 --hypothesis-seed $(SEED)
 	$(ALONE) --durations 10 --hypothesis-seed $(SEED)
 
-both: ## What CI runs: `make check`, then all tests again in the compiled build, with the same seed
+both: ## What CI runs: `make check`, then the tests again in the compiled build, with the same seed
 	@$(MAKE) --no-print-directory pure
 	@$(MAKE) --no-print-directory check SEED=$(SEED)
 	@$(MAKE) --no-print-directory compile
 	@$(MAKE) --no-print-directory again SEED=$(SEED)
 
+# Not again: what makes an image or drives a browser takes minutes, and meets no module of the compiled build that others do
+# not. (The image has a compiled build of its own.)
+ONCE = tests/end_to_end/test_container.py tests/end_to_end/test_dashboard.py tests/dashboard/test_built_files.py tests/test_wheels.py
+
 .PHONY: again
 again:
-	$(PARALLEL) --hypothesis-seed $(SEED)
+	$(PARALLEL) --hypothesis-seed $(SEED) $(addprefix --ignore ,$(ONCE))
 	$(ALONE) --hypothesis-seed $(SEED)
 
 soak: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.clients-if-possible $(VENV)/.fuzz-if-possible ## The long load tests, minutes each; SOAK_SECONDS=15 shortens some
