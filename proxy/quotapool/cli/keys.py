@@ -66,49 +66,27 @@ async def show(keys: KeyOperations, *, json: JsonOption = False) -> int:
     return 0
 
 
-@app.command("enable")
-@with_keys
-async def enable(
-    keys: KeyOperations,
-    names: KeysArgument = None,
-    *,
-    account: AccountOption = None,
-    state: StateOption = None,
-    match: MatchOption = None,
-    yes: YesOption = False,
-) -> int:
-    """Make removed, quarantined, disabled or draining keys active again."""
-    return await work(keys, "enable", Choice(names or [], account, state, match), yes=yes)
+def _for_many(action: KeyVerb, about: str) -> None:
+    """The command of this name, for one key or for many."""
+
+    async def run(
+        keys: KeyOperations,
+        names: KeysArgument = None,
+        *,
+        account: AccountOption = None,
+        state: StateOption = None,
+        match: MatchOption = None,
+        yes: YesOption = False,
+    ) -> int:
+        return await work(keys, action, Choice(names or [], account, state, match), yes=yes)
+
+    app.command(action, help=about)(with_keys(run))
 
 
-@app.command("disable")
-@with_keys
-async def disable(
-    keys: KeyOperations,
-    names: KeysArgument = None,
-    *,
-    account: AccountOption = None,
-    state: StateOption = None,
-    match: MatchOption = None,
-    yes: YesOption = False,
-) -> int:
-    """No requests until they are enabled."""
-    return await work(keys, "disable", Choice(names or [], account, state, match), yes=yes)
-
-
-@app.command("drain")
-@with_keys
-async def drain(
-    keys: KeyOperations,
-    names: KeysArgument = None,
-    *,
-    account: AccountOption = None,
-    state: StateOption = None,
-    match: MatchOption = None,
-    yes: YesOption = False,
-) -> int:
-    """No new requests; running ones are completed. The same as disable, with another name for the intention."""
-    return await work(keys, "drain", Choice(names or [], account, state, match), yes=yes)
+_for_many("enable", "Make removed, quarantined, disabled or draining keys active again.")
+_for_many("disable", "No requests until they are enabled.")
+_for_many("drain", "No new requests; running ones are completed. As disable, with another name for the intention.")
+_for_many("forget", "Delete keys that were added at run time, with their secrets.")
 
 
 @app.command("remove")
@@ -128,21 +106,6 @@ async def remove(
     """Take them out permanently, also after restarts, until they are enabled or their secrets change."""
     action: KeyVerb = "forget" if forget else "remove"
     return await work(keys, action, Choice(names or [], account, state, match), yes=yes)
-
-
-@app.command("forget")
-@with_keys
-async def forget(
-    keys: KeyOperations,
-    names: KeysArgument = None,
-    *,
-    account: AccountOption = None,
-    state: StateOption = None,
-    match: MatchOption = None,
-    yes: YesOption = False,
-) -> int:
-    """Delete keys that were added at run time, with their secrets."""
-    return await work(keys, "forget", Choice(names or [], account, state, match), yes=yes)
 
 
 @app.command("probe")

@@ -1,4 +1,5 @@
-"""The dashboard's page and its assets: read once at start, compressed once, sent with headers that keep others out.
+"""The dashboard's page and its assets: read once at start, compressed once. The headers that keep others out are those
+of every answer on the operators' port (`admin/listener.py`).
 
 They hold no secret, so they need no token. What the page shows comes from the admin API, which does.
 """
@@ -33,19 +34,6 @@ _TYPES: Final = {
 }
 _PACKED: Final = frozenset({"png", "woff2"})  # compressed already
 _HASHED: Final = re.compile(r"-[A-Za-z0-9_]{8,64}\.[a-z0-9]+$")  # app-3FJ2K8QD.js, as esbuild names them
-_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
-)
-_PERMISSIONS: Final = "camera=(), geolocation=(), microphone=(), payment=(), usb=()"
-HEADERS: Final[Mapping[str, str]] = {
-    "Content-Security-Policy": _POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": _PERMISSIONS,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +51,6 @@ class File:
         small = None if kind in _PACKED else gzip.compress(body, 9, mtime=0)
         kept = "public, max-age=31536000, immutable" if _HASHED.search(name) else "no-cache"
         headers = {
-            **HEADERS,
             "Content-Type": _TYPES.get(kind, "application/octet-stream"),
             "Cache-Control": kept,
             "ETag": f'"{hashlib.sha256(body).hexdigest()[:20]}"',
