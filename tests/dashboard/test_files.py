@@ -56,6 +56,7 @@ async def test_every_file_comes_with_headers_that_keep_other_pages_out(page, pat
     headers = (await page.get(path)).headers
     policy = headers["Content-Security-Policy"].split("; ")
     assert {"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "form-action 'none'"} <= set(policy)
+    assert "require-trusted-types-for 'script'" in policy
     assert "unsafe" not in headers["Content-Security-Policy"]
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Cross-Origin-Resource-Policy"] == headers["Cross-Origin-Opener-Policy"] == "same-origin"

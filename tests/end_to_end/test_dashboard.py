@@ -126,6 +126,8 @@ def test_a_viewer_sees_everything_and_changes_nothing(browser, pool):
         headers = {"X-Quotapool-CSRF": page.request.get(f"{proxy.admin_url}/admin/session").json()["csrf"]}
         refused = page.request.post(f"{proxy.admin_url}/admin/keys/key-0/disable", headers=headers)
         assert (refused.status, refused.json()["error"]["code"]) == (403, "role_not_enough")
+        tried = {"body": {"model": "gpt-4o", "messages": []}}  # which changes nothing
+        assert page.request.post(f"{proxy.admin_url}/admin/dry-run", headers=headers, data=tried).status == 200
 
 
 # ---- for everybody
