@@ -26,8 +26,13 @@ def shown(option: Option) -> str:
         elif _PLAIN_NAME.fullmatch(part):
             text += f".{part}" if text else part
         else:
-            text += f'["{part}"]'
+            text += f'["{_visible(part)}"]'
     return text
+
+
+def _visible(name: str) -> str:
+    """With an escape for each character that is not seen, or that a terminal would obey."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
 
 
 def _mask(name: str) -> str:
@@ -42,13 +47,14 @@ def nearest(name: str, real: Iterable[str]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something was written: a file with a line (from 1), or the name of another source."""
+    """Where something was written: a file with a line and a column (from 1), or the name of another source."""
 
     source: str
     line: int | None = None
+    column: int | None = None
 
     def __str__(self) -> str:
-        return self.source if self.line is None else f"{self.source}:{self.line}"
+        return ":".join(str(part) for part in (self.source, self.line, self.column) if part is not None)
 
 
 @dataclass(frozen=True, slots=True)
