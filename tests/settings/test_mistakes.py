@@ -188,6 +188,11 @@ VALUES = [
         KEY,
         "1:11: upstream: is this proxy's own address (listen); it must be OpenAI's, or another server's",
     ),
+    (
+        "keys:\n- {secret: a, upstream: 'http://127.0.0.1:8080'}",
+        NONE,
+        "2:25: keys[0].upstream: is this proxy's own address (listen); it must be OpenAI's, or another server's",
+    ),
     ("tiers:\n  t: {rpm: 5 k/min}", KEY, "2:12: tiers.t.rpm: must be a number, such as 1000, 500k or 2M"),
     ("max_concurrent: 1.5", KEY, "1:17: max_concurrent: must be a whole number, such as 1000, 10k or 2M"),
 ]

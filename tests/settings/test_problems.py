@@ -170,7 +170,7 @@ def test_listening_beyond_this_machine_needs_client_keys_or_a_clear_wish(load_ya
     problem = load_yaml(f"listen: {listen}\n{more}").bind_problem()
     assert (problem is None) is allowed
     if problem:
-        # I expect the three ways out.
+        # I expect three remedies.
         assert "quotapool clients add" in problem
         assert "listen: 127.0.0.1:8080" in problem
         assert "allow_anonymous: true" in problem

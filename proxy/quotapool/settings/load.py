@@ -115,8 +115,11 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Option, str, str | Non
         yield ("dashboard", "oidc"), "needs the package joserfc: pip install 'quotapool[oidc]'", None
     if settings.tls is not None and (problem := settings.tls.problem()) is not None:
         yield ("tls", problem[0]), problem[1], None
-    if _is_itself(settings):
-        yield ("upstream",), "is this proxy's own address (listen); it must be OpenAI's, or another server's", None
+    bases: list[tuple[Option, str]] = [(("upstream",), settings.upstream)]
+    bases += [(("keys", n, "upstream"), key.upstream.url) for n, key in enumerate(settings.keys) if key.upstream]
+    for option, base in bases:
+        if _is_itself(base, settings.listen):
+            yield option, "is this proxy's own address (listen); it must be OpenAI's, or another server's", None
     for name, account in settings.accounts.items():
         if account.tier is not None and account.tier not in settings.tiers:
             hint = nearest(account.tier, settings.tiers)
@@ -201,12 +204,11 @@ def _anchor_paths(value: Any, base: Path, home: Path) -> None:
             _anchor_paths(item, base, home)
 
 
-def _is_itself(settings: Settings) -> bool:
-    url = urlsplit(settings.upstream)
-    port = url.port or {"http": 80, "https": 443}[url.scheme]
-    here = settings.listen
-    is_here = url.hostname == here.host or (_is_local(settings.upstream) and (here.is_loopback or here.is_any))
-    return bool(port) and port == here.port and is_here
+def _is_itself(upstream: str, listen: Address) -> bool:
+    url = urlsplit(upstream)
+    if (url.port or {"http": 80, "https": 443}[url.scheme]) != listen.port:
+        return False
+    return url.hostname == listen.host or (_is_local(upstream) and (listen.is_loopback or listen.is_any))
 
 
 def _is_local(url: str) -> bool:
