@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from quotapool.domain.alert import AlertKind
 from quotapool.settings import ConfigError
 from quotapool.settings.draft import Draft
 from quotapool.settings.errors import Place
@@ -13,6 +14,7 @@ from quotapool.settings.unknown_names import unknown_names
 
 from tests.settings.conftest import KEY
 
+KINDS = " or ".join(", ".join(f"'{kind}'" for kind in AlertKind).rsplit(", ", 1))
 REAL = "sk-proj-Abcdefghijklmnop0123456789"  # nothing in it looks like a placeholder
 NONE: dict[str, str] = {}
 A = {"A": REAL}
@@ -194,6 +196,17 @@ VALUES = [
         "2:25: keys[0].upstream: is this proxy's own address (listen); it must be OpenAI's, or another server's",
     ),
     ("tiers:\n  t: {rpm: 5 k/min}", KEY, "2:12: tiers.t.rpm: must be a number, such as 1000, 500k or 2M"),
+    (
+        "alerts: {targets: [{url: 'https://h.example', kinds: [nonsense, brake]}]}",
+        KEY,
+        f"1:55: alerts.targets[0].kinds[0]: must be one of {KINDS}",
+    ),
+    (
+        f"{A_CLIENT}, budgets: [{', '.join(['{usd: 1, per: day}'] * 33)}]}}",
+        KEY,
+        "2:39: clients[0].budgets: must have at most 32 entries",
+    ),
+    ("queue: {batch_leaves: 1}", KEY, "1:23: queue.batch_leaves: must be less than 1.0"),
     ("max_concurrent: 1.5", KEY, "1:17: max_concurrent: must be a whole number, such as 1000, 10k or 2M"),
 ]
 
@@ -432,6 +445,8 @@ ACCOUNT = "no key has this account (unless one is added later)"
     ("text", "expected"),
     [
         ("limits:\n  models:\n    gpt4o: {rpm: 5}", f"3:5: limits.models.gpt4o: {MODEL}; did you mean 'gpt-4o'?"),
+        ("limits: {models: {'gtp-5.5:long': {}}}",
+         f"1:19: limits.models[\"gtp-5.5:long\"]: {MODEL}; did you mean 'gpt-5.5'?"),
         ("groups:\n  mine: [gpt-4o, gpt-4o-mni]", f"2:18: groups.mine[1]: {MODEL}; did you mean 'gpt-4o-mini'?"),
         ("long_context: {gtp-5.5: 5}", f"1:16: long_context[\"gtp-5.5\"]: {MODEL}; did you mean 'gpt-5.5'?"),
         ("prices: {whisper1: {input: 5}}", f"1:10: prices.whisper1: {MODEL}; did you mean 'whisper-1'?"),

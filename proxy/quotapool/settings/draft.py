@@ -38,6 +38,12 @@ _WORDS: Final = {
     "date_parsing": "must be a day, such as 2026-12-31",
     "date_type": "must be a day, such as 2026-12-31",
     "literal_error": "must be one of {expected}",
+    "enum": "must be one of {expected}",
+    "less_than": "must be less than {lt}",
+    "too_long": "must have at most {max_length} entries",
+    "too_short": "must have at least {min_length} of them",
+    "finite_number": "must be a finite number",
+    "int_parsing_size": "must be a whole number",
 }
 
 

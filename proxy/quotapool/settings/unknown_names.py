@@ -101,7 +101,9 @@ def unknown_names(settings: Settings, names: Iterable[Named]) -> tuple[str, ...]
         "client": lambda: (client.id for client in settings.clients),
         "team": lambda: settings.teams,
     }
-    told = [_told(one, nearest(one.name, islice(real[one.kind](), _MOST))) for one in unknown[:_SHOWN]]
+    told = [
+        _told(one, nearest(one.name.removesuffix(_LONG), islice(real[one.kind](), _MOST))) for one in unknown[:_SHOWN]
+    ]
     if more := len(unknown) - len(told):
         told.append(f"{more:,} more names of models, accounts, clients or teams are not known")
     return tuple(told)
