@@ -249,6 +249,11 @@ FILES = [
     (f"api_key\n{REAL}", "keys.txt:1: api_key: unknown column; did you mean 'secret'?"),
     (f"Secret Key\n{REAL}", "keys.txt:1: secret_key: unknown column; did you mean 'secret'?"),
     (f"id;token\na;{REAL}", "keys.txt:1: token: unknown column; did you mean 'secret'?"),
+    (f"keys\n{REAL}", "keys.txt:1: keys: unknown column; did you mean 'secret'?"),
+    (f"name\n{REAL}", "keys.txt:1: name: unknown column; did you mean 'id'?"),
+    # It may be a row without a header, and then this is a secret.
+    ("token,AIzaSyAbc\n", ("keys.txt:1: token: unknown column; did you mean 'secret'?\n"
+     "keys.txt:1: column 2: unknown column")),
     ("sk-a;acme", "keys.txt:1: contains a semicolon; a table must begin with a header such as id,secret,account"),
     ("sk-a|acme", "keys.txt:1: contains a vertical bar; a table must begin with a header such as id,secret,account"),
     ("DATABASE_PASSWORD=abc", "keys.txt:1: is NAME=value; write the secret alone, without the name"),

@@ -12,7 +12,9 @@ Option = tuple[str | int, ...]  # ("keys", 2, "account") is shown as keys[2].acc
 
 _SHOWN_AT_MOST: Final = 50
 _PLAIN_NAME: Final = re.compile(r"[\w-]{1,64}( \d+)?")
-_LIKE_A_SECRET: Final = re.compile(r"(?i)\W*(bearer\W+)?(sk|sess)-|.{65,}", re.DOTALL)
+_LIKE_A_SECRET: Final = re.compile(
+    r"(?i)\W*(bearer\W+)?((sk|sess|xai|pplx|nvapi|csk|qp)-|(gsk|hf|r8|ghp|whsec)_|aiza|akia)|.{65,}", re.DOTALL
+)
 
 
 def shown(option: Option) -> str:

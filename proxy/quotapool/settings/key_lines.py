@@ -48,17 +48,13 @@ class Header:
 
 
 def header_of(line: str) -> Header | None:
-    """The header of a table, if this is one: a cell says that the secrets are in its column."""
+    """The header of a table, if this is one: a cell says that the secrets are in its column, or all name columns."""
     if _BEGINNING in line.lower():
         return None
     delimiter = next((one for one in _DELIMITERS if one in line), ",")
     names = [plain(cell.strip().strip("'\"")) for cell in line.strip().strip("|").split(delimiter)]
-    return Header(tuple(names), delimiter) if any(map(is_column, names)) else None
-
-
-def is_column(name: str) -> bool:
-    """Whether a column of this name has the secrets."""
-    return column_of(name) == "secret"
+    columns = [column_of(name) for name in names]
+    return Header(tuple(names), delimiter) if "secret" in columns or all(columns) else None
 
 
 def column_of(name: str) -> str | None:

@@ -139,7 +139,8 @@ def _from_table(file: str, header: Header, lines: list[tuple[int, str]], draft: 
     unknown = [column for column in header.columns if column not in COLUMNS]
     for column in unknown:
         hint = column_of(column) or nearest(column, COLUMNS)
-        draft.refuse((column or "empty",), "unknown column", place=Place(file, lines[0][0]), nearest=hint)
+        name = column if hint else f"column {header.columns.index(column) + 1}"  # which may be a secret
+        draft.refuse((name,), "unknown column", place=Place(file, lines[0][0]), nearest=hint)
     if unknown:
         return
     for number, line in lines[1:]:

@@ -104,7 +104,8 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         ),
     },
     "UpstreamKey": _words(
-        secret="api_key apikey key token value openai_api_key secret_key sk auth_token bearer credential",
+        secret="api_key apikey key token value openai_api_key secret_key sk auth_token bearer credential keys api_keys "
+        "apikeys openai_api_keys secrets secret_keys tokens",
         secret_file="api_key_file key_file file path token_file secret_path key_path",
         id="name alias label key_name title key_id",
         account="org organization organisation project group org_id organization_id project_id team owner",
