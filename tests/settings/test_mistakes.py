@@ -22,7 +22,7 @@ KEYS = f"keys:\n  - secret: {REAL[:12]}"
 A_CLIENT = "clients:\n  - {id: app, key: a-client-key-ours"
 PLACEHOLDER = "is a placeholder; put a key of OpenAI in its place"
 A_LITERAL = "is the text itself, not a variable's value; for that write ${NAME}"
-ENDPOINT = "ends with an endpoint; write the base URL, the part before /v1/, https://api.openai.com"
+ENDPOINT = "ends with an endpoint; write the base URL, the part before /v1/, such as https://api.openai.com"
 NO_LIST = 'is neither one secret a line nor a JSON list of them, as in ["sk-...", "sk-..."]'
 AS_LISTEN = "unknown option; did you mean 'listen: 127.0.0.1:8080'?"
 
