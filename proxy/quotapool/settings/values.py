@@ -180,7 +180,9 @@ def parse_upstream(value: object) -> str:
         )
     path = url.path.rstrip("/")
     if _ENDPOINT.fullmatch(path):
-        raise ValueError("ends with an endpoint; write the base URL, the part before /v1/, such as https://api.openai.com")
+        raise ValueError(
+            "ends with an endpoint; write the base URL, the part before /v1/, such as https://api.openai.com"
+        )
     if url.query or url.fragment:
         raise ValueError("must not have a query (?) or a fragment (#)")
     _check_hosts(url.netloc)
