@@ -23,6 +23,7 @@ settings.load_profile("any machine")
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 HOW_TO_GET = {
     "chromium": "apt-get install chromium",
+    "helm": "`go install helm.sh/helm/v3/cmd/helm@v3.22.0`, with Go",
     "promtool": "apt-get install prometheus",
     "prometheus": "apt-get install prometheus",
     "redis-server": "apt-get install redis-server",

@@ -1,7 +1,9 @@
 {{/* What would go wrong later is refused now: all of it at once, each with its remedy. */}}
 
 {{- define "quotapool.check" -}}
-{{- $problems := include "quotapool.unknown" (dict "values" .Values "path" "" "names" (include "quotapool.names" . | splitList "\n")) | splitList "\n" | compact -}}
+{{- $names := include "quotapool.names" . | splitList "\n" | compact -}}
+{{- $unknown := include "quotapool.unknown" (dict "values" .Values "path" "" "names" $names) -}}
+{{- $problems := printf "%s%s" $unknown (include "quotapool.emptied" (list .Values $names)) | splitList "\n" | compact | uniq -}}
 {{- if $problems }}{{ fail (printf "\n\n%s\n" (join "\n" $problems)) }}{{ end -}}
 {{- $problems = include "quotapool.problems" . | splitList "\n" | compact -}}
 {{- if $problems }}{{ fail (printf "\n\n%s\n" (join "\n" $problems)) }}{{ end -}}
@@ -24,10 +26,10 @@
 {{- end -}}
 {{- end -}}
 
-{{- if not (or .Values.keys.existingSecret (hasKey $config "keys") (hasKey $config "keys_file") (include "quotapool.variable" (list . "OPENAI_API_KEYS")) .Values.extraEnvFrom) }}
+{{- if not (or .Values.keys.existingSecret (kindIs "slice" $config.keys) $config.keys_file (include "quotapool.variable" (list . "OPENAI_API_KEYS")) .Values.extraEnvFrom) }}
 - there are no OpenAI keys: kubectl create secret generic quotapool-keys --from-file={{ .Values.keys.secretKey }}=keys.txt, and keys.existingSecret: quotapool-keys (or config.keys: [], if all keys are added at run time)
 {{- end -}}
-{{- if and $isService (not (or $config.allow_anonymous (hasKey $config "clients") .Values.clients.existingSecret (include "quotapool.variable" (list . "QUOTAPOOL_CLIENTS")))) }}
+{{- if and $isService (not (or $config.allow_anonymous (kindIs "slice" $config.clients) .Values.clients.existingSecret (include "quotapool.variable" (list . "QUOTAPOOL_CLIENTS")))) }}
 - nobody could call: name clients under config.clients, by key_hash or with their keys in clients.existingSecret (or config.allow_anonymous: true, on a network that you trust; or config.clients: [], if the store has them)
 {{- end -}}
 
@@ -92,9 +94,10 @@
 {{- range $name, $value := .value }}{{ include "quotapool.secrets" (dict "value" $value "path" (printf "%s.%s" $.path $name) "name" $name) }}{{ end -}}
 {{- else if kindIs "slice" .value -}}
 {{- range $at, $value := .value }}{{ include "quotapool.secrets" (dict "value" $value "path" (printf "%s[%d]" $.path $at) "name" $.name) }}{{ end -}}
-{{- else if kindIs "string" .value -}}
+{{- else if .value -}}
+{{- $text := toString .value -}}
 {{- $isSecret := has .name (list "secret" "key" "admin_token" "master_key" "session_key" "client_secret") -}}
-{{- if and .value (not (contains "${" .value)) (or $isSecret (regexMatch "://[^/?#]*:[^/?#]+@" .value) (regexMatch "(^|[^A-Za-z0-9_-])sk-[A-Za-z0-9_-]{16,}" .value)) }}
+{{- if and (not (contains "${" $text)) (or $isSecret (regexMatch "://[^/?#]*:[^/?#]+@" $text) (regexMatch "(^|[^A-Za-z0-9_-])sk-[A-Za-z0-9_-]{16,}" $text)) }}
 - {{ .path }} is a secret, and would be in the ConfigMap: write ${NAME}, and give NAME with extraEnv, extraEnvFrom or clients.existingSecret
 {{- end -}}
 {{- end -}}

@@ -143,6 +143,23 @@ valkey.tolerations
 {{- end -}}
 {{- end }}
 
+{{/* (list values names): a line for each group of values without its defaults, as `keys:` with nothing below leaves it. */}}
+{{- define "quotapool.emptied" -}}
+{{- $values := index . 0 -}}
+{{- range index . 1 -}}
+{{- $at := $values -}}
+{{- $path := list -}}
+{{- range splitList "." . | initial -}}
+{{- $path = append $path . -}}
+{{- $at = get $at . -}}
+{{- if not (or (kindIs "map" $at) (eq . "global")) }}
+- {{ join "." $path }} has nothing below it: leave it out, or give one of its values
+{{- break -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{/* (list name candidates): the candidate that shares most pairs of letters with the name, in proportion to their lengths. */}}
 {{- define "quotapool.nearest" -}}
 {{- $name := index . 0 | lower -}}
