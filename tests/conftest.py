@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.fakes.helm import Helm
 from tests.fakes.valkey import forget_all, running_valkey
 from tests.fakes.virtual_time import virtual_store_url, virtual_time
 
@@ -64,6 +65,11 @@ def client_programs(program: Callable[[str], str]) -> Path:
     if not Path(sys.prefix, ".clients").exists():
         missing("tests/clients")
     return Path(sys.prefix, "clients")
+
+
+@pytest.fixture(scope="session")
+def helm(program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    return Helm(program("helm"), tmp_path_factory.mktemp("helm"))
 
 
 @pytest.fixture(scope="session")

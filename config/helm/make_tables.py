@@ -1,4 +1,4 @@
-"""Writes what repeats the chart's values: the table in its README (from values.yaml) and the names in `_names.tpl` (from the schema).
+"""Writes what repeats the chart's values: the README's table, from values.yaml, and the names, from the schema.
 
     python config/helm/make_tables.py
 
@@ -39,9 +39,8 @@ def values(text: str, known: set[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def _values(
-    group: yaml.Node, lines: list[str], known: set[str], above: str, comment_above: str
+    group: yaml.MappingNode, lines: list[str], known: set[str], above: str, comment_above: str
 ) -> Iterator[tuple[str, str, str]]:
-    assert isinstance(group, yaml.MappingNode)
     for key, value in group.value:
         name, comment = above + key.value, _comment_over(key.start_mark.line, lines) or comment_above
         is_group = not {name, f"{name}.*"} & known

@@ -1,4 +1,4 @@
-"""Helm, where it is installed."""
+"""The chart, rendered or refused, where helm is installed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ from typing import Any
 import pytest
 
 from tests.fakes.helm import LEAST, Helm, Refused, Rendered, over
-
-
-@pytest.fixture(scope="session")
-def helm(program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Helm:
-    return Helm(program("helm"), tmp_path_factory.mktemp("helm"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The Helm chart: what it renders is valid, starts our proxy, keeps secrets out, and updates without dropping a request."""
+"""The Helm chart: what it renders is valid, fits the proxy and holds no secret; what cannot work is refused."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def containers(rendered: Rendered) -> Iterator[tuple[dict[str, Any], dict[str, A
 
 
 def test_helm_lint_finds_nothing(helm: Helm):
-    said = helm("lint", "--strict", "--kube-version", KUBERNETES, "--values", "-", str(CHART), given=yaml.safe_dump(LEAST))
+    said = helm(
+        "lint", "--strict", "--kube-version", KUBERNETES, "--values", "-", str(CHART), given=yaml.safe_dump(LEAST)
+    )
     assert "1 chart(s) linted, 0 chart(s) failed" in said
     assert "WARNING" not in said
 
@@ -336,9 +338,7 @@ def test_two_pools_of_one_namespace_do_not_reach_each_others_store(helm: Helm):
 def test_the_network_policy_lets_in_who_is_named_and_out_to_what_is_needed(render: Callable[..., Rendered]):
     closed = render({"networkPolicy": {"enabled": True}}).one("NetworkPolicy")["spec"]
     assert closed["policyTypes"] == ["Ingress", "Egress"]
-    assert closed["ingress"] == [
-        {"from": [{"podSelector": {}}], "ports": [{"protocol": "TCP", "port": "clients"}]}
-    ]
+    assert closed["ingress"] == [{"from": [{"podSelector": {}}], "ports": [{"protocol": "TCP", "port": "clients"}]}]
     assert [port["port"] for rule in closed["egress"] for port in rule["ports"]] == [53, 53, 443]
 
     clients, operators = render(EVERYTHING).one("NetworkPolicy")["spec"]["ingress"]
@@ -362,7 +362,9 @@ def test_promtool_accepts_the_rendered_rules_and_all_are_there(
     render: Callable[..., Rendered], program: Callable[[str], str], tmp_path: Path
 ):
     spec = render(EVERYTHING).one("PrometheusRule")["spec"]
-    originals = [yaml.safe_load((ROOT / "config" / "prometheus" / f).read_text()) for f in ("alerts.yml", "recording.yml")]
+    originals = [
+        yaml.safe_load((ROOT / "config" / "prometheus" / f).read_text()) for f in ("alerts.yml", "recording.yml")
+    ]
     assert spec["groups"] == [group for original in originals for group in original["groups"]]
     file = tmp_path / "rules.yml"
     file.write_text(yaml.safe_dump(spec))
@@ -417,7 +419,9 @@ def test_the_readmes_sidecar_stands_in_a_pod_of_another_chart(helm: Helm, tmp_pa
     (parent / "templates").mkdir(parents=True)
     (parent / "Chart.yaml").write_text("apiVersion: v2\nname: app\nversion: 1.0.0\n" + chart_file)
     (parent / "values.yaml").write_text(values)
-    head = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: app}\nspec:\n  selector: {matchLabels: {app: app}}\n"
+    head = (
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: app}\nspec:\n  selector: {matchLabels: {app: app}}\n"
+    )
     (parent / "templates" / "deployment.yaml").write_text(head + pod)
     subprocess.run(["cp", "-r", str(CHART), str(tmp_path / "quotapool")], check=True)
     helm("dependency", "update", "--skip-refresh", str(parent))
@@ -443,6 +447,35 @@ def test_the_readmes_sidecar_stands_in_a_pod_of_another_chart(helm: Helm, tmp_pa
     assert labels_fit(rendered.one("PodMonitor", "app-quotapool")["spec"]["selector"], labels)
     policy = rendered.one("NetworkPolicy", "app-quotapool-valkey")["spec"]["ingress"][0]["from"][0]["podSelector"]
     assert labels_fit(policy, labels)
+
+
+# ---- what helm says afterwards ----
+
+
+@pytest.fixture(scope="module")
+def notes(helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any]], str]:
+    """NOTES.txt, which `helm template` leaves out: moved into a ConfigMap of a copy."""
+    copy = tmp_path_factory.mktemp("chart") / "quotapool"
+    subprocess.run(["cp", "-r", str(CHART), str(copy)], check=True)
+    text = (copy / "templates" / "NOTES.txt").read_text()
+    (copy / "templates" / "_notes.tpl").write_text('{{- define "notes" -}}\n' + text + "{{- end }}")
+    head = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: notes}\ndata:\n"
+    (copy / "templates" / "notes.yaml").write_text(head + '  text: {{ include "notes" . | toJson }}\n')
+    return lambda values: str(helm.template(over(LEAST, values), chart=copy).one("ConfigMap", "notes")["data"]["text"])
+
+
+def test_the_notes_tell_the_base_url_and_which_secrets_to_make(notes: Callable[[dict[str, Any]], str]):
+    said = notes(CASES["bundled store"])
+    assert "http://quotapool.llm:8080/v1" in said
+    assert "create secret generic quotapool-keys --from-file=OPENAI_API_KEYS=keys.txt" in said
+    assert 'create secret generic quotapool-valkey --from-literal=valkey-password="$(openssl rand -hex 24)"' in said
+    assert "store of its own" not in said
+
+
+def test_the_notes_warn_of_a_store_that_is_not_shared(notes: Callable[[dict[str, Any]], str]):
+    assert "This pod has a store of its own" in notes({})
+    assert "quotapool-valkey" not in notes({})
+    assert "Each sidecar has a store of its own" in notes({"mode": "sidecar"})
 
 
 # ---- what is refused ----
@@ -479,7 +512,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         over(CASES["bundled store"], {"autoscaling": {"enabled": True, "queueLength": 0, "requestsInFlight": 0}}),
         "- autoscaling needs one of queueLength, requestsInFlight and cpu",
     ),
-    "of no use": ({"mode": "sidecar", "ingress": {"enabled": True}}, "- ingress.enabled does nothing with mode: sidecar"),
+    "of no use": (
+        {"mode": "sidecar", "ingress": {"enabled": True}},
+        "- ingress.enabled does nothing with mode: sidecar",
+    ),
 }
 
 
@@ -494,29 +530,28 @@ def test_all_that_is_wrong_is_said_at_once(refusal: Callable[..., str]):
     assert len(re.findall(r"^- ", said, re.MULTILINE)) == 4
 
 
-@pytest.mark.parametrize("name", [name for name, (values, _) in REFUSED.items() if values])
-def test_what_is_refused_is_the_combination(name: str, render: Callable[..., Rendered]):
-    """The chart with what every installation needs renders: so no refusal comes from something else."""
-    assert render().objects
+@pytest.mark.parametrize(
+    ("values", "name", "nearest"),
+    [
+        ({"replicas": 3}, "replicas", "replicaCount"),
+        ({"image": {"tags": "1"}}, "image.tags", "image.tag"),
+        ({"autoscale": {"enabled": True}}, "autoscale", "autoscaling"),
+        ({"valkey": {"image": {"repo": "a"}}}, "valkey.image.repo", "valkey.image.repository"),
+        ({"externalRedis": {"secretkey": "a"}}, "externalRedis.secretkey", "externalRedis.secretKey"),
+        ({"livenessProbe": {"timeout": 5}}, "livenessProbe.timeout", "livenessProbe.timeoutSeconds"),
+        ({"x": 1}, "x", ""),
+    ],
+)
+def test_an_unknown_value_is_refused_with_the_nearest(values, name, nearest, refusal: Callable[..., str]):
+    assert f"there is no value {name}; the nearest is {nearest}" in refusal(values)
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"replicas": 3}, "there is no value replicas; the nearest is replicaCount"),
-        ({"image": {"tags": "1"}}, "there is no value image.tags; the nearest is image.tag"),
-        ({"autoscale": {"enabled": True}}, "there is no value autoscale; the nearest is autoscaling"),
-        ({"valkey": {"image": {"repo": "a"}}}, "there is no value valkey.image.repo; the nearest is valkey.image.repository"),
-        ({"externalRedis": {"secretkey": "a"}}, "there is no value externalRedis.secretkey; the nearest is externalRedis.secretKey"),
-        ({"livenessProbe": {"timeout": 5}}, "there is no value livenessProbe.timeout; the nearest is livenessProbe.timeoutSeconds"),
-        ({"keys": None}, "keys has nothing below it: leave it out"),
-        ({"valkey": None}, "valkey has nothing below it: leave it out"),
-        ({"valkey": {"image": None}}, "valkey.image has nothing below it: leave it out"),
-        ({"x": 1}, "there is no value x; the nearest is "),
-    ],
-)  # fmt: skip
-def test_an_unknown_value_is_refused_with_the_nearest_and_an_emptied_group_by_its_name(values, message, refusal: Callable[..., str]):
-    assert message in refusal(values)
+    ("values", "name"),
+    [({"keys": None}, "keys"), ({"valkey": None}, "valkey"), ({"valkey": {"image": None}}, "valkey.image")],
+)
+def test_a_group_with_nothing_below_it_is_refused_by_its_name(values, name, refusal: Callable[..., str]):
+    assert f"- {name} has nothing below it: leave it out" in refusal(values)
 
 
 @pytest.mark.parametrize(

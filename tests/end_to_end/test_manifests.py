@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -268,8 +267,8 @@ def test_every_probe_waits_longer_than_the_second_that_is_kubernetes_default():
         container[probe]
         for file in MANIFESTS
         for doc in documents(file)
-        if "template" in doc.get("spec", {})
-        for container in [*doc["spec"]["template"]["spec"].get("initContainers", []), *doc["spec"]["template"]["spec"]["containers"]]
+        if (pod := doc.get("spec", {}).get("template", {}).get("spec"))
+        for container in [*pod.get("initContainers", []), *pod["containers"]]
         for probe in ("startupProbe", "readinessProbe", "livenessProbe")
         if probe in container
     ]
@@ -284,9 +283,9 @@ def test_tmp_in_compose_holds_the_counters_of_a_thousand_keys_and_twenty_models(
 
 
 @pytest.mark.parametrize("file", ["sidecar.yaml", "deployment.yaml"])
-def test_the_manifests_have_the_memory_that_the_chart_computes(file: str, program: Callable[[str], str], tmp_path: Path):
+def test_the_manifests_have_the_memory_that_the_chart_computes(file: str, helm: Helm):
     """For 1,000 keys, 20 models and a shared store, as their comments say."""
-    chart = Helm(program("helm"), tmp_path).template(
+    chart = helm.template(
         over(LEAST, {"sizing": {"keys": 1_000}, "valkey": {"enabled": True, "existingSecret": "quotapool-store"}})
     )
     pod = document(file, "Deployment")["spec"]["template"]["spec"]
