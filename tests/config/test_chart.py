@@ -190,6 +190,10 @@ def test_no_secret_is_rendered(case: Rendered):
         ({"upstream_proxy": {"https": "http://jane:password@proxy:3128"}}, "config.upstream_proxy.https"),
         ({"alerts": {"targets": [{"url": "mailtos://jane:pw@smtp/?to=a@b"}]}}, "config.alerts.targets[0].url"),
         ({"dashboard": {"oidc": {"client_secret": "0123456789"}}}, "config.dashboard.oidc.client_secret"),
+        (
+            {"alerts": {"targets": [{"url": "https://hooks.slack.com/services/password"}]}},
+            "config.alerts.targets[0].url",
+        ),
     ],
 )
 def test_a_secret_in_the_configuration_is_refused_by_its_place_and_not_repeated(config, place, refusal):
@@ -200,8 +204,14 @@ def test_a_secret_in_the_configuration_is_refused_by_its_place_and_not_repeated(
 
 
 def test_a_reference_to_a_secret_is_accepted(render: Callable[..., Rendered]):
-    config = {"redis": "redis://:${PASSWORD}@redis/0", "clients": [{"id": "app", "key": "${APP_KEY}"}]}
-    assert render({"config": config}).config["redis"] == config["redis"]
+    config = {
+        "redis": "redis://:${PASSWORD}@redis/0",
+        "clients": [{"id": "app", "key": "${APP_KEY}", "labels": {"key": "a label named so"}}],
+        "alerts": {
+            "targets": [{"url": "mailtos://smtp.example.com?to=ops@example.com"}, {"url": "http://alerts.corp/in"}]
+        },
+    }
+    assert render({"config": config}).config | config == render({"config": config}).config
 
 
 def test_pods_get_no_token_of_kubernetes_and_no_rights(case: Rendered):
@@ -349,6 +359,22 @@ def test_the_network_policy_lets_in_who_is_named_and_out_to_what_is_needed(rende
     }
 
 
+def test_a_long_release_name_leaves_room_for_what_kubernetes_adds(helm: Helm):
+    values = over(LEAST, CASES["everything"])
+    rendered = helm.template(values, name="a-release-whose-name-has-the-53-characters-helm-allow")
+    (store,) = (it["metadata"]["name"] for it in rendered.objects if it["kind"] == "StatefulSet")
+    assert len(store) + len("-0123456789") <= 63  # the label controller-revision-hash
+    assert all(len(it["metadata"]["name"]) <= 63 for it in rendered.objects)
+
+
+def test_labels_of_yours_do_not_take_the_place_of_those_that_select(render: Callable[..., Rendered]):
+    mine = {"team": "llm", "app.kubernetes.io/name": "other"}
+    rendered = render({"podLabels": mine})
+    labels = rendered.pod["metadata"]["labels"]
+    assert (labels["team"], labels["app.kubernetes.io/name"]) == ("llm", "quotapool")
+    assert rendered.text.count("app.kubernetes.io/name: other") == 0
+
+
 # ---- watching and scaling ----
 
 
@@ -406,7 +432,17 @@ def test_every_file_of_dashboards_becomes_a_config_map(helm: Helm, tmp_path: Pat
     assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
-# ---- sidecars ----
+# ---- the README's examples ----
+
+
+def test_the_readmes_first_command_installs_something_that_works(helm: Helm):
+    (values,) = re.findall(r"--values - <<VALUES\n(.*?)\nVALUES\n", (CHART / "README.md").read_text(), re.DOTALL)
+    rendered = helm.template(yaml.safe_load(re.sub(r"\$\(.*\)", "0" * 63 + "1", values)))
+    assert rendered.config["clients"] == [{"id": "app", "key_hash": "0" * 63 + "1"}]
+    assert rendered.one("Deployment")["spec"]["replicas"] == 2
+    assert rendered.one("StatefulSet", "quotapool-valkey")
+
+
 
 
 def test_the_readmes_sidecar_stands_in_a_pod_of_another_chart(helm: Helm, tmp_path: Path):

@@ -74,10 +74,9 @@ def charts_valkey(rendered: Rendered, place: Path) -> Iterator[int]:
         )
     try:
         wait_until(lambda: b"Ready to accept" in (place / "log").read_bytes() or process.poll(), "the store is up", 20)
-        assert (
-            b"valkey-server" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
-        )  # it is the process that gets SIGTERM
-        assert PASSWORD.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        command_line = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        assert b"valkey-server" in command_line  # not the shell: this process gets SIGTERM
+        assert PASSWORD.encode() not in command_line
         yield port
     finally:
         process.terminate()

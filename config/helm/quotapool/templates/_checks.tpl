@@ -29,8 +29,8 @@
 {{- if not (or .Values.keys.existingSecret (kindIs "slice" $config.keys) $config.keys_file (include "quotapool.variable" (list . "OPENAI_API_KEYS")) .Values.extraEnvFrom) }}
 - there are no OpenAI keys: kubectl create secret generic quotapool-keys --from-file={{ .Values.keys.secretKey }}=keys.txt, and keys.existingSecret: quotapool-keys (or config.keys: [], if all keys are added at run time)
 {{- end -}}
-{{- if and $isService (not (or $config.allow_anonymous (kindIs "slice" $config.clients) .Values.clients.existingSecret (include "quotapool.variable" (list . "QUOTAPOOL_CLIENTS")))) }}
-- nobody could call: name clients under config.clients, by key_hash or with their keys in clients.existingSecret (or config.allow_anonymous: true, on a network that you trust; or config.clients: [], if the store has them)
+{{- if and $isService (not (or $config.allow_anonymous (kindIs "slice" $config.clients) (include "quotapool.variable" (list . "QUOTAPOOL_CLIENTS")))) }}
+- nobody could call: name clients under config.clients, by key_hash, or by key: ${NAME} with NAME in clients.existingSecret (or config.allow_anonymous: true, on a network that you trust; or config.clients: [], if the store has them)
 {{- end -}}
 
 {{- if and $isService $many (not $shared) }}
@@ -91,13 +91,13 @@
 {{/* A line for each secret that is written into the configuration, where everybody who may read the ConfigMap would see it. */}}
 {{- define "quotapool.secrets" -}}
 {{- if kindIs "map" .value -}}
-{{- range $name, $value := .value }}{{ include "quotapool.secrets" (dict "value" $value "path" (printf "%s.%s" $.path $name) "name" $name) }}{{ end -}}
+{{- range $name, $value := omit .value "labels" }}{{ include "quotapool.secrets" (dict "value" $value "path" (printf "%s.%s" $.path $name) "name" $name) }}{{ end -}}
 {{- else if kindIs "slice" .value -}}
 {{- range $at, $value := .value }}{{ include "quotapool.secrets" (dict "value" $value "path" (printf "%s[%d]" $.path $at) "name" $.name) }}{{ end -}}
 {{- else if .value -}}
 {{- $text := toString .value -}}
 {{- $isSecret := has .name (list "secret" "key" "admin_token" "master_key" "session_key" "client_secret") -}}
-{{- if and (not (contains "${" $text)) (or $isSecret (regexMatch "://[^/?#]*:[^/?#]+@" $text) (regexMatch "(^|[^A-Za-z0-9_-])sk-[A-Za-z0-9_-]{16,}" $text)) }}
+{{- if and (not (contains "${" $text)) (or $isSecret (regexMatch "hooks[.]slack[.]com|/api/webhooks/|/hook/|[?&](key|access_token)=" $text) (regexMatch "://[^/?#]*:[^/?#]+@" $text) (regexMatch "(^|[^A-Za-z0-9_-])sk-[A-Za-z0-9_-]{16,}" $text)) }}
 - {{ .path }} is a secret, and would be in the ConfigMap: write ${NAME}, and give NAME with extraEnv, extraEnvFrom or clients.existingSecret
 {{- end -}}
 {{- end -}}

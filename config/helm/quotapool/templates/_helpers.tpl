@@ -1,11 +1,12 @@
 {{/* Names, labels and durations. */}}
 
 {{- define "quotapool.fullname" -}}
+{{- /* 40: a StatefulSet adds 18 characters (-valkey and its revision) in a label, which holds 63. */ -}}
 {{- if .Values.fullnameOverride -}}
-{{ .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{ .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
 {{- else -}}
 {{- $name := .Values.nameOverride | default .Chart.Name -}}
-{{ ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 50 | trimSuffix "-" }}
+{{ ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 40 | trimSuffix "-" }}
 {{- end -}}
 {{- end }}
 
