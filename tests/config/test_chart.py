@@ -443,8 +443,6 @@ def test_the_readmes_first_command_installs_something_that_works(helm: Helm):
     assert rendered.one("StatefulSet", "quotapool-valkey")
 
 
-
-
 def test_the_readmes_sidecar_stands_in_a_pod_of_another_chart(helm: Helm, tmp_path: Path):
     """The README's three files, with a pod around the last one."""
     chart_file, values, pod = (

@@ -15,15 +15,15 @@ import yaml
 from tests.fakes.helm import CHART, Rendered
 
 ROOT = Path(__file__).parents[2]
-MAKER = CHART.parent / "make_tables.py"
+MAKER = CHART.parent / "make_copies.py"
 
 
 @pytest.fixture(scope="module")
 def tables() -> Any:
-    spec = spec_from_file_location("make_tables", MAKER)
+    spec = spec_from_file_location("make_copies", MAKER)
     assert spec is not None
     assert spec.loader is not None
-    module = sys.modules["make_tables"] = module_from_spec(spec)
+    module = sys.modules["make_copies"] = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -31,9 +31,9 @@ def tables() -> Any:
 # ---- one list of values ----
 
 
-def test_the_readmes_table_and_the_known_names_are_those_of_the_values_and_the_schema(tables: Any):
+def test_what_is_made_of_other_files_is_what_they_make(tables: Any):
     for file, text in tables.written().items():
-        assert file.read_text() == text, "run `python config/helm/make_tables.py`"
+        assert file.read_text() == text, "run `python config/helm/make_copies.py`"
 
 
 def test_every_value_has_a_comment_and_is_in_the_schema(tables: Any):

@@ -1,8 +1,8 @@
 """Writes what repeats the chart's values: the README's table, from values.yaml, and the names, from the schema.
 
-    python config/helm/make_tables.py
+    python config/helm/make_copies.py
 
-A test compares. Nobody but whoever changes values.yaml needs this.
+And it copies the rules of config/prometheus, since a chart reads only files of its own. A test compares all of it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Final
 import yaml
 
 CHART: Final = Path(__file__).parent / "quotapool"
+_RULES: Final = CHART.parents[1] / "prometheus"
 _TABLE: Final = re.compile(r"(?<=<!-- values -->\n).*(?=<!-- /values -->)", re.DOTALL)
 _NAMES: Final = re.compile(r'(?<=define "quotapool.names" -}}\n).*?(?={{- end }})', re.DOTALL)
 
@@ -70,10 +71,11 @@ def table() -> str:
 
 
 def written() -> dict[Path, str]:
-    """The two files, as they should be."""
+    """The files, as they should be."""
     readme, template = CHART / "README.md", CHART / "templates" / "_names.tpl"
     known = [*names(json.loads((CHART / "values.schema.json").read_text())), "global.*"]
-    return {
+    rules = {CHART / "rules" / name: (_RULES / name).read_text() for name in ("alerts.yml", "recording.yml")}
+    return rules | {
         readme: _TABLE.sub(lambda _: table(), readme.read_text()),
         template: _NAMES.sub(lambda _: "".join(f"{name}\n" for name in sorted(known)), template.read_text()),
     }
