@@ -130,11 +130,11 @@ def load_as_mounted(rendered: Rendered, place: Path) -> Settings:
             folder.mkdir(parents=True, exist_ok=True)
             for item in source["secret"]["items"]:
                 (folder / item["path"]).write_text(SECRETS[source["secret"]["name"]][item["key"]])
-    _, _, config = rendered.container["args"]
-    assert config.startswith("/etc/quotapool/")
+    variables = environment(rendered)
+    assert variables["QUOTAPOOL_CONFIG"] == "/etc/quotapool/quotapool.yaml"
     file = place / "quotapool.yaml"
     file.write_text(text.replace("/run/secrets", f"{place}/run/secrets"))
-    return load(file, env=environment(rendered))
+    return load(None, env={**variables, "QUOTAPOOL_CONFIG": str(file)})
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "sidecar"])
@@ -306,6 +306,15 @@ def test_the_operators_port_is_served_inside_the_cluster_only(render: Callable[.
     assert admin["type"] == "ClusterIP"
     assert [port["targetPort"] for port in admin["ports"]] == ["metrics"]
     assert render(EVERYTHING).one("Service")["spec"]["type"] == "LoadBalancer"
+
+
+def test_the_operators_port_knows_the_names_of_its_service(render: Callable[..., Rendered]):
+    values = {"adminService": {"enabled": True}, "config": {"allowed_hosts": ["mine.example.com"]}}
+    assert render(values).config["allowed_hosts"] == [
+        *("mine.example.com", "quotapool-admin", "quotapool-admin.llm"),
+        *("quotapool-admin.llm.svc", "quotapool-admin.llm.svc.cluster.local"),
+    ]
+    assert "allowed_hosts" not in render().config
 
 
 def labels_fit(selector: dict[str, Any], labels: dict[str, str]) -> bool:

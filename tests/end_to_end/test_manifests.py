@@ -166,6 +166,7 @@ def test_the_sidecar_serves_its_pod_on_loopback_and_the_kubelet_on_all_interface
     environment = {entry["name"]: entry["value"] for entry in sidecar["env"] if "value" in entry}
 
     assert environment == {
+        "QUOTAPOOL_CONFIG": "/etc/quotapool/quotapool.yaml",
         "QUOTAPOOL_LISTEN": "127.0.0.1:18080",
         "QUOTAPOOL_ADMIN_LISTEN": "0.0.0.0:19090",
     }

@@ -12,6 +12,15 @@
 {{- if .Values.valkey.enabled -}}
 {{- $_ := set $config "redis" (printf "redis://:${VALKEY_PASSWORD}@%s-valkey:6379/0" (include "quotapool.fullname" .)) -}}
 {{- end -}}
+{{- if .Values.adminService.enabled -}}
+{{- /* Under these names the operators' port is asked; it refuses others, which foreign web pages may have made up. */ -}}
+{{- $name := printf "%s-admin" (include "quotapool.fullname" .) -}}
+{{- $names := list $name -}}
+{{- range tuple "" ".svc" ".svc.cluster.local" -}}
+{{- $names = append $names (printf "%s.%s%s" $name $.Release.Namespace .) -}}
+{{- end -}}
+{{- $_ := set $config "allowed_hosts" (concat ($config.allowed_hosts | default list) $names | uniq) -}}
+{{- end -}}
 {{ toYaml $config }}
 {{- end }}
 

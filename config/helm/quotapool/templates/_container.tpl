@@ -22,8 +22,10 @@ In another chart that depends on this one (mode: sidecar), with `.Subcharts.quot
 {{- $size := include "quotapool.sizing" . | fromYaml -}}
 image: {{ include "quotapool.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
-args: [serve, --config, /etc/quotapool/quotapool.yaml]
+args: [serve]
 env:
+  # Not as an argument, so that `kubectl exec … quotapool check` finds it, too.
+  - {name: QUOTAPOOL_CONFIG, value: /etc/quotapool/quotapool.yaml}
   - {name: QUOTAPOOL_LISTEN, value: {{ $listen | quote }}}
   - {name: QUOTAPOOL_ADMIN_LISTEN, value: {{ printf "%s:%v" .Values.listenHost $adminPort | quote }}}
   - {name: QUOTAPOOL_STATE_DIR, value: /var/lib/quotapool}
