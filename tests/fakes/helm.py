@@ -19,6 +19,18 @@ LEAST: dict[str, Any] = {
     "config": {"clients": [{"id": "app", "key_hash": "0" * 63 + "1"}]},
 }
 
+EVERYTHING = yaml.safe_load((Path(__file__).parents[1] / "config" / "everything.yaml").read_text())
+CASES: dict[str, dict[str, Any]] = {
+    "least": {},
+    "external store": {"replicaCount": 3, "externalRedis": {"existingSecret": "quotapool-redis"}},
+    "bundled store": {"replicaCount": 3, "valkey": {"enabled": True, "existingSecret": "quotapool-valkey"}},
+    "store without a password": {"replicaCount": 3, "config": {"redis": "redis://redis:6379/0"}},
+    "store from a variable": {"replicaCount": 2, "extraEnv": [{"name": "QUOTAPOOL_REDIS", "value": "redis://r/0"}]},
+    "IPv6": {"listenHost": "[::]"},
+    "sidecar": {"mode": "sidecar", "config": {"clients": None}, "podMonitor": {"enabled": True}},
+    "everything": EVERYTHING,
+}
+
 
 class Refused(Exception):
     """What helm said instead of rendering."""
@@ -84,3 +96,7 @@ def over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(name), dict)
         merged[name] = over(merged[name], value) if both else value
     return merged
+
+
+def labels_fit(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    return bool(selector["matchLabels"].items() <= labels.items())
