@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.fakes.helm import Helm
 from tests.fakes.valkey import forget_all, running_valkey
 from tests.fakes.virtual_time import virtual_store_url, virtual_time
 
@@ -23,6 +24,7 @@ settings.load_profile("any machine")
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 HOW_TO_GET = {
     "chromium": "apt-get install chromium",
+    "helm": "`go install helm.sh/helm/v3/cmd/helm@v3.22.0`, with Go",
     "promtool": "apt-get install prometheus",
     "prometheus": "apt-get install prometheus",
     "redis-server": "apt-get install redis-server",
@@ -63,6 +65,11 @@ def client_programs(program: Callable[[str], str]) -> Path:
     if not Path(sys.prefix, ".clients").exists():
         missing("tests/clients")
     return Path(sys.prefix, "clients")
+
+
+@pytest.fixture(scope="session")
+def helm(program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    return Helm(program("helm"), tmp_path_factory.mktemp("helm"))
 
 
 @pytest.fixture(scope="session")

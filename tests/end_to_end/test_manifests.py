@@ -12,6 +12,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tests.fakes.helm import LEAST, Helm, over
+
 ROOT = Path(__file__).parents[2]
 MANIFESTS = sorted((ROOT / "config" / "kubernetes").glob("*.yaml"))
 KUBERNETES = ("1.30", kubernetes_validate.latest_version())  # the first with `preStop: sleep` on, and the newest
@@ -161,9 +163,10 @@ def test_the_sidecar_serves_its_pod_on_loopback_and_the_kubelet_on_all_interface
     template = document("sidecar.yaml", "Deployment")["spec"]["template"]
     (sidecar,) = template["spec"]["initContainers"]
     (app,) = template["spec"]["containers"]
-    environment = {entry["name"]: entry["value"] for entry in sidecar["env"]}
+    environment = {entry["name"]: entry["value"] for entry in sidecar["env"] if "value" in entry}
 
     assert environment == {
+        "QUOTAPOOL_CONFIG": "/etc/quotapool/quotapool.yaml",
         "QUOTAPOOL_LISTEN": "127.0.0.1:18080",
         "QUOTAPOOL_ADMIN_LISTEN": "0.0.0.0:19090",
     }
@@ -180,13 +183,13 @@ def test_all_replicas_share_one_store_and_may_reach_it():
     (container,) = valkey["template"]["spec"]["containers"]
 
     assert valkey["replicas"] == 1
-    assert container["args"][container["args"].index("--maxmemory-policy") + 1] == "noeviction"
-    assert container["args"][container["args"].index("--appendonly") + 1] == "yes"
+    (script,) = container["args"]
+    assert {"maxmemory-policy noeviction", "appendonly yes", 'requirepass "$REDISCLI_AUTH"'} <= set(script.splitlines())
     for file in ("sidecar.yaml", "deployment.yaml"):
         deployment = document(file, "Deployment")["spec"]
         config = yaml.safe_load(document(file, "ConfigMap")["data"]["quotapool.yaml"])
         assert deployment["replicas"] > 1
-        assert config["redis"] == f"redis://{store}:6379/0"
+        assert config["redis"] == f"redis://:${{STORE_PASSWORD}}@{store}:6379/0"
         labels = deployment["template"]["metadata"]["labels"]
         assert admitted["podSelector"]["matchLabels"].items() <= labels.items()
 
@@ -255,3 +258,50 @@ def test_the_formula_and_its_examples_are_in_the_docs():
         store = 0 if shared else 10 + 0.001 * pool * int(models)
         limit = 1.5 * (90 + 0.006 * pool + per_worker * worker + store)
         assert abs(limit - int(stated.replace(",", ""))) < 10, keys
+
+
+# ---- one set of figures for compose, the manifests and the chart ----
+
+
+def test_every_probe_waits_longer_than_the_second_that_is_kubernetes_default():
+    probes = [
+        container[probe]
+        for file in MANIFESTS
+        for doc in documents(file)
+        if (pod := doc.get("spec", {}).get("template", {}).get("spec"))
+        for container in [*pod.get("initContainers", []), *pod["containers"]]
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe")
+        if probe in container
+    ]
+    assert len(probes) == 3 + 3 + 2
+    assert all(probe["timeoutSeconds"] >= 5 for probe in probes)
+
+
+def test_tmp_in_compose_holds_the_counters_of_a_thousand_keys_and_twenty_models(compose: dict[str, Any]):
+    """docs/operations.md: 1 + 0.00025 · 6 · 1,000 · 20 = 31 MiB, twice."""
+    (tmp,) = compose["services"]["proxy"]["tmpfs"]
+    assert int(re.search(r"size=(\d+)m", tmp)[1]) >= 2 * 31
+
+
+@pytest.mark.parametrize("file", ["sidecar.yaml", "deployment.yaml"])
+def test_the_manifests_have_the_memory_that_the_chart_computes(file: str, helm: Helm):
+    """For 1,000 keys, 20 models and a shared store, as their comments say."""
+    chart = helm.template(
+        over(LEAST, {"sizing": {"keys": 1_000}, "valkey": {"enabled": True, "existingSecret": "quotapool-store"}})
+    )
+    pod = document(file, "Deployment")["spec"]["template"]["spec"]
+    (container,) = (c for c in [*pod.get("initContainers", []), *pod["containers"]] if c["name"] == "quotapool")
+    sizes = {v["name"]: v["emptyDir"]["sizeLimit"] for v in pod["volumes"] if "emptyDir" in v}
+    (store,) = document("store.yaml", "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    (charts,) = chart.one("StatefulSet", "quotapool-valkey")["spec"]["template"]["spec"]["containers"]
+
+    assert container["resources"]["limits"] == chart.container["resources"]["limits"]
+    assert container["resources"]["requests"]["memory"] == chart.container["resources"]["requests"]["memory"]
+    assert {f"quotapool-{name}": size for name, size in sizes.items()} == {
+        v["name"]: v["emptyDir"]["sizeLimit"] for v in chart.pod["spec"]["volumes"] if "emptyDir" in v
+    }
+    for part in ("image", "command", "args", "resources", "securityContext", "readinessProbe", "livenessProbe"):
+        assert store[part] == charts[part], part
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        wanted = {name: value for name, value in chart.container[probe].items() if name != "failureThreshold"}
+        assert wanted.items() <= container[probe].items()
