@@ -10,6 +10,7 @@ from typing import Final
 
 from quotapool.keys.seal import MasterKey, new_master_key
 from quotapool.settings import Settings
+from quotapool.store.owner import give_to_owner
 
 _OWN_FILE: Final = "master-key"
 
@@ -78,6 +79,7 @@ def write(path: Path, *texts: str) -> None:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write("".join(f"{text}\n" for text in texts))
             file.flush()
+            give_to_owner(descriptor, path.parent)
             os.fsync(file.fileno())
         new.replace(path)
     except OSError as error:
