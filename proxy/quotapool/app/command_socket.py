@@ -57,8 +57,8 @@ class Head(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`wire`: the settings in force, as `settings.from_wire` reads them; empty unless asked for. `pid`: of the proxy, as
-    it is called here; a container may call it 1."""
+    """`wire`: the settings in force, as `settings.from_wire` reads them; empty unless asked for. `pid`: of the proxy,
+    as it is called here; a container may call it 1."""
 
     head: Head
     wire: bytes

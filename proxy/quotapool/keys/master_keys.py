@@ -77,9 +77,9 @@ def write(path: Path, *texts: str) -> None:
             new.unlink()
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            give_to_owner(descriptor, path.parent)
             file.write("".join(f"{text}\n" for text in texts))
             file.flush()
-            give_to_owner(descriptor, path.parent)
             os.fsync(file.fileno())
         new.replace(path)
     except OSError as error:

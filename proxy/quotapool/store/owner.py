@@ -7,9 +7,13 @@ from pathlib import Path
 
 
 def give_to_owner(descriptor: int, directory: Path) -> None:
-    """As root, give a new file to the owner of its directory; else it is ours, which is right. Raises OSError."""
+    """As root, give a new file to the owner of its directory, before it has content; else it is ours, which is right.
+
+    A file with content or a second name is left alone: that user may have put it there, and it may be another's. Raises
+    OSError.
+    """
     if os.geteuid() != 0:
         return
-    owner = directory.stat()
-    if owner.st_uid != 0 and os.fstat(descriptor).st_uid == 0:
+    owner, file = directory.stat(), os.fstat(descriptor)
+    if owner.st_uid != 0 and (file.st_uid, file.st_size, file.st_nlink) == (0, 0, 1):
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
