@@ -75,6 +75,14 @@ async def test_a_named_state_dir_is_the_only_place_where_it_looks(named, env, tm
         assert (nowhere.pool, nowhere.keys, nowhere.state_dir) == ("default", (), tmp_path / "new")
 
 
+async def test_the_state_dir_is_the_one_that_leads_there_from_here(env, tmp_path):
+    """A container's /var/lib/quotapool is elsewhere on its host."""
+    seen_here = tmp_path / "volume"
+    async with proxy(tmp_path / "inside"):
+        seen_here.symlink_to(tmp_path / "inside")
+        assert (await found({**env, "QUOTAPOOL_STATE_DIR": str(seen_here)})).state_dir == seen_here
+
+
 async def test_a_service_is_found_after_the_users_own_proxy(env, tmp_path, monkeypatch):
     service = tmp_path / "var" / "lib"
     monkeypatch.setattr(running, "_SERVICE", service)
@@ -216,9 +224,9 @@ def test_the_embedded_store_of_a_proxy_with_a_tmp_of_its_own_is_reached_through_
     here = tmp_path / "valkey.sock"
     here.touch()
     head = Head(1, "0.1.0", "", "/s", embedded_url=f"unix://{here}")
-    assert Answer(head, b"", os.getpid()).embedded_url == f"unix://{here}"
+    assert Answer(head, b"", os.getpid(), tmp_path).embedded_url == f"unix://{here}"
     here.unlink()
-    assert Answer(head, b"", 4321).embedded_url == f"unix:///proc/4321/root{here}"
+    assert Answer(head, b"", 4321, tmp_path).embedded_url == f"unix:///proc/4321/root{here}"
 
 
 def test_a_command_that_reads_an_embedded_store_without_a_proxy_says_so_once(tmp_path, capsys):

@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,17 @@ _log = structlog.get_logger()
 _AT_ONCE: Final = 8  # callers; others wait in the kernel's queue
 _CALLER_S: Final = 5.0  # in which a caller has to take its answer
 _LOOK_S: Final = 2.0  # for another proxy on the same state_dir
+_WATCH_S: Final = 5.0
+_TOLD_S: Final = 10.0  # for which an answer is kept for the next caller
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A socket, which file it is, and who accepts its callers."""
+
+    socket: socket.socket
+    file: tuple[int, int] | None
+    accepting: asyncio.Task[None]
 
 
 class CommandServer:
@@ -40,32 +52,24 @@ class CommandServer:
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
-        self._socket: socket.socket | None = None
-        self._file: tuple[int, int] | None = None
+        self._file = state_dir / FILE
+        self._opened: _Opened | None = None
+        self._problem = ""  # that was logged last
         self._phase = STARTING
         self._settings_now: Callable[[], Settings] | None = None
         self._started_with: Settings | None = None
         self._store_url = ""
-        self._told: tuple[Settings, bytes] | None = None  # the last that were told, and as an answer
+        self._told: tuple[Settings, bytes] | None = None  # the last that were told, and as an answer, for a moment
         self._environment = given_in(os.environ)
         self._telling = asyncio.Lock()
         self._free = asyncio.Semaphore(_AT_ONCE)
-        self._accepting: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._callers: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Answer from now on. A proxy serves without it, so what is wrong is only logged."""
-        where = self._state_dir / FILE
-        try:
-            if (other := await asyncio.to_thread(_other, self._state_dir)) is not None:
-                _log.warning("another proxy runs on this state_dir, so commands speak to that one", pid=other)
-                return
-            self._socket = listening(self._state_dir)
-            self._file = _identity(where)
-        except OSError as error:
-            _log.warning("commands will not find this proxy", socket=str(where), problem=error.strerror or str(error))
-            return
-        self._accepting = asyncio.create_task(self._accept(self._socket))
+        """Answer from now on. A proxy serves without it, so what is wrong is only logged, and tried again."""
+        await self._open()
+        self._watching = asyncio.create_task(self._watch())
 
     def ready(self, settings_now: Callable[[], Settings], started_with: Settings, store_url: str) -> None:
         """`settings_now`: the configuration of the moment, without the store's keys; of `started_with` what needs a
@@ -78,16 +82,47 @@ class CommandServer:
         self._phase = STOPPING
 
     async def close(self) -> None:
-        tasks = {*self._callers, *([self._accepting] if self._accepting else [])}
+        tasks = {*self._callers, *([self._watching] if self._watching else [])}
         for task in tasks:
             task.cancel()
-        if self._socket is not None:
-            where = self._state_dir / FILE
-            if _identity(where) == self._file:  # else another proxy's, which replaced ours
-                with contextlib.suppress(OSError):
-                    where.unlink()
-            self._socket.close()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._close()
+
+    async def _open(self) -> None:
+        try:
+            other = await asyncio.to_thread(_other, self._state_dir)
+            if other is None:
+                sock = listening(self._state_dir)
+                self._opened = _Opened(sock, _identity(self._file), asyncio.create_task(self._accept(sock)))
+        except OSError as error:
+            self._log_once(f"commands cannot find this proxy: {self._file}: {error.strerror or error}")
+        else:
+            if other is not None:
+                self._log_once(f"another proxy runs on {self._state_dir}, so commands find that one: process {other}")
+
+    async def _watch(self) -> None:
+        """Have the socket once another proxy has ended, and again if somebody removed it."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            if self._opened is None or _identity(self._file) != self._opened.file:
+                await self._close()
+                await self._open()
+
+    async def _close(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is None:
+            return
+        opened.accepting.cancel()
+        if _identity(self._file) == opened.file:  # else it is another proxy's
+            with contextlib.suppress(OSError):
+                self._file.unlink()
+        await asyncio.gather(opened.accepting, return_exceptions=True)
+        opened.socket.close()
+
+    def _log_once(self, problem: str) -> None:
+        if problem != self._problem:
+            self._problem = problem
+            _log.warning(problem)
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -123,7 +158,11 @@ class CommandServer:
             settings = self._settings_now()
             if self._told is None or self._told[0] is not settings:
                 self._told = settings, await asyncio.to_thread(self._all_of, settings, self._started_with)
+                asyncio.get_running_loop().call_later(_TOLD_S, self._forget)
             return self._told[1]
+
+    def _forget(self) -> None:
+        self._told = None
 
     def _all_of(self, settings: Settings, started: Settings) -> bytes:
         origin = settings.origin
@@ -144,7 +183,6 @@ class CommandServer:
             places=dict(origin.places),
             warnings=origin.warnings,
             loaded_at=origin.loaded_at,
-            after_restart=tuple(sorted(waiting)),
             settings_bytes=len(wire),
         )
         return _line(head) + wire

@@ -3,8 +3,8 @@
     state_dir/command.sock      mode 0600, as long as the proxy runs
 
 Nothing is read from a caller. Who connects gets `Head` as a line of JSON; once the proxy is ready the settings in force
-follow, with their secrets. Then the connection ends. The proxy answers its own user and root; a command
-believes its own user, and as root the owner of the state_dir. In front of both checks are the modes of the files.
+follow, with their secrets. Then the connection ends. The proxy answers its own user and root; a command believes its
+own user, and as root the owner of the state_dir. In front of both checks are the modes of the files.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ class Head(msgspec.Struct, frozen=True, omit_defaults=True):
     places: dict[str, str] = {}  # as settings.Origin has them, as the next two
     warnings: tuple[str, ...] = ()
     loaded_at: float = 0.0
-    after_restart: tuple[str, ...] = ()
-    settings_bytes: int = 0  # of the second line
+    settings_bytes: int = 0  # that follow
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`wire`: the settings in force, as `settings.from_wire` reads them; empty unless asked for. `pid`: of the proxy,
-    as it is called here; a container may call it 1."""
+    """`wire`: the settings in force, as `settings.from_wire` reads them; empty unless asked for. `pid` of the proxy and
+    its `state_dir`, as they are called here; a container may call them 1 and /var/lib/quotapool."""
 
     head: Head
     wire: bytes
     pid: int
+    state_dir: Path
 
     @property
     def embedded_url(self) -> str:
@@ -134,7 +134,7 @@ def ask(state_dir: Path, *, with_settings: bool, patience_s: float = PATIENCE_S)
                     raise NotAllowed
                 if (answer := _read(sock, deadline, with_settings=with_settings)) is not None:
                     head, wire = answer
-                    return Answer(head, wire, pid or head.pid)
+                    return Answer(head, wire, pid or head.pid, state_dir)
         except (BlockingIOError, ConnectionResetError, BrokenPipeError):
             pass  # many callers at once, or it is about to end
         except PermissionError as error:

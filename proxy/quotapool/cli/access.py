@@ -21,7 +21,7 @@ import structlog
 from quotapool.app.command_socket import Answer, NotAllowed, Silent
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.options import with_settings
-from quotapool.cli.running import NoSettings, is_same_pool, look, not_allowed, refuse_root
+from quotapool.cli.running import NoSettings, at_once, is_same_pool, look, not_allowed, refuse_root
 from quotapool.domain.actor import Actor
 from quotapool.domain.observer import Observer
 from quotapool.keys.keyring import secrets_in
@@ -63,15 +63,15 @@ async def store_of(settings: Settings) -> AsyncIterator[Store]:
 
 
 def _proxy_of(settings: Settings) -> Answer | None:
-    """The proxy on this state_dir, if it can be asked."""
+    """The proxy on this state_dir, if it can be asked. Raises NoSettings."""
+    if settings.redis:
+        return at_once(settings.state_dir)
     try:
         return look(settings.state_dir)
     except NotAllowed as error:
-        if settings.redis is None:
-            raise NoSettings(not_allowed(settings.state_dir)) from error
+        raise NoSettings(not_allowed(settings.state_dir)) from error
     except Silent:
-        pass  # the store may be reached all the same
-    return None
+        return None  # its store may be reached all the same
 
 
 def _running_store(settings: Settings, answer: Answer | None) -> str | None:

@@ -67,6 +67,15 @@ def look(state_dir: Path, *, with_settings: bool = False) -> Answer | None:
     return answer
 
 
+def at_once(state_dir: Path) -> Answer | None:
+    """The same without waiting for a start or a stop, where it is not needed; None also if it cannot be asked."""
+    try:
+        answer = ask(state_dir, with_settings=False)
+    except (NotAllowed, Silent):
+        return None
+    return None if answer is None or answer.head.phase else answer
+
+
 def is_running(state_dir: Path) -> bool:
     """Whether a proxy runs on it, one that hangs included."""
     try:
@@ -173,23 +182,21 @@ def _is_mine(path: Path) -> bool:
 
 
 def _in_force(answer: Answer) -> Settings:
-    head = answer.head
+    head, state_dir = answer.head, answer.state_dir
     try:
         settings = from_wire(answer.wire)
     except ValidationError:  # its text may have secrets
         raise NoSettings(
-            f"{_proxy(Path(head.state_dir), answer.pid)} is version {head.release}, and this command {__version__} "
+            f"{_proxy(state_dir, answer.pid)} is version {head.release}, and this command {__version__} "
             "does not understand its settings: use the same version for both, or give the command --config"
         ) from None
+    settings = settings.model_copy(update={"state_dir": state_dir})
     return with_origin(settings, Origin((), head.warnings, head.places, head.loaded_at))
 
 
 def _say_if_other(settings: Settings) -> None:
     """A given configuration may be about another pool than the proxy that runs on its state_dir."""
-    try:
-        answer = look(settings.state_dir)
-    except (NotAllowed, Silent):
-        return
+    answer = at_once(settings.state_dir)
     if answer is None or is_same_pool(answer.head, settings):
         return
     theirs = _pool_words(answer.head.pool, answer.head.store)
@@ -216,13 +223,10 @@ def _pool_words(pool: str, store: str) -> str:
 
 def _without(named: str, env: Mapping[str, str]) -> str:
     """A line for a configuration that cannot be used, while there is a proxy that could be asked."""
-    try:
-        answer = look(_places(env)[0]) if named else None
-    except (NotAllowed, Silent, NoSettings):
-        return ""
+    answer = at_once(_places(env)[0]) if named else None
     if answer is None:
         return ""
-    return f"\nA proxy runs on {answer.head.state_dir}: without {named}, this command takes its settings"
+    return f"\nA proxy runs on {answer.state_dir}: without {named}, this command takes its settings"
 
 
 def _proxy(state_dir: Path, pid: int) -> str:
