@@ -31,7 +31,7 @@ PREFIX: Final = "QUOTAPOOL_"
 STARTING: Final = "starting"
 STOPPING: Final = "stopping"
 PATIENCE_S: Final = 5.0  # for an answer, from a supervisor that may be busy
-_LARGEST: Final = 128 * 2**20  # bytes of an answer; 30,000 keys have 6 MB
+_LARGEST: Final = 128 * 2**20  # bytes of an answer; 30,000 keys have 8 MB
 _AGAIN_S: Final = 0.05
 
 
