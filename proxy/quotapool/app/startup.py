@@ -15,6 +15,8 @@ from typing import Final
 
 import structlog
 
+from quotapool.app.command_server import CommandServer
+from quotapool.app.command_socket import NotAllowed, Silent, ask
 from quotapool.domain.observer import Observer
 from quotapool.keys.sources import KeySources
 from quotapool.keys.vault import Vault
@@ -54,14 +56,21 @@ class Resources:
     admin_store: Store
     sources: KeySources
     metrics_dir: Path
+    commands: CommandServer
 
 
 async def open_resources(settings: Settings, redactor: Redactor, stack: contextlib.AsyncExitStack) -> Resources:
     """Open everything, to be closed with `stack`. Raises CannotStart."""
-    listener = bind("listen", settings.listen, stack)
-    admin_listener = bind("admin_listen", settings.admin_listen, stack)
+    try:
+        listener = bind("listen", settings.listen, stack)
+        admin_listener = bind("admin_listen", settings.admin_listen, stack)
+    except CannotStart as error:
+        raise CannotStart(f"{error}{await asyncio.to_thread(_who_may_listen, settings)}") from error
     make_state_dir(settings.state_dir)
     token = admin_token(settings)
+    commands = CommandServer(settings.state_dir)
+    stack.push_async_callback(commands.close)  # opened before the store, closed after it: commands wait meanwhile
+    await commands.open()
     redactor.add(token)
     store_url = settings.redis.get_secret_value() if settings.redis else await _start_embedded_store(settings, stack)
     store = await _open_store(settings, store_url, stack)
@@ -75,7 +84,19 @@ async def open_resources(settings: Settings, redactor: Redactor, stack: contextl
         raise CannotStart(problem)
     directory = stack.enter_context(metrics_dir())
     shared_values.prepare(directory)
-    return Resources(listener, admin_listener, token, redactor, store_url, store, admin_store, sources, directory)
+    return Resources(
+        listener, admin_listener, token, redactor, store_url, store, admin_store, sources, directory, commands
+    )
+
+
+def _who_may_listen(settings: Settings) -> str:
+    """A sentence about the proxy that runs on this state_dir already, if it has one of these ports."""
+    with contextlib.suppress(NotAllowed, Silent):
+        answer = ask(settings.state_dir, with_settings=False, patience_s=1.0)
+        ports = {str(settings.listen), str(settings.admin_listen)}
+        if answer is not None and ports & {answer.head.listen, answer.head.admin_listen}:
+            return f" Yes: the proxy that runs on {settings.state_dir}, process {answer.pid}"
+    return ""
 
 
 def bind(option: str, address: Address, stack: contextlib.AsyncExitStack) -> socket.socket:

@@ -102,6 +102,9 @@ class Supervisor:
                 raise CannotStart(f"redis: {error}") from error
             stack.push_async_callback(self._probing.close)
             await self._open_admin_listener(stack)
+            resources = self._resources
+            resources.commands.ready(lambda: resources.sources.configured, self._started_with, resources.store_url)
+            stack.callback(resources.commands.stopping)
             self._handle_signals()
             await self._alerting.start()
             self._start_background_tasks()

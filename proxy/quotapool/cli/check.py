@@ -1,6 +1,6 @@
 """`quotapool check`: what upstream answers about each key, what the store knows about it, and what to do next.
 
-Exit codes: 0 every key is valid and active; 1 at least one is not; 2 that could not be found out.
+Exit codes: 0 every key is valid and active; 1 at least one is not, or there is none; 2 that could not be found out.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NOT_CHECKED: Final = KeyCheck(False, "not asked", "its secret is locked")
 
 
 def run(settings: Settings, *, as_json: bool, show_all: bool = False) -> int:
-    """Exit code 0 only if every key is valid and active."""
+    """Exit code 0 only if there are keys, and every one is valid and active."""
 
     async def command(keys: KeyOperations) -> int:
         rows, checks = await asyncio.gather(keys.rows(), _check_all(keys))
@@ -53,7 +53,7 @@ def run(settings: Settings, *, as_json: bool, show_all: bool = False) -> int:
             tables.print_json({"keys": rows, "summary": _summary(rows), "problems": problems})
         else:
             _print(rows, problems, show_all=show_all)
-        return 0 if all(row["usable"] for row in rows) else 1
+        return 0 if rows and all(row["usable"] for row in rows) else 1
 
     return run_with_keys(settings, command)
 
@@ -91,7 +91,9 @@ def _print(rows: list[dict[str, Any]], problems: list[str], *, show_all: bool) -
         for title in ("states", "answers"):
             counts = ", ".join(f"{count:,} {word}" for word, count in sorted(summary[title].items()))
             out.print(f"{title}: {counts}")
-    out.print(f"{summary['usable']} of {len(rows)} keys usable")
+    out.print(
+        f"{summary['usable']} of {len(rows)} keys usable" if rows else "the pool has no keys: `quotapool keys add`"
+    )
 
 
 def _health(rows: list[dict[str, Any]]) -> Table:

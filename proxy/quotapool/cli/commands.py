@@ -15,7 +15,13 @@ import typer
 from typer.core import TyperGroup
 
 from quotapool import __version__, build
-from quotapool.cli.options import ConfigOption, EnvFileOption, JsonOption, settings_or_exit
+from quotapool.cli.options import (
+    ConfigOption,
+    EnvFileOption,
+    JsonOption,
+    configuration_or_exit,
+    settings_or_exit,
+)
 
 
 class _Group(TyperGroup):
@@ -85,7 +91,7 @@ def serve(
         "state_dir": str(state_dir) if state_dir else None,
         "workers": workers,
     }
-    settings = settings_or_exit(config, env_file, overrides)
+    settings = configuration_or_exit(config, env_file, overrides)
     if check_config:
         from quotapool.cli.check_config import run as check
 
@@ -302,12 +308,20 @@ def me(
 @app.command()
 def healthcheck(
     address: Annotated[
-        str, typer.Option(envvar="QUOTAPOOL_ADMIN_LISTEN", help="The operators' address.")
-    ] = "127.0.0.1:9090",
+        str | None,
+        typer.Option(
+            envvar="QUOTAPOOL_ADMIN_LISTEN",
+            help="The operators' address.",
+            show_default="that of the proxy on QUOTAPOOL_STATE_DIR, else 127.0.0.1:9090",
+        ),
+    ] = None,
 ) -> None:
     """For containers: exit code 0 if the proxy is alive."""
     import urllib.request
 
+    from quotapool.cli.health import operators_address
+
+    address = address or operators_address(os.environ)
     host, _, port = address.rpartition(":")
     host = "127.0.0.1" if host in {"", "0.0.0.0"} else "[::1]" if host == "[::]" else host
     try:

@@ -9,7 +9,7 @@ from quotapool.settings import Settings
 
 
 def run(settings: Settings, *, as_json: bool, changed: bool) -> int:
-    """Print it as this command would read it now; `changed`: only what is no default."""
+    """Print it as it is in force; `changed`: only what is no default."""
     found = configuration(settings, settings, ())
     if changed:
         found.options = [row for row in found.options if row.source != DEFAULT]

@@ -9,9 +9,9 @@ import webbrowser
 
 from quotapool.cli.access import command_actor, record, run_with_store
 from quotapool.cli.errors import fail, warn
+from quotapool.cli.running import is_running
 from quotapool.login.links import VALID_S, Links
 from quotapool.settings import Address, Settings
-from quotapool.store.embedded import attach_url
 from quotapool.store.store import Store
 
 
@@ -19,8 +19,8 @@ def run(settings: Settings, *, is_opened: bool) -> int:
     """Print the link, and open it where there is a browser. Exit code 2 if there is no page to log in to."""
     if not settings.dashboard.enabled:
         return fail("dashboard.enabled is false, so there is no page")
-    if settings.redis is None and attach_url(settings.state_dir) is None:
-        return fail("the proxy is not running: `quotapool serve` starts it")
+    if settings.redis is None and not is_running(settings.state_dir):
+        return fail(f"the proxy is not running on {settings.state_dir}: `quotapool serve` starts it")
     here = _here(settings.admin_listen)
     if not _answers(here):
         warn(f"nothing answers at {here}: is the proxy of this configuration running?")

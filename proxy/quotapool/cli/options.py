@@ -25,15 +25,25 @@ ReplaceOption = Annotated[bool, typer.Option("--replace", help="A new secret for
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
-def settings_or_exit(
-    config: Path | None, env_file: Path | None, overrides: dict[str, object] | None = None
-) -> Settings:
-    """The configuration; ends the command with exit code 2 and the reason if it is invalid."""
+def configuration_or_exit(config: Path | None, env_file: Path | None, overrides: dict[str, object]) -> Settings:
+    """The given configuration; ends the command with exit code 2 and the reason if it is invalid."""
     from quotapool.settings import ConfigError, load
 
     try:
         return load(config, env=os.environ, env_file=env_file, overrides=overrides)
     except ConfigError as error:
+        typer.echo(f"quotapool: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def settings_or_exit(config: Path | None, env_file: Path | None) -> Settings:
+    """What a command is about: the given configuration, else the running proxy's; ends it with exit code 2 and the
+    reason if there is neither."""
+    from quotapool.cli.running import NoSettings, settings_for
+
+    try:
+        return settings_for(config, env_file, os.environ)
+    except NoSettings as error:
         typer.echo(f"quotapool: {error}", err=True)
         raise typer.Exit(2) from None
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from quotapool.keys.seal import MasterKey, new_master_key
 from quotapool.settings import Settings
+from quotapool.store.owner import give_to_owner
 
 _OWN_FILE: Final = "master-key"
 
@@ -76,6 +77,7 @@ def write(path: Path, *texts: str) -> None:
             new.unlink()
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            give_to_owner(descriptor, path.parent)
             file.write("".join(f"{text}\n" for text in texts))
             file.flush()
             os.fsync(file.fileno())

@@ -25,12 +25,12 @@ from quotapool.ledger.items import ChargeItem, Item, ReserveItem, SettleItem
 from quotapool.ledger.local import LocalBudgets
 from quotapool.ledger.messages import MOST, bounded, evidence_of, is_sound, packed_array
 from quotapool.ledger.registry import Braked, Registry
+from quotapool.ledger.replicas import REPLICA_LIVES_S, count_recent
 from quotapool.ledger.rules import Charge
 from quotapool.ledger.stored_buckets import StoredBuckets
 from quotapool.store.store import Script, Store, StoreError, StoreLost, StoreUnavailable, text_of
 
 _NO_COST: Final = Cost(0)
-_REPLICA_LIVES_S: Final = 10.0
 _ALL_ARE_BACK_S: Final = 1.0  # in which every replica has noticed that the store is back, and paid
 _MOST_TOKENS: Final = 10_000_000.0  # of one call; an upstream that reports more does not put a bucket into debt forever
 _CLOCK_STEPS_S: Final = 0.5  # a larger difference is no delay: another server's clock, or one that was set
@@ -337,9 +337,8 @@ class Ledger:
             self.registry.update_version(int(version or 0), text_of(epoch or b""))
             now, _ = await self.store.guard(self.store.client.time())  # machines' own clocks may differ by more
             await self.store.guard(self.store.client.zadd(replicas, {self._name: now}))
-            await self.store.guard(self.store.client.zremrangebyscore(replicas, 0, now - _REPLICA_LIVES_S))
-            recent = now - _REPLICA_LIVES_S, now + _REPLICA_LIVES_S  # later ones are of before the clock was set back
-            counted = await self.store.guard(self.store.client.zcount(replicas, *recent))
+            await self.store.guard(self.store.client.zremrangebyscore(replicas, 0, now - REPLICA_LIVES_S))
+            counted = await count_recent(self.store, replicas, now)
             # The first heartbeat after a long absence of the store finds no other replica yet.
             self.replicas, self._counted = max(1, counted, self._counted), counted
 

@@ -20,6 +20,7 @@ from quotapool.domain.actor import Actor
 from quotapool.domain.changes import encoded
 from quotapool.ledger.registry import MOST_EVENTS
 from quotapool.observe.redaction import Redactor
+from quotapool.store.owner import give_to_owner
 from quotapool.store.store import Store, StoreError
 
 KIND: Final = "operator"  # of these events
@@ -94,6 +95,7 @@ def append(file: Path, line: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(file, flags, 0o600)
     try:
+        give_to_owner(descriptor, file.parent)
         os.write(descriptor, line)
     finally:
         os.close(descriptor)

@@ -27,6 +27,7 @@ from quotapool.settings.transfer import (
     to_wire,
     waiting_for_restart,
     with_more,
+    with_origin,
 )
 from quotapool.settings.values import Address
 
@@ -55,4 +56,5 @@ __all__ = [
     "to_wire",
     "waiting_for_restart",
     "with_more",
+    "with_origin",
 ]

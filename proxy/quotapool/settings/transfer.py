@@ -8,7 +8,7 @@ from typing import Final
 
 from quotapool.settings.alerts import Alerts
 from quotapool.settings.dashboard import Dashboard
-from quotapool.settings.model import Account, Settings, UpstreamKey
+from quotapool.settings.model import Account, Origin, Settings, UpstreamKey
 from quotapool.settings.values import REVEAL
 
 # Sockets, the store and anything else that is built once at start; all other options take effect with a reload.
@@ -37,9 +37,10 @@ def waiting_for_restart(old: Settings, new: Settings) -> set[str]:
 
 
 def to_wire(settings: Settings) -> bytes:
-    """JSON with the secrets revealed: only for a pipe that a worker inherits, never for disk, log or network.
+    """JSON with the secrets revealed: only for a pipe that a worker inherits and for the socket that only our user and
+    root can open, never for disk, log or network.
 
-    `warnings` and `files` stay with the process that read the configuration.
+    The `origin` stays with the process that read the configuration.
     """
     return settings.model_dump_json(context={REVEAL: True}).encode()
 
@@ -47,6 +48,12 @@ def to_wire(settings: Settings) -> bytes:
 def from_wire(wire: bytes) -> Settings:
     """The settings that `to_wire` was given."""
     return Settings.model_validate_json(wire)
+
+
+def with_origin(settings: Settings, origin: Origin) -> Settings:
+    """The same settings, which `from_wire` made, with where they came from."""
+    settings._origin = origin  # noqa: SLF001  # nobody else has seen them yet
+    return settings
 
 
 def with_more(settings: Settings, keys: Iterable[UpstreamKey], accounts: Mapping[str, Account]) -> Settings:

@@ -229,6 +229,22 @@ def attach_url(state_dir: Path) -> str | None:
     return f"unix://{recorded.socket}" if server_pid(recorded.socket) == recorded.pid else None
 
 
+def serving_process(state_dir: Path) -> int | None:
+    """The process id of the proxy that holds the lock of `state_dir`, as far as can be known without taking it: that
+    could make a start fail at this moment."""
+    try:
+        holder, _, role = (state_dir / "embedded.lock").read_text(encoding="ascii", errors="replace").partition(" ")
+    except OSError:
+        return None
+    if role != Role.SERVE or not holder.isdigit() or not is_alive(int(holder)):
+        return None
+    try:
+        is_proxy = b"serve" in Path(f"/proc/{holder}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        is_proxy = True  # no such file on this system
+    return int(holder) if is_proxy else None  # else it is another process with the number of one that has ended
+
+
 @contextlib.asynccontextmanager
 async def temporary(state_dir: Path, *, log: Log) -> AsyncIterator[str]:
     """URL of a server that runs for one CLI command, if `attach_url` found none. Raises as `start`."""
