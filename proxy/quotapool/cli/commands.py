@@ -5,48 +5,32 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import MutableMapping
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from quotapool import __version__, build
+from quotapool.cli.groups import FOR_PROGRAMS, KEYS_AND_CLIENTS, LOOK, START, UPSTREAM, LazyGroup, Root
 from quotapool.cli.options import ConfigOption, EnvFileOption, JsonOption, settings_or_exit
-
-
-class _Group(TyperGroup):
-    """Imports the module of its name when its commands are needed: a start and a health check are quick without."""
-
-    @property
-    def commands(self) -> MutableMapping[str, Any]:
-        """By name, from the `app` of the module."""
-        return typer.main.get_group(import_module(f"quotapool.cli.{self.name}").app).commands
-
-    @commands.setter
-    def commands(self, _: MutableMapping[str, Any]) -> None:
-        return
-
 
 app = typer.Typer(
     name="quotapool",
-    help="A rate-limiting reverse proxy that pools OpenAI API keys.",
+    cls=Root,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,  # its tracebacks show local variables, and those contain keys
 )
-for _name, _help in (
-    ("clients", "Client keys: who may call the proxy."),
-    ("teams", "Teams: limits and budgets that clients share."),
-    ("keys", "Upstream keys: show, add, change and probe them."),
-    ("openai", "What OpenAI itself reports, with an admin key."),
-    ("alerts", "Alerts: webhooks, chats and e-mail."),
-    ("objects", "Stored objects: which account holds what."),
+for _name, _panel, _help in (
+    ("keys", KEYS_AND_CLIENTS, "Upstream keys: show, add, change and probe them."),
+    ("clients", KEYS_AND_CLIENTS, "Client keys: who may call the proxy, and what each may use."),
+    ("teams", KEYS_AND_CLIENTS, "Teams: limits and budgets that clients share."),
+    ("alerts", KEYS_AND_CLIENTS, "Try the webhooks, chats and e-mail that alerts go to."),
+    ("objects", UPSTREAM, "Stored objects: which account holds what."),
+    ("openai", UPSTREAM, "What OpenAI itself reports, with an admin key."),
 ):
-    app.add_typer(typer.Typer(help=_help, no_args_is_help=True, cls=_Group), name=_name)
+    app.add_typer(typer.Typer(help=_help, no_args_is_help=True, cls=LazyGroup), name=_name, rich_help_panel=_panel)
 
 
 def _show_version(wanted: bool) -> None:
@@ -64,19 +48,64 @@ def quotapool(
     """A rate-limiting reverse proxy that pools OpenAI API keys."""
 
 
-@app.command()
+@app.command(rich_help_panel=START)
+def init(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="The configuration to write; other files go beside it.")
+    ] = Path("quotapool.yaml"),
+    keys: Annotated[
+        str | None,
+        typer.Option("--keys", help="Take the keys from this file, one a line; -: standard input.", show_default=False),
+    ] = None,
+    from_env: Annotated[
+        bool, typer.Option("--from-env", help="The keys stay in OPENAI_API_KEYS, and are written nowhere.")
+    ] = False,
+    env_file: EnvFileOption = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(help="Clients' address; 0.0.0.0:8080 lets other machines in.", show_default="127.0.0.1:8080"),
+    ] = None,
+    client: Annotated[
+        str | None,
+        typer.Option(
+            help="Make a key for a client of this name; always made if other machines are let in.", show_default=False
+        ),
+    ] = None,
+    systemd: Annotated[bool, typer.Option("--systemd", help="Also write a hardened systemd unit.")] = False,
+    compose: Annotated[bool, typer.Option("--compose", help="Also write a compose file.")] = False,
+    helm: Annotated[bool, typer.Option("--helm", help="Only print values for the Helm chart.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
+) -> None:
+    """Write a first configuration, and what runs it as a service.
+
+    At a terminal it asks for the OpenAI keys, without showing them, and for who may call. The keys go into a file of
+    their own, which only its owner can read. With --systemd, --compose or --helm a configuration that exists is taken
+    as it is.
+    """
+    from quotapool.cli.init import Options, run
+
+    raise typer.Exit(run(Options(path, keys, from_env, listen, client, systemd, compose, helm, force, env_file)))
+
+
+@app.command(rich_help_panel=START)
 def serve(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
     listen: Annotated[str | None, typer.Option(help="Clients' address.", show_default="127.0.0.1:8080")] = None,
     admin_listen: Annotated[str | None, typer.Option(help="Operators' address.", show_default="127.0.0.1:9090")] = None,
-    upstream: Annotated[str | None, typer.Option(help="Upstream's base URL.", show_default=False)] = None,
-    redis: Annotated[str | None, typer.Option(help="Store; default: an embedded Valkey.", show_default=False)] = None,
-    state_dir: Annotated[Path | None, typer.Option(help="Where state is kept.", show_default=False)] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes.", show_default="1")] = None,
-    check_config: Annotated[bool, typer.Option("--check-config", help="Validate the configuration and exit.")] = False,
+    upstream: Annotated[
+        str | None, typer.Option(help="Upstream's base URL.", show_default="https://api.openai.com")
+    ] = None,
+    redis: Annotated[
+        str | None, typer.Option(help="The store, shared by replicas.", show_default="an embedded Valkey")
+    ] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Where state is kept.", show_default="~/.local/state/quotapool")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that serve clients.", show_default="1")] = None,
+    check_config: Annotated[bool, typer.Option("--check-config", help="Only check the configuration.")] = False,
 ) -> None:
-    """Serve clients. OPENAI_API_KEYS=sk-…,sk-… is enough to start."""
+    """Run the proxy. OPENAI_API_KEYS=sk-…,sk-… is enough to start."""
     overrides: dict[str, object] = {
         "listen": listen,
         "admin_listen": admin_listen,
@@ -98,7 +127,7 @@ def serve(
     raise typer.Exit(run(settings, partial(load, config, env=os.environ, env_file=env_file, overrides=overrides)))
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def check(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
@@ -107,34 +136,44 @@ def check(
         bool, typer.Option("--all", help="Every key of a large pool, not only unusable ones.")
     ] = False,
 ) -> None:
-    """Each key: whether it is valid, its state, what is left, what to do. Exit code 1 if one is not usable."""
+    """Ask OpenAI about each key; show its state and what to do.
+
+    Of a large pool only keys that are not usable, and a summary. Exit code 0 if all are usable, 1 if one is not, 2 if
+    that could not be found out.
+    """
     from quotapool.cli.check import run
 
     raise typer.Exit(run(settings_or_exit(config, env_file), as_json=json, show_all=everything))
 
 
-@app.command("config")
+@app.command("config", rich_help_panel=START)
 def show_config(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
     changed: Annotated[bool, typer.Option("--changed", help="Only options that are not at their default.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Every option in force, with its value and where it was set: file and line, variable, or default."""
+    """Show every option in force, and where it was set.
+
+    That is a file and a line, a variable, the command line, or the default. Secrets are not shown.
+    """
     from quotapool.cli.config import run
 
     raise typer.Exit(run(settings_or_exit(config, env_file), as_json=json, changed=changed))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def now(config: ConfigOption = None, env_file: EnvFileOption = None, json: JsonOption = False) -> None:
-    """How the pool stands: what to look at, how much room each model has, what runs dry first and when, who waits."""
+    """Show how the pool stands: room by model, what runs dry, who waits.
+
+    First what needs to be looked at, if anything does.
+    """
     from quotapool.cli.now import show_now
 
     raise typer.Exit(show_now(settings_or_exit(config, env_file), as_json=json))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def room(
     model: Annotated[str, typer.Argument(help="A model, or the name of its group.")],
     config: ConfigOption = None,
@@ -142,21 +181,21 @@ def room(
     everything: Annotated[bool, typer.Option("--all", help="Every account of a large pool.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """How much room one model has, in all and by account, and when it runs dry at this pace."""
+    """Show one model's room by account, and when it runs dry."""
     from quotapool.cli.now import show_room
 
     raise typer.Exit(show_room(settings_or_exit(config, env_file), model, show_all=everything, as_json=json))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def savings(config: ConfigOption = None, env_file: EnvFileOption = None, json: JsonOption = False) -> None:
-    """What clients were spared this month: errors, refusals, and money by OpenAI's prompt cache."""
+    """Show which errors, and how much money, clients were spared."""
     from quotapool.cli.savings import run
 
     raise typer.Exit(run(settings_or_exit(config, env_file), as_json=json))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def usage(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
@@ -180,7 +219,10 @@ def usage(
     csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """What was used and spent: exact, estimated, unpriced, refused, and what cannot be seen from here."""
+    """Show what was used and spent, by client, key, model or day.
+
+    Exact, estimated and unpriced are told apart, refusals are counted, and what cannot be seen from here is named.
+    """
     from quotapool.cli.usage import run
 
     settings = settings_or_exit(config, env_file)
@@ -188,7 +230,7 @@ def usage(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def logs(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
@@ -205,7 +247,10 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="And new ones as they end, until Ctrl-C.")] = False,
     json: Annotated[bool, typer.Option("--json", help="For programs: a JSON object a line.")] = False,
 ) -> None:
-    """The pool's last requests, of all replicas: who, which model, what came of it, how long, tokens, cost, keys."""
+    """Show the pool's last requests: who, which model, what came of it.
+
+    Those of all replicas, with their duration, tokens, cost and keys. Prompts and answers are kept nowhere.
+    """
     from quotapool.cli.logs import run
     from quotapool.shapes.requests import RequestQuery
 
@@ -214,7 +259,7 @@ def logs(
     raise typer.Exit(run(settings, query, as_json=json, follow=follow))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def explain(
     request_id: Annotated[
         str | None,
@@ -239,7 +284,10 @@ def explain(
     endpoint: Annotated[str, typer.Option(help="Of the dry run: its path.")] = "/v1/chat/completions",
     json: JsonOption = False,
 ) -> None:
-    """Why a request was refused, failed or slow, who used what it was short of, and the cheapest remedy."""
+    """Say why a request was refused, failed or slow, and what helps.
+
+    It names who used what the request was short of. With --dry-run: what would happen to a request now.
+    """
     if (request_id is None) is (dry_run is None):
         raise typer.BadParameter("give either a REQUEST_ID or --dry-run FILE")
     settings = settings_or_exit(config, env_file)
@@ -252,19 +300,22 @@ def explain(
     raise typer.Exit(run(settings, request_id or "", as_json=json))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def dashboard(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="Print the link only.")] = False,
 ) -> None:
-    """Open the operators' page, logged in: a link that works once, for a minute."""
+    """Open the operators' page in a browser, logged in.
+
+    The link that it prints works once, for a minute.
+    """
     from quotapool.cli.dashboard import run
 
     raise typer.Exit(run(settings_or_exit(config, env_file), is_opened=not no_open))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def events(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
@@ -279,7 +330,10 @@ def events(
     csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
     json: Annotated[bool, typer.Option("--json", help="For programs: a JSON object a line.")] = False,
 ) -> None:
-    """What happened to keys, and which operator changed what: the pool's last 10,000 events, the oldest first."""
+    """Show what happened to keys, and which operator changed what.
+
+    The pool keeps its last 10,000 events; the oldest is shown first.
+    """
     from quotapool.cli.events import Form, run
     from quotapool.shapes.general import EventQuery
 
@@ -288,26 +342,29 @@ def events(
     raise typer.Exit(run(settings_or_exit(config, env_file), query, since, form, follow=follow))
 
 
-@app.command()
+@app.command(rich_help_panel=FOR_PROGRAMS)
 def me(
     base_url: Annotated[
         str | None, typer.Option(envvar="OPENAI_BASE_URL", help="The proxy, as clients name it.", show_default=False)
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """For clients: what OPENAI_API_KEY may use here, what is left of it, and what was refused."""
+    """Show a client what its key may use here, and what is left.
+
+    The key is that in OPENAI_API_KEY. Needs no access to the proxy's machine.
+    """
     from quotapool.cli.me import run
 
     raise typer.Exit(run(base_url, as_json=json))
 
 
-@app.command()
+@app.command(rich_help_panel=FOR_PROGRAMS)
 def healthcheck(
     address: Annotated[
         str, typer.Option(envvar="QUOTAPOOL_ADMIN_LISTEN", help="The operators' address.")
     ] = "127.0.0.1:9090",
 ) -> None:
-    """For containers: exit code 0 if the proxy is alive."""
+    """Exit with code 0 if the proxy on this machine is alive."""
     import urllib.request
 
     host, _, port = address.rpartition(":")
@@ -321,10 +378,11 @@ def healthcheck(
 
 
 @app.command(
+    rich_help_panel=FOR_PROGRAMS,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )
 def simulate(context: typer.Context) -> None:
-    """An OpenAI-like upstream for demos and tests; --help shows its options."""
+    """Run an OpenAI-like upstream for demos and tests."""
     from quotapool.simulator import main
 
     sys.exit(main(context.args))
