@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.new_files import Draft, drafted
 from quotapool.cli.typed_secrets import BETWEEN_SECRETS, ask_for_secrets
+from quotapool.keys.keyring import secrets_in
 from quotapool.ledger.clients import new_key
 from quotapool.settings import Address, ConfigError, Settings, default_key_id, load
 from quotapool.settings.values import check_name, check_upstream_secret, parse_address, sha256_hex
@@ -33,6 +34,7 @@ _OPT: Final = ("/opt/quotapool/bin/quotapool",)  # of a service, where ours is i
 _HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  from a service
 _MOST_BYTES: Final = 16 * 2**20  # of a file of keys
 _FIRST_CLIENT: Final = "app"
+_SECRET_FROM: Final = 8  # characters: shorter ones are words of other texts
 _INTERRUPTED: Final = 130
 
 
@@ -304,7 +306,9 @@ def _add_what_runs_it(draft: Draft, options: Options, found: _Configuration, *, 
     """A unit or a compose file into the draft; the commands that come next. Raises NotForAService."""
     shown = shlex.quote(str(options.path))
     if options.compose:
-        made = ComposeFile(found.path, found.settings, found.needs, everywhere)
+        name = found.path.with_suffix(".env").name
+        is_there = (draft.path / name).exists() or (found.path.parent / name).exists()
+        made = ComposeFile(found.path, found.settings, found.needs, everywhere, name if is_there else None)
         draft.add(compose_file.NAME, made.text())
         return compose_steps(options.path.parent / compose_file.NAME, made.inside)
     if not options.systemd:
@@ -339,8 +343,20 @@ def _print_values(options: Options) -> int:
     if options.path.exists():
         text = options.path.read_text(encoding="utf-8-sig")
         settings = load(options.path, env=os.environ, env_file=options.env_file)
-        print(helm_values(written(text), needs_of(written(text), settings)), end="")
+        values = written(text)
+        made = helm_values(values, needs_of(values, settings))
+        secrets = [secret for secret in secrets_in(settings, "") if len(secret) >= _SECRET_FROM]
+        secrets += [str(client["key"]) for client in values.get("clients") or () if "${" not in client.get("key", "${")]
+        if any(secret in made for secret in secrets):
+            raise _Refused(f"{options.path} has secrets in it, which values must not have: write ${{NAME}} instead")
+        if not settings.clients and not settings.allow_anonymous:
+            warn("no clients: are configured, and pods are reached by others: they will not start without")
     else:
-        first = FirstConfiguration(options.path.name, "environment", "", Address("0.0.0.0", 8080))
-        print(helm_values(written(first.text()), Needs((_KEYS,), ())), end="")
+        key, name = new_key(), options.client or _FIRST_CLIENT
+        first = FirstConfiguration(
+            options.path.name, "environment", "", Address("0.0.0.0", 8080), FirstClient(name, sha256_hex(key))
+        )
+        made = helm_values(written(first.text()), Needs((_KEYS,), ()))
+        warn(f"the key of the client {name}, shown this once: {key}")
+    print(made, end="")
     return 0

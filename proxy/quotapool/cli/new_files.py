@@ -6,12 +6,10 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
-
-_HELD: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from typing import Any
 
 
 class Draft:
@@ -35,7 +33,7 @@ class Draft:
     def publish(self, *, force: bool) -> None:
         """Move all files to the directory above, the last one last. Raises OSError; FileExistsError unless `force`."""
         reserved: list[Path] = []
-        with _signals_held():
+        with _handled(_too_late, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             try:
                 for name in self._names:
                     target = self.path.parent / name
@@ -54,28 +52,40 @@ def drafted(directory: Path) -> Iterator[Draft]:
     """A draft of files of `directory`, which is made if need be. Nothing is left of one that was not published."""
     missing = [one for one in (directory, *directory.parents) if not one.exists()]  # the deepest first
     directory.mkdir(parents=True, exist_ok=True)
-    draft = Draft(Path(tempfile.mkdtemp(prefix=".quotapool-init-", dir=directory)))
-    handlers = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        yield draft
-    finally:
-        shutil.rmtree(draft.path, ignore_errors=True)
-        for made in missing:
-            with suppress(OSError):  # it has files now
-                made.rmdir()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        draft = Draft(Path(tempfile.mkdtemp(prefix=".quotapool-init-", dir=directory)))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(directory)) from error
+    with ended_by_signals():
+        try:
+            yield draft
+        finally:
+            shutil.rmtree(draft.path, ignore_errors=True)
+            for made in missing:
+                with suppress(OSError):  # it has files now
+                    made.rmdir()
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end what is done here as an exception, as Ctrl-C does: what has to be undone is undone."""
+    with _handled(_end, signal.SIGTERM, signal.SIGHUP):
+        yield
 
 
 def _end(number: int, _: object) -> None:
     raise SystemExit(128 + number)
 
 
+def _too_late(_number: int, _: object) -> None:
+    """Moving files takes no time, and ends with all of them in place."""
+
+
 @contextmanager
-def _signals_held() -> Iterator[None]:
-    """Ctrl-C and the like take effect afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+def _handled(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, old in before.items():
+            signal.signal(number, old)

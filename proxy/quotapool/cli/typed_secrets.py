@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-import signal
 import sys
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
+
+from quotapool.cli.new_files import ended_by_signals
 
 # A terminal cuts longer lines, and says nothing (N_TTY_BUF_SIZE, with the line's end).
 _LONGEST_LINE: Final = 4095
@@ -47,15 +48,9 @@ def _without_echo(terminal: int) -> Iterator[None]:
     before = termios.tcgetattr(terminal)
     silent = termios.tcgetattr(terminal)
     silent[3] &= ~termios.ECHO
-    handlers = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP)}
-    termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def _end(number: int, _: object) -> None:
-    raise SystemExit(128 + number)
+    with ended_by_signals():
+        try:
+            termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
+            yield
+        finally:
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)

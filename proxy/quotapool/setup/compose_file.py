@@ -21,17 +21,14 @@ _MARGIN_S: Final = 15
 
 @dataclass(frozen=True, slots=True)
 class ComposeFile:
-    """For `config`, which is in the same directory. `everywhere`: other machines reach the clients' port."""
+    """For `config`, which is in the same directory. `everywhere`: other machines reach the clients' port. `env_file`: a
+    file beside it that has the variables; None: the shell has them, or compose's own .env."""
 
     config: Path
     settings: Settings
     needs: Needs
     everywhere: bool = False
-
-    @property
-    def env_file(self) -> Path | None:
-        """What has the variables that the configuration names; None: it names none."""
-        return self.config.with_suffix(".env") if self.needs.variables else None
+    env_file: str | None = None
 
     @property
     def inside(self) -> Path:
@@ -63,13 +60,15 @@ class ComposeFile:
             },
         }
         if self.env_file is not None:
-            service["env_file"] = [f"./{self.env_file.name}"]
+            service["env_file"] = [f"./{self.env_file}"]
         values = {"name": "quotapool", "services": {"proxy": service}, "volumes": {"state": {}}}
         return _HEAD + self._about_files() + yaml.safe_dump(values, sort_keys=False, width=120)
 
     def _environment(self) -> dict[str, str]:
         """They override the file: in a container the proxy listens everywhere, and `ports` says who reaches it."""
+        passed_on = () if self.env_file is not None else self.needs.variables
         return {
+            **{name: f"${{{name}:?is not set}}" for name in passed_on},
             "QUOTAPOOL_LISTEN": f"0.0.0.0:{self.settings.listen.port}",
             "QUOTAPOOL_ADMIN_LISTEN": f"0.0.0.0:{self.settings.admin_listen.port}",
             "QUOTAPOOL_STATE_DIR": STATE_DIR,
@@ -92,7 +91,8 @@ class ComposeFile:
     def _about_files(self) -> str:
         lines = []
         if self.needs.variables:
-            lines.append(f"# In {self.env_file and self.env_file.name}, mode 0600: {', '.join(self.needs.variables)}")
+            where = "the environment of docker compose" if self.env_file is None else f"{self.env_file}, mode 0600"
+            lines.append(f"# In {where}: {', '.join(self.needs.variables)}")
         if private := [file for file in self.needs.files if file.option not in {"ca_file", "tls.cert_file"}]:
             names = " ".join(str(file.path) for file in private)
             lines.append(f"# The container's user has to be able to read its secrets: sudo chown 10001 {names}")

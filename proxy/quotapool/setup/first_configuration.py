@@ -113,7 +113,7 @@ def base_url(listen: Address) -> str:
 
 _STATE: Final = "# Where state is kept: budgets, spending, the operators' token, keys that were added at run time.\n"
 _REST: Final = """\
-# Rate limits are learned from OpenAI's answers. Keys of one OpenAI organisation share its limits; the log says which do.
+# Rate limits are learned from OpenAI's answers. Keys of one OpenAI organisation share its limits; the log says which.
 # true treats those as one account (not if they are of several projects whose files and batches matter to you).
 #merge_organizations: true
 # How long a request waits for budget when all keys are busy, before it is refused with the time to come back.
