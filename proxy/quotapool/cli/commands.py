@@ -133,7 +133,7 @@ def check(
     env_file: EnvFileOption = None,
     json: JsonOption = False,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every key of a large pool, not only unusable ones.")
+        bool, typer.Option("--all", help="Show every key of a large pool, not only unusable ones.")
     ] = False,
 ) -> None:
     """Ask OpenAI about each key; show its state and what to do.
@@ -150,7 +150,9 @@ def check(
 def show_config(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
-    changed: Annotated[bool, typer.Option("--changed", help="Only options that are not at their default.")] = False,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Show only options that are not at their default.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Show every option in force, and where it was set.
@@ -164,7 +166,7 @@ def show_config(
 
 @app.command(rich_help_panel=LOOK)
 def now(config: ConfigOption = None, env_file: EnvFileOption = None, json: JsonOption = False) -> None:
-    """Show how the pool stands: room by model, what runs dry, who waits.
+    """Show how the pool stands: room, what runs dry, who waits.
 
     First what needs to be looked at, if anything does.
     """
@@ -178,7 +180,7 @@ def room(
     model: Annotated[str, typer.Argument(help="A model, or the name of its group.")],
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every account of a large pool.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show every account of a large pool.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Show one model's room by account, and when it runs dry."""
@@ -200,7 +202,11 @@ def usage(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
     by: Annotated[
-        str, typer.Option(help="account, key, model, client, day or pool; or two: client,model, key,model, client,day.")
+        str,
+        typer.Option(
+            help="What a row is: account, key, model, client, day or pool; or a pair: "
+            "'client,model', 'key,model' or 'client,day'."
+        ),
     ] = "model",
     since: Annotated[
         str, typer.Option(help="A UTC day (2026-11-01), 7d, 24h, 90m, 15:00, 2026-11-01T15:00, or month.")
@@ -208,15 +214,15 @@ def usage(
     until: Annotated[
         str | None, typer.Option(help="The same; a day is included, a time is not.", show_default="now")
     ] = None,
-    every: Annotated[str | None, typer.Option(help="1m, 5m, 1h or 1d: a row for each.", show_default="one sum")] = None,
+    every: Annotated[str | None, typer.Option(help="A row for each 1m, 5m, 1h or 1d.", show_default="one sum")] = None,
     only: Annotated[
         str | None, typer.Option(help="Only this one of what comes first in --by.", show_default=False)
     ] = None,
     top: Annotated[
         int | None,
-        typer.Option(help="Only so many names (1 to 100), those that cost most; the others in one row."),
+        typer.Option(help="Only so many names, those that cost most (at most 100); the others in one row."),
     ] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, for spreadsheets.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Show what was used and spent, by client, key, model or day.
@@ -234,20 +240,23 @@ def usage(
 def logs(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
-    last: Annotated[int, typer.Option(help="How many.", min=0, max=100_000)] = 50,
-    client: Annotated[str | None, typer.Option(help="Only this client's.", show_default=False)] = None,
-    key: Annotated[str | None, typer.Option(help="Only those that tried this key.", show_default=False)] = None,
-    model: Annotated[str | None, typer.Option(help="Only those for this model.", show_default=False)] = None,
+    last: Annotated[int, typer.Option(help="How many requests.", min=0, max=100_000)] = 50,
+    client: Annotated[str | None, typer.Option(help="Only requests of this client.", show_default=False)] = None,
+    key: Annotated[str | None, typer.Option(help="Only requests that tried this key.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="Only requests for this model.", show_default=False)] = None,
     code: Annotated[
-        str | None, typer.Option(help="The proxy's own error code, or upstream's reason.", show_default=False)
+        str | None,
+        typer.Option(help="Only requests with this error code of the proxy, or reason of OpenAI.", show_default=False),
     ] = None,
-    errors: Annotated[bool, typer.Option("--errors", help="Only those refused, failed or cut.")] = False,
-    waited: Annotated[bool, typer.Option("--waited", help="Only those that waited in the queue.")] = False,
-    retried: Annotated[bool, typer.Option("--retried", help="Only those with more than one attempt.")] = False,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="And new ones as they end, until Ctrl-C.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="For programs: a JSON object a line.")] = False,
+    errors: Annotated[bool, typer.Option("--errors", help="Only requests that were refused, failed or cut.")] = False,
+    waited: Annotated[bool, typer.Option("--waited", help="Only requests that waited in the queue.")] = False,
+    retried: Annotated[bool, typer.Option("--retried", help="Only requests with more than one attempt.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Then show new ones as they end, until Ctrl-C.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line, for programs.")] = False,
 ) -> None:
-    """Show the pool's last requests: who, which model, what came of it.
+    """Show the last requests: who, which model, what came of each.
 
     Those of all replicas, with their duration, tokens, cost and keys. Prompts and answers are kept nowhere.
     """
@@ -276,12 +285,14 @@ def explain(
         typer.Option(
             "--dry-run",
             metavar="FILE",
-            help="Instead: what would happen to a request with this body now. It is not sent. -: standard input.",
+            help="Instead, say what would happen to a request with this body (-: standard input). It is not sent.",
             show_default=False,
         ),
     ] = None,
-    client: Annotated[str | None, typer.Option(help="Of the dry run: whose it is.", show_default=False)] = None,
-    endpoint: Annotated[str, typer.Option(help="Of the dry run: its path.")] = "/v1/chat/completions",
+    client: Annotated[
+        str | None, typer.Option(help="For --dry-run: the client whose request it is.", show_default=False)
+    ] = None,
+    endpoint: Annotated[str, typer.Option(help="For --dry-run: the path that is called.")] = "/v1/chat/completions",
     json: JsonOption = False,
 ) -> None:
     """Say why a request was refused, failed or slow, and what helps.
@@ -304,7 +315,7 @@ def explain(
 def dashboard(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
-    no_open: Annotated[bool, typer.Option("--no-open", help="Print the link only.")] = False,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Only print the link.")] = False,
 ) -> None:
     """Open the operators' page in a browser, logged in.
 
@@ -320,15 +331,21 @@ def events(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
     kind: Annotated[
-        str | None, typer.Option(help="state, brake, egress, policy, operator …", show_default="all")
+        str | None,
+        typer.Option(help="Only events of this kind: state, brake, egress, policy, operator …", show_default="all"),
     ] = None,
     subject: Annotated[
-        str | None, typer.Option(help="k/KEY, a/ACCOUNT, o/ORGANISATION, c/CLIENT or t/TEAM.", show_default="all")
+        str | None,
+        typer.Option(
+            help="Only events about k/KEY, a/ACCOUNT, o/ORGANISATION, c/CLIENT or t/TEAM.", show_default="all"
+        ),
     ] = None,
     since: Annotated[str, typer.Option(help="A span (90m, 24h, 7d), or a day or time (2026-11-01T15:00, UTC).")] = "7d",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="And new ones as they come, until Ctrl-C.")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="For programs: a JSON object a line.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Then show new ones as they come, until Ctrl-C.")
+    ] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, for spreadsheets.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line, for programs.")] = False,
 ) -> None:
     """Show what happened to keys, and which operator changed what.
 
@@ -345,7 +362,8 @@ def events(
 @app.command(rich_help_panel=FOR_PROGRAMS)
 def me(
     base_url: Annotated[
-        str | None, typer.Option(envvar="OPENAI_BASE_URL", help="The proxy, as clients name it.", show_default=False)
+        str | None,
+        typer.Option(envvar="OPENAI_BASE_URL", help="The proxy's address, as clients have it.", show_default=False),
     ] = None,
     json: JsonOption = False,
 ) -> None:

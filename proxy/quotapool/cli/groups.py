@@ -22,15 +22,16 @@ _PANELS: Final = (START, LOOK, KEYS_AND_CLIENTS, UPSTREAM, FOR_PROGRAMS)
 _VALUES: Final = {
     **dict.fromkeys(("listen", "admin_listen", "address"), "HOST:PORT"),
     **dict.fromkeys(("upstream", "redis", "base_url"), "URL"),
-    **dict.fromkeys(("budget",), "BUDGET"),
     **dict.fromkeys(("since", "until"), "TIME"),
     **dict.fromkeys(("every", "overlap", "max_wait"), "SPAN"),
     **dict.fromkeys(("expires", "granted", "expires_on"), "DAY"),
     **dict.fromkeys(("name", "client", "account", "team", "tier", "state", "key", "model"), "NAME"),
+    **dict.fromkeys(("rpm", "tpm", "rpd", "tpd", "concurrent"), "N"),
     "state_dir": "DIR",
     "dry_run": "FILE",
     "keys": "FILE",
     "endpoint": "PATH",
+    "budget": "BUDGET",
 }
 _TYPES: Final = {Path: "FILE", int: "N", float: "N"}
 
