@@ -29,7 +29,9 @@ Models = Annotated[
     str | None, typer.Option(help='Names or patterns, as in "gpt-5*,o3"; "" is all.', show_default=False)
 ]
 Weight = Annotated[float | None, typer.Option(help="Its share of a busy pool beside others'.", show_default=False)]
-Priority = Annotated[str | None, typer.Option(help="high, normal or batch.", show_default=False)]
+Priority = Annotated[
+    str | None, typer.Option(help="Its place when budgets are short: high, normal or batch.", show_default=False)
+]
 MaxWait = Annotated[
     str | None, typer.Option(help='How long a request may wait: 30s; "" is the pool\'s.', show_default=False)
 ]

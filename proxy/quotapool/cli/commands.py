@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from functools import partial
 from pathlib import Path
@@ -35,7 +34,7 @@ for _name, _panel, _help in (
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"quotapool {__version__} ({build.describe()}, Python {platform.python_version()})")
+        typer.echo(f"quotapool {__version__} ({build.describe()}, Python {sys.version.split()[0]})")
         raise typer.Exit
 
 

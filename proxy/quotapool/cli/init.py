@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import typer
 from pydantic import SecretStr
@@ -276,8 +276,10 @@ def _add_to(path: Path, options: Options) -> int:
     """To a configuration that is there already: what runs it."""
     if options.keys is not None or options.from_env or options.listen is not None or options.client is not None:
         raise _Refused(f"{_is_taken(path)}. Without other options {_form(options)} is for that one")
-    settings = load(path, env=os.environ, env_file=options.env_file)
-    needs = needs_of(written(path.read_text(encoding="utf-8-sig")), settings)
+    settings, text = load(path, env=os.environ, env_file=options.env_file), path.read_text(encoding="utf-8-sig")
+    values = written(text)
+    _refuse_plain_secrets(path, text, values, settings)
+    needs = needs_of(values, settings)
     with drafted(path.absolute().parent) as draft:
         everywhere = not settings.listen.is_loopback
         steps = _add_what_runs_it(
@@ -287,6 +289,15 @@ def _add_to(path: Path, options: Options) -> int:
     print(f"wrote {path.parent / (systemd_unit.NAME if options.systemd else compose_file.NAME)}")
     _print_steps(steps)
     return 0
+
+
+def _refuse_plain_secrets(path: Path, text: str, values: dict[str, Any], settings: Settings) -> None:
+    """A service and a container run as somebody else, who has to be able to read the configuration."""
+    store_url = settings.redis.get_secret_value() if settings.redis else ""
+    secrets = [*secrets_in(settings, store_url)]
+    secrets += [str(client["key"]) for client in values.get("clients") or () if "${" not in client.get("key", "${")]
+    if any(secret in text for secret in secrets if len(secret) >= _SECRET_FROM):
+        raise _Refused(f"{path} has secrets in it, and others will have to read it: write ${{NAME}} instead")
 
 
 def _form(options: Options) -> str:
@@ -344,11 +355,8 @@ def _print_values(options: Options) -> int:
         text = options.path.read_text(encoding="utf-8-sig")
         settings = load(options.path, env=os.environ, env_file=options.env_file)
         values = written(text)
+        _refuse_plain_secrets(options.path, text, values, settings)
         made = helm_values(values, needs_of(values, settings))
-        secrets = [secret for secret in secrets_in(settings, "") if len(secret) >= _SECRET_FROM]
-        secrets += [str(client["key"]) for client in values.get("clients") or () if "${" not in client.get("key", "${")]
-        if any(secret in made for secret in secrets):
-            raise _Refused(f"{options.path} has secrets in it, which values must not have: write ${{NAME}} instead")
         if not settings.clients and not settings.allow_anonymous:
             warn("no clients: are configured, and pods are reached by others: they will not start without")
     else:
