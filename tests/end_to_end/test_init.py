@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from openai import OpenAI
+from quotapool.settings import load
 
 from tests.fakes.processes import Simulator, fetch, wait_until
 from tests.fakes.running import running_simulator
@@ -153,9 +154,12 @@ def test_a_line_that_the_terminal_cuts_is_not_taken(at_terminal: Terminal, tmp_p
         ((), "", "--from-env"),
         (("--from-env",), "", "OPENAI_API_KEYS is not set"),
         (("--keys", "nowhere.txt"), "", "nowhere.txt: no such file"),
-        (("--keys", "-"), "", "standard input has no key"),
-        (("--keys", "-"), "sk-good-0123456789\nsk-admin-0123456789\n", "-:2: an sk-admin- key"),
-        (("--keys", "-"), "two words of text 0123456789é\n", "-:1:"),
+        (("--keys", "-"), "", "contains no secrets"),
+        (("--keys", "-"), "sk-good-0123456789\nsk-admin-0123456789\n", "standard input:2: secret: an sk-admin- key"),
+        (("--keys", "-"), "two words of text 0123456789é\n", "standard input:1: "),
+        (("--keys", "-"), "id,secret,acount\na,sk-good-0123456789,x\n", "standard input:1: "),
+        (("--keys", "-"), "sk-good-0123456789\nsk-good-0123456789\n", "standard input:2: has the same secret"),
+        (("--keys", "-", "--compose"), "secret,account\nsk-good-0123456789,acme\n", "no place for ids and accounts"),
         (("--keys", "-", "--from-env"), "", "choose one of"),
         (("--keys", "-", "--listen", "8080"), f"{ALPHA}\n", "--listen: must be host:port"),
         (("--keys", "-", "--listen", "127.0.0.1:9090"), f"{ALPHA}\n", "admin_listen"),
@@ -173,6 +177,14 @@ def test_what_is_wrong_is_one_line_with_the_remedy_and_nothing_is_written(words,
     assert len(done.stderr.splitlines()) == 1
     assert "0123456789" not in done.stdout + done.stderr
     assert names(tmp_path) == []
+
+
+def test_a_table_of_keys_is_kept_with_its_ids_and_accounts(tmp_path: Path):
+    table = f"# of the team\nid,secret,account\na,{ALPHA},acme\nb,{BETA},acme\n"
+    assert init(tmp_path, "--keys", "-", typed=table).returncode == 0
+    assert (tmp_path / "quotapool.keys").read_text() == table
+    settings = load(tmp_path / "quotapool.yaml", env={})
+    assert [(key.id, key.account) for key in settings.keys] == [("a", "acme"), ("b", "acme")]
 
 
 def test_files_that_exist_are_left_alone_without_force(tmp_path: Path):

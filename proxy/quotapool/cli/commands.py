@@ -54,7 +54,11 @@ def init(
     ] = Path("quotapool.yaml"),
     keys: Annotated[
         str | None,
-        typer.Option("--keys", help="Take the keys from this file, one a line; -: standard input.", show_default=False),
+        typer.Option(
+            "--keys",
+            help="Take the keys from this file, one a line or a CSV of id,secret,account; -: standard input.",
+            show_default=False,
+        ),
     ] = None,
     from_env: Annotated[
         bool, typer.Option("--from-env", help="The keys stay in OPENAI_API_KEYS, and are written nowhere.")

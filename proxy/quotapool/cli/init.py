@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,10 +15,10 @@ from pydantic import SecretStr
 
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.new_files import Draft, drafted
-from quotapool.cli.typed_secrets import BETWEEN_SECRETS, ask_for_secrets
+from quotapool.cli.typed_secrets import ask_for_secrets
 from quotapool.keys.keyring import secrets_in
 from quotapool.ledger.clients import new_key
-from quotapool.settings import Address, ConfigError, Settings, default_key_id, load
+from quotapool.settings import Address, ConfigError, Settings, UpstreamKey, default_key_id, load
 from quotapool.settings.values import check_name, check_upstream_secret, parse_address, sha256_hex
 from quotapool.setup import compose_file, systemd_unit
 from quotapool.setup.compose_file import ComposeFile
@@ -60,12 +60,12 @@ class Options:
 
 @dataclass(slots=True)
 class _Answers:
-    """What was given or asked for. `secrets`: of the pool; none if they stay in the environment (`from_env`)."""
+    """What was given or asked for. `keys`: a keys_file; "" if the keys stay in the environment (`from_env`)."""
 
     listen: Address
     client: str | None
     from_env: bool
-    secrets: list[str] = field(default_factory=list)
+    keys: str = ""
 
 
 def run(options: Options) -> int:
@@ -149,7 +149,7 @@ def _answers(options: Options) -> _Answers:
         raise _Refused(f"--client: {error}") from None
     answers = _Answers(listen, client, options.from_env)
     if options.keys is not None:
-        answers.secrets = _keys_in(options.keys)
+        answers.keys = _given_keys(options.keys)
     elif not options.from_env:
         _ask(answers, options)
     if answers.client is None and (options.compose or not answers.listen.is_loopback):
@@ -157,8 +157,8 @@ def _answers(options: Options) -> _Answers:
     return answers
 
 
-def _keys_in(file: str) -> list[str]:
-    """The keys of a file, or of standard input (`-`): one or more a line; `#` begins a comment. Raises _Refused."""
+def _given_keys(file: str) -> str:
+    """The content of a file of keys, or of standard input (`-`). Raises _Refused."""
     try:
         if file == "-":
             raw = sys.stdin.buffer.read(_MOST_BYTES + 1)
@@ -172,18 +172,7 @@ def _keys_in(file: str) -> list[str]:
         raise _Refused(f"--keys: {file}: is not UTF-8 text") from None
     if len(raw) > _MOST_BYTES:
         raise _Refused(f"--keys: {file}: is larger than 16 MiB")
-    found: dict[str, None] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        for part in BETWEEN_SECRETS.split(line) if not line.lstrip().startswith("#") else ():
-            if part:
-                try:
-                    found[_checked(part)] = None
-                except ValueError as error:
-                    raise _Refused(f"--keys: {file}:{number}: {error}") from None
-    if not found:
-        where = "standard input" if file == "-" else file
-        raise _Refused(f"--keys: {where} has no key; give one a line")
-    return list(found)
+    return text if text.endswith("\n") else f"{text}\n"
 
 
 def _checked(secret: str) -> str:
@@ -203,7 +192,7 @@ def _ask(answers: _Answers, options: Options) -> None:
     ):
         answers.from_env = True
     else:
-        answers.secrets = _asked_keys()
+        answers.keys = _asked_keys()
     if options.listen is None and not options.compose:
         here = answers.listen
         if typer.confirm(
@@ -212,7 +201,7 @@ def _ask(answers: _Answers, options: Options) -> None:
             answers.listen = Address("0.0.0.0", here.port)
 
 
-def _asked_keys() -> list[str]:
+def _asked_keys() -> str:
     found: dict[str, None] = {}
 
     def take(text: str) -> str:
@@ -229,7 +218,7 @@ def _asked_keys() -> list[str]:
     ask_for_secrets("Key: ", take)
     if not found:
         raise _Refused("no key was given; nothing was written")
-    return list(found)
+    return "".join(f"{secret}\n" for secret in found)
 
 
 # ---- what is written
@@ -251,10 +240,14 @@ def _write_all(options: Options, answers: _Answers) -> int:
     secrets = _secrets_of(options)
     text = FirstConfiguration(path.name, secrets, secrets_file.name, listen, client, state_dir, options.compose).text()
     with drafted(path.parent) as draft:
+        if secrets != "environment":
+            keys = _loaded_keys(
+                draft.path, answers.keys, "standard input" if options.keys == "-" else options.keys or ""
+            )
         if secrets == "keys_file":
-            draft.add(secrets_file.name, "".join(f"{secret}\n" for secret in answers.secrets), 0o600)
+            draft.add(secrets_file.name, answers.keys, 0o600)
         elif secrets == "env_file":
-            draft.add(secrets_file.name, f"{_KEYS}={','.join(answers.secrets)}\n", 0o600)
+            draft.add(secrets_file.name, f"{_KEYS}={_joined(keys)}\n", 0o600)
         env_file = draft.path / secrets_file.name if secrets == "env_file" else options.env_file
         draft.add(path.name, text, 0o644 if options.systemd else None)
         settings = load(draft.path / path.name, env=env, env_file=env_file)
@@ -270,6 +263,27 @@ def _write_all(options: Options, answers: _Answers) -> int:
         warn(f"{_KEYS} is set here, and its keys would be added to those of the file: unset {_KEYS}")
     _print_steps(steps)
     return 0
+
+
+def _loaded_keys(directory: Path, text: str, source: str) -> tuple[UpstreamKey, ...]:
+    """The keys of a keys_file that has this text; no line of it may be wrong. Raises _Refused, naming `source`."""
+    file = directory / "given.keys"
+    file.touch(mode=0o600)
+    file.write_text(text, encoding="utf-8")
+    try:
+        return load(None, env={"QUOTAPOOL_KEYS_FILE": str(file), "QUOTAPOOL_BAD_KEY_LINES": "refuse"}).keys
+    except ConfigError as error:
+        raise _Refused(f"{error}".replace(str(file), source)) from None
+    finally:
+        file.unlink()
+
+
+def _joined(keys: Sequence[UpstreamKey]) -> str:
+    if any(key.id != default_key_id(key.secret.get_secret_value()) or key.account != key.id for key in keys):
+        raise _Refused(
+            "--compose: a variable has no place for ids and accounts; give --keys a file with one key a line"
+        )
+    return ",".join(key.secret.get_secret_value() for key in keys)
 
 
 def _add_to(path: Path, options: Options) -> int:

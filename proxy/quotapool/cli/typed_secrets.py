@@ -13,7 +13,7 @@ from quotapool.cli.new_files import ended_by_signals
 
 # A terminal cuts longer lines, and says nothing (N_TTY_BUF_SIZE, with the line's end).
 _LONGEST_LINE: Final = 4095
-BETWEEN_SECRETS: Final = re.compile(r"[\s,;]+")
+_BETWEEN: Final = re.compile(r"[\s,;]+")
 
 
 def ask_for_secrets(prompt: str, take: Callable[[str], str]) -> None:
@@ -31,7 +31,7 @@ def ask_for_secrets(prompt: str, take: Callable[[str], str]) -> None:
                     "  that line is too long for a terminal, which cuts it: give fewer keys a line, or use --keys FILE"
                 )
                 continue
-            if not (found := [secret for secret in BETWEEN_SECRETS.split(line) if secret]):
+            if not (found := [secret for secret in _BETWEEN.split(line) if secret]):
                 return
             for secret in found:
                 _say(f"  {take(secret)}")
