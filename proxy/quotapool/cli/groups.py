@@ -77,7 +77,8 @@ class Root(_Group):
 
     def list_commands(self, ctx: Any) -> list[str]:
         commands: MutableMapping[str, Any] = self.commands
-        return sorted(super().list_commands(ctx), key=lambda name: _PANELS.index(commands[name].rich_help_panel))
+        panels = [*_PANELS, *(command.rich_help_panel for command in commands.values())]
+        return sorted(super().list_commands(ctx), key=lambda name: panels.index(commands[name].rich_help_panel))
 
 
 class LazyGroup(_Group):
