@@ -23,7 +23,7 @@ SOURCES := $(shell find proxy -name '*.py' -o -name '*.lua') setup.py pyproject.
 SEED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help install compile pure run page test check both soak bench wheels lock clean
+.PHONY: help install compile pure run page manual test check both soak bench wheels lock clean
 
 help: ## This list
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -42,6 +42,9 @@ run: $(VENV)/.dev $(IS_COMPILED) $(if $(MODEL),$(VENV)/.model) ## Serve on a sim
 page: $(VENV)/.page ## The operators' page into the package, from its sources in dashboard; takes Node
 	$(BIN)/python dashboard/make_types.py > dashboard/src/shapes.ts
 	cd dashboard && npm run --silent build
+
+manual: $(VENV)/.installed ## docs/cli.md and the man page, from the commands' help texts
+	$(BIN)/python packaging/manual.py
 
 test: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.model-if-possible $(VENV)/.clients-if-possible $(VENV)/.page-if-possible ## All tests; says what it skipped, and how to get it
 	$(PARALLEL)

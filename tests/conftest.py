@@ -31,6 +31,8 @@ HOW_TO_GET = {
     "node": "apt-get install nodejs npm",
     "npm": "apt-get install npm",
     "gcc": "apt-get install gcc libc6-dev",
+    "mandoc": "apt-get install mandoc",
+    "systemd-analyze": "apt-get install systemd",
     "a Python >= 3.11 outside root's home directory, with its headers": "apt-get install python3-venv python3-dev",
     "tests/clients": "`make .venv/.clients`, with npm and the network",
     "what builds the page": "`make .venv/.page`, with npm and the network",

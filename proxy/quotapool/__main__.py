@@ -7,7 +7,7 @@ from quotapool.cli.commands import app
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    app(prog_name="quotapool")  # also as `python -m quotapool`
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from quotapool.app.openai_sync import OpenAISync
 from quotapool.app.pricing import Pricing
 from quotapool.app.probing import Probing
 from quotapool.app.sampling import Sampling
+from quotapool.app.service_manager import notify
 from quotapool.app.startup import CannotStart, Resources, open_resources, stamps
 from quotapool.app.worker_pipe import Configure
 from quotapool.app.workers import Workers
@@ -112,8 +113,10 @@ class Supervisor:
             if not self._stopped.is_set():
                 self._phase = ""
                 self._log_ready()
+                notify("READY=1")
                 keep_what_is_built()
                 await self._reload_until_stopped()
+            notify("STOPPING=1")
             await self._background.stop()
             await self._alerting.stop()
             await self._sampling.stop()

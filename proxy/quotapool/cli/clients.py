@@ -29,7 +29,9 @@ Models = Annotated[
     str | None, typer.Option(help='Names or patterns, as in "gpt-5*,o3"; "" is all.', show_default=False)
 ]
 Weight = Annotated[float | None, typer.Option(help="Its share of a busy pool beside others'.", show_default=False)]
-Priority = Annotated[str | None, typer.Option(help="high, normal or batch.", show_default=False)]
+Priority = Annotated[
+    str | None, typer.Option(help="Its place when budgets are short: high, normal or batch.", show_default=False)
+]
 MaxWait = Annotated[
     str | None, typer.Option(help='How long a request may wait: 30s; "" is the pool\'s.', show_default=False)
 ]
@@ -37,9 +39,10 @@ ExpiresOn = Annotated[
     str | None, typer.Option(help='Refused from this day on (UTC): 2026-12-31; "" is never.', show_default=False)
 ]
 Labels = Annotated[str | None, typer.Option(help='As in "team=search,env=prod"; "" is none.', show_default=False)]
-Notes = Annotated[str | None, typer.Option(help="For people.", show_default=False)]
+Notes = Annotated[str | None, typer.Option(help="Notes for people.", show_default=False)]
 Key = Annotated[
-    str | None, typer.Option(help="Use this existing token instead of a new one; - reads it.", show_default=False)
+    str | None,
+    typer.Option(metavar="TOKEN", help="Use this token instead of a new one; -: standard input.", show_default=False),
 ]
 
 _COLUMNS: Final = ("id", "name", "source", "team", "models", "priority", "expires_on", "last_seen", "suspended")
@@ -188,7 +191,7 @@ async def change(
 @app.command("show")
 @with_clients
 async def one(settings: Settings, clients: ClientOperations, name: Id, *, json: JsonOption = False) -> int:
-    """All about one client: its options, and what is used and left of its limits and budgets."""
+    """Show all about one client: its options, and what is used and left of its limits and budgets."""
     del settings
     try:
         row = await clients.row(name)
@@ -210,7 +213,7 @@ async def one(settings: Settings, clients: ClientOperations, name: Id, *, json: 
 @app.command("list")
 @with_clients
 async def show(settings: Settings, clients: ClientOperations, *, json: JsonOption = False) -> int:
-    """All clients that have a key, each with the limit or budget of which most is used."""
+    """Show all clients, each with the limit or budget of which most is used."""
     del settings
     rows = await clients.rows()
     if json:
@@ -231,7 +234,7 @@ async def rotate(
     clients: ClientOperations,
     name: Id,
     key: Key = None,
-    overlap: Annotated[str, typer.Option(help="How long the old key is served, too: 1h, 7d, 0.")] = "24h",
+    overlap: Annotated[str, typer.Option(help="How long the old key is also served: 1h, 7d, 0.")] = "24h",
 ) -> int:
     """Give a client a new key, and show it once. Its old one is served for a while."""
     try:
@@ -252,9 +255,9 @@ async def suspend(
     settings: Settings,
     clients: ClientOperations,
     name: Id,
-    reason: Annotated[str, typer.Option(help="For those who look at the list.")] = "by the operator",
+    reason: Annotated[str, typer.Option(help="The reason, which the list shows.")] = "by the operator",
 ) -> int:
-    """Refuse a client's requests until it is resumed; also one of the configuration."""
+    """Refuse a client's requests until it is resumed; of the configuration's clients, too."""
     del settings
     if not await clients.suspend(name, reason):
         return fail(f"client {name!r} is suspended already")

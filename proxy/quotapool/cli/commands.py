@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
-from collections.abc import MutableMapping
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from quotapool import __version__, build
+from quotapool.cli.groups import FOR_PROGRAMS, KEYS_AND_CLIENTS, LOOK, START, UPSTREAM, LazyGroup, Root
 from quotapool.cli.options import (
     ConfigOption,
     EnvFileOption,
@@ -23,41 +20,27 @@ from quotapool.cli.options import (
     settings_or_exit,
 )
 
-
-class _Group(TyperGroup):
-    """Imports the module of its name when its commands are needed: a start and a health check are quick without."""
-
-    @property
-    def commands(self) -> MutableMapping[str, Any]:
-        """By name, from the `app` of the module."""
-        return typer.main.get_group(import_module(f"quotapool.cli.{self.name}").app).commands
-
-    @commands.setter
-    def commands(self, _: MutableMapping[str, Any]) -> None:
-        return
-
-
 app = typer.Typer(
     name="quotapool",
-    help="A rate-limiting reverse proxy that pools OpenAI API keys.",
+    cls=Root,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,  # its tracebacks show local variables, and those contain keys
 )
-for _name, _help in (
-    ("clients", "Client keys: who may call the proxy."),
-    ("teams", "Teams: limits and budgets that clients share."),
-    ("keys", "Upstream keys: show, add, change and probe them."),
-    ("openai", "What OpenAI itself reports, with an admin key."),
-    ("alerts", "Alerts: webhooks, chats and e-mail."),
-    ("objects", "Stored objects: which account holds what."),
+for _name, _panel, _help in (
+    ("keys", KEYS_AND_CLIENTS, "Upstream keys: show, add, change and probe them."),
+    ("clients", KEYS_AND_CLIENTS, "Client keys: who may call the proxy, and what each may use."),
+    ("teams", KEYS_AND_CLIENTS, "Teams: limits and budgets that clients share."),
+    ("alerts", KEYS_AND_CLIENTS, "Try the webhooks, chats and e-mail that alerts go to."),
+    ("objects", UPSTREAM, "Stored objects: which account holds what."),
+    ("openai", UPSTREAM, "What OpenAI itself reports, with an admin key."),
 ):
-    app.add_typer(typer.Typer(help=_help, no_args_is_help=True, cls=_Group), name=_name)
+    app.add_typer(typer.Typer(help=_help, no_args_is_help=True, cls=LazyGroup), name=_name, rich_help_panel=_panel)
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"quotapool {__version__} ({build.describe()}, Python {platform.python_version()})")
+        typer.echo(f"quotapool {__version__} ({build.describe()}, Python {sys.version.split()[0]})")
         raise typer.Exit
 
 
@@ -70,19 +53,68 @@ def quotapool(
     """A rate-limiting reverse proxy that pools OpenAI API keys."""
 
 
-@app.command()
+@app.command(rich_help_panel=START)
+def init(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="The configuration to write; other files go beside it.")
+    ] = Path("quotapool.yaml"),
+    keys: Annotated[
+        str | None,
+        typer.Option(
+            "--keys",
+            help="Take the keys from this file, one a line or a CSV of id,secret,account; -: standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    from_env: Annotated[
+        bool, typer.Option("--from-env", help="The keys stay in OPENAI_API_KEYS, and are written nowhere.")
+    ] = False,
+    env_file: EnvFileOption = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(help="Clients' address; 0.0.0.0:8080 lets other machines in.", show_default="127.0.0.1:8080"),
+    ] = None,
+    client: Annotated[
+        str | None,
+        typer.Option(
+            help="Make a key for a client of this name; always made if other machines are let in.", show_default=False
+        ),
+    ] = None,
+    systemd: Annotated[bool, typer.Option("--systemd", help="Also write a hardened systemd unit.")] = False,
+    compose: Annotated[bool, typer.Option("--compose", help="Also write a compose file.")] = False,
+    helm: Annotated[bool, typer.Option("--helm", help="Only print values for the Helm chart.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
+) -> None:
+    """Write a first configuration, and what runs it as a service.
+
+    At a terminal it asks for the OpenAI keys, without showing them, and for who may call. The keys go into a file of
+    their own, which only its owner can read. With --systemd, --compose or --helm a configuration that exists is taken
+    as it is.
+    """
+    from quotapool.cli.init import Options, run
+
+    raise typer.Exit(run(Options(path, keys, from_env, listen, client, systemd, compose, helm, force, env_file)))
+
+
+@app.command(rich_help_panel=START)
 def serve(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
     listen: Annotated[str | None, typer.Option(help="Clients' address.", show_default="127.0.0.1:8080")] = None,
     admin_listen: Annotated[str | None, typer.Option(help="Operators' address.", show_default="127.0.0.1:9090")] = None,
-    upstream: Annotated[str | None, typer.Option(help="Upstream's base URL.", show_default=False)] = None,
-    redis: Annotated[str | None, typer.Option(help="Store; default: an embedded Valkey.", show_default=False)] = None,
-    state_dir: Annotated[Path | None, typer.Option(help="Where state is kept.", show_default=False)] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes.", show_default="1")] = None,
-    check_config: Annotated[bool, typer.Option("--check-config", help="Validate the configuration and exit.")] = False,
+    upstream: Annotated[
+        str | None, typer.Option(help="Upstream's base URL.", show_default="https://api.openai.com")
+    ] = None,
+    redis: Annotated[
+        str | None, typer.Option(help="The store, shared by replicas.", show_default="an embedded Valkey")
+    ] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Where state is kept.", show_default="~/.local/state/quotapool")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that serve clients.", show_default="1")] = None,
+    check_config: Annotated[bool, typer.Option("--check-config", help="Only check the configuration.")] = False,
 ) -> None:
-    """Serve clients. OPENAI_API_KEYS=sk-…,sk-… is enough to start."""
+    """Run the proxy. OPENAI_API_KEYS=sk-…,sk-… is enough to start."""
     overrides: dict[str, object] = {
         "listen": listen,
         "admin_listen": admin_listen,
@@ -102,70 +134,86 @@ def serve(
     raise typer.Exit(run(settings, partial(load, config, env=os.environ, env_file=env_file, overrides=overrides)))
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def check(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
     json: JsonOption = False,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every key of a large pool, not only unusable ones.")
+        bool, typer.Option("--all", help="Show every key of a large pool, not only unusable ones.")
     ] = False,
 ) -> None:
-    """Each key: whether it is valid, its state, what is left, what to do. Exit code 1 if one is not usable."""
+    """Ask OpenAI about each key; show its state and what to do.
+
+    Of a large pool only keys that are not usable, and a summary. Exit code 0 if all are usable, 1 if one is not, 2 if
+    that could not be found out.
+    """
     from quotapool.cli.check import run
 
     raise typer.Exit(run(settings_or_exit(config, env_file), as_json=json, show_all=everything))
 
 
-@app.command("config")
+@app.command("config", rich_help_panel=START)
 def show_config(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
-    changed: Annotated[bool, typer.Option("--changed", help="Only options that are not at their default.")] = False,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Show only options that are not at their default.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Every option in force, with its value and where it was set: file and line, variable, or default."""
+    """Show every option in force, and where it was set.
+
+    That is a file and a line, a variable, the command line, or the default. Secrets are not shown.
+    """
     from quotapool.cli.config import run
 
     raise typer.Exit(run(settings_or_exit(config, env_file), as_json=json, changed=changed))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def now(config: ConfigOption = None, env_file: EnvFileOption = None, json: JsonOption = False) -> None:
-    """How the pool stands: what to look at, how much room each model has, what runs dry first and when, who waits."""
+    """Show how the pool stands: room, what runs dry, who waits.
+
+    First what needs to be looked at, if anything does.
+    """
     from quotapool.cli.now import show_now
 
     raise typer.Exit(show_now(settings_or_exit(config, env_file), as_json=json))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def room(
     model: Annotated[str, typer.Argument(help="A model, or the name of its group.")],
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every account of a large pool.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show every account of a large pool.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """How much room one model has, in all and by account, and when it runs dry at this pace."""
+    """Show one model's room by account, and when it runs dry."""
     from quotapool.cli.now import show_room
 
     raise typer.Exit(show_room(settings_or_exit(config, env_file), model, show_all=everything, as_json=json))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def savings(config: ConfigOption = None, env_file: EnvFileOption = None, json: JsonOption = False) -> None:
-    """What clients were spared this month: errors, refusals, and money by OpenAI's prompt cache."""
+    """Show which errors, and how much money, clients were spared."""
     from quotapool.cli.savings import run
 
     raise typer.Exit(run(settings_or_exit(config, env_file), as_json=json))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def usage(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
     by: Annotated[
-        str, typer.Option(help="account, key, model, client, day or pool; or two: client,model, key,model, client,day.")
+        str,
+        typer.Option(
+            help="What a row is: account, key, model, client, day or pool; or a pair: "
+            "'client,model', 'key,model' or 'client,day'."
+        ),
     ] = "model",
     since: Annotated[
         str, typer.Option(help="A UTC day (2026-11-01), 7d, 24h, 90m, 15:00, 2026-11-01T15:00, or month.")
@@ -173,18 +221,21 @@ def usage(
     until: Annotated[
         str | None, typer.Option(help="The same; a day is included, a time is not.", show_default="now")
     ] = None,
-    every: Annotated[str | None, typer.Option(help="1m, 5m, 1h or 1d: a row for each.", show_default="one sum")] = None,
+    every: Annotated[str | None, typer.Option(help="A row for each 1m, 5m, 1h or 1d.", show_default="one sum")] = None,
     only: Annotated[
         str | None, typer.Option(help="Only this one of what comes first in --by.", show_default=False)
     ] = None,
     top: Annotated[
         int | None,
-        typer.Option(help="Only so many names (1 to 100), those that cost most; the others in one row."),
+        typer.Option(help="Only so many names, those that cost most (at most 100); the others in one row."),
     ] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, for spreadsheets.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """What was used and spent: exact, estimated, unpriced, refused, and what cannot be seen from here."""
+    """Show what was used and spent, by client, key, model or day.
+
+    Exact, estimated and unpriced are told apart, refusals are counted, and what cannot be seen from here is named.
+    """
     from quotapool.cli.usage import run
 
     settings = settings_or_exit(config, env_file)
@@ -192,24 +243,30 @@ def usage(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def logs(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
-    last: Annotated[int, typer.Option(help="How many.", min=0, max=100_000)] = 50,
-    client: Annotated[str | None, typer.Option(help="Only this client's.", show_default=False)] = None,
-    key: Annotated[str | None, typer.Option(help="Only those that tried this key.", show_default=False)] = None,
-    model: Annotated[str | None, typer.Option(help="Only those for this model.", show_default=False)] = None,
+    last: Annotated[int, typer.Option(help="How many requests.", min=0, max=100_000)] = 50,
+    client: Annotated[str | None, typer.Option(help="Only requests of this client.", show_default=False)] = None,
+    key: Annotated[str | None, typer.Option(help="Only requests that tried this key.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="Only requests for this model.", show_default=False)] = None,
     code: Annotated[
-        str | None, typer.Option(help="The proxy's own error code, or upstream's reason.", show_default=False)
+        str | None,
+        typer.Option(help="Only requests with this error code of the proxy, or reason of OpenAI.", show_default=False),
     ] = None,
-    errors: Annotated[bool, typer.Option("--errors", help="Only those refused, failed or cut.")] = False,
-    waited: Annotated[bool, typer.Option("--waited", help="Only those that waited in the queue.")] = False,
-    retried: Annotated[bool, typer.Option("--retried", help="Only those with more than one attempt.")] = False,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="And new ones as they end, until Ctrl-C.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="For programs: a JSON object a line.")] = False,
+    errors: Annotated[bool, typer.Option("--errors", help="Only requests that were refused, failed or cut.")] = False,
+    waited: Annotated[bool, typer.Option("--waited", help="Only requests that waited in the queue.")] = False,
+    retried: Annotated[bool, typer.Option("--retried", help="Only requests with more than one attempt.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Then show new ones as they end, until Ctrl-C.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line, for programs.")] = False,
 ) -> None:
-    """The pool's last requests, of all replicas: who, which model, what came of it, how long, tokens, cost, keys."""
+    """Show the last requests: who, which model, what came of each.
+
+    Those of all replicas, with their duration, tokens, cost and keys. Prompts and answers are kept nowhere.
+    """
     from quotapool.cli.logs import run
     from quotapool.shapes.requests import RequestQuery
 
@@ -218,7 +275,7 @@ def logs(
     raise typer.Exit(run(settings, query, as_json=json, follow=follow))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def explain(
     request_id: Annotated[
         str | None,
@@ -235,15 +292,20 @@ def explain(
         typer.Option(
             "--dry-run",
             metavar="FILE",
-            help="Instead: what would happen to a request with this body now. It is not sent. -: standard input.",
+            help="Instead, say what would happen to a request with this body (-: standard input). It is not sent.",
             show_default=False,
         ),
     ] = None,
-    client: Annotated[str | None, typer.Option(help="Of the dry run: whose it is.", show_default=False)] = None,
-    endpoint: Annotated[str, typer.Option(help="Of the dry run: its path.")] = "/v1/chat/completions",
+    client: Annotated[
+        str | None, typer.Option(help="For --dry-run: the client whose request it is.", show_default=False)
+    ] = None,
+    endpoint: Annotated[str, typer.Option(help="For --dry-run: the path that is called.")] = "/v1/chat/completions",
     json: JsonOption = False,
 ) -> None:
-    """Why a request was refused, failed or slow, who used what it was short of, and the cheapest remedy."""
+    """Say why a request was refused, failed or slow, and what helps.
+
+    It names who used what the request was short of. With --dry-run: what would happen to a request now.
+    """
     if (request_id is None) is (dry_run is None):
         raise typer.BadParameter("give either a REQUEST_ID or --dry-run FILE")
     settings = settings_or_exit(config, env_file)
@@ -256,34 +318,46 @@ def explain(
     raise typer.Exit(run(settings, request_id or "", as_json=json))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def dashboard(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
-    no_open: Annotated[bool, typer.Option("--no-open", help="Print the link only.")] = False,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Only print the link.")] = False,
 ) -> None:
-    """Open the operators' page, logged in: a link that works once, for a minute."""
+    """Open the operators' page in a browser, logged in.
+
+    The link that it prints works once, for a minute.
+    """
     from quotapool.cli.dashboard import run
 
     raise typer.Exit(run(settings_or_exit(config, env_file), is_opened=not no_open))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def events(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
     kind: Annotated[
-        str | None, typer.Option(help="state, brake, egress, policy, operator …", show_default="all")
+        str | None,
+        typer.Option(help="Only events of this kind: state, brake, egress, policy, operator …", show_default="all"),
     ] = None,
     subject: Annotated[
-        str | None, typer.Option(help="k/KEY, a/ACCOUNT, o/ORGANISATION, c/CLIENT or t/TEAM.", show_default="all")
+        str | None,
+        typer.Option(
+            help="Only events about k/KEY, a/ACCOUNT, o/ORGANISATION, c/CLIENT or t/TEAM.", show_default="all"
+        ),
     ] = None,
     since: Annotated[str, typer.Option(help="A span (90m, 24h, 7d), or a day or time (2026-11-01T15:00, UTC).")] = "7d",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="And new ones as they come, until Ctrl-C.")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="For programs: a JSON object a line.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Then show new ones as they come, until Ctrl-C.")
+    ] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, for spreadsheets.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line, for programs.")] = False,
 ) -> None:
-    """What happened to keys, and which operator changed what: the pool's last 10,000 events, the oldest first."""
+    """Show what happened to keys, and which operator changed what.
+
+    The pool keeps its last 10,000 events; the oldest is shown first.
+    """
     from quotapool.cli.events import Form, run
     from quotapool.shapes.general import EventQuery
 
@@ -292,20 +366,24 @@ def events(
     raise typer.Exit(run(settings_or_exit(config, env_file), query, since, form, follow=follow))
 
 
-@app.command()
+@app.command(rich_help_panel=FOR_PROGRAMS)
 def me(
     base_url: Annotated[
-        str | None, typer.Option(envvar="OPENAI_BASE_URL", help="The proxy, as clients name it.", show_default=False)
+        str | None,
+        typer.Option(envvar="OPENAI_BASE_URL", help="The proxy's address, as clients have it.", show_default=False),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """For clients: what OPENAI_API_KEY may use here, what is left of it, and what was refused."""
+    """Show a client what its key may use here, and what is left.
+
+    The key is that in OPENAI_API_KEY. Needs no access to the proxy's machine.
+    """
     from quotapool.cli.me import run
 
     raise typer.Exit(run(base_url, as_json=json))
 
 
-@app.command()
+@app.command(rich_help_panel=FOR_PROGRAMS)
 def healthcheck(
     address: Annotated[
         str | None,
@@ -316,7 +394,7 @@ def healthcheck(
         ),
     ] = None,
 ) -> None:
-    """For containers: exit code 0 if the proxy is alive."""
+    """Exit with code 0 if the proxy on this machine is alive."""
     import urllib.request
 
     from quotapool.cli.health import operators_address
@@ -333,10 +411,11 @@ def healthcheck(
 
 
 @app.command(
+    rich_help_panel=FOR_PROGRAMS,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )
 def simulate(context: typer.Context) -> None:
-    """An OpenAI-like upstream for demos and tests; --help shows its options."""
+    """Run an OpenAI-like upstream for demos and tests."""
     from quotapool.simulator import main
 
     sys.exit(main(context.args))

@@ -44,7 +44,7 @@ def state_word(row: dict[str, Any]) -> str:
 @app.command("list")
 @with_keys
 async def show(keys: KeyOperations, *, json: JsonOption = False) -> int:
-    """Each key's state and reason, without asking upstream."""
+    """Show each key's state and reason, without asking OpenAI."""
     rows = await keys.rows()
     if json:
         tables.print_json({"keys": rows})
@@ -84,8 +84,8 @@ def _for_many(action: KeyVerb, about: str) -> None:
 
 
 _for_many("enable", "Make removed, quarantined, disabled or draining keys active again.")
-_for_many("disable", "No requests until they are enabled.")
-_for_many("drain", "No new requests; running ones are completed. As disable, with another name for the intention.")
+_for_many("disable", "Send keys no requests until they are enabled.")
+_for_many("drain", "Send keys no new requests, as disable does; it is shown as another intention.")
 _for_many("forget", "Delete keys that were added at run time, with their secrets.")
 
 
@@ -100,10 +100,10 @@ async def remove(
     match: MatchOption = None,
     yes: YesOption = False,
     forget: Annotated[
-        bool, typer.Option("--forget", help="Delete them with their secrets: keys that were added at run time.")
+        bool, typer.Option("--forget", help="Also delete their secrets, if they were added at run time.")
     ] = False,
 ) -> int:
-    """Take them out permanently, also after restarts, until they are enabled or their secrets change."""
+    """Take keys out for good: until they are enabled, or their secrets change."""
     action: KeyVerb = "forget" if forget else "remove"
     return await work(keys, action, Choice(names or [], account, state, match), yes=yes)
 
@@ -159,9 +159,16 @@ def add(
     settings: Settings,
     secret: Annotated[list[str] | None, typer.Argument(hidden=True, callback=_refuse_secret)] = None,  # noqa: ARG001 - refused before
     *,
-    name: Annotated[str | None, typer.Option("--id", help="Its name.", show_default="key- and 8 hex digits")] = None,
-    account: Annotated[str | None, typer.Option(help="Whose limits it shares.", show_default="its own")] = None,
-    tier: Annotated[str | None, typer.Option(help="One of tiers:, for its account.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Option("--id", help="The key's name.", show_default="key- and 8 hex digits")
+    ] = None,
+    account: Annotated[
+        str | None, typer.Option(help="The account whose limits it shares.", show_default="its own")
+    ] = None,
+    tier: Annotated[
+        str | None,
+        typer.Option(help="The tier of its account: one of tiers: in the configuration.", show_default=False),
+    ] = None,
     no_check: NoCheckOption = False,
     replace: ReplaceOption = False,
 ) -> int:
@@ -192,9 +199,11 @@ app.command("import")(with_settings(keys_import.run))
 @with_keys
 async def rotate_master_key(
     keys: KeyOperations,
-    new_file: Annotated[Path, typer.Option("--new-file", help="Has the new master key; created if it does not exist.")],
+    new_file: Annotated[
+        Path, typer.Option("--new-file", help="The file of the new master key; made if it is not there.")
+    ],
 ) -> int:
-    """Seal the keys that were added at run time with another master key, all or none."""
+    """Encrypt the keys that were added at run time with another master key, all or none."""
     settings = keys.sources.configured
     # Before anything is written: with a wrong master key nothing changes, not even a file.
     keys.sources.vault.current_master(keys.sources.contents, master_keys.master_keys(settings, keys.redactor.add))

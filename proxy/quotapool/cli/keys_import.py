@@ -29,14 +29,19 @@ def run(
     file: Annotated[Path, typer.Argument(help="One secret a line, or CSV with a first line of names.")],
     *,
     no_check: NoCheckOption = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check, and store nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check the keys, and add none.")] = False,
     replace: ReplaceOption = False,
-    at_once: Annotated[int, typer.Option(min=1, max=1000, help="Checks at the same time.")] = 64,
-    per_second: Annotated[float, typer.Option(min=0.1, help="Checks a second, at most.")] = 200.0,
+    at_once: Annotated[int, typer.Option(min=1, max=1000, help="How many are checked at the same time.")] = 64,
+    per_second: Annotated[float, typer.Option(min=0.1, help="How many are checked in a second, at most.")] = 200.0,
     json: JsonOption = False,
-    report: Annotated[Path | None, typer.Option(help="A file for the complete report.", show_default=False)] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the complete report into this file.", show_default=False)
+    ] = None,
 ) -> int:
-    """Add thousands of keys; may be repeated. Exit code 1 if a line's key is not in the pool afterwards."""
+    """Add the keys of a file, thousands at once; may be repeated.
+
+    Exit code 1 if a line's key is not in the pool afterwards.
+    """
     try:
         total = sum(1 for _ in _lines(file))
     except (BadFile, UnicodeDecodeError, OSError) as error:

@@ -21,7 +21,7 @@ def run(
     *,
     json: JsonOption = False,
 ) -> int:
-    """Which clients used a key, of the last requests that are kept."""
+    """Show which clients used a key, of the last requests that are kept."""
 
     async def command(store: Store) -> int:
         found = await users_of(key, RequestStore(store, settings.pool))

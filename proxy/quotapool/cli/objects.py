@@ -40,7 +40,10 @@ async def show(
     account: Annotated[str | None, typer.Option(help="Only this account's.", show_default=False)] = None,
     json: JsonOption = False,
 ) -> int:
-    """Files, batches, vector stores and the like, with their account and client. Not responses: they are too many."""
+    """Show files, batches, vector stores and the like, with account and client.
+
+    Not responses: they are too many.
+    """
     rows = [
         row
         for row in await _owners(store, settings).all()
@@ -59,7 +62,7 @@ async def show(
 @app.command("find")
 @with_store
 async def find(settings: Settings, store: Store, object_id: ObjectArgument, *, json: JsonOption = False) -> int:
-    """The account that holds an object, responses too."""
+    """Show which account holds an object, responses too."""
     refs = [(kind, object_id) for kind in _kinds(object_id)]
     found = next((owner for owner in await _owners(store, settings).find(refs, "") if owner is not None), None)
     if found is None:

@@ -50,7 +50,7 @@ def limits(
     write: Annotated[bool, typer.Option("--write", help="As YAML for the configuration file.")] = False,
     json: JsonOption = False,
 ) -> int:
-    """The rate limits of each account's project, by model."""
+    """Show the rate limits of each account's project, by model."""
 
     async def command(settings: Settings, collector: Collector, store: Store) -> int:
         answers = await ask(settings, collector, store)
@@ -79,7 +79,7 @@ def reconciliation(
     json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
 ) -> int:
-    """Our spend beside OpenAI's costs, by day and key, and what can explain the difference."""
+    """Show our spend beside OpenAI's costs, by day and key, and what can explain the difference."""
     today = datetime.now(UTC).date()
     first, last = since_day(since, today), today if until is None else since_day(until, today)
     if first is None or last is None:

@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from quotapool.settings import Settings
 
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", help="YAML file; also QUOTAPOOL_CONFIG.", show_default=False)
+    Path | None,
+    typer.Option("--config", "-c", help="The configuration; else QUOTAPOOL_CONFIG names it.", show_default=False),
 ]
 EnvFileOption = Annotated[
-    Path | None, typer.Option("--env-file", help="A .env file; the real environment wins.", show_default=False)
+    Path | None,
+    typer.Option("--env-file", help="A file of NAME=value lines; the environment wins.", show_default=False),
 ]
 NoCheckOption = Annotated[bool, typer.Option("--no-check", help="Do not ask OpenAI whether it is valid.")]
-ReplaceOption = Annotated[bool, typer.Option("--replace", help="A new secret for an id that was added before.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
+ReplaceOption = Annotated[bool, typer.Option("--replace", help="Allow a new secret for an id that was added before.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def configuration_or_exit(config: Path | None, env_file: Path | None, overrides: dict[str, object]) -> Settings:

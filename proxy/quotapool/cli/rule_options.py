@@ -15,7 +15,7 @@ from quotapool.settings.budget_text import LIMITS, limits_of, parse_budgets
 from quotapool.settings.rules import RuleOptions
 
 _BUDGET: Final = (
-    'As in "usd=50/month" or "tokens=2M/day models=gpt-5* mode=soft warn_at=0.8,0.95"; once for each budget. '
+    'A budget, as in "usd=50/month" or "tokens=2M/day models=gpt-5* mode=soft warn_at=0.8,0.95"; once for each budget. '
     'They replace those there are; "" is none.'
 )
 

@@ -191,7 +191,7 @@ def _in_force(answer: Answer) -> Settings:
             "does not understand its settings: use the same version for both, or give the command --config"
         ) from None
     settings = settings.model_copy(update={"state_dir": state_dir})
-    return with_origin(settings, Origin((), head.warnings, head.places, head.loaded_at))
+    return with_origin(settings, Origin(warnings=head.warnings, places=head.places, loaded_at=head.loaded_at))
 
 
 def _say_if_other(settings: Settings) -> None:

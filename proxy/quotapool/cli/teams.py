@@ -22,7 +22,7 @@ app = typer.Typer()
 
 Id = Annotated[str, typer.Argument(help="The team.", metavar="NAME")]
 Title = Annotated[str | None, typer.Option("--title", help="Who it is, for people; any script.", show_default=False)]
-Notes = Annotated[str | None, typer.Option(help="For people.", show_default=False)]
+Notes = Annotated[str | None, typer.Option(help="Notes for people.", show_default=False)]
 
 
 def with_teams(run: Callable[..., Awaitable[int]]) -> Callable[..., None]:
@@ -86,7 +86,7 @@ async def change(
 @app.command("show")
 @with_teams
 async def one(teams: TeamOperations, name: Id, *, json: JsonOption = False) -> int:
-    """All about one team, and what is used and left of its limits and budgets."""
+    """Show all about one team, and what is used and left of its limits and budgets."""
     row = await teams.row(name)
     if json:
         tables.print_json(row)
@@ -104,7 +104,7 @@ async def one(teams: TeamOperations, name: Id, *, json: JsonOption = False) -> i
 @app.command("list")
 @with_teams
 async def show(teams: TeamOperations, *, json: JsonOption = False) -> int:
-    """All teams, each with the limit or budget of which most is used."""
+    """Show all teams, each with the limit or budget of which most is used."""
     rows = await teams.rows()
     if json:
         tables.print_json({"teams": rows})

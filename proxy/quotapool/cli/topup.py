@@ -20,8 +20,12 @@ def run(
     account: Annotated[str, typer.Argument(help="The account (of a key without one: the key's id).")],
     usd: Annotated[float, typer.Argument(help="Dollars of credit that were bought.")],
     *,
-    expires: Annotated[str | None, typer.Option(help="First day (UTC) it is gone.", show_default="never")] = None,
-    granted: Annotated[str | None, typer.Option(help="First day (UTC) it counts.", show_default="today")] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="The first day (UTC) on which it is gone.", show_default="never")
+    ] = None,
+    granted: Annotated[
+        str | None, typer.Option(help="The first day (UTC) on which it counts.", show_default="today")
+    ] = None,
 ) -> int:
     """Record credit that was bought, and try the account again at once."""
     try:

@@ -1,0 +1,56 @@
+"""Asks for secrets at a terminal without echo: several, one or more a line, finished by an empty line."""
+
+from __future__ import annotations
+
+import re
+import sys
+import termios
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from quotapool.cli.new_files import ended_by_signals
+
+# A terminal cuts longer lines, and says nothing (N_TTY_BUF_SIZE, with the line's end).
+_LONGEST_LINE: Final = 4095
+_BETWEEN: Final = re.compile(r"[\s,;]+")
+
+
+def ask_for_secrets(prompt: str, take: Callable[[str], str]) -> None:
+    """Call `take` with each secret; what it returns is shown. Ends with an empty line or Ctrl-D.
+
+    Lines that are pasted together are all read: unlike getpass, nothing that was typed ahead is dropped.
+    """
+    with _without_echo(sys.stdin.fileno()):
+        while True:
+            _say(prompt, end="")
+            line = sys.stdin.readline()
+            _say("")
+            if len(line) >= _LONGEST_LINE:
+                _say(
+                    "  that line is too long for a terminal, which cuts it: give fewer keys a line, or use --keys FILE"
+                )
+                continue
+            if not (found := [secret for secret in _BETWEEN.split(line) if secret]):
+                return
+            for secret in found:
+                _say(f"  {take(secret)}")
+
+
+def _say(text: str, end: str = "\n") -> None:
+    sys.stderr.write(text + end)
+    sys.stderr.flush()
+
+
+@contextmanager
+def _without_echo(terminal: int) -> Iterator[None]:
+    """The terminal shows what is typed again afterwards, also if the process is told to end meanwhile."""
+    before = termios.tcgetattr(terminal)
+    silent = termios.tcgetattr(terminal)
+    silent[3] &= ~termios.ECHO
+    with ended_by_signals():
+        try:
+            termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
+            yield
+        finally:
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
