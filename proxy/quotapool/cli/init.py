@@ -19,6 +19,7 @@ from quotapool.cli.typed_secrets import ask_for_secrets
 from quotapool.keys.keyring import secrets_in
 from quotapool.ledger.clients import new_key
 from quotapool.settings import Address, ConfigError, Settings, UpstreamKey, default_key_id, load
+from quotapool.settings.secret_kinds import not_of_openai
 from quotapool.settings.values import check_name, check_upstream_secret, parse_address, sha256_hex
 from quotapool.setup import compose_file, systemd_unit
 from quotapool.setup.compose_file import ComposeFile
@@ -176,7 +177,11 @@ def _given_keys(file: str) -> str:
 
 
 def _checked(secret: str) -> str:
-    return check_upstream_secret(SecretStr(secret)).get_secret_value()
+    """Of OpenAI's, since the configuration has no other upstream yet. Raises ValueError."""
+    checked = check_upstream_secret(SecretStr(secret)).get_secret_value()
+    if problem := not_of_openai(checked):
+        raise ValueError(problem)
+    return checked
 
 
 def _ask(answers: _Answers, options: Options) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import termios
 from collections.abc import Callable, Iterator
@@ -10,10 +9,10 @@ from contextlib import contextmanager
 from typing import Final
 
 from quotapool.cli.new_files import ended_by_signals
+from quotapool.settings.key_lines import secrets_in
 
 # A terminal cuts longer lines, and says nothing (N_TTY_BUF_SIZE, with the line's end).
 _LONGEST_LINE: Final = 4095
-_BETWEEN: Final = re.compile(r"[\s,;]+")
 
 
 def ask_for_secrets(prompt: str, take: Callable[[str], str]) -> None:
@@ -31,8 +30,13 @@ def ask_for_secrets(prompt: str, take: Callable[[str], str]) -> None:
                     "  that line is too long for a terminal, which cuts it: give fewer keys a line, or use --keys FILE"
                 )
                 continue
-            if not (found := [secret for secret in _BETWEEN.split(line) if secret]):
+            if not line.strip():
                 return
+            try:
+                found = secrets_in(line)
+            except ValueError as error:
+                _say(f"  not taken: {error}")
+                continue
             for secret in found:
                 _say(f"  {take(secret)}")
 
