@@ -31,6 +31,7 @@ HOW_TO_GET = {
     "gcc": "apt-get install gcc libc6-dev",
     "a Python >= 3.11 outside root's home directory, with its headers": "apt-get install python3-venv python3-dev",
     "tests/clients": "`make .venv/.clients`, with npm and the network",
+    "what makes the site": "`make .venv/.site`, with the network",
     "what builds the page": "`make .venv/.page`, with npm and the network",
 }
 
