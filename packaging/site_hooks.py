@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jieba
+from mkdocs.exceptions import PluginError
 from mkdocs.plugins import event_priority
 from pymdownx.slugs import slugify
 
@@ -23,7 +24,7 @@ SOURCE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
 jieba.setLogLevel(logging.WARNING)
 jieba.dt.tmp_dir = sys.prefix
 
-FENCE = re.compile(r"^(?:```|~~~).*?^(?:```|~~~)\s*$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^ *(?:```|~~~).*?^ *(?:```|~~~)\s*$", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^(#{1,6}) +(.+?) *$", re.MULTILINE)
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 TITLE = re.compile(r"^# +(.+?) *$", re.MULTILINE)
@@ -62,6 +63,8 @@ def on_config(config: Any) -> Any:
     chinese = docs / "README.zh.md"
     if chinese.exists():
         titles = [title for title, pages in contents(chinese.read_text().replace(".zh.md", ".md")) if pages]
+        if len(titles) != len(sections):
+            raise PluginError(f"docs/README.zh.md has {len(titles)} sections with pages, docs/README.md {len(sections)}")
         zh = next(one for one in config.plugins["i18n"].config.languages if one.locale == "zh")
         zh.nav_translations = dict(zip((title for title, _ in sections), titles, strict=True))
     config.extra["social"] = [{"icon": "fontawesome/brands/github", "link": SOURCE, "name": "GitHub"}]
@@ -77,7 +80,7 @@ def address(target: str, page: str, docs: Path) -> str:
     if not path or "://" in path or path.startswith("mailto:"):
         return target
     absolute = Path(os.path.normpath(docs / PurePosixPath(page).parent / path))
-    if absolute.is_relative_to(docs) and not absolute.is_dir():
+    if not absolute.exists() or (absolute.is_relative_to(docs) and not absolute.is_dir()):
         return target
     kind = "tree" if absolute.is_dir() else "blob"
     return f"{SOURCE}/{kind}/main/{absolute.relative_to(ROOT).as_posix()}{hash_}{anchor}"
@@ -102,7 +105,7 @@ def headings(markdown: str) -> Iterator[re.Match[str]]:
 def named(text: str, target: str, page: str, docs: Path) -> str:
     """What a link says: a page's title, where the text is its file's name."""
     path = docs / PurePosixPath(page).parent / target.partition("#")[0]
-    if not text.endswith(".md") or path.name != text or "://" in target:
+    if path.name != text or path.suffix != ".md" or not path.is_file():
         return text
     title = TITLE.search(path.read_text())
     return title[1] if title else text

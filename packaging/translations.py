@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 MARK = re.compile(r"<!-- translation of (\S+):((?: [0-9a-f]{8})*) -->\n")
-FENCE = re.compile(r"^(?:```|~~~).*?^(?:```|~~~)\s*$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^ *(?:```|~~~).*?^ *(?:```|~~~)\s*$", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^#{1,6} +.+$", re.MULTILINE)
 CONFIRM = "python packaging/translations.py"
 

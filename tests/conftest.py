@@ -26,6 +26,8 @@ HOW_TO_GET = {
     "promtool": "apt-get install prometheus",
     "prometheus": "apt-get install prometheus",
     "redis-server": "apt-get install redis-server",
+    "redis-cli": "apt-get install redis-tools",
+    "jq": "apt-get install jq",
     "node": "apt-get install nodejs npm",
     "npm": "apt-get install npm",
     "gcc": "apt-get install gcc libc6-dev",

@@ -26,7 +26,7 @@ def ask(proxy: RunningProxy, client: str, model: str = "gpt-4o-mini") -> None:
 def logged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """A directory with `quotapool.log`, and its request lines.
 
-    Of anna's, one moved away from an empty account, and the last found none. Of bob's four, one was refused by his limit.
+    Of anna's, one moved away from an empty account, and the last found none. Of bob's four, his limit refused one.
     """
     folder = tmp_path_factory.mktemp("log")
     simulator = Simulator.start(2)
