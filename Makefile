@@ -44,7 +44,7 @@ page: $(VENV)/.page ## The operators' page into the package, from its sources in
 	cd dashboard && npm run --silent build
 
 site: $(VENV)/.site ## The documents as a site, in English and Chinese, into build/site
-	NO_MKDOCS_2_WARNING=1 $(VENV)/site/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/site/bin/mkdocs build --strict
 
 test: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.model-if-possible $(VENV)/.clients-if-possible $(VENV)/.page-if-possible $(VENV)/.site-if-possible ## All tests; says what it skipped, and how to get it
 	$(PARALLEL)

@@ -64,7 +64,7 @@ def on_config(config: Any) -> Any:
     if chinese.exists():
         titles = [title for title, pages in contents(chinese.read_text().replace(".zh.md", ".md")) if pages]
         if len(titles) != len(sections):
-            raise PluginError(f"docs/README.zh.md has {len(titles)} sections with pages, docs/README.md {len(sections)}")
+            raise PluginError(f"docs/README.zh.md has {len(titles)} sections of pages, docs/README.md {len(sections)}")
         zh = next(one for one in config.plugins["i18n"].config.languages if one.locale == "zh")
         zh.nav_translations = dict(zip((title for title, _ in sections), titles, strict=True))
     config.extra["social"] = [{"icon": "fontawesome/brands/github", "link": SOURCE, "name": "GitHub"}]
@@ -88,14 +88,18 @@ def address(target: str, page: str, docs: Path) -> str:
 
 def anchored(markdown: str, source: str) -> str:
     """A translation whose headings have the anchors of its source, too: links of other pages lead there."""
-    names: Iterator[str] = iter([slug(heading[2].replace("`", ""), "-") for heading in headings(source)])
+    names = iter([anchor(heading) for heading in headings(source)])
 
     def with_anchor(heading: re.Match[str]) -> str:
         name = next(names, "")
-        level, text = heading.groups()
-        return f'{level} {text}<a id="{name}"></a>' if name and level != "#" else heading[0]
+        return heading[0] if name in {"", anchor(heading)} else f'{heading[1]} {heading[2]}<a id="{name}"></a>'
 
     return outside_code(markdown, lambda text: HEADING.sub(with_anchor, text))
+
+
+def anchor(heading: re.Match[str]) -> str:
+    """ "" of a page's title: nobody links there."""
+    return "" if heading[1] == "#" else str(slug(heading[2].replace("`", ""), "-"))
 
 
 def headings(markdown: str) -> Iterator[re.Match[str]]:

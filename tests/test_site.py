@@ -105,6 +105,18 @@ def test_links_out_of_docs_lead_to_the_repository(site):
     assert left == set()
 
 
+def test_a_translation_has_the_anchors_of_its_source(site):
+    """So that links of pages that are not translated lead to the right place of one that is."""
+    for source in (ROOT / "docs").glob("*.md"):
+        if not source.with_suffix(".zh.md").exists():
+            continue
+        place = "index.html" if source.stem == "README" else f"{source.stem}/index.html"
+        wanted, found = (
+            set(re.findall(r'<(?:h[2-6]|a) id="([^"]+)"', (site / folder / place).read_text())) for folder in ("", "zh")
+        )
+        assert wanted <= found, source.name
+
+
 def test_each_language_has_an_index_of_its_own(site):
     for folder in ("", "zh"):
         places = [
