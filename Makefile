@@ -23,7 +23,7 @@ SOURCES := $(shell find proxy -name '*.py' -o -name '*.lua') setup.py pyproject.
 SEED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help install compile pure run page manual test check both soak bench wheels lock clean
+.PHONY: help install compile pure run page manual site test check both soak bench wheels lock clean
 
 help: ## This list
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -46,11 +46,14 @@ page: $(VENV)/.page ## The operators' page into the package, from its sources in
 manual: $(VENV)/.installed ## docs/cli.md and the man page, from the commands' help texts
 	$(BIN)/python packaging/manual.py
 
-test: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.model-if-possible $(VENV)/.clients-if-possible $(VENV)/.page-if-possible ## All tests; says what it skipped, and how to get it
+site: $(VENV)/.site ## The documents as a site, in English and Chinese, into build/site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/site/bin/mkdocs build --strict
+
+test: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.model-if-possible $(VENV)/.clients-if-possible $(VENV)/.page-if-possible $(VENV)/.site-if-possible ## All tests; says what it skipped, and how to get it
 	$(PARALLEL)
 	$(ALONE)
 
-check: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.model-if-possible $(VENV)/.clients-if-possible $(VENV)/.page-if-possible ## Lint, format, types, layers, all tests
+check: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.model-if-possible $(VENV)/.clients-if-possible $(VENV)/.page-if-possible $(VENV)/.site-if-possible ## Lint, format, types, layers, all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -66,7 +69,7 @@ both: ## What CI runs: `make check`, then the tests again in the compiled build,
 
 # Not again: what makes an image or drives a browser takes minutes, and meets no module of the compiled build that others do
 # not. (The image has a compiled build of its own.)
-ONCE = tests/end_to_end/test_container.py tests/end_to_end/test_dashboard.py tests/dashboard/test_built_files.py tests/test_wheels.py
+ONCE = tests/end_to_end/test_container.py tests/end_to_end/test_dashboard.py tests/dashboard/test_built_files.py tests/test_site.py tests/test_wheels.py
 
 .PHONY: again
 again:
@@ -115,6 +118,7 @@ lock: $(VENV)/lock/bin/uv ## Pin the newest versions that pyproject.toml allows
 	$(COMPILE) --upgrade pyproject.toml --output-file requirements.txt --extra oidc
 	$(COMPILE) --upgrade pyproject.toml --output-file requirements-dev.txt --extra dev --constraints requirements.txt
 	$(COMPILE) --upgrade --group build --output-file requirements-build.txt --constraints requirements-dev.txt
+	$(COMPILE) --upgrade --group site --output-file requirements-site.txt
 	$(COMPILE) --upgrade tests/clients/requirements.in --output-file tests/clients/requirements.txt
 	cd tests/clients && npm install --package-lock-only
 	cd dashboard && npm install --package-lock-only
@@ -187,6 +191,20 @@ $(VENV)/.page: dashboard/.npmrc dashboard/package.json dashboard/package-lock.js
 .PHONY: $(VENV)/.page-if-possible
 $(VENV)/.page-if-possible: $(VENV)/.dev
 	@$(MAKE) --no-print-directory $(VENV)/.page || echo "Going on without what builds the page."
+
+# What makes the site of the documents, in an environment of its own. jieba comes as sources only, and is built with the
+# setuptools of this lock. The tests can do without (CI cannot).
+SITE_PIP = $(VENV)/site/bin/python -m pip --disable-pip-version-check --quiet --quiet
+$(VENV)/.site: requirements-site.txt | $(BIN)/python
+	$(PYTHON) -m venv $(VENV)/site
+	sed -n '/^setuptools==/,/[^\\]$$/p' $< > $(VENV)/site/setuptools.txt
+	$(SITE_PIP) $(LOCKED) -r $(VENV)/site/setuptools.txt
+	$(SITE_PIP) $(LOCKED) --no-binary jieba --no-build-isolation --use-pep517 -r $<
+	@touch $@
+
+.PHONY: $(VENV)/.site-if-possible
+$(VENV)/.site-if-possible: $(VENV)/.dev
+	@$(MAKE) --no-print-directory $(VENV)/.site || echo "Going on without what makes the site."
 
 # Another proxy to measure against, in an environment of its own. The benchmark can do without.
 $(VENV)/rolter/bin/rolter: | $(BIN)/python

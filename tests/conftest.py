@@ -28,6 +28,8 @@ HOW_TO_GET = {
     "promtool": "apt-get install prometheus",
     "prometheus": "apt-get install prometheus",
     "redis-server": "apt-get install redis-server",
+    "redis-cli": "apt-get install redis-tools",
+    "jq": "apt-get install jq",
     "node": "apt-get install nodejs npm",
     "npm": "apt-get install npm",
     "gcc": "apt-get install gcc libc6-dev",
@@ -35,6 +37,7 @@ HOW_TO_GET = {
     "systemd-analyze": "apt-get install systemd",
     "a Python >= 3.11 outside root's home directory, with its headers": "apt-get install python3-venv python3-dev",
     "tests/clients": "`make .venv/.clients`, with npm and the network",
+    "what makes the site": "`make .venv/.site`, with the network",
     "what builds the page": "`make .venv/.page`, with npm and the network",
 }
 

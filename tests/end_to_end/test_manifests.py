@@ -226,7 +226,7 @@ def mebibytes(size: str) -> int:
 
 @pytest.mark.parametrize("file", ["sidecar.yaml", "deployment.yaml"])
 def test_the_memory_limits_follow_from_the_formula_of_the_docs(file: str):
-    """docs/operations.md, "How much memory": 1,000 keys, 20 models, one worker and a shared store."""
+    """docs/sizing.md, "Memory": 1,000 keys, 20 models, one worker and a shared store."""
     keys, models, workers = 1_000, 20, 1
     series = 6 * keys * models
     supervisor, worker, files = 90 + 0.006 * keys, 75 + 0.006 * keys + 0.001 * series, 1 + 0.00025 * series
@@ -244,7 +244,7 @@ def test_the_memory_limits_follow_from_the_formula_of_the_docs(file: str):
 
 
 def test_the_formula_and_its_examples_are_in_the_docs():
-    page = (ROOT / "docs" / "operations.md").read_text().partition("## How much memory")[2].partition("\n## ")[0]
+    page = (ROOT / "docs" / "sizing.md").read_text().partition("## Memory")[2].partition("\n## ")[0]
     assert all(f"| {text} |" in page for text in ("90 + 0.006 · K", "75 + 0.006 · K + 0.001 · S", "1 + 0.00025 · S"))
     row = re.compile(
         r"^\| ([\d,]+) \| (\d+) \| (\d+) \| (key|pool) \| ([\d,]+) MiB( with a shared store)? \|$", re.MULTILINE

@@ -13,13 +13,13 @@ from tests.fakes.store import ledger_on
 from tests.fakes.valkey import running_valkey
 
 CODE = Path(quotapool.__file__).parent
-OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
+PAGE = Path(__file__).parents[2] / "docs/managed-redis.md"
 NOT_ON_KEYS = {"INFO", "PING", "PIPELINE", "INITIALIZE", "ACLOSE", "EXECUTE", "EXECUTE_COMMAND", "ID"}
 
 
 def acl_line() -> list[str]:
     """The rules of the documented user, without its name and password."""
-    (line,) = re.findall(r"^ACL SETUSER pool-user (.*)$", OPERATIONS.read_text(), re.MULTILINE)
+    (line,) = re.findall(r"^ACL SETUSER pool-user (.*)$", PAGE.read_text(), re.MULTILINE)
     return [rule for rule in line.split() if not rule.startswith(">")]
 
 

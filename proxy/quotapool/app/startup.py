@@ -35,7 +35,7 @@ from quotapool.store.verify import verify
 _log = structlog.get_logger()
 _BACKLOG: Final = 4096
 _STORE_STARTS_S: Final = 15.0
-_RIGHTS: Final = "What a user of the store must be allowed to do: docs/operations.md#rights-in-the-store"
+_RIGHTS: Final = "What a user of the store must be allowed to do: docs/managed-redis.md#rights-in-the-store"
 _ADMIN_STORE_S: Final = 5.0  # for whole vaults; no client waits for it
 
 

@@ -1,0 +1,126 @@
+"""Is each translation as new as its English page? Without arguments this says so; with translations, it confirms them.
+
+A translation's first line names the digest of the page that it was made from, heading by heading:
+
+    <!-- translation of keys.md: 3fa1c09b 9e12aa40 … -->
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+MARK = re.compile(r"<!-- translation of (\S+):((?: [0-9a-f]{8})*) -->\n")
+FENCE = re.compile(r"^ *(?:```|~~~).*?^ *(?:```|~~~)\s*$", re.DOTALL | re.MULTILINE)
+HEADING = re.compile(r"^#{1,6} +.+$", re.MULTILINE)
+CONFIRM = "python packaging/translations.py"
+
+
+def translations(root: Path = ROOT) -> list[Path]:
+    return sorted([*root.glob("*.zh-CN.md"), *(root / "docs").rglob("*.zh.md")])
+
+
+def source_of(translation: Path) -> Path:
+    return translation.with_name(translation.name.replace(".zh-CN.md", ".md").replace(".zh.md", ".md"))
+
+
+class Section(NamedTuple):
+    heading: str
+    """With its `#`s; "" for what stands before the first one."""
+    text: str
+
+    @property
+    def digest(self) -> str:
+        """Spaces and line breaks do not count: a paragraph that was only wrapped again says the same."""
+        return hashlib.sha256(" ".join(self.text.split()).encode()).hexdigest()[:8]
+
+
+def sections(text: str) -> list[Section]:
+    code = [block.span() for block in FENCE.finditer(text)]
+    starts = [
+        heading.start()
+        for heading in HEADING.finditer(text)
+        if not any(start <= heading.start() < end for start, end in code)
+    ]
+    ends = [*starts[1:], len(text)]
+    found = [Section(text[a:b].partition("\n")[0].strip(), text[a:b]) for a, b in zip(starts, ends, strict=True)]
+    before = text[: starts[0] if starts else len(text)]
+    return [Section("", before), *found] if before.strip() else found
+
+
+def mark_for(source: Path) -> str:
+    digests = " ".join(section.digest for section in sections(source.read_text()))
+    return f"<!-- translation of {source.name}: {digests} -->\n"
+
+
+def shape(text: str) -> list[int]:
+    """The levels of the headings."""
+    return [len(section.heading) - len(section.heading.lstrip("#")) for section in sections(text) if section.heading]
+
+
+def problems(translation: Path) -> list[str]:
+    """What keeps it from being its source's translation: nothing, or what an author has to do."""
+    source = source_of(translation)
+    if not source.exists():
+        return [f"{translation.name}: there is no {source.name}"]
+    text = translation.read_text()
+    mark = MARK.match(text)
+    if not mark or mark[1] != source.name:
+        line = f"<!-- translation of {source.name}: … -->"
+        return [f"{translation.name}: its first line is not `{line}`; run `{CONFIRM} {shown(translation)}`"]
+    found = []
+    known, now = mark[2].split(), sections(source.read_text())
+    if known != [section.digest for section in now]:
+        new = [section.heading or "its beginning" for section in now if section.digest not in known]
+        gone = len([digest for digest in known if digest not in {section.digest for section in now}])
+        what = ", ".join(new) or ("a section that was taken out" if gone else "the order of its sections")
+        found.append(
+            f"{translation.name} is older than {source.name}: {what}. See `{difference(translation)}`, "
+            f"translate it, then run `{CONFIRM} {shown(translation)}`"
+        )
+    theirs, ours = shape(source.read_text()), shape(text[mark.end() :])
+    if theirs != ours:
+        where = next(i for i, (a, b) in enumerate(zip_longest(theirs, ours)) if a != b)
+        found.append(f"{translation.name}: its headings are not those of {source.name}, from heading {where + 1} on")
+    return found
+
+
+def shown(path: Path) -> str:
+    return os.path.relpath(path, ROOT)
+
+
+def difference(translation: Path) -> str:
+    """One command that shows what changed in the source since the translation was confirmed."""
+    source, translated = shown(source_of(translation)), shown(translation)
+    return f"git diff $(git log -1 --format=%h -G'translation of' -- {translated}) -- {source}"
+
+
+def confirm(translation: Path) -> None:
+    text = translation.read_text()
+    translation.write_text(mark_for(source_of(translation)) + MARK.sub("", text, count=1))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("translation", nargs="*", type=Path, help="confirm that it says what its source says now")
+    for path in parser.parse_args().translation:
+        if path.resolve() not in translations():
+            parser.error(f"{path} is no translation")
+        confirm(path.resolve())
+    bad = 0
+    for path in translations():
+        found = problems(path)
+        bad += bool(found)
+        print("\n".join(found) or f"{shown(path)} is up to date")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
