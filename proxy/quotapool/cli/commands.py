@@ -45,6 +45,7 @@ for _name, _help in (
     ("openai", "What OpenAI itself reports, with an admin key."),
     ("alerts", "Alerts: webhooks, chats and e-mail."),
     ("objects", "Stored objects: which account holds what."),
+    ("migrate", "Move over from gpt-load, one-api, new-api or LiteLLM."),
 ):
     app.add_typer(typer.Typer(help=_help, no_args_is_help=True, cls=_Group), name=_name)
 
