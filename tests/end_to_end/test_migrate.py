@@ -1,4 +1,4 @@
-"""Moving over: the command on a peer's database, then an SDK with the key that it always had, at the path it always used."""
+"""Moving over: the command on a peer's database, then an SDK with the key and the path that it had before."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import openai
 import pytest
+import redis
 import yaml
 from quotapool.simulator import simulated_secret
 
@@ -109,6 +110,7 @@ def test_an_app_of_the_old_proxy_goes_on_with_its_key_and_its_path(peer, rows, o
     served(proxy, base + path, key)
     # What is counted and logged is the API's path, not the alias.
     assert proxy.total("quotapool_requests_total", endpoint="chat") >= 1
+    wait_until(lambda: [line for line in proxy.request_lines() if line["status"] == 200], "the log has it", 10)
     assert {line["endpoint"] for line in proxy.request_lines() if line["status"] == 200} == {"chat"}
     again = proxy.command(*arguments, "--json")
     assert json.loads(again.stdout)["keys"] == {"unchanged": 3}
@@ -176,52 +178,46 @@ def test_models_of_another_upstream_are_asked_there_and_named(pool, start_simula
     client = openai.OpenAI(base_url=base, api_key=PROXY_KEY, max_retries=0)
     for model in ("mine", "gpt-4o"):  # the redirect, and one that only the other's list could name
         client.chat.completions.create(model=model, messages=[{"role": "user", "content": "hello"}])
-    asked = [
-        seen["headers"]["authorization"] for seen in seen_upstream(other) if seen["path"] == "/v1/chat/completions"
-    ]
-    assert asked
+    assert len([seen for seen in seen_upstream(other) if seen["path"] == "/v1/chat/completions"]) >= 2
     assert "mine" in {model.id for model in client.models.list()}
 
 
-def test_a_migration_that_is_killed_in_the_middle_is_finished_by_the_next_one(pool, tmp_path):
-    simulator, proxy = pool
-    keys = [f"sk-proj-number-{number:06d}" for number in range(12_000)]
-    rows = groups(simulator, "gpt-load")
-    rows["api_keys"] = [
-        {"id": number, "key_value": key, "group_id": 1, "status": "invalid" if number % 3 else "active"}
-        for number, key in enumerate(keys, start=1)
+def test_a_migration_that_is_killed_in_the_middle_is_finished_by_the_next_one(start_proxy, valkey_url, tmp_path):
+    count = 12_000
+    (tmp_path / "master").write_text(MASTER)
+    proxy = start_proxy({"keys": [], "redis": valkey_url, "master_key_file": str(tmp_path / "master")})
+    group = {"id": 1, "name": "main", "upstreams": peers.upstreams("https://api.openai.com"), "channel_type": "openai"}
+    keys = [
+        {"key_value": f"sk-proj-number-{number:06d}", "group_id": 1, "status": "invalid" if number % 3 else "active"}
+        for number in range(count)
     ]
     file = tmp_path / "many.db"
-    peers.make(f"sqlite:///{file}", "gpt-load", rows)
-    command = [sys.executable, "-m", "quotapool", "migrate", "gpt-load", str(file), "--no-check"]
-    command += ["--config", str(proxy.config_file)]
+    peers.make(f"sqlite:///{file}", "gpt-load", {"groups": [{**group, "test_model": "gpt-4o"}], "api_keys": keys})
+    arguments = ["migrate", "gpt-load", str(file), "--no-check", "--json"]
+    command = [sys.executable, "-m", "quotapool", *arguments, "--config", str(proxy.config_file)]
+    store = redis.Redis(unix_socket_path=valkey_url.removeprefix("unix://"))
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    wait_until(lambda: len(stored(proxy)) >= 2_000, "some keys are stored", 60)
+    wait_until(lambda: store.hlen("qp:{default}:vault") >= 2_000, "some keys are stored", 60)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    half = stored(proxy)
-    assert len(half) < 12_000
+    half = states(proxy)
+    assert 2_000 <= len(half) < count
     # None that was disabled there serves here, not even now.
-    assert sum(row["state"] == "active" for row in half) <= len(half) // 3 + 1
-    done = proxy.command("migrate", "gpt-load", str(file), "--no-check", "--json")
-    counts = json.loads(done.stdout)
-    assert counts["keys"] == {"added": 12_000 - len(half), "unchanged": len(half)}
-    whole = stored(proxy)
-    assert [len(whole), sum(row["state"] == "active" for row in whole)] == [12_000, 4_000]
-
-
-def stored(proxy: RunningProxy) -> list[dict]:
-    done = proxy.command("keys", "list", "--json")
-    return json.loads(done.stdout)["keys"]
+    assert half.count("active") == sum(1 for number in range(len(half)) if number % 3 == 0)
+    counts = json.loads(proxy.command(*arguments).stdout)["keys"]
+    assert counts == {"added": count - len(half), "unchanged": len(half)}
+    whole = states(proxy)
+    assert (len(whole), whole.count("active")) == (count, count // 3)
+    store.close()
 
 
 async def test_aliases_hold_for_websockets_too_and_change_with_a_reload(start_simulator, start_proxy):
     simulator = start_simulator(1)
     proxy = start_proxy(pool_config(simulator, path_aliases={"/proxy/*": "/"}))
     base = proxy.base_url.removesuffix("/v1")
-    async with openai.AsyncOpenAI(base_url=f"{base}/proxy/main/v1", api_key="any") as client:
-        async with client.realtime.connect(model="gpt-realtime") as session:
-            assert (await session.recv()).type == "session.created"
+    client = openai.AsyncOpenAI(base_url=f"{base}/proxy/main/v1", api_key="any")
+    async with client, client.realtime.connect(model="gpt-realtime") as session:
+        assert (await session.recv()).type == "session.created"
     assert fetch(f"{base}/proxy/main/v1/models")[0] == 200
     assert fetch(f"{base}/old/models")[0] == 404
     config = yaml.safe_load(proxy.config_file.read_text())

@@ -185,9 +185,9 @@ def test_nothing_can_be_written_through_what_was_opened(kind, server):
     databases.execute(url, "CREATE TABLE t (id INTEGER)")
     import sqlalchemy
 
-    with opened(url) as database, database._engine.connect() as connection:
-        with pytest.raises(sqlalchemy.exc.SQLAlchemyError, match=r"(?i)read.only"):
-            connection.execute(sqlalchemy.text("INSERT INTO t VALUES (1)"))
+    refused_by_it = pytest.raises(sqlalchemy.exc.SQLAlchemyError, match=r"(?i)read.only")
+    with opened(url) as database, database._engine.connect() as connection, refused_by_it:
+        connection.execute(sqlalchemy.text("INSERT INTO t VALUES (1)"))
 
 
 def test_without_the_extra_a_server_is_refused_with_what_to_install(monkeypatch):
