@@ -143,12 +143,13 @@ def test_a_write_ahead_log_in_a_directory_that_cannot_be_written_says_what_to_co
         ("postgres://u:p@h/d?sslmode=disable", "PostgreSQL at h:5432"),
         ("postgresql+psycopg://u:p@[::1]:7/d", "PostgreSQL at ::1:7"),
         (r"host='h' user=u password='a b\'c' dbname=d", "PostgreSQL at h:5432"),
+        ("root:p@tcp(h:3306)/d?tls=skip-verify&loc=Local", "MySQL at h:3306"),
         ("host=h user=u password=p dbname=d port=9 sslmode=disable TimeZone=Asia/Shanghai", "PostgreSQL at h:9"),
     ],
 )
 def test_every_form_of_an_address_that_these_programs_use_is_understood(source, where):
     found = databases_of_peers._server_of(source)
-    assert (found.where, has_password(source), file_of(source)) == (where, True, None)
+    assert (found.where, file_of(source), has_password(source)) == (where, None, found.password != "")
     passwords = {"root:pa:ss": "pa:ss", "root:p@ss": "p@ss/w", "root@": "", "host='h'": "a b'c"}
     assert found.password == next((p for begin, p in passwords.items() if source.startswith(begin)), "p")
 
@@ -160,6 +161,17 @@ def test_a_file_has_no_password_and_a_variable_keeps_one(monkeypatch):
     assert resolved("env:SQL_DSN") == f"root:{PASSWORD}@tcp(h)/d"
     with pytest.raises(SourceError, match="no variable NOT_THERE"):
         resolved("env:NOT_THERE")
+
+
+def test_a_schema_of_prismas_and_tls_of_gos_driver_are_kept():
+    server = databases_of_peers._server_of("postgresql://u:p@h/d?schema=litellm&sslmode=require&connection_limit=5")
+    arguments = databases_of_peers._driver(server)[1]
+    assert "search_path=litellm" in arguments["options"]
+    assert arguments["sslmode"] == "require"
+    secure = databases_of_peers._driver(databases_of_peers._server_of("u:p@tcp(h)/d?tls=true"))[1]["ssl"]
+    loose = databases_of_peers._driver(databases_of_peers._server_of("u:p@tcp(h)/d?tls=skip-verify"))[1]["ssl"]
+    assert (secure.check_hostname, loose.check_hostname) == (True, False)
+    assert "ssl" not in databases_of_peers._driver(databases_of_peers._server_of("u:p@tcp(h)/d"))[1]
 
 
 @pytest.mark.parametrize("scheme", ["mysql", "postgresql"])

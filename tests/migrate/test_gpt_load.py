@@ -6,7 +6,9 @@ import pytest
 from quotapool.migrate.database import opened
 from quotapool.migrate.found import SourceError
 from quotapool.migrate.gpt_load import GptLoad, KeyLines
+from quotapool.operators.keys import KeyEntry
 
+from tests.fakes.databases import execute
 from tests.fakes.peers import sealed_by_gpt_load, sha256, upstreams
 from tests.migrate.conftest import everything, whys
 
@@ -144,6 +146,38 @@ async def test_keys_of_several_upstreams_serve_the_models_of_their_own_and_no_ot
     assert clients[sha256(CLIENT)].options["models"] == ["gpt-4o-mini"]
 
 
+async def test_a_key_that_is_here_already_keeps_its_account_and_what_was_set_for_it(make, pool):
+    keys = await pool.operations()
+    await keys.add(KeyEntry("sk-proj-openai-key-1", "mine", "acme", {"weight": 3.0}), check=False)
+    moved = await pool.migrate(program(), make("sqlite", "gpt-load", SEVERAL).source)
+    assert everything(moved)["keys"] == {"added": 1, "unchanged": 1}
+    key = (await pool.keys())["sk-proj-openai-key-1"]
+    assert (key.id, key.account, key.upstream) == ("mine", "acme", None)
+    assert (await pool.accounts())["sk-proj-openai-key-1"].weight == 3
+    assert any("asked for any: 1;" in note for note in moved.notes)
+
+
+async def test_models_that_were_added_there_are_added_here_by_another_run(make, pool):
+    made = make("sqlite", "gpt-load", SEVERAL)
+    await pool.migrate(program(), made.source)
+    execute(made.url, """UPDATE "groups" SET model_redirect_rules = '{"chat": "x", "r1": "y"}' WHERE id = 2""")
+    moved = await pool.migrate(program(), made.source)
+    assert everything(moved)["keys"] == {"unchanged": 1, "updated": 1}
+    assert (await pool.keys())["sk-deepseek-key-number-2"].upstream.models == {"chat": "x", "r1": "y"}
+
+
+async def test_a_run_that_does_not_ask_upstream_takes_no_model_from_a_key_that_one_before_gave_it(make, pool):
+    made = make("sqlite", "gpt-load", SEVERAL)
+    await pool.migrate(program(), made.source)
+    # As if the upstream had been asked: its list has more than gpt-load knew.
+    execute(made.url, """UPDATE "groups" SET model_redirect_rules = '{"listed": "listed"}' WHERE id = 1""")
+    execute(made.url, """UPDATE "groups" SET model_redirect_strict = 1 WHERE id = 1""")
+    await pool.migrate(program(), made.source)
+    execute(made.url, """UPDATE "groups" SET model_redirect_rules = '{}', model_redirect_strict = 0 WHERE id = 1""")
+    assert everything(await pool.migrate(program(), made.source))["keys"] == {"unchanged": 2}
+    assert set((await pool.keys())["sk-proj-openai-key-1"].upstream.models) == {"listed"}
+
+
 async def test_one_group_can_be_taken_by_itself(make, pool):
     moved = await pool.migrate(program("", "openai"), make("sqlite", "gpt-load", SEVERAL).source)
     assert set(await pool.keys()) == {"sk-proj-openai-key-1"}
@@ -177,8 +211,6 @@ async def test_an_export_of_keys_is_one_secret_a_line(pool, tmp_path):
 
 async def test_a_program_without_a_column_that_newer_versions_have_is_read_all_the_same(make, pool):
     made = make("sqlite", "gpt-load", ROWS)
-    from tests.fakes.databases import execute
-
     for column in ("group_type", "model_redirect_rules", "model_redirect_strict", "header_rules"):
         execute(made.url, f'ALTER TABLE "groups" DROP COLUMN {column}')
     execute(made.url, "DROP INDEX ix_api_keys_key_hash", "ALTER TABLE api_keys DROP COLUMN key_hash")

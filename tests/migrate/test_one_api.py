@@ -102,7 +102,7 @@ async def test_a_client_sends_sk_and_its_token_and_has_the_tokens_limits(make, p
     assert options[3]["expires_on"] == IN_TEN_DAYS.date().isoformat()
     # 2,500,000 units are 5 dollars, which all tokens of alice share.
     team = (await pool.teams())[options[1]["team"]]
-    assert options[2]["team"] == options[1]["team"] == "alice-2"
+    assert options[2]["team"] == options[1]["team"] == "alice-one-api-2"
     assert [(b["usd"], b["per"]) for b in team.options["budgets"]] == [(5.0, "total")]
 
 
@@ -121,7 +121,7 @@ async def test_who_was_out_there_is_out_here(make, pool):
 async def test_a_rate_of_quota_of_their_own_is_used(make, pool):
     options = [{"key": "QuotaPerUnit", "value": "1000000"}]
     await pool.migrate(one_api(), make("sqlite", "one-api", {**ROWS, "options": options}).source)
-    assert [b["usd"] for b in (await pool.teams())["alice-2"].options["budgets"]] == [2.5]
+    assert [b["usd"] for b in (await pool.teams())["alice-one-api-2"].options["budgets"]] == [2.5]
 
 
 SEVERAL = {
@@ -212,6 +212,20 @@ async def test_channels_with_many_keys_and_limits_of_tokens_come_over_from_new_a
     assert whys(moved, "key") == {"channel 4 c4": "its URL is that of one endpoint, not what all of them begin with"}
     assert whys(moved, "setting")["channel 1 c1"] == "fields that it set in every request body"
     assert not (await pool.migrate(new_api(), source)).changed
+
+
+async def test_a_quota_that_is_meant_to_have_no_end_is_no_budget(make, pool):
+    rows = {**ROWS, "users": [USERS[0], {**USERS[1], "quota": 10**18}]}
+    moved = await pool.migrate(one_api(), make("sqlite", "one-api", rows).source)
+    assert "team" not in (await pool.clients())[sha256(f"sk-{TOKENS[0]}")].options
+    assert moved.teams == {"added": 1}
+
+
+async def test_a_key_that_cannot_be_one_is_reported_and_the_others_are_taken(make, pool):
+    rows = {**ROWS, "channels": [channel(1, "has a blank"), channel(2, "sk-proj-good-key"), channel(3, "sess-browser")]}
+    moved = await pool.migrate(one_api(), make("sqlite", "one-api", rows).source)
+    assert everything(moved)["keys"] == {"added": 1, "invalid": 2}
+    assert set(whys(moved, "key")) == {"channel 1 c1", "channel 3 c3"}
 
 
 async def test_a_token_that_is_a_key_of_the_pool_is_refused(make, pool):

@@ -183,6 +183,9 @@ def _run(
 ) -> int:
     """Exit code 1 if a key, team or client was not taken."""
 
+    if report is not None and not report.parent.is_dir():
+        return fail(f"{report}: there is no such directory")
+
     async def command(keys: KeyOperations) -> int:
         with program() as of_other, progress_bar() as progress:
             task = progress.add_task("taking over keys" if no_check else "checking keys", total=None)
@@ -205,12 +208,15 @@ def _run(
                     }
                     await record(keys.settings, keys.overview.ledger.store, f"migrate_{name}", "", changes)
         document = moved.as_json(keys.redactor.clean)
-        if report is not None:
-            _write(report, document)
         if json:
             tables.print_json(document)
         else:
             _print(moved, keys.redactor.clean, report)
+        if report is not None:
+            try:
+                _write(report, document)
+            except OSError as error:
+                return fail(f"{report}: {error.strerror or error}")
         return 0 if moved.is_complete else 1
 
     try:

@@ -7,7 +7,7 @@ disabled key and a suspended client are marked as such before they are added, so
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -21,6 +21,7 @@ from quotapool.operators.importer import Importer
 from quotapool.operators.key_file import Line
 from quotapool.operators.keys import InvalidKey, KeyEntry, KeyOperations
 from quotapool.settings.values import parse_upstream
+from quotapool.upstream.credentials import fingerprint
 
 _AT_ONCE: Final = 500  # clients or teams in one batch
 _MOST_NAMES: Final = 2_000_000  # of models, with all keys: each key has its list in the store
@@ -88,12 +89,15 @@ class Migration:
         self._dry_run = dry_run
         self._on_progress = on_progress
         self._base = keys.settings.upstream
+        self._plain = True
+        self._unlisted: set[tuple[str, str]] = set()  # upstreams that did not say which models they have
         self.moved = Moved(dry_run)
 
     async def run(self, *, at_once: int, per_second: float) -> Moved:
         """Raises SourceError, NoMasterKey, VaultLocked, StoreLost, StoreUnavailable. What was done stays done."""
         found = self._gathered()
-        if not self._is_plain(found):
+        self._plain = self._is_plain(found)
+        if not self._plain:
             found = await self._with_models(found, per_second)
         elif not all(key.is_open for key in found):
             self.moved.notes.append(
@@ -173,6 +177,7 @@ class Migration:
             names = listed.get(place) if key.is_open else ()
             if names is None:
                 lacking[key.origin] += 1
+                self._unlisted.add(place)
             mark = (*place, key.is_open, *key.models.items())
             table = tables.setdefault(mark, {**{name: name for name in names or ()}, **key.models})
             if table:
@@ -220,13 +225,37 @@ class Migration:
             on_progress=on_progress,
             upstreams={key.url for key in found},
         )
-        plain = self._is_plain(found)
         try:
-            await importer.run(_lines(found, plain=plain), at_once=at_once, per_second=per_second)
+            await importer.run(self._lines(found), at_once=at_once, per_second=per_second)
         finally:
-            self.moved.keys = importer.report.counts
+            self.moved.keys = Counter({_word(word): count for word, count in importer.report.counts.items()})
         for bad in sorted(importer.report.bad, key=lambda outcome: outcome.line):
-            self.moved.not_taken.append(NotTaken("key", found[bad.line - 1].origin, f"{bad.result}: {bad.why}"))
+            self.moved.not_taken.append(NotTaken("key", found[bad.line - 1].origin, f"{_word(bad.result)}: {bad.why}"))
+
+    def _lines(self, found: Sequence[FoundKey]) -> Iterator[Line]:
+        """A key that is here already stays as an operator may have changed it; only its models are brought up
+        to date."""
+        stored = {record.fingerprint: name for name, record in self._operations.sources.contents.records.items()}
+        kept = 0
+        for number, key in enumerate(found, start=1):
+            upstream = None if self._plain else _upstream_of(key, key.models)
+            name = stored.get(fingerprint(key.secret))
+            if name is None:
+                entry = KeyEntry(key.secret, account_settings=key.account, upstream=upstream, disabled=key.disabled)
+            else:
+                own = self._operations.stored_attributes(name)
+                there = own.get("upstream")
+                kept += there is None and upstream is not None
+                known = upstream is not None and (key.url, key.header) not in self._unlisted
+                if not known or there is None or there.get("url") != key.url:
+                    upstream = there
+                entry = KeyEntry(key.secret, name, own.get("account"), upstream=upstream)
+            yield Line(number, entry)
+        if kept:
+            self.moved.notes.append(
+                f"keys that were here before and name no models, so that they are asked for any: {kept}; to change "
+                "that, `quotapool keys remove KEY --forget` and run this again"
+            )
 
     # ---- teams and clients
 
@@ -292,15 +321,13 @@ class _Reach:
         return {**client.options, "models": sorted(names)}
 
 
+def _word(result: str) -> str:
+    """The importer's word, which speaks of lines of a file."""
+    return "invalid" if result == "bad line" else result
+
+
 def _upstream_of(key: FoundKey, models: Mapping[str, str]) -> dict[str, Any]:
     return {"url": key.url, "header": key.header, "models": dict(models)}
-
-
-def _lines(found: Iterable[FoundKey], *, plain: bool) -> Iterator[Line]:
-    for number, key in enumerate(found, start=1):
-        upstream = None if plain else _upstream_of(key, key.models)
-        entry = KeyEntry(key.secret, account_settings=key.account, upstream=upstream, disabled=key.disabled)
-        yield Line(number, entry)
 
 
 def _batches(found: Iterator[T]) -> Iterator[list[T]]:

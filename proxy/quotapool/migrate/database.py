@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
@@ -25,7 +26,9 @@ _BUSY_S: Final = 5.0
 _HEAD: Final = b"SQLite format 3\0"
 # Go's MySQL driver, as gpt-load, one-api and new-api name their databases: user:password@tcp(host:port)/name?options
 _GO: Final = re.compile(
-    r"(?P<user>[^:@/]*)(?::(?P<password>.*))?@(?P<net>tcp|unix)\((?P<at>[^()]+)\)/(?P<name>[^?/]+)(?:\?.*)?", re.DOTALL
+    r"(?P<user>[^:@/]*)(?::(?P<password>.*))?@(?P<net>tcp|unix)\((?P<at>[^()]+)\)/(?P<name>[^?/]+)"
+    r"(?:\?(?P<options>.*))?",
+    re.DOTALL,
 )
 _LIBPQ: Final = re.compile(r"\s*(?:host|user|dbname|port|password|sslmode)\s*=")
 _PAIR: Final = re.compile(r"(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(\S*))")
@@ -79,7 +82,8 @@ def resolved(source: str) -> str:
 
 def has_password(source: str) -> bool:
     """Whether this is an address that others can read in the list of processes, with its password."""
-    return not source.startswith("env:") and _server_of(source) is not None
+    server = None if source.startswith("env:") else _server_of(source)
+    return server is not None and bool(server.password)
 
 
 def is_database_file(path: Path) -> bool:
@@ -204,6 +208,7 @@ def _server_of(source: str) -> _Server | None:
             name=match["name"],
         )
         server.socket = match["at"] if match["net"] == "unix" else ""
+        server.options = _pairs(match["options"] or "")
         return server
     scheme = source.partition("://")[0].lower() if "://" in source else ""
     kind = {"mysql": "mysql", "mariadb": "mysql", "postgres": "postgresql", "postgresql": "postgresql"}
@@ -225,7 +230,7 @@ def _of_url(kind: str, source: str) -> _Server:
             port=url.port,
             name=unquote(url.path.strip("/")),
         )
-        server.options = dict(pair.partition("=")[::2] for pair in url.query.split("&") if "=" in pair)
+        server.options = _pairs(url.query)
     except ValueError:
         raise SourceError(
             "the address cannot be read: special characters of the password have to be percent-encoded"
@@ -233,6 +238,10 @@ def _of_url(kind: str, source: str) -> _Server:
     if not server.name:
         raise SourceError("the address names no database: it ends with /NAME")
     return server
+
+
+def _pairs(query: str) -> dict[str, str]:
+    return {name: unquote(value) for name, _, value in (pair.partition("=") for pair in query.split("&")) if value}
 
 
 def _of_libpq(source: str) -> _Server:
@@ -319,8 +328,15 @@ def _driver(server: _Server) -> tuple[str, dict[str, Any]]:
         }
         if server.socket:
             arguments["unix_socket"] = server.socket
+        if (tls := server.options.get("tls", "false")) != "false":  # Go's: true, skip-verify, preferred
+            context = ssl.create_default_context()
+            if tls != "true":
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            arguments["ssl"] = context
         return "mysql+pymysql", arguments
     options = f"-c default_transaction_read_only=on -c statement_timeout={_READ_S * 1000}"
+    if re.fullmatch(r"\w{1,63}", schema := server.options.get("schema", "")):  # Prisma's
+        options += f" -c search_path={schema}"
     known = ("sslmode", "sslrootcert", "sslcert", "sslkey")  # of the others, ORMs have their own
     given = {name: value for name, value in server.options.items() if name in known}
     return "postgresql+psycopg", {**given, "connect_timeout": _CONNECT_S, "options": options}

@@ -4,6 +4,7 @@ Facts from the repository BerriAI/litellm and docs.litellm.ai (proxy/configs):
 - `model_list`: `model_name` is what clients ask for, `litellm_params.model` is `PROVIDER/NAME` upstream; a bare name is
   OpenAI's if it looks like one; `api_key`, `api_base`, `organization`, `rpm`, `tpm`, `weight` belong to the deployment.
 - `os.environ/NAME` anywhere is the value of that variable; without `api_key`, OpenAI's is OPENAI_API_KEY.
+- `environment_variables` are set before anything is resolved.
 - `credential_list` names credentials that a deployment may refer to with `litellm_credential_name`.
 - `router_settings.model_group_alias`: another name of a model, or {model: NAME}.
 - `general_settings.master_key`: calls models, too; also LITELLM_MASTER_KEY.
@@ -75,7 +76,8 @@ class LiteLlm:
 
     def __init__(self, path: Path, env: Mapping[str, str], tokens: LiteLlmTokens | None) -> None:
         self._config = _read(path)
-        self._env = env
+        written = _section(self._config, "environment_variables")
+        self._env = {**env, **{str(name): str(value) for name, value in written.items()}}
         self._tokens = tokens
 
     @property

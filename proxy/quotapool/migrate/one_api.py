@@ -30,6 +30,7 @@ from quotapool.migrate.found import (
     has_ended,
     id_of,
     mapping_of,
+    mark_of,
     names_of,
     served,
     shown,
@@ -41,6 +42,7 @@ _EXPIRED: Final = 3
 _AZURE: Final = 3
 _PER_USD: Final = 500_000.0
 _SHORTEST: Final = 16
+_ENDLESS_USD: Final = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ class OneApi:
                 suspended = f"user {name} was disabled in {self.title}"
             elif usd is not None and usd <= 0:
                 suspended = f"the quota of user {name} was used up in {self.title}"
-            team = id_of(row["username"] or "user", row["id"]) if not suspended and usd is not None else ""
+            team = id_of(row["username"], f"{self.title}-{row['id']}") if not suspended and usd is not None else ""
             self._users[row["id"]] = _User(name, str(row["group"] or "default"), team, suspended)
             if team:
                 budget = {"usd": usd, "per": "total"}
@@ -228,7 +230,7 @@ class OneApi:
             options["models"] = models
         hashed = digest(key if key.startswith("sk-") else f"sk-{key}")
         groups = self.groups_of(row, user.group)
-        return FoundClient(origin, id_of(row["name"] or "token", row["id"]), hashed, options, suspended, groups)
+        return FoundClient(origin, id_of(row["name"], mark_of(hashed)), hashed, options, suspended, groups)
 
     def models_of(self, row: Row) -> list[str] | None:
         """What a token is limited to; None: it is not."""
@@ -265,5 +267,6 @@ class OneApi:
 
 
 def _usd(quota: object, per_usd: float) -> float | None:
-    """Dollars to the millionth; None: there is no quota."""
-    return round(quota / per_usd, 6) if isinstance(quota, int | float) else None
+    """Dollars to the millionth; None: there is no quota, or one that is meant to have no end."""
+    usd = quota / per_usd if isinstance(quota, int | float) else _ENDLESS_USD
+    return round(usd, 6) if usd < _ENDLESS_USD else None
