@@ -37,6 +37,7 @@ CHOICES = {
     "master_key",
     "prices",
     "limits",
+    "path_aliases",
     "tiers",
     "accounts",
     "groups",

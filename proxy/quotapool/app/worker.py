@@ -53,6 +53,7 @@ from quotapool.store.store import connect
 from quotapool.upstream.credentials import Credentials
 from quotapool.upstream.interface import Timeouts
 from quotapool.upstream.origins import Origins
+from quotapool.web.aliases import Aliases
 from quotapool.web.cors import Cors
 from quotapool.web.handlers import ClientHandler
 from quotapool.web.server import Server, keep_alive
@@ -117,6 +118,7 @@ class Worker:
     def _configure_listener(self) -> None:
         self.handler.max_concurrent = self.settings.max_concurrent
         self.handler.cors = Cors(self.settings.allowed_origins)
+        self.handler.aliases = Aliases(self.settings.path_aliases) if self.settings.path_aliases else None
 
     def _label(self) -> None:
         """Which models and clients have names of their own in metrics."""

@@ -28,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # its tracebacks show local variables, and those contain keys
 )
 for _name, _panel, _help in (
+    ("migrate", START, "Move over from gpt-load, one-api, new-api or LiteLLM."),
     ("keys", KEYS_AND_CLIENTS, "Upstream keys: show, add, change and probe them."),
     ("clients", KEYS_AND_CLIENTS, "Client keys: who may call the proxy, and what each may use."),
     ("teams", KEYS_AND_CLIENTS, "Teams: limits and budgets that clients share."),

@@ -51,7 +51,7 @@ def run(
         return fail(f"{file}: contains no key")
 
     async def command(keys: KeyOperations) -> int:
-        with _progress() as progress:
+        with progress_bar() as progress:
             task = progress.add_task("importing" if no_check else "checking", total=total)
             importer = Importer(
                 keys, check=not no_check, dry_run=dry_run, replace=replace, on_progress=lambda: progress.advance(task)
@@ -76,7 +76,7 @@ def _lines(file: Path) -> Iterator[Line]:
         yield from read(lines)
 
 
-def _progress() -> Progress:
+def progress_bar() -> Progress:
     """On standard error, and only on a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

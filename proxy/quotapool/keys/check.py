@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+import msgspec
+
 from quotapool.domain.verdict import Kind, Verdict
 from quotapool.keys.keyring import credentials_of
 from quotapool.observe.redaction import Redactor
 from quotapool.openai.classify import classify
 from quotapool.settings import Settings, UpstreamKey
-from quotapool.upstream.interface import Timeouts, Upstream, UpstreamFailure, read_body
+from quotapool.upstream.interface import Answer, Timeouts, Upstream, UpstreamFailure, read_body
 from quotapool.upstream.origins import Origins
 from quotapool.upstream.routes import Route
 
@@ -32,6 +34,14 @@ _RECOGNISED: Final = frozenset({Kind.OK, Kind.MODEL, Kind.MONEY, Kind.WAIT, Kind
 _TEMPORARY: Final = frozenset({Kind.WAIT, Kind.SLOW_DOWN, Kind.SERVICE})
 
 T = TypeVar("T")
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Listed(msgspec.Struct):
+    data: list[_Model]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +64,14 @@ class KeyCheck:
 
 
 class KeyChecker:
-    """To be closed. `settings` has every upstream that a checked key may have; `redactor` cleans what it answers."""
+    """To be closed. `settings` and `upstreams` have every upstream that a checked key may have; `redactor` cleans what
+    it answers."""
 
-    def __init__(self, settings: Settings, redactor: Redactor, *, per_second: float = PER_SECOND) -> None:
+    def __init__(
+        self, settings: Settings, redactor: Redactor, *, per_second: float = PER_SECOND, upstreams: Iterable[str] = ()
+    ) -> None:
         self._base = settings.upstream
-        self._origins = Origins(settings, credentials_of(settings), _TIMEOUTS)
+        self._origins = Origins(settings, credentials_of(settings), _TIMEOUTS, also=upstreams)
         self._redactor = redactor
         self._interval_s = 1.0 / per_second
         self._next = 0.0
@@ -87,20 +100,34 @@ class KeyChecker:
         self._next = at + self._interval_s
         await asyncio.sleep(at - loop.time())
 
+    async def models(self, key: UpstreamKey) -> list[str] | None:
+        """The models that upstream lists for this key; None: it lists none, or does not answer as it should."""
+        await self._wait_for_turn()
+        try:
+            answer, body = await self._ask(key)
+            listed = msgspec.json.decode(body, type=_Listed) if answer.status == 200 else None
+        except (UpstreamFailure, msgspec.DecodeError):
+            return None
+        return [model.id for model in listed.data] if listed is not None else None
+
     async def _call(self, key: UpstreamKey) -> KeyCheck:
+        try:
+            answer, body = await self._ask(key)
+        except UpstreamFailure as failure:
+            return KeyCheck(False, NO_ANSWER, str(failure), reason=NO_ANSWER)
+        return KeyCheck.of(classify(answer.status, answer.headers, body))
+
+    async def _ask(self, key: UpstreamKey) -> tuple[Answer, bytes]:
+        """`GET /v1/models`: the closed answer, and its body without secrets. Raises UpstreamFailure."""
         secret, own = key.secret.get_secret_value(), key.upstream
         route = Route(self._base) if own is None else Route(own.url, own.header, own.query)
         upstream: Upstream = self._origins.main if own is None else self._origins.others[own.url]
         headers = [route.credential(secret), (b"Accept-Encoding", b"identity")]
+        answer = await upstream.send("GET", route.target("/v1/models"), headers, None)
         try:
-            answer = await upstream.send("GET", route.target("/v1/models"), headers, None)
-            try:
-                body = self._redactor.clean_bytes((await read_body(answer, 2**20)).replace(secret.encode(), b"..."))
-            finally:
-                answer.close()
-        except UpstreamFailure as failure:
-            return KeyCheck(False, NO_ANSWER, str(failure), reason=NO_ANSWER)
-        return KeyCheck.of(classify(answer.status, answer.headers, body))
+            return answer, self._redactor.clean_bytes((await read_body(answer, 2**20)).replace(secret.encode(), b"..."))
+        finally:
+            answer.close()
 
 
 async def check_all(

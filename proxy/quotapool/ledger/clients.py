@@ -74,6 +74,17 @@ class ClientStore:
         record = ClientRecord(key_hash, time.time(), _stored(options) if options is not None else {})
         return await self._records.put(name, record, without=[prefix + name for prefix in self._of_one])
 
+    async def add_all(self, records: Mapping[str, ClientRecord], suspended: Mapping[str, str]) -> set[str]:
+        """Add many; the names that were taken. `suspended`: those that are to be out from the beginning, and why."""
+        now = time.time()
+        reasons = {name: msgspec.json.encode(Suspension(reason, now)).decode() for name, reason in suspended.items()}
+        if reasons:  # first: none of them may be served in between
+            pipeline = self._store.client.pipeline(transaction=False)
+            for name, reason in reasons.items():
+                pipeline.hsetnx(self._suspended, name, reason)
+            await self._store.guard(pipeline.execute())
+        return await self._records.put_new(records, lambda name: [prefix + name for prefix in self._of_one])
+
     async def put(self, name: str, record: ClientRecord) -> bool:
         """Write a record as it was, into a store that forgot it. False if the name is taken."""
         return await self._records.put(name, record)

@@ -6,7 +6,7 @@ version, so every worker learns of it with its next request or heartbeat.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -40,6 +40,19 @@ class StoredRecords(Generic[R]):
     async def put(self, name: str, record: R, without: Sequence[str] = ()) -> bool:
         """Add a record, and delete the keys `without` in the same step. False if the name is taken."""
         return await self._replace(name, b"", record, without)
+
+    async def put_new(self, records: Mapping[str, R], leftovers: Callable[[str], Sequence[str]]) -> set[str]:
+        """Add many, each as `put` does, in a few round trips and with one change of the version; the names that were
+        taken, whose records stay as they are. `leftovers`: what one of this name left behind."""
+        pipeline = self._store.client.pipeline(transaction=False)
+        for name, record in records.items():
+            pipeline.hsetnx(self._key, name, msgspec.json.encode(record).decode())
+        added = await self._store.guard(pipeline.execute())
+        taken = {name for name, new in zip(records, added, strict=True) if not new}
+        if old := [key for name in records if name not in taken for key in leftovers(name)]:
+            await self._store.guard(self._store.client.delete(*old))
+        await self.changed()
+        return taken
 
     async def change(self, name: str, change: Callable[[R], R]) -> R | None:
         """The record that is there now; None if there is none of this name. What `change` raises changes nothing."""

@@ -4,6 +4,7 @@ JSON of `TeamRecord`."""
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -36,6 +37,11 @@ class TeamStore:
         """False if the name is taken. What one of this name used before is forgotten."""
         record = TeamRecord(time.time(), _stored(options))
         return await self._records.put(name, record, without=[self._rules + name])
+
+    async def add_all(self, teams: Mapping[str, RuleOptions]) -> set[str]:
+        """Add many; the names that were taken."""
+        records = {name: TeamRecord(time.time(), _stored(options)) for name, options in teams.items()}
+        return await self._records.put_new(records, lambda name: [self._rules + name])
 
     async def put(self, name: str, record: TeamRecord) -> bool:
         """Write a record as it was, into a store that forgot it. False if the name is taken."""

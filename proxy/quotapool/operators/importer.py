@@ -70,15 +70,25 @@ class _Candidate:
     line: int
     key: UpstreamKey
     settings: dict[str, Any]
+    disabled: bool
 
 
 class Importer:
     """One import. `on_progress` is called once for each line."""
 
     def __init__(
-        self, keys: KeyOperations, *, check: bool, dry_run: bool, replace: bool, on_progress: Callable[[], None]
+        self,
+        keys: KeyOperations,
+        *,
+        check: bool,
+        dry_run: bool,
+        replace: bool,
+        on_progress: Callable[[], None],
+        upstreams: Iterable[str] = (),
     ) -> None:
+        """`upstreams`: those that keys of this import have for themselves."""
         self._keys = keys
+        self._upstreams = tuple(upstreams)
         self._check = check
         self._dry_run = dry_run
         self._replace = replace
@@ -93,7 +103,7 @@ class Importer:
         StoreLost, BadFile."""
         master = None if self._dry_run else self._keys.master_key()
         batch: list[_Candidate] = []
-        checker = KeyChecker(self._keys.settings, self._keys.redactor, per_second=per_second)
+        checker = KeyChecker(self._keys.settings, self._keys.redactor, per_second=per_second, upstreams=self._upstreams)
         try:
             async for one in self._accepted(checker, self._candidates(lines), at_once):
                 self._on_progress()
@@ -158,7 +168,7 @@ class Importer:
             return Outcome(line.number, "clash", key.id, f"that secret is in the pool already, as {owner}")
         if owner is not None and self._is_same(key, dict(entry.account_settings)):
             return Outcome(line.number, "unchanged", key.id)
-        return _Candidate(line.number, key, dict(entry.account_settings))
+        return _Candidate(line.number, key, dict(entry.account_settings), entry.disabled)
 
     def _is_same(self, key: UpstreamKey, settings: dict[str, Any]) -> bool:
         """Whether the vault has exactly this, so that neither upstream nor the store needs to be asked again."""
@@ -181,6 +191,8 @@ class Importer:
             if grants := settings.get("grants"):
                 settings["grants"] = _union(stored.get(name, {}).get("grants", []), grants)
         accounts = self._keys.account_settings(given)
+        if disabled := [one.key for one in candidates if one.disabled]:
+            await self._keys.disable_beforehand(disabled)
         results = await self._keys.sources.vault.put(
             [vault_key(one.key) async for one in in_turns(candidates)], master, accounts=accounts, replace=self._replace
         )

@@ -69,12 +69,15 @@ class KeyRejected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class KeyEntry:
-    """A key as an operator gave it. `account_settings`: tier, weight, grants of its account."""
+    """A key as an operator gave it. `account_settings`: tier, weight, grants of its account. `upstream`: its own,
+    instead of the pool's, as in the configuration. `disabled`: it comes into the pool disabled."""
 
     secret: str = field(repr=False)
     id: str | None = None
     account: str | None = None
     account_settings: Mapping[str, Any] = field(default_factory=dict)
+    upstream: Mapping[str, Any] | None = None
+    disabled: bool = False
 
 
 class _Packed(msgspec.Struct, gc=False):
@@ -180,8 +183,7 @@ class KeyOperations:
         """What to write for one of KEY_ACTIONS. `lifted`: accounts and organisations that need not be lifted again."""
         state = KEY_ACTIONS[action]
         if state is not None:
-            record = Record(state, "operator", 0.0, by=OPERATOR, fingerprint=key.fingerprint)
-            yield Subject.of_key(key.id), record, key.fingerprint
+            yield _operators_state(key.id, key.fingerprint, state)
             return
         account = self.overview.roster.pool.accounts[key.account]
         above = [(Subject.of_account(account.id), account.fingerprint)]
@@ -231,6 +233,13 @@ class KeyOperations:
 
     # ---- adding
 
+    async def disable_beforehand(self, keys: Sequence[UpstreamKey]) -> None:
+        """Disable keys that are about to be added, so that none of them serves in between. Those that are in the vault
+        already keep the state that they have. Raises StoreUnavailable."""
+        new = [key for key in keys if key.id not in self.sources.contents.records]
+        changes = [_operators_state(key.id, fingerprint(key.secret.get_secret_value()), State.DISABLED) for key in new]
+        await self.overview.ledger.registry.set_states(changes)
+
     async def add(self, entry: KeyEntry, *, check: bool = True, replace: bool = False) -> tuple[str, str]:
         """Put a key into the vault: (its id, one of Vault.put's results). Raises InvalidKey, KeyConflict, KeyRejected,
         NoMasterKey, VaultLocked, StoreLost."""
@@ -260,7 +269,7 @@ class KeyOperations:
 
     def validated(self, entry: KeyEntry) -> UpstreamKey:
         """The key as a configured one would be. Raises InvalidKey."""
-        given = {"secret": entry.secret, "id": entry.id, "account": entry.account}
+        given = {"secret": entry.secret, "id": entry.id, "account": entry.account, "upstream": entry.upstream}
         draft = Draft()
         try:
             key = UpstreamKey.model_validate({name: value for name, value in given.items() if value})
@@ -319,6 +328,11 @@ class KeyOperations:
         if found is None:
             raise AssertionError("a vault with a master key has one")
         return found
+
+
+def _operators_state(key_id: str, its_print: str, state: State) -> tuple[Subject, Record, str]:
+    """The change of state that an operator makes."""
+    return Subject.of_key(key_id), Record(state, "operator", 0.0, by=OPERATOR, fingerprint=its_print), its_print
 
 
 def vault_key(key: UpstreamKey) -> NewKey:

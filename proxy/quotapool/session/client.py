@@ -13,8 +13,12 @@ class SessionClient(Protocol):
     """A client that asks for a session. `protocols`: the subprotocols it offers, without credentials."""
 
     headers: Head
-    target: str
     protocols: list[str]
+
+    @property
+    def target(self) -> str:
+        """Path and query."""
+        ...
 
     @property
     def address(self) -> str:

@@ -19,6 +19,7 @@ from quotapool.settings.dashboard import Dashboard
 from quotapool.settings.forward_proxy import ForwardProxyOption
 from quotapool.settings.money import Funds, ModelPrices, Spend
 from quotapool.settings.organisation import AdminKey, ProjectId
+from quotapool.settings.path_aliases import PathAliases
 from quotapool.settings.rules import RuleOptions
 from quotapool.settings.tls import Tls
 from quotapool.settings.unknown_names import Named, unknown_names
@@ -204,6 +205,7 @@ class Settings(Section):
     allow_anonymous: bool = False
     allowed_hosts: tuple[HostName, ...] = ()
     allowed_origins: tuple[WebOrigin, ...] = ()
+    path_aliases: PathAliases = {}
     trusted_proxies: tuple[NetworkName, ...] = ()
     admin_token: Token | None = None
     dashboard: Dashboard = Dashboard()

@@ -19,6 +19,7 @@ from quotapool.openai.replies import ProxyError
 from quotapool.request.path import RequestPath
 from quotapool.request.relay import Downstream
 from quotapool.session.path import SessionPath
+from quotapool.web.aliases import OWN_PATHS, Aliases
 from quotapool.web.cors import Cors, PageDownstream, is_preflight
 from quotapool.web.places import Places, network_of
 from quotapool.web.websocket import WebSocketRequest
@@ -51,6 +52,7 @@ class ClientHandler:
         self._prefix = f"qp-{secrets.token_hex(4)}-"
         self._serial = 0
         self.cors = Cors()
+        self.aliases: Aliases | None = None
         self.draining = False
         self.places: Places[ClientSide] = Places(self._who)
         self.ended_at = 0.0  # when the last request ended, on the monotonic clock
@@ -88,6 +90,8 @@ class ClientHandler:
         if self.draining:
             down.keep_alive = False
         self._observer.began()
+        if self.aliases is not None and not down.target.startswith(OWN_PATHS):
+            down.target = self.aliases.real(down.target)
         origin = down.headers.get("origin")
         page: Downstream = down if origin is None else PageDownstream(down, self.cors.headers_for(origin))
         try:

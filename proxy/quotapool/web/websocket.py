@@ -41,10 +41,14 @@ class WebSocketRequest:
         self._transport = transport
         self._drain = drain
         self.headers = exchange.headers
-        self.target = exchange.target
         lines = self.headers.getall("sec-websocket-protocol")
         offered = [name.strip() for line in lines for name in line.split(",")]
         self.protocols = [name for name in offered if name and not name.startswith(_CREDENTIALS)]
+
+    @property
+    def target(self) -> str:
+        """Path and query."""
+        return self._exchange.target
 
     @property
     def address(self) -> str:
