@@ -115,7 +115,7 @@ try-wheel: | $(BIN)/python
 	$(VENV)/fresh/bin/python -m tests.scenarios.installed "$(KIND)"
 
 lock: $(VENV)/lock/bin/uv ## Pin the newest versions that pyproject.toml allows
-	$(COMPILE) --upgrade pyproject.toml --output-file requirements.txt --extra oidc
+	$(COMPILE) --upgrade pyproject.toml --output-file requirements.txt --extra oidc --extra migrate
 	$(COMPILE) --upgrade pyproject.toml --output-file requirements-dev.txt --extra dev --constraints requirements.txt
 	$(COMPILE) --upgrade --group build --output-file requirements-build.txt --constraints requirements-dev.txt
 	$(COMPILE) --upgrade --group site --output-file requirements-site.txt
