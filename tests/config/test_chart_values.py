@@ -115,7 +115,7 @@ def test_the_store_has_room_for_its_ledger_twice(render: Callable[..., Rendered]
 
 
 def test_the_formula_of_the_chart_is_that_of_the_docs():
-    page = (ROOT / "docs" / "operations.md").read_text()
+    page = (ROOT / "docs" / "sizing.md").read_text()
     readme = (CHART / "README.md").read_text()
     for coefficient in ("90 + 0.006 · K", "75 + 0.006 · K + 0.001 · S", "1 + 0.00025 · S"):
         assert coefficient in page

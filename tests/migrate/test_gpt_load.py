@@ -203,7 +203,7 @@ async def test_the_same_key_in_two_groups_is_one_key_with_the_models_of_both(mak
 
 async def test_an_export_of_keys_is_one_secret_a_line(pool, tmp_path):
     file = tmp_path / "keys.txt"
-    file.write_text("sk-proj-line-one\n\n# a comment\nsk-proj-line-two\nsk-a, sk-b\n")
+    file.write_text("sk-proj-line-one\n\n# a comment\nsk-proj-line-two\nhello, there\n")
     moved = await pool.run(KeyLines(file))
     assert everything(moved)["keys"] == {"added": 2}
     assert set(whys(moved, "key")) == {"line 5"}

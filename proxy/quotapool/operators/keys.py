@@ -273,7 +273,8 @@ class KeyOperations:
         draft = Draft()
         try:
             key = UpstreamKey.model_validate({name: value for name, value in given.items() if value})
-            if is_openai(self.settings.upstream) and (why := not_of_openai(key.secret.get_secret_value())):
+            upstream = key.upstream.url if key.upstream else self.settings.upstream
+            if is_openai(upstream) and (why := not_of_openai(key.secret.get_secret_value())):
                 raise InvalidKey(f"secret: {why}")
             account = account_of(entry.account_settings)
         except ValidationError as error:
