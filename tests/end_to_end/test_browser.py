@@ -118,6 +118,40 @@ def test_a_page_of_an_allowed_origin_streams_a_chat(start_simulator, start_proxy
     assert {seen["method"] for seen in seen_upstream(simulator)} == {"POST"}
 
 
+NEXTCHAT = """<!doctype html><title>waiting</title><pre id="said"></pre><pre id="balance"></pre><pre id="refused"></pre>
+<script>
+const host = HOST, show = (id, text) => { document.getElementById(id).textContent = text; };
+const headers = {"Content-Type": "application/json", "Accept": "application/json", "Authorization": "Bearer " + KEY};
+const payload = {messages: [{role: "user", content: "Say hello."}], stream: true, model: "gpt-4o-mini",
+                 temperature: 0.5, presence_penalty: 0, frequency_penalty: 0, top_p: 1};
+async function main() {
+  const [used, subscription] = await Promise.all([
+    fetch(host + "/dashboard/billing/usage?start_date=2026-11-01&end_date=2026-11-30", {headers}),
+    fetch(host + "/dashboard/billing/subscription", {headers}),
+  ]);
+  show("balance", [used.status, subscription.status, (await used.json()).error.code].join(" "));
+  const answer = await fetch(host + "/v1/chat/completions", {method: "POST", headers, body: JSON.stringify(payload)});
+  show("said", answer.headers.get("content-type") + "|" + (await answer.text()).trim().split("\\n").at(-1));
+}
+main().catch(error => show("refused", "failed: " + error)).finally(() => { document.title = "over"; });
+</script>
+"""
+
+
+def test_a_page_may_make_the_calls_that_nextchat_makes(start_simulator, start_proxy, browse):
+    """Its base URL has no `/v1`, and it asks for a balance, which it can do without."""
+    port = free_port()
+    origin = f"http://localhost:{port}"
+    clients = [{"id": "app", "key": KEY}]
+    proxy = start_proxy(pool_config(start_simulator(2), clients=clients, allowed_origins=[origin]))
+    host = proxy.base_url.removesuffix("/v1")
+    with page_server(NEXTCHAT.replace("HOST", json.dumps(host)).replace("KEY", json.dumps(KEY)), port):
+        dom = browse(origin)
+    assert shown(dom, "refused") == "", dom
+    assert shown(dom, "balance") == "403 403 path_not_allowed"
+    assert shown(dom, "said") == "text/event-stream; charset=utf-8|data: [DONE]"
+
+
 def test_a_page_of_another_origin_reads_nothing(start_simulator, start_proxy, browse):
     simulator = start_simulator(1)
     clients = [{"id": "app", "key": KEY}]
