@@ -79,14 +79,14 @@ def shown(dom: str, element: str) -> str:
 
 @pytest.fixture
 def browse(program, tmp_path: Path):
-    """`browse(url)`: the document after its scripts have run."""
+    """`browse(url, *switches)`: the document after its scripts have run."""
     chromium = program("chromium")
 
-    def run(url: str) -> str:
+    def run(url: str, *switches: str) -> str:
         command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
                    "--no-first-run", "--disable-extensions", "--disable-background-networking",
                    f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=15000",
-                   "--dump-dom", url]  # fmt: skip
+                   *switches, "--dump-dom", url]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=90)
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout
@@ -150,6 +150,25 @@ def test_a_page_may_make_the_calls_that_nextchat_makes(start_simulator, start_pr
     assert shown(dom, "refused") == "", dom
     assert shown(dom, "balance") == "403 403 path_not_allowed"
     assert shown(dom, "said") == "text/event-stream; charset=utf-8|data: [DONE]"
+
+
+@pytest.mark.parametrize(("clients", "said"), [([{"id": "app", "key": KEY}], "200"), ([], "403 origin_not_allowed")])
+def test_a_desktop_program_that_is_a_browser_needs_a_client_key_and_no_allowed_origin(
+    clients, said, start_simulator, start_proxy, browse, tmp_path
+):
+    """Like Cherry Studio's window: a page from a file, in a browser that heeds no CORS and names no origin."""
+    proxy = start_proxy(pool_config(start_simulator(2), clients=clients))
+    page = tmp_path / "window.html"
+    page.write_text(f"""<!doctype html><title>waiting</title><pre id="said"></pre><script>
+    const headers = {{"Content-Type": "application/json", "Authorization": "Bearer {KEY}"}};
+    const body = JSON.stringify({{model: "gpt-4o-mini", messages: [{{role: "user", content: "Say hello."}}]}});
+    fetch("{proxy.base_url}/chat/completions", {{method: "POST", headers, body}})
+      .then(async answer => [answer.status, (await answer.json()).error?.code].join(" "))
+      .then(text => {{ document.getElementById("said").textContent = text.trim(); }})
+      .finally(() => {{ document.title = "over"; }});
+    </script>""")
+    dom = browse(page.as_uri(), "--disable-web-security", "--allow-file-access-from-files")
+    assert shown(dom, "said") == said, dom
 
 
 def test_a_page_of_another_origin_reads_nothing(start_simulator, start_proxy, browse):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,10 +11,11 @@ from typing import Any
 
 import pytest
 import websockets.sync.client
+from quotapool.settings.model import Queue, Timeouts
 
 from tests.conftest import missing
 from tests.fakes.firehose import Firehose, running_firehose
-from tests.fakes.in_front import NAME, InFront, in_front, program_of
+from tests.fakes.in_front import NAME, RECIPES, InFront, in_front, program_of
 from tests.fakes.processes import RunningProxy, Simulator, pool_config, wait_until
 from tests.fakes.running import Wire, reset, running_proxy, running_simulator
 from tests.fakes.valkey import free_port
@@ -81,7 +83,7 @@ def test_a_stream_arrives_as_it_is_made_and_ends_when_its_client_leaves(front, p
 def test_a_client_that_leaves_before_its_answer_began_frees_its_place(front, proxy, simulator):
     before = len(proxy.request_lines())
     simulator.fault(0, "hang")
-    with pytest.raises(TimeoutError), front.request("POST", "/v1/chat/completions", AS_ANN, SHORT, patience=0.5):
+    with pytest.raises(TimeoutError), front.request("POST", "/v1/chat/completions", AS_ANN, SHORT, patience=2):
         pass
     wait_for_a_cancelled_one(proxy, before)
 
@@ -217,10 +219,17 @@ def test_a_front_that_is_less_patient_than_the_model_answers_504_in_its_own_name
         assert (answer.status, answer.getheader("x-quotapool-source")) == (504, None)
 
 
-def test_a_model_may_think_for_a_while(front, simulator):
-    simulator.fault(0, "slow", latency_ms=2500)
-    with front.request("POST", "/v1/chat/completions", AS_ANN, SHORT) as answer:
-        assert (answer.status, answer.getheader("x-quotapool-source")) == (200, "upstream")
+@pytest.mark.parametrize(
+    ("file", "options"),
+    [
+        ("nginx.conf", ["proxy_read_timeout", "proxy_send_timeout"]),
+        ("haproxy.cfg", ["timeout client", "timeout server", "timeout tunnel"]),
+    ],
+)
+def test_what_is_in_front_waits_longer_than_the_proxy(file, options):
+    longest_s = Queue().max_wait + Timeouts().first_byte
+    minutes = [int(re.findall(rf"{option} (\d+)m", (RECIPES / file).read_text())[0]) for option in options]
+    assert min(minutes) * 60 > longest_s
 
 
 # ---- nginx as it comes
