@@ -79,14 +79,14 @@ def shown(dom: str, element: str) -> str:
 
 @pytest.fixture
 def browse(program, tmp_path: Path):
-    """`browse(url)`: the document after its scripts have run."""
+    """`browse(url, *switches)`: the document after its scripts have run."""
     chromium = program("chromium")
 
-    def run(url: str) -> str:
+    def run(url: str, *switches: str) -> str:
         command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
                    "--no-first-run", "--disable-extensions", "--disable-background-networking",
                    f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=15000",
-                   "--dump-dom", url]  # fmt: skip
+                   *switches, "--dump-dom", url]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=90)
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout
@@ -116,6 +116,59 @@ def test_a_page_of_an_allowed_origin_streams_a_chat(start_simulator, start_proxy
     assert shown(dom, "refused") == "401 invalid_proxy_key"
     # The preflights stayed here.
     assert {seen["method"] for seen in seen_upstream(simulator)} == {"POST"}
+
+
+NEXTCHAT = """<!doctype html><title>waiting</title><pre id="said"></pre><pre id="balance"></pre><pre id="refused"></pre>
+<script>
+const host = HOST, show = (id, text) => { document.getElementById(id).textContent = text; };
+const headers = {"Content-Type": "application/json", "Accept": "application/json", "Authorization": "Bearer " + KEY};
+const payload = {messages: [{role: "user", content: "Say hello."}], stream: true, model: "gpt-4o-mini",
+                 temperature: 0.5, presence_penalty: 0, frequency_penalty: 0, top_p: 1};
+async function main() {
+  const [used, subscription] = await Promise.all([
+    fetch(host + "/dashboard/billing/usage?start_date=2026-11-01&end_date=2026-11-30", {headers}),
+    fetch(host + "/dashboard/billing/subscription", {headers}),
+  ]);
+  show("balance", [used.status, subscription.status, (await used.json()).error.code].join(" "));
+  const answer = await fetch(host + "/v1/chat/completions", {method: "POST", headers, body: JSON.stringify(payload)});
+  show("said", answer.headers.get("content-type") + "|" + (await answer.text()).trim().split("\\n").at(-1));
+}
+main().catch(error => show("refused", "failed: " + error)).finally(() => { document.title = "over"; });
+</script>
+"""
+
+
+def test_a_page_may_make_the_calls_that_nextchat_makes(start_simulator, start_proxy, browse):
+    """Its base URL has no `/v1`, and it asks for a balance, which it can do without."""
+    port = free_port()
+    origin = f"http://localhost:{port}"
+    clients = [{"id": "app", "key": KEY}]
+    proxy = start_proxy(pool_config(start_simulator(2), clients=clients, allowed_origins=[origin]))
+    host = proxy.base_url.removesuffix("/v1")
+    with page_server(NEXTCHAT.replace("HOST", json.dumps(host)).replace("KEY", json.dumps(KEY)), port):
+        dom = browse(origin)
+    assert shown(dom, "refused") == "", dom
+    assert shown(dom, "balance") == "403 403 path_not_allowed"
+    assert shown(dom, "said") == "text/event-stream; charset=utf-8|data: [DONE]"
+
+
+@pytest.mark.parametrize(("clients", "said"), [([{"id": "app", "key": KEY}], "200"), ([], "403 origin_not_allowed")])
+def test_a_desktop_program_that_is_a_browser_needs_a_client_key_and_no_allowed_origin(
+    clients, said, start_simulator, start_proxy, browse, tmp_path
+):
+    """Like Cherry Studio's window: a page from a file, in a browser that heeds no CORS and names no origin."""
+    proxy = start_proxy(pool_config(start_simulator(2), clients=clients))
+    page = tmp_path / "window.html"
+    page.write_text(f"""<!doctype html><title>waiting</title><pre id="said"></pre><script>
+    const headers = {{"Content-Type": "application/json", "Authorization": "Bearer {KEY}"}};
+    const body = JSON.stringify({{model: "gpt-4o-mini", messages: [{{role: "user", content: "Say hello."}}]}});
+    fetch("{proxy.base_url}/chat/completions", {{method: "POST", headers, body}})
+      .then(async answer => [answer.status, (await answer.json()).error?.code].join(" "))
+      .then(text => {{ document.getElementById("said").textContent = text.trim(); }})
+      .finally(() => {{ document.title = "over"; }});
+    </script>""")
+    dom = browse(page.as_uri(), "--disable-web-security", "--allow-file-access-from-files")
+    assert shown(dom, "said") == said, dom
 
 
 def test_a_page_of_another_origin_reads_nothing(start_simulator, start_proxy, browse):

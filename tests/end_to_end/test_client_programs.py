@@ -1,4 +1,4 @@
-"""Programs that people put before the proxy, at pinned versions: Codex, opencode and openai-agents do their work.
+"""Programs that people put before the proxy, at pinned versions: coding agents and openai-agents do their work.
 
 They are set up as `docs/clients.md` prints it. The simulator calls the first tool that it is offered, so each program
 sends a tool's result with its second request. `tests/clients` pins the versions; `make .venv/.clients` installs them.
@@ -192,6 +192,31 @@ def test_opencode_uses_a_tool_answers_and_continues_its_session(pool, client_pro
     assert len(sessions) == 1
     assert pool.upstream_saw() == {("POST", path)}
     assert {line["status"] for line in pool.lines(4)} == {200}
+
+
+# ---- Continue, Qwen Code
+
+
+def test_continue_uses_a_tool_and_answers(pool, client_programs, tmp_path):
+    printed = example("Continue", "yaml").replace("http://127.0.0.1:8080/v1", pool.proxy.base_url)
+    (tmp_path / "config.yaml").write_text(printed.replace("any-text", pool.key))
+    program = client_programs / "node_modules" / ".bin" / "cn"
+    stays_here = {"CONTINUE_TELEMETRY_ENABLED": "0"}
+    env = {name: value for name, value in pool.environment(tmp_path, **stays_here).items() if "OPENAI" not in name}
+    said = run([program, "--config", tmp_path / "config.yaml", "--auto", "--print", "Say hello."], tmp_path, env)
+    assert said.startswith("Simulated answer")
+    assert pool.upstream_saw() == {("POST", "/v1/chat/completions")}
+    assert {line["status"] for line in pool.lines(2)} == {200}  # the tool's call, then the answer to its result
+
+
+def test_qwen_code_uses_a_tool_and_answers(pool, client_programs, tmp_path):
+    env = pool.environment(tmp_path)
+    env["PATH"] = f"{client_programs / 'node_modules' / '.bin'}:{env['PATH']}"
+    command = f"{example('Qwen Code', 'sh').rstrip()} --yolo --output-format json"
+    *_, result = json.loads(run(["sh", "-c", command], tmp_path, env))
+    assert result["result"].startswith("Simulated answer")
+    assert pool.upstream_saw() == {("POST", "/v1/chat/completions")}
+    assert {line["status"] for line in pool.lines(2)} == {200}
 
 
 # ---- openai-agents

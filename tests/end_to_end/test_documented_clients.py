@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.processes import RunningProxy, pool_config
+from tests.fakes.processes import RunningProxy, pool_config, wait_until
 
 PAGE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
 
@@ -47,7 +47,7 @@ def test_an_example_runs_as_it_is_printed(section, language, says, start_simulat
 
 @pytest.mark.parametrize(
     ("section", "says"),
-    [("openai-agents", "Simulated answer"), ("LangChain", "1536")],
+    [("openai-agents", "Simulated answer"), ("LangChain", "1536"), ("pydantic-ai", "Simulated answer")],
 )
 def test_an_example_for_a_python_library_runs_as_it_is_printed(
     section, says, start_simulator, start_proxy, client_programs, tmp_path
@@ -57,14 +57,39 @@ def test_an_example_for_a_python_library_runs_as_it_is_printed(
     assert says in output_of([python, "-c", example(section, "python")], tmp_path, proxy)
 
 
-@pytest.mark.parametrize("section", ["openai, Node", "Vercel AI SDK, server side"])
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ("openai, Node", "Simulated answer"),
+        ("Vercel AI SDK, server side", "Simulated answer"),
+        ("LangChain.js", "1536"),
+        ("LlamaIndex.TS", "1536"),
+    ],
+)
 def test_an_example_for_node_runs_as_it_is_printed(
-    section, start_simulator, start_proxy, program, client_programs, tmp_path
+    section, says, start_simulator, start_proxy, program, client_programs, tmp_path
 ):
     proxy = start_proxy(pool_config(start_simulator(3)))
     (tmp_path / "node_modules").symlink_to(client_programs / "node_modules")
     (tmp_path / "example.mjs").write_text(example(section, "js"))
-    assert "Simulated answer" in output_of([program("node"), "example.mjs"], tmp_path, proxy)
+    said = output_of([program("node"), "example.mjs"], tmp_path, proxy)
+    assert "Simulated answer" in said
+    assert says in said
+
+
+@pytest.mark.parametrize(
+    ("section", "language", "file", "says"),
+    [("Java", "java", "Chat.java", "data: [DONE]"), ("Ruby", "ruby", "chat.rb", "Simulated answer")],
+)
+def test_an_example_that_needs_no_library_runs_as_it_is_printed(
+    section, language, file, says, start_simulator, start_proxy, program, tmp_path
+):
+    proxy = start_proxy(pool_config(start_simulator(3)))
+    if language == "java":
+        program("javac")  # which `java` needs for a program in one file
+    (tmp_path / file).write_text(example(section, language))
+    assert says in output_of([program(language), file], tmp_path, proxy)
+    wait_until(lambda: [line["status"] for line in proxy.request_lines()] == [200], "its one request is logged", 5)
 
 
 def test_what_is_left_is_shown_as_it_is_printed(start_simulator, start_proxy, tmp_path):

@@ -39,12 +39,17 @@ class Authority:
         ca_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         return cls(ca_file, key, certificate)
 
-    def issue(self, directory: Path, name: str = "server", *, passphrase: bytes = b"") -> tuple[Path, Path]:
+    def issue(
+        self,
+        directory: Path,
+        name: str = "server",
+        *,
+        passphrase: bytes = b"",
+        names: tuple[str, ...] = ("localhost", "127.0.0.1"),
+    ) -> tuple[Path, Path]:
         """(cert_file, key_file) of a server called 127.0.0.1 or localhost; files of the same name are replaced."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _sign(
-            key, _name(name), self.certificate.subject, self.key, authority=False, names=("localhost", "127.0.0.1")
-        )
+        certificate = _sign(key, _name(name), self.certificate.subject, self.key, authority=False, names=names)
         cert_file, key_file = directory / "tls.crt", directory / "tls.key"
         cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         key_file.write_bytes(_pem(key, passphrase))
