@@ -46,7 +46,9 @@ async def asked(state_dir: Path, **options):
 
 async def test_a_command_gets_the_settings_with_their_secrets_and_where_they_came_from(tmp_path):
     settings = settings_of(tmp_path, redis="redis://user:hunter2@10.0.0.1:6380/3", admin_token="admin-token-0123456789")
-    with_origin(settings, Origin(warnings=("one warning",), places={"pool": "quotapool.yaml:3"}, loaded_at=1764000000.5))
+    with_origin(
+        settings, Origin(warnings=("one warning",), places={"pool": "quotapool.yaml:3"}, loaded_at=1764000000.5)
+    )
     async with answering(tmp_path, settings):
         answer = await asked(tmp_path)
     told = from_wire(answer.wire)

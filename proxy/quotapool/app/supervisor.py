@@ -26,6 +26,7 @@ from quotapool.app.alerting import Alerting
 from quotapool.app.background import BackgroundTasks
 from quotapool.app.collector import collect_rarely, keep_what_is_built, keeping_what_is_built
 from quotapool.app.credit_watch import CreditWatch
+from quotapool.app.file_limit import raise_file_limit
 from quotapool.app.logins import build_logins
 from quotapool.app.openai_sync import OpenAISync
 from quotapool.app.pricing import Pricing
@@ -350,6 +351,7 @@ async def _run(settings: Settings, load: Callable[[], Settings]) -> None:
 def serve(settings: Settings, load: Callable[[], Settings]) -> int:
     """Run until stopped by a signal; the process's exit code."""
     collect_rarely()
+    raise_file_limit()
     try:
         uvloop.run(_run(settings, load))
     except CannotStart as error:
