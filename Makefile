@@ -36,8 +36,8 @@ pure: ## Back to plain Python in .venv
 	rm -f $(VENV)/.compiled $(VENV)/.installed
 	@$(MAKE) --no-print-directory install
 
-run: $(VENV)/.dev $(IS_COMPILED) $(if $(MODEL),$(VENV)/.model) ## Serve on a simulated upstream, show it working; MODEL=smollm2: on a real model
-	@exec $(BIN)/python demo/run.py $(if $(MODEL),--model $(MODEL)) $(DEMO)
+run: $(VENV)/.installed $(IS_COMPILED) $(if $(MODEL),$(VENV)/.model) ## Serve on a simulated upstream, show it working; MODEL=smollm2: on a real model
+	@exec $(BIN)/$(if $(filter smollm2,$(MODEL)),python demo/run_on_model.py,quotapool demo) $(DEMO)
 
 page: $(VENV)/.page ## The operators' page into the package, from its sources in dashboard; takes Node
 	$(BIN)/python dashboard/make_types.py > dashboard/src/shapes.ts

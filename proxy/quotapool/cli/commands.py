@@ -304,12 +304,16 @@ def me(
 @app.command()
 def healthcheck(
     address: Annotated[
-        str, typer.Option(envvar="QUOTAPOOL_ADMIN_LISTEN", help="The operators' address.")
-    ] = "127.0.0.1:9090",
+        str | None, typer.Option(help="The operators' address.", show_default="admin_listen, as `serve` takes it")
+    ] = None,
+    config: ConfigOption = None,
 ) -> None:
     """For containers: exit code 0 if the proxy is alive."""
     import urllib.request
 
+    from quotapool.settings.admin_address import admin_address
+
+    address = address or admin_address(config, os.environ)
     host, _, port = address.rpartition(":")
     host = "127.0.0.1" if host in {"", "0.0.0.0"} else "[::1]" if host == "[::]" else host
     try:
@@ -328,3 +332,14 @@ def simulate(context: typer.Context) -> None:
     from quotapool.simulator import main
 
     sys.exit(main(context.args))
+
+
+@app.command()
+def demo(
+    port: Annotated[int, typer.Option(help="The clients' port.", min=1, max=65535)] = 8080,
+    admin_port: Annotated[int, typer.Option(help="The operators' port.", min=1, max=65535)] = 9090,
+) -> None:
+    """A simulated OpenAI, the proxy in front of it, a few calls; no key is needed, and nothing leaves this machine."""
+    from quotapool.cli import demo as demonstration
+
+    raise typer.Exit(demonstration.run(demonstration.simulated(), port, admin_port))
