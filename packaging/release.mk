@@ -56,11 +56,12 @@ try-wheel: | $(BIN)/python
 try-tools: dist $(VENV)/.release ## The wheel of dist by uvx, uv tool, pipx and pip, as users install it; prints how long each takes
 	PATH="$(abspath $(RELEASE)):$$PATH" $(BIN)/python -m tests.scenarios.installers dist/*-none-any.whl
 
+TRIED = $(abspath $(VENV))/pythons/$(notdir $(PYTHON))
 check-python: dist ## The source distribution's own tests, but for slow ones, on another Python: PYTHON=python3.13
-	rm -rf build/source && mkdir -p build/source
-	tar -xzf dist/*.tar.gz --strip-components 1 -C build/source
-	CI= $(MAKE) --no-print-directory -C build/source PYTHON=$(PYTHON) VENV=$(abspath $(VENV))/pythons/$(notdir $(PYTHON)) quick-tests
-	rm -rf build/source
+	rm -rf $(TRIED)/source && mkdir -p $(TRIED)/source
+	tar -xzf dist/*.tar.gz --strip-components 1 -C $(TRIED)/source
+	CI= $(MAKE) --no-print-directory -C $(TRIED)/source PYTHON=$(PYTHON) VENV=$(TRIED)/environment quick-tests
+	rm -rf $(TRIED)/source
 
 # Of the package as it was installed. Left out: what measures time, what starts many processes, and what depends on other
 # programs' versions rather than on Python's.
@@ -120,4 +121,4 @@ $(VENV)/actionlint: | $(BIN)/python
 
 .PHONY: $(VENV)/.actionlint-if-possible
 $(VENV)/.actionlint-if-possible: | $(BIN)/python
-	@$(MAKE) --no-print-directory $(VENV)/actionlint 2>/dev/null || { [ -z "$(CI)" ] && echo "Going on without actionlint: it takes Go."; }
+	@$(MAKE) --no-print-directory $(VENV)/actionlint || { echo "Going on without actionlint, which takes Go."; [ -z "$(CI)" ]; }
