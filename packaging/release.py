@@ -74,8 +74,8 @@ def problems(root: Path, release: str | None) -> Iterator[str]:
 
 
 def add_the_page(file: Path, root: Path) -> None:
-    """The page is one bundle, so no scanner would find what is in it: it is what dashboard/package-lock.json installs but
-    for building."""
+    """The page is one bundle, in which no scanner finds anything: it holds what dashboard/package-lock.json installs
+    for more than building."""
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 

@@ -35,9 +35,8 @@ def copy(tmp_path: Path) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "config", tmp_path / "config")
-    (tmp_path / "CHANGELOG.md").write_text(
-        f"# Changelog\n\n## [Unreleased]\n\n## [{VERSION}] - 2026-12-01\n\n### Added\n\n- This.\n\n## [0.0.9] - 2026-01-01\n"
-    )
+    changes = f"## [Unreleased]\n\n## [{VERSION}] - 2026-12-01\n\n### Added\n\n- This.\n\n## [0.0.9] - 2026-01-01\n"
+    (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n{changes}")
     return tmp_path
 
 
@@ -71,7 +70,7 @@ def test_what_is_not_ready_is_named(copy, file, old, new, problem):
 def test_a_chart_and_a_package_of_another_version_are_named(copy):
     chart = copy / "config" / "helm" / "another" / "Chart.yaml"
     chart.parent.mkdir(parents=True)
-    chart.write_text(f"apiVersion: v2\nname: another\nversion: 9.9.9\nappVersion: \"{VERSION}\"\n")
+    chart.write_text(f'apiVersion: v2\nname: another\nversion: 9.9.9\nappVersion: "{VERSION}"\n')
     (copy / "dist").mkdir()
     for name in ("quotapool-9.9.9.tar.gz", f"quotapool-{VERSION}-py3-none-any.whl", "quotapool-9.9.8.cdx.json"):
         (copy / "dist" / name).touch()

@@ -1,5 +1,6 @@
-"""What is built without QUOTAPOOL_COMPILE=1 holds Python and nothing else, whatever was built before; and what a package
-index shows of it.
+"""What is built without QUOTAPOOL_COMPILE=1 holds Python and nothing else, whatever was built before.
+
+And what a package index shows of it.
 
 The compiled wheel has its libraries counted where it is built: in tests/end_to_end/test_container.py and `make wheels`.
 """
@@ -49,7 +50,9 @@ def test_the_wheel_in_plain_python_fits_everywhere_and_holds_no_library(built):
     (wheel,) = built.glob("*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    manual = f"quotapool-{PROJECT['version']}.data/data/share/man/man1/quotapool.1"  # where pip puts it below the prefix
+    manual = (
+        f"quotapool-{PROJECT['version']}.data/data/share/man/man1/quotapool.1"  # where pip puts it below the prefix
+    )
     assert manual in packed
     packed.remove(manual)
     package = ROOT / "proxy" / "quotapool"
@@ -65,7 +68,18 @@ def test_the_source_distribution_can_be_compiled_and_has_tests_documents_and_con
     left_out = {"dist", "build", "var", "node_modules", "__pycache__"}
     sources = {
         str(path.relative_to(ROOT))
-        for name in ("proxy", "tests", "docs", "config", "demo", "benchmarks", "dashboard", "packaging", ".ci", ".github")
+        for name in (
+            "proxy",
+            "tests",
+            "docs",
+            "config",
+            "demo",
+            "benchmarks",
+            "dashboard",
+            "packaging",
+            ".ci",
+            ".github",
+        )
         for path in (ROOT / name).rglob("*")
         if path.is_file() and not left_out & set(path.parts) and ".egg-info/" not in str(path)
     }
@@ -123,10 +137,12 @@ def test_a_package_index_is_told_where_everything_is_and_which_pythons_there_are
     assert metadata["Requires-Python"] == ">=3.11"
 
 
-def test_the_repositorys_address_is_written_in_one_place(metadata):
-    address = urlsplit(PROJECT["urls"]["Source"]).path.strip("/")
-    pages = {"README.md", "README.zh-CN.md", "CHANGELOG.md", "mkdocs.yml"}
-    files = [path for path in ROOT.glob("*") if path.is_file() and path.name not in pages]
-    files += [path for name in (".ci", ".github", "packaging") for path in (ROOT / name).rglob("*") if path.is_file()]
-    naming = {str(path.relative_to(ROOT)) for path in files if address in path.read_text(errors="replace")}
-    assert naming == {"pyproject.toml"}
+def test_every_place_that_names_the_repository_names_that_of_pyproject():
+    address = re.compile(r"https://[\w.-]+/[\w.-]+/quotapool\b")
+    found: dict[str, set[str]] = {}
+    for name in ("proxy", "docs", "config", "packaging", ".ci", ".github", "."):
+        for path in (ROOT / name).glob("*" if name == "." else "**/*"):
+            if path.is_file() and path.suffix not in {".png", ".so", ".pyc", ".tsv"}:
+                for place in address.findall(path.read_text(errors="replace")):
+                    found.setdefault(place, set()).add(str(path.relative_to(ROOT)))
+    assert found.keys() == {PROJECT["urls"]["Source"]}, found

@@ -1,4 +1,4 @@
-"""`quotapool demo`, as somebody runs it who has just installed the package: without a key, and with what else is set."""
+"""`quotapool demo`, as somebody runs it who has just installed the package, whatever else is set."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Without what only Linux has. Nobody promises another system, but nothing refuses one without need.
 
-All processes of a demonstration run with the names removed that Python's own modules lack on macOS; /proc stays, since it
-can only be read, and whoever reads it takes its absence.
+All processes of a demonstration run with the names removed that Python's own modules lack on macOS. /proc stays.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python -m tests.scenarios.installers dist/quotapool-0.1.0-py3-none-any.whl
 
-uvx, uv tool, pipx and pip, each with nothing kept from before, so that all requirements are resolved and loaded as they are
-for a new user. Takes uv and pipx on the PATH, the package index, and nothing else: no pytest, no lock. Raises
+uvx, uv tool, pipx and pip, each with nothing kept from before: all requirements are resolved and loaded as they are for
+a new user. Takes uv and pipx on the PATH, the package index, and nothing else: no pytest, no lock. Raises
 AssertionError if something is wrong.
 """
 
