@@ -102,6 +102,7 @@ image: ## The container image as quotapool:VERSION; takes docker, podman or buil
 workflows: $(VENV)/.release $(VENV)/.actionlint-if-possible ## What linters say of the workflows
 	@if [ -x $(VENV)/actionlint ]; then $(VENV)/actionlint; fi
 	$(RELEASE)/zizmor --offline --quiet --no-progress .github/workflows
+	$(RELEASE)/cibuildwheel --platform linux --print-build-identifiers
 
 # A dry run: every step of a release that needs no account. VERSION: the one that the tag names.
 release-check: dist sbom workflows ## Build and check all that a release publishes; VERSION=1.2.3: as that release

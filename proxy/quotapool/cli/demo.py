@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import shutil
 import signal
 import sys
 import tempfile
@@ -203,14 +202,12 @@ def run(upstream: Upstream, port: int, admin_port: int) -> int:
     """0: stopped; 2: something is in the way, and the message says what."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # both end it as Ctrl-C does
-    directory = Path(tempfile.mkdtemp(prefix="quotapool-demo-"))
     try:
-        demonstrate(upstream, port, admin_port, directory)
+        with tempfile.TemporaryDirectory(prefix="quotapool-demo-", ignore_cleanup_errors=True) as directory:
+            demonstrate(upstream, port, admin_port, Path(directory))
     except KeyboardInterrupt:
         print("\nstopped")
         return 0
     except (Problem, OSError) as problem:
         print(f"quotapool demo: {problem}", file=sys.stderr)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
     return 2
