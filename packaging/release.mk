@@ -63,13 +63,12 @@ check-python: dist ## The source distribution's own tests, but for slow ones, on
 	CI= $(MAKE) --no-print-directory -C $(TRIED)/source PYTHON=$(PYTHON) VENV=$(TRIED)/environment quick-tests
 	rm -rf $(TRIED)/source
 
-# Of the package as it was installed. Left out: what measures time, what starts many processes, and what depends on other
-# programs' versions rather than on Python's.
+# Of the package as it was installed. Left out: what takes long and meets nothing in which one Python differs from another.
 .PHONY: quick-tests
 quick-tests: $(VENV)/.dev-installed
 	$(BIN)/python -m pytest -o pythonpath=. -n auto --dist loadfile -m "not alone" $(addprefix --ignore tests/,$(SLOW)) tests
 	$(BIN)/python -m pytest -o pythonpath=. tests/end_to_end/test_smoke.py tests/end_to_end/test_demo.py
-SLOW = end_to_end test_wheels.py test_release.py
+SLOW = end_to_end benchmarks domain test_wheels.py test_release.py
 
 $(VENV)/.dev-installed: requirements.txt requirements-dev.txt $(SOURCES) | $(BIN)/python
 	$(PIP) $(LOCKED) -r requirements.txt

@@ -29,6 +29,7 @@ REMOVING = "".join(
     f"import {module}\nfor name in {names.split()}:\n    {module}.__dict__.pop(name, None)\n"
     for module, names in LINUX_ONLY.items()
 )
+REMOVING += "if hasattr(os, 'process_cpu_count'):\n    os.process_cpu_count = os.cpu_count\n"  # asks a removed one
 IMPORTING_ALL = """
 import importlib, pkgutil, select, socket, sys
 assert not hasattr(socket, "TCP_KEEPIDLE") and not hasattr(select, "epoll")
