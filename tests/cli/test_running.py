@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from quotapool.app import running_proxies
 from quotapool.app.command_server import CommandServer
 from quotapool.app.command_socket import FILE, Answer, Head, listening
 from quotapool.cli import health, running
@@ -28,8 +29,8 @@ SECRET = "sk-of-the-running-proxy"
 @pytest.fixture(autouse=True)
 def machine(tmp_path, monkeypatch):
     """No service and no other proxy is on this machine, until a test says so."""
-    monkeypatch.setattr(running, "_SERVICE", tmp_path / "no-service")
-    monkeypatch.setattr(running, "_UNIX_SOCKETS", tmp_path / "no-sockets")
+    monkeypatch.setattr(running_proxies, "SERVICE", tmp_path / "no-service")
+    monkeypatch.setattr(running_proxies, "_UNIX_SOCKETS", tmp_path / "no-sockets")
     monkeypatch.setattr(running, "_WAIT_S", 0.3)
 
 
@@ -86,7 +87,7 @@ async def test_the_state_dir_is_the_one_that_leads_there_from_here(env, tmp_path
 
 async def test_a_service_is_found_after_the_users_own_proxy(env, tmp_path, monkeypatch):
     service = tmp_path / "var" / "lib"
-    monkeypatch.setattr(running, "_SERVICE", service)
+    monkeypatch.setattr(running_proxies, "SERVICE", service)
     async with proxy(service, pool="service"):
         assert (await found(env)).pool == "service"
         async with proxy(tmp_path / "unit", pool="unit"):
@@ -98,8 +99,9 @@ async def test_a_service_is_found_after_the_users_own_proxy(env, tmp_path, monke
 AS_SOMEBODY = """
 import os, sys
 from pathlib import Path
+from quotapool.app import running_proxies
 from quotapool.cli import running
-running._SERVICE = Path(sys.argv[1])
+running_proxies.SERVICE = Path(sys.argv[1])
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid(4321); os.setuid(4321)
 try:
@@ -125,7 +127,7 @@ def test_a_service_of_another_user_is_named_with_the_way_in(tmp_path):
 async def test_a_stopped_service_is_not_mistaken_for_a_new_store(env, tmp_path, monkeypatch):
     service = tmp_path / "var" / "lib"
     service.mkdir(parents=True)
-    monkeypatch.setattr(running, "_SERVICE", service)
+    monkeypatch.setattr(running_proxies, "SERVICE", service)
     with pytest.raises(NoSettings) as raised:
         await found(env)
     assert f"no proxy runs on {tmp_path}/state/quotapool\n" in str(raised.value)
@@ -136,19 +138,19 @@ async def test_the_users_other_proxies_are_named(env, tmp_path, monkeypatch):
     place = tmp_path / "demo state"
     place.mkdir()
     sockets = tmp_path / "unix"
-    monkeypatch.setattr(running, "_UNIX_SOCKETS", sockets)
+    monkeypatch.setattr(running_proxies, "_UNIX_SOCKETS", sockets)
     kernel = "Num       RefCount Protocol Flags    Type St Inode Path\n0000: 00000002 00000000 00010000 0001 01 123"
     sockets.write_text(f"{kernel}\n{kernel} {place}/{FILE}.new\n{kernel} @abstract\n{kernel} /gone/{FILE}.new\n")
     with listening(place), pytest.raises(NoSettings) as raised:
         await found(env)
     assert str(raised.value).splitlines()[1:] == [f"a proxy runs on {place}: QUOTAPOOL_STATE_DIR={place} quotapool …"]
     if (unix := Path("/proc/net/unix")).exists():  # as the kernel of this machine writes it
-        monkeypatch.setattr(running, "_UNIX_SOCKETS", unix)
+        monkeypatch.setattr(running_proxies, "_UNIX_SOCKETS", unix)
         with (
             tempfile.TemporaryDirectory(prefix="qp ") as short,
             listening(Path(short)),
         ):  # a long path is bound otherwise
-            assert Path(short) in running._others() or len(running._others()) == 5
+            assert Path(short) in running_proxies.state_dirs() or len(running_proxies.state_dirs()) == 5
 
 
 # ---- a configuration that is given

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import signal
 import socket
+import string
 import subprocess
 import sys
 import tempfile
@@ -26,12 +27,14 @@ from typing import Any
 
 import pytest
 import yaml
+from quotapool.settings import Settings, tree
 
 from tests.conftest import missing
 
 ROOT = Path(__file__).parents[2]
 IMAGE_UID = 10001
 START_SECONDS = 15  # the image's own --start-period
+DEFAULTS = "/opt/quotapool/defaults.yaml"
 CLIENT_KEY = "sk-client-of-the-container-test"
 SECRET_NAME = re.compile(r"key|token|secret|password", re.IGNORECASE)
 
@@ -65,12 +68,16 @@ class Stage:
 def stages_of(dockerfile: str) -> list[Stage]:
     lines = (line for line in dockerfile.splitlines() if not line.lstrip().startswith("#"))
     stages: list[Stage] = []
+    default: dict[str, str] = {}  # of the ARGs before the first stage, which only FROM knows
     for line in "\n".join(lines).replace("\\\n", " ").splitlines():
         if not line.strip():
             continue
         instruction, value = line.split(None, 1)
         if instruction == "FROM":
-            stages.append(Stage(base=value.split()[0]))
+            stages.append(Stage(base=string.Template(value.split()[0]).substitute(default)))
+        elif not stages:
+            assert instruction == "ARG"
+            default.update([value.strip().split("=", 1)])
         else:
             stages[-1].steps.append((instruction, value.strip()))
     return stages
@@ -95,15 +102,39 @@ def test_the_image_is_slim_not_root_and_ends_on_sigterm(stages: list[Stage]):
     assert re.fullmatch(r"python:3\.\d+-slim-\w+", image.base)  # glibc: the embedded Valkey has no musl build
     assert image.one("USER") == f"{IMAGE_UID}:{IMAGE_UID}"
     assert image.one("STOPSIGNAL") == "SIGTERM"
-    assert image.one("VOLUME") == image.environment["QUOTAPOOL_STATE_DIR"]
+    assert image.one("VOLUME") == defaults()["state_dir"]
     assert image.command("ENTRYPOINT") + image.command("CMD") == ["quotapool", "serve"]
     assert image.one("HEALTHCHECK").endswith('CMD ["quotapool", "healthcheck"]')
     assert image.all("COPY") == ["--from=build /opt/quotapool /opt/quotapool"]  # no compiler, no mypy
 
 
+def defaults() -> dict[str, str]:
+    values = yaml.safe_load((ROOT / "config" / "image.yaml").read_text())
+    assert isinstance(values, dict)
+    return values
+
+
+def test_the_image_sets_no_option_that_would_win_over_a_mounted_file(stages: list[Stage]):
+    options = {"QUOTAPOOL_" + "__".join(map(str, path)).upper() for path, _ in tree.walk(Settings)}
+    assert {"QUOTAPOOL_LISTEN", "QUOTAPOOL_STATE_DIR"} <= options
+    for stage in stages:
+        assert not options & stage.environment.keys()
+
+
+def test_the_labels_say_which_version_and_revision_it_is(stages: list[Stage]):
+    labels = dict(word.split("=", 1) for value in stages[1].all("LABEL") for word in shlex.split(value))
+    prefix = "org.opencontainers.image."
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert labels[f"{prefix}title"] == project["name"]
+    assert labels[f"{prefix}licenses"] == project["license"]
+    for name in ("version", "revision", "source"):
+        assert labels[prefix + name] == f"${{{name.upper()}}}"
+        assert [value for value in stages[1].all("ARG") if value.startswith(f"{name.upper()}=")]
+
+
 def test_no_secret_can_reach_a_layer(stages: list[Stage]):
     for stage in stages:
-        assert stage.all("ARG") == []
+        assert {value.partition("=")[0] for value in stage.all("ARG")} <= {"VERSION", "REVISION", "SOURCE"}
         assert not [name for name in stage.environment if SECRET_NAME.search(name)]
 
     sources = {word for copy in stages[0].all("COPY") for word in copy.split()[:-1]}
@@ -126,11 +157,9 @@ class Image:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The image's ENV and nothing of ours, with this machine's free ports and this prefix."""
+        """The image's ENV and nothing of ours, with this prefix."""
         values = {name: self.here(value) for name, value in self.stage.environment.items()}
         values["PATH"] = values["PATH"].replace("$PATH", "/usr/local/bin:/usr/bin:/bin")
-        values["QUOTAPOOL_LISTEN"] = values["QUOTAPOOL_LISTEN"].replace(":8080", f":{self.client_port}")
-        values["QUOTAPOOL_ADMIN_LISTEN"] = values["QUOTAPOOL_ADMIN_LISTEN"].replace(":9090", f":{self.admin_port}")
         return values | {"TMPDIR": str(self.place / "tmp")}  # the one tmpfs of `--read-only --tmpfs /tmp`
 
     def here(self, text: str) -> str:
@@ -182,6 +211,10 @@ def image(stages: list[Stage]) -> Iterator[Image]:
         if os.geteuid() == 0:
             os.chown(state, IMAGE_UID, IMAGE_UID)
         repeat_build(build, built)
+        with_free_ports = built.here(Path(built.here(DEFAULTS)).read_text())
+        for port, free in ((":8080", built.client_port), (":9090", built.admin_port)):
+            with_free_ports = with_free_ports.replace(port, f":{free}")
+        Path(built.here(DEFAULTS)).write_text(with_free_ports)
         yield built
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -220,7 +253,7 @@ def repeat_build(build: Stage, image: Image) -> None:
         if instruction == "COPY":
             *names, target = value.split()
             for name in names:
-                copy_into(source / target, ROOT / name)
+                copy_into(source / image.here(target), ROOT / name)
         elif instruction == "RUN" and value.startswith("apt-get "):
             compiler = re.search(r"--no-install-recommends (\S+)", value)
             assert compiler
@@ -255,6 +288,12 @@ def free_port() -> int:
 @pytest.fixture
 def serving(image: Image) -> Iterator[subprocess.Popen[str]]:
     """The image's entry point at work, with one client key and an upstream that is not there."""
+    with started(image, image.stage.command("CMD"), mounted(image)) as process:
+        yield process
+
+
+def mounted(image: Image, **options: object) -> dict[str, str]:
+    """Variables that name a mounted configuration, and its secrets."""
     config = image.place / "etc" / "quotapool.yaml"
     config.write_text(
         yaml.safe_dump(
@@ -262,11 +301,17 @@ def serving(image: Image) -> Iterator[subprocess.Popen[str]]:
                 "upstream": "http://127.0.0.1:9",  # the discard port: nothing leaves this machine
                 "keys": [{"id": "alpha", "secret": "${ALPHA}"}],
                 "clients": [{"id": "test", "key": "${CLIENT}"}],
+                **options,
             }
         )
     )
     secrets = {"ALPHA": "sk-container-test-0123456789abcdef", "CLIENT": CLIENT_KEY}
-    process = image.start("serve", "--config", str(config), **secrets)
+    return {"QUOTAPOOL_CONFIG": str(config), **secrets}
+
+
+@contextlib.contextmanager
+def started(image: Image, command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    process = image.start(*command, **environment)
     try:
         yield process
     finally:
@@ -293,6 +338,11 @@ def status(port: int, path: str, **headers: str) -> int:
         return connection.getresponse().status
     finally:
         connection.close()
+
+
+def is_healthy(image: Image, **env: str) -> bool:
+    """A check looks at the image's own state_dir by itself; here that has another path."""
+    return image.run("healthcheck", QUOTAPOOL_STATE_DIR=image.here("/var/lib/quotapool"), **env).returncode == 0
 
 
 def site_packages(image: Image) -> Path:
@@ -340,7 +390,7 @@ def test_without_client_keys_the_image_refuses_all_interfaces_and_gives_three_wa
 
 
 def test_the_image_serves_as_nobody_from_a_directory_it_cannot_write_to(image: Image, serving: subprocess.Popen[str]):
-    healthy = becomes_true(lambda: image.run("healthcheck").returncode == 0 or serving.poll() is not None)
+    healthy = becomes_true(lambda: is_healthy(image) or serving.poll() is not None)
 
     assert healthy
     assert serving.poll() is None, serving.communicate()
@@ -353,11 +403,25 @@ def test_the_image_serves_as_nobody_from_a_directory_it_cannot_write_to(image: I
 
 
 def test_the_image_ends_cleanly_on_its_stop_signal_and_is_then_unhealthy(image: Image, serving: subprocess.Popen[str]):
-    assert becomes_true(lambda: image.run("healthcheck").returncode == 0)
+    assert becomes_true(lambda: is_healthy(image))
 
     serving.send_signal(signal.Signals[image.stage.one("STOPSIGNAL")])
 
     output, errors = serving.communicate(timeout=START_SECONDS)
     assert serving.returncode == 0, output + errors
     assert CLIENT_KEY not in output + errors
-    assert image.run("healthcheck").returncode != 0
+    assert not is_healthy(image)
+
+
+def test_options_in_a_mounted_file_win_over_the_images_and_variables_over_both(image: Image):
+    clients, admin, other = free_port(), free_port(), free_port()
+    own = mounted(image, listen=f"127.0.0.1:{clients}", admin_listen=f"127.0.0.1:{admin}")
+    with started(image, ["serve"], own) as serving:
+        healthy = becomes_true(lambda: is_healthy(image, **own) or serving.poll() is not None)
+        assert healthy, serving.communicate()
+        assert becomes_true(lambda: status(admin, "/readyz") == 200)
+        assert status(clients, "/v1/models") == 401
+    overridden = own | {"QUOTAPOOL_ADMIN_LISTEN": f"127.0.0.1:{other}"}
+    with started(image, ["serve"], overridden) as serving:
+        assert becomes_true(lambda: is_healthy(image, **overridden))
+        assert becomes_true(lambda: status(other, "/readyz") == 200)

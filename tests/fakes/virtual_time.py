@@ -25,6 +25,8 @@ from typing import Any
 import hiredis
 import pytest
 
+from tests.fakes.listening import listening
+
 _WAY_S = 0.000_03, 0.000_1  # about a Unix socket's
 _TAKES_THE_CLOCK = b"local usec_, sec_ = table.remove(ARGV), table.remove(ARGV) "  # on line 1: errors keep their lines
 
@@ -172,5 +174,5 @@ async def virtual_time() -> AsyncIterator[VirtualTime]:
 async def virtual_store_url(virtual_time: VirtualTime, empty_valkey: str, tmp_path: Path) -> AsyncIterator[str]:
     """The store, whose scripts and TIME go by the same clock."""
     path, store_path = tmp_path / "virtual.sock", empty_valkey.removeprefix("unix://")
-    async with await asyncio.start_unix_server(lambda *ends: virtual_time.relay(store_path, *ends), path):
+    async with listening(asyncio.start_unix_server(lambda *ends: virtual_time.relay(store_path, *ends), path)):
         yield f"unix://{path}"

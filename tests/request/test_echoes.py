@@ -85,7 +85,7 @@ async def test_an_error_body_shows_the_key_in_no_spelling(open_pool, body):
 
 
 async def test_an_error_that_no_client_can_read_does_not_pass(open_pool):
-    client = await answered(open_pool, Reply(400, pieces=[b"[" * 3000 + b'"\\u0073' + ECHO]))
+    client = await answered(open_pool, Reply(400, pieces=[b"[" * 30_000 + b'"\\u0073' + ECHO]))
     assert client.status == 502
     assert SECRET not in client.got.decode("latin-1")
 

@@ -120,3 +120,23 @@ def test_the_configuration_file_may_be_named_by_a_variable(tmp_path):
     assert settings.workers == 6
     assert settings.files == (tmp_path / "c.yaml",)
     assert load(None, env=KEY).files == ()
+
+
+def test_an_images_defaults_give_way_to_the_file_and_to_the_environment(load_yaml, tmp_path):
+    (tmp_path / "image.yaml").write_text("listen: 0.0.0.0:1\nworkers: 2\nqueue: {max_wait: 1s}\nstate_dir: /image\n")
+    env = {**KEY, "QUOTAPOOL_DEFAULTS": str(tmp_path / "image.yaml"), "QUOTAPOOL_WORKERS": "4"}
+    settings = load_yaml("listen: 127.0.0.1:5\nqueue: {max_waiting: 9}", env)
+    assert str(settings.listen) == "127.0.0.1:5"
+    assert settings.workers == 4
+    assert settings.state_dir == Path("/image")
+    assert (settings.queue.max_wait, settings.queue.max_waiting) == (30, 9)  # a section is one file's
+    assert settings.origin.places["state_dir"] == f"{tmp_path / 'image.yaml'}:4"
+    assert tmp_path / "image.yaml" in settings.files
+
+
+def test_a_mistake_in_an_images_defaults_is_found(refusal, tmp_path):
+    (tmp_path / "image.yaml").write_text("lisen: 0.0.0.0:1\n")
+    env = {**KEY, "QUOTAPOOL_DEFAULTS": str(tmp_path / "image.yaml")}
+    assert "image.yaml:1: lisen: unknown option; did you mean 'listen'?" in refusal(env=env)
+    env["QUOTAPOOL_DEFAULTS"] += ".gone"
+    assert "image.yaml.gone: cannot be read" in refusal(env=env)

@@ -14,6 +14,7 @@ import redis
 from quotapool.store.store import Script, StoreLost, connect
 
 from tests.fakes.cluster import cluster
+from tests.fakes.listening import listening
 from tests.fakes.valkey import running_valkey
 
 COUNT = Script("count", b"return tostring(redis.call('INCRBY', KEYS[1], ARGV[1]))")
@@ -33,7 +34,7 @@ async def name(path: Path, leads_to: list[str]) -> AsyncIterator[str]:
         there = await asyncio.open_unix_connection(leads_to[-1].removeprefix("unix://"))
         await asyncio.gather(pump(reader, there[1]), pump(there[0], writer))
 
-    async with await asyncio.start_unix_server(serve, path):
+    async with listening(asyncio.start_unix_server(serve, path)):
         yield f"unix://{path}"
 
 
@@ -95,7 +96,7 @@ async def test_an_error_of_the_server_is_no_error_of_the_script(tmp_path, reply,
             while await reader.read(65536):
                 writer.write(f"{replies.pop(0)}\r\n".encode())
 
-    async with await asyncio.start_unix_server(serve, tmp_path / "s"):
+    async with listening(asyncio.start_unix_server(serve, tmp_path / "s")):
         store = connect(f"unix://{tmp_path}/s")
         with pytest.raises(StoreLost) as lost:
             await store.evalsha_batch(COUNT, "n", b"1")
@@ -121,7 +122,7 @@ async def test_a_server_that_takes_no_more_clients_is_quoted_though_it_hangs_up(
         await asyncio.sleep(0.05)
         writer.close()
 
-    async with await asyncio.start_unix_server(serve, tmp_path / "s"):
+    async with listening(asyncio.start_unix_server(serve, tmp_path / "s")):
         store = connect(f"unix://{tmp_path}/s")
         for call in (store.evalsha_batch, lambda *_: store.evalsha(COUNT, ["n"], [1])):
             with pytest.raises(StoreLost, match="max number of clients"):

@@ -13,6 +13,7 @@ from quotapool.ledger.grants import Granted
 from quotapool.store.store import Script, Store, StoreLost, connect
 
 from tests.fakes.cluster import SlotMove, cluster
+from tests.fakes.listening import listening
 from tests.fakes.store import StoreLog, candidate, granted, ledger_on
 
 COUNT = Script("count", b"return tostring(redis.call('INCRBY', KEYS[1], ARGV[1]))")
@@ -136,7 +137,7 @@ async def node_that(replies: list[bytes]) -> AsyncIterator[tuple[str, list[bytes
                     return
         writer.close()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+    async with listening(asyncio.start_server(serve, "127.0.0.1", 0)) as server:
         yield f"redis+cluster://127.0.0.1:{server.sockets[0].getsockname()[1]}", seen
 
 

@@ -10,6 +10,7 @@ import pytest
 from quotapool.store.address import parse
 from quotapool.store.resp import ErrorReply, RespBroken, RespConnection
 
+from tests.fakes.listening import listening
 from tests.fakes.valkey import running_valkey
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -24,9 +25,8 @@ async def connected_to(talk: Talk, tmp_path, timeout_s: float = 5.0) -> AsyncIte
             await talk(reader, writer)
         writer.close()
 
-    server = await asyncio.start_unix_server(serve, tmp_path / "s")
     connection = RespConnection(parse(f"unix://{tmp_path}/s"), timeout_s)
-    async with server:
+    async with listening(asyncio.start_unix_server(serve, tmp_path / "s")):
         yield connection
         connection.close()
 

@@ -16,6 +16,7 @@ from quotapool.store.store import Script, Store, StoreLost, StoreRefused, StoreU
 from quotapool.store.valkey_process import valkey_binary
 from quotapool.store.verify import verify
 
+from tests.fakes.listening import listening
 from tests.fakes.valkey import free_port, running_valkey, start_valkey, stop_valkey
 
 COUNT = Script("count", b"return tostring(redis.call('INCRBY', KEYS[1], ARGV[1]))")
@@ -93,7 +94,7 @@ async def test_a_command_whose_reply_is_lost_is_not_repeated(tmp_path):
             seen.append(await reader.read(65536))
         writer.close()
 
-    server = await asyncio.start_unix_server(swallow, tmp_path / "s")
+    server = listening(asyncio.start_unix_server(swallow, tmp_path / "s"))
     async with server, connected(f"unix://{tmp_path}/s") as store:
         # If a script is run
         with pytest.raises(StoreLost) as lost:

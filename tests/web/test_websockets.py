@@ -15,7 +15,7 @@ from tests.fakes.wire import kernel_buffers
 CODES = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4000, 4999]
 
 
-NESTED = b"HTTP/1.1 400 Bad\r\nContent-Length: 6010\r\n\r\n" + b'{"error":' + b"[" * 3000 + b"]" * 3000 + b"}"
+NESTED = b"HTTP/1.1 400 Bad\r\nContent-Length: 60010\r\n\r\n" + b'{"error":' + b"[" * 30_000 + b"]" * 30_000 + b"}"
 
 
 @pytest.fixture

@@ -391,7 +391,7 @@ def healthcheck(
         typer.Option(
             envvar="QUOTAPOOL_ADMIN_LISTEN",
             help="The operators' address.",
-            show_default="that of the proxy on QUOTAPOOL_STATE_DIR, else 127.0.0.1:9090",
+            show_default="that of the proxy that runs here",
         ),
     ] = None,
 ) -> None:
@@ -420,3 +420,14 @@ def simulate(context: typer.Context) -> None:
     from quotapool.simulator import main
 
     sys.exit(main(context.args))
+
+
+@app.command()
+def demo(
+    port: Annotated[int, typer.Option(help="The clients' port.", min=1, max=65535)] = 8080,
+    admin_port: Annotated[int, typer.Option(help="The operators' port.", min=1, max=65535)] = 9090,
+) -> None:
+    """A simulated OpenAI, the proxy in front of it, a few calls; no key is needed, and nothing leaves this machine."""
+    from quotapool.cli import demo as demonstration
+
+    raise typer.Exit(demonstration.run(demonstration.simulated(), port, admin_port))

@@ -16,19 +16,16 @@ from typing import Final
 from pydantic import ValidationError
 
 from quotapool import __version__
-from quotapool.app.command_socket import FILE, STATE_DIR, Answer, Head, NotAllowed, Silent, ask, given_in
+from quotapool.app import running_proxies
+from quotapool.app.command_socket import STATE_DIR, Answer, Head, NotAllowed, Silent, ask, given_in
 from quotapool.cli.errors import warn
 from quotapool.settings import ConfigError, Settings, from_wire, load, with_origin
 from quotapool.settings.model import Origin, default_state_dir, home_of
 from quotapool.store.address import parse
 from quotapool.store.embedded import serving_process
 
-_SERVICE: Final = Path("/var/lib/quotapool")  # of the image and of a systemd unit
 _WAIT_S: Final = 20.0  # for a proxy that starts or stops
 _AGAIN_S: Final = 0.1
-_UNIX_SOCKETS: Final = Path("/proc/net/unix")
-_MOST_LINES: Final = 100_000
-_MOST_OTHERS: Final = 5
 
 
 class NoSettings(Exception):
@@ -141,7 +138,7 @@ def _places(env: Mapping[str, str]) -> tuple[Path, list[Path]]:
         return (home_of(env) / named[2:] if named.startswith("~/") else Path.cwd() / named), []
     own = default_state_dir(env)
     systemd = [Path(part) for part in env.get("STATE_DIRECTORY", "").split(":") if part.startswith("/")]
-    return own, [place for place in (*systemd, _SERVICE) if place != own]
+    return own, [place for place in (*systemd, running_proxies.SERVICE) if place != own]
 
 
 def _say_what_else(own: Path, hints: list[str], *, is_named: bool) -> None:
@@ -153,32 +150,15 @@ def _say_what_else(own: Path, hints: list[str], *, is_named: bool) -> None:
             "there. Restart it, or give the --config and the variables that it was started with"
         )
         return
-    hints += [f"a proxy runs on {place}: {STATE_DIR}={place} quotapool …" for place in _others() if place != own]
+    hints += [
+        f"a proxy runs on {place}: {STATE_DIR}={place} quotapool …"
+        for place in running_proxies.state_dirs()
+        if place != own
+    ]
     if hints and not is_named and not own.exists():
         raise NoSettings("\n".join([f"no proxy runs on {own}", *hints]))
     for hint in hints:
         warn(hint)
-
-
-def _others() -> list[Path]:
-    """state_dirs of this user's other proxies on this machine (Linux), as far as the kernel knows their full path."""
-    places = []
-    try:
-        with _UNIX_SOCKETS.open(encoding="utf-8", errors="surrogateescape") as lines:
-            for line, _ in zip(lines, range(_MOST_LINES), strict=False):
-                path = Path(line.rstrip("\n").partition("/")[2])
-                if path.name == f"{FILE}.new":  # the name under which it was bound
-                    places.append(Path("/") / path.parent)
-    except OSError:
-        return []
-    return [place for place in sorted(set(places)) if _is_mine(place / FILE)][:_MOST_OTHERS]
-
-
-def _is_mine(path: Path) -> bool:
-    try:
-        return path.lstat().st_uid == os.geteuid()
-    except OSError:
-        return False
 
 
 def _in_force(answer: Answer) -> Settings:

@@ -22,6 +22,7 @@ from quotapool.settings.model import Settings
 
 PREFIX: Final = "QUOTAPOOL_"
 CONFIG: Final = "QUOTAPOOL_CONFIG"  # names the file itself, so it is not an option in it
+DEFAULTS: Final = "QUOTAPOOL_DEFAULTS"  # names a file beneath that one: the defaults of a container image
 
 _PLACEHOLDER: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
 # How other programs write it: $NAME, $(NAME), $env:NAME, %NAME%, {{ NAME }}, os.environ/NAME, env:NAME.
@@ -75,6 +76,12 @@ def _read_env_file(path: Path, draft: Draft) -> Variables:
     return variables
 
 
+def file_named(variable: str, variables: Variables) -> Path | None:
+    """The path in CONFIG or DEFAULTS; None: not set."""
+    found = variables.get(variable)
+    return Path(found.value.strip()) if found is not None and found.value.strip() else None
+
+
 def fill_in(draft: Draft, variables: Variables) -> set[str]:
     """Replace every ${NAME} in the draft's texts; returns the names that were used."""
     used = {name for text in _texts(draft.values) for name in _PLACEHOLDER.findall(text)}
@@ -117,7 +124,7 @@ def apply_overrides(draft: Draft, variables: Variables, used: AbstractSet[str]) 
     """
     options = {PREFIX + "__".join(map(str, path)).upper(): path for path, _ in tree.walk(Settings)}
     for name, variable in variables.items():
-        if not name.startswith(PREFIX) or name == CONFIG or not variable.value.strip():
+        if not name.startswith(PREFIX) or name in {CONFIG, DEFAULTS} or not variable.value.strip():
             continue
         if name in options:
             _override(draft, options[name], variable)

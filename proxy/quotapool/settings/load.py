@@ -15,7 +15,14 @@ from quotapool.settings import tree
 from quotapool.settings.dashboard import warnings_of
 from quotapool.settings.document import read_document
 from quotapool.settings.draft import Draft
-from quotapool.settings.environment import CONFIG, apply_overrides, fill_in, read_variables
+from quotapool.settings.environment import (
+    CONFIG,
+    DEFAULTS,
+    apply_overrides,
+    file_named,
+    fill_in,
+    read_variables,
+)
 from quotapool.settings.errors import ConfigError, Option, Place, nearest, shown
 from quotapool.settings.forward_proxy import from_environment
 from quotapool.settings.keys import gather_keys
@@ -40,22 +47,24 @@ def load(
 ) -> Settings:
     """The configuration, or a ConfigError that lists every problem found.
 
-    Later ones win: defaults, the file (`config`, else the one named by QUOTAPOOL_CONFIG), `env_file`, `env`,
-    `overrides` (dotted option to value, from the command line; None: not given). Relative paths in a file are relative
+    Later ones win: defaults, the file named by QUOTAPOOL_DEFAULTS (an image's own), the file (`config`, else the one
+    named by QUOTAPOOL_CONFIG), `env_file`, `env`, `overrides` (dotted option to value, from the command line; None: not
+    given). Relative paths in a file are relative
     to its directory, others to the current one. An empty variable counts as not set.
     """
     draft = Draft()
     variables = read_variables(env, env_file, draft)
-    if config is None and CONFIG in variables and variables[CONFIG].value.strip():
-        config = Path(variables[CONFIG].value.strip())
-    used: set[str] = set()
+    if config is None:
+        config = file_named(CONFIG, variables)
     if config is not None:
         draft.files.append(config)
         if not read_document(config, draft):
             raise ConfigError(draft.problems)
         _advise_on_literals(draft)
         _refuse_written_master_key(draft)
-        used = fill_in(draft, variables)
+    if (defaults := file_named(DEFAULTS, variables)) is not None:
+        _lay_beneath(draft, defaults)
+    used = fill_in(draft, variables)
     values = {name: variable.value for name, variable in variables.items()}
     home = home_of(values)
     _anchor_paths(draft.values, config.absolute().parent if config else Path.cwd(), home)
@@ -73,6 +82,16 @@ def load(
         _take_proxy_from_environment(draft, values)
     gather_keys(draft, variables)
     return _checked(draft)
+
+
+def _lay_beneath(draft: Draft, defaults: Path) -> None:
+    """Take from this file the options that the draft does not have."""
+    beneath = Draft(files=[defaults])
+    read_document(defaults, beneath)
+    draft.files += beneath.files
+    draft.problems += beneath.problems
+    for name in beneath.values.keys() - draft.values.keys():
+        draft.put((name,), beneath.values[name], beneath.places[name,])
 
 
 def _take_proxy_from_environment(draft: Draft, values: Mapping[str, str]) -> None:

@@ -78,7 +78,8 @@ _NOT_RUN: Final = {
 }
 # Redis before 7 quotes the error in one of its own: "ERR Error running script (...): @user_script: 1: -READONLY ..."
 _QUOTED: Final = re.compile(r": -([A-Z]+) ")
-_UNKNOWN_HOST: Final = re.compile(rf"Error ({socket.EAI_NONAME}|{socket.EAI_NODATA}) connecting")
+_NO_ADDRESS: Final[int] = getattr(socket, "EAI_NODATA", socket.EAI_NONAME)  # POSIX has only the latter
+_UNKNOWN_HOST: Final = re.compile(rf"Error ({socket.EAI_NONAME}|{_NO_ADDRESS}) connecting")
 _LASTING: Final = frozenset({"login", "permission", "tls", "host"})
 
 

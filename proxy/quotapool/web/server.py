@@ -45,7 +45,8 @@ _LONGEST_LINE: Final = 65_536  # bytes of one header line; OpenAI takes 64 KiB o
 _LONGEST_HEAD: Final = 4 * _LONGEST_LINE
 _LONGEST_PART: Final = 2 * _LONGEST_HEAD  # of a head that is not whole
 _PIECES: Final = 256  # parts of messages in what came at once that are parsed before other connections have their turn
-_KEEP_ALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+# By name, since a system has not all: the second is macOS's for the first.
+_KEEP_ALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPALIVE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 _BLANK_LINE: Final = b"\r\n\r\n"
 _HEAD_END: Final = _BLANK_LINE[1:]
 _LINE_ENDS: Final = b"\r\n"
@@ -487,8 +488,9 @@ def keep_alive(listener: socket.socket) -> None:
     """Have the kernel find out which clients are gone without a word: accepted connections inherit it (tcp(7))."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if listener.family in {socket.AF_INET, socket.AF_INET6}:
-        for option, value in _KEEP_ALIVE:
-            listener.setsockopt(socket.IPPROTO_TCP, option, value)
+        for name, value in _KEEP_ALIVE:
+            if (option := getattr(socket, name, None)) is not None:
+                listener.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class Server:
