@@ -76,7 +76,7 @@ again:
 soak: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.clients-if-possible $(VENV)/.fuzz-if-possible ## The long load tests, minutes each; SOAK_SECONDS=15 shortens some
 	$(BIN)/python -m pytest -rs tests/soak
 
-bench: $(VENV)/.compiled $(VENV)/.rolter-if-possible ## Quotapool beside other proxies, below ten minutes; BENCH="--only aiohttp,all-on"
+bench: $(VENV)/.compiled $(VENV)/.rolter-if-possible $(if $(findstring litellm,$(BENCH)),$(VENV)/litellm/bin/litellm) ## Quotapool beside other proxies, below ten minutes; BENCH="--only aiohttp,all-on"
 	$(BIN)/python benchmarks/side_by_side.py --rolter $(VENV)/rolter/bin/rolter $(BENCH)
 
 # Each Python compiles in an environment of its own. Then a fresh one has to choose the right wheel and answer a request.
@@ -211,6 +211,11 @@ $(VENV)/rolter/bin/rolter: | $(BIN)/python
 .PHONY: $(VENV)/.rolter-if-possible
 $(VENV)/.rolter-if-possible: | $(BIN)/python
 	@$(MAKE) --no-print-directory $(VENV)/rolter/bin/rolter || echo "Going on without rolter."
+
+# LiteLLM takes a minute to install and most of a round: only if BENCH names it.
+$(VENV)/litellm/bin/litellm: | $(BIN)/python
+	$(PYTHON) -m venv $(VENV)/litellm
+	$(VENV)/litellm/bin/python -m pip --disable-pip-version-check --quiet install --only-binary :all: "litellm[proxy]==1.106.2"
 
 # A fuzzer for the soak tests, a C++ program that not every Python has.
 $(VENV)/.fuzz: | $(BIN)/python

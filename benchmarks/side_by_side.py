@@ -74,7 +74,7 @@ class Bench:
         self.stack.callback(shared.stop)
         self.load = Load(cores()[1])
         self.stack.callback(self.load.running.stop)
-        rig = Rig(self.directory, port, port_tls, ca_file, store_port, shared.process.pid, given.rolter)
+        rig = Rig(self.directory, port, port_tls, ca_file, store_port, shared.process.pid, given.rolter, given.litellm)
         wanted = set(given.only.split(",")) if given.only else {target.name for target in ALL}
         for target in ALL:
             if target.name in wanted | {"direct"}:
@@ -198,10 +198,10 @@ def _per_worker(memory: dict[str, dict[str, float]]) -> float | None:
     return memory["worker"]["rss"] / memory["worker"]["processes"] if "worker" in memory else None
 
 
-def rolter_program() -> Path | None:
+def installed(program: str) -> Path | None:
     """Beside this Python's own environment, where `make bench` puts it, or on the PATH."""
-    beside = Path(sys.prefix, "rolter", "bin", "rolter")
-    found = shutil.which(str(beside)) or shutil.which("rolter")
+    beside = Path(sys.prefix, program, "bin", program)
+    found = shutil.which(str(beside)) or shutil.which(program)
     return Path(found) if found else None
 
 
@@ -254,7 +254,8 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--single", type=int, default=300, help="requests by one client")
     parser.add_argument("--streams", type=int, default=64, help="streams of one measurement")
     parser.add_argument("--hold", type=int, default=1000, help="streams held at once; 0: none")
-    parser.add_argument("--rolter", type=Path, default=rolter_program(), help="that program, if it is elsewhere")
+    for program in ("rolter", "litellm"):
+        parser.add_argument(f"--{program}", type=Path, default=installed(program), help="it, if it is elsewhere")
     parser.add_argument("--json", type=Path, help="write the samples there")
     parser.add_argument("--markdown", type=Path, help="write the tables there")
     parser.add_argument("--plots", type=Path, help="write SVG pictures into this folder")

@@ -10,7 +10,7 @@ from .report import Figure, Figures
 
 WIDTH, NAMES, RIGHT, TOP, STEP = 800, 130, 150, 44, 24
 INK, FAINT, GRID, OURS, OTHERS = "#1f2933", "#616e7c", "#e4e7eb", "#2680c2", "#9aa5b1"
-REFERENCES = {"direct", "nginx", "aiohttp", "rolter"}
+REFERENCES = {"direct", "nginx", "aiohttp", "rolter", "litellm"}
 
 
 def write(figures: Figures, directory: Path) -> list[Path]:

@@ -29,7 +29,7 @@ class Skipped(Exception):
 
 @dataclass(frozen=True)
 class Rig:
-    """What all targets share. `rolter`: its program, None where it could not be installed."""
+    """What all targets share. `rolter`, `litellm`: their programs, None where they are not installed."""
 
     directory: Path
     upstream: int
@@ -38,6 +38,7 @@ class Rig:
     store_port: int
     store_pid: int
     rolter: Path | None
+    litellm: Path | None
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,35 @@ def rolter(rig: Rig, directory: Path, port: int) -> Running:
     return Running.start([str(rig.rolter), "gateway", "-c", str(config)], cores()[0], directory / "log", env)
 
 
+def litellm(rig: Rig, directory: Path, port: int) -> Running:
+    """Its own way of sharing budgets: usage-based routing over eight keys, with Redis; without its database."""
+    if rig.litellm is None or not rig.litellm.exists():
+        raise Skipped('LiteLLM is not installed; `make bench BENCH="--only all-on-tcp,litellm"` does it')
+    key = f"sk-{CLIENT_KEY}"
+    place = {"model": "openai/gpt-4o-mini", "api_base": f"http://127.0.0.1:{rig.upstream}/v1"}
+    limits = {"rpm": 10**7, "tpm": 2 * 10**9}
+    config = {
+        "model_list": [
+            {"model_name": "gpt-4o-mini", "litellm_params": {**place, **limits, "api_key": f"sk-upstream-{i}"}}
+            for i in range(8)
+        ],
+        "router_settings": {
+            "routing_strategy": "usage-based-routing-v2",
+            "redis_host": "127.0.0.1",
+            "redis_port": rig.store_port,
+        },
+        "litellm_settings": {"telemetry": False, "num_retries": 0},
+        "general_settings": {"disable_spend_logs": True, "master_key": key},
+    }
+    (directory / "litellm.yaml").write_text(yaml.safe_dump(config))
+    command = [str(rig.litellm), "--config", str(directory / "litellm.yaml"), "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--num_workers", "1", "--telemetry", "False"]
+    env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "NO_DOCS": "True"}
+    running = Running.start(command, cores()[0], directory / "log", env)
+    running.stores = [rig.store_pid]
+    return running
+
+
 def quotapool(
     *,
     keys: int = 10,
@@ -162,6 +192,7 @@ ALL = (
     Target("nginx", "proxy_pass, keep-alive, buffering off, one worker", nginx, holds=True),
     Target(REFERENCE, "the reference: benchmarks/rig/passthrough.py, aiohttp on uvloop", aiohttp, holds=True),
     Target("rolter", "Rust; a client key, round robin over 8 keys, no budgets", rolter, key=CLIENT_KEY, holds=True),
+    Target("litellm", "LiteLLM; 8 keys, usage-based routing v2, Redis", litellm, key=f"sk-{CLIENT_KEY}", holds=True),
     Target("bare", "Quotapool: no client keys, no log lines; budgets in the embedded store", quotapool()),
     Target("clients", "bare, with client keys", quotapool(clients=True), key=CLIENT_KEY),
     Target("logs", "bare, with a log line for each request", quotapool(log="info")),

@@ -137,12 +137,14 @@ def test_all_its_parts_work_together_and_say_what_they_skipped(tmp_path: Path):
     result, page = tmp_path / "run.json", tmp_path / "run.md"
 
     said = run(
-        *("--only", "aiohttp,rolter,all-on-tcp,all-on-tls", "--rolter", str(tmp_path / "none"), "--rounds", "1"),
+        *("--only", "aiohttp,rolter,litellm,all-on-tcp,all-on-tls", "--rounds", "1"),
+        *("--rolter", str(tmp_path / "none"), "--litellm", str(tmp_path / "none")),
         *("--seconds", "0.02", "--least", "20", "--warm-up", "32", "--single", "10", "--streams", "32", "--hold", "0"),
         *("--json", str(result), "--markdown", str(page), "--plots", str(tmp_path / "img")),
     )["said"]
 
     assert "skipped rolter: rolter is not installed" in said
+    assert "skipped litellm: LiteLLM is not installed" in said
     samples = {sample["target"]: sample for sample in json.loads(result.read_text())["samples"]}
     assert set(samples) == {"direct", "aiohttp", "all-on-tcp", "all-on-tls"}
     assert all(sample["errors"] == 0 for sample in samples.values())

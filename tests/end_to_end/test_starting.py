@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,9 +93,10 @@ def test_without_any_key_three_ways_to_give_one_are_named(tmp_path):
 
 @pytest.mark.parametrize("taken", ["listen", "admin_listen"])
 def test_a_port_in_use_is_named(taken, simulator, start_proxy):
-    in_use = simulator.url.removeprefix("http://")
-    proxy = start_proxy(pool_config(simulator, **{taken: in_use}), wait=False)
-    assert proxy.process.wait(15) == 2
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        in_use = f"127.0.0.1:{other.getsockname()[1]}"
+        proxy = start_proxy(pool_config(simulator, **{taken: in_use}), wait=False)
+        assert proxy.process.wait(15) == 2
     assert f"{taken}: cannot listen on {in_use}" in proxy.log()
     assert "Traceback" not in proxy.log()
 

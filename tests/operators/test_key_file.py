@@ -47,7 +47,7 @@ def test_an_empty_cell_says_nothing():
         ("secret,expires_on", "sk-canary,2027-01-01", "has the dates of a grant and no grant_usd"),
         ("secret,id", '"sk-canary,one', "has an unclosed quote"),
         ("secret,id", "sk-canary" * 1000, "is longer than 4096 characters"),
-        ("sk-first", "sk-canary,one", "has a comma; a CSV file begins with a line such as secret,id,account"),
+        ("sk-first", "sk-canary,one", "contains a comma; a table must begin with a header such as id,secret,account"),
     ],
 )
 def test_a_bad_line_says_why_and_not_what(header, row, problem):

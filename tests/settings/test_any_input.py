@@ -40,7 +40,7 @@ def test_any_tree_of_options_is_accepted_or_refused_in_words(tmp_path_factory, t
 
 
 @settings(max_examples=300, deadline=None)
-@given(text=st.text(alphabet="ab:-#&*!|>'\"{}[],?%@\\ \n\t\x00é0.", max_size=40))
+@given(text=st.text(alphabet="ab:-#&*!|>'\"{}[],?%@$\\ \n\t\x00é0.\u201c\u200b\u00a0\uff1a\ufeff\u2028", max_size=40))
 def test_any_text_is_accepted_or_refused_in_words(tmp_path_factory, text):
     file = tmp_path_factory.mktemp("any") / "quotapool.yaml"
     file.write_text(text)

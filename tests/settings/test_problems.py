@@ -53,7 +53,7 @@ def test_an_unknown_option_is_found_at_any_depth(refusal, text, expected):
         ("allow_anonymous: perhaps", "quotapool.yaml:1: allow_anonymous: must be true or false"),
         ("queue: 5", "quotapool.yaml:1: queue: must be a mapping (lines of name: value)"),
         ("allowed_hosts: proxy.internal", "quotapool.yaml:1: allowed_hosts: must be a list (lines of - item)"),
-        ("tiers:\n  trial:\n    rpm: 0", "quotapool.yaml:3: tiers.trial.rpm: must be greater than 0.0"),
+        ("tiers:\n  trial:\n    rpm: 0", "quotapool.yaml:3: tiers.trial.rpm: must be greater than 0"),
         ("on_redis_loss: pray", "quotapool.yaml:1: on_redis_loss: must be one of 'serve' or 'refuse'"),
         ("pool: 5", "quotapool.yaml:1: pool: must be text; put quotes around it"),
         ("retry: {budget: 2}", "quotapool.yaml:1: retry.budget: must be at most 1.0"),
@@ -119,7 +119,7 @@ def test_thousands_of_problems_do_not_fill_the_screen(refusal, tmp_path):
 )
 def test_broken_yaml_is_told_by_its_line_and_nothing_else_is(refusal, text, line):
     message = refusal(text, env={})
-    assert message.startswith(f"quotapool.yaml:{line}: not valid YAML: ")
+    assert message.startswith(f"quotapool.yaml:{line}: ")
     assert "\n" not in message
 
 
@@ -143,9 +143,12 @@ def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path):
         load(tmp_path / "none.yaml", env={})
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         load(tmp_path, env={})
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="binary: is not UTF-8 text"):
+    (tmp_path / "binary").write_bytes(b"a: 1\n\xff\x00")
+    with pytest.raises(ConfigError, match=r"binary: is not UTF-8 text \(see line 2\); save it as UTF-8"):
         load(tmp_path / "binary", env={})
+    (tmp_path / "wide").write_bytes("workers: 2".encode("utf-16"))
+    with pytest.raises(ConfigError, match="wide: is UTF-16 text; save it as UTF-8"):
+        load(tmp_path / "wide", env={})
 
 
 def test_an_empty_file_is_a_configuration_of_defaults(load_yaml):
@@ -167,7 +170,7 @@ def test_listening_beyond_this_machine_needs_client_keys_or_a_clear_wish(load_ya
     problem = load_yaml(f"listen: {listen}\n{more}").bind_problem()
     assert (problem is None) is allowed
     if problem:
-        # I expect the three ways out.
+        # I expect three remedies.
         assert "quotapool clients add" in problem
         assert "listen: 127.0.0.1:8080" in problem
         assert "allow_anonymous: true" in problem

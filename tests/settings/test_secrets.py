@@ -106,7 +106,7 @@ def test_a_secret_in_the_file_itself_is_advised_against(load_yaml, tmp_path):
     settings = load_yaml(f"keys:\n  - secret: {CANARY}\n  - secret: sk-test\n  - secret: '${{K}}'", {"K": CANARY + "x"})
     (warning,) = settings.warnings
     assert warning.endswith(
-        "quotapool.yaml:2: keys[0].secret: this secret is in the file itself; use ${NAME} to keep it out"
+        "quotapool.yaml:2:13: keys[0].secret: this secret is in the file itself; use ${NAME} to keep it out"
     )
 
 

@@ -111,6 +111,8 @@ def test_what_is_not_an_upstream_url_is_refused(refusal, written):
         "rediss+sentinel://s1:26379/mymaster",
         "redis+cluster://n1:6379,n2:6379",
         "rediss+cluster://n1:6379/0",
+        "valkey://localhost:6379/0",
+        "valkeys+sentinel://s1:26379/mymaster",
     ],
 )
 def test_every_kind_of_redis_url_is_understood_and_hidden(load_yaml, url):

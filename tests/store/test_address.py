@@ -15,6 +15,10 @@ UNDERSTOOD = {
     "redis://me:p%40ss%2Fword@cache?client_name=pool": Address(
         Kind.SINGLE, (("cache", 6379),), login=Login("me", "p@ss/word"), client_name="pool"
     ),
+    "valkey://cache:6380/3": Address(Kind.SINGLE, (("cache", 6380),), db=3),
+    "valkeys://cache": Address(Kind.SINGLE, (("cache", 6379),), tls=Tls()),
+    "valkey+cluster://a:1": Address(Kind.CLUSTER, (("a", 1),)),
+    "valkeys+sentinel://a/main": Address(Kind.SENTINEL, (("a", 26379),), master="main", tls=Tls()),
     "REDIS://cache": Address(Kind.SINGLE, (("cache", 6379),)),
     "redis://:a[b]c@cache": Address(Kind.SINGLE, (("cache", 6379),), login=Login(None, "a[b]c")),
     "rediss://cache": Address(Kind.SINGLE, (("cache", 6379),), tls=Tls()),

@@ -87,11 +87,9 @@ def serve(
     }
     settings = settings_or_exit(config, env_file, overrides)
     if check_config:
-        for warning in settings.warnings:
-            typer.echo(f"warning: {warning}", err=True)
-        accounts = len({key.account for key in settings.keys})
-        typer.echo(f"ok: {len(settings.keys)} keys in {accounts} accounts, {len(settings.clients)} clients")
-        return
+        from quotapool.cli.check_config import run as check
+
+        raise typer.Exit(check(settings))
     from quotapool.app.supervisor import serve as run
     from quotapool.settings import load
 

@@ -1,8 +1,8 @@
 """Compiles rate cards from the price data of the package genai-prices. For the supervisor and commands only.
 
-The package is imported here and nowhere else: its data takes 20 MB and a call takes 135 microseconds, which no worker
-should spend. Beware: for a service tier that it does not know, it silently returns the standard price. So a tier gets a
-card only if the data names it, on that day.
+The package is imported here, and in `settings/unknown_names.py` for its models' names: its data takes 20 MB and a call
+takes 135 microseconds, which no worker should spend. Beware: for a service tier that it does not know, it silently
+returns the standard price. So a tier gets a card only if the data names it, on that day.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, Final
 
 from quotapool.operators.keys import KeyEntry
 from quotapool.settings.errors import nearest
+from quotapool.settings.key_lines import Header, column_of, header_of, secrets_in_line
 
 COLUMNS: Final = ("secret", "id", "account", "tier", "weight", "grant_usd", "granted_on", "expires_on")
 _MOST_BYTES: Final = 4096  # of one line
@@ -30,7 +30,7 @@ class Line:
 
 def read(lines: Iterable[str]) -> Iterator[Line]:
     """A Line for each that is neither empty nor a comment. Raises BadFile for a wrong header."""
-    header: list[str] | None = None
+    header: Header | None = None
     first = True
     for number, raw in enumerate(lines, start=1):
         text = raw.removeprefix("\ufeff").strip()
@@ -41,45 +41,44 @@ def read(lines: Iterable[str]) -> Iterator[Line]:
             header = _header(text)
             if header is not None:
                 continue
-        yield _line(number, text, header)
+        yield from _lines(number, text, header)
 
 
-def _header(text: str) -> list[str] | None:
-    names = [cell.strip().lower() for cell in next(csv.reader([text]), [])]
-    if "secret" not in names:
+def _header(text: str) -> Header | None:
+    if text.startswith(("[", "{")):
+        raise BadFile("is JSON; write one secret a line, or a table whose first line is such as secret,id,account")
+    header = header_of(text)
+    if header is None:
         return None
-    for name in names:
+    for name in header.columns:
         if name not in COLUMNS:
-            hint = nearest(name, COLUMNS)
+            hint = column_of(name) or nearest(name, COLUMNS)
             raise BadFile(
                 f"the first line names an unknown column{f'; did you mean {hint}?' if hint else ''} "
                 f"Columns: {', '.join(COLUMNS)}"
             )
-    if len(set(names)) < len(names):
+    if len(set(header.columns)) < len(header.columns):
         raise BadFile("the first line names a column twice")
-    return names
+    return header
 
 
-def _line(number: int, text: str, header: list[str] | None) -> Line:
+def _lines(number: int, text: str, header: Header | None) -> Iterator[Line]:
     if len(text) > _MOST_BYTES:
-        return Line(number, None, f"is longer than {_MOST_BYTES} characters")
-    if header is None:
-        if "," in text:
-            return Line(number, None, "has a comma; a CSV file begins with a line such as secret,id,account")
-        return Line(number, KeyEntry(text))
+        yield Line(number, None, f"is longer than {_MOST_BYTES} characters")
+        return
     try:
-        cells = [cell.strip() for cell in next(csv.reader([text], strict=True))]
-    except csv.Error:
-        return Line(number, None, "has an unclosed quote")
-    if len(cells) > len(header):
-        return Line(number, None, f"has {len(cells)} cells for {len(header)} columns")
-    values = {name: cell for name, cell in zip(header, cells, strict=False) if cell}
+        if header is None:
+            yield from [Line(number, KeyEntry(secret)) for secret in secrets_in_line(text)]
+        elif (cells := header.cells(text)) is not None:
+            yield _row(number, {name: cell for name, cell in zip(header.columns, cells, strict=False) if cell})
+    except ValueError as error:
+        yield Line(number, None, str(error))
+
+
+def _row(number: int, values: dict[str, str]) -> Line:
     if "secret" not in values:
         return Line(number, None, "has no secret")
-    try:
-        settings = _account_settings(values)
-    except ValueError as error:
-        return Line(number, None, str(error))
+    settings = _account_settings(values)
     return Line(number, KeyEntry(values["secret"], values.get("id"), values.get("account"), settings))
 
 

@@ -28,6 +28,7 @@ from quotapool.operators.overview import Overview
 from quotapool.probes.prober import NotProbed
 from quotapool.settings import Settings, UpstreamKey, default_key_id
 from quotapool.settings.draft import Draft
+from quotapool.settings.secret_kinds import is_openai, not_of_openai
 from quotapool.upstream.credentials import fingerprint
 
 KEY_ACTIONS: Final = {
@@ -263,6 +264,8 @@ class KeyOperations:
         draft = Draft()
         try:
             key = UpstreamKey.model_validate({name: value for name, value in given.items() if value})
+            if is_openai(self.settings.upstream) and (why := not_of_openai(key.secret.get_secret_value())):
+                raise InvalidKey(f"secret: {why}")
             account = account_of(entry.account_settings)
         except ValidationError as error:
             draft.refuse_invalid(error, UpstreamKey)

@@ -23,6 +23,7 @@ STORE: Final = "store"
 _MOST_ENTRIES: Final = 50  # of a mapping or a list of sections: more are summed up
 _LONGEST: Final = 1_000  # characters of a value
 _SUMMED_UP: Final = frozenset({"keys", "clients"})
+_COLUMN: Final = re.compile(r"(:\d+):\d+$")  # of a file, which also has a line
 _LOGIN: Final = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 _PLAIN_URL: Final = re.compile(
     r"(?P<scheme>[a-z+]+)://(?P<login>[^/?#@\s]*@)?(?P<place>[\w.,:\[\]/-]*)(?P<query>\?[^?@\s]*)?", re.ASCII
@@ -100,7 +101,7 @@ class _Rows:
         for length in range(len(option), 0, -1):
             place = self._places.get(shown(option[:length]))
             if place is not None and (given or length == len(option)):
-                return place
+                return _COLUMN.sub(r"\1", place)
         return DEFAULT
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
+from quotapool.settings.mistakes import in_other_words
 from quotapool.settings.rules import RuleOptions, Text
 from quotapool.settings.values import Duration, KeyHash, ModelName, Name, NetworkName, Token, check_token, sha256_hex
 
@@ -48,7 +49,9 @@ class Client(ClientOptions):
     def _keep_only_the_hash(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        key = given.get("key")
+        key, known = given.get("key"), cls.model_fields.keys()
+        if key is None and any(in_other_words(cls, str(name)) in {"key", "key_hash"} for name in given.keys() - known):
+            return {**given, "key_hash": "0" * 64}  # so that only the wrong name is a problem
         if (key is None) == (given.get("key_hash") is None):
             raise ValueError("needs either key or key_hash")
         text = key.get_secret_value() if isinstance(key, SecretStr) else key

@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from quotapool.settings import tree
+from quotapool.settings import mistakes, tree
 from quotapool.settings.errors import Option, Place, Problem
 
 # pydantic's error types in terms of YAML.
@@ -38,16 +38,29 @@ _WORDS: Final = {
     "date_parsing": "must be a day, such as 2026-12-31",
     "date_type": "must be a day, such as 2026-12-31",
     "literal_error": "must be one of {expected}",
+    "enum": "must be one of {expected}",
+    "less_than": "must be less than {lt}",
+    "too_long": "must have at most {max_length} entries",
+    "too_short": "must have at least {min_length} of them",
+    "finite_number": "must be a finite number",
+    "int_parsing_size": "must be a whole number",
 }
+
+
+def is_free_text(option: Option) -> bool:
+    """Whether it is for people to read: any character may be meant."""
+    return option[-1] in {"name", "notes"} or "labels" in option
 
 
 @dataclass
 class Draft:
-    """`values` is as YAML would give it; `places` has the origin of each path in it, if it has one; `sources`: of the
-    options that are gathered from several places, how much came from each."""
+    """`values` is as YAML would give it; `places` has the origin of each path in it, if it has one: of its name, and
+    `value_places` of its value; `sources`: of the options that are gathered from several places, how much came from
+    each."""
 
     values: dict[str, Any] = field(default_factory=dict, repr=False)  # may hold secrets
     places: dict[Option, Place] = field(default_factory=dict)
+    value_places: dict[Option, Place] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -55,9 +68,10 @@ class Draft:
     _refused: set[tuple[Option, Place | None]] = field(default_factory=set)
 
     def place_of(self, option: Option) -> Place | None:
-        """Where `option` was written, or else the innermost section around it."""
+        """Where the value of `option` was written, or else its name, or else the innermost section around it."""
         for length in range(len(option), -1, -1):
-            if place := self.places.get(option[:length]):
+            above = option[:length]
+            if place := self.value_places.get(above) or self.places.get(above):
                 return place
         return None
 
@@ -69,8 +83,9 @@ class Draft:
                 section[str(part)] = {}
             section = section[str(part)]
         section[str(option[-1])] = value
-        for known in [known for known in self.places if known[: len(option)] == option]:
-            del self.places[known]
+        for places in (self.places, self.value_places):
+            for known in [known for known in places if known[: len(option)] == option]:
+                del places[known]
         self.places[option] = place
 
     def refuse(
@@ -82,9 +97,20 @@ class Draft:
         nearest: str | None = None,
         of_line: bool = False,
     ) -> None:
-        place = place or self.place_of(option)
-        self.problems.append(Problem(message, option, place, nearest, of_line))
-        self._refused.add((option, place))
+        usual = self.place_of(option)
+        self.problems.append(Problem(message, option, place or usual, nearest, of_line))
+        self._refused |= {(option, place or usual), (option, usual)}
+
+    def is_refused(self, option: Option, place: Place | None = None) -> bool:
+        """Whether a problem of it is known: a missing ${NAME} would not be a valid URL either."""
+        return (option, place or self.place_of(option)) in self._refused
+
+    def refuse_name(self, option: Option, model: type[BaseModel], path: Option, place: Place | None = None) -> None:
+        """Refuse the name of `option`, which is at `path` in `model`, where there is no such option."""
+        message, nearest = mistakes.remark(tree.section(model, path), str(path[-1])), None
+        if message is None:
+            message, nearest = "unknown option", tree.meant(model, path)
+        self.refuse(option, message, place=place or self.places.get(option), nearest=nearest)
 
     def refuse_invalid(
         self,
@@ -96,22 +122,22 @@ class Draft:
         of_line: bool = False,
     ) -> None:
         """Refuse everything that pydantic found in `model`, which is at the option `above`."""
-        for detail in error.errors(include_url=False, include_input=False):
+        details = error.errors(include_url=False, include_input=False)
+        misnamed = [detail["loc"] for detail in details if detail["type"] == "extra_forbidden"]
+        meant = {(*path[:-1], tree.meant(model, path)) for path in misnamed}
+        for detail in details:
             path = detail["loc"]
-            if detail["type"] == "default_factory_not_called":
+            if detail["type"] == "default_factory_not_called" or (detail["type"] == "missing" and path in meant):
                 continue  # follows from another error of the same entry
-            if detail["type"] == "extra_forbidden":
-                message, nearest = "unknown option", tree.meant(model, path)
-            else:
-                message, nearest = _in_words(detail), None
             if path and path[-1] == "[key]":  # pydantic's mark for the name of a mapping's entry
                 path = path[:-1]
             option = (*above, *path)
-            if (
-                option,
-                place or self.place_of(option),
-            ) not in self._refused:  # a missing ${NAME} would not be a valid URL either
-                self.refuse(option, message, place=place, nearest=nearest, of_line=of_line)
+            if self.is_refused(option, place):
+                continue
+            if path in misnamed:
+                self.refuse_name(option, model, path, place)
+            else:
+                self.refuse(option, _in_words(detail), place=place, of_line=of_line)
 
 
 def problems_of(error: ValidationError, model: type[BaseModel]) -> str:

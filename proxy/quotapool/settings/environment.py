@@ -15,14 +15,22 @@ from dotenv.parser import parse_stream
 
 from quotapool.settings import tree
 from quotapool.settings.document import read_text
-from quotapool.settings.draft import Draft
+from quotapool.settings.draft import Draft, is_free_text
 from quotapool.settings.errors import Option, Place, Problem, nearest
+from quotapool.settings.mistakes import in_other_words
 from quotapool.settings.model import Settings
 
 PREFIX: Final = "QUOTAPOOL_"
 CONFIG: Final = "QUOTAPOOL_CONFIG"  # names the file itself, so it is not an option in it
 
 _PLACEHOLDER: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
+# How other programs write it: $NAME, $(NAME), $env:NAME, %NAME%, {{ NAME }}, os.environ/NAME, env:NAME.
+_OTHER_WAY: Final = re.compile(
+    r"\$[A-Z_][A-Z0-9_]*|\$\(\w+\)|\$env:\w+|%\w+%|\$?\{\{.*\}\}|os\.environ(?:/|\.|\[)\S+|(?:env|ENV)[:/.]\w+"
+)
+_WITH_DEFAULT: Final = re.compile(r"\$\{[A-Za-z_]\w*:?[-=?+]")
+_NO_DEFAULT: Final = "has a default within ${ }, which is not supported; write ${NAME}, and set the variable"
+_NOT_A_NAME: Final = "contains ${ without a valid ${NAME}, which has only letters, digits and _"
 # Kubernetes puts these into every pod of a namespace that has a Service named quotapool, or quotapool-something.
 _SERVICE_LINK: Final = re.compile(r"QUOTAPOOL_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)")
 _SERVICE_LINK_URL: Final = re.compile(r"(tcp|udp|sctp)://")
@@ -87,14 +95,18 @@ def _filled(value: Any, option: Option, draft: Draft, variables: Variables) -> A
         return {name: _filled(item, (*option, name), draft, variables) for name, item in value.items()}
     if isinstance(value, list):
         return [_filled(item, (*option, index), draft, variables) for index, item in enumerate(value)]
-    if not isinstance(value, str) or "${" not in value:
+    if not isinstance(value, str):
+        return value
+    if _OTHER_WAY.fullmatch(value.strip()) and not is_free_text(option):
+        draft.refuse(option, "is the text itself, not a variable's value; for that write ${NAME}")
+    if "${" not in value:
         return value
     missing = [name for name in _PLACEHOLDER.findall(value) if name not in variables]
     for name in missing:
         hint = nearest(name, variables)
         draft.refuse(option, f"the environment variable {name} is not set", nearest=hint)
     if "${" in _PLACEHOLDER.sub("", value):
-        draft.refuse(option, "contains ${ without a valid ${NAME}, which has only letters, digits and _")
+        draft.refuse(option, _NO_DEFAULT if _WITH_DEFAULT.search(value) else _NOT_A_NAME)
     return _PLACEHOLDER.sub(lambda found: variables[found["name"]].value if not missing else "-", value)
 
 
@@ -110,10 +122,17 @@ def apply_overrides(draft: Draft, variables: Variables, used: AbstractSet[str]) 
         if name in options:
             _override(draft, options[name], variable)
         elif name not in used and not _from_kubernetes(name, variable.value):
-            hint = nearest(name, options)
+            hint = _meant(name, options)
             source = f"{variable.place}: " if name not in str(variable.place) else ""
             problem = Problem("unknown option", place=Place(f"{source}environment variable {name}"), nearest=hint)
             draft.problems.append(problem)
+
+
+def _meant(name: str, options: Mapping[str, Option]) -> str | None:
+    """QUOTAPOOL_PORT means QUOTAPOOL_LISTEN."""
+    word = in_other_words(Settings, name.removeprefix(PREFIX)) or ""
+    variable = PREFIX + word.partition(":")[0].replace(".", "__").upper()
+    return variable if variable in options else nearest(name, options)
 
 
 def _from_kubernetes(name: str, value: str) -> bool:

@@ -12,7 +12,9 @@ Option = tuple[str | int, ...]  # ("keys", 2, "account") is shown as keys[2].acc
 
 _SHOWN_AT_MOST: Final = 50
 _PLAIN_NAME: Final = re.compile(r"[\w-]{1,64}( \d+)?")
-_LIKE_A_SECRET: Final = re.compile(r"(?i)\W*(bearer\W+)?(sk|sess)-|.{65,}", re.DOTALL)
+_LIKE_A_SECRET: Final = re.compile(
+    r"(?i)\W*(bearer\W+)?((sk|sess|xai|pplx|nvapi|csk|qp)-|(gsk|hf|r8|ghp|whsec)_|aiza|akia)|.{65,}", re.DOTALL
+)
 
 
 def shown(option: Option) -> str:
@@ -26,8 +28,13 @@ def shown(option: Option) -> str:
         elif _PLAIN_NAME.fullmatch(part):
             text += f".{part}" if text else part
         else:
-            text += f'["{part}"]'
+            text += f'["{_visible(part)}"]'
     return text
+
+
+def _visible(name: str) -> str:
+    """With an escape for each character that is not seen, or that a terminal would obey."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
 
 
 def _mask(name: str) -> str:
@@ -42,13 +49,14 @@ def nearest(name: str, real: Iterable[str]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something was written: a file with a line (from 1), or the name of another source."""
+    """Where something was written: a file with a line and a column (from 1), or the name of another source."""
 
     source: str
     line: int | None = None
+    column: int | None = None
 
     def __str__(self) -> str:
-        return self.source if self.line is None else f"{self.source}:{self.line}"
+        return ":".join(str(part) for part in (self.source, self.line, self.column) if part is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,15 +14,18 @@ from quotapool.settings.document import read_text
 from quotapool.settings.draft import Draft
 from quotapool.settings.environment import Variable, Variables
 from quotapool.settings.errors import Option, Place, nearest, shown
+from quotapool.settings.key_lines import COLUMNS, Header, column_of, header_of, in_lines, secrets_in, secrets_in_line
 from quotapool.settings.model import UpstreamKey, default_key_id
 from quotapool.settings.places import sources_of
-from quotapool.settings.values import sha256_hex
+from quotapool.settings.secret_kinds import is_openai, not_of_openai
+from quotapool.settings.tree import meant
+from quotapool.settings.values import clean_secret, parse_upstream, sha256_hex
 
 _LINES_SHOWN: Final = 20  # bad ones of a keys_file, one warning each
-COLUMNS: Final = ("id", "secret", "account")  # of a keys_file in CSV
 
+_BASE_URLS: Final = ("OPENAI_BASE_URL", "OPENAI_API_BASE")  # of SDKs; the second until 2023
 _THREE_WAYS: Final = (
-    "no upstream keys. Provide them in one of three ways: OPENAI_API_KEYS=sk-...,sk-... in the environment; "
+    "no upstream keys{}. Provide them in one of three ways: OPENAI_API_KEYS=sk-...,sk-... in the environment; "
     "`keys:` in the configuration file; or `keys_file:`, a file with one secret per line"
 )
 
@@ -52,13 +53,20 @@ def gather_keys(draft: Draft, variables: Variables) -> None:
     if not isinstance(written, list):
         return  # the model will report it
     found = [*_from_config(written, draft), *_from_keys_file(draft)]
+    problems = len(draft.problems)
     if variable := variables.get("OPENAI_API_KEYS"):
-        found += _from_variable(variable)
-    if not found and (variable := variables.get("OPENAI_API_KEY")):
-        found += _from_variable(variable)
+        found += _from_variable(variable, draft)
+    ignored = None
+    if not found and (variable := variables.get("OPENAI_API_KEY")) and variable.value.strip():
+        if ignored := why_a_clients(variables, draft.values):
+            draft.warnings.append(f"{variable.place}: is ignored: {ignored}")
+        else:
+            found += _from_variable(variable, draft)
     none_on_purpose = draft.values.get("keys") == []  # keys will be added at run time
-    if not found and not written and not draft.values.get("keys_file") and not none_on_purpose:
-        draft.refuse((), _THREE_WAYS, place=draft.place_of(("keys",)))
+    is_none = not found and not written and not draft.values.get("keys_file") and len(draft.problems) == problems
+    if is_none and not none_on_purpose:
+        why = f" (OPENAI_API_KEY is ignored: {ignored})" if ignored else ""
+        draft.refuse((), _THREE_WAYS.format(why), place=draft.place_of(("keys",)))
     keys = [(key, one) for one in found if (key := _checked(one, draft))]
     keys = _with_own_ids(_without_duplicates(keys, draft))
     if draft.values.get("bad_key_lines") != "refuse" and any(one.is_line for _, one in keys):
@@ -74,7 +82,11 @@ def _from_config(written: list[Any], draft: Draft) -> Iterator[_Found]:
             draft.refuse(option, "must be a mapping with secret: ${NAME} or secret_file: PATH")
             continue
         if (entry.get("secret") is None) == (entry.get("secret_file") is None):
-            draft.refuse(option, "needs either secret: ${NAME} or secret_file: PATH")
+            misnamed = [name for name in entry if name not in UpstreamKey.model_fields]
+            if not any(meant(UpstreamKey, (name,)) in {"secret", "secret_file"} for name in misnamed):
+                draft.refuse(option, "needs either secret: ${NAME} or secret_file: PATH")
+            for name in misnamed:
+                draft.refuse_name((*option, name), UpstreamKey, (name,))
             continue
         given = {name: value for name, value in entry.items() if value is not None}
         if isinstance(file := given.get("secret_file"), str):
@@ -97,6 +109,11 @@ def _from_keys_file(draft: Draft) -> Iterator[_Found]:
     except ValueError as error:
         draft.refuse(("keys_file",), str(error))
         return
+    try:
+        text = in_lines(text)
+    except ValueError as error:
+        draft.refuse(("keys_file",), str(error))
+        return
     lines = [  # (number from 1, text)
         (number, line.strip())
         for number, line in enumerate(text.splitlines(), start=1)
@@ -104,48 +121,87 @@ def _from_keys_file(draft: Draft) -> Iterator[_Found]:
     ]
     if not lines:
         draft.refuse(("keys_file",), "contains no secrets")
-    header = [column.strip().lower() for column in next(csv.reader([lines[0][1]]))] if lines else []
-    if "secret" in header:
-        yield from _from_csv(file, header, lines, draft)
-        return
-    for number, line in lines:
-        place = Place(file, number)
-        if "," in line:
-            message = "contains a comma; a CSV file must begin with a header such as id,secret,account"
-            draft.refuse((), message, place=place, of_line=True)
-        else:
-            yield _Found({"secret": line}, (), place, is_line=True)
+    elif header := header_of(lines[0][1]):
+        yield from _from_table(file, header, lines, draft)
+    else:
+        for number, line in lines:
+            place = Place(file, number)
+            try:
+                secrets = secrets_in_line(line)
+            except ValueError as error:
+                draft.refuse((), str(error), place=place, of_line=True)
+                continue
+            for secret in secrets:
+                yield _Found({"secret": secret}, (), place, is_line=True)
 
 
-def _from_csv(file: str, header: list[str], lines: list[tuple[int, str]], draft: Draft) -> Iterator[_Found]:
-    unknown = [column for column in header if column not in COLUMNS]
+def _from_table(file: str, header: Header, lines: list[tuple[int, str]], draft: Draft) -> Iterator[_Found]:
+    unknown = [column for column in header.columns if column not in COLUMNS]
     for column in unknown:
-        hint = nearest(column, COLUMNS)
-        draft.refuse((column or "empty",), "unknown column", place=Place(file, lines[0][0]), nearest=hint)
+        hint = column_of(column) or nearest(column, COLUMNS)
+        name = column if hint else f"column {header.columns.index(column) + 1}"  # which may be a secret
+        draft.refuse((name,), "unknown column", place=Place(file, lines[0][0]), nearest=hint)
     if unknown:
         return
     for number, line in lines[1:]:
-        cells = [cell.strip() for cell in next(csv.reader([line]))]
-        if len(cells) > len(header):
-            draft.refuse(
-                (), f"has {len(cells)} cells for {len(header)} columns", place=Place(file, number), of_line=True
-            )
+        place = Place(file, number)
+        try:
+            cells = header.cells(line)
+        except ValueError as error:
+            draft.refuse((), str(error), place=place, of_line=True)
             continue
-        entry = {column: cell for column, cell in zip(header, cells, strict=False) if cell}
-        yield _Found(entry, (), Place(file, number), is_line=True)
+        if cells is not None:
+            entry = {column: cell for column, cell in zip(header.columns, cells, strict=False) if cell}
+            yield _Found(entry, (), place, is_line=True)
 
 
-def _from_variable(variable: Variable) -> Iterator[_Found]:
-    text = re.sub(r"(?i)\bbearer\s+", "", variable.value)
-    for number, secret in enumerate(filter(None, re.split(r"[\s,]+", text)), start=1):
+def _from_variable(variable: Variable, draft: Draft) -> Iterator[_Found]:
+    try:
+        text = in_lines(variable.value)
+        if header_of(next(iter(text.strip().splitlines()), "")):
+            raise ValueError("is a table; write secrets with commas between them, or give keys_file: PATH")
+        secrets = secrets_in(text)
+    except ValueError as error:
+        draft.refuse((), str(error), place=variable.place)
+        return
+    for number, secret in enumerate(secrets, start=1):
         yield _Found({"secret": secret}, (f"entry {number}",), variable.place)
 
 
+def why_a_clients(variables: Variables, values: Mapping[str, Any]) -> str | None:
+    """Why OPENAI_API_KEY is what a client sends to a proxy and no key of the pool; None if it may be one."""
+    secret = clean_secret(variables["OPENAI_API_KEY"].value)
+    base = next((found.value for name in _BASE_URLS if (found := variables.get(name)) and found.value.strip()), None)
+    upstream = values.get("upstream")
+    if secret.startswith("qp-"):
+        return "it is a client key of Quotapool"
+    if base is not None and _place_of(base) != _place_of(upstream or "https://api.openai.com"):
+        return "OPENAI_BASE_URL names another server than `upstream`, so it is a key for that one"
+    if is_openai(upstream) and not secret.startswith("sk-"):
+        return "it is no key of OpenAI's (sk-...)"
+    return None
+
+
+def _place_of(url: object) -> str | None:
+    try:
+        return parse_upstream(url)
+    except ValueError:
+        return None
+
+
 def _checked(found: _Found, draft: Draft) -> UpstreamKey | None:
+    place = None if found.option[:1] == ("keys",) else found.place
+    secret = found.entry.get("secret")
+    if found.entry.get("upstream") is None and is_openai(draft.values.get("upstream")) and isinstance(secret, str):
+        option: Option = (*found.option, "secret")
+        if draft.is_refused(option, place):
+            return None
+        if why := not_of_openai(clean_secret(secret)):
+            draft.refuse(option, why, place=place, of_line=found.is_line)
+            return None
     try:
         return UpstreamKey.model_validate(found.entry)
     except ValidationError as error:
-        place = None if found.option[:1] == ("keys",) else found.place
         draft.refuse_invalid(error, UpstreamKey, above=found.option, place=place, of_line=found.is_line)
         return None
 

@@ -21,6 +21,7 @@ from quotapool.settings.forward_proxy import from_environment
 from quotapool.settings.keys import gather_keys
 from quotapool.settings.model import Origin, Settings, UpstreamKey, default_state_dir, home_of
 from quotapool.settings.places import places_of
+from quotapool.settings.unknown_names import names_in
 from quotapool.settings.values import Address, sha256_hex
 
 _PATHS: Final = frozenset(
@@ -52,7 +53,7 @@ def load(
         draft.files.append(config)
         if not read_document(config, draft):
             raise ConfigError(draft.problems)
-        _advise_on_literals(draft.values, (), draft)
+        _advise_on_literals(draft)
         _refuse_written_master_key(draft)
         used = fill_in(draft, variables)
     values = {name: variable.value for name, variable in variables.items()}
@@ -102,7 +103,7 @@ def _checked(draft: Draft) -> Settings:
         draft.files += [settings.tls.cert_file, settings.tls.key_file]
     files, warnings = tuple(dict.fromkeys(draft.files)), tuple(draft.warnings)
     places = places_of(draft.places) | draft.sources
-    settings._origin = Origin(files, warnings, places, time.time())  # noqa: SLF001  # the only place that sets it
+    settings._origin = Origin(files, warnings, names_in(settings, draft), places, time.time())  # noqa: SLF001  # the only place that sets it
     return settings
 
 
@@ -114,6 +115,11 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Option, str, str | Non
         yield ("dashboard", "oidc"), "needs the package joserfc: pip install 'quotapool[oidc]'", None
     if settings.tls is not None and (problem := settings.tls.problem()) is not None:
         yield ("tls", problem[0]), problem[1], None
+    bases: list[tuple[Option, str]] = [(("upstream",), settings.upstream)]
+    bases += [(("keys", n, "upstream"), key.upstream.url) for n, key in enumerate(settings.keys) if key.upstream]
+    for option, base in bases:
+        if _is_itself(base, settings.listen):
+            yield option, "is this proxy's own address (listen); it must be OpenAI's, or another server's", None
     for name, account in settings.accounts.items():
         if account.tier is not None and account.tier not in settings.tiers:
             hint = nearest(account.tier, settings.tiers)
@@ -150,17 +156,28 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Option, str, str | Non
             yield ("clients", index), message, None
 
 
-def _advise_on_literals(value: Any, option: Option, draft: Draft) -> None:
-    """Warn about secrets that are in the file itself."""
+def _advise_on_literals(draft: Draft) -> None:
+    """Warn once about secrets that are in the file itself."""
+    written = list(_literals(draft.values, ()))
+    if not written:
+        return
+    where = f"{draft.place_of(written[0])}: {shown(written[0])}"
+    if len(written) == 1:
+        draft.warnings.append(f"{where}: this secret is in the file itself; use ${{NAME}} to keep it out")
+        return
+    more = f"{where} and {len(written) - 1:,} more: these secrets are in the file itself"
+    draft.warnings.append(f"{more}; use ${{NAME}}, secret_file or keys_file to keep them out")
+
+
+def _literals(value: Any, option: Option) -> Iterator[Option]:
     if isinstance(value, dict):
         for name, item in value.items():
-            _advise_on_literals(item, (*option, name), draft)
+            yield from _literals(item, (*option, name))
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            _advise_on_literals(item, (*option, index), draft)
+            yield from _literals(item, (*option, index))
     elif _is_literal_secret(value, option):
-        where = f"{draft.place_of(option)}: {shown(option)}"
-        draft.warnings.append(f"{where}: this secret is in the file itself; use ${{NAME}} to keep it out")
+        yield option
 
 
 def _refuse_written_master_key(draft: Draft) -> None:
@@ -185,6 +202,13 @@ def _anchor_paths(value: Any, base: Path, home: Path) -> None:
             value[name] = str(base / path)
         else:
             _anchor_paths(item, base, home)
+
+
+def _is_itself(upstream: str, listen: Address) -> bool:
+    url = urlsplit(upstream)
+    if (url.port or {"http": 80, "https": 443}[url.scheme]) != listen.port:
+        return False
+    return url.hostname == listen.host or (_is_local(upstream) and (listen.is_loopback or listen.is_any))
 
 
 def _is_local(url: str) -> bool:

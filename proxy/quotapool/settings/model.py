@@ -21,10 +21,12 @@ from quotapool.settings.money import Funds, ModelPrices, Spend
 from quotapool.settings.organisation import AdminKey, ProjectId
 from quotapool.settings.rules import RuleOptions
 from quotapool.settings.tls import Tls
+from quotapool.settings.unknown_names import Named, unknown_names
 from quotapool.settings.upstreams import UpstreamOfKey
 from quotapool.settings.values import (
     Address,
     AddressOption,
+    Amount,
     Duration,
     HostName,
     ModelName,
@@ -39,10 +41,10 @@ from quotapool.settings.values import (
     UpstreamSecret,
     UpstreamUrl,
     WebOrigin,
+    Whole,
     sha256_hex,
 )
 
-Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BurstSpan = Annotated[PositiveDuration, Field(le=60)]
 
 _ID_DIGITS = (8, 16, 32, 64)  # of a default id: the first that no other key has
@@ -106,7 +108,7 @@ class Queue(Section):
     """How long (seconds) and how many requests wait for budget, and the share of it that batch traffic leaves free."""
 
     max_wait: Duration = 30.0
-    max_waiting: int = Field(default=1000, ge=0)
+    max_waiting: Whole = Field(default=1000, ge=0)
     batch_leaves: float = Field(default=0.1, ge=0, lt=1)
 
 
@@ -160,10 +162,12 @@ class Metrics(Section):
 @dataclass(frozen=True, slots=True)
 class Origin:
     """What loading produces besides the options: files to watch for changes, warnings to log once, and for people where
-    each option was written (`places.py`; `keys`: how many came from where), and when it was read (Unix seconds)."""
+    each option was written (`places.py`; `keys`: how many came from where), and when it was read (Unix seconds).
+    `names`: those that something else should have."""
 
     files: tuple[Path, ...] = ()
     warnings: tuple[str, ...] = ()
+    names: tuple[Named, ...] = ()
     places: Mapping[str, str] = field(default_factory=dict, compare=False)
     loaded_at: float = field(default=0.0, compare=False)
 
@@ -216,7 +220,7 @@ class Settings(Section):
     admin_upstream: UpstreamUrl | None = None
     import_limits: bool = False
     groups: dict[ModelName, tuple[ModelName, ...]] = {}
-    long_context: dict[ModelName, int] = {}
+    long_context: dict[ModelName, Whole] = {}
     sticky: bool = True
     merge_organizations: bool = False
     max_removals: int = Field(default=3, ge=0)
@@ -239,11 +243,11 @@ class Settings(Section):
     timeouts: Timeouts = Timeouts()
     retry: Retry = Retry()
     upstream_proxy: ForwardProxyOption | None = None  # still None once loaded: the environment names none either
-    upstream_connections: int = Field(default=1000, ge=1)
-    max_concurrent: int = Field(default=2000, ge=1)
+    upstream_connections: Whole = Field(default=1000, ge=1)
+    max_concurrent: Whole = Field(default=2000, ge=1)
     ca_file: Path | None = None
     log: Log = Log()
-    requests_kept: int = Field(default=10_000, ge=0, le=1_000_000)
+    requests_kept: Whole = Field(default=10_000, ge=0, le=1_000_000)
     metrics: Metrics = Metrics()
     spend: Spend = Spend()
     alerts: Alerts = Alerts()
@@ -251,10 +255,11 @@ class Settings(Section):
 
     _origin: Origin = PrivateAttr(default=Origin())
 
-    @property
+    @cached_property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings about a usable configuration, one line each, without secrets."""
-        return self._origin.warnings
+        """Warnings about a usable configuration, one line each, without secrets. Of names that nobody has only when
+        asked for, and anew with keys that were added at run time."""
+        return self._origin.warnings + unknown_names(self, self._origin.names)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -284,18 +289,18 @@ class Settings(Section):
         return self._limits.of(account, model_group)
 
     def bind_problem(self) -> str | None:
-        """Why the clients' port must not be opened with these settings, and the three solutions; None: it may be.
+        """Why the clients' port must not be opened with these settings, and three remedies; None: it may be.
 
         For when the store has no clients either.
         """
         if self.listen.is_loopback or self.clients or self.allow_anonymous:
             return None
-        return (
-            f"listen: {self.listen} can be reached from other machines, and no client keys are set: "
-            "anyone who finds the port could spend the pool's money. Choose one:\n"
-            "  1. create a client key: `quotapool clients add NAME` (or list one under clients:)\n"
-            f"  2. listen on this machine only: listen: 127.0.0.1:{self.listen.port}\n"
-            "  3. serve everyone, on a network that you trust: allow_anonymous: true"
+        place = self._origin.places.get("listen")
+        return (f"{place}: " if place else "") + (
+            f"listen: {self.listen} can be reached from other machines, and there is no client key: anyone who finds "
+            "the port could spend the pool's money.\n"
+            "Make a key (`quotapool clients add NAME`, or clients:), or "
+            f"listen: 127.0.0.1:{self.listen.port}, or, on a network that you trust, allow_anonymous: true"
         )
 
     @cached_property

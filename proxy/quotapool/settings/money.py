@@ -6,11 +6,20 @@ from datetime import date
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from quotapool.settings.values import Section, Token
+from quotapool.settings.values import Section, Token, parse_count
 
-Usd = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+def parse_usd(value: object) -> float:
+    """An amount in dollars: 50, `$50`, `2k`."""
+    try:
+        return parse_count(value.strip().removeprefix("$") if isinstance(value, str) else value)
+    except ValueError:
+        raise ValueError("must be an amount in dollars, such as 50 or 2k") from None
+
+
+Usd = Annotated[float, BeforeValidator(parse_usd), Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 

@@ -14,7 +14,7 @@ _MOST_SOURCES: Final = 5
 
 
 def places_of(places: Mapping[Option, Place]) -> dict[str, str]:
-    """`queue.max_wait` -> `quotapool.yaml:12`. Of keys and clients only the list as a whole; at most 5,000 others."""
+    """`queue.max_wait` -> `quotapool.yaml:12:3`. Of keys and clients only the list as a whole; at most 5,000 others."""
     found: dict[str, str] = {}
     for option, place in places.items():
         if not option or (option[0] in _SUMMED_UP and len(option) > 1):

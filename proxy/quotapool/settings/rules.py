@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -12,25 +10,13 @@ from quotapool.domain.periods import Per
 from quotapool.domain.rules import Kind, Measure, Mode, Rule
 from quotapool.domain.wallet import PICO
 from quotapool.settings.money import TimeZone, Usd
-from quotapool.settings.values import ModelName, Section
+from quotapool.settings.values import ModelName, Section, parse_count
 
-_COUNT: Final = re.compile(r"(\d+(?:\.\d+)?) ?([kmb]?)")
-_TIMES: Final = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 _MOST_BUDGETS: Final = 32
 _LONGEST_TEXT: Final = 1_000
 _MOST: Final = 1e15  # tokens or requests; and a thousandth of it in dollars, which is 1e24 picodollars
 
 Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
-
-
-def parse_count(value: object) -> float:
-    """A number of requests or tokens: 1000, `500k`, `2M`, `1.5B`."""
-    match = _COUNT.fullmatch(value.strip().lower()) if isinstance(value, str) else None
-    if match:
-        return float(match[1]) * _TIMES[match[2]]
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    raise ValueError("must be a number, such as 1000, 500k or 2M")
 
 
 Count = Annotated[float, BeforeValidator(parse_count), Field(gt=0, le=_MOST)]

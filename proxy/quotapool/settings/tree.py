@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from quotapool.settings.errors import Option, nearest
+from quotapool.settings.mistakes import in_other_words
 
 
 def bare(annotation: Any) -> Any:
@@ -57,10 +58,19 @@ def walk(model: type[BaseModel], above: Option = ()) -> Iterator[tuple[Option, A
             yield from walk(inner, (*above, name))
 
 
-def meant(root: type[BaseModel], option: Option) -> str | None:
-    """The real option closest to `option`, which does not exist: a sibling, else one of the same name elsewhere."""
-    name = str(option[-1])
+def section(root: type[BaseModel], option: Option) -> type[BaseModel] | None:
+    """The model that `option` would be a field of."""
     parent = bare(at(root, option[:-1]))
-    if is_model(parent) and (sibling := nearest(name, parent.model_fields)):
-        return sibling
+    return parent if is_model(parent) else None
+
+
+def meant(root: type[BaseModel], option: Option) -> str | None:
+    """The real option closest to `option`, which does not exist: what other products' word for it means here, a
+    sibling, else one of the same name elsewhere."""
+    name = str(option[-1])
+    if parent := section(root, option):
+        if word := in_other_words(parent, name):
+            return word
+        if sibling := nearest(name, parent.model_fields):
+            return sibling
     return next((".".join(map(str, path)) for path, _ in walk(root) if path[-1] == name), None)

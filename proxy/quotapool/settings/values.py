@@ -6,6 +6,7 @@ that was put in the wrong place.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import math
@@ -26,6 +27,9 @@ from pydantic import (
     SerializationInfo,
 )
 
+from quotapool.settings.characters import named
+
+_STORES: Final = frozenset({"redis", "rediss", "valkey", "valkeys", "unix"})
 REVEAL: Final = "reveal secrets"  # key in the serialisation context, set by transfer.to_wire
 
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -41,6 +45,13 @@ _UNIT_BYTES: Final = {
     "gib": 2**30,
 }
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) ?([a-z]{0,3})")
+_COUNT: Final = re.compile(r"(\d+(?:\.\d+)?) ?([kmb]?)")
+_TIMES: Final = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+# What requests are sent to, as it is copied from a page about one of them.
+_ENDPOINT: Final = re.compile(
+    r".*/(completions|responses|embeddings|models|moderations|realtime|images/\w+|audio/\w+|files|batches|threads)"
+)
+_WEBSITES: Final = frozenset({"platform.openai.com", "chat.openai.com", "chatgpt.com", "openai.com", "www.openai.com"})
 _NAME: Final = re.compile(r"[A-Za-z0-9_.@:/+-]{1,128}")
 _POOL: Final = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s*]+")
@@ -70,6 +81,11 @@ class Address:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host.lower() == "localhost"
+
+    @property
+    def is_any(self) -> bool:
+        """True for all addresses of this machine."""
+        return self.host in {"0.0.0.0", "::"}
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -120,6 +136,31 @@ def parse_size(value: object) -> int:
     raise ValueError("must be a size: 512KiB, 64MiB, 1GiB, or a number of bytes")
 
 
+def parse_count(value: object) -> float:
+    """A number of requests or tokens: 1000, `500k`, `2M`, `1.5B`."""
+    match = _COUNT.fullmatch(value.strip().lower()) if isinstance(value, str) else None
+    if match:
+        return float(match[1]) * _TIMES[match[2]]
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)  # 1e6, which is text in YAML
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise ValueError("must be a number, such as 1000, 500k or 2M")
+
+
+def parse_whole(value: object) -> int:
+    """A number of things: 1000, `10k`."""
+    message = "must be a whole number, such as 1000, 10k or 2M"
+    try:
+        count = parse_count(value)
+    except (ValueError, OverflowError):
+        raise ValueError(message) from None
+    if not count.is_integer():
+        raise ValueError(message)
+    return int(count)
+
+
 def parse_upstream(value: object) -> str:
     """The URL before `/v1`, without a trailing slash; a path prefix is kept."""
     try:
@@ -130,10 +171,22 @@ def parse_upstream(value: object) -> str:
         raise ValueError("must be an http:// or https:// URL, such as https://api.openai.com")
     if url.username is not None or url.password is not None:
         raise ValueError("contains credentials, which belong in keys:")
+    if url.hostname in _WEBSITES:
+        raise ValueError("is a website of OpenAI's; the API is https://api.openai.com")
+    if "/openai/deployments/" in url.path:
+        raise ValueError(
+            "is a deployment; write https://NAME.openai.azure.com/openai/v1, and the deployment's name under "
+            "`models` of this upstream"
+        )
+    path = url.path.rstrip("/")
+    if _ENDPOINT.fullmatch(path):
+        raise ValueError(
+            "ends with an endpoint; write the base URL, the part before /v1/, such as https://api.openai.com"
+        )
     if url.query or url.fragment:
         raise ValueError("must not have a query (?) or a fragment (#)")
     _check_hosts(url.netloc)
-    prefix = url.path.rstrip("/").removesuffix("/v1").rstrip("/")
+    prefix = path.removesuffix("/v1").rstrip("/")
     return f"{url.scheme}://{url.netloc.lower()}{prefix}"
 
 
@@ -141,8 +194,8 @@ def check_redis(secret: SecretStr) -> SecretStr:
     """Refuse a URL that no store connection supports; the forms are listed in the example configuration."""
     text = secret.get_secret_value().strip()
     scheme, colon, rest = text.partition(":")
-    base, _, kind = scheme.partition("+")
-    if not colon or base not in {"redis", "rediss", "unix"} or kind not in {"", "sentinel", "cluster"}:
+    base, _, kind = scheme.lower().partition("+")
+    if not colon or base not in _STORES or kind not in {"", "sentinel", "cluster"}:
         raise ValueError("must be a redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// URL")
     if base == "unix":
         if not re.fullmatch(r"unix://([^/@]*@)?/[^?]+(\?.*)?", text):
@@ -185,8 +238,11 @@ def check_token(secret: SecretStr) -> SecretStr:
     text = clean_secret(secret.get_secret_value())
     if not text:
         raise ValueError("is empty")
-    if any(not "!" <= character <= "~" for character in text):
-        raise ValueError("contains spaces or characters outside ASCII; is it more than one secret?")
+    for character in text:
+        if character in " \t\r\n":
+            raise ValueError("contains spaces or line breaks; is it more than one secret?")
+        if not "!" <= character <= "~":
+            raise ValueError(f"contains {named(character)}, which no secret has; copy it again as plain text")
     return SecretStr(text)
 
 
@@ -263,6 +319,8 @@ hidden = PlainSerializer(_write_secret, when_used="json")
 AddressOption = Annotated[Address, PlainValidator(parse_address), PlainSerializer(str, when_used="json")]
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 PositiveDuration = Annotated[Duration, Field(gt=0)]
+Amount = Annotated[float, BeforeValidator(parse_count), Field(gt=0, allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(parse_whole)]
 Size = Annotated[int, BeforeValidator(parse_size)]
 UpstreamUrl = Annotated[str, BeforeValidator(parse_upstream)]
 RedisUrl = Annotated[SecretStr, AfterValidator(check_redis), hidden]

@@ -5,6 +5,7 @@
     redis+sentinel://[user[:password]@]host[:26379],.../master-name[/db]
     redis+cluster://[user[:password]@]host[:6379],...
     rediss+sentinel:// and rediss+cluster://             the same over TLS (Sentinels too)
+    valkey:// and valkeys:// for redis:// and rediss://, also before +sentinel and +cluster
 
 Options after `?`, the same names as in redis-py; any other is an error, because redis-py would let an
 option such as `retry_on_timeout` in the URL override what `store.py` must guarantee:
@@ -136,7 +137,7 @@ def _split(url: str) -> tuple[str, str, str, str]:
     scheme, netloc, path, query, fragment = found.groups("") if found else ("",) * 5
     if fragment or "@" in path:
         raise ValueError("redis URL: write / as %2F, # as %23, ? as %3F and @ as %40 in user name and password")
-    return scheme.lower(), netloc, path, query
+    return scheme.lower().replace("valkey", "redis", 1), netloc, path, query
 
 
 def _place(kind: Kind, netloc: str, path: str) -> tuple[tuple[tuple[str, int], ...], str, str, str]:
