@@ -107,9 +107,9 @@ def headings(markdown: str) -> Iterator[re.Match[str]]:
 
 
 def named(text: str, target: str, page: str, docs: Path) -> str:
-    """What a link says: a page's title, where the text is its file's name."""
+    """What a link says: a page's title, where the text is its file's name, in a translation without the language."""
     path = docs / PurePosixPath(page).parent / target.partition("#")[0]
-    if path.name != text or path.suffix != ".md" or not path.is_file():
+    if path.name.replace(".zh.md", ".md") != text or path.suffix != ".md" or not path.is_file():
         return text
     title = TITLE.search(path.read_text())
     return title[1] if title else text
