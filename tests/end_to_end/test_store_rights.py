@@ -7,15 +7,16 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 
 import redis
 
+from tests.fakes.cluster import cluster
 from tests.fakes.documented import section
-from tests.fakes.processes import RunningProxy, fetch, pool_config, wait_until
+from tests.fakes.processes import RunningProxy, Simulator, fetch, pool_config, wait_until
 from tests.fakes.valkey import running_valkey
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
-FINE_TUNING = {"model": "gpt-4o-mini", "training_file": "file-abc"}
 COMMANDS = (
     ("clients", "add", "app", "--rpm", "600", "--budget", "usd=5/day"),
     ("clients", "rotate", "app", "--overlap", "1h"),
@@ -54,23 +55,36 @@ def test_a_proxy_runs_as_the_documented_user(start_simulator, start_proxy, tmp_p
     with running_valkey(tmp_path) as url, redis.Redis.from_url(url) as admin:
         admin.execute_command("ACL", "SETUSER", *user(["~qp:{default}*", "~qp:{default:*"]))
         admin.execute_command("ACL", "SETUSER", "default", "resetpass", ">for-the-test")
-        simulator = start_simulator(3)
-        config = pool_config(simulator, redis=url.replace("unix://", "unix://pool-user:${STORE}@"))
-        config |= {"master_key": "${MASTER}", "keys": config["keys"][:2]}
-        proxy = start_proxy(config, env={"STORE": "s3cret", "MASTER": "a-master-key-of-some-thirty-letters-1"})
-        simulator.fault(0, "insufficient_quota")
-        assert {ask(proxy) for _ in range(10)} == {200}
-        add_key(proxy, simulator.secrets[2])
-        made = upload(proxy)
-        assert fetch(f"{proxy.base_url}/files/{made}")[0] == 200
-        for words in COMMANDS:
-            done = proxy.command(*words)
-            assert "NOPERM" not in done.stderr + done.stdout, (words, done.stderr)
-            assert done.returncode in ({0, 1} if words == ("check",) else {0}), (words, done.stderr)
-        wait_until(lambda: proxy.total("quotapool_store_up") == 1, "the store is up", 5)
-        proxy.stop()
+        does_everything(start_simulator(3), start_proxy, url.replace("unix://", "unix://pool-user:${STORE}@"))
         assert admin.execute_command("ACL", "LOG") == []
-        assert "NOPERM" not in proxy.log()
+
+
+async def test_and_in_a_cluster(start_simulator, start_proxy, tmp_path):
+    async with cluster(tmp_path) as nodes:
+        for port in nodes:
+            redis.Redis(port=port).execute_command("ACL", "SETUSER", *user(["~qp:*"]))
+        first, second, *_ = nodes
+        url = f"redis+cluster://pool-user:${{STORE}}@127.0.0.1:{first},127.0.0.1:{second}"
+        does_everything(start_simulator(3), start_proxy, url)
+        assert [redis.Redis(port=port).execute_command("ACL", "LOG") for port in nodes] == [[]] * 6
+
+
+def does_everything(simulator: Simulator, start_proxy: Callable[..., RunningProxy], url: str) -> None:
+    """A key that fails, one that is added, a file, and every command, with a store at `url`."""
+    config = pool_config(simulator, redis=url)
+    config |= {"master_key": "${MASTER}", "keys": config["keys"][:2]}
+    proxy = start_proxy(config, env={"STORE": "s3cret", "MASTER": "a-master-key-of-some-thirty-letters-1"})
+    simulator.fault(0, "insufficient_quota")
+    assert {ask(proxy) for _ in range(10)} == {200}
+    add_key(proxy, simulator.secrets[2])
+    assert fetch(f"{proxy.base_url}/files/{upload(proxy)}")[0] == 200
+    for words in COMMANDS:
+        done = proxy.command(*words)
+        assert "NOPERM" not in done.stderr + done.stdout, (words, done.stderr)
+        assert done.returncode in ({0, 1} if words == ("check",) else {0}), (words, done.stderr)
+    wait_until(lambda: proxy.total("quotapool_store_up") == 1, "the store is up", 5)
+    proxy.stop()
+    assert "NOPERM" not in proxy.log()
 
 
 def ask(proxy: RunningProxy) -> int:
@@ -89,16 +103,9 @@ def upload(proxy: RunningProxy) -> str:
     parts = ['Content-Disposition: form-data; name="purpose"\r\n\r\nbatch']
     parts.append('Content-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n{}')
     body = "".join(f"--b\r\n{part}\r\n" for part in parts) + "--b--\r\n"
+    kind = "Content-Type: multipart/form-data; boundary=b"
     done = subprocess.run(
-        [
-            "curl",
-            "-sS",
-            "-H",
-            "Content-Type: multipart/form-data; boundary=b",
-            "--data-binary",
-            body,
-            f"{proxy.base_url}/files",
-        ],
+        ["curl", "-sS", "-H", kind, "--data-binary", body, f"{proxy.base_url}/files"],
         capture_output=True,
         text=True,
         timeout=30,
