@@ -81,7 +81,7 @@ def destination(page: Path, link: str) -> str:
     path, _, anchor = link.partition("#")
     target = (page.parent / path).resolve() if path else page
     if "://" in link or not target.is_file() or target.suffix != ".md":
-        return link
+        return link.replace(".zh.", ".")  # pictures have a language, too
     anchors = [slug(section.heading) for section in sections(target.read_text()) if section.heading]
     place = f"#{anchors.index(anchor) if anchor in anchors else anchor}" if anchor else ""
     return os.path.relpath(source_of(target), page.parent) + place
