@@ -27,6 +27,7 @@ jieba.dt.tmp_dir = sys.prefix
 FENCE = re.compile(r"^ *(?:```|~~~).*?^ *(?:```|~~~)\s*$", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^(#{1,6}) +(.+?) *$", re.MULTILINE)
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
+MARK = re.compile(r"\A<!-- translation of .*? -->\s*")
 TITLE = re.compile(r"^# +(.+?) *$", re.MULTILINE)
 slug = slugify(case="lower")
 
@@ -107,9 +108,9 @@ def headings(markdown: str) -> Iterator[re.Match[str]]:
 
 
 def named(text: str, target: str, page: str, docs: Path) -> str:
-    """What a link says: a page's title, where the text is its file's name."""
+    """What a link says: a page's title, where the text is its file's name, in a translation without the language."""
     path = docs / PurePosixPath(page).parent / target.partition("#")[0]
-    if path.name != text or path.suffix != ".md" or not path.is_file():
+    if path.name.replace(".zh.md", ".md") != text or path.suffix != ".md" or not path.is_file():
         return text
     title = TITLE.search(path.read_text())
     return title[1] if title else text
@@ -126,6 +127,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
         return LINK.sub(with_address, text)
 
     if path.endswith(".zh.md"):
+        markdown = MARK.sub("", markdown)  # a page's title is what it begins with
         markdown = anchored(markdown, (docs / path.replace(".zh.md", ".md")).read_text())
     return outside_code(markdown, with_addresses)
 

@@ -1,4 +1,5 @@
-"""Is each translation as new as its English page? Without arguments this says so; with translations, it confirms them.
+"""Is each translation as new as its English page, and as whole? Without arguments this says so; with translations, it
+confirms that they say what their pages say now.
 
 A translation's first line names the digest of the page that it was made from, heading by heading:
 
@@ -12,6 +13,7 @@ import hashlib
 import os
 import re
 import sys
+from collections import Counter
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +22,10 @@ ROOT = Path(__file__).parents[1]
 MARK = re.compile(r"<!-- translation of (\S+):((?: [0-9a-f]{8})*) -->\n")
 FENCE = re.compile(r"^ *(?:```|~~~).*?^ *(?:```|~~~)\s*$", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^#{1,6} +.+$", re.MULTILINE)
+NAME = re.compile(r"(?<!`)`[^`]+`(?!`)")
+FIGURE = re.compile(r"(?<![\w.])\d[\d.,]*(?<![.,])")
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+COMMENT = re.compile(r"(?:^| +)#.*$", re.MULTILINE)
 CONFIRM = "python packaging/translations.py"
 
 
@@ -61,8 +67,59 @@ def mark_for(source: Path) -> str:
 
 
 def shape(text: str) -> list[int]:
-    """The levels of the headings."""
-    return [len(section.heading) - len(section.heading.lstrip("#")) for section in sections(text) if section.heading]
+    """The levels of the headings; 0 for what stands before the first one."""
+    return [len(section.heading) - len(section.heading.lstrip("#")) for section in sections(text)]
+
+
+def slug(heading: str) -> str:
+    """Its anchor at GitHub, which in the site leads to the same place."""
+    return re.sub(r"[^\w\- ]", "", heading.lstrip("#").strip().lower()).replace(" ", "-")
+
+
+def destination(page: Path, link: str) -> str:
+    """Where a link leads, told alike for a page and its translation: the page, and which of its headings."""
+    path, _, anchor = link.partition("#")
+    target = (page.parent / path).resolve() if path else page
+    if "://" in link or not target.is_file() or target.suffix != ".md":
+        return link.replace(".zh.", ".")  # pictures have a language, too
+    anchors = [slug(section.heading) for section in sections(target.read_text()) if section.heading]
+    place = f"#{anchors.index(anchor) if anchor in anchors else anchor}" if anchor else ""
+    return os.path.relpath(source_of(target), page.parent) + place
+
+
+def kept(page: Path, section: Section) -> Counter[str]:
+    """What a translation takes over as it is: names in code, figures, rows of tables, where links lead, commands."""
+    prose = FENCE.sub("", section.text)
+    rows = [f"a row of {line.count('|') - 1} cells" for line in prose.splitlines() if line.startswith("|")]
+    links = [f"a link to {destination(page, link)}" for link in LINK.findall(prose)]
+    prose = LINK.sub(lambda link: link[0].partition("](")[0], " ".join(prose.split()))
+    code = COMMENT.sub("", "\n".join(FENCE.findall(section.text))).splitlines()
+    commands = [line for line in code if line.strip() and not line.startswith("```")]
+    return Counter([*NAME.findall(prose), *FIGURE.findall(NAME.sub("", prose)), *rows, *links, *commands])
+
+
+def incomplete(translation: Path, text: str) -> list[str]:
+    """Sections that have less or more than those of the source; both have the same headings."""
+    source = source_of(translation)
+    found = []
+    for theirs, ours in zip(sections(source.read_text()), sections(text), strict=True):
+        wanted, given = kept(source, theirs), kept(translation, ours)
+        for what, parts in (("lacks", wanted - given), ("adds", given - wanted)):
+            if parts:
+                where = ours.heading or "its beginning"
+                found.append(f"{translation.name}: {where} {what} {', '.join(sorted(parts.elements()))}")
+    return found
+
+
+def in_english(translation: Path, text: str) -> list[str]:
+    """Links to a page of which there is a translation. A page's own source is another matter: readers may want that."""
+    found = []
+    for link in LINK.findall(FENCE.sub("", text)):
+        target = (translation.parent / link.partition("#")[0]).resolve()
+        others = [target.with_name(target.stem + ending) for ending in (".zh.md", ".zh-CN.md")]
+        if target.suffix == ".md" and target != source_of(translation):
+            found += [f"{translation.name}: {link} should be {other.name}" for other in others if other.exists()]
+    return found
 
 
 def problems(translation: Path) -> list[str]:
@@ -89,7 +146,9 @@ def problems(translation: Path) -> list[str]:
     if theirs != ours:
         where = next(i for i, (a, b) in enumerate(zip_longest(theirs, ours)) if a != b)
         found.append(f"{translation.name}: its headings are not those of {source.name}, from heading {where + 1} on")
-    return found
+    elif not found:
+        found += incomplete(translation, text[mark.end() :])
+    return found + in_english(translation, text)
 
 
 def shown(path: Path) -> str:

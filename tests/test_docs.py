@@ -63,6 +63,11 @@ def test_a_broken_link_would_be_found():
     assert resolve(ROOT / "README.md", "docs/nowhere.md") == "docs/nowhere.md: no such file"
     assert resolve(ROOT / "README.md", "docs/operations.md#nowhere") == "docs/operations.md#nowhere: no such heading"
     assert resolve(ROOT / "README.md", "docs/operations.md#the-store-is-down") == ""
+    chinese = ROOT / "docs" / "errors.zh.md"
+    assert resolve(chinese, "keys.zh.md#model-not-for-this-account") == (
+        "keys.zh.md#model-not-for-this-account: no such heading"
+    )
+    assert resolve(chinese, "keys.zh.md#模型该账户不可用") == ""
 
 
 # ---- commands ----

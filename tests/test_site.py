@@ -117,6 +117,14 @@ def test_a_translation_has_the_anchors_of_its_source(site):
         assert wanted <= found, source.name
 
 
+def test_the_navigation_names_a_translation_by_its_own_title(site):
+    navigation = (site / "zh" / "index.html").read_text().partition("<article")[0]
+    for source in (ROOT / "docs").glob("*.zh.md"):
+        title = re.search(r"^# (.+)$", source.read_text(), re.MULTILINE)
+        assert title
+        assert title[1] in navigation, source.name
+
+
 def test_each_language_has_an_index_of_its_own(site):
     for folder in ("", "zh"):
         places = [

@@ -80,6 +80,63 @@ def test_sections_that_came_or_went_are_found(translation):
     assert "a section that was taken out" in tool.problems(translation)[0]
 
 
+@pytest.mark.parametrize(
+    ("english", "chinese", "problem"),
+    [
+        ("Set `stop_at`.", "设置 `stop`。", ["lacks `stop_at`", "adds `stop`"]),
+        ("Set `stop_at`.", "设置。", ["lacks `stop_at`"]),
+        ("Take 98 %, or 1,000.", "用 89% 或 1,000。", ["lacks 98", "adds 89"]),
+        ("| a | b |\n|---|---|\n| c | d |", "| 甲 | 乙 |\n|---|---|", ["lacks a row of 2 cells"]),
+        ("| a | b |\n|---|---|", "| 甲 | 乙 |\n|---|---|\n| 丙 |", ["adds a row of 1 cells"]),
+        ("```sh\nmake run  # it\n```", "```sh\nmake site  # 它\n```", ["lacks make run", "adds make site"]),
+        (
+            "See [it](keys.md).",
+            "见[此处](keys.zh.md#密钥)。",
+            ["lacks a link to keys.md", "adds a link to keys.md#0"],
+        ),
+        (
+            "See [it](keys.md#import).",
+            "见[此处](keys.zh.md#状态)。",
+            ["lacks a link to keys.md#2", "adds a link to keys.md#1"],
+        ),
+    ],
+    ids=["another name", "a lost name", "a figure", "a lost row", "a lost cell", "a command", "a page", "a heading"],
+)
+def test_what_is_not_translated_is_the_same_in_both(translation, english, chinese, problem):
+    translation.with_name("keys.md").write_text(ENGLISH.replace("There are five.", english))
+    translation.write_text(CHINESE.replace("五种。", chinese))
+    tool.confirm(translation)
+    assert tool.problems(translation) == [f"keys.zh.md: ## 状态 {one}" for one in problem]
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ("Set `stop_at` to 98 %, not\nto\n3.5 s.", "`stop_at` 设为 98%。不要设为 3.5 秒。"),
+        ("| a `b` |\n|---|", "| 甲 `b` |\n|---|"),
+        ("```sh\n# first\nmake run        # it\n```", "```sh\n# 首先\nmake run  # 它\n```"),
+        ("See [it](keys.md#import), [5](x.png).", "见[此处](keys.zh.md#导入)、[5](x.png)。"),
+    ],
+    ids=["prose", "a table", "comments of commands", "links"],
+)
+def test_a_whole_translation_has_no_problem(translation, english, chinese):
+    translation.with_name("keys.md").write_text(ENGLISH.replace("There are five.", english))
+    translation.write_text(CHINESE.replace("五种。", chinese))
+    tool.confirm(translation)
+    assert tool.problems(translation) == []
+
+
+def test_a_link_leads_to_the_translation_of_a_page_where_there_is_one(translation):
+    other = translation.with_name("money.md")
+    other.write_text("# Money\n")
+    translation.with_name("keys.md").write_text(ENGLISH + "\n[Money](money.md), [English](keys.md)\n")
+    translation.write_text(CHINESE + "\n[费用](money.md)、[English](keys.md)\n")
+    tool.confirm(translation)
+    assert tool.problems(translation) == []
+    other.with_name("money.zh.md").write_text("# 费用\n")
+    assert tool.problems(translation) == ["keys.zh.md: money.md should be money.zh.md"]
+
+
 def test_a_translation_says_what_it_was_made_from(translation):
     translation.write_text(CHINESE)
     assert "its first line is not `<!-- translation of keys.md" in tool.problems(translation)[0]

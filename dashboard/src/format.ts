@@ -41,11 +41,10 @@ export function ms(value: number | null | undefined): string {
 
 /** `12 s`, `5 min`, `3 h`, `2 d`. */
 export function seconds(value: number): string {
-  if (value < 10) return `${value.toFixed(value < 1 ? 2 : 1)} s`;
-  if (value < 90) return `${Math.round(value)} s`;
-  if (value < 5_400) return `${Math.round(value / 60)} min`;
-  if (value < 172_800) return `${Math.round(value / 3_600)} h`;
-  return `${Math.round(value / 86_400)} d`;
+  if (value < 90) return t("span-s", { n: value < 1 ? value.toFixed(2) : value < 10 ? value.toFixed(1) : Math.round(value) });
+  if (value < 5_400) return t("span-min", { n: Math.round(value / 60) });
+  if (value < 172_800) return t("span-h", { n: Math.round(value / 3_600) });
+  return t("span-d", { n: Math.round(value / 86_400) });
 }
 
 export const minutes = (value: number): string => (value < 1 ? seconds(value * 60) : seconds(Math.max(90, value * 60)));

@@ -41,7 +41,7 @@ export const columns = (): Column<KeyLine>[] => [
   { name: "reason", title: t("reason"), cell: (key) => said("reason", key.reason), order: (key) => key.reason, kind: "wide", width: "minmax(6rem, 1.5fr)" },
   { name: "next", title: t("next"), cell: (key) => key.next && <span title={told("next", key.reason, key.next)}>{told("next", key.reason, key.next)}</span>, kind: "wide", width: "minmax(6rem, 2fr)" },
   { name: "credit", title: t("credit"), cell: (key) => format.usd(key.credit_usd), order: (key) => key.credit_usd ?? -1, kind: "wide number", width: "4.5rem" },
-  { name: "used", title: t("last-used"), cell: (key) => lastUsed(key.last_used), order: (key) => key.last_used ?? "", kind: "wide number", width: "7rem" },
+  { name: "used", title: t("last-used"), cell: (key) => lastUsed(key.last_used), order: (key) => key.last_used ?? "", kind: "wide number", width: "8.5rem" },
 ];
 
 /** It is known to the hour today, else to the day. */

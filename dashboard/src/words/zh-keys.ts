@@ -54,7 +54,7 @@ export const zh = {
   "too-large": "超过 8 MB，请分批导入。",
   "check-first": "先向 OpenAI 验证",
   "replace-secret": "更换已有标识的密钥内容",
-  "next-try": "下次重试",
+  "next-try": "下次尝试",
   evidence: "依据",
   users: "使用者",
   "its-requests": "相关请求",

@@ -12,7 +12,7 @@ export const zh = {
   "requests-none": "尚无请求。",
   "requests-none-next": "请求结束后会显示在这里（除非 requests_kept 为 0）。",
   "room-again": "恢复时间",
-  endpoint: "接口",
+  endpoint: "端点",
   took: "耗时",
   "took-of": "{total}（排队 {queue}，首字节 {first}，代理自身 {own}）",
   "tokens-of": "输入 {n}（缓存 {cached}），输出 {out}，{how}",
