@@ -34,7 +34,7 @@ function Explained({ row, why }: { row: RequestRow; why: Explanation }) {
     [t("endpoint"), row.endpoint + (row.streamed ? ", stream" : "")],
     [t("took"), t("took-of", { total: format.ms(row.total_ms), queue: format.ms(row.queue_ms), first: format.ms(row.ttfb_ms), own: format.ms(row.overhead_ms) })],
     ["", why.longest],
-    [t("tokens"), t("tokens-of", { n: format.whole(row.prompt_tokens), cached: format.whole(row.cached_tokens), out: format.whole(row.completion_tokens), how: row.certainty })],
+    [t("tokens"), [t("tokens-of", { n: format.whole(row.prompt_tokens), cached: format.whole(row.cached_tokens), out: format.whole(row.completion_tokens) }), row.certainty].filter(Boolean).join(" · ")],
     [t("cost"), format.usd(row.usd)],
   ];
   if (why.until) facts.unshift([t("room-again"), <Time at={why.until} />]);

@@ -15,7 +15,7 @@ export const en = {
   endpoint: "Endpoint",
   took: "Took",
   "took-of": "{total} ({queue} in the queue, first byte after {first}, {own} in the proxy)",
-  "tokens-of": "{n} in ({cached} cached), {out} out, {how}",
+  "tokens-of": "{n} in ({cached} cached), {out} out",
   command: "Command",
   rules: "Rules",
   needed: "Needed",

@@ -15,7 +15,7 @@ export const zh = {
   endpoint: "端点",
   took: "耗时",
   "took-of": "{total}（排队 {queue}，首字节 {first}，代理自身 {own}）",
-  "tokens-of": "输入 {n}（缓存 {cached}），输出 {out}，{how}",
+  "tokens-of": "输入 {n}（缓存 {cached}），输出 {out}",
   command: "命令",
   rules: "规则",
   needed: "所需",
