@@ -37,8 +37,8 @@ class Rig:
     ca_file: Path
     store_port: int
     store_pid: int
-    rolter: Path | None
-    litellm: Path | None
+    rolter: Path | None = None
+    litellm: Path | None = None
 
 
 @dataclass(frozen=True)

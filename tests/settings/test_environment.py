@@ -130,7 +130,7 @@ def test_an_images_defaults_give_way_to_the_file_and_to_the_environment(load_yam
     assert settings.workers == 4
     assert settings.state_dir == Path("/image")
     assert (settings.queue.max_wait, settings.queue.max_waiting) == (30, 9)  # a section is one file's
-    assert settings.origin.places["state_dir"] == f"{tmp_path / 'image.yaml'}:4"
+    assert settings.origin.places["state_dir"] == f"{tmp_path / 'image.yaml'}:4:1"
     assert tmp_path / "image.yaml" in settings.files
 
 

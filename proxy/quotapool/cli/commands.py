@@ -422,12 +422,14 @@ def simulate(context: typer.Context) -> None:
     sys.exit(main(context.args))
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def demo(
     port: Annotated[int, typer.Option(help="The clients' port.", min=1, max=65535)] = 8080,
     admin_port: Annotated[int, typer.Option(help="The operators' port.", min=1, max=65535)] = 9090,
 ) -> None:
-    """A simulated OpenAI, the proxy in front of it, a few calls; no key is needed, and nothing leaves this machine."""
+    """Try it: a simulated OpenAI, a pool of keys, a few calls.
+
+    No key is needed, and nothing leaves this machine. Serves until Ctrl-C."""
     from quotapool.cli import demo as demonstration
 
     raise typer.Exit(demonstration.run(demonstration.simulated(), port, admin_port))
