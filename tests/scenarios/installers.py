@@ -137,6 +137,8 @@ WAYS = {
 
 
 def main() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background, and then in what is started too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     wheel = Path(sys.argv[1]).resolve()
     for tool in ("uv", "uvx", "pipx"):
         assert shutil.which(tool), f"{tool} is not here"
