@@ -48,7 +48,7 @@ def test_an_open_port_is_fine_once_the_store_has_a_client(opened, valkey_url, ca
     assert run(settings) == 2
     asyncio.run(_make_a_client(valkey_url))
     assert run(settings) == 0
-    assert capsys.readouterr().out == "ok: 1 keys in 1 accounts, 0 clients\n"
+    assert capsys.readouterr().out == "ok: 1 key in 1 account, 0 clients\n"
 
 
 def test_a_store_that_does_not_answer_leaves_it_open_and_says_so(opened, capsys):

@@ -29,9 +29,14 @@ def run(settings: Settings) -> int:
                 f"listen: {settings.listen} can be reached from other machines, and clients: is empty; `serve` starts "
                 f"only if the store has a client's key, and the store cannot be asked now: {error}"
             )
-    accounts = len({key.account for key in settings.keys})
-    typer.echo(f"ok: {len(settings.keys)} keys in {accounts} accounts, {len(settings.clients)} clients")
+    accounts = {key.account for key in settings.keys}
+    found = [_counted(len(settings.keys), "key"), _counted(len(accounts), "account")]
+    typer.echo(f"ok: {' in '.join(found)}, {_counted(len(settings.clients), 'client')}")
     return 0
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _warn(message: str) -> None:

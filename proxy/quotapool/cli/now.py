@@ -128,7 +128,8 @@ def _print_now(now: Now) -> None:
         console.print(waiting_table(now.waiting))
     _print_credit(console, now.credit)
     limit = "" if now.daily_limit_usd is None else f" of ${now.daily_limit_usd:,.2f}"
-    rates = f"{now.requests_per_minute:,.0f} requests a minute, {now.errors_per_minute:,.0f} of them refused"
+    requests = f"{now.requests_per_minute:,.0f}"
+    rates = f"{requests} request{'s' * (requests != '1')} a minute, {now.errors_per_minute:,.0f} of them refused"
     line(f"{rates}; spent today: ${now.spent_today_usd:,.2f}{limit}")
 
 
