@@ -1,0 +1,207 @@
+"""The commands that show how the pool stands, what it did and why."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from quotapool.cli.groups import LOOK
+from quotapool.cli.options import ConfigOption, EnvFileOption, JsonOption, settings_or_exit
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=LOOK)
+def now(config: ConfigOption = None, env_file: EnvFileOption = None, json: JsonOption = False) -> None:
+    """Show how the pool stands: room, what runs dry, who waits.
+
+    First what needs to be looked at, if anything does.
+    """
+    from quotapool.cli.now import show_now
+
+    raise typer.Exit(show_now(settings_or_exit(config, env_file), as_json=json))
+
+
+@app.command(rich_help_panel=LOOK)
+def room(
+    model: Annotated[str, typer.Argument(help="A model, or the name of its group.")],
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    everything: Annotated[bool, typer.Option("--all", help="Show every account of a large pool.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show one model's room by account, and when it runs dry."""
+    from quotapool.cli.now import show_room
+
+    raise typer.Exit(show_room(settings_or_exit(config, env_file), model, show_all=everything, as_json=json))
+
+
+@app.command(rich_help_panel=LOOK)
+def savings(config: ConfigOption = None, env_file: EnvFileOption = None, json: JsonOption = False) -> None:
+    """Show which errors, and how much money, clients were spared."""
+    from quotapool.cli.savings import run
+
+    raise typer.Exit(run(settings_or_exit(config, env_file), as_json=json))
+
+
+@app.command(rich_help_panel=LOOK)
+def usage(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="What a row is: account, key, model, client, day or pool; or a pair: "
+            "'client,model', 'key,model' or 'client,day'."
+        ),
+    ] = "model",
+    since: Annotated[
+        str, typer.Option(help="A UTC day (2026-11-01), 7d, 24h, 90m, 15:00, 2026-11-01T15:00, or month.")
+    ] = "month",
+    until: Annotated[
+        str | None, typer.Option(help="The same; a day is included, a time is not.", show_default="now")
+    ] = None,
+    every: Annotated[str | None, typer.Option(help="A row for each 1m, 5m, 1h or 1d.", show_default="one sum")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Only this one of what comes first in --by.", show_default=False)
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(help="Only so many names, those that cost most (at most 100); the others in one row."),
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, for spreadsheets.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show what was used and spent, by client, key, model or day.
+
+    Exact, estimated and unpriced are told apart, refusals are counted, and what cannot be seen from here is named.
+    """
+    from quotapool.cli.usage import run
+
+    settings = settings_or_exit(config, env_file)
+    code = run(settings, by=by, since=since, until=until, every=every, only=only, top=top, as_csv=csv, as_json=json)
+    raise typer.Exit(code)
+
+
+@app.command(rich_help_panel=LOOK)
+def logs(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    last: Annotated[int, typer.Option(help="How many requests.", min=0, max=100_000)] = 50,
+    client: Annotated[str | None, typer.Option(help="Only requests of this client.", show_default=False)] = None,
+    key: Annotated[str | None, typer.Option(help="Only requests that tried this key.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="Only requests for this model.", show_default=False)] = None,
+    code: Annotated[
+        str | None,
+        typer.Option(help="Only requests with this error code of the proxy, or reason of OpenAI.", show_default=False),
+    ] = None,
+    errors: Annotated[bool, typer.Option("--errors", help="Only requests that were refused, failed or cut.")] = False,
+    waited: Annotated[bool, typer.Option("--waited", help="Only requests that waited in the queue.")] = False,
+    retried: Annotated[bool, typer.Option("--retried", help="Only requests with more than one attempt.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Then show new ones as they end, until Ctrl-C.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line, for programs.")] = False,
+) -> None:
+    """Show the last requests: who, which model, what came of each.
+
+    Those of all replicas, with their duration, tokens, cost and keys. Prompts and answers are kept nowhere.
+    """
+    from quotapool.cli.logs import run
+    from quotapool.shapes.requests import RequestQuery
+
+    settings = settings_or_exit(config, env_file)
+    query = RequestQuery(last, client, key, model, code, errors, waited, retried)
+    raise typer.Exit(run(settings, query, as_json=json, follow=follow))
+
+
+@app.command(rich_help_panel=LOOK)
+def explain(
+    request_id: Annotated[
+        str | None,
+        typer.Argument(
+            help="From the answer's x-quotapool-request-id, or `quotapool logs`.",
+            show_default=False,
+            metavar="REQUEST_ID",
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    dry_run: Annotated[
+        str | None,
+        typer.Option(
+            "--dry-run",
+            metavar="FILE",
+            help="Instead, say what would happen to a request with this body (-: standard input). It is not sent.",
+            show_default=False,
+        ),
+    ] = None,
+    client: Annotated[
+        str | None, typer.Option(help="For --dry-run: the client whose request it is.", show_default=False)
+    ] = None,
+    endpoint: Annotated[str, typer.Option(help="For --dry-run: the path that is called.")] = "/v1/chat/completions",
+    json: JsonOption = False,
+) -> None:
+    """Say why a request was refused, failed or slow, and what helps.
+
+    It names who used what the request was short of. With --dry-run: what would happen to a request now.
+    """
+    if (request_id is None) is (dry_run is None):
+        raise typer.BadParameter("give either a REQUEST_ID or --dry-run FILE")
+    settings = settings_or_exit(config, env_file)
+    if dry_run is not None:
+        from quotapool.cli import dry_run as command
+
+        raise typer.Exit(command.run(settings, dry_run, endpoint=endpoint, client=client, as_json=json))
+    from quotapool.cli.explain import run
+
+    raise typer.Exit(run(settings, request_id or "", as_json=json))
+
+
+@app.command(rich_help_panel=LOOK)
+def dashboard(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Only print the link.")] = False,
+) -> None:
+    """Open the operators' page in a browser, logged in.
+
+    The link that it prints works once, for a minute.
+    """
+    from quotapool.cli.dashboard import run
+
+    raise typer.Exit(run(settings_or_exit(config, env_file), is_opened=not no_open))
+
+
+@app.command(rich_help_panel=LOOK)
+def events(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(help="Only events of this kind: state, brake, egress, policy, operator …", show_default="all"),
+    ] = None,
+    subject: Annotated[
+        str | None,
+        typer.Option(
+            help="Only events about k/KEY, a/ACCOUNT, o/ORGANISATION, c/CLIENT or t/TEAM.", show_default="all"
+        ),
+    ] = None,
+    since: Annotated[str, typer.Option(help="A span (90m, 24h, 7d), or a day or time (2026-11-01T15:00, UTC).")] = "7d",
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Then show new ones as they come, until Ctrl-C.")
+    ] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, for spreadsheets.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line, for programs.")] = False,
+) -> None:
+    """Show what happened to keys, and which operator changed what.
+
+    The pool keeps its last 10,000 events; the oldest is shown first.
+    """
+    from quotapool.cli.events import Form, run
+    from quotapool.shapes.general import EventQuery
+
+    form: Form = "csv" if csv else "json" if json else "lines"
+    query = EventQuery(kind=kind, subject=subject)
+    raise typer.Exit(run(settings_or_exit(config, env_file), query, since, form, follow=follow))
