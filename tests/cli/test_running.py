@@ -282,6 +282,22 @@ def test_root_does_not_start_the_store_of_another_user(tmp_path, capsys):
 # ---- health
 
 
+async def test_healthcheck_finds_the_service_and_else_this_users_only_proxy(tmp_path, monkeypatch):
+    sockets = tmp_path / "unix"
+    monkeypatch.setattr(running_proxies, "_UNIX_SOCKETS", sockets)
+    async with proxy(tmp_path, admin_listen="0.0.0.0:9191"):
+        line = f"0000: 00000002 00000000 00010000 0001 01 123 {tmp_path}/{FILE}.new\n"
+        sockets.write_text(line)
+        assert await asyncio.to_thread(health.operators_address, {}) == "0.0.0.0:9191"
+        another = tmp_path / "another"
+        another.mkdir()
+        with listening(another):  # which of the two is meant?
+            sockets.write_text(line + line.replace(f"{tmp_path}/", f"{another}/"))
+            assert await asyncio.to_thread(health.operators_address, {}) == "127.0.0.1:9090"
+            monkeypatch.setattr(running_proxies, "SERVICE", tmp_path)
+            assert await asyncio.to_thread(health.operators_address, {}) == "0.0.0.0:9191"
+
+
 async def test_healthcheck_asks_where_the_proxy_on_the_state_dir_listens(tmp_path):
     async with proxy(tmp_path, admin_listen="0.0.0.0:9191"):
         address = await asyncio.to_thread(health.operators_address, {"QUOTAPOOL_STATE_DIR": str(tmp_path)})

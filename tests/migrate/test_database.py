@@ -67,6 +67,14 @@ def test_all_rows_come_page_by_page_in_order(tmp_path, monkeypatch):
     assert found == [str(number) for number in range(2_500)]
 
 
+def test_rows_without_a_key_end_the_reading_and_do_not_repeat_it(tmp_path):
+    file = tmp_path / "odd.db"
+    with sqlite3.connect(file) as connection:
+        connection.executescript("CREATE TABLE t (id TEXT PRIMARY KEY, a TEXT); INSERT INTO t VALUES (NULL, 'x')")
+    with opened(str(file)) as database, pytest.raises(SourceError, match="the table t has a row without id"):
+        list(rows(database, "t", ("a",), key="id"))
+
+
 def test_what_is_still_in_the_write_ahead_log_is_read_while_the_program_runs(tmp_path):
     path = tmp_path / "wal.db"
     writer = sqlite3.connect(path, isolation_level=None)

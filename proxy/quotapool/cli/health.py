@@ -15,11 +15,12 @@ _DEFAULT: Final = "127.0.0.1:9090"
 def operators_address(env: Mapping[str, str]) -> str:
     """That of the proxy that runs on QUOTAPOOL_STATE_DIR, else of the service's or this user's only one; else the
     default, where a hanging proxy will not answer."""
-    named = env.get(STATE_DIR, "").strip()
-    if named:
+    if named := env.get(STATE_DIR, "").strip():
         return _told_by(Path(named)) or _DEFAULT
+    if told := _told_by(running_proxies.SERVICE):
+        return told
     others = running_proxies.state_dirs()
-    return _told_by(running_proxies.SERVICE) or (_told_by(others[0]) if len(others) == 1 else "") or _DEFAULT
+    return (_told_by(others[0]) if len(others) == 1 else "") or _DEFAULT
 
 
 def _told_by(state_dir: Path) -> str:

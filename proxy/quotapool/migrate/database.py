@@ -66,7 +66,8 @@ def rows(database: Database, table: str, needed: Sequence[str], *, also: Sequenc
     while page := database.page(table, columns, key, after):
         for row in page:
             yield {**absent, **row} if absent else row
-        after = page[-1][key]
+        if (after := page[-1][key]) is None:  # the next page would be the same again
+            raise SourceError(f"{database.where}: the table {table} has a row without {key}; is the copy complete?")
 
 
 def resolved(source: str) -> str:
