@@ -59,7 +59,7 @@ def add(proxy: RunningProxy, name: str, *more: str) -> str:
 
 
 def known_to_all(proxy: RunningProxy, key: str) -> None:
-    wait_until(lambda: {me(proxy, key).status for _ in range(8)} == {200}, "its key works in all workers", 3)
+    wait_until(lambda: {me(proxy, key).status for _ in range(30)} == {200}, "its key works in all workers", 5)
 
 
 def admin(proxy: RunningProxy, method: str, path: str, body: Any = None) -> tuple[int, Any]:

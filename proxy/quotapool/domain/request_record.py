@@ -31,6 +31,15 @@ class AttemptRecord(msgspec.Struct, eq=False):
     prompt_estimate: int = 0  # tokens of the prompt, until upstream reports them
 
 
+class Saved(msgspec.Struct, frozen=True, gc=False):
+    """Calls upstream, tokens and picodollars (None: no price is known) that a request did not use."""
+
+    requests: int = 0
+    prompt: int = 0
+    completion: int = 0
+    pico: int | None = 0
+
+
 class RequestRecord(msgspec.Struct, eq=False):
     """One request of one client."""
 
@@ -43,7 +52,9 @@ class RequestRecord(msgspec.Struct, eq=False):
     model: str = ""
     streamed: bool = False
     status: int = 0
-    source: str = "proxy"  # where the client's answer came from: proxy | upstream
+    source: str = "proxy"  # where the client's answer came from: proxy | upstream | cache
+    cache: str = ""  # what the cache did for it: hit | miss | coalesced | bypass; "": there is none for it
+    saved: Saved | None = None  # what its answer would have used, had it not been in the cache or on its way
     code: str = ""  # the proxy's own error code, if it answered with one
     rules: tuple[str, ...] = ()  # with `code`: the client's own limits that refused it, such as "rpm" or "usd/month"
     beyond: tuple[str, ...] = ()  # its client's budgets without force (soft, shadow) that it went beyond

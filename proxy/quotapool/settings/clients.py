@@ -23,7 +23,8 @@ class ClientOptions(RuleOptions):
 
     `team`: it shares that team's limits and budgets besides its own. `models`: names or patterns (fnmatch); empty: all.
     `expires_on`: the first day (UTC) on which its key is refused. `allowed_ips`: addresses or networks that it may call
-    from; empty: any. `on_stream_overrun`: whether a stream that uses up a budget is finished or cut.
+    from; empty: any. `on_stream_overrun`: whether a stream that uses up a budget is finished or cut. `cache`: whether it
+    is served from the cache; None: as the option `cache.clients` says.
     """
 
     team: Name | None = None
@@ -34,6 +35,7 @@ class ClientOptions(RuleOptions):
     expires_on: date | None = None
     allowed_ips: Annotated[tuple[NetworkName, ...], Field(max_length=_MOST_NETWORKS)] = ()
     on_stream_overrun: Literal["finish", "cut"] = "finish"
+    cache: bool | None = None
     labels: Annotated[dict[Name, Text], Field(max_length=_MOST_LABELS)] = {}
 
 

@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr
 from quotapool.domain.quantities import Dimension, Limits
 from quotapool.settings.alerts import Alerts
 from quotapool.settings.budgets import LimitTable, ModelGroups
+from quotapool.settings.cache import Cache
 from quotapool.settings.clients import Client
 from quotapool.settings.dashboard import Dashboard
 from quotapool.settings.forward_proxy import ForwardProxyOption
@@ -231,6 +232,7 @@ class Settings(Section):
     clients: tuple[Client, ...] = ()
     teams: dict[Name, RuleOptions] = {}
 
+    cache: Cache = Cache()
     objects: StoredObjects = StoredObjects()
 
     queue: Queue = Queue()
