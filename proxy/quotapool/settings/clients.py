@@ -23,8 +23,8 @@ class ClientOptions(RuleOptions):
 
     `team`: it shares that team's limits and budgets besides its own. `models`: names or patterns (fnmatch); empty: all.
     `expires_on`: the first day (UTC) on which its key is refused. `allowed_ips`: addresses or networks that it may call
-    from; empty: any. `on_stream_overrun`: whether a stream that uses up a budget is finished or cut. `cache`: whether it
-    is served from the cache; None: as the option `cache.clients` says.
+    from; empty: any. `on_stream_overrun`: whether a stream that uses up a budget is finished or cut. `cache`: whether
+    it is served from the cache; None: as the option `cache.clients` says.
     """
 
     team: Name | None = None
