@@ -1,6 +1,7 @@
 """THE REQUEST PATH: from a client's first line to the settled reservation. Read it from the top.
 
-    authenticate -> endpoint -> read and estimate -> place -> reserve (or wait, or refuse) -> attempt -> relay -> settle
+    authenticate -> endpoint -> read and estimate -> place -> (reuse) -> reserve (or wait, or refuse) -> attempt -> relay
+    -> settle
 
 Each step names the statuses it may answer with. `docs/request-life.md` tells the same as a story.
 """
@@ -30,6 +31,8 @@ from quotapool.request.outcome import Held, Outcome
 from quotapool.request.read import read_client_request, want_of
 from quotapool.request.refusals import not_served
 from quotapool.request.relay import Downstream
+from quotapool.request.reuse import Reuse
+from quotapool.settings import Client
 
 
 class RequestPath:
@@ -47,6 +50,7 @@ class RequestPath:
         failover: Failover,
         parts: AttemptParts,
         me: Me,
+        reuse: Reuse,
     ) -> None:
         self._configuration = configuration
         self._auth = auth
@@ -56,6 +60,7 @@ class RequestPath:
         self._objects = objects
         self._failover = failover
         self._parts = parts
+        self._reuse = reuse
         self.me = me
 
     def client_of(self, headers: Head) -> str:
@@ -93,12 +98,23 @@ class RequestPath:
         )
         record.model, record.streamed = request.model, request.streamed
         refuse_model(client, request)  # 403
-        charge = self._parts.charging.charge(record.client, request)  # 403, 503
         await self._place(down, request, record.client)  # 400, 404, 503
+
+        # Need it be asked, or is its answer known, or on its way to another?
+        reusable = self._reuse.of(down, request, client, record)
+        if reusable is None:
+            await self._ask(down, request, client, record)
+        else:
+            await reusable.serve(lambda to: self._ask(to, request, client, record))  # 504, and what `_ask` answers
+
+    async def _ask(
+        self, down: Downstream, request: ClientRequest, client: Client | None, record: RequestRecord
+    ) -> None:
+        """One account after another, until one delivers."""
+        now = self._configuration.now
+        charge = self._parts.charging.charge(record.client, request)  # 403, 503
         if now.settings.safety.identifier:
             self._identify(down, request, record.client)
-
-        # One account after another, until one delivers.
         want = want_of(request, down.headers, record.client, client, now)
         want.charge = charge
         if request.boundary:
