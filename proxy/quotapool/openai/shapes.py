@@ -120,3 +120,11 @@ class Event(msgspec.Struct, gc=False):
     delta: Any = None
     service_tier: Any = None
     response: NestedResponse | None = None  # can be megabytes, of which only the usage is needed
+
+
+class ResponseEvent(msgspec.Struct, gc=False):
+    type: Any = None
+    error: Any = None
+    output_index: Any = None
+    item: msgspec.Raw = NONE
+    response: msgspec.Raw = NONE
