@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quotapool.cache.entry import Form
 from quotapool.cache.recording import End, Reader, Recording
+from quotapool.openai.replay import Form
 
 
 async def all_of(reader: Reader, pace: int = 0) -> bytes:

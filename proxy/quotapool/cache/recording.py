@@ -11,8 +11,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from enum import Enum
 
-from quotapool.cache.entry import Cost, Form
+from quotapool.cache.entry import Cost
 from quotapool.cache.store import Found
+from quotapool.openai.replay import Form
 
 
 class End(Enum):

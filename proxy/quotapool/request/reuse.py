@@ -16,18 +16,20 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from quotapool.cache.entry import Cost, Entry, Form
+from quotapool.cache.entry import Cost, Entry
 from quotapool.cache.recording import End, Recording
 from quotapool.cache.store import CacheStore, Found, Led
 from quotapool.domain.request_record import RequestRecord, Saved
+from quotapool.ledger.grants import Hold
 from quotapool.openai import replies
 from quotapool.openai.cacheable import Canonical, canonical, unstorable
 from quotapool.openai.head import Head, Header
 from quotapool.openai.refusal import Refusal
-from quotapool.openai.replay import Kind, Replay, whole
+from quotapool.openai.replay import Form, Kind, Replay, whole
 from quotapool.pool.configuration import Configuration
 from quotapool.request.cache_control import NOTHING_SAID, CacheControl, read_cache_control
 from quotapool.request.client_request import ClientRequest
+from quotapool.request.part_payment import PartPayment
 from quotapool.request.recorder import HEADER, Recorder
 from quotapool.request.relay import Downstream
 from quotapool.settings import Client
@@ -42,7 +44,7 @@ class Reuse:
     """One process's part. `store` None: there is no cache.
 
     `since`: when a client of this name was made (Unix seconds), so that the next one of the name is another; 0 for those
-    of the configuration. `pays` charges a client for what it did not have to ask for.
+    of the configuration.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class Reuse:
         configuration: Configuration,
         *,
         since: Callable[[str], float],
+        payment: PartPayment,
     ) -> None:
         self.store: CacheStore | None = None
+        self.payment = payment
         self.under_way: dict[bytes, Recording] = {}
         self._configuration = configuration
         self._since = since
@@ -284,8 +288,10 @@ class Reusable:
             if rest is None:
                 return False
             body = first + rest
+        saved = _saved(entry.cost)
+        self._settle(await self._hold(saved), saved)
         headers = [(b"age", b"%d" % max(0, int(found.age_s))), *self._headers(b"hit", entry.content_type, replay)]
-        self._note("hit", entry.cost)
+        self._note("hit", saved)
         length = None if replay is not None and self._request.streamed else len(body)
         if (full := down.reply(200, "", headers, length, body)) is not None:
             await full
@@ -293,12 +299,14 @@ class Reusable:
 
     async def _follow(self, recording: Recording) -> bool:
         """Answer from what another gets. False: that came to nothing, and nothing was sent."""
-        reader = recording.reader()
+        reader, hold, saved = recording.reader(), None, None
         try:
             if not await reader.begins():
                 found, most = recording.found, self._control.max_age_s
                 return found is not None and (most is None or found.age_s <= most) and await self._hit(found)
-            replay = self._replay(recording.form) if recording.status == 200 else None
+            replay = None
+            if recording.status == 200:
+                hold, replay = await self._hold(None), self._replay(recording.form)
             headers = [*recording.headers, *self._headers(b"coalesced", recording.content_type, replay)]
             down, body = self._down, b""
             is_streamed = recording.form is Form.EVENTS and self._request.streamed and recording.status == 200
@@ -313,11 +321,13 @@ class Reusable:
             rest = b"" if replay is None else replay.finish()
             if recording.ended is not End.WHOLE or rest is None:
                 if is_streamed:
-                    self._note("coalesced", Cost())
+                    saved = Saved()
+                    self._note("coalesced", saved)
                     self._record.cut = True
                     down.cut()
                 return is_streamed
-            self._note("coalesced", recording.cost, recording.status)
+            saved = _saved(recording.cost)
+            self._note("coalesced", saved, recording.status)
             if is_streamed:
                 await down.write(rest)
                 await down.finish()
@@ -329,6 +339,14 @@ class Reusable:
             return True
         finally:
             reader.close()
+            self._settle(hold, saved)
+
+    async def _hold(self, saved: Saved | None) -> Hold | None:
+        """Raises Refusal (403, 429, 503)."""
+        return await self._reuse.payment.hold(self._record.client, self._request, self._cache.client_pays, saved)
+
+    def _settle(self, hold: Hold | None, saved: Saved | None) -> None:
+        self._reuse.payment.settle(hold, self._cache.client_pays, saved)
 
     def _replay(self, form: Form) -> Replay | None:
         """Makes what was asked for of what was recorded; None: it is the same."""
@@ -351,10 +369,13 @@ class Reusable:
             headers.append((b"x-accel-buffering", b"no"))
         return headers
 
-    def _note(self, result: str, cost: Cost, status: int = 200) -> None:
+    def _note(self, result: str, saved: Saved, status: int = 200) -> None:
         record = self._record
-        record.status, record.source, record.cache = status, "cache", result
-        record.saved = Saved(1, cost.prompt, cost.completion, cost.pico)
+        record.status, record.source, record.cache, record.saved = status, "cache", result, saved
+
+
+def _saved(cost: Cost) -> Saved:
+    return Saved(1, cost.prompt, cost.completion, cost.pico)
 
 
 def _cost_of(record: RequestRecord) -> Cost:
