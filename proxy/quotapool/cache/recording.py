@@ -66,6 +66,8 @@ class Recording:
     def add(self, piece: bytes) -> Awaitable[None] | None:
         """What comes back is to be awaited before more is added."""
         self.size += len(piece)
+        if not piece:
+            return None
         if self.size <= self._most:
             self.pieces.append(piece)
         elif self.readers:
@@ -156,6 +158,13 @@ class Reader:
         self.at += 1
         recording.moved()
         return piece
+
+    async def rest(self) -> bytes:
+        """All pieces to its end, waited for."""
+        pieces = []
+        while piece := await self.piece():
+            pieces.append(piece)
+        return b"".join(pieces)
 
     def close(self) -> None:
         recording = self._recording

@@ -17,17 +17,20 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from quotapool.cache.entry import Cost, Entry
-from quotapool.cache.recording import End, Recording
+from quotapool.cache.recording import End, Reader, Recording
 from quotapool.cache.store import CacheStore, Found, Led
 from quotapool.domain.request_record import RequestRecord, Saved
 from quotapool.ledger.grants import Hold
 from quotapool.openai import replies
-from quotapool.openai.cacheable import Canonical, canonical, unstorable
-from quotapool.openai.head import Head, Header
+from quotapool.openai.cacheable import canonical
+from quotapool.openai.facts import Canonical
+from quotapool.openai.head import Header
+from quotapool.openai.own_members import OwnMembers
 from quotapool.openai.refusal import Refusal
-from quotapool.openai.replay import Form, Kind, Replay, whole
+from quotapool.openai.replay import EVENT_STREAM, JSON, Form, Kind, Replay, whole
+from quotapool.openai.storable import unstorable
 from quotapool.pool.configuration import Configuration
-from quotapool.request.cache_control import NOTHING_SAID, CacheControl, read_cache_control
+from quotapool.request.cache_control import CacheControl, cache_control
 from quotapool.request.client_request import ClientRequest
 from quotapool.request.part_payment import PartPayment
 from quotapool.request.recorder import HEADER, Recorder
@@ -37,7 +40,6 @@ from quotapool.settings.cache import Cache
 
 Ask = Callable[[Downstream], Awaitable[None]]
 _MOST_MODELS: Final = 1_000  # that clients named, for which it is known whether they match
-_MADE_OF_MODEL: Final = frozenset({"chat", "completions", "responses"})  # they have streams
 
 
 class Reuse:
@@ -70,9 +72,7 @@ class Reuse:
             return None
         if not cache.serves(None if client is None else client.cache) or not self._keeps(cache, request):
             return None
-        control = NOTHING_SAID
-        if "cache-control" in down.headers.first:
-            control = read_cache_control(down.headers.getall("cache-control"))
+        control = cache_control(down.headers)
         found = _canonical(request, down, control, cache)
         if isinstance(found, str):
             record.cache, record.kept = "bypass", found
@@ -114,8 +114,7 @@ def _canonical(request: ClientRequest, down: Downstream, control: CacheControl, 
     found = canonical(request.endpoint, down.method, down.target, request.text)
     if isinstance(found, str):
         return found
-    is_asked = control.max_age_s is not None or control.only_if_cached
-    return found if found.temperature <= cache.max_temperature or is_asked else "temperature"
+    return found if found.temperature <= cache.max_temperature or control.asks else "temperature"
 
 
 class Reusable:
@@ -165,7 +164,7 @@ class Reusable:
                 raise Refusal(replies.NOT_CACHED)
             return
         self._request.strip_usage = False  # what is recorded has it; this client's part is made of that
-        if control.no_cache or control.max_age_s == 0:
+        if not control.looks_up:
             record.cache, record.kept = "bypass", "no_cache"
             await self._ask(ask, Recording(self._cache.max_entry), b"bypass", shared=False)
         elif not self._may_be_shared():
@@ -279,67 +278,80 @@ class Reusable:
     # ---- those who need not ask
 
     async def _hit(self, found: Found) -> bool:
-        """Answer from an entry. False: it cannot be made into what was asked for, and nothing was sent."""
+        """Answer from an entry. False: it cannot be made into what was asked for, and nothing was sent. Raises Refusal
+        (403, 429, 503)."""
         entry, down = found.entry, self._down
-        replay = self._replay(entry.form)
-        body = entry.body
-        if replay is not None:
-            first, rest = replay.feed(body), replay.finish()
-            if rest is None:
-                return False
-            body = first + rest
+        conversion = self._conversion(entry.form, entry.content_type)
+        body, rest = conversion.feed(entry.body), conversion.finish()
+        if rest is None:
+            return False
+        body += rest
         saved = _saved(entry.cost)
         self._settle(await self._hold(saved), saved)
-        headers = [(b"age", b"%d" % max(0, int(found.age_s))), *self._headers(b"hit", entry.content_type, replay)]
+        headers = [(b"age", b"%d" % max(0, int(found.age_s))), *_headers(b"hit", conversion.content_type)]
         self._note("hit", saved)
-        length = None if replay is not None and self._request.streamed else len(body)
+        length = None if conversion.content_type == EVENT_STREAM else len(body)
         if (full := down.reply(200, "", headers, length, body)) is not None:
             await full
         return True
 
     async def _follow(self, recording: Recording) -> bool:
-        """Answer from what another gets. False: that came to nothing, and nothing was sent."""
+        """Answer from what another gets. False: that came to nothing, and nothing was sent. Raises Refusal (403, 429,
+        503)."""
         reader, hold, saved = recording.reader(), None, None
         try:
             if not await reader.begins():
                 found, most = recording.found, self._control.max_age_s
                 return found is not None and (most is None or found.age_s <= most) and await self._hit(found)
-            replay = None
-            if recording.status == 200:
-                hold, replay = await self._hold(None), self._replay(recording.form)
-            headers = [*recording.headers, *self._headers(b"coalesced", recording.content_type, replay)]
-            down, body = self._down, b""
-            is_streamed = recording.form is Form.EVENTS and self._request.streamed and recording.status == 200
-            if is_streamed:
-                await down.start(200, "", headers, None)
-            while piece := await reader.piece():
-                part = piece if replay is None else replay.feed(piece)
-                if is_streamed:
-                    await down.write(part)
-                else:
-                    body += part
-            rest = b"" if replay is None else replay.finish()
-            if recording.ended is not End.WHOLE or rest is None:
-                if is_streamed:
-                    saved = Saved()
-                    self._note("coalesced", saved)
-                    self._record.cut = True
-                    down.cut()
-                return is_streamed
-            saved = _saved(recording.cost)
-            self._note("coalesced", saved, recording.status)
-            if is_streamed:
-                await down.write(rest)
-                await down.finish()
-            else:
-                body += rest
-                length = None if self._request.streamed and recording.status == 200 else len(body)
-                if (full := down.reply(recording.status, "", headers, length, body)) is not None:
-                    await full
-            return True
+            if recording.status != 200:
+                return await self._follow_error(recording, reader)
+            hold = await self._hold(None)
+            saved = await self._follow_answer(recording, reader)
+            return saved is not None
         finally:
             reader.close()
             self._settle(hold, saved)
+
+    async def _follow_error(self, recording: Recording, reader: Reader) -> bool:
+        body = await reader.rest()
+        if recording.ended is not End.WHOLE:
+            return False
+        self._note("coalesced", Saved(), recording.status)
+        headers = [*recording.headers, *_headers(b"coalesced", recording.content_type)]
+        if (full := self._down.reply(recording.status, "", headers, len(body), body)) is not None:
+            await full
+        return True
+
+    async def _follow_answer(self, recording: Recording, reader: Reader) -> Saved | None:
+        """None: there was none, and nothing was sent."""
+        down, record = self._down, self._record
+        conversion = self._conversion(recording.form, recording.content_type)
+        headers = _headers(b"coalesced", conversion.content_type)
+        if conversion.content_type != EVENT_STREAM or recording.form is Form.JSON:
+            body = conversion.feed(await reader.rest())
+            rest = conversion.finish()
+            if recording.ended is not End.WHOLE or rest is None:
+                return None
+            body += rest
+            saved = _saved(recording.cost)
+            self._note("coalesced", saved)
+            length = None if conversion.content_type == EVENT_STREAM else len(body)
+            if (full := down.reply(200, "", headers, length, body)) is not None:
+                await full
+            return saved
+        self._note("coalesced", Saved())
+        await down.start(200, "", headers, None)
+        while piece := await reader.piece():
+            await down.write(conversion.feed(piece))
+        rest = conversion.finish()
+        if recording.ended is not End.WHOLE or rest is None:
+            record.cut = True
+            down.cut()
+            return Saved()
+        record.saved = saved = _saved(recording.cost)
+        await down.write(rest)
+        await down.finish()
+        return saved
 
     async def _hold(self, saved: Saved | None) -> Hold | None:
         """Raises Refusal (403, 429, 503)."""
@@ -348,30 +360,51 @@ class Reusable:
     def _settle(self, hold: Hold | None, saved: Saved | None) -> None:
         self._reuse.payment.settle(hold, self._cache.client_pays, saved)
 
-    def _replay(self, form: Form) -> Replay | None:
-        """Makes what was asked for of what was recorded; None: it is the same."""
-        if self._kind is None or self._canonical is None:
-            return None
-        streamed, usage = self._request.streamed, self._canonical.asked_usage
-        if (form is Form.EVENTS) == streamed and (usage or not streamed or self._request.endpoint.dialect != "chat"):
-            return None
-        return Replay(self._kind, form, streamed=streamed, usage=usage)
-
-    @staticmethod
-    def _headers(result: bytes, content_type: str, replay: Replay | None) -> list[Header]:
-        made = content_type if replay is None else replay.content_type
-        headers = [
-            (b"content-type", made.encode("latin-1")),
-            (b"x-quotapool-source", b"cache"),
-            (HEADER, result),
-        ]
-        if made.startswith("text/event-stream"):
-            headers.append((b"x-accel-buffering", b"no"))
-        return headers
+    def _conversion(self, form: Form, content_type: str) -> _Conversion:
+        kind, asked = self._kind, self._canonical
+        if kind is None or asked is None:
+            return _Conversion(content_type, None, None)
+        streamed = self._request.streamed
+        own = OwnMembers(asked.own, streamed=streamed) if kind == "responses" else None
+        replay = Replay(kind, form, streamed=streamed, usage=asked.asked_usage)
+        return _Conversion(EVENT_STREAM if streamed else JSON, replay, own)
 
     def _note(self, result: str, saved: Saved, status: int = 200) -> None:
         record = self._record
         record.status, record.source, record.cache, record.saved = status, "cache", result, saved
+
+
+class _Conversion:
+    """Makes what a client asked for of what was recorded for another one."""
+
+    __slots__ = ("_own", "_replay", "content_type")
+
+    def __init__(self, content_type: str, replay: Replay | None, own: OwnMembers | None) -> None:
+        self.content_type = content_type
+        self._replay = replay
+        self._own = own
+
+    def feed(self, piece: bytes) -> bytes:
+        part = piece if self._replay is None else self._replay.feed(piece)
+        return part if self._own is None or not part else self._own.feed(part)
+
+    def finish(self) -> bytes | None:
+        """None: it cannot be made."""
+        rest = b"" if self._replay is None else self._replay.finish()
+        if rest is None or self._own is None:
+            return rest
+        return (self._own.feed(rest) if rest else b"") + self._own.finish()
+
+
+def _headers(result: bytes, content_type: str) -> list[Header]:
+    headers = [
+        (b"content-type", content_type.encode("latin-1")),
+        (b"x-quotapool-source", b"cache"),
+        (HEADER, result),
+    ]
+    if content_type == EVENT_STREAM:
+        headers.append((b"x-accel-buffering", b"no"))  # else nginx and its like collect the events first
+    return headers
 
 
 def _saved(cost: Cost) -> Saved:
