@@ -7,7 +7,6 @@ import asyncio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from quotapool.cache.recording import End, Reader, Recording
 from quotapool.openai.replay import Form
 

@@ -1,8 +1,8 @@
 """An answer of upstream while it comes in: kept for the store, and read by those who asked the same meanwhile.
 
-Each reader gets it from the beginning, at its own pace. As long as it may still be kept whole, nobody waits for anybody:
-all of it stays in memory, at most `most` bytes. A longer one takes no more readers, and whoever adds to it waits for the
-slowest of those it has, once that one is `most` bytes behind.
+Each reader gets it from the beginning, at its own pace. As long as it may still be kept whole, nobody waits for
+anybody: all of it stays in memory, at most `most` bytes. A longer one takes no more readers, and whoever adds to it
+waits for the slowest of those it has, once that one is `most` bytes behind.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ _WHOLE_ITEMS: Final = frozenset(
     {"function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output", "local_shell_call",
      "local_shell_call_output", "shell_call", "shell_call_output", "apply_patch_call", "apply_patch_call_output"}
 )  # fmt: skip
-"""Items that upstream reads from the request, besides messages. Others stand for stored ones, or are of hosted tools."""
+"""Items that upstream reads from the request, besides messages. Others stand for stored ones, or for hosted tools."""
 _HIDDEN_ITEMS: Final = frozenset(
     {"reasoning", "compaction"}
 )  # read from the request if their encrypted content is there

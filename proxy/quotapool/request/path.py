@@ -1,6 +1,6 @@
 """THE REQUEST PATH: from a client's first line to the settled reservation. Read it from the top.
 
-    authenticate -> endpoint -> read and estimate -> place -> (reuse) -> reserve (or wait, or refuse) -> attempt -> relay
+    authenticate -> endpoint -> read and estimate -> place -> reuse, or: reserve (or wait, or refuse) -> attempt -> relay
     -> settle
 
 Each step names the statuses it may answer with. `docs/request-life.md` tells the same as a story.

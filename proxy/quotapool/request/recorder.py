@@ -1,4 +1,4 @@
-"""The client's side of a request whose answer is recorded: the client gets it as ever, and so do those who read along."""
+"""The client's side of a request whose answer is recorded: for the client as ever, and for those who read along."""
 
 from __future__ import annotations
 
