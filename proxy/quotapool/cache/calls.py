@@ -236,11 +236,9 @@ class Calls:
             return
         now = self.now
         clock, epoch = (f"{now:.6f}", str(self._epoch)) if now is not None else ("", "")
+        arguments: list[bytes | str] = [_pack(words), clock, epoch, self.process, str(self.max_size), *texts]
         raw = await self._store.evalsha_batch(
-            self._script,
-            self.prefix,
-            *(_pack(words), clock, epoch, self.process, str(self.max_size), *texts),
-            further_keys=lambda: keys_of(self.prefix, sent),
+            self._script, self.prefix, *arguments, further_keys=lambda: keys_of(self.prefix, sent)
         )
         start = 8 + int(raw[:8])
         answer = _unpack(raw[8:start])

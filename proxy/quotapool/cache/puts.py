@@ -163,7 +163,8 @@ class _Put(Item):
             self.puts.waiting -= self.size
 
 
-def charge_of(length: int, prefix: str, client: str, model: str) -> int:
-    """Bytes that an entry takes of the store's memory at most. `length`: of its sealed text."""
-    # Sizes of the allocator are at most a quarter apart; the prefix is part of the entry's key.
-    return _OVERHEAD + (length + len(prefix) + len(client.encode()) + len(model.encode())) * 5 // 4
+def charge_of(length: int, *names: str) -> int:
+    """Bytes that an entry takes of the store's memory at most. `length`: of its sealed text; `names`: the prefix of its
+    key, its client and model."""
+    # The allocator's sizes are at most a quarter apart.
+    return _OVERHEAD + (length + sum(len(name.encode()) for name in names)) * 5 // 4

@@ -2,7 +2,7 @@
 
 Nothing here raises and nothing waits for long: with the store away, full or slow, a look-up is Missing and an entry is
 not kept, and both are counted. An entry is served only before its end, by the store's clock, and never again after that
-clock was set back (`lua/cache.lua`). A step of less than half a second is not noticed, so entries end that much earlier.
+clock was set back (`lua/cache.lua`). A step of less than half a second is not noticed, so entries end that much sooner.
 """
 
 from __future__ import annotations
