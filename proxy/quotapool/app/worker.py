@@ -95,7 +95,7 @@ class Worker:
         )
         self.spend = SpendCounter(SpendStore(self.store, self.settings.pool), self.reporter)
         self.reporter.spend, self.reporter.refused = self.spend.count, self.spend.refused
-        self.reporter.rescued = self.spend.rescued
+        self.reporter.rescued, self.reporter.cached = self.spend.rescued, self.spend.cached
         self.ring = RequestRing(
             RequestStore(self.store, self.settings.pool),
             self.settings.requests_kept,
