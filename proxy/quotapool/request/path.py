@@ -1,7 +1,7 @@
 """THE REQUEST PATH: from a client's first line to the settled reservation. Read it from the top.
 
-    authenticate -> endpoint -> read and estimate -> place -> reuse, or: reserve (or wait, or refuse) -> attempt -> relay
-    -> settle
+    authenticate -> endpoint -> read and estimate -> place -> reuse an answer, or:
+    reserve (or wait, or refuse) -> attempt -> relay -> settle
 
 Each step names the statuses it may answer with. `docs/request-life.md` tells the same as a story.
 """
@@ -105,7 +105,7 @@ class RequestPath:
         if reusable is None:
             await self._ask(down, request, client, record)
         else:
-            await reusable.serve(lambda to: self._ask(to, request, client, record))  # 504, and what `_ask` answers
+            await reusable.serve(lambda to, asked: self._ask(to, asked, client, record))  # 504, and what `_ask` answers
 
     async def _ask(
         self, down: Downstream, request: ClientRequest, client: Client | None, record: RequestRecord

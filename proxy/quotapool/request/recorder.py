@@ -22,9 +22,9 @@ class Recorder:
     nobody waits for this client, and when it leaves the rest is recorded for them.
     """
 
-    def __init__(self, down: Downstream, result: bytes, recording: Recording | None, replay: Replay | None) -> None:
+    def __init__(self, down: Downstream, result: str, recording: Recording | None, replay: Replay | None) -> None:
         self._down = down
-        self._result = result
+        self.result = result
         self._recording = recording
         self._replay = replay
         self._ending: asyncio.Task[None] | None = None
@@ -54,13 +54,13 @@ class Recorder:
         self.is_whole = True
         if self.left:
             return None
-        full = self._down.reply(status, reason, [*headers, (HEADER, self._result)], length, body)
+        full = self._down.reply(status, reason, [*headers, (HEADER, self.result.encode())], length, body)
         return None if self._is_shared() else full
 
     async def start(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None:
         self._begin(status, headers)
         if not self.left:
-            await self._down.start(status, reason, [*headers, (HEADER, self._result)], length)
+            await self._down.start(status, reason, [*headers, (HEADER, self.result.encode())], length)
 
     def _begin(self, status: int, headers: Sequence[Header]) -> None:
         self.started = True

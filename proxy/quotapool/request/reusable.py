@@ -21,12 +21,14 @@ from quotapool.cache.recording import End, Reader, Recording
 from quotapool.cache.store import CacheStore, Found, Led
 from quotapool.domain.request_record import RequestRecord, Saved
 from quotapool.ledger.grants import Hold
+from quotapool.money.price_list import PriceList
 from quotapool.openai import replies
 from quotapool.openai.facts import Canonical
 from quotapool.openai.head import Header
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replay import EVENT_STREAM, Form, Kind, Replay, whole
 from quotapool.openai.storable import unstorable
+from quotapool.request.by_item import ByItem
 from quotapool.request.cache_control import CacheControl
 from quotapool.request.client_request import ClientRequest
 from quotapool.request.conversion import Conversion
@@ -36,7 +38,7 @@ from quotapool.request.relay import Downstream
 from quotapool.settings import Client
 from quotapool.settings.cache import Cache
 
-Ask = Callable[[Downstream], Awaitable[None]]
+Ask = Callable[[Downstream, ClientRequest], Awaitable[None]]
 
 
 class Shared(Protocol):
@@ -44,13 +46,14 @@ class Shared(Protocol):
 
     under_way: dict[bytes, Recording]
     payment: PartPayment
+    prices: Callable[[], PriceList | None]
 
 
 class Reusable:
     """One request that may do without upstream. `serve` it, once."""
 
     __slots__ = (
-        *("_asked", "_cache", "_client", "_control", "_down", "_kind", "_name", "_record"),
+        *("_asked", "_by_item", "_cache", "_client", "_control", "_down", "_kind", "_name", "_named", "_record"),
         *("_request", "_shared", "_store", "_strips"),
     )
 
@@ -59,7 +62,7 @@ class Reusable:
         shared: Shared,
         store: CacheStore,
         cache: Cache,
-        name: bytes,
+        named: Callable[[bytes], bytes],
         control: CacheControl,
         asked: Canonical,
         request: ClientRequest,
@@ -70,7 +73,8 @@ class Reusable:
         self._shared = shared
         self._store = store
         self._cache = cache
-        self._name = name
+        self._named = named
+        self._name = named(asked.text)
         self._control = control
         self._asked = asked
         self._request = request
@@ -79,13 +83,17 @@ class Reusable:
         self._record = record
         estimate = request.endpoint.estimate
         self._kind: Kind | None = estimate if estimate is not None and estimate != "embeddings" else None
+        self._by_item = estimate == "embeddings" and request.text is request.body  # what came encoded goes on so
         self._strips = request.strip_usage
 
     async def serve(self, ask: Ask) -> None:
         """Answer it, by `ask` only if that is needed. Raises what `ask` raises, and Refusal (403, 429, 503, 504)."""
         control = self._control
         if control.only_if_cached:
-            if not await self._look_up():
+            if self._by_item:
+                recorder = Recorder(self._down, "miss", None, None)
+                await self._items(recorder).serve(self._store, self._named, control.max_age_s, None)
+            elif not await self._look_up():
                 raise Refusal(replies.NOT_CACHED)
             return
         self._request.strip_usage = False  # what is recorded has it; this client's part is made of that
@@ -139,12 +147,12 @@ class Reusable:
         """Make the call, and keep its answer if it may be kept."""
         self._record.cache = result
         replay = Replay(self._kind, Form.EVENTS, streamed=True, usage=False) if self._kind and self._strips else None
-        recorder = Recorder(self._down, result.encode(), recording, replay)
+        recorder = Recorder(self._down, result, recording, replay)
         try:
             if shared:
                 await self._ask_for_all(ask, recorder, recording)
             else:
-                await ask(recorder)
+                await self._ask_upstream(ask, recorder)
         finally:
             recording.cost = _cost_of(self._record)
             self._record.kept = self._keep(recorder, recording) or self._record.kept
@@ -154,7 +162,7 @@ class Reusable:
 
     async def _ask_for_all(self, ask: Ask, recorder: Recorder, recording: Recording) -> None:
         """That its client leaves does not end it, as long as others read along."""
-        task = asyncio.ensure_future(ask(recorder))
+        task = asyncio.ensure_future(self._ask_upstream(ask, recorder))
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -171,10 +179,23 @@ class Reusable:
                 task.cancel()
             raise
 
+    def _ask_upstream(self, ask: Ask, recorder: Recorder) -> Awaitable[None]:
+        return self._ask_by_item(ask, recorder) if self._by_item else ask(recorder, self._request)
+
+    async def _ask_by_item(self, ask: Ask, recorder: Recorder) -> None:
+        """Ask for those inputs only that nobody knows, and put the answer together."""
+        self._record.kept = await self._items(recorder).serve(
+            self._store, self._named, self._control.max_age_s if self._control.looks_up else 0.0, ask
+        )
+
+    def _items(self, recorder: Recorder) -> ByItem:
+        record, prices = self._record, self._shared.prices()
+        return ByItem(self._request, recorder, record, cache=self._cache, prices=prices, pay=self._pay)
+
     def _keep(self, recorder: Recorder, recording: Recording) -> str:
         """Put the answer into the cache; a word: why not."""
-        word = self._unkept(recorder, recording) if recorder.started else ""
-        if word or not recorder.started:
+        word = self._unkept(recorder, recording) if recorder.started and not self._by_item else ""
+        if word or self._by_item or not recorder.started:
             self._store.release(self._name)
             return word
         client, body = self._client, recording.body()
@@ -209,7 +230,7 @@ class Reusable:
             return False
         body += rest
         saved = _saved(entry.cost)
-        self._settle(await self._hold(saved), saved)
+        await self._pay(saved)
         headers = [(b"age", b"%d" % max(0, int(found.age_s))), *_headers(b"hit", conversion.content_type)]
         self._note("hit", saved)
         length = None if conversion.content_type == EVENT_STREAM else len(body)
@@ -275,6 +296,10 @@ class Reusable:
         await down.finish()
         return saved
 
+    async def _pay(self, saved: Saved) -> None:
+        """Raises Refusal (403, 429, 503)."""
+        self._settle(await self._hold(saved), saved)
+
     async def _hold(self, saved: Saved | None) -> Hold | None:
         """Raises Refusal (403, 429, 503)."""
         return await self._shared.payment.hold(self._record.client, self._request, self._cache.client_pays, saved)
@@ -303,6 +328,9 @@ def _saved(cost: Cost) -> Saved:
 
 
 def _cost_of(record: RequestRecord) -> Cost:
-    """What the answer cost: of the attempt that delivered it."""
+    """What the answer cost, or would have: the attempt that delivered it, and what of it was known."""
     usage = record.attempts[-1].usage if record.attempts else None
-    return Cost(0, 0, record.pico) if usage is None else Cost(usage.prompt, usage.completion, record.pico)
+    known = record.saved or Saved()
+    prompt, completion = (0, 0) if usage is None else (usage.prompt, usage.completion)
+    pico = None if record.pico is None or known.pico is None else record.pico + known.pico
+    return Cost(prompt + known.prompt, completion + known.completion, pico)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from quotapool.cache.recording import Recording
 from quotapool.cache.store import CacheStore
 from quotapool.domain.request_record import RequestRecord
+from quotapool.money.price_list import PriceList
 from quotapool.openai.cacheable import canonical
 from quotapool.openai.facts import Canonical
 from quotapool.pool.configuration import Configuration
 from quotapool.request.cache_control import CacheControl, cache_control
 from quotapool.request.client_request import ClientRequest
 from quotapool.request.part_payment import PartPayment
+from quotapool.request.recorder import Recorder
 from quotapool.request.relay import Downstream
-from quotapool.request.reusable import Ask, Recorder, Reusable
+from quotapool.request.reusable import Ask, Reusable
 from quotapool.settings import Client
 from quotapool.settings.cache import Cache
 
@@ -26,13 +29,21 @@ class Reuse:
     """One process's part. `store` None: there is no cache. `under_way`: what is being found out at the moment, by name.
 
     `since`: when a client of this name was made (Unix seconds), so that the next one of the name is another; 0: it is
-    of the configuration.
+    of the configuration. `prices`: those in force; None: not known yet.
     """
 
-    def __init__(self, configuration: Configuration, *, since: Callable[[str], float], payment: PartPayment) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        *,
+        since: Callable[[str], float],
+        payment: PartPayment,
+        prices: Callable[[], PriceList | None],
+    ) -> None:
         self.store: CacheStore | None = None
         self.under_way: dict[bytes, Recording] = {}
         self.payment = payment
+        self.prices = prices
         self._configuration = configuration
         self._since = since
         self._kept: tuple[Cache, dict[str, bool]] = Cache(), {}
@@ -50,12 +61,12 @@ class Reuse:
         asked = _asked(down, request, control, cache)
         if isinstance(asked, str):
             record.cache, record.kept = "bypass", asked
-            return Bypass(down)
+            return Bypass(down, request)
         where, beta = request.endpoint.path, down.headers.get("openai-beta", "")
         if beta:  # it may shape the answer
             where = f"{where} {beta}"
-        name = store.secrets.name(self._scope(cache, client), where, asked.text)
-        return Reusable(self, store, cache, name, control, asked, request, down, client, record)
+        named = partial(store.secrets.name, self._scope(cache, client), where)
+        return Reusable(self, store, cache, named, control, asked, request, down, client, record)
 
     def _keeps(self, cache: Cache, request: ClientRequest) -> bool:
         if request.endpoint.name == "models":
@@ -95,9 +106,10 @@ def _asked(down: Downstream, request: ClientRequest, control: CacheControl, cach
 class Bypass:
     """A request that upstream is asked as ever. Its client is told."""
 
-    def __init__(self, down: Downstream) -> None:
+    def __init__(self, down: Downstream, request: ClientRequest) -> None:
         self._down = down
+        self._request = request
 
     async def serve(self, ask: Ask) -> None:
         """Raises what `ask` raises."""
-        await ask(Recorder(self._down, b"bypass", None, None))
+        await ask(Recorder(self._down, "bypass", None, None), self._request)
