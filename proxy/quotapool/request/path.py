@@ -12,6 +12,7 @@ from collections.abc import Awaitable
 
 from quotapool.domain.request_record import RequestRecord
 from quotapool.ledger.grants import Granted
+from quotapool.ledger.rules import Charge
 from quotapool.objects.placement import ObjectRequest, Objects
 from quotapool.openai.endpoints import resolve
 from quotapool.openai.head import Head
@@ -98,21 +99,31 @@ class RequestPath:
         )
         record.model, record.streamed = request.model, request.streamed
         refuse_model(client, request)  # 403
+        charge = self._parts.charging.charge(record.client, request)  # 403, 503
         await self._place(down, request, record.client)  # 400, 404, 503
 
         # Need it be asked, or is its answer known, or on its way to another?
         reusable = self._reuse.of(down, request, client, record)
         if reusable is None:
-            await self._ask(down, request, client, record)
-        else:
-            await reusable.serve(lambda to, asked: self._ask(to, asked, client, record))  # 504, and what `_ask` answers
+            await self._ask(down, request, charge, client, record)
+            return
+
+        def ask(to: Downstream, asked: ClientRequest) -> Awaitable[None]:
+            needed = charge if asked is request else self._parts.charging.charge(record.client, asked)
+            return self._ask(to, asked, needed, client, record)
+
+        await reusable.serve(ask)  # 504, and what `_ask` answers
 
     async def _ask(
-        self, down: Downstream, request: ClientRequest, client: Client | None, record: RequestRecord
+        self,
+        down: Downstream,
+        request: ClientRequest,
+        charge: Charge | None,
+        client: Client | None,
+        record: RequestRecord,
     ) -> None:
         """One account after another, until one delivers."""
         now = self._configuration.now
-        charge = self._parts.charging.charge(record.client, request)  # 403, 503
         if now.settings.safety.identifier:
             self._identify(down, request, record.client)
         want = want_of(request, down.headers, record.client, client, now)
