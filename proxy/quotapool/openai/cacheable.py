@@ -10,6 +10,7 @@ not document. Sources: OpenAI's specification, and the types of its Python SDK 3
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -108,7 +109,7 @@ _WHOLE_ITEMS: Final = frozenset(
     {"function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output", "local_shell_call",
      "local_shell_call_output", "shell_call", "shell_call_output", "apply_patch_call", "apply_patch_call_output"}
 )  # fmt: skip
-"""Items that upstream reads from the request, besides messages. Others stand for stored ones, or are of hosted tools."""
+"""Items that upstream reads from the request, like messages. Others stand for stored ones, or are hosted tools'."""
 _HIDDEN_ITEMS: Final = frozenset(
     {"reasoning", "compaction"}
 )  # read from the request if their encrypted content is there
@@ -238,6 +239,7 @@ def _one_spelling(literal: str) -> int | float | msgspec.Raw:
 
 
 _body: Final = msgspec.json.Decoder(dict[str, Any], float_hook=_one_spelling)
+_ESCAPE: Final = re.compile(rb"\\(?:(u003[aA])|.)", re.DOTALL)  # group 1: a colon
 _encoder: Final = msgspec.json.Encoder(order="deterministic")
 
 
@@ -251,12 +253,11 @@ def _number(value: object) -> float:
 def _repeats_a_member(text: bytes, shaping: bytes, rest: bytes) -> bool:
     """Whether `text` has more members than were decoded of it: of a name that is given twice, the first is lost.
 
-    Each member has a colon, and a colon in a string is still there, unless `text` spells it as an escape. What only
-    looks like that escape (behind another backslash) makes the answer True: such a request is not kept, which is safe.
+    Each member has a colon, and the colons in strings are still there, those spelled as an escape as themselves.
     """
     colons = text.count(b":")
     if text.find(b"\\") >= 0 and text.find(b"\\u003") >= 0:
-        colons += text.count(b"\\u003a") + text.count(b"\\u003A")
+        colons += sum(1 for escape in _ESCAPE.finditer(text) if escape[1])
     return colons != shaping.count(b":") + rest.count(b":")
 
 
