@@ -61,6 +61,8 @@ export const proxy: Record<string, string> = {
   "next.dry": "让用量最大的客户端放慢，或添加其他组织的密钥",
 
   "cause.served": "正常完成。",
+  "cause.served_from_cache": "由缓存直接完成。",
+  "cause.served_coalesced": "与一个相同的请求共用一次调用完成。",
   "cause.served_after_wait": "排队等待后完成。",
   "cause.served_after_retries": "多次尝试后完成。",
   "cause.account_limit": "被拒绝：没有账户还有足够的额度。",
