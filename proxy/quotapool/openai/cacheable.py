@@ -1,7 +1,7 @@
 """Whether an answer to a request may be kept at all, and the text that is equal for all requests with the same answer.
 
 That text is the request's JSON with sorted members and one spelling of strings and numbers, without blanks and without
-what does not shape the answer: `left_out.py` says what that is, and why. A member that is not known here always stays in.
+what does not shape the answer: `left_out.py` says what that is, and why. A member that is not known here stays in.
 
 Never kept is what depends on more than the request's text: stored objects, hosted tools and remote content, which may
 have changed since. So is what might be read in two ways: a member that is given twice, or with a type that OpenAI does
