@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from quotapool.store.store import Script, Store, StoreError, StoreLost
+from quotapool.store.store import Script, Store, StoreError, StoreLost, StoreRefused
 
 _log = structlog.get_logger()
 MOST_IN_CALL: Final = 64
@@ -132,6 +132,21 @@ class Renew(Item):
         return [f"l:{key}" for key in self.leases]
 
 
+class Reset(Item):
+    """Begins to count anew if there is no entry."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def words(self) -> list[Any] | None:
+        return [6]
+
+    def keys(self) -> Sequence[str]:
+        return ()
+
+
 class Calls:
     """The queue. `max_size`: of all entries in bytes. `on_failed(reason)`: a call failed, by the word of `StoreLost`,
     or "script"."""
@@ -182,14 +197,9 @@ class Calls:
         """Once more, before the others that wait."""
         self._others.appendleft(item)
 
-    def note_failure(self, error: Exception) -> None:
-        """A command of the cache's failed, here or elsewhere."""
-        reason = error.reason if isinstance(error, StoreLost) else "script"
-        if reason == "script":
-            _log.warning("the cache's call was not understood", error=type(error).__name__)
-        if reason != "out_of_memory":  # else it answers, and look-ups are worth a try
-            self._rests_until = time.monotonic() + _REST_S
-        self._on_failed(reason)
+    def note_failure(self, error: StoreError) -> None:
+        """A call failed, or a command beside them."""
+        self._on_failed(error.reason if isinstance(error, StoreLost) else "script")
 
     async def flush(self, seconds: float) -> None:
         """Wait until everything was sent, for at most `seconds`."""
@@ -202,7 +212,7 @@ class Calls:
                 items = self._next()
                 try:
                     await self.send(items)
-                except (StoreError, ValueError, TypeError) as error:  # the latter two: nothing that the script answers
+                except StoreError as error:
                     self._fail(error, items)
         finally:
             self._task = None
@@ -219,19 +229,8 @@ class Calls:
         return items
 
     async def send(self, items: Sequence[Item]) -> None:
-        """One call for at most MOST_IN_CALL items. Raises StoreLost, StoreRefused; ValueError: the script does not
-        answer like that."""
-        texts: list[bytes] = []
-        words, sent = [], []
-        for item in items:
-            word = item.words()
-            if word is None:
-                continue
-            if text := item.text:
-                texts.append(text)
-                word.append(_BEFORE_TEXTS + len(texts))
-            words.append(word)
-            sent.append(item)
+        """One call for at most MOST_IN_CALL items. Raises StoreLost, StoreRefused."""
+        words, texts, sent = _written(items)
         if not words:
             return
         now = self.now
@@ -240,10 +239,9 @@ class Calls:
         raw = await self._store.evalsha_batch(
             self._script, self.prefix, *arguments, further_keys=lambda: keys_of(self.prefix, sent)
         )
-        start = 8 + int(raw[:8])
-        answer = _unpack(raw[8:start])
+        answer, start = _read(raw)
         if len(answer.results) != len(sent):
-            raise ValueError("the script's answer is another call's")
+            raise StoreRefused("the script's answer is another call's")
         self._follow_clock(answer.now)
         self._epoch = answer.epoch
         for item, result in zip(sent, answer.results, strict=True):
@@ -256,8 +254,11 @@ class Calls:
             start = end
         self._drop(answer)
 
-    def _fail(self, error: Exception, items: list[Item]) -> None:
+    def _fail(self, error: StoreError, items: list[Item]) -> None:
+        self._rests_until = time.monotonic() + _REST_S
         self.note_failure(error)
+        if not isinstance(error, StoreLost):
+            _log.warning("the store refuses the cache's script", error=str(error))
         failed = [*items, *self._urgent, *self._others]
         self._urgent.clear()
         self._others.clear()
@@ -284,6 +285,35 @@ class Calls:
             self._clock_ahead = ahead
         else:
             self._clock_ahead = max(ahead, self._clock_ahead - _CLOCK_DRIFTS_S)
+
+
+def _written(items: Sequence[Item]) -> tuple[list[list[Any]], list[bytes], list[Item]]:
+    """The words and texts of those that are still wanted, and these."""
+    words, texts, wanted = [], list[bytes](), []
+    for item in items:
+        try:
+            word = item.words()
+        except Exception:  # noqa: BLE001 - what cannot be written must not fail all others
+            _log.exception("something that is for the cache could not be written")
+            item.failed()
+            continue
+        if word is None:
+            continue
+        if text := item.text:
+            texts.append(text)
+            word.append(_BEFORE_TEXTS + len(texts))
+        words.append(word)
+        wanted.append(item)
+    return words, texts, wanted
+
+
+def _read(raw: bytes) -> tuple[_Answer, int]:
+    """The answer, and where its texts begin. Raises StoreRefused: the script does not answer like that."""
+    try:
+        start = 8 + int(raw[:8])
+        return _unpack(raw[8:start]), start
+    except (ValueError, TypeError):
+        raise StoreRefused("this is no answer of the cache's script") from None
 
 
 def key_of(name: bytes) -> str:

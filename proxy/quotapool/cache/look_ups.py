@@ -53,7 +53,7 @@ LEAD: Final = Lead()
 LED: Final = Led()
 MISSING: Final = Missing()
 
-_Answer = tuple[int, bytes, float]  # the script's result, the text of the entry, the second of the store's clock
+_Answer = tuple[int, bytes | None, float]  # the script's result, the text of the entry, the second of the store's clock
 
 
 class _Look(Item):
@@ -138,7 +138,9 @@ class LookUps:
                 return LED
             if result == _LONG:
                 text = await self._long(item.key)
-            if not text:
+            elif result < 0:
+                return MISSING
+            if text is None:
                 return MISSING
             if len(text) > _IN_A_THREAD:
                 dated = await asyncio.to_thread(self._opened, name, text)
@@ -173,8 +175,8 @@ class LookUps:
                 item.future.cancel()
         return found
 
-    def _found(self, name: bytes, key: str, result: int, text: bytes, now: float) -> Found | None:
-        if result <= 0:
+    def _found(self, name: bytes, key: str, result: int, text: bytes | None, now: float) -> Found | None:
+        if result < 0 or text is None:
             return None
         dated = self._opened(name, text)
         if dated is not None and dated.made <= now + SLACK_S and now < dated.ends:
@@ -197,17 +199,17 @@ class LookUps:
             del self._leases[item.key]
             self._calls.put(Release(item.key, item.token), urgent=True)
 
-    async def _long(self, key: str) -> bytes:
-        """A text that a script would take too long for; empty: it is gone, or not here in time."""
+    async def _long(self, key: str) -> bytes | None:
+        """A text that a script would take too long for; None: it is gone, or not here in time."""
         try:
             async with asyncio.timeout(LOOK_UP_S):
                 text = await self._store.guard(self._store.client.get(f"{self._calls.prefix}:e:{key}"))
         except TimeoutError:
-            return b""
+            return None
         except StoreError as error:
             self._calls.note_failure(error)
-            return b""
-        return cast("bytes", text or b"")
+            return None
+        return cast("bytes | None", text)
 
 
 def _fail(items: list[_Look]) -> None:

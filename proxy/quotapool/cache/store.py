@@ -127,16 +127,18 @@ class CacheStore:
         return await self._contents.clear(client=client, model=model)
 
     async def run(self) -> None:
-        """Every second: prolong this process' leases, follow the store's clock, remove what has ended."""
+        """Every second: `renew`."""
         while True:
             await asyncio.sleep(RENEW_EVERY_S)
-            leases = iter(list(self._leases.items()))
-            some = dict(islice(leases, _RENEWED_AT_ONCE))
-            while True:
-                self._calls.put(Renew(some), urgent=True)
-                some = dict(islice(leases, _RENEWED_AT_ONCE))
-                if not some:
-                    break
+            self.renew()
+
+    def renew(self) -> None:
+        """Prolong this process' leases to LEASE_S, follow the store's clock, have removed what has ended. Returns at
+        once."""
+        leases = iter(list(self._leases.items()))
+        self._calls.put(Renew(dict(islice(leases, _RENEWED_AT_ONCE))), urgent=True)
+        while some := dict(islice(leases, _RENEWED_AT_ONCE)):
+            self._calls.put(Renew(some), urgent=True)
 
     async def close(self, seconds: float = 1.0) -> None:
         """Send what waits and give all leases back, within `seconds` or so. The store's connection stays open."""
