@@ -17,6 +17,7 @@ from tests.fakes.store import pack, wire
 from tests.fakes.valkey import start_valkey, stop_valkey
 
 ONE, OTHER = name(1), name(2)
+MB = 2**20
 ENTRY_KEY = f"{PREFIX}:e:{key_of(ONE)}"
 
 
@@ -82,8 +83,8 @@ async def test_a_lease_that_was_given_too_late_is_given_back(valkey_url, virtual
 
 async def test_a_store_that_is_killed_in_the_middle_and_comes_back_empty(tmp_path):
     process, url = start_valkey(tmp_path)
-    store = connect(url)
-    one = Process(store)
+    store = connect(url, timeout_s=5.0)
+    one = Process(store, patience_s=5.0)
     await one.keep(ONE, entry(1))
     asked = [asyncio.create_task(one.ask(name(n))) for n in range(300)]
     one.put(OTHER, Entry(Form.JSON, os.urandom(MB)), ttl_s=60, client="app")
@@ -97,7 +98,7 @@ async def test_a_store_that_is_killed_in_the_middle_and_comes_back_empty(tmp_pat
     try:
         one._calls._rests_until = 0.0  # as a second later
         outcomes = [await one.ask(name(n)) for n in (900, 901)]  # the first may meet the connection that was lost
-        assert outcomes[1] == LEAD or outcomes[0] == LEAD
+        assert LEAD in outcomes
         one._calls._rests_until = 0.0
         await one.keep(ONE, entry(2))
         assert served(await one.ask(ONE)) == entry(2)
@@ -107,18 +108,14 @@ async def test_a_store_that_is_killed_in_the_middle_and_comes_back_empty(tmp_pat
         stop_valkey(process)
 
 
-MB = 2**20
-
-
-@pytest.mark.parametrize("how", ["close", "hang"])
-async def test_an_answer_that_is_lost_is_a_miss(valkey_url, tmp_path, how):
+async def test_an_answer_that_is_lost_is_a_miss(valkey_url, tmp_path):
     async with wire(valkey_url, tmp_path) as between:
-        store = connect(between.url, timeout_s=0.05)
-        one = Process(store)
+        store = connect(between.url, timeout_s=5.0)
+        one = Process(store, patience_s=5.0)
         await one.keep(ONE, entry(1))
-        between.lose(1, how, only=lambda command: b"EVAL" in command)
+        between.lose(1, only=lambda command: b"EVAL" in command)
         assert await one.ask(ONE) == MISSING
-        assert one.failed == ["closed" if how == "close" else "timeout"]
+        assert one.failed == ["closed"]
         one._calls._rests_until = 0.0
         assert served(await one.ask(ONE)) == entry(1)
         await one.close()
@@ -140,8 +137,8 @@ ANSWERS = [
 @pytest.mark.parametrize("answer", [*ANSWERS, b"$%d\r\n%b\r\n"], ids=repr)
 async def test_an_answer_that_is_none_of_the_scripts_is_a_miss(valkey_url, tmp_path, answer):
     async with wire(valkey_url, tmp_path) as between:
-        store = connect(between.url, timeout_s=0.5)
-        one = Process(store)
+        store = connect(between.url, timeout_s=5.0)
+        one = Process(store, patience_s=5.0)
         await one.keep(ONE, entry(1))
         if b"%d" in answer:  # of a call with two items
             head = pack([1.0, 0, [-1, -1], [], []])

@@ -124,7 +124,7 @@ async def test_a_killed_holders_lease_ends_within_three_seconds(pair):
     await one.ask(ONE)
     await one.store.close()  # as the system does for a process that was killed
     (key,) = await other.store.client.keys(f"{PREFIX}:l:*")
-    assert 2_000 < await other.store.client.pttl(key) <= 3_000
+    assert 0 < await other.store.client.pttl(key) <= 3_000
     assert await other.ask(ONE) == LED
     await other.store.client.delete(key)  # as the store does then
     assert await other.ask(ONE) == LEAD

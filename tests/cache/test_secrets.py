@@ -41,12 +41,12 @@ def test_of_any_size_and_whether_it_can_be_compressed_or_not(size, content):
     raw = content(size)
     sealed = OURS.seal(NAME, raw)
     assert OURS.open(NAME, sealed) == raw
-    assert len(sealed) <= size + 29  # a byte for the layout, 12 for the nonce, 16 for the tag
+    assert len(sealed) <= size + 41  # a byte for the layout, 12 each for salt and nonce, 16 for the tag
 
 
 def test_long_texts_are_compressed_and_short_ones_are_not():
     assert len(OURS.seal(NAME, TEXT * 100)) < len(TEXT) * 10
-    assert len(OURS.seal(NAME, TEXT)) == len(TEXT) + 29
+    assert len(OURS.seal(NAME, TEXT)) == len(TEXT) + 41
 
 
 def test_nothing_of_the_text_is_in_the_seal_and_no_two_seals_are_the_same():
@@ -71,6 +71,18 @@ def test_a_seal_that_was_changed_anywhere_does_not_open(raw):
         assert OURS.open(NAME, bytes(changed)) is None
     for n in range(len(sealed)):
         assert OURS.open(NAME, sealed[:n]) is None
+
+
+def test_processes_seal_with_keys_of_their_own_and_open_each_others():
+    processes = [CacheSecrets.of(MASTER, "main") for _ in range(300)]  # more than one remembers
+    sealed = [each.seal(NAME, TEXT) for each in processes]
+    assert len({text[1:13] for text in sealed}) == 300
+    assert all(OURS.open(NAME, text) == TEXT for text in sealed * 2)
+    assert len(OURS._known) <= 256
+    assert OURS.seal(NAME, TEXT)[1:13] == OURS.seal(NAME, TEXT)[1:13]
+    OURS._left = 0  # it has sealed a billion
+    assert OURS.open(NAME, again := OURS.seal(NAME, TEXT)) == TEXT
+    assert again[1:13] not in {text[1:13] for text in sealed}
 
 
 @given(st.binary(max_size=200))

@@ -8,7 +8,7 @@ from typing import Any
 
 from quotapool.cache.entry import Cost, Entry, Form
 from quotapool.cache.secrets import CacheSecrets
-from quotapool.cache.store import CacheStore, Found
+from quotapool.cache.store import LOOK_UP_S, CacheStore, Found
 from quotapool.store.store import Store, connect
 
 ROOT = bytes(range(32))
@@ -20,13 +20,22 @@ ROOMY = 64 * 2**20
 class Process(CacheStore):
     """One process' cache, which remembers what it was told of: `failed`, `unkept`, `damaged`."""
 
-    def __init__(self, store: Store, max_size: int = ROOMY, *, root: bytes = ROOT, pool: str = POOL) -> None:
+    def __init__(
+        self,
+        store: Store,
+        max_size: int = ROOMY,
+        *,
+        root: bytes = ROOT,
+        pool: str = POOL,
+        patience_s: float = LOOK_UP_S,
+    ) -> None:
         self.store = store
         self.secrets = CacheSecrets(root, pool)
         self.failed: list[str] = []
         self.unkept: list[str] = []
         self.damaged = 0
         options: dict[str, Any] = {"on_failed": self.failed.append, "on_unkept": self.unkept.append}
+        options["patience_s"] = patience_s
         super().__init__(store, pool, self.secrets, max_size, on_damaged=self._note_damaged, **options)
 
     def _note_damaged(self) -> None:
@@ -50,8 +59,8 @@ class Process(CacheStore):
 
 @contextlib.asynccontextmanager
 async def processes(url: str, number: int = 2, **options: Any) -> AsyncIterator[list[Process]]:
-    """So many processes of one pool."""
-    made = [Process(connect(url, timeout_s=2.0), **options) for _ in range(number)]
+    """So many processes of one pool, which wait for the store even on a busy machine."""
+    made = [Process(connect(url, timeout_s=10.0), patience_s=10.0, **options) for _ in range(number)]
     try:
         yield made
     finally:

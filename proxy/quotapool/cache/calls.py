@@ -1,9 +1,9 @@
 """One process's calls of `lua/cache.lua`: what is put in one turn of the loop goes out together, one call at a time.
 
-A call has at most 64 items and a megabyte of texts, so that it does not hold the store up for more than some two
-milliseconds; look-ups go before entries, which nobody waits for. A call that fails is not repeated: nothing here is
-worth a second try, and a lease that was perhaps taken runs out by itself. For a second after a failure nothing is sent,
-so a store that is away costs requests nothing.
+A call has at most 64 items and a quarter of a megabyte of texts, so that it does not hold the store up for more than
+some two milliseconds; look-ups go before entries, which nobody waits for. A call that fails is not repeated: nothing is
+worth a second try here, and a lease that was perhaps taken runs out by itself. For a second after a failure nothing is
+sent, so a store that is away costs requests nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from quotapool.cache.answers import Answer, unpack_answer
 from quotapool.store.store import Script, Store, StoreError, StoreLost, StoreRefused
 
 _log = structlog.get_logger()
 MOST_IN_CALL: Final = 64
 LONGEST_TEXT: Final = 65_536  # bytes that pass a script; longer ones are stored and read by commands of their own
-_MOST_BYTES: Final = 2**20
+_MOST_BYTES: Final = 2**18
 _BEFORE_TEXTS: Final = 5  # in the script's ARGV
 _FOR_OTHERS: Final = 16  # items of a call that look-ups leave to the rest
 _REST_S: Final = 1.0
@@ -32,17 +33,6 @@ _CLOCK_STEPS_S: Final = 0.5  # a larger difference is no delay: the store's cloc
 _CLOCK_DRIFTS_S: Final = 1e-6  # for each answer
 
 _pack: Final = msgspec.msgpack.Encoder().encode
-
-
-class _Answer(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    now: float
-    epoch: int
-    results: list[int]
-    expired: list[str]
-    oldest: list[str]
-
-
-_unpack: Final = msgspec.msgpack.Decoder(_Answer).decode
 
 
 class Item:
@@ -266,7 +256,7 @@ class Calls:
         for item in failed:
             item.failed()
 
-    def _drop(self, answer: _Answer) -> None:
+    def _drop(self, answer: Answer) -> None:
         """What the store named goes before entries that wait for room."""
         for key in answer.expired:
             self._drop_one(key, Drop.EXPIRED)
@@ -307,11 +297,11 @@ def _written(items: Sequence[Item]) -> tuple[list[list[Any]], list[bytes], list[
     return words, texts, wanted
 
 
-def _read(raw: bytes) -> tuple[_Answer, int]:
+def _read(raw: bytes) -> tuple[Answer, int]:
     """The answer, and where its texts begin. Raises StoreRefused: the script does not answer like that."""
     try:
         start = 8 + int(raw[:8])
-        return _unpack(raw[8:start]), start
+        return unpack_answer(raw[8:start]), start
     except (ValueError, TypeError):
         raise StoreRefused("this is no answer of the cache's script") from None
 

@@ -50,7 +50,7 @@ local sums_key, shares_key = prefix .. ':sums', prefix .. ':shares'
 local clock_key, epoch_key = prefix .. ':clock', prefix .. ':epoch'
 local MADE, ENDS, EPOCH, CHARGE, LENGTH, CLIENT, MODEL = 1, 2, 3, 4, 5, 6, 7
 local SLACK_S, LATE_S, LEASE_MS = 0.5, 60, 3000
-local LONGEST, MOST = 65536, 1048576
+local LONGEST, MOST = 65536, 262144
 local MOST_EXPIRED, MOST_OLDEST, SPARE = 64, 64, 1 / 32
 
 local time = redis.call('TIME')
