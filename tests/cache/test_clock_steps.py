@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from quotapool.cache.store import LEAD, MISSING, Found
 
-from tests.fakes.caches import entry, name, processes, served
+from tests.fakes.caches import PREFIX, entry, name, processes, served
 
 pytestmark = pytest.mark.usefixtures("virtual_time")
 ONE, OTHER = name(1), name(2)
@@ -116,6 +116,16 @@ async def test_a_process_that_renews_follows_the_clock(pair, virtual_time):
     virtual_time.set_store_clock(-20)
     async with processes(f"unix://{other.store._address.path}", 1) as [new]:  # knows nothing but what the store shows
         assert await new.ask(ONE, lead=False) == MISSING
+
+
+async def test_an_entry_from_the_future_is_a_miss_even_if_nobody_saw_the_step(pair, virtual_time):
+    one, other = pair
+    await one.keep(ONE, entry(1), ttl_s=7200)
+    await other.store.client.delete(f"{PREFIX}:clock")
+    virtual_time.set_store_clock(-3600)
+    async with processes(f"unix://{other.store._address.path}", 1) as [new]:  # whose own clock knows nothing yet
+        assert await new.ask(ONE, lead=False) == MISSING
+        assert (await new.stats()).entries == 0
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -50,6 +50,21 @@ async def test_with_an_entry_the_lease_is_given_back_in_the_same_step(pair):
     assert await other.ask(ONE) == LEAD
 
 
+async def test_who_asks_while_the_entry_is_on_its_way_does_not_lead(pair):
+    one, other = pair
+    for n in range(20):
+        assert await one.ask(name(n)) == LEAD
+        one.put(name(n), entry(n), ttl_s=60, client="app")
+        asked = [asyncio.create_task(each.ask(name(n))) for each in (one, one, other)]  # goes before the entry
+        outcomes = await asyncio.gather(*asked)
+        assert all(outcome == LED or served(outcome) == entry(n) for outcome in outcomes)
+        await one.settled()
+        await other.settled()
+        assert served(await one.ask(name(n))) == entry(n)
+    assert one._leases == {}
+    assert await one.store.client.keys(f"{PREFIX}:l:*") == []
+
+
 async def test_a_lease_that_is_given_back_is_the_next_ones(pair):
     one, other = pair
     await one.ask(ONE)

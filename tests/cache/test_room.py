@@ -7,6 +7,7 @@ import random
 
 import pytest
 import redis.asyncio
+from quotapool.cache.calls import ROOM, Drop, key_of
 from quotapool.cache.entry import Entry, Form
 from quotapool.cache.puts import charge_of
 from quotapool.cache.store import Found
@@ -63,6 +64,18 @@ async def test_what_was_used_last_stays(valkey_url):
         await fill(one, range(1_000, 1_300), 1_000)
         assert await there(other, kept) == list(kept)
         assert len(await there(other, range(200))) < 200
+
+
+async def test_an_entry_that_is_used_after_it_was_chosen_to_go_stays(valkey_url):
+    async with processes(valkey_url, 1) as [one]:
+        await fill(one, range(2), 1_000)
+        used = [await one.store.client.zscore(f"{PREFIX}:used", key_of(name(n))) for n in range(2)]
+        await one.store.client.zadd(f"{PREFIX}:used", {key_of(name(0)): used[0] + 1})  # as a hit a moment later does
+        dropped: list[bool] = []
+        await one._calls.send([Drop(key_of(name(n)), ROOM, f"{used[n]:.0f}", dropped.append) for n in range(2)])
+        assert dropped == [False, True]
+        assert await there(one, range(2)) == [0]
+        assert (await one.stats()).evicted == 1
 
 
 async def test_one_large_entry_takes_the_place_of_many_small_ones(valkey_url):

@@ -26,6 +26,9 @@ _log = structlog.get_logger()
 MOST_IN_CALL: Final = 64
 LONGEST_TEXT: Final = 65_536  # bytes that pass a script; longer ones are stored and read by commands of their own
 _MOST_BYTES: Final = 2**18
+ASKED: Final = 0  # why an entry is dropped
+EXPIRED: Final = 1
+ROOM: Final = 2
 _BEFORE_TEXTS: Final = 5  # in the script's ARGV
 _FOR_OTHERS: Final = 16  # items of a call that look-ups leave to the rest
 _REST_S: Final = 1.0
@@ -86,7 +89,6 @@ class Drop(Item):
     """Removes an entry. `why`, `value`: as in the script. `on_done(was_there)`."""
 
     __slots__ = ("on_done", "value", "why")
-    ASKED, EXPIRED, ROOM = range(3)
 
     def __init__(
         self, key: str, why: int, value: str | float = 0, on_done: Callable[[bool], None] = lambda _: None
@@ -259,9 +261,9 @@ class Calls:
     def _drop(self, answer: Answer) -> None:
         """What the store named goes before entries that wait for room."""
         for key in answer.expired:
-            self._drop_one(key, Drop.EXPIRED)
+            self._drop_one(key, EXPIRED)
         for key, used in zip(answer.oldest[::2], answer.oldest[1::2], strict=True):
-            self._drop_one(key, Drop.ROOM, used)
+            self._drop_one(key, ROOM, used)
 
     def _drop_one(self, key: str, why: int, value: str | float = 0) -> None:
         if key not in self._dropping:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from quotapool.cache.answers import LEAD, LED, MISSING, Found, Lead, Led, Missing
-from quotapool.cache.calls import Calls, Drop, Item, Release, key_of
+from quotapool.cache.calls import ASKED, Calls, Drop, Item, Release, key_of
 from quotapool.cache.sealed import Dated, from_bytes
 from quotapool.cache.secrets import CacheSecrets
 from quotapool.store.store import Store, StoreError
@@ -47,7 +47,7 @@ class _Look(Item):
     def words(self) -> list[Any] | None:
         if self.future.done():
             return None
-        return [1, self.key, self.max_age_s, self.token, self.key in self.leases]
+        return [1, self.key, self.max_age_s, self.token]
 
     def keys(self) -> Sequence[str]:
         return (f"e:{self.key}", f"l:{self.key}") if self.token else (f"e:{self.key}",)
@@ -61,7 +61,7 @@ class _Look(Item):
             self.calls.again(self)
             return
         if result == _YOURS:
-            if self.key in self.leases:  # asked for twice in one call
+            if self.key in self.leases:  # another request of this process leads
                 result = _ANOTHERS
             self.leases[self.key] = self.token
         self.future.set_result((result, text, now))
@@ -186,7 +186,7 @@ class LookUps:
 
     def _drop(self, key: str) -> None:
         self._on_damaged()
-        self._calls.put(Drop(key, Drop.ASKED), urgent=True)
+        self._calls.put(Drop(key, ASKED), urgent=True)
 
     def _give_back(self, item: _Look) -> None:
         """It was answered in the same turn of the loop in which its caller was cancelled."""

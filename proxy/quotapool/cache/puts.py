@@ -32,19 +32,30 @@ _KEPT, _NO_ROOM, _FULL = 1, 0, -1
 
 class Puts:
     """`on_unkept(why)`: an entry was not kept. `too_large`; `busy`: too much is on its way; `no_room`: room could not
-    be made; `full`: the store is; `late`: it took a minute; `store`: the store is away."""
+    be made; `full`: the store is; `late`: it took a minute; `store`: the store is away.
 
-    def __init__(self, store: Store, calls: Calls, secrets: CacheSecrets, on_unkept: Callable[[str], None]) -> None:
+    `leases`: those that this process has, token by key; one stays until its entry has arrived, or is not kept."""
+
+    def __init__(
+        self,
+        store: Store,
+        calls: Calls,
+        secrets: CacheSecrets,
+        leases: dict[str, str],
+        on_unkept: Callable[[str], None],
+    ) -> None:
         self.waiting = 0  # bytes
         self.calls = calls
         self.secrets = secrets
+        self.leases = leases
         self.on_unkept = on_unkept
         self._store = store
         self._tasks: set[asyncio.Task[None]] = set()
         self._setting = asyncio.Semaphore(_SET_AT_ONCE)
 
-    def put(self, name: bytes, entry: Entry, ttl_s: float, client: str, token: str) -> None:
-        """`token`: of the lease that is given back with it, or ""."""
+    def put(self, name: bytes, entry: Entry, ttl_s: float, client: str) -> None:
+        """A lease of this name is given back with it."""
+        token = self.leases.get(key_of(name), "")
         item = _Put(self, name, entry, ttl_s, client, token)
         if len(entry.body) > MOST_ENTRY or max(map(len, (entry.content_type, entry.model, client))) > _LONGEST_WORD:
             item.leave("too_large")
@@ -155,15 +166,19 @@ class _Put(Item):
 
     def leave(self, why: str) -> None:
         """It is not kept; its lease is for others."""
-        self._arrive()
-        if self.token and not self.puts.calls.away:
+        if self.token:
             self.puts.calls.put(Release(self.key, self.token), urgent=True)
+        self._arrive()
         self.puts.on_unkept(why)
 
     def _arrive(self) -> None:
         if self.is_waiting:
             self.is_waiting = False
             self.puts.waiting -= self.size
+        if self.token:
+            token = self.puts.leases.pop(self.key, "")
+            if token not in {"", self.token}:  # another request of this process has asked for it meanwhile
+                self.puts.calls.put(Release(self.key, token), urgent=True)
 
 
 def charge_of(length: int, *names: str) -> int:

@@ -59,7 +59,7 @@ class CacheStore:
         self._leases: dict[str, str] = {}  # token by key
         self._calls = Calls(store, pool, max_size=max_size, on_failed=on_failed)
         self._look_ups = LookUps(store, self._calls, secrets, self._leases, on_damaged, patience_s)
-        self._puts = Puts(store, self._calls, secrets, on_unkept)
+        self._puts = Puts(store, self._calls, secrets, self._leases, on_unkept)
         self._contents = CacheContents(store, pool)
         self._polls: dict[tuple[bytes, float | None], asyncio.Future[Found | Lead | Missing | None]] = {}
 
@@ -102,7 +102,7 @@ class CacheStore:
     def put(self, name: bytes, entry: Entry, *, ttl_s: float, client: str) -> None:
         """Store an entry, and give the lease back in the same step. Returns at once. `client`: whose request made
         it."""
-        self._puts.put(name, entry, ttl_s, client, self._leases.pop(key_of(name), ""))
+        self._puts.put(name, entry, ttl_s, client)
 
     def release(self, name: bytes) -> None:
         """Give the lease back without an entry. Does nothing if this process does not have it."""
@@ -119,7 +119,7 @@ class CacheStore:
     def put_items(self, entries: Iterable[tuple[bytes, Entry]], *, ttl_s: float, client: str) -> None:
         """Store many entries, by name. Returns at once."""
         for name, entry in entries:
-            self._puts.put(name, entry, ttl_s, client, "")
+            self._puts.put(name, entry, ttl_s, client)
 
     async def stats(self) -> CacheStats:
         """What there is. Raises StoreLost."""

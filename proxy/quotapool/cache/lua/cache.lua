@@ -5,8 +5,8 @@
 --           before anything is written. No key is touched that the items do not name: what has to make room is returned,
 --           and comes back as items to drop.
 -- ARGV[1]  msgpack array of items, done in order
---   look    {1, name, max_age (-1: any), token ('': no lease is asked for), is_held}
---           is_held: this process has the lease, so that it is not given to it a second time
+--   look    {1, name, max_age (-1: any), token ('': no lease is asked for)}
+--           a lease that the same process has is given to it with the new token: it may not know of the first
 --   put     {2, name, length, made, ends, charge, client, model, token, text}
 --           text: the number of its ARGV; absent: it is in the store already; length: its bytes; charge: bytes that count for it against the pool's bound
 --   release {3, name, token}
@@ -132,7 +132,7 @@ local function release(name, token)
 end
 
 local texts, replied = {}, 0
-local function look(name, max_age, token, is_held)
+local function look(name, max_age, token)
   local about = about_of(name)
   if about and (about[EPOCH] ~= epoch or about[MADE] > now + SLACK_S or now >= about[ENDS]) then
     remove(name, about)
@@ -160,7 +160,7 @@ local function look(name, max_age, token, is_held)
   if token == '' then return -1 end
   local key = prefix .. ':l:' .. name
   local holder = text_at(key)
-  if holder and (is_held or string.sub(holder, 1, #ARGV[4]) ~= ARGV[4]) then return -3 end
+  if holder and string.sub(holder, 1, #ARGV[4]) ~= ARGV[4] then return -3 end
   if not may_write() then return -6 end
   redis.call('SET', key, token, 'PX', LEASE_MS)
   return -2
@@ -241,7 +241,7 @@ local results = {}
 for n, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local kind = item[1]
   if kind == 1 then
-    results[n] = look(item[2], item[3], item[4], item[5])
+    results[n] = look(item[2], item[3], item[4])
   elseif kind == 2 then
     results[n] = put(item[2], item[3], item[4], item[5], item[6], item[7], item[8], item[9], item[10])
   elseif kind == 3 then
