@@ -1,7 +1,7 @@
 """Whether an answer to a request may be kept at all, and the text that is equal for all requests with the same answer.
 
 That text is the request's JSON with sorted members and one spelling of strings and numbers, without blanks and without
-what does not shape the answer: LEFT_OUT says what that is, and why. A member that is not known here always stays in.
+what does not shape the answer: `left_out.py` says what that is, and why. A member that is not known here stays in.
 
 Never kept is what depends on more than the request's text: stored objects, hosted tools and remote content, which may
 have changed since. So is what might be read in two ways: a member that is given twice, or with a type that OpenAI does
@@ -10,8 +10,9 @@ not document. Sources: OpenAI's specification, and the types of its Python SDK 3
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -19,6 +20,7 @@ from quotapool.openai.endpoints import Endpoint
 from quotapool.openai.facts import Canonical
 from quotapool.openai.ids import FIELDS
 from quotapool.openai.jsontext import BROKEN, count_of
+from quotapool.openai.left_out import LEFT_OUT, NULL_IS_DEFAULT
 from quotapool.openai.own_members import OWN
 
 ENDPOINT: Final = "endpoint"
@@ -53,52 +55,6 @@ NEVER: Final[dict[str, str]] = {
 MOST: Final = 4 * 2**20  # bytes; longer bodies take more than 10 ms here, and are hardly ever sent twice
 
 
-class LeftOut(NamedTuple):
-    """A member that does not shape the answers of these endpoints."""
-
-    member: str
-    endpoints: str
-    why: str
-
-
-_GENERATING: Final = "chat/completions completions responses"
-_BOTH: Final = "chat/completions responses"
-LEFT_OUT: Final = (
-    LeftOut("stream", _GENERATING, "the same answer in another form, which a replay makes"),
-    LeftOut(
-        "stream_options",
-        _GENERATING,
-        "`include_usage` and `include_obfuscation` are for the replay; with another option it stays in",
-    ),
-    LeftOut("user", f"{_GENERATING} embeddings", "names the end user, for OpenAI's checks"),
-    LeftOut("safety_identifier", _BOTH, "names the end user, for OpenAI's checks"),
-    LeftOut("metadata", _BOTH, "labels of a stored object, and nothing is stored"),
-    LeftOut("prompt_cache_key", _BOTH, "where upstream looks for a cached prompt: changes the price, not the words"),
-    LeftOut("prompt_cache_retention", _BOTH, "how long upstream caches the prompt"),
-    LeftOut("service_tier", _BOTH, "how soon and at which price, by the same model"),
-    LeftOut("store", _BOTH, "only false gets this far, chat's default"),
-    LeftOut("background", "responses", "only false gets this far, the default"),
-)
-"""A response repeats some of them: `openai/own_members.py` gives each client its own."""
-
-NULL_IS_DEFAULT: Final[dict[str, str]] = {
-    "chat/completions": (
-        "audio frequency_penalty logit_bias logprobs max_completion_tokens max_tokens modalities moderation n"
-        " prediction presence_penalty reasoning_effort seed stop temperature top_logprobs top_p verbosity"
-    ),
-    "completions": (
-        "best_of echo frequency_penalty logit_bias logprobs max_tokens n presence_penalty seed stop suffix temperature"
-        " top_p"
-    ),
-    "responses": (
-        "context_management conversation include instructions max_output_tokens max_tool_calls moderation"
-        " parallel_tool_calls previous_response_id prompt reasoning temperature top_logprobs top_p truncation"
-    ),
-    "embeddings": "",
-    "moderations": "",
-}
-"""Members for which null is the same as their absence: those that the specification has as optional and nullable."""
-
 _STREAM_OPTIONS: Final = frozenset({"include_usage", "include_obfuscation"})
 _CHAT_TOOLS: Final = frozenset({"function", "custom"})  # chat has no hosted ones but by `web_search_options`
 _SEARCH_MODEL: Final = ("gpt-", "-search-")  # these models (gpt-4o-search-preview) search the web unasked
@@ -108,7 +64,7 @@ _WHOLE_ITEMS: Final = frozenset(
     {"function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output", "local_shell_call",
      "local_shell_call_output", "shell_call", "shell_call_output", "apply_patch_call", "apply_patch_call_output"}
 )  # fmt: skip
-"""Items that upstream reads from the request, besides messages. Others stand for stored ones, or for hosted tools."""
+"""Items that upstream reads from the request, like messages. Others stand for stored ones, or are hosted tools'."""
 _HIDDEN_ITEMS: Final = frozenset(
     {"reasoning", "compaction"}
 )  # read from the request if their encrypted content is there
@@ -238,6 +194,7 @@ def _one_spelling(literal: str) -> int | float | msgspec.Raw:
 
 
 _body: Final = msgspec.json.Decoder(dict[str, Any], float_hook=_one_spelling)
+_ESCAPE: Final = re.compile(rb"\\(?:(u003[aA])|.)", re.DOTALL)  # group 1: a colon
 _encoder: Final = msgspec.json.Encoder(order="deterministic")
 
 
@@ -251,12 +208,11 @@ def _number(value: object) -> float:
 def _repeats_a_member(text: bytes, shaping: bytes, rest: bytes) -> bool:
     """Whether `text` has more members than were decoded of it: of a name that is given twice, the first is lost.
 
-    Each member has a colon, and a colon in a string is still there, unless `text` spells it as an escape. What only
-    looks like that escape (behind another backslash) makes the answer True: such a request is not kept, which is safe.
+    Each member has a colon, and the colons in strings are still there, those spelled as an escape as themselves.
     """
     colons = text.count(b":")
     if text.find(b"\\") >= 0 and text.find(b"\\u003") >= 0:
-        colons += text.count(b"\\u003a") + text.count(b"\\u003A")
+        colons += sum(1 for escape in _ESCAPE.finditer(text) if escape[1])
     return colons != shaping.count(b":") + rest.count(b":")
 
 

@@ -88,19 +88,20 @@ class OwnMembers:
         if len(data) != 1:  # OpenAI writes one
             return event
         line = lines[data[0]]
-        text = line[5:].strip()
         try:
-            members = _members.decode(text)
-            if "response" not in members:
-                return event
-            members["response"] = msgspec.Raw(self._set(bytes(members["response"])))
+            members = _members.decode(line[5:].strip())
         except BROKEN:
             return event
+        response = bytes(members.get("response", b""))
+        changed = self._set(response)
+        if changed is response:
+            return event
+        members["response"] = msgspec.Raw(changed)
         lines[data[0]] = b"data: " + msgspec.json.encode(members) + line[len(line.rstrip(b"\r\n")) :]
         return b"".join(lines)
 
     def _set(self, response: bytes) -> bytes:
-        """A response's JSON with the request's own members."""
+        """A response's JSON with the request's own members; the same object if it has them."""
         try:
             members = _members.decode(response)
         except BROKEN:
