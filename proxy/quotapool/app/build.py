@@ -147,7 +147,7 @@ def build_request_path(
     owners = ObjectOwners(store, settings.pool, retention_s=settings.objects.retention, observer=observer)
     objects = Objects(configuration, owners, roster, fetch)
     me = Me(configuration, store, settings.pool, charging.standings)
-    reuse = Reuse(configuration, since=clients.made_at, payment=PartPayment(charging, ledger), prices=prices)
+    reuse = Reuse(configuration, since=clients.made_at, payment=PartPayment(charging, ledger.holds), prices=prices)
     requests = RequestPath(
         configuration,
         auth=auth,

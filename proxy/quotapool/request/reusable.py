@@ -302,7 +302,7 @@ class Reusable:
 
     async def _hold(self, saved: Saved | None) -> Hold | None:
         """Raises Refusal (403, 429, 503)."""
-        return await self._shared.payment.hold(self._record.client, self._request, self._cache.client_pays, saved)
+        return await self._shared.payment.hold(self._request, self._record, self._cache.client_pays, saved)
 
     def _settle(self, hold: Hold | None, saved: Saved | None) -> None:
         self._shared.payment.settle(hold, self._cache.client_pays, saved)
