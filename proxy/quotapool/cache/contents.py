@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from quotapool.cache.calls import MOST_IN_CALL, Calls, Drop
+from quotapool.cache.calls import MOST_IN_CALL, Calls, Drop, Reset
 from quotapool.store.store import Store, text_of
 
 LARGEST: Final = 100
@@ -72,7 +72,10 @@ class CacheContents:
             if len(keys) == MOST_IN_CALL:
                 removed += await self._remove(keys)
                 keys = []
-        return removed + await self._remove(keys)
+        removed += await self._remove(keys)
+        if client is None and model is None:
+            await self._calls.send([Reset()])
+        return removed
 
     async def _remove(self, keys: list[str]) -> int:
         dropped = list[bool]()
