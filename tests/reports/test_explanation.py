@@ -143,6 +143,7 @@ LATE, FAR = short("tpm", 9.0), short("tpm", 400.0)
         (refused("proxy_overloaded"), "overloaded", "as many requests as it can", "max_concurrent"),
         (refused("internal_error"), "proxy_fault", "internal error", "in the log"),
         # The client's own
+        (refused("not_cached"), "not_cached", "keeps no answer to it", "Send it without"),
         (refused("invalid_json"), "client_mistake", "not a JSON object", "valid JSON object"),
         (refused("invalid_proxy_key"), "client_mistake", "unknown or was revoked", "clients add"),
         (a_request(status=499, cut=True), "client_left", "before the answer began, after 1.00 s", "timeout"),

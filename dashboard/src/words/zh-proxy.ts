@@ -82,6 +82,7 @@ export const proxy: Record<string, string> = {
   "cause.upstream_broke_off": "OpenAI 中途断开了响应。",
   "cause.upstream_error": "OpenAI 返回了错误。",
   "cause.network_refused": "失败：OpenAI 拒绝来自本网络的请求。",
+  "cause.not_cached": "请求只接受缓存的响应，而缓存中没有。",
   "cause.client_left": "客户端断开了连接。",
   "cause.client_mistake": "客户端的请求有误。",
   "cause.stopping": "代理正在停止。",

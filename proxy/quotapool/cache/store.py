@@ -55,6 +55,7 @@ class CacheStore:
         patience_s: float = LOOK_UP_S,
         rng: random.Random | None = None,
     ) -> None:
+        self.secrets = secrets
         self._rng = rng or random.Random()
         self._leases: dict[str, str] = {}  # token by key
         self._calls = Calls(store, pool, max_size=max_size, on_failed=on_failed)

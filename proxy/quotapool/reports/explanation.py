@@ -51,6 +51,7 @@ _CAUSES: Final = {  # of codes that have one cause each
     "proxy_overloaded": "overloaded",
     "internal_error": "proxy_fault",
     "prices_not_loaded": "starting",
+    "not_cached": "not_cached",
 }
 _REMEDIES: Final = {  # an operator's; for other codes a client's, from the catalogue
     "pool_credit_exhausted": "Add credit to one account at OpenAI; `quotapool check` shows which.",
