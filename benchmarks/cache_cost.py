@@ -1,8 +1,8 @@
 """What a look-up and a new entry of the cache cost a worker and the store, by how many come in one turn of the loop.
 
 CPU time of this process and of the store's main thread, sockets included, least of several rounds. Entries are 1,024
-bytes long. A `miss` takes the lease; `put` stores the entry and gives the lease back. The last line: what an entry takes
-of the store's memory, and of `max_size`.
+bytes long. A `miss` takes the lease; `put` stores the entry and gives the lease back. The last line: what one takes of
+the store's memory, and of `max_size`.
 
     python benchmarks/cache_cost.py
 """
