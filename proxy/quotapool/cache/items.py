@@ -223,11 +223,7 @@ class EmbeddingItems:
         """Put the vectors of a call's inputs, of which `numbers` says the places in `terms.names`, and add what they
         cost and how they are written to `found`."""
         entries: list[tuple[bytes, Entry]] = []
-        done: set[int] = set()
         for at, (n, tokens) in enumerate(zip(numbers, shares(asked, fresh.tokens), strict=True)):
-            if n in done:
-                continue
-            done.add(n)
             vector = fresh.vectors[at]
             if n in found.other and found.model == fresh.model:
                 vector = vector.beside(found.other[n])
@@ -264,10 +260,9 @@ def _body_of(entry: Entry) -> _Body | None:
     if entry.content_type != CONTENT_TYPE:
         return None
     try:
-        body = _unpack(entry.body)
+        return _unpack(entry.body)
     except msgspec.MsgspecError:
         return None
-    return body if body.vector.length else None
 
 
 async def _inputs(request: Split, pace: _Pace) -> tuple[list[Item], list[int]] | str:
