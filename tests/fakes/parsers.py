@@ -9,13 +9,17 @@ from typing import Any
 
 from quotapool.observe.redaction import Redactor
 from quotapool.openai import answer_ids, classify, ids, named_models, reference_marks, request_ids, session_events
+from quotapool.openai.cacheable import canonical
 from quotapool.openai.encoding import TooLarge, Unreadable, decoded, decoded_request
-from quotapool.openai.endpoints import resolve, session_query
+from quotapool.openai.endpoints import Endpoint, resolve, session_query
+from quotapool.openai.facts import Canonical
 from quotapool.openai.forms import FormError, FormReader, boundary_of
 from quotapool.openai.head import Head
 from quotapool.openai.headers import headers_for_upstream
 from quotapool.openai.jsontext import BROKEN, object_in, set_member
+from quotapool.openai.own_members import OwnMembers
 from quotapool.openai.ratelimits import parse_duration
+from quotapool.openai.replay import Form, Replay
 from quotapool.openai.requests import (
     InvalidRequest,
     inject_include_usage,
@@ -25,8 +29,10 @@ from quotapool.openai.requests import (
 )
 from quotapool.openai.safety import fill_identifier
 from quotapool.openai.sse import StreamRelay
+from quotapool.openai.storable import unstorable
 from quotapool.openai.usage import answering_model, read_usage
 from quotapool.openai.value_count import has_too_many_values
+from quotapool.request.cache_control import cache_control
 
 CORPUS = Path(__file__).parents[1] / "data" / "fuzz"
 MOST = 64 * 2**20
@@ -55,6 +61,15 @@ def _stream(data: bytes) -> None:
         for piece in _pieces(data):
             relay.feed(piece)
         relay.finish()
+
+
+def _replay(data: bytes) -> None:
+    for kind in ("chat", "completions", "responses"):
+        for form, streamed in ((Form.EVENTS, False), (Form.JSON, True)):
+            replay = Replay(kind, form, streamed=streamed, usage=True)  # type: ignore[arg-type]
+            for piece in _pieces(data):
+                replay.feed(piece)
+            replay.finish()
 
 
 def _request(data: bytes) -> None:
@@ -133,6 +148,25 @@ def _answer(data: bytes) -> None:
         answer_ids.made_by(data, ids.RESPONSE)
 
 
+_CACHED = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/moderations")
+
+
+def _cacheable(data: bytes) -> None:
+    if has_too_many_values(data):
+        return
+    for target in _CACHED:
+        endpoint = resolve("POST", target)
+        assert isinstance(endpoint, Endpoint)
+        canonical(endpoint, "POST", target, data)
+        unstorable(endpoint, Canonical(b""), data, tools=True)
+    for streamed in (True, False):
+        members = OwnMembers(b'{"user":"u"}', streamed=streamed)
+        for piece in _pieces(data):
+            members.feed(piece)
+        members.finish()
+    cache_control(Head([(b"cache-control", data)]))
+
+
 _redactor = Redactor([_SECRET])
 
 
@@ -143,6 +177,7 @@ def _redact(data: bytes) -> None:
 PARSERS: dict[str, Parser] = {
     "form": _form,
     "stream": _stream,
+    "replay": _replay,
     "request": _request,
     "names": _names,
     "event": _event,
@@ -151,6 +186,7 @@ PARSERS: dict[str, Parser] = {
     "target": _target,
     "header": _header,
     "answer": _answer,
+    "cacheable": _cacheable,
     "redaction": _redact,
 }
 
@@ -172,5 +208,7 @@ PLACES = [
     (b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n', b"\r\n--b--\r\n"),
     (b"--b\r\nContent-Disposition: form-data; ", b"\r\n\r\nx\r\n--b--\r\n"),
     (b'data: {"choices":[{"delta":{"content":"', b'"}}]}\n\n'),
+    (b'data: {"choices":[{"index":0,"finish_reason":"stop","delta":{"x":[', b"{}]}}]}\n\ndata: [DONE]\n\n"),
+    (b'{"choices":[{"index":0,"message":{"content":"', b'"},"text":""}]}'),
 ]
 SEEDS = [path.read_bytes() for path in sorted(CORPUS.iterdir())]

@@ -58,6 +58,7 @@ export const en = {
   client: "Client",
   model: "Model",
   requests: "Requests",
+  cache: "Cache",
   tokens: "Tokens",
   cost: "Cost",
   state: "State",

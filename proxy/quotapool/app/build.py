@@ -29,10 +29,12 @@ from quotapool.request.failover import Failover
 from quotapool.request.fetch import Fetch
 from quotapool.request.me import Me
 from quotapool.request.models import Catalogue
+from quotapool.request.part_payment import PartPayment
 from quotapool.request.path import RequestPath
 from quotapool.request.policy import PolicyWatch
 from quotapool.request.rate_headers import PoolRateHeaders
 from quotapool.request.read_on import ReadingOn
+from quotapool.request.reuse import Reuse
 from quotapool.session.path import SessionPath
 from quotapool.session.permissions import SessionPermissions
 
@@ -56,6 +58,7 @@ class Paths:
     slots: RetrySlots
     reading_on: ReadingOn
     charging: Charging
+    reuse: Reuse
     requests: RequestPath
     sessions: SessionPath
 
@@ -144,6 +147,7 @@ def build_request_path(
     owners = ObjectOwners(store, settings.pool, retention_s=settings.objects.retention, observer=observer)
     objects = Objects(configuration, owners, roster, fetch)
     me = Me(configuration, store, settings.pool, charging.standings)
+    reuse = Reuse(configuration, since=clients.made_at, payment=PartPayment(charging, ledger.holds), prices=prices)
     requests = RequestPath(
         configuration,
         auth=auth,
@@ -154,6 +158,7 @@ def build_request_path(
         failover=failover,
         parts=parts,
         me=me,
+        reuse=reuse,
     )
     sessions = SessionPath(
         configuration,
@@ -181,6 +186,7 @@ def build_request_path(
         slots,
         reading_on,
         charging,
+        reuse,
         requests,
         sessions,
     )

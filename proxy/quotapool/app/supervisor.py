@@ -24,6 +24,7 @@ from quotapool.admin.metrics_page import MetricsPage
 from quotapool.admin.now_handlers import NowHandlers
 from quotapool.app.alerting import Alerting
 from quotapool.app.background import BackgroundTasks
+from quotapool.app.caching import cache_root
 from quotapool.app.collector import collect_rarely, keep_what_is_built, keeping_what_is_built
 from quotapool.app.credit_watch import CreditWatch
 from quotapool.app.file_limit import raise_file_limit
@@ -327,8 +328,9 @@ class Supervisor:
 
     def _configuration(self) -> Configure:
         """The settings of the moment as a message for the workers."""
-        settings = to_wire(for_workers(self._with_imported_limits()))
-        return Configure(msgspec.Raw(settings), self._resources.store_url, str(self._resources.metrics_dir))
+        settings, resources = to_wire(for_workers(self._with_imported_limits())), self._resources
+        root = cache_root(resources.sources.configured, resources.redactor.add)
+        return Configure(msgspec.Raw(settings), resources.store_url, str(resources.metrics_dir), root)
 
 
 def _secrets_of(settings: Settings) -> Iterator[str]:
