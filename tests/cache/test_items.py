@@ -50,7 +50,7 @@ class Memory:
 
 
 class Upstream:
-    """Vectors that are a function of model, dimensions and input, as 32-bit floats. `spelling`: how it writes numbers."""
+    """Vectors that are a function of model, dimensions and input: 32-bit floats. `spelling`: how it writes numbers."""
 
     def __init__(self, spelling: str = "short") -> None:
         self.spelling = spelling

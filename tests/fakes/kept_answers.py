@@ -17,6 +17,7 @@ async def keep(store: Store, pool: str, *answers: tuple[str, str], size: int = 1
     cache = CacheStore(store, pool, secrets, 2**30)
     for number, (client, model) in enumerate(answers):
         name = secrets.name(f"client:{client}", "chat", b"%d" % number)
+        await cache.look_up(name, max_age_s=None, lead=True)
         cache.put(name, Entry(Form.JSON, b"x" * size, model=model), ttl_s=3600.0, client=client)
     async with asyncio.timeout(10):
         while (await cache.stats()).entries < len(answers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -11,11 +12,13 @@ from quotapool.domain.wallet import PICO
 from quotapool.money.spend_counter import SpendCounter
 from quotapool.money.spend_store import SpendStore
 from quotapool.operators.cache import CacheOperations
+from quotapool.operators.overview import Overview
 from quotapool.settings import Settings
 from quotapool.shapes.cache import CacheSavingsRow, CacheSums
 from quotapool.store.store import StoreLost, connect
 
 from tests.fakes.kept_answers import keep
+from tests.fakes.store import ledger_on
 
 NOW = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
 
@@ -79,6 +82,38 @@ async def test_another_pools_answers_stay(store, cache):
     await keep(store, "other", ("app", "gpt-5"))
     assert await cache.clear(None, None) == 0
     assert (await cache.state(NOW)).entries == 0
+
+
+async def test_a_scrape_shows_what_is_kept_and_counts_what_left(store, tmp_path):
+    options = {"pool": "test", "state_dir": tmp_path, "cache": {"models": ["gpt-5*"], "max_size": "8MiB"}}
+    overview = Overview(Settings.model_validate(options), ledger_on(store))
+    await keep(store, "test", ("app", "gpt-5"))
+
+    async def shown() -> dict[str, float]:
+        await overview.refresh_metrics()
+        found = re.findall(r"^quotapool_cache_(\w+) (\S+)$", "".join(overview.metrics.text()), re.MULTILINE)
+        return {name: float(value) for name, value in found}
+
+    first = await shown()
+    assert (first["entries"], first["limit_bytes"]) == (1, 8 * 2**20)
+    assert first["bytes"] > 1_000
+    # When the store has counted 5 that were evicted, then 2 more, and then lost all its data
+    for by, evicted in ((5, 5), (2, 7)):
+        await store.client.hincrby("qp:{test:cache}:sums", "evicted", by)
+        assert (await shown())["evicted_total"] == evicted
+    await store.client.delete("qp:{test:cache}:sums")
+    assert (await shown())["evicted_total"] == 7
+    await store.client.hincrby("qp:{test:cache}:sums", "evicted", 1)
+    assert (await shown())["evicted_total"] == 8
+
+
+async def test_a_scrape_of_a_pool_without_a_cache_asks_for_none(store, tmp_path):
+    overview = Overview(Settings.model_validate({"pool": "test", "state_dir": tmp_path}), ledger_on(store))
+    await keep(store, "test", ("app", "gpt-5"))
+    await overview.refresh_metrics()
+    text = "".join(overview.metrics.text())
+    assert "quotapool_cache_entries 0.0" in text
+    assert "quotapool_cache_limit_bytes 0.0" in text
 
 
 async def test_without_a_store_it_is_said_so(tmp_path):

@@ -1,9 +1,9 @@
 """One process's calls of `lua/cache.lua`: what is put in one turn of the loop goes out together, one call at a time.
 
-A call has at most 64 items and a megabyte of texts, so that it does not hold the store up for more than some two
-milliseconds; look-ups go before entries, which nobody waits for. A call that fails is not repeated: nothing here is
-worth a second try, and a lease that was perhaps taken runs out by itself. For a second after a failure nothing is sent,
-so a store that is away costs requests nothing.
+A call has at most 64 items and a quarter of a megabyte of texts, so that it does not hold the store up for more than
+some two milliseconds; look-ups go before entries, which nobody waits for. A call that fails is not repeated: nothing is
+worth a second try here, and a lease that was perhaps taken runs out by itself. For a second after a failure nothing is
+sent, so a store that is away costs requests nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from quotapool.store.store import Script, Store, StoreError, StoreLost
+from quotapool.cache.answers import Answer, unpack_answer
+from quotapool.store.store import Script, Store, StoreError, StoreLost, StoreRefused
 
 _log = structlog.get_logger()
 MOST_IN_CALL: Final = 64
 LONGEST_TEXT: Final = 65_536  # bytes that pass a script; longer ones are stored and read by commands of their own
-_MOST_BYTES: Final = 2**20
+_MOST_BYTES: Final = 2**18
+ASKED: Final = 0  # why an entry is dropped
+EXPIRED: Final = 1
+ROOM: Final = 2
 _BEFORE_TEXTS: Final = 5  # in the script's ARGV
 _FOR_OTHERS: Final = 16  # items of a call that look-ups leave to the rest
 _REST_S: Final = 1.0
@@ -32,17 +36,6 @@ _CLOCK_STEPS_S: Final = 0.5  # a larger difference is no delay: the store's cloc
 _CLOCK_DRIFTS_S: Final = 1e-6  # for each answer
 
 _pack: Final = msgspec.msgpack.Encoder().encode
-
-
-class _Answer(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    now: float
-    epoch: int
-    results: list[int]
-    expired: list[str]
-    oldest: list[str]
-
-
-_unpack: Final = msgspec.msgpack.Decoder(_Answer).decode
 
 
 class Item:
@@ -96,7 +89,6 @@ class Drop(Item):
     """Removes an entry. `why`, `value`: as in the script. `on_done(was_there)`."""
 
     __slots__ = ("on_done", "value", "why")
-    ASKED, EXPIRED, ROOM = range(3)
 
     def __init__(
         self, key: str, why: int, value: str | float = 0, on_done: Callable[[bool], None] = lambda _: None
@@ -130,6 +122,21 @@ class Renew(Item):
 
     def keys(self) -> Sequence[str]:
         return [f"l:{key}" for key in self.leases]
+
+
+class Reset(Item):
+    """Begins to count anew if there is no entry."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def words(self) -> list[Any] | None:
+        return [6]
+
+    def keys(self) -> Sequence[str]:
+        return ()
 
 
 class Calls:
@@ -182,14 +189,9 @@ class Calls:
         """Once more, before the others that wait."""
         self._others.appendleft(item)
 
-    def note_failure(self, error: Exception) -> None:
-        """A command of the cache's failed, here or elsewhere."""
-        reason = error.reason if isinstance(error, StoreLost) else "script"
-        if reason == "script":
-            _log.warning("the cache's call was not understood", error=type(error).__name__)
-        if reason != "out_of_memory":  # else it answers, and look-ups are worth a try
-            self._rests_until = time.monotonic() + _REST_S
-        self._on_failed(reason)
+    def note_failure(self, error: StoreError) -> None:
+        """A call failed, or a command beside them."""
+        self._on_failed(error.reason if isinstance(error, StoreLost) else "script")
 
     async def flush(self, seconds: float) -> None:
         """Wait until everything was sent, for at most `seconds`."""
@@ -202,7 +204,7 @@ class Calls:
                 items = self._next()
                 try:
                     await self.send(items)
-                except (StoreError, ValueError, TypeError) as error:  # the latter two: nothing that the script answers
+                except StoreError as error:
                     self._fail(error, items)
         finally:
             self._task = None
@@ -219,19 +221,8 @@ class Calls:
         return items
 
     async def send(self, items: Sequence[Item]) -> None:
-        """One call for at most MOST_IN_CALL items. Raises StoreLost, StoreRefused; ValueError: the script does not
-        answer like that."""
-        texts: list[bytes] = []
-        words, sent = [], []
-        for item in items:
-            word = item.words()
-            if word is None:
-                continue
-            if text := item.text:
-                texts.append(text)
-                word.append(_BEFORE_TEXTS + len(texts))
-            words.append(word)
-            sent.append(item)
+        """One call for at most MOST_IN_CALL items. Raises StoreLost, StoreRefused."""
+        words, texts, sent = _written(items)
         if not words:
             return
         now = self.now
@@ -240,10 +231,9 @@ class Calls:
         raw = await self._store.evalsha_batch(
             self._script, self.prefix, *arguments, further_keys=lambda: keys_of(self.prefix, sent)
         )
-        start = 8 + int(raw[:8])
-        answer = _unpack(raw[8:start])
+        answer, start = _read(raw)
         if len(answer.results) != len(sent):
-            raise ValueError("the script's answer is another call's")
+            raise StoreRefused("the script's answer is another call's")
         self._follow_clock(answer.now)
         self._epoch = answer.epoch
         for item, result in zip(sent, answer.results, strict=True):
@@ -256,8 +246,11 @@ class Calls:
             start = end
         self._drop(answer)
 
-    def _fail(self, error: Exception, items: list[Item]) -> None:
+    def _fail(self, error: StoreError, items: list[Item]) -> None:
+        self._rests_until = time.monotonic() + _REST_S
         self.note_failure(error)
+        if not isinstance(error, StoreLost):
+            _log.warning("the store refuses the cache's script", error=str(error))
         failed = [*items, *self._urgent, *self._others]
         self._urgent.clear()
         self._others.clear()
@@ -265,12 +258,12 @@ class Calls:
         for item in failed:
             item.failed()
 
-    def _drop(self, answer: _Answer) -> None:
+    def _drop(self, answer: Answer) -> None:
         """What the store named goes before entries that wait for room."""
         for key in answer.expired:
-            self._drop_one(key, Drop.EXPIRED)
+            self._drop_one(key, EXPIRED)
         for key, used in zip(answer.oldest[::2], answer.oldest[1::2], strict=True):
-            self._drop_one(key, Drop.ROOM, used)
+            self._drop_one(key, ROOM, used)
 
     def _drop_one(self, key: str, why: int, value: str | float = 0) -> None:
         if key not in self._dropping:
@@ -284,6 +277,35 @@ class Calls:
             self._clock_ahead = ahead
         else:
             self._clock_ahead = max(ahead, self._clock_ahead - _CLOCK_DRIFTS_S)
+
+
+def _written(items: Sequence[Item]) -> tuple[list[list[Any]], list[bytes], list[Item]]:
+    """The words and texts of those that are still wanted, and these."""
+    words, texts, wanted = [], list[bytes](), []
+    for item in items:
+        try:
+            word = item.words()
+        except Exception:  # noqa: BLE001 - what cannot be written must not fail all others
+            _log.exception("something that is for the cache could not be written")
+            item.failed()
+            continue
+        if word is None:
+            continue
+        if text := item.text:
+            texts.append(text)
+            word.append(_BEFORE_TEXTS + len(texts))
+        words.append(word)
+        wanted.append(item)
+    return words, texts, wanted
+
+
+def _read(raw: bytes) -> tuple[Answer, int]:
+    """The answer, and where its texts begin. Raises StoreRefused: the script does not answer like that."""
+    try:
+        start = 8 + int(raw[:8])
+        return unpack_answer(raw[8:start]), start
+    except (ValueError, TypeError):
+        raise StoreRefused("this is no answer of the cache's script") from None
 
 
 def key_of(name: bytes) -> str:

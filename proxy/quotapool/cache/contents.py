@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from quotapool.cache.calls import MOST_IN_CALL, Calls, Drop
+from quotapool.cache.calls import ASKED, MOST_IN_CALL, Calls, Drop, Reset
 from quotapool.store.store import Store, text_of
 
 LARGEST: Final = 100
@@ -72,11 +72,14 @@ class CacheContents:
             if len(keys) == MOST_IN_CALL:
                 removed += await self._remove(keys)
                 keys = []
-        return removed + await self._remove(keys)
+        removed += await self._remove(keys)
+        if client is None and model is None:
+            await self._calls.send([Reset()])
+        return removed
 
     async def _remove(self, keys: list[str]) -> int:
         dropped = list[bool]()
-        await self._calls.send([Drop(key, Drop.ASKED, on_done=dropped.append) for key in keys])
+        await self._calls.send([Drop(key, ASKED, on_done=dropped.append) for key in keys])
         return sum(dropped)
 
     async def _fields(self, name: str) -> AsyncIterator[tuple[bytes, bytes]]:

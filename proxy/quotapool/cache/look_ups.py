@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, cast
 
-import msgspec
-
-from quotapool.cache.calls import Calls, Drop, Item, Release, key_of
-from quotapool.cache.entry import Entry
+from quotapool.cache.answers import LEAD, LED, MISSING, Found, Lead, Led, Missing
+from quotapool.cache.calls import ASKED, Calls, Drop, Item, Release, key_of
 from quotapool.cache.sealed import Dated, from_bytes
 from quotapool.cache.secrets import CacheSecrets
 from quotapool.store.store import Store, StoreError
 
-LOOK_UP_S: Final = 0.25  # the longest that a request waits to hear whether there is an entry
+LOOK_UP_S: Final = 0.25
+"""The longest that a request waits to hear whether there is an entry; for an answer of megabytes, twice that."""
 SLACK_S: Final = 0.5  # a step of the clock that is smaller is not noticed
 _IN_A_THREAD: Final = 32_768  # bytes from which on opening would hold up the loop
 _TRIES: Final = 3  # an entry that is damaged is dropped, and asked for again
@@ -27,53 +26,28 @@ _AGAIN: Final = -4
 _LONG: Final = -5
 
 
-class Found(msgspec.Struct, frozen=True, gc=False):
-    """There is an answer. `age_s`: seconds since it was stored."""
-
-    entry: Entry
-    age_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Lead:
-    """There is none, and this process has the lease: it asks upstream, then calls `put` or `release`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Led:
-    """There is none yet, and another request for it is under way: `wait`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """There is none, and no lease: none was asked for, or the store is away, full or late. Ask upstream."""
-
-
-LEAD: Final = Lead()
-LED: Final = Led()
-MISSING: Final = Missing()
-
-_Answer = tuple[int, bytes, float]  # the script's result, the text of the entry, the second of the store's clock
+_Answer = tuple[int, bytes | None, float]  # the script's result, the text of the entry, the second of the store's clock
 
 
 class _Look(Item):
     """`future`: the answer; None: there is none in time. `token`: of the lease that is asked for, or ""."""
 
-    __slots__ = ("calls", "future", "leases", "max_age_s", "token")
+    __slots__ = ("calls", "future", "late_at", "leases", "max_age_s", "token")
     reads = True
 
     def __init__(self, calls: Calls, leases: dict[str, str], name: bytes, max_age_s: float | None, token: str) -> None:
-        super().__init__(key_of(name))
+        self.key = key_of(name)
         self.calls = calls
         self.leases = leases
         self.max_age_s = -1.0 if max_age_s is None else max_age_s
         self.token = token
         self.future: asyncio.Future[_Answer | None] = calls.loop.create_future()
+        self.late_at = 0.0
 
     def words(self) -> list[Any] | None:
         if self.future.done():
             return None
-        return [1, self.key, self.max_age_s, self.token, self.key in self.leases]
+        return [1, self.key, self.max_age_s, self.token]
 
     def keys(self) -> Sequence[str]:
         return (f"e:{self.key}", f"l:{self.key}") if self.token else (f"e:{self.key}",)
@@ -87,7 +61,7 @@ class _Look(Item):
             self.calls.again(self)
             return
         if result == _YOURS:
-            if self.key in self.leases:  # asked for twice in one call
+            if self.key in self.leases:  # another request of this process leads
                 result = _ANOTHERS
             self.leases[self.key] = self.token
         self.future.set_result((result, text, now))
@@ -102,14 +76,23 @@ class LookUps:
     be opened."""
 
     def __init__(
-        self, store: Store, calls: Calls, secrets: CacheSecrets, leases: dict[str, str], on_damaged: Callable[[], None]
+        self,
+        store: Store,
+        calls: Calls,
+        secrets: CacheSecrets,
+        leases: dict[str, str],
+        on_damaged: Callable[[], None],
+        patience_s: float = LOOK_UP_S,
     ) -> None:
         self._store = store
         self._calls = calls
         self._secrets = secrets
         self._leases = leases
         self._on_damaged = on_damaged
+        self._patience_s = patience_s
         self._serial = 0
+        self._pending: deque[_Look] = deque()  # with some that were answered; the first one was not
+        self._timer: asyncio.TimerHandle | None = None  # one for all: each of its own would cost as much as the rest
 
     async def one(self, name: bytes, max_age_s: float | None, *, lead: bool) -> Found | Lead | Led | Missing:
         """If the caller is cancelled, a lease that it was perhaps given is given back."""
@@ -121,14 +104,12 @@ class LookUps:
             token = f"{calls.process}{self._serial}" if lead else ""
             item = _Look(calls, self._leases, name, max_age_s, token)
             calls.put(item, urgent=True)
-            timer = calls.loop.call_later(LOOK_UP_S, item.failed)
+            self._watch(item)
             try:
                 answer = await item.future
             except asyncio.CancelledError:
                 self._give_back(item)
                 raise
-            finally:
-                timer.cancel()
             if answer is None:
                 return MISSING
             result, text, now = answer
@@ -138,7 +119,9 @@ class LookUps:
                 return LED
             if result == _LONG:
                 text = await self._long(item.key)
-            if not text:
+            elif result < 0:
+                return MISSING
+            if text is None:
                 return MISSING
             if len(text) > _IN_A_THREAD:
                 dated = await asyncio.to_thread(self._opened, name, text)
@@ -159,7 +142,7 @@ class LookUps:
         items = [_Look(calls, self._leases, name, max_age_s, "") for name in names]
         for item in items:
             calls.put(item)
-        timer = calls.loop.call_later(LOOK_UP_S, _fail, items)
+            self._watch(item)
         found: list[Found | None] = []
         try:
             for number, (name, item) in enumerate(zip(names, items, strict=True), 1):
@@ -168,13 +151,28 @@ class LookUps:
                 if number % _OPENED_AT_ONCE == 0:
                     await asyncio.sleep(0)
         finally:
-            timer.cancel()
             for item in items:
                 item.future.cancel()
         return found
 
-    def _found(self, name: bytes, key: str, result: int, text: bytes, now: float) -> Found | None:
-        if result <= 0:
+    def _watch(self, item: _Look) -> None:
+        """It is answered in time, or not at all."""
+        pending = self._pending
+        while pending and pending[0].future.done():
+            pending.popleft()
+        pending.append(item)
+        item.late_at = self._calls.loop.time() + self._patience_s
+        if self._timer is None:
+            self._timer = self._calls.loop.call_at(item.late_at, self._end_late)
+
+    def _end_late(self) -> None:
+        pending, now = self._pending, self._calls.loop.time()
+        while pending and (pending[0].future.done() or pending[0].late_at <= now):
+            pending.popleft().failed()
+        self._timer = self._calls.loop.call_at(pending[0].late_at, self._end_late) if pending else None
+
+    def _found(self, name: bytes, key: str, result: int, text: bytes | None, now: float) -> Found | None:
+        if result < 0 or text is None:
             return None
         dated = self._opened(name, text)
         if dated is not None and dated.made <= now + SLACK_S and now < dated.ends:
@@ -188,7 +186,7 @@ class LookUps:
 
     def _drop(self, key: str) -> None:
         self._on_damaged()
-        self._calls.put(Drop(key, Drop.ASKED), urgent=True)
+        self._calls.put(Drop(key, ASKED), urgent=True)
 
     def _give_back(self, item: _Look) -> None:
         """It was answered in the same turn of the loop in which its caller was cancelled."""
@@ -197,19 +195,14 @@ class LookUps:
             del self._leases[item.key]
             self._calls.put(Release(item.key, item.token), urgent=True)
 
-    async def _long(self, key: str) -> bytes:
-        """A text that a script would take too long for; empty: it is gone, or not here in time."""
+    async def _long(self, key: str) -> bytes | None:
+        """A text that a script would take too long for; None: it is gone, or not here in time."""
         try:
-            async with asyncio.timeout(LOOK_UP_S):
+            async with asyncio.timeout(self._patience_s):
                 text = await self._store.guard(self._store.client.get(f"{self._calls.prefix}:e:{key}"))
         except TimeoutError:
-            return b""
+            return None
         except StoreError as error:
             self._calls.note_failure(error)
-            return b""
-        return cast("bytes", text or b"")
-
-
-def _fail(items: list[_Look]) -> None:
-    for item in items:
-        item.failed()
+            return None
+        return cast("bytes | None", text)

@@ -18,33 +18,46 @@ _MOST_WAITING: Final = 32 * 2**20  # bytes of answers that have not reached the 
 _WAITING_EACH: Final = 1024  # bytes beside the body
 _IN_A_THREAD: Final = 16_384  # bytes from which on compressing would hold up the loop
 _MOST_TRIES: Final = 200  # to make room: each time up to 64 entries go
+_SET_AT_ONCE: Final = 2  # long texts, each on a connection with a buffer of its size at the store
 _UNREGISTERED_MS: Final = 10_000  # how long a long text stays if the script never hears of it
 _LONGEST_WORD: Final = 4096  # characters of the head's texts
 
-_OVERHEAD: Final = 896
+_OVERHEAD: Final = 744
 """Bytes of an entry beside its text and the names of pool, client and model. Its key 96, its object 16, its places in
 the tables of keys and of ends 32 + 32; a field and a value of a hash 32 + 128, and the place 32; in each of two sorted
-sets a member 32, a node 64 and a place 32; buckets of these five tables while they grow, 5 x 24; and 152 to spare."""
+sets a member 32, a node 64 and a place 32; buckets of these five tables while they grow, 5 x 24."""
 
 _KEPT, _NO_ROOM, _FULL = 1, 0, -1
 
 
 class Puts:
     """`on_unkept(why)`: an entry was not kept. `too_large`; `busy`: too much is on its way; `no_room`: room could not
-    be made; `full`: the store is; `late`: it took a minute; `store`: the store is away."""
+    be made; `full`: the store is; `late`: it took a minute; `store`: the store is away.
 
-    def __init__(self, store: Store, calls: Calls, secrets: CacheSecrets, on_unkept: Callable[[str], None]) -> None:
+    `leases`: those that this process has, token by key; one stays until its entry has arrived, or is not kept."""
+
+    def __init__(
+        self,
+        store: Store,
+        calls: Calls,
+        secrets: CacheSecrets,
+        leases: dict[str, str],
+        on_unkept: Callable[[str], None],
+    ) -> None:
         self.waiting = 0  # bytes
         self.calls = calls
         self.secrets = secrets
+        self.leases = leases
         self.on_unkept = on_unkept
         self._store = store
         self._tasks: set[asyncio.Task[None]] = set()
+        self._setting = asyncio.Semaphore(_SET_AT_ONCE)
 
-    def put(self, name: bytes, entry: Entry, ttl_s: float, client: str, token: str) -> None:
-        """`token`: of the lease that is given back with it, or ""."""
+    def put(self, name: bytes, entry: Entry, ttl_s: float, client: str) -> None:
+        """A lease of this name is given back with it."""
+        token = self.leases.get(key_of(name), "")
         item = _Put(self, name, entry, ttl_s, client, token)
-        if len(entry.body) > MOST_ENTRY or max(len(entry.content_type), len(entry.model)) > _LONGEST_WORD:
+        if len(entry.body) > MOST_ENTRY or max(map(len, (entry.content_type, entry.model, client))) > _LONGEST_WORD:
             item.leave("too_large")
         elif self.calls.away:
             item.leave("store")
@@ -80,7 +93,8 @@ class Puts:
         else:
             try:
                 key = f"{self.calls.prefix}:e:{item.key}"
-                await self._store.guard(self._store.client.set(key, item.sealed, px=_UNREGISTERED_MS))
+                async with self._setting:
+                    await self._store.guard(self._store.client.set(key, item.sealed, px=_UNREGISTERED_MS))
             except StoreError as error:
                 self.calls.note_failure(error)
                 is_full = isinstance(error, StoreLost) and error.reason == "out_of_memory"
@@ -99,7 +113,7 @@ class _Put(Item):
     )
 
     def __init__(self, puts: Puts, name: bytes, entry: Entry, ttl_s: float, client: str, token: str) -> None:
-        super().__init__(key_of(name))
+        self.key = key_of(name)
         self.puts = puts
         self.name = name
         self.entry = entry
@@ -152,19 +166,22 @@ class _Put(Item):
 
     def leave(self, why: str) -> None:
         """It is not kept; its lease is for others."""
-        self._arrive()
-        if self.token and not self.puts.calls.away:
+        if self.token:
             self.puts.calls.put(Release(self.key, self.token), urgent=True)
+        self._arrive()
         self.puts.on_unkept(why)
 
     def _arrive(self) -> None:
         if self.is_waiting:
             self.is_waiting = False
             self.puts.waiting -= self.size
+        if self.token:
+            token = self.puts.leases.pop(self.key, "")
+            if token not in {"", self.token}:  # another request of this process has asked for it meanwhile
+                self.puts.calls.put(Release(self.key, token), urgent=True)
 
 
 def charge_of(length: int, *names: str) -> int:
     """Bytes that an entry takes of the store's memory at most. `length`: of its sealed text; `names`: the prefix of its
     key, its client and model."""
-    # The allocator's sizes are at most a quarter apart.
-    return _OVERHEAD + (length + sum(len(name.encode()) for name in names)) * 5 // 4
+    return _OVERHEAD + (length + len("".join(names).encode())) * 5 // 4  # the allocator's sizes are a quarter apart

@@ -94,6 +94,7 @@ class Recording:
         """One more who gets all of it. `close` it."""
         reader = Reader(self)
         self.readers.add(reader)
+        self._changed()
         return reader
 
     async def _slowest(self) -> None:
@@ -115,7 +116,7 @@ class Recording:
         return self.pieces[index] if index < len(self.pieces) else b""
 
     async def changes(self) -> None:
-        """Wait for the next piece, the end, or a reader who got on or left."""
+        """Wait for the next piece, the end, or a reader who came, got on or left."""
         change = asyncio.get_running_loop().create_future()
         self._waiting.append(change)
         await change

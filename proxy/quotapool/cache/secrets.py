@@ -21,8 +21,12 @@ NAME_BYTES: Final = 16
 _NONCE: Final = 12  # bytes, NIST SP 800-38D §8.2
 _ROOT: Final = 32
 _PURPOSE: Final = "quotapool cache 1"
-_PLAIN: Final = b"\x01"  # the layout's first version, stored as it is
-_DEFLATED: Final = b"\x02"  # the same, compressed
+_PLAIN: Final = b"\x01"  # the layout's first version: this byte, salt, nonce, ciphertext with its tag
+_DEFLATED: Final = b"\x02"  # the same, of a compressed text
+_SALT: Final = 12  # bytes; of the key that sealed it
+_HEAD: Final = 1 + _SALT + _NONCE
+_SEALS_OF_A_KEY: Final = 2**30  # of 2^32 that random nonces allow, SP 800-38D §8.3
+_MOST_KEYS: Final = 256  # remembered; one for each process that has sealed something
 _PAYS_FROM: Final = 2048  # bytes
 _PROBE: Final = 1024  # bytes of the middle that tell whether the whole is worth it: vectors in binary are not
 _WORTH: Final = 0.8  # of its size, or less
@@ -32,7 +36,7 @@ _MOST: Final = 9 * 2**20  # bytes of an opened entry: 8 MB of an answer, and its
 class CacheSecrets:
     """Of one pool. `root`: 32 bytes of `root_of`."""
 
-    __slots__ = ("_names", "_pool", "_seals")
+    __slots__ = ("_current", "_known", "_left", "_names", "_pool", "_salt", "_seals")
 
     def __init__(self, root: bytes, pool: str) -> None:
         if len(root) != _ROOT:
@@ -40,6 +44,8 @@ class CacheSecrets:
         self._pool = _framed(_PURPOSE.encode(), pool.encode())
         self._names = hmac.digest(root, b"names" + self._pool, "sha256")
         self._seals = hmac.digest(root, b"seals" + self._pool, "sha256")
+        self._known: dict[bytes, AESGCM] = {}  # by salt
+        self._left = 0  # seals until this process takes another key
 
     @classmethod
     def of(cls, master: MasterKey, pool: str) -> CacheSecrets:
@@ -59,16 +65,21 @@ class CacheSecrets:
             deflated = zlib.compress(raw, 1)
             if len(deflated) < len(raw) * _WORTH:
                 kind, text = _DEFLATED, deflated
+        if not self._left:
+            self._salt = os.urandom(_SALT)
+            self._current, self._left = self._cipher(self._salt), _SEALS_OF_A_KEY
+        self._left -= 1
         nonce = os.urandom(_NONCE)
-        return b"%b%b%b" % (kind, nonce, self._cipher(name).encrypt(nonce, text, kind + self._pool + name))
+        return kind + self._salt + nonce + self._current.encrypt(nonce, text, kind + self._pool + name)
 
     def open(self, name: bytes, raw: bytes) -> bytes | None:
         """What was sealed; None: by another master key, for another name or pool, by another version, or damaged."""
-        kind, nonce = raw[:1], raw[1 : 1 + _NONCE]
+        kind, salt, nonce = raw[:1], raw[1 : 1 + _SALT], raw[1 + _SALT : _HEAD]
         if kind not in {_PLAIN, _DEFLATED} or len(nonce) < _NONCE:
             return None
         try:
-            text = self._cipher(name).decrypt(nonce, raw[1 + _NONCE :], kind + self._pool + name)
+            cipher = self._known.get(salt) or self._cipher(salt)
+            text = cipher.decrypt(nonce, raw[_HEAD:], kind + self._pool + name)
             if kind == _PLAIN:
                 return text
             unpacking = zlib.decompressobj()
@@ -77,10 +88,12 @@ class CacheSecrets:
             return None
         return whole if unpacking.eof else None
 
-    def _cipher(self, name: bytes) -> AESGCM:
-        # A key for each name: random nonces are safe for 2^32 uses of a key (SP 800-38D §8.3), and a pool's entries of
-        # all time may be more.
-        return AESGCM(hmac.digest(self._seals, name, "sha256"))
+    def _cipher(self, salt: bytes) -> AESGCM:
+        """The key of a process: the entries of all together may be more than one key can seal."""
+        if len(self._known) >= _MOST_KEYS:
+            self._known.clear()
+        cipher = self._known[salt] = AESGCM(hmac.digest(self._seals, salt, "sha256"))
+        return cipher
 
 
 def root_of(master: MasterKey) -> bytes:

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Final
 
+from quotapool.cache.answers import LEAD, LED, MISSING, Found, Lead, Led, Missing
 from quotapool.cache.calls import Calls, Release, Renew, key_of
 from quotapool.cache.contents import CacheContents, CacheStats
 from quotapool.cache.entry import Entry
-from quotapool.cache.look_ups import LEAD, LED, LOOK_UP_S, MISSING, Found, Lead, Led, LookUps, Missing
+from quotapool.cache.look_ups import LOOK_UP_S, LookUps
 from quotapool.cache.puts import MOST_ENTRY, Puts
 from quotapool.cache.secrets import CacheSecrets
 from quotapool.store.store import Store
@@ -35,6 +36,7 @@ def _nobody(_: str) -> None: ...
 class CacheStore:
     """One process's. `store`: one of its own, not the ledger's: a long answer must not stand before a reserve, and a
     late one must not end the ledger's connection. `max_size`: bytes that all entries of the pool may take of the store.
+    `patience_s`: the longest that a request waits to hear whether there is an entry.
 
     `on_failed(reason)`: a call failed, by the word of `StoreLost.reason`, or "script". `on_unkept(why)`: an entry was
     not kept, by the words of `Puts`. `on_damaged()`: an entry was damaged, or not of this master key; it was a miss.
@@ -50,14 +52,15 @@ class CacheStore:
         on_failed: Callable[[str], None] = _nobody,
         on_unkept: Callable[[str], None] = _nobody,
         on_damaged: Callable[[], None] = lambda: None,
+        patience_s: float = LOOK_UP_S,
         rng: random.Random | None = None,
     ) -> None:
         self.secrets = secrets
         self._rng = rng or random.Random()
         self._leases: dict[str, str] = {}  # token by key
         self._calls = Calls(store, pool, max_size=max_size, on_failed=on_failed)
-        self._look_ups = LookUps(store, self._calls, secrets, self._leases, on_damaged)
-        self._puts = Puts(store, self._calls, secrets, on_unkept)
+        self._look_ups = LookUps(store, self._calls, secrets, self._leases, on_damaged, patience_s)
+        self._puts = Puts(store, self._calls, secrets, self._leases, on_unkept)
         self._contents = CacheContents(store, pool)
         self._polls: dict[tuple[bytes, float | None], asyncio.Future[Found | Lead | Missing | None]] = {}
 
@@ -67,7 +70,7 @@ class CacheStore:
 
     async def look_up(self, name: bytes, *, max_age_s: float | None, lead: bool) -> Found | Lead | Led | Missing:
         """The entry of this name, if it is not older than `max_age_s`. `lead`: otherwise take the lease, if nobody has
-        it. Within LOOK_UP_S; for an answer of megabytes, twice that."""
+        it. Within `patience_s`; for an answer of megabytes, twice that."""
         return await self._look_ups.one(name, max_age_s, lead=lead)
 
     async def wait(self, name: bytes, *, max_age_s: float | None) -> Found | Lead | Missing:
@@ -100,7 +103,7 @@ class CacheStore:
     def put(self, name: bytes, entry: Entry, *, ttl_s: float, client: str) -> None:
         """Store an entry, and give the lease back in the same step. Returns at once. `client`: whose request made
         it."""
-        self._puts.put(name, entry, ttl_s, client, self._leases.pop(key_of(name), ""))
+        self._puts.put(name, entry, ttl_s, client)
 
     def release(self, name: bytes) -> None:
         """Give the lease back without an entry. Does nothing if this process does not have it."""
@@ -111,13 +114,13 @@ class CacheStore:
 
     async def look_up_items(self, names: Sequence[bytes], *, max_age_s: float | None) -> list[Found | None]:
         """Many entries at once, in the order of their names, without leases. None: not there, not in time, or longer
-        than 64 kB. Within LOOK_UP_S."""
+        than 64 kB. Within `patience_s`."""
         return await self._look_ups.many(names, max_age_s)
 
     def put_items(self, entries: Iterable[tuple[bytes, Entry]], *, ttl_s: float, client: str) -> None:
         """Store many entries, by name. Returns at once."""
         for name, entry in entries:
-            self._puts.put(name, entry, ttl_s, client, "")
+            self._puts.put(name, entry, ttl_s, client)
 
     async def stats(self) -> CacheStats:
         """What there is. Raises StoreLost."""
@@ -128,16 +131,18 @@ class CacheStore:
         return await self._contents.clear(client=client, model=model)
 
     async def run(self) -> None:
-        """Every second: prolong this process' leases, follow the store's clock, remove what has ended."""
+        """Every second: `renew`."""
         while True:
             await asyncio.sleep(RENEW_EVERY_S)
-            leases = iter(list(self._leases.items()))
-            some = dict(islice(leases, _RENEWED_AT_ONCE))
-            while True:
-                self._calls.put(Renew(some), urgent=True)
-                some = dict(islice(leases, _RENEWED_AT_ONCE))
-                if not some:
-                    break
+            self.renew()
+
+    def renew(self) -> None:
+        """Prolong this process' leases to LEASE_S, follow the store's clock, have removed what has ended. Returns at
+        once."""
+        leases = iter(list(self._leases.items()))
+        self._calls.put(Renew(dict(islice(leases, _RENEWED_AT_ONCE))), urgent=True)
+        while some := dict(islice(leases, _RENEWED_AT_ONCE)):
+            self._calls.put(Renew(some), urgent=True)
 
     async def close(self, seconds: float = 1.0) -> None:
         """Send what waits and give all leases back, within `seconds` or so. The store's connection stays open."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -18,7 +18,8 @@ from quotapool.shapes.cache import CacheQuery, CacheShare, CacheState, CacheSums
 from quotapool.store.store import Store
 
 app = typer.Typer()
-_LONGEST = 200  # characters of a name, as in the admin API
+_LONGEST: Final = 200  # characters of a name, as in the admin API
+_HEADS: Final = ("hits", "coalesced", "misses", "bypassed", "calls saved", "tokens saved", "saved")
 
 Client = Annotated[
     str | None, typer.Option(help="Only what is kept of this client; anonymous: without a key.", show_default=False)
@@ -59,7 +60,7 @@ def _show(state: CacheState) -> None:
         console.print("off: cache.models names no model, so nothing is kept or served")
     share = state.bytes / state.max_bytes
     console.print(
-        f"{state.entries:,} entries, {_mib(state.bytes)} of {_mib(state.max_bytes)} ({share:.0%}); so far "
+        f"{state.entries:,} entries, {_size(state.bytes)} of {_size(state.max_bytes)} ({share:.0%}); so far "
         f"{state.expired:,} left because their time was over, {state.evicted:,} to make room"
     )
     use = tables.table("", *_HEADS, right=_HEADS)
@@ -80,9 +81,6 @@ def _show(state: CacheState) -> None:
         console.print("+: of some of them no price is known")
 
 
-_HEADS = ("hits", "coalesced", "misses", "bypassed", "calls saved", "tokens saved", "saved")
-
-
 def _cells(sums: CacheSums) -> list[str]:
     tokens = sums.prompt_tokens + sums.completion_tokens
     counts = (sums.hit, sums.coalesced, sums.miss, sums.bypass, sums.saved_requests, tokens)
@@ -92,7 +90,7 @@ def _cells(sums: CacheSums) -> list[str]:
 def _shares(title: str, shares: list[CacheShare]) -> object:
     table = tables.table(title, "entries kept", "size", right=("entries kept", "size"))
     for one in shares:
-        table.add_row(one.name, f"{one.entries:,}", _mib(one.bytes))
+        table.add_row(one.name, f"{one.entries:,}", _size(one.bytes))
     return table
 
 
@@ -100,5 +98,6 @@ def _usd(usd: float, unpriced: int) -> str:
     return f"${usd:,.2f}{'+' if unpriced else ''}"
 
 
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB"
+def _size(size: int) -> str:
+    """`640.0 KiB`, `1.5 MiB`."""
+    return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size / 2**10:,.1f} KiB"

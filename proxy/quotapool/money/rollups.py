@@ -59,7 +59,7 @@ def _rows(pairs: int, refusals: int) -> dict[Table, int]:
 # Up to 512 short rows a hash is one compact block in the store: 59 bytes a row instead of 90.
 MINUTE: Final = Resolution("minute", timedelta(minutes=1), timedelta(hours=48), _rows(200, 50))
 HOUR: Final = Resolution("hour", timedelta(hours=1), timedelta(days=90), _rows(400, 100))
-_OF_DAYS: Final[dict[Table, int]] = {**_rows(500, 200), "cache": 8, "saved": 300}
+_OF_DAYS: Final[dict[Table, int]] = {**_rows(500, 200), "cache": 8, "saved": 200}
 DAY: Final = Resolution("day", timedelta(days=1), timedelta(days=400), _OF_DAYS)
 RESOLUTIONS: Final = (DAY, HOUR, MINUTE)
 

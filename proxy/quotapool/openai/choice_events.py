@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from quotapool.openai.event_bytes import EventBytes
 from quotapool.openai.exact_json import decoded, encoded
 from quotapool.openai.jsontext import BROKEN
 from quotapool.openai.text_pieces import PIECE, pieces, pieces_with
@@ -30,25 +31,26 @@ def choice_events(text: bytes, *, chat: bool, usage: bool) -> bytes | None:
         answer = decoded(text)
         if type(answer) is not dict:
             return None
-        writer = _Writer(answer, chat=chat, usage=usage)
+        writer = _Writer(answer, EventBytes(len(text)), chat=chat, usage=usage)
         return writer.written() if writer.open() else None
     except BROKEN:
         return None
 
 
 class _Writer:
-    __slots__ = ("_answer", "_chat", "_choices", "_out", "_prefix", "_suffix", "_usage")
+    __slots__ = ("_answer", "_chat", "_choices", "_out", "_prefix", "_rest", "_suffix", "_usage")
 
-    def __init__(self, answer: dict[str, Any], *, chat: bool, usage: bool) -> None:
+    def __init__(self, answer: dict[str, Any], out: EventBytes, *, chat: bool, usage: bool) -> None:
         self._answer = answer
         self._chat = chat
         self._usage = usage
-        self._out: list[bytes] = []
+        self._out = out
         self._choices: list[dict[str, Any]] = []
         head = {name: answer[name] for name in _IN_EVERY_CHUNK if name in answer}
         if chat:
             head["object"] = "chat.completion.chunk"
         self._prefix = b"data: " + encoded(head)[:-1] + (b"," if head else b"") + b'"choices":['
+        self._rest = encoded({name: value for name, value in answer.items() if name not in _NOT_COPIED})[1:-1]
         self._suffix = b'],"usage":null}\n\n' if usage else b"]}\n\n"
 
     def open(self) -> bool:
@@ -73,22 +75,18 @@ class _Writer:
         else:
             for choice in self._choices:
                 self._text_deltas(choice)
-        self._tell_the_rest()
         usage = self._answer.get("usage")
         if self._usage and usage is not None:
-            self._out.append(self._prefix + b'],"usage":' + encoded(usage) + b"}\n\n")
-        self._out.append(DONE)
-        return b"".join(self._out)
+            self._out.put(self._prefix + b'],"usage":' + encoded(usage) + b"}\n\n")
+        self._out.put(DONE)
+        return self._out.joined()
 
     def _chunk(self, choice: dict[str, Any]) -> None:
-        self._out.append(self._prefix + encoded(choice) + self._suffix)
-
-    def _tell_the_rest(self) -> None:
-        """Members of the answer that are not repeated in each chunk are in the first one."""
-        rest = {name: value for name, value in self._answer.items() if name not in _NOT_COPIED}
-        if rest:
-            first = self._out[0]
-            self._out[0] = first[: -len(self._suffix)] + b"]," + encoded(rest)[1:-1] + self._suffix[1:]
+        suffix = self._suffix
+        if self._rest:  # in the first chunk only
+            suffix = b"]," + self._rest + suffix[1:]
+            self._rest = b""
+        self._out.put(self._prefix + encoded(choice) + suffix)
 
     # ---- chat
 

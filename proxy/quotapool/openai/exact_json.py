@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, Final, NoReturn
 
 import msgspec
 
 _any: Final = msgspec.json.Decoder()
 _COMPACT: Final = (",", ":")
+_MOST_LEVELS: Final = (
+    32  # of nesting that is indented: each element of a level has a line, with blanks for all above it
+)
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def decoded(text: bytes) -> Any:
@@ -38,8 +44,9 @@ def compact(text: bytes) -> bytes:
 
 
 def indented(text: bytes) -> bytes:
-    """The same JSON by lines, as OpenAI sends it. Raises one of BROKEN."""
-    return _formatted(text, 2)
+    """The same JSON by lines, as OpenAI sends it; in one line if that could be far longer. Raises one of BROKEN."""
+    line = compact(text)
+    return _formatted(line, 2) if _is_shallow(line) else line
 
 
 def _formatted(text: bytes, indent: int) -> bytes:
@@ -47,6 +54,17 @@ def _formatted(text: bytes, indent: int) -> bytes:
         return msgspec.json.format(text, indent=indent)
     except ValueError:
         return encoded(decoded(text))
+
+
+def _is_shallow(text: bytes) -> bool:
+    if text.count(b"[") + text.count(b"{") <= _MOST_LEVELS:
+        return True
+    brackets = _STRING.sub(b"", text).translate(None, _NO_BRACKETS)
+    for _ in range(_MOST_LEVELS):
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")  # the innermost level
+        if not brackets:
+            return True
+    return False
 
 
 def _finite(digits: str) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
+from quotapool.openai.event_bytes import EventBytes
 from quotapool.openai.exact_json import compact, decoded, encoded
 from quotapool.openai.jsontext import BROKEN
 from quotapool.openai.text_pieces import pieces, pieces_with
@@ -32,7 +33,7 @@ def response_events(text: bytes) -> bytes | None:
         end = _ENDS.get(str(response.get("status")))
         if end is None or not all(type(item) is dict for item in response["output"]):
             return None
-        writer = _Writer()
+        writer = _Writer(EventBytes(len(text)))
         begun = {**response, "status": "in_progress", "output": []}
         begun |= {name: None for name in _UNTIL_THEN if name in response}
         writer.add("response.created", response=begun)
@@ -40,7 +41,7 @@ def response_events(text: bytes) -> bytes | None:
         for index, item in enumerate(response["output"]):
             writer.item(index, item)
         writer.end(end, compact(text))
-        return b"".join(writer.out)
+        return writer.out.joined()
     except BROKEN:
         return None
 
@@ -48,17 +49,17 @@ def response_events(text: bytes) -> bytes | None:
 class _Writer:
     __slots__ = ("_number", "out")
 
-    def __init__(self) -> None:
-        self.out: list[bytes] = []
+    def __init__(self, out: EventBytes) -> None:
+        self.out = out
         self._number = 0
 
     def add(self, kind: str, **members: Any) -> None:
         """`members`: what the event has besides its type and number; at least one."""
-        self.out.append(self._head(kind) + encoded(members)[1:] + b"\n\n")
+        self.out.put(self._head(kind) + encoded(members)[1:] + b"\n\n")
 
     def end(self, kind: str, response: bytes) -> None:
         """`response`: as it was recorded, in one line."""
-        self.out.append(self._head(kind) + b'"response":' + response + b"}\n\n")
+        self.out.put(self._head(kind) + b'"response":' + response + b"}\n\n")
 
     def _head(self, kind: str) -> bytes:
         head = f'event: {kind}\ndata: {{"type":"{kind}","sequence_number":{self._number},'

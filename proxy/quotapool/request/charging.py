@@ -221,11 +221,11 @@ class Charging:
         amounts: list[float] = []
         for counted in applying.counts:
             if counted == _REQUESTS:
-                amount: float = requests
+                amount = float(requests)
             elif counted == _TOKENS:
-                amount = usage.prompt + usage.completion
+                amount = float(usage.prompt + usage.completion)
             elif saved is not None and saved.pico is not None:
-                amount = saved.pico
+                amount = float(saved.pico)
             else:
                 amount = self._highest_price(request, usage, is_hard=applying.has_hard_usd) or 0.0
             amounts.append(math.ceil(amount * part))

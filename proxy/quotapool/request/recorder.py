@@ -55,7 +55,7 @@ class Recorder:
         if self.left:
             return None
         full = self._down.reply(status, reason, [*headers, (HEADER, self.result.encode())], length, body)
-        return None if self._is_shared() else full
+        return None if full is None else self._taken(full)
 
     async def start(self, status: int, reason: str, headers: Sequence[Header], length: int | None) -> None:
         self._begin(status, headers)
@@ -94,17 +94,33 @@ class Recorder:
                 if not self._is_shared():
                     raise
                 self.left = True
-        return others if self._is_shared() else full
+        if self._is_shared():
+            return others
+        return None if full is None else self._taken(full)
+
+    async def _taken(self, full: Awaitable[None]) -> None:
+        """Wait until its client has taken enough, or others read along, who must not be held up by it."""
+        recording = self._recording
+        if recording is None:
+            await full
+            return
+        taking = asyncio.ensure_future(full)
+        while not taking.done() and not recording.readers:
+            change = asyncio.ensure_future(recording.changes())
+            try:
+                await asyncio.wait({taking, change}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                change.cancel()
 
     async def finish(self) -> None:
         self.is_whole = True
         if self.left:
             return
-        ending = self._finish()
-        if self._is_shared():
-            self._ending = asyncio.get_running_loop().create_task(ending)
+        if self._recording is None:
+            await self._finish()
         else:
-            await ending
+            self._ending = asyncio.get_running_loop().create_task(self._finish())
+            await self._taken(self._ending)
 
     async def _finish(self) -> None:
         if self._replay is not None and (rest := self._replay.finish()):

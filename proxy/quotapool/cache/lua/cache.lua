@@ -5,13 +5,14 @@
 --           before anything is written. No key is touched that the items do not name: what has to make room is returned,
 --           and comes back as items to drop.
 -- ARGV[1]  msgpack array of items, done in order
---   look    {1, name, max_age (-1: any), token ('': no lease is asked for), is_held}
---           is_held: this process has the lease, so that it is not given to it a second time
+--   look    {1, name, max_age (-1: any), token ('': no lease is asked for)}
+--           a lease that the same process has is given to it with the new token: it may not know of the first
 --   put     {2, name, length, made, ends, charge, client, model, token, text}
 --           text: the number of its ARGV; absent: it is in the store already; length: its bytes; charge: bytes that count for it against the pool's bound
 --   release {3, name, token}
 --   drop    {4, name, why, value}     why: 0 asked for; 1 expired; 2 to make room, if it was last used at `value`
 --   renew   {5, {name, token, ...}}
+--   reset   {6}                       there is no entry left: nothing is counted, even if somebody deleted a part of this
 -- ARGV[2]  '' or the second that this clock should show by the process' own monotonic clock
 -- ARGV[3]  '' or the epoch that came with its last answer
 --          If it shows less, it was set back, unless another process has seen that before (then the epoch is another).
@@ -37,7 +38,7 @@
 --              -4 ask again: this answer is full; -5 it is there, and too long for a script; -6 the store is full
 --     put      1 kept; 0 try again: there is no room yet; -1 the store is full; -2 too late, or of another clock
 --     drop     1 dropped; 0 it was not there, or the reason no longer holds
---     release, renew    1
+--     release, renew, reset    1
 --   expired  {name, ...} to be dropped;  oldest  {name, used, ...} to be dropped if room is needed
 --
 -- If the store is full (OOM), nothing is written but deletions: the first write of a call is one that a full store
@@ -49,7 +50,7 @@ local sums_key, shares_key = prefix .. ':sums', prefix .. ':shares'
 local clock_key, epoch_key = prefix .. ':clock', prefix .. ':epoch'
 local MADE, ENDS, EPOCH, CHARGE, LENGTH, CLIENT, MODEL = 1, 2, 3, 4, 5, 6, 7
 local SLACK_S, LATE_S, LEASE_MS = 0.5, 60, 3000
-local LONGEST, MOST = 65536, 1048576
+local LONGEST, MOST = 65536, 262144
 local MOST_EXPIRED, MOST_OLDEST, SPARE = 64, 64, 1 / 32
 
 local time = redis.call('TIME')
@@ -92,9 +93,25 @@ local function total()
   return stored + (sums.bytes or 0)
 end
 
+-- What somebody else has written where our things are is as if it were not there: one such key must not fail all calls.
 local function about_of(name)
   local raw = redis.call('HGET', about_key, name)
-  return raw and cmsgpack.unpack(raw)
+  if not raw then return nil end
+  local is_sound, about = pcall(cmsgpack.unpack, raw)
+  is_sound = is_sound and type(about) == 'table' and type(about[CLIENT]) == 'string' and type(about[MODEL]) == 'string'
+  for n = MADE, LENGTH do is_sound = is_sound and type(about[n]) == 'number' end
+  if is_sound then return about end
+  may_write()
+  redis.call('HDEL', about_key, name)
+  return nil
+end
+
+local function text_at(key)
+  local reply = redis.pcall('GET', key)
+  if type(reply) ~= 'table' then return reply end
+  may_write()
+  redis.call('DEL', key)
+  return nil
 end
 
 local function remove(name, about)
@@ -108,14 +125,14 @@ end
 
 local function release(name, token)
   local key = prefix .. ':l:' .. name
-  if redis.call('GET', key) == token then
+  if text_at(key) == token then
     may_write()
     redis.call('DEL', key)
   end
 end
 
 local texts, replied = {}, 0
-local function look(name, max_age, token, is_held)
+local function look(name, max_age, token)
   local about = about_of(name)
   if about and (about[EPOCH] ~= epoch or about[MADE] > now + SLACK_S or now >= about[ENDS]) then
     remove(name, about)
@@ -129,7 +146,7 @@ local function look(name, max_age, token, is_held)
     elseif replied > 0 and replied + about[LENGTH] > MOST then
       return -4
     else
-      text = redis.call('GET', key)
+      text = text_at(key)
     end
     if is_long or text then
       if may_write() then redis.call('ZADD', used_key, 'XX', math.floor(now * 1000), name) end
@@ -142,8 +159,8 @@ local function look(name, max_age, token, is_held)
   end
   if token == '' then return -1 end
   local key = prefix .. ':l:' .. name
-  local holder = redis.call('GET', key)
-  if holder and (is_held or string.sub(holder, 1, #ARGV[4]) ~= ARGV[4]) then return -3 end
+  local holder = text_at(key)
+  if holder and string.sub(holder, 1, #ARGV[4]) ~= ARGV[4] then return -3 end
   if not may_write() then return -6 end
   redis.call('SET', key, token, 'PX', LEASE_MS)
   return -2
@@ -201,7 +218,7 @@ local function renew(names)
   if not may_write() then return 1 end
   for n = 1, #names, 2 do
     local key, token = prefix .. ':l:' .. names[n], names[n + 1]
-    local holder = redis.call('GET', key)
+    local holder = text_at(key)
     if holder == token then
       redis.call('PEXPIRE', key, LEASE_MS)
     elseif not holder then
@@ -211,11 +228,20 @@ local function renew(names)
   return 1
 end
 
+local function reset()
+  if redis.call('HLEN', about_key) == 0 and may_write() then
+    redis.call('HDEL', sums_key, 'bytes', 'entries')
+    redis.call('DEL', shares_key, used_key, ends_key)
+    sums.bytes, sums.entries, shares = nil, nil, {}
+  end
+  return 1
+end
+
 local results = {}
 for n, item in ipairs(cmsgpack.unpack(ARGV[1])) do
   local kind = item[1]
   if kind == 1 then
-    results[n] = look(item[2], item[3], item[4], item[5])
+    results[n] = look(item[2], item[3], item[4])
   elseif kind == 2 then
     results[n] = put(item[2], item[3], item[4], item[5], item[6], item[7], item[8], item[9], item[10])
   elseif kind == 3 then
@@ -223,8 +249,10 @@ for n, item in ipairs(cmsgpack.unpack(ARGV[1])) do
     results[n] = 1
   elseif kind == 4 then
     results[n] = drop(item[2], item[3], item[4])
-  else
+  elseif kind == 5 then
     results[n] = renew(item[2])
+  else
+    results[n] = reset()
   end
 end
 
@@ -234,10 +262,6 @@ if is_sweeping then
   local excess = total() + wanted - tonumber(ARGV[5]) * (1 - SPARE)
   if excess > 0 then
     local names = redis.call('ZRANGE', used_key, 0, MOST_OLDEST - 1, 'WITHSCORES')
-    if #names == 0 and wanted > 0 and stored > 0 then -- of an index that somebody has deleted in part
-      redis.call('DEL', sums_key, shares_key)
-      sums, shares = {}, {}
-    end
     for n = 1, #names, 2 do
       if excess <= 0 then break end
       local about = about_of(names[n])
