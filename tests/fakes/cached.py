@@ -35,7 +35,7 @@ class Got:
             state = ChatCompletionStreamState()
             for chunk in self.said:
                 state.handle_chunk(chunk)
-            return stripped(state.get_final_completion().model_dump(mode="json"))
+            return stripped(without_places(state.current_completion_snapshot.model_dump(mode="json")))
         return stripped(texts_of(self.said) if kind == "text_completion" else response_of(self.said))
 
 
@@ -49,6 +49,14 @@ def stripped(value: Any) -> Any:
 
 def without_usage(answer: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in answer.items() if name != "usage"}
+
+
+def without_places(chat: dict[str, Any]) -> dict[str, Any]:
+    """Only in chunks do tool calls say which one they are."""
+    for choice in chat["choices"]:
+        for place, call in enumerate(choice["message"].get("tool_calls") or ()):
+            assert call.pop("index") == place
+    return chat
 
 
 def texts_of(chunks: Sequence[Any]) -> dict[str, Any]:

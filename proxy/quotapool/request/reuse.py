@@ -93,8 +93,6 @@ def _asked(down: Downstream, request: ClientRequest, control: CacheControl, cach
     """What its answer depends on. A word: why it is not looked up."""
     if control.no_store:
         return "no_store"
-    if request.placement is not None:
-        return "stored_objects"
     if request.body is None:
         return "form"
     asked = canonical(request.endpoint, down.method, down.target, request.text)
