@@ -7,6 +7,7 @@ from typing import Final
 
 from quotapool.domain.actor import Role
 from quotapool.reports.explanation import Explanation
+from quotapool.shapes import advice as advice_shapes
 from quotapool.shapes import clients as client_shapes
 from quotapool.shapes import general as shapes
 from quotapool.shapes import logins as login_shapes
@@ -124,6 +125,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/samples", "show_samples", "Room, use and queues of the last hour.", now_shapes.Samples,
           query=now_shapes.SampleQuery),
     Route("GET", "/savings", "show_savings", "What clients were spared this month.", now_shapes.Savings),
+    Route("GET", "/advice", "show_advice", "What clients could do to need less of the pool.", advice_shapes.AdviceRows),
     Route("GET", "/events", "list_events", "Changes of state, newest first.", shapes.Events,
           query=shapes.EventQuery),
     Route("GET", "/usage", "show_usage", "Usage and spend, in time.", shapes.UsageRows, query=shapes.UsageQuery),

@@ -18,6 +18,8 @@ import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from quotapool.advice.note_store import NoteStore
+from quotapool.advice.notes import Notes
 from quotapool.app.build import build_request_path
 from quotapool.app.collector import collect_rarely, keep_what_is_built, keeping_what_is_built
 from quotapool.app.lag import LagWatch
@@ -101,6 +103,12 @@ class Worker:
             dropped=self.reporter.requests_dropped,
         )
         self.reporter.keep = self.ring.keep
+        self.notes = Notes(
+            NoteStore(self.store, self.settings.pool),
+            self.settings,
+            first.advice_key,
+            team_of=lambda client: self.paths.team_of(client),  # noqa: PLW0108 - they are built below
+        )
         self.origins = _origins(self.settings, credentials_of(self.settings))
         self.paths = build_request_path(
             _snapshot(self.settings, self.origins),
@@ -109,6 +117,7 @@ class Worker:
             self.redactor.clean_bytes,
             on_clients=self._label,
             prices=lambda: self.spend.prices,
+            note=self.notes.note,
         )
         self.handler = ClientHandler(self.paths.requests, self.reporter, self.paths.sessions)
         self.tls = self.settings.tls.context() if self.settings.tls is not None else None
@@ -133,15 +142,16 @@ class Worker:
         await self.paths.sync.refresh()
         await self.ledger.heartbeat()  # be one of the replicas, and know how many they are, should the store go now
 
-    async def reload(self, wire: bytes) -> None:
+    async def reload(self, new: Configure) -> None:
         """Take over a new configuration; requests under way end with the old one. What is long in a large pool is done
         in a thread, while clients are served."""
-        snapshot, roster, secrets = await asyncio.to_thread(self._prepare, wire)
+        snapshot, roster, secrets = await asyncio.to_thread(self._prepare, bytes(new.settings))
         for secret in secrets:
             self.redactor.add(secret)
         settings = snapshot.settings
         old, self.settings = self.settings, settings
         self.ring.most = settings.requests_kept
+        self.notes.configure(settings, new.advice_key)
         self._reload_certificate(settings)
         if _way_out(old) != _way_out(settings) or snapshot.credentials.bases != set(self.origins.others):
             replaced, self.origins = self.origins, _origins(settings, snapshot.credentials)
@@ -192,6 +202,7 @@ class Worker:
         await self.paths.owners.close()
         await self.spend.close()
         await self.ring.close()
+        await self.notes.close()
         await self.origins.close()
         await self.store.close()
         self.logs.writer.flush()
@@ -246,6 +257,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     lagging = asyncio.create_task(LagWatch(worker.metrics.event_loop_lag.set).run())
     booking = asyncio.create_task(worker.spend.run())
     keeping = asyncio.create_task(worker.ring.run())
+    noting = asyncio.create_task(worker.notes.run())
     reporting = asyncio.create_task(_report(channel, worker))
     await channel.send(Ready())
     patience = worker.settings.drain_timeout
@@ -253,7 +265,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
         message = await channel.receive()
         if isinstance(message, Configure):
             with keeping_what_is_built():
-                await worker.reload(bytes(message.settings))
+                await worker.reload(message)
             server.client_s = worker.settings.timeouts.client
             with contextlib.suppress(ConnectionError):
                 await channel.send(Ready())
@@ -274,6 +286,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     await server.close()  # `_drain` has waited; what is left is cut
     booking.cancel()
     keeping.cancel()
+    noting.cancel()
     await worker.close()
     beating.cancel()
     reporting.cancel()

@@ -20,11 +20,13 @@ _LENGTH: Final = 4
 
 
 class Configure(msgspec.Struct, tag="configure"):
-    """Supervisor to worker, first and at each reload. `settings` is `settings.to_wire`'s JSON, as it is."""
+    """Supervisor to worker, first and at each reload. `settings` is `settings.to_wire`'s JSON, as it is; `advice_key`
+    is that of `advice/digests.py`."""
 
     settings: msgspec.Raw
     redis: str
     metrics_dir: str = ""
+    advice_key: bytes = b""
 
 
 class Drain(msgspec.Struct, tag="drain"):

@@ -1,4 +1,7 @@
-"""A master key, and how it seals secrets: AES-256-GCM, a random nonce each, bound to a context such as pool and key."""
+"""A master key, and how it seals secrets: AES-256-GCM, a random nonce each, bound to a context such as pool and key.
+
+Other uses get keys of their own, derived from it (`derived`): who has one of these learns nothing of the others.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +29,15 @@ class MasterKey:
     Raises ValueError, which never repeats the text.
     """
 
-    __slots__ = ("_cipher", "id")
+    __slots__ = ("_cipher", "_root", "id")
 
     def __init__(self, text: str) -> None:
         text = text.strip()
         if len(text) < MIN_LENGTH:
             raise ValueError(f"a master key needs at least {MIN_LENGTH} characters")
-        self._cipher = AESGCM(_derived(text, b"cipher", 32))
-        self.id = _derived(text, b"id", 6).hex()
+        self._cipher = AESGCM(_derived(text.encode(), b"cipher", 32))
+        self._root = _derived(text.encode(), b"root", 32)
+        self.id = _derived(text.encode(), b"id", 6).hex()
 
     def __repr__(self) -> str:
         return f"<MasterKey {self.id}>"
@@ -51,14 +55,18 @@ class MasterKey:
         except (InvalidTag, ValueError):
             raise SealBroken from None
 
+    def derived(self, *purpose: str) -> bytes:
+        """A key of 32 bytes for one purpose, the same wherever this master key is given."""
+        return _derived(self._root, _bound(purpose), 32)
+
 
 def new_master_key() -> str:
     """The text of a master key: 256 random bits."""
     return base64.urlsafe_b64encode(os.urandom(32)).decode()
 
 
-def _derived(text: str, purpose: bytes, length: int) -> bytes:
-    return HKDF(algorithm=SHA256(), length=length, salt=None, info=_VERSION + b" " + purpose).derive(text.encode())
+def _derived(secret: bytes, purpose: bytes, length: int) -> bytes:
+    return HKDF(algorithm=SHA256(), length=length, salt=None, info=_VERSION + b" " + purpose).derive(secret)
 
 
 def _bound(context: tuple[str, ...]) -> bytes:

@@ -7,7 +7,7 @@ Each step names the statuses it may answer with. `docs/request-life.md` tells th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from quotapool.domain.request_record import RequestRecord
 from quotapool.ledger.grants import Granted
@@ -31,6 +31,9 @@ from quotapool.request.read import read_client_request, want_of
 from quotapool.request.refusals import not_served
 from quotapool.request.relay import Downstream
 
+Note = Callable[[ClientRequest, RequestRecord, str, int], None]
+"""Hears of a request, its target and its priority (`advice/notes.py`)."""
+
 
 class RequestPath:
     """Serves requests with one pool. All its parts are given to it; it owns none."""
@@ -47,6 +50,7 @@ class RequestPath:
         failover: Failover,
         parts: AttemptParts,
         me: Me,
+        note: Note,
     ) -> None:
         self._configuration = configuration
         self._auth = auth
@@ -56,6 +60,7 @@ class RequestPath:
         self._objects = objects
         self._failover = failover
         self._parts = parts
+        self._note = note
         self.me = me
 
     def client_of(self, headers: Head) -> str:
@@ -108,6 +113,7 @@ class RequestPath:
             return HttpAttempt(self._parts, self._configuration.now, request, want, down, granted, record).run()
 
         held = await self._failover.deliver(want, request, record, attempt)  # 404, 429, 502, 503, 504, upstream's
+        self._note(request, record, down.target, want.priority)
         if held is not None:
             await _answer(down, held, record)
 
