@@ -9,12 +9,15 @@ from typing import Any
 
 from quotapool.observe.redaction import Redactor
 from quotapool.openai import answer_ids, classify, ids, named_models, reference_marks, request_ids, session_events
+from quotapool.openai.cacheable import canonical
 from quotapool.openai.encoding import TooLarge, Unreadable, decoded, decoded_request
-from quotapool.openai.endpoints import resolve, session_query
+from quotapool.openai.endpoints import Endpoint, resolve, session_query
+from quotapool.openai.facts import Canonical
 from quotapool.openai.forms import FormError, FormReader, boundary_of
 from quotapool.openai.head import Head
 from quotapool.openai.headers import headers_for_upstream
 from quotapool.openai.jsontext import BROKEN, object_in, set_member
+from quotapool.openai.own_members import OwnMembers
 from quotapool.openai.ratelimits import parse_duration
 from quotapool.openai.requests import (
     InvalidRequest,
@@ -25,8 +28,10 @@ from quotapool.openai.requests import (
 )
 from quotapool.openai.safety import fill_identifier
 from quotapool.openai.sse import StreamRelay
+from quotapool.openai.storable import unstorable
 from quotapool.openai.usage import answering_model, read_usage
 from quotapool.openai.value_count import has_too_many_values
+from quotapool.request.cache_control import cache_control
 
 CORPUS = Path(__file__).parents[1] / "data" / "fuzz"
 MOST = 64 * 2**20
@@ -133,6 +138,25 @@ def _answer(data: bytes) -> None:
         answer_ids.made_by(data, ids.RESPONSE)
 
 
+_CACHED = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/moderations")
+
+
+def _cacheable(data: bytes) -> None:
+    if has_too_many_values(data):
+        return
+    for target in _CACHED:
+        endpoint = resolve("POST", target)
+        assert isinstance(endpoint, Endpoint)
+        canonical(endpoint, "POST", target, data)
+        unstorable(endpoint, Canonical(b""), data, tools=True)
+    for streamed in (True, False):
+        members = OwnMembers(b'{"user":"u"}', streamed=streamed)
+        for piece in _pieces(data):
+            members.feed(piece)
+        members.finish()
+    cache_control(Head([(b"cache-control", data)]))
+
+
 _redactor = Redactor([_SECRET])
 
 
@@ -151,6 +175,7 @@ PARSERS: dict[str, Parser] = {
     "target": _target,
     "header": _header,
     "answer": _answer,
+    "cacheable": _cacheable,
     "redaction": _redact,
 }
 

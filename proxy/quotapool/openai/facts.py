@@ -1,4 +1,4 @@
-"""What is read of one request, and of one answer's rate headers."""
+"""What is read of one request, what its answer depends on, and one answer's rate headers."""
 
 from __future__ import annotations
 
@@ -35,6 +35,24 @@ class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     choices: int = 1  # answers it asks for
     background: bool = False  # its answer is fetched later
     summary: bool = False  # it wants a summary of the reasoning
+
+
+class Canonical(msgspec.Struct, frozen=True, gc=False):
+    """What a request's answer depends on, spelled in one way (`openai/cacheable.py`).
+
+    `text`: equal for all requests of one endpoint that ask for the same answer. `temperature`: as asked, 1 where none
+    is given (OpenAI's default), 0 where nothing is sampled. `streamed`: the client wants events. `asked_usage`: with a
+    usage chunk (chat and completions). `choices`: what an answer has to hold, `n` for each prompt or a vector for each
+    input. `own`: a JSON object of the members that a response repeats from its request and that are not in `text`
+    (`openai/own_members.py`), b"" if there are none.
+    """
+
+    text: bytes
+    temperature: float = 0.0
+    streamed: bool = False
+    asked_usage: bool = False
+    choices: int = 1
+    own: bytes = b""
 
 
 class RateHeaders(msgspec.Struct, frozen=True, gc=False):  # made with every answer: a frozen dataclass takes 1 µs more

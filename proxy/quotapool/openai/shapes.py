@@ -120,3 +120,60 @@ class Event(msgspec.Struct, gc=False):
     delta: Any = None
     service_tier: Any = None
     response: NestedResponse | None = None  # can be megabytes, of which only the usage is needed
+
+
+# ---- answers that may be kept
+
+
+class KeptMessage(msgspec.Struct, gc=False):
+    content: Any = None
+    refusal: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+    audio: Any = None
+    annotations: Any = None
+
+
+class KeptChoice(msgspec.Struct, gc=False):
+    finish_reason: Any = None
+    message: KeptMessage | None = None
+    text: Any = None
+    error: Any = None
+
+
+class KeptChoices(msgspec.Struct, gc=False):
+    """Of chat and completions."""
+
+    choices: list[KeptChoice] | None = None
+    usage: Any = None
+    error: Any = None
+    metadata: Any = None
+    moderation: Any = None
+
+
+class KeptItem(msgspec.Struct, gc=False):
+    type: Any = None
+    status: Any = None
+    content: Any = None
+
+
+class KeptResponse(msgspec.Struct, gc=False):
+    status: Any = None
+    output: list[KeptItem] | None = None
+    usage: Any = None
+    error: Any = None
+    incomplete_details: Any = None
+    input_transformations: Any = None
+    moderation: Any = None
+    store: Any = None
+
+
+class KeptData(msgspec.Struct, gc=False):
+    """Embeddings, moderations, models. The vectors are not read."""
+
+    object: Any = None
+    id: Any = None
+    data: list[msgspec.Raw] | None = None
+    results: list[msgspec.Raw] | None = None
+    usage: Any = None
+    error: Any = None
