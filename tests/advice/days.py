@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from quotapool.advice.notes import Notes
 from quotapool.advice.note_store import NoteStore
+from quotapool.advice.notes import Notes
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord
 from quotapool.money.billing import price_of
@@ -96,7 +96,9 @@ def notes_on(url: str, **options: Any) -> Notes:
 class Call:
     """One call of a day. `place`: which worker gets it."""
 
-    def __init__(self, at: float, asked: ClientRequest, record: RequestRecord, priority: int = 0, place: int = 0):
+    def __init__(
+        self, at: float, asked: ClientRequest, record: RequestRecord, priority: int = 0, place: int = 0
+    ) -> None:
         self.at, self.asked, self.record, self.priority, self.place = at, asked, record, priority, place
 
     def __lt__(self, other: Call) -> bool:
@@ -110,7 +112,9 @@ async def live(workers: list[Notes], *programs: Iterable[Call]) -> None:
     for call in heapq.merge(*programs):
         if (wait := began + call.at - time.monotonic()) > 0:
             await asyncio.sleep(wait)
-        workers[call.place % len(workers)].note(call.asked, call.record, f"/v1/{call.asked.endpoint.path}", call.priority)
+        workers[call.place % len(workers)].note(
+            call.asked, call.record, f"/v1/{call.asked.endpoint.path}", call.priority
+        )
     await asyncio.sleep(max(0.0, began + DAY_S - time.monotonic()))
     for task in running:
         task.cancel()

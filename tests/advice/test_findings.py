@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,8 +49,8 @@ def test_an_estimate_says_its_numbers():
     assert one.tpm == pytest.approx(0.25)
     assert one.how == (
         "In 7.0 days, 500 of 1,000 requests were the same, word for word, as one of the 60 minutes before. They cost "
-        "$7.00, in 30 days $30.00, and took 200,000 of the 1,000,000 tokens that the pool used of the model; without them "
-        "its limit serves 25% more."
+        "$7.00, in 30 days $30.00, and took 200,000 of the 1,000,000 tokens that the pool used of the model; without "
+        "them its limit serves 25% more."
     )
 
 
@@ -114,7 +116,7 @@ def test_work_that_can_wait_is_advised_only_where_flex_or_batch_has_a_price():
 
 
 def test_with_the_real_price_data():
-    prices = PriceList(compile_cards(__import__("datetime").date(2026, 11, 1)))
+    prices = PriceList(compile_cards(date(2026, 11, 1)))
     row = Sums(requests=200, prompt=10**6, completion=10**5, pico=round(6.5 * PICO))
     # 5 and 15 USD for a million tokens, against 2.50 and 10
     (one,) = found(("app", "gpt-4o-2024-05-13", row), days=1, prices=prices)
@@ -146,7 +148,7 @@ def test_whatever_the_sums_are_estimates_are_sound(numbers: list[int], model: st
     assert row is not None
     assert flat(row) == numbers
     for one in found(("app", model, row), ("other", model, Sums(requests=5))):
-        assert one.usd_month is None or one.usd_month >= 1
+        assert one.usd_month is None or one.usd_month >= 1 or (one.tpm or 0) >= 0.05
         assert one.usd_month or one.tpm or one.rpm
         assert one.advice
         assert one.how

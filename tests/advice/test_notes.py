@@ -213,11 +213,12 @@ async def test_of_a_hundred_thousand_answers_nearly_all_are_known_in_two_mebibyt
     known = 0
     for start in range(0, len(every), 5000):
         known += (await asked(store, *every[start : start + 5000])).count(b"1")
-    # Places have room for 8, and get 3 on average: by Poisson's law one in 260 gets more. Of a place that does, each asking
+    # Places have room for 8, and get 3 on average: by Poisson's law one in 260 gets more. Of such a place each asking
     # takes the room of the next, so all of it may be misses.
     assert known > 0.97 * len(every)
     assert await store.client.strlen("qp:{default:advice}:asked") <= 2**21
-    assert await store.client.memory_usage("qp:{default:advice}:asked") <= 2**21 + 2**20  # and what the server adds to a string that grows
+    # And what the server adds to a string that grows.
+    assert await store.client.memory_usage("qp:{default:advice}:asked") <= 2**21 + 2**20
 
 
 async def test_a_full_place_forgets_its_oldest(store):
@@ -309,8 +310,10 @@ async def test_nothing_that_was_said_reaches_the_store(notes):
     assert sums["app", "model-a"].repeats == 2
     dumped = b""
     for key in await store.keys("*"):
-        raw = await store.get(key) if await store.type(key) == b"string" else b"".join(
-            part for pair in (await store.hgetall(key)).items() for part in pair
+        raw = (
+            await store.get(key)
+            if await store.type(key) == b"string"
+            else b"".join(part for pair in (await store.hgetall(key)).items() for part in pair)
         )
         dumped += key + raw
     assert b"app\0model-a" in dumped

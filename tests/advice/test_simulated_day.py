@@ -1,4 +1,4 @@
-"""A day with planted waste: each kind is found, with its estimate near what was planted; a day without shows nothing."""
+"""A day with planted waste: each kind is found, with an estimate near what was planted; a day without shows nothing."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def test_each_planted_kind_is_found_with_what_was_planted(workers):
         ("snapshot", "legacy"),
     }
 
-    # A question is asked 108 times: an answer is kept for an hour, so four askings after it are hits, and the fifth not.
+    # A question is asked 108 times: an answer is kept for an hour, so four askings after it are hits, the fifth not.
     # Of 108 that is 22 misses and 86 hits, of 40 questions. One costs 1000 x 2.5 + 200 x 10 microdollars.
     repeats = found["repeats", "faq"]
     assert repeats.facts["repeats"] == pytest.approx(86 * 40, rel=NEAR)

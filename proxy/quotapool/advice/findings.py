@@ -97,7 +97,7 @@ def findings(week: Week, prices: PriceList, *, cached_for_s: float, corrected: C
 def _repeats(client: str, model: str, row: Sums, pool: Sums, week: Week, kept_s: float) -> Finding | None:
     """Requests that a cache would have answered."""
     usd, tpm = _month(row.repeated_pico, week), _more(row.repeated_tokens, pool.tokens)
-    if row.repeats < LEAST_REQUESTS or (usd < LEAST_USD and tpm < LEAST_SHARE):
+    if not LEAST_REQUESTS <= row.repeats <= row.requests or (usd < LEAST_USD and tpm < LEAST_SHARE):
         return None
     return Finding(
         "repeats", client, model, usd, tpm, None,

@@ -20,12 +20,13 @@ from quotapool.advice.beginnings import FIRST, Beginnings
 from quotapool.advice.bursts import Bursts
 from quotapool.advice.digests import Digests
 from quotapool.advice.note_store import Name, NoteStore
-from quotapool.advice.shaping import Canonical, canonical
 from quotapool.advice.sums import Sums
 from quotapool.domain.quantities import Certainty, Cost, Usage
 from quotapool.domain.request_record import RequestRecord
 from quotapool.money.price_list import STANDARD, standard_or
+from quotapool.openai.cacheable import canonical
 from quotapool.openai.endpoints import Endpoint
+from quotapool.openai.facts import Canonical
 from quotapool.openai.prompt_text import is_single_input, prompt_text
 from quotapool.settings import Settings
 from quotapool.store.store import StoreError
