@@ -42,7 +42,7 @@ def _show(found: AdviceRows) -> None:
     if not found.requests:
         console.print("no request was noted in the last seven days")
         return
-    console.print(f"from {found.requests:,} requests in {found.days:g} days")
+    console.print(f"from {found.requests:,} requests in {'one day' if found.days == 1 else f'{found.days:g} days'}")
     if not found.rows:
         console.print("nothing to advise")
     for row in found.rows:
