@@ -14,8 +14,8 @@
 --           day: hash name -> MessagePack of the numbers, and `since` -> the second of its first note
 -- Returns   for each digest 1, if it would have been a hit, else 0
 --
--- It is what a cache of 262,144 entries does: a hit does not make an answer last longer. One of 100 digests that are new takes
--- some 3 microseconds.
+-- It is what a cache of 262,144 entries does: a hit does not make an answer last longer. A digest that is new takes 4, a known
+-- one 1.4 microseconds, 20 rows 200.
 
 local PLACES, ROOM, SLOT = 32768, 64, 8
 local digests, kept = ARGV[1], tonumber(ARGV[2])
