@@ -128,7 +128,7 @@ class Bench:
 
     def measure(self, target: Target, running: Running | None, port: int) -> report.Sample:
         """One round of one target. CPU is counted around a number of requests, so that idle time costs nothing."""
-        given, to = self.given, {"port": port, "key": target.key}
+        given, to = self.given, {"port": port, "key": target.key, "unique": target.unique}
         warm = self.load.order("whole", clients=CLIENTS, requests=given.warm_up, **to)
         number = max(given.least, int(given.seconds * warm["requests"] / warm["seconds"]))
         said, cpu = self._around(running, "whole", clients=CLIENTS, requests=number, **to)

@@ -4,7 +4,7 @@
 
 Modes: `whole` (JSON answers, each client one request after another), `streams` (the same with server-sent events),
 `hold` (that many streams at once, kept open until the order `release`). Times are microseconds, from the first byte
-sent. Whatever is not a whole answer with status 200 counts as an error.
+sent. Whatever is not a whole answer with status 200 counts as an error. With `unique` no question is asked twice.
 """
 
 from __future__ import annotations
@@ -32,8 +32,12 @@ QUESTION = (
 )
 
 
+NUMBER = b"000000000000"  # where a unique question has its own
+
+
 def request(order: dict[str, Any]) -> bytes:
-    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 256}
+    question = f"{NUMBER.decode()} {QUESTION}" if order.get("unique") else QUESTION
+    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": question}], "max_tokens": 256}
     if order["mode"] != "whole":
         pace = f"g{order.get('gap_ms', 10)}n{order.get('events', 50)}"
         body |= {"stream": True, "stream_options": {"include_usage": True}, "user": pace}
@@ -115,7 +119,8 @@ def share(values: list[float], part: float) -> float | None:
 
 async def closed_loop(order: dict[str, Any]) -> dict[str, Any]:
     """`clients` of them, `requests` in all."""
-    data, left = request(order), int(order["requests"])
+    data, left, first_number = request(order), int(order["requests"]), time.time_ns() // 1000 % 10**12
+    before, _, behind = data.partition(NUMBER)
     took: list[float] = []
     first: list[float] = []
     errors = events = 0
@@ -129,7 +134,7 @@ async def closed_loop(order: dict[str, Any]) -> dict[str, Any]:
             left -= 1
             if not client.open:
                 client = await connect(order["port"])
-            if await client.ask(data):
+            if await client.ask(b"%b%012d%b" % (before, first_number - left, behind) if behind else data):
                 took.append(client.took_us)
                 first.append(client.first_us)
                 events += client.events

@@ -44,7 +44,8 @@ class Rig:
 @dataclass(frozen=True)
 class Target:
     """`start(rig, directory, port)`. `holds`: also measured with many streams open. `keys`: so many must have been used
-    once before a figure means anything, since an account's first request makes its bucket and its metrics' series."""
+    once before a figure means anything, since an account's first request makes its bucket and its metrics' series.
+    `unique`: it is asked nothing twice."""
 
     name: str
     note: str
@@ -52,6 +53,7 @@ class Target:
     key: str = "sk-any"
     holds: bool = False
     keys: int = 10
+    unique: bool = False
 
 
 def nginx(rig: Rig, directory: Path, port: int) -> Running:
@@ -152,6 +154,7 @@ def quotapool(
     workers: int = 1,
     tls: bool = False,
     rules: bool = False,
+    cache: bool = False,
 ) -> Callable[[Rig, Path, int], Running]:
     """As a user starts it. Limits are written far above the load: budgets are kept, and nobody waits for one."""
 
@@ -169,6 +172,9 @@ def quotapool(
             "log": {"level": log, "format": "json"},
         }
         config |= {"clients": [{"id": "bench", "key": CLIENT_KEY, **(RULES if rules else {})}]} if clients else {}
+        config |= (
+            {"cache": {"models": ["*"]}, "master_key": "of a benchmark, and as long as one must be"} if cache else {}
+        )
         config |= {"ca_file": str(rig.ca_file)} if tls else {}
         config |= {"redis": f"redis://127.0.0.1:{rig.store_port}/0", "pool": directory.name} if tcp else {}
         (directory / "quotapool.yaml").write_text(yaml.safe_dump(config))
@@ -201,6 +207,10 @@ ALL = (
     Target(
         "all-on-rules", "all on, the client with four limits and budgets", full(tcp=True, rules=True), key=CLIENT_KEY
     ),
+    Target(
+        "cache-misses", "all on TCP, a cache that never hits", full(tcp=True, cache=True), key=CLIENT_KEY, unique=True
+    ),
+    Target("cache-hits", "all on TCP, a cache that always hits", full(tcp=True, cache=True), key=CLIENT_KEY),
     Target("all-on-1000", "all on, 1,000 keys", full(keys=1_000), key=CLIENT_KEY, keys=1_000),
     Target("all-on-10000", "all on, 10,000 keys", full(keys=10_000), key=CLIENT_KEY, keys=10_000),
     Target("all-on-2w", "all on, two workers on all cores", full(workers=2), key=CLIENT_KEY),

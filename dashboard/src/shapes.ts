@@ -85,6 +85,64 @@ export type BudgetRow = {
   ipm?: Level | null;
 };
 
+/** How many entries were deleted. */
+export type CacheCleared = {
+  entries: number;
+};
+
+/** Only what is kept of this client, of this model; neither: all. */
+export type CacheQuery = {
+  client?: string | null;
+  model?: string | null;
+};
+
+/** What one client's requests for one model did not use this month; `other` is all beyond the first 100. */
+export type CacheSavingsRow = {
+  client: string;
+  model: string;
+  saved_requests: number;
+  prompt_tokens: number;
+  completion_tokens: number;
+  usd: number;
+  unpriced: number;
+};
+
+/** What is kept under one name. */
+export type CacheShare = {
+  name: string;
+  entries: number;
+  bytes: number;
+};
+
+/** The pool's cache. `patterns`: the option `cache.models`; empty: nothing is kept or served. `max_bytes`: the option `cache.max_size`; `evicted`, `expired`: entries that left it so far, to make room or because their time was over. `clients`, `models`: what is kept, the most bytes first. `today` and `month` are of UTC; `since`: the month's first day (ISO 8601); `saved`: the month's by client and model, the most dollars first. */
+export type CacheState = {
+  patterns: string[];
+  entries: number;
+  bytes: number;
+  max_bytes: number;
+  evicted: number;
+  expired: number;
+  clients: CacheShare[];
+  models: CacheShare[];
+  since: string;
+  today: CacheSums;
+  month: CacheSums;
+  saved: CacheSavingsRow[];
+};
+
+/** What the cache did in a time. `hit`, `coalesced`, `miss`, `bypass`: requests; `saved_requests`: calls upstream that were not made; tokens and `usd`: what they would have used, at the prices of the answers that were served; `unpriced`: requests that saved something without a known price. */
+export type CacheSums = {
+  hit: number;
+  coalesced: number;
+  miss: number;
+  bypass: number;
+  saved_requests: number;
+  prompt_tokens: number;
+  completion_tokens: number;
+  usd: number;
+  unpriced: number;
+};
+
 /** An account that could have the request. `room`: what is left by dimension; `why_not`: "" if it can have it now; `wait_s`: until it can, null: not known or never. */
 export type Candidate = {
   account: string;
@@ -110,7 +168,7 @@ export type ClientAdded = {
   key: string | null;
 };
 
-/** Options of a client; those that are left out stay as they are, `budgets` are replaced as a whole. `max_wait`: seconds, or as in "30s"; `expires_on`: the first day (UTC) on which it is refused. null: the pool's own wait, no end, no team, and the time zone of `spend`. */
+/** Options of a client; those that are left out stay as they are, `budgets` are replaced as a whole. `max_wait`: seconds, or as in "30s"; `expires_on`: the first day (UTC) on which it is refused; `cache`: whether it is served from the cache. null: the pool's own wait, no end, no team, the time zone of `spend`, and what `cache.clients` says. */
 export type ClientChange = {
   name?: string;
   limits?: LimitOptions;
@@ -125,6 +183,7 @@ export type ClientChange = {
   expires_on?: string | null;
   allowed_ips?: string[];
   on_stream_overrun?: "cut" | "finish";
+  cache?: boolean | null;
   labels?: Record<string, string>;
 };
 
@@ -141,7 +200,7 @@ export type ClientRotation = {
   key_hash?: string | null;
 };
 
-/** A client and its options (`max_wait` in seconds). `added`, `old_key_until`: Unix seconds; null: a configured one, no old key. `suspended`: why; null if it is served. `last_seen`: the UTC day of its last request, of 90. `rules`: its limits and budgets, and its team's. */
+/** A client and its options (`max_wait` in seconds; `cache` null: as `cache.clients` says). `added`, `old_key_until`: Unix seconds; null: a configured one, no old key. `suspended`: why; null if it is served. `last_seen`: the UTC day of its last request, of 90. `rules`: its limits and budgets, and its team's. */
 export type ClientRow = {
   id: string;
   source: "configuration" | "store";
@@ -157,6 +216,7 @@ export type ClientRow = {
   expires_on: string | null;
   allowed_ips: string[];
   on_stream_overrun: "cut" | "finish";
+  cache: boolean | null;
   labels: Record<string, string>;
   notes: string;
   added: number | null;
@@ -277,7 +337,7 @@ export type Evidence = {
   by: string;
 };
 
-/** `cause`: one word for it. `since`: when the first of a row of requests with this cause ended; `until`: when there was to be room again; null: unknown, or never by itself. `most_used_by`: in the minute of its end and the one before, of what it was short of. `remedy`: the cheapest; "": none needed. `longest`: what took most of the time. */
+/** `cause`: one word for it. `since`: when the first of a row of requests with this cause ended; `until`: when there was to be room again; null: unknown, or never by itself. `most_used_by`: in the minute of its end and the one before, of what it was short of. `remedy`: the cheapest; "": none needed. `longest`: what took most of the time. `cache`: what the cache did for it, and why it did no more; "": there is none for such a request. */
 export type Explanation = {
   id: string;
   cause: string;
@@ -288,6 +348,7 @@ export type Explanation = {
   remedy: string;
   timeline: Step[];
   longest: string;
+  cache?: string;
 };
 
 /** A part of the sentence about the pool: `serving` (number, of: keys), `not_serving` (of), `dry` (name: the model, dimension, number: minutes), `dry_now` (name, dimension), `not_dry`, `credit` (name: the account, at), `queue` (number), `store_away`. */
@@ -486,6 +547,7 @@ export type NewClient = {
   expires_on?: string | null;
   allowed_ips?: string[];
   on_stream_overrun?: "cut" | "finish";
+  cache?: boolean | null;
   labels?: Record<string, string>;
   id: string;
   key_hash?: string | null;
@@ -593,7 +655,7 @@ export type RemoveKey = {
   forget?: boolean;
 };
 
-/** Only those of this client, that tried this key, for this model, with this code (the proxy's own, or the reason of an attempt). `errors`: only those that were refused, failed or cut; `waited`: that waited in the queue; `retried`: with more than one attempt. The newest `limit` of those that are all of this. */
+/** Only those of this client, that tried this key, for this model, with this code (the proxy's own, or the reason of an attempt). `errors`: only those that were refused, failed or cut; `waited`: that waited in the queue; `retried`: with more than one attempt; `cache`: for which the cache did this. The newest `limit` of those that are all of this. */
 export type RequestQuery = {
   limit?: number;
   client?: string | null;
@@ -603,9 +665,10 @@ export type RequestQuery = {
   errors?: boolean;
   waited?: boolean;
   retried?: boolean;
+  cache?: "bypass" | "coalesced" | "hit" | "miss" | null;
 };
 
-/** One request. `time`: of its arrival, ISO 8601 in UTC; `queue_ms`, `ttfb_ms` (to the first byte), `total_ms` and `overhead_ms` are as in its log line. `usd`: null if its price is not known; `certainty`: of the tokens. */
+/** One request. `time`: of its arrival, ISO 8601 in UTC; `queue_ms`, `ttfb_ms` (to the first byte), `total_ms` and `overhead_ms` are as in its log line. `usd`: null if its price is not known; `certainty`: of the tokens. `source`: whose answer it was: `upstream`, `proxy` or `cache`. `cache`: `hit`, `miss`, `coalesced` or `bypass`; "" if there is none for it; `kept`: why a miss was not kept, or a bypass not looked up. */
 export type RequestRow = {
   id: string;
   time: string;
@@ -629,6 +692,9 @@ export type RequestRow = {
   completion_tokens: number;
   certainty: string;
   usd: number | null;
+  cache: string;
+  kept: string;
+  saved: SavedRow | null;
 };
 
 /** The newest come first. */
@@ -686,13 +752,23 @@ export type Samples = {
   series: SampleSeries[];
 };
 
-/** What clients were spared since the beginning of the month (`since`, ISO 8601). `rescued`: requests that were served after an attempt failed, by what had failed first: `rate_limit`, `money`, `key`, `network`, `server`; `queued`: served after a wait instead of a refusal (it may be among the rescued, too); `cached_usd`: what upstream's own prompt cache saved: the month's cached tokens by model, at today's prices for short prompts of text. */
+/** What the cache saved: calls upstream, tokens, and what they would have cost. `usd`: null if no price is known. */
+export type SavedRow = {
+  requests: number;
+  prompt_tokens: number;
+  completion_tokens: number;
+  usd: number | null;
+};
+
+/** What clients were spared since the beginning of the month (`since`, ISO 8601). `rescued`: requests that were served after an attempt failed, by what had failed first: `rate_limit`, `money`, `key`, `network`, `server`; `queued`: served after a wait instead of a refusal (it may be among the rescued, too); `cached_usd`: what upstream's own prompt cache saved: the month's cached tokens by model, at today's prices for short prompts of text; `pool_cache`, `pool_cache_today`: what the pool's own cache did and saved this month, and today (UTC). */
 export type Savings = {
   since: string;
   rescued: Record<string, number>;
   queued: number;
   cached_tokens: number;
   cached_usd: number;
+  pool_cache: CacheSums;
+  pool_cache_today: CacheSums;
 };
 
 /** `at_ms`: after the arrival; null: between its neighbours, no exact time is kept. */

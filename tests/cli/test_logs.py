@@ -7,7 +7,7 @@ import pytest
 from quotapool.cli.logs import Printer, cells
 from quotapool.domain.waited_for import RuleAtLimit, WaitedFor
 from quotapool.domain.wallet import PICO
-from quotapool.observe.kept_request import KeptAttempt, KeptRequest
+from quotapool.observe.kept_request import KeptAttempt, KeptRequest, KeptSaved
 from quotapool.shapes.requests import RequestQuery, row_of
 
 
@@ -44,7 +44,7 @@ def a_request(**changed) -> KeptRequest:
 
 def test_a_request_is_one_line(capsys):
     assert cells(a_request())[1:] == (
-        *("team-a", "gpt-4o", "200", "101 ms", "1.50 s", "221+27", "$0.001915", "alpha:wait beta:ok", "qp_1"),
+        *("team-a", "gpt-4o", "200", "101 ms", "1.50 s", "221+27", "$0.001915", "-", "alpha:wait beta:ok", "qp_1"),
     )
     printer = Printer(as_json=False)
     printer.show([a_request()])
@@ -67,7 +67,7 @@ def test_what_is_not_known_is_a_question_mark_and_what_is_not_there_a_dash():
         code="queue_full",
         client="",
     )
-    assert cells(refused)[1:9] == ("-", "gpt-4o", "429 queue_full", "-", "0.9 ms", "-", "-", "-")
+    assert cells(refused)[1:10] == ("-", "gpt-4o", "429 queue_full", "-", "0.9 ms", "-", "-", "-", "-")
 
 
 def test_a_clients_words_do_not_control_the_terminal():
@@ -125,3 +125,38 @@ def test_for_programs_times_are_milliseconds_and_money_is_dollars():
             "wait_s": 60.0,
         }
     ]
+
+
+HIT = {"attempts": (), "source": "cache", "cache": "hit", "saved": KeptSaved(1, 221, 27, 1_915_000_000), "pico": 0}
+
+
+@pytest.mark.parametrize(
+    ("changed", "shown"),
+    [
+        (HIT, "hit $0.001915"),
+        ({**HIT, "saved": KeptSaved(1, 5, 0, None)}, "hit"),
+        ({**HIT, "saved": KeptSaved(1, 5, 0, 0), "cache": "coalesced"}, "coalesced"),
+        ({"cache": "miss"}, "miss"),
+        ({"cache": "miss", "kept": "tools"}, "miss: tools"),
+        ({"cache": "bypass", "kept": "query"}, "bypass: query"),
+        ({"cache": "miss", "saved": KeptSaved(0, 990, 0, PICO // 100)}, "miss $0.010000"),
+        ({}, "-"),
+    ],
+)
+def test_a_line_has_what_the_cache_did_what_it_saved_and_why_it_did_no_more(changed, shown):
+    assert cells(a_request(**changed))[8] == shown
+
+
+def test_requests_can_be_asked_for_by_what_the_cache_did():
+    assert RequestQuery(cache="hit").matches(a_request(**HIT))
+    assert not RequestQuery(cache="miss").matches(a_request(**HIT))
+    assert not RequestQuery(cache="miss").matches(a_request())
+    assert RequestQuery().matches(a_request(**HIT))
+
+
+def test_for_programs_savings_are_tokens_and_dollars():
+    row = msgspec.to_builtins(row_of(a_request(**HIT)))
+    assert (row["source"], row["cache"], row["kept"]) == ("cache", "hit", "")
+    assert row["saved"] == {"requests": 1, "prompt_tokens": 221, "completion_tokens": 27, "usd": 0.001915}
+    assert row_of(a_request(**HIT | {"saved": KeptSaved(1, 5, 0, None)})).saved.usd is None
+    assert row_of(a_request()).saved is None

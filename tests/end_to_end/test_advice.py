@@ -13,6 +13,7 @@ from tests.fakes.processes import fetch, pool_config, wait_until
 
 CANARY = CLIENT["a prompt"]
 MODEL = "gpt-4o-mini"
+ROOMY = ("--rpm", "100000", "--tpm", "100000000", "--latency-ms", "1")
 
 
 def ask(proxy, words: str, max_tokens: int) -> None:
@@ -36,7 +37,7 @@ def repeats(proxy) -> int:
 
 
 def test_planted_waste_is_shown_with_what_it_costs(start_simulator, start_proxy):
-    simulator = start_simulator(1, "--rpm", "100000", "--tpm", "100000000", "--latency-ms", "1")
+    simulator = start_simulator(1, *ROOMY)
     proxy = start_proxy(pool_config(simulator, workers=2, advice={"enabled": True}))
     assert advice(proxy)["rows"] == []
     # Given 150 requests, of which 149 repeat the first, and which allow far more than they use
@@ -65,9 +66,7 @@ def test_planted_waste_is_shown_with_what_it_costs(start_simulator, start_proxy)
 
 
 def test_the_page_says_it_in_the_readers_language(start_simulator, start_proxy, program):
-    proxy = start_proxy(
-        pool_config(start_simulator(1, "--rpm", "100000", "--tpm", "100000000", "--latency-ms", "1"), advice={"enabled": True})
-    )
+    proxy = start_proxy(pool_config(start_simulator(1, *ROOMY), advice={"enabled": True}))
     for _ in range(120):
         ask(proxy, "the same", 4096)
     wait_until(lambda: repeats(proxy) == 119, "all is noted", seconds=30)
@@ -85,9 +84,7 @@ def test_the_page_says_it_in_the_readers_language(start_simulator, start_proxy, 
 
 
 def test_it_is_off_unless_it_is_asked_for(start_simulator, start_proxy, empty_valkey):
-    proxy = start_proxy(
-        pool_config(start_simulator(1, "--rpm", "100000", "--tpm", "100000000", "--latency-ms", "1"), redis=empty_valkey)
-    )
+    proxy = start_proxy(pool_config(start_simulator(1, *ROOMY), redis=empty_valkey))
     ask(proxy, "hello", 10)
     assert advice(proxy) == {"enabled": False, "days": 1.0, "requests": 0, "rows": []}
     said = proxy.command("advise")

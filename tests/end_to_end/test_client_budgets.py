@@ -257,6 +257,7 @@ def test_each_command_tells_what_is_wrong_in_one_line(proxy):
         (("clients", "set", "here", "--time-zone", "Mars/Base"), "time_zone: is not a time zone of this system"),
         (("clients", "set", "here", "--allowed-ips", "office"), "allowed_ips[0]: must be an IP address or a network"),
         (("clients", "set", "here", "--on-stream-overrun", "stop"), "must be one of 'finish' or 'cut'"),
+        (("clients", "set", "here", "--cache", "yes"), "--cache is on, off or default"),
         (("clients", "set", "here", "--budget", "usd=1/day", "--budget", "usd=2/day"), "there are two of usd/day"),
         (("clients", "show", "nobody"), "no client 'nobody'"),
         (("clients", "show", ""), "no client ''"),

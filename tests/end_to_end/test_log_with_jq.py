@@ -7,7 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from quotapool.observe.request_line import RequestLine, SavedLine
 
 from tests.fakes.documented import DOCS, blocks, run
 from tests.fakes.processes import RunningProxy, Simulator, fetch, pool_config, start_proxy_process, wait_until
@@ -107,6 +109,31 @@ def test_what_another_key_saved(logged):
     (shown,) = output(logged, "Which requests did another key save?")
     assert json.loads(shown)["client"] == "anna"
     assert json.loads(shown)["tried"] == ["key-0: money", "key-1: ok"]
+
+
+def test_what_the_cache_saved(tmp_path):
+    saved = [("anna", SavedLine(1, 10, 5, 0.25)), ("bob", SavedLine(1, 10, 5, None)), ("anna", SavedLine(1, 9, 5, 0.5))]
+    times = {"queue_ms": 0.0, "ttfb_ms": None, "total_ms": 1.0, "overhead_ms": 1.0}
+    lines = [
+        RequestLine(
+            **{"request_id": "qp_1", "client": client, "endpoint": "chat", "model": "gpt-4o", "status": 200, **times},
+            attempts=(),
+            tokens=None,
+            source="cache",
+            cache="hit",
+            saved=of,
+        )
+        for client, of in saved
+    ]
+    plain = RequestLine(
+        **{"request_id": "qp_2", "client": "anna", "endpoint": "chat", "model": "gpt-4o", "status": 200, **times},
+        attempts=(),
+        tokens=None,
+        source="upstream",
+    )
+    (tmp_path / "quotapool.log").write_bytes(msgspec.json.Encoder().encode_lines([*lines, plain]))
+    shown = [row.split("\t") for row in output((tmp_path, []), "What did the cache save?")]
+    assert shown == [["anna", "2 calls", "0.75 USD"], ["bob", "1 calls", "null USD"]]
 
 
 def test_outcomes_by_key(logged):

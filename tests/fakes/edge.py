@@ -289,7 +289,7 @@ class Client:
             self._left -= len(data)
         self.writes += 1
         self.pieces.append(data)
-        return None if self.stalls is None or self.stalls.is_set() else self.stalls.wait()
+        return None if self.stalls is None or self.stalls.is_set() else asyncio.ensure_future(self.stalls.wait())
 
     async def finish(self) -> None:
         self._end()

@@ -19,6 +19,7 @@ from quotapool.openai.headers import headers_for_upstream
 from quotapool.openai.jsontext import BROKEN, object_in, set_member
 from quotapool.openai.own_members import OwnMembers
 from quotapool.openai.ratelimits import parse_duration
+from quotapool.openai.replay import Form, Replay
 from quotapool.openai.requests import (
     InvalidRequest,
     inject_include_usage,
@@ -60,6 +61,15 @@ def _stream(data: bytes) -> None:
         for piece in _pieces(data):
             relay.feed(piece)
         relay.finish()
+
+
+def _replay(data: bytes) -> None:
+    for kind in ("chat", "completions", "responses"):
+        for form, streamed in ((Form.EVENTS, False), (Form.JSON, True)):
+            replay = Replay(kind, form, streamed=streamed, usage=True)  # type: ignore[arg-type]
+            for piece in _pieces(data):
+                replay.feed(piece)
+            replay.finish()
 
 
 def _request(data: bytes) -> None:
@@ -167,6 +177,7 @@ def _redact(data: bytes) -> None:
 PARSERS: dict[str, Parser] = {
     "form": _form,
     "stream": _stream,
+    "replay": _replay,
     "request": _request,
     "names": _names,
     "event": _event,
@@ -197,5 +208,7 @@ PLACES = [
     (b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n', b"\r\n--b--\r\n"),
     (b"--b\r\nContent-Disposition: form-data; ", b"\r\n\r\nx\r\n--b--\r\n"),
     (b'data: {"choices":[{"delta":{"content":"', b'"}}]}\n\n'),
+    (b'data: {"choices":[{"index":0,"finish_reason":"stop","delta":{"x":[', b"{}]}}]}\n\ndata: [DONE]\n\n"),
+    (b'{"choices":[{"index":0,"message":{"content":"', b'"},"text":""}]}'),
 ]
 SEEDS = [path.read_bytes() for path in sorted(CORPUS.iterdir())]

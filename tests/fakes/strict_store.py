@@ -23,14 +23,17 @@ import hiredis
 # Of the commands that our scripts use, TIME has no key, these have keys only, and the others have one, in front.
 _CHECK = b"""local is_declared = {} for _, key in ipairs(KEYS) do is_declared[key] = true end
 local server = redis
-local redis = {call = function(command, ...)
+local function check(command, ...)
   local several = command == 'MGET' or command == 'DEL' or command == 'EXISTS'
   for n, key in ipairs({...}) do
     if command == 'TIME' or (n > 1 and not several) then break end
     if not is_declared[key] then error('script tried accessing undeclared key, key: ' .. key) end
   end
-  return server.call(command, ...)
-end}
+end
+local redis = {
+  call = function(...) check(...) return server.call(...) end,
+  pcall = function(...) check(...) return server.pcall(...) end,
+}
 """.replace(b"\n", b" ")
 
 

@@ -27,7 +27,7 @@ from quotapool.ledger.declared_keys import (
     keys_of_states,
     keys_of_try_now,
 )
-from quotapool.ledger.grants import Event, Granted, Observed
+from quotapool.ledger.grants import Event, Granted, Hold, Observed
 from quotapool.ledger.items import Item
 from quotapool.ledger.rules import Charge, RuleSet, Standing
 from quotapool.money.spend_store import SpendStore
@@ -85,7 +85,9 @@ async def anything(ledger: Ledger, rng: random.Random, held: list[Granted]) -> N
     group, some = rng.choice(GROUPS), rng.sample(ACCOUNTS, rng.randint(1, 3))
     one, registry = some[0], ledger.registry
     action = rng.choice(
-        ["reserve"] * 6 + ["settle"] * 3 + ["release", "carry over", "charge", "state", "states", "try now", "clock"]
+        ["reserve"] * 6
+        + ["settle"] * 3
+        + ["release", "carry over", "charge", "hold", "state", "states", "try now", "clock"]
     )
     if action == "reserve":
         answer = await ledger.reserve(
@@ -115,6 +117,10 @@ async def anything(ledger: Ledger, rng: random.Random, held: list[Granted]) -> N
         ledger.release(group, rng.choice(["one", "other"]))
     elif action == "charge":
         ledger.charge(a_charge(rng), [1.0, 2.0, 3.0])
+    elif action == "hold":
+        hold = await ledger.holds.take(a_charge(rng))
+        if isinstance(hold, Hold):
+            ledger.holds.settle(hold, [1.0, 2.0, 0.0])
     elif action == "carry over":
         ledger.carry_over(group, one, [1.0] * 6, [1.0] * 6, rng.choice([0.0, 0.5]))
     elif action == "state":

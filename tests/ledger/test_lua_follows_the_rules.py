@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from quotapool.domain.periods import Per
 from quotapool.domain.quantities import Cost
 from quotapool.domain.rules import Counters, Kind, Measure, Mode, Rule
-from quotapool.ledger.grants import Blocked, Granted
+from quotapool.ledger.grants import Blocked, Granted, Hold
 from quotapool.ledger.rules import Charge, RuleSet, Standing, asked_of, settled_of
 
 from tests.fakes.store import ClockedStore, candidate, ledger_on, pack, unpack
@@ -52,7 +52,7 @@ class Both:
         self.spec = {"c/app": Counters(), "t/all": Counters()}
         self.living = set(range(MOST_WORKERS))
         self.ends: tuple[float, float] = (0.0, 0.0)
-        self.open: list[tuple[int, Granted, float]] = []
+        self.open: list[tuple[int, Granted | Hold, float]] = []
         self.limits = {rule.id: rule.limit for rule in RULES}
 
     def key(self, name: str) -> str:
@@ -86,13 +86,19 @@ class Both:
             standings.append(standing)
         return Charge(RuleSet(standings), [float(amount) for amount in amounts])
 
-    async def reserve(self, worker: int, places: list[tuple[int, int]], amounts: list[int]) -> str:
+    async def reserve(
+        self, worker: int, places: list[tuple[int, int]], amounts: list[int], *, with_account: bool = True
+    ) -> str:
         if worker not in self.living or not places:
             return "silent"
         await self.beat()
         charge = self.charge(places, amounts)
         ledger = self.ledgers[worker]
-        answer = await ledger.reserve(GROUP, Cost(0), [candidate("a")], charge=charge)
+        answer: object
+        if with_account:
+            answer = await ledger.reserve(GROUP, Cost(0), [candidate("a")], charge=charge)
+        else:
+            answer = await ledger.holds.take(charge)
         now = self.store.now
         asked = dict(asked_of(charge, charge.amounts, now))
         living = await self.heard()
@@ -120,7 +126,7 @@ class Both:
                     self.spec[name] = before[name]
             await self.compare(asked)
             return "blocked"
-        assert isinstance(answer, Granted)
+        assert isinstance(answer, Granted if with_account else Hold)
         seen = [
             s for name, of_subject in asked.items() for s in self.spec[name].take(now, self.name(worker), of_subject)
         ]
@@ -130,7 +136,7 @@ class Both:
                 assert standing.held == pytest.approx(ours.held, rel=1e-6, abs=1e-3)
         self.open.append((worker, answer, answer.at))
         await self.compare(asked)
-        return "granted"
+        return "granted" if with_account else "held"
 
     def name(self, worker: int) -> str:
         return self.ledgers[worker]._name
@@ -147,7 +153,10 @@ class Both:
                 used[n] = 0.0
         await self.beat()
         ledger = self.ledgers[worker]
-        ledger.settle(granted, used=used)
+        if isinstance(granted, Hold):
+            ledger.holds.settle(granted, used)
+        else:
+            ledger.settle(granted, used=used)
         await ledger.flush()
         living = await self.heard()
         settled = settled_of(charge, charge.amounts, used)
@@ -209,7 +218,8 @@ places = st.lists(
     st.tuples(st.integers(0, 1), st.integers(0, len(RULES) - 1)), min_size=1, max_size=5, unique=True
 ).map(sorted)
 reserves = st.builds(
-    lambda worker, at, amounts: ("reserve", worker, at, amounts[: len(at)]),
+    lambda name, worker, at, amounts: (name, worker, at, amounts[: len(at)]),
+    st.sampled_from(["reserve", "reserve", "hold"]),
     workers,
     places,
     st.lists(st.sampled_from([1, 1, 1, 2, 700, 1_001, 4_000]), min_size=5, max_size=5),
@@ -260,6 +270,8 @@ def test_every_trace_leaves_the_script_and_the_specification_with_the_same_count
             for name, *arguments in trace:
                 if name == "reserve":
                     event(f"reserve: {await both.reserve(*arguments)}")
+                elif name == "hold":
+                    event(f"hold: {await both.reserve(*arguments, with_account=False)}")
                 elif name == "settle":
                     event(f"settle: {await both.settle(*arguments)}")
                 elif name == "wait":

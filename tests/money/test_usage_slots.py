@@ -184,6 +184,9 @@ async def test_full_tables_take_no_more_memory_than_the_documents_say(spend):
                 batch.add(Entry(f"account-{n:04d}", f"key-{n:04d}", "gpt-5.5-mini", client, "exact", *used), AT)
                 batch.refuse(client, "client_limit tpm", n + 1, AT)
                 batch.rescue(f"what_had_failed_{n}", n + 1, AT)
+                batch.cache(f"result_{n}", n + 1, AT)
+                saved = Spent(PICO * (n + 1), 0, 0, n + 1, n + 1, 10_000 * n, 0, 500 * n)
+                batch.save(client, "gpt-5.5-mini", saved, AT)
             batch.days.clear()
             await spend.send(batch, new_batch_id())
             full = f"{spend.prefix}:{rollups.key_of(name, (resolution, resolution.start(AT)))}"

@@ -195,6 +195,12 @@ def test_below_the_level_nothing_is_written(log, tmp_path):
     assert json.loads(line)["event"] == "but this"
 
 
+def test_on_a_terminal_it_is_seen_what_the_cache_did():
+    assert " cache:hit " in readable(a_request(attempts=[], source="cache", cache="hit"), colour=False)
+    assert " cache:miss (tools) " in readable(a_request(cache="miss", kept="tools"), colour=False)
+    assert "cache" not in readable(a_request(), colour=False)
+
+
 def test_on_a_terminal_a_request_is_one_readable_line():
     line = a_request(ts=datetime(2026, 11, 22, 12, 0, 0, 7000, tzinfo=UTC))
     at = f"{line.ts.astimezone():%H:%M:%S}.007"

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 from quotapool.domain.quantities import Certainty, Usage
-from quotapool.domain.request_record import AttemptRecord, RequestRecord
+from quotapool.domain.request_record import AttemptRecord, RequestRecord, Saved
 from quotapool.domain.waited_for import WaitedFor
+from quotapool.domain.wallet import PICO
 from quotapool.observe.labels import Labels
 from quotapool.observe.log_writer import LogWriter
 from quotapool.observe.metrics import Metrics
@@ -160,3 +161,97 @@ def test_an_attempt_is_priced_if_upstream_did_work(seen):
     assert seen.count("tokens_total", key="beta", model="gpt-4o", kind="prompt") == 221
     assert seen.count("tokens_total", key="alpha", model="gpt-4o", kind="prompt") is None
     assert seen.count("settled_tokens_total", certainty="exact") == 248
+
+
+# ---- the cache
+
+
+def a_hit(**changed) -> RequestRecord:
+    saved = Saved(1, 221, 27, 3 * PICO // 1000)
+    record = a_record(attempts=[], queued_s=0.0, source="cache", cache="hit", saved=saved)
+    for name, value in changed.items():
+        setattr(record, name, value)
+    return record
+
+
+def test_what_the_cache_did_and_saved_is_counted_by_model(seen):
+    for _ in range(3):
+        seen.reporter.ended(a_hit())
+    seen.reporter.ended(a_hit(cache="coalesced", saved=Saved(1, 10, 1, PICO)))
+    seen.reporter.ended(a_record(cache="miss"))
+    assert [seen.count("cache_requests_total", result=one) for one in ("hit", "coalesced", "miss", "bypass")] == [
+        *(3, 1, 1, 0)
+    ]
+    assert seen.count("cache_saved_requests_total", model="gpt-4o") == 4
+    assert seen.count("cache_saved_tokens_total", model="gpt-4o", kind="prompt") == 3 * 221 + 10
+    assert seen.count("cache_saved_tokens_total", model="gpt-4o", kind="completion") == 3 * 27 + 1
+    assert seen.count("cache_saved_usd_total", model="gpt-4o") == pytest.approx(1.009)
+
+
+def test_requests_that_the_cache_is_not_for_are_none_of_its_metrics(seen):
+    seen.reporter.ended(a_record())
+    assert seen.count("cache_requests_total", result="miss") == 0
+    (line,) = seen.lines()
+    assert not {"cache", "kept", "saved"} & line.keys()
+
+
+def test_why_an_answer_is_not_kept_is_counted_beside_what_the_cache_did(seen):
+    seen.reporter.ended(a_record(cache="miss", kept="tools"))
+    seen.reporter.ended(a_record(cache="bypass", kept="query"))
+    seen.reporter.ended(a_record(cache="miss"))
+    assert seen.count("cache_not_kept_total", result="miss", reason="tools") == 1
+    assert seen.count("cache_not_kept_total", result="bypass", reason="query") == 1
+
+
+def test_a_model_without_a_known_price_saves_calls_and_tokens_but_no_dollars(seen):
+    seen.reporter.ended(a_hit(saved=Saved(1, 5, 0, None)))
+    assert seen.count("cache_saved_requests_total", model="gpt-4o") == 1
+    assert seen.count("cache_saved_usd_total", model="gpt-4o") is None
+
+
+def test_a_model_that_is_in_the_cache_exists_also_for_a_worker_that_never_saw_it_answered(seen):
+    seen.reporter.ended(a_hit(model="gpt-new"))
+    assert seen.count("cache_saved_requests_total", model="gpt-new") == 1
+    assert seen.count("requests_total", endpoint="chat", model="gpt-new", status="200", client="team-a") == 1
+    # A miss tells nothing of the kind: any caller can invent a model.
+    seen.reporter.ended(a_record(model="invented", attempts=[], cache="miss", status=404))
+    assert seen.count("requests_total", endpoint="chat", model="other", status="404", client="team-a") == 1
+
+
+def test_a_hit_has_no_times_since_it_did_not_go_upstream(seen):
+    seen.reporter.ended(a_hit())
+    assert seen.count("request_duration_seconds_count", endpoint="chat", model="gpt-4o") is None
+    assert seen.count("time_to_first_byte_seconds_count", endpoint="chat", model="gpt-4o") is None
+
+
+def test_the_line_of_a_hit_has_what_it_saved_and_that_of_a_miss_why_it_is_not_kept(seen):
+    seen.reporter.ended(a_hit())
+    seen.reporter.ended(a_hit(cache="miss", source="upstream", saved=None, kept="too_large"))
+    seen.reporter.ended(a_hit(saved=Saved(1, 5, 0, None)))
+    hit, miss, unpriced = seen.lines()
+    assert (hit["source"], hit["cache"], "kept" in hit) == ("cache", "hit", False)
+    assert hit["saved"] == {"requests": 1, "prompt": 221, "completion": 27, "usd": 0.003}
+    assert (miss["cache"], miss["kept"], "saved" in miss) == ("miss", "too_large", False)
+    assert unpriced["saved"]["usd"] is None
+
+
+def test_what_the_cache_did_is_told_to_who_keeps_savings_once_a_request(seen):
+    told = []
+    seen.reporter.cached = told.append
+    hit, plain = a_hit(), a_record()
+    for record in (hit, plain):
+        seen.reporter.ended(record)
+    assert told == [hit]
+
+
+@pytest.mark.parametrize(
+    ("why", "reason"),
+    [
+        *[("timeout", "timeout"), ("closed", "connection"), ("script", "script"), ("out_of_memory", "full")],
+        *[("no_room", "full"), ("busy", "dropped"), ("damaged", "damaged"), ("x" * 99, "other")],
+    ],
+)
+def test_failures_of_the_cache_are_counted_by_a_few_words(seen, why, reason):
+    assert seen.count("cache_failures_total", reason=reason) == 0
+    seen.reporter.cache_failed(why)
+    assert seen.count("cache_failures_total", reason=reason) == 1

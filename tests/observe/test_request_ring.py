@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
 import pytest
 from quotapool.domain.quantities import Certainty, Usage
-from quotapool.domain.request_record import AttemptRecord, RequestRecord
+from quotapool.domain.request_record import AttemptRecord, RequestRecord, Saved
 from quotapool.domain.waited_for import RuleAtLimit, WaitedFor
-from quotapool.observe.kept_request import KeptAttempt
+from quotapool.observe.kept_request import KeptAttempt, KeptRequest, KeptSaved
 from quotapool.observe.redaction import Redactor
 from quotapool.observe.request_ring import RequestRing
 from quotapool.observe.request_store import KEPT_S, MOST_IN_CHUNK, RequestStore
@@ -232,3 +233,26 @@ async def test_a_stop_without_a_store_counts_what_is_lost(tmp_path, virtual_time
     await ring.close()
     assert workers.lost == 3
     await workers.connection.close()
+
+
+async def test_what_the_cache_did_and_saved_is_kept(workers):
+    ring = workers.ring()
+    keep(ring, "qp_1", source="cache", cache="hit", saved=Saved(1, 221, 27, 1_915_000_000))
+    keep(ring, "qp_2", cache="miss", kept="tools", ended=100.6)
+    keep(ring, "qp_3", cache="coalesced", saved=Saved(1, 5, 0, None), ended=100.7)
+    keep(ring, "qp_4", ended=100.8)
+    assert await ring.flush()
+    found = {request.id: request for request in await workers.store.latest(10)}
+    hit, miss, unpriced, plain = (found[f"qp_{n}"] for n in range(1, 5))
+    assert (hit.source, hit.cache, hit.kept, hit.saved) == ("cache", "hit", "", KeptSaved(1, 221, 27, 1_915_000_000))
+    assert (miss.cache, miss.kept, miss.saved) == ("miss", "tools", None)
+    assert unpriced.saved == KeptSaved(1, 5, 0, None)
+    assert (plain.cache, plain.kept, plain.saved) == ("", "", None)
+
+
+def test_requests_that_an_older_version_kept_are_read():
+    """The layout of the version before the cache, by hand: it ends with the cost."""
+    fields = ["qp_1", 1.0, "a", "chat", "m", 200, "", [], False, False, "upstream", [], None]
+    old = msgspec.msgpack.encode([*fields, 0, None, 5, 1, 0, 0, 0, "", 7])
+    kept = msgspec.msgpack.decode(old, type=KeptRequest)
+    assert (kept.pico, kept.cache, kept.kept, kept.saved) == (7, "", "", None)

@@ -9,9 +9,10 @@ import pytest
 from openai.types import completion_create_params, embedding_create_params, moderation_create_params
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.responses import response_create_params
-from quotapool.openai.cacheable import LEFT_OUT, MOST, NEVER, NULL_IS_DEFAULT, canonical
+from quotapool.openai.cacheable import MOST, NEVER, canonical
 from quotapool.openai.endpoints import Endpoint, resolve
 from quotapool.openai.facts import Canonical
+from quotapool.openai.left_out import LEFT_OUT, NULL_IS_DEFAULT
 
 PATHS = ("chat/completions", "completions", "responses", "embeddings", "moderations")
 LEAST: dict[str, dict[str, Any]] = {

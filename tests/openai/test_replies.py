@@ -51,6 +51,7 @@ PROMISED = {
     "egress_refused": (502, "server_error", False),
     "upstream_timeout": (504, "server_error", False),
     "upstream_protocol_error": (502, "server_error", False),
+    "not_cached": (504, "invalid_request_error", False),
     "store_unavailable": (503, "service_unavailable_error", True),
     "object_not_found": (404, "invalid_request_error", False),
     "objects_apart": (400, "invalid_request_error", False),

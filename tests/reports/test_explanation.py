@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from quotapool.domain.waited_for import RuleAtLimit, WaitedFor
 from quotapool.domain.wallet import PICO
-from quotapool.observe.kept_request import KeptAttempt, KeptRequest
+from quotapool.observe.kept_request import KeptAttempt, KeptRequest, KeptSaved
 from quotapool.openai import replies
 from quotapool.reports.explanation import Explanation, User, Window, explain
 
@@ -143,6 +143,7 @@ LATE, FAR = short("tpm", 9.0), short("tpm", 400.0)
         (refused("proxy_overloaded"), "overloaded", "as many requests as it can", "max_concurrent"),
         (refused("internal_error"), "proxy_fault", "internal error", "in the log"),
         # The client's own
+        (refused("not_cached"), "not_cached", "keeps no answer to it", "Send it without"),
         (refused("invalid_json"), "client_mistake", "not a JSON object", "valid JSON object"),
         (refused("invalid_proxy_key"), "client_mistake", "unknown or was revoked", "clients add"),
         (a_request(status=499, cut=True), "client_left", "before the answer began, after 1.00 s", "timeout"),
@@ -164,6 +165,12 @@ LATE, FAR = short("tpm", 9.0), short("tpm", 400.0)
             a_request(attempts=(attempt(wait_us=500_000),), queued_us=500_000, waited_for=WaitedFor("gpt-4o", "tpm")),
             *("served_after_wait", "after 500 ms in the queue for tpm of gpt-4o", ""),
         ),
+        (a_request(source="cache", cache="hit"), "served_from_cache", "Served with 200 from the cache.", ""),
+        (
+            a_request(source="cache", cache="coalesced"),
+            *("served_coalesced", "Served with 200 by the call of an identical request.", ""),
+        ),
+        (a_request(attempts=(attempt(),), cache="miss"), "served", "Served with 200.", ""),
         (
             a_request(attempts=(attempt("wait", "rate_limit_exceeded", 429), attempt(key="beta"))),
             *("served_after_retries", "after 2 attempts", ""),
@@ -271,3 +278,36 @@ def test_what_took_most_of_the_time_is_named(changed, longest):
 def test_who_was_refused_after_waiting_waited_in_vain():
     found = explain(refused("queue_timeout", short("tpm", 5, "queue_timeout"), queued_us=900_000))
     assert found.timeline[1].text == "waited 900 ms in the queue for tpm of gpt-4o, account acme, in vain"
+
+
+SAVED = KeptSaved(1, 1_221, 27, 1_915_000_000)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"cache": "hit", "saved": SAVED}, "had the answer, which saved 1 call upstream, 1,248 tokens and $0.001915."),
+        ({"cache": "hit", "saved": KeptSaved(1, 0, 0, 0)}, "The cache had the answer, which saved 1 call upstream."),
+        ({"cache": "hit", "saved": KeptSaved(1, 5, 0, None)}, "which saved 1 call upstream and 5 tokens."),
+        ({"cache": "coalesced", "saved": SAVED}, "An identical request was under way, and both got one answer, which"),
+        ({"cache": "miss"}, "The cache did not have the answer; it keeps this one."),
+        ({"cache": "miss", "cut": True}, "The cache did not have the answer."),
+        ({"cache": "miss", "status": 500}, "The cache did not have the answer."),
+        ({"cache": "miss", "kept": "tools"}, "did not keep this one: it calls tools, and cache.tools is false."),
+        (
+            {"cache": "miss", "saved": KeptSaved(0, 990, 0, 10**10)},
+            "not have the answer, but parts of it, which saved 990 tokens and $0.010000; it keeps this one.",
+        ),
+        ({"cache": "bypass", "kept": "temperature"}, "It was not looked up in the cache: its temperature is above"),
+        ({"cache": "bypass", "kept": "some_new_word"}, "It was not looked up in the cache: some new word."),
+        ({"cache": "bypass"}, "It was not looked up in the cache."),
+    ],
+)
+def test_it_is_said_what_the_cache_did_and_why_it_did_no_more(changed, words):
+    found = explain(a_request(**changed))
+    assert words in found.cache
+    assert found.cache.endswith(".")
+
+
+def test_nothing_is_said_of_a_cache_that_is_not_there():
+    assert explain(a_request()).cache == ""

@@ -465,6 +465,9 @@ ACCOUNT = "no key has this account (unless one is added later)"
         (f"{A_CLIENT}}}\nalerts: {{targets: [{{url: 'https://h.example', clients: [ap]}}]}}",
          ("3:57: alerts.targets[0].clients[0]: no client under clients: has this id "
          "(unless `quotapool clients add` made it); did you mean 'app'?")),
+        ("cache: {models: ['gpt-5*', 'gtp-4o*']}",
+         ("1:28: cache.models[1]: no known model matches this (if one does, list it under metrics.models too); "
+         "did you mean 'gpt-4o'?")),
     ],
 )  # fmt: skip
 def test_a_name_that_nobody_has_is_a_warning_with_the_nearest(load_yaml, tmp_path, text, expected):
@@ -483,6 +486,9 @@ def test_a_name_that_nobody_has_is_a_warning_with_the_nearest(load_yaml, tmp_pat
         "keys: [{secret: a, upstream: {url: 'https://x.example', models: {m: n}}}]\nlimits: {models: {m: {}}}",
         "keys: [{secret: a, upstream: 'https://x.example'}]\nlimits: {models: {llama: {}}}",
         "keys: []\naccounts: {acme: {}}",
+        "cache: {models: ['*', 'gpt-5*', gpt-4o, 'text-embedding-*', 'omni-moderation-*', 'gpt-4o-2024-*', 'ft:gtp*']}",
+        "upstream: https://x.example\ncache: {models: ['llama*']}",
+        "metrics: {models: [gpt-99-large]}\ncache: {models: ['gpt-99*']}",
     ],
 )
 def test_a_name_that_somebody_may_have_is_no_warning(load_yaml, text):

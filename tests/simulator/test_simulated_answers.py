@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from array import array
 
 import pytest
 from pydantic import BaseModel
@@ -212,3 +214,119 @@ async def test_models_moderations_and_every_other_path_answer(simulation):
     answer, raw = await simulation.post("/v1/content_provenance_checks", {"model": "gpt-image-1"})
     assert answer.status == 200
     assert json.loads(raw)["object"] == "simulated"
+
+
+async def test_another_answer_for_each_call_where_that_is_wanted(simulate):
+    simulation = await simulate(answers="by_call")
+    sdk = simulation.sdk()
+    chats = [await sdk.chat.completions.create(model="gpt-4o", messages=HELLO) for _ in range(2)]
+    assert len({chat.choices[0].message.content for chat in chats}) == 2
+    responses = [await sdk.responses.create(model="gpt-4o", input="hi") for _ in range(2)]
+    assert len({response.output_text for response in responses}) == 2
+    assert {chat.usage.completion_tokens for chat in chats} == {32}
+    vectors = [await sdk.embeddings.create(model="text-embedding-3-small", input="hi") for _ in range(2)]
+    assert vectors[0].data[0].embedding == vectors[1].data[0].embedding  # what is embedded does not depend on the call
+
+
+@pytest.mark.parametrize("top", [None, 2])
+async def test_log_probabilities_of_a_chat_are_those_of_its_pieces_plain_and_streamed(simulate, top):
+    asked = {"model": "gpt-4o", "messages": HELLO, "logprobs": True, "n": 2}
+    asked |= {} if top is None else {"top_logprobs": top}
+    sdk = (await simulate(completion_tokens=5)).sdk()
+    plain = await sdk.chat.completions.create(**asked)
+    tokens = plain.choices[1].logprobs.content
+    assert "".join(token.token for token in tokens) == plain.choices[1].message.content
+    assert [bytes(token.bytes).decode() for token in tokens] == [token.token for token in tokens]
+    assert {len(token.top_logprobs) for token in tokens} == {top or 0}
+    assert all(token.logprob <= 0 for token in tokens)
+    async with sdk.chat.completions.stream(**asked) as stream:
+        streamed = await stream.get_final_completion()
+    assert streamed.choices[1].logprobs.content == tokens
+    assert plain.choices[1].logprobs.refusal is None
+
+
+async def test_log_probabilities_of_legacy_completions_know_their_places(simulation):
+    asked = {"model": "gpt-3.5-turbo-instruct", "prompt": "12345678", "max_tokens": 6, "logprobs": 3}
+    sdk = simulation.sdk()
+    plain = (await sdk.completions.create(**asked)).choices[0]
+    assert "".join(plain.logprobs.tokens) == plain.text
+    for token, offset, best in zip(
+        plain.logprobs.tokens, plain.logprobs.text_offset, plain.logprobs.top_logprobs, strict=True
+    ):
+        assert plain.text[offset:].startswith(token)
+        assert len(best) == 3
+    chunks = [chunk async for chunk in await sdk.completions.create(**asked, stream=True)]
+    told = [choice.logprobs for chunk in chunks for choice in chunk.choices if choice.logprobs]
+    assert [offset for one in told for offset in one.text_offset] == plain.logprobs.text_offset
+    assert [value for one in told for value in one.token_logprobs] == plain.logprobs.token_logprobs
+
+
+async def test_log_probabilities_of_a_response(simulation):
+    asked = {"model": "gpt-4o", "input": "hi", "include": ["message.output_text.logprobs"], "top_logprobs": 1}
+    sdk = simulation.sdk()
+    part = (await sdk.responses.create(**asked)).output[0].content[0]
+    assert "".join(token.token for token in part.logprobs) == part.text
+    deltas = [
+        event
+        async for event in await sdk.responses.create(**asked, stream=True)
+        if event.type == "response.output_text.delta"
+    ]
+    assert [event.logprobs[0].logprob for event in deltas] == [token.logprob for token in part.logprobs]
+    assert (await sdk.responses.create(model="gpt-4o", input="hi")).output[0].content[0].logprobs == []
+
+
+@pytest.mark.parametrize("tools", [[], [RESPONSES_TOOL]], ids=["words", "a call"])
+async def test_reasoning_comes_before_what_it_led_to_plain_and_streamed(simulation, tools):
+    asked = {
+        "model": "gpt-5.5", "input": "12345678", "tools": tools, "store": False,
+        "reasoning": {"effort": "high", "summary": "auto"}, "include": ["reasoning.encrypted_content"],
+    }  # fmt: skip
+    sdk = simulation.sdk()
+    plain = await sdk.responses.create(**asked)
+    thought, answer = plain.output
+    assert (thought.type, answer.type) == ("reasoning", "function_call" if tools else "message")
+    assert thought.summary[0].text == "Simulated thoughts."
+    assert thought.encrypted_content.startswith("gAAAaccount-00.")
+    assert plain.usage.output_tokens_details.reasoning_tokens == 8
+    async with sdk.responses.stream(**asked) as stream:
+        events = [event async for event in stream]
+        streamed = await stream.get_final_response()
+    assert [item.type for item in streamed.output] == [item.type for item in plain.output]
+    assert streamed.output_text == plain.output_text
+    assert [event.sequence_number for event in events if hasattr(event, "sequence_number")] == list(range(len(events)))
+    summary = [event.delta for event in events if event.type == "response.reasoning_summary_text.delta"]
+    assert "".join(summary) == "Simulated thoughts."
+    assert {event.output_index for event in events if event.type == "response.output_text.delta"} <= {1}
+    # And it is taken back by the account that made it
+    await sdk.responses.create(model="gpt-5.5", input=[thought.model_dump(exclude_none=True)], store=False)
+
+
+async def test_a_limit_within_the_reasoning_leaves_nothing_but_reasoning(simulation):
+    answer = await simulation.sdk().responses.create(
+        model="gpt-5.5", input="hi", reasoning={"effort": "low"}, max_output_tokens=8
+    )
+    assert answer.status == "incomplete"
+    assert [item.type for item in answer.output] == ["reasoning"]
+    assert (answer.output[0].summary, answer.output[0].encrypted_content) == ([], None)
+
+
+async def test_an_embedding_depends_on_its_own_input_alone(simulation):
+    async def vectors(inputs, **more):
+        answer, raw = await simulation.post(
+            "/v1/embeddings", {"model": "text-embedding-3-small", "input": inputs, **more}
+        )
+        assert answer.status == 200
+        document = json.loads(raw)
+        return [item["embedding"] for item in document["data"]], document["usage"]["prompt_tokens"]
+
+    together, tokens = await vectors(["hello", "a", [1, 2], "hello"])
+    alone = [await vectors(one) for one in ("hello", "a", [1, 2])]
+    assert together == [alone[0][0][0], alone[1][0][0], alone[2][0][0], alone[0][0][0]]
+    # "hello" is 5 characters, 2 tokens; "a" is one; an array counts its tokens.
+    assert tokens == 2 + 1 + 2 + 2
+    assert [used for _, used in alone] == [2, 1, 2]
+    assert alone[0][0] != alone[1][0]
+    # Base64 has the same numbers, which 32-bit floats hold exactly
+    (packed,), _ = await vectors("hello", encoding_format="base64", dimensions=256)
+    (numbers,), _ = await vectors("hello", dimensions=256)
+    assert list(array("f", base64.b64decode(packed))) == numbers

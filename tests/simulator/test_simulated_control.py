@@ -119,3 +119,29 @@ async def test_a_wrong_command_is_refused_with_a_reason(simulation, method, path
     seen, answer = await simulation.control(method, path, **document)
     assert seen == status
     assert answer["error"]
+
+
+async def test_calls_are_counted_by_their_path_whatever_became_of_them(simulation):
+    sdk = simulation.sdk()
+    await sdk.chat.completions.create(**CHAT)
+    await simulation.fault("error_500", count=1)
+    with pytest.raises(openai.InternalServerError):
+        await sdk.chat.completions.create(**CHAT)
+    await sdk.models.list()
+    await simulation.post(
+        f"/v1/embeddings?echo={simulated_secret(0)}", {"model": "text-embedding-3-small", "input": "a"}
+    )
+    with pytest.raises(openai.AuthenticationError):
+        await simulation.sdk(api_key="sk-nobody-knows-this").models.list()
+    _, stats = await simulation.control("GET", "stats")
+    assert stats["calls"] == {"POST /v1/chat/completions": 2, "GET /v1/models": 2, "POST /v1/embeddings": 1}
+    await simulation.control("POST", "reset")
+    assert (await simulation.control("GET", "stats"))[1]["calls"] == {}
+
+
+async def test_callers_that_invent_paths_are_counted_together_from_some_number_on(simulation):
+    for number in range(1_010):
+        await (await simulation.session.get(f"{simulation.url}/v1/invented/{number}")).release()
+    calls = (await simulation.control("GET", "stats"))[1]["calls"]
+    assert len(calls) == 1_001
+    assert calls["others"] == 10

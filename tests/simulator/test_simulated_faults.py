@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import aiohttp
 import openai
 import pytest
@@ -47,7 +49,9 @@ TABLE = {
     "error_500": (openai.InternalServerError, 500, None, "server_error",
                   "The server had an error while processing your request."),
 }  # fmt: skip
-NOT_IN_THE_TABLE = {"html_403", "stream_error", "slow", "hang", "reset", "reset_mid_stream"}
+NOT_IN_THE_TABLE = {
+    "html_403", "stream_error", "slow", "hang", "reset", "reset_mid_stream", "hold", "refusal", "content_filter"
+}  # fmt: skip
 DEAD_OR_MONEY = [name for name, fault in CATALOGUE.items() if fault.kind in {"dead", "money"}]
 
 
@@ -217,3 +221,97 @@ async def test_slow_adds_its_latency(simulation):
         await simulation.sdk(timeout=0.1).chat.completions.create(**CHAT)
     await simulation.fault("slow", latency_ms=1)
     assert (await simulation.sdk().chat.completions.create(**CHAT)).choices
+
+
+# ---- answers that are held, refused, filtered
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+async def test_a_held_stream_stops_after_its_events_and_goes_on_when_it_is_released(simulation, path):
+    await simulation.fault("hold", events=4)
+    headers = {"Authorization": f"Bearer {simulation.sdk().api_key}"}
+    document = {**CHAT, "input": "hi", "stream": True}
+    received = bytearray()
+    async with simulation.session.post(simulation.url + path, json=document, headers=headers) as answer:
+        while received.count(b"data: ") < 4:
+            received += await answer.content.readany()
+        assert (await simulation.account())["open_streams"] == 1
+        assert answer.content.read_nowait() == b""
+        await simulation.control("DELETE", "keys/0/fault")
+        await read_into(received, answer.content)
+    assert b"[DONE]" in received or b"response.completed" in received
+    account = await simulation.account()
+    assert (account["completed"], account["completion_tokens"], account["cut_streams"]) == (1, 32, 0)
+
+
+@pytest.mark.parametrize("release", ["another fault", "reset"])
+async def test_a_plain_answer_is_held_as_a_whole_until_the_fault_is_replaced_or_reset(simulation, release):
+    await simulation.fault("hold", count=1)
+    held = asyncio.create_task(simulation.sdk().embeddings.create(model="text-embedding-3-small", input="1234"))
+    async with asyncio.timeout(5):
+        while (await simulation.account())["faulted"] != {"hold": 1}:
+            await asyncio.sleep(0)
+    # It was for one request: others are answered
+    assert (await simulation.sdk().chat.completions.create(**CHAT)).choices
+    assert not held.done()
+    if release == "reset":
+        await simulation.control("POST", "reset")
+    else:
+        await simulation.fault("slow", latency_ms=0)
+    assert (await held).data
+
+
+async def test_a_client_that_leaves_a_held_stream_is_counted_as_one_that_left(simulation):
+    await simulation.fault("hold", events=5)
+    headers = {"Authorization": f"Bearer {simulation.sdk().api_key}"}
+    async with simulation.session.post(
+        f"{simulation.url}/v1/chat/completions", json={**CHAT, "stream": True}, headers=headers
+    ) as answer:
+        await answer.content.readany()
+        answer.close()
+    async with asyncio.timeout(5):
+        while (await simulation.account())["open_streams"]:
+            await asyncio.sleep(0)
+    assert (await simulation.account())["cut_streams"] == 1
+
+
+async def test_a_refusal_has_no_content_in_a_chat_plain_and_streamed(simulation):
+    await simulation.fault("refusal")
+    sdk = simulation.sdk()
+    plain = await sdk.chat.completions.create(**CHAT)
+    async with sdk.chat.completions.stream(**CHAT) as stream:
+        streamed = await stream.get_final_completion()
+    for message in (plain.choices[0].message, streamed.choices[0].message):
+        assert (message.content or None, message.refusal) == (None, "I'm sorry, but I cannot help with that.")
+    assert plain.choices[0].finish_reason == streamed.choices[0].finish_reason == "stop"
+    assert plain.usage.completion_tokens == 10
+
+
+async def test_a_refusal_is_a_part_of_a_completed_response_plain_and_streamed(simulation):
+    await simulation.fault("refusal")
+    sdk = simulation.sdk()
+    plain = await sdk.responses.create(model="gpt-4o", input="hi")
+    async with sdk.responses.stream(model="gpt-4o", input="hi") as stream:
+        kinds = [event.type async for event in stream]
+        streamed = await stream.get_final_response()
+    for response in (plain, streamed):
+        assert response.status == "completed"
+        assert response.output[0].content[0].model_dump() == {
+            "type": "refusal",
+            "refusal": "I'm sorry, but I cannot help with that.",
+        }
+    assert kinds.count("response.refusal.delta") == 10
+    assert "response.refusal.done" in kinds
+
+
+async def test_the_content_filter_ends_an_answer_in_its_middle(simulation):
+    await simulation.fault("content_filter")
+    sdk = simulation.sdk()
+    chat = await sdk.chat.completions.create(**CHAT)
+    chunks = [chunk async for chunk in await sdk.chat.completions.create(**CHAT, stream=True)]
+    legacy = await sdk.completions.create(model="gpt-3.5-turbo-instruct", prompt="hi", max_tokens=100)
+    assert chat.choices[0].finish_reason == chunks[-1].choices[0].finish_reason == "content_filter"
+    assert legacy.choices[0].finish_reason == "content_filter"
+    assert len(chat.choices[0].message.content.split()) == chat.usage.completion_tokens == 16
+    response = await sdk.responses.create(model="gpt-4o", input="hi")
+    assert (response.status, response.incomplete_details.reason) == ("incomplete", "content_filter")

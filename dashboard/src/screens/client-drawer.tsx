@@ -71,6 +71,7 @@ export function Drawer({ kind, id, row, teams, onSaved }: {
           [t("option.weight"), format.count(client.weight)],
           [t("option.max_wait"), client.max_wait !== null && format.seconds(client.max_wait)],
           [t("option.allowed_ips"), client.allowed_ips.join(", ")],
+          [t("option.cache"), String(client.cache ?? "")],
           [t("old-key-until"), client.old_key_until && <Time at={client.old_key_until} />],
           [t("requests"), <><a href={link("requests", { client: id })}>{t("its-requests")}</a> · <a href={link("requests", { client: id, errors: "true" })}>{t("its-errors")}</a></>],
         ]

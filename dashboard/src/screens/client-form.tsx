@@ -11,15 +11,15 @@ import { said, t } from "../words";
 
 const LIMITS = ["rpm", "tpm", "rpd", "tpd", "concurrent"];
 const LISTS = ["models", "allowed_ips"];
-const NULLABLE = ["team", "time_zone", "max_wait", "expires_on"];
+const NULLABLE = ["team", "time_zone", "max_wait", "expires_on", "cache"];
 const OF_ALL = ["name", "time_zone", "notes"];
-const OF_CLIENT = [...OF_ALL, "team", "models", "priority", "weight", "max_wait", "expires_on", "allowed_ips", "on_stream_overrun"];
+const OF_CLIENT = [...OF_ALL, "team", "models", "priority", "weight", "max_wait", "expires_on", "allowed_ips", "on_stream_overrun", "cache"];
 const USUAL = { priority: "normal", weight: "1", on_stream_overrun: "finish" };
 const UNITS = ["usd", "tokens", "requests"];
 /** What can be chosen, by option; values are shown as the configuration has them. */
 const CHOICES: Record<string, string[]> = {
   unit: UNITS, per: ["minute", "hour", "day", "week", "month", "total"], mode: ["hard", "soft", "shadow"],
-  priority: ["high", "normal", "batch"], on_stream_overrun: ["finish", "cut"],
+  priority: ["high", "normal", "batch"], on_stream_overrun: ["finish", "cut"], cache: ["", "true", "false"],
 };
 
 type Options = Record<string, unknown>;
@@ -30,6 +30,7 @@ const number = (text = ""): number | string => (/^[\d.]+$/.test(text.trim()) ? N
 function optionsOf(draft: Draft, budgets: Draft[], names: string[]): Options {
   const option = (name: string): unknown => {
     const text = draft[name]?.trim() ?? "";
+    if (name === "cache" && text) return text === "true";
     if (LISTS.includes(name)) return text.split(/[\s,]+/).filter(Boolean);
     return name === "weight" || name === "max_wait" ? (text ? number(text) : null) : text || (NULLABLE.includes(name) ? null : "");
   };
@@ -109,6 +110,7 @@ export function OptionsForm({ kind, row, teams, onSaved }: {
             {option("max_wait", "30s")}
             {option("allowed_ips", "10.0.0.0/8, 192.0.2.7")}
             {option("on_stream_overrun")}
+            {option("cache")}
             {option("time_zone", "Europe/Berlin")}
           </div>
           {option("notes")}

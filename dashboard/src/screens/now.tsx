@@ -13,6 +13,7 @@ import { go, link } from "../place";
 import type { Attention, CreditRow, Fact, Now as State, RoomRow, SampleSeries, Samples, WaitingRow } from "../shapes";
 import { useValue } from "../value";
 import { language, said, t, told } from "../words";
+import { CachePanel } from "./cache";
 import { TopUpQuestion } from "./top-up";
 
 const MOST_ROWS = 12;
@@ -31,6 +32,7 @@ export function Now() {
         <Waiting of={state.waiting} />
         <Credit of={state.credit} />
       </div>
+      <CachePanel />
     </>
   );
 }

@@ -36,6 +36,7 @@ function Explained({ row, why }: { row: RequestRow; why: Explanation }) {
     ["", why.longest],
     [t("tokens"), [t("tokens-of", { n: format.whole(row.prompt_tokens), cached: format.whole(row.cached_tokens), out: format.whole(row.completion_tokens) }), row.certainty].filter(Boolean).join(" · ")],
     [t("cost"), format.usd(row.usd)],
+    [t("cache"), why.cache && <span lang="en">{why.cache}</span>],
   ];
   if (why.until) facts.unshift([t("room-again"), <Time at={why.until} />]);
   if (why.since) facts.unshift([t("since"), <Time at={why.since} />]);

@@ -7,7 +7,7 @@ import { requests, skipped } from "../live";
 import { useLoaded } from "../load";
 import { Choice, StatusBadge, Time } from "../parts/bits";
 import { figure, text } from "../parts/columns";
-import { Filter, NoRows } from "../parts/filters";
+import { choices, Filter, NoRows } from "../parts/filters";
 import { Read } from "../parts/reading";
 import { Table, type Column } from "../parts/table";
 import { look, open, place } from "../place";
@@ -20,14 +20,17 @@ import { RequestDrawer } from "./request-drawer";
 const MOST = 500;
 const PRESETS = ["all", "errors", "waited", "retried"] as const;
 
+const CACHE = ["hit", "miss", "coalesced", "bypass"];
+
 const lastKey = (row: RequestRow) => row.attempts[row.attempts.length - 1]?.key ?? "";
 
 /** The proxy's own filters (RequestQuery), for rows that come by the stream, and `q`, which only the page has. */
-export const matches = ({ client, model, key, code, errors, show, q = "" }: Record<string, string>) => (row: RequestRow): boolean =>
+export const matches = ({ client, model, key, code, cache, errors, show, q = "" }: Record<string, string>) => (row: RequestRow): boolean =>
   (!client || row.client === client) &&
   (!model || row.model === model) &&
   (!key || row.attempts.some((one) => one.key === key)) &&
   (!code || row.code === code || row.attempts.some((one) => one.reason === code)) &&
+  (!cache || row.cache === cache) &&
   (!errors || row.status >= 400 || row.cut) &&
   (show !== "waited" || row.queue_ms > 0) &&
   (show !== "retried" || row.attempts.length > 1) &&
@@ -43,13 +46,13 @@ const columns = (): Column<RequestRow>[] => [
   figure("took", (row) => row.total_ms, format.ms),
   figure("tokens", (row) => row.prompt_tokens + row.completion_tokens),
   figure("cost", (row) => row.usd, format.usd),
-  text("key", lastKey, "minmax(6rem, 1fr)", "wide", (row) => lastKey(row) + (row.attempts.length > 1 ? ` (${row.attempts.length}×)` : "") || "–"),
+  text("key", lastKey, "minmax(6rem, 1fr)", "wide", (row) => lastKey(row) + (row.attempts.length > 1 ? ` (${row.attempts.length}×)` : "") || (row.source === "cache" ? t("cache") : "–")),
 ];
 
 export function Requests() {
   const { id, filters } = useValue(place);
-  const { client, key, model, code, errors, show } = filters;
-  const loaded = useLoaded<RequestRows>(`/requests${query({ limit: MOST, client, key, model, code, errors, ...(show ? { [show]: true } : {}) })}`);
+  const { client, key, model, code, cache, errors, show } = filters;
+  const loaded = useLoaded<RequestRows>(`/requests${query({ limit: MOST, client, key, model, code, cache, errors, ...(show ? { [show]: true } : {}) })}`);
   const stream = useValue(requests);
   const untold = useValue(skipped);
   const [paused, setPaused] = useState(false);
@@ -88,6 +91,7 @@ export function Requests() {
         <Filter name="model" word="model" list={list((row) => row.model)} />
         <Filter name="key" word="key" list={list(lastKey)} />
         <Filter name="code" word="code" list={list((row) => row.code)} />
+        <Filter name="cache" word="cache" options={choices("cache", CACHE)} />
       </div>
       <div class="head">
         <Choice label={t("shown")} value={errors ? "errors" : (show ?? "all")} options={PRESETS.map((one) => [one as string, t(one)])}

@@ -31,6 +31,7 @@ export const en = {
   "option.expires_on": "Refused from (UTC)",
   "option.allowed_ips": "Allowed addresses",
   "option.on_stream_overrun": "Stream over budget",
+  "option.cache": "Served from the cache",
   "option.time_zone": "Time zone",
   "option.notes": "Notes",
   "option.amount": "Amount",

@@ -60,6 +60,7 @@ export const en = {
   client: "Client",
   model: "Model",
   requests: "Requests",
+  cache: "Cache",
   tokens: "Tokens",
   cost: "Cost",
   state: "State",

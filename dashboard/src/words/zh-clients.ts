@@ -31,6 +31,7 @@ export const zh = {
   "option.expires_on": "自此日起拒绝（UTC）",
   "option.allowed_ips": "允许的地址",
   "option.on_stream_overrun": "流超出预算时",
+  "option.cache": "使用缓存",
   "option.time_zone": "时区",
   "option.notes": "备注",
   "option.amount": "数额",

@@ -61,6 +61,8 @@ export const proxy: Record<string, string> = {
   "next.dry": "让用量最大的客户端放慢，或添加其他组织的密钥",
 
   "cause.served": "正常完成。",
+  "cause.served_from_cache": "由缓存直接完成。",
+  "cause.served_coalesced": "与一个相同的请求共用一次调用完成。",
   "cause.served_after_wait": "排队等待后完成。",
   "cause.served_after_retries": "多次尝试后完成。",
   "cause.account_limit": "被拒绝：没有账户还有足够的额度。",
@@ -80,6 +82,7 @@ export const proxy: Record<string, string> = {
   "cause.upstream_broke_off": "OpenAI 中途断开了响应。",
   "cause.upstream_error": "OpenAI 返回了错误。",
   "cause.network_refused": "失败：OpenAI 拒绝来自本网络的请求。",
+  "cause.not_cached": "请求只接受缓存的响应，而缓存中没有。",
   "cause.client_left": "客户端断开了连接。",
   "cause.client_mistake": "客户端的请求有误。",
   "cause.stopping": "代理正在停止。",

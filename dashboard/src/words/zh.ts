@@ -60,6 +60,7 @@ export const zh: Words = {
   accounts: "账户",
   client: "客户端",
   model: "模型",
+  cache: "缓存",
   requests: "请求数",
   tokens: "Token 数",
   cost: "费用",

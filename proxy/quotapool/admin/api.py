@@ -11,6 +11,7 @@ import msgspec
 
 from quotapool import __version__
 from quotapool.admin.advice_handlers import AdviceHandlers
+from quotapool.admin.cache_handlers import CacheHandlers
 from quotapool.admin.http import Call, Handler
 from quotapool.admin.jobs import JobRunner, Record
 from quotapool.admin.now_handlers import NowHandlers
@@ -27,6 +28,7 @@ from quotapool.money.spend_store import SpendStore
 from quotapool.money.usage_report import document, report, row_document
 from quotapool.observe.events import Events
 from quotapool.operators.big_answers import in_turns
+from quotapool.operators.cache import CacheOperations
 from quotapool.operators.clients import ClientConflict, ClientOperations, InvalidClient, UnknownClient
 from quotapool.operators.keys import (
     InvalidKey,
@@ -72,6 +74,7 @@ class AdminApi:
         self._requests = RequestHandlers(lambda: keys.settings, store)
         self._now = now
         self._advice = advice
+        self._cache = CacheHandlers(CacheOperations(lambda: keys.settings, store))
         self._work = WorkHandlers(keys, store, after_restart)
         self._jobs = JobRunner(keys, probe_now, on_change, record=record)
 
@@ -104,6 +107,7 @@ class AdminApi:
             **self._requests.handlers(),
             **self._now.handlers(),
             **self._advice.handlers(),
+            **self._cache.handlers(),
             **self._work.handlers(),
             **self._jobs.handlers(),
         }

@@ -13,10 +13,12 @@ import msgspec
 
 from quotapool.admin.http import Call, Handler
 from quotapool.domain.wallet import usd
+from quotapool.money.cache_savings import CacheSavings, cache_savings
 from quotapool.money.price_list import PriceList
 from quotapool.money.savings import Saved, savings
 from quotapool.money.spend_store import SpendStore
 from quotapool.observe.samples import EVERY_S, Chunk, History, SampleStore, Track
+from quotapool.operators.cache import sums_of
 from quotapool.reports.forecasts import used_in_minute
 from quotapool.reports.now import NowReader
 from quotapool.shapes.now import SampleQuery, Samples, SampleSeries, Savings
@@ -49,7 +51,8 @@ class NowHandlers:
         return msgspec.Raw(body)
 
     async def _show_savings(self, _: Call) -> Any:
-        return savings_of(await savings(self._spend, self._prices(), datetime.now(UTC)))
+        now = datetime.now(UTC)
+        return savings_of(await savings(self._spend, self._prices(), now), await cache_savings(self._spend, now))
 
 
 def _encoded(chunks: Iterable[Chunk], model: str | None, since: float) -> bytes:
@@ -78,6 +81,13 @@ def _known(values: Iterable[float]) -> list[float | None]:
     return [None if math.isnan(value) else round(value, 1) for value in values]
 
 
-def savings_of(saved: Saved) -> Savings:
-    since = f"{saved.since:%Y-%m-%dT%H:%M:%SZ}"
-    return Savings(since, saved.rescued, saved.queued, saved.cached_tokens, usd(saved.cached_pico))
+def savings_of(saved: Saved, cache: CacheSavings) -> Savings:
+    return Savings(
+        since=f"{saved.since:%Y-%m-%dT%H:%M:%SZ}",
+        rescued=saved.rescued,
+        queued=saved.queued,
+        cached_tokens=saved.cached_tokens,
+        cached_usd=usd(saved.cached_pico),
+        pool_cache=sums_of(cache.month),
+        pool_cache_today=sums_of(cache.today),
+    )

@@ -8,6 +8,7 @@ from typing import Final
 from quotapool.domain.actor import Role
 from quotapool.reports.explanation import Explanation
 from quotapool.shapes import advice as advice_shapes
+from quotapool.shapes import cache as cache_shapes
 from quotapool.shapes import clients as client_shapes
 from quotapool.shapes import general as shapes
 from quotapool.shapes import logins as login_shapes
@@ -126,6 +127,9 @@ ROUTES: Final[tuple[Route, ...]] = (
           query=now_shapes.SampleQuery),
     Route("GET", "/savings", "show_savings", "What clients were spared this month.", now_shapes.Savings),
     Route("GET", "/advice", "show_advice", "What clients could do to need less of the pool.", advice_shapes.AdviceRows),
+    Route("GET", "/cache", "show_cache", "What the cache keeps, did and saved.", cache_shapes.CacheState),
+    Route("DELETE", "/cache", "clear_cache", "Delete kept answers, in all replicas at once.", cache_shapes.CacheCleared,
+          query=cache_shapes.CacheQuery),
     Route("GET", "/events", "list_events", "Changes of state, newest first.", shapes.Events,
           query=shapes.EventQuery),
     Route("GET", "/usage", "show_usage", "Usage and spend, in time.", shapes.UsageRows, query=shapes.UsageQuery),

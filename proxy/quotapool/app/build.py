@@ -29,10 +29,12 @@ from quotapool.request.failover import Failover
 from quotapool.request.fetch import Fetch
 from quotapool.request.me import Me
 from quotapool.request.models import Catalogue
+from quotapool.request.part_payment import PartPayment
 from quotapool.request.path import Note, RequestPath
 from quotapool.request.policy import PolicyWatch
 from quotapool.request.rate_headers import PoolRateHeaders
 from quotapool.request.read_on import ReadingOn
+from quotapool.request.reuse import Reuse
 from quotapool.session.path import SessionPath
 from quotapool.session.permissions import SessionPermissions
 
@@ -56,6 +58,7 @@ class Paths:
     slots: RetrySlots
     reading_on: ReadingOn
     charging: Charging
+    reuse: Reuse
     requests: RequestPath
     sessions: SessionPath
 
@@ -150,6 +153,7 @@ def build_request_path(
     owners = ObjectOwners(store, settings.pool, retention_s=settings.objects.retention, observer=observer)
     objects = Objects(configuration, owners, roster, fetch)
     me = Me(configuration, store, settings.pool, charging.standings)
+    reuse = Reuse(configuration, since=clients.made_at, payment=PartPayment(charging, ledger.holds), prices=prices)
     requests = RequestPath(
         configuration,
         auth=auth,
@@ -161,6 +165,7 @@ def build_request_path(
         parts=parts,
         me=me,
         note=note,
+        reuse=reuse,
     )
     sessions = SessionPath(
         configuration,
@@ -188,6 +193,7 @@ def build_request_path(
         slots,
         reading_on,
         charging,
+        reuse,
         requests,
         sessions,
     )

@@ -26,6 +26,7 @@ from quotapool.admin.now_handlers import NowHandlers
 from quotapool.advice.digests import digest_key
 from quotapool.app.alerting import Alerting
 from quotapool.app.background import BackgroundTasks
+from quotapool.app.caching import cache_root
 from quotapool.app.collector import collect_rarely, keep_what_is_built, keeping_what_is_built
 from quotapool.app.credit_watch import CreditWatch
 from quotapool.app.file_limit import raise_file_limit
@@ -336,10 +337,15 @@ class Supervisor:
 
     def _configuration(self) -> Configure:
         """The settings of the moment as a message for the workers."""
-        resources = self._resources
-        settings = to_wire(for_workers(self._with_imported_limits()))
-        key = digest_key(resources.sources.configured, resources.redactor.add)
-        return Configure(msgspec.Raw(settings), resources.store_url, str(resources.metrics_dir), key)
+        settings, resources = to_wire(for_workers(self._with_imported_limits())), self._resources
+        configured, hide = resources.sources.configured, resources.redactor.add
+        return Configure(
+            msgspec.Raw(settings),
+            resources.store_url,
+            str(resources.metrics_dir),
+            cache_root(configured, hide),
+            digest_key(configured, hide),
+        )
 
 
 def _secrets_of(settings: Settings) -> Iterator[str]:

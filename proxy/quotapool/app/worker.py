@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from quotapool.advice.note_store import NoteStore
 from quotapool.advice.notes import Notes
 from quotapool.app.build import build_request_path
+from quotapool.app.caching import Caching
 from quotapool.app.collector import collect_rarely, keep_what_is_built, keeping_what_is_built
 from quotapool.app.lag import LagWatch
 from quotapool.app.worker_pipe import (
@@ -51,7 +52,7 @@ from quotapool.openai import endpoints
 from quotapool.pool.configuration import Snapshot
 from quotapool.pool.roster import Prepared
 from quotapool.settings import Settings, from_wire
-from quotapool.store.store import connect
+from quotapool.store.store import Store, connect
 from quotapool.upstream.credentials import Credentials
 from quotapool.upstream.interface import Timeouts
 from quotapool.upstream.origins import Origins
@@ -81,7 +82,8 @@ class Worker:
         self.metrics = Metrics(CollectorRegistry())
         self.labels = Labels(endpoints=(*endpoints.NAMES, endpoints.OTHER))
         self.reporter = Reporter(self.metrics, self.labels, self.logs.requests)
-        self.store = connect(first.redis, ca_file=str(self.settings.ca_file) if self.settings.ca_file else None)
+        self._store_url = first.redis
+        self.store = self._connect()
         self.ledger = Ledger(
             self.store,
             self.settings.pool,
@@ -95,7 +97,7 @@ class Worker:
         )
         self.spend = SpendCounter(SpendStore(self.store, self.settings.pool), self.reporter)
         self.reporter.spend, self.reporter.refused = self.spend.count, self.spend.refused
-        self.reporter.rescued = self.spend.rescued
+        self.reporter.rescued, self.reporter.cached = self.spend.rescued, self.spend.cached
         self.ring = RequestRing(
             RequestStore(self.store, self.settings.pool),
             self.settings.requests_kept,
@@ -119,10 +121,19 @@ class Worker:
             prices=lambda: self.spend.prices,
             note=self.notes.note,
         )
+        self.caching = Caching(self.settings.pool, self._connect, self.reporter)
+        self._configure_cache(first.cache_root)
         self.handler = ClientHandler(self.paths.requests, self.reporter, self.paths.sessions)
         self.tls = self.settings.tls.context() if self.settings.tls is not None else None
         self._configure_listener()
         self._label()
+
+    def _connect(self) -> Store:
+        ca_file = self.settings.ca_file
+        return connect(self._store_url, ca_file=str(ca_file) if ca_file else None)
+
+    def _configure_cache(self, root: bytes) -> None:
+        self.paths.reuse.store = self.caching.configure(root, self.settings.cache.max_size)
 
     def _configure_listener(self) -> None:
         self.handler.max_concurrent = self.settings.max_concurrent
@@ -142,22 +153,23 @@ class Worker:
         await self.paths.sync.refresh()
         await self.ledger.heartbeat()  # be one of the replicas, and know how many they are, should the store go now
 
-    async def reload(self, new: Configure) -> None:
+    async def reload(self, message: Configure) -> None:
         """Take over a new configuration; requests under way end with the old one. What is long in a large pool is done
         in a thread, while clients are served."""
-        snapshot, roster, secrets = await asyncio.to_thread(self._prepare, bytes(new.settings))
+        snapshot, roster, secrets = await asyncio.to_thread(self._prepare, bytes(message.settings))
         for secret in secrets:
             self.redactor.add(secret)
         settings = snapshot.settings
         old, self.settings = self.settings, settings
         self.ring.most = settings.requests_kept
-        self.notes.configure(settings, new.advice_key)
+        self.notes.configure(settings, message.advice_key)
         self._reload_certificate(settings)
         if _way_out(old) != _way_out(settings) or snapshot.credentials.bases != set(self.origins.others):
             replaced, self.origins = self.origins, _origins(settings, snapshot.credentials)
             snapshot = replace(snapshot, upstream=self.origins.main, others=self.origins.others)
             asyncio.get_running_loop().call_later(settings.timeouts.first_byte, lambda: _close_later(replaced))
         self.paths.take(snapshot, roster)
+        self._configure_cache(message.cache_root)
         self._configure_listener()
         self._label()
         await self.paths.sync.refresh()
@@ -198,6 +210,7 @@ class Worker:
 
     async def close(self) -> None:
         await self.paths.reading_on.close()
+        await self.caching.close()
         await self.ledger.flush()
         await self.paths.owners.close()
         await self.spend.close()

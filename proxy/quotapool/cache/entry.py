@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from enum import Enum
-
 import msgspec
 
+from quotapool.openai.replay import Form
 
-class Form(Enum):
-    """How upstream wrote an answer: as one JSON text, or as server-sent events."""
-
-    JSON = "json"
-    EVENTS = "events"
+__all__ = ["Cost", "Entry", "Form"]
 
 
 class Cost(msgspec.Struct, frozen=True, gc=False):

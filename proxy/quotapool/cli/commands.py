@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from quotapool import __version__, build
-from quotapool.cli.groups import FOR_PROGRAMS, KEYS_AND_CLIENTS, START, UPSTREAM, LazyGroup, Root
+from quotapool.cli.groups import FOR_PROGRAMS, KEYS_AND_CLIENTS, LOOK, START, UPSTREAM, LazyGroup, Root
 from quotapool.cli.look import app as look
 from quotapool.cli.options import (
     ConfigOption,
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 for _name, _panel, _help in (
     ("migrate", START, "Move over from gpt-load, one-api, new-api or LiteLLM."),
+    ("cache", LOOK, "Kept answers: what they saved, and deleting them."),
     ("keys", KEYS_AND_CLIENTS, "Upstream keys: show, add, change and probe them."),
     ("clients", KEYS_AND_CLIENTS, "Client keys: who may call the proxy, and what each may use."),
     ("teams", KEYS_AND_CLIENTS, "Teams: limits and budgets that clients share."),

@@ -32,7 +32,7 @@ def run(settings: Settings, request_id: str, *, as_json: bool) -> int:
 
 def lines(found: Explanation) -> list[str]:
     """For people."""
-    told = [found.summary]
+    told = [found.summary, *([found.cache] if found.cache else [])]
     if found.since is not None:
         told.append(f"Since: {found.since}, when the first of a row of requests was refused for this")
     if found.until is not None:

@@ -16,7 +16,7 @@ from quotapool.settings import Settings
 from quotapool.shapes.requests import RequestQuery, row_of
 from quotapool.store.store import Store
 
-_TITLES = ("time", "client", "model", "status", "wait", "total", "tokens", "cost", "keys tried", "id")
+_TITLES = ("time", "client", "model", "status", "wait", "total", "tokens", "cost", "cache", "keys tried", "id")
 _NUMBERS = frozenset({"wait", "total", "tokens", "cost"})
 _EVERY_S = 0.5
 
@@ -83,8 +83,16 @@ def cells(request: KeptRequest) -> tuple[str, ...]:
         span(request.total_us),
         f"{request.prompt}+{request.completion}" if used else "-",
         cost,
+        _cache(request),
         " ".join(f"{attempt.key}:{attempt.outcome}" for attempt in request.attempts) or "-",
         request.id,
     )
     # A client's text must not control the terminal.
     return tuple("".join(filter(str.isprintable, text)) for text in found)
+
+
+def _cache(request: KeptRequest) -> str:
+    """`hit $0.001915` with what it saved; `bypass: query` with the reason."""
+    saved = request.saved.pico if request.saved is not None else 0
+    dollars = f" ${saved / PICO:.6f}" if saved else ""
+    return f"{request.cache or '-'}{dollars}{f': {request.kept}' if request.kept else ''}"

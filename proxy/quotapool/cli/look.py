@@ -111,6 +111,10 @@ def logs(
     errors: Annotated[bool, typer.Option("--errors", help="Only requests that were refused, failed or cut.")] = False,
     waited: Annotated[bool, typer.Option("--waited", help="Only requests that waited in the queue.")] = False,
     retried: Annotated[bool, typer.Option("--retried", help="Only requests with more than one attempt.")] = False,
+    cache: Annotated[
+        str | None,
+        typer.Option(help="Only requests that were a hit, miss, coalesced or bypass of the cache.", show_default=False),
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Then show new ones as they end, until Ctrl-C.")
     ] = False,
@@ -121,10 +125,12 @@ def logs(
     Those of all replicas, with their duration, tokens, cost and keys. Prompts and answers are kept nowhere.
     """
     from quotapool.cli.logs import run
-    from quotapool.shapes.requests import RequestQuery
+    from quotapool.shapes.requests import RequestQuery, cache_result
 
+    if cache is not None and cache_result(cache) is None:
+        raise typer.BadParameter("is hit, miss, coalesced or bypass", param_hint="--cache")
     settings = settings_or_exit(config, env_file)
-    query = RequestQuery(last, client, key, model, code, errors, waited, retried)
+    query = RequestQuery(last, client, key, model, code, errors, waited, retried, cache_result(cache))
     raise typer.Exit(run(settings, query, as_json=json, follow=follow))
 
 

@@ -42,7 +42,11 @@ _OF_CLIENTS: Final[dict[str, Any]] = {
     **_SHARED,
     "allowed_ips": _text("allowed-ips", 'Where it may call from: "10.0.0.0/8,192.0.2.7"; "" is anywhere.'),
     "on_stream_overrun": _text("on-stream-overrun", "What becomes of a stream that uses up a budget: finish or cut."),
+    "cache": _text("cache", "Whether it is served from the cache: on, off, or default, as cache.clients says."),
 }
+
+
+_CHOICES: Final[dict[str, bool | None]] = {"on": True, "off": False, "default": None}
 
 
 def with_team_rules(run: Callable[..., Awaitable[int]]) -> Callable[..., Awaitable[int]]:
@@ -52,7 +56,7 @@ def with_team_rules(run: Callable[..., Awaitable[int]]) -> Callable[..., Awaitab
 
 
 def with_client_rules(run: Callable[..., Awaitable[int]]) -> Callable[..., Awaitable[int]]:
-    """The same with a client's team, addresses and what becomes of its streams."""
+    """The same with a client's team, addresses, what becomes of its streams, and whether the cache serves it."""
     return _with(run, _OF_CLIENTS)
 
 
@@ -92,6 +96,10 @@ def asked_rules(given: Mapping[str, Any]) -> dict[str, Any]:
         asked["allowed_ips"] = [part.strip() for part in given["allowed_ips"].split(",") if part.strip()]
     if given.get("on_stream_overrun") is not None:
         asked["on_stream_overrun"] = given["on_stream_overrun"]
+    if (word := given.get("cache")) is not None:
+        if word not in _CHOICES:
+            raise ValueError("--cache is on, off or default")
+        asked["cache"] = _CHOICES[word]
     return asked
 
 
@@ -109,4 +117,6 @@ def cell(value: object) -> str:
         return ", ".join(f"{name}={text}" for name, text in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return "" if value is None else str(value)

@@ -9,6 +9,7 @@ from typing import Final
 from quotapool.admin.now_handlers import savings_of
 from quotapool.cli import tables
 from quotapool.cli.access import run_with_store
+from quotapool.money.cache_savings import cache_savings
 from quotapool.money.price_list import PriceList
 from quotapool.money.prices import compile_cards
 from quotapool.money.savings import savings
@@ -32,7 +33,8 @@ def run(settings: Settings, *, as_json: bool) -> int:
     async def command(store: Store) -> int:
         now = datetime.now(UTC)
         cards = await asyncio.to_thread(compile_cards, now.date(), settings.prices)
-        found = savings_of(await savings(SpendStore(store, settings.pool), PriceList(cards), now))
+        spend = SpendStore(store, settings.pool)
+        found = savings_of(await savings(spend, PriceList(cards), now), await cache_savings(spend, now))
         if as_json:
             tables.print_json(found)
         else:
@@ -55,3 +57,9 @@ def _show(found: Savings) -> None:
         f"{found.cached_tokens:,} tokens came from OpenAI's prompt cache, which saved ${found.cached_usd:,.2f} "
         "at today's prices"
     )
+    cache = found.pool_cache
+    if cache.hit or cache.coalesced or cache.saved_requests:
+        console.print(
+            f"{cache.hit + cache.coalesced:,} requests were served by the pool's own cache, which saved "
+            f"{cache.prompt_tokens + cache.completion_tokens:,} tokens and ${cache.usd:,.2f}"
+        )

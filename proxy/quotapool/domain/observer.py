@@ -67,6 +67,10 @@ class Observer:
     def objects_unwritten(self, records: int) -> None:
         """The owners of this many stored objects could not be written to the store at once."""
 
+    def cache_failed(self, why: str) -> None:
+        """The cache did without the store, by the word of `StoreLost`; an entry was not written, by the word of
+        `cache/puts.py`; or one was `damaged`."""
+
     # ---- keys and accounts
 
     def state_changed(self, subject: Subject, state: State, reason: str, details: Mapping[str, Any]) -> None:

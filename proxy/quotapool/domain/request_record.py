@@ -54,6 +54,7 @@ class RequestRecord(msgspec.Struct, eq=False):
     status: int = 0
     source: str = "proxy"  # where the client's answer came from: proxy | upstream | cache
     cache: str = ""  # what the cache did for it: hit | miss | coalesced | bypass; "": there is none for it
+    kept: str = ""  # one word: why a miss is not kept, or a bypass was not looked up; "": it is kept, or was before
     saved: Saved | None = None  # what its answer would have used, had it not been in the cache or on its way
     code: str = ""  # the proxy's own error code, if it answered with one
     rules: tuple[str, ...] = ()  # with `code`: the client's own limits that refused it, such as "rpm" or "usd/month"

@@ -1,6 +1,6 @@
 """A master key, and how it seals secrets: AES-256-GCM, a random nonce each, bound to a context such as pool and key.
 
-Other uses get keys of their own, derived from it (`derived`): who has one of these learns nothing of the others.
+Other uses get keys of their own that are derived from it (`derived`): who has one of these learns nothing of the rest.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from quotapool.domain.quantities import Cost
 from quotapool.ledger.batches import Batches
 from quotapool.ledger.declared_keys import keys_of_rights
 from quotapool.ledger.grants import Blocked, Candidate, Event, Granted, Observed, Refused, Written, written_limits
+from quotapool.ledger.holds import Holds
 from quotapool.ledger.items import ChargeItem, Item, ReserveItem, SettleItem
 from quotapool.ledger.local import LocalBudgets
 from quotapool.ledger.messages import MOST, bounded, evidence_of, is_sound, packed_array
@@ -89,6 +90,9 @@ class Ledger:
             on_version=on_version,
         )
         self.stored = StoredBuckets(store, self.prefix, self.registry)
+        self.holds = Holds(
+            self._batches, self._local, is_away=lambda: self.away, begin_alone=self._begin_alone, now=self.now
+        )
 
     @property
     def away(self) -> bool:
@@ -267,21 +271,24 @@ class Ledger:
         self, group: str, cost: Cost, candidates: Sequence[Candidate], leave: float, charge: Charge | None
     ) -> Granted | Refused | Blocked:
         """From this process's share, to be charged in the store later."""
-        if (
-            self._local is None or self.registry.version < 0
-        ):  # the store never answered: neither levels nor replicas are known
-            raise StoreUnavailable("the store does not answer")
-        if not self._local.active:
-            self._local.begin(self.replicas, heard=max(self._clock_shown, self.now() - self._patience_s))
-            self._left_epoch = self.registry.epoch
-        now = self.now()
-        if charge is not None and (blocked := self._local.rules.blocked(charge, now)) is not None:
+        local, now = self._begin_alone(), self.now()
+        if charge is not None and (blocked := local.rules.blocked(charge, now)) is not None:
             return blocked
-        answer = self._local.reserve(group, cost, candidates, now, leave)
+        answer = local.reserve(group, cost, candidates, now, leave)
         if charge is not None and isinstance(answer, Granted):
             answer.charge = charge
-            self._local.rules.take(charge, now)
+            local.rules.take(charge, now)
         return answer
+
+    def _begin_alone(self) -> LocalBudgets:
+        """This process's share, which it uses from now on. Raises StoreUnavailable: it has none."""
+        local = self._local
+        if local is None or self.registry.version < 0:  # it never answered: neither levels nor replicas are known
+            raise StoreUnavailable("the store does not answer")
+        if not local.active:
+            local.begin(self.replicas, heard=max(self._clock_shown, self.now() - self._patience_s))
+            self._left_epoch = self.registry.epoch
+        return local
 
     def _store_is_back(self, epoch: str) -> None:
         """What we owe is paid at once, but the share is used until the others have paid too: until then the store's

@@ -174,6 +174,11 @@ class ClientDirectory:
         """SHA-256 of keys that were rotated out -> when they are refused (Unix seconds)."""
         return {record.old_hash: record.old_until for record in self.records.values() if record.old_hash}
 
+    def made_at(self, name: str) -> float:
+        """When a client was made (Unix seconds); 0: it is not of the store."""
+        record = self.records.get(name)
+        return 0.0 if record is None else record.added
+
     @property
     def unreadable(self) -> frozenset[str]:
         """Clients whose options a newer version wrote. They are known, so that callers without a key stay out, and get

@@ -88,6 +88,16 @@ class Granted(msgspec.Struct, eq=False):
     local: bool = False
 
 
+class Hold(msgspec.Struct, eq=False):
+    """What is held of a client's rules beside any account's budget, since the store's second `at`. `local`: of this
+    process's share."""
+
+    charge: Charge
+    at: float
+    settled: bool = False
+    local: bool = False
+
+
 class Refused(msgspec.Struct, frozen=True):
     """No candidate has room. `wait_s` None: waiting does not help; `dead`: candidates that may not be used, by the
     store's states.

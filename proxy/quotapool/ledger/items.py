@@ -1,4 +1,4 @@
-"""The items of a batch: reserves, whose callers wait, and settles, for which nobody waits.
+"""The items of a batch: reserves and holds, whose callers wait, and settles, for which nobody waits.
 
 Objects with methods instead of closures: one of each is made for every request.
 """
@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from quotapool.domain.quantities import Cost
-from quotapool.ledger.grants import Blocked, Candidate, Granted, Refused
-from quotapool.ledger.messages import bucket_key, parse_reserve
+from quotapool.ledger.grants import Blocked, Candidate, Granted, Hold, Refused
+from quotapool.ledger.messages import bucket_key, parse_hold, parse_reserve
 from quotapool.ledger.rules import Charge
 
-_RELEASE, _CHARGE = 3, 5  # of the script's kinds
+_RELEASE, _CHARGE, _HOLD = 3, 5, 6  # of the script's kinds
 
 
 class Item:
@@ -83,13 +83,63 @@ class SettleItem(Item):
         return [*super().keys(prefix), *_keys_of_rules(prefix, self._granted.charge)]
 
 
-class ReserveItem(Item):
-    """A reserve. `answer` is awaited; `give_back` takes a grant that comes after the caller has left.
+class AwaitedItem(Item):
+    """One whose `answer` is awaited. `fallback` answers, or raises, when the store was given up on."""
 
-    `fallback` answers, or raises, when the store was given up on.
-    """
+    __slots__ = ("_fallback", "answer")
 
-    __slots__ = ("_candidates", "_charge", "_cost", "_fallback", "_give_back", "_group", "_name", "answer")
+    def __init__(self, payload: list[Any], answer: asyncio.Future[Any], fallback: Callable[[], Any]) -> None:
+        super().__init__(payload)
+        self.answer = answer
+        self._fallback = fallback
+
+    def wanted(self) -> bool:
+        return not self.answer.done()
+
+    def failed(self) -> None:
+        if self.answer.done():
+            return
+        try:
+            self.answer.set_result(self._fallback())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets it
+            self.answer.set_exception(error)
+
+
+class HoldItem(AwaitedItem):
+    """What is to be held of a client's rules beside any account's budget. `let_go` takes a hold that comes after the
+    caller has left."""
+
+    __slots__ = ("_charge", "_let_go")
+
+    def __init__(
+        self,
+        charge: Charge,
+        now: float,
+        answer: asyncio.Future[Hold | Blocked],
+        *,
+        let_go: Callable[[Hold], None],
+        fallback: Callable[[], Hold | Blocked],
+    ) -> None:
+        """`now`: the store's second."""
+        super().__init__([_HOLD, charge.words(now)], answer, fallback)
+        self._charge = charge
+        self._let_go = let_go
+
+    def done(self, result: list[Any], now: float) -> None:
+        answer = parse_hold(result, self._charge, now)
+        if not self.answer.done():
+            self.answer.set_result(answer)
+        elif isinstance(answer, Hold):
+            self._let_go(answer)
+
+    def keys(self, prefix: str) -> list[str]:
+        return _keys_of_rules(prefix, self._charge)
+
+
+class ReserveItem(AwaitedItem):
+    """A reserve. `give_back` takes a grant that comes after the caller has left."""
+
+    __slots__ = ("_candidates", "_charge", "_cost", "_give_back", "_group", "_name")
 
     def __init__(
         self,
@@ -104,18 +154,13 @@ class ReserveItem(Item):
         give_back: Callable[[Granted], None],
         fallback: Callable[[], Granted | Refused | Blocked],
     ) -> None:
-        self.payload = payload
-        self.answer = answer
+        super().__init__(payload, answer, fallback)
         self._name = name
         self._group = group
         self._cost = cost
         self._candidates = candidates
         self._charge = charge
         self._give_back = give_back
-        self._fallback = fallback
-
-    def wanted(self) -> bool:
-        return not self.answer.done()
 
     def done(self, result: list[Any], now: float) -> None:
         answer = parse_reserve(result, self._name, self._group, self._cost, self._candidates, self._charge, now)
@@ -123,14 +168,6 @@ class ReserveItem(Item):
             self.answer.set_result(answer)
         elif isinstance(answer, Granted):
             self._give_back(answer)  # its caller has left, or was served from the share
-
-    def failed(self) -> None:
-        if self.answer.done():
-            return
-        try:
-            self.answer.set_result(self._fallback())
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets it
-            self.answer.set_exception(error)
 
     def keys(self, prefix: str) -> list[str]:
         buckets = [bucket_key(prefix, candidate.account, self._group) for candidate in self._candidates]

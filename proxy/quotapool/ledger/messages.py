@@ -11,7 +11,7 @@ import msgspec
 from quotapool.domain.bucket import DIMENSIONS, Bucket, Moment
 from quotapool.domain.quantities import Cost, Dimension
 from quotapool.domain.states import Record, State
-from quotapool.ledger.grants import Blocked, BlockedRule, Candidate, Granted, Observed, Refused
+from quotapool.ledger.grants import Blocked, BlockedRule, Candidate, Granted, Hold, Observed, Refused
 from quotapool.ledger.rules import Charge
 
 _UNBOUNDED: Final = -1e18
@@ -56,6 +56,14 @@ def parse_reserve(
         tuple(candidates[n - 1] for n in dead),
         refill_s,
     )
+
+
+def parse_hold(result: list[Any], charge: Charge, now: float) -> Hold | Blocked:
+    """The script's result of a hold. `now`: the store's second."""
+    if result[0] == _BLOCKED:
+        return blocked_of(result[1], charge, now)
+    charge.saw(result[1], now)
+    return Hold(charge, now)
 
 
 def blocked_of(flat: Sequence[float], charge: Charge, at: float) -> Blocked:

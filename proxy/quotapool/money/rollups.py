@@ -1,9 +1,10 @@
 """Usage in slots of time: how long each kind of slot is kept, how many rows it holds, and which slots make up a span.
 
 Pure. A slot has four tables: `client` (client, model), `key` (account, key, model), `refusal` (client, why) and
-`rescue` (what requests were saved from, `rescues.py`). Their rows are bounded, since a slot costs memory for as long as
-it is kept: when a table is full, the half of its rows that used fewer tokens becomes part of one row, `other`. What
-that costs at worst: docs/spend.md.
+`rescue` (what requests were saved from, `rescues.py`); a day has two more, `cache` (what the cache did) and `saved`
+(client, model: what it saved, `cache_savings.py`). Their rows are bounded, since a slot costs memory for as long as it
+is kept: when a table is full, the half of its rows that used fewer tokens becomes part of one row, `other`. What that
+costs at worst: docs/spend.md.
 """
 
 from __future__ import annotations
@@ -17,10 +18,17 @@ import msgspec
 
 from quotapool.money.spent import Spent
 
-Table = Literal["client", "key", "refusal", "rescue"]
+Table = Literal["client", "key", "refusal", "rescue", "cache", "saved"]
 OTHER: Final = "other"
 _SEPARATOR: Final = "\0"  # no id of a client, account or key has it; a model is the last part
-_DEPTH: Final[dict[Table, int]] = {"client": 1, "key": 2, "refusal": 1, "rescue": 0}  # separators in a name
+_DEPTH: Final[dict[Table, int]] = {  # separators in a name
+    "client": 1,
+    "key": 2,
+    "refusal": 1,
+    "rescue": 0,
+    "cache": 0,
+    "saved": 1,
+}
 ALL_OTHER: Final[dict[Table, str]] = {table: _SEPARATOR.join([OTHER] * (depth + 1)) for table, depth in _DEPTH.items()}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # As stored, a sum's position: what is mostly 0 comes last, where zeros are left out.
@@ -32,7 +40,7 @@ _ORDER: Final = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Resolution:
-    """One length of slots. `rows`: how many a table has at most."""
+    """One length of slots. `rows`: how many a table has at most; without a number it is not kept."""
 
     name: str
     size: timedelta
@@ -51,7 +59,8 @@ def _rows(pairs: int, refusals: int) -> dict[Table, int]:
 # Up to 512 short rows a hash is one compact block in the store: 59 bytes a row instead of 90.
 MINUTE: Final = Resolution("minute", timedelta(minutes=1), timedelta(hours=48), _rows(200, 50))
 HOUR: Final = Resolution("hour", timedelta(hours=1), timedelta(days=90), _rows(400, 100))
-DAY: Final = Resolution("day", timedelta(days=1), timedelta(days=400), _rows(500, 200))
+_OF_DAYS: Final[dict[Table, int]] = {**_rows(500, 200), "cache": 8, "saved": 200}
+DAY: Final = Resolution("day", timedelta(days=1), timedelta(days=400), _OF_DAYS)
 RESOLUTIONS: Final = (DAY, HOUR, MINUTE)
 
 Slot = tuple[Resolution, datetime]

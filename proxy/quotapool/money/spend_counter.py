@@ -25,6 +25,7 @@ from quotapool.money.price_list import STANDARD, PriceList, price, standard_or
 from quotapool.money.rate_cards import CardSet, RateCard
 from quotapool.money.rescues import rescues_of
 from quotapool.money.spend_store import Entry, Kind, SpendBatch, SpendStore, new_batch_id
+from quotapool.money.spent import Spent
 from quotapool.store.store import StoreError
 
 _log = structlog.get_logger()
@@ -72,6 +73,8 @@ class SpendCounter:
         self._open: dict[_Name, _Row] = {}
         self._refused: dict[tuple[str, str], int] = {}  # requests by client and reason
         self._rescued: dict[str, int] = {}  # requests by what they were saved from
+        self._cached: dict[str, int] = {}  # requests by what the cache did
+        self._saved: dict[tuple[str, str], Spent] = {}  # by client and model
         self._models: set[str] = set()
         self._unsent = SpendBatch()
         self._in_flight: tuple[str, SpendBatch] | None = None
@@ -126,6 +129,24 @@ class SpendCounter:
         for why in rescues_of(record):
             self._rescued[why] = self._rescued.get(why, 0) + 1
 
+    def cached(self, record: RequestRecord) -> None:
+        """A request ended that the cache is there for."""
+        self._cached[record.cache] = self._cached.get(record.cache, 0) + 1
+        saved = record.saved
+        if saved is None:
+            return
+        name = record.client, record.model
+        sums = self._saved.get(name)
+        if sums is None:
+            sums = self._saved[name] = Spent()
+        sums.requests += saved.requests
+        sums.prompt_tokens += saved.prompt
+        sums.completion_tokens += saved.completion
+        if saved.pico is None:
+            sums.unpriced_requests += 1
+        else:
+            sums.exact += saved.pico
+
     def _row(self, name: _Name) -> _Row:
         row = self._open.get(name)
         if row is None:
@@ -160,6 +181,15 @@ class SpendCounter:
         while self._rescued:  # a handful of words
             why, requests = self._rescued.popitem()
             self._unsent.rescue(why, requests, self._now())
+        while self._cached:
+            result, requests = self._cached.popitem()
+            self._unsent.cache(result, requests, self._now())
+        while self._saved:
+            now = self._now()
+            for client, model in list(islice(self._saved, _MOST_FOLDED)):
+                saved = self._saved.pop((client, model))
+                self._unsent.save(client, self._name(model, known=True), saved, now)
+            await asyncio.sleep(0)
         while self._in_flight or self._unsent:
             if self._in_flight is None:
                 self._sent += 1

@@ -1,7 +1,8 @@
 """Spend in the store: what each account, key, model and client cost on each UTC day, and usage in slots of time.
 
-Slots (`rollups.py`) have rows for each client and model, for each key and model, for a client's refusals, and for what
-requests were rescued from; they are bounded, days are not. Amounts of money are picodollars.
+Slots (`rollups.py`) have rows for each client and model, for each key and model, for a client's refusals, for what
+requests were rescued from, and for what the cache saved; they are bounded, days are not. Amounts of money are
+picodollars.
 
 A batch is added once, however often it is sent, so a lost answer costs nothing but a repetition. Layout and arithmetic:
 `lua/spend.lua`. The hash tag is not that of the budgets, so that in a cluster a long report never delays a reserve.
@@ -115,6 +116,16 @@ class SpendBatch:
         rows = self.minutes.setdefault((MINUTE.start(at), "rescue"), {})
         self._add_to_minute("rescue", rows, why, Spent(requests=requests))
 
+    def cache(self, result: str, requests: int, at: datetime) -> None:
+        """What the cache did for this many requests: hit, miss, coalesced or bypass; `at` in UTC."""
+        rows = self.minutes.setdefault((MINUTE.start(at), "cache"), {})
+        self._add_to_minute("cache", rows, result, Spent(requests=requests))
+
+    def save(self, client: str, model: str, saved: Spent, at: datetime) -> None:
+        """What this client's requests for a model did not use, thanks to the cache; `at` in UTC."""
+        rows = self.minutes.setdefault((MINUTE.start(at), "saved"), {})
+        self._add_to_minute("saved", rows, joined(client, model), saved)
+
     def _add_to_minute(self, table: Table, rows: dict[str, Spent], name: str, spent: Spent) -> None:
         row = rows.get(name)
         if row is None and self._in_minutes >= _MOST_WAITING:
@@ -128,7 +139,7 @@ class SpendBatch:
 
     def take(self, most: int) -> SpendBatch:
         """Take out rows that the script writes at most `most` of (3 or more), as a batch of their own; all hours go
-        with it. A minute's row is written once for each resolution."""
+        with it. A minute's row is written once for each resolution that its table has."""
         part = SpendBatch()
         part.version = self.version
         part.hours, self.hours = self.hours, {}
@@ -163,7 +174,7 @@ class SpendBatch:
         return sum(names[POOL].total for (_, dimension), names in self.days.items() if dimension == "pool")
 
     def __len__(self) -> int:
-        """The number of rows that the script writes."""
+        """The number of rows that the script writes, at most."""
         return sum(map(len, self.days.values())) + len(RESOLUTIONS) * sum(map(len, self.minutes.values()))
 
 
@@ -210,7 +221,7 @@ class SpendStore:
         tables: list[tuple[str, list[tuple[int, int]], list[str | list[int]]]] = []
         for (minute, table), rows in batch.minutes.items():
             bounds = []
-            for resolution in RESOLUTIONS:
+            for resolution in (one for one in RESOLUTIONS if table in one.rows):
                 keys.append(f"{self.prefix}:{rollups.key_of(table, (resolution, resolution.start(minute)))}")
                 bounds.append((rollups.seconds_to_live(resolution), resolution.rows[table]))
             flat = [part for name, spent in rows.items() for part in (name, rollups.counts(spent))]

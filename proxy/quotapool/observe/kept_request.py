@@ -25,11 +25,21 @@ class KeptAttempt(msgspec.Struct, frozen=True, array_like=True):
     upstream_request_id: str
 
 
+class KeptSaved(msgspec.Struct, frozen=True, array_like=True):
+    """What the cache saved: calls upstream, tokens, picodollars (None: no price is known)."""
+
+    requests: int
+    prompt: int
+    completion: int
+    pico: int | None
+
+
 class KeptRequest(msgspec.Struct, frozen=True, array_like=True):
     """One request. `at`: Unix seconds of its arrival, by the clock of the replica that served it; other times are
     microseconds, and the first byte's is counted from the arrival. `code`: of the proxy's own error, if it answered
     with one. `pico`: picodollars; None: a part of it has no known price. `certainty`: of the tokens; "": none were
-    used."""
+    used. `cache`: hit, miss, coalesced or bypass; "": there is none for it; `kept`: why the answer of a miss is not
+    kept, or a bypass was not looked up."""
 
     id: str
     at: float
@@ -53,6 +63,9 @@ class KeptRequest(msgspec.Struct, frozen=True, array_like=True):
     completion: int
     certainty: str
     pico: int | None
+    cache: str = ""
+    kept: str = ""
+    saved: KeptSaved | None = None
 
     @property
     def ended(self) -> float:

@@ -38,6 +38,8 @@ OUTCOMES: Final = (*(kind.value for kind in Kind), NETWORK, CANCELLED)
 RESERVATION_RESULTS: Final = ("granted", "refused", "granted_local", "refused_local")
 STORE_ERRORS: Final = ("timeout", "connection", "script", "other")
 RELOAD_RESULTS: Final = ("ok", "refused")
+CACHE_RESULTS: Final = ("hit", "miss", "coalesced", "bypass")
+CACHE_FAILURES: Final = ("timeout", "connection", "script", "full", "dropped", "damaged", "other")
 
 
 class Metrics:
@@ -137,6 +139,27 @@ class Metrics:
         self.unpriced: Family[str, Counts] = new.counter(
             "unpriced_requests_total", "model", "requests", "Requests whose model or service tier has no known price."
         )
+        self.cache_requests: Family[str, Counts] = new.counter(
+            "cache_requests_total", "result", "requests", "Requests that the cache is there for, by what it did."
+        )
+        self.cache_not_kept: Family[tuple[str, str], Counts] = new.counter(
+            "cache_not_kept_total",
+            "result reason",
+            "requests",
+            "Misses whose answer was not kept, and requests that were not looked up, by the reason.",
+        )
+        self.cache_saved_requests: Family[str, Counts] = new.counter(
+            "cache_saved_requests_total", "model", "requests", "Calls upstream that the cache spared."
+        )
+        self.cache_saved_tokens: Family[tuple[str, str], Counts] = new.counter(
+            "cache_saved_tokens_total", "model kind", "tokens", "Tokens that the cache spared."
+        )
+        self.cache_saved: Family[str, Counts] = new.counter(
+            "cache_saved_usd_total", "model", "USD", "What those calls would have cost, as far as prices are known."
+        )
+        self.cache_failures: Family[str, Counts] = new.counter(
+            "cache_failures_total", "reason", "times", "Times the cache did without the store, or without an entry."
+        )
         self.store: Observes = new.plain_histogram(
             "store_seconds", WORK_BUCKETS, "One call to the store, as the request path sees it."
         )
@@ -161,6 +184,8 @@ class Metrics:
             (self.store_errors, STORE_ERRORS),
             (self.settled_tokens, tuple(Certainty)),
             (self.retries, (Kind.WAIT, Kind.MONEY, Kind.DEAD, Kind.SERVICE, NETWORK)),
+            (self.cache_requests, CACHE_RESULTS),
+            (self.cache_failures, CACHE_FAILURES),
         ):
             for value in values:
                 family[value]
@@ -240,6 +265,19 @@ class PoolMetrics:
             "client",
             "Unix seconds",
             "When a client is refused from, for those whose end comes within 14 days.",
+        )
+        self.cache_entries: Gauge = new.plain_gauge("cache_entries", "entries", "Answers that the pool's cache keeps.")
+        self.cache_bytes: Gauge = new.plain_gauge(
+            "cache_bytes", "bytes", "What they take in the store, by the cache's own accounting."
+        )
+        self.cache_limit: Gauge = new.plain_gauge(
+            "cache_limit_bytes", "bytes", "What they may take: cache.max_size; 0: there is no cache."
+        )
+        self.cache_evicted: Counts = new.plain_counter(
+            "cache_evicted_total", "entries", "Answers that left the cache before their time, to make room."
+        )
+        self.cache_expired: Counts = new.plain_counter(
+            "cache_expired_total", "entries", "Answers that left the cache because their time was over."
         )
         self.spent_today: Gauge = new.plain_gauge(
             "spend_today_usd", "USD", "What the pool spent since midnight in spend.time_zone."

@@ -14,25 +14,34 @@ from quotapool.domain.quantities import Certainty
 from quotapool.domain.request_record import ANONYMOUS, AttemptRecord, RequestRecord
 from quotapool.domain.states import State
 from quotapool.domain.subject import Subject
+from quotapool.domain.wallet import PICO
 from quotapool.observe.labels import OTHER, Labels
 from quotapool.observe.metrics import Metrics
-from quotapool.observe.request_line import AttemptLine, RequestLine
+from quotapool.observe.request_line import AttemptLine, RequestLine, SavedLine
 from quotapool.observe.request_log import RequestLog, ms, tokens_line
 
 _log = structlog.get_logger()
 _MOST_CLIENT_RULES = 200
 _STORE_KINDS = {"timeout": "timeout", "closed": "connection", "connect": "connection", "script": "script"}
+_CACHE_KINDS = {
+    **_STORE_KINDS,
+    "store": "connection",  # known to be away, so not asked
+    **dict.fromkeys(("out_of_memory", "full", "no_room"), "full"),
+    **dict.fromkeys(("busy", "late", "too_large"), "dropped"),
+    "damaged": "damaged",
+}
 
 
 class Reporter(Observer):
     """The observer of one worker. `spend` prices an attempt, `refused` counts a refusal, `rescued` a request that
-    took more than one attempt or waited, `keep` keeps a request that ended (its record, total and overhead in seconds);
-    the worker sets them once it can."""
+    took more than one attempt or waited, `cached` one that the cache is there for, `keep` keeps a request that ended
+    (its record, total and overhead in seconds); the worker sets them once it can."""
 
     def __init__(self, metrics: Metrics, labels: Labels, requests: RequestLog) -> None:
         self.spend: Callable[[AttemptRecord, RequestRecord], None] = lambda _attempt, _record: None
         self.refused: Callable[[RequestRecord], None] = lambda _record: None
         self.rescued: Callable[[RequestRecord], None] = lambda _record: None
+        self.cached: Callable[[RequestRecord], None] = lambda _record: None
         self.keep: Callable[[RequestRecord, float, float], None] | None = None
         self._metrics = metrics
         self._labels = labels
@@ -48,6 +57,8 @@ class Reporter(Observer):
         metrics, labels = self._metrics, self._labels
         metrics.requests_in_flight.inc(-1)
         total_s, overhead_s = record.total_s, record.overhead_s
+        if record.cache:
+            self._count_cache(record)
         tally = metrics.request_tallies[
             labels.endpoint(record.endpoint), labels.model(record.model), record.status, labels.client(record.client)
         ]
@@ -68,6 +79,25 @@ class Reporter(Observer):
             self._requests.write(_line(record, total_s, overhead_s))
         if self.keep is not None:
             self.keep(record, total_s, overhead_s)
+
+    def _count_cache(self, record: RequestRecord) -> None:
+        metrics = self._metrics
+        metrics.cache_requests[record.cache].inc()
+        if record.kept:
+            metrics.cache_not_kept[record.cache, record.kept].inc()
+        saved = record.saved
+        if saved is not None:
+            self._labels.upstream_served(record.model)  # when the answer was made
+            model = self._labels.model(record.model)
+            if saved.requests:
+                metrics.cache_saved_requests[model].inc(saved.requests)
+            if saved.prompt:
+                metrics.cache_saved_tokens[model, "prompt"].inc(saved.prompt)
+            if saved.completion:
+                metrics.cache_saved_tokens[model, "completion"].inc(saved.completion)
+            if saved.pico:
+                metrics.cache_saved[model].inc(saved.pico / PICO)
+        self.cached(record)
 
     def response_ended(self, record: RequestRecord) -> None:
         if self.keep is not None:
@@ -137,6 +167,9 @@ class Reporter(Observer):
 
     def store_failed(self, reason: str) -> None:
         self._metrics.store_errors[_STORE_KINDS.get(reason, "other")].inc()
+
+    def cache_failed(self, why: str) -> None:
+        self._metrics.cache_failures[_CACHE_KINDS.get(why, "other")].inc()
 
     def objects_unwritten(self, records: int) -> None:
         self._metrics.objects_unwritten.inc(records)
@@ -238,6 +271,14 @@ def _line(record: RequestRecord, total_s: float, overhead_s: float) -> RequestLi
     )
     if record.waited_for is not None:
         line.waited_for = record.waited_for.words
+    if record.cache:
+        line.cache = record.cache
+        if record.kept:
+            line.kept = record.kept
+        saved = record.saved
+        if saved is not None:
+            usd = None if saved.pico is None else saved.pico / PICO
+            line.saved = SavedLine(saved.requests, saved.prompt, saved.completion, usd)
     if record.beyond:
         line.beyond = record.beyond
     if record.code:

@@ -24,15 +24,25 @@ class TokensLine(msgspec.Struct, gc=False):
     certainty: str
 
 
+class SavedLine(msgspec.Struct, gc=False):
+    """What the cache saved: calls upstream, tokens, USD (null: no price is known)."""
+
+    requests: int
+    prompt: int
+    completion: int
+    usd: float | None
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
 
 class RequestLine(msgspec.Struct, kw_only=True, gc=False):
-    """Times are milliseconds (`ms`). `source` is where the answer came from: proxy, upstream, network or client.
+    """Times are milliseconds (`ms`). `source` is where the answer came from: proxy, upstream, cache, network or client.
 
     `request_id` is the proxy's own, never one of the client's headers. `code`: why the proxy refused it; `about`: the
-    kind of id that led to that and where it was read (`file in file_id`).
+    kind of id that led to that and where it was read (`file in file_id`). `cache`: hit, miss, coalesced or bypass;
+    `kept`: why a miss was not kept, or a bypass not looked up.
     """
 
     ts: datetime = msgspec.field(default_factory=_now)
@@ -52,6 +62,9 @@ class RequestLine(msgspec.Struct, kw_only=True, gc=False):
     overhead_ms: float
     source: str
     waited_for: str | msgspec.UnsetType = msgspec.UNSET  # in the queue, or in vain
+    cache: str | msgspec.UnsetType = msgspec.UNSET  # where there is one for it
+    kept: str | msgspec.UnsetType = msgspec.UNSET
+    saved: SavedLine | msgspec.UnsetType = msgspec.UNSET
     rules: Sequence[str] | msgspec.UnsetType = msgspec.UNSET  # of its client's own rules: those that refused it
     beyond: Sequence[str] | msgspec.UnsetType = msgspec.UNSET  # and those without force that it went beyond
     about: str | msgspec.UnsetType = msgspec.UNSET  # what that answer was about: kinds of ids and where they stood

@@ -68,8 +68,9 @@ def readable(line: RequestLine, *, colour: bool) -> str:
     code = f" {line.code}" if line.code else ""
     about = f" ({line.about})" if line.about else ""
     waited = f" waited for {line.waited_for}" if line.waited_for else ""
+    cache = f" cache:{line.cache}" + (f" ({line.kept})" if line.kept else "") if line.cache else ""
     return (
         f"{dim}{at}{reset} {status}{line.status}{code}{reset} {line.endpoint} {model} {line.client} "
-        f"{line.total_ms:.0f} ms (ours {line.overhead_ms:.1f}{queued}) {tokens} {tried}{about}{waited} "
+        f"{line.total_ms:.0f} ms (ours {line.overhead_ms:.1f}{queued}) {tokens} {tried}{cache}{about}{waited} "
         f"{dim}{line.request_id}{reset}\n"
     )

@@ -86,7 +86,7 @@ class RequestRing:
         waited_for = record.waited_for
         if waited_for is not None:  # a group is a model of a client's choice
             waited_for = msgspec.structs.replace(waited_for, group=self._word(waited_for.group)[:_LONGEST])
-        first_byte = record.first_byte
+        first_byte, saved = record.first_byte, record.saved
         _encode_into(
             (
                 record.id,
@@ -111,6 +111,9 @@ class RequestRing:
                 completion,
                 certainty,
                 record.pico,
+                record.cache,
+                record.kept,
+                None if saved is None else (saved.requests, saved.prompt, saved.completion, saved.pico),
             ),
             self._open,
             -1,

@@ -1,7 +1,7 @@
 """Whether an answer to a request may be kept at all, and the text that is equal for all requests with the same answer.
 
 That text is the request's JSON with sorted members and one spelling of strings and numbers, without blanks and without
-what does not shape the answer: LEFT_OUT says what that is, and why. A member that is not known here always stays in.
+what does not shape the answer: `left_out.py` says what that is, and why. A member that is not known here stays in.
 
 Never kept is what depends on more than the request's text: stored objects, hosted tools and remote content, which may
 have changed since. So is what might be read in two ways: a member that is given twice, or with a type that OpenAI does
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -20,6 +20,7 @@ from quotapool.openai.endpoints import Endpoint
 from quotapool.openai.facts import Canonical
 from quotapool.openai.ids import FIELDS
 from quotapool.openai.jsontext import BROKEN, count_of
+from quotapool.openai.left_out import LEFT_OUT, NULL_IS_DEFAULT
 from quotapool.openai.own_members import OWN
 
 ENDPOINT: Final = "endpoint"
@@ -53,52 +54,6 @@ NEVER: Final[dict[str, str]] = {
 
 MOST: Final = 4 * 2**20  # bytes; longer bodies take more than 10 ms here, and are hardly ever sent twice
 
-
-class LeftOut(NamedTuple):
-    """A member that does not shape the answers of these endpoints."""
-
-    member: str
-    endpoints: str
-    why: str
-
-
-_GENERATING: Final = "chat/completions completions responses"
-_BOTH: Final = "chat/completions responses"
-LEFT_OUT: Final = (
-    LeftOut("stream", _GENERATING, "the same answer in another form, which a replay makes"),
-    LeftOut(
-        "stream_options",
-        _GENERATING,
-        "`include_usage` and `include_obfuscation` are for the replay; with another option it stays in",
-    ),
-    LeftOut("user", f"{_GENERATING} embeddings", "names the end user, for OpenAI's checks"),
-    LeftOut("safety_identifier", _BOTH, "names the end user, for OpenAI's checks"),
-    LeftOut("metadata", _BOTH, "labels of a stored object, and nothing is stored"),
-    LeftOut("prompt_cache_key", _BOTH, "where upstream looks for a cached prompt: changes the price, not the words"),
-    LeftOut("prompt_cache_retention", _BOTH, "how long upstream caches the prompt"),
-    LeftOut("service_tier", _BOTH, "how soon and at which price, by the same model"),
-    LeftOut("store", _BOTH, "only false gets this far, chat's default"),
-    LeftOut("background", "responses", "only false gets this far, the default"),
-)
-"""A response repeats some of them: `openai/own_members.py` gives each client its own."""
-
-NULL_IS_DEFAULT: Final[dict[str, str]] = {
-    "chat/completions": (
-        "audio frequency_penalty logit_bias logprobs max_completion_tokens max_tokens modalities moderation n"
-        " prediction presence_penalty reasoning_effort seed stop temperature top_logprobs top_p verbosity"
-    ),
-    "completions": (
-        "best_of echo frequency_penalty logit_bias logprobs max_tokens n presence_penalty seed stop suffix temperature"
-        " top_p"
-    ),
-    "responses": (
-        "context_management conversation include instructions max_output_tokens max_tool_calls moderation"
-        " parallel_tool_calls previous_response_id prompt reasoning temperature top_logprobs top_p truncation"
-    ),
-    "embeddings": "",
-    "moderations": "",
-}
-"""Members for which null is the same as their absence: those that the specification has as optional and nullable."""
 
 _STREAM_OPTIONS: Final = frozenset({"include_usage", "include_obfuscation"})
 _CHAT_TOOLS: Final = frozenset({"function", "custom"})  # chat has no hosted ones but by `web_search_options`

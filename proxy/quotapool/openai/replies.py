@@ -280,6 +280,11 @@ UPSTREAM_PROTOCOL_ERROR: Final = ProxyError(
     "OpenAI's answer broke off or was not valid HTTP; it may have done the work anyway.",
     "Retry only if doing the work twice is harmless.",
 )  # fmt: skip
+NOT_CACHED: Final = ProxyError(
+    "not_cached", 504, _CALLER, False,
+    "The request has `Cache-Control: only-if-cached`, and the proxy keeps no answer to it that it may serve.",
+    "Send it without `only-if-cached` to have OpenAI answer it.",
+)  # fmt: skip
 STORE_UNAVAILABLE: Final = ProxyError(
     "store_unavailable", 503, _UNAVAILABLE, True,
     "The proxy's budget store (Redis) does not answer.",

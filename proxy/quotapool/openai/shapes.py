@@ -122,6 +122,14 @@ class Event(msgspec.Struct, gc=False):
     response: NestedResponse | None = None  # can be megabytes, of which only the usage is needed
 
 
+class ResponseEvent(msgspec.Struct, gc=False):
+    type: Any = None
+    error: Any = None
+    output_index: Any = None
+    item: msgspec.Raw = NONE
+    response: msgspec.Raw = NONE
+
+
 # ---- answers that may be kept
 
 

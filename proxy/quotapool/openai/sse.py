@@ -181,18 +181,18 @@ class StreamRelay:
     def _read(self, block: bytes) -> bytes:
         """Watch complete events; returns those for the client, if we strip."""
         if not self.committed or not (_is_quiet_chat(block) if self._chat else _is_quiet_typed(block)):
-            kept = [event for event in _split(block) if self._watch(event)]
+            kept = [event for event in split_events(block) if self._watch(event)]
             return b"".join(map(_without_null_usage, kept)) if self._strip else block
         self._deltas += _chat_deltas(block) if self._chat else _typed_deltas(block)
         if not self._strip:
             return block
         if _is_one_line(block):
             return _without_null_usage(block)
-        return b"".join([_without_null_usage(event) for event in _split(block)])
+        return b"".join([_without_null_usage(event) for event in split_events(block)])
 
     def _watch(self, event: bytes) -> bool:
         """Learn from one event. False: it is the usage chunk, which the client did not ask for."""
-        payload = _payload(event)
+        payload = payload_of(event)
         text = payload.strip()
         if not text:
             return True
@@ -297,7 +297,7 @@ def _typed_deltas(block: bytes) -> int:
     return block.count(b'"delta": "') - block.count(b'"delta": ""')
 
 
-def _split(block: bytes) -> list[bytes]:
+def split_events(block: bytes) -> list[bytes]:
     """Complete events, each with its blank line; joined, they are the block."""
     if block.find(b"\r") < 0:
         if block.find(b"\n\n") == len(block) - 2:
@@ -313,7 +313,7 @@ def _split(block: bytes) -> list[bytes]:
     return events
 
 
-def _payload(event: bytes) -> bytes:
+def payload_of(event: bytes) -> bytes:
     """The event's data with everything else as blanks: an offset here is the same offset in the event.
 
     Line ends between data lines can only occur where JSON allows blanks, so the JSON keeps its meaning.
@@ -338,7 +338,7 @@ def _without_null_usage(event: bytes) -> bytes:
         rest = event[at + 13 :]
         if rest == b"}\n\n" or is_object(b"{" + event[at + 1 :]):
             return event[:at] + rest
-    payload = _payload(event)
+    payload = payload_of(event)
     start = locate(payload, b'"usage"')
     member = _NULL_USAGE.match(payload, start) if start >= 0 else None
     if member is None:

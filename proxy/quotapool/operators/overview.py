@@ -14,6 +14,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from quotapool import __version__, build
+from quotapool.cache.contents import CacheContents
 from quotapool.domain.bucket import DIMENSIONS, Bucket
 from quotapool.domain.observer import Observer
 from quotapool.domain.states import OPERATOR, Record, State
@@ -55,6 +56,9 @@ class Overview:
         self._followed: tuple[int, str] | None = None  # version and epoch
         self._logged: set[tuple[str, str, str]] = set()
         self._removals_stopped = 0
+        self._contents = CacheContents(ledger.store, settings.pool)
+        self._had_cache = False
+        self._left = 0, 0  # entries that were evicted, that expired, at the last scrape
         self.metrics = PoolMetrics(CollectorRegistry())
         self.metrics.build_info.show({(__version__, platform.python_version(), str(int(build.COMPILED))): 1})
         self.metrics.store_shared.set(0 if settings.redis is None else 1)
@@ -111,6 +115,7 @@ class Overview:
             await self.ledger.check()
             await self.sync.refresh()
             await self._show_buckets()
+            await self._show_cache()
             show(await self.client_rules.levels(), self.client_rules.expiries(), time.time(), self.metrics)
             stopped = await self.ledger.registry.removals_stopped()
         except StoreError:
@@ -120,6 +125,20 @@ class Overview:
             self._removals_stopped = stopped
             self.metrics.store_up.set(1)
         await self._show_keys()
+
+    async def _show_cache(self) -> None:
+        """Raises StoreLost."""
+        options = self.settings.cache
+        self.metrics.cache_limit.set(options.max_size if options.models else 0)
+        if not options.models and not self._had_cache:
+            return
+        self._had_cache = True  # entries are there for a while after it was switched off
+        kept = await self._contents.stats()
+        self.metrics.cache_entries.set(kept.entries)
+        self.metrics.cache_bytes.set(kept.bytes)
+        self.metrics.cache_evicted.inc(max(0, kept.evicted - self._left[0]))
+        self.metrics.cache_expired.inc(max(0, kept.expired - self._left[1]))
+        self._left = kept.evicted, kept.expired
 
     async def _show_keys(self) -> None:
         """With `detail: key` a row for each key and state, else only for the states of keys that cannot serve."""

@@ -13,7 +13,7 @@ def waited_for(want: Want, answer: NoRoom | Never | Blocked | None) -> WaitedFor
     if isinstance(answer, Never):
         return WaitedFor(want.group, reason=answer.reason, wait_s=None)
     if isinstance(answer, Blocked):
-        return _rules(want.group, answer, "rules")
+        return waited_for_rules(want.group, answer)
     reason = "" if answer is None else answer.reason
     if isinstance(short, Blocked):
         return _rules(want.group, short, reason)
@@ -21,6 +21,11 @@ def waited_for(want: Want, answer: NoRoom | Never | Blocked | None) -> WaitedFor
         return None if answer is None else WaitedFor(want.group, reason=reason, wait_s=answer.wait_s)
     wait_s = short.wait_s or 0.0 if answer is None else answer.wait_s
     return WaitedFor(want.group, short.dimension or "", _account(want, short), reason, wait_s)
+
+
+def waited_for_rules(group: str, blocked: Blocked) -> WaitedFor:
+    """Its client's own rules do not let it through."""
+    return _rules(group, blocked, "rules")
 
 
 def _account(want: Want, short: Refused) -> str:

@@ -14,6 +14,7 @@ from quotapool.domain.rules import Measure
 from quotapool.domain.waited_for import RuleAtLimit, WaitedFor
 from quotapool.observe.kept_request import KeptRequest
 from quotapool.openai import replies
+from quotapool.reports.cache_words import cache_words
 from quotapool.reports.timeline import Step, longest, span, timeline
 from quotapool.shapes.requests import iso
 
@@ -50,6 +51,7 @@ _CAUSES: Final = {  # of codes that have one cause each
     "proxy_overloaded": "overloaded",
     "internal_error": "proxy_fault",
     "prices_not_loaded": "starting",
+    "not_cached": "not_cached",
 }
 _REMEDIES: Final = {  # an operator's; for other codes a client's, from the catalogue
     "pool_credit_exhausted": "Add credit to one account at OpenAI; `quotapool check` shows which.",
@@ -87,7 +89,8 @@ class Window(msgspec.Struct, frozen=True):
 class Explanation(msgspec.Struct):
     """`cause`: one word for it. `since`: when the first of a row of requests with this cause ended; `until`: when there
     was to be room again; null: unknown, or never by itself. `most_used_by`: in the minute of its end and the one
-    before, of what it was short of. `remedy`: the cheapest; "": none needed. `longest`: what took most of the time."""
+    before, of what it was short of. `remedy`: the cheapest; "": none needed. `longest`: what took most of the time.
+    `cache`: what the cache did for it, and why it did no more; "": there is none for such a request."""
 
     id: str
     cause: str
@@ -98,6 +101,7 @@ class Explanation(msgspec.Struct):
     remedy: str
     timeline: list[Step]
     longest: str
+    cache: str = ""
 
 
 def explain(request: KeptRequest, earlier: Sequence[KeptRequest] = (), window: Window | None = None) -> Explanation:
@@ -117,6 +121,7 @@ def explain(request: KeptRequest, earlier: Sequence[KeptRequest] = (), window: W
         remedy=_remedy(request, cause, users) if is_refused or request.status >= 400 or request.cut else "",
         timeline=timeline(request),
         longest=longest(request),
+        cache=cache_words(request),
     )
 
 
@@ -193,6 +198,10 @@ def _without_code(request: KeptRequest) -> tuple[str, str]:
         why = f"{last.outcome} {last.reason}".strip()
         tried = f", after {len(request.attempts)} attempts" if len(request.attempts) > 1 else ""
         return "upstream_error", f"Answered with {request.status} by upstream itself{tried}: {why}."
+    if request.source == "cache" and request.status < 400:
+        if request.cache == "coalesced":
+            return "served_coalesced", f"Served with {request.status} by the call of an identical request."
+        return "served_from_cache", f"Served with {request.status} from the cache."
     after = []
     if request.queued_us and request.waited_for is not None:
         after.append(f"{span(request.queued_us)} in the queue for {request.waited_for.words}")

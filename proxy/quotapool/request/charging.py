@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Final
 
 from quotapool.domain.answer_sizes import FRAMING, AnswerSizes
 from quotapool.domain.quantities import Certainty, Usage
-from quotapool.domain.request_record import AttemptRecord, RequestRecord
+from quotapool.domain.request_record import AttemptRecord, RequestRecord, Saved
 from quotapool.domain.rules import Kind, Measure, Mode, Rule
 from quotapool.ledger.rules import CLIENT, TEAM, Charge, RuleSet, Standing
 from quotapool.ledger.stored_rules import zone_named
@@ -25,6 +26,9 @@ from quotapool.settings.rules import RuleOptions
 _MOST_REMEMBERED: Final = 10_000  # clients' models, of which sizes are known
 _MOST_MODELS: Final = 1_000  # of one client, whose rules were looked up
 _UNSEEN: Final = AnswerSizes()
+_ALL: Final = frozenset(Kind)
+_LASTING: Final = frozenset({Kind.RATE, Kind.BUDGET})
+_BUDGETS: Final = frozenset({Kind.BUDGET})
 # What a rule counts, in the order in which it is looked at.
 _REQUESTS, _CONCURRENT, _RATE_TOKENS, _TOKENS, _USD = range(5)
 
@@ -79,7 +83,7 @@ class _Subject:
 class _Terms:
     """One client's rules, its team's included."""
 
-    __slots__ = ("_by_model", "_differs", "_without_slots", "has_hard_budget", "names_models", "standings")
+    __slots__ = ("_budgets", "_by_model", "_differs", "_without_slots", "has_hard_budget", "names_models", "standings")
 
     def __init__(self, standings: tuple[Standing, ...]) -> None:
         self.standings = standings
@@ -91,10 +95,17 @@ class _Terms:
         )
         self._by_model: dict[str, _Applying] = {}
         self._without_slots: dict[str, _Applying] = {}
+        self._budgets: dict[str, _Applying] = {}
 
     def of(self, model: str, *, slots: bool = True) -> _Applying:
         """Those that are about this model. `slots`: and what may be in use at the same time."""
-        by_model = self._by_model if slots else self._without_slots
+        return self._of(model, self._by_model, _ALL) if slots else self._of(model, self._without_slots, _LASTING)
+
+    def budgets_of(self, model: str) -> _Applying:
+        """Those that are about this model and count by the calendar."""
+        return self._of(model, self._budgets, _BUDGETS)
+
+    def _of(self, model: str, by_model: dict[str, _Applying], kinds: frozenset[Kind]) -> _Applying:
         if not self._differs:
             model = ""  # callers invent names, and here all are alike
         found = by_model.get(model)
@@ -102,7 +113,7 @@ class _Terms:
             about = (s for s in self.standings if not s.rule.models or fnmatchcase(model, s.rule.models))
             if len(by_model) >= _MOST_MODELS:
                 by_model.clear()
-            found = by_model[model] = _Applying([s for s in about if slots or s.rule.kind is not Kind.SLOTS])
+            found = by_model[model] = _Applying([s for s in about if s.rule.kind in kinds])
         return found
 
 
@@ -192,6 +203,47 @@ class Charging:
         if not amounts:
             return None
         return Charge(applying.rules, amounts, usage is not None and not request.output and usage.completion > 0)
+
+    def charge_part(self, client: str, request: ClientRequest, part: float, saved: Saved | None) -> Charge | None:
+        """What a client's budgets hold for an answer that upstream was not asked for, in whole units: this `part` of
+        what was `saved`, or of the most that it may be (None: not known yet). None: there is nothing to charge. Limits
+        (rates, requests at once) are not charged: they share out what upstream allows. Raises Refusal as `charge`."""
+        terms = self._terms.get(client)
+        if terms is None or part <= 0:
+            return None
+        applying = terms.budgets_of(request.model)
+        if not applying.counts:
+            return None
+        if saved is None:
+            usage, requests = self._highest(client, request), request.cost.requests
+        else:
+            usage, requests = Usage(Certainty.EXACT, saved.prompt, saved.completion), saved.requests
+        amounts: list[float] = []
+        for counted in applying.counts:
+            if counted == _REQUESTS:
+                amount = float(requests)
+            elif counted == _TOKENS:
+                amount = float(usage.prompt + usage.completion)
+            elif saved is not None and saved.pico is not None:
+                amount = float(saved.pico)
+            else:
+                amount = self._highest_price(request, usage, is_hard=applying.has_hard_usd) or 0.0
+            amounts.append(math.ceil(amount * part))
+        return Charge(applying.rules, amounts, saved is None and not request.output and usage.completion > 0)
+
+    @staticmethod
+    def used_part(charge: Charge, part: float, saved: Saved) -> list[float]:
+        """What an answer used of each rule that upstream was not asked for: this `part` of what was `saved`."""
+        used: list[float] = []
+        for standing, held in zip(charge.rules.standings, charge.amounts, strict=True):
+            measure = standing.rule.measure
+            if measure is Measure.REQUESTS:
+                used.append(saved.requests * part)
+            elif measure is Measure.TOKENS:
+                used.append((saved.prompt + saved.completion) * part)
+            else:
+                used.append(held if saved.pico is None else saved.pico * part)
+        return used
 
     def most(self, client: str, request: ClientRequest) -> float | None:
         """The most that it may cost, in picodollars; None: not known. For operators, who ask about one."""

@@ -1,6 +1,7 @@
 """THE REQUEST PATH: from a client's first line to the settled reservation. Read it from the top.
 
-    authenticate -> endpoint -> read and estimate -> place -> reserve (or wait, or refuse) -> attempt -> relay -> settle
+    authenticate -> endpoint -> read and estimate -> place -> reuse an answer, or:
+    reserve (or wait, or refuse) -> attempt -> relay -> settle
 
 Each step names the statuses it may answer with. `docs/request-life.md` tells the same as a story.
 """
@@ -11,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from quotapool.domain.request_record import RequestRecord
 from quotapool.ledger.grants import Granted
+from quotapool.ledger.rules import Charge
 from quotapool.objects.placement import ObjectRequest, Objects
 from quotapool.openai.endpoints import resolve
 from quotapool.openai.head import Head
@@ -30,6 +32,8 @@ from quotapool.request.outcome import Held, Outcome
 from quotapool.request.read import read_client_request, want_of
 from quotapool.request.refusals import not_served
 from quotapool.request.relay import Downstream
+from quotapool.request.reuse import Reuse
+from quotapool.settings import Client
 
 Note = Callable[[ClientRequest, RequestRecord, str, int], None]
 """Hears of a request, its target and its priority (`advice/notes.py`)."""
@@ -51,6 +55,7 @@ class RequestPath:
         parts: AttemptParts,
         me: Me,
         note: Note,
+        reuse: Reuse,
     ) -> None:
         self._configuration = configuration
         self._auth = auth
@@ -61,6 +66,7 @@ class RequestPath:
         self._failover = failover
         self._parts = parts
         self._note = note
+        self._reuse = reuse
         self.me = me
 
     def client_of(self, headers: Head) -> str:
@@ -100,10 +106,31 @@ class RequestPath:
         refuse_model(client, request)  # 403
         charge = self._parts.charging.charge(record.client, request)  # 403, 503
         await self._place(down, request, record.client)  # 400, 404, 503
+
+        # Need it be asked, or is its answer known, or on its way to another?
+        reusable = self._reuse.of(down, request, client, record)
+        if reusable is None:
+            await self._ask(down, request, charge, client, record)
+            return
+
+        def ask(to: Downstream, asked: ClientRequest) -> Awaitable[None]:
+            needed = charge if asked is request else self._parts.charging.charge(record.client, asked)
+            return self._ask(to, asked, needed, client, record)
+
+        await reusable.serve(ask)  # 504, and what `_ask` answers
+
+    async def _ask(
+        self,
+        down: Downstream,
+        request: ClientRequest,
+        charge: Charge | None,
+        client: Client | None,
+        record: RequestRecord,
+    ) -> None:
+        """One account after another, until one delivers."""
+        now = self._configuration.now
         if now.settings.safety.identifier:
             self._identify(down, request, record.client)
-
-        # One account after another, until one delivers.
         want = want_of(request, down.headers, record.client, client, now)
         want.charge = charge
         if request.boundary:

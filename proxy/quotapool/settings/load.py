@@ -35,6 +35,11 @@ _PATHS: Final = frozenset(
     {"state_dir", "keys_file", "ca_file", "secret_file", "master_key_file", "cert_file", "key_file"}
 )
 _SECRETS: Final = frozenset({"secret", "key", "admin_token", "master_key", "session_key", "client_secret"})
+_SHOWN: Final = 5  # names in one warning
+_NO_MASTER_KEY: Final = (
+    "answers in a shared store need a master key that every replica has, and none is configured. Make one "
+    "(openssl rand -base64 32) and give it to all by master_key: ${NAME} or master_key_file: PATH"
+)
 _LITERAL_FROM: Final = 20  # characters: shorter ones are test keys
 
 
@@ -118,6 +123,7 @@ def _checked(draft: Draft) -> Settings:
         if key.upstream and key.upstream.url.startswith("http:") and not _is_local(key.upstream.url):
             draft.warnings.append(f"the upstream of {key.id}: http:// sends its secret over the network unencrypted")
     draft.warnings += warnings_of(settings.dashboard)
+    draft.warnings += _cache_warnings(settings)
     if settings.tls is not None:
         draft.files += [settings.tls.cert_file, settings.tls.key_file]
     files, warnings = tuple(dict.fromkeys(draft.files)), tuple(draft.warnings)
@@ -147,6 +153,8 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Option, str, str | Non
     for index, admin_key in enumerate(settings.admin_keys):
         if (first := organizations.setdefault(admin_key.organization, index)) != index:
             yield ("admin_keys", index, "organization"), f"is the same organization as admin_keys[{first}]", None
+    if settings.cache.models and settings.redis is not None and not _has_master_key(settings):
+        yield ("cache", "models"), _NO_MASTER_KEY, None
     if settings.import_limits and not settings.admin_keys:
         yield ("import_limits",), "needs admin_keys: only an admin key (sk-admin-...) may read a project's limits", None
     group_of: dict[str, str] = {}
@@ -173,6 +181,21 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Option, str, str | Non
         if client.key_hash in upstream:
             message = f"has the upstream key {upstream[client.key_hash]}; clients must not have OpenAI's secrets"
             yield ("clients", index), message, None
+
+
+def _has_master_key(settings: Settings) -> bool:
+    return settings.master_key is not None or settings.master_key_file is not None
+
+
+def _cache_warnings(settings: Settings) -> Iterator[str]:
+    """Options of the cache that do less than they seem to."""
+    teamless = [client.id for client in settings.clients if client.team is None]
+    if settings.cache.models and settings.cache.scope == "team" and teamless:
+        names = ", ".join(teamless[:_SHOWN]) + (f" and {len(teamless) - _SHOWN:,} more" * (len(teamless) > _SHOWN))
+        yield f"cache.scope: clients without a team share answers with nobody, as with scope: client: {names}"
+    asking = [n for n, client in enumerate(settings.clients) if client.cache]
+    if asking and not settings.cache.models:
+        yield f"clients[{asking[0]}].cache: true does nothing while cache.models names no model"
 
 
 def _advise_on_literals(draft: Draft) -> None:

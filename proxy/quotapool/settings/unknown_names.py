@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -23,9 +24,10 @@ _SHOWN: Final = 20
 _UNPRICED: Final = frozenset({"dall-e-2", "dall-e-3", "sora-2", "sora-2-pro"})
 _LONG: Final = ":long"
 
-_Kind = Literal["model", "account", "organization", "client", "team"]
+_Kind = Literal["model", "pattern", "account", "organization", "client", "team"]
 _WORDS: Final[dict[_Kind, str]] = {
     "model": "no known model has this name (if it is right, list it under metrics.models too)",
+    "pattern": "no known model matches this (if one does, list it under metrics.models too)",
     "account": "no key has this account (unless one is added later)",
     "organization": "no account has this organization, so the key is not used",
     "client": "no client under clients: has this id (unless `quotapool clients add` made it)",
@@ -61,6 +63,8 @@ def _written(settings: Settings) -> Iterator[tuple[_Kind, str, Option]]:
     for group, models in settings.groups.items():
         for index, model in enumerate(models):
             yield "model", model, ("groups", group, index)
+    for index, pattern in enumerate(settings.cache.models):
+        yield "pattern", pattern, ("cache", "models", index)
     for section in ("long_context", "prices"):
         for model in getattr(settings, section):
             yield "model", model, (section, model)
@@ -91,11 +95,11 @@ def unknown_names(settings: Settings, names: Iterable[Named]) -> tuple[str, ...]
         "team": settings.teams.__contains__,
     }
     models = _Models(settings)
-    unknown = [
-        one for one in names if not (models.knows(one.name) if one.kind == "model" else known[one.kind](one.name))
-    ]
+    known |= {"model": models.knows, "pattern": models.has_one_like}
+    unknown = [one for one in names if not known[one.kind](one.name)]
     real: dict[_Kind, Callable[[], Iterable[str]]] = {
         "model": models.names,
+        "pattern": models.names,
         "account": lambda: {key.account for key in settings.keys},
         "organization": lambda: filter(None, (account.organization for account in settings.accounts.values())),
         "client": lambda: (client.id for client in settings.clients),
@@ -128,6 +132,18 @@ class _Models:
         if self._any or not name or name in self._names or any(one in name for one in "*?[:"):
             return True
         return _openai().find_model(name) is not None
+
+    def has_one_like(self, pattern: str) -> bool:
+        """Whether a pattern matches a name that is known, or snapshots of one; fine-tuned models are what they are."""
+        first = next((at for at, one in enumerate(pattern) if one in "*?["), None)
+        if first is None:
+            return self.knows(pattern)
+        begins = pattern[:first]
+        return (
+            ":" in pattern
+            or self.knows(begins.rstrip("-"))
+            or any(fnmatchcase(name, pattern) or begins.startswith(f"{name}-") for name in self.names())
+        )
 
     def names(self) -> Iterator[str]:
         """The plain ones."""

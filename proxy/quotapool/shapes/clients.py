@@ -37,9 +37,9 @@ class BudgetOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, om
 
 
 class ClientRow(msgspec.Struct, kw_only=True):
-    """A client and its options (`max_wait` in seconds). `added`, `old_key_until`: Unix seconds; null: a configured one,
-    no old key. `suspended`: why; null if it is served. `last_seen`: the UTC day of its last request, of 90. `rules`:
-    its limits and budgets, and its team's."""
+    """A client and its options (`max_wait` in seconds; `cache` null: as `cache.clients` says). `added`,
+    `old_key_until`: Unix seconds; null: a configured one, no old key. `suspended`: why; null if it is served.
+    `last_seen`: the UTC day of its last request, of 90. `rules`: its limits and budgets, and its team's."""
 
     id: str
     source: Literal["configuration", "store"]
@@ -55,6 +55,7 @@ class ClientRow(msgspec.Struct, kw_only=True):
     expires_on: str | None
     allowed_ips: list[str]
     on_stream_overrun: Overrun
+    cache: bool | None
     labels: dict[str, str]
     notes: str
     added: float | None
@@ -85,8 +86,9 @@ class _Change(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_def
 
 class ClientChange(_Change, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Options of a client; those that are left out stay as they are, `budgets` are replaced as a whole. `max_wait`:
-    seconds, or as in "30s"; `expires_on`: the first day (UTC) on which it is refused. null: the pool's own wait, no
-    end, no team, and the time zone of `spend`."""
+    seconds, or as in "30s"; `expires_on`: the first day (UTC) on which it is refused; `cache`: whether it is served
+    from the cache. null: the pool's own wait, no end, no team, the time zone of `spend`, and what `cache.clients`
+    says."""
 
     team: str | msgspec.UnsetType | None = msgspec.UNSET
     weight: float | msgspec.UnsetType = msgspec.UNSET
@@ -96,6 +98,7 @@ class ClientChange(_Change, kw_only=True, forbid_unknown_fields=True, omit_defau
     expires_on: Day | msgspec.UnsetType | None = msgspec.UNSET
     allowed_ips: list[str] | msgspec.UnsetType = msgspec.UNSET
     on_stream_overrun: Overrun | msgspec.UnsetType = msgspec.UNSET
+    cache: bool | msgspec.UnsetType | None = msgspec.UNSET
     labels: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
 
 

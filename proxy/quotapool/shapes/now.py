@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from quotapool.shapes.cache import CacheSums
 from quotapool.shapes.general import Name
 
 Action = Literal["probe", "enable", "replace", "topup", "show_client", "show_key", "show_account", "show_requests"]
@@ -148,10 +149,13 @@ class Savings(msgspec.Struct):
     """What clients were spared since the beginning of the month (`since`, ISO 8601). `rescued`: requests that were
     served after an attempt failed, by what had failed first: `rate_limit`, `money`, `key`, `network`, `server`;
     `queued`: served after a wait instead of a refusal (it may be among the rescued, too); `cached_usd`: what upstream's
-    own prompt cache saved: the month's cached tokens by model, at today's prices for short prompts of text."""
+    own prompt cache saved: the month's cached tokens by model, at today's prices for short prompts of text;
+    `pool_cache`, `pool_cache_today`: what the pool's own cache did and saved this month, and today (UTC)."""
 
     since: str
     rescued: dict[str, int]
     queued: int
     cached_tokens: int
     cached_usd: float
+    pool_cache: CacheSums
+    pool_cache_today: CacheSums

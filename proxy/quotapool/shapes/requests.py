@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 
 from quotapool.domain.waited_for import RuleAtLimit
 from quotapool.domain.wallet import PICO
-from quotapool.observe.kept_request import KeptAttempt, KeptRequest
+from quotapool.observe.kept_request import KeptAttempt, KeptRequest, KeptSaved
 
 MOST: Final = 1_000  # requests in one answer
+CacheResult = Literal["hit", "miss", "coalesced", "bypass"]
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
 class RequestQuery(msgspec.Struct, forbid_unknown_fields=True):
     """Only those of this client, that tried this key, for this model, with this code (the proxy's own, or the reason of
     an attempt). `errors`: only those that were refused, failed or cut; `waited`: that waited in the queue; `retried`:
-    with more than one attempt. The newest `limit` of those that are all of this."""
+    with more than one attempt; `cache`: for which the cache did this. The newest `limit` of those that are all of
+    this."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=MOST)] = 100
     client: Word | None = None
@@ -29,6 +31,7 @@ class RequestQuery(msgspec.Struct, forbid_unknown_fields=True):
     errors: bool = False
     waited: bool = False
     retried: bool = False
+    cache: CacheResult | None = None
 
     def matches(self, request: KeptRequest) -> bool:
         return (
@@ -39,6 +42,7 @@ class RequestQuery(msgspec.Struct, forbid_unknown_fields=True):
             and (not self.errors or request.status >= 400 or request.cut)
             and (not self.waited or request.queued_us > 0)
             and (not self.retried or len(request.attempts) > 1)
+            and self.cache in {None, request.cache}
         )
 
 
@@ -80,9 +84,20 @@ class WaitedForRow(msgspec.Struct):
     rules: list[LimitingRule]
 
 
+class SavedRow(msgspec.Struct):
+    """What the cache saved: calls upstream, tokens, and what they would have cost. `usd`: null if no price is known."""
+
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float | None
+
+
 class RequestRow(msgspec.Struct):
     """One request. `time`: of its arrival, ISO 8601 in UTC; `queue_ms`, `ttfb_ms` (to the first byte), `total_ms` and
-    `overhead_ms` are as in its log line. `usd`: null if its price is not known; `certainty`: of the tokens."""
+    `overhead_ms` are as in its log line. `usd`: null if its price is not known; `certainty`: of the tokens. `source`:
+    whose answer it was: `upstream`, `proxy` or `cache`. `cache`: `hit`, `miss`, `coalesced` or `bypass`; "" if there is
+    none for it; `kept`: why a miss was not kept, or a bypass not looked up."""
 
     id: str
     time: str
@@ -106,12 +121,20 @@ class RequestRow(msgspec.Struct):
     completion_tokens: int
     certainty: str
     usd: float | None
+    cache: str
+    kept: str
+    saved: SavedRow | None
 
 
 class RequestRows(msgspec.Struct):
     """The newest come first."""
 
     requests: list[RequestRow]
+
+
+def cache_result(word: str | None) -> CacheResult | None:
+    """None: it is none."""
+    return next((one for one in get_args(CacheResult) if one == word), None)
 
 
 def codes(request: KeptRequest) -> set[str]:
@@ -175,8 +198,20 @@ def row_of(kept: KeptRequest) -> RequestRow:
         cached_tokens=kept.cached,
         completion_tokens=kept.completion,
         certainty=kept.certainty,
-        usd=None if kept.pico is None else kept.pico / PICO,
+        usd=usd_of(kept.pico),
+        cache=kept.cache,
+        kept=kept.kept,
+        saved=None if kept.saved is None else _saved_row(kept.saved),
     )
+
+
+def usd_of(pico: int | None) -> float | None:
+    """Picodollars in USD; None: not known."""
+    return None if pico is None else pico / PICO
+
+
+def _saved_row(saved: KeptSaved) -> SavedRow:
+    return SavedRow(saved.requests, saved.prompt, saved.completion, usd_of(saved.pico))
 
 
 def _rule_row(rule: RuleAtLimit) -> LimitingRule:

@@ -11,7 +11,7 @@ import msgspec
 from quotapool.simulator.answers import Usage
 from quotapool.simulator.buckets import Budget
 from quotapool.simulator.config import AccountConfig, simulated_secret
-from quotapool.simulator.faults import Fault, FaultRequest, Kind
+from quotapool.simulator.faults import Fault, FaultSlot, Hit, Kind
 from quotapool.simulator.parsed_request import model_group
 from quotapool.simulator.sales import Sales
 
@@ -70,15 +70,16 @@ class Key:
     index: int
     secret: str
     account: Account
-    fault: FaultRequest | None = None
+    slot: FaultSlot = field(default_factory=FaultSlot)
     tally: Tally = field(default_factory=Tally)
 
-    def fault_for(self, method: str, model: str) -> tuple[Fault, FaultRequest] | None:
+    def fault_for(self, method: str, model: str) -> Hit | None:
         """The fault that hits this request: the key's own, else its account's."""
-        for scheduled in (self.fault, self.account.fault):
+        for slot in (self.slot, self.account.slot):
+            scheduled = slot.fault
             fault = None if scheduled is None else scheduled.hits(method, model)
             if fault is not None and scheduled is not None:
-                return fault, scheduled
+                return Hit(fault, scheduled, slot)
         return None
 
     @property
@@ -92,7 +93,7 @@ class Account:
 
     config: AccountConfig
     budgets: dict[str, Budget] = field(default_factory=dict)
-    fault: FaultRequest | None = None
+    slot: FaultSlot = field(default_factory=FaultSlot)
     tally: Tally = field(default_factory=Tally)
 
     @property
@@ -171,9 +172,11 @@ class Directory:
         self.sales = Sales()
         for account in self.accounts.values():
             account.budgets.clear()
-            account.fault, account.tally = None, Tally()
+            account.slot.set(None)
+            account.tally = Tally()
         for key in self.keys:
-            key.fault, key.tally = None, Tally()
+            key.slot.set(None)
+            key.tally = Tally()
 
     def report(self) -> dict[str, Any]:
         """What `GET /_sim/stats` shows. Keys are named by index, never by secret."""
@@ -184,11 +187,11 @@ class Directory:
                 {
                     "id": account.config.id,
                     "organization": account.organization,
-                    "fault": account.fault,
+                    "fault": account.slot.fault,
                     "buckets": {group: budget.gauges(now) for group, budget in account.budgets.items()},
                     **msgspec.structs.asdict(account.tally),
                     "keys": [
-                        {"index": key.index, "fault": key.fault, **msgspec.structs.asdict(key.tally)}
+                        {"index": key.index, "fault": key.slot.fault, **msgspec.structs.asdict(key.tally)}
                         for key in self.keys
                         if key.account is account
                     ],

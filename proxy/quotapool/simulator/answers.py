@@ -10,12 +10,13 @@ from typing import Any, Final
 
 import msgspec
 
-from quotapool.simulator.parsed_request import RESPONSES, ParsedRequest
+from quotapool.simulator.parsed_request import COMPLETIONS, EMBEDDINGS, RESPONSES, ParsedRequest, read_prompt
 
 WORDS: Final = (
     "the", "pool", "shares", "its", "load", "and", "every", "key", "keeps", "a", "budget", "that", "time", "fills",
     "up", "again",
 )  # fmt: skip
+REFUSAL: Final = ("I'm", " sorry", ",", " but", " I", " cannot", " help", " with", " that", ".")
 REASONING_TOKENS: Final = 8  # spent before the first visible token by a request that asks for effort
 CACHE_FROM_TOKENS: Final = 1024  # OpenAI caches prompts from 1,024 tokens on ...
 CACHE_STEP_TOKENS: Final = 128  # ... in steps of 128
@@ -23,12 +24,15 @@ CACHE_STEP_TOKENS: Final = 128  # ... in steps of 128
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One choice: text, or the arguments of one call of `function`. `cut`: the output limit ended it."""
+    """One choice: text, or the arguments of one call of `function`. `cut`: the output limit ended it; `filtered`: the
+    content filter did. `refuses`: the text says why there is no answer."""
 
     pieces: tuple[str, ...]
     function: str | None
     reasoning: int
     cut: bool
+    filtered: bool = False
+    refuses: bool = False
 
     @property
     def text(self) -> str:
@@ -55,29 +59,49 @@ class Usage:
 
 def usage_of(parsed: ParsedRequest, answers: tuple[Answer, ...]) -> Usage:
     prompt = parsed.prompt.tokens
+    if parsed.shape is EMBEDDINGS:  # each input has tokens of its own
+        prompt = sum(read_prompt(item).tokens for item in embedded_items(parsed))
     cached = prompt - prompt % CACHE_STEP_TOKENS if prompt >= CACHE_FROM_TOKENS else 0
     completion = sum(answer.tokens for answer in answers)
     return Usage(prompt, completion, cached, sum(answer.reasoning for answer in answers))
 
 
-def compose(parsed: ParsedRequest, length: int) -> tuple[Answer, ...]:
-    """The `n` choices of an answer; `length` is in tokens, for text that no limit cuts shorter."""
-    function = called_function(parsed)
+def compose(parsed: ParsedRequest, length: int, digest: int, outcome: str = "") -> tuple[Answer, ...]:
+    """The `n` choices of an answer; `length` is in tokens, for text that no limit cuts shorter. Its words follow from
+    `digest`. `outcome`: "refusal" or "content_filter" instead of an answer, or after the half of one."""
+    refuses = outcome == "refusal" and parsed.shape is not COMPLETIONS  # which has no place for one
+    filtered = outcome == "content_filter"
+    function = None if refuses or filtered else called_function(parsed)
     schema = output_schema(parsed)
     reasoning = REASONING_TOKENS if parsed.wants_reasoning else 0
     answers = []
     for index in range(parsed.n):
-        if function is not None:
+        if refuses:
+            pieces = list(REFUSAL)
+        elif function is not None:
             pieces = json_pieces(sample(function[1], function[1]))
         elif schema is not None:
             pieces = json_pieces(sample(schema, schema))
         else:
-            pieces = words(parsed.prompt.digest + index, length)
+            pieces = words(digest + index, length)
+        if filtered:
+            pieces = pieces[: len(pieces) // 2]
         limit = len(pieces) + reasoning if parsed.max_output is None else parsed.max_output
         thought = min(reasoning, limit)
         kept = tuple(pieces[: limit - thought])
-        answers.append(Answer(kept, function[0] if function else None, thought, cut=len(kept) < len(pieces)))
+        cut = len(kept) < len(pieces)
+        answers.append(
+            Answer(
+                kept, function[0] if function else None, thought, cut, filtered=filtered and not cut, refuses=refuses
+            )
+        )
     return tuple(answers)
+
+
+def embedded_items(parsed: ParsedRequest) -> list[Any]:
+    """The inputs of an embeddings request: a text, texts, one array of tokens, arrays of tokens."""
+    items = parsed.body["input"]
+    return items if isinstance(items, list) and not all(isinstance(item, int) for item in items) else [items]
 
 
 def words(digest: int, length: int) -> list[str]:

@@ -32,6 +32,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--charging", choices=("keep", "correct"), help="keep the estimate charged, or correct it to the usage"
     )
+    made.add_argument(
+        "--answers", choices=("by_prompt", "by_call"), help="another text for each prompt (default), or for each call"
+    )
     made.add_argument("--latency-ms", type=float, help="milliseconds before the first byte")
     made.add_argument("--tokens-per-second", type=float, help="speed of each answer (default: at once)")
     made.add_argument("--completion-tokens", type=int, help="length of an answer that nothing cuts shorter")
@@ -45,7 +48,7 @@ def configuration(arguments: argparse.Namespace) -> SimulatorConfig:
     msgspec.ValidationError.
     """
     settings: dict[str, Any] = {} if arguments.config is None else read_config(arguments.config)
-    for name in ("charging", "latency_ms", "tokens_per_second", "completion_tokens"):
+    for name in ("charging", "answers", "latency_ms", "tokens_per_second", "completion_tokens"):
         value = getattr(arguments, name)
         if value is not None:
             settings[name] = value

@@ -51,6 +51,8 @@ class SimulatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
     charging: "keep" leaves the estimate charged, "correct" corrects it to the usage when the answer ends
     (OpenAI documents the correction for Realtime only, so a proxy has to cope with both).
+    answers: "by_prompt", the same text for the same prompt, or "by_call", another text for each call, so that an answer
+    that was given before can be told from a new one. Embeddings depend on their input alone.
     latency_ms: milliseconds before the first byte. tokens_per_second: speed of each answer; None: at once.
     completion_tokens: length of an answer that no limit of the request cuts shorter.
     default_output_tokens: output counted for a request without a maximum.
@@ -58,6 +60,7 @@ class SimulatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
     accounts: tuple[AccountConfig, ...] = ()
     charging: Literal["keep", "correct"] = "keep"
+    answers: Literal["by_prompt", "by_call"] = "by_prompt"
     latency_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     tokens_per_second: Annotated[float, msgspec.Meta(gt=0)] | None = None
     completion_tokens: Positive = 32

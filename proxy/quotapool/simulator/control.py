@@ -38,7 +38,7 @@ class Control:
             router.add_delete(owner + "/fault", self.clear_fault)
 
     async def stats(self, _request: web.Request) -> web.Response:
-        return reply(self.directory.report())
+        return reply({**self.directory.report(), "calls": self.log.called()})
 
     async def last_requests(self, request: web.Request) -> web.Response:
         wanted = request.query.get("n", str(DEFAULT_LOG_LENGTH))
@@ -48,7 +48,7 @@ class Control:
 
     async def reset(self, _request: web.Request) -> web.Response:
         self.directory.reset()
-        self.log.entries.clear()
+        self.log.clear()
         return reply({"reset": True})
 
     async def put_account(self, request: web.Request) -> web.Response:
@@ -65,11 +65,11 @@ class Control:
         if wanted.fault not in CATALOGUE:
             known = ", ".join(CATALOGUE)
             raise problem(web.HTTPBadRequest, f"unknown fault {wanted.fault!r}; known: {known}")
-        owner.fault = wanted
+        owner.slot.set(wanted)
         return reply({"fault": wanted})
 
     async def clear_fault(self, request: web.Request) -> web.Response:
-        self.owner(request).fault = None
+        self.owner(request).slot.set(None)
         return reply({"fault": None})
 
     def owner(self, request: web.Request) -> Key | Account:

@@ -6,7 +6,8 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
@@ -18,6 +19,14 @@ from quotapool.simulator.replies import Frame
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER with no time: closing sends RST, not FIN
 
 
+@dataclass(frozen=True, slots=True)
+class Interruption:
+    """What happens to a stream after so many `events`: it breaks off, or it goes on once `released` returns."""
+
+    events: int
+    released: Callable[[], Awaitable[None]] | None = None
+
+
 async def stream_frames(
     request: web.Request,
     response: web.StreamResponse,
@@ -25,11 +34,11 @@ async def stream_frames(
     admission: Admission,
     usage: Usage,
     tokens_per_second: float | None,
-    cut_after: int | None,
+    interruption: Interruption | None,
     *,
     failed: bool,
 ) -> None:
-    """Send a stream at its speed and end the admission: completed, failed, cut by the client, or after `cut_after`."""
+    """Send a stream at its speed and end the admission: completed, failed, cut by the client or by `interruption`."""
     for tally in admission.key.tallies:
         tally.open_streams += 1
     began = time.monotonic()
@@ -37,10 +46,12 @@ async def stream_frames(
     try:
         await response.prepare(request)
         for sent, frame in enumerate(frames):
-            if sent == cut_after:
-                admission.cut(usage, produced, "fault", time.monotonic())
-                close(request)
-                return
+            if interruption is not None and sent == interruption.events:
+                if interruption.released is None:
+                    admission.cut(usage, produced, "fault", time.monotonic())
+                    close(request)
+                    return
+                await interruption.released()
             if frame.tokens:
                 due = 0.0 if tokens_per_second is None else began + (produced + frame.tokens) / tokens_per_second
                 await asyncio.sleep(max(0.0, due - time.monotonic()))

@@ -6,9 +6,10 @@ codes and known wordings are OpenAI's; wordings of codes published without one a
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
@@ -23,10 +24,11 @@ class Kind(StrEnum):
     ACCESS = "access"  # one endpoint or model is not allowed
     SERVICE = "service"  # OpenAI itself: after admission
     TRANSPORT = "transport"  # the connection itself: after admission
+    MODEL = "model"  # an answer of status 200 that is not what was asked for: after admission
 
 
 BEFORE_ADMISSION: Final = frozenset((Kind.DEAD, Kind.MONEY, Kind.EGRESS, Kind.ACCESS))
-NOT_ON_READS: Final = frozenset((Kind.MONEY, Kind.ACCESS, Kind.SERVICE, Kind.TRANSPORT))
+NOT_ON_READS: Final = frozenset((Kind.MONEY, Kind.ACCESS, Kind.SERVICE, Kind.TRANSPORT, Kind.MODEL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,9 @@ CATALOGUE: Final = {
         Fault("hang", Kind.TRANSPORT),
         Fault("reset", Kind.TRANSPORT),
         Fault("reset_mid_stream", Kind.TRANSPORT),
+        Fault("hold", Kind.TRANSPORT),
+        Fault("refusal", Kind.MODEL),
+        Fault("content_filter", Kind.MODEL),
     )
 }  # fmt: skip
 
@@ -112,7 +117,8 @@ class FaultRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The body of a fault request, which then counts down.
 
     after: requests that are still served normally. count: how many requests it hits, None for all until it is cleared.
-    model: only requests for this model. events: stream events sent before `reset_mid_stream` cuts.
+    model: only requests for this model. events: stream events sent before `reset_mid_stream` cuts, or before `hold`
+    stops until the fault is cleared, replaced or reset; a plain answer is held as a whole.
     latency_ms: what `slow` adds. code: the code of a `stream_error`.
     """
 
@@ -140,6 +146,34 @@ class FaultRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         """Count one request that was hit."""
         if self.count:
             self.count -= 1
+
+
+class FaultSlot:
+    """The fault of one key or account, None for none."""
+
+    __slots__ = ("_changed", "fault")
+
+    def __init__(self) -> None:
+        self.fault: FaultRequest | None = None
+        self._changed = asyncio.Event()
+
+    def set(self, fault: FaultRequest | None) -> None:
+        self.fault = fault
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def ended(self, fault: FaultRequest) -> None:
+        """Return when `fault` is no longer the one here."""
+        while self.fault is fault:
+            await self._changed.wait()
+
+
+class Hit(NamedTuple):
+    """A fault that hits a request, and where it was set."""
+
+    fault: Fault
+    scheduled: FaultRequest
+    slot: FaultSlot
 
 
 def reply_to(fault: Fault, secret: str, model: str, project: str) -> ErrorReply:

@@ -1,11 +1,14 @@
-"""The last requests received, for tests of what really left the proxy. Secrets are shown as their key's index."""
+"""The requests received, for tests of what really left the proxy: the last ones, and how many there were of each.
+
+Secrets are shown as their key's index.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +17,8 @@ from multidict import CIMultiDictProxy
 from quotapool.simulator.accounts import Directory
 
 KEPT: Final = 1000
+MOST_PATHS: Final = 1000  # that are counted one by one
+OTHERS: Final = "others"
 SECRET: Final = re.compile(r"\b(?:sk|sess)-[A-Za-z0-9_-]{8,}")
 
 
@@ -30,10 +35,21 @@ class RequestLog:
     def __init__(self, directory: Directory) -> None:
         self.directory = directory
         self.entries: deque[LogEntry] = deque(maxlen=KEPT)
+        self.calls: Counter[str] = Counter()
 
     def record(self, method: str, path: str, headers: CIMultiDictProxy[str], body: bytes) -> None:
         digest = hashlib.sha256(body).hexdigest()
         self.entries.append(LogEntry(time.time(), method, path, headers, digest, len(body)))
+        call = f"{method} {path.partition('?')[0]}"
+        self.calls[call if call in self.calls or len(self.calls) < MOST_PATHS else OTHERS] += 1
+
+    def clear(self) -> None:
+        self.entries.clear()
+        self.calls.clear()
+
+    def called(self) -> dict[str, int]:
+        """How often each path was called, such as `POST /v1/chat/completions`, whatever became of it."""
+        return {self.without_secrets(call): count for call, count in self.calls.items()}
 
     def last(self, count: int) -> list[dict[str, Any]]:
         """The last `count` requests, oldest first; headers are [name, value] pairs in the order of their arrival."""

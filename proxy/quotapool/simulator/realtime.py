@@ -57,7 +57,7 @@ async def serve_session(host: Simulator, call: Call) -> web.StreamResponse:
     model = request.query.get("model", "")
     fault_hit = call.key.fault_for("POST", model)
     if fault_hit is not None and fault_hit[0].kind in BEFORE_ADMISSION:
-        return call.refuse(host.apply_fault(call, *fault_hit, model))
+        return call.refuse(host.apply_fault(call, fault_hit, model))
     socket = web.WebSocketResponse(
         protocols=(REALTIME,), compress=False, max_msg_size=LARGEST_MESSAGE, timeout=CLOSING_GRACE_S, autoping=True
     )
@@ -215,7 +215,7 @@ class Session:
             return parsed
         fault_hit = self.key.fault_for("POST", parsed.model)
         if fault_hit is not None:
-            return self.host.apply_fault(self.call, *fault_hit, parsed.model)
+            return self.host.apply_fault(self.call, fault_hit, parsed.model)
         admission = self.host.admit(self.call, parsed, parsed.model)
         return admission if isinstance(admission, ErrorReply) else (admission, parsed)
 
@@ -234,7 +234,7 @@ class Session:
             await self.socket.send_str(msgspec.json.encode(refusal).decode())
             return
         admission, parsed = admitted
-        turn = self.host.compose(parsed)
+        turn = self.host.compose(parsed, account=self.key.account.config.id)
         answer = responses.finished(turn)
         if objects.is_stored(parsed):
             owned.store(turn, answer)

@@ -6,15 +6,16 @@ import base64
 import functools
 import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-from quotapool.simulator.answers import Answer, Usage
+from quotapool.simulator import logprobs
+from quotapool.simulator.answers import Answer, Usage, embedded_items
 from quotapool.simulator.errors import ErrorReply
-from quotapool.simulator.parsed_request import CHAT, ParsedRequest
+from quotapool.simulator.parsed_request import CHAT, ParsedRequest, read_prompt
 
 MODELS: Final = (
     "gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-4.1-mini", "gpt-5.5", "gpt-3.5-turbo-instruct",
@@ -30,13 +31,15 @@ DONE: Final = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One admitted request with its answer. `created` is in Unix seconds."""
+    """One admitted request with its answer. `created` is in Unix seconds; `account` is the name of the one that made
+    it, to which encrypted reasoning is bound."""
 
     id: str
     created: int
     parsed: ParsedRequest
     answers: tuple[Answer, ...]
     usage: Usage
+    account: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,8 @@ def usage_document(usage: Usage) -> dict[str, Any]:
 def finish_reason(answer: Answer) -> str:
     if answer.cut:
         return "length"
+    if answer.filtered:
+        return "content_filter"
     return "tool_calls" if answer.function is not None else "stop"
 
 
@@ -91,7 +96,7 @@ def completion_body(turn: Turn) -> bytes:
             "created": turn.created,
             "model": turn.parsed.model,
             "choices": [
-                chat_choice(turn, index, answer) if chat else text_choice(index, answer.text, finish_reason(answer))
+                chat_choice(turn, index, answer) if chat else whole_text_choice(turn, index, answer)
                 for index, answer in enumerate(turn.answers)
             ],
             "usage": usage_document(turn.usage),
@@ -107,11 +112,30 @@ def chat_choice(turn: Turn, index: int, answer: Answer) -> dict[str, Any]:
         call = {"name": answer.function, "arguments": answer.text}
         message["content"] = None
         message["tool_calls"] = [{"id": call_id(turn, index), "type": "function", "function": call}]
-    return {"index": index, "message": message, "logprobs": None, "finish_reason": finish_reason(answer)}
+    elif answer.refuses:
+        message["content"], message["refusal"] = None, answer.text
+    probable = chat_logprobs(turn, answer, answer.pieces)
+    return {"index": index, "message": message, "logprobs": probable, "finish_reason": finish_reason(answer)}
 
 
-def text_choice(index: int, text: str, finish: str | None) -> dict[str, Any]:
-    return {"text": text, "index": index, "logprobs": None, "finish_reason": finish}
+def chat_logprobs(turn: Turn, answer: Answer, pieces: Sequence[str]) -> dict[str, Any] | None:
+    """Log probabilities of text, if they are asked for; tool calls have none."""
+    top = logprobs.alternatives(turn.parsed)
+    if top is None or answer.function is not None:
+        return None
+    tokens = [logprobs.of_token(piece, top) for piece in pieces]
+    return {"content": None, "refusal": tokens} if answer.refuses else {"content": tokens, "refusal": None}
+
+
+def whole_text_choice(turn: Turn, index: int, answer: Answer) -> dict[str, Any]:
+    return text_choice(turn, index, answer.pieces, finish_reason(answer))
+
+
+def text_choice(turn: Turn, index: int, pieces: Sequence[str], finish: str | None, offset: int = 0) -> dict[str, Any]:
+    """`offset`: of the first piece in the choice's text, in characters."""
+    top = logprobs.alternatives(turn.parsed)
+    probable = None if top is None or not pieces else logprobs.of_text(pieces, top, offset)
+    return {"text": "".join(pieces), "index": index, "logprobs": probable, "finish_reason": finish}
 
 
 def completion_frames(turn: Turn, failure: ErrorReply | None = None) -> Iterator[Frame]:
@@ -142,20 +166,27 @@ def completion_frames(turn: Turn, failure: ErrorReply | None = None) -> Iterator
         yield data_frame(failure.document())
         return
     for index, answer in enumerate(turn.answers):
-        thinking = answer.reasoning
+        thinking, offset = answer.reasoning, 0
         for piece in answer.pieces:
-            choice = delta_choice(index, piece_delta(answer, piece)) if chat else text_choice(index, piece, None)
+            if chat:
+                choice = delta_choice(index, piece_delta(answer, piece), chat_logprobs(turn, answer, [piece]))
+            else:
+                choice = text_choice(turn, index, [piece], None, offset)
+                offset += len(piece)
             yield chunk(choice, 1 + thinking)
             thinking = 0
         finish = finish_reason(answer)
-        yield chunk(delta_choice(index, {}, finish) if chat else text_choice(index, "", finish), thinking)
+        last = delta_choice(index, {}, finish=finish) if chat else text_choice(turn, index, (), finish)
+        yield chunk(last, thinking)
     if parsed.include_usage:
         yield data_frame({**envelope, "choices": [], "usage": usage_document(turn.usage)})
     yield Frame(DONE)
 
 
-def delta_choice(index: int, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+def delta_choice(
+    index: int, delta: dict[str, Any], probable: dict[str, Any] | None = None, finish: str | None = None
+) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": probable, "finish_reason": finish}
 
 
 def opening_delta(turn: Turn, index: int, answer: Answer) -> dict[str, Any]:
@@ -168,30 +199,38 @@ def opening_delta(turn: Turn, index: int, answer: Answer) -> dict[str, Any]:
 
 def piece_delta(answer: Answer, piece: str) -> dict[str, Any]:
     if answer.function is None:
-        return {"content": piece}
+        return {"refusal": piece} if answer.refuses else {"content": piece}
     return {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}
 
 
 @functools.lru_cache(maxsize=16)
 def unit_vector(dimensions: int) -> tuple[float, ...]:
+    """Of length 1, in numbers that 32-bit floats hold exactly."""
     raw = [math.sin(step * 12.9898 + 1.0) for step in range(dimensions)]
     length = math.sqrt(sum(value * value for value in raw))
-    return tuple(value / length for value in raw)
+    return tuple(array("f", [value / length for value in raw]))
+
+
+def embedding_of(item: Any, dimensions: int) -> list[float]:
+    """The unit vector of one text or array of tokens: it depends on nothing else."""
+    digest = read_prompt(item).digest
+    base, turned = unit_vector(dimensions), digest % dimensions
+    vector = [*base[turned:], *base[:turned]]
+    for place in range(min(32, dimensions)):  # so that inputs differ that are turned alike
+        if digest >> place & 1:
+            vector[place] = -vector[place]
+    return vector
 
 
 def embeddings_body(turn: Turn) -> bytes:
-    """One unit vector for each input, as floats or as base64 of little-endian 32-bit floats."""
-    body, digest = turn.parsed.body, turn.parsed.prompt.digest
-    inputs = body["input"]
-    several = isinstance(inputs, list) and not all(isinstance(item, int) for item in inputs)
+    """One unit vector for each input, as floats or as base64 of little-endian 32-bit floats, which are equal."""
+    body = turn.parsed.body
     wanted = body.get("dimensions")
     default = 3072 if "large" in turn.parsed.model else 1536
     dimensions = wanted if isinstance(wanted, int) and 0 < wanted <= 3072 else default
-    base = unit_vector(dimensions)
 
-    def embedding(index: int) -> list[float] | str:
-        turned = (digest + index) % dimensions
-        vector = [*base[turned:], *base[:turned]]
+    def embedding(item: Any) -> list[float] | str:
+        vector = embedding_of(item, dimensions)
         if body.get("encoding_format") == "base64":
             return base64.b64encode(array("f", vector).tobytes()).decode()
         return vector
@@ -200,8 +239,8 @@ def embeddings_body(turn: Turn) -> bytes:
         {
             "object": "list",
             "data": [
-                {"object": "embedding", "index": index, "embedding": embedding(index)}
-                for index in range(len(inputs) if several else 1)
+                {"object": "embedding", "index": index, "embedding": embedding(item)}
+                for index, item in enumerate(embedded_items(turn.parsed))
             ],
             "model": turn.parsed.model,
             "usage": {"prompt_tokens": turn.usage.prompt, "total_tokens": turn.usage.prompt},

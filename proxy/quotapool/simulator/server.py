@@ -6,8 +6,10 @@ import asyncio
 import itertools
 import secrets
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -20,9 +22,9 @@ from quotapool.simulator.answers import Usage, compose, usage_of
 from quotapool.simulator.billing import Billing, bearer_of
 from quotapool.simulator.config import SimulatorConfig
 from quotapool.simulator.control import Control
-from quotapool.simulator.delivery import cut_body, sever, stream_frames
+from quotapool.simulator.delivery import Interruption, cut_body, sever, stream_frames
 from quotapool.simulator.errors import ErrorReply
-from quotapool.simulator.faults import BEFORE_ADMISSION, Fault, FaultRequest, Kind
+from quotapool.simulator.faults import BEFORE_ADMISSION, Hit, Kind
 from quotapool.simulator.headers import identity_headers, rate_limit_headers
 from quotapool.simulator.log import RequestLog
 from quotapool.simulator.objects import AccountObjects, ObjectReply
@@ -123,7 +125,7 @@ class Simulator:
 
         fault_hit = key.fault_for(method, model)
         if fault_hit is not None and fault_hit[0].kind in BEFORE_ADMISSION:
-            return call.refuse(self.apply_fault(call, *fault_hit, model))
+            return call.refuse(self.apply_fault(call, fault_hit, model))
         mismatch = mismatched_header(call)
         if mismatch is not None:
             return call.refuse(mismatch)
@@ -160,12 +162,12 @@ class Simulator:
             return None
         return media.serve(object_request) or owned.serve(object_request)
 
-    def apply_fault(self, call: Call, fault: Fault, scheduled: FaultRequest, model: str) -> ErrorReply:
+    def apply_fault(self, call: Call, hit: Hit, model: str) -> ErrorReply:
         """Count a fault that hits, and return its answer."""
-        scheduled.count_hit()
+        hit.scheduled.count_hit()
         for tally in call.key.tallies:
-            tally.count_fault(fault, time.time())
-        return faults.reply_to(fault, call.key.secret, model, call.key.account.project)
+            tally.count_fault(hit.fault, time.time())
+        return faults.reply_to(hit.fault, call.key.secret, model, call.key.account.project)
 
     def admit(self, call: Call, parsed: ParsedRequest | None, model: str) -> Admission | ErrorReply:
         """Charge the estimate. A request that names no model is not limited."""
@@ -195,17 +197,16 @@ class Simulator:
         call: Call,
         admission: Admission,
         parsed: ParsedRequest | None,
-        fault_hit: tuple[Fault, FaultRequest] | None,
+        fault_hit: Hit | None,
         model: str,
     ) -> web.StreamResponse:
         """The answer of an admitted request, with the fault that hits it, if any."""
-        failing = ""
-        scheduled = FaultRequest(fault="")
+        failing, interruption, failure = "", None, None
         latency_s = self.config.latency_ms / 1000
         if fault_hit is not None:
-            fault, scheduled = fault_hit
+            fault, scheduled, slot = fault_hit
             failing = fault.name
-            error = self.apply_fault(call, fault, scheduled, model)
+            error = self.apply_fault(call, fault_hit, model)
             if fault.kind is Kind.SERVICE and failing != "stream_error":
                 await asyncio.sleep(latency_s)
                 return call.refuse(error)
@@ -215,10 +216,15 @@ class Simulator:
                 await asyncio.Event().wait()
             if failing == "slow":
                 latency_s += scheduled.latency_ms / 1000
-        failure = faults.stream_failure(scheduled.code) if failing == "stream_error" else None
-        cut_after = scheduled.events if failing == "reset_mid_stream" else None
+            if failing == "stream_error":
+                failure = faults.stream_failure(scheduled.code)
+            elif failing == "reset_mid_stream":
+                interruption = Interruption(scheduled.events)
+            elif failing == "hold":
+                interruption = Interruption(scheduled.events, partial(slot.ended, scheduled))
 
-        turn = None if parsed is None else self.compose(parsed)
+        outcome = failing if fault_hit is not None and fault_hit.fault.kind is Kind.MODEL else ""
+        turn = None if parsed is None else self.compose(parsed, outcome, call.key.account.config.id)
         if turn is not None and objects.is_stored(turn.parsed):
             self.objects_of(call.key.account).store(turn, msgspec.json.decode(body_of(call, turn)))
         usage = Usage(0, 0) if turn is None else turn.usage
@@ -227,6 +233,8 @@ class Simulator:
         thinking_s = 0.0 if streams or speed is None else usage.completion / speed
         try:
             await asyncio.sleep(latency_s + thinking_s)
+            if interruption is not None and interruption.released is not None and not streams:
+                await interruption.released()
         except asyncio.CancelledError:
             admission.cut(usage, 0, "client", time.monotonic())  # the client has left, but the prompt was read
             raise
@@ -236,7 +244,7 @@ class Simulator:
             frames_of = responses.response_frames if turn.parsed.shape is RESPONSES else replies.completion_frames
             frames = frames_of(turn, failure)
             await stream_frames(
-                call.request, response, frames, admission, usage, speed, cut_after, failed=failure is not None
+                call.request, response, frames, admission, usage, speed, interruption, failed=failure is not None
             )
             return response
         if turn is not None and failure is not None:
@@ -244,18 +252,23 @@ class Simulator:
                 return call.reply(pretty(responses.failed(turn, failure)))
             return call.refuse(errors.SERVER_ERROR)
         body = body_of(call, turn)
-        if cut_after is not None:
+        if interruption is not None and interruption.released is None:
             admission.cut(usage, usage.completion, "fault", time.monotonic())
             return await cut_body(call.request, body, call.headers({"Content-Type": "application/json"}))
         admission.complete(usage, time.monotonic())
         return call.reply(body)
 
-    def compose(self, parsed: ParsedRequest) -> Turn:
+    def compose(self, parsed: ParsedRequest, outcome: str = "", account: str = "") -> Turn:
+        """`outcome`: as `answers.compose`. `account`: whose encrypted reasoning it is."""
         prefixes = {"responses": "resp_", "completions": "cmpl-", "moderations": "modr-"}
         turn_id = self.new_id(prefixes.get(parsed.shape.name, "chatcmpl-"))
-        answers = compose(parsed, self.config.completion_tokens) if parsed.shape.generates else ()
+        digest = parsed.prompt.digest
+        if self.config.answers == "by_call":
+            digest = zlib.crc32(turn_id.encode(), digest)
+        length = self.config.completion_tokens
+        answers = compose(parsed, length, digest, outcome) if parsed.shape.generates else ()
         usage = Usage(0, 0) if parsed.shape is MODERATIONS else usage_of(parsed, answers)
-        return Turn(turn_id, int(time.time()), parsed, answers, usage)
+        return Turn(turn_id, int(time.time()), parsed, answers, usage, account)
 
 
 def named_model(object_request: objects.Request | None) -> str:

@@ -1,4 +1,4 @@
--- rights, version 2: may this user do all that Quotapool does in the store? Each command once, on keys made for it.
+-- rights, version 3: may this user do all that Quotapool does in the store? Each command once, on keys made for it.
 --
 -- KEYS     qp:{pool}:rights:<text|hash|set|sorted|stream>, in this order; deleted again
 --
@@ -25,6 +25,7 @@ redis.call('HINCRBY', hash, 'f', 1)
 redis.call('HGET', hash, 'f')
 redis.call('HMGET', hash, 'f')
 redis.call('HGETALL', hash)
+redis.call('HSCAN', hash, '0')
 redis.call('HLEN', hash)
 redis.call('HDEL', hash, 'f')
 redis.call('SADD', set, 'm')
@@ -33,6 +34,7 @@ redis.call('SREM', set, 'm')
 redis.call('ZADD', sorted, 'GT', 1, 'm')
 redis.call('ZCARD', sorted)
 redis.call('ZCOUNT', sorted, 0, 1)
+redis.call('ZSCORE', sorted, 'm')
 redis.call('ZRANGE', sorted, 0, -1, 'WITHSCORES')
 redis.call('ZREM', sorted, 'm')
 redis.call('ZREMRANGEBYSCORE', sorted, '-inf', 0)

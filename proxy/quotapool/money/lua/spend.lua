@@ -12,9 +12,10 @@
 --             measures x exact, e estimated, p probes (picodollars), u unpriced requests, r requests, i prompt,
 --             c cached prompt, o completion tokens; in the pool's hash also v: the price data's version (a string)
 --           qp:{pool:spend}:hours:<date>   hash hour of the day -> picodollars of the pool
---           qp:{pool:spend}:use:<day|hour|minute>:<its start>:<client|key|refusal|rescue>   hash of rows: names, joined
---             by zero bytes (client, model | account, key, model | client, why | why) -> MessagePack of the sums: requests, exact,
---             prompt, completion, cached, estimated, unpriced, probes; zeros at the end may be missing
+--           qp:{pool:spend}:use:<day|hour|minute>:<its start>:<client|key|refusal|rescue>, and of days :<cache|saved>   hash of
+--             rows: names, joined by zero bytes (client, model | account, key, model | client, why | why | result | client, model)
+--             -> MessagePack of the sums: requests, exact, prompt, completion, cached, estimated, unpriced, probes; zeros at the
+--             end may be missing
 -- Returns   1 added, 0 it was added before
 --
 -- Days' amounts stay strings: Lua's numbers are exact to 2^53 only, HINCRBY's to 2^63. Sums of slots are Lua's numbers:

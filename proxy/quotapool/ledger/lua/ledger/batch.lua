@@ -30,6 +30,8 @@
 --           what a worker took while it did not reach the store, by dimension, in both predictions
 --   charge  {5, reserved_at, used, rules}
 --           what was used of rules beside any account's budget; rules: only if it was not held
+--   hold    {6, rules}
+--           rules to be checked and taken beside any account's budget, until a charge with this reserved_at
 -- ARGV[3]  '' or the second that this clock should show by the worker's own monotonic clock
 -- ARGV[4]  the second that it showed with the worker's last answer
 --          If it shows more than it should, it was set forward meanwhile, unless that is known, or another worker, for
@@ -65,6 +67,8 @@
 --   release         {3}
 --   pay             {4}
 --   charge          {5}
+--   hold            {6, seen}, as a reserve's
+--   hold blocked    {2, blocked}, as a reserve's
 --
 -- The arithmetic and its constants are domain/bucket.py's, which is its specification.
 

@@ -223,3 +223,10 @@ local function charge(item)
   rules.settle(item[3], item[2])
   return {5}
 end
+
+local function hold(item)
+  local rules = the_rules()
+  local blocked = rules.blocked_by(item[2])
+  if blocked then return {2, blocked} end
+  return {6, rules.take(item[2])}
+end

@@ -122,7 +122,7 @@ local function pay(item)
   return {4}
 end
 
-local DO = {reserve, settle, release, pay, charge}
+local DO = {reserve, settle, release, pay, charge, hold}
 local results = {}
 for n, item in ipairs(cmsgpack.unpack(ARGV[2])) do
   results[n] = DO[item[1]](item)
