@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 from quotapool.reports import explanation
+from quotapool.shapes import advice as advice_shapes
 from quotapool.shapes import cache as cache_shapes
 from quotapool.shapes import clients as client_shapes
 from quotapool.shapes import general as shapes
@@ -21,7 +22,17 @@ from quotapool.shapes import now as now_shapes
 from quotapool.shapes import requests as request_shapes
 from quotapool.shapes import work as work_shapes
 
-MODULES = (shapes, client_shapes, request_shapes, explanation, now_shapes, cache_shapes, work_shapes, login_shapes)
+MODULES = (
+    shapes,
+    client_shapes,
+    request_shapes,
+    explanation,
+    now_shapes,
+    cache_shapes,
+    work_shapes,
+    login_shapes,
+    advice_shapes,
+)
 PREFIX = "#/components/schemas/"
 
 

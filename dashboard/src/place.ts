@@ -2,7 +2,7 @@
 
 import { Value } from "./value";
 
-export const SCREENS = ["now", "requests", "usage", "keys", "clients", "money", "events", "configuration"] as const;
+export const SCREENS = ["now", "requests", "usage", "keys", "clients", "money", "advice", "events", "configuration"] as const;
 export type Screen = (typeof SCREENS)[number];
 
 export interface Place {

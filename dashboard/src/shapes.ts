@@ -18,6 +18,27 @@ export type AccountRows = {
   accounts: AccountRow[];
 };
 
+/** `usd_per_month`: what it would save; null: no money. `tpm`, `rpm`: how much more the pool could do within its limits for the model (0.38: 38 % more); null: nothing. `facts`: the counts it is computed from; `how` says how. */
+export type AdviceRow = {
+  kind: "cache_key" | "can_wait" | "maximum" | "repeats" | "single_embeddings" | "snapshot";
+  client: string;
+  model: string;
+  usd_per_month: number | null;
+  tpm: number | null;
+  rpm: number | null;
+  facts: Record<string, number>;
+  advice: string;
+  how: string;
+};
+
+/** Of the last seven days, those first that save most. `enabled`: requests are being noted; `days`: how long they have been, seven at most; `requests`: how many were noted. */
+export type AdviceRows = {
+  enabled: boolean;
+  days: number;
+  requests: number;
+  rows: AdviceRow[];
+};
+
 /** One call upstream. `wait_ms`: in the queue, for this attempt; `status`: 0 if no answer came. */
 export type AttemptRow = {
   key: string;

@@ -20,7 +20,7 @@ from tests.fakes.browser import chromium, opened, violations
 from tests.fakes.processes import RunningProxy, Simulator, fetch, wait_until
 from tests.scenarios.busy_pool import CLIENTS, Traffic, busy_pool, key_of, trouble
 
-SCREENS = ("now", "requests", "usage", "keys", "clients", "money", "events", "configuration")
+SCREENS = ("now", "requests", "usage", "keys", "clients", "money", "advice", "events", "configuration")
 TITLES = {"keys": "Keys", "requests": "Requests", "usage": "Usage", "clients": "Clients", "money": "Money"}
 VIEWER = {"X-Viewer": "vera"}
 EXPIRED = "Failed to load resource: the server responded with a status of 401"

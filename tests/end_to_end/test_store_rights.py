@@ -34,6 +34,7 @@ COMMANDS = (
     ("now",),
     ("room", "gpt-4o-mini"),
     ("savings",),
+    ("advise",),
     ("check",),
 )
 
@@ -72,7 +73,7 @@ async def test_and_in_a_cluster(start_simulator, start_proxy, tmp_path):
 def does_everything(simulator: Simulator, start_proxy: Callable[..., RunningProxy], url: str) -> None:
     """A key that fails, one that is added, a file, and every command, with a store at `url`."""
     config = pool_config(simulator, redis=url)
-    config |= {"master_key": "${MASTER}", "keys": config["keys"][:2]}
+    config |= {"advice": {"enabled": True}, "master_key": "${MASTER}", "keys": config["keys"][:2]}
     proxy = start_proxy(config, env={"STORE": "s3cret", "MASTER": "a-master-key-of-some-thirty-letters-1"})
     simulator.fault(0, "insufficient_quota")
     assert {ask(proxy) for _ in range(10)} == {200}

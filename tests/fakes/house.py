@@ -34,6 +34,7 @@ from quotapool.observe.redaction import Redactor
 from quotapool.openai.refusal import Refusal
 from quotapool.pool.configuration import Snapshot
 from quotapool.pool.want import Want
+from quotapool.request.client_request import ClientRequest
 from quotapool.settings import Settings
 from quotapool.store.store import connect
 from quotapool.upstream.interface import Upstream
@@ -204,12 +205,14 @@ class House:
         for secret in self.secrets.values():
             redactor.add(secret)
         self.prices: PriceList | None = None
+        self.noted: list[tuple[ClientRequest, RequestRecord, str, int]] = []  # for advice
         self.paths = build_request_path(
             snapshot_of(self.settings, self.upstream),
             self.ledger,
             self.recorder,
             redactor.clean_bytes,
             prices=lambda: self.prices,
+            note=lambda *of_request: self.noted.append(of_request),
         )
         self.roster, self.sync, self.health = self.paths.roster, self.paths.sync, self.paths.health
         self.admission, self.auth = self.paths.admission, self.paths.auth

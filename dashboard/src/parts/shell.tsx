@@ -5,6 +5,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { session, signOut } from "../api";
 import { connected, now } from "../live";
 import { link, place, SCREENS, type Screen } from "../place";
+import { Advice } from "../screens/advice";
 import { Clients } from "../screens/clients";
 import { Configuration } from "../screens/configuration";
 import { Events } from "../screens/events";
@@ -20,7 +21,7 @@ import { language, setLanguage, t, type Language } from "../words";
 import { Loading } from "./bits";
 
 const OF: Record<Screen, ComponentType> = {
-  now: Now, requests: Requests, usage: Usage, keys: Keys, clients: Clients, money: Money, events: Events, configuration: Configuration,
+  now: Now, requests: Requests, usage: Usage, keys: Keys, clients: Clients, money: Money, advice: Advice, events: Events, configuration: Configuration,
 };
 
 export function App() {

@@ -1,5 +1,6 @@
 // English. What is the same on several screens comes first, then each screen; words of the proxy (states, reasons) last.
 
+import { en as advice } from "./en-advice";
 import { en as clients } from "./en-clients";
 import { en as keys } from "./en-keys";
 import { en as money } from "./en-money";
@@ -12,6 +13,7 @@ export const en = {
   "screen.keys": "Keys",
   "screen.clients": "Clients",
   "screen.money": "Money",
+  "screen.advice": "Advice",
   "screen.events": "Events",
   "screen.configuration": "Configuration",
   screens: "Screens",
@@ -172,4 +174,5 @@ export const en = {
   ...keys,
   ...clients,
   ...money,
+  ...advice,
 } as const;

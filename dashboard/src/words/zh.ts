@@ -1,6 +1,7 @@
 // Simplified Chinese: the same names as in en.ts.
 
 import type { Words } from "../words";
+import { zh as advice } from "./zh-advice";
 import { zh as clients } from "./zh-clients";
 import { zh as keys } from "./zh-keys";
 import { zh as money } from "./zh-money";
@@ -13,6 +14,7 @@ export const zh: Words = {
   "screen.keys": "密钥",
   "screen.clients": "客户端",
   "screen.money": "费用",
+  "screen.advice": "建议",
   "screen.events": "事件",
   "screen.configuration": "配置",
   screens: "页面",
@@ -173,6 +175,7 @@ export const zh: Words = {
   ...keys,
   ...clients,
   ...money,
+  ...advice,
 };
 
 export { proxy } from "./zh-proxy";

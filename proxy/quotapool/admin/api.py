@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from quotapool import __version__
+from quotapool.admin.advice_handlers import AdviceHandlers
 from quotapool.admin.cache_handlers import CacheHandlers
 from quotapool.admin.http import Call, Handler
 from quotapool.admin.jobs import JobRunner, Record
@@ -59,6 +60,7 @@ class AdminApi:
         probe_now: ProbeNow,
         on_change: Callable[[], Awaitable[None]],
         now: NowHandlers,
+        advice: AdviceHandlers,
         *,
         record: Record,
         after_restart: Callable[[], Sequence[str]] = tuple,
@@ -71,6 +73,7 @@ class AdminApi:
         self._teams = TeamHandlers(lambda: keys.settings, store)
         self._requests = RequestHandlers(lambda: keys.settings, store)
         self._now = now
+        self._advice = advice
         self._cache = CacheHandlers(CacheOperations(lambda: keys.settings, store))
         self._work = WorkHandlers(keys, store, after_restart)
         self._jobs = JobRunner(keys, probe_now, on_change, record=record)
@@ -103,6 +106,7 @@ class AdminApi:
             **self._teams.handlers(),
             **self._requests.handlers(),
             **self._now.handlers(),
+            **self._advice.handlers(),
             **self._cache.handlers(),
             **self._work.handlers(),
             **self._jobs.handlers(),

@@ -7,6 +7,7 @@ from typing import Final
 
 from quotapool.domain.actor import Role
 from quotapool.reports.explanation import Explanation
+from quotapool.shapes import advice as advice_shapes
 from quotapool.shapes import cache as cache_shapes
 from quotapool.shapes import clients as client_shapes
 from quotapool.shapes import general as shapes
@@ -125,6 +126,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/samples", "show_samples", "Room, use and queues of the last hour.", now_shapes.Samples,
           query=now_shapes.SampleQuery),
     Route("GET", "/savings", "show_savings", "What clients were spared this month.", now_shapes.Savings),
+    Route("GET", "/advice", "show_advice", "What clients could do to need less of the pool.", advice_shapes.AdviceRows),
     Route("GET", "/cache", "show_cache", "What the cache keeps, did and saved.", cache_shapes.CacheState),
     Route("DELETE", "/cache", "clear_cache", "Delete kept answers, in all replicas at once.", cache_shapes.CacheCleared,
           query=cache_shapes.CacheQuery),

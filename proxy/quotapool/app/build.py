@@ -30,7 +30,7 @@ from quotapool.request.fetch import Fetch
 from quotapool.request.me import Me
 from quotapool.request.models import Catalogue
 from quotapool.request.part_payment import PartPayment
-from quotapool.request.path import RequestPath
+from quotapool.request.path import Note, RequestPath
 from quotapool.request.policy import PolicyWatch
 from quotapool.request.rate_headers import PoolRateHeaders
 from quotapool.request.read_on import ReadingOn
@@ -69,6 +69,11 @@ class Paths:
         self.roster.reload(roster)
         self.owners.configure(retention_s=snapshot.settings.objects.retention)
         self.admit_clients()
+
+    def team_of(self, client: str) -> str:
+        """The client's team; "": it has none."""
+        found = self.configuration.now.clients.get(client)
+        return (found.team or "") if found is not None else ""
 
     def client_ids(self) -> dict[str, str]:
         """SHA-256 (hex) of each client key -> the client's id."""
@@ -111,9 +116,10 @@ def build_request_path(
     *,
     on_clients: Callable[[], None] = lambda: None,
     prices: Callable[[], PriceList | None] = lambda: None,
+    note: Note = lambda *_: None,
 ) -> Paths:
     """`clean` takes secrets out of upstream's texts. `on_clients` is called when the store's client keys changed.
-    `prices`: those in force; None: not known yet."""
+    `prices`: those in force; None: not known yet. `note` hears of each request that was answered, for advice."""
     settings, store = snapshot.settings, ledger.store
     configuration = Configuration(snapshot)
     client_store = ClientStore(store, settings.pool)
@@ -158,6 +164,7 @@ def build_request_path(
         failover=failover,
         parts=parts,
         me=me,
+        note=note,
         reuse=reuse,
     )
     sessions = SessionPath(

@@ -18,10 +18,12 @@ import uvloop
 from aiohttp import web
 
 from quotapool import __version__, build
+from quotapool.admin.advice_handlers import AdviceHandlers
 from quotapool.admin.api import AdminApi
 from quotapool.admin.listener import admin_app
 from quotapool.admin.metrics_page import MetricsPage
 from quotapool.admin.now_handlers import NowHandlers
+from quotapool.advice.digests import digest_key
 from quotapool.app.alerting import Alerting
 from quotapool.app.background import BackgroundTasks
 from quotapool.app.caching import cache_root
@@ -138,6 +140,12 @@ class Supervisor:
         reader = NowReader(keys, samples, self._credit_status)
         spend = SpendStore(resources.admin_store, self.settings.pool)
         now = NowHandlers(reader, samples, spend, lambda: self._pricing.price_list)
+        advice = AdviceHandlers(
+            lambda: self.settings,
+            resources.admin_store,
+            self._overview.ledger.stored,
+            lambda: self._pricing.price_list,
+        )
         logins = build_logins(resources, keys)
         api = AdminApi(
             keys,
@@ -145,6 +153,7 @@ class Supervisor:
             self._probing.prober.probe_now,
             apply,
             now,
+            advice,
             record=logins.audit.record,
             after_restart=lambda: self._after_restart,
         )
@@ -329,8 +338,14 @@ class Supervisor:
     def _configuration(self) -> Configure:
         """The settings of the moment as a message for the workers."""
         settings, resources = to_wire(for_workers(self._with_imported_limits())), self._resources
-        root = cache_root(resources.sources.configured, resources.redactor.add)
-        return Configure(msgspec.Raw(settings), resources.store_url, str(resources.metrics_dir), root)
+        configured, hide = resources.sources.configured, resources.redactor.add
+        return Configure(
+            msgspec.Raw(settings),
+            resources.store_url,
+            str(resources.metrics_dir),
+            cache_root(configured, hide),
+            digest_key(configured, hide),
+        )
 
 
 def _secrets_of(settings: Settings) -> Iterator[str]:

@@ -18,6 +18,8 @@ import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from quotapool.advice.note_store import NoteStore
+from quotapool.advice.notes import Notes
 from quotapool.app.build import build_request_path
 from quotapool.app.caching import Caching
 from quotapool.app.collector import collect_rarely, keep_what_is_built, keeping_what_is_built
@@ -103,6 +105,12 @@ class Worker:
             dropped=self.reporter.requests_dropped,
         )
         self.reporter.keep = self.ring.keep
+        self.notes = Notes(
+            NoteStore(self.store, self.settings.pool),
+            self.settings,
+            first.advice_key,
+            team_of=lambda client: self.paths.team_of(client),  # noqa: PLW0108 - they are built below
+        )
         self.origins = _origins(self.settings, credentials_of(self.settings))
         self.paths = build_request_path(
             _snapshot(self.settings, self.origins),
@@ -111,6 +119,7 @@ class Worker:
             self.redactor.clean_bytes,
             on_clients=self._label,
             prices=lambda: self.spend.prices,
+            note=self.notes.note,
         )
         self.caching = Caching(self.settings.pool, self._connect, self.reporter)
         self._configure_cache(first.cache_root)
@@ -153,6 +162,7 @@ class Worker:
         settings = snapshot.settings
         old, self.settings = self.settings, settings
         self.ring.most = settings.requests_kept
+        self.notes.configure(settings, message.advice_key)
         self._reload_certificate(settings)
         if _way_out(old) != _way_out(settings) or snapshot.credentials.bases != set(self.origins.others):
             replaced, self.origins = self.origins, _origins(settings, snapshot.credentials)
@@ -205,6 +215,7 @@ class Worker:
         await self.paths.owners.close()
         await self.spend.close()
         await self.ring.close()
+        await self.notes.close()
         await self.origins.close()
         await self.store.close()
         self.logs.writer.flush()
@@ -259,6 +270,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     lagging = asyncio.create_task(LagWatch(worker.metrics.event_loop_lag.set).run())
     booking = asyncio.create_task(worker.spend.run())
     keeping = asyncio.create_task(worker.ring.run())
+    noting = asyncio.create_task(worker.notes.run())
     reporting = asyncio.create_task(_report(channel, worker))
     await channel.send(Ready())
     patience = worker.settings.drain_timeout
@@ -287,6 +299,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     await server.close()  # `_drain` has waited; what is left is cut
     booking.cancel()
     keeping.cancel()
+    noting.cancel()
     await worker.close()
     beating.cancel()
     reporting.cancel()

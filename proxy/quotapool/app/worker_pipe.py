@@ -21,12 +21,13 @@ _LENGTH: Final = 4
 
 class Configure(msgspec.Struct, tag="configure"):
     """Supervisor to worker, first and at each reload. `settings` is `settings.to_wire`'s JSON, as it is. `cache_root`:
-    what the keys of the cache are derived from, b"" without one."""
+    what the keys of the cache are derived from, b"" without one; `advice_key`: that of `advice/digests.py`."""
 
     settings: msgspec.Raw
     redis: str
     metrics_dir: str = ""
     cache_root: bytes = b""
+    advice_key: bytes = b""
 
 
 class Drain(msgspec.Struct, tag="drain"):

@@ -46,6 +46,18 @@ def savings(config: ConfigOption = None, env_file: EnvFileOption = None, json: J
 
 
 @app.command(rich_help_panel=LOOK)
+def advise(config: ConfigOption = None, env_file: EnvFileOption = None, json: JsonOption = False) -> None:
+    """Say what clients could do to need less of the pool.
+
+    Requests that repeat, maxima far above use and the like, each with what it would save and how that was computed.
+    From counts and digests of the last seven days; only with advice.enabled.
+    """
+    from quotapool.cli.advise import run
+
+    raise typer.Exit(run(settings_or_exit(config, env_file), as_json=json))
+
+
+@app.command(rich_help_panel=LOOK)
 def usage(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,

@@ -8,7 +8,7 @@ Each step names the statuses it may answer with. `docs/request-life.md` tells th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from quotapool.domain.request_record import RequestRecord
 from quotapool.ledger.grants import Granted
@@ -35,6 +35,9 @@ from quotapool.request.relay import Downstream
 from quotapool.request.reuse import Reuse
 from quotapool.settings import Client
 
+Note = Callable[[ClientRequest, RequestRecord, str, int], None]
+"""Hears of a request, its target and its priority (`advice/notes.py`)."""
+
 
 class RequestPath:
     """Serves requests with one pool. All its parts are given to it; it owns none."""
@@ -51,6 +54,7 @@ class RequestPath:
         failover: Failover,
         parts: AttemptParts,
         me: Me,
+        note: Note,
         reuse: Reuse,
     ) -> None:
         self._configuration = configuration
@@ -61,6 +65,7 @@ class RequestPath:
         self._objects = objects
         self._failover = failover
         self._parts = parts
+        self._note = note
         self._reuse = reuse
         self.me = me
 
@@ -135,6 +140,7 @@ class RequestPath:
             return HttpAttempt(self._parts, self._configuration.now, request, want, down, granted, record).run()
 
         held = await self._failover.deliver(want, request, record, attempt)  # 404, 429, 502, 503, 504, upstream's
+        self._note(request, record, down.target, want.priority)
         if held is not None:
             await _answer(down, held, record)
 

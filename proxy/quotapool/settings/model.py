@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PrivateAttr
 
 from quotapool.domain.quantities import Dimension, Limits
+from quotapool.settings.advice import Advice
 from quotapool.settings.alerts import Alerts
 from quotapool.settings.budgets import LimitTable, ModelGroups
 from quotapool.settings.cache import Cache
@@ -234,6 +235,7 @@ class Settings(Section):
 
     cache: Cache = Cache()
     objects: StoredObjects = StoredObjects()
+    advice: Advice = Advice()
 
     queue: Queue = Queue()
     drain_timeout: Duration = 25.0

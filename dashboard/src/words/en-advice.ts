@@ -1,0 +1,16 @@
+export const en = {
+  "advice-off": "Requests are not noted: set advice.enabled: true in the configuration.",
+  "advice-from": "From {n} requests in {span}: counts and digests, never content. Each estimate stands for itself; they do not add up.",
+  "advice-nothing": "No request was noted in the last seven days.",
+  "advice-none": "Nothing to advise: no waste was found that is worth it.",
+  "per-month": "{usd} a month",
+  "more-tpm": "{share} more TPM",
+  "more-rpm": "{share} more RPM",
+  "how-computed": "How it was computed",
+  "advice.repeats": "{repeated} of {requests} requests repeat, word for word, one that was just answered: let the cache answer them (cache.models). They cost {usd}.",
+  "advice.maximum": "Allows answers of {allowed} tokens and uses {used}: a maximum of {maximum} is enough. Of {requests} answers {longer} were longer.",
+  "advice.cache_key": "{alike} of {requests} long prompts begin like another, for some {together} tokens: with one prompt_cache_key for each such beginning, OpenAI finds more in its cache.",
+  "advice.single_embeddings": "{in_bursts} requests for one embedding came {each} within a second: one request takes up to 2,048 inputs.",
+  "advice.can_wait": "Has the priority batch and pays the standard price, {usd}: {way} does the same, {share} cheaper.",
+  "advice.snapshot": "An older version, at {usd}: the model that it is a version of is {share} cheaper.",
+};

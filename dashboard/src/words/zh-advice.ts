@@ -1,0 +1,16 @@
+export const zh = {
+  "advice-off": "尚未记录请求：请在配置中设置 advice.enabled: true。",
+  "advice-from": "依据 {span} 内的 {n} 个请求：只有计数和摘要，从不含内容。各项估算相互独立，不能相加。",
+  "advice-nothing": "最近七天没有记录到请求。",
+  "advice-none": "没有建议：未发现值得处理的浪费。",
+  "per-month": "每月 {usd}",
+  "more-tpm": "TPM 多 {share}",
+  "more-rpm": "RPM 多 {share}",
+  "how-computed": "计算方法",
+  "advice.repeats": "{requests} 个请求中有 {repeated} 与刚回答过的请求逐字相同：可由缓存回答（cache.models）。它们花费了 {usd}。",
+  "advice.maximum": "允许 {allowed} Token 的回答，实际使用 {used}：上限设为 {maximum} 就够了。{requests} 个回答中有 {longer} 个更长。",
+  "advice.cache_key": "{requests} 个长提示中有 {alike} 个与另一个开头相同，约 {together} Token：为每种开头设一个 prompt_cache_key，OpenAI 就能在其缓存中找到更多。",
+  "advice.single_embeddings": "{in_bursts} 个单条嵌入请求在一秒内到达 {each} 个：一个请求最多可含 2,048 条输入。",
+  "advice.can_wait": "优先级为 batch，却按标准价付费（{usd}）：{way} 完成同样的工作，便宜 {share}。",
+  "advice.snapshot": "这是旧版本，花费 {usd}：它所属的模型便宜 {share}。",
+};
