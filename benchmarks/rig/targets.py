@@ -172,9 +172,9 @@ def quotapool(
             "log": {"level": log, "format": "json"},
         }
         config |= {"clients": [{"id": "bench", "key": CLIENT_KEY, **(RULES if rules else {})}]} if clients else {}
-        config |= (
-            {"cache": {"models": ["*"]}, "master_key": "of a benchmark, and as long as one must be"} if cache else {}
-        )
+        if cache:
+            (directory / "master-key").write_text("of a benchmark, and as long as one must be")
+            config |= {"cache": {"models": ["*"]}, "master_key_file": str(directory / "master-key")}
         config |= {"ca_file": str(rig.ca_file)} if tls else {}
         config |= {"redis": f"redis://127.0.0.1:{rig.store_port}/0", "pool": directory.name} if tcp else {}
         (directory / "quotapool.yaml").write_text(yaml.safe_dump(config))

@@ -19,6 +19,8 @@ from quotapool.cache.entry import Cost, Entry, Form
 from quotapool.cache.items import CONTENT_TYPE, EmbeddingItems, Served
 from quotapool.domain.request_record import Saved
 
+from tests.fakes.caches import processes
+
 # ---- what stands on both sides
 
 
@@ -36,21 +38,24 @@ class Memory:
     def __init__(self) -> None:
         self.entries: dict[bytes, Kept] = {}
         self.age_s = 0.0
+        self.put: list[list[bytes]] = []  # the names of each call
         self.looked_up: list[bytes] = []
+        self.takes_s = 0.0
 
     async def look_up_items(self, names: Sequence[bytes], *, max_age_s: float | None) -> list[Kept | None]:
-        self.looked_up = list(names)
-        await asyncio.sleep(0)
+        self.looked_up += names
+        await asyncio.sleep(self.takes_s)
         kept = [self.entries.get(name) for name in names]
         return [one if one and (max_age_s is None or one.age_s <= max_age_s) else None for one in kept]
 
     def put_items(self, entries: Sequence[tuple[bytes, Entry]], *, ttl_s: float, client: str) -> None:
         assert (ttl_s, client) == (60.0, "ann")
+        self.put.append([name for name, _ in entries])
         self.entries |= {name: Kept(entry, self.age_s) for name, entry in entries}
 
 
 class Upstream:
-    """Vectors that are a function of model, dimensions and input: 32-bit floats. `spelling`: how it writes numbers."""
+    """Its vectors are a function of model, dimensions and input, in 32-bit floats. `spelling`: how it writes them."""
 
     def __init__(self, spelling: str = "short") -> None:
         self.spelling = spelling
@@ -238,7 +243,8 @@ async def test_of_a_full_hit_upstream_hears_and_bills_nothing():
     assert pool.asked == [["a"], ["bcd"]]
     assert json.loads(whole(served))["usage"] == {"prompt_tokens": 0, "total_tokens": 0}
     assert not served.as_it_came
-    assert (served.items, served.hits, served.age_s) == (2, 2, 7.0)
+    assert (served.items, served.hits) == (2, 2)
+    assert served.age_s == (await pool.serve(body(["a", "bcd"]))).age_s == 7.0
     assert served.saved == Saved(requests=1, prompt=4, pico=80_000)
 
 
@@ -319,6 +325,7 @@ def with_element(**members: object) -> Callable[[dict], dict]:
 BROKEN = {
     "an element is missing": without_last,
     "an index is given twice": with_element(index=0),
+    "an element too many": lambda answer: answer | {"data": [*answer["data"], answer["data"][0]]},
     "an index is beyond": with_element(index=9),
     "members that OpenAI has not": with_element(score=1),
     "vectors of two lengths": lambda answer: (
@@ -379,6 +386,16 @@ async def test_vectors_of_two_versions_are_never_in_one_answer():
     expected = json.loads(alone.answer(json.dumps(body(["a", "c", "b"])).encode()))
     assert answer["model"] == "m-v2"
     assert answer["data"] == sorted(expected["data"], key=lambda one: one["index"])
+
+
+async def test_forms_of_two_versions_are_never_put_side_by_side():
+    pool = Pool()
+    await pool.serve(body("a", encoding_format="base64"))
+    pool.upstream.version = "v2"
+    await pool.serve(body("a", encoding_format="float"))
+    expected = Upstream().vector("m-v2", 4, "a", {"encoding_format": "base64"})
+    answer = await pool.answer(body("a", encoding_format="base64"))
+    assert (answer["model"], answer["data"][0]["embedding"]) == ("m-v2", expected)
 
 
 async def test_a_call_that_fails_is_answered_by_its_caller_and_nothing_is_kept():
@@ -457,8 +474,8 @@ async def test_vectors_longer_than_an_entry_may_be_are_not_kept():
         Entry(Form.JSON, b'{"object":"list"}'),
         Entry(Form.JSON, b"", CONTENT_TYPE),
         Entry(Form.JSON, b"\xc1", CONTENT_TYPE),
-        Entry(Form.JSON, b"\x92\xa1m\x93\xc4\x00\xc4\x00\xc2", CONTENT_TYPE),  # ["m", [b"", b"", false]]
         Entry(Form.JSON, b"\x92\xa1m\x91\x01", CONTENT_TYPE),  # ["m", [1]]
+        Entry(Form.JSON, b"\x92\xa1m\x93\xc4\x04\x00\x00\x80?\xc4\x00\xc3"),  # ["m", [1.0, b"", true]]
     ],
 )
 async def test_an_entry_that_is_no_vector_is_not_served(entry):
@@ -488,5 +505,46 @@ async def test_others_run_while_a_large_answer_is_made():
         served = await pool.serve(body([str(n) for n in range(inputs)], dimensions=length))
         assert turns >= inputs * length // 2**14
     assert served.hits == inputs
-    assert len(served.parts) > 1
     task.cancel()
+    assert len(served.parts) > 1
+    expected = json.loads(Upstream("wide").answer(pool.upstream.calls[0]))["data"]
+    assert json.loads(whole(served))["data"] == sorted(expected, key=lambda one: one["index"])
+    assert [len(names) for names in pool.store.put] == [64, 64], "so are its entries given to the store"
+    assert len(pool.store.entries) == inputs
+
+
+@pytest.mark.parametrize(("takes_s", "hits"), [(0.2, 300), (0.25, 128)])
+async def test_a_slow_store_is_not_waited_for_beyond_its_quarter_of_a_second(virtual_time, takes_s, hits):
+    """It has that for each portion of 128 inputs; after one in which it was slower, the rest is asked for."""
+    pool = Pool()
+    inputs = [str(n) for n in range(300)]
+    await pool.serve(body(inputs))
+    pool.store.looked_up, pool.store.takes_s = [], takes_s
+    served = await pool.serve(body(inputs))
+    assert served.hits == len(pool.store.looked_up) == hits
+    assert [len(asked) for asked in pool.asked[1:]] == ([172] if hits == 128 else [])
+
+
+# ---- in the real store
+
+
+async def test_vectors_that_one_process_kept_serve_another(valkey_url):
+    async with processes(valkey_url) as (one, other):
+        pool, replica = Pool(), Pool()
+        for part, store in ((pool, one), (replica, other)):
+            await store.ask(b"another name....", lead=False)  # no entry is dated before the store has told the time
+            part.items = EmbeddingItems(store)
+        inputs = [f"input {n}" for n in range(100)]
+        for form in ("float", "base64"):
+            request = body([*inputs[:50], "more"], encoding_format=form, dimensions=1536)
+            await pool.serve(request)
+            await one.settled()
+        served = await replica.serve(body(inputs, encoding_format="base64", dimensions=1536))
+        expected = json.loads(
+            Upstream().answer(json.dumps(body(inputs, encoding_format="base64", dimensions=1536)).encode())
+        )
+        assert json.loads(whole(served))["data"] == sorted(expected["data"], key=lambda element: element["index"])
+        assert replica.asked == [inputs[50:]]
+        assert served.hits == 50
+        assert one.unkept == one.failed == other.failed == []
+        assert other.damaged == 0

@@ -7,7 +7,7 @@ import random
 
 import pytest
 import redis.asyncio
-from quotapool.cache.calls import ROOM, Drop, key_of
+from quotapool.cache.calls import ASKED, ROOM, Drop, key_of
 from quotapool.cache.entry import Entry, Form
 from quotapool.cache.puts import charge_of
 from quotapool.cache.store import Found
@@ -174,7 +174,9 @@ async def test_of_a_batch_that_also_deletes_nothing_is_written_to_a_full_store(t
         async with processes(url) as [one, other]:
             for n in range(10):
                 await one.ask(name(n))
+            await one.keep(name(10), entry(10))
             await one.store.client.config_set("maxmemory", 1)
+            one._calls.put(Drop(key_of(name(10)), ASKED))
             for n in range(5):
                 one.release(name(n))
                 one.put(name(5 + n), entry(n), ttl_s=60, client="app")

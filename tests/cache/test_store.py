@@ -181,6 +181,25 @@ async def test_a_caller_that_leaves_takes_no_lease_with_it(pair):
     assert await asyncio.gather(*(other.ask(name(n)) for n in range(200))) == [LEAD] * 200
 
 
+async def test_nor_if_it_leaves_in_the_turn_in_which_it_is_given_one(pair, monkeypatch):
+    one, other = pair
+    evalsha_batch = one.store.evalsha_batch
+
+    async def answered(*args, **options):
+        answer = await evalsha_batch(*args, **options)
+        asyncio.get_running_loop().call_soon(task.cancel)  # before the caller goes on with it
+        return answer
+
+    monkeypatch.setattr(one.store, "evalsha_batch", answered)
+    task = asyncio.create_task(one.ask(ONE))
+    await asyncio.wait([task])
+    assert task.cancelled()
+    monkeypatch.undo()
+    await one.settled()
+    assert one._leases == {}
+    assert await other.ask(ONE) == LEAD
+
+
 async def test_closing_sends_what_waits_and_gives_leases_back(valkey_url):
     async with processes(valkey_url) as [one, other]:
         assert await asyncio.gather(*(one.ask(name(n)) for n in range(5))) == [LEAD] * 5

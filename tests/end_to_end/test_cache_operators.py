@@ -15,7 +15,7 @@ from quotapool.money.spend_store import SpendStore
 from quotapool.store.store import connect
 
 from tests.fakes.kept_answers import keep
-from tests.fakes.processes import fetch, pool_config
+from tests.fakes.processes import fetch, pool_config, wait_until
 
 KEPT = (("app", "gpt-4o"), ("app", "gpt-4o-mini"), ("web", "gpt-4o"))
 
@@ -54,6 +54,13 @@ def admin(proxy, path: str, method: str = "GET"):
     status, text = fetch(f"{proxy.admin_url}/admin/{path}", method=method, headers={"Authorization": f"Bearer {token}"})
     assert status == 200, text
     return json.loads(text)
+
+
+def ask(proxy, words: str, cache_control: str = "") -> int:
+    headers = {"Authorization": "Bearer a-client-key-of-the-app"}
+    headers |= {"Cache-Control": cache_control} if cache_control else {}
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": words}]}
+    return fetch(f"{proxy.base_url}/chat/completions", method="POST", body=body, headers=headers)[0]
 
 
 def ran(proxy, *words: str) -> str:
@@ -102,6 +109,43 @@ def test_commands_admin_api_and_metrics_tell_the_same_and_can_delete_it(proxy):
         {"entries": [1, 0]},
         {"entries": [0, 0]},
     ]
+
+
+def test_requests_that_were_served_from_it_say_so_and_what_that_saved(proxy):
+    for number in range(3):
+        assert ask(proxy, "hello") == 200
+        # the next one finds it once it is in the store
+        wait_until(lambda: admin(proxy, "cache")["entries"] == len(KEPT) + 1, "the answer is kept", 10)
+        wait_until(lambda n=number: len(admin(proxy, "requests")["requests"]) == n + 1, "the request is known", 10)
+    assert ask(proxy, "hello", "no-store") == 200
+    wait_until(lambda: len(admin(proxy, "requests")["requests"]) == 4, "the last request is known", 10)
+    bypass, *hits, miss = admin(proxy, "requests")["requests"]
+    assert [(row["source"], row["cache"], row["kept"]) for row in (miss, *hits, bypass)] == [
+        ("upstream", "miss", ""),
+        *[("cache", "hit", "")] * 2,
+        ("upstream", "bypass", "no_store"),
+    ]
+    used = {name: miss[name] for name in ("prompt_tokens", "completion_tokens", "usd")}
+    assert used["completion_tokens"] > 0
+    for hit in hits:
+        assert hit["saved"] == {"requests": 1, **used}
+        assert (hit["attempts"], hit["prompt_tokens"], hit["usd"]) == ([], 0, 0)
+    shown = ran(proxy, "logs", "--cache", "hit").splitlines()
+    assert len(shown) == 3
+    assert f"hit ${used['usd']:.6f}" in shown[1]
+    tokens = used["prompt_tokens"] + used["completion_tokens"]
+    told = ran(proxy, "explain", hits[0]["id"])
+    assert told.startswith("Served with 200 from the cache.\n")
+    assert f"which saved 1 call upstream, {tokens} tokens and ${used['usd']:.6f}." in told
+    assert "it says `Cache-Control: no-store`" in ran(proxy, "explain", bypass["id"])
+    assert "did not have the answer; it keeps this one." in ran(proxy, "explain", miss["id"])
+    # The figures rise by these.
+    wait_until(lambda: admin(proxy, "cache")["today"]["hit"] == 4, "savings are booked", 10)
+    today = admin(proxy, "cache")["today"]
+    assert (today["miss"], today["bypass"], today["saved_requests"]) == (2, 2, 4)
+    assert today["usd"] == pytest.approx(0.5 + 2 * used["usd"], abs=1e-6)
+    lines = [line for line in proxy.request_lines() if line.get("cache") == "hit"]
+    assert [(line["source"], line["saved"]["usd"]) for line in lines] == [("cache", used["usd"])] * 2
 
 
 def test_a_client_is_served_from_the_cache_or_not_by_command(proxy):

@@ -43,8 +43,7 @@ class Process(CacheStore):
 
     async def settled(self) -> None:
         """All that was put has been answered."""
-        await self._puts.finish(5)
-        await self._calls.flush(5)
+        await self.flush(5)
 
     async def ask(self, name: bytes, *, max_age_s: float | None = None, lead: bool = True) -> Any:
         return await self.look_up(name, max_age_s=max_age_s, lead=lead)

@@ -84,6 +84,12 @@ async def test_parts_of_a_missed_request_save_too(store):
     assert found.month.saved == Spent(exact=CENT, prompt_tokens=990)
 
 
+async def test_a_shared_error_saves_nothing_and_its_model_may_be_anybodys_word(store):
+    await count(store, a_record("coalesced", Saved(), model="invented"))
+    found = await cache_savings(store, NOW)
+    assert (found.month.results, found.rows) == ({"coalesced": 1}, [])
+
+
 async def test_rows_beyond_the_most_are_one_and_sums_stay_complete(store):
     await count(store, *(a_record("hit", Saved(1, n, 0, n * CENT), client=f"c{n}") for n in range(1, 6)))
     found = await cache_savings(store, NOW, most_rows=2)

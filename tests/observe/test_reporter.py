@@ -218,6 +218,13 @@ def test_a_model_that_is_in_the_cache_exists_also_for_a_worker_that_never_saw_it
     assert seen.count("requests_total", endpoint="chat", model="other", status="404", client="team-a") == 1
 
 
+def test_an_error_that_was_shared_saves_nothing_and_proves_no_model(seen):
+    seen.reporter.ended(a_hit(cache="coalesced", model="invented", status=404, saved=Saved()))
+    assert seen.count("cache_requests_total", result="coalesced") == 1
+    assert seen.count("cache_saved_requests_total", model="invented") is None
+    assert seen.count("requests_total", endpoint="chat", model="other", status="404", client="team-a") == 1
+
+
 def test_a_hit_has_no_times_since_it_did_not_go_upstream(seen):
     seen.reporter.ended(a_hit())
     assert seen.count("request_duration_seconds_count", endpoint="chat", model="gpt-4o") is None

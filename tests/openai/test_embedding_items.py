@@ -55,6 +55,11 @@ def test_what_may_shape_a_vector_is_in_its_text(other):
     assert canonical({"model": "m", "input": "a"}) != canonical({"model": "m", "input": "a"} | other)
 
 
+def test_no_text_of_an_input_is_that_of_a_request():
+    with pytest.raises(ValueError, match="Expecting value"):
+        json.loads(canonical({"model": "m", "input": "a"})[0])
+
+
 def test_members_of_other_members_have_one_order():
     one, two = {"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"d": 3, "c": 2}, "a": 1}
     assert canonical({"model": "m", "x": one, "input": "a"}) == canonical({"input": "a", "x": two, "model": "m"})
@@ -226,6 +231,7 @@ REST = b'"model":"m","usage":{"prompt_tokens":8,"total_tokens":8}'
         (b'{"data":[{"embedding":[1]}],%b}' % REST, "no index"),
         (b'{"data":[1],%b}' % REST, "no elements"),
         (b'{"more":{"data":[%b]},%b}' % (ELEMENT, REST), "another member's data"),
+        (b'{"more":{"data":[%b]},"d\\u0061ta":[1],%b}' % (ELEMENT, REST), "another member's data, and its own"),
         (b'{"data":[%b],%b,"data":[]}' % (ELEMENT, REST), "data twice"),
         (b'{"data":[%b],%b,"padding":"%b"}' % (ELEMENT, REST, b"a" * 70_000), "too much behind it"),
     ],

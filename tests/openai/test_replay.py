@@ -183,15 +183,23 @@ def test_what_is_no_answer_becomes_no_stream(kind, text):
     st.sampled_from(sorted(KINDS)),
     st.lists(
         st.sampled_from(
-            [b"data: ", b"\n\n", b"\r", b"event: error", b'{"choices":[', b'{"index":0,"delta":', b'{"tool_calls":[',
-             b"]", b"}", b"{}", b'"a"', b",", b":", b'"content"', b"null", b"[DONE]", b"[",
-             b'{"type":"response.completed",', b'"response":', b'"output":', b'"status":"completed"', b"\xff", b"\\", b'"\\ud83d"', b"1e999",
-             b'"index":-1', b'"message":{', b'"logprobs":{"content":[{"token":7}]}']
+            [
+                *(b"data: ", b"\n\n", b"\r", b"event: error", b"[DONE]", b"]", b"}", b"{}", b"[", b",", b":", b'"a"'),
+                *(b'{"choices":[', b'{"index":0,"delta":', b'{"tool_calls":[', b'"content"', b"null", b'"index":-1'),
+                *(
+                    b'{"type":"response.completed",',
+                    b'"response":',
+                    b'"output":',
+                    b'"status":"completed"',
+                    b'"\\ud83d"',
+                ),
+                *(b"\xff", b"\\", b"1e999", b'"message":{', b'"logprobs":{"content":[{"token":7}]}'),
+            ]
         ),
         max_size=25,
     ),
     st.lists(st.integers(0, 10**6), max_size=4),
-)  # fmt: skip
+)
 def test_no_bytes_make_it_raise(kind, found, cuts):
     data = b"".join(found)
     for form in Form:
@@ -206,7 +214,8 @@ ANYTHING = st.recursive(
     | st.dictionaries(
         st.sampled_from(
             ["index", "message", "delta", "content", "tool_calls", "function", "arguments", "logprobs", "refusal",
-             "text", "tokens", "bytes", "token", "type", "id", "summary", "annotations", "custom", "input", "function_call"]
+             "text", "tokens", "bytes", "token", "type", "id", "summary", "annotations", "custom", "input",
+             "function_call"]
         ),
         inner,
         max_size=5,
@@ -291,6 +300,17 @@ def test_a_chat_answer_becomes_the_chunks_that_openai_sends():
     assert events("chat", text_of(answer), usage=True).decode() == told
 
 
+def test_a_refusal_is_null_until_it_begins():
+    message = {"role": "assistant", "content": None, "refusal": "No", "annotations": []}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    told = documents(events("chat", text_of({**FIRST, "choices": [choice]}), usage=False))
+    assert [document["choices"][0]["delta"] for document in told] == [
+        {**message, "refusal": None},
+        {"refusal": "No"},
+        {},
+    ]
+
+
 def test_a_response_becomes_the_events_that_openai_sends_in_their_order():
     stream = events("responses", text_of(RICH["responses"]), usage=False)
     told = documents(stream)
@@ -348,6 +368,19 @@ def test_a_response_becomes_the_events_that_openai_sends_in_their_order():
         "logprobs": [],
     }
     assert told[-1]["response"] == RICH["responses"]
+    assert [document["item"] for document in told if document["type"] == f"{item}.added"] == [
+        {"id": "rs_1", "type": "reasoning", "summary": [], "content": [], "encrypted_content": "gAAA"},
+        {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []},
+        {"id": "fc_1", "type": "function_call", "call_id": "call_1", "name": "f", "arguments": ""},
+        {"id": "ctc_1", "type": "custom_tool_call", "call_id": "call_2", "name": "g", "input": ""},
+        {"id": "ws_1", "type": "web_search_call", "status": "in_progress"},
+    ]
+    assert [document["part"] for document in told if document["type"] == f"{part}.added"] == [
+        {"type": "reasoning_text", "text": ""},
+        {"type": "output_text", "text": "", "annotations": [], "logprobs": []},
+        {"type": "refusal", "refusal": ""},
+    ]
+    assert [document["item"] for document in told if document["type"] == f"{item}.done"] == RICH["responses"]["output"]
 
 
 @given(st.lists(st.sampled_from(["a", "bc", "🙂", "é", " ", "word " * 40]), max_size=60))
@@ -361,6 +394,14 @@ def test_log_probabilities_come_with_the_text_that_they_are_of(tokens):
         for piece, told in found:
             assert b"".join([bytes(one["bytes"]) for one in told]) == piece.encode()
             assert len(piece.encode()) < PIECE + 200  # the longest token has 200 bytes
+
+
+def test_no_character_is_cut_between_two_pieces():
+    """The byte at which the first piece is long enough, 512, is in the middle of a character: 1 + 127 * 4 + 3."""
+    text = "a" + "🙂" * 200
+    found = pieces_with(text, half_tokens([text]))
+    assert [len(piece.encode()) for piece, _ in found] == [1 + 128 * 4, 72 * 4]
+    assert "".join([piece for piece, _ in found]) == text
 
 
 # ---- what other servers do

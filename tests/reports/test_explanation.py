@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
+
 import pytest
 from quotapool.domain.waited_for import RuleAtLimit, WaitedFor
 from quotapool.domain.wallet import PICO
 from quotapool.observe.kept_request import KeptAttempt, KeptRequest, KeptSaved
 from quotapool.openai import replies
+from quotapool.reports.cache_words import bypass_words, not_kept_words
 from quotapool.reports.explanation import Explanation, User, Window, explain
 
 AT = 1_795_000_000.0  # 2026-11-18T11:06:40Z
@@ -172,6 +177,10 @@ LATE, FAR = short("tpm", 9.0), short("tpm", 400.0)
         ),
         (a_request(attempts=(attempt(),), cache="miss"), "served", "Served with 200.", ""),
         (
+            a_request(source="cache", cache="coalesced", status=429),
+            *("upstream_error", "Answered with 429 by upstream itself, to an identical request.", "docs/keys.md"),
+        ),
+        (
             a_request(attempts=(attempt("wait", "rate_limit_exceeded", 429), attempt(key="beta"))),
             *("served_after_retries", "after 2 attempts", ""),
         ),
@@ -293,12 +302,16 @@ SAVED = KeptSaved(1, 1_221, 27, 1_915_000_000)
         ({"cache": "miss"}, "The cache did not have the answer; it keeps this one."),
         ({"cache": "miss", "cut": True}, "The cache did not have the answer."),
         ({"cache": "miss", "status": 500}, "The cache did not have the answer."),
-        ({"cache": "miss", "kept": "tools"}, "did not keep this one: it calls tools, and cache.tools is false."),
+        (
+            {"cache": "miss", "kept": "tool_calls"},
+            "and did not keep this one: it calls tools, and `cache.tools` is off.",
+        ),
         (
             {"cache": "miss", "saved": KeptSaved(0, 990, 0, 10**10)},
             "not have the answer, but parts of it, which saved 990 tokens and $0.010000; it keeps this one.",
         ),
         ({"cache": "bypass", "kept": "temperature"}, "It was not looked up in the cache: its temperature is above"),
+        ({"cache": "bypass", "kept": "query"}, "It was not looked up in the cache: the path has a query."),
         ({"cache": "bypass", "kept": "some_new_word"}, "It was not looked up in the cache: some new word."),
         ({"cache": "bypass"}, "It was not looked up in the cache."),
     ],
@@ -307,6 +320,22 @@ def test_it_is_said_what_the_cache_did_and_why_it_did_no_more(changed, words):
     found = explain(a_request(**changed))
     assert words in found.cache
     assert found.cache.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("file", "decides", "words"),
+    [
+        ("reuse.py", "_asked", bypass_words),
+        ("reusable.py", "serve", bypass_words),
+        ("reusable.py", "_unkept", not_kept_words),
+    ],
+)
+def test_every_word_of_the_request_path_is_explained(file, decides, words):
+    text = (Path(__file__).parents[2] / "proxy" / "quotapool" / "request" / file).read_text()
+    functions = [one for one in ast.walk(ast.parse(text)) if getattr(one, "name", "") == decides]
+    found = {word for one in functions for word in re.findall(r"(?:return|kept =) '([a-z_]+)'", ast.unparse(one))}
+    assert found
+    assert [word for word in found if words(word) == word.replace("_", " ")] == []
 
 
 def test_nothing_is_said_of_a_cache_that_is_not_there():

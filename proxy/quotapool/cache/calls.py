@@ -189,7 +189,7 @@ class Calls:
         """Once more, before the others that wait."""
         self._others.appendleft(item)
 
-    def note_failure(self, error: StoreError) -> None:
+    def note_failure(self, error: Exception) -> None:
         """A call failed, or a command beside them."""
         self._on_failed(error.reason if isinstance(error, StoreLost) else "script")
 
@@ -204,7 +204,7 @@ class Calls:
                 items = self._next()
                 try:
                     await self.send(items)
-                except StoreError as error:
+                except (StoreError, TypeError) as error:  # the latter, compiled: not even bytes
                     self._fail(error, items)
         finally:
             self._task = None
@@ -246,7 +246,7 @@ class Calls:
             start = end
         self._drop(answer)
 
-    def _fail(self, error: StoreError, items: list[Item]) -> None:
+    def _fail(self, error: Exception, items: list[Item]) -> None:
         self._rests_until = time.monotonic() + _REST_S
         self.note_failure(error)
         if not isinstance(error, StoreLost):

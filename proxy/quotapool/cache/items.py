@@ -19,6 +19,7 @@ from typing import Final, Protocol
 import msgspec
 
 from quotapool.cache.entry import Cost, Entry, Form
+from quotapool.cache.look_ups import LOOK_UP_S
 from quotapool.domain.request_record import Saved
 from quotapool.openai.embedding_items import (
     MOST_TOKENS,
@@ -42,6 +43,7 @@ _MOST_NUMBERS: Final = 2048 * 3072  # of one answer that is kept: OpenAI's most 
 _PORTION: Final = 2**14  # numbers of vectors: about 1.5 ms
 _EACH: Final = 64  # what an input takes besides, in such numbers
 _CONVERTED: Final = 4  # what a number takes if its 32-bit float has to be found
+_LOOKED_UP_AT_ONCE: Final = 128
 _PUT_AT_ONCE: Final = 64
 _PART: Final = 2**18  # bytes
 
@@ -191,14 +193,22 @@ class EmbeddingItems:
         return Served((answer,), as_it_came=True, items=len(places))
 
     async def _look_up(self, names: list[bytes], max_age_s: float | None, pace: _Pace, *, base64: bool) -> _Found:
-        """Vectors of one model and length: those of the youngest entry. What else was found is as good as missing."""
-        kept = await self._store.look_up_items(names, max_age_s=max_age_s)
+        """Vectors of one model and length: those of the youngest entry. What else was found is as good as missing.
+
+        The store has LOOK_UP_S for each portion. Once it was slower, what was not looked up is missing, too.
+        """
         bodies: dict[int, tuple[_Body, Kept]] = {}
-        for n, one in enumerate(kept):
-            body = None if one is None else _body_of(one.entry)
-            if one is not None and body is not None:
-                bodies[n] = (body, one)
-            await pace.did(_EACH)
+        clock = asyncio.get_running_loop().time
+        for start in range(0, len(names), _LOOKED_UP_AT_ONCE):
+            began = clock()
+            kept = await self._store.look_up_items(names[start : start + _LOOKED_UP_AT_ONCE], max_age_s=max_age_s)
+            for n, one in enumerate(kept, start):
+                body = None if one is None else _body_of(one.entry)
+                if one is not None and body is not None:
+                    bodies[n] = (body, one)
+                await pace.did(_EACH)
+            if clock() - began >= LOOK_UP_S:
+                break
         found = _Found(len(names))
         if not bodies:
             return found
@@ -223,11 +233,7 @@ class EmbeddingItems:
         """Put the vectors of a call's inputs, of which `numbers` says the places in `terms.names`, and add what they
         cost and how they are written to `found`."""
         entries: list[tuple[bytes, Entry]] = []
-        done: set[int] = set()
         for at, (n, tokens) in enumerate(zip(numbers, shares(asked, fresh.tokens), strict=True)):
-            if n in done:
-                continue
-            done.add(n)
             vector = fresh.vectors[at]
             if n in found.other and found.model == fresh.model:
                 vector = vector.beside(found.other[n])
@@ -264,10 +270,9 @@ def _body_of(entry: Entry) -> _Body | None:
     if entry.content_type != CONTENT_TYPE:
         return None
     try:
-        body = _unpack(entry.body)
+        return _unpack(entry.body)
     except msgspec.MsgspecError:
         return None
-    return body if body.vector.length else None
 
 
 async def _inputs(request: Split, pace: _Pace) -> tuple[list[Item], list[int]] | str:

@@ -144,9 +144,14 @@ class CacheStore:
         while some := dict(islice(leases, _RENEWED_AT_ONCE)):
             self._calls.put(Renew(some), urgent=True)
 
+    async def flush(self, seconds: float = 1.0) -> None:
+        """Wait until what was put has been answered, for `seconds` or so."""
+        await self._puts.finish(seconds)
+        await self._calls.flush(seconds)
+
     async def close(self, seconds: float = 1.0) -> None:
         """Send what waits and give all leases back, within `seconds` or so. The store's connection stays open."""
-        await self._puts.finish(seconds)
+        await self.flush(seconds)
         for key, token in self._leases.items():
             self._calls.put(Release(key, token), urgent=True)
         self._leases.clear()

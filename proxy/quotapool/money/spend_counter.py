@@ -18,7 +18,7 @@ import structlog
 
 from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Certainty, Usage
-from quotapool.domain.request_record import AttemptRecord, RequestRecord
+from quotapool.domain.request_record import AttemptRecord, RequestRecord, Saved
 from quotapool.domain.wallet import PICO
 from quotapool.money.billing import billed_usage
 from quotapool.money.price_list import STANDARD, PriceList, price, standard_or
@@ -37,6 +37,7 @@ _MOST_EARLY: Final = 10_000  # attempts that ended before the price cards came, 
 _MOST_ROWS: Final = 60  # of one script call: half a millisecond, for which no reserve can be served
 _MOST_FOLDED: Final = 100  # in one turn of the loop, for the same reason
 _LAST_S: Final = 2.0  # at the end, for a store that does not answer
+_NOTHING: Final = Saved()
 _TIERS: Final = frozenset({STANDARD, "flex", "priority", "fast", "batch", "scale"})
 
 _Name = tuple[str, str, str, str, str, bool]  # account, key, model, client, tier, whether it was called as a tool
@@ -133,7 +134,7 @@ class SpendCounter:
         """A request ended that the cache is there for."""
         self._cached[record.cache] = self._cached.get(record.cache, 0) + 1
         saved = record.saved
-        if saved is None:
+        if saved is None or saved == _NOTHING:  # an error that was shared tells nothing of its model
             return
         name = record.client, record.model
         sums = self._saved.get(name)

@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from quotapool.domain.observer import Observer
 from quotapool.domain.quantities import Certainty
-from quotapool.domain.request_record import ANONYMOUS, AttemptRecord, RequestRecord
+from quotapool.domain.request_record import ANONYMOUS, AttemptRecord, RequestRecord, Saved
 from quotapool.domain.states import State
 from quotapool.domain.subject import Subject
 from quotapool.domain.wallet import PICO
@@ -22,6 +22,7 @@ from quotapool.observe.request_log import RequestLog, ms, tokens_line
 
 _log = structlog.get_logger()
 _MOST_CLIENT_RULES = 200
+_NOTHING = Saved()
 _STORE_KINDS = {"timeout": "timeout", "closed": "connection", "connect": "connection", "script": "script"}
 _CACHE_KINDS = {
     **_STORE_KINDS,
@@ -86,7 +87,7 @@ class Reporter(Observer):
         if record.kept:
             metrics.cache_not_kept[record.cache, record.kept].inc()
         saved = record.saved
-        if saved is not None:
+        if saved is not None and saved != _NOTHING:
             self._labels.upstream_served(record.model)  # when the answer was made
             model = self._labels.model(record.model)
             if saved.requests:

@@ -6,26 +6,21 @@ from typing import Final
 
 from quotapool.domain.wallet import PICO
 from quotapool.observe.kept_request import KeptRequest, KeptSaved
+from quotapool.openai.cacheable import NEVER
+from quotapool.openai.storable import UNSTORABLE
 
-_REASONS: Final = {  # by the word that a request is kept with
-    # Why it is not looked up
-    "client": "its client is not served from the cache (cache.clients, or the client's option cache)",
+_NOT_LOOKED_UP: Final = {
+    **NEVER,
+    "no_store": "it says `Cache-Control: no-store`",
+    "no_cache": "it says `Cache-Control: no-cache`, or max-age=0",
+    "form": "its body passes as it comes",
     "temperature": "its temperature is above cache.max_temperature, and it does not ask for a kept answer",
-    "no_store": "it says Cache-Control: no-store",
-    "query": "its URL has a query",
-    "stored_objects": "it names or makes objects that OpenAI stores",
-    "tools_hosted": "it uses tools that OpenAI runs, whose results differ from call to call",
-    "audio": "it asks for audio",
-    # Why its answer is not kept
-    "tools": "it calls tools, and cache.tools is false",
-    "too_large": "it is larger than cache.max_entry",
-    "error": "it is an error",
-    "refusal": "the model refused",
-    "content_filter": "a content filter ended it",
+}
+_NOT_KEPT: Final = {
+    **UNSTORABLE,
     "cut": "it was cut short",
-    "incomplete": "it is not complete",
-    "usage": "it has no usage",
-    "store": "the store was away, or full",
+    "encoded": "it came in an encoding that is not read here",
+    "too_large": "it is larger than cache.max_entry",
 }
 
 
@@ -39,20 +34,25 @@ def cache_words(request: KeptRequest) -> str:
         case "miss":
             return f"The cache did not have the answer{_partly(request.saved)}{_not_kept(request)}."
         case "bypass":
-            why = f": {reason_words(request.kept)}" if request.kept else ""
+            why = f": {bypass_words(request.kept)}" if request.kept else ""
             return f"It was not looked up in the cache{why}."
         case _:
             return ""
 
 
-def reason_words(word: str) -> str:
-    """What a word means; one that a newer version wrote is shown as it is."""
-    return _REASONS.get(word, word.replace("_", " "))
+def bypass_words(word: str) -> str:
+    """Why a request was not looked up; a word that a newer version wrote is shown as it is."""
+    return _NOT_LOOKED_UP.get(word, word.replace("_", " "))
+
+
+def not_kept_words(word: str) -> str:
+    """Why an answer is not kept."""
+    return _NOT_KEPT.get(word, word.replace("_", " "))
 
 
 def _not_kept(request: KeptRequest) -> str:
     if request.kept:
-        return f", and did not keep this one: {reason_words(request.kept)}"
+        return f", and did not keep this one: {not_kept_words(request.kept)}"
     return "; it keeps this one" if 200 <= request.status < 300 and not request.cut else ""
 
 

@@ -198,7 +198,9 @@ def _without_code(request: KeptRequest) -> tuple[str, str]:
         why = f"{last.outcome} {last.reason}".strip()
         tried = f", after {len(request.attempts)} attempts" if len(request.attempts) > 1 else ""
         return "upstream_error", f"Answered with {request.status} by upstream itself{tried}: {why}."
-    if request.source == "cache" and request.status < 400:
+    if request.source == "cache" and request.status >= 400:
+        return "upstream_error", f"Answered with {request.status} by upstream itself, to an identical request."
+    if request.source == "cache":
         if request.cache == "coalesced":
             return "served_coalesced", f"Served with {request.status} by the call of an identical request."
         return "served_from_cache", f"Served with {request.status} from the cache."

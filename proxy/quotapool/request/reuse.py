@@ -76,7 +76,7 @@ class Reuse:
         known, model = self._kept[1], request.model
         keeps = known.get(model)
         if keeps is None:
-            keeps = known[model] = model != "" and cache.keeps(model)
+            keeps = known[model] = cache.keeps(model)
         return keeps
 
     def _scope(self, cache: Cache, client: Client | None) -> str:
