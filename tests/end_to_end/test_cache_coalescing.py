@@ -144,7 +144,7 @@ def test_a_leader_that_leaves_does_not_end_it_for_the_others(proxy, simulator):
         got = await other
         assert (got.result, got.whole["choices"][0]["finish_reason"]) == ("coalesced", "stop")
         assert calls(simulator) == 1
-        # And what was recorded is kept
+        # And what was recorded is kept, or read to its end
         assert (await got_by_async(client, CHAT, body)).said == got.said
         assert calls(simulator) == 1
 

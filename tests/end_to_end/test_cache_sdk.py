@@ -68,23 +68,18 @@ def proxy(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield running
 
 
-@pytest.fixture(params=["sync", "async"])
-def ask(request: pytest.FixtureRequest, proxy: RunningProxy) -> Ask:
+@pytest.fixture(scope="module", params=["sync", "async"])
+def ask(request: pytest.FixtureRequest, proxy: RunningProxy) -> Iterator[Ask]:
     """`ask(path, body, **headers)`, with a client of either kind."""
     options: dict[str, Any] = {"base_url": proxy.base_url, "api_key": "anything", "max_retries": 0}
-
-    def with_sync(path: str, body: dict[str, Any], **headers: str) -> Got:
+    if request.param == "sync":
         with OpenAI(**options) as client:
-            return got_by_sync(client, path, body, headers)
-
-    def with_async(path: str, body: dict[str, Any], **headers: str) -> Got:
-        async def asked() -> Got:
-            async with AsyncOpenAI(**options) as client:
-                return await got_by_async(client, path, body, headers)
-
-        return asyncio.run(asked())
-
-    return with_sync if request.param == "sync" else with_async
+            yield lambda path, body, **headers: got_by_sync(client, path, body, headers)
+        return
+    with asyncio.Runner() as runner:
+        other = AsyncOpenAI(**options)
+        yield lambda path, body, **headers: runner.run(got_by_async(other, path, body, headers))
+        runner.run(other.close())
 
 
 @pytest.fixture
@@ -128,9 +123,12 @@ def test_a_hit_is_the_answer_that_was_kept_in_whichever_form(case, first, then, 
     miss = ask(path, {**body, **FORMS[first]})
     hit = ask(path, {**body, **FORMS[then]})
     assert (miss.result, miss.source, miss.age) == ("miss", "upstream", None)
-    assert (hit.result, hit.source) == ("hit", "cache")
-    assert hit.age is not None
-    assert int(hit.age) < 60
+    assert hit.source == "cache"
+    if hit.result == "hit":
+        assert hit.age is not None
+        assert int(hit.age) < 60
+    else:  # it came before the proxy had seen that nothing follows the stream's last event
+        assert (hit.result, hit.age, first != "plain") == ("coalesced", None, True)
     assert called() == {PATHS[path]: 1}
     assert without_usage(hit.whole) == without_usage(miss.whole)
     # Usage is there for who asked for it, and for nobody else
