@@ -72,7 +72,7 @@ class Assembly:
 
     def _read(self, event: bytes) -> None:
         text = payload_of(event).strip()
-        if _ERROR_EVENT.search(event):
+        if event.find(b"error") >= 0 and _ERROR_EVENT.search(event):
             self._broken = True
         elif text == b"[DONE]":
             self._ended = True
@@ -111,8 +111,8 @@ class Choices(Assembly):
         for name, value in chunk.items():
             if name == "choices":
                 self._take_choices(value)
-            elif name != _PADDING and (name not in members or (value is not None and value != "")):
-                members[name] = value
+            elif name != _PADDING:
+                members[name] = value if value is not None and value != "" else members.get(name, value)
 
     def _take_choices(self, choices: object) -> None:
         if type(choices) is not list:
