@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from quotapool.advice.findings import LEAST_REQUESTS, Finding, Week, findings, week_of
 from quotapool.advice.note_store import Day
@@ -139,6 +139,7 @@ def test_no_notes_are_no_advice():
     assert findings(week_of([], 0.0), CARDS, cached_for_s=3600) == []
 
 
+@settings(max_examples=1000)
 @given(
     st.lists(st.integers(0, 2**40), min_size=len(flat(Sums())), max_size=len(flat(Sums()))),
     st.sampled_from(["model-a", "model-b", "model-a-2024-05-13", "embedder", "unknown"]),

@@ -170,7 +170,7 @@ def _single_embeddings(client: str, model: str, row: Sums, pool: Sums, week: Wee
     """Many requests for one embedding that could be one for many."""
     spared = row.in_bursts - row.bursts
     rpm = _more(spared, pool.requests)
-    if row.in_bursts < LEAST_REQUESTS or rpm < LEAST_SHARE:
+    if row.in_bursts < LEAST_REQUESTS or not row.bursts or rpm < LEAST_SHARE:
         return None
     return Finding(
         "single_embeddings", client, model, None, None, rpm,
