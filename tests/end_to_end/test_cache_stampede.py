@@ -9,15 +9,13 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from tests.fakes.crowd import Answer, Crowd
-from tests.fakes.processes import RunningProxy, Simulator, pool_config, start_proxy_process, wait_until
-from tests.fakes.running import reset, running_simulator
-from tests.fakes.valkey import free_port, start_valkey, stop_valkey
+from tests.fakes.processes import RunningProxy, Simulator, pool_config, wait_until
+from tests.fakes.running import reset, running_replicas, running_simulator
 from tests.scenarios.kills import ports_of
 
 pytestmark = pytest.mark.alone
@@ -43,30 +41,16 @@ def healed(simulator: Simulator) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def replicas(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RunningProxy]]:
-    """Two that share a store over TCP."""
-    directory: Path = tmp_path_factory.mktemp("stampede")
-    port = free_port()
-    store, _ = start_valkey(directory, "--port", str(port))
     config = pool_config(
         simulator,
-        redis=f"redis://127.0.0.1:{port}/0",
         master_key="${POOL_MASTER_KEY}",
         workers=2,
         cache={"models": ["*"]},
         timeouts={"first_byte": 120},
-        drain_timeout=0.2,
     )
-    started = []
-    try:
-        for number in range(2):
-            env = {"POOL_MASTER_KEY": "0123456789abcdef" * 2}
-            started.append(start_proxy_process(directory / f"replica-{number}", config, wait=False, env=env))
-        wait_until(lambda: all(proxy.ready() for proxy in started), "the replicas become ready")
-        yield started
-    finally:
-        for proxy in started:
-            proxy.stop()
-        stop_valkey(store)
+    env = {"POOL_MASTER_KEY": "0123456789abcdef" * 2}
+    with running_replicas(tmp_path_factory.mktemp("stampede"), config, env=env) as (proxies, _):
+        yield proxies
 
 
 def body_of(**more: Any) -> dict[str, Any]:

@@ -35,15 +35,17 @@ class Answer:
 
 
 class Crowd:
-    """The clients' side. At most 1,500 connections at once."""
+    """The clients' side. At most 1,500 connections at once. `key`: theirs, if they need one."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: str = "") -> None:
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._rng = random.Random(7)
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=_MOST_OPEN, force_close=True),
             timeout=aiohttp.ClientTimeout(total=_LONGEST_S),
+            headers=self._headers,
         )
         return self
 
