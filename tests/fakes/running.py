@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from tests.fakes.processes import RunningProxy, Simulator, fetch, start_proxy_process
+import redis
+
+from tests.fakes.processes import RunningProxy, Simulator, fetch, start_proxy_process, wait_until
+from tests.fakes.valkey import free_port, start_valkey, stop_valkey
 
 
 @contextlib.contextmanager
@@ -36,6 +39,31 @@ def running_proxy(directory: Path, config: dict[str, Any], **options: Any) -> It
         except Exception:
             proxy.process.kill()
             raise
+
+
+@contextlib.contextmanager
+def running_replicas(
+    directory: Path, config: dict[str, Any], *store_options: str, number: int = 2, env: dict[str, str] | None = None
+) -> Iterator[tuple[list[RunningProxy], redis.Redis]]:
+    """Proxies that live as long as the block, and a client of the real store that they share over TCP."""
+    port = free_port()
+    store, _ = start_valkey(directory, "--port", str(port), *store_options)
+    url = f"redis://127.0.0.1:{port}/0"
+    proxies: list[RunningProxy] = []
+    try:
+        for n in range(number):
+            whole = {"drain_timeout": 0.2, **config, "redis": url}
+            proxies.append(start_proxy_process(directory / f"replica-{n}", whole, wait=False, env=env))
+        wait_until(lambda: all(proxy.ready() for proxy in proxies), "the replicas become ready")
+        with redis.Redis.from_url(url) as client:
+            yield proxies, client
+        for proxy in proxies:
+            proxy.stop()
+    finally:
+        for proxy in proxies:
+            if proxy.process.poll() is None:
+                proxy.process.kill()
+        stop_valkey(store)
 
 
 @dataclass(frozen=True)

@@ -244,6 +244,19 @@ async def test_every_rule_that_refuses_is_named_with_what_is_used_and_when_it_re
     assert client.header("x-should-retry") == "false"
 
 
+async def test_a_budget_without_end_names_no_time_to_try_again(open_pool):
+    pool = await pool_with(open_pool, {"requests": 2, "per": "total"}, queue={"max_wait": 0})
+    await ask(pool)
+    await ask(pool)
+    record = RequestRecord("r", time.monotonic(), "POST")
+    client = Client(chat_body(), key=KEY)
+    await pool.ask(client, record)
+    assert client.error["code"] == "client_budget_exhausted"
+    assert client.error["message"] == "The client app may use 2 requests in total: 2 used."
+    assert (client.header("x-should-retry"), client.header("retry-after")) == ("false", None)
+    assert record.waited_for.wait_s is None
+
+
 async def test_a_rate_of_its_own_refuses_until_it_has_refilled(open_pool, virtual_time):
     pool = await pool_with(open_pool, limits={"rpm": 2}, queue={"max_wait": 0})
     assert [(await ask(pool)).status for _ in range(2)] == [200, 200]

@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from quotapool.domain.periods import Per
+from quotapool.domain.periods import ENDLESS, Per
 
 _MISSED_FOR_S: Final = 5.0  # what a worker without a sign of life held is free after so long
 _CLOSE: Final = 1e-6
@@ -238,4 +238,4 @@ class Counters:
             return seen, 0.0, False
         if counter is None or amount > rule.limit:
             return seen, None, False
-        return seen, counter.ends - now, False
+        return seen, counter.ends - now if counter.ends < ENDLESS else None, False

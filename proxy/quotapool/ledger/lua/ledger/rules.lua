@@ -23,6 +23,7 @@
 local function make_rules()
   local RATE, SLOTS, BUDGET = 1, 2, 3
   local REPLICA_LIVES_S, LIVES_S, HALF = 10, 5, 0.5
+  local ENDLESS = 1e18 -- the end of a budget in total (domain/periods.py)
   local RULES_TTL_MS = 400 * 86400 * 1000
   local worker = string.match(ARGV[1], '^[^.]+') -- whose batch it is
 
@@ -126,7 +127,7 @@ local function make_rules()
     local used, held = c and c[1] or 0, held_of(s, rule[1])
     if used + held + amount <= limit then return used, held, 0, true end
     if used + amount <= limit then return used, held, 0, false end
-    if kind == SLOTS or amount > limit then return used, held, -1, false end
+    if kind == SLOTS or amount > limit or c[2] >= ENDLESS then return used, held, -1, false end
     return used, held, c[2] - clock, false
   end
 
