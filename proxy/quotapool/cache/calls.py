@@ -1,9 +1,9 @@
 """One process's calls of `lua/cache.lua`: what is put in one turn of the loop goes out together, one call at a time.
 
 A call has at most 64 items and a quarter of a megabyte of texts, so that it does not hold the store up for more than
-some two milliseconds; look-ups go before entries, which nobody waits for. A call that fails is not repeated: nothing is
-worth a second try here, and a lease that was perhaps taken runs out by itself. For a second after a failure nothing is
-sent, so a store that is away costs requests nothing.
+some two milliseconds. Entries, which nobody waits for, go with the next look-up. A call that fails is not repeated:
+nothing is worth a second try here, and a lease that was perhaps taken runs out by itself. For a second after a failure
+nothing is sent, so a store that is away costs requests nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ASKED: Final = 0  # why an entry is dropped
 EXPIRED: Final = 1
 ROOM: Final = 2
 _BEFORE_TEXTS: Final = 5  # in the script's ARGV
-_FOR_OTHERS: Final = 16  # items of a call that look-ups leave to the rest
+_FOR_OTHERS: Final = 16  # items of a call that nobody waits for, if others are waited for
 _REST_S: Final = 1.0
 _MAY_WAIT_S: Final = 0.02
 _CLOCK_STEPS_S: Final = 0.5  # a larger difference is no delay: the store's clock was set, or it is another server's
@@ -226,14 +226,16 @@ class Calls:
             self._task = None
 
     def _next(self) -> list[Item]:
+        """Some of what nobody waits for goes first: what looks for an entry in the same call finds it."""
         urgent, others = self._urgent, self._others
-        most = MOST_IN_CALL - min(len(others), _FOR_OTHERS)
-        items = [urgent.popleft() for _ in range(min(len(urgent), most))]
+        items: list[Item] = []
         weight = 0
-        while others and len(items) < MOST_IN_CALL and (not weight or weight + others[0].weight <= _MOST_BYTES):
-            item = others.popleft()
-            weight += item.weight
-            items.append(item)
+        for most in (_FOR_OTHERS, MOST_IN_CALL):
+            while others and len(items) < most and (not weight or weight + others[0].weight <= _MOST_BYTES):
+                item = others.popleft()
+                weight += item.weight
+                items.append(item)
+            items += [urgent.popleft() for _ in range(min(len(urgent), MOST_IN_CALL - len(items)))]
         return items
 
     async def send(self, items: Sequence[Item]) -> None:
