@@ -46,6 +46,12 @@ def headers_for_upstream(head: Head, credential: Header, *, readable: bool = Tru
     return sent
 
 
+def passed_on(head: Head, name: str) -> list[str]:
+    """The values of a header (its name in lower case) that upstream gets, each byte a character."""
+    lines = [line for line, of in zip(head.lines, head.names, strict=True) if of.low == name and of.for_upstream]
+    return [value.decode("latin-1") for _, value in _end_to_end(head, lines)]
+
+
 def _decodable(lines: Iterable[str]) -> bytes:
     """The client's encodings as it wrote them, without those that we cannot decode."""
     parts = [part.strip() for line in lines for part in line.split(",")]

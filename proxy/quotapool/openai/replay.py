@@ -71,6 +71,11 @@ class Replay:
         elif streamed:
             self._pieces = []
 
+    @property
+    def passes(self) -> bool:
+        """Whether each piece passes as it is."""
+        return self._relay is None and self._assembly is None and self._pieces is None
+
     def feed(self, piece: bytes) -> bytes:
         if self._relay is not None:
             return self._relay.feed(piece)

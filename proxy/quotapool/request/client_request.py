@@ -43,6 +43,7 @@ class ClientRequest(msgspec.Struct, eq=False):
     placement: Placement | None = None  # what it has to do with stored objects; None: nothing
     boundary: bytes = b""  # of a form whose model has not come yet; b"": there is nothing to look for
     patience_s: float = 0.0  # how long such a form waits for its model's budget
+    waited_s: float = 0.0  # for an answer to another request, which came to nothing
 
     def begin_retry(self, slots: RetrySlots) -> None:
         """From now on an attempt of it is one more retry under way."""

@@ -89,9 +89,7 @@ class RequestPath:
         record.endpoint = endpoint.name
         client = now.clients.get(record.client)
 
-        # May it cost money today, and can it be answered here?
-        if self._daily_limit.spent_until:
-            self._daily_limit.check(down.method, down.target)  # 429
+        # Can it be answered here?
         if endpoint.name == "models" and await self._catalogue.serve(down, endpoint, client, record):  # 200, 404
             return
 
@@ -127,8 +125,10 @@ class RequestPath:
         client: Client | None,
         record: RequestRecord,
     ) -> None:
-        """One account after another, until one delivers."""
+        """If it may cost money today: one account after another, until one delivers."""
         now = self._configuration.now
+        if self._daily_limit.spent_until:
+            self._daily_limit.check(down.method, down.target)  # 429
         if now.settings.safety.identifier:
             self._identify(down, request, record.client)
         want = want_of(request, down.headers, record.client, client, now)

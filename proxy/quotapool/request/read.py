@@ -277,7 +277,7 @@ def want_of(request: ClientRequest, headers: Head, client_id: str, client: Clien
         request.use,
         request.cost,
         request.replayable,
-        patience,
+        max(0.0, patience - request.waited_s),
         exclude=set(now.credentials.closed_to(request.model or "?" * unread, renamable=renamable)),
         client=client_id,
         weight=client.weight if client else 1.0,

@@ -19,7 +19,7 @@ class Recorder:
     """Goes between an attempt and `down`. `recording` None: only the header `result` is added.
 
     `replay` makes what the client asked for of what upstream sends; None: they are the same. While others read along,
-    nobody waits for this client, and when it leaves the rest is recorded for them.
+    nobody waits for this client, unless the answer is long, and when it leaves the rest is recorded for them.
     """
 
     def __init__(self, down: Downstream, result: str, recording: Recording | None, replay: Replay | None) -> None:
@@ -84,19 +84,18 @@ class Recorder:
     def put(self, data: bytes) -> Awaitable[None] | None:
         if not data:
             return None
-        others, full = None, None
-        if self._recording is not None:
-            others = self._recording.add(data)
+        others = self._recording.add(data) if self._recording is not None else None
+        full = None
         if not self.left:
             try:
                 full = self._down.put(data if self._replay is None else self._replay.feed(data))
             except ConnectionResetError:
-                if not self._is_shared():
-                    raise
                 self.left = True
-        if self._is_shared():
-            return others
-        return None if full is None else self._taken(full)
+        if self.left and not self._is_shared():
+            raise ConnectionResetError("nobody is left to read this")
+        if others is not None:
+            return others if full is None else _both(others, full)
+        return None if full is None or self._is_shared() else self._taken(full)
 
     async def _taken(self, full: Awaitable[None]) -> None:
         """Wait until its client has taken enough, or others read along, who must not be held up by it."""
@@ -106,7 +105,7 @@ class Recorder:
             return
         taking = asyncio.ensure_future(full)
         while not taking.done() and not recording.readers:
-            change = asyncio.ensure_future(recording.changes())
+            change = asyncio.ensure_future(recording.readers_move())
             try:
                 await asyncio.wait({taking, change}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -137,3 +136,8 @@ class Recorder:
             self._recording.end(End.CUT)
         if not self.left:
             self._down.cut()
+
+
+async def _both(one: Awaitable[None], other: Awaitable[None]) -> None:
+    await one
+    await other

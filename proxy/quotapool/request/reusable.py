@@ -13,9 +13,12 @@ one who waits asks for itself. An error of upstream's is shared with those waiti
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol
+
+import structlog
 
 from quotapool.cache.entry import Cost, Entry
 from quotapool.cache.recording import End, Reader, Recording
@@ -28,7 +31,7 @@ from quotapool.openai.facts import Canonical
 from quotapool.openai.head import Header
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replay import EVENT_STREAM, Form, Kind, Replay, whole
-from quotapool.openai.storable import unstorable
+from quotapool.openai.storable import MALFORMED, unstorable
 from quotapool.request.by_item import ByItem
 from quotapool.request.cache_control import CacheControl
 from quotapool.request.client_request import ClientRequest
@@ -39,6 +42,7 @@ from quotapool.request.relay import Downstream
 from quotapool.settings import Client
 from quotapool.settings.cache import Cache
 
+_log = structlog.get_logger()
 Ask = Callable[[Downstream, ClientRequest], Awaitable[None]]
 
 
@@ -105,11 +109,15 @@ class Reusable:
             if not await self._look_up():
                 await self._ask(ask, Recording(self._cache.max_entry), "miss", shared=False)
         else:
-            under_way = self._shared.under_way
-            while (recording := under_way.get(self._name)) is not None and recording.takes_readers:
+            under_way, tried = self._shared.under_way, None
+            while (recording := under_way.get(self._name)) is not tried and recording and recording.takes_readers:
                 if await self._follow(recording):
                     return
-            await self._lead(ask)
+                tried = recording
+            if tried is not None and tried.is_long:
+                await self._ask(ask, Recording(self._cache.max_entry), "miss", shared=False)
+            else:
+                await self._lead(ask)
 
     def _may_be_shared(self) -> bool:
         """Its stream could end with a word to this client alone, or lack the usage that others ask for."""
@@ -126,12 +134,15 @@ class Reusable:
 
     async def _lead(self, ask: Ask) -> None:
         """Find the answer for all who ask the same from now on."""
-        recording, under_way = Recording(self._cache.max_entry), self._shared.under_way
+        recording, under_way = Recording(self._cache.max_entry, self._sender), self._shared.under_way
         under_way[self._name] = recording
+        recording.too_long = partial(self._store.release, self._name)  # it will not be kept: nobody is to wait for it
         try:
             found = await self._store.look_up(self._name, max_age_s=self._control.max_age_s, lead=True)
             if isinstance(found, Led):
+                began = time.monotonic()
                 found = await self._store.wait(self._name, max_age_s=self._control.max_age_s)
+                self._record.upstream_s += time.monotonic() - began
             if isinstance(found, Found):
                 recording.found = found
                 recording.end(End.ABANDONED)
@@ -146,7 +157,7 @@ class Reusable:
 
     async def _ask(self, ask: Ask, recording: Recording, result: str, *, shared: bool) -> None:
         """Make the call, and keep its answer if it may be kept."""
-        self._record.cache = result
+        self._record.cache, self._request.waited_s = result, self._record.upstream_s
         replay = Replay(self._kind, Form.EVENTS, streamed=True, usage=False) if self._kind and self._strips else None
         recorder = Recorder(self._down, result, recording, replay)
         try:
@@ -156,7 +167,7 @@ class Reusable:
                 await self._ask_upstream(ask, recorder)
         finally:
             recording.cost = _cost_of(self._record)
-            self._record.kept = self._keep(recorder, recording) or self._record.kept
+            self._record.kept = self._keep(recorder, recording, leads=shared) or self._record.kept
             if recorder.is_whole:
                 recording.end(End.WHOLE)
         await recorder.finished()
@@ -169,19 +180,12 @@ class Reusable:
         try:
             await ended
         except asyncio.CancelledError:
-            if task.done():
-                if not task.cancelled():
-                    task.exception()  # nobody is left to hear of it
-                raise
             recorder.left = True
             if recording.readers:
                 recording.deserted = task.cancel
             else:
                 task.cancel()
-            try:
-                await asyncio.wait({task})
-            finally:
-                task.cancel()
+            await asyncio.gather(task, return_exceptions=True)  # cancelled again, it cancels the task
             raise
         task.result()
 
@@ -198,16 +202,23 @@ class Reusable:
         record, prices = self._record, self._shared.prices()
         return ByItem(self._request, recorder, record, cache=self._cache, prices=prices, pay=self._pay)
 
-    def _keep(self, recorder: Recorder, recording: Recording) -> str:
-        """Put the answer into the cache; a word: why not."""
-        word = self._unkept(recorder, recording) if recorder.started and not self._by_item else ""
-        if word or self._by_item or not recorder.started:
+    def _keep(self, recorder: Recorder, recording: Recording, *, leads: bool) -> str:
+        """Put the answer into the cache; a word: why not. `leads`: the lease is to be given back."""
+        is_whole = recorder.started and not self._by_item  # else its inputs are kept
+        word = ""
+        if is_whole:
+            try:
+                word = self._unkept(recorder, recording)
+            except Exception:  # noqa: BLE001 - a bug in here must neither take the answer from anybody nor keep the lease
+                _log.exception("an answer could not be judged", request_id=self._record.id)
+                word = MALFORMED
+        if is_whole and not word:
+            client, body = self._client, recording.body()
+            entry = Entry(recording.form, body, recording.content_type, self._request.model, recording.cost)
+            self._store.put(self._name, entry, ttl_s=self._cache.ttl, client="" if client is None else client.id)
+        elif leads and not recording.is_long:
             self._store.release(self._name)
-            return word
-        client, body = self._client, recording.body()
-        entry = Entry(recording.form, body, recording.content_type, self._request.model, recording.cost)
-        self._store.put(self._name, entry, ttl_s=self._cache.ttl, client="" if client is None else client.id)
-        return ""
+        return word
 
     def _unkept(self, recorder: Recorder, recording: Recording) -> str:
         if not recorder.is_whole or recording.ended is End.CUT:
@@ -231,10 +242,8 @@ class Reusable:
         (403, 429, 503)."""
         entry, down = found.entry, self._down
         conversion = Conversion(self._kind, self._asked, entry.form, entry.content_type)
-        body, rest = conversion.feed(entry.body), conversion.finish()
-        if rest is None:
+        if (body := await conversion.all(entry.body)) is None:
             return False
-        body += rest
         saved = _saved(entry.cost)
         await self._pay(saved)
         headers = [(b"age", b"%d" % max(0, int(found.age_s))), *_headers(b"hit", conversion.content_type)]
@@ -247,7 +256,7 @@ class Reusable:
     async def _follow(self, recording: Recording) -> bool:
         """Answer from what another gets. False: that came to nothing, and nothing was sent. Raises Refusal (403, 429,
         503)."""
-        reader, hold, saved = recording.reader(), None, None
+        reader, hold, began = recording.reader(), None, time.monotonic()
         try:
             if not await reader.begins():
                 found, most = recording.found, self._control.max_age_s
@@ -255,15 +264,18 @@ class Reusable:
             if recording.status != 200:
                 return await self._follow_error(recording, reader)
             hold = await self._hold(None)
-            saved = await self._follow_answer(recording, reader)
-            return saved is not None
+            return await self._follow_answer(recording, reader)
         finally:
             reader.close()
-            self._settle(hold, saved)
+            self._record.upstream_s += time.monotonic() - began
+            if self._down.started:  # who leaves before the end pays, too
+                recording.afterwards(lambda: self._settle(hold, _shared_of(recording)))
+            else:
+                self._settle(hold, None)
 
     async def _follow_error(self, recording: Recording, reader: Reader) -> bool:
-        body = await reader.rest()
-        if recording.ended is not End.WHOLE:
+        """It may be about what does not shape an answer, or about its client: it is for who sent the very same."""
+        if recording.sender != self._sender or (body := await reader.whole()) is None:
             return False
         self._note("coalesced", Saved(), recording.status)
         headers = [*recording.headers, *_headers(b"coalesced", recording.content_type)]
@@ -271,23 +283,20 @@ class Reusable:
             await full
         return True
 
-    async def _follow_answer(self, recording: Recording, reader: Reader) -> Saved | None:
-        """None: there was none, and nothing was sent."""
+    async def _follow_answer(self, recording: Recording, reader: Reader) -> bool:
+        """False: there was none, and nothing was sent."""
         down, record = self._down, self._record
         conversion = Conversion(self._kind, self._asked, recording.form, recording.content_type)
         headers = _headers(b"coalesced", conversion.content_type)
         if conversion.content_type != EVENT_STREAM or recording.form is Form.JSON:
-            body = conversion.feed(await reader.rest())
-            rest = conversion.finish()
-            if recording.ended is not End.WHOLE or rest is None:
-                return None
-            body += rest
-            saved = _saved(recording.cost)
-            self._note("coalesced", saved)
+            text = await reader.whole()
+            if text is None or (body := await conversion.all(text)) is None:
+                return False
+            self._note("coalesced", _saved(recording.cost))
             length = None if conversion.content_type == EVENT_STREAM else len(body)
             if (full := down.reply(200, "", headers, length, body)) is not None:
                 await full
-            return saved
+            return True
         self._note("coalesced", Saved())
         await down.start(200, "", headers, None)
         while piece := await reader.piece():
@@ -296,11 +305,11 @@ class Reusable:
         if recording.ended is not End.WHOLE or rest is None:
             record.cut = True
             down.cut()
-            return Saved()
-        record.saved = saved = _saved(recording.cost)
+            return True
+        record.saved = _saved(recording.cost)
         await down.write(rest)
         await down.finish()
-        return saved
+        return True
 
     async def _pay(self, saved: Saved) -> None:
         """Raises Refusal (403, 429, 503)."""
@@ -312,6 +321,10 @@ class Reusable:
 
     def _settle(self, hold: Hold | None, saved: Saved | None) -> None:
         self._shared.payment.settle(hold, self._cache.client_pays, saved)
+
+    @property
+    def _sender(self) -> tuple[str, bytes]:
+        return self._record.client, self._request.text
 
     def _note(self, result: str, saved: Saved, status: int = 200) -> None:
         record = self._record
@@ -336,6 +349,10 @@ def _headers(result: bytes, content_type: str) -> list[Header]:
 
 def _saved(cost: Cost) -> Saved:
     return Saved(1, cost.prompt, cost.completion, cost.pico)
+
+
+def _shared_of(recording: Recording) -> Saved | None:
+    return _saved(recording.cost) if recording.ended is End.WHOLE else None
 
 
 def _cost_of(record: RequestRecord) -> Cost:

@@ -12,6 +12,7 @@ from quotapool.domain.request_record import RequestRecord
 from quotapool.money.price_list import PriceList
 from quotapool.openai.cacheable import canonical
 from quotapool.openai.facts import Canonical
+from quotapool.openai.headers import passed_on
 from quotapool.pool.configuration import Configuration
 from quotapool.request.cache_control import CacheControl, cache_control
 from quotapool.request.client_request import ClientRequest
@@ -62,9 +63,9 @@ class Reuse:
         if isinstance(asked, str):
             record.cache, record.kept = "bypass", asked
             return Bypass(down, request)
-        where, beta = request.endpoint.path, down.headers.get("openai-beta", "")
-        if beta:  # it may shape the answer
-            where = f"{where} {beta}"
+        where = request.endpoint.path
+        if "openai-beta" in down.headers.first:  # it may shape the answer
+            where = "\n".join([where, *passed_on(down.headers, "openai-beta")])
         named = partial(store.secrets.name, self._scope(cache, client), where)
         return Reusable(self, store, cache, named, control, asked, request, down, client, record)
 
