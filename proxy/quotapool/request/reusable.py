@@ -194,9 +194,9 @@ class Reusable:
 
     async def _ask_by_item(self, ask: Ask, recorder: Recorder) -> None:
         """Ask for those inputs only that nobody knows, and put the answer together."""
-        self._record.kept = await self._items(recorder).serve(
-            self._store, self._named, self._control.max_age_s if self._control.looks_up else 0.0, ask
-        )
+        max_age_s = self._control.max_age_s if self._control.looks_up else 0.0
+        word = await self._items(recorder).serve(self._store, self._named, max_age_s, ask)
+        self._record.kept = word or self._record.kept
 
     def _items(self, recorder: Recorder) -> ByItem:
         record, prices = self._record, self._shared.prices()
