@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -10,11 +13,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from tests.fakes.processes import fetch
+from tests.fakes.processes import fetch, wait_until
 
 REAL_KEY = "sk-a-real-key-that-must-not-be-used"
 START_SECONDS = 60
@@ -58,6 +62,41 @@ def told(process: subprocess.Popen[str]) -> str:
         if "Serving until Ctrl-C" in line:
             break
     return "".join(lines)
+
+
+def counted(said: str, title: str, what: str) -> dict[str, int]:
+    """Pairs `WORD NUMBER` or `NUMBER WORD` of a line, after `what`."""
+    (line,) = [line for line in said.splitlines() if line.startswith(f"  {title} ")]
+    pairs = [pair.split() for pair in line.partition(what)[2].split(", ")]
+    return {word: int(number) for word, number in (sorted(pair, reverse=True) for pair in pairs)}
+
+
+def test_it_shows_what_the_cache_saves_and_what_goes_upstream_all_the_same(tmp_path):
+    port, admin_port = free_port(), free_port()
+    with demo(tmp_path, port, admin_port) as process:
+        said = told(process)
+        # each of these went upstream
+        assert sum(counted(said, "many at once", "attempts: ").values()) == 20
+        again = counted(said, "the same again", "stream: ")
+        assert (again.pop("miss"), sum(again.values())) == (1, 11)
+        assert again["hit"] >= 8
+        assert "4 texts, 3 of them embedded before: hit=3, miss=1" in said
+        (line,) = [line for line in said.splitlines() if "saved by the cache" in line]
+        saved = re.fullmatch(r"  saved by the cache +11 calls, ([\d,]+) tokens, \$(0\.\d+)", line)
+        assert saved is not None, line
+
+        (stats,) = re.findall(r"^  the cache +(.+)$", said, re.MULTILINE)
+
+        def today() -> dict[str, Any]:
+            command = [*shlex.split(stats), "--json"]
+            return json.loads(subprocess.check_output(command, text=True, timeout=START_SECONDS))["today"]
+
+        wait_until(lambda: today()["saved_requests"] == 11, "what was saved is in the store", START_SECONDS)
+        sums = today()
+        assert sums["hit"] + sums["coalesced"] == 11
+        assert f"{sums['prompt_tokens'] + sums['completion_tokens']:,}" == saved[1]
+        assert float(saved[2]) == pytest.approx(sums["usd"], abs=0.0001)
+        assert "quotapool advise --config" in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -111,29 +111,49 @@ def test_what_another_key_saved(logged):
     assert json.loads(shown)["tried"] == ["key-0: money", "key-1: ok"]
 
 
-def test_what_the_cache_saved(tmp_path):
-    saved = [("anna", SavedLine(1, 10, 5, 0.25)), ("bob", SavedLine(1, 10, 5, None)), ("anna", SavedLine(1, 9, 5, 0.5))]
+def written(folder: Path, *lines: tuple[str, dict[str, Any]]) -> tuple[Path, list[dict[str, Any]]]:
+    """A log of requests for gpt-4o: each its client, and what its line has besides."""
+    common = {"endpoint": "chat", "model": "gpt-4o", "status": 200, "attempts": (), "tokens": None}
     times = {"queue_ms": 0.0, "ttfb_ms": None, "total_ms": 1.0, "overhead_ms": 1.0}
-    lines = [
-        RequestLine(
-            **{"request_id": "qp_1", "client": client, "endpoint": "chat", "model": "gpt-4o", "status": 200, **times},
-            attempts=(),
-            tokens=None,
-            source="cache",
-            cache="hit",
-            saved=of,
-        )
-        for client, of in saved
-    ]
-    plain = RequestLine(
-        **{"request_id": "qp_2", "client": "anna", "endpoint": "chat", "model": "gpt-4o", "status": 200, **times},
-        attempts=(),
-        tokens=None,
-        source="upstream",
+    rows = [RequestLine(request_id="qp_1", client=client, **common, **times, **more) for client, more in lines]
+    (folder / "quotapool.log").write_bytes(msgspec.json.Encoder().encode_lines(rows))
+    return folder, []
+
+
+HIT: dict[str, Any] = {"source": "cache", "cache": "hit"}
+UPSTREAM: dict[str, Any] = {"source": "upstream"}
+
+
+def test_what_the_cache_saved(tmp_path):
+    log = written(
+        tmp_path,
+        ("anna", HIT | {"saved": SavedLine(1, 10, 5, 0.25)}),
+        ("bob", HIT | {"saved": SavedLine(1, 10, 5, None)}),
+        ("anna", HIT | {"saved": SavedLine(1, 9, 5, 0.5)}),
+        ("anna", UPSTREAM),
     )
-    (tmp_path / "quotapool.log").write_bytes(msgspec.json.Encoder().encode_lines([*lines, plain]))
-    shown = [row.split("\t") for row in output((tmp_path, []), "What did the cache save?")]
+    shown = [row.split("\t") for row in output(log, "What did the cache save?")]
     assert shown == [["anna", "2 calls", "0.75 USD"], ["bob", "1 calls", "null USD"]]
+
+
+def test_how_often_the_cache_serves_and_why_not(tmp_path):
+    bypass = UPSTREAM | {"cache": "bypass", "kept": "stored_objects"}
+    log = written(
+        tmp_path,
+        *[("anna", HIT), ("anna", HIT | {"cache": "coalesced"}), ("anna", UPSTREAM | {"cache": "miss"})],
+        *[
+            ("anna", bypass),
+            ("anna", bypass),
+            ("bob", UPSTREAM | {"cache": "miss", "kept": "refusal"}),
+            ("eve", UPSTREAM),
+        ],
+    )
+    shown = [row.split("\t") for row in output(log, "How often does the cache serve each client?")]
+    assert shown == [["anna", "3 requests", "66 %"], ["bob", "1 requests", "0 %"]]
+    assert [row.split() for row in output(log, "Why not more of them?")] == [
+        ["2", "anna", "gpt-4o", "bypass", "stored_objects"],
+        ["1", "bob", "gpt-4o", "miss", "refusal"],
+    ]
 
 
 def test_outcomes_by_key(logged):

@@ -23,6 +23,7 @@ from tests.fakes.running import running_proxy, running_simulator
 CLIENTS = ("search", "chat-web", "batch-tagger", "ide", "evals")
 MODELS = ("gpt-5.4", "gpt-5.4-mini", "gpt-4o")
 PROMPT = "Say something about pools of keys. "
+REPEATING = {"search": 0.3, "evals": 0.8}  # the part of a client's requests that are of a few, asked again and again
 
 
 def key_of(client: str) -> str:
@@ -50,6 +51,8 @@ def configuration(simulator: Simulator, **more: Any) -> dict[str, Any]:
         "teams": {"product": {"budgets": [{"usd": 400, "per": "month"}]}},
         "accounts": {"acme": {"grants": [grant], "monthly_limit_usd": 300}},
         "queue": {"max_wait": "4s"},
+        "cache": {"models": ["gpt-5.4*"]},
+        "advice": {"enabled": True},
         **more,
     }
 
@@ -104,6 +107,9 @@ class Traffic:
             "messages": [{"role": "user", "content": PROMPT * self._random.randint(1, 60)}],
             "max_completion_tokens": self._random.randint(16, 200),
         }
+        if self._random.random() < REPEATING.get(client, 0):
+            text = PROMPT * self._random.randint(1, 5)
+            body |= {"messages": [{"role": "user", "content": text}], "max_completion_tokens": 200}
         if self._random.random() < 0.4:
             body["stream"] = True
         with contextlib.suppress(aiohttp.ClientError):

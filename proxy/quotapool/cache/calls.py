@@ -32,6 +32,7 @@ ROOM: Final = 2
 _BEFORE_TEXTS: Final = 5  # in the script's ARGV
 _FOR_OTHERS: Final = 16  # items of a call that look-ups leave to the rest
 _REST_S: Final = 1.0
+_MAY_WAIT_S: Final = 0.02
 _CLOCK_STEPS_S: Final = 0.5  # a larger difference is no delay: the store's clock was set, or it is another server's
 _CLOCK_DRIFTS_S: Final = 1e-6  # for each answer
 
@@ -154,6 +155,7 @@ class Calls:
         self._others: deque[Item] = deque()
         self._dropping: set[str] = set()  # what the store named, until it is gone
         self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None  # until entries that nobody takes along are sent alone
         self._known_loop: asyncio.AbstractEventLoop | None = None
         self._rests_until = 0.0
         self._has_ended = False
@@ -177,12 +179,24 @@ class Calls:
         """Second of the store's clock; None: it has not answered yet."""
         return time.monotonic() + self._clock_ahead if self._epoch is not None else None
 
-    def put(self, item: Item, *, urgent: bool = False) -> None:
-        """Send it with the next call. While the store is away it fails at once."""
+    def put(self, item: Item, *, urgent: bool = False, may_wait: bool = False) -> None:
+        """Send it with the next call. `may_wait`: some milliseconds for one that takes it along. While the store is
+        away it fails at once."""
         if self.away:
             item.failed()
             return
         (self._urgent if urgent else self._others).append(item)
+        if self._task is not None:
+            return
+        if not may_wait:
+            self._start()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(_MAY_WAIT_S, self._start)
+
+    def _start(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._task is None:
             self._task = self.loop.create_task(self._run())
 
@@ -200,6 +214,8 @@ class Calls:
 
     async def flush(self, seconds: float) -> None:
         """Wait until everything was sent, for at most `seconds`."""
+        if self._timer is not None:
+            self._start()
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=seconds)
 

@@ -67,7 +67,7 @@ class Puts:
             self.waiting += item.size
             item.is_waiting = True
             if len(entry.body) < _IN_A_THREAD:
-                self.calls.put(item)
+                self.calls.put(item, may_wait=True)
             else:
                 task = self.calls.loop.create_task(self._put_long(item))
                 self._tasks.add(task)
@@ -124,7 +124,8 @@ class _Put(Item):
         self.is_waiting = False
         self.sealed = b""
         self.length = self.charge = self.tries = 0
-        self.made = self.ends = 0.0
+        self.made = puts.calls.now or 0.0  # 0: the store has not answered yet
+        self.ends = 0.0
 
     @property
     def text(self) -> bytes:
@@ -144,8 +145,8 @@ class _Put(Item):
 
     def words(self) -> list[Any] | None:
         if not self.length:
-            now = self.puts.calls.now
-            if now is None:
+            now = self.made or self.puts.calls.now
+            if not now:
                 self.leave("store")
                 return None
             self.seal(now)

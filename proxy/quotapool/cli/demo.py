@@ -15,11 +15,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from quotapool.cli.demo_parts import Problem, Upstream, check_free, eventually, started_proxy, started_upstream
 from quotapool.simulator import simulated_secret
@@ -27,6 +29,10 @@ from quotapool.simulator import simulated_secret
 KEYS: Final = 5
 AT_ONCE: Final = 4  # calls under way
 QUESTION: Final = "In one sentence: what is a pool of keys good for?"
+LONG_TEXT: Final = "Sum up these minutes. " + "Somebody said that a pool shares its load, and nobody disagreed. " * 55
+AGAIN: Final = 8  # times that the same is asked again
+TEXTS: Final = ("a pool", "of keys", "shares its load", "and its budgets")
+EMBEDDING_MODEL: Final = "text-embedding-3-small"
 TIMEOUT_S: Final = 120.0  # a small model on a slow machine takes its time
 _FORM: Final = (
     '--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n'
@@ -41,7 +47,7 @@ def simulated() -> Upstream:
         name="a simulated OpenAI",
         command=command,
         keys=[simulated_secret(number) for number in range(KEYS)],
-        model="gpt-4o-mini",
+        model="gpt-4o",
         at_once=20,
         is_simulated=True,
     )
@@ -52,6 +58,7 @@ class Show:
 
     def __init__(self, port: int, admin_port: int, model: str) -> None:
         self.port, self.admin_port, self.model = port, admin_port, model
+        self._numbers = count(1)
 
     @contextlib.contextmanager
     def sent(
@@ -75,8 +82,12 @@ class Show:
         with self.sent(self.port, path, json.dumps({"model": self.model} | body)) as answer:
             return json.load(answer)
 
+    def question(self) -> list[dict[str, str]]:
+        """One that nobody has asked before, so that it goes upstream."""
+        return [{"role": "user", "content": f"Question {next(self._numbers)}. {QUESTION}"}]
+
     def chat(self) -> Any:
-        return self.asked("/v1/chat/completions", messages=[{"role": "user", "content": QUESTION}], max_tokens=24)
+        return self.asked("/v1/chat/completions", messages=self.question(), max_tokens=24)
 
     def ready(self) -> bool:
         with contextlib.suppress(Problem), self.sent(self.admin_port, "/readyz"):
@@ -84,12 +95,15 @@ class Show:
         return False
 
     def metric(self, name: str, by: str) -> Counter[str]:
-        with self.sent(self.admin_port, "/metrics") as answer:
-            families = list(text_string_to_metric_families(answer.read().decode()))
         sums: Counter[str] = Counter()
-        for sample in (sample for family in families for sample in family.samples if sample.name == name):
+        for sample in self.samples(name):
             sums[sample.labels[by]] += round(sample.value)
         return +sums  # what is not zero
+
+    def samples(self, name: str) -> list[Sample]:
+        with self.sent(self.admin_port, "/metrics") as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+        return [sample for family in families for sample in family.samples if sample.name == name]
 
     def one_chat(self) -> None:
         answer = self.chat()
@@ -98,8 +112,7 @@ class Show:
         say("", f"{usage['prompt_tokens']} prompt and {usage['completion_tokens']} completion tokens")
 
     def one_stream(self) -> None:
-        messages = [{"role": "user", "content": QUESTION}]
-        body = {"model": self.model, "messages": messages, "max_tokens": 24, "stream": True}
+        body = {"model": self.model, "messages": self.question(), "max_tokens": 24, "stream": True}
         with self.sent(self.port, "/v1/chat/completions", json.dumps(body)) as answer:
             events = [line.removeprefix(b"data: ") for line in answer if line.startswith(b"data: {")]
         chunks = [choice for event in events for choice in json.loads(event)["choices"]]
@@ -135,6 +148,40 @@ class Show:
         states = self.metric("quotapool_keys", "state")
         say("", "the pool now: " + ", ".join(f"{count} {state}" for state, count in states.items()))
 
+    def the_same_again(self, text: str) -> None:
+        """Asked by several at the same time and by others later: one call upstream."""
+        body = {"model": self.model, "messages": [{"role": "user", "content": text}], "max_tokens": 24}
+
+        def result(streamed: bool) -> str:
+            with self.sent(self.port, "/v1/chat/completions", json.dumps(body | {"stream": streamed})) as answer:
+                answer.read()
+                return answer.headers["x-quotapool-cache"] or "no cache"
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            results = Counter(pool.map(result, [False] * AT_ONCE))
+            results.update(pool.map(result, [False, True] * (AGAIN // 2)))
+        shares = ", ".join(f"{number} {result}" for result, number in sorted(results.items(), reverse=True))
+        say("the same again", f"{AT_ONCE} at once, {AGAIN} later, half of these as a stream: {shares}")
+
+    def embeddings(self) -> None:
+        """Of texts that were embedded before only the others go upstream."""
+        body = {"model": EMBEDDING_MODEL, "input": TEXTS[:-1]}
+        with self.sent(self.port, "/v1/embeddings", json.dumps(body)) as answer:
+            answer.read()
+        with self.sent(self.port, "/v1/embeddings", json.dumps(body | {"input": TEXTS})) as answer:
+            answer.read()
+            found = answer.headers["x-quotapool-cache-items"]
+        say("embeddings", f"{len(TEXTS)} texts, {len(TEXTS) - 1} of them embedded before: {found}")
+
+    def saved(self) -> None:
+        calls, usd = (
+            sum(sample.value for sample in self.samples(f"quotapool_cache_saved_{what}_total"))
+            for what in ("requests", "usd")
+        )
+        tokens = self.metric("quotapool_cache_saved_tokens_total", "kind").total()
+        money = f", ${usd:.4f}" if usd else ""  # of a model of one's own no price is known
+        say("saved by the cache", f"{calls:.0f} calls, {tokens:,} tokens{money}")
+
     def totals(self) -> None:
         counted = self.metric("quotapool_tokens_total", "kind")
         say("tokens by now", ", ".join(f"{kind} {count}" for kind, count in sorted(counted.items())))
@@ -160,6 +207,8 @@ Now you:
   curl                  curl {base_url}/chat/completions -H 'Content-Type: application/json' -d '{body}'
   the dashboard         {program} dashboard --config {config_file}
   the keys              {program} check --config {config_file}
+  the cache             {program} cache stats --config {config_file}
+  what could be saved   {program} advise --config {config_file}   (from 100 requests on)
   metrics               curl http://127.0.0.1:{show.admin_port}/metrics
   the log               tail -f {log_file}
 
@@ -180,6 +229,8 @@ def demonstrate(upstream: Upstream, port: int, admin_port: int, directory: Path)
             "upstream": source_url,
             "state_dir": str(directory / "state"),
             "keys": [{"id": f"key-{number}", "secret": secret} for number, secret in enumerate(upstream.keys)],
+            "cache": {"models": [upstream.model, *([EMBEDDING_MODEL] if upstream.is_simulated else [])]},
+            "advice": {"enabled": True},
         }
         config_file.write_text(yaml.safe_dump(config, sort_keys=False))
         proxy = stack.enter_context(started_proxy(config_file, log_file, show.ready))
@@ -187,6 +238,10 @@ def demonstrate(upstream: Upstream, port: int, admin_port: int, directory: Path)
         show.one_chat()
         show.one_stream()
         show.many_at_once(upstream.at_once, "many at once")
+        show.the_same_again(LONG_TEXT if upstream.is_simulated else QUESTION)
+        if upstream.is_simulated:
+            show.embeddings()
+        show.saved()
         if upstream.is_simulated:
             show.what_is_stored()
             show.a_key_runs_dry(int(source_url.rpartition(":")[2]))
