@@ -65,6 +65,29 @@ async def test_a_store_that_hangs_costs_a_request_a_quarter_of_a_second_and_the_
     await store.close()
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_process_that_is_held_up_does_not_take_the_store_for_slow(valkey_url, virtual_time, turns):
+    """At whichever turn of the loop: before the call went out, before the answer came, before it was read."""
+    store = connect(valkey_url, timeout_s=5.0)
+    one = Process(store)
+    await one.ask(OTHER, lead=False)
+    asked = [asyncio.create_task(one.ask(ONE)), asyncio.create_task(one.ask(name(3), lead=False))]
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    virtual_time.advance(0.4)
+    assert await asked[0] == LEAD
+    await asked[1]
+    virtual_time.pause_store(10)  # and one that is slow is still noticed
+    started = virtual_time.monotonic()
+    late = asyncio.create_task(one.ask(name(4)))
+    await asyncio.sleep(0)
+    virtual_time.advance(0.4)
+    assert await late == MISSING
+    assert virtual_time.monotonic() - started == pytest.approx(0.41, abs=0.001)
+    await one.close()
+    await store.close()
+
+
 @pytest.mark.usefixtures("virtual_time")
 async def test_a_lease_that_was_given_too_late_is_given_back(valkey_url, virtual_time):
     store = connect(valkey_url, timeout_s=5.0)  # the connection would wait for longer than a request does

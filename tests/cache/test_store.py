@@ -209,3 +209,21 @@ async def test_closing_sends_what_waits_and_gives_leases_back(valkey_url):
         assert served(await other.ask(name(0))) == entry(0)
         assert isinstance(await other.ask(name(1)), Found)
         assert await asyncio.gather(*(other.ask(name(n)) for n in range(2, 5))) == [LEAD] * 3
+
+
+async def test_once_closed_it_opens_no_connection_for_requests_that_are_under_way(valkey_url):
+    async with processes(valkey_url) as [one, other]:
+        assert await one.ask(ONE) == LEAD
+        await other.ask(ONE)
+        await one.close()
+        await one.store.close()
+        connections = len(await other.store.client.client_list())
+        one.put(ONE, entry(1), ttl_s=60, client="app")
+        one.put(ONE, Entry(Form.JSON, os.urandom(100_000)), ttl_s=60, client="app")
+        one.release(ONE)
+        assert await one.ask(ONE) == await one.wait(ONE, max_age_s=None) == MISSING
+        assert await one.look_up_items([ONE], max_age_s=None) == [None]
+        await one.settled()
+        assert one.unkept == ["store", "store"]
+        assert len(await other.store.client.client_list()) == connections
+        assert await other.ask(ONE) == LEAD

@@ -158,6 +158,7 @@ class Calls:
         self._timer: asyncio.TimerHandle | None = None  # until entries that nobody takes along are sent alone
         self._known_loop: asyncio.AbstractEventLoop | None = None
         self._rests_until = 0.0
+        self._has_ended = False
         self._clock_ahead = 0.0  # the store's clock less our monotonic one
         self._epoch: int | None = None  # None: the store has not answered yet
 
@@ -170,8 +171,8 @@ class Calls:
 
     @property
     def away(self) -> bool:
-        """A call has failed within the last second."""
-        return time.monotonic() < self._rests_until
+        """A call has failed within the last second, or there are to be no more."""
+        return self._has_ended or time.monotonic() < self._rests_until
 
     @property
     def now(self) -> float | None:
@@ -206,6 +207,10 @@ class Calls:
     def note_failure(self, error: Exception) -> None:
         """A call failed, or a command beside them."""
         self._on_failed(error.reason if isinstance(error, StoreLost) else "script")
+
+    def end(self) -> None:
+        """From now on it is as if the store were away: nothing may open the connection again."""
+        self._has_ended = True
 
     async def flush(self, seconds: float) -> None:
         """Wait until everything was sent, for at most `seconds`."""

@@ -16,6 +16,8 @@ from quotapool.store.store import Store, StoreError
 LOOK_UP_S: Final = 0.25
 """The longest that a request waits to hear whether there is an entry; for an answer of megabytes, twice that."""
 SLACK_S: Final = 0.5  # a step of the clock that is smaller is not noticed
+_HELD_UP_S: Final = 0.05  # a timer that is so late says that the loop was busy, not that the store is slow
+_MOMENT_S: Final = 0.01  # in which a store answers
 _IN_A_THREAD: Final = 32_768  # bytes from which on opening would hold up the loop
 _TRIES: Final = 3  # an entry that is damaged is dropped, and asked for again
 _OPENED_AT_ONCE: Final = 128
@@ -93,6 +95,7 @@ class LookUps:
         self._serial = 0
         self._pending: deque[_Look] = deque()  # with some that were answered; the first one was not
         self._timer: asyncio.TimerHandle | None = None  # one for all: each of its own would cost as much as the rest
+        self._spared: _Look | None = None
 
     async def one(self, name: bytes, max_age_s: float | None, *, lead: bool) -> Found | Lead | Led | Missing:
         """If the caller is cancelled, a lease that it was perhaps given is given back."""
@@ -166,9 +169,17 @@ class LookUps:
             self._timer = self._calls.loop.call_at(item.late_at, self._end_late)
 
     def _end_late(self) -> None:
-        pending, now = self._pending, self._calls.loop.time()
+        pending, now, timer = self._pending, self._calls.loop.time(), self._timer
+        while pending and pending[0].future.done():
+            pending.popleft()
+        is_held_up = timer is not None and now - timer.when() > _HELD_UP_S
+        if pending and is_held_up and pending[0] is not self._spared:
+            self._spared = pending[0]  # once: to send what was not sent, and to read what has come
+            self._timer = self._calls.loop.call_at(now + _MOMENT_S, self._end_late)
+            return
         while pending and (pending[0].future.done() or pending[0].late_at <= now):
             pending.popleft().failed()
+        self._spared = None
         self._timer = self._calls.loop.call_at(pending[0].late_at, self._end_late) if pending else None
 
     def _found(self, name: bytes, key: str, result: int, text: bytes | None, now: float) -> Found | None:

@@ -150,12 +150,14 @@ class CacheStore:
         await self._calls.flush(seconds)
 
     async def close(self, seconds: float = 1.0) -> None:
-        """Send what waits and give all leases back, within `seconds` or so. The store's connection stays open."""
+        """Send what waits and give all leases back, within `seconds` or so. The store's connection stays open. To those
+        who still ask, the store is away."""
         await self.flush(seconds)
         for key, token in self._leases.items():
             self._calls.put(Release(key, token), urgent=True)
         self._leases.clear()
         await self._calls.flush(seconds)
+        self._calls.end()
 
 
 __all__ = [
