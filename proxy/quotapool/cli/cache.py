@@ -58,9 +58,9 @@ def _show(state: CacheState) -> None:
         console.print(f"kept: answers of {', '.join(state.patterns)}")
     else:
         console.print("off: cache.models names no model, so nothing is kept or served")
-    share = state.bytes / state.max_bytes
+    share, noun = state.bytes / state.max_bytes, "entry" if state.entries == 1 else "entries"
     console.print(
-        f"{state.entries:,} {'entry' if state.entries == 1 else 'entries'}, {_size(state.bytes)} of {_size(state.max_bytes)} ({share:.0%}); so far "
+        f"{state.entries:,} {noun}, {_size(state.bytes)} of {_size(state.max_bytes)} ({share:.0%}); so far "
         f"{state.expired:,} left because their time was over, {state.evicted:,} to make room"
     )
     use = tables.table("", *_HEADS, right=_HEADS)
