@@ -483,7 +483,7 @@ def test_both_forms_of_a_simulated_answer_are_the_same(shape, name):
         del body["prompt"]
     parsed = parse_request(shape, json.dumps(body).encode(), 16, {})
     assert isinstance(parsed, ParsedRequest)
-    answers = compose(parsed, 40)
+    answers = compose(parsed, 40, parsed.prompt.digest)
     turn = replies.Turn("resp_1" if shape is RESPONSES else "chatcmpl-1", 1, parsed, answers, usage_of(parsed, answers))
     if shape is RESPONSES:
         kind, text = "responses", replies.pretty(simulated.finished(turn))
