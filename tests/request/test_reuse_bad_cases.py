@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import pytest
+from quotapool.cache.secrets import CacheSecrets
 from quotapool.openai.facts import Canonical
 from quotapool.openai.replay import EVENT_STREAM, Form
 from quotapool.request.conversion import Conversion
@@ -226,6 +227,21 @@ async def test_a_bug_in_keeping_an_answer_does_not_keep_its_lease(open_cached, m
     monkeypatch.setattr("quotapool.request.reusable.unstorable", fails)
     answer = await pool.asks()
     assert (answer.status, answer.finished, pool.records[-1].kept) == (200, True, "malformed")
+    monkeypatch.undo()
+    async with asyncio.timeout(1):
+        assert result(await there.asks()) == "miss"
+
+
+async def test_an_answer_that_cannot_be_sealed_does_not_keep_its_lease(open_cached, monkeypatch):
+    pool, there = await open_cached(), await open_cached()
+    pool.upstream.next(stream(ROLE, *[FILLER] * 100, *EVENTS[1:]))
+
+    def fails(*_: Any) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(CacheSecrets, "seal", fails)
+    await pool.asks(stream=True)
+    await pool.kept()
     monkeypatch.undo()
     async with asyncio.timeout(1):
         assert result(await there.asks()) == "miss"

@@ -95,6 +95,7 @@ async def test_an_answer_to_an_allowed_page_can_be_read_with_its_headers(wire, o
     assert got["vary"] == ["Accept-Encoding", "Origin"]
     exposed = set(got["access-control-expose-headers"][0].split(", "))
     wanted = {"retry-after", "retry-after-ms", "x-should-retry", "x-request-id", "x-quotapool-request-id"}
+    wanted |= {"x-quotapool-source", "x-quotapool-cache", "x-quotapool-cache-items", "age"}
     assert wanted | {"x-ratelimit-remaining-tokens", "x-ratelimit-reset-requests"} <= exposed
     assert len(got["access-control-expose-headers"]) == 1
 

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from quotapool.cache.answers import Answer, unpack_answer
-from quotapool.store.store import Script, Store, StoreError, StoreLost, StoreRefused
+from quotapool.store.store import Script, Store, StoreLost, StoreRefused
 
 _log = structlog.get_logger()
 MOST_IN_CALL: Final = 64
@@ -225,7 +225,7 @@ class Calls:
                 items = self._next()
                 try:
                     await self.send(items)
-                except (StoreError, TypeError) as error:  # the latter, compiled: not even bytes
+                except Exception as error:  # noqa: BLE001 - what waits would wait for ever, and keep its lease
                     self._fail(error, items)
         finally:
             self._task = None

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
+import structlog
+
 from quotapool.cache.calls import LONGEST_TEXT, Calls, Item, Release, key_of
 from quotapool.cache.entry import Entry
 from quotapool.cache.look_ups import SLACK_S
@@ -13,6 +15,7 @@ from quotapool.cache.sealed import Dated, to_bytes
 from quotapool.cache.secrets import CacheSecrets
 from quotapool.store.store import Store, StoreError, StoreLost
 
+_log = structlog.get_logger()
 MOST_ENTRY: Final = 8 * 2**20  # bytes of an answer
 _MOST_WAITING: Final = 32 * 2**20  # bytes of answers that have not reached the store
 _WAITING_EACH: Final = 1024  # bytes beside the body
@@ -83,7 +86,10 @@ class Puts:
     async def _put_long(self, item: _Put) -> None:
         now = self.calls.now
         if now is not None:
-            await asyncio.to_thread(item.seal, now)
+            try:
+                await asyncio.to_thread(item.seal, now)
+            except Exception:  # noqa: BLE001 - its lease would be prolonged for ever
+                _log.exception("an answer could not be sealed")
         if not item.sealed:
             item.leave("store")
         elif item.charge > self.calls.max_size:
