@@ -102,6 +102,37 @@ def test_no_finally_reads_what_its_try_narrows(module):
     assert misread((PACKAGE / module).read_text()) == []
 
 
+# ---- `raise` after `await` ----
+#
+# Where an `except` of a coroutine awaits, a bare `raise` behind it raises what is not there any more, and the process
+# crashes sooner or later.
+
+
+def raised_after_awaiting(source: str) -> list[str]:
+    """The function of each `except` that awaits and has a bare `raise`."""
+    return [
+        function.name
+        for function in ast.walk(ast.parse(source))
+        if isinstance(function, ast.AsyncFunctionDef)
+        for handler in within(*function.body)
+        if isinstance(handler, ast.ExceptHandler)
+        and any(isinstance(node, ast.Await | ast.AsyncWith | ast.AsyncFor) for node in within(*handler.body))
+        and any(isinstance(node, ast.Raise) and node.exc is None for node in within(*handler.body))
+    ]
+
+
+@pytest.mark.parametrize("module", COMPILED)
+def test_no_except_awaits_and_raises_again(module):
+    assert raised_after_awaiting((PACKAGE / module).read_text()) == []
+
+
+def test_an_except_that_awaits_and_raises_again_is_found():
+    awaits = "async def f():\n try:\n  await g()\n except Gone:\n  await h()\n  raise\n"
+    assert raised_after_awaiting(awaits) == ["f"]
+    assert raised_after_awaiting(awaits.replace("await h()", "h()")) == []
+    assert raised_after_awaiting(awaits.replace("  raise", "  raise Other")) == []
+
+
 MISREAD = """
 class Queue:
     async def wait(self, future: Future[Grant]) -> Grant:

@@ -130,7 +130,8 @@ class _Put(Item):
         self.is_waiting = False
         self.sealed = b""
         self.length = self.charge = self.tries = 0
-        self.made = puts.calls.now or 0.0  # 0: the store has not answered yet
+        now = puts.calls.now
+        self.made = 0.0 if now is None else now  # 0: the store has not answered yet
         self.ends = 0.0
 
     @property
@@ -151,11 +152,13 @@ class _Put(Item):
 
     def words(self) -> list[Any] | None:
         if not self.length:
-            now = self.made or self.puts.calls.now
-            if not now:
-                self.leave("store")
-                return None
-            self.seal(now)
+            if not self.made:
+                now = self.puts.calls.now
+                if now is None:
+                    self.leave("store")
+                    return None
+                self.made = now
+            self.seal(self.made)
         about = [self.length, self.made, self.ends, self.charge, self.client, self.entry.model]
         return [2, self.key, *about, self.token]
 

@@ -179,15 +179,18 @@ class Reusable:
         task.add_done_callback(partial(_tell, ended))
         try:
             await ended
-        except asyncio.CancelledError:
-            recorder.left = True
-            if recording.readers:
-                recording.deserted = task.cancel
-            else:
-                task.cancel()
-            await asyncio.gather(task, return_exceptions=True)  # cancelled again, it cancels the task
-            raise
-        task.result()
+        except asyncio.CancelledError as cancelled:
+            left = cancelled
+        else:
+            task.result()
+            return
+        recorder.left = True
+        if recording.readers:
+            recording.deserted = task.cancel
+        else:
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)  # cancelled again, it cancels the task
+        raise left
 
     def _ask_upstream(self, ask: Ask, recorder: Recorder) -> Awaitable[None]:
         return self._ask_by_item(ask, recorder) if self._by_item else ask(recorder, self._request)
