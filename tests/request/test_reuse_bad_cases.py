@@ -9,10 +9,10 @@ import time
 from typing import Any
 
 import pytest
-from quotapool.cache.secrets import CacheSecrets
 from quotapool.openai.facts import Canonical
 from quotapool.openai.replay import EVENT_STREAM, Form
 from quotapool.request.conversion import Conversion
+from quotapool.settings.cache import Cache
 
 from tests.fakes.edge import Client, Reply, chat_answer, chat_body, error, event, stream
 from tests.request.test_reuse import (
@@ -221,10 +221,10 @@ async def test_a_beta_that_is_not_sent_on_does_not_count(open_cached):
 async def test_a_bug_in_keeping_an_answer_does_not_keep_its_lease(open_cached, monkeypatch):
     pool, there = await open_cached(), await open_cached()
 
-    def fails(*_: Any, **__: Any) -> str:
+    def fails(_: Cache) -> bool:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("quotapool.request.reusable.unstorable", fails)
+    monkeypatch.setattr(Cache, "tools", property(fails), raising=False)
     answer = await pool.asks()
     assert (answer.status, answer.finished, pool.records[-1].kept) == (200, True, "malformed")
     monkeypatch.undo()
@@ -239,7 +239,7 @@ async def test_an_answer_that_cannot_be_sealed_does_not_keep_its_lease(open_cach
     def fails(*_: Any) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr(CacheSecrets, "seal", fails)
+    monkeypatch.setattr("zlib.compress", fails)
     await pool.asks(stream=True)
     await pool.kept()
     monkeypatch.undo()

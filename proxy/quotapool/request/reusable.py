@@ -177,20 +177,20 @@ class Reusable:
         task = asyncio.ensure_future(self._ask_upstream(ask, recorder))
         ended = asyncio.get_running_loop().create_future()  # `asyncio.shield` takes twice as long
         task.add_done_callback(partial(_tell, ended))
+        was_cancelled = False
         try:
             await ended
-        except asyncio.CancelledError as cancelled:
-            left = cancelled
-        else:
-            task.result()
-            return
-        recorder.left = True
-        if recording.readers:
-            recording.deserted = task.cancel
-        else:
-            task.cancel()
-        await asyncio.gather(task, return_exceptions=True)  # cancelled again, it cancels the task
-        raise left
+        except asyncio.CancelledError:
+            was_cancelled = True
+        if was_cancelled:  # raised outside of `except`: compiled, what it caught is lost while it waits
+            recorder.left = True
+            if recording.readers:
+                recording.deserted = task.cancel
+            else:
+                task.cancel()
+            await asyncio.gather(task, return_exceptions=True)  # cancelled again, it cancels the task
+            raise asyncio.CancelledError
+        task.result()
 
     def _ask_upstream(self, ask: Ask, recorder: Recorder) -> Awaitable[None]:
         return self._ask_by_item(ask, recorder) if self._by_item else ask(recorder, self._request)
@@ -259,18 +259,23 @@ class Reusable:
     async def _follow(self, recording: Recording) -> bool:
         """Answer from what another gets. False: that came to nothing, and nothing was sent. Raises Refusal (403, 429,
         503)."""
-        reader, hold, began = recording.reader(), None, time.monotonic()
+        reader, began = recording.reader(), time.monotonic()
         try:
             if not await reader.begins():
                 found, most = recording.found, self._control.max_age_s
                 return found is not None and (most is None or found.age_s <= most) and await self._hit(found)
             if recording.status != 200:
                 return await self._follow_error(recording, reader)
-            hold = await self._hold(None)
-            return await self._follow_answer(recording, reader)
+            return await self._follow_for_pay(recording, reader)
         finally:
             reader.close()
             self._record.upstream_s += time.monotonic() - began
+
+    async def _follow_for_pay(self, recording: Recording, reader: Reader) -> bool:
+        hold = await self._hold(None)
+        try:
+            return await self._follow_answer(recording, reader)
+        finally:
             if self._down.started:  # who leaves before the end pays, too
                 recording.afterwards(lambda: self._settle(hold, _shared_of(recording)))
             else:
