@@ -361,6 +361,7 @@ def test_every_answer_of_the_admin_api_is_of_its_documented_shape(start_simulato
         ("show_samples", "/samples?minutes=5", None),
         ("show_savings", "/savings", None),
         ("show_cache", "/cache", None),
+        ("show_advice", "/advice", None),
         ("clear_cache", "/cache?client=app&model=gpt-4o", None),
         ("list_events", "/events?limit=3&kind=state", None),
         ("show_usage", "/usage?by=key", None),

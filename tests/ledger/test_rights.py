@@ -26,7 +26,7 @@ def acl_line() -> list[str]:
 def commands(text: str) -> set[str]:
     found = re.findall(r"redis\.call\('([A-Z]+)'", text)
     found += re.findall(r"(?:store\.client|\bclient|\bpipe)\.([a-z]+)(?=[(,])", text)
-    found += re.findall(r"\[?\(\"(h[a-z]+)\", ", text)  # of a pipeline, in objects/owners.py
+    found += re.findall(r"\[?\(\"(h(?:set|del|get|mget)[a-z]*)\", ", text)  # of a pipeline, in objects/owners.py
     return {{"DELETE": "DEL"}.get(name.upper(), name.upper()) for name in found}
 
 

@@ -113,6 +113,7 @@ async def busy(open_cached, **options: Any) -> Any:
 
 async def test_what_becomes_of_a_call_after_its_leader_left_is_retrieved(open_cached):
     unheard: list[Any] = []
+    gc.collect()  # what other tests left
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
     pool, first = await busy(open_cached)
     clients = [Client(chat_body(), key=TWO[0]["key"]) for _ in range(2)]
@@ -293,3 +294,23 @@ async def test_others_run_while_a_long_answer_is_converted():
         await asyncio.sleep(0)
     assert len(json.loads(await converting)["choices"][0]["message"]["content"]) == 500 * 10_000 + len("Hello")
     assert turns > len(text) // 2**18
+
+
+class Hasty(Client):
+    """Closes its connection as soon as it has all of the answer."""
+
+    def _end(self) -> None:
+        super()._end()
+        asyncio.get_running_loop().call_soon(self.task.cancel)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_client_that_leaves_with_the_whole_answer_was_not_cut_off(open_cached, streamed):
+    pool = await open_cached()
+    pool.upstream.next(stream(*EVENTS) if streamed else chat_answer())
+    client = Hasty(chat_body(stream=streamed))
+    client.task = asyncio.create_task(pool.ask(client))
+    await client.task
+    assert (client.finished, pool.records[0].cut, pool.records[0].kept) == (True, False, "")
+    await pool.kept()
+    assert result(await pool.asks(stream=streamed)) == "hit"

@@ -183,13 +183,14 @@ class Reusable:
         except asyncio.CancelledError:
             was_cancelled = True
         if was_cancelled:  # raised outside of `except`: compiled, what it caught is lost while it waits
-            recorder.left = True
+            had_all, recorder.left = recorder.is_whole, True
             if recording.readers:
                 recording.deserted = task.cancel
-            else:
+            elif not had_all:
                 task.cancel()
             await asyncio.gather(task, return_exceptions=True)  # cancelled again, it cancels the task
-            raise asyncio.CancelledError
+            if not had_all:
+                raise asyncio.CancelledError
         task.result()
 
     def _ask_upstream(self, ask: Ask, recorder: Recorder) -> Awaitable[None]:

@@ -1,4 +1,4 @@
--- rights, version 3: may this user do all that Quotapool does in the store? Each command once, on keys made for it.
+-- rights, version 4: may this user do all that Quotapool does in the store? Each command once, on keys made for it.
 --
 -- KEYS     qp:{pool}:rights:<text|hash|set|sorted|stream>, in this order; deleted again
 --
@@ -15,6 +15,8 @@ redis.call('INCR', text)
 redis.call('INCRBY', text, 1)
 redis.call('DECRBY', text, 1)
 redis.call('GET', text)
+redis.call('SETRANGE', text, 0, '1')
+redis.call('GETRANGE', text, 0, 1)
 redis.call('MGET', text)
 redis.call('EXISTS', text)
 redis.call('EXPIRE', text, 60)
