@@ -217,7 +217,7 @@ def drive_the_pools_secrets(place: Path, upstream: str, env: dict[str, str]) -> 
         )
         look_at_processes(proxy, seen)
         look_at_operators_side(proxy, OPERATOR["the admin token"], seen, "check", "serve --check-config")
-        for _ in range(8):  # at last each key dies of its own echo
+        for _ in range(16):  # at last each key dies of its own echo
             seen.answer(post_json(url, "/v1/chat/completions", {"model": "echo-401", "messages": []}))
         look_at_operators_side(proxy, OPERATOR["the admin token"], seen, "check --json")
         proxy.process.send_signal(signal.SIGHUP)
