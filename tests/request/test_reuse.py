@@ -365,6 +365,10 @@ async def test_those_who_wait_get_the_form_they_asked_for(open_cached, leads, fo
     assert (b'"prompt_tokens"' in other.got) is (follows != "stream")
 
 
+async def leaves(asks, step: int, *, arrived: bool) -> Any:
+    return await cancelled_at(asks, step, arrived=arrived)
+
+
 @pytest.mark.parametrize("arrived", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 async def test_the_leader_leaves_at_any_moment_and_the_others_get_their_answer(open_cached, form, arrived):
@@ -373,7 +377,7 @@ async def test_the_leader_leaves_at_any_moment_and_the_others_get_their_answer(o
         body = chat_body(**FORMS[form], seed=step)
         pool.upstream.otherwise = chat_answer() if form == "plain" else stream(*EVENTS)
         before = pool.calls
-        leading = asyncio.create_task(cancelled_at(pool.ask(Client(body)), step, arrived=arrived))
+        leading = asyncio.create_task(leaves(pool.ask(Client(body)), step, arrived=arrived))
         await asyncio.sleep(0)
         follower = Client(body)
         await pool.ask(follower)
