@@ -13,6 +13,7 @@ import pytest
 from quotapool.cache.secrets import CacheSecrets
 from quotapool.cache.store import CacheStore
 from quotapool.domain.request_record import RequestRecord
+from quotapool.ledger.clients import ClientStore, digest
 from quotapool.store.store import connect
 
 from tests.fakes.edge import (
@@ -165,6 +166,20 @@ async def test_who_shares_an_answer(open_cached, scope, client, expected):
     await pool.ask(Client(chat_body(), key=keys["app"]))
     await pool.kept()
     assert result(await pool.ask(Client(chat_body(), key=keys[client]))) == expected
+
+
+async def test_the_next_client_of_a_name_is_not_served_what_the_earlier_one_asked(open_cached):
+    pool = await open_cached()
+    clients = ClientStore(pool.house.store, pool.house.settings.pool)
+    results = []
+    for key in ("key-of-the-first-one", "key-of-the-next-one"):
+        await clients.add("search", digest(key))
+        await pool.house.sync.refresh()
+        for _ in range(2):
+            results.append(result(await pool.ask(Client(chat_body(), key=key))))
+            await pool.kept()
+        await clients.revoke("search")
+    assert results == ["miss", "hit"] * 2
 
 
 async def test_a_client_that_may_not_use_a_model_gets_no_kept_answer_of_it(open_cached):

@@ -159,15 +159,9 @@ class Notes:
             return
         found = canonical(asked.endpoint, record.method, target, asked.text)
         if isinstance(found, Canonical) and found.temperature <= cache.max_temperature:
-            digest = digests.digest(self._scope(record.client), asked.endpoint.name, found.text)
+            scope = cache.scope_of(record.client, self._team_of(record.client))
+            digest = digests.digest(scope, asked.endpoint.name, found.text)
             self._asked.append((digest, name, tokens, pico))
-
-    def _scope(self, client: str) -> str:
-        scope = self._cache.scope
-        if scope == "pool":
-            return scope
-        team = self._team_of(client) if scope == "team" else ""
-        return f"team:{team}" if team else f"client:{client}"
 
     # ---- to the store
 

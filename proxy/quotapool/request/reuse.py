@@ -8,7 +8,7 @@ from typing import Final
 
 from quotapool.cache.recording import Recording
 from quotapool.cache.store import CacheStore
-from quotapool.domain.request_record import RequestRecord
+from quotapool.domain.request_record import ANONYMOUS, RequestRecord
 from quotapool.money.price_list import PriceList
 from quotapool.openai.cacheable import canonical
 from quotapool.openai.facts import Canonical
@@ -81,13 +81,9 @@ class Reuse:
         return keeps
 
     def _scope(self, cache: Cache, client: Client | None) -> str:
-        if cache.scope == "pool":
-            return "pool"
         if client is None:
-            return "anonymous"
-        if cache.scope == "team" and client.team is not None:
-            return f"team {client.team}"
-        return f"client {client.id} {self._since(client.id)}"
+            return cache.scope_of(ANONYMOUS, None)
+        return cache.scope_of(client.id, client.team, self._since(client.id))
 
 
 def _asked(down: Downstream, request: ClientRequest, control: CacheControl, cache: Cache) -> Canonical | str:

@@ -32,6 +32,13 @@ class Cache(Section):
         """Whether answers of this model are kept."""
         return any(fnmatchcase(model, pattern) for pattern in self.models)
 
+    def scope_of(self, client: str, team: str | None, since: float = 0.0) -> str:
+        """Equal for those who share answers. `client`: its id, "" without one; `since`: when it was made (Unix
+        seconds), so that the next one of its name is another."""
+        if self.scope == "pool":
+            return "pool"
+        return f"team {team}" if self.scope == "team" and team else f"client {client} {since}"
+
     def serves(self, own_choice: bool | None) -> bool:
         """Whether a client is served from it. `own_choice`: its option `cache`."""
         return (self.clients == "all") if own_choice is None else own_choice
