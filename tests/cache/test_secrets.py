@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -102,3 +103,12 @@ def test_a_worker_gets_a_root_that_is_not_the_master_keys_own_secret():
     assert root != MasterKey("b" * 32).derived("quotapool cache 1")
     with pytest.raises(ValueError, match="32 bytes"):
         CacheSecrets(root[:31], "main")
+
+
+def test_what_threads_seal_at_the_same_time_can_all_be_opened():
+    raw = os.urandom(60_000)
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(100):
+            secrets = CacheSecrets.of(MASTER, "main")
+            sealed = list(threads.map(secrets.seal, [NAME] * 8, [raw] * 8))
+            assert [secrets.open(NAME, each) for each in sealed] == [raw] * 8

@@ -36,7 +36,7 @@ _MOST: Final = 9 * 2**20  # bytes of an opened entry: 8 MB of an answer, and its
 class CacheSecrets:
     """Of one pool. `root`: 32 bytes of `root_of`."""
 
-    __slots__ = ("_current", "_known", "_left", "_names", "_pool", "_salt", "_seals")
+    __slots__ = ("_current", "_known", "_left", "_names", "_pool", "_seals")
 
     def __init__(self, root: bytes, pool: str) -> None:
         if len(root) != _ROOT:
@@ -45,6 +45,7 @@ class CacheSecrets:
         self._names = hmac.digest(root, b"names" + self._pool, "sha256")
         self._seals = hmac.digest(root, b"seals" + self._pool, "sha256")
         self._known: dict[bytes, AESGCM] = {}  # by salt
+        self._current: tuple[bytes, AESGCM] | None = None  # salt and key, in one: threads seal at the same time
         self._left = 0  # seals until this process takes another key
 
     @classmethod
@@ -65,12 +66,15 @@ class CacheSecrets:
             deflated = zlib.compress(raw, 1)
             if len(deflated) < len(raw) * _WORTH:
                 kind, text = _DEFLATED, deflated
-        if not self._left:
-            self._salt = os.urandom(_SALT)
-            self._current, self._left = self._cipher(self._salt), _SEALS_OF_A_KEY
+        current = self._current
+        if current is None or self._left <= 0:
+            salt = os.urandom(_SALT)
+            current = self._current = salt, self._cipher(salt)
+            self._left = _SEALS_OF_A_KEY
         self._left -= 1
+        salt, cipher = current
         nonce = os.urandom(_NONCE)
-        return kind + self._salt + nonce + self._current.encrypt(nonce, text, kind + self._pool + name)
+        return kind + salt + nonce + cipher.encrypt(nonce, text, kind + self._pool + name)
 
     def open(self, name: bytes, raw: bytes) -> bytes | None:
         """What was sealed; None: by another master key, for another name or pool, by another version, or damaged."""
