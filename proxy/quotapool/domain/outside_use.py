@@ -1,158 +1,248 @@
 """Outside use: use of an account that none of our books explain, found by comparing what upstream has left with them.
 
 Each answer's `remaining` shows what a bucket upstream lacked when our request was admitted. Our own bucket says what it
-should have lacked by our use alone, of all replicas: a full bucket less the level right after that reservation. Used
-by us alone, the two differ only by the network: a request that arrives earlier or later than it was reserved, or
-overtakes another. That changes neither of them more often than the other, since in every such pair one is read too high
-and one too low. Somebody else's use changes only one: upstream lacks more.
+should have lacked by our use alone, of all replicas: a full bucket less the level right after that reservation. If only
+we use it, the two differ by the network alone: a request that arrives earlier or later than it was reserved, or
+overtakes another. In each such pair one is read too high and one too low. Somebody else's use changes only one:
+upstream lacks more.
 
-So each answer is one of three: upstream lacks more than our books explain, less, or the same (`Tally`). How often it
-lacks *less* is what the network does to this account, measured on itself, and how often it would lack *more* without
-anybody else. Where the level has followed upstream downwards meanwhile (`taught` of domain/bucket.py), that is outside
-use too, and exact. `Watch` adds up the evidence as a cumulative sum of log-likelihood ratios (Page, 1954): what speaks
-for a share of SHARE more, less what speaks for none, never below zero, and bounded for every ten seconds, so that one
-pause of the network or of this process is never enough. Requests are counted exactly by both sides. Tokens are an
-estimate, and their comparison leaves SLACK for it; it does not count where our estimates turned out too low.
+So each answer is one of three: upstream lacks more than our books explain, less, or the same (`outside_tally.py`). How
+often it lacks *less* is what the network does to this account, measured on itself; about as often it would lack *more*
+without anybody else. Where a level has followed upstream downwards meanwhile (`taught` of `bucket.py`), that is use by
+others too. The evidence of each slice of ten seconds is a log-likelihood ratio: that upstream lacks more in SHARE more of
+the answers, against no such thing. Its cumulative sum (Page, 1954) never falls below zero, so it forgets what is over,
+and a slice is bounded, so that one pause of the network or of a process is never enough.
 
-Tallies are sums: those of all workers and replicas are added.
+Requests are counted by both sides in the same way. Tokens are an estimate on both sides: their comparison leaves slack,
+does not count where more was used than we had estimated, and not if requests contradict it.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Final
 
-from quotapool.domain.bucket import BREATH_S
+import msgspec
 
-SLICE_S: Final = 10.0  # tallies are judged in slices of about so many seconds
-
-SHARE: Final = 0.08  # of our answers, by which upstream lacks more often than without anybody else
-LEAST_NOISE: Final = 0.01  # of our answers
-MORE_NOISE: Final = 1.3  # the noise upwards is at most so many times that downwards
-NAMED: Final = 12.0  # log-likelihood: one false alarm in e^12 chances
-MOST_A_SLICE: Final = 3.0  # so that at least four slices must agree
-TAUGHT_SHARE: Final = 0.05  # of the refill: a level that is corrected downwards by more is somebody's use
+NAMED: Final = 15.0  # evidence: a log-likelihood ratio
+MOST_A_SLICE: Final = 3.0  # so at least five slices must agree
+SHARE: Final = 0.12
+LEAST_NOISE: Final = 0.01  # of the answers
+NOISE_UPWARDS: Final = 1.3  # times that downwards, at most
+UNEVEN: Final = 0.5  # of the noise; it is not balanced in each slice
+NOISE_ANSWERS: Final = 500.0  # the noise is the average of about so many
+OVERRUNS: Final = 0.05  # of the answers: if more used more than was estimated for them, tokens prove nothing
+TAUGHT_SHARE: Final = 0.05  # of the refill: what a level is corrected by without anybody else
 TAUGHT_WEIGHT: Final = 40.0
-SLACK: Final = 1.5  # upstream may count that many times the tokens that we do
-OVERRUN: Final = 0.05  # of our answers may have used more than was reserved for them, else tokens prove nothing
-NOISE_ANSWERS: Final = 2000.0  # how many answers the noise is the average of
-RATE_S: Final = 300.0  # the rates are averages of about that time
-QUIET_S: Final = 600.0  # without evidence, until it is said to have ended
-SILENT_S: Final = 3600.0  # without answers of ours, until nobody can say any more
-MINUTE_S: Final = 60.0
-REFUTED: Final = -6.0  # so strongly do requests say that nobody else is there, whatever tokens say
-REQUESTS_SHARE: Final = 0.02  # of our answers; at least so often must requests show who uses so many tokens
+DAY_NOISE: Final = 0.1  # requests that a level of a day is corrected by, for each answer
+CLEAR: Final = 0.1  # by which one prediction of tokens must fit better than the other one, to be believed alone
+BINDING: Final = 0.9  # of the answers found the bucket less than full
+LEAST_SHARE: Final = 0.005  # of the answers: so often requests show who uses many tokens
+RATE_S: Final = 300.0  # rates are averages of about that time
+QUIET_S: Final = 600.0  # without evidence, and it is over
+UNSEEN_S: Final = 3600.0  # without answers, and nobody can say any more
+_MINUTE_S: Final = 60.0
 
 
-class Tally:
-    """What the answers of some seconds show of one (account, model group), in one process.
+class Slice(msgspec.Struct, array_like=True):
+    """Of one dimension, in some seconds: as `Counts` of `outside_tally.py`."""
 
-    `requests`, `tokens_kept`, `tokens_corrected`: of the minute's limits; of tokens by both predictions, since only one of
-    them is upstream's way of charging. `day`: of the day's requests. `overruns`: answers that used more than reserved.
+    answers: float = 0.0
+    more: float = 0.0
+    less: float = 0.0
+    lacked: float = 0.0
+    explained: float = 0.0
+    limit: float = 0.0
+    at: float = 0.0
+    taught: float = 0.0
+
+    @property
+    def net(self) -> float:
+        """Answers by which upstream lacked more, less those that the network explains: what overtakes is overtaken."""
+        return self.more - NOISE_UPWARDS * self.less
+
+    @property
+    def binds(self) -> bool:
+        """Our requests wait for this limit. They come as it refills then, so evenly that the network can only make them
+        less even, and what other limits show is no evidence; what this level is corrected by is."""
+        return self.explained > BINDING * self.answers
+
+    def add(self, other: Slice) -> None:
+        self.answers += other.answers
+        self.more += other.more
+        self.less += other.less
+        self.lacked += other.lacked
+        self.explained += other.explained
+        if other.at >= self.at:
+            self.limit, self.at, self.taught = other.limit, other.at, other.taught
+
+
+class Slices(msgspec.Struct, array_like=True):
+    """Of all dimensions of one (account, model group): as `Tally`."""
+
+    requests: Slice = msgspec.field(default_factory=Slice)
+    kept: Slice = msgspec.field(default_factory=Slice)
+    corrected: Slice = msgspec.field(default_factory=Slice)
+    day: Slice = msgspec.field(default_factory=Slice)
+    overruns: float = 0.0
+
+    def add(self, other: Slices) -> None:
+        self.requests.add(other.requests)
+        self.kept.add(other.kept)
+        self.corrected.add(other.corrected)
+        self.day.add(other.day)
+        self.overruns += other.overruns
+
+
+class Known(msgspec.Struct, array_like=True):
+    """What is remembered of one dimension.
+
+    `answers`, `less`: decaying sums, the noise is their ratio; `wrong`: how badly this prediction fits upstream;
+    `limit`, `at`, `taught`: of the newest answer; `used`: what others used a second, a decaying average.
     """
 
-    __slots__ = ("at", "day", "overruns", "requests", "tokens_corrected", "tokens_kept")
+    answers: float = 0.0
+    less: float = 0.0
+    wrong: float = 0.0
+    limit: float = 0.0
+    at: float = 0.0
+    taught: float = 0.0
+    used: float = 0.0
 
-    def __init__(self) -> None:
-        self.at = 0.0
-        self.requests = Counts()
-        self.tokens_kept = Counts()
-        self.tokens_corrected = Counts()
-        self.day = Counts()
-        self.overruns = 0.0
+    def follow(self, new: Slice, period_s: float) -> float:
+        """How much the level was corrected downwards since the slice before, a second (negative: upwards)."""
+        span, down = new.at - self.at, self.taught - new.taught
+        is_known = self.limit == new.limit and span > 0 and abs(down) <= new.limit
+        self.limit, self.at, self.taught = new.limit, new.at, new.taught
+        down_s = down / max(1.0, span) if is_known else 0.0
+        fade = max(0.0, 1 - new.answers / NOISE_ANSWERS)
+        self.answers = self.answers * fade + new.answers
+        self.less = self.less * fade + new.less
+        refill_s = new.limit / period_s
+        if new.answers > 0:
+            # Others make upstream lack more. That it lacks less, or that our level is raised, refutes the prediction.
+            refuted = new.less / new.answers + max(0.0, -down_s / refill_s)
+            differs = (new.more + new.less) / new.answers + abs(down_s) / refill_s
+            self.wrong = self.wrong * fade + (1 - fade) * (differs + 2 * refuted)
+            shown = (new.lacked - new.explained) / new.answers * refill_s + down_s
+            part = math.exp(-max(SLICE_S, min(span, RATE_S)) / RATE_S) if self.used else 0.0
+            self.used = self.used * part + (1 - part) * shown
+        return down_s
 
-    def note_requests(self, at: float, limit: float, remaining: float, full: float, kept: float, taught: float) -> None:
-        """One answer's `remaining` requests of a minute, for the reservation at `at`: `full` is what our bucket holds,
-        `kept` its level then, `taught` how much evidence has moved it so far."""
-        self.requests.note_whole(at, limit, remaining, full - kept, taught)
-        if at > self.at:
-            self.at = at
-
-    def note_day(self, at: float, limit: float, remaining: float, full: float, kept: float, taught: float) -> None:
-        """The same of a day's requests."""
-        self.day.note_whole(at, limit, remaining, full - kept, taught)
-        if at > self.at:
-            self.at = at
-
-    def note_tokens(
-        self,
-        at: float,
-        limit: float,
-        remaining: float,
-        full: float,
-        cost: float,
-        kept: float,
-        corrected: float,
-        taught_kept: float,
-        taught_corrected: float,
-    ) -> None:
-        """The same of a minute's tokens, of which this request took `cost`."""
-        self.tokens_kept.note(at, limit, remaining, cost, full - kept, taught_kept)
-        self.tokens_corrected.note(at, limit, remaining, cost, full - corrected, taught_corrected)
-        if at > self.at:
-            self.at = at
-
-    def row(self) -> list[float]:
-        """As numbers, for the store."""
-        numbers = [self.at, self.overruns]
-        for counts in (self.requests, self.tokens_kept, self.tokens_corrected, self.day):
-            numbers += counts.row()
-        return numbers
+    @property
+    def noise(self) -> float:
+        return LEAST_NOISE + UNEVEN * self.less / max(1.0, self.answers)
 
 
-ROW: Final = 2 + 4 * 8
+SLICE_S: Final = 10.0
 
 
-class Counts:
-    """Of one dimension: answers, those by which upstream lacked `more` or `less` than our books explain, and those that
-    found the bucket less than full, by upstream (`lacked`) and by our books (`explained`). `taught` and `limit` are of
-    the newest answer, reserved at `at`."""
+class Judgement(msgspec.Struct, array_like=True):
+    """One (account, model group): what is known, and how strong the evidence is.
 
-    __slots__ = ("answers", "at", "explained", "lacked", "less", "limit", "more", "taught")
+    `by_requests`, `by_tokens`: evidence of outside use, from 0; `against`: what requests say against it since; `since`:
+    when the evidence began (Unix seconds); `seen`: when the newest answer was reserved; `shown`: when there last was
+    evidence; `named`: since when it is named, 0: it is not.
+    """
 
-    def __init__(self) -> None:
-        self.answers = 0.0
-        self.more = 0.0
-        self.less = 0.0
-        self.lacked = 0.0
-        self.explained = 0.0
-        self.limit = 0.0
-        self.at = 0.0
-        self.taught = 0.0
+    requests: Known = msgspec.field(default_factory=Known)
+    kept: Known = msgspec.field(default_factory=Known)
+    corrected: Known = msgspec.field(default_factory=Known)
+    day: Known = msgspec.field(default_factory=Known)
+    overruns: float = 0.0
+    by_requests: float = 0.0
+    by_tokens: float = 0.0
+    heard: float = 0.0
+    heard_net: float = 0.0
+    heard_all: float = 0.0
+    since: float = 0.0
+    seen: float = 0.0
+    shown: float = 0.0
+    named: float = 0.0
 
-    def note_whole(self, at: float, limit: float, remaining: float, ours: float, taught: float) -> None:
-        """`remaining` is rounded down, so a bucket that lacks 1.2 requests shows 2. `ours`: what it lacks by our books."""
-        self.answers += 1
-        shown, expected = limit - remaining, math.ceil(ours - 1e-4)
-        if shown > expected:
-            self.more += 1
-        elif shown < expected:
-            self.less += 1
-        if shown > 1:
-            self.lacked += 1
-        if expected > 1:
-            self.explained += 1
-        self._newest(at, limit, taught)
+    def take(self, new: Slices) -> None:
+        """Ten seconds' tallies of all workers."""
+        answers = max(new.requests.answers, new.kept.answers, new.day.answers)
+        if not answers:
+            return
+        self.seen = max(self.seen, new.requests.at, new.kept.at, new.day.at)
+        fade = max(0.0, 1 - answers / NOISE_ANSWERS)
+        self.overruns = self.overruns * fade + (1 - fade) * new.overruns / answers
+        requests = max(self._of_minute(self.requests, new.requests), self._of_day(new.day))
+        kept, corrected = self._of_minute(self.kept, new.kept), self._of_minute(self.corrected, new.corrected)
+        better = self.corrected.wrong - self.kept.wrong
+        tokens = min(kept, corrected) if abs(better) < CLEAR else kept if better > 0 else corrected
+        self.by_requests = _sum(self.by_requests, requests)
+        if new.requests.binds:
+            tokens = min(tokens, requests)
+        elif (new.kept if better > 0 else new.corrected).binds:
+            requests = min(requests, tokens)
+        self._hear(new.requests)
+        trusted = self.overruns <= OVERRUNS and not self.contradicted
+        self.by_tokens = _sum(self.by_tokens, _bounded(tokens + max(0.0, requests))) if trusted else 0.0
+        if self.strength == 0:
+            self.since = 0.0
+        elif not self.since:
+            self.since = self.seen - SLICE_S
+        if max(requests, tokens if trusted else 0.0) > 0:
+            self.shown = self.seen
 
-    def note(self, at: float, limit: float, remaining: float, cost: float, ours: float, taught: float) -> None:
-        self.answers += 1
-        shown = limit - remaining
-        if shown > SLACK * ours + 1:
-            self.more += 1
-        elif ours > SLACK * shown + 1:
-            self.less += 1
-        if shown > cost + 1:
-            self.lacked += 1
-        if ours > cost + 1:
-            self.explained += 1
-        self._newest(at, limit, taught)
+    def _hear(self, new: Slice) -> None:
+        """What requests say since tokens speak of somebody."""
+        if self.by_tokens == 0:
+            self.heard = self.heard_net = self.heard_all = 0.0
+        self.heard += new.answers
+        self.heard_net += new.more - new.less
+        self.heard_all += new.more + new.less
 
-    def _newest(self, at: float, limit: float, taught: float) -> None:
-        if at >= self.at:
-            self.at, self.limit, self.taught = at, limit, taught
+    @property
+    def contradicted(self) -> bool:
+        """Whoever uses tokens makes requests: there are fewer than LEAST_SHARE, by three standard deviations."""
+        return self.heard_net + 3 * math.sqrt(self.heard_all + 1) < LEAST_SHARE * self.heard
 
-    def row(self) -> list[float]:
-        """As numbers; `counts_of` reads them."""
-        counts = [self.answers, self.more, self.less, self.lacked, self.explained]
-        return [*counts, self.limit, self.at, self.taught]
+    @property
+    def tokens(self) -> Known:
+        """What is known of tokens by the prediction that fits upstream."""
+        return self.corrected if self.corrected.wrong < self.kept.wrong else self.kept
+
+    @property
+    def strength(self) -> float:
+        return max(self.by_requests, self.by_tokens)
+
+    def _of_minute(self, known: Known, new: Slice) -> float:
+        if not new.answers:
+            return 0.0
+        down = known.follow(new, _MINUTE_S)
+        shown = likelihood(new.net, new.answers, known.noise, SHARE)
+        taught = TAUGHT_WEIGHT * (down * _MINUTE_S / new.limit - TAUGHT_SHARE)
+        return _bounded(max(shown, taught) if taught > 0 else shown)
+
+    def _of_day(self, new: Slice) -> float:
+        """A day's bucket is almost never full, so its level has followed upstream by exactly what others used."""
+        if not new.answers:
+            return -MOST_A_SLICE
+        span = new.at - self.day.at
+        down = self.day.follow(new, 86_400.0) * max(1.0, span)
+        return _bounded(down - DAY_NOISE * new.answers)
+
+
+def likelihood(more: float, answers: float, noise: float, share: float) -> float:
+    """Log-likelihood ratio of `more` in so many `answers`, for a rate of `noise` plus `share` against `noise`."""
+    base = min(noise, 0.9)
+    raised = min(base + share, 0.98)
+    return more * math.log(raised / base) + (answers - more) * math.log((1 - raised) / (1 - base))
+
+
+def _bounded(evidence: float) -> float:
+    return max(-MOST_A_SLICE, min(MOST_A_SLICE, evidence))
+
+
+def _sum(before: float, evidence: float) -> float:
+    return max(0.0, min(2 * NAMED, before + evidence))
+
+
+def slices_of(row: Sequence[float]) -> Slices:
+    """A tally's row."""
+    parts = [Slice(*row[n : n + 8]) for n in range(2, len(row), 8)]
+    return Slices(*parts, overruns=row[1])
