@@ -37,6 +37,7 @@ _SINGLE: Final = {
         "OpenAI refuses what {subject} sends ({reason}). Repeated, it can cost an account its access.",
     ),
 }
+OVER: Final = "over"  # the state in which an event of outside use ends
 WELL: Final = "well"  # the state in which an egress event ends
 
 
@@ -46,6 +47,8 @@ def of_event(event: Mapping[str, str]) -> Alert | None:
     details = {n: event[n] for n in ("reason", "status", "request_id", "by") if event.get(n) not in {None, "", "0"}}
     if kind == "state":
         return _of_state(event, at, details)
+    if kind == "outside_use":
+        return _of_outside_use(event, at)
     if kind not in _SINGLE:
         return None
     if kind == "egress" and event.get("to") == WELL:
@@ -54,6 +57,19 @@ def of_event(event: Mapping[str, str]) -> Alert | None:
     subject = f"client {event.get('field', '')}" if alert_kind is AlertKind.POLICY else "pool"
     text = template.format(subject=subject, reason=event.get("reason") or "unknown")
     return Alert(alert_kind, subject, text, at, severity, "", details)
+
+
+def _of_outside_use(event: Mapping[str, str], at: float) -> Alert:
+    key = event.get("key", "")
+    subject = f"key {key}" if key else described(Subject(event.get("field", "")))
+    text, is_over = f"{event.get('message', '')}.", event.get("to") == OVER
+    text = text[:1].upper() + text[1:]
+    if not is_over:
+        text += " Find out who has the key. If nobody should, make a new one at OpenAI and revoke this one."
+    names = ("model", "since", "requests_per_minute", "tokens_per_minute", "usd_per_hour")
+    details = {name: event[name] for name in names if event.get(name)}
+    severity = Severity.INFO if is_over else Severity.WARNING
+    return Alert(AlertKind.OUTSIDE_USE, subject, text, at, severity, OVER if is_over else "", details)
 
 
 def _of_state(event: Mapping[str, str], at: float, details: Mapping[str, str]) -> Alert | None:
@@ -68,6 +84,9 @@ def _of_state(event: Mapping[str, str], at: float, details: Mapping[str, str]) -
         if event.get("by") == WALLET:
             text = f"{subject} was stopped at its limit ({reason}), before OpenAI refuses it."
         return Alert(AlertKind.KEY_QUARANTINED, subject, text, at, Severity.WARNING, "", details)
+    if to == State.DRAINING:
+        text = f"{subject} gets no new requests ({reason}): {event.get('message', '')}."
+        return Alert(AlertKind.OUTSIDE_USE, subject, text, at, Severity.WARNING, "drained", details)
     if to == State.ACTIVE and event.get("from") in {State.REMOVED, State.QUARANTINED}:
         return Alert(AlertKind.KEY_BACK, subject, f"{subject} serves again.", at, Severity.INFO, "", details)
     return None

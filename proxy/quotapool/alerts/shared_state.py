@@ -13,7 +13,7 @@ from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any, Final
 
-from quotapool.alerts.rules import WELL
+from quotapool.alerts.rules import OVER, WELL
 from quotapool.domain.alert import Alert, AlertKind
 from quotapool.store.store import Store, text_of
 
@@ -95,6 +95,8 @@ def _ended_by(alert: Alert) -> list[Alert]:
     """The alerts whose condition ends with this one: they may be repeated when it comes again."""
     if alert.kind in _STATES:
         return [replace(alert, kind=kind) for kind in _STATES if kind is not alert.kind]
+    if alert.kind is AlertKind.OUTSIDE_USE:
+        return [replace(alert, occasion="" if alert.occasion == OVER else OVER)]
     if alert.kind is AlertKind.EGRESS:
         return [replace(alert, occasion="" if alert.occasion else WELL)]
     return []

@@ -221,6 +221,18 @@ class PoolMetrics:
             "requests, tokens or images",
             "What upstream allows, if the configuration sets a lower limit.",
         )
+        self.outside_requests: GaugeRows[tuple[str, str]] = new.gauge_rows(
+            "outside_use_requests_per_minute",
+            "account model",
+            "requests per minute",
+            "What others make of an account's requests, where that is named.",
+        )
+        self.outside_tokens: GaugeRows[tuple[str, str]] = new.gauge_rows(
+            "outside_use_tokens_per_minute",
+            "account model",
+            "tokens per minute",
+            "What others use of an account's tokens, where that is named.",
+        )
         self.cooldown: GaugeRows[tuple[str, str]] = new.gauge_rows(
             "cooldown_seconds",
             "account model",

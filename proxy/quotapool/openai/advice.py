@@ -57,6 +57,7 @@ BY_REASON: Final[dict[str, str]] = {
     "session_key_required": "this is an API key: OpenAI shows credit only to a session key (sess-...)",
     # What we know ourselves.
     "operator": "an operator took it out of service: quotapool keys enable",
+    "outside_use": "others use it too: find out who; replace it if nobody should, then quotapool keys enable",
     "master_key": "provide the master key it was added with (master_key, master_key_file)",
     "no answer": "check the network between here and OpenAI",
 }

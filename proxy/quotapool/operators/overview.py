@@ -30,6 +30,7 @@ from quotapool.observe.metrics import PoolMetrics
 from quotapool.operators.big_answers import in_turns
 from quotapool.operators.bucket_levels import BucketLevels
 from quotapool.operators.client_rules import ClientRules, show
+from quotapool.outside.outside_store import OutsideStore
 from quotapool.pool.roster import Roster
 from quotapool.pool.sync import RosterSync
 from quotapool.settings import Settings
@@ -53,6 +54,7 @@ class Overview:
         self.client_rules = ClientRules(lambda: self.settings, clients, StoredRules(ledger.store, settings.pool))
         spend = SpendStore(ledger.store, settings.pool)
         self.credit = CreditControl(settings, ledger, spend, self.roster.pool)
+        self.outside = OutsideStore(ledger.store, settings.pool)
         self._followed: tuple[int, str] | None = None  # version and epoch
         self._logged: set[tuple[str, str, str]] = set()
         self._removals_stopped = 0
@@ -116,6 +118,7 @@ class Overview:
             await self.sync.refresh()
             await self._show_buckets()
             await self._show_cache()
+            await self._show_outside()
             show(await self.client_rules.levels(), self.client_rules.expiries(), time.time(), self.metrics)
             stopped = await self.ledger.registry.removals_stopped()
         except StoreError:
@@ -125,6 +128,12 @@ class Overview:
             self._removals_stopped = stopped
             self.metrics.store_up.set(1)
         await self._show_keys()
+
+    async def _show_outside(self) -> None:
+        """Raises StoreLost."""
+        named = await self.outside.named()
+        self.metrics.outside_requests.show({name: found.requests_per_minute for name, found in named.items()})
+        self.metrics.outside_tokens.show({name: found.tokens_per_minute for name, found in named.items()})
 
     async def _show_cache(self) -> None:
         """Raises StoreLost."""

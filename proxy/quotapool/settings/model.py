@@ -21,6 +21,7 @@ from quotapool.settings.dashboard import Dashboard
 from quotapool.settings.forward_proxy import ForwardProxyOption
 from quotapool.settings.money import Funds, ModelPrices, Spend
 from quotapool.settings.organisation import AdminKey, ProjectId
+from quotapool.settings.outside_use import OutsideUse
 from quotapool.settings.path_aliases import PathAliases
 from quotapool.settings.rules import RuleOptions
 from quotapool.settings.tls import Tls
@@ -236,6 +237,7 @@ class Settings(Section):
     cache: Cache = Cache()
     objects: StoredObjects = StoredObjects()
     advice: Advice = Advice()
+    outside_use: OutsideUse = OutsideUse()
 
     queue: Queue = Queue()
     drain_timeout: Duration = 25.0
