@@ -86,7 +86,7 @@ class OutsideWatching:
         watch.tidy(now)
 
     async def _name(self, watch: OutsideWatch, name: Name, judged: Judgement, now: float, cost: float | None) -> None:
-        found = watch.named[name] = _stored(judged, now, cost)
+        found = watch.named[name] = Stored.of(judged, now, cost)
         await self._store.put(name, found)
         fields = event_fields(self._overview.roster.pool, name, found)
         _log.warning("an account is used by others too", account=name[0], model=name[1], **_numbers(found))
@@ -96,7 +96,7 @@ class OutsideWatching:
         judged, before = watch.judged(name), watch.named[name]
         if judged is None:
             return
-        found = _stored(judged, now, cost)
+        found = Stored.of(judged, now, cost)
         found.since, found.drained, found.named = before.since, before.drained, before.named
         watch.named[name] = found
         options = self._overview.settings.outside_use
@@ -149,13 +149,6 @@ class OutsideWatching:
         if self._watch is not None:
             with contextlib.suppress(StoreError):
                 await self._store.release()
-
-
-def _stored(judged: Judgement, now: float, cost: float | None) -> Stored:
-    """`cost`: USD a request of ours on this account."""
-    a_minute = judged.requests_per_minute
-    usd = None if cost is None or a_minute < 1 else round(60 * a_minute * cost, 2)
-    return Stored(judged.since, now, now, round(a_minute, 1), round(judged.tokens_per_minute), usd, False, judged)
 
 
 def _numbers(found: Stored) -> dict[str, float]:

@@ -9,9 +9,9 @@ upstream lacks more.
 So each answer is one of three: upstream lacks more than our books explain, less, or the same (`outside_tally.py`). How
 often it lacks *less* is what the network does to this account, measured on itself; about as often it would lack *more*
 without anybody else. Where a level has followed upstream downwards meanwhile (`taught` of `bucket.py`), that is use by
-others too. The evidence of each slice of ten seconds is a log-likelihood ratio: upstream lacks more in SHARE more of the
-answers, against no such thing. Its cumulative sum (Page, 1954) never falls below zero, so it forgets what is over, and a
-slice is bounded, so that one pause of the network or of a process is never enough.
+others too. The evidence of each slice of ten seconds is a log-likelihood ratio: upstream lacks more in SHARE more of
+the answers, against no such thing. Its cumulative sum (Page, 1954) never falls below zero, so it forgets what is over,
+and a slice is bounded, so that one pause of the network or of a process is never enough.
 
 Requests are counted by both sides in the same way. Tokens are an estimate on both sides: their comparison leaves slack,
 does not count where more was used than we had estimated, and not if requests contradict it.

@@ -1,7 +1,7 @@
 """What all replicas share about outside use: tallies on their way to whoever judges them, and what is named.
 
 Stored, with a hash tag of its own, so that it never delays a reserve in a cluster:
-  qp:{<pool>:outside}:tallies   stream, an entry or more a worker and slice: r = MessagePack of [[account, group, Slices]]
+  qp:{<pool>:outside}:tallies   stream, an entry or more a worker and slice: r = [[account, group, Slices], ...]
   qp:{<pool>:outside}:named     hash: MessagePack of (account, group) -> MessagePack of `Stored`
   qp:{<pool>:outside}:lease     the replica that judges, with expiry: one at a time
 
@@ -10,7 +10,7 @@ The bounds: an entry has 200 rows, 25 KB, and the stream the newest 400 entries;
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ _KEPT_S: Final = 600
 
 _Row = tuple[str, str, Slices]
 _pack: Final = msgspec.msgpack.Encoder().encode
-_rows_of: Final = msgspec.msgpack.Decoder(list[_Row]).decode
+rows_of: Final = msgspec.msgpack.Decoder(list[_Row]).decode
 _name_of: Final = msgspec.msgpack.Decoder(Name).decode
 
 
@@ -47,8 +47,22 @@ class Stored(msgspec.Struct, array_like=True):
     drained: bool
     judged: Judgement
 
+    @classmethod
+    def of(cls, judged: Judgement, now: float, cost: float | None) -> Stored:
+        """`cost`: USD that a request of ours costs on this account; None: not known."""
+        a_minute = judged.requests_per_minute
+        usd = None if cost is None or a_minute < 1 else round(60 * a_minute * cost, 2)
+        return cls(judged.since, now, now, round(a_minute, 1), round(judged.tokens_per_minute), usd, False, judged)
+
 
 _stored_of: Final = msgspec.msgpack.Decoder(Stored).decode
+
+
+def rows_packed(tallies: Mapping[Name, Tally]) -> Iterator[bytes]:
+    """The entries for these; `rows_of` reads one."""
+    rows = iter(tallies.items())
+    while part := list(islice(rows, _ROWS)):
+        yield _pack([(*name, tally.numbers()) for name, tally in part])
 
 
 def _bytes(text: bytes | str) -> bytes:
@@ -66,9 +80,8 @@ class OutsideStore:
 
     async def add(self, tallies: Mapping[Name, Tally]) -> None:
         """Send a slice of one process."""
-        key, rows = f"{self._prefix}:tallies", iter(tallies.items())
-        while part := list(islice(rows, _ROWS)):
-            body = _pack([(*name, tally.numbers()) for name, tally in part])
+        key = f"{self._prefix}:tallies"
+        for body in rows_packed(tallies):
             fields: dict[Any, Any] = {"r": body}
             client = self._store.client
             await self._store.guard(client.xadd(key, fields, maxlen=_MOST_ENTRIES, approximate=True))
@@ -87,7 +100,7 @@ class OutsideStore:
             found: Any = await self._store.guard(self._store.client.xrange(key, f"({place}", "+", count=_AT_ONCE))
             for entry, fields in found or ():
                 place = text_of(entry)
-                for account, group, slices in _rows_of(fields[b"r"]):
+                for account, group, slices in rows_of(fields[b"r"]):
                     known = sums.get((account, group))
                     if known is None:
                         sums[account, group] = slices

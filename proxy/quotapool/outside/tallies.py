@@ -80,9 +80,14 @@ class OutsideTallies:
         tally = self._tallies[account, group] = Tally()
         return tally
 
+    def taken(self) -> dict[Name, Tally]:
+        """What was tallied since the last call."""
+        tallies, self._tallies = self._tallies, {}
+        return tallies
+
     def drain(self, ledger: Ledger) -> dict[Name, Tally]:
         """What was tallied since the last call, if the store was there all the time and kept its data."""
-        tallies, self._tallies = self._tallies, {}
+        tallies = self.taken()
         if ledger.away:
             self._epoch, self._sure_from = "", ledger.now() + UNSURE_S
             return {}
