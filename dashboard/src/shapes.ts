@@ -12,6 +12,7 @@ export type AccountRow = {
   next: string;
   credit: Record<string, unknown>;
   grants: Grant[];
+  outside_use?: OutsideUse[];
 };
 
 export type AccountRows = {
@@ -51,7 +52,7 @@ export type AttemptRow = {
   upstream_request_id: string;
 };
 
-/** Something to look at. `code`: a key's, account's or organisation's reason, or `dry`, `credit_low`, `credit_expires`, `client_budget`, `client_expires`, `queue`, `daily_limit`, `locked`, `store_away`. `ids`: the first 20 of `count` that are alike; `since`: Unix seconds, 0 if not known; `next`: what to do, or what is the case; `actions`: that help, the best first. */
+/** Something to look at. `code`: a key's, account's or organisation's reason, or `dry`, `credit_low`, `credit_expires`, `outside_use`, `client_budget`, `client_expires`, `queue`, `daily_limit`, `locked`, `store_away`. `ids`: the first 20 of `count` that are alike; `since`: Unix seconds, 0 if not known; `next`: what to do, or what is the case; `actions`: that help, the best first. */
 export type Attention = {
   severity: "critical" | "info" | "warning";
   kind: "account" | "client" | "key" | "model" | "organization" | "pool";
@@ -317,7 +318,7 @@ export type Event = {
   data: Record<string, unknown>;
 };
 
-/** The newest come first; `before`: the id of an event, to continue from there. `kind`: state, brake, egress, policy, operator…; `subject`: what it is about, as `data.field` has it: `k/alpha`, `a/acme`, `c/app`, `t/search`. */
+/** The newest come first; `before`: the id of an event, to continue from there. `kind`: state, brake, egress, policy, outside_use, operator…; `subject`: what it is about, as `data.field` has it: `k/alpha`, `a/acme`, `c/app`, `t/search`. */
 export type EventQuery = {
   limit?: number;
   before?: string | null;
@@ -428,7 +429,7 @@ export type KeyQuery = {
   state?: "active" | "disabled" | "draining" | "locked" | "quarantined" | "removed" | "suspect" | null;
 };
 
-/** One key. `state`: active, suspect, quarantined, draining, disabled, removed, or locked (its master key is missing). `since` and `next_try`: Unix seconds. `next`: what to do, "" if nothing. `credit`: its account's. `cooling_s`: seconds until the first model group of its account may be used again, 0 if one may be used now. */
+/** One key. `state`: active, suspect, quarantined, draining, disabled, removed, or locked (its master key is missing). `since` and `next_try`: Unix seconds. `next`: what to do, "" if nothing. `credit`: its account's. `cooling_s`: seconds until the first model group of its account may be used again, 0 if one may be used now. `outside_use`: of its account. */
 export type KeyRow = {
   id: string;
   account: string;
@@ -443,6 +444,7 @@ export type KeyRow = {
   since?: number | null;
   next_try?: number | null;
   evidence?: Evidence | null;
+  outside_use?: OutsideUse[];
 };
 
 /** The key's state after the operation. */
@@ -612,6 +614,16 @@ export type OptionRow = {
   value: string;
   source: string;
   default: string | null;
+};
+
+/** Use of an account that none of the pool's books explain, as one model group shows it. `key`: the account's, if it has but one, else ""; `since`: Unix seconds; `usd_per_hour`: what it may cost; null: not known. */
+export type OutsideUse = {
+  model: string;
+  key: string;
+  since: number;
+  requests_per_minute: number;
+  tokens_per_minute: number;
+  usd_per_hour: number | null;
 };
 
 /** The pool in short. `problem`: why stored keys are missing, "" if none is. */

@@ -13,6 +13,7 @@ import { ShortTable } from "../parts/short-table";
 import { close, link } from "../place";
 import type { AccountRow, UsageRow, UsageRows } from "../shapes";
 import { said, t, told } from "../words";
+import { OutsideNote } from "./outside-use";
 import { TopUpQuestion } from "./top-up";
 
 const DAY = 86_400;
@@ -73,6 +74,7 @@ export function AccountDrawer({ id, row, again }: { id: string; row: AccountRow 
               <strong>{said("reason", row.reason)}</strong> {coded(told("next", row.reason, row.next))}
             </p>
           )}
+          <OutsideNote of={row.outside_use} />
           <Details of={row} />
           <BurnDown of={row} />
         </>

@@ -163,6 +163,7 @@ export const en = {
   "reason.dry": "Runs dry",
   "reason.credit_low": "Credit runs out",
   "reason.credit_expires": "Credit expires unused",
+  "reason.outside_use": "Others use it too",
   "reason.client_budget": "Budget nearly used",
   "reason.client_expires": "Client expires",
   "reason.daily_limit": "Daily limit reached",

@@ -164,6 +164,7 @@ export const zh: Words = {
   "reason.dry": "即将耗尽",
   "reason.credit_low": "余额即将用完",
   "reason.credit_expires": "余额将到期作废",
+  "reason.outside_use": "另有他人在使用",
   "reason.client_budget": "预算即将用完",
   "reason.client_expires": "客户端即将到期",
   "reason.daily_limit": "达到每日上限",

@@ -37,7 +37,7 @@ _SINGLE: Final = {
         "OpenAI refuses what {subject} sends ({reason}). Repeated, it can cost an account its access.",
     ),
 }
-OVER: Final = "over"  # the state in which an event of outside use ends
+OVER: Final = "over"  # the phase of an event with which outside use ends
 WELL: Final = "well"  # the state in which an egress event ends
 
 
@@ -62,7 +62,7 @@ def of_event(event: Mapping[str, str]) -> Alert | None:
 def _of_outside_use(event: Mapping[str, str], at: float) -> Alert:
     key = event.get("key", "")
     subject = f"key {key}" if key else described(Subject(event.get("field", "")))
-    text, is_over = f"{event.get('message', '')}.", event.get("to") == OVER
+    text, is_over = f"{event.get('message', '')}.", event.get("phase") == OVER
     text = text[:1].upper() + text[1:]
     if not is_over:
         text += " Find out who has the key. If nobody should, make a new one at OpenAI and revoke this one."

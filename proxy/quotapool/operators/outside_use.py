@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Final
 
@@ -12,7 +12,9 @@ from quotapool.money.rollups import MINUTE
 from quotapool.money.spend_store import SpendStore
 from quotapool.outside.outside_store import Stored
 from quotapool.outside.tallies import Name
+from quotapool.shapes.general import OutsideUse
 
+OVER: Final = "over"
 REMEDY: Final = "find out who has the key; if nobody should, make a new key at OpenAI and revoke this one"
 
 
@@ -44,8 +46,7 @@ def event_fields(pool: Pool, name: Name, found: Stored, *, is_over: bool = False
     if is_over:
         text = f"account {account} is no longer used by others, as far as {model} shows"
     return {
-        "from": "named" if is_over else "",
-        "to": "over" if is_over else "named",
+        "phase": OVER if is_over else "begun",
         "reason": "outside_use",
         "message": text,
         "model": model,
@@ -55,6 +56,22 @@ def event_fields(pool: Pool, name: Name, found: Stored, *, is_over: bool = False
         "tokens_per_minute": f"{found.tokens_per_minute:.0f}",
         "usd_per_hour": "" if usd is None else f"{usd:.2f}",
     }
+
+
+def rows_of(pool: Pool, named: Mapping[Name, Stored]) -> dict[str, list[OutsideUse]]:
+    """By account, in the order of model groups."""
+    rows: dict[str, list[OutsideUse]] = {}
+    for (account, model), found in sorted(named.items()):
+        row = OutsideUse(
+            model=model,
+            key=only_key(pool, account),
+            since=found.since,
+            requests_per_minute=found.requests_per_minute,
+            tokens_per_minute=found.tokens_per_minute,
+            usd_per_hour=found.usd_per_hour,
+        )
+        rows.setdefault(account, []).append(row)
+    return rows
 
 
 async def costs_per_request(

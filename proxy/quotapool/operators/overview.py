@@ -30,6 +30,7 @@ from quotapool.observe.metrics import PoolMetrics
 from quotapool.operators.big_answers import in_turns
 from quotapool.operators.bucket_levels import BucketLevels
 from quotapool.operators.client_rules import ClientRules, show
+from quotapool.operators.outside_use import rows_of
 from quotapool.outside.outside_store import OutsideStore
 from quotapool.pool.roster import Roster
 from quotapool.pool.sync import RosterSync
@@ -207,6 +208,7 @@ class Overview:
             of_account[account] = (before + b"," if before else b"") + msgspec.json.encode(row)
         wallets = (await self.credit.assess(datetime.now(UTC))).wallets
         pool = self.roster.pool
+        outside = rows_of(pool, await self.outside.named())
         async for key in in_turns(list(pool.keys.values())):
             if key.account not in pool.accounts:  # it has left meanwhile
                 continue
@@ -218,6 +220,7 @@ class Overview:
                 "cooling_s": cooling.get(key.account, 0.0),
                 "credit": credit_row(wallets[key.account]) if key.account in wallets else {},
                 "budgets": msgspec.Raw(b"[" + of_account.get(key.account, b"") + b"]"),
+                "outside_use": outside.get(key.account, []),
             }
 
     def _budget_row(self, account: str, group: str, bucket: Bucket, now: float) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from quotapool.money.spend_store import PROBES, SpendStore
 from quotapool.observe.kept_request import KeptRequest
 from quotapool.observe.request_store import RequestStore
 from quotapool.operators.clients import ClientOperations
+from quotapool.operators.outside_use import words
+from quotapool.outside.outside_store import OutsideStore
 from quotapool.reports.explanation import Explanation, User, Window, alike, explain, is_short_of_room
 from quotapool.settings import Settings
 from quotapool.store.store import Store
@@ -32,12 +34,26 @@ def not_kept(settings: Settings) -> str:
 
 async def explanation_of(request: KeptRequest, settings: Settings, store: Store) -> Explanation:
     """With what was refused before it, and who used what at that time. Raises StoreLost."""
+    outside = await _outside(request, settings, store)
     if not request.code:
-        return explain(request)
+        return explain(request, outside=outside)
     earlier = await RequestStore(store, settings.pool).latest(
         _MOST_ALIKE, lambda other: other.ended <= request.ended and alike(request, other)
     )
-    return explain(request, earlier, await _window(request, settings, store))
+    return explain(request, earlier, await _window(request, settings, store), outside)
+
+
+async def _outside(request: KeptRequest, settings: Settings, store: Store) -> list[str]:
+    """Which accounts others used too, of the model group that it waited for, while it did."""
+    waited = request.waited_for
+    if waited is None or waited.rules:
+        return []
+    named = await OutsideStore(store, settings.pool).named()
+    return [
+        words(account, model, found.requests_per_minute, found.tokens_per_minute, found.usd_per_hour)
+        for (account, model), found in sorted(named.items())
+        if model == waited.group and found.since <= request.ended
+    ]
 
 
 async def _window(request: KeptRequest, settings: Settings, store: Store) -> Window | None:

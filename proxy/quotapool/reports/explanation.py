@@ -14,6 +14,7 @@ from quotapool.domain.rules import Measure
 from quotapool.domain.waited_for import RuleAtLimit, WaitedFor
 from quotapool.observe.kept_request import KeptRequest
 from quotapool.openai import replies
+from quotapool.operators.outside_use import REMEDY
 from quotapool.reports.cache_words import cache_words
 from quotapool.reports.timeline import Step, longest, span, timeline
 from quotapool.shapes.requests import iso
@@ -33,6 +34,7 @@ _DAILY: Final = frozenset({"rpd", "tpd"})
 _REPLIES: Final = {reply.code: reply for reply in replies.ALL}
 _QUEUE: Final = frozenset({"rate_limit_exceeded", "queue_full", "queue_timeout"})
 _RULES: Final = frozenset({"client_rate_limited", "client_concurrency", "client_budget_exhausted"})
+_SHORT_OF_ROOM: Final = frozenset({"account_limit", "queue_full", "queue_timeout", "served_after_wait"})
 _CAUSES: Final = {  # of codes that have one cause each
     "pool_credit_exhausted": "no_credit",
     "pool_spend_limit_reached": "spend_limit",
@@ -104,9 +106,17 @@ class Explanation(msgspec.Struct):
     cache: str = ""
 
 
-def explain(request: KeptRequest, earlier: Sequence[KeptRequest] = (), window: Window | None = None) -> Explanation:
-    """`earlier`: kept requests that ended before it, of which those that are `alike` count."""
+def explain(
+    request: KeptRequest,
+    earlier: Sequence[KeptRequest] = (),
+    window: Window | None = None,
+    outside: Sequence[str] = (),
+) -> Explanation:
+    """`earlier`: kept requests that ended before it, of which those that are `alike` count. `outside`: a clause for
+    each account of what it waited for that others used, too."""
     cause, summary = _cause(request)
+    if outside and cause in _SHORT_OF_ROOM:
+        summary = f"{summary} Besides, {'; '.join(outside)}."
     short = _refused_by(request)
     is_refused = bool(request.code)
     users = list(window.users) if window is not None and short is not None else []
@@ -118,7 +128,7 @@ def explain(request: KeptRequest, earlier: Sequence[KeptRequest] = (), window: W
         since=iso(_since(request, earlier)) if is_refused else None,
         until=until,
         most_used_by=users,
-        remedy=_remedy(request, cause, users) if is_refused or request.status >= 400 or request.cut else "",
+        remedy=_remedy(request, cause, users, outside) if is_refused or request.status >= 400 or request.cut else "",
         timeline=timeline(request),
         longest=longest(request),
         cache=cache_words(request),
@@ -241,8 +251,10 @@ def _rule(rule: RuleAtLimit) -> str:
     return f"{_who(rule)} had used {used} of {amount(measure, rule.limit)} ({rule.rule}){more}"
 
 
-def _remedy(request: KeptRequest, cause: str, users: Sequence[User]) -> str:
+def _remedy(request: KeptRequest, cause: str, users: Sequence[User], outside: Sequence[str]) -> str:
     waited = request.waited_for
+    if outside and cause in _SHORT_OF_ROOM:
+        return f"Let others no longer use what the pool needs: {REMEDY}."
     if cause == "client_rule" and waited is not None:
         rule = max(waited.rules, key=lambda one: math.inf if one.wait_s is None else one.wait_s)
         group = "teams" if rule.subject.startswith("t/") else "clients"

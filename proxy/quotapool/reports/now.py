@@ -69,6 +69,7 @@ class NowReader:
         self._credit: list[CreditRow] = []
         self._credit_concerns: list[Concern] = []
         self._client_concerns: list[Concern] = []
+        self._outside_concerns: list[Concern] = []
         self._clients_at = 0.0
         self._counted_of: tuple[object, object, Mapping[str, str]] | None = None
         self._counts: dict[str, int] = {}
@@ -127,6 +128,7 @@ class NowReader:
         concerns += attention.of_room(room)
         concerns += attention.of_queues(waiting)
         concerns += self._credit_concerns
+        concerns += self._outside_concerns
         concerns += self._client_concerns
         concerns += attention.of_daily_limit(status.spent_today, status.closed_until, now)
         return attention.grouped(concerns)
@@ -137,6 +139,7 @@ class NowReader:
         """Raises StoreError."""
         now = await self._overview.follow()
         self._waiting = await self._samples.waiting()
+        self._outside_concerns = list(attention.of_outside_use(await self._overview.outside.named()))
         await self._read_room(now)
         await self._read_rates(datetime.fromtimestamp(now, UTC))
         status = await self._status()

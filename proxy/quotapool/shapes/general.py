@@ -69,10 +69,23 @@ class Evidence(msgspec.Struct):
     by: str
 
 
+class OutsideUse(msgspec.Struct):
+    """Use of an account that none of the pool's books explain, as one model group shows it. `key`: the account's, if it
+    has but one, else ""; `since`: Unix seconds; `usd_per_hour`: what it may cost; null: not known."""
+
+    model: str
+    key: str
+    since: float
+    requests_per_minute: float
+    tokens_per_minute: float
+    usd_per_hour: float | None
+
+
 class KeyRow(msgspec.Struct):
     """One key. `state`: active, suspect, quarantined, draining, disabled, removed, or locked (its master key is
     missing). `since` and `next_try`: Unix seconds. `next`: what to do, "" if nothing. `credit`: its account's.
-    `cooling_s`: seconds until the first model group of its account may be used again, 0 if one may be used now."""
+    `cooling_s`: seconds until the first model group of its account may be used again, 0 if one may be used now.
+    `outside_use`: of its account."""
 
     id: str
     account: str
@@ -87,6 +100,7 @@ class KeyRow(msgspec.Struct):
     since: float | None = None
     next_try: float | None = None
     evidence: Evidence | None = None
+    outside_use: list[OutsideUse] = []
 
 
 class Keys(msgspec.Struct):
@@ -149,7 +163,8 @@ class PoolRow(msgspec.Struct):
 
 class EventQuery(msgspec.Struct, forbid_unknown_fields=True):
     """The newest come first; `before`: the id of an event, to continue from there. `kind`: state, brake, egress,
-    policy, operator…; `subject`: what it is about, as `data.field` has it: `k/alpha`, `a/acme`, `c/app`, `t/search`."""
+    policy, outside_use, operator…; `subject`: what it is about, as `data.field` has it: `k/alpha`, `a/acme`, `c/app`,
+    `t/search`."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
     before: Annotated[str, msgspec.Meta(pattern=r"^\d{1,20}-\d{1,20}$")] | None = None
