@@ -198,7 +198,9 @@ def events(
     env_file: EnvFileOption = None,
     kind: Annotated[
         str | None,
-        typer.Option(help="Only events of this kind: state, brake, egress, policy, outside_use, operator …", show_default="all"),
+        typer.Option(
+            help="Only events of this kind: state, brake, egress, policy, outside_use, operator …", show_default="all"
+        ),
     ] = None,
     subject: Annotated[
         str | None,
