@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from quotapool.domain.forecast import Dry
+from quotapool.domain.outside_use import Judgement
 from quotapool.domain.periods import Per
 from quotapool.domain.rules import Kind, Measure, Mode, Rule
 from quotapool.domain.states import OPERATOR, WALLET, Record, State
@@ -13,6 +14,7 @@ from quotapool.domain.subject import Subject
 from quotapool.domain.wallet import MONTHLY_STOP, PICO, Balance, Grant, Wallet
 from quotapool.ledger.stored_rules import Level
 from quotapool.observe.samples import Chunk, History, Reading, Room
+from quotapool.outside.outside_store import Stored
 from quotapool.reports import attention
 from quotapool.reports.forecasts import as_it_is_felt, room_row, used_in_minute
 from quotapool.reports.sentence import facts_of, sentence
@@ -243,3 +245,18 @@ def test_a_budget_for_which_requests_wait_is_dry_whatever_is_left():
     assert felt == RoomRow("gpt-5", "tpm", 12_000, 1_300, 16_500, 12_000, 3, 0, DryTime(0, 0, 0))
     assert untouched is other  # those wait for their client's own rule
     assert as_it_is_felt([row], [waiting("gpt-5", longest_s=0.4)]) == [row]  # the pace of a budget that is used well
+
+
+def test_an_account_that_others_use_is_one_row_with_all_its_models_and_what_to_do():
+    def found(requests: float, tokens: float, usd: float | None, since: float) -> Stored:
+        return Stored(since, AT, AT, requests, tokens, usd, False, Judgement())
+
+    rows = {("acme", "gpt-5"): found(12.4, 34_000, 3.1, 200.0), ("acme", "o3"): found(0.2, 5_000, None, 100.0)}
+    (one,) = attention.of_outside_use(rows)
+    assert (one.severity, one.kind, one.code, one.id, one.since) == ("warning", "account", "outside_use", "acme", 100.0)
+    assert one.next == (
+        "account acme is used by others too: about 12 requests and 34,000 tokens a minute of gpt-5, perhaps $3.10 an "
+        "hour; about 5,000 tokens a minute of o3: find out who has the key; if nobody should, make a new key at OpenAI "
+        "and revoke this one"
+    )
+    assert one.actions == ("show_account",)

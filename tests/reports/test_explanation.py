@@ -340,3 +340,16 @@ def test_every_word_of_the_request_path_is_explained(file, decides, words):
 
 def test_nothing_is_said_of_a_cache_that_is_not_there():
     assert explain(a_request()).cache == ""
+
+
+def test_where_others_used_an_account_of_what_it_waited_for_that_is_said_and_comes_first():
+    words = "account acme is used by others too: about 12 requests a minute of gpt-4o"
+    told = explain(refused("rate_limit_exceeded", short("rpm")), outside=[words])
+    assert told.summary.endswith(f"Besides, {words}.")
+    assert told.remedy.startswith("Let others no longer use what the pool needs: find out who has the key")
+    waited = explain(a_request(queued_us=2_000_000, waited_for=short("rpm", reason="")), outside=[words])
+    assert (waited.cause, waited.remedy) == ("served_after_wait", "")
+    assert waited.summary.endswith(f"Besides, {words}.")
+    # It is no cause of what did not wait for room.
+    assert words not in explain(a_request(), outside=[words]).summary
+    assert words not in explain(refused("pool_no_usable_keys", never("keys")), outside=[words]).summary
