@@ -31,7 +31,9 @@ class Load:
 
     def __init__(self, base_url: str, secret: str, every_s: float) -> None:
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(base_url, secret, every_s, n)) for n in range(2)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(base_url, secret, every_s, n), daemon=True) for n in range(2)
+        ]
 
     def _run(self, base_url: str, secret: str, every_s: float, n: int) -> None:
         due = time.monotonic() + n * every_s
@@ -89,4 +91,4 @@ def test_a_second_client_on_the_same_key_is_named(start_simulator, start_proxy, 
             shown = fetch(f"{proxy.admin_url}/metrics")[1]
             assert f'quotapool_outside_use_requests_per_minute{{account="acme",model="{MODEL}"}}' in shown
             assert "outside_use" in proxy.command("events", "--kind", "outside_use").stdout
-    assert leaked not in proxy.log
+    assert leaked not in proxy.log()
