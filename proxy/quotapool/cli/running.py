@@ -32,13 +32,18 @@ class NoSettings(Exception):
     """Why the command cannot know what it is about, in words for whoever calls it."""
 
 
-def settings_for(config: Path | None, env_file: Path | None, env: Mapping[str, str]) -> Settings:
+def settings_for(
+    config: Path | None, env_file: Path | None, env: Mapping[str, str], *, wait_s: float | None = None
+) -> Settings:
     """The configuration that is given, else that of the running proxy, else what is left without either: a store, and
-    no keys of a configuration. Says on standard error whatever is not as usual. Raises NoSettings."""
+    no keys of a configuration. Says on standard error whatever is not as usual. Raises NoSettings.
+
+    `wait_s`: for a proxy that starts or stops; None: as long as usual. With a given configuration it is not needed.
+    """
     named = next((f"--{name}" for name, at in (("config", config), ("env-file", env_file)) if at is not None), "")
     given = given_in(env)
     if not named:
-        answer = _find(env, is_needed=not given)
+        answer = _find(env, is_needed=not given, wait_s=wait_s)
         if answer is not None:
             named = next((name for name in given if answer.head.environment.get(name) != given[name]), "")
             if not named:
@@ -53,10 +58,10 @@ def settings_for(config: Path | None, env_file: Path | None, env: Mapping[str, s
     return settings
 
 
-def look(state_dir: Path, *, with_settings: bool = False) -> Answer | None:
-    """What the proxy of this state_dir says once it has started; None: none runs, or the last one has just ended.
-    Raises NotAllowed and Silent."""
-    deadline = time.monotonic() + _WAIT_S
+def look(state_dir: Path, *, with_settings: bool = False, wait_s: float | None = None) -> Answer | None:
+    """What the proxy of this state_dir says once it has started, for which it has `wait_s` (None: as long as usual);
+    None: none runs, or the last one has just ended. Raises NotAllowed, Silent, and NoSettings if that is not enough."""
+    deadline = time.monotonic() + (_WAIT_S if wait_s is None else wait_s)
     while (answer := ask(state_dir, with_settings=with_settings)) is not None and answer.head.phase:
         if time.monotonic() > deadline:
             raise NoSettings(f"{_proxy(state_dir, answer.pid)} is {answer.head.phase}; try again in a moment")
@@ -98,15 +103,19 @@ def silent(state_dir: Path, pid: int) -> str:
     return f"{_proxy(state_dir, pid)} does not answer"
 
 
-def _find(env: Mapping[str, str], *, is_needed: bool) -> Answer | None:
+def _find(env: Mapping[str, str], *, is_needed: bool, wait_s: float | None) -> Answer | None:
     """Raises NoSettings, unless other settings are there."""
     own, services = _places(env)
     is_named = bool(env.get(STATE_DIR, "").strip())
     try:
-        if (answer := look(own, with_settings=True)) is not None:
+        if (answer := look(own, with_settings=True, wait_s=wait_s)) is not None:
             return answer
     except NotAllowed:
         problem = not_allowed(own)
+    except NoSettings as error:
+        if wait_s is None:
+            raise
+        problem = str(error)
     except Silent as error:
         problem = f"{silent(own, error.pid)}; --config gives this command a configuration of its own"
     else:
@@ -118,7 +127,7 @@ def _find(env: Mapping[str, str], *, is_needed: bool) -> Answer | None:
     hints = []
     for place in services:
         try:
-            if (answer := look(place, with_settings=True)) is not None:
+            if (answer := look(place, with_settings=True, wait_s=wait_s)) is not None:
                 return answer
         except NotAllowed:
             hints.append(not_allowed(place))
