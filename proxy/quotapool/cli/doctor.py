@@ -24,7 +24,6 @@ from quotapool.settings import Settings
 
 _WAIT_S: Final = 2.0  # for a proxy that starts or stops: what it waits for may be what is to be found out
 _STYLES: Final = {Status.OK: "green", Status.SKIPPED: "dim", Status.WARNING: "yellow", Status.PROBLEM: "bold red"}
-_COUNTED: Final = {Status.OK: "ok", Status.SKIPPED: "skipped", Status.WARNING: "warnings", Status.PROBLEM: "problems"}
 
 
 def run(config: Path | None, env_file: Path | None, *, strict: bool, as_json: bool) -> int:
@@ -85,8 +84,8 @@ def _print(findings: list[Finding], seconds: float, *, as_json: bool) -> None:
                 f"{finding.status:<8} {finding.check}: {_one_line(finding.text)}{_one_line(remedy)}", soft_wrap=True
             )
     counts = Counter(finding.status for finding in findings)
-    shown = ", ".join(f"{counts[status]} {word}" for status, word in reversed(_COUNTED.items()) if counts[status])
-    out.print(f"{shown}; {seconds:.1f} s")
+    shown = (f"{status}: {counts[status]}" for status in reversed(_STYLES) if counts[status])
+    out.print(f"{', '.join(shown)}; {seconds:.1f} s")
 
 
 def _one_line(text: str) -> str:

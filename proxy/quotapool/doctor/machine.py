@@ -1,21 +1,20 @@
-"""This machine: where state and counters are kept, how many files may be open, and the certificate that clients see."""
+"""This machine: where state and counters are kept, and how many files may be open."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pwd
 import resource
 import stat
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
 
 from quotapool.app.command_socket import Answer
-from quotapool.doctor import certificates
-from quotapool.doctor.finding import Finding, ok, problem, skipped, warning
+from quotapool.doctor.finding import Finding, ok, problem, warning
 from quotapool.observe.metrics_dir import PREFIX
 from quotapool.settings import Settings
 from quotapool.store.runtime_dir import RuntimeDirUnsafe, socket_path
@@ -34,7 +33,6 @@ async def check(settings: Settings, proxy: Answer | None) -> AsyncIterator[Findi
         lambda: list(_state_dir(settings, proxy)),
         lambda: list(_temporary()),
         lambda: [_files(settings, proxy)],
-        lambda: list(_listener_certificate(settings)),
     ):
         for finding in await asyncio.to_thread(part):
             yield finding
@@ -110,6 +108,8 @@ def _socket_place(settings: Settings) -> Finding:
         place = socket_path(settings.state_dir).parent
     except (RuntimeDirUnsafe, OSError) as error:
         return problem("state_dir.socket", str(error), "Set XDG_RUNTIME_DIR to a directory of this user's own")
+    with contextlib.suppress(OSError):
+        place.rmdir()  # unless somebody uses it
     return ok("state_dir.socket", f"the embedded store's socket is in {place}")
 
 
@@ -171,25 +171,6 @@ def _allowed_files(proxy: Answer | None) -> int:
         else:
             return resource.RLIM_INFINITY if soft == "unlimited" else int(soft)
     return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-
-
-# ---- our own certificate
-
-
-def _listener_certificate(settings: Settings) -> Iterator[Finding]:
-    if settings.tls is None:
-        return
-    check = "listen.certificate"
-    if (wrong := settings.tls.problem()) is not None:
-        yield problem(check, f"tls.{wrong[0]} {wrong[1]}", "Correct the file; a running proxy keeps the one it has")
-        return
-    try:
-        found = certificates.in_file(settings.tls.cert_file)
-    except (OSError, ValueError):
-        yield skipped(check, f"the dates in {settings.tls.cert_file} cannot be read")
-        return
-    remedy = "Renew it; a changed file is taken without a restart"
-    yield certificates.judged(check, f"the certificate in {settings.tls.cert_file}", found, time.time(), remedy)
 
 
 def _user(uid: int) -> str:

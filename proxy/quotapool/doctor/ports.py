@@ -1,9 +1,11 @@
-"""The proxy that runs here, if one does, and otherwise whether one could have its two ports."""
+"""The proxy that runs here, if one does, and otherwise whether one could have its two ports; and the certificate that
+clients see."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
@@ -12,11 +14,14 @@ from typing import Final
 from quotapool import __version__
 from quotapool.app.command_socket import Answer
 from quotapool.app.startup import CannotStart, bind
-from quotapool.doctor.finding import Finding, ok, problem, warning
+from quotapool.doctor import certificates
+from quotapool.doctor.finding import Finding, ok, problem, skipped, warning
 from quotapool.settings import Address, Settings
+from quotapool.settings.tls import Tls
 
 _PATIENCE_S: Final = 3.0
 _LONGEST: Final = 500  # characters of why it is not ready
+_ON_THIS_MACHINE: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 _FREE: Final = "Stop what has it (`ss -ltnp` names it), or choose another port"
 
 
@@ -33,6 +38,10 @@ async def check(settings: Settings, proxy: Answer | None, silence: str) -> Async
             yield ok(option, f"{address} is the proxy's, process {proxy.pid}")
         elif not silence:
             yield await _free(option, address)
+    if settings.tls is not None:
+        yield await asyncio.to_thread(_certificate, settings.tls)
+        if proxy is not None and (other := await _other_certificate(settings.tls, proxy.head.listen)) is not None:
+            yield other
 
 
 def _version(proxy: Answer) -> Finding:
@@ -44,10 +53,8 @@ def _version(proxy: Answer) -> Finding:
 
 def _readiness(admin_listen: str) -> Finding:
     """What it answers to whoever asks whether it may be sent requests."""
-    host, _, port = admin_listen.rpartition(":")
-    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
     try:
-        with urllib.request.urlopen(f"http://{host}:{port}/readyz", timeout=_PATIENCE_S):
+        with urllib.request.urlopen(f"http://{_reachable(admin_listen)}/readyz", timeout=_PATIENCE_S):
             return ok("proxy.ready", "takes requests")
     except urllib.error.HTTPError as error:
         why_not = error.read(_LONGEST).decode(errors="replace").strip()
@@ -57,6 +64,12 @@ def _readiness(admin_listen: str) -> Finding:
         return problem("proxy.ready", f"{admin_listen} does not answer: {why}", "See its log, and restart it")
 
 
+def _reachable(address: str) -> str:
+    """An address of this machine for one that may stand for all of its addresses."""
+    host, _, port = address.rpartition(":")
+    return f"{_ON_THIS_MACHINE.get(host, host)}:{port}"
+
+
 async def _free(option: str, address: Address) -> Finding:
     try:
         async with contextlib.AsyncExitStack() as stack:
@@ -64,3 +77,34 @@ async def _free(option: str, address: Address) -> Finding:
     except CannotStart as error:
         return problem(option, str(error).partition(": ")[2], _FREE)
     return ok(option, f"{address} is free")
+
+
+# ---- our own certificate
+
+
+def _certificate(tls: Tls) -> Finding:
+    check = "listen.certificate"
+    if (wrong := tls.problem()) is not None:
+        return problem(check, f"tls.{wrong[0]} {wrong[1]}", "Correct the file; a running proxy keeps the one it has")
+    try:
+        found = certificates.in_file(tls.cert_file)
+    except (OSError, ValueError):
+        return skipped(check, f"the dates in {tls.cert_file} cannot be read")
+    remedy = "Renew it; a changed file is taken without a restart"
+    return certificates.judged(check, f"the certificate in {tls.cert_file}", found, time.time(), remedy)
+
+
+async def _other_certificate(tls: Tls, listen: str) -> Finding | None:
+    """What is to be said if the proxy shows another one than is in the file; None: nothing."""
+    host, _, port = _reachable(listen).rpartition(":")
+    shown = await certificates.shown_by(host.strip("[]"), int(port))
+    try:
+        written = (await asyncio.to_thread(certificates.in_file, tls.cert_file))[0]
+    except (OSError, ValueError):
+        return None
+    if shown is None or shown == written:
+        return None
+    what = (
+        f"the proxy shows clients a certificate until {shown.not_valid_after_utc:%Y-%m-%d}, not that in {tls.cert_file}"
+    )
+    return warning("listen.certificate", what, "See its log: a file that cannot be used is not taken; or restart it")

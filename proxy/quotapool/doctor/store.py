@@ -21,7 +21,7 @@ from structlog.typing import FilteringBoundLogger as Log
 from quotapool import __version__
 from quotapool.app.command_socket import Answer
 from quotapool.doctor import certificates, keys, server_facts
-from quotapool.doctor.finding import Finding, ok, problem, skipped, warning
+from quotapool.doctor.finding import Finding, Status, ok, problem, skipped, warning
 from quotapool.doctor.store_remedies import remedy_for
 from quotapool.domain.observer import Observer
 from quotapool.ledger import rights
@@ -41,6 +41,7 @@ _CALLS: Final = 100
 _MEASURING_S: Final = 1.5
 _SKEW_S: Final = 1.0  # machines on NTP differ by milliseconds
 _RIGHTS_PAGE: Final = "docs/managed-redis.md#rights-in-the-store has the rights that suffice"
+_STORE_PAGE: Final = "See docs/operations.md#the-store-is-down"
 _UNCHECKED: Final = "rights, scripts, delay, clock, memory and persistence"
 
 
@@ -109,7 +110,7 @@ async def _examined(store: Store, settings: Settings, *, is_shared: bool) -> Asy
         yield infos
     else:
         for where, info in infos:
-            for finding in server_facts.judged(info, where):
+            for finding in server_facts.judged(info, "the store" if len(infos) == 1 else where):
                 yield finding
         if server_facts.is_cluster_node(infos[0][1]) and "+cluster" not in store.describe().partition(":")[0]:
             yield warning(
@@ -117,11 +118,17 @@ async def _examined(store: Store, settings: Settings, *, is_shared: bool) -> Asy
                 f"{store.describe()} is a node of a Cluster, and has keys of only some slots",
                 "Name its nodes with redis+cluster:// or rediss+cluster://, unless a proxy in front hides the Cluster",
             )
-    async for finding in _rights(store, settings.pool):
+    lacking = await _lacking(store, settings.pool)
+    for finding in lacking:
         yield finding
-        if finding.status != "ok":
-            return  # scripts would fail for the same reason
-    yield await _delay(store, settings.pool)
+    if lacking:
+        return  # scripts would fail for the same reason
+    yield ok("store.rights", "every command is allowed, on all kinds of keys of the pool")
+    ledger = Ledger(store, settings.pool, patience_s=0.0, observer=Observer())
+    script = await _script(ledger)
+    yield script
+    if script.status is Status.OK:
+        yield await _delay(ledger)
     yield await _clock(store)
     if is_shared:
         yield _replicas(await releases_alive(store, settings.pool), settings.pool)
@@ -210,7 +217,7 @@ def _lost(store: Store, lost: StoreLost) -> Finding:
 # ---- what is tried
 
 
-async def _rights(store: Store, pool: str) -> AsyncIterator[Finding]:
+async def _lacking(store: Store, pool: str) -> list[Finding]:
     """Each command on keys of each kind, for real: not every server knows ACL DRYRUN, and whom it knows may not ask."""
     families = rights.families(pool)
 
@@ -225,9 +232,6 @@ async def _rights(store: Store, pool: str) -> AsyncIterator[Finding]:
             return error
 
     answers = dict(zip(families, await asyncio.gather(*map(tried, families)), strict=True))
-    if not any(answers.values()):
-        yield ok("store.rights", f"all commands are allowed on {len(families)} kinds of keys, qp:{{{pool}…")
-        return
     by_answer: dict[str, list[str]] = {}
     for prefix, answer in answers.items():
         if isinstance(answer, StoreError):
@@ -236,15 +240,30 @@ async def _rights(store: Store, pool: str) -> AsyncIterator[Finding]:
         for line in answer if isinstance(answer, list) else ():
             command, _, words = line.partition(" ")
             by_answer.setdefault(f"{command} is refused: {words.strip()}", []).append(prefix)
-    for text, prefixes in by_answer.items():
-        on = "" if len(prefixes) == len(families) else f" (keys {', '.join(prefixes)})"
-        yield problem("store.rights", f"{text}{on}", f"Grant it to the user in redis: {_RIGHTS_PAGE}")
+    remedy = f"Grant it to the user in redis: {_RIGHTS_PAGE}"
+    return [
+        problem("store.rights", text + ("" if len(on) == len(families) else f" (keys {', '.join(on)})"), remedy)
+        for text, on in by_answer.items()
+    ]
 
 
-async def _delay(store: Store, pool: str) -> Finding:
-    """Calls of the script that each request waits for, with nothing to do, one after another."""
-    ledger = Ledger(store, pool, patience_s=0.0, observer=Observer())
-    await ledger.check()  # loads the script, and connects
+async def _script(ledger: Ledger) -> Finding:
+    """That of requests, with nothing to do: it notes an answer that the store forgets after two minutes."""
+    try:
+        await ledger.check()
+    except StoreUnavailable as error:
+        lost = error.__cause__
+        remedy = remedy_for(lost) if isinstance(lost, StoreLost) else _STORE_PAGE
+        text = lost.detail if isinstance(lost, StoreLost) and lost.detail else str(error)
+        return problem("store.script", f"the script of requests does not run: {text}", remedy)
+    except StoreError as error:
+        remedy = "Use a server whose Lua has what docs/managed-redis.md#what-it-must-have says"
+        return problem("store.script", f"the script of requests does not run: {error}", remedy)
+    return ok("store.script", "the script of requests runs, and may write")
+
+
+async def _delay(ledger: Ledger) -> Finding:
+    """Calls of that script, one after another; each request waits for one."""
     took: list[float] = []
     ends = time.monotonic() + _MEASURING_S
     try:
