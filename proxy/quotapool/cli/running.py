@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from quotapool import __version__
 from quotapool.app import running_proxies
-from quotapool.app.command_socket import STATE_DIR, Answer, Head, NotAllowed, Silent, ask, given_in
+from quotapool.app.command_socket import PATIENCE_S, STATE_DIR, Answer, Head, NotAllowed, Silent, ask, given_in
 from quotapool.cli.errors import warn
 from quotapool.settings import ConfigError, Settings, from_wire, load, with_origin
 from quotapool.settings.model import Origin, default_state_dir, home_of
@@ -54,7 +54,7 @@ def settings_for(
         settings = load(config, env=env, env_file=env_file, overrides={"keys": []} if nothing else None)
     except ConfigError as error:
         raise NoSettings(f"{error}{_without(named, env)}") from None
-    _say_if_other(settings)
+    _say_if_other(settings, PATIENCE_S if wait_s is None else wait_s)
     return settings
 
 
@@ -62,17 +62,21 @@ def look(state_dir: Path, *, with_settings: bool = False, wait_s: float | None =
     """What the proxy of this state_dir says once it has started, for which it has `wait_s` (None: as long as usual);
     None: none runs, or the last one has just ended. Raises NotAllowed, Silent, and NoSettings if that is not enough."""
     deadline = time.monotonic() + (_WAIT_S if wait_s is None else wait_s)
-    while (answer := ask(state_dir, with_settings=with_settings)) is not None and answer.head.phase:
+    patience_s = PATIENCE_S if wait_s is None else min(wait_s, PATIENCE_S)
+    while (
+        answer := ask(state_dir, with_settings=with_settings, patience_s=patience_s)
+    ) is not None and answer.head.phase:
         if time.monotonic() > deadline:
             raise NoSettings(f"{_proxy(state_dir, answer.pid)} is {answer.head.phase}; try again in a moment")
         time.sleep(_AGAIN_S)
     return answer
 
 
-def at_once(state_dir: Path) -> Answer | None:
-    """The same without waiting for a start or a stop, where it is not needed; None also if it cannot be asked."""
+def at_once(state_dir: Path, patience_s: float = PATIENCE_S) -> Answer | None:
+    """The same without waiting for a start or a stop, where it is not needed; None also if it cannot be asked, or does
+    not answer within `patience_s`."""
     try:
-        answer = ask(state_dir, with_settings=False)
+        answer = ask(state_dir, with_settings=False, patience_s=patience_s)
     except (NotAllowed, Silent):
         return None
     return None if answer is None or answer.head.phase else answer
@@ -183,9 +187,9 @@ def _in_force(answer: Answer) -> Settings:
     return with_origin(settings, Origin(warnings=head.warnings, places=head.places, loaded_at=head.loaded_at))
 
 
-def _say_if_other(settings: Settings) -> None:
+def _say_if_other(settings: Settings, patience_s: float) -> None:
     """A given configuration may be about another pool than the proxy that runs on its state_dir."""
-    answer = at_once(settings.state_dir)
+    answer = at_once(settings.state_dir, patience_s)
     if answer is None or is_same_pool(answer.head, settings):
         return
     theirs = _pool_words(answer.head.pool, answer.head.store)

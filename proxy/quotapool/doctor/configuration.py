@@ -16,7 +16,7 @@ async def check(settings: Settings) -> AsyncIterator[Finding]:
     yield ok("configuration", f"loads: {' in '.join(counted)} and {clients} in it; the pool is {settings.pool}")
     for remark in settings.warnings:
         yield warning(
-            "configuration.remark", remark, "Change it where it is written: `quotapool config` shows the line"
+            "configuration.remark", remark, "See docs/configuration.md; `quotapool config` shows every option"
         )
 
 

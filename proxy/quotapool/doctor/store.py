@@ -41,6 +41,7 @@ _CALLS: Final = 100
 _MEASURING_S: Final = 1.5
 _SKEW_S: Final = 1.0  # machines on NTP differ by milliseconds
 _RIGHTS_PAGE: Final = "docs/managed-redis.md#rights-in-the-store has the rights that suffice"
+_OTHER_SERVER: Final = "Use a server that has what docs/managed-redis.md#what-it-must-have says"
 _STORE_PAGE: Final = "See docs/operations.md#the-store-is-down"
 _UNCHECKED: Final = "rights, scripts, delay, clock, memory and persistence"
 
@@ -232,18 +233,19 @@ async def _lacking(store: Store, pool: str) -> list[Finding]:
             return error
 
     answers = dict(zip(families, await asyncio.gather(*map(tried, families)), strict=True))
-    by_answer: dict[str, list[str]] = {}
+    by_answer: dict[tuple[str, str], list[str]] = {}
+    granting = f"Grant it to the user in redis: {_RIGHTS_PAGE}"
     for prefix, answer in answers.items():
         if isinstance(answer, StoreError):
-            text = answer.detail if isinstance(answer, StoreLost) else str(answer)
-            by_answer.setdefault(f"scripts cannot be run: {text}", []).append(prefix)
+            text = (answer.detail if isinstance(answer, StoreLost) else str(answer)).partition(", with args")[0]
+            remedy = _OTHER_SERVER if "unknown command" in text else granting
+            by_answer.setdefault((f"scripts cannot be run: {text}", remedy), []).append(prefix)
         for line in answer if isinstance(answer, list) else ():
             command, _, words = line.partition(" ")
-            by_answer.setdefault(f"{command} is refused: {words.strip()}", []).append(prefix)
-    remedy = f"Grant it to the user in redis: {_RIGHTS_PAGE}"
+            by_answer.setdefault((f"{command} is refused: {words.strip()}", granting), []).append(prefix)
     return [
         problem("store.rights", text + ("" if len(on) == len(families) else f" (keys {', '.join(on)})"), remedy)
-        for text, on in by_answer.items()
+        for (text, remedy), on in by_answer.items()
     ]
 
 
@@ -257,8 +259,7 @@ async def _script(ledger: Ledger) -> Finding:
         text = lost.detail if isinstance(lost, StoreLost) and lost.detail else str(error)
         return problem("store.script", f"the script of requests does not run: {text}", remedy)
     except StoreError as error:
-        remedy = "Use a server whose Lua has what docs/managed-redis.md#what-it-must-have says"
-        return problem("store.script", f"the script of requests does not run: {error}", remedy)
+        return problem("store.script", f"the script of requests does not run: {error}", _OTHER_SERVER)
     return ok("store.script", "the script of requests runs, and may write")
 
 

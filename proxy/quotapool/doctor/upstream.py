@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -108,10 +109,12 @@ async def _judged(base: str, answer: Answer, took: float, how: str) -> Finding:
 
 
 def _words(failure: UpstreamFailure) -> str:
-    """With what OpenSSL found about a certificate, in its own words."""
+    """With what OpenSSL found about a certificate, or the system about a connection, in their own words."""
     cause = failure.__cause__
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"{failure} ({cause.verify_message})"
+    if failure.reason == "connect" and isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
+        return f"{str(failure).partition(':')[0]}: {os.strerror(cause.errno).lower()}"
     return str(failure)
 
 
