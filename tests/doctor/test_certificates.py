@@ -40,7 +40,7 @@ def certificate(tmp_path) -> x509.Certificate:
 )
 def test_its_last_days_are_told(certificate, before_the_end, status, words):
     now = certificate.not_valid_after_utc.timestamp() - before_the_end
-    finding = judged("x.certificate", "the certificate", [certificate], now, "Renew it")
+    finding = judged("store.certificate", "the certificate", [certificate], now, "Renew it")
     assert finding.status is status
     assert words in finding.text
     assert bool(finding.remedy) is (status is not Status.OK)
@@ -53,7 +53,7 @@ def test_one_that_is_made_for_days_is_told_only_in_the_last_third_of_them(tmp_pa
     ends = certificate.not_valid_after_utc.timestamp()
     life = ends - certificate.not_valid_before_utc.timestamp()
     for left, status in ((life / 3 + 60, Status.OK), (life / 3 - 60, Status.WARNING)):
-        assert judged("x.certificate", "it", [certificate], ends - left, "Renew it").status is status
+        assert judged("store.certificate", "it", [certificate], ends - left, "Renew it").status is status
 
 
 def test_of_a_chain_the_one_that_ends_first_counts(tmp_path):
@@ -61,7 +61,7 @@ def test_of_a_chain_the_one_that_ends_first_counts(tmp_path):
     (long,) = in_file(authority.issue(tmp_path, ends=dt.timedelta(days=60))[0])
     (short,) = in_file(authority.issue(tmp_path, ends=dt.timedelta(days=20))[0])
     now = short.not_valid_after_utc.timestamp() - DAY
-    assert judged("x.certificate", "it", [long, short], now, "Renew it").status is Status.WARNING
+    assert judged("store.certificate", "it", [long, short], now, "Renew it").status is Status.WARNING
 
 
 async def test_a_server_shows_its_certificate_also_if_nobody_would_trust_it(tmp_path):

@@ -44,22 +44,25 @@ async def test_a_store_and_an_upstream_that_hang_leave_what_else_was_found(setti
 
 async def test_what_was_found_before_the_end_of_the_time_is_kept():
     async def check():
-        yield ok("first", "found at once")
+        yield ok("store", "found at once")
         await asyncio.Event().wait()
 
     loop = asyncio.get_running_loop()
-    found = await _in_time("part", check(), loop.time() + 0.05, 0.05)
-    assert [(finding.check, finding.status) for finding in found] == [("first", Status.OK), ("part", Status.WARNING)]
+    found = await _in_time("upstream", check(), loop.time() + 0.05, 0.05)
+    assert [(finding.check, finding.status) for finding in found] == [
+        ("store", Status.OK),
+        ("upstream", Status.WARNING),
+    ]
 
 
 async def test_a_check_that_fails_hides_no_other_and_tells_no_secret():
     async def check():
-        yield ok("first", "found at once")
+        yield ok("store", "found at once")
         raise ValueError(PASSWORD)
 
-    found = await _in_time("part", check(), asyncio.get_running_loop().time() + 5, 5)
-    assert [finding.check for finding in found] == ["first", "part"]
-    assert found[1] == Finding("part", Status.WARNING, "the check itself failed (ValueError)", found[1].remedy)
+    found = await _in_time("upstream", check(), asyncio.get_running_loop().time() + 5, 5)
+    assert [finding.check for finding in found] == ["store", "upstream"]
+    assert found[1] == Finding("upstream", Status.WARNING, "the check itself failed (ValueError)", found[1].remedy)
 
 
 async def test_no_secret_of_the_configuration_is_in_any_finding(settings_of, valkey_url):

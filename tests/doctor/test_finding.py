@@ -19,7 +19,7 @@ OK, SKIPPED, WARNING, PROBLEM = Status.OK, Status.SKIPPED, Status.WARNING, Statu
     ],
 )
 def test_the_worst_decides(statuses, status, code, strict):
-    findings = [Finding(f"check-{n}", each, "text") for n, each in enumerate(statuses)]
+    findings = [Finding("store", each, "text") for each in statuses]
     assert worst(findings) is status
     assert exit_code(findings) == code
     assert exit_code(findings, strict=True) == strict

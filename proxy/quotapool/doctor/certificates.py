@@ -12,14 +12,14 @@ from typing import Final
 
 from cryptography import x509
 
-from quotapool.doctor.finding import Finding, ok, problem, warning
+from quotapool.doctor.finding import Check, Finding, ok, problem, warning
 
 _SOON_DAYS: Final = 14
 _LAST_PART: Final = 1 / 3  # of its life: authorities advise to renew then, and some certificates live for six days
 _DAY_S: Final = 86_400
 
 
-def judged(check: str, whose: str, certificates: Iterable[x509.Certificate], now: float, remedy: str) -> Finding:
+def judged(check: Check, whose: str, certificates: Iterable[x509.Certificate], now: float, remedy: str) -> Finding:
     """By the certificate that ends first. `now`: Unix seconds."""
     first = min(certificates, key=lambda each: each.not_valid_after_utc)
     begins, ends = first.not_valid_before_utc, first.not_valid_after_utc

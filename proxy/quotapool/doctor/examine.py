@@ -10,7 +10,7 @@ from typing import Final
 
 from quotapool.app.command_socket import Answer
 from quotapool.doctor import alerts, configuration, login, machine, ports, store, upstream
-from quotapool.doctor.finding import Finding, Status, warning
+from quotapool.doctor.finding import Check, Finding, Status, warning
 from quotapool.keys.keyring import secrets_in
 from quotapool.observe.redaction import Redactor
 from quotapool.settings import Settings
@@ -18,7 +18,7 @@ from quotapool.settings import Settings
 SECONDS: Final = 10.0
 _CLOSING_S: Final = 6.0  # an embedded store that was started for this is stopped
 
-Check = AsyncIterator[Finding]
+_Part = AsyncIterator[Finding]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ async def examine(subject: Subject, *, seconds: float = SECONDS) -> list[Finding
     """All findings, in an order that does not depend on which check was quicker. Takes `seconds` at most, and some more
     if an embedded store has to be stopped."""
     settings, proxy = subject.settings, subject.proxy
-    parts: list[tuple[str, Check]] = [
+    parts: list[tuple[Check, _Part]] = [
         ("configuration", configuration.check(settings)),
         ("proxy", ports.check(settings, proxy, subject.silence)),
-        ("machine", machine.check(settings, proxy)),
+        ("state_dir", machine.check(settings, proxy)),
         ("store", store.check(settings, proxy)),
         ("upstream", upstream.check(settings)),
-        ("login", login.check(settings)),
+        ("login.oidc", login.check(settings)),
         ("alerts", alerts.check(settings)),
     ]
     deadline = asyncio.get_running_loop().time() + seconds
@@ -55,8 +55,8 @@ async def examine(subject: Subject, *, seconds: float = SECONDS) -> list[Finding
     ]
 
 
-async def _in_time(name: str, part: Check, deadline: float, seconds: float) -> list[Finding]:
-    """What it found by the deadline; one that fails or does not end says so instead of hiding what the others found."""
+async def _in_time(name: Check, part: _Part, deadline: float, seconds: float) -> list[Finding]:
+    """What a part found by the deadline. One that fails or does not end says so, and hides nothing that was found."""
     found: list[Finding] = []
 
     async def gather() -> None:

@@ -4,9 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
+
+# What there is to be found: lasting names, for programs. Each has a row in docs/doctor.md.
+Check = Literal[
+    "configuration",
+    "configuration.remark",
+    "proxy",
+    "proxy.ready",
+    "listen",
+    "admin_listen",
+    "listen.certificate",
+    "state_dir",
+    "state_dir.space",
+    "state_dir.socket",
+    "state_dir.mode",
+    "metrics_dir",
+    "file_limit",
+    "store",
+    "store.embedded",
+    "store.tls",
+    "store.certificate",
+    "store.version",
+    "store.role",
+    "store.cluster",
+    "store.eviction",
+    "store.memory",
+    "store.connections",
+    "store.persistence",
+    "store.rights",
+    "store.script",
+    "store.delay",
+    "store.clock",
+    "store.rest",
+    "replicas",
+    "keys",
+    "keys.master_key",
+    "keys.vault",
+    "clients",
+    "upstream",
+    "upstream.certificate",
+    "upstream.clock",
+    "login.oidc",
+    "alerts",
+]
 
 
 class Status(StrEnum):
@@ -23,28 +66,28 @@ _BY_WEIGHT: Final = (Status.OK, Status.SKIPPED, Status.WARNING, Status.PROBLEM)
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """`check`: a lasting name, such as store.memory. `text`: what was found, without secrets. `remedy`: what to do;
+    """`text`: what was found, without secrets. `remedy`: what to do;
     "" if nothing is to be done."""
 
-    check: str
+    check: Check
     status: Status
     text: str
     remedy: str = ""
 
 
-def ok(check: str, text: str) -> Finding:
+def ok(check: Check, text: str) -> Finding:
     return Finding(check, Status.OK, text)
 
 
-def skipped(check: str, text: str) -> Finding:
+def skipped(check: Check, text: str) -> Finding:
     return Finding(check, Status.SKIPPED, text)
 
 
-def warning(check: str, text: str, remedy: str) -> Finding:
+def warning(check: Check, text: str, remedy: str) -> Finding:
     return Finding(check, Status.WARNING, text, remedy)
 
 
-def problem(check: str, text: str, remedy: str) -> Finding:
+def problem(check: Check, text: str, remedy: str) -> Finding:
     return Finding(check, Status.PROBLEM, text, remedy)
 
 

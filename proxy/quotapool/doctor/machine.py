@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from quotapool.app.command_socket import Answer
-from quotapool.doctor.finding import Finding, ok, problem, warning
+from quotapool.doctor.finding import Check, Finding, ok, problem, warning
 from quotapool.observe.metrics_dir import PREFIX
 from quotapool.settings import Settings
 from quotapool.store.runtime_dir import RuntimeDirUnsafe, socket_path
@@ -23,6 +23,7 @@ _GIB: Final = 2**30
 _MIB: Final = 2**20
 _LITTLE: Final = _GIB  # free, where an append-only file grows
 _NONE_LEFT: Final = 64 * _MIB
+_FOR_FILES: Final = _MIB  # where the store is elsewhere: a token, a log of changes
 _COUNTERS: Final = 16 * _MIB  # of all workers together
 _OTHER_FILES: Final = 40  # docs/sizing.md#file-descriptors
 
@@ -42,7 +43,8 @@ async def check(settings: Settings, proxy: Answer | None) -> AsyncIterator[Findi
 
 
 def _state_dir(settings: Settings, proxy: Answer | None) -> Iterator[Finding]:
-    check, place = "state_dir", settings.state_dir
+    check: Check = "state_dir"
+    place = settings.state_dir
     try:
         there = next(path for path in (place, *place.parents) if path.exists())
         if not there.is_dir():
@@ -68,7 +70,7 @@ def _state_dir(settings: Settings, proxy: Answer | None) -> Iterator[Finding]:
         yield warning(check, f"{place} has mode {mode}: others may enter it", f"chmod 700 {place}")
     else:
         yield ok(check, f"{place}{made or ' can be written to'}")
-    yield _space("state_dir.space", there, is_store=settings.redis is None)
+    yield _space(there, is_store=settings.redis is None)
     if settings.redis is None and proxy is None:
         yield _socket_place(settings)
     for name in ("admin-token", "master-key"):
@@ -89,13 +91,15 @@ def _write_into(directory: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _space(check: str, directory: Path, *, is_store: bool) -> Finding:
+def _space(directory: Path, *, is_store: bool) -> Finding:
+    check: Check = "state_dir.space"
     file_system = os.statvfs(directory)
     free = file_system.f_bavail * file_system.f_frsize
     text = f"{_size(free)} are free on the disk of {directory}"
     remedy = "Make room there, or move state_dir"
-    if free < _NONE_LEFT or (file_system.f_files and not file_system.f_favail):
-        what = text if free < _NONE_LEFT else f"no file can be made on the disk of {directory}: it has no inodes left"
+    is_full = free < (_NONE_LEFT if is_store else _FOR_FILES)
+    if is_full or (file_system.f_files and not file_system.f_favail):
+        what = text if is_full else f"no file can be made on the disk of {directory}: it has no inodes left"
         return problem(check, what, remedy)
     if is_store and free < _LITTLE:
         return warning(check, f"{text}; the embedded store's file grows there until it is rewritten", remedy)
@@ -124,7 +128,8 @@ def _private_file(path: Path) -> Iterator[Finding]:
 
 def _temporary() -> Iterator[Finding]:
     """Where the processes of a proxy share their counters."""
-    check, remedy = "metrics_dir", "Set TMPDIR to a directory that can be written to, or mount one at /tmp"
+    check: Check = "metrics_dir"
+    remedy = "Set TMPDIR to a directory that can be written to, or mount one at /tmp"
     try:
         place = Path(tempfile.gettempdir())
         with tempfile.TemporaryDirectory(prefix=f"{PREFIX}doctor-") as made:

@@ -9,16 +9,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, Literal
 
 from quotapool import __version__
 from quotapool.app.command_socket import Answer
 from quotapool.app.startup import CannotStart, bind
 from quotapool.doctor import certificates
-from quotapool.doctor.finding import Finding, ok, problem, skipped, warning
+from quotapool.doctor.finding import Check, Finding, ok, problem, skipped, warning
 from quotapool.settings import Address, Settings
 from quotapool.settings.tls import Tls
 
+_Port = Literal["listen", "admin_listen"]
 _PATIENCE_S: Final = 3.0
 _LONGEST: Final = 500  # characters of why it is not ready
 _ON_THIS_MACHINE: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
@@ -33,7 +34,8 @@ async def check(settings: Settings, proxy: Answer | None, silence: str) -> Async
         yield _version(proxy)
         yield await asyncio.to_thread(_readiness, proxy.head.admin_listen)
     theirs = {proxy.head.listen, proxy.head.admin_listen} if proxy is not None else set()
-    for option, address in (("listen", settings.listen), ("admin_listen", settings.admin_listen)):
+    addresses: dict[_Port, Address] = {"listen": settings.listen, "admin_listen": settings.admin_listen}
+    for option, address in addresses.items():
         if str(address) in theirs and proxy is not None:
             yield ok(option, f"{address} is the proxy's, process {proxy.pid}")
         elif not silence:
@@ -70,7 +72,7 @@ def _reachable(address: str) -> str:
     return f"{_ON_THIS_MACHINE.get(host, host)}:{port}"
 
 
-async def _free(option: str, address: Address) -> Finding:
+async def _free(option: _Port, address: Address) -> Finding:
     try:
         async with contextlib.AsyncExitStack() as stack:
             bind(option, address, stack)
@@ -83,7 +85,7 @@ async def _free(option: str, address: Address) -> Finding:
 
 
 def _certificate(tls: Tls) -> Finding:
-    check = "listen.certificate"
+    check: Check = "listen.certificate"
     if (wrong := tls.problem()) is not None:
         return problem(check, f"tls.{wrong[0]} {wrong[1]}", "Correct the file; a running proxy keeps the one it has")
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from quotapool.doctor.finding import Finding, ok, problem, skipped, warning
+from quotapool.doctor.finding import Check, Finding, ok, problem, skipped, warning
 from quotapool.store.verify import facts_of, unfitness
 
 _MUCH: Final = 0.8  # of a limit
@@ -19,11 +19,12 @@ _MIB: Final = 2**20
 def judged(info: Mapping[str, Any], where: str) -> Iterator[Finding]:
     """Version and role, eviction, memory, connections, persistence."""
     facts, unfit = facts_of(info), unfitness(info, where)
-    for check in ("version", "role"):
-        if check in unfit:
-            yield problem(f"store.{check}", *unfit[check])
-    if "version" not in unfit:
+    if "version" in unfit:
+        yield problem("store.version", *unfit["version"])
+    else:
         yield ok("store.version", f"{where} is {facts.name} {facts.version}".rstrip())
+    if "role" in unfit:
+        yield problem("store.role", *unfit["role"])
     yield _eviction(info, where, unfit)
     yield _memory(info, where)
     if (clients := _clients(info, where)) is not None:
@@ -78,7 +79,8 @@ def _clients(info: Mapping[str, Any], where: str) -> Finding | None:
 def _persistence(info: Mapping[str, Any], where: str) -> Finding:
     if "aof_enabled" not in info:
         return skipped("store.persistence", f"{where} does not tell whether it keeps its data on disk")
-    check, see = "store.persistence", "See its log, and the free space of its disk"
+    check: Check = "store.persistence"
+    see = "See its log, and the free space of its disk"
     if str(info["aof_enabled"]) == "1":
         if info.get("aof_last_write_status", "ok") != "ok":
             return problem(check, f"{where} could not write its append-only file", see)
