@@ -96,6 +96,15 @@ async def test_every_missing_command_is_named_not_only_the_first(settings_of, va
     assert all("docs/managed-redis.md#rights-in-the-store" in finding.remedy for finding in lacking)
 
 
+async def test_a_user_that_must_not_delete_leaves_nothing_for_long(settings_of, valkey_url):
+    async with user(valkey_url, "-del") as url:
+        lacking = named(await examined(settings_of(redis=url)), "store.rights")
+    assert lacking.text.startswith("DEL is refused: ")
+    assert "(keys" not in lacking.text  # on all of them
+    with redis.Redis(unix_socket_path=valkey_url.removeprefix("unix://")) as client:
+        assert all(0 <= client.pttl(key) <= 1000 for key in client.keys("*:rights:*"))
+
+
 @pytest.mark.parametrize("missing", ["eval", "evalsha"])
 async def test_scripts_that_are_not_allowed_are_told_once(settings_of, valkey_url, missing):
     async with user(valkey_url, f"-{missing}") as url:

@@ -66,45 +66,43 @@ async def check(settings: Settings, proxy: Answer | None) -> AsyncIterator[Findi
         if url:
             store = connect(url, timeout_s=_PATIENT_S, ca_file=ca_file)
             stack.push_async_callback(store.close)
-            try:
-                yield await _answers(store)
-                async for finding in _examined(store, settings, is_shared=settings.redis is not None):
+            yield (reached := await _reached(store))
+            if reached.status is Status.OK:
+                async for finding in _examined(store, settings):
                     yield finding
-            except _Unreachable as unreachable:
-                yield unreachable.finding
+            else:
                 store = None
-            except StoreLost as lost:
-                yield _lost(store, lost)
-            except StoreError as error:
-                yield problem("store", str(error), "Report it with the output of `quotapool --version`")
         if store is None:
             yield skipped("store.rest", f"{_UNCHECKED} are not checked")
         async for finding in keys.check(settings, store):
             yield finding
 
 
-class _Unreachable(Exception):
-    def __init__(self, finding: Finding) -> None:
-        super().__init__(finding.text)
-        self.finding = finding
-
-
-async def _answers(store: Store) -> Finding:
-    """Raises _Unreachable."""
+async def _reached(store: Store) -> Finding:
     began = time.monotonic()
     try:
         store.check_files()
         await store.check_sentinels()
         await store.ping()
     except StoreUnfit as unfit:
-        remedy = "Put the file there, or change the URL's options (docs/managed-redis.md)"
-        raise _Unreachable(problem("store", str(unfit), remedy)) from unfit
+        return problem("store", str(unfit), "Put the file there, or change the URL's options (docs/managed-redis.md)")
     except StoreLost as lost:
-        raise _Unreachable(_lost(store, lost)) from lost
+        return _lost(store, lost)
     return ok("store", f"{store.describe()} answers, {_ms(time.monotonic() - began)} with connecting")
 
 
-async def _examined(store: Store, settings: Settings, *, is_shared: bool) -> AsyncIterator[Finding]:
+async def _examined(store: Store, settings: Settings) -> AsyncIterator[Finding]:
+    """All that a store which answers can be asked; it may be lost meanwhile."""
+    try:
+        async for finding in _tried(store, settings):
+            yield finding
+    except StoreLost as lost:
+        yield _lost(store, lost)
+    except StoreError as error:
+        yield problem("store", str(error), "Report it with the output of `quotapool --version`")
+
+
+async def _tried(store: Store, settings: Settings) -> AsyncIterator[Finding]:
     """Raises StoreError."""
     infos = await _infos(store)
     if isinstance(infos, Finding):
@@ -131,7 +129,7 @@ async def _examined(store: Store, settings: Settings, *, is_shared: bool) -> Asy
     if script.status is Status.OK:
         yield await _delay(ledger)
     yield await _clock(store)
-    if is_shared:
+    if settings.redis is not None:
         yield _replicas(await releases_alive(store, settings.pool), settings.pool)
 
 
@@ -233,16 +231,16 @@ async def _lacking(store: Store, pool: str) -> list[Finding]:
             return error
 
     answers = dict(zip(families, await asyncio.gather(*map(tried, families)), strict=True))
-    by_answer: dict[tuple[str, str], list[str]] = {}
+    by_answer: dict[tuple[str, str], dict[str, None]] = {}  # and the prefixes, each once
     granting = f"Grant it to the user in redis: {_RIGHTS_PAGE}"
     for prefix, answer in answers.items():
         if isinstance(answer, StoreError):
             text = (answer.detail if isinstance(answer, StoreLost) else str(answer)).partition(", with args")[0]
             remedy = _OTHER_SERVER if "unknown command" in text else granting
-            by_answer.setdefault((f"scripts cannot be run: {text}", remedy), []).append(prefix)
+            by_answer.setdefault((f"scripts cannot be run: {text}", remedy), {})[prefix] = None
         for line in answer if isinstance(answer, list) else ():
             command, _, words = line.partition(" ")
-            by_answer.setdefault((f"{command} is refused: {words.strip()}", granting), []).append(prefix)
+            by_answer.setdefault((f"{command} is refused: {words.strip()}", granting), {})[prefix] = None
     return [
         problem("store.rights", text + ("" if len(on) == len(families) else f" (keys {', '.join(on)})"), remedy)
         for (text, remedy), on in by_answer.items()
