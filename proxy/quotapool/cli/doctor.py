@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final
 
+from rich.console import Console
 from rich.text import Text
 
 from quotapool import __version__
@@ -35,9 +37,17 @@ def run(config: Path | None, env_file: Path | None, *, strict: bool, as_json: bo
         findings = [problem("configuration", str(error), "Correct it: docs/configuration.md")]
         _print(findings, time.monotonic() - began, as_json=as_json)
         return 2
-    findings = threads.run(examine(_subject(settings)))
+    with _told():
+        findings = threads.run(examine(_subject(settings)))
     _print(findings, time.monotonic() - began, as_json=as_json)
     return exit_code(findings, strict=strict)
+
+
+def _told() -> AbstractContextManager[object]:
+    """At a terminal, that something is going on: it may take 10 s."""
+    out = Console(stderr=True)
+    words = "Looking at the store, the network and this machine …"
+    return out.status(words) if out.is_terminal else nullcontext()
 
 
 def _subject(settings: Settings) -> Subject:
