@@ -254,7 +254,7 @@ async def test_with_a_configuration_a_proxy_that_starts_need_not_be_waited_for(t
     given = {**env, "OPENAI_API_KEYS": SECRET}
     settings = await asyncio.to_thread(settings_for, None, None, given, wait_s=0.3)
     assert [key.secret.get_secret_value() for key in settings.keys] == [SECRET]
-    with pytest.raises(NoSettings, match="is starting|does not answer"):
+    with pytest.raises(NoSettings, match=r"is starting|does not answer"):
         await asyncio.to_thread(settings_for, None, None, env, wait_s=0.3)
     await server.close()
 

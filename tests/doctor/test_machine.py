@@ -11,7 +11,7 @@ from quotapool.app.command_socket import Answer, Head
 from quotapool.doctor import machine
 from quotapool.doctor.finding import Status
 
-from tests.doctor.conftest import gathered, named, statuses
+from tests.doctor.conftest import gathered, lasting, named
 
 OK, WARNING, PROBLEM = Status.OK, Status.WARNING, Status.PROBLEM
 
@@ -23,7 +23,7 @@ def running(pid: int, state_dir: Path) -> Answer:
 
 async def test_a_new_machine_has_nothing_to_be_done_and_stays_as_it_is(settings_of, tmp_path):
     found = await gathered(machine.check(settings_of(), None))
-    assert set(statuses(found).values()) == {OK}
+    assert set(lasting(found).values()) == {OK}
     assert f"is made with the first start: {tmp_path} can be written to" in named(found, "state_dir").text
     assert list(tmp_path.iterdir()) == []
 
@@ -33,7 +33,7 @@ async def test_a_state_dir_of_a_proxy_is_fine(settings_of):
     settings.state_dir.mkdir(mode=0o700)
     (settings.state_dir / "admin-token").touch(mode=0o600)
     found = await gathered(machine.check(settings, None))
-    assert set(statuses(found).values()) == {OK}
+    assert set(lasting(found).values()) == {OK}
     assert [path.name for path in settings.state_dir.iterdir()] == ["admin-token"]
 
 
