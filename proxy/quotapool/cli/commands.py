@@ -157,6 +157,24 @@ def check(
     raise typer.Exit(run(settings_or_exit(config, env_file), as_json=json, show_all=everything))
 
 
+@app.command(rich_help_panel=START)
+def doctor(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Count warnings as problems, for a pipeline.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Look for what is wrong around the proxy, and say what to do.
+
+    The store and its rights, disks, limits, clocks, certificates, ports, the way to OpenAI. With or without a running
+    proxy; sends no key and changes nothing. Takes some 10 s at most. Exit code 0 if there is no problem, 1 if there is
+    one, 2 without a usable configuration.
+    """
+    from quotapool.cli.doctor import run
+
+    raise typer.Exit(run(config, env_file, strict=strict, as_json=json))
+
+
 @app.command("config", rich_help_panel=START)
 def show_config(
     config: ConfigOption = None,
