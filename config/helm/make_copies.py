@@ -2,8 +2,8 @@
 
     python config/helm/make_copies.py
 
-And it copies the rules of config/prometheus and the dashboards of config/grafana, since a chart reads only files of its own,
-and writes the rules once more as the PrometheusRule of config/kubernetes. A test compares all of it.
+And it copies the rules of config/prometheus and the dashboards of config/grafana, since a chart reads only files of its
+own, and writes the rules once more as the PrometheusRule of config/kubernetes. A test compares all of it.
 """
 
 from __future__ import annotations
@@ -96,11 +96,15 @@ def written() -> dict[Path, str]:
     known = [*names(json.loads((CHART / "values.schema.json").read_text())), "global.*"]
     rules = {CHART / "rules" / name: (_RULES / name).read_text() for name in ("alerts.yml", "recording.yml")}
     dashboards = {CHART / "dashboards" / file.name: file.read_text() for file in _DASHBOARDS}
-    return rules | dashboards | {
-        _CONFIG / "kubernetes" / "prometheusrule.yaml": prometheus_rule(),
-        readme: _TABLE.sub(lambda _: table(), readme.read_text()),
-        template: _NAMES.sub(lambda _: "".join(f"{name}\n" for name in sorted(known)), template.read_text()),
-    }
+    return (
+        rules
+        | dashboards
+        | {
+            _CONFIG / "kubernetes" / "prometheusrule.yaml": prometheus_rule(),
+            readme: _TABLE.sub(lambda _: table(), readme.read_text()),
+            template: _NAMES.sub(lambda _: "".join(f"{name}\n" for name in sorted(known)), template.read_text()),
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ their limits; a queue; a cache; money; an open session; a worker that hangs. A p
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import math
@@ -21,11 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from quotapool.store.store import connect
 from websockets.sync.client import connect as open_websocket
 
 from tests.fakes.grafana import DASHBOARDS, filled_in, queries
-from tests.fakes.processes import RunningProxy, Simulator, fetch, start_proxy_process, wait_until
+from tests.fakes.processes import RunningProxy, Simulator, fetch, wait_until
 from tests.fakes.prometheus import Prometheus, running_prometheus
+from tests.fakes.store import ledger_on, move_time
+from tests.fakes.valkey import running_valkey
 
 KEYS = 6
 WINDOW = "20s"  # of rates: many scrapes
@@ -58,7 +62,7 @@ def other() -> Iterator[str]:
     server.server_close()
 
 
-def configuration(simulator: Simulator, other: str) -> dict[str, Any]:
+def configuration(simulator: Simulator, other: str, store: str) -> dict[str, Any]:
     today = datetime.now(UTC).date()
     keys = [
         {"id": f"key-{n}", "secret": secret, "account": f"account-{n}"} for n, secret in enumerate(simulator.secrets)
@@ -66,6 +70,8 @@ def configuration(simulator: Simulator, other: str) -> dict[str, Any]:
     refusing = {"id": "refusing", "secret": "sk-" + "r" * 40, "upstream": {"url": other, "models": {"refused": "m"}}}
     return {
         "upstream": simulator.url,
+        "redis": store,
+        "master_key": "${POOL_MASTER_KEY}",
         "keys": [*keys, refusing],
         "workers": 2,
         "queue": {"max_wait": "1s"},
@@ -135,7 +141,12 @@ class Load:
             self._pool.shutdown()
 
 
-def asked() -> set[tuple[str, str, str]]:
+Asked = tuple[str, str, str]
+# What takes a pool at rest, and a second start.
+AFTERWARDS = {"Probes", "Starts"}
+
+
+def asked() -> set[Asked]:
     """(dashboard, panel or variable, PromQL) of everything that the dashboards ask."""
     return {(file.stem, where, expr) for file in DASHBOARDS for where, expr in queries(json.loads(file.read_text()))}
 
@@ -148,39 +159,56 @@ def answered(prometheus: Prometheus, expr: str) -> bool:
     return any(not math.isnan(value) for value in prometheus.values(filled_in(expr, WINDOW)))
 
 
-@pytest.fixture
-def proxy(
-    start_simulator: Callable[..., Simulator], other: str, tmp_path: Path
-) -> Iterator[tuple[RunningProxy, Simulator]]:
-    simulator = start_simulator(KEYS, "--rpm", "100")
-    started = start_proxy_process(tmp_path / "proxy", configuration(simulator, other))
-    yield started, simulator
-    started.stop()
+def unanswered(prometheus: Prometheus, wanted: set[Asked]) -> set[Asked]:
+    return {one for one in wanted if not answered(prometheus, one[2])}
+
+
+def make_older(store_url: str, seconds: float) -> None:
+    """Let `seconds` pass in the store."""
+
+    async def run() -> None:
+        store = connect(store_url, timeout_s=2.0)
+        await move_time(ledger_on(store, "default"), seconds)
+        await store.close()
+
+    asyncio.run(run())
 
 
 @pytest.mark.alone
 def test_every_query_of_every_dashboard_has_data_while_the_product_is_under_load(
-    program: Callable[[str], str], proxy: tuple[RunningProxy, Simulator], tmp_path: Path
+    program: Callable[[str], str],
+    start_simulator: Callable[..., Simulator],
+    start_proxy: Callable[..., RunningProxy],
+    other: str,
+    tmp_path: Path,
 ):
-    running, simulator = proxy
+    simulator = start_simulator(KEYS, "--rpm", "100")
     simulator.fault(1, "invalid_api_key")
     simulator.fault(2, "insufficient_quota")
     simulator.fault(3, "slow_down")
     simulator.fault(4, "error_500", count=3)
-    load = Load(running)
-    session = f"{running.base_url.replace('http', 'ws')}/realtime?model=gpt-realtime"
-    bearer = {"Authorization": f"Bearer {CLIENT_KEYS['app']}"}
-    target = running.admin_url.removeprefix("http://")
-    with running_prometheus(program("prometheus"), tmp_path / "prometheus", target) as prometheus:
-        wait_until(lambda: prometheus.values("up") == [1.0], "the first scrape")
-        with load.running(), open_websocket(session, additional_headers=bearer):
-            wait_until(lambda: running.total("quotapool_keys", state="quarantined") == 1, "a key is out of money")
-            assert running.command("keys", "probe", "key-2").returncode == 1
-            os.kill(running.worker_pids()[0], signal.SIGSTOP)
-            # The credit is assessed once a minute, a worker is killed after 20 s, the rest comes with the load.
-            missing, deadline = asked(), time.monotonic() + PATIENCE_S
-            while missing and time.monotonic() < deadline:
-                missing = {one for one in missing if not answered(prometheus, one[2])}
-                time.sleep(0.5)
-            assert running.total("quotapool_worker_restarts_total", reason="hung") == 1
-    assert {(page, where) for page, where, _ in missing} == set()
+    with running_valkey(tmp_path) as store:
+        config, env = configuration(simulator, other, store), {"POOL_MASTER_KEY": "0123456789abcdef" * 2}
+        proxy = start_proxy(config, env=env)
+        target = proxy.admin_url.removeprefix("http://")
+        session = f"{proxy.base_url.replace('http', 'ws')}/realtime?model=gpt-realtime"
+        bearer = {"Authorization": f"Bearer {CLIENT_KEYS['app']}"}
+        with running_prometheus(program("prometheus"), tmp_path / "prometheus", target) as prometheus:
+            wait_until(lambda: prometheus.values("up") == [1.0], "the first scrape")
+            missing = {one for one in asked() if one[1] not in AFTERWARDS}
+            with Load(proxy).running(), open_websocket(session, additional_headers=bearer):
+                os.kill(proxy.worker_pids()[0], signal.SIGSTOP)
+                # The credit is assessed once a minute, a worker is killed after 20 s, the rest comes with the load.
+                deadline = time.monotonic() + PATIENCE_S
+                while (missing := unanswered(prometheus, missing)) and time.monotonic() < deadline:
+                    time.sleep(0.5)
+                wait_until(lambda: proxy.total("quotapool_worker_restarts_total", reason="hung") == 1, "a hung worker")
+            assert {(page, where) for page, where, _ in missing} == set()
+
+            make_older(store, 3600)  # without requests, keys without money are probed
+            missing = {one for one in asked() if one[1] == "Probes"}
+            wait_until(lambda: not unanswered(prometheus, missing), "a probe is shown")
+            assert proxy.stop() == 0
+            start_proxy(proxy.config, env=env)
+            missing = {one for one in asked() if one[1] == "Starts"}
+            wait_until(lambda: not unanswered(prometheus, missing), "the second start is marked")
