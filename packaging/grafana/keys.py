@@ -8,7 +8,6 @@ from parts import JOB, Page, Row, Variable, bars, better_from, graph, stat, tabl
 
 _JOB: Final = 'job=~"$job"'
 _ACCOUNT: Final = 'job=~"$job", account=~"$account"'
-_MODEL: Final = 'job=~"$job", model=~"$model"'
 _BUCKET: Final = 'job=~"$job", account=~"$account", model=~"$model"'
 
 
@@ -166,7 +165,8 @@ BUDGETS: Final = Row(
     ],
 )
 
-_CALLS: Final = 'quotapool_upstream_attempts_total{job=~"$job", model=~"$model"'
+# By key, for all models: budgets above are of model groups, calls of models.
+_CALLS: Final = 'quotapool_upstream_attempts_total{job=~"$job"'
 
 CALLS: Final = Row(
     "Calls",
@@ -205,7 +205,7 @@ CALLS: Final = Row(
             "A second, prompt and completion; the ten with most.",
             (
                 (
-                    'topk(10, sum by (key) (rate(quotapool_tokens_total{job=~"$job", model=~"$model", '
+                    'topk(10, sum by (key) (rate(quotapool_tokens_total{job=~"$job", '
                     'kind=~"prompt|completion"}[$__rate_interval])))'
                 ),
                 "{{key}}",
@@ -222,7 +222,7 @@ CALLS: Final = Row(
         graph(
             "Without a known price",
             "Requests in each ten minutes whose model has no price, so that they are missing in what was spent.",
-            (f"sum by (model) (increase(quotapool_unpriced_requests_total{{{_MODEL}}}[10m]))", "{{model}}"),
+            (f"sum by (model) (increase(quotapool_unpriced_requests_total{{{_JOB}}}[10m]))", "{{model}}"),
         ),
         graph(
             "Probes",

@@ -18,8 +18,8 @@ def _share_of(status: str) -> str:
 
 
 def _level(metric: str) -> str:
-    """Of a budget: once for all replicas, since they share it."""
-    return f"max by (job, account, model, dimension) ({metric}{{{_MODEL}}})"
+    """Of a budget: once for all replicas, since they share it. Not by the chosen model: budgets are of model groups."""
+    return f"max by (job, account, model, dimension) ({metric}{{{_JOB}}})"
 
 
 _HEADROOM: Final = (
@@ -135,8 +135,8 @@ CAPACITY: Final = Row(
     [
         graph(
             "Headroom",
-            "What is left of the budget of all accounts together. Near 0 requests wait; below 0 is debt. Daily and "
-            "minute limits are separate lines.",
+            "What is left of the budget of all accounts together, by model group. Near 0 requests wait; below 0 is "
+            "debt. Limits by the minute and by the day are lines of their own.",
             (_HEADROOM, "{{model}} {{dimension}}"),
             unit="percentunit",
             runbook="the-pool-is-running-dry",

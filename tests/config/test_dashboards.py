@@ -16,6 +16,7 @@ import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models import dashboard as grafana
+from grafana_foundation_sdk.models import units
 from prometheus_client import CollectorRegistry
 from quotapool.observe.metrics import Metrics, PoolMetrics
 
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 MODELS = {file.stem: json.loads(file.read_text()) for file in DASHBOARDS}
 RUNBOOK = "https://github.com/quotapool/quotapool/blob/main/docs/operations.md"
 COLUMNS = 24
+UNITS = {value for name, value in vars(units).items() if not name.startswith("_")}
 
 each = pytest.mark.parametrize("name", MODELS)
 
@@ -189,7 +191,7 @@ def test_a_panel_says_what_it_shows_and_its_runbook_exists(name: str):
     anchors = {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
     for panel in panels(MODELS[name]):
         assert panel["description"].endswith("."), panel["title"]
-        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"] in UNITS, panel["title"]
         for link in panel.get("links", []):
             page, _, anchor = link["url"].partition("#")
             assert page == RUNBOOK
