@@ -262,3 +262,23 @@ def test_failures_of_the_cache_are_counted_by_a_few_words(seen, why, reason):
     assert seen.count("cache_failures_total", reason=reason) == 0
     seen.reporter.cache_failed(why)
     assert seen.count("cache_failures_total", reason=reason) == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("timeout", "timeout"),
+        ("closed", "connection"),
+        ("out_of_memory", "full"),
+        ("disk", "disk"),
+        ("read_only", "read_only"),
+        ("cluster_down", "cluster"),
+        ("replicas", "cluster"),
+        ("login", "rights"),
+        ("permission", "rights"),
+        ("loading", "other"),
+    ],
+)
+def test_how_the_store_fails_is_told_by_what_an_operator_has_to_do(seen, reason, kind):
+    seen.reporter.store_failed(reason)
+    assert seen.count("store_errors_total", kind=kind) == 1

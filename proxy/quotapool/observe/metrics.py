@@ -36,7 +36,7 @@ OUTCOMES: Final = (*(kind.value for kind in Kind), NETWORK, CANCELLED)
 
 # `*_local`: decided by this replica alone while the store is unavailable.
 RESERVATION_RESULTS: Final = ("granted", "refused", "granted_local", "refused_local")
-STORE_ERRORS: Final = ("timeout", "connection", "script", "other")
+STORE_ERRORS: Final = ("timeout", "connection", "full", "disk", "read_only", "cluster", "rights", "script", "other")
 EXITED: Final = "exited"  # a worker by itself, or by a signal that was not ours
 HUNG: Final = "hung"  # it sent no heartbeat, and was killed
 SUPERVISOR: Final = "supervisor"

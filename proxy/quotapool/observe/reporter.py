@@ -23,9 +23,19 @@ from quotapool.observe.request_log import RequestLog, ms, tokens_line
 _log = structlog.get_logger()
 _MOST_CLIENT_RULES = 200
 _NOTHING = Saved()
-_STORE_KINDS = {"timeout": "timeout", "closed": "connection", "connect": "connection", "script": "script"}
+_CALL_KINDS = {"timeout": "timeout", "closed": "connection", "connect": "connection", "script": "script"}
+_STORE_KINDS = {
+    **_CALL_KINDS,
+    "out_of_memory": "full",
+    "disk": "disk",
+    "read_only": "read_only",
+    "cluster_down": "cluster",
+    "replicas": "cluster",
+    "login": "rights",
+    "permission": "rights",
+}
 _CACHE_KINDS = {
-    **_STORE_KINDS,
+    **_CALL_KINDS,
     "store": "connection",  # known to be away, so not asked
     **dict.fromkeys(("out_of_memory", "full", "no_room"), "full"),
     **dict.fromkeys(("busy", "late", "too_large"), "dropped"),

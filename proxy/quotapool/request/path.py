@@ -17,6 +17,7 @@ from quotapool.objects.placement import ObjectRequest, Objects
 from quotapool.openai.endpoints import resolve
 from quotapool.openai.head import Head
 from quotapool.openai.reference_marks import involves_objects
+from quotapool.openai.refusal import UnknownKey
 from quotapool.openai.replies import ProxyError
 from quotapool.pool.configuration import Configuration
 from quotapool.request.addresses import AllowedAddresses
@@ -78,7 +79,11 @@ class RequestPath:
         now = self._configuration.now
 
         # Who asks, and for what?
-        record.client = self._auth.enter(down.headers)  # 401, 403
+        try:
+            record.client = self._auth.enter(down.headers)  # 401, 403
+        except UnknownKey:
+            await self._parts.sync.catch_up()
+            record.client = self._auth.enter(down.headers)
         self._addresses.check(record.client, down)  # 403
         if down.target.startswith(PREFIX):
             await self.me.serve(down, record)  # 200, 404, 405, 503
