@@ -32,6 +32,8 @@ HOW_TO_GET = {
     "helm": "`go install helm.sh/helm/v3/cmd/helm@v3.22.0`, with Go",
     "promtool": "apt-get install prometheus",
     "prometheus": "apt-get install prometheus",
+    "prometheus-alertmanager": "apt-get install prometheus-alertmanager",
+    "amtool": "apt-get install prometheus-alertmanager",
     "redis-server": "apt-get install redis-server",
     "redis-cli": "apt-get install redis-tools",
     "jq": "apt-get install jq",

@@ -33,6 +33,7 @@ from quotapool.operators.client_rules import ClientRules, show
 from quotapool.pool.roster import Roster
 from quotapool.pool.sync import RosterSync
 from quotapool.settings import Settings
+from quotapool.store.memory import memory
 from quotapool.store.store import StoreError
 
 _log = structlog.get_logger()
@@ -61,6 +62,7 @@ class Overview:
         self._left = 0, 0  # entries that were evicted, that expired, at the last scrape
         self.metrics = PoolMetrics(CollectorRegistry())
         self.metrics.build_info.show({(__version__, platform.python_version(), str(int(build.COMPILED))): 1})
+        self.metrics.started.set(time.time())
         self.metrics.store_shared.set(0 if settings.redis is None else 1)
 
     async def reload(self, settings: Settings) -> None:
@@ -118,11 +120,14 @@ class Overview:
             await self._show_cache()
             show(await self.client_rules.levels(), self.client_rules.expiries(), time.time(), self.metrics)
             stopped = await self.ledger.registry.removals_stopped()
+            used, limit = await memory(self.ledger.store)
         except StoreError:
             self.metrics.store_up.set(0)
         else:
             self.metrics.removals_stopped.inc(max(0, stopped - self._removals_stopped))
             self._removals_stopped = stopped
+            self.metrics.store_memory.set(used)
+            self.metrics.store_memory_limit.set(limit)
             self.metrics.store_up.set(1)
         await self._show_keys()
 
