@@ -25,9 +25,9 @@ _COLUMNS: Final = (
     Column("time", 8, 14),
     Column("client", 9, 24, rank=7),
     Column("model", 10, 30),
-    Column("status", 6, 40),
+    Column("status", 19, 40),
     Column("wait", 6, 7, rank=5, right=True),
-    Column("total", 6, 7, right=True),
+    Column("total", 6, 7, rank=6, right=True),
     Column("tokens", 6, 13, rank=3, right=True),
     Column("cost", 9, 12, rank=2, right=True),
     Column("cache", 5, 30, rank=1),
@@ -36,6 +36,8 @@ _COLUMNS: Final = (
 )
 _TITLES: Final = tuple(column.title for column in _COLUMNS)
 _NOTHING: Final = "-"
+_NARROW: Final = 110  # columns: below that, the day is left out
+_TIME: Final = len("15:04:05")
 _EVERY_S = 0.5
 
 
@@ -77,6 +79,8 @@ class Printer:
                 tables.print_json(row_of(request))
             return
         rows = [cells(request) for request in requests]
+        if 0 < self._width() < _NARROW:
+            rows = [(row[0][-_TIME:], *row[1:]) for row in rows]
         for row in rows:
             for n, text in enumerate(row):
                 self._contents[n] = max(self._contents[n], cell_len(text) if text != _NOTHING else 0)

@@ -15,10 +15,10 @@ from quotapool.cli.columns import GAP, Column, cell, cut, printable, widths
 from quotapool.cli.now import number
 from quotapool.cli.top_view import HELP, LISTS, ORDERS, ListName, View
 from quotapool.domain.states import State
+from quotapool.operators.keys import COOLING
 from quotapool.reports.forecasts import NOTHING_LEFT
 from quotapool.reports.sentence import about
 from quotapool.reports.timeline import span
-from quotapool.reports.top import COOLING
 from quotapool.shapes.now import DryTime, RoomRow
 from quotapool.shapes.top import ClientUse, KeyUse, Top, Trouble
 

@@ -20,12 +20,12 @@ from quotapool.money.credit_control import CreditStatus
 from quotapool.observe.kept_request import KeptRequest
 from quotapool.observe.request_store import RequestStore
 from quotapool.observe.samples import SampleStore
-from quotapool.operators.keys import LOCKED, KeyOperations, natural_order
+from quotapool.operators.keys import COOLING, LOCKED, KeyOperations, natural_order
 from quotapool.reports.key_lines import Emptiest
 from quotapool.reports.now import NowReader
 from quotapool.reports.recent import Recent
 from quotapool.shapes.now import Now
-from quotapool.shapes.top import ClientUse, KeyUse, Top
+from quotapool.shapes.top import ClientUse, KeyUse, Top, Traffic
 from quotapool.store.store import StoreError
 
 _FIRST_REQUESTS: Final = 10_000  # that the last minute and the last errors are looked for in at the start
@@ -38,7 +38,6 @@ _BUCKETS_S: Final = 10.0
 _PAUSE_FACTOR: Final = 20
 _CREDIT_S: Final = 15.0
 _VAULT_S: Final = 5.0
-COOLING: Final = "cooling"
 
 _RANK: Final = {
     State.REMOVED.value: 0,
@@ -111,7 +110,7 @@ class TopReader:
         recent, at = self._recent or Recent(), time.time()
         return Top(
             now=now,
-            traffic=recent.traffic(at),
+            traffic=recent.traffic(at) if self._place else _by_the_minute(now),
             keys=self._key_rows(recent.keys(at), match.lower(), at),
             clients=_client_rows(recent.clients(at), now),
             troubles=recent.troubles(),
@@ -245,6 +244,11 @@ _NOTHING: Final = Emptiest()
 
 def _locked(name: str, account: str) -> KeyUse:
     return KeyUse(name, account, LOCKED, "master_key", None, None, 0.0, None, "", 0.0, 0.0)
+
+
+def _by_the_minute(now: Now) -> Traffic:
+    """Where no requests are kept (`requests_kept: 0`): what is counted by the minute."""
+    return Traffic(now.requests_per_minute / 60, now.errors_per_minute / 60, 0.0, None, None, None, None)
 
 
 def _client_rows(rows: list[ClientUse], now: Now) -> list[ClientUse]:
