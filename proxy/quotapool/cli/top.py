@@ -13,6 +13,7 @@ from rich.text import Text
 from quotapool.cli import tables
 from quotapool.cli.access import run_with_keys
 from quotapool.cli.errors import fail
+from quotapool.cli.progress import shown_progress
 from quotapool.cli.screen import Screen
 from quotapool.cli.top_frame import frame, rows_of
 from quotapool.cli.top_view import LISTS, View, pressed
@@ -44,7 +45,8 @@ def run(settings: Settings, every: str, *, once: bool, as_json: bool) -> int:
 
 
 async def _once(keys: KeyOperations, *, as_json: bool) -> int:
-    top = await TopReader(keys).read()
+    with shown_progress("reading the pool"):
+        top = await TopReader(keys).read()
     if _is_away(top):
         return fail("the store does not answer")
     if as_json:
@@ -60,7 +62,8 @@ async def _once(keys: KeyOperations, *, as_json: bool) -> int:
 
 async def _live(keys: KeyOperations, *, every_s: float) -> int:
     reader = TopReader(keys)
-    first = await reader.read()
+    with shown_progress("reading the pool"):
+        first = await reader.read()
     if _is_away(first):
         return fail("the store does not answer")
     await Live(reader, first, every_s).run()

@@ -95,7 +95,7 @@ def _head(top: Top, view: View, width: int, height: int) -> list[Text]:
 def _title(top: Top, view: View, width: int) -> Text:
     now = top.now
     limit = "" if now.daily_limit_usd is None else f" of ${now.daily_limit_usd:,.2f}"
-    left = f"quotapool top  pool {now.pool}  {now.usable_keys:,} of {sum(now.keys.values()):,} keys"
+    left = f"quotapool top  {now.pool}  {now.usable_keys:,} of {sum(now.keys.values()):,} keys"
     right = f"${now.spent_today_usd:,.2f}{limit} today  {datetime.fromtimestamp(now.at).astimezone():%H:%M:%S}"
     if view.is_paused:
         right = f"PAUSED  {right}"
@@ -131,18 +131,10 @@ def _rates(top: Top, width: int) -> Text:
 def _footer(view: View, width: int) -> Text:
     if view.typing:
         return Text(cut(f"only rows with: {view.only}▏  Enter keeps it, Esc ends it", width), _BOLD)
-    only = f"Esc all rows (now: {view.only})" if view.only else "/ filter"
     order = view.order_of(LISTS[view.focus])
-    parts = (
-        "q quit",
-        "? help",
-        "Tab list",
-        "↑↓ scroll",
-        f"s sort ({order})",
-        only,
-        "Space pause",
-        "Enter whole screen",
-    )
+    only = f"Esc all rows (now: {view.only})" if view.only else "/ filter"
+    parts = ["q quit", "? help", "Tab list", "↑↓ scroll", f"s sort ({order})", "Space pause", "Enter whole screen"]
+    parts.insert(2 if view.only else 5, only)
     line = ""
     for part in parts:
         longer = f"{line}  {part}" if line else part
@@ -316,9 +308,9 @@ _LISTS: Final[dict[ListName, _List]] = {
         "CLIENTS",
         (
             Column("client", 16, 34),
-            Column("requests/min", 12, 12, right=True),
+            Column("req/min", 7, 7, right=True),
             Column("429/min", 7, 7, right=True),
-            Column("failed/min", 10, 10, right=True, rank=5),
+            Column("failed", 6, 6, right=True, rank=5),
             Column("waiting", 7, 7, right=True, rank=6),
             Column("tokens/min", 10, 10, right=True, rank=4),
             Column("$/hour", 7, 12, right=True, rank=3),

@@ -29,7 +29,7 @@ ORDERS: Final[dict[ListName, dict[str, Order]]] = {
 HELP: Final = (
     ("q, Ctrl-C", "quit"),
     ("Tab, ← →, 1-4", "the next list, the one before, or that of this number"),
-    ("↑ ↓, j k", "a row down or up; Page Up and Page Down ten, Home and End (g, G) to the ends"),
+    ("↑ ↓, j k", "a row up or down; Page Up, Page Down: ten; Home, End: all"),
     ("s, r", "sort the list by something else; the other way round"),
     ("Enter, z", "only this list, on the whole screen; and back"),
     ("/", "only rows that have a text in them; Enter keeps it, Esc ends it"),

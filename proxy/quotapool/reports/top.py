@@ -7,6 +7,8 @@ often that it takes a twentieth of our time.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import heapq
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -94,6 +96,7 @@ class TopReader:
         self._emptiest: dict[str, Emptiest] = {}
         self._least: list[str] = []  # accounts
         self._buckets_at = 0.0  # by the store's clock
+        self._buckets_task: asyncio.Task[None] | None = None
         self._out: list[Key] = []
         self._out_of: tuple[object, object] | None = None
 
@@ -101,12 +104,10 @@ class TopReader:
         """As it is now; `match`: also keys whose id or account has this in it. While the store is away, what was known
         before, and `now` says so."""
         now = await self._now.read()
-        try:
+        with contextlib.suppress(StoreError):  # `now` says so, or will
             await self._follow_vault()
             await self._read_requests()
-            await self._read_buckets()
-        except StoreError:
-            pass  # `now` says so, or will
+            await self._follow_buckets()
         recent, at = self._recent or Recent(), time.time()
         return Top(
             now=now,
@@ -162,10 +163,21 @@ class TopReader:
         found.sort(key=lambda request: request.ended)
         return found
 
-    async def _read_buckets(self) -> None:
-        """Raises StoreUnavailable."""
+    async def _follow_buckets(self) -> None:
+        """The first time they are waited for. Raises StoreUnavailable."""
         if time.monotonic() - self._buckets_began < max(_BUCKETS_S, _PAUSE_FACTOR * self._took_s):
             return
+        if not self._buckets_at:
+            await self._read_buckets()
+        elif self._buckets_task is None or self._buckets_task.done():
+            self._buckets_task = asyncio.create_task(self._read_buckets_again())
+
+    async def _read_buckets_again(self) -> None:
+        with contextlib.suppress(StoreError):
+            await self._read_buckets()
+
+    async def _read_buckets(self) -> None:
+        """Raises StoreUnavailable."""
         self._buckets_began = time.monotonic()
         overview = self._overview
         at = await overview.ledger.registry.time()
@@ -190,15 +202,22 @@ class TopReader:
             if name in pool.accounts:
                 chosen.update((key.id, key) for key in islice(pool.accounts[name].keys, _MOST_LEAST))
         chosen.update((name, pool.keys[name]) for name in used if name in pool.keys)
-        if match:
-            fitting = (key for key in pool.keys.values() if match in key.id.lower() or match in key.account.lower())
-            chosen.update((key.id, key) for key in islice(fitting, _MOST_MATCHES))
-        elif len(pool.keys) <= _MOST_ROWS:
+        if len(pool.keys) <= _MOST_ROWS:
             chosen.update(pool.keys)
         rows = [self._key_row(key, used, at) for key in chosen.values() if key.account in pool.accounts]
         missing = islice(self._keys.sources.missing.items(), _MOST_OUT)
         rows += [_locked(name, account) for name, account in missing]
-        return _best(rows, KEY_ORDERS.values(), lambda row: row.id)
+        best = _best(rows, KEY_ORDERS.values(), lambda row: row.id)
+        return best + self._fitting(match, {row.id for row in best}, used, at) if match else best
+
+    def _fitting(self, match: str, known: set[str], used: dict[str, tuple[float, float]], at: float) -> list[KeyUse]:
+        """Further keys that somebody looks for."""
+        keys = (
+            key
+            for key in self._overview.roster.pool.keys.values()
+            if key.id not in known and (match in key.id.lower() or match in key.account.lower())
+        )
+        return [self._key_row(key, used, at) for key in islice(keys, _MOST_MATCHES)]
 
     def _keys_out(self) -> list[Key]:
         """Those that cannot serve, the worst first; looked for only if states have changed."""
