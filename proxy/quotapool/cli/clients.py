@@ -15,6 +15,7 @@ from quotapool.cli.access import recorded, run_with_store
 from quotapool.cli.clients_bulk import Choice, ClientsArgument, MatchOption, TeamOption, YesOption, work
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.options import JsonOption, with_settings
+from quotapool.cli.progress import shown_progress
 from quotapool.cli.rule_options import cell, changed_words, with_client_rules
 from quotapool.cli.rule_tables import LEVEL, level_of, rules_table
 from quotapool.operators.clients import ClientConflict, ClientOperations, InvalidClient, UnknownClient
@@ -217,7 +218,8 @@ async def one(settings: Settings, clients: ClientOperations, name: Id, *, json: 
 async def show(settings: Settings, clients: ClientOperations, *, json: JsonOption = False) -> int:
     """Show all clients, each with the limit or budget of which most is used."""
     del settings
-    rows = await clients.rows()
+    with shown_progress("reading clients"):
+        rows = await clients.rows()
     if json:
         tables.print_json({"clients": rows})
         return 0

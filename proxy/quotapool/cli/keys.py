@@ -28,6 +28,7 @@ from quotapool.cli.keys_bulk import (
     work,
 )
 from quotapool.cli.options import JsonOption, NoCheckOption, ReplaceOption, with_settings
+from quotapool.cli.progress import shown_progress
 from quotapool.domain.states import State
 from quotapool.keys import master_keys
 from quotapool.keys.seal import MasterKey, new_master_key
@@ -56,9 +57,11 @@ async def show(
     """Show each key's state and reason, without asking OpenAI."""
     if state not in {None, COOLING, *STATES}:
         return fail(f"--state is {', '.join(STATES)} or {COOLING}")
+    with shown_progress("reading keys"):
+        everything = await keys.rows()
     rows = [
         row
-        for row in await keys.rows()
+        for row in everything
         if account in {None, row["account"]}
         and state in {None, row["state"], state_word(row)}
         and (match is None or fnmatchcase(row["id"], match))

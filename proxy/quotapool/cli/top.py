@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from rich.text import Text
 
@@ -45,8 +45,9 @@ def run(settings: Settings, every: str, *, once: bool, as_json: bool) -> int:
 
 
 async def _once(keys: KeyOperations, *, as_json: bool) -> int:
+    reader = TopReader(keys)
     with shown_progress("reading the pool"):
-        top = await TopReader(keys).read()
+        top = await reader.read()
     if _is_away(top):
         return fail("the store does not answer")
     if as_json:
@@ -74,6 +75,12 @@ def _is_away(top: Top) -> bool:
     return bool(top.now.facts) and top.now.facts[0].code == "store_away"
 
 
+async def _ended(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class Live:
     """The screen until somebody leaves it."""
 
@@ -94,10 +101,11 @@ class Live:
             try:
                 await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for task in (reading, ending):
-                    task.cancel()
-        if reading.done() and not reading.cancelled():
-            reading.result()  # what went wrong is told on the terminal as it was
+                failed = reading.exception() if reading.done() else None
+                await _ended(reading, ending)
+                await self._reader.close()
+        if failed is not None:
+            raise failed  # on the terminal as it was
 
     async def _read_forever(self) -> None:
         took_s = 0.0

@@ -118,6 +118,12 @@ class TopReader:
             buckets_at=self._buckets_at,
         )
 
+    async def close(self) -> None:
+        """Reads no further."""
+        if self._buckets_task is not None:
+            self._buckets_task.cancel()
+            await asyncio.gather(self._buckets_task, return_exceptions=True)
+
     # ---- reading
 
     async def _credit_status(self) -> CreditStatus:
