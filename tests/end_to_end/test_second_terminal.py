@@ -66,7 +66,7 @@ def beside(proxy: RunningProxy, *words: str, **more: Any) -> subprocess.Complete
 @pytest.mark.parametrize("words", [
     "check --json", "config --json", "now --json", "usage --json", "logs --json", "events --json", "savings --json",
     "clients list --json", "teams list --json", "keys list --json", "keys users key-0 --json", "objects list --json",
-    "room text-embedding-3-small --json",
+    "room text-embedding-3-small --json", "top --json",
 ])  # fmt: skip
 def test_every_command_that_reads_is_about_it_and_says_nothing_else(words, team):
     done = beside(team, *words.split())

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from quotapool import __version__, build
-from quotapool.cli.groups import FOR_PROGRAMS, KEYS_AND_CLIENTS, LOOK, START, UPSTREAM, LazyGroup, Root
+from quotapool.cli.groups import FOR_PROGRAMS, LOOK, POOL, START, LazyGroup, Root
 from quotapool.cli.look import app as look
 from quotapool.cli.options import (
     ConfigOption,
@@ -31,12 +31,12 @@ app = typer.Typer(
 for _name, _panel, _help in (
     ("migrate", START, "Move over from gpt-load, one-api, new-api or LiteLLM."),
     ("cache", LOOK, "Kept answers: what they saved, and deleting them."),
-    ("keys", KEYS_AND_CLIENTS, "Upstream keys: show, add, change and probe them."),
-    ("clients", KEYS_AND_CLIENTS, "Client keys: who may call the proxy, and what each may use."),
-    ("teams", KEYS_AND_CLIENTS, "Teams: limits and budgets that clients share."),
-    ("alerts", KEYS_AND_CLIENTS, "Try the webhooks, chats and e-mail that alerts go to."),
-    ("objects", UPSTREAM, "Stored objects: which account holds what."),
-    ("openai", UPSTREAM, "What OpenAI itself reports, with an admin key."),
+    ("keys", POOL, "Upstream keys: show, add, change and probe them."),
+    ("clients", POOL, "Client keys: who may call the proxy, and what each may use."),
+    ("teams", POOL, "Teams: limits and budgets that clients share."),
+    ("alerts", POOL, "Try the webhooks, chats and e-mail that alerts go to."),
+    ("objects", POOL, "Stored objects: which account holds what."),
+    ("openai", POOL, "What OpenAI itself reports, with an admin key."),
 ):
     app.add_typer(typer.Typer(help=_help, no_args_is_help=True, cls=LazyGroup), name=_name, rich_help_panel=_panel)
 app.add_typer(look)  # without a name: its commands are ours

@@ -13,10 +13,9 @@ from typer.core import TyperGroup, TyperOption
 # The panels of `quotapool --help`, from the top.
 START: Final = "Start"
 LOOK: Final = "Look"
-KEYS_AND_CLIENTS: Final = "Keys and clients"
-UPSTREAM: Final = "OpenAI"
+POOL: Final = "Keys, clients, accounts"
 FOR_PROGRAMS: Final = "For clients, containers and tests"
-_PANELS: Final = (START, LOOK, KEYS_AND_CLIENTS, UPSTREAM, FOR_PROGRAMS)
+_PANELS: Final = (START, LOOK, POOL, FOR_PROGRAMS)
 
 # What stands for the value of an option, by the option's name; else by its type.
 _VALUES: Final = {

@@ -24,6 +24,23 @@ def now(config: ConfigOption = None, env_file: EnvFileOption = None, json: JsonO
 
 
 @app.command(rich_help_panel=LOOK)
+def top(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    every: Annotated[str, typer.Option(help="How often the store is read: 1s to 1h.")] = "2s",
+    once: Annotated[bool, typer.Option("--once", help="Print one frame, as is done where no terminal is.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show the pool live on one screen: rates, room, keys, clients.
+
+    Headroom by model and what runs dry, keys that are out or fail, who uses most, the last errors. `?` shows the keys.
+    """
+    from quotapool.cli.top import run
+
+    raise typer.Exit(run(settings_or_exit(config, env_file), every, once=once, as_json=json))
+
+
+@app.command(rich_help_panel=LOOK)
 def room(
     model: Annotated[str, typer.Argument(help="A model, or the name of its group.")],
     config: ConfigOption = None,

@@ -76,6 +76,10 @@ class RequestStore:
         found.sort(key=_ended)
         return found, place
 
+    async def count(self) -> int:
+        """How many requests were ever added; the place `<count>-0` of `since` is that behind the last of them."""
+        return int(await self._store.guard(self._store.client.get(f"{self.prefix}:count")) or 0)
+
     async def _newest_first(self) -> AsyncIterator[list[KeptRequest]]:
         async for raw in self._raw_newest_first():
             yield _decode(raw)

@@ -39,6 +39,7 @@ KEY_ACTIONS: Final = {
 }
 _NUMBER: Final = re.compile(r"([0-9]{1,18})")
 _ACTIONS_AT_ONCE: Final = 200  # keys in one turn of the loop and of the store
+COOLING: Final = "cooling"  # how an active key is shown while its account has to wait for every model
 LOCKED: Final = "locked"  # state of a stored key that cannot be opened
 
 
