@@ -182,7 +182,8 @@ class HttpAttempt(Attempt):
         record, outcome = self.request_record, self.outcome
         outcome.usage = passed.usage
         if record.trace is not None:
-            self.record.model = answering_model(passed.final)[:LONGEST_MODEL]
+            said = passed.final if self._stream is None else self._stream.reporting
+            self.record.model = answering_model(said)[:LONGEST_MODEL]
         if self.request.leaves_the_model:
             record.model = answering_model(passed.final)[:LONGEST_MODEL] or record.model
         if passed.late_error is not None:  # scored even if the client leaves on seeing it

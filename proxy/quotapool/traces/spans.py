@@ -6,9 +6,9 @@
       chat gpt-4o                  an attempt (client)
         relay                      from the client's first byte to the last
 
-Names of attributes: OpenTelemetry's conventions for HTTP 1.44 and for generative AI; `quotapool.*` is our own, explained
-in docs/traces.md. None of them can hold a prompt, an answer or a secret: they are made of what a log line may show. There
-is no `url.path`, since paths have ids in them, but `http.route`.
+Names of attributes: OpenTelemetry's conventions for HTTP 1.44 and for generative AI; `quotapool.*` is ours, explained
+in docs/traces.md. None of them can hold a prompt, an answer or a secret: they are made of what a log line may show.
+There is no `url.path`, since paths have ids in them, but `http.route`.
 """
 
 from __future__ import annotations
