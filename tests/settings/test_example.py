@@ -25,6 +25,7 @@ ENV = {
     "ALERTS_WEBHOOK": "https://ops.example.com/hook",
     "ALERTS_SECRET": "a-secret-of-the-hook",
     "OIDC_SECRET": "a-secret-of-the-oidc-client",
+    "COLLECTOR_TOKEN": "a-token-of-the-collector",
     "PROXY_PASSWORD": "a-password-of-jane",
     "HOME": "/home/op",
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 from quotapool.domain.request_record import RequestRecord
 from quotapool.domain.trace import Trace
@@ -13,6 +15,9 @@ from quotapool.settings import Traces
 from quotapool.traces.exporting import SpanSender, otlp_exporter
 from quotapool.traces.joining import Joining
 from quotapool.traces.spans import SpanMaker
+
+# While the thread encodes, the event loop gets its turn after 1 ms instead of Python's 5 (decision 29).
+_SWITCH_S: Final = 0.001
 
 
 class Tracing:
@@ -56,6 +61,7 @@ def open_tracing(
     """For options with an endpoint. `attributes`: of this process, beside those of the options; the rest: see
     `SpanMaker` and `SpanSender`. On a running event loop."""
     rng = random.SystemRandom()
+    sys.setswitchinterval(_SWITCH_S)
     exporter = otlp_exporter(
         options.url,
         {name: value.get_secret_value() for name, value in options.headers.items()},
