@@ -46,6 +46,7 @@ CHOICES = {
     "clients",
     "teams",
     "tls",
+    "traces",
     "upstream_proxy",
 }
 

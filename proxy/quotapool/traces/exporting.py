@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -50,11 +51,12 @@ class Exporter(Protocol):
 def otlp_exporter(
     endpoint: str, headers: Mapping[str, str], *, ca_file: str | None, timeout_s: float, gzip: bool
 ) -> Exporter:
-    """OTLP over HTTP, protobuf. Nothing of it is taken from the environment: a worker has none of its variables."""
+    """OTLP over HTTP, protobuf. Certificates are checked against `ca_file`, else the system's, as those of upstream."""
     _LastWords.listen()
+    system = ssl.get_default_verify_paths()
     return OTLPSpanExporter(
         endpoint,
-        certificate_file=ca_file,
+        certificate_file=ca_file or system.cafile or system.capath,
         headers=headers,
         timeout=timeout_s,
         compression=Compression.Gzip if gzip else Compression.NoCompression,
