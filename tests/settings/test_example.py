@@ -135,7 +135,8 @@ def test_the_defaults_the_example_states_are_the_true_ones(tmp_path, monkeypatch
     assert stated.accounts["acme"].weight == Account().weight
     # What the example leaves commented out is out by default.
     assert all(
-        not getattr(load(EXAMPLE, env=ENV), name) for name in CHOICES - {"keys", "limits", "alerts", "dashboard"}
+        not getattr(load(EXAMPLE, env=ENV), name)
+        for name in CHOICES - {"keys", "limits", "alerts", "dashboard", "traces"}
     )
     as_it_stands = load(EXAMPLE, env=ENV)
     for name in ("limits", "alerts", "dashboard"):
