@@ -4,8 +4,8 @@
     python benchmarks/traces_cost.py --rounds 3
 
 The same request path as in request_path.py, in one process; the kinds take turns within each round, since the machine
-is never the same for long. `loop` is CPU of the event loop's thread, `process` includes the thread that makes and encodes
-spans and sends them, to a server in another process that throws them away. `off` is there twice: the difference
+is never the same for long. `loop` is CPU of the event loop's thread, `process` includes the one that makes, encodes and
+sends spans, to a server in another process that throws them away. `off` is there twice: the difference
 between the two is what the others must be compared with.
 """
 

@@ -168,7 +168,7 @@ class Worker:
                 options,
                 attributes,
                 ca_file=str(settings.ca_file) if settings.ca_file else None,
-                word=self.redactor.word,
+                word=self.redactor.clean,  # not `word`, whose results are kept: a thread may keep one of before
                 upstream_of=self._upstream_of,
                 counted=self.reporter.traces_counted,
             )
