@@ -257,6 +257,15 @@ PROCESS: Final = Row(
             (f"sum by (instance) (quotapool_requests_in_flight{{{_HERE}}})", "{{instance}}"),
             runbook="a-worker-is-full",
         ),
+        graph(
+            "Traces",
+            "Requests whose spans were kept. `failed`, `dropped`: the collector refuses them, or is too slow.",
+            (
+                f"sum by (result) (rate(quotapool_traced_requests_total{{{_HERE}}}[$__rate_interval]))",
+                "{{result}}",
+            ),
+            unit="reqps",
+        ),
     ],
 )
 

@@ -22,6 +22,7 @@ TINY = {
     "request_steps.py": ("--number 3", "an event of a stream"),
     "reserve_cost.py": ("--keys 2 10 --calls 64 --rounds 1", "times the smallest pool's"),
     "cache_cost.py": ("--entries 64 --rounds 1", "an entry of 1024 bytes takes "),
+    "traces_cost.py": ("--rounds 1 --requests 64", "100 %: loop least"),
     "script_cost.py": ("--accounts 20 --batch 2 --requests 20 --rounds 1", "1.00"),
     "pool_capacity.py": ("--accounts 20 --batch 1 4 --seconds 0.05 --rounds 1", "| 20 | 4 |"),
     "worker_balance.py": ("--workers 2 --clients 4 --seconds 0.05 --rounds 1", "| 0 |"),

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.request_record import AttemptRecord, RequestRecord, Saved
+from quotapool.domain.trace import Trace
 from quotapool.domain.waited_for import WaitedFor
 from quotapool.domain.wallet import PICO
 from quotapool.observe.labels import Labels
@@ -87,6 +88,24 @@ def test_a_request_is_one_line(seen):
         "overhead_ms": 150.0,
         "source": "upstream",
     }
+
+
+def test_a_request_in_a_trace_is_told_to_it_and_its_line_names_its_span(seen):
+    traced: list[RequestRecord] = []
+    seen.reporter.traced = traced.append
+    seen.reporter.ended(a_record())
+    record = a_record(trace=Trace(0x4BF92F35, 0xF067, 1, 1, "", 0, goes_on=False))
+    seen.reporter.ended(record)
+    assert traced == [record]
+    without, line = seen.lines()
+    assert (line["trace_id"], line["span_id"]) == (f"{0x4BF92F35:032x}", "000000000000f067")
+    assert "trace_id" not in without
+
+
+def test_what_becomes_of_traces_is_counted_from_0(seen):
+    assert seen.count("traced_requests_total", result="dropped") == 0
+    seen.reporter.traces_counted("sent", 3)
+    assert seen.count("traced_requests_total", result="sent") == 3
 
 
 def test_the_line_of_a_refusal_has_its_code(seen):

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from quotapool.domain.quantities import Usage
+from quotapool.domain.trace import Trace
 from quotapool.domain.waited_for import WaitedFor
 
 ANONYMOUS: Final = ""  # the client id if no client keys are in use
@@ -29,6 +30,9 @@ class AttemptRecord(msgspec.Struct, eq=False):
     usage: Usage | None = None
     tier: str = ""  # the service tier that answered, else the one asked for; "": the standard one
     prompt_estimate: int = 0  # tokens of the prompt, until upstream reports them
+    asked: float = 0.0  # when its account was asked for
+    began: float = 0.0  # when it went upstream
+    model: str = ""  # that answered, where a trace is to tell it
 
 
 class Saved(msgspec.Struct, frozen=True, gc=False):
@@ -46,7 +50,7 @@ class RequestRecord(msgspec.Struct, eq=False):
     id: str
     started: float
     method: str = ""
-    path: str = ""
+    path: str = ""  # of its operation, such as `files/{id}/content`; "": unknown
     client: str = ""
     endpoint: str = ""
     model: str = ""
@@ -67,6 +71,8 @@ class RequestRecord(msgspec.Struct, eq=False):
     first_byte: float | None = None
     ended: float = 0.0
     pico: int | None = 0  # picodollars, as far as it was counted; None: a part of it has no known price
+    asked: float = 0.0  # when an account was asked for last
+    trace: Trace | None = None  # None: its spans are not kept
     attempts: list[AttemptRecord] = msgspec.field(default_factory=list)
 
     @property

@@ -43,6 +43,7 @@ SUPERVISOR: Final = "supervisor"
 WORKER: Final = "worker"
 RELOAD_RESULTS: Final = ("ok", "refused")
 CACHE_RESULTS: Final = ("hit", "miss", "coalesced", "bypass")
+TRACE_RESULTS: Final = ("sent", "failed", "dropped")
 CACHE_FAILURES: Final = ("timeout", "connection", "script", "full", "dropped", "damaged", "other")
 
 
@@ -176,6 +177,12 @@ class Metrics:
         self.requests_dropped: Counts = new.plain_counter(
             "requests_dropped_total", "requests", "Requests that are not kept for `quotapool logs`: the store was away."
         )
+        self.traced: Family[str, Counts] = new.counter(
+            "traced_requests_total",
+            "result",
+            "requests",
+            "Requests whose spans were kept, by what became of them: sent to the collector, failed or dropped.",
+        )
         self.declared: tuple[Declaration, ...] = tuple(new.declared)
         self._start_at_zero()
         self.request_tallies = RequestTallies(self)
@@ -190,6 +197,7 @@ class Metrics:
             (self.retries, (Kind.WAIT, Kind.MONEY, Kind.DEAD, Kind.SERVICE, NETWORK)),
             (self.cache_requests, CACHE_RESULTS),
             (self.cache_failures, CACHE_FAILURES),
+            (self.traced, TRACE_RESULTS),
         ):
             for value in values:
                 family[value]

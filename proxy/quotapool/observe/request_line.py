@@ -67,4 +67,6 @@ class RequestLine(msgspec.Struct, kw_only=True, gc=False):
     saved: SavedLine | msgspec.UnsetType = msgspec.UNSET
     rules: Sequence[str] | msgspec.UnsetType = msgspec.UNSET  # of its client's own rules: those that refused it
     beyond: Sequence[str] | msgspec.UnsetType = msgspec.UNSET  # and those without force that it went beyond
+    trace_id: str | msgspec.UnsetType = msgspec.UNSET  # of a request whose spans are kept
+    span_id: str | msgspec.UnsetType = msgspec.UNSET
     about: str | msgspec.UnsetType = msgspec.UNSET  # what that answer was about: kinds of ids and where they stood

@@ -61,6 +61,7 @@ class StreamRelay:
     error      the JSON of the first error event (`{"error":…}`, type `error`, `response.failed`), else None
     object_id  upstream's id of the object that this stream creates, "" until it is known
     last       the JSON of the terminal event, which may hold all of that object, else b""
+    reporting  the JSON of the event that reported the usage, else b""
     """
 
     __slots__ = (
@@ -78,6 +79,7 @@ class StreamRelay:
         "error",
         "last",
         "object_id",
+        "reporting",
     )
 
     def __init__(self, dialect: Dialect, strip_usage: bool = False) -> None:
@@ -86,6 +88,7 @@ class StreamRelay:
         self.error: bytes | None = None
         self.object_id = ""
         self.last = b""
+        self.reporting = b""
         self.dialect = dialect
         self._chat = dialect == "chat"
         self._strip = strip_usage and self._chat
@@ -209,6 +212,7 @@ class StreamRelay:
                 self._running = usage
             else:
                 self._exact = usage
+                self.reporting = text
         deltas, is_preamble = _chat_event(decoded) if self._chat else _typed_event(decoded, kind)
         self._deltas += deltas
         if not is_preamble:

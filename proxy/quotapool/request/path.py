@@ -91,7 +91,7 @@ class RequestPath:
         endpoint = resolve(down.method, down.target)
         if isinstance(endpoint, ProxyError):
             raise not_served(endpoint, down.headers, tls=now.settings.tls is not None)  # 403, 404, 405
-        record.endpoint = endpoint.name
+        record.endpoint, record.path = endpoint.name, endpoint.path
         client = now.clients.get(record.client)
 
         # Can it be answered here?

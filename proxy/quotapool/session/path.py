@@ -120,7 +120,7 @@ class SessionPath:
             raise not_served(endpoint, client.headers, tls=now.settings.tls is not None)  # 403, 404
         client.check()  # 400
         query = _query(client.target)  # 400
-        record.endpoint, record.streamed = endpoint.name, True
+        record.endpoint, record.path, record.streamed = endpoint.name, endpoint.path, True
         record.model = query.get("model", "")[:LONGEST_MODEL]
 
         # May this client use it, and which account must serve it?

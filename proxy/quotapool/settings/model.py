@@ -24,6 +24,7 @@ from quotapool.settings.organisation import AdminKey, ProjectId
 from quotapool.settings.path_aliases import PathAliases
 from quotapool.settings.rules import RuleOptions
 from quotapool.settings.tls import Tls
+from quotapool.settings.traces import Traces
 from quotapool.settings.unknown_names import Named, unknown_names
 from quotapool.settings.upstreams import UpstreamOfKey
 from quotapool.settings.values import (
@@ -255,6 +256,7 @@ class Settings(Section):
     log: Log = Log()
     requests_kept: Whole = Field(default=10_000, ge=0, le=1_000_000)
     metrics: Metrics = Metrics()
+    traces: Traces = Traces()
     spend: Spend = Spend()
     alerts: Alerts = Alerts()
     prices: dict[ModelName, ModelPrices] = {}
