@@ -178,16 +178,12 @@ class _Making:
         into, samples = self._into, self._samples
         into.assume("usage does not say how long requests waited, nor for which model a refused one was")
         if samples.shows_bursts():
-            into.assume(
-                f"within a minute or hour requests come as in the last {long(samples.span_s)}, which the ring holds"
-            )
+            into.assume(f"{within} as in the {long(samples.span_s)} that the ring holds")
         else:
-            into.assume(
-                "the ring holds too little to show bursts: within a minute or hour requests come evenly at random (Poisson)"
-            )
+            into.assume(f"the ring holds too little to show bursts: {within} evenly at random (Poisson)")
         if self._unsized:
             into.assume(
-                f"{self._unsized:,} requests have none like them in the ring: their sizes are spread exponentially, each "
+                f"{self._unsized:,} requests have none like them in the ring: sizes are spread exponentially, each "
                 f"reserves what it used, and takes {_FIRST_S:g} s and a second for {_OUTPUT_PER_S:g} tokens of output"
             )
         if self._sized:

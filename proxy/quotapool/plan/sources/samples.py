@@ -49,8 +49,8 @@ class Samples:
         return self.span_s >= _SHORTEST_S and len(self._arrivals.get("", ())) >= _FEWEST
 
     def arrivals(self, client: str, count: int, span_s: float, rng: random.Random) -> list[float]:
-        """`count` moments within `span_s` seconds, in any order: drawn from as many minutes of the record in a row, which
-        begin anywhere; where it is too short for that, evenly at random, as independent requests come."""
+        """`count` moments within `span_s` seconds, in any order: drawn from as many minutes of the record in a row,
+        which begin anywhere; where it is too short for that, evenly at random, as independent requests come."""
         times = self._arrivals.get(client, [])
         if not self.shows_bursts() or len(times) < _FEWEST:
             times = self._arrivals.get("", [])
