@@ -200,7 +200,7 @@ def _of_tier(name: str, settings: Settings, usual: Mapping[str, Limits], assumed
             f"{tiers.AS_OF} has no others): write them, --limits rpm=5000,tpm=2M"
         )
     assumed.append(f"the limits of tier {name} are those that OpenAI's guide named on {tiers.AS_OF}")
-    return {group: limits for group in usual if (limits := tiers.limits_of(name, group)) is not None}
+    return {group: named for group in usual if (named := tiers.limits_of(name, group)) is not None}
 
 
 # ---- traffic and outages

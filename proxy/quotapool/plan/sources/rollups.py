@@ -177,6 +177,7 @@ class _Making:
     def record(self) -> Record:
         into, samples = self._into, self._samples
         into.assume("usage does not say how long requests waited, nor for which model a refused one was")
+        within = "within a minute or hour requests come"
         if samples.shows_bursts():
             into.assume(f"{within} as in the {long(samples.span_s)} that the ring holds")
         else:
