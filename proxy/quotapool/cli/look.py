@@ -101,7 +101,7 @@ def plan(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
     source: Annotated[
-        str, typer.Option("--from", metavar="SOURCE", help="ring, usage, a log (-: standard input) or a database.")
+        str, typer.Option("--from", metavar="SOURCE", help="'ring', 'usage', a log (-: standard input), a database.")
     ] = "ring",
     since: Annotated[str | None, typer.Option(help="As for usage.", show_default="all; of usage 24h")] = None,
     until: Annotated[str | None, typer.Option(help="The same.", show_default="now")] = None,
@@ -115,24 +115,25 @@ def plan(
     ] = None,
     traffic: Annotated[
         list[str] | None,
-        typer.Option(metavar="FACTOR", help="x2; client:NAME=x2; model:NAME=0.5.", show_default=False),
+        typer.Option(metavar="FACTOR", help="More or less of it: x2, client:NAME=x2.", show_default=False),
     ] = None,
     without: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Without this key or account.", show_default=False)
     ] = None,
     client_weight: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=N", help="A client's weight.", show_default=False)
+        list[str] | None, typer.Option(metavar="WEIGHT", help="A client's: NAME=2.", show_default=False)
     ] = None,
     client_priority: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=WORD", help="high, normal or batch.", show_default=False)
+        list[str] | None,
+        typer.Option(metavar="WORD", help="A client's: NAME=high, normal or batch.", show_default=False),
     ] = None,
     limit: Annotated[
         list[str] | None,
-        typer.Option(metavar="LIMIT=N", help="ACCOUNT.MODEL.tpm=2M, or ACCOUNT.tpm=2M.", show_default=False),
+        typer.Option(metavar="LIMIT", help="Another one: ACCOUNT.MODEL.tpm=2M, ACCOUNT.tpm=2M.", show_default=False),
     ] = None,
     outage: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME[=SPAN]", help="ACCOUNT, or ACCOUNT=14:00..15:30.", show_default=False),
+        typer.Option(metavar="OUTAGE", help="ACCOUNT, or ACCOUNT=14:00..15:30.", show_default=False),
     ] = None,
     max_wait: Annotated[str | None, typer.Option(help="How long requests wait.", show_default=False)] = None,
     tokens: Annotated[
