@@ -144,9 +144,9 @@ async def _read(overview: Overview, asked: Question, known: Known, said: Callabl
     into = Collector(since=since.timestamp(), until=end, most=asked.most)
     requests = RequestStore(overview.ledger.store, overview.settings.pool)
     if asked.source == RING:
-        return await read_ring(requests, known, into)
+        return await read_ring(requests, known, into, kept=overview.settings.requests_kept)
     if asked.source == USAGE:
-        samples = await _samples(requests, known, asked)
+        samples = await _samples(requests, known, asked, overview.settings.requests_kept)
         return await read_usage(
             SpendStore(overview.ledger.store, overview.settings.pool),
             slots_of(since, until, now),
@@ -164,11 +164,11 @@ async def _read(overview: Overview, asked: Question, known: Known, said: Callabl
     return await asyncio.to_thread(lambda: read_file(asked.source, known, into, tokens=asked.tokens, progress=said))
 
 
-async def _samples(requests: RequestStore, known: Known, asked: Question) -> Samples:
+async def _samples(requests: RequestStore, known: Known, asked: Question, kept: int) -> Samples:
     """Of all that the ring holds."""
     rng = random.Random(f"{asked.seed} samples")
     try:
-        ring = await read_ring(requests, known, Collector(most=asked.most))
+        ring = await read_ring(requests, known, Collector(most=asked.most), kept=kept)
     except SourceError:
         return Samples((), rng)
     return Samples(ring.demand, rng)

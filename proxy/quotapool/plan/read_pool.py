@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from quotapool.domain.bucket import DIMENSIONS, Bucket
-from quotapool.domain.quantities import Cost, Dimension, Limits
+from quotapool.domain.quantities import Dimension, Limits
 from quotapool.domain.rules import Rule
 from quotapool.domain.wallet import PICO
 from quotapool.keys.keyring import credentials_of
@@ -160,12 +160,8 @@ def _assumed(accounts: list[PlanAccount], unseen: Mapping[str, int], out: list[s
             some = f"{count} accounts have" if count > 1 else "one account has"
             yield f"{some} not served {group} yet: what most others have is taken for the limits there"
     for group in accounts[0].limits if accounts else ():
-        if group not in {OTHERS, "-"} and not any(_is_limited(account.limits_of(group)) for account in accounts):
+        if group not in {OTHERS, "-"} and not any(account.limits_of(group) != Limits() for account in accounts):
             yield f"no limit of {group} is known, so nothing waits for it (--limit ACCOUNT.{group}.tpm=2M)"
-
-
-def _is_limited(limits: Limits) -> bool:
-    return any(limits.of(dimension) is not None for dimension in Dimension if Cost(1, 1, 1).of(dimension))
 
 
 def _named(names: list[str]) -> str:

@@ -44,8 +44,8 @@ class NameRow(msgspec.Struct):
 
 
 class LimitRow(msgspec.Struct):
-    """A limit that made requests wait or refused them, in how many requests and hours: `tpm of gpt-4o`, or a client's
-    own rule."""
+    """A limit that made requests wait or refused them, in how many requests and hours: `tpm of gpt-4o`, `room of
+    gpt-4o` (others came first, or no key is usable), or a client's own rule."""
 
     limit: str
     waited: tuple[int, int]
@@ -164,7 +164,7 @@ def _accounts(before: Outcome, after: Outcome) -> dict[str, tuple[float, float]]
 def limit_name(one: Binding) -> str:
     if one.rule:
         return f"{one.rule} of client {one.client or 'anonymous'}"
-    return f"{one.dimension or 'a usable key'} of {one.group}"
+    return f"{one.dimension or 'room'} of {one.group}"
 
 
 def _limits(before: Iterable[Binding], after: Iterable[Binding]) -> list[LimitRow]:

@@ -23,6 +23,8 @@ _LONGEST_LINE: Final = 8 * 2**20  # payloads of callbacks may have prompts in th
 _MOST_DOCUMENT: Final = 256 * 2**20  # a JSON document is held as a whole
 _HEAD: Final = 64 * 1024  # that tells what a file is
 _GZIP: Final = b"\x1f\x8b"
+_BLANKS: Final = b"\xef\xbb\xbf \t\r\n"
+_COLUMNS: Final = frozenset({b"startTime", b"duration_ms", b"status_code"})  # of which each CSV has one
 _LISTS: Final = ("data", "items", "logs", "rows")
 _WHAT: Final = (
     "is no log that can be replayed: JSON lines of Quotapool, spend logs or payloads of LiteLLM, or request_logs of "
@@ -81,17 +83,14 @@ class _Reading:
         self._recognised = False
 
     def read(self, stream: io.BufferedReader[Any]) -> None:
-        head = stream.peek(_HEAD)
-        start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-        if start == b"[" or (start == b"{" and not _is_json(head.lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")[0])):
-            if log_lines.is_line(head):  # of which one is longer than the head
-                self._read_lines(stream)
-            else:
-                self._read_document(stream)
-        elif start == b"{" or log_lines.is_line(head) or b'{"' in head:
-            self._read_lines(stream)
-        else:
+        head = stream.peek(_HEAD).lstrip(_BLANKS)
+        first = head.partition(b"\n")[0]
+        if _is_header(first):
             self._read_csv(stream)
+        elif head[:1] == b"[" or (head[:1] == b"{" and not log_lines.is_line(head) and _is_document(first)):
+            self._read_document(stream)
+        else:
+            self._read_lines(stream)
         if not self._recognised:
             raise SourceError(f"{self._name} {_WHAT}")
 
@@ -156,17 +155,23 @@ class _Reading:
         elif gpt_load.is_row(row):
             self._recognised = True
             self._gpt_load.take(row, self._known, self._into)
-        else:
+        elif not row.keys() >= {"event", "level"}:  # those are other events of our log
             self._into.leave_out("of no kind that is known")
 
 
-def _is_json(line: bytes) -> bool:
-    """Whether a line is a whole JSON value, as the first of JSON lines is."""
+def _is_header(line: bytes) -> bool:
+    """Whether it names columns."""
+    names = {name.strip(b'" \r') for name in line.split(b",")}
+    return len(names) > 2 and not names.isdisjoint(_COLUMNS)
+
+
+def _is_document(first: bytes) -> bool:
+    """Whether JSON that begins with this line is one document: it goes on in the next line, or has rows in it."""
     try:
-        msgspec.json.decode(line)
+        members = msgspec.json.decode(first, type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return False
-    return True
+        return True
+    return any(bytes(members[name])[:1] in {b"[", b"{"} for name in _LISTS if name in members)
 
 
 def _rows_of(text: bytes) -> list[msgspec.Raw]:

@@ -17,6 +17,7 @@ MOST: Final = 500_000
 _MOST_NAMES: Final = 10_000  # of clients and models; a file's are anybody's
 _LONGEST_NAME: Final = 128
 _OTHER: Final = "other"
+_FEW: Final = 500
 
 
 class SourceError(Exception):
@@ -129,12 +130,10 @@ class Collector:
             self.leave_out(f"before the last {len(demand):,} that are replayed", self.taken - len(demand))
         demand.sort(key=attrgetter("at"))
         words = f"{about} holds {len(demand):,} {'requests' if len(demand) != 1 else 'request'}"
-        return Record(demand, f"{words} {_of(demand)}", tuple(self._assumed), dict(self.left_out), happened)
-
-
-def _of(demand: list[Demand]) -> str:
-    first, last = demand[0].at, demand[-1].at
-    return f"of {long(last - first)}, {utc(first)} to {utc(last)} UTC"
+        words += f" of {long(demand[-1].at - demand[0].at)}, until {utc(demand[-1].at)} UTC"
+        if len(demand) < _FEW:
+            self.assume("of so few requests, the p99 of waits is that of one or two of them")
+        return Record(demand, words, tuple(self._assumed), dict(self.left_out), happened)
 
 
 def long(seconds: float) -> str:

@@ -15,14 +15,18 @@ OLD: Final = "requests that an older version kept have no estimate; what they us
 _UNSERVED: Final = 429
 
 
-async def read_ring(store: RequestStore, known: Known, into: Collector) -> Record:
-    """All of it that is in the span of `into`. Raises StoreLost, SourceError."""
+async def read_ring(store: RequestStore, known: Known, into: Collector, *, kept: int) -> Record:
+    """All of it that is in the span of `into`. `kept`: how many requests it keeps. Raises StoreLost, SourceError."""
+    total = 0
     async for requests in store.newest_first():
+        total += len(requests)
         for request in requests:
             take(request, known, into)
         if requests and max(request.ended for request in requests) < into.since - _OVERLAP_S:
             break
-    return into.record("the ring")
+    if total >= kept:
+        into.assume(f"the ring keeps the last {kept:,} requests (requests_kept); --from usage goes back further")
+    return into.record("The ring")
 
 
 _OVERLAP_S: Final = 3_600.0  # a request that arrived late may have ended early; few last longer

@@ -189,4 +189,4 @@ class _Making:
             )
         if self._sized:
             into.assume("sizes and times of calls are spread as in the ring")
-        return into.record("usage")
+        return into.record("Usage")
