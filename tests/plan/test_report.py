@@ -1,4 +1,4 @@
-"""The answer of `quotapool plan`: what happened, the pool as it is, and the changed one, side by side, in 80 columns."""
+"""The answer of `quotapool plan`: what happened, the pool as it is, and the changed one, in tables of 80 columns."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_without_changes_there_is_no_third_column(capsys):
 def test_no_table_is_wider_than_80_columns_whatever_the_names(capsys):
     plan_tables.show(a_report(changes=Changes(2, like="acme")))
     shown = capsys.readouterr().out
-    assert "The ring holds 100 requests of 1 seconds, until 2026-11-18 11:06 UTC." in shown
+    assert "The ring holds 100 requests of one second, until 2026-11-18 11:06 UTC." in shown
     assert "Left out: 1,234 answered by the cache" in shown
     rows = [line for line in shown.splitlines() if "→" in line or line.startswith((" ", "requests", "refused"))]
     assert rows

@@ -141,7 +141,7 @@ def long(seconds: float) -> str:
     for size, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}s"
-    return f"{seconds:.0f} seconds"
+    return "one second" if round(seconds) == 1 else f"{seconds:.0f} seconds"
 
 
 def utc(at: float) -> str:
