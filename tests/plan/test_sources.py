@@ -146,6 +146,14 @@ def test_an_older_versions_line_counts_by_what_it_used_and_that_is_said(tmp_path
     assert ring.OLD in found.assumed
 
 
+def test_names_are_shown_without_control_characters_and_without_secrets(tmp_path):
+    secret = "sk-proj-0123456789abcdefghijklmnopqrstuv"
+    write_lines(tmp_path / "log", line(model=secret, client="app\x1b[31m"))
+    (one,) = read(tmp_path / "log")
+    assert "0123456789" not in one.model + one.group
+    assert one.client == "app[31m"
+
+
 def test_gzip_standard_input_and_a_long_line_are_read(tmp_path, monkeypatch):
     text = "".join(f"{json.dumps(line(client=f'c{n}'))}\n" for n in range(1000)).encode()
     (tmp_path / "log.gz").write_bytes(gzip.compress(text))

@@ -15,9 +15,10 @@ from rich.progress import Progress
 
 from quotapool.cli import plan_database, plan_tables, tables
 from quotapool.cli.access import run_with_keys
-from quotapool.cli.errors import fail
+from quotapool.cli.errors import fail, warn
 from quotapool.cli.keys_import import progress_bar
 from quotapool.domain.quantities import Certainty, Usage
+from quotapool.migrate.database import has_password
 from quotapool.migrate.found import SourceError as DatabaseError
 from quotapool.money.billing import price_of
 from quotapool.money.price_list import PriceList
@@ -158,6 +159,8 @@ async def _read(overview: Overview, asked: Question, known: Known, said: Callabl
             progress=said,
         )
     if plan_database.is_database(asked.source):
+        if has_password(asked.source):
+            warn("the address is in the list of processes, where others can read its password; env:NAME keeps it out")
         return await asyncio.to_thread(
             lambda: plan_database.read(asked.source, known, into, tokens=asked.tokens, since=since, progress=said)
         )

@@ -109,12 +109,12 @@ def _client(row: Mapping[str, Any], known: Known) -> str:
     """The client whose key this is here, if it has moved over; else the key's alias; else the beginning of its hash."""
     metadata = _mapping(row.get("metadata"))
     key = str(row.get("api_key") or metadata.get("user_api_key_hash") or metadata.get("user_api_key") or "")
+    alias = str(metadata.get("user_api_key_alias") or "")
     if not key:
-        return ""
+        return alias
     if not _HASH.fullmatch(key):  # old versions stored some as they are
         key = hashlib.sha256(key.encode()).hexdigest()
-    alias = metadata.get("user_api_key_alias")
-    return known.client_by_hash.get(key) or (str(alias) if alias else f"litellm-{key[:8]}")
+    return known.client_by_hash.get(key) or alias or f"litellm-{key[:8]}"
 
 
 def _pico(row: Mapping[str, Any], known: Known, model: str, prompt: int, completion: int) -> int | None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Final
 
+from quotapool.observe.redaction import Redactor
 from quotapool.plan.demand import Demand
 
 MOST: Final = 500_000
@@ -80,18 +81,21 @@ class Collector:
         self.until = until
         self._kept: deque[tuple[Demand, float, str]] = deque(maxlen=most)  # with its wait, and why it was refused
         self._names: dict[str, str] = {}
+        self._clean = Redactor().clean
         self._waits_known = waits_known
         self._assumed: dict[str, None] = {}
         self.left_out: Counter[str] = Counter()
         self.taken = 0
 
     def name(self, text: str) -> str:
-        """The same object for the same name, shown as it may be in a terminal."""
+        """The same object for the same name, as it may be shown: without control characters, or what looks like a
+        secret."""
         known = self._names.get(text)
         if known is None:
             if len(self._names) >= _MOST_NAMES:
                 return _OTHER
-            known = self._names[text] = "".join(filter(str.isprintable, text[:_LONGEST_NAME]))
+            shown = "".join(filter(str.isprintable, self._clean(text[:_LONGEST_NAME])))
+            known = self._names[text] = shown
         return known
 
     def add(self, one: Demand, *, wait_s: float = 0.0, code: str = "") -> None:

@@ -8,7 +8,7 @@ from quotapool.domain.request_record import AskedFor
 from quotapool.observe.kept_request import KeptRequest
 from quotapool.observe.request_store import RequestStore
 from quotapool.plan.demand import UNSEEN, Demand
-from quotapool.plan.sources.record import Collector, Known, Record
+from quotapool.plan.sources.record import Collector, Known, Record, SourceError
 
 ANONYMOUS: Final = "anonymous"
 OLD: Final = "requests that an older version kept have no estimate; what they used is taken for it"
@@ -17,6 +17,8 @@ _UNSERVED: Final = 429
 
 async def read_ring(store: RequestStore, known: Known, into: Collector, *, kept: int) -> Record:
     """All of it that is in the span of `into`. `kept`: how many requests it keeps. Raises StoreLost, SourceError."""
+    if not kept:
+        raise SourceError("no requests are kept (requests_kept: 0); --from usage")
     total = 0
     async for requests in store.newest_first():
         total += len(requests)
