@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.fakes.processes import pool_config, wait_until
+from tests.fakes.terminal import Terminal
 
 MODEL = "gpt-5.5"
 CLIENTS = {"anna": "a-client-key-of-anna-12345", "bob": "a-client-key-of-bob-123456"}
@@ -119,3 +122,16 @@ def test_a_question_without_an_answer_is_refused_in_one_line(recorded, tmp_path)
         assert ran.returncode == 2, (options, ran.stdout)
         assert why in ran.stderr, options
         assert len(ran.stderr.splitlines()) == 1, ran.stderr
+
+
+def test_a_terminal_sees_how_far_it_is_and_a_pipe_only_the_result(recorded, tmp_path):
+    proxy, _ = recorded
+    command = [sys.executable, "-m", "quotapool", "plan", "--traffic", "x2", "--config", str(proxy.config_file)]
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    with Terminal(command, tmp_path, env) as terminal:
+        terminal.wait_for("replaying it on today's pool")
+        terminal.wait_for("planned")
+        assert terminal.end() == 0
+    piped = proxy.command("plan", "--traffic", "x2")
+    assert (piped.returncode, piped.stderr) == (0, "")
+    assert piped.stdout.startswith(f"The ring holds {ASKED} requests of ")
