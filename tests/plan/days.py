@@ -1,5 +1,5 @@
-"""A day of a pool, lived by the real engine: request path, queues and scripts on a real store, in virtual time, before an
-upstream with the simulator's own limiter. Its requests are recorded as the product does it, in the ring.
+"""A day of a pool, lived by the real engine: request path, queues and scripts on a real store, in virtual time, before
+an upstream with the simulator's own limiter. Its requests are recorded as the product does it, in the ring.
 
     calls = day(seed=1, hours=24)
     lived = await live(open_pool, calls, Upstreams.of(4, rpm=500, tpm=30_000))
@@ -13,6 +13,7 @@ import json
 import math
 import random
 import time
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,7 @@ from quotapool.observe.request_store import RequestStore
 from quotapool.openai.head import Header
 from quotapool.plan.demand import UNSEEN, Demand
 from quotapool.plan.outcome import Waits
-from quotapool.plan.scenario import PlanAccount, PlanClient, Scenario
+from quotapool.plan.scenario import PlanAccount, PlanClient, Scenario, corrects
 from quotapool.simulator.buckets import Budget, Gauge
 from quotapool.simulator.config import Limits as UpstreamLimits
 from quotapool.upstream.interface import Body
@@ -62,7 +63,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Habit:
-    """How one client asks. `a_minute`: requests, on average of the day; `burst`: so many at once. `reserved`: from, to."""
+    """How one client asks. `a_minute`: requests, on average; `burst`: so many at once. `reserved`: tokens, from and to."""
 
     client: str
     model: str
@@ -178,12 +179,10 @@ class Lived:
     refused: Counter[str] = field(default_factory=Counter)
     pico: int = 0
     refused_upstream: int = 0
-    scenario: Scenario = Scenario(())
+    scenario: Scenario = field(default_factory=lambda: Scenario(()))
 
     @property
     def waits(self) -> Waits:
-        from array import array
-
         return Waits.of(array("f", self.seconds))
 
 
@@ -264,15 +263,16 @@ def demand_of(kept: KeptRequest) -> Demand:
 async def _scenario(house: House, workers: int) -> Scenario:
     _, buckets = await house.ledger.stored.all()
     limits: dict[str, dict[str, Limits]] = {}
-    leans: dict[str, dict[str, float]] = {}
+    charging: dict[str, dict[str, bool]] = {}
     for (account, group), bucket in buckets.items():
         learned = {d.value: x for d, x in zip(DIMENSIONS, bucket.learned, strict=True) if 0 <= x < math.inf}
         limits.setdefault(account, {})[group] = Limits(**learned)
-        leans.setdefault(account, {})[group] = bucket.lean
+        if (known := corrects(bucket)) is not None:
+            charging.setdefault(account, {})[group] = known
     settings = house.settings
     return Scenario(
         tuple(
-            PlanAccount(name, limits[name], tuple(key.id for key in account.keys), leans=leans[name])
+            PlanAccount(name, limits[name], tuple(key.id for key in account.keys), corrects=charging.get(name, {}))
             for name, account in house.roster.pool.accounts.items()
         ),
         {client.id: PlanClient(client.weight, client.max_wait) for client in settings.clients},
