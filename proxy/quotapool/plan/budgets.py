@@ -1,7 +1,6 @@
 """The budgets of a replayed pool: reserve, settle and claims, as the store's script does them (`ledger/lua/ledger`).
 
-The arithmetic of levels is `domain/bucket.py`'s. Upstream takes part by what was learned of it: limits, and how it
-charges (`lean`).
+The arithmetic of levels is `domain/bucket.py`'s, evidence from upstream included.
 """
 
 from __future__ import annotations
@@ -12,19 +11,21 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from quotapool.domain.bucket import DIMENSIONS, NEVER, Bucket
+from quotapool.domain.bucket import DIMENSIONS, NEVER, Bucket, Moment
 from quotapool.domain.quantities import Cost, Dimension, Limits
 from quotapool.ledger.grants import Refused
 from quotapool.plan.demand import Demand
 from quotapool.plan.fill import Filling
 from quotapool.plan.rules import Charge, Held
 from quotapool.plan.scenario import PlanAccount, Scenario
+from quotapool.plan.upstream import LimitedAccount, Told
 
 _CLAIM_S: Final = 1.0  # these four as in the script
 _CLAIM_GRACE_S: Final = 0.15
 _UNHEARD_S: Final = 30.0
 _HINTS: Final = 8
-_UNBOUNDED: Final = Limits()
+_UNBOUNDED: Final = Limits()  # none is written: those in force count as learned
+_OBSERVED: Final = (Dimension.RPM, Dimension.TPM, Dimension.RPD)  # in rate headers
 
 
 @dataclass(slots=True)
@@ -42,6 +43,7 @@ class Want:
     only: tuple[str, ...] | None = None
     charge: Charge | None = None
     exclude: set[str] = field(default_factory=set)
+    queued_s: float = 0.0
     short: Refused | Held | None = None
 
     @property
@@ -67,6 +69,8 @@ class Grant:
     at: float
     headroom: float
     room: Room
+    moments: dict[Dimension, Moment | None]
+    told: Told | None = None  # what upstream said of it, once it was sent
 
 
 @dataclass(slots=True)
@@ -76,6 +80,7 @@ class Room:
     bucket: Bucket
     burst_s: float
     filling: Filling
+    upstream: LimitedAccount
 
     def headroom(self) -> float:
         least = 1.0
@@ -177,7 +182,8 @@ class Budgets:
                 ready.put(account, now + next_wait)
                 if charge is not None:
                     charge.take(now)
-                return Grant(want, account, now, room.headroom(), room)
+                moments = {d: bucket.moment(DIMENSIONS.index(d)) for d in _OBSERVED}
+                return Grant(want, account, now, room.headroom(), room, moments)
             if wait != NEVER:
                 fits_somewhere = True
                 if wait < best_wait:
@@ -203,13 +209,33 @@ class Budgets:
                         hints.append(name)
         return Refused(None if soonest == math.inf else soonest, dimension, tuple(hints), refill_s=refill_s)
 
+    def send(self, grant: Grant, now: float) -> bool:
+        """The request goes upstream. False: it was not admitted there, and the account rests."""
+        room, cost = grant.room, grant.want.cost
+        told = grant.told = room.upstream.ask(cost, now, grant.moments)
+        if told.refused_for_s is None:
+            return True
+        bucket = room.bucket
+        bucket.refill(now, _UNBOUNDED, burst_s=room.burst_s)
+        bucket.follow(grant.at, told.evidence, _UNBOUNDED, room.burst_s)
+        bucket.settle(Cost(0, cost.tokens), 0.0)
+        bucket.cool_until = max(bucket.cool_until, now + told.refused_for_s)
+        self._next[grant.want.group].put(grant.account, bucket.cool_until)
+        room.filling.took(now, Cost(0, -cost.tokens, -cost.images))
+        if grant.want.charge is not None:
+            grant.want.charge.give_back(grant.at)
+        return False
+
     def settle(self, grant: Grant, now: float) -> float:
         """Upstream has answered: what was reserved and not used is known. The account's headroom."""
         want, room = grant.want, grant.room
-        room.bucket.refill(now, _UNBOUNDED, burst_s=room.burst_s)
-        unused = want.cost.tokens - want.one.tokens if want.cost.requests else 0
-        room.bucket.settle(Cost(0), unused)
-        room.filling.used(now, want.one.tokens if want.cost.requests else 0)
+        bucket, used = room.bucket, want.one.tokens if want.cost.requests else 0
+        bucket.refill(now, _UNBOUNDED, burst_s=room.burst_s)
+        if grant.told is not None:
+            bucket.follow(grant.at, grant.told.evidence, _UNBOUNDED, room.burst_s)
+        bucket.settle(Cost(0), want.cost.tokens - used)
+        room.upstream.answered(want.cost.tokens, used, now)
+        room.filling.used(now, used)
         if want.charge is not None:
             want.charge.settle(grant.at)
         return room.headroom()
@@ -233,9 +259,14 @@ class Budgets:
         if room is None:
             of = self._accounts[account]
             limits = of.limits_of(group)
-            bucket = Bucket(now, lean=of.leans.get(group, 0.0))
+            bucket = Bucket(now)
             bucket.learned = [math.inf if (limit := limits.of(d)) is None else limit for d in DIMENSIONS]
-            room = self.rooms[account, group] = Room(bucket, of.burst_s, Filling(bucket.learned, self._since))
+            room = self.rooms[account, group] = Room(
+                bucket,
+                of.burst_s,
+                Filling(bucket.learned, self._since),
+                LimitedAccount(limits, now, corrects=of.is_corrected(group)),
+            )
         room.bucket.refill(now, _UNBOUNDED, burst_s=room.burst_s)
         return room
 

@@ -38,7 +38,7 @@ _NOT_ANSWERED_S: Final = 0.001  # about the time in which the real store would a
 class Judge(Protocol):
     """Hears how each request fared, and is told what to come back for."""
 
-    def granted(self, by: Looks, grant: Grant, waited_s: float, now: float) -> None: ...
+    def granted(self, by: Queues, grant: Grant, now: float) -> None: ...
     def refused(self, want: Want, code: str) -> None: ...
     def call_at(self, when: float, what: Callable[[float], None]) -> None:
         """Call `what(now)` at `when` (Unix seconds)."""
@@ -80,21 +80,22 @@ class Queues:
         self.looks = looks
 
     def admit(self, want: Want, now: float) -> None:
-        """A request arrives."""
+        """A request arrives, or comes back from an account that upstream holds to be full."""
+        patience_s = max(0.0, want.patience_s - want.queued_s)
         refused, blocked = Refused(0.0, None), None
         name = self._queue_of(want)
         queue = self._queues.get(name)
         if queue is None:
             answer = self.looks.ask(want, now, arrived=now)
             if isinstance(answer, Grant):
-                self._judge.granted(self.looks, answer, 0.0, now)
+                self._judge.granted(self, answer, now)
                 return
             if isinstance(answer, Never):
                 self._judge.refused(want, code_of(answer))
                 return
             want.short = answer
             if isinstance(answer, Held):
-                if answer.wait_s is None or answer.wait_s > want.patience_s:
+                if answer.wait_s is None or answer.wait_s > patience_s:
                     self._judge.refused(want, answer.code)
                     return
                 name, blocked = want.client_queue, answer
@@ -108,7 +109,7 @@ class Queues:
         least_s = (refused.wait_s if blocked is None else blocked.wait_s) or 0.0
         one = want.one
         expected_s = expected_wait_s(least_s, queue.pace_s, queue.waiting.ahead(one.client, want.priority))
-        if expected_s > want.patience_s:
+        if expected_s > patience_s:
             self._refuse(want, "rate_limit", blocked)
             return
         free = self._max_waiting - self._waiting
@@ -116,7 +117,7 @@ class Queues:
             self._refuse(want, "queue_full", blocked)
             return
         owner = f"{self.name}/{next(self._serial)}"
-        waiter = _Waiter(owner, want, now, now + want.patience_s, queue, blocked)
+        waiter = _Waiter(owner, want, now, now + patience_s, queue, blocked)
         self._waiting += 1
         self._join(queue, waiter, now)
         self._judge.call_at(waiter.deadline, lambda when: self._time_out(waiter, when))
@@ -212,7 +213,8 @@ class Queues:
             if queue.last_grant:
                 queue.pace_s = next_pace_s(queue.pace_s, now - queue.last_grant)
             queue.last_grant = now
-            self._judge.granted(self.looks, answer, now - waiter.joined, now)
+            want.queued_s += now - waiter.joined
+            self._judge.granted(self, answer, now)
             return None
         if isinstance(answer, Refused):
             want.short = queue.short = answer

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
-from quotapool.domain.bucket import DIMENSIONS, TRUSTED
 from quotapool.domain.periods import Per, ends
 from quotapool.domain.quantities import Cost, Dimension
 from quotapool.plan.budgets import Budgets, Grant, Want
@@ -30,6 +29,7 @@ from quotapool.plan.scenario import Scenario
 from quotapool.plan.traffic import filled, scaled
 
 _EVERY: Final = 1_000  # requests between two words about progress
+_WAY_S: Final = 0.005, 0.03  # to upstream: calls of one moment arrive there in any order
 _NO_MODEL: Final = "-"
 
 
@@ -53,6 +53,7 @@ class _World:
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = itertools.count()
         self._tallies = Tallies()
+        self._short: dict[str, Dimension] = {}  # model group -> of what it was short of last
         self._rules = Rules(scenario)
         self._budgets = Budgets(scenario, since)
         self._since = since
@@ -95,13 +96,8 @@ class _World:
     def call_at(self, when: float, what: Callable[[float], None]) -> None:
         heapq.heappush(self._events, (when, next(self._order), what))
 
-    def granted(self, by: Looks, grant: Grant, waited_s: float, now: float) -> None:
-        want = grant.want
-        one = want.one
-        self._tallies.served(one, grant.account, waited_s)
-        if waited_s > 0:
-            self._bound(want, refused=False)
-        self.call_at(now + one.took_s, partial(self._settle, grant, by))
+    def granted(self, by: Queues, grant: Grant, now: float) -> None:
+        self.call_at(now + self._rng.uniform(*_WAY_S), partial(self._send, grant, by))
 
     def refused(self, want: Want, code: str) -> None:
         self._tallies.refused(want.one, code)
@@ -109,9 +105,24 @@ class _World:
 
     def _bound(self, want: Want, *, refused: bool) -> None:
         dimension, rule = binding(want)
+        if dimension is not None:
+            self._short[want.group] = dimension
+        elif not rule and want.queued_s:  # it waited behind others, which wait for the same
+            dimension = self._short.get(want.group)
         self._tallies.bound(want.one, want.group, dimension, rule, refused=refused)
 
     # ---- what happens
+
+    def _send(self, grant: Grant, by: Queues, now: float) -> None:
+        """A request reaches upstream, which nearly always admits it."""
+        if not self._budgets.send(grant, now):
+            by.admit(grant.want, now)
+            return
+        want = grant.want
+        self._tallies.served(want.one, grant.account, want.queued_s)
+        if want.queued_s > 0:
+            self._bound(want, refused=False)
+        self.call_at(now + want.one.took_s, partial(self._settle, grant, by.looks))
 
     def _arrive(self, one: Demand) -> None:
         process = self._processes[self._rng.randrange(len(self._processes)) if len(self._processes) > 1 else 0]
@@ -172,9 +183,8 @@ class _World:
 
     def _fills(self, until: float) -> list[Fill]:
         found: list[Fill] = []
-        tokens = DIMENSIONS.index(Dimension.TPM)
-        for (account, group), room in self._budgets.rooms.items():
-            bucket, kept, corrected = room.bucket, room.bucket.kept[tokens], room.bucket.corrected[tokens]
-            corrects = bucket.lean < TRUSTED or kept is None or corrected is None
-            found += room.filling.fills(account, group, until, corrects=corrects)
+        accounts = {account.id: account for account in self._scenario.accounts}
+        for (name, group), room in self._budgets.rooms.items():
+            corrects = accounts[name].is_corrected(group)
+            found += room.filling.fills(name, group, until, corrects=corrects)
         return found

@@ -63,6 +63,12 @@ class Charge:
             settled = [Settled(rule, self._amount(rule), self._used(rule)) for rule, _ in rules]
             counters.settle(self._worker, settled, reserved_at)
 
+    def give_back(self, reserved_at: float) -> None:
+        """Nothing was used."""
+        for counters, rules in self._of:
+            settled = [Settled(rule, self._amount(rule), 0.0) for rule, _ in rules]
+            counters.settle(self._worker, settled, reserved_at)
+
     def _asked(self, rules: Sequence[tuple[Rule, _Ends]], now: float) -> list[Asked]:
         return [Asked(rule, self._amount(rule), ends_at(now)) for rule, ends_at in rules]
 

@@ -7,6 +7,7 @@ whoever wrote them.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, tzinfo
 from typing import Final
@@ -14,11 +15,13 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
+from quotapool.domain.bucket import DIMENSIONS, Bucket
 from quotapool.domain.quantities import Dimension, Limits
 from quotapool.domain.rules import Rule
 
 OTHERS: Final = ""
 """In `PlanAccount.limits`: of model groups that are not named."""
+_FAR_LESS: Final = 0.5
 
 
 class Outage(msgspec.Struct, frozen=True):
@@ -33,8 +36,8 @@ class PlanAccount(msgspec.Struct, frozen=True):
     """An account and its usable keys. `limits`: those in force by model group, `OTHERS` for the rest; what is None has
     no limit. `burst_s`: how many seconds of a minute's limit may come at once.
 
-    `leans`: by model group, what upstream's answers have shown of how it charges (`domain/bucket.py`: -1 it corrects
-    the estimate, 1 it keeps it, 0 nothing yet). `closed_to`: models that it has no access to.
+    `corrects`: by model group, whether upstream charges what was used in the end instead of the estimate, as far as the
+    function of that name knows it. `closed_to`: models that it has no access to.
     """
 
     id: str
@@ -42,12 +45,17 @@ class PlanAccount(msgspec.Struct, frozen=True):
     keys: tuple[str, ...] = ()
     weight: float = 1.0
     burst_s: float = 60.0
-    leans: Mapping[str, float] = {}
+    corrects: Mapping[str, bool] = {}
     closed_to: frozenset[str] = frozenset()
 
     def limits_of(self, group: str) -> Limits:
         found = self.limits.get(group)
         return self.limits.get(OTHERS, Limits()) if found is None else found
+
+    def is_corrected(self, group: str) -> bool:
+        """Of a group that is not known, as of most of its others; if none is known, the estimate stays charged."""
+        known = self.corrects.get(group)
+        return 2 * sum(self.corrects.values()) > len(self.corrects) if known is None else known
 
 
 class SubjectRules(msgspec.Struct, frozen=True):
@@ -107,6 +115,16 @@ class Scenario(msgspec.Struct, frozen=True):
         return self.clients.get(name, PlanClient())
 
 
+def corrects(bucket: Bucket) -> bool | None:
+    """How upstream charges this account for this model group, by what its answers have taught the bucket: the
+    prediction that had to be moved far less is the true one. None: that is not known, or both are."""
+    tokens = DIMENSIONS.index(Dimension.TPM)
+    of_kept, of_corrected = abs(bucket.taught_kept[tokens]), abs(bucket.taught_corrected[tokens])
+    if _FAR_LESS * max(of_kept, of_corrected) <= min(of_kept, of_corrected):
+        return None
+    return of_corrected < of_kept
+
+
 # ---- accounts and keys
 
 
@@ -123,8 +141,8 @@ def add_accounts(
         raise ValueError(f"{count} accounts cannot be added")
     if (limits is None) == (like is None):
         raise ValueError("new accounts need their limits, or an account that they are like")
-    leans = _usual_leans(scenario.accounts)
-    model = PlanAccount("", limits or {}, leans=leans) if like is None else scenario.account(like)
+    charging = _usual_charging(scenario.accounts)
+    model = PlanAccount("", limits or {}, corrects=charging) if like is None else scenario.account(like)
     taken = {account.id for account in scenario.accounts}
     names = _new_names(name, count, taken)
     added = tuple(replace(model, id=new, keys=(new,)) for new in names)
@@ -230,13 +248,13 @@ def _with(limits: Limits, dimension: Dimension, value: float) -> Limits:
     return Limits(**{d.value: value if d is dimension else limits.of(d) for d in Dimension})
 
 
-def _usual_leans(accounts: Collection[PlanAccount]) -> dict[str, float]:
-    """By model group, the mean: accounts of one upstream are charged alike."""
-    by_group: dict[str, list[float]] = {}
+def _usual_charging(accounts: Collection[PlanAccount]) -> dict[str, bool]:
+    """By model group, as most accounts have it: those of one upstream are charged alike."""
+    votes: Counter[str] = Counter()
     for account in accounts:
-        for group, lean in account.leans.items():
-            by_group.setdefault(group, []).append(lean)
-    return {group: sum(leans) / len(leans) for group, leans in by_group.items()}
+        for group, is_corrected in account.corrects.items():
+            votes[group] += 1 if is_corrected else -1
+    return {group: vote > 0 for group, vote in votes.items()}
 
 
 def _new_names(name: str, count: int, taken: set[str]) -> list[str]:
