@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -124,3 +125,19 @@ async def test_clients_have_their_own_rules_and_their_teams(overview):
     assert (team.subject, team.rules[0].limit, team.zone) == ("t/web", 1e6, ZoneInfo("Europe/Berlin"))
     assert (scenario.max_wait_s, scenario.max_waiting, scenario.batch_leaves) == (20.0, 77, 0.2)
     assert (scenario.processes, scenario.daily_limit_pico) == (3, 50 * PICO)  # no proxy runs: as many as are configured
+
+
+async def test_how_upstream_charges_is_what_its_answers_have_taught_and_others_of_it_are_alike(overview):
+    # Given an upstream of `acme` that charges what was used: a request a second reserves 900 tokens and uses 100, and
+    # 200 come back, so that right after a reservation it has all but these 900
+    ledger = overview.ledger
+    for _ in range(15):
+        grant = await granted(ledger, "gpt-4o", Cost(1, 900), [candidate("acme")])
+        seen = [Observed(Dimension.RPM, 500, 499), Observed(Dimension.TPM, 12_000, 11_100)]
+        await asyncio.sleep(1)
+        ledger.settle(grant, unused_tokens=800, observed=seen)
+        await ledger.flush()
+    found = await read_pool(overview, DEMAND, seed=1)
+    charging = {account.id: account.corrects.get("gpt-4o") for account in found.scenario.accounts}
+    assert charging == {"acme": True, "beta": True, "own": True}
+    assert all("o3" not in account.corrects for account in found.scenario.accounts)

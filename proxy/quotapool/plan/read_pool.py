@@ -17,11 +17,12 @@ from quotapool.ledger.rules import CLIENT, TEAM
 from quotapool.ledger.stored_rules import zone_named
 from quotapool.operators.overview import Overview
 from quotapool.plan.demand import Demand
-from quotapool.plan.scenario import OTHERS, PlanAccount, PlanClient, Scenario, SubjectRules
+from quotapool.plan.scenario import OTHERS, PlanAccount, PlanClient, Scenario, SubjectRules, corrects
 from quotapool.settings import Client, Settings
 from quotapool.settings.rules import RuleOptions
 
 _MOST_NAMED: Final = 5  # accounts in one sentence
+_LEANING: Final = 0.1  # of a bucket that has seen how upstream charges, and not only noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,9 @@ async def read_pool(overview: Overview, demand: Iterable[Demand], *, seed: int) 
     groups, models = _names(demand)
     found = await _buckets(overview, groups)
     usual = {group: _usual(limits for limits, _ in of.values()) for group, of in found.items()}
+    usually = {
+        group: is_corrected for group, of in found.items() if (is_corrected := _usually(of.values())) is not None
+    }
     closed = _closed(settings, models)
     accounts: list[PlanAccount] = []
     unseen: Counter[str] = Counter()
@@ -48,16 +52,17 @@ async def read_pool(overview: Overview, demand: Iterable[Demand], *, seed: int) 
         if not account.usable:
             out.append(account.id)
             continue
-        limits, leans = {OTHERS: settings.limits_for(account.id, OTHERS)}, {}
+        limits, charging = {OTHERS: settings.limits_for(account.id, OTHERS)}, dict(usually)
         for group in groups:
             known = found[group].get(account.id)
             if known is None:
                 written = roster.limits_for(account.id, group)
                 limits[group] = written.over(usual[group])
-                leans[group] = _mean([lean for _, lean in found[group].values()])
                 unseen[group] += limits[group] != written
             else:
-                limits[group], leans[group] = known
+                limits[group] = known[0]
+                if known[1] is not None:
+                    charging[group] = known[1]
         accounts.append(
             PlanAccount(
                 account.id,
@@ -65,7 +70,7 @@ async def read_pool(overview: Overview, demand: Iterable[Demand], *, seed: int) 
                 tuple(key.id for key in account.usable),
                 roster.pool.weight_of(account.id),
                 settings.burst_for(account.id),
-                leans,
+                charging,
                 frozenset(model for model, names in closed.items() if account.id in names),
             )
         )
@@ -96,13 +101,16 @@ def _names(demand: Iterable[Demand]) -> tuple[list[str], set[str]]:
     return list(groups), models
 
 
-async def _buckets(overview: Overview, groups: Collection[str]) -> dict[str, dict[str, tuple[Limits, float]]]:
-    """By model group and account, the limits in force and how upstream charges, where it has answered."""
-    found: dict[str, dict[str, tuple[Limits, float]]] = {group: {} for group in groups}
+_Learned = tuple[Limits, bool | None]  # limits in force; whether upstream charges what was used, None: not known
+
+
+async def _buckets(overview: Overview, groups: Collection[str]) -> dict[str, dict[str, _Learned]]:
+    """By model group and account, what is known where upstream has answered."""
+    found: dict[str, dict[str, _Learned]] = {group: {} for group in groups}
     async for (account, group), bucket in overview.ledger.stored.each():
         of = found.get(group)
         if of is not None and max(bucket.learned) >= 0:
-            of[account] = _in_force(bucket, overview.roster.limits_for(account, group)), bucket.lean
+            of[account] = _in_force(bucket, overview.roster.limits_for(account, group)), _charging(bucket)
     return found
 
 
@@ -115,6 +123,13 @@ def _in_force(bucket: Bucket, written: Limits) -> Limits:
     return Limits(**values)
 
 
+def _charging(bucket: Bucket) -> bool | None:
+    """Whether upstream charges what was used. Where the first answer named a limit that had only been guessed, it moved
+    both predictions so far that their sums tell nothing; then the bucket's own leaning does."""
+    known = corrects(bucket)
+    return bucket.lean < 0 if known is None and abs(bucket.lean) >= _LEANING else known
+
+
 def _usual(limits: Iterable[Limits]) -> Limits:
     """What most accounts have, in each dimension."""
     known = list(limits)
@@ -125,8 +140,10 @@ def _usual(limits: Iterable[Limits]) -> Limits:
     )
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+def _usually(learned: Iterable[_Learned]) -> bool | None:
+    """Whether upstream charges what was used, as most accounts show it; None: none does."""
+    known = [is_corrected for _, is_corrected in learned if is_corrected is not None]
+    return 2 * sum(known) > len(known) if known else None
 
 
 def _closed(settings: Settings, models: Iterable[str]) -> dict[str, frozenset[str]]:
