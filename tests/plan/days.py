@@ -63,7 +63,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Habit:
-    """How one client asks. `a_minute`: requests, on average; `burst`: so many at once. `reserved`: tokens, from and to."""
+    """How one client asks. `a_minute`: requests, on average; `burst`: so many at once. `reserved`: from and to."""
 
     client: str
     model: str

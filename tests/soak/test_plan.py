@@ -1,5 +1,5 @@
-"""`plan` on whole days: recorded on one, with the pool as it was; compared with what the real engine does after the pool
-was changed for real, on the same day and on one that was held out. Some ten minutes: `pytest tests/soak/test_plan.py -s`.
+"""`plan` on whole days: recorded on one, with the pool as it was; compared with what the real engine does after the
+pool was changed for real, that day and on another one. Half an hour: `pytest tests/soak/test_plan.py -s`.
 """
 
 from __future__ import annotations

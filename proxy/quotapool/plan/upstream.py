@@ -29,7 +29,7 @@ class Told:
 
 
 class LimitedAccount:
-    """One account and model group upstream. `corrects`: it charges what was used in the end, instead of the estimate."""
+    """One account and model group upstream. `corrects`: it charges what was used in the end, not the estimate."""
 
     __slots__ = ("_budget", "_corrects", "_shown")
 
