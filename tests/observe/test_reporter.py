@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 from quotapool.domain.quantities import Certainty, Usage
-from quotapool.domain.request_record import AttemptRecord, RequestRecord, Saved
+from quotapool.domain.request_record import AskedFor, AttemptRecord, RequestRecord, Saved
 from quotapool.domain.trace import Trace
 from quotapool.domain.waited_for import WaitedFor
 from quotapool.domain.wallet import PICO
@@ -106,6 +106,19 @@ def test_what_becomes_of_traces_is_counted_from_0(seen):
     assert seen.count("traced_requests_total", result="dropped") == 0
     seen.reporter.traces_counted("sent", 3)
     assert seen.count("traced_requests_total", result="sent") == 3
+
+
+def test_the_line_has_what_was_asked_for_and_what_it_cost(seen):
+    seen.reporter.ended(a_record(asked_for=AskedFor("", 900, max_wait_s=30.0), pico=1_915_000_000))
+    pinned = AskedFor("sk-proj-0123456789abcdefghijklmnop", 0, 3, -1, 5.0, "acme")
+    seen.reporter.ended(a_record(asked_for=pinned, pico=None))
+    seen.reporter.ended(a_record(asked_for=AskedFor("", 900, max_wait_s=30.0), attempts=[], pico=0))
+    first, second, refused = seen.lines()
+    assert (first["asked_for"], first["usd"]) == ({"tokens": 900, "max_wait_s": 30.0}, 0.001915)
+    assert "0123456789abcdef" not in second["asked_for"].pop("group")
+    assert second["asked_for"] == {"tokens": 0, "max_wait_s": 5.0, "images": 3, "priority": -1, "only": "acme"}
+    assert second["usd"] is None
+    assert "usd" not in refused
 
 
 def test_the_line_of_a_refusal_has_its_code(seen):

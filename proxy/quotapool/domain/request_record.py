@@ -44,6 +44,21 @@ class Saved(msgspec.Struct, frozen=True, gc=False):
     pico: int | None = 0
 
 
+class AskedFor(msgspec.Struct, frozen=True, array_like=True, gc=False):  # one for every request
+    """The room that a request asked the pool for, whether it got it or not: what `quotapool plan` asks again.
+
+    `group`: the model group whose limits it uses; "": the model's own name. `tokens`: the estimate that is reserved.
+    `max_wait_s`: how long it would wait. `only`: the account that has the stored objects it names; "": any will do.
+    """
+
+    group: str
+    tokens: int
+    images: int = 0
+    priority: int = 0
+    max_wait_s: float = 0.0
+    only: str = ""
+
+
 class RequestRecord(msgspec.Struct, eq=False):
     """One request of one client."""
 
@@ -74,6 +89,7 @@ class RequestRecord(msgspec.Struct, eq=False):
     asked: float = 0.0  # when an account was asked for last
     trace: Trace | None = None  # None: its spans are not kept
     attempts: list[AttemptRecord] = msgspec.field(default_factory=list)
+    asked_for: AskedFor | None = None  # None: it never came to that, or it needs none
 
     @property
     def total_s(self) -> float:

@@ -17,7 +17,7 @@ from quotapool.domain.subject import Subject
 from quotapool.domain.wallet import PICO
 from quotapool.observe.labels import OTHER, Labels
 from quotapool.observe.metrics import Metrics
-from quotapool.observe.request_line import AttemptLine, RequestLine, SavedLine
+from quotapool.observe.request_line import AskedForLine, AttemptLine, RequestLine, SavedLine
 from quotapool.observe.request_log import RequestLog, ms, tokens_line
 
 _log = structlog.get_logger()
@@ -293,6 +293,14 @@ def _line(record: RequestRecord, total_s: float, overhead_s: float) -> RequestLi
     )
     if record.trace is not None:
         line.trace_id, line.span_id = f"{record.trace.trace_id:032x}", f"{record.trace.span_id:016x}"
+    asked = record.asked_for
+    if asked is not None:
+        line.asked_for = AskedForLine(
+            asked.tokens, asked.max_wait_s, asked.group, asked.images, asked.priority, asked.only
+        )
+        pico = record.pico
+        if pico != 0:
+            line.usd = None if pico is None else pico / PICO
     if record.waited_for is not None:
         line.waited_for = record.waited_for.words
     if record.cache:
