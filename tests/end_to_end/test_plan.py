@@ -8,6 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -126,7 +127,14 @@ def test_a_question_without_an_answer_is_refused_in_one_line(recorded, tmp_path)
 
 def test_a_terminal_sees_how_far_it_is_and_a_pipe_only_the_result(recorded, tmp_path):
     proxy, _ = recorded
-    command = [sys.executable, "-m", "quotapool", "plan", "--traffic", "x2", "--config", str(proxy.config_file)]
+    line = next(line for line in proxy.log().splitlines() if '"event":"request"' in line and '"status":200' in line)
+    log, began = tmp_path / "long.log", datetime(2026, 11, 1, tzinfo=UTC)
+    with log.open("w") as lines:
+        for n in range(20_000):  # so many take more than a moment
+            lines.write(json.dumps({**json.loads(line), "ts": (began + timedelta(seconds=n)).isoformat()}))
+            lines.write("\n")
+    asked = ("plan", "--from", str(log), "--traffic", "x2", "--config", str(proxy.config_file))
+    command = [sys.executable, "-m", "quotapool", *asked]
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
     with Terminal(command, tmp_path, env) as terminal:
         terminal.wait_for("replaying it on today's pool")
