@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import signal
 import socket
 import time
-from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from quotapool import __version__
 from quotapool.advice.note_store import NoteStore
 from quotapool.advice.notes import Notes
 from quotapool.app.build import build_request_path
 from quotapool.app.caching import Caching
 from quotapool.app.collector import collect_rarely, keep_what_is_built, keeping_what_is_built
 from quotapool.app.lag import LagWatch
+from quotapool.app.tracing import WorkerTraces
 from quotapool.app.worker_pipe import (
     HEARTBEAT_S,
     Alive,
@@ -64,16 +62,12 @@ from quotapool.web.cors import Cors
 from quotapool.web.handlers import ClientHandler
 from quotapool.web.server import Server, keep_alive
 
-if TYPE_CHECKING:
-    from quotapool.traces.tracing import Tracing
-
 _log = structlog.get_logger()
 _LOOK_S: Final = 0.5  # an idle worker looks at the pool's version this often
 _IDLE_GRACE_S: Final = 1.0  # while draining, idle connections may bring one more request for this long
 _NEXT_S: Final = 0.25  # and so may one whose answer had begun, without a word of closing, before the drain
 _REPORT_S: Final = 2.0  # what waits in the queues is reported this often
 _LONGEST: Final = 128  # characters of a name that clients chose
-_LAST_TRACES_S: Final = 1.0  # for a collector that is slow, or away
 _LAST_WORDS_S: Final = 1.0  # for clients of sessions to answer that they close
 
 
@@ -133,9 +127,8 @@ class Worker:
         self.handler = ClientHandler(self.paths.requests, self.reporter, self.paths.sessions)
         self.tls = self.settings.tls.context() if self.settings.tls is not None else None
         self._configure_listener()
-        self._slot = slot
-        self.tracing: Tracing | None = None
-        self._configure_traces()
+        self.traces = WorkerTraces(slot, self.handler, self.reporter, self.redactor.clean, self.paths.configuration)
+        self.traces.configure(self.settings)
         self._label()
 
     def _connect(self) -> Store:
@@ -149,41 +142,6 @@ class Worker:
         self.handler.max_concurrent = self.settings.max_concurrent
         self.handler.cors = Cors(self.settings.allowed_origins)
         self.handler.aliases = Aliases(self.settings.path_aliases) if self.settings.path_aliases else None
-
-    def _configure_traces(self) -> None:
-        """By the settings of now; what waits for another collector is still sent there."""
-        settings, before = self.settings, self.tracing
-        options = settings.traces
-        self.tracing = None
-        if options.endpoint is not None:
-            from quotapool.traces.tracing import open_tracing  # some 15 MiB, which others do without
-
-            attributes = {
-                "service.version": __version__,
-                "service.instance.id": f"{socket.gethostname()}/{self._slot}",
-                "host.name": socket.gethostname(),
-                "quotapool.pool": settings.pool,
-            }
-            self.tracing = open_tracing(
-                options,
-                attributes,
-                ca_file=str(settings.ca_file) if settings.ca_file else None,
-                word=self.redactor.clean,  # not `word`, whose results are kept: a thread may keep one of before
-                upstream_of=self._upstream_of,
-                counted=self.reporter.traces_counted,
-            )
-            self.reporter.traced, self.reporter.response_traced = self.tracing.ended, self.tracing.response_ended
-            if self._slot == "0":
-                _log.info("traces are sent", to=options.url, ratio=options.ratio)
-        self.handler.trace = None if self.tracing is None else self.tracing.begin
-        if before is not None:
-            _end_later(before.close(self.settings.traces.timeout))
-
-    def _upstream_of(self, key: str) -> str:
-        """The base URL that this key's requests go to."""
-        now = self.paths.configuration.now
-        route = now.credentials.route(key)
-        return now.settings.upstream if route is None else route.base
 
     def _label(self) -> None:
         """Which models and clients have names of their own in metrics."""
@@ -212,14 +170,13 @@ class Worker:
         if _way_out(old) != _way_out(settings) or snapshot.credentials.bases != set(self.origins.others):
             replaced, self.origins = self.origins, _origins(settings, snapshot.credentials)
             snapshot = replace(snapshot, upstream=self.origins.main, others=self.origins.others)
-            asyncio.get_running_loop().call_later(settings.timeouts.first_byte, lambda: _end_later(replaced.close()))
+            asyncio.get_running_loop().call_later(settings.timeouts.first_byte, lambda: _close_later(replaced))
         self.paths.take(snapshot, roster)
         self._configure_cache(message.cache_root)
         self._configure_listener()
         if old.traces != settings.traces:
-            if settings.traces.endpoint is not None:
-                await asyncio.to_thread(importlib.import_module, "quotapool.traces.tracing")
-            self._configure_traces()
+            await self.traces.prepare(settings)
+            self.traces.configure(settings)
         self._label()
         await self.paths.sync.refresh()
 
@@ -259,8 +216,7 @@ class Worker:
 
     async def close(self) -> None:
         await self.paths.reading_on.close()
-        if self.tracing is not None:
-            await self.tracing.close(_LAST_TRACES_S)
+        await self.traces.close()
         await self.caching.close()
         await self.ledger.flush()
         await self.paths.owners.close()
@@ -297,8 +253,8 @@ def _way_out(settings: Settings) -> tuple[object, ...]:
 _closing: set[asyncio.Task[None]] = set()
 
 
-def _end_later(ending: Coroutine[Any, Any, None]) -> None:
-    task = asyncio.get_running_loop().create_task(ending)
+def _close_later(origins: Origins) -> None:
+    task = asyncio.get_running_loop().create_task(origins.close())
     _closing.add(task)
     task.add_done_callback(_closing.discard)
 
