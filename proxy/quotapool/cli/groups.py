@@ -75,6 +75,13 @@ def value_of(option: TyperOption) -> str:
 class Root(_Group):
     """The commands in the order of their panels."""
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        params = super().get_params(ctx)
+        for param in params:
+            if param.name == "show_completion":
+                param.help = "Show completion for the current shell."  # Typer's own words take two lines
+        return params
+
     def list_commands(self, ctx: Any) -> list[str]:
         commands: MutableMapping[str, Any] = self.commands
         panels = [*_PANELS, *(command.rich_help_panel for command in commands.values())]
