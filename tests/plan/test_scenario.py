@@ -105,11 +105,21 @@ def test_what_cannot_be_is_said(change, message):
 
 
 @pytest.mark.parametrize(
-    ("kept", "corrected", "answer"),
-    [(5_000, 100, True), (-100, -4_000, False), (0, 0, None), (900, -1_000, None)],
+    ("kept", "corrected", "lean", "answer"),
+    [
+        (5_000, 100, -0.2, True),
+        (5_000, 100, -0.001, True),  # it has faded
+        (-100, -4_000, 0.1, False),
+        (-186_200 + 40_000, -186_200 - 500, -0.1, True),  # its first answer: 10,000 instead of the 200,000 of a guess
+        (-186_200 - 300, -186_200 - 40_000, 0.1, False),
+        (5_000, 100, 0.2, None),
+        (0, 0, 0.0, None),
+        (900, -1_000, 0.2, None),
+    ],
 )
-def test_how_upstream_charges_is_the_prediction_that_had_to_be_moved_far_less(kept, corrected, answer):
-    bucket = Bucket(0.0)
+def test_how_upstream_charges_is_the_prediction_that_had_to_be_moved_far_less(kept, corrected, lean, answer):
     tokens = DIMENSIONS.index(Dimension.TPM)
+    bucket = Bucket(0.0, lean=lean)
+    bucket.learned[tokens] = 10_000  # a full bucket: 9,800; of a guess: 196,000
     bucket.taught_kept[tokens], bucket.taught_corrected[tokens] = kept, corrected
     assert corrects(bucket) is answer

@@ -18,4 +18,4 @@ __all__ = ["open_pool", "time_is_virtual"]
 async def test_waits_refusals_and_dollars_of_a_day_are_within_a_tenth(open_pool, days, corrects):
     upstreams = Upstreams.of(3, corrects=corrects, **(LIMITS | ({"tpm": 6_000} if corrects else {})))
     for compared in await compare(open_pool, upstreams, CASES, hours=24, days=days, workers=2):
-        assert compared.is_within(0.1), compared
+        assert compared.is_within(0.1), str(compared)

@@ -81,6 +81,7 @@ class Room:
     burst_s: float
     filling: Filling
     upstream: LimitedAccount
+    seen_at: float = 0.0  # when the bucket was refilled, if nothing came back since
 
     def headroom(self) -> float:
         least = 1.0
@@ -218,6 +219,7 @@ class Budgets:
         bucket = room.bucket
         bucket.refill(now, _UNBOUNDED, burst_s=room.burst_s)
         bucket.follow(grant.at, told.evidence, _UNBOUNDED, room.burst_s)
+        room.seen_at = 0.0
         bucket.settle(Cost(0, cost.tokens), 0.0)
         bucket.cool_until = max(bucket.cool_until, now + told.refused_for_s)
         self._next[grant.want.group].put(grant.account, bucket.cool_until)
@@ -231,6 +233,7 @@ class Budgets:
         want, room = grant.want, grant.room
         bucket, used = room.bucket, want.one.tokens if want.cost.requests else 0
         bucket.refill(now, _UNBOUNDED, burst_s=room.burst_s)
+        room.seen_at = 0.0
         if grant.told is not None:
             bucket.follow(grant.at, grant.told.evidence, _UNBOUNDED, room.burst_s)
         bucket.settle(Cost(0), want.cost.tokens - used)
@@ -267,7 +270,9 @@ class Budgets:
                 Filling(bucket.learned, self._since),
                 LimitedAccount(limits, now, corrects=of.is_corrected(group)),
             )
-        room.bucket.refill(now, _UNBOUNDED, burst_s=room.burst_s)
+        if room.seen_at != now:  # several ask at one moment
+            room.bucket.refill(now, _UNBOUNDED, burst_s=room.burst_s)
+            room.seen_at = now
         return room
 
     def _claims_against(self, group: str, owner: str, arrived: float, now: float) -> dict[str, _Claim]:

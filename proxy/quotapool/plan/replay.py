@@ -107,7 +107,7 @@ class _World:
         dimension, rule = binding(want)
         if dimension is not None:
             self._short[want.group] = dimension
-        elif not rule and want.queued_s:  # it waited behind others, which wait for the same
+        elif not rule and want.short is not None:  # it came behind others, which wait for the same
             dimension = self._short.get(want.group)
         self._tallies.bound(want.one, want.group, dimension, rule, refused=refused)
 

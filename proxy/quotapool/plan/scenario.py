@@ -117,12 +117,20 @@ class Scenario(msgspec.Struct, frozen=True):
 
 def corrects(bucket: Bucket) -> bool | None:
     """How upstream charges this account for this model group, by what its answers have taught the bucket: the
-    prediction that had to be moved far less is the true one. None: that is not known, or both are."""
+    prediction that had to be moved far less is the true one, if the bucket leans to it too. None: that is not known.
+
+    The lean alone fades as both predictions come together. Where the limit had been a guess, the first answer moved
+    both by the difference; that tells nothing and is taken off.
+    """
     tokens = DIMENSIONS.index(Dimension.TPM)
-    of_kept, of_corrected = abs(bucket.taught_kept[tokens]), abs(bucket.taught_corrected[tokens])
-    if _FAR_LESS * max(of_kept, of_corrected) <= min(of_kept, of_corrected):
+    guess = bucket.depth(tokens, Limits()) - Bucket(bucket.at).depth(tokens, Limits())
+    taught = bucket.taught_kept[tokens], bucket.taught_corrected[tokens]
+    less, kept, corrected = min(
+        (min(abs(moved - off) for moved in taught), *(abs(moved - off) for moved in taught)) for off in (0.0, guess)
+    )
+    if less >= _FAR_LESS * max(kept, corrected) or (corrected < kept) != (bucket.lean < 0):
         return None
-    return of_corrected < of_kept
+    return corrected < kept
 
 
 # ---- accounts and keys
