@@ -125,13 +125,14 @@ def test_other_lines_are_passed_over_and_prefixes_of_container_engines_too(tmp_p
         f"proxy-1  | {json.dumps(line())}",
         json.dumps(line(source="cache", asked_for=None, attempts=[])),
         json.dumps(line(status=401, code="invalid_proxy_key", asked_for=None, attempts=[], tokens=None)),
+        json.dumps(line(endpoint="files", model="", asked_for=None, tokens=None)),
         json.dumps(line(ts="when?")),
     )
     found = record(tmp_path / "log")
     assert len(found.demand) == 1
     assert found.left_out == {
         "answered by the cache": 1,
-        "refused before they asked for room, or in need of none": 1,
+        "refused before they asked for room, or in need of none": 2,
         "unreadable": 1,
     }
 

@@ -93,8 +93,8 @@ def report(
         _recorded(record),
         _figures(today),
         None if planned is None else _figures(planned),
-        _names(today.by_client, after.by_client),
-        _names(today.by_model, after.by_model),
+        _names(today.by_client, after.by_client, "anonymous"),
+        _names(today.by_model, after.by_model, "(no model)"),
         _accounts(today, after),
         _limits(today.bindings, after.bindings),
         _fullest(today, after),
@@ -135,14 +135,14 @@ def _figures(outcome: Outcome) -> Figures:
     )
 
 
-def _names(before: Mapping[str, Share], after: Mapping[str, Share]) -> list[NameRow]:
-    """Those first that are refused most, or wait longest."""
+def _names(before: Mapping[str, Share], after: Mapping[str, Share], nameless: str) -> list[NameRow]:
+    """Those first that are refused most, or wait longest. `nameless`: what stands for no name."""
     rows = []
     for name in before.keys() | after.keys():
         pair = [before.get(name), after.get(name)]
         rows.append(
             NameRow(
-                name or "anonymous",
+                name or nameless,
                 _two(0 if one is None else one.requests for one in pair),
                 _two(0 if one is None else sum(one.refused.values()) for one in pair),
                 _two(0.0 if one is None else one.waits.p99_s for one in pair),

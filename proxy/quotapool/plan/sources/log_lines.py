@@ -74,7 +74,7 @@ def take(line: bytes, known: Known, into: Collector) -> None:
     if found.asked_for is not None:
         one = found.asked_for
         asked = AskedFor(one.group, one.tokens, one.images, one.priority, one.max_wait_s, one.only)
-    elif not found.attempts or found.status == 101:
+    elif not found.attempts or not found.model or found.status == 101:
         into.leave_out("refused before they asked for room, or in need of none")
         return
     else:

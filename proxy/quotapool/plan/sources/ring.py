@@ -40,7 +40,7 @@ def take(request: KeptRequest, known: Known, into: Collector) -> None:
         into.leave_out("answered by the cache")
         return
     if asked is None:
-        if not request.attempts or request.status == 101:
+        if not request.attempts or not request.model or request.status == 101:
             into.leave_out("refused before they asked for room, or in need of none")
             return
         into.assume(OLD)
