@@ -62,11 +62,11 @@ class Compared:
         )
 
     def is_within(self, part: float, chance: float = 0.0) -> bool:
-        """Waits, refusals and dollars. `chance`: so many standard deviations of a count are no difference."""
+        """Waits, refusals and dollars. `chance`: so many standard deviations of a small count are no difference."""
         refused = self.measured.refused.total()
         return (
             abs(self.predicted.waits.p99_s - self.measured.waits.p99_s) <= part * self.measured.waits.p99_s
-            and abs(self.predicted.refusals - refused) <= part * refused + chance * math.sqrt(refused)
+            and abs(self.predicted.refusals - refused) <= max(part * refused, chance * math.sqrt(refused))
             and abs(self.predicted.pico - self.measured.pico) <= part * self.measured.pico
         )
 
