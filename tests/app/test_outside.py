@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -14,8 +15,11 @@ from quotapool.app.outside import OutsideReports
 from quotapool.domain.outside import OutsideUse
 from quotapool.domain.states import OPERATOR, Record, State
 from quotapool.domain.subject import Subject
+from quotapool.domain.waited_for import WaitedFor
 from quotapool.money.spend_store import Entry
 from quotapool.observe.events import Events
+from quotapool.observe.kept_request import KeptRequest
+from quotapool.reports.evidence import explanation_of
 from quotapool.settings import Settings
 from structlog.testing import capture_logs
 
@@ -233,3 +237,82 @@ def test_an_operators_own_drain_raises_no_alert():
     event = {"kind": "state", "field": "a/acme", "from": "active", "to": "draining", "at": "1", "by": "operator"}
     assert rules.of_event({**event, "reason": "operator"}) is None
     assert rules.of_event({**event, "reason": "other", "by": "observed"}) is None
+
+
+# ---- where it is shown
+
+
+async def test_it_is_shown_by_now_by_keys_and_by_metrics_while_it_lasts(open_pool_of):
+    pool = await open_pool_of(2)
+    reports = OutsideReports(pool.overview)
+    await reports.take([USE], NOW)
+    now = await pool.now.read()
+    (shown,) = now.outside_use
+    assert (shown.account, shown.model, shown.requests_per_minute, shown.key) == ("a-00000", "gpt-4o", 40.0, "key-0")
+    assert [row.ids for row in now.attention if row.code == "outside_use"] == [["a-00000"]]
+    rows = {row["id"]: row["outside_use"] for row in await pool.operations.rows()}
+    assert [row["model"] for row in rows["key-0"]] == ["gpt-4o"]
+    assert rows["key-1"] == []
+    sample = 'quotapool_outside_use_tokens_per_minute{account="a-00000",model="gpt-4o"} 12000.0'
+    await pool.overview.refresh_metrics()
+    assert sample in "".join(pool.overview.metrics.text())
+
+    await reports.take([], NOW + 10)
+    await pool.overview.refresh_metrics()
+    assert "outside_use_tokens_per_minute{" not in "".join(pool.overview.metrics.text())
+    now = await pool.again()
+    assert now.outside_use == []
+    assert "outside_use" not in {row.code for row in now.attention}
+
+
+async def test_a_drained_account_is_one_thing_to_look_at_not_two(open_pool_of):
+    pool = await open_pool_of(2, **DRAINS)
+    for at in (NOW, NOW + 600):
+        await OutsideReports(pool.overview).take([USE], at)
+    rows = [row for row in (await pool.now.read()).attention if row.code == "outside_use"]
+    assert [(row.ids, row.count, row.actions) for row in rows] == [(["a-00000"], 1, ["enable", "show_account"])]
+
+
+def waiting_request(ended: float) -> KeptRequest:
+    return KeptRequest(
+        id="qp_1",
+        at=ended - 3,
+        client="app",
+        endpoint="chat",
+        model="gpt-4o",
+        status=200,
+        code="",
+        rules=(),
+        streamed=False,
+        cut=False,
+        source="upstream",
+        attempts=(),
+        waited_for=WaitedFor("gpt-4o", "rpm", "a-00000"),
+        queued_us=2_000_000,
+        first_byte_us=None,
+        total_us=3_000_000,
+        overhead_us=400,
+        prompt=0,
+        cached=0,
+        completion=0,
+        certainty="",
+        pico=0,
+    )
+
+
+async def test_a_request_is_explained_by_what_was_named_then_also_when_it_is_over(open_pool_of):
+    pool = await open_pool_of(2)
+    now = time.time()
+    reports = OutsideReports(pool.overview)
+    await reports.take([replace(USE, since=now - 60)], now)
+
+    async def others(request: KeptRequest) -> list[str]:
+        return [row.account for row in (await explanation_of(request, pool.settings, pool.store)).outside_use]
+
+    then, before = waiting_request(now - 30), waiting_request(now - 90)
+    assert await others(then) == ["a-00000"]
+    assert await others(before) == []
+    await reports.take([], now + 10)
+    assert await others(then) == ["a-00000"]
+    assert await others(before) == []
+    assert await others(waiting_request(now + 3_600)) == []

@@ -138,7 +138,7 @@ class Overview:
 
     async def _show_outside_use(self) -> None:
         """Raises StoreLost."""
-        named = await self.outside.named() if self.settings.metrics.detail != "pool" else []
+        named = await self.outside.named()
         self.metrics.outside_requests.show({one.name: one.requests_per_minute for one in named})
         self.metrics.outside_tokens.show({one.name: one.tokens_per_minute for one in named})
 
