@@ -154,6 +154,19 @@ BUDGETS: Final = Row(
             ),
             runbook="our-budgets-are-wrong",
         ),
+        graph(
+            "Used by others",
+            "What is used a minute without the pool, by account and model group; there only while it is known.",
+            (
+                _shared("quotapool_outside_use_requests_per_minute", "account, model", _BUCKET),
+                "{{account}} {{model}} rpm",
+            ),
+            (
+                _shared("quotapool_outside_use_tokens_per_minute", "account, model", _BUCKET),
+                "{{account}} {{model}} tpm",
+            ),
+            runbook="somebody-else-uses-an-account",
+        ),
         table(
             "Cooling down now",
             "Seconds until the account may be used for the model again.",

@@ -56,6 +56,7 @@ def a_top(**changed) -> Top:
         room=changed.pop("room", [a_room("o3", 900), a_room("gpt-5", 0, dry=DryTime(0, 0, 0))]),
         waiting=[WaitingRow("gpt-5", "rpm", "app", "", 3, 4.2)],
         credit=[],
+        outside_use=[],
         requests_per_minute=600,
         errors_per_minute=30,
         spent_today_usd=12.5,

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from quotapool.domain.outside import OutsideUse
+from quotapool.observe.outside_store import OutsideStore
 from quotapool.store.store import connect
 from websockets.sync.client import connect as open_websocket
 
@@ -163,6 +165,17 @@ def unanswered(prometheus: Prometheus, wanted: set[Asked]) -> set[Asked]:
     return {one for one in wanted if not answered(prometheus, one[2])}
 
 
+def name_outside_use(store_url: str) -> None:
+    """As the replica does that judges."""
+
+    async def run() -> None:
+        store = connect(store_url, timeout_s=2.0)
+        await OutsideStore(store, "default").put([OutsideUse("account-0", "gpt-4o", time.time(), 40.0, 12_000.0)])
+        await store.close()
+
+    asyncio.run(run())
+
+
 def make_older(store_url: str, seconds: float) -> None:
     """Let `seconds` pass in the store."""
 
@@ -196,6 +209,7 @@ def test_every_query_of_every_dashboard_has_data_while_the_product_is_under_load
         with running_prometheus(program("prometheus"), tmp_path / "prometheus", target) as prometheus:
             wait_until(lambda: prometheus.values("up") == [1.0], "the first scrape")
             missing = {one for one in asked() if one[1] not in AFTERWARDS}
+            name_outside_use(store)
             with Load(proxy).running(), open_websocket(session, additional_headers=bearer):
                 os.kill(proxy.worker_pids()[0], signal.SIGSTOP)
                 # The credit is assessed once a minute, a worker is killed after 20 s, the rest comes with the load.

@@ -58,6 +58,9 @@ export const en = {
   evidence: "Evidence",
   users: "Used by",
   "its-requests": "Its requests",
+  "outside-use": "Used by others",
+  "outside-rates": "About {requests} requests and {tokens} tokens a minute of {model} that nobody asked this pool for.",
+  "outside-cost": "That may cost up to {usd} an hour.",
 
   kind: "Kind",
   "kind.state": "state",
@@ -65,6 +68,7 @@ export const en = {
   "kind.brake": "brake",
   "kind.egress": "network",
   "kind.policy": "policy",
+  "kind.outside_use": "outside use",
   subject: "Subject",
   what: "What",
   who: "Who",

@@ -58,6 +58,9 @@ export const zh = {
   evidence: "依据",
   users: "使用者",
   "its-requests": "相关请求",
+  "outside-use": "被他人使用",
+  "outside-rates": "{model}：每分钟约有 {requests} 个请求、{tokens} 个 token 并非来自此密钥池。",
+  "outside-cost": "每小时费用可能高达 {usd}。",
 
   kind: "类型",
   "kind.state": "状态",
@@ -65,6 +68,7 @@ export const zh = {
   "kind.brake": "熔断",
   "kind.egress": "网络",
   "kind.policy": "违规",
+  "kind.outside_use": "池外使用",
   subject: "对象",
   what: "内容",
   who: "操作者",

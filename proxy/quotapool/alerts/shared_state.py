@@ -13,7 +13,7 @@ from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any, Final
 
-from quotapool.alerts.rules import WELL
+from quotapool.alerts.rules import OVER, WELL
 from quotapool.domain.alert import Alert, AlertKind
 from quotapool.store.store import Store, text_of
 
@@ -97,4 +97,7 @@ def _ended_by(alert: Alert) -> list[Alert]:
         return [replace(alert, kind=kind) for kind in _STATES if kind is not alert.kind]
     if alert.kind is AlertKind.EGRESS:
         return [replace(alert, occasion="" if alert.occasion else WELL)]
+    if alert.kind is AlertKind.OUTSIDE_USE:
+        ended = alert.occasion.removesuffix(OVER)
+        return [replace(alert, occasion=f"{ended}{OVER}" if ended == alert.occasion else ended)]
     return []

@@ -32,6 +32,7 @@ from quotapool.app.credit_watch import CreditWatch
 from quotapool.app.file_limit import raise_file_limit
 from quotapool.app.logins import build_logins
 from quotapool.app.openai_sync import OpenAISync
+from quotapool.app.outside_watching import OutsideWatching
 from quotapool.app.pricing import Pricing
 from quotapool.app.probing import Probing
 from quotapool.app.process_usage import ProcessUsage
@@ -98,6 +99,7 @@ class Supervisor:
         )
         samples = SampleStore(resources.store, settings.pool, secrets.token_hex(8))
         self._sampling = Sampling(self._overview, samples, lambda: self._workers.waiting)
+        self._outside = OutsideWatching(self._overview)
         self._background = BackgroundTasks()
 
     async def run(self) -> None:
@@ -126,6 +128,7 @@ class Supervisor:
             await self._background.stop()
             await self._alerting.stop()
             await self._sampling.stop()
+            await self._outside.stop()
             self._phase = "draining"
             _log.info("draining", open_for_at_most_s=self.settings.drain_timeout)
             self._resources.listener.close()
@@ -213,6 +216,7 @@ class Supervisor:
         background.start("credit", self._credit.run)
         background.start("alerts", self._alerting.run)
         background.start("samples", self._sampling.run)
+        background.start("outside use", self._outside.run)
         background.start("OpenAI's own data", self._openai.run)
         background.start("probes", self._probing.prober.run)
         background.start("configuration files", self._watch_files)

@@ -50,6 +50,8 @@ from quotapool.observe.reporter import Reporter
 from quotapool.observe.request_ring import RequestRing
 from quotapool.observe.request_store import RequestStore
 from quotapool.openai import endpoints
+from quotapool.outside.outside_store import SharedTallies
+from quotapool.outside.sender import OutsideSender
 from quotapool.pool.configuration import Snapshot
 from quotapool.pool.roster import Prepared
 from quotapool.settings import Settings, from_wire
@@ -112,6 +114,9 @@ class Worker:
             first.advice_key,
             team_of=lambda client: self.paths.team_of(client),  # noqa: PLW0108 - they are built below
         )
+        self.outside = OutsideSender(
+            self.ledger, SharedTallies(self.store, self.settings.pool), enabled=self.settings.outside_use.enabled
+        )
         self.origins = _origins(self.settings, credentials_of(self.settings))
         self.paths = build_request_path(
             _snapshot(self.settings, self.origins),
@@ -166,6 +171,7 @@ class Worker:
         old, self.settings = self.settings, settings
         self.ring.most = settings.requests_kept
         self.notes.configure(settings, message.advice_key)
+        self.outside.enable(settings.outside_use.enabled)
         self._reload_certificate(settings)
         if _way_out(old) != _way_out(settings) or snapshot.credentials.bases != set(self.origins.others):
             replaced, self.origins = self.origins, _origins(settings, snapshot.credentials)
@@ -278,6 +284,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     booking = asyncio.create_task(worker.spend.run())
     keeping = asyncio.create_task(worker.ring.run())
     noting = asyncio.create_task(worker.notes.run())
+    tallying = asyncio.create_task(worker.outside.run())
     reporting = asyncio.create_task(_report(channel, worker))
     await channel.send(Ready())
     patience = worker.settings.drain_timeout
@@ -307,6 +314,7 @@ async def _serve(slot: str, control: socket.socket, listener: socket.socket) -> 
     booking.cancel()
     keeping.cancel()
     noting.cancel()
+    tallying.cancel()
     await worker.close()
     beating.cancel()
     reporting.cancel()

@@ -77,7 +77,7 @@ async def show(
             row["id"],
             *([row["account"]] if shared else []),
             state_word(row),
-            row.get("reason", ""),
+            row.get("reason") or ("used by others" if row.get("outside_use") else ""),
             tables.span(now - row["since"]) if row.get("since") else "",
             f"in {tables.span(row['next_try'] - now)}" if row.get("next_try") else "",
             "config" if row["source"] == "configuration" else row["source"],

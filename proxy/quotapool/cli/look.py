@@ -287,7 +287,9 @@ def events(
     env_file: EnvFileOption = None,
     kind: Annotated[
         str | None,
-        typer.Option(help="Only events of this kind: state, brake, egress, policy, operator …", show_default="all"),
+        typer.Option(
+            help="Only events of this kind: state, brake, egress, outside_use, policy, operator …", show_default="all"
+        ),
     ] = None,
     subject: Annotated[
         str | None,

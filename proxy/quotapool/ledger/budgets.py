@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -36,9 +36,20 @@ _ALL_ARE_BACK_S: Final = 1.0  # in which every replica has noticed that the stor
 _MOST_TOKENS: Final = 10_000_000.0  # of one call; an upstream that reports more does not put a bucket into debt forever
 _CLOCK_STEPS_S: Final = 0.5  # a larger difference is no delay: another server's clock, or one that was set
 _CLOCK_DRIFTS_S: Final = 1e-6  # for each answer
+_OVERRUN: Final = 0.3  # of what was reserved: more than that was not foreseen
 _LONGEST_COOL_S: Final = 7 * 86_400.0
 
 _log = structlog.get_logger()
+
+
+class Witness(Protocol):
+    """Who looks at what upstream's answers show of the accounts, beside the ledger."""
+
+    def saw(self, granted: Granted, evidence: Sequence[Sequence[float]]) -> None:
+        """What upstream named for a reservation, as `evidence_of` makes it."""
+
+    def overran(self, granted: Granted) -> None:
+        """An answer used far more tokens than were reserved for it."""
 
 
 class Ledger:
@@ -59,6 +70,7 @@ class Ledger:
         self.store = store
         self.prefix = f"qp:{{{pool}}}"
         self.replicas = 1
+        self.witness: Witness | None = None
         self._counted = 1  # replicas at the last heartbeat
         self._patience_s = patience_s
         self._observer = observer
@@ -208,6 +220,12 @@ class Ledger:
         if charge is not None and used is not None:
             settled = charge.settle(used, 0.0 if granted.local else granted.at)
         evidence = evidence_of(granted, observed, refused=refused)
+        witness = self.witness
+        if witness is not None:
+            if evidence:
+                witness.saw(granted, evidence)
+            if unused_tokens < -_OVERRUN * granted.cost.tokens:
+                witness.overran(granted)
         self._correct(granted, back, unused_tokens, cool_s, evidence, event, settled)
 
     def charge(self, charge: Charge, used: Sequence[float], *, held_at: float = 0.0) -> None:
@@ -224,7 +242,10 @@ class Ledger:
             sound = [o for o in observed if is_sound(o)]
             self._local.settle(granted, _NO_COST, 0.0, sound, _NO_COST, self.now())
         elif observed:
-            self._correct(granted, _NO_COST, 0.0, 0.0, evidence_of(granted, observed), Event.NOTHING)
+            evidence = evidence_of(granted, observed)
+            if self.witness is not None:
+                self.witness.saw(granted, evidence)
+            self._correct(granted, _NO_COST, 0.0, 0.0, evidence, Event.NOTHING)
 
     def _correct(
         self,

@@ -157,6 +157,11 @@ class Registry:
         await self._add_event(kind, subject, fields)
         return True
 
+    async def still(self, kind: str, subject: str, *, every_s: int) -> None:
+        """What was announced lasts: for so long it is not announced again, and its end can be."""
+        lock = f"{self.prefix}:told:{kind}:{subject}"
+        await self.retry(lambda: self.store.client.set(lock, b"1", ex=every_s))
+
     async def announce_end(self, kind: str, subject: str, fields: Mapping[str, str]) -> bool:
         """Put an event into the stream that what was announced is over, once; it may then be announced again at once.
         Whether this call put it."""

@@ -239,6 +239,15 @@ class PoolMetrics:
             "seconds",
             "How long an account still has to cool down for a model group.",
         )
+        self.outside_requests: GaugeRows[tuple[str, str]] = new.gauge_rows(
+            "outside_use_requests_per_minute",
+            "account model",
+            "requests per minute",
+            "What others than this pool use of an account that is known to be used by them.",
+        )
+        self.outside_tokens: GaugeRows[tuple[str, str]] = new.gauge_rows(
+            "outside_use_tokens_per_minute", "account model", "tokens per minute", "The same in tokens."
+        )
         self.removals_stopped: Counts = new.plain_counter(
             "removals_stopped_total", "keys", "Removals that the brake turned into a rest."
         )

@@ -130,7 +130,14 @@ class KeyOperations:
             if only not in {None, name}:
                 continue
             row = {"id": name, "account": account, "organization": None, "state": LOCKED, "reason": "master_key"}
-            row |= {"cooling_s": 0.0, "credit": {}, "budgets": [], "source": "store", "next": advice("master_key")}
+            row |= {
+                "cooling_s": 0.0,
+                "credit": {},
+                "outside_use": [],
+                "budgets": [],
+                "source": "store",
+                "next": advice("master_key"),
+            }
             stored.append(_Packed(name, msgspec.Raw(msgspec.json.encode(row))))
         in_order = await ordered(stored, lambda one: natural_order(one.id))
         return configured + [one.row for one in in_order]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -27,12 +28,14 @@ from quotapool.money.credit_control import CreditControl
 from quotapool.money.credit_report import credit_row
 from quotapool.money.spend_store import SpendStore
 from quotapool.observe.metrics import PoolMetrics
+from quotapool.observe.outside_store import OutsideStore
 from quotapool.operators.big_answers import in_turns
 from quotapool.operators.bucket_levels import BucketLevels
 from quotapool.operators.client_rules import ClientRules, show
 from quotapool.pool.roster import Roster
 from quotapool.pool.sync import RosterSync
 from quotapool.settings import Settings
+from quotapool.shapes.general import OutsideUseRow
 from quotapool.store.memory import memory
 from quotapool.store.store import StoreError
 
@@ -57,6 +60,7 @@ class Overview:
         self._followed: tuple[int, str] | None = None  # version and epoch
         self._logged: set[tuple[str, str, str]] = set()
         self._removals_stopped = 0
+        self.outside = OutsideStore(ledger.store, settings.pool)
         self._contents = CacheContents(ledger.store, settings.pool)
         self._had_cache = False
         self._left = 0, 0  # entries that were evicted, that expired, at the last scrape
@@ -117,6 +121,7 @@ class Overview:
             await self.ledger.check()
             await self.sync.refresh()
             await self._show_buckets()
+            await self._show_outside_use()
             await self._show_cache()
             show(await self.client_rules.levels(), self.client_rules.expiries(), time.time(), self.metrics)
             stopped = await self.ledger.registry.removals_stopped()
@@ -130,6 +135,12 @@ class Overview:
             self.metrics.store_memory_limit.set(limit)
             self.metrics.store_up.set(1)
         await self._show_keys()
+
+    async def _show_outside_use(self) -> None:
+        """Raises StoreLost."""
+        named = await self.outside.named()
+        self.metrics.outside_requests.show({one.name: one.requests_per_minute for one in named})
+        self.metrics.outside_tokens.show({one.name: one.tokens_per_minute for one in named})
 
     async def _show_cache(self) -> None:
         """Raises StoreLost."""
@@ -202,6 +213,9 @@ class Overview:
             before = of_account.get(account)
             of_account[account] = (before + b"," if before else b"") + msgspec.json.encode(row)
         wallets = (await self.credit.assess(datetime.now(UTC))).wallets
+        outside: dict[str, list[OutsideUseRow]] = defaultdict(list)
+        for one in await self.outside.named():
+            outside[one.account].append(OutsideUseRow.of(one))
         pool = self.roster.pool
         async for key in in_turns(list(pool.keys.values())):
             if key.account not in pool.accounts:  # it has left meanwhile
@@ -213,6 +227,7 @@ class Overview:
                 **_state_row(pool.record_of(key)),
                 "cooling_s": cooling.get(key.account, 0.0),
                 "credit": credit_row(wallets[key.account]) if key.account in wallets else {},
+                "outside_use": outside.get(key.account, []),
                 "budgets": msgspec.Raw(b"[" + of_account.get(key.account, b"") + b"]"),
             }
 

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from quotapool.alerts import rules
 from quotapool.domain.alert import Alert, Severity
+from quotapool.domain.outside import KIND, OutsideUse
 from quotapool.domain.states import WALLET, Record, State
 from quotapool.domain.subject import Subject
 from quotapool.domain.wallet import MONTHLY_STOP, Wallet
@@ -80,6 +81,8 @@ def of_record(subject: Subject, record: Record) -> Concern | None:
     if kind is None or known is None:
         return None
     severity, actions = known
+    if record.reason == KIND:
+        severity = "warning"  # not of an operator's own making
     if record.by == WALLET and record.reason == MONTHLY_STOP:
         actions = ()
     if kind.value == "organization":
@@ -124,6 +127,15 @@ def of_queues(rows: Sequence[WaitingRow]) -> Iterator[Concern]:
         action: Action = "show_client" if row.rule else "show_requests"
         kind: _Kind = "client" if row.rule else "model"
         yield Concern("warning", kind, "queue", row.client if row.rule else row.model, text, text, (action,))
+
+
+def of_outside_use(named: Iterable[OutsideUse]) -> Iterator[Concern]:
+    """Accounts that somebody uses without us."""
+    several = advice(KIND)
+    for one in named:
+        only = f"; its only key is {one.key}" if one.key else ""
+        text = f"somebody else uses account {one.account}: {one.words}{only}. See docs/outside-use.md"
+        yield Concern("warning", "account", KIND, one.account, text, several, ("show_account",), one.since)
 
 
 def of_wallets(

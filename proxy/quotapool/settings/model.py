@@ -21,6 +21,7 @@ from quotapool.settings.dashboard import Dashboard
 from quotapool.settings.forward_proxy import ForwardProxyOption
 from quotapool.settings.money import Funds, ModelPrices, Spend
 from quotapool.settings.organisation import AdminKey, ProjectId
+from quotapool.settings.outside_use import OutsideUseOptions
 from quotapool.settings.path_aliases import PathAliases
 from quotapool.settings.rules import RuleOptions
 from quotapool.settings.tls import Tls
@@ -259,6 +260,7 @@ class Settings(Section):
     traces: Traces = Traces()
     spend: Spend = Spend()
     alerts: Alerts = Alerts()
+    outside_use: OutsideUseOptions = OutsideUseOptions()
     prices: dict[ModelName, ModelPrices] = {}
 
     _origin: Origin = PrivateAttr(default=Origin())
