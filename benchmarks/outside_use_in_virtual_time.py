@@ -27,7 +27,7 @@ from quotapool.domain.outside_use import SLICE_S, Judgement, Slices
 from quotapool.domain.quantities import Cost, Dimension, Limits
 from quotapool.ledger.grants import Granted, Observed, candidate_of, written_limits
 from quotapool.ledger.messages import evidence_of
-from quotapool.outside.outside_store import Stored, rows_of, rows_packed
+from quotapool.outside.shared_tallies import Stored, rows_of, rows_packed
 from quotapool.outside.tallies import OutsideTallies
 from quotapool.outside.watch import OutsideWatch
 from quotapool.simulator.buckets import Budget

@@ -7,7 +7,7 @@ from quotapool.app.outside_watching import OutsideWatching
 from quotapool.domain.outside_tally import Tally
 from quotapool.domain.outside_use import SLICE_S
 from quotapool.observe.events import Events
-from quotapool.outside.outside_store import SharedTallies
+from quotapool.outside.shared_tallies import SharedTallies
 
 from tests.fakes.supervised import Pool
 

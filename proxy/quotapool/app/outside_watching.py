@@ -15,7 +15,7 @@ from quotapool.app.outside import OutsideReports
 from quotapool.domain.outside import OutsideUse
 from quotapool.domain.outside_use import SLICE_S
 from quotapool.operators.overview import Overview
-from quotapool.outside.outside_store import SharedTallies, Stored
+from quotapool.outside.shared_tallies import SharedTallies, Stored
 from quotapool.outside.tallies import Name
 from quotapool.outside.watch import OutsideWatch
 from quotapool.store.store import StoreError

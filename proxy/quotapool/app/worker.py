@@ -50,8 +50,8 @@ from quotapool.observe.reporter import Reporter
 from quotapool.observe.request_ring import RequestRing
 from quotapool.observe.request_store import RequestStore
 from quotapool.openai import endpoints
-from quotapool.outside.outside_store import SharedTallies
 from quotapool.outside.sender import OutsideSender
+from quotapool.outside.shared_tallies import SharedTallies
 from quotapool.pool.configuration import Snapshot
 from quotapool.pool.roster import Prepared
 from quotapool.settings import Settings, from_wire

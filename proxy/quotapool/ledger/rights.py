@@ -17,6 +17,7 @@ _FAMILIES: Final = {
     ":login": "logins",
     ":alerts": "alerts",
     ":advice": "advice",
+    ":outside": "tallies of outside use",
     ":cache": "the cache",
     ":obj:homes": "clients' home accounts",
     ":obj:00": "stored objects",

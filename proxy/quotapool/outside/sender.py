@@ -8,7 +8,7 @@ import structlog
 
 from quotapool.domain.outside_use import SLICE_S
 from quotapool.ledger.budgets import Ledger
-from quotapool.outside.outside_store import SharedTallies
+from quotapool.outside.shared_tallies import SharedTallies
 from quotapool.outside.tallies import OutsideTallies
 from quotapool.store.store import StoreError
 
