@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import itertools
+import math
 import random
 import statistics
 from collections import deque
@@ -51,7 +52,7 @@ class Case:
     `outside`: shares of the limit that binds; `outside_from`: when others begin. `burst`: every twentieth arrival
     brings so many at once. `uneven`: the load changes every quarter of an hour, to nothing at times. `lost`: the share
     of answers whose headers never reach us. `pauses`: every so often nothing is sent for up to `pause` seconds.
-    `counts`: upstream counts so many times the tokens that we estimate.
+    `counts`: upstream counts so many times the tokens that we estimate. `outside_until`: when others end.
     """
 
     charging: str  # keep | correct
@@ -70,6 +71,7 @@ class Case:
     pause: float = 2.0
     delay: tuple[float, float] = (0.003, 0.04)
     counts: float = 1.0
+    outside_until: float = math.inf
     seed: int = 1
 
 
@@ -154,7 +156,7 @@ class World:
         while self.events and self.events[0][0] <= case.seconds:
             self.now, _, what, arguments = heapq.heappop(self.events)
             what(*arguments)
-        minutes = (case.seconds - case.outside_from) / MINUTE_S
+        minutes = (min(case.seconds, case.outside_until) - case.outside_from) / MINUTE_S
         self.outcome.requests /= minutes
         self.outcome.tokens /= minutes
         return self.outcome
@@ -245,6 +247,8 @@ class World:
     # ---- others, behind our back
 
     def others(self) -> None:
+        if self.now > self.case.outside_until:
+            return
         sent = request(self.case.load, self.rng)
         if self.upstream.admit(sent.estimate, self.now) is None:
             self.outcome.requests += 1
@@ -359,7 +363,7 @@ def named_row(what: tuple[object, ...], cases: list[Case], outcomes: list[Outcom
     """One line of the table. What is named before it begins is a false alarm, and has a negative time."""
     tier, load, charging, own = what
     times = sorted(
-        float("inf") if one.named_at is None else one.named_at - case.outside_from
+        math.inf if one.named_at is None else one.named_at - case.outside_from
         for case, one in zip(cases, outcomes, strict=True)
     )
     dimension = "requests" if load == "rpm" else "tokens"

@@ -9,6 +9,7 @@ import math
 from typing import Final
 
 SLACK: Final = 1.3  # upstream may count that many times the tokens that we do, or we that many times its
+EXACT: Final = 0.02  # so near are two estimates that are made in the same way
 
 # While a bucket is used without a pause, what the network delayed at its beginning stays missing. So where both sides
 # lack more than this request and another one, so many seconds of refill are no difference.
@@ -19,10 +20,11 @@ _ROUNDING: Final = 1e-4  # requests
 
 class Counts:
     """Of one limit: answers, those by which upstream lacked `more` or `less` than our books explain, and those whose
-    request found the bucket less than full, by upstream (`lacked`) and by our books (`explained`). `limit` and `taught`
-    (by how much evidence has moved our level so far) are those of the newest answer, reserved at `at`."""
+    request found the bucket less than full, by upstream (`lacked`) and by our books (`explained`). Of the others,
+    `exact`: upstream lacks what we estimated for this request. `limit` and `taught` (by how much evidence has moved our
+    level so far) are those of the newest answer, reserved at `at`."""
 
-    __slots__ = ("answers", "at", "explained", "lacked", "less", "limit", "more", "taught")
+    __slots__ = ("answers", "at", "exact", "explained", "lacked", "less", "limit", "more", "taught")
 
     def __init__(self) -> None:
         self.answers = 0
@@ -30,6 +32,7 @@ class Counts:
         self.less = 0
         self.lacked = 0
         self.explained = 0
+        self.exact = 0
         self.limit = 0.0
         self.at = 0.0
         self.taught = 0.0
@@ -62,12 +65,14 @@ class Counts:
             self.lacked += 1
         if ours > cost + 1:
             self.explained += 1
+        elif abs(lacks - ours) <= EXACT * ours + 2:
+            self.exact += 1
         if at >= self.at:
             self.at, self.limit, self.taught = at, limit, taught
 
     def numbers(self) -> list[float]:
         """As `Slice` of `outside_use.py`."""
-        counts: list[float] = [self.answers, self.more, self.less, self.lacked, self.explained]
+        counts: list[float] = [self.answers, self.more, self.less, self.lacked, self.explained, self.exact]
         return [*counts, self.limit, self.at, self.taught]
 
 

@@ -13,8 +13,9 @@ others too. The evidence of each slice of ten seconds is a log-likelihood ratio:
 the answers, against no such thing. Its cumulative sum (Page, 1954) never falls below zero, so it forgets what is over,
 and a slice is bounded, so that one pause of the network or of a process is never enough.
 
-Requests are counted by both sides in the same way. Tokens are an estimate on both sides: their comparison leaves slack,
-does not count where more was used than we had estimated, and not if requests contradict it.
+Requests are counted by both sides in the same way. Tokens are an estimate on both sides. They prove something only
+where upstream is seen to count as we do, by requests that found the bucket full and make it lack just what we had
+estimated; where answers do not use far more than that; and as long as requests do not contradict them.
 """
 
 from __future__ import annotations
@@ -33,14 +34,19 @@ NOISE_UPWARDS: Final = 1.3  # times that downwards, at most
 UNEVEN: Final = 0.5  # of the noise; it is not balanced in each slice
 NOISE_ANSWERS: Final = 500.0  # the noise is the average of about so many
 OVERRUNS: Final = 0.05  # of the answers: if more used more than was estimated for them, tokens prove nothing
+LEAST_ALONE: Final = 5.0  # requests that found the bucket full, to know how upstream counts
+EXACT_SHARE: Final = 0.3  # of them, whatever others use
+ALONE_ANSWERS: Final = 200.0
 TAUGHT_SHARE: Final = 0.05  # of the refill: what a level is corrected by without anybody else
 TAUGHT_WEIGHT: Final = 40.0
 DAY_NOISE: Final = 0.1  # requests that a level of a day is corrected by, for each answer
 CLEAR: Final = 0.1  # by which one prediction of tokens must fit better than the other one, to be believed alone
 BINDING: Final = 0.9  # of the answers found the bucket less than full
+HEARD_ANSWERS: Final = 5000.0  # requests contradict tokens by about so many
 LEAST_SHARE: Final = 0.005  # of the answers: so often at least requests show who uses many tokens
 RATE_S: Final = 300.0  # rates are averages of about that time
-QUIET_S: Final = 600.0  # without evidence, and it is over
+FADED: Final = 6.0  # evidence that chance alone has at times
+QUIET_S: Final = 600.0  # with less than that, and it is over
 UNSEEN_S: Final = 3600.0  # without answers, and nobody can say any more
 
 
@@ -52,6 +58,7 @@ class Slice(msgspec.Struct, array_like=True):
     less: float = 0.0
     lacked: float = 0.0
     explained: float = 0.0
+    exact: float = 0.0
     limit: float = 0.0
     at: float = 0.0
     taught: float = 0.0
@@ -73,6 +80,7 @@ class Slice(msgspec.Struct, array_like=True):
         self.less += other.less
         self.lacked += other.lacked
         self.explained += other.explained
+        self.exact += other.exact
         if other.at >= self.at:
             self.limit, self.at, self.taught = other.limit, other.at, other.taught
 
@@ -146,9 +154,11 @@ class Known(msgspec.Struct, array_like=True):
 class Judgement(msgspec.Struct, array_like=True):
     """One (account, model group): what is known, and how strong the evidence is.
 
+    `overruns`: the share of answers that used far more than was estimated; `alone`, `exact`: requests that found the
+    bucket full, by our books, and those of which upstream counted the tokens as we did, decaying sums;
     `by_requests`, `by_tokens`: evidence of outside use, from 0 to twice NAMED; `heard`, `heard_net`, `heard_all`: what
-    requests have said since tokens speak of somebody; `since`: when the evidence began, `shown`: when there last was
-    some, `seen`: when the newest answer was reserved (Unix seconds).
+    requests have said since tokens speak of somebody; `since`: when the evidence began, `shown`: when it was last
+    FADED or more, `seen`: when the newest answer was reserved (Unix seconds).
     """
 
     requests: Known = msgspec.field(default_factory=Known)
@@ -156,6 +166,8 @@ class Judgement(msgspec.Struct, array_like=True):
     corrected: Known = msgspec.field(default_factory=Known)
     day: Known = msgspec.field(default_factory=Known)
     overruns: float = 0.0
+    alone: float = 0.0
+    exact: float = 0.0
     by_requests: float = 0.0
     by_tokens: float = 0.0
     heard: float = 0.0
@@ -174,13 +186,17 @@ class Judgement(msgspec.Struct, array_like=True):
         self.seen = max(self.seen, *(part.at for part in parts))
         fade = max(0.0, 1 - answers / NOISE_ANSWERS)
         self.overruns = self.overruns * fade + (1 - fade) * new.overruns / answers
+        if new.kept is not None:
+            alone = new.kept.answers - new.kept.explained
+            left = max(0.0, 1 - alone / ALONE_ANSWERS)
+            self.alone, self.exact = self.alone * left + alone, self.exact * left + new.kept.exact
         requests, tokens = self._of_requests(new), self._of_tokens(new)
         if new.requests is not None and new.requests.binds:
             tokens = min(tokens, requests)
         elif (leading := new.corrected if self.tokens is self.corrected else new.kept) is not None and leading.binds:
             requests = min(requests, tokens)
         self._hear(new.requests)
-        if self.overruns > OVERRUNS or self.contradicted:
+        if not self.trusts_tokens or self.contradicted:
             tokens, self.by_tokens = 0.0, 0.0
         self.by_requests = _sum(self.by_requests, requests)
         self.by_tokens = _sum(self.by_tokens, _bounded(tokens + max(0.0, requests)) if tokens else 0.0)
@@ -190,7 +206,7 @@ class Judgement(msgspec.Struct, array_like=True):
             self.since = self.seen - SLICE_S
             for known in (self.requests, self.kept, self.corrected, self.day):
                 known.used_s = min(known.used_s, SLICE_S)
-        if max(requests, tokens) > 0:
+        if self.strength >= FADED:
             self.shown = self.seen
 
     @property
@@ -210,6 +226,11 @@ class Judgement(msgspec.Struct, array_like=True):
     def tokens(self) -> Known:
         """What is known of tokens by the prediction that fits upstream better."""
         return self.corrected if self.corrected.wrong < self.kept.wrong else self.kept
+
+    @property
+    def trusts_tokens(self) -> bool:
+        """Whether upstream is known to count our requests' tokens as we do: else what it lacks more may be our own."""
+        return self.overruns <= OVERRUNS and self.alone >= LEAST_ALONE and self.exact >= EXACT_SHARE * self.alone
 
     @property
     def contradicted(self) -> bool:
@@ -233,12 +254,13 @@ class Judgement(msgspec.Struct, array_like=True):
         return kept if better > 0 else corrected
 
     def _hear(self, new: Slice | None) -> None:
-        if self.by_tokens == 0:
+        if self.by_tokens == 0 and not self.contradicted:
             self.heard = self.heard_net = self.heard_all = 0.0
         if new is not None:
-            self.heard += new.answers
-            self.heard_net += new.more - new.less
-            self.heard_all += new.more + new.less
+            fade = max(0.0, 1 - new.answers / HEARD_ANSWERS)
+            self.heard = self.heard * fade + new.answers
+            self.heard_net = self.heard_net * fade + new.more - new.less
+            self.heard_all = self.heard_all * fade + new.more + new.less
 
 
 def is_named(judged: Judgement, *, before: bool, now: float) -> bool:
@@ -247,7 +269,7 @@ def is_named(judged: Judgement, *, before: bool, now: float) -> bool:
         return judged.strength >= NAMED
     if now - judged.seen >= UNSEEN_S:
         return False
-    return judged.strength > 0 or now - judged.shown < QUIET_S
+    return judged.strength >= FADED or now - judged.shown < QUIET_S
 
 
 def _of_minute(known: Known, new: Slice) -> float:
