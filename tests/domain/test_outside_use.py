@@ -155,6 +155,7 @@ class TestItsEnd:
         named = judged(*of_requests(10, 20))
         assert is_named(named, before=True, now=named.seen + UNSEEN_S - 1)
         assert not is_named(named, before=True, now=named.seen + UNSEEN_S)
+        assert not is_named(named, before=False, now=named.seen + UNSEEN_S)  # or it would be named again at once
 
     def test_it_comes_back_by_as_much_evidence_as_at_first(self):
         over = judged(*of_requests(10, 20), *of_requests(30, 0, start=10))

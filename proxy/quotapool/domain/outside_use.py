@@ -265,10 +265,10 @@ class Judgement(msgspec.Struct, array_like=True):
 
 def is_named(judged: Judgement, *, before: bool, now: float) -> bool:
     """Whether outside use is to be named now; `before`: it was. `now`: Unix seconds."""
-    if not before:
-        return judged.strength >= NAMED
     if now - judged.seen >= UNSEEN_S:
         return False
+    if not before:
+        return judged.strength >= NAMED
     return judged.strength >= FADED or now - judged.shown < QUIET_S
 
 
