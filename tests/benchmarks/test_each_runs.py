@@ -32,6 +32,7 @@ TINY = {
     "websocket_frames.py": ("--rounds 1 --times 20", "mask    16384 B"),
     "first_bytes.py": ("--rounds 1 --only named", "one account      first byte"),
     "budgets_in_virtual_time.py": ("--only burst --seconds 3 --warm-up 1", "| mixed | correct |"),
+    "outside_use_in_virtual_time.py": ("--only named --seeds 1 --tiers 1 --processes 1", "| mixed | correct | 95% |"),
     "shards_in_virtual_time.py": ("--accounts 24 --big 10 --offered 0.9 --seconds 16 --stale 0.05", "| 16 | 2 "),
     "open_pages.py": ("--keys 10 --pages 2 --rounds 1 --requests 100", "  2 pages: a request costs a worker"),
     "plot_budgets.py": ("--into {tmp_path}", ""),
