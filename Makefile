@@ -85,7 +85,7 @@ bench: $(VENV)/.compiled $(VENV)/.rolter-if-possible $(if $(findstring litellm,$
 	$(BIN)/python benchmarks/side_by_side.py --rolter $(VENV)/rolter/bin/rolter $(BENCH)
 
 lock: $(VENV)/lock/bin/uv ## Pin the newest versions that pyproject.toml allows
-	$(COMPILE) --upgrade pyproject.toml --output-file requirements.txt --extra oidc --extra migrate
+	$(COMPILE) --upgrade pyproject.toml --output-file requirements.txt --extra oidc --extra migrate --extra otel
 	$(COMPILE) --upgrade pyproject.toml --output-file requirements-dev.txt --extra dev --constraints requirements.txt
 	$(COMPILE) --upgrade --group build --output-file requirements-build.txt --constraints requirements-dev.txt
 	$(COMPILE) --upgrade --group site --output-file requirements-site.txt

@@ -24,11 +24,11 @@ from multiprocessing import Pool
 from typing import Any
 
 from quotapool.domain.bucket import DIMENSIONS, Bucket, Evidence
-from quotapool.domain.outside_use import SLICE_S, Slices
+from quotapool.domain.outside_use import SLICE_S, Judgement, Slices
 from quotapool.domain.quantities import Cost, Dimension, Limits
 from quotapool.ledger.grants import Granted, Observed, candidate_of, written_limits
 from quotapool.ledger.messages import evidence_of
-from quotapool.outside.outside_store import Stored, rows_of, rows_packed
+from quotapool.outside.shared_tallies import Stored, rows_of, rows_packed
 from quotapool.outside.tallies import OutsideTallies
 from quotapool.outside.watch import OutsideWatch
 from quotapool.simulator.buckets import Budget
@@ -117,7 +117,7 @@ class Outcome:
     others really used a minute, as they were charged."""
 
     named_at: float | None = None
-    found: Stored | None = None
+    found: Judgement | None = None
     ended_at: float | None = None
     requests: float = 0.0
     tokens: float = 0.0
@@ -267,9 +267,9 @@ class World:
                     sums.add(slices)
         self.watch.take({NAME: sums})
         for name, judged in list(self.watch.begun((), self.now)):
-            self.watch.named[name] = Stored.of(judged, self.now, None)
+            self.watch.named[name] = Stored(judged.since, judged)
             if self.outcome.named_at is None:
-                self.outcome.named_at, self.outcome.found = self.now, self.watch.named[name]
+                self.outcome.named_at, self.outcome.found = self.now, judged
         for name in list(self.watch.ended((), self.now)):
             del self.watch.named[name]
             self.outcome.ended_at = self.now

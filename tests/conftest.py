@@ -30,8 +30,11 @@ IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 HOW_TO_GET = {
     "chromium": "apt-get install chromium",
     "helm": "`go install helm.sh/helm/v3/cmd/helm@v3.22.0`, with Go",
+    "otelcol": "`builder --config .ci/otelcol.yaml`, with Go's go.opentelemetry.io/collector/cmd/builder@v0.165.0",
     "promtool": "apt-get install prometheus",
     "prometheus": "apt-get install prometheus",
+    "prometheus-alertmanager": "apt-get install prometheus-alertmanager",
+    "amtool": "apt-get install prometheus-alertmanager",
     "redis-server": "apt-get install redis-server",
     "redis-cli": "apt-get install redis-tools",
     "jq": "apt-get install jq",

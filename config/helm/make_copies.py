@@ -2,7 +2,8 @@
 
     python config/helm/make_copies.py
 
-And it copies the rules of config/prometheus, since a chart reads only files of its own. A test compares all of it.
+And it copies the rules of config/prometheus and the dashboards of config/grafana, since a chart reads only files of its
+own, and writes the rules once more as the PrometheusRule of config/kubernetes. A test compares all of it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,19 @@ from typing import Any, Final
 import yaml
 
 CHART: Final = Path(__file__).parent / "quotapool"
-_RULES: Final = CHART.parents[1] / "prometheus"
+_CONFIG: Final = CHART.parents[1]
+_RULES: Final = _CONFIG / "prometheus"
+_DASHBOARDS: Final = sorted((_CONFIG / "grafana").glob("*.json"))
+_RULE_HEAD: Final = """\
+# For the Prometheus operator: the rules of config/prometheus. Written by config/helm/make_copies.py.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: quotapool
+  labels: {app.kubernetes.io/name: quotapool}
+spec:
+  groups:
+"""
 _TABLE: Final = re.compile(r"(?<=<!-- values -->\n).*(?=<!-- /values -->)", re.DOTALL)
 _NAMES: Final = re.compile(r'(?<=define "quotapool.names" -}}\n).*?(?={{- end }})', re.DOTALL)
 
@@ -70,17 +83,31 @@ def table() -> str:
     return "\n".join(["| value | default | |", "|---|---|---|", *rows, ""])
 
 
+def prometheus_rule() -> str:
+    """The groups of both files, comments included, two columns further to the right."""
+    groups = [(_RULES / name).read_text().partition("\ngroups:\n")[2] for name in ("alerts.yml", "recording.yml")]
+    lines = "\n".join(groups).splitlines()
+    return _RULE_HEAD + "".join(f"  {line}\n" if line else "\n" for line in lines)
+
+
 def written() -> dict[Path, str]:
     """The files, as they should be."""
     readme, template = CHART / "README.md", CHART / "templates" / "_names.tpl"
     known = [*names(json.loads((CHART / "values.schema.json").read_text())), "global.*"]
     rules = {CHART / "rules" / name: (_RULES / name).read_text() for name in ("alerts.yml", "recording.yml")}
-    return rules | {
-        readme: _TABLE.sub(lambda _: table(), readme.read_text()),
-        template: _NAMES.sub(lambda _: "".join(f"{name}\n" for name in sorted(known)), template.read_text()),
-    }
+    dashboards = {CHART / "dashboards" / file.name: file.read_text() for file in _DASHBOARDS}
+    return (
+        rules
+        | dashboards
+        | {
+            _CONFIG / "kubernetes" / "prometheusrule.yaml": prometheus_rule(),
+            readme: _TABLE.sub(lambda _: table(), readme.read_text()),
+            template: _NAMES.sub(lambda _: "".join(f"{name}\n" for name in sorted(known)), template.read_text()),
+        }
+    )
 
 
 if __name__ == "__main__":
     for file, text in written().items():
+        file.parent.mkdir(exist_ok=True)
         file.write_text(text)

@@ -12,7 +12,6 @@ export type AccountRow = {
   next: string;
   credit: Record<string, unknown>;
   grants: Grant[];
-  outside_use?: OutsideUse[];
 };
 
 export type AccountRows = {
@@ -318,7 +317,7 @@ export type Event = {
   data: Record<string, unknown>;
 };
 
-/** The newest come first; `before`: the id of an event, to continue from there. `kind`: state, brake, egress, policy, outside_use, operator…; `subject`: what it is about, as `data.field` has it: `k/alpha`, `a/acme`, `c/app`, `t/search`. */
+/** The newest come first; `before`: the id of an event, to continue from there. `kind`: state, brake, egress, outside_use, policy, operator…; `subject`: what it is about, as `data.field` has it: `k/alpha`, `a/acme`, `c/app`, `t/search`. */
 export type EventQuery = {
   limit?: number;
   before?: string | null;
@@ -338,7 +337,7 @@ export type Evidence = {
   by: string;
 };
 
-/** `cause`: one word for it. `since`: when the first of a row of requests with this cause ended; `until`: when there was to be room again; null: unknown, or never by itself. `most_used_by`: in the minute of its end and the one before, of what it was short of. `remedy`: the cheapest; "": none needed. `longest`: what took most of the time. `cache`: what the cache did for it, and why it did no more; "": there is none for such a request. */
+/** `cause`: one word for it. `since`: when the first of a row of requests with this cause ended; `until`: when there was to be room again; null: unknown, or never by itself. `most_used_by`: in the minute of its end and the one before, of what it was short of. `remedy`: the cheapest; "": none needed. `longest`: what took most of the time. `cache`: what the cache did for it, and why it did no more; "": there is none for such a request. `outside_use`: of accounts whose room it waited for or was refused by, and that somebody else used then. */
 export type Explanation = {
   id: string;
   cause: string;
@@ -350,6 +349,7 @@ export type Explanation = {
   timeline: Step[];
   longest: string;
   cache?: string;
+  outside_use?: OutsideUseRow[];
 };
 
 /** A part of the sentence about the pool: `serving` (number, of: keys), `not_serving` (of), `dry` (name: the model, dimension, number: minutes), `dry_now` (name, dimension), `not_dry`, `credit` (name: the account, at), `queue` (number), `store_away`. */
@@ -429,7 +429,7 @@ export type KeyQuery = {
   state?: "active" | "disabled" | "draining" | "locked" | "quarantined" | "removed" | "suspect" | null;
 };
 
-/** One key. `state`: active, suspect, quarantined, draining, disabled, removed, or locked (its master key is missing). `since` and `next_try`: Unix seconds. `next`: what to do, "" if nothing. `credit`: its account's. `cooling_s`: seconds until the first model group of its account may be used again, 0 if one may be used now. `outside_use`: of its account. */
+/** One key. `state`: active, suspect, quarantined, draining, disabled, removed, or locked (its master key is missing). `since` and `next_try`: Unix seconds. `next`: what to do, "" if nothing. `credit`: its account's. `cooling_s`: seconds until the first model group of its account may be used again, 0 if one may be used now. `outside_use`: by model group, of its account. */
 export type KeyRow = {
   id: string;
   account: string;
@@ -444,7 +444,7 @@ export type KeyRow = {
   since?: number | null;
   next_try?: number | null;
   evidence?: Evidence | null;
-  outside_use?: OutsideUse[];
+  outside_use?: OutsideUseRow[];
 };
 
 /** The key's state after the operation. */
@@ -577,7 +577,7 @@ export type NewTeam = {
   id: string;
 };
 
-/** `at`: Unix seconds; `sentence`: `facts` in English. `keys`: by state. `requests_per_minute`: that used something at OpenAI or were refused here, `errors_per_minute`: that were refused here; both over the last one or two minutes. `attention` and `credit` have at most 50 rows. */
+/** `at`: Unix seconds; `sentence`: `facts` in English. `keys`: by state. `requests_per_minute`: that used something at OpenAI or were refused here, `errors_per_minute`: that were refused here; both over the last one or two minutes. `attention` and `credit` have at most 50 rows, `outside_use` 100. */
 export type Now = {
   at: number;
   pool: string;
@@ -591,6 +591,7 @@ export type Now = {
   room: RoomRow[];
   waiting: WaitingRow[];
   credit: CreditRow[];
+  outside_use: OutsideUseRow[];
   requests_per_minute: number;
   errors_per_minute: number;
   spent_today_usd: number;
@@ -616,14 +617,17 @@ export type OptionRow = {
   default: string | null;
 };
 
-/** Use of an account that none of the pool's books explain, as one model group shows it. `key`: the account's, if it has but one, else ""; `since`: Unix seconds; `usd_per_hour`: what it may cost; null: not known. */
-export type OutsideUse = {
+/** Somebody uses an account for models of a group (`model`) without the pool. `since`: when the evidence began, `named`: when that was told (Unix seconds). The rates are of the others alone, 0: not known; `usd_per_hour`: what that costs at most, if it is like the pool's own use; null: no price is known. `key`: the account's only key, "": it has several. `drained`: it was taken out of service for this. */
+export type OutsideUseRow = {
+  account: string;
   model: string;
-  key: string;
   since: number;
   requests_per_minute: number;
   tokens_per_minute: number;
+  key: string;
   usd_per_hour: number | null;
+  named: number;
+  drained: boolean;
 };
 
 /** The pool in short. `problem`: why stored keys are missing, "" if none is. */

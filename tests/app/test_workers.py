@@ -31,7 +31,7 @@ async def worker():
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.setblocking(False)
-    workers = Workers(1, ours, Path("/nowhere"), Configure(msgspec.Raw(b"{}"), ""), lambda: None)
+    workers = Workers(1, ours, Path("/nowhere"), Configure(msgspec.Raw(b"{}"), ""), str)
     (slot,) = workers._slots
     process = slot._process = Process()
     tasks = asyncio.create_task(slot._talk(await Channel.over(ours))), asyncio.create_task(slot._watch(process))

@@ -49,7 +49,7 @@ def test_the_list_of_commands_fits_a_screen_with_a_line_for_each():
 
 def test_it_is_ordered_by_task():
     panels = re.findall(r"╭─ (.+?) ─+╮", shown("--help"))
-    assert panels == ["Options", "Start", "Look", "Keys and clients", "OpenAI", "For clients, containers and tests"]
+    assert panels == ["Options", "Start", "Look", "Keys, clients, accounts", "For clients, containers and tests"]
 
 
 @pytest.mark.parametrize("words", [(), ("init",), ("keys",), ("keys", "add"), ("usage",), ("clients", "set")])

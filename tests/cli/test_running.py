@@ -246,6 +246,19 @@ def test_a_command_that_reads_an_embedded_store_without_a_proxy_says_so_once(tmp
     assert "of the pool team" in printed.err
 
 
+async def test_with_a_configuration_a_proxy_that_starts_need_not_be_waited_for(tmp_path, env):
+    state_dir = tmp_path / "state" / "quotapool"
+    state_dir.mkdir(parents=True)
+    server = CommandServer(state_dir)
+    await server.open()  # and is not ready
+    given = {**env, "OPENAI_API_KEYS": SECRET}
+    settings = await asyncio.to_thread(settings_for, None, None, given, wait_s=0.3)
+    assert [key.secret.get_secret_value() for key in settings.keys] == [SECRET]
+    with pytest.raises(NoSettings, match=r"is starting|does not answer"):
+        await asyncio.to_thread(settings_for, None, None, env, wait_s=0.3)
+    await server.close()
+
+
 # ---- root, beside a proxy of another user
 
 

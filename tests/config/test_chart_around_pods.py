@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from tests.fakes.grafana import DASHBOARDS
 from tests.fakes.helm import CASES, CHART, EVERYTHING, LEAST, Helm, Rendered, labels_fit, over
 
 ROOT = Path(__file__).parents[2]
@@ -132,8 +133,10 @@ def test_prometheus_sees_one_job_for_one_pool_with_the_name_that_the_rules_want(
     (job,) = [it["replacement"] for it in endpoint["relabelings"] if it["targetLabel"] == "job"]
     assert job == "quotapool/llm/prod-quotapool"
     alerts = yaml.safe_load((CHART / "rules" / "alerts.yml").read_text())
-    (down,) = [r["expr"] for g in alerts["groups"] for r in g["rules"] if 'up{job=~"' in r["expr"]]
-    assert re.fullmatch(down.split('"')[1], job)
+    jobs = [re.findall(r'\bup{job=~"([^"]*)"}', rule["expr"]) for g in alerts["groups"] for rule in g["rules"]]
+    patterns = {pattern for found in jobs for pattern in found}
+    assert patterns
+    assert all(re.fullmatch(pattern, job) for pattern in patterns)
 
 
 def test_the_autoscaler_asks_for_metrics_that_exist(render: Callable[..., Rendered]):
@@ -148,10 +151,19 @@ def test_the_autoscaler_asks_for_metrics_that_exist(render: Callable[..., Render
     assert "replicas" not in render(EVERYTHING).one("Deployment")["spec"]
 
 
+def test_the_charts_dashboards_are_those_of_config_grafana_and_unchanged_in_their_config_maps(helm: Helm):
+    originals = {file.name: file.read_text() for file in DASHBOARDS}
+    assert {file.name: file.read_text() for file in (CHART / "dashboards").iterdir()} == originals
+    rendered = helm.template(over(LEAST, {"dashboards": {"enabled": True}}))
+    found = {}
+    for name in originals:
+        found |= rendered.one("ConfigMap", f"quotapool-{name.removesuffix('.json')}")["data"]
+    assert found == originals
+
+
 def test_every_file_of_dashboards_becomes_a_config_map(helm: Helm, tmp_path: Path):
     copy = tmp_path / "quotapool"
     subprocess.run(["cp", "-r", str(CHART), str(copy)], check=True)
-    (copy / "dashboards").mkdir()
     (copy / "dashboards" / "Pool_now.json").write_text('{"title": "{{ $labels.job }}"}\n')
     rendered = helm.template(over(LEAST, {"dashboards": {"enabled": True}}), chart=copy)
     found = rendered.one("ConfigMap", "quotapool-pool-now")

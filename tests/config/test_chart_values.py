@@ -96,6 +96,31 @@ def test_memory_and_space_follow_from_keys_models_and_workers(
     assert volumes["quotapool-state"] == {"sizeLimit": f"{state}Mi"}
 
 
+@pytest.mark.parametrize(
+    ("size", "limit", "request_"),
+    [
+        # 90.12 + 75.72 + 32 + 1.15 + store 40.1 + 512 = 751.09; 1126.6 + 256 = 1382.6
+        ("512MiB", 1408, 768),
+        ("0.5 GiB", 1408, 768),
+        (536_870_912, 1408, 768),
+        # 239.09 + 953.67 = 1192.76; 1789.1 + 256 = 2045.1
+        ("1GB", 2048, 1216),
+        # 239.09 + 256 = 495.09; 742.6 + 256 = 998.6
+        (None, 1024, 512),
+    ],
+)
+def test_a_cache_has_room_of_its_own(size, limit, request_, render: Callable[..., Rendered]):
+    cache = {"models": ["gpt-4o*"], **({} if size is None else {"max_size": size})}
+    resources = render({"sizing": {"keys": 20, "models": 5}, "config": {"cache": cache}}).container["resources"]
+    assert resources["limits"] == {"memory": f"{limit}Mi"}
+    assert resources["requests"]["memory"] == f"{request_}Mi"
+
+
+def test_a_cache_that_keeps_no_model_takes_none(render: Callable[..., Rendered]):
+    values = {"sizing": {"keys": 20, "models": 5}, "config": {"cache": {"max_size": "8GiB"}}}
+    assert render(values).container["resources"]["limits"] == {"memory": "576Mi"}  # of SIZES
+
+
 def test_a_size_that_is_given_is_taken(render: Callable[..., Rendered]):
     given = {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "2Gi", "cpu": "4"}}
     rendered = render({"resources": given, "tmp": {"sizeLimit": "1Gi"}, "state": {"sizeLimit": "2Gi"}})

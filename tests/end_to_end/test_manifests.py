@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tests.fakes.grafana import DASHBOARDS
 from tests.fakes.helm import LEAST, Helm, over
 
 ROOT = Path(__file__).parents[2]
-MANIFESTS = sorted((ROOT / "config" / "kubernetes").glob("*.yaml"))
+OF_THE_OPERATOR = {"podmonitor.yaml", "prometheusrule.yaml"}  # Prometheus'; Kubernetes has no schemas of them
+MANIFESTS = sorted(file for file in (ROOT / "config" / "kubernetes").glob("*.yaml") if file.name not in OF_THE_OPERATOR)
 KUBERNETES = ("1.30", kubernetes_validate.latest_version())  # the first with `preStop: sleep` on, and the newest
 SECRET_NAME = re.compile(r"key|token|secret|password", re.IGNORECASE)
 
@@ -36,13 +39,15 @@ def test_compose_publishes_on_loopback_only_and_never_the_store(compose: dict[st
         "127.0.0.1:8080",
         "127.0.0.1:9090",
         "127.0.0.1:9091",
+        "127.0.0.1:9093",
+        "127.0.0.1:3000",
     }
     assert "ports" not in services["store"]
     assert [name for name, service in services.items() if service["networks"] == ["store"]] == ["store"]
     assert compose["networks"]["store"]["internal"] is True
 
 
-def test_the_prometheus_of_compose_differs_from_the_plain_one_in_its_target_only(compose: dict[str, Any]):
+def test_the_prometheus_of_compose_differs_from_the_plain_one_in_its_target_and_who_is_told(compose: dict[str, Any]):
     prometheus = compose["services"]["prometheus"]
     (chosen,) = (word.partition("=")[2] for word in prometheus["command"] if word.startswith("--config.file="))
     assert prometheus["volumes"][0] == "./prometheus:/etc/prometheus:ro"
@@ -54,6 +59,7 @@ def test_the_prometheus_of_compose_differs_from_the_plain_one_in_its_target_only
     (scrape,) = of_compose["scrape_configs"]
     assert scrape.pop("static_configs") == [{"targets": ["proxy:9090"]}]
     assert plain["scrape_configs"][0].pop("static_configs") == [{"targets": ["127.0.0.1:9090"]}]
+    assert of_compose.pop("alerting") == {"alertmanagers": [{"static_configs": [{"targets": ["alertmanager:9093"]}]}]}
     assert of_compose == plain
     assert "9090" in compose["services"]["proxy"]["ports"][1].rpartition(":")[2]
 
@@ -73,7 +79,7 @@ def test_the_compose_store_keeps_its_ledger_and_never_evicts(compose: dict[str, 
     assert command[command.index("--appendonly") + 1] == "yes"
     assert command[command.index("--maxmemory-policy") + 1] == "noeviction"
     assert "store:/data" in store["volumes"]
-    assert set(compose["volumes"]) == {"state", "store", "prometheus"}
+    assert set(compose["volumes"]) == {"state", "store", "prometheus", "alertmanager", "grafana"}
 
 
 def test_compose_makes_a_client_key_before_the_proxy_starts_and_only_once(compose: dict[str, Any], tmp_path: Path):
@@ -99,9 +105,104 @@ def test_compose_makes_a_client_key_before_the_proxy_starts_and_only_once(compos
 
 def test_compose_holds_no_secret_itself_and_gives_streams_time_to_end(compose: dict[str, Any]):
     for name, service in compose["services"].items():
-        assert not [option for option in service.get("environment", {}) if SECRET_NAME.search(option)], name
+        given = {option: text for option, text in service.get("environment", {}).items() if SECRET_NAME.search(option)}
+        assert all(text == f"${{{option}:-}}" for option, text in given.items()), name
+        assert ("env_file" in service) == (service["image"].startswith("quotapool:")), name  # the keys, to nobody else
     assert compose["services"]["proxy"]["env_file"] == ["../.env"]
     assert int(compose["services"]["proxy"]["stop_grace_period"].removesuffix("s")) > drain_seconds({})
+
+
+def test_alertmanager_reads_the_file_that_amtool_accepts(compose: dict[str, Any], program: Callable[[str], str]):
+    service = compose["services"]["alertmanager"]
+    (chosen,) = (word.partition("=")[2] for word in service["command"] if word.startswith("--config.file="))
+    mounts = dict(volume.split(":")[:2][::-1] for volume in service["volumes"])
+    file = ROOT / "config" / mounts[chosen]
+    ended = subprocess.run([program("amtool"), "check-config", file], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+    known = {rule["alert"] for rule in rules("alerts.yml") if "alert" in rule}
+    matchers = [
+        matcher
+        for rule in yaml.safe_load(file.read_text())["inhibit_rules"]
+        for matcher in [*rule["source_matchers"], *rule["target_matchers"]]
+    ]
+    named = {name for matcher in matchers for name in matcher.split('"')[1].split("|")}
+    assert named <= known
+
+
+def rules(file: str) -> list[dict[str, Any]]:
+    text = (ROOT / "config" / "prometheus" / file).read_text()
+    return [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+
+
+# ---- Grafana ----
+
+
+@pytest.fixture(scope="module")
+def grafana(compose: dict[str, Any]) -> dict[str, Any]:
+    return compose["services"]["grafana"]
+
+
+def outside(service: dict[str, Any], path: str) -> Path:
+    """What is mounted at `path` of the container."""
+    for volume in service["volumes"]:
+        source, target = volume.split(":")[:2]
+        if path == target or path.startswith(f"{target}/"):
+            return ROOT / "config" / source / path.removeprefix(target).lstrip("/")
+    raise AssertionError(f"nothing is mounted at {path}")
+
+
+def test_grafana_finds_its_prometheus_and_all_dashboards(compose: dict[str, Any], grafana: dict[str, Any]):
+    provisioning = outside(grafana, grafana["environment"]["GF_PATHS_PROVISIONING"])
+    (sources,) = (yaml.safe_load(file.read_text()) for file in (provisioning / "datasources").iterdir())
+    (boards,) = (yaml.safe_load(file.read_text()) for file in (provisioning / "dashboards").iterdir())
+
+    places = {source["type"]: source["url"] for source in sources["datasources"]}
+    assert places == {"prometheus": "http://prometheus:9090", "alertmanager": "http://alertmanager:9093"}
+    for name, url in places.items():
+        port = url.rpartition(":")[2]
+        assert name in compose["services"]
+        assert [each for each in compose["services"][name]["ports"] if each.endswith(f":{port}")]
+    (provider,) = boards["providers"]
+    folder = outside(grafana, provider["options"]["path"])
+    assert {file.name for file in folder.glob("*.json")} == {file.name for file in DASHBOARDS}
+    home = outside(grafana, grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert home.name == "overview.json"
+    assert home.is_file()
+
+
+def test_grafanas_scrape_interval_is_prometheus_own(grafana: dict[str, Any]):
+    provisioning = outside(grafana, grafana["environment"]["GF_PATHS_PROVISIONING"])
+    sources = yaml.safe_load((provisioning / "datasources" / "quotapool.yaml").read_text())["datasources"]
+    config = yaml.safe_load((ROOT / "config" / "prometheus" / "compose.yml").read_text())
+    assert sources[0]["jsonData"]["timeInterval"] == config["global"]["scrape_interval"]
+
+
+@pytest.mark.parametrize("given", ["", "chosen-by-the-operator"])
+def test_grafana_has_no_password_that_others_know(grafana: dict[str, Any], tmp_path: Path, given: str):
+    assert grafana["environment"]["GF_AUTH_ANONYMOUS_ENABLED"] == "false"
+    started = tmp_path / "run.sh"  # says which password Grafana reads, and what else it is told
+    started.write_text('#!/bin/sh\necho "reads: $(cat "$GF_SECURITY_ADMIN_PASSWORD__FILE") ${GRAFANA_PASSWORD-}"\n')
+    started.chmod(0o755)
+    script = grafana["command"][0].replace("$$", "$").replace("/var/lib/grafana", str(tmp_path))
+    script = script.replace("/run.sh", str(started))
+
+    def up(password: str) -> list[str]:
+        environment = {"PATH": os.environ["PATH"], "GRAFANA_PASSWORD": password}
+        command = [*grafana["entrypoint"], script]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return ended.stdout.split("\n")
+
+    first = up(given)
+    password = (tmp_path / "admin-password").read_text().strip()
+    assert (tmp_path / "admin-password").stat().st_mode & 0o077 == 0
+    if given:
+        assert password == given
+        assert first == [f"reads: {given} ", ""]
+    else:
+        assert len(password) == 24
+        assert first == [f"Grafana: http://127.0.0.1:3000, user admin, password {password}", f"reads: {password} ", ""]
+    assert up("another") == [f"reads: {password} ", ""]  # it is printed once, and stays
 
 
 # ---- Kubernetes ----
@@ -217,6 +318,37 @@ def test_pool_keys_come_from_a_mounted_secret_that_no_manifest_contains(file: st
     assert Path(config["keys_file"]).parent == Path(mount["mountPath"])
     assert mount["readOnly"] is True
     assert "Secret" not in {doc["kind"] for doc in documents(ROOT / "config" / "kubernetes" / file)}
+
+
+def test_the_pod_monitor_finds_all_pods_of_ours_and_their_port():
+    spec = document("podmonitor.yaml", "PodMonitor")["spec"]
+    (endpoint,) = spec["podMetricsEndpoints"]
+    assert endpoint["path"] == "/metrics"
+    for file in ("deployment.yaml", "sidecar.yaml"):
+        template = document(file, "Deployment")["spec"]["template"]
+        assert spec["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        pod = template["spec"]
+        ports = [port for one in [*pod.get("initContainers", []), *pod["containers"]] for port in one.get("ports", [])]
+        assert [port for port in ports if port["name"] == endpoint["port"]]
+
+
+def test_the_pod_monitor_is_the_charts_but_for_names(helm: Helm):
+    plain = document("podmonitor.yaml", "PodMonitor")
+    charts = helm.template(over(LEAST, {"podMonitor": {"enabled": True}})).one("PodMonitor")
+    (of_plain,), (of_chart,) = (one["spec"]["podMetricsEndpoints"] for one in (plain, charts))
+    assert plain["apiVersion"] == charts["apiVersion"]
+    assert {**of_plain, "relabelings": []} == {**of_chart, "relabelings": []}
+    for endpoint in (of_plain, of_chart):
+        (job,) = (one for one in endpoint["relabelings"] if one["targetLabel"] == "job")
+        assert job["replacement"].startswith("quotapool/")
+
+
+def test_the_rules_for_the_operator_are_those_of_config_prometheus():
+    made = document("prometheusrule.yaml", "PrometheusRule")
+    originals = [
+        yaml.safe_load((ROOT / "config" / "prometheus" / file).read_text()) for file in ("alerts.yml", "recording.yml")
+    ]
+    assert made["spec"]["groups"] == [group for original in originals for group in original["groups"]]
 
 
 def mebibytes(size: str) -> int:

@@ -1,94 +1,56 @@
-"""A second client on the account's key, behind the proxy's back: named within minutes, wherever operators look."""
+"""Somebody else calls OpenAI with one of the pool's keys, past the proxy: its account is named, and no other."""
 
 from __future__ import annotations
 
 import json
-import threading
 import time
-import urllib.request
 
 import redis
 
-from tests.fakes.processes import fetch, pool_config, wait_until
+from tests.fakes.load import Load
+from tests.fakes.processes import pool_config, wait_until
 
-MODEL = "gpt-5.5"
-RPM = 240
-OURS_S, THEIRS_S = 0.5, 1.25  # between two requests: half of the limit, and a fifth of it
-
-
-def ask(base_url: str, secret: str) -> None:
-    words = {"role": "user", "content": "hello"}
-    body = json.dumps({"model": MODEL, "messages": [words], "max_completion_tokens": 20}).encode()
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {secret}"}
-    with urllib.request.urlopen(
-        urllib.request.Request(f"{base_url}/chat/completions", body, headers), timeout=30
-    ) as it:
-        it.read()
+RPM = 600  # of each account: ten a second
+OWN = 10  # requests a second by the pool, half of what its two accounts allow
+OUTSIDE = 2  # a second with the key of one account: 20 % of its limit
+WITHIN_S = 300
 
 
-class Load:
-    """A client that asks at an even pace until the block ends."""
-
-    def __init__(self, base_url: str, secret: str, every_s: float) -> None:
-        self._over = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, args=(base_url, secret, every_s, n), daemon=True) for n in range(2)
-        ]
-
-    def _run(self, base_url: str, secret: str, every_s: float, n: int) -> None:
-        due = time.monotonic() + n * every_s
-        while not self._over.wait(max(0.0, due - time.monotonic())):
-            due += 2 * every_s
-            ask(base_url, secret)
-
-    def __enter__(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
+def now(proxy) -> list[dict]:
+    done = proxy.command("now", "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["attention"]
 
 
-def admin(proxy, path: str):
-    token = (proxy.state_dir / "admin-token").read_text().strip()
-    status, text = fetch(f"{proxy.admin_url}/admin/{path}", headers={"Authorization": f"Bearer {token}"})
-    assert status == 200, text
-    return json.loads(text)
-
-
-def test_a_second_client_on_the_same_key_is_named(start_simulator, start_proxy, empty_valkey):
+def test_a_second_client_on_an_account_is_named_within_five_minutes_and_its_account_drained_if_it_is_to_be(
+    start_simulator, start_proxy, empty_valkey
+):
     simulator = start_simulator(2, "--rpm", str(RPM))
-    leaked, other = simulator.secrets
-    # A store that has been there for a while. (Of a new one nothing is said for two minutes.)
     with redis.Redis.from_url(empty_valkey) as store:
-        store.set("qp:{default}:epoch", "f:1")
-    keys = [{"id": "leaked", "account": "acme", "secret": leaked}, {"id": "other", "account": "other", "secret": other}]
-    # Given two workers, a hook for alerts, and ours alone
-    proxy = start_proxy(pool_config(simulator, redis=empty_valkey, workers=2) | {"keys": keys})
-    with Load(proxy.base_url, "none", OURS_S / 2):  # on two accounts
-        time.sleep(15)
-        assert admin(proxy, "events?kind=outside_use")["events"] == []
-        # when somebody uses one of the keys directly
-        with Load(f"{simulator.url}/v1", leaked, THEIRS_S):
-            wait_until(lambda: admin(proxy, "events?kind=outside_use")["events"], "it is named", seconds=300)
-            (event,) = admin(proxy, "events?kind=outside_use")["events"]
-            assert (event["data"]["field"], event["data"]["key"], event["data"]["model"]) == ("a/acme", "leaked", MODEL)
-            # then so it is everywhere, and the other key is in no such trouble.
+        store.set("qp:{default}:epoch", "f:1")  # an old one: of a new store nothing is said for two minutes
+    options = {"redis": empty_valkey, "workers": 2, "outside_use": {"drain_after": "1m"}}
+    proxy = start_proxy(pool_config(simulator, **options))
+    with Load(proxy.base_url, rate=OWN, seconds=WITHIN_S + 120) as own:
+        time.sleep(30)  # the books know the limits
+        began = time.time()
+        with Load(f"{simulator.url}/v1", rate=OUTSIDE, seconds=WITHIN_S + 60, key=simulator.secrets[1]) as stranger:
+
+            def accounts() -> set[str]:
+                name = "quotapool_outside_use_requests_per_minute"
+                return {dict(labels)["account"] for (metric, labels) in proxy.metrics() if metric == name}
+
+            wait_until(accounts, "outside use is named", seconds=WITHIN_S)
+            named_after = time.time() - began
+            assert accounts() == {"key-1"}
+            assert [row["ids"] for row in now(proxy) if row["code"] == "outside_use"] == [["key-1"]]
+            events = proxy.command("events", "--kind", "outside_use", "--json").stdout.splitlines()
+            assert [json.loads(line)["field"] for line in events] == ["a/key-1"]
             wait_until(
-                lambda: admin(proxy, "accounts")["accounts"][0]["outside_use"], "the account says so", seconds=10
+                lambda: "draining" in proxy.command("keys", "list", "--state", "draining").stdout,
+                "its account is drained",
+                seconds=120,
             )
-            accounts = {row["id"]: row["outside_use"] for row in admin(proxy, "accounts")["accounts"]}
-            assert accounts["other"] == []
-            (row,) = accounts["acme"]
-            assert (row["model"], row["key"]) == (MODEL, "leaked")
-            assert 20 <= row["requests_per_minute"] <= 100  # 48 of them
-            assert admin(proxy, "keys/leaked")["outside_use"][0]["model"] == MODEL
-            (look,) = [one for one in admin(proxy, "now")["attention"] if one["code"] == "outside_use"]
-            assert look["ids"] == ["acme"]
-            assert "account acme is used by others too" in proxy.command("now").stdout
-            shown = fetch(f"{proxy.admin_url}/metrics")[1]
-            assert f'quotapool_outside_use_requests_per_minute{{account="acme",model="{MODEL}"}}' in shown
-            assert "outside_use" in proxy.command("events", "--kind", "outside_use").stdout
-    assert leaked not in proxy.log()
+            stranger.stop()
+        own.stop()
+    print(f"named after {named_after:.0f} s")
+    assert not own.errors

@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+_TWO_DAYS = dt.timedelta(days=2)
+
 
 def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
@@ -46,20 +48,24 @@ class Authority:
         *,
         passphrase: bytes = b"",
         names: tuple[str, ...] = ("localhost", "127.0.0.1"),
+        ends: dt.timedelta = _TWO_DAYS,
     ) -> tuple[Path, Path]:
-        """(cert_file, key_file) of a server called 127.0.0.1 or localhost; files of the same name are replaced."""
+        """(cert_file, key_file) of a server called 127.0.0.1 or localhost; files of the same name are replaced.
+        `ends`: from now; negative: it has expired."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _sign(key, _name(name), self.certificate.subject, self.key, authority=False, names=names)
+        certificate = _sign(
+            key, _name(name), self.certificate.subject, self.key, authority=False, names=names, ends=ends
+        )
         cert_file, key_file = directory / "tls.crt", directory / "tls.key"
         cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         key_file.write_bytes(_pem(key, passphrase))
         return cert_file, key_file
 
 
-def server_context(authority: Authority, directory: Path) -> ssl.SSLContext:
-    """For a server called 127.0.0.1 or localhost."""
+def server_context(authority: Authority, directory: Path, *, ends: dt.timedelta = _TWO_DAYS) -> ssl.SSLContext:
+    """For a server called 127.0.0.1 or localhost. `ends`: its certificate, from now."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*authority.issue(directory))
+    context.load_cert_chain(*authority.issue(directory, ends=ends))
     return context
 
 
@@ -71,6 +77,7 @@ def _sign(
     *,
     authority: bool,
     names: tuple[str, ...],
+    ends: dt.timedelta = _TWO_DAYS,
 ) -> x509.Certificate:
     now = dt.datetime.now(dt.UTC)
     builder = (
@@ -79,8 +86,8 @@ def _sign(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=2))
+        .not_valid_before(now - dt.timedelta(days=30))
+        .not_valid_after(now + ends)
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)

@@ -84,7 +84,8 @@ def test_an_alert_says_what_is_wrong_where_and_what_to_do(alert):
     notes = alert["annotations"]
     assert alert["labels"]["severity"] in {"critical", "warning", "info"}
     assert notes["summary"]
-    assert "{{ $labels.job }}" in notes["description"]
+    # What is absent has no job.
+    assert ("{{ $labels.job }}" in notes["description"]) is not alert["expr"].startswith("absent_over_time(")
     assert notes["runbook_url"].startswith(RUNBOOK)
 
 
@@ -111,6 +112,14 @@ def test_the_runbook_has_a_section_for_an_alert(alert):
         "quotapool_store_up",
         "quotapool_store_shared",
         "quotapool_worker_restarts_total",
+        'quotapool_worker_restarts_total{reason="hung"}',
+        "quotapool_workers_configured",
+        "granted_local|refused_local",
+        "quotapool_locked_keys",
+        "quotapool_cache_failures_total",
+        "quotapool_store_memory_bytes",
+        "absent_over_time(quotapool_build_info",
+        "quotapool_open_files_limit",
         "quotapool_proxy_overhead_seconds_bucket",
         "quotapool_event_loop_lag_seconds",
     ],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import json
+import sys
+import threading
 from urllib.parse import quote
 
 import pytest
@@ -87,3 +89,33 @@ def test_secrets_are_found_in_nested_values_names_and_foreign_objects():
 
 def test_a_redactor_does_not_show_what_it_knows():
     assert ODD not in repr(Redactor([ODD]))
+
+
+def test_a_secret_is_hidden_from_the_moment_it_is_added_whatever_other_threads_clean():
+    """The thread that sends traces cleans names while a reload adds secrets."""
+    redactor, over = Redactor(), threading.Event()
+    failed: list[Exception] = []
+
+    def clean_on() -> None:
+        try:
+            while not over.is_set():
+                redactor.clean("a name of a model")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test has to tell
+            failed.append(error)
+
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    others = [threading.Thread(target=clean_on) for _ in range(3)]
+    try:
+        for thread in others:
+            thread.start()
+        for number in range(300):
+            secret = f"odd-shaped-secret-{number:04d}"
+            redactor.add(secret)
+            assert secret not in redactor.clean(f"it is {secret}.")
+    finally:
+        over.set()
+        for thread in others:
+            thread.join()
+        sys.setswitchinterval(usual)
+    assert failed == []

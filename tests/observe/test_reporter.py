@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 from quotapool.domain.quantities import Certainty, Usage
-from quotapool.domain.request_record import AttemptRecord, RequestRecord, Saved
+from quotapool.domain.request_record import AskedFor, AttemptRecord, RequestRecord, Saved
+from quotapool.domain.trace import Trace
 from quotapool.domain.waited_for import WaitedFor
 from quotapool.domain.wallet import PICO
 from quotapool.observe.labels import Labels
@@ -87,6 +88,37 @@ def test_a_request_is_one_line(seen):
         "overhead_ms": 150.0,
         "source": "upstream",
     }
+
+
+def test_a_request_in_a_trace_is_told_to_it_and_its_line_names_its_span(seen):
+    traced: list[RequestRecord] = []
+    seen.reporter.traced = traced.append
+    seen.reporter.ended(a_record())
+    record = a_record(trace=Trace(0x4BF92F35, 0xF067, 1, 1, "", 0, goes_on=False))
+    seen.reporter.ended(record)
+    assert traced == [record]
+    without, line = seen.lines()
+    assert (line["trace_id"], line["span_id"]) == (f"{0x4BF92F35:032x}", "000000000000f067")
+    assert "trace_id" not in without
+
+
+def test_what_becomes_of_traces_is_counted_from_0(seen):
+    assert seen.count("traced_requests_total", result="dropped") == 0
+    seen.reporter.traces_counted("sent", 3)
+    assert seen.count("traced_requests_total", result="sent") == 3
+
+
+def test_the_line_has_what_was_asked_for_and_what_it_cost(seen):
+    seen.reporter.ended(a_record(asked_for=AskedFor("", 900, max_wait_s=30.0), pico=1_915_000_000))
+    pinned = AskedFor("sk-proj-0123456789abcdefghijklmnop", 0, 3, -1, 5.0, "acme")
+    seen.reporter.ended(a_record(asked_for=pinned, pico=None))
+    seen.reporter.ended(a_record(asked_for=AskedFor("", 900, max_wait_s=30.0), attempts=[], pico=0))
+    first, second, refused = seen.lines()
+    assert (first["asked_for"], first["usd"]) == ({"tokens": 900, "max_wait_s": 30.0}, 0.001915)
+    assert "0123456789abcdef" not in second["asked_for"].pop("group")
+    assert second["asked_for"] == {"tokens": 0, "max_wait_s": 5.0, "images": 3, "priority": -1, "only": "acme"}
+    assert second["usd"] is None
+    assert "usd" not in refused
 
 
 def test_the_line_of_a_refusal_has_its_code(seen):
@@ -262,3 +294,23 @@ def test_failures_of_the_cache_are_counted_by_a_few_words(seen, why, reason):
     assert seen.count("cache_failures_total", reason=reason) == 0
     seen.reporter.cache_failed(why)
     assert seen.count("cache_failures_total", reason=reason) == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("timeout", "timeout"),
+        ("closed", "connection"),
+        ("out_of_memory", "full"),
+        ("disk", "disk"),
+        ("read_only", "read_only"),
+        ("cluster_down", "cluster"),
+        ("replicas", "cluster"),
+        ("login", "rights"),
+        ("permission", "rights"),
+        ("loading", "other"),
+    ],
+)
+def test_how_the_store_fails_is_told_by_what_an_operator_has_to_do(seen, reason, kind):
+    seen.reporter.store_failed(reason)
+    assert seen.count("store_errors_total", kind=kind) == 1

@@ -8,7 +8,7 @@ import time
 import msgspec
 import pytest
 from quotapool.domain.quantities import Certainty, Usage
-from quotapool.domain.request_record import AttemptRecord, RequestRecord, Saved
+from quotapool.domain.request_record import AskedFor, AttemptRecord, RequestRecord, Saved
 from quotapool.domain.waited_for import RuleAtLimit, WaitedFor
 from quotapool.observe.kept_request import KeptAttempt, KeptRequest, KeptSaved
 from quotapool.observe.redaction import Redactor
@@ -108,6 +108,20 @@ async def test_nothing_that_looks_like_a_secret_is_kept(workers):
     for _, fields in await workers.connection.client.xrange("qp:{test:requests}:ring"):
         assert b"0123456789abc" not in fields[b"r"]
     assert len(await names(workers)) == 2
+
+
+async def test_what_a_request_asked_for_is_kept_and_an_older_versions_request_has_none(workers):
+    ring, secret = workers.ring(), "sk-proj-0123456789abcdefghijklmnopqrstuv"
+    keep(ring, "qp_1", asked_for=AskedFor("gpt-4o", 900, 2, -1, 5.0, "acme"))
+    keep(ring, "qp_2", asked_for=AskedFor(secret, 900))
+    keep(ring, "qp_3")
+    await ring.flush()
+    kept = {request.id: request for request in await workers.store.latest(10)}
+    assert kept["qp_1"].asked_for == AskedFor("gpt-4o", 900, 2, -1, 5.0, "acme")
+    assert "0123456789abc" not in kept["qp_2"].asked_for.group
+    assert kept["qp_3"].asked_for is None
+    older = msgspec.to_builtins(kept["qp_1"])[:-1]  # without the last field
+    assert msgspec.convert(older, KeptRequest).asked_for is None
 
 
 async def test_the_last_ones_stay_and_less_than_a_chunk_besides(workers):

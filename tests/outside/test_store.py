@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from quotapool.domain.outside_tally import Tally
 from quotapool.domain.outside_use import Judgement
-from quotapool.outside.outside_store import OutsideStore, Stored
+from quotapool.outside.shared_tallies import SharedTallies, Stored
 from quotapool.store.store import connect
 
 ACME, OTHER = ("acme", "gpt-5"), ("other", "gpt-5")
@@ -26,7 +26,7 @@ def tally(at: float, lacks: int, times: int = 1) -> Tally:
 
 
 async def test_the_tallies_of_all_processes_are_added_once(store):
-    outside = OutsideStore(store, "test")
+    outside = SharedTallies(store, "test")
     place = await outside.end()
     await outside.add({ACME: tally(10.0, 2, 3), OTHER: tally(10.0, 1)})
     await outside.add({ACME: tally(9.0, 1, 2)})
@@ -39,13 +39,13 @@ async def test_the_tallies_of_all_processes_are_added_once(store):
 
 
 async def test_who_begins_to_judge_does_not_judge_what_was_before(store):
-    outside = OutsideStore(store, "test")
+    outside = SharedTallies(store, "test")
     await outside.add({ACME: tally(10.0, 2)})
     assert await outside.since(await outside.end()) == ({}, await outside.end())
 
 
 async def test_a_large_pool_is_sent_in_parts_and_what_nobody_reads_is_bounded(store):
-    outside = OutsideStore(store, "test")
+    outside = SharedTallies(store, "test")
     await outside.add({(f"a-{n}", "gpt-5"): tally(10.0, 2) for n in range(450)})
     assert await store.client.xlen("qp:{test:outside}:tallies") == 3
     sums, _ = await outside.since("0-0")
@@ -57,8 +57,8 @@ async def test_a_large_pool_is_sent_in_parts_and_what_nobody_reads_is_bounded(st
 
 
 async def test_what_is_named_comes_back_as_it_was(store):
-    outside = OutsideStore(store, "test")
-    named = Stored(10.0, 60.0, 70.0, 12.5, 3_400, 1.25, False, Judgement(by_requests=16.0, since=10.0, seen=65.0))
+    outside = SharedTallies(store, "test")
+    named = Stored(10.0, Judgement(by_requests=16.0, since=10.0, seen=65.0))
     await outside.put(ACME, named)
     assert await outside.named() == {ACME: named}
     await outside.forget(ACME)
@@ -66,7 +66,7 @@ async def test_what_is_named_comes_back_as_it_was(store):
 
 
 async def test_one_replica_judges_until_it_lets_go(store):
-    one, other = OutsideStore(store, "test", "one"), OutsideStore(store, "test", "other")
+    one, other = SharedTallies(store, "test", "one"), SharedTallies(store, "test", "other")
     assert (await one.acquire(), await other.acquire(), await one.acquire()) == (True, False, True)
     await other.release()  # it is not its own
     assert not await other.acquire()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quotapool.domain.outside_use import SLICE_S, UNSEEN_S, Slice, Slices
-from quotapool.outside.outside_store import Stored
+from quotapool.outside.shared_tallies import Stored
 from quotapool.outside.watch import FEWER_S, OutsideWatch
 
 T0 = 1_700_000_000.0
@@ -30,7 +30,7 @@ def test_of_accounts_that_are_shared_on_purpose_nothing_is_said():
     watch = watched()
     assert list(watch.begun(["acme"], T0 + 60)) == []
     (found,) = watch.begun((), T0 + 60)
-    watch.named[ACME] = Stored.of(found[1], T0 + 60, None)
+    watch.named[ACME] = Stored(found[1].since, found[1])
     assert list(watch.begun((), T0 + 60)) == []  # it is named already
     assert list(watch.ended((), T0 + 60)) == []
     assert list(watch.ended(["acme"], T0 + 60)) == [ACME]
@@ -38,7 +38,7 @@ def test_of_accounts_that_are_shared_on_purpose_nothing_is_said():
 
 def test_another_replica_goes_on_where_the_first_one_was():
     (found,) = watched().begun((), T0 + 60)
-    watch = OutsideWatch({ACME: Stored.of(found[1], T0 + 60, None)})
+    watch = OutsideWatch({ACME: Stored(found[1].since, found[1])})
     assert (list(watch.begun((), T0 + 70)), list(watch.ended((), T0 + 70))) == ([], [])
     assert list(watch.ended((), T0 + 60 + UNSEEN_S)) == [ACME]
 

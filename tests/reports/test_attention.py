@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from quotapool.domain.forecast import Dry
-from quotapool.domain.outside_use import Judgement
+from quotapool.domain.outside import OutsideUse
 from quotapool.domain.periods import Per
 from quotapool.domain.rules import Kind, Measure, Mode, Rule
 from quotapool.domain.states import OPERATOR, WALLET, Record, State
@@ -247,16 +247,20 @@ def test_a_budget_for_which_requests_wait_is_dry_whatever_is_left():
     assert as_it_is_felt([row], [waiting("gpt-5", longest_s=0.4)]) == [row]  # the pace of a budget that is used well
 
 
-def test_an_account_that_others_use_is_one_row_with_all_its_models_and_what_to_do():
-    def found(requests: float, tokens: float, usd: float | None, since: float) -> Stored:
-        return Stored(since, AT, AT, requests, tokens, usd, False, Judgement())
-
-    rows = {("acme", "gpt-5"): found(12.4, 34_000, 3.1, 200.0), ("acme", "o3"): found(0.2, 5_000, None, 100.0)}
-    (one,) = attention.of_outside_use(rows)
-    assert (one.severity, one.kind, one.code, one.id, one.since) == ("warning", "account", "outside_use", "acme", 100.0)
-    assert one.next == (
-        "account acme is used by others too: about 12 requests and 34,000 tokens a minute of gpt-5, perhaps $3.10 an "
-        "hour; about 5,000 tokens a minute of o3: find out who has the key; if nobody should, make a new key at OpenAI "
-        "and revoke this one"
+def test_accounts_that_others_use_are_one_row_and_a_drained_one_is_no_operators_own_doing():
+    use = OutsideUse("acme", "gpt-4o", AT - 600, 40.0, 12_000.0, key="k-1", usd_per_hour=7.2)
+    (one,) = attention.grouped(attention.of_outside_use([use]))
+    assert (one.severity, one.kind, one.code, one.ids, one.since) == (
+        *("warning", "account", "outside_use", ["acme"], AT - 600),
     )
-    assert one.actions == ("show_account",)
+    assert one.next == (
+        "somebody else uses account acme: about 40 requests and 12,000 tokens a minute of gpt-4o, up to $7.20 an hour; "
+        "its only key is k-1. See docs/outside-use.md"
+    )
+    both = [use, OutsideUse("beta", "gpt-4o", AT - 900, 5.0, 0.0)]
+    (two,) = attention.grouped(attention.of_outside_use(both))
+    assert (two.ids, two.count, two.since) == (["acme", "beta"], 2, AT - 900)
+    assert "find out who" in two.next
+    drained = out("a/acme", State.DRAINING, "outside_use")
+    assert (drained.severity, drained.actions) == ("warning", ("enable", "show_account"))
+    assert "quotapool keys enable" in drained.several

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from quotapool.domain.outside import OutsideUse
 from quotapool.domain.waited_for import RuleAtLimit, WaitedFor
 from quotapool.domain.wallet import PICO
 from quotapool.observe.kept_request import KeptAttempt, KeptRequest, KeptSaved
@@ -342,14 +343,41 @@ def test_nothing_is_said_of_a_cache_that_is_not_there():
     assert explain(a_request()).cache == ""
 
 
-def test_where_others_used_an_account_of_what_it_waited_for_that_is_said_and_comes_first():
-    words = "account acme is used by others too: about 12 requests a minute of gpt-4o"
-    told = explain(refused("rate_limit_exceeded", short("rpm")), outside=[words])
-    assert told.summary.endswith(f"Besides, {words}.")
-    assert told.remedy.startswith("Let others no longer use what the pool needs: find out who has the key")
-    waited = explain(a_request(queued_us=2_000_000, waited_for=short("rpm", reason="")), outside=[words])
-    assert (waited.cause, waited.remedy) == ("served_after_wait", "")
-    assert waited.summary.endswith(f"Besides, {words}.")
-    # It is no cause of what did not wait for room.
-    assert words not in explain(a_request(), outside=[words]).summary
-    assert words not in explain(refused("pool_no_usable_keys", never("keys")), outside=[words]).summary
+OTHERS = [
+    OutsideUse("beta", "gpt-4o", AT - 600, 90.0, 90_000.0),
+    OutsideUse("acme", "gpt-4o", AT - 600, 40.0, 12_000.0),
+    OutsideUse("acme", "gpt-5", AT - 600, 1.0, 10.0),
+]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        refused("rate_limit_exceeded", LATE),
+        refused("queue_timeout", FAR, queued_us=30_000_000),
+        a_request(queued_us=2_000_000, waited_for=WaitedFor("gpt-4o", "tpm", "acme")),
+    ],
+)
+def test_who_else_used_the_room_that_a_request_was_short_of_is_named(request_):
+    found = explain(request_, outside=OTHERS)
+    assert found.summary.endswith(
+        " Somebody else used account acme then: about 40 requests and 12,000 tokens a minute of gpt-4o."
+    )
+    assert [(row.account, row.model) for row in found.outside_use] == [("acme", "gpt-4o"), ("beta", "gpt-4o")]
+    if request_.code:
+        assert found.remedy == "Find out who else uses account acme: docs/outside-use.md says how."
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        a_request(),
+        refused("client_rate_limited", of_rule("rpm", 10, 10)),
+        refused("pool_no_usable_keys", never("dead")),
+        refused("rate_limit_exceeded", WaitedFor("gpt-5-mini", "tpm", "acme", "rate_limit", 9.0)),
+    ],
+)
+def test_outside_use_explains_nothing_else(request_):
+    found = explain(request_, outside=OTHERS)
+    assert found.outside_use == []
+    assert (found.summary, found.remedy) == (explain(request_).summary, explain(request_).remedy)

@@ -8,80 +8,17 @@ import time
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
-import structlog
 from quotapool.app.sampling import Sampling
-from quotapool.domain.quantities import Cost, Dimension
 from quotapool.domain.states import OPERATOR, Record, State
 from quotapool.domain.subject import Subject
 from quotapool.domain.waiting import Waiting
-from quotapool.keys.sources import KeySources
-from quotapool.keys.vault import Vault
-from quotapool.ledger.grants import Observed
 from quotapool.ledger.messages import bucket_key
-from quotapool.money.spend_store import Entry, SpendBatch, SpendStore, new_batch_id
-from quotapool.observe.redaction import Redactor
+from quotapool.money.spend_store import Entry, SpendBatch, new_batch_id
 from quotapool.observe.samples import SampleStore
-from quotapool.operators.keys import KeyOperations
-from quotapool.operators.overview import Overview
-from quotapool.reports.now import NowReader
-from quotapool.settings import Settings
-from quotapool.store.store import connect
 
-from tests.fakes.store import candidate, granted, ledger_on, pack
+from tests.fakes.store import pack
+from tests.fakes.supervised import Pool
 from tests.fakes.valkey import start_valkey, stop_valkey
-
-
-class Pool:
-    """What a supervisor has, without its processes."""
-
-    def __init__(self, url: str, keys: int, **options) -> None:
-        self.store = connect(url, timeout_s=1.0)
-        self.ledger = ledger_on(self.store)
-        named = [{"id": f"key-{n}", "account": f"a-{n:05}", "secret": f"sk-proj-secret-{n}"} for n in range(keys)]
-        self.settings = Settings.model_validate({"pool": "test", "keys": named, **options})
-        self.overview = Overview(self.settings, self.ledger)
-        sources = KeySources(
-            Vault(self.store, "test"), self.settings, on_secret=lambda _: None, log=structlog.get_logger()
-        )
-        self.operations = KeyOperations(self.overview, sources, Redactor([]))
-        self.waiting: list[Waiting] = []
-        self.samples = SampleStore(self.store, "test", "one")
-        self.sampling = Sampling(self.overview, self.samples, lambda: self.waiting)
-        self.spend = SpendStore(self.store, "test")
-        self.now = NowReader(self.operations, self.samples, self._status)
-
-    async def _status(self):
-        return await self.overview.credit.assess(datetime.now(UTC))
-
-    async def use(self, account: str, group: str, left: float) -> None:
-        """One request, whose answer names a limit of 1,000 requests per minute and what is left of it."""
-        grant = await granted(self.ledger, group, Cost(1, 10), [candidate(account)])
-        self.ledger.settle(grant, observed=[Observed(Dimension.RPM, 1_000, left)])
-        await self.ledger.flush()
-
-    async def again(self):
-        """What is told once the answer of a moment ago is forgotten."""
-        self.now._last = None
-        return await self.now.read()
-
-    async def close(self) -> None:
-        await self.store.close()
-
-
-@pytest.fixture
-async def open_pool_of(valkey_url):
-    opened: list[Pool] = []
-
-    async def open_(keys: int, url: str = valkey_url, **options) -> Pool:
-        pool = Pool(url, keys, **options)
-        opened.append(pool)
-        await pool.ledger.registry.begin_epoch(reseeded=False)
-        await pool.overview.start()
-        return pool
-
-    yield open_
-    for pool in opened:
-        await pool.close()
 
 
 async def test_all_of_it_in_a_small_pool(open_pool_of):

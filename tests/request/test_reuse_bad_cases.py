@@ -15,20 +15,7 @@ from quotapool.request.conversion import Conversion
 from quotapool.settings.cache import Cache
 
 from tests.fakes.edge import Client, Reply, chat_answer, chat_body, error, event, stream
-from tests.request.test_reuse import (
-    EVENTS,
-    ROLE,
-    TWO,
-    UNKEPT,
-    WORDS,
-    open_cached,
-    result,
-    text_of,
-    together,
-)
-
-__all__ = ["open_cached"]
-
+from tests.fakes.reuse import EVENTS, ROLE, TWO, UNKEPT, WORDS, result, text_of, together
 
 FILLER = event({"choices": [{"index": 0, "delta": {"content": "x" * 500}, "finish_reason": None}]})
 

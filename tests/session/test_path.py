@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from quotapool.domain.bucket import DIMENSIONS
 from quotapool.domain.quantities import Certainty, Dimension, Usage
+from quotapool.domain.request_record import AskedFor
 from quotapool.domain.states import State
 from quotapool.session import open as held
 
@@ -126,6 +127,7 @@ async def test_a_realtime_response_is_paid_with_what_it_used(open_hall):
     assert response.id == f"{hall.ends.trips[0].id}.1"
     assert (response.status, response.code, response.model) == (200, "", hall.ends.trips[0].model)
     assert response.attempts == [leg]
+    assert response.asked_for == AskedFor("", 0, max_wait_s=30.0)  # Realtime responses are paid afterwards
     assert leg.status == 200
 
 

@@ -25,6 +25,7 @@ ENV = {
     "ALERTS_WEBHOOK": "https://ops.example.com/hook",
     "ALERTS_SECRET": "a-secret-of-the-hook",
     "OIDC_SECRET": "a-secret-of-the-oidc-client",
+    "COLLECTOR_TOKEN": "a-token-of-the-collector",
     "PROXY_PASSWORD": "a-password-of-jane",
     "HOME": "/home/op",
 }
@@ -45,6 +46,7 @@ CHOICES = {
     "clients",
     "teams",
     "tls",
+    "traces",
     "upstream_proxy",
 }
 
@@ -133,7 +135,8 @@ def test_the_defaults_the_example_states_are_the_true_ones(tmp_path, monkeypatch
     assert stated.accounts["acme"].weight == Account().weight
     # What the example leaves commented out is out by default.
     assert all(
-        not getattr(load(EXAMPLE, env=ENV), name) for name in CHOICES - {"keys", "limits", "alerts", "dashboard"}
+        not getattr(load(EXAMPLE, env=ENV), name)
+        for name in CHOICES - {"keys", "limits", "alerts", "dashboard", "traces"}
     )
     as_it_stands = load(EXAMPLE, env=ENV)
     for name in ("limits", "alerts", "dashboard"):

@@ -8,12 +8,12 @@ import { Button, Empty, StateBadge } from "../parts/bits";
 import { Chart } from "../parts/chart";
 import { Dialog } from "../parts/dialog";
 import { coded, Facts } from "../parts/facts";
+import { OutsideNote, useOutside } from "../parts/outside";
 import { Read } from "../parts/reading";
 import { ShortTable } from "../parts/short-table";
 import { close, link } from "../place";
 import type { AccountRow, UsageRow, UsageRows } from "../shapes";
 import { said, t, told } from "../words";
-import { OutsideNote } from "./outside-use";
 import { TopUpQuestion } from "./top-up";
 
 const DAY = 86_400;
@@ -56,6 +56,7 @@ export function projected(credit: CreditNow, at: number[], now = Date.now() / 1_
 
 export function AccountDrawer({ id, row, again }: { id: string; row: AccountRow | undefined; again: () => void }) {
   const [toppingUp, setToppingUp] = useState(false);
+  const outside = useOutside(id);
   return (
     <Dialog kind="drawer" title={id} onClose={close}>
       {row ? (
@@ -74,7 +75,7 @@ export function AccountDrawer({ id, row, again }: { id: string; row: AccountRow 
               <strong>{said("reason", row.reason)}</strong> {coded(told("next", row.reason, row.next))}
             </p>
           )}
-          <OutsideNote of={row.outside_use} />
+          <OutsideNote of={outside} />
           <Details of={row} />
           <BurnDown of={row} />
         </>

@@ -18,7 +18,7 @@ import { useValue } from "../value";
 import { said, t, type Word } from "../words";
 
 const AT_ONCE = 200;
-const KINDS = ["state", "operator", "brake", "egress", "policy", "outside_use"];
+const KINDS = ["state", "operator", "brake", "egress", "outside_use", "policy"];
 const SUBJECTS: Record<string, [Word, Screen?]> = { k: ["key", "keys"], a: ["account", "money"], c: ["client", "clients"], t: ["team", "clients"], o: ["organization"] };
 
 const text = ({ data }: PoolEvent, name: string): string => String(data[name] ?? "");

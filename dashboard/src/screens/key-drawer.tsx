@@ -7,6 +7,7 @@ import { useLoaded } from "../load";
 import { Badge, Bar, Button, Time } from "../parts/bits";
 import { Dialog, Question } from "../parts/dialog";
 import { Facts, to } from "../parts/facts";
+import { OutsideNote } from "../parts/outside";
 import { Read } from "../parts/reading";
 import { ShortTable } from "../parts/short-table";
 import { close, link } from "../place";
@@ -14,7 +15,6 @@ import type { BudgetRow, KeyLine, KeyRow, KeyUsers, Level, ProbeResult } from ".
 import { said, t } from "../words";
 import { Recorded } from "./events";
 import { columns } from "./keys";
-import { OutsideNote } from "./outside-use";
 import { VERBS, type Verb } from "./work";
 
 const DIMENSIONS = ["rpm", "rpd", "tpm", "tpd", "ipm"] as const;
@@ -48,7 +48,7 @@ export function KeyDrawer({ id, line, onChange }: { id: string; line: KeyLine | 
               })}
             </div>
             <p role="status">{probe && <><Badge tone={probe.valid ? "good" : "bad"}>{t(`result.${probe.valid ? "" : "not "}valid`)}</Badge> {probe.answer} {probe.detail} {probe.next}</>}</p>
-            <OutsideNote of={key.outside_use} />
+            <OutsideNote of={key.outside_use ?? []} />
             <Facts
               of={[
                 ...(line ? columns().slice(1).map(({ title, cell }): [string, preact.ComponentChildren] => [title, cell(line)]) : []),

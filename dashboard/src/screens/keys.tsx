@@ -7,6 +7,7 @@ import { useLoaded } from "../load";
 import { Bar, Button, StateBadge } from "../parts/bits";
 import { Question } from "../parts/dialog";
 import { choices, Filter, NoRows } from "../parts/filters";
+import { OutsideMark } from "../parts/outside";
 import { Read } from "../parts/reading";
 import { Table, type Column } from "../parts/table";
 import { link, look, open, place, refine } from "../place";
@@ -28,7 +29,7 @@ const emptiest = (key: KeyLine): string => key.emptiest.replace(/ (\w+)$/, (_, d
 export const columns = (): Column<KeyLine>[] => [
   { name: "id", title: t("key"), cell: (key) => <strong title={key.id}>{key.id}</strong>, order: (key) => key.id, width: "minmax(7rem, 1.2fr)" },
   { name: "account", title: t("account"), cell: (key) => <a href={link("money", {}, key.account)}>{key.account}</a>, order: (key) => key.account, kind: "wide" },
-  { name: "state", title: t("state"), cell: (key) => <StateBadge state={stateOf(key)} />, order: (key) => STATES.indexOf(stateOf(key)), width: "7.5rem" },
+  { name: "state", title: t("state"), cell: (key) => <><StateBadge state={stateOf(key)} /> <OutsideMark account={key.account} /></>, order: (key) => STATES.indexOf(stateOf(key)), width: "7.5rem" },
   {
     name: "left", title: t("left"), order: (key) => key.left ?? 2, width: "minmax(6rem, 2.6fr)",
     cell: (key) =>

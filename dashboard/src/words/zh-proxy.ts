@@ -58,7 +58,7 @@ export const proxy: Record<string, string> = {
   "next.slow_down": "等待：密钥的流量增长过快，会自动恢复",
   "next.operator": "已由管理员停用：可重新启用",
   "next.master_key": "提供添加它们时所用的主密钥（master_key、master_key_file）",
-  "next.outside_use": "该账户的消耗超过本密钥池的用量：查明谁持有密钥；如果不应有人使用，在 OpenAI 新建密钥并吊销此密钥",
+  "next.outside_use": "有人在池外使用该账户：查明是谁，为账户更换密钥，然后重新启用",
   "next.dry": "让用量最大的客户端放慢，或添加其他组织的密钥",
 
   "cause.served": "正常完成。",

@@ -9,12 +9,10 @@ what follows a redirect. A page of our own that goes on to `/` is a new beginnin
 from __future__ import annotations
 
 import html
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import aiohttp
 import structlog
 from aiohttp import web
 from multidict import CIMultiDict
@@ -28,8 +26,6 @@ from quotapool.login.audit import Audit
 from quotapool.login.cookies import FLOW, flow_cookie, no_flow, only_value
 from quotapool.login.oidc import CALLBACK, LASTS_S, LoginFailed, OidcLogin
 from quotapool.login.provider import Provider
-from quotapool.settings import Settings
-from quotapool.settings.dashboard import Oidc
 from quotapool.store.store import Store, StoreError
 
 _log = structlog.get_logger()
@@ -65,7 +61,7 @@ class OidcPages:
         if options is None:
             raise LoginFailed("not_found", "No identity provider is configured here (dashboard.oidc).")
         if self._login is None or self._login.options != options:
-            self._login = OidcLogin(_provider(settings, options), self._store, settings.pool)
+            self._login = OidcLogin(Provider.of(settings, options), self._store, settings.pool)
         return self._login
 
     def _redirect_uri(self, request: web.Request) -> str:
@@ -131,8 +127,3 @@ class OidcPages:
             return web.Response(body=page.encode(), status=ERROR_CODES[code][0], headers=headers)
 
         return handle
-
-
-def _provider(settings: Settings, options: Oidc) -> Provider:
-    tls = ssl.create_default_context(cafile=str(settings.ca_file)) if settings.ca_file else ssl.create_default_context()
-    return Provider(options, lambda: aiohttp.TCPConnector(limit=2, ssl=tls), settings.proxy_for(options.issuer))

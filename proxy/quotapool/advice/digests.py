@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from quotapool.keys.framing import framed
 from quotapool.keys.master_keys import NoMasterKey, first_master_key
 from quotapool.settings import Settings
 
@@ -29,8 +30,8 @@ class Digests:
 
     def digest(self, scope: str, endpoint: str, canonical: bytes) -> bytes:
         """DIGEST_BYTES of an HMAC. `scope`: who may share an answer; `canonical`: all that shapes it."""
-        words = b"".join([b"%d:%b" % (len(word), word) for word in (scope.encode(), endpoint.encode())])
-        return hmac.digest(self._key, words + canonical, "sha256")[:DIGEST_BYTES]
+        text = framed(scope.encode(), endpoint.encode()) + canonical
+        return hmac.digest(self._key, text, "sha256")[:DIGEST_BYTES]
 
 
 def digest_key(settings: Settings, on_secret: Callable[[str], object] = lambda _: None) -> bytes:

@@ -32,6 +32,10 @@ Pause = Callable[[float], Awaitable[None]]
 class Channel(Protocol):
     """Delivers one message."""
 
+    @property
+    def host(self) -> str:
+        """Where messages go; "" if that is not known."""
+
     async def deliver(self, message: Message) -> None:
         """Raises NotDelivered."""
 

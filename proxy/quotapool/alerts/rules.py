@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, time, timedelta
 from typing import Final
 
+from quotapool.domain import outside
 from quotapool.domain.alert import Alert, AlertKind, Severity
 from quotapool.domain.rule_words import amount, words
 from quotapool.domain.rules import Kind, Mode
@@ -37,8 +38,8 @@ _SINGLE: Final = {
         "OpenAI refuses what {subject} sends ({reason}). Repeated, it can cost an account its access.",
     ),
 }
-OVER: Final = "over"  # the phase of an event with which outside use ends
 WELL: Final = "well"  # the state in which an egress event ends
+OVER: Final = " over"  # ends the occasion of an alert that outside use is over
 
 
 def of_event(event: Mapping[str, str]) -> Alert | None:
@@ -47,8 +48,8 @@ def of_event(event: Mapping[str, str]) -> Alert | None:
     details = {n: event[n] for n in ("reason", "status", "request_id", "by") if event.get(n) not in {None, "", "0"}}
     if kind == "state":
         return _of_state(event, at, details)
-    if kind == "outside_use":
-        return _of_outside_use(event, at)
+    if kind == outside.KIND:
+        return _of_outside_use(event, at, details)
     if kind not in _SINGLE:
         return None
     if kind == "egress" and event.get("to") == WELL:
@@ -59,17 +60,17 @@ def of_event(event: Mapping[str, str]) -> Alert | None:
     return Alert(alert_kind, subject, text, at, severity, "", details)
 
 
-def _of_outside_use(event: Mapping[str, str], at: float) -> Alert:
-    key = event.get("key", "")
-    subject = f"key {key}" if key else described(Subject(event.get("field", "")))
-    text, is_over = f"{event.get('message', '')}.", event.get("phase") == OVER
-    text = text[:1].upper() + text[1:]
-    if not is_over:
-        text += " Find out who has the key. If nobody should, make a new one at OpenAI and revoke this one."
-    names = ("model", "since", "requests_per_minute", "tokens_per_minute", "usd_per_hour")
-    details = {name: event[name] for name in names if event.get(name)}
-    severity = Severity.INFO if is_over else Severity.WARNING
-    return Alert(AlertKind.OUTSIDE_USE, subject, text, at, severity, OVER if is_over else "", details)
+def _of_outside_use(event: Mapping[str, str], at: float, details: Mapping[str, str]) -> Alert:
+    """Somebody uses an account, or does no longer. `reason` of the event is the model group."""
+    subject, group = described(Subject(event.get("field", ""))), event.get("reason", "")
+    known = ("key", "since", "requests_per_minute", "tokens_per_minute", "usd_per_hour")
+    more = {"model": group, **details, **{name: event[name] for name in known if event.get(name)}}
+    del more["reason"]
+    if event.get("to") != outside.KIND:
+        text = f"Nobody else uses {subject} for {group} any more, as far as can be seen."
+        return Alert(AlertKind.OUTSIDE_USE, subject, text, at, Severity.INFO, f"{group}{OVER}", more)
+    text = f"Somebody else uses {subject}: {event.get('message', '')}."
+    return Alert(AlertKind.OUTSIDE_USE, subject, text, at, Severity.WARNING, group, more)
 
 
 def _of_state(event: Mapping[str, str], at: float, details: Mapping[str, str]) -> Alert | None:
@@ -84,9 +85,9 @@ def _of_state(event: Mapping[str, str], at: float, details: Mapping[str, str]) -
         if event.get("by") == WALLET:
             text = f"{subject} was stopped at its limit ({reason}), before OpenAI refuses it."
         return Alert(AlertKind.KEY_QUARANTINED, subject, text, at, Severity.WARNING, "", details)
-    if to == State.DRAINING:
-        text = f"{subject} gets no new requests ({reason}): {event.get('message', '')}."
-        return Alert(AlertKind.OUTSIDE_USE, subject, text, at, Severity.WARNING, "drained", details)
+    if to == State.DRAINING and reason == outside.KIND:
+        text = f"{subject} was taken out of service, since somebody else uses it: {event.get('message', '')}."
+        return Alert(AlertKind.OUTSIDE_USE, subject, text, at, Severity.CRITICAL, f"drained {at:.0f}", details)
     if to == State.ACTIVE and event.get("from") in {State.REMOVED, State.QUARANTINED}:
         return Alert(AlertKind.KEY_BACK, subject, f"{subject} serves again.", at, Severity.INFO, "", details)
     return None

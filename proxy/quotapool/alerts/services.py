@@ -63,6 +63,12 @@ class Service:
         if self._target is None:
             raise ValueError(f"{urlsplit(url).scheme}:// is not understood as it is written; see docs/alerts.md")
 
+    @property
+    def host(self) -> str:
+        """Where messages go, as far as apprise tells: a mail server, or the service's own; "" if it does not."""
+        mail, web = getattr(self._target, "smtp_host", None), getattr(self._target, "notify_url", None)
+        return str(mail or (urlsplit(web).hostname if isinstance(web, str) else None) or "")
+
     async def deliver(self, message: Message) -> None:
         """Raises NotDelivered."""
         try:

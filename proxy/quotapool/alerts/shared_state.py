@@ -95,8 +95,9 @@ def _ended_by(alert: Alert) -> list[Alert]:
     """The alerts whose condition ends with this one: they may be repeated when it comes again."""
     if alert.kind in _STATES:
         return [replace(alert, kind=kind) for kind in _STATES if kind is not alert.kind]
-    if alert.kind is AlertKind.OUTSIDE_USE:
-        return [replace(alert, occasion="" if alert.occasion == OVER else OVER)]
     if alert.kind is AlertKind.EGRESS:
         return [replace(alert, occasion="" if alert.occasion else WELL)]
+    if alert.kind is AlertKind.OUTSIDE_USE:
+        ended = alert.occasion.removesuffix(OVER)
+        return [replace(alert, occasion=f"{ended}{OVER}" if ended == alert.occasion else ended)]
     return []

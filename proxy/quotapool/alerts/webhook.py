@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -44,6 +45,11 @@ class Webhook:
     tls: ssl.SSLContext | None = field(default=None, kw_only=True)
     clock: Callable[[], float] = field(default=time.time, kw_only=True)
     timeout: aiohttp.ClientTimeout = field(default=_TIMEOUT, kw_only=True)
+
+    @property
+    def host(self) -> str:
+        """Where it is."""
+        return urlsplit(self.url).hostname or ""
 
     async def deliver(self, message: Message) -> None:
         """Raises NotDelivered. A redirect counts as a refusal: only this receiver may get the body."""

@@ -35,6 +35,7 @@ from quotapool.app.openai_sync import OpenAISync
 from quotapool.app.outside_watching import OutsideWatching
 from quotapool.app.pricing import Pricing
 from quotapool.app.probing import Probing
+from quotapool.app.process_usage import ProcessUsage
 from quotapool.app.sampling import Sampling
 from quotapool.app.service_manager import notify
 from quotapool.app.startup import CannotStart, Resources, open_resources, stamps
@@ -82,13 +83,14 @@ class Supervisor:
         self._openai = OpenAISync(resources.admin_store, lambda: self.settings, partial(self._want, self._apply_limits))
         self._overview = Overview(settings, ledger)
         metrics = self._overview.metrics
+        self._usage = ProcessUsage(metrics)
         self._probing = Probing(settings, ledger, resources.redactor, self._overview.roster, metrics)
         self._workers = Workers(
             settings.workers,
             resources.listener,
             resources.metrics_dir,
             self._configuration(),
-            metrics.worker_restarts.inc,
+            lambda reason: metrics.worker_restarts[reason].inc(),
         )
         self._pricing = Pricing(settings.prices, self._workers.broadcast)
         self._credit = CreditWatch(self._overview.credit, metrics, self._workers.broadcast)
@@ -184,8 +186,11 @@ class Supervisor:
         return standing if standing is not None else await self._overview.credit.assess(datetime.now(UTC))
 
     async def _refresh_metrics(self) -> None:
-        self._overview.metrics.workers.set(self._workers.alive)
-        self._overview.metrics.locked_keys.set(len(self._resources.sources.missing))
+        metrics = self._overview.metrics
+        metrics.workers.set(self._workers.alive)
+        metrics.workers_configured.set(self._workers.count)
+        await asyncio.to_thread(self._usage.show, self._workers.pids)
+        metrics.locked_keys.set(len(self._resources.sources.missing))
         await self._overview.refresh_metrics()
 
     def _why_not_ready(self) -> str:

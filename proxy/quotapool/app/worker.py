@@ -24,6 +24,7 @@ from quotapool.app.build import build_request_path
 from quotapool.app.caching import Caching
 from quotapool.app.collector import collect_rarely, keep_what_is_built, keeping_what_is_built
 from quotapool.app.lag import LagWatch
+from quotapool.app.tracing import WorkerTraces
 from quotapool.app.worker_pipe import (
     HEARTBEAT_S,
     Alive,
@@ -49,8 +50,8 @@ from quotapool.observe.reporter import Reporter
 from quotapool.observe.request_ring import RequestRing
 from quotapool.observe.request_store import RequestStore
 from quotapool.openai import endpoints
-from quotapool.outside.outside_store import OutsideStore
 from quotapool.outside.sender import OutsideSender
+from quotapool.outside.shared_tallies import SharedTallies
 from quotapool.pool.configuration import Snapshot
 from quotapool.pool.roster import Prepared
 from quotapool.settings import Settings, from_wire
@@ -114,7 +115,7 @@ class Worker:
             team_of=lambda client: self.paths.team_of(client),  # noqa: PLW0108 - they are built below
         )
         self.outside = OutsideSender(
-            self.ledger, OutsideStore(self.store, self.settings.pool), enabled=self.settings.outside_use.enabled
+            self.ledger, SharedTallies(self.store, self.settings.pool), enabled=self.settings.outside_use.enabled
         )
         self.origins = _origins(self.settings, credentials_of(self.settings))
         self.paths = build_request_path(
@@ -131,6 +132,8 @@ class Worker:
         self.handler = ClientHandler(self.paths.requests, self.reporter, self.paths.sessions)
         self.tls = self.settings.tls.context() if self.settings.tls is not None else None
         self._configure_listener()
+        self.traces = WorkerTraces(slot, self.handler, self.reporter, self.redactor.clean, self.paths.configuration)
+        self.traces.configure(self.settings)
         self._label()
 
     def _connect(self) -> Store:
@@ -177,6 +180,9 @@ class Worker:
         self.paths.take(snapshot, roster)
         self._configure_cache(message.cache_root)
         self._configure_listener()
+        if old.traces != settings.traces:
+            await self.traces.prepare(settings)
+            self.traces.configure(settings)
         self._label()
         await self.paths.sync.refresh()
 
@@ -216,6 +222,7 @@ class Worker:
 
     async def close(self) -> None:
         await self.paths.reading_on.close()
+        await self.traces.close()
         await self.caching.close()
         await self.ledger.flush()
         await self.paths.owners.close()

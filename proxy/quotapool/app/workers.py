@@ -21,6 +21,7 @@ import structlog
 from quotapool.app.worker_pipe import HEARTBEAT_S, Channel, Configure, Drain, InQueues, Message, Ready
 from quotapool.domain.waiting import Waiting, added_up
 from quotapool.observe import shared_values
+from quotapool.observe.metrics import EXITED, HUNG
 
 _log = structlog.get_logger()
 _LONGEST_PAUSE_S: Final = 10.0
@@ -39,7 +40,8 @@ _ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_
 
 
 class Workers:
-    """`count` workers on one listening socket. `on_restart` is called for each one that exited and is replaced."""
+    """`count` workers on one listening socket. `on_restart` is called for each one that is replaced, with why: it hung
+    (`HUNG`), or exited, by itself or by a signal that was not ours (`EXITED`)."""
 
     def __init__(
         self,
@@ -47,7 +49,7 @@ class Workers:
         listener: socket.socket,
         metrics_dir: Path,
         configure: Configure,
-        on_restart: Callable[[], None],
+        on_restart: Callable[[str], object],
     ) -> None:
         self.listener = listener
         self.metrics_dir = metrics_dir
@@ -56,9 +58,19 @@ class Workers:
         self._slots = [_Slot(str(name), self) for name in range(count)]
 
     @property
+    def count(self) -> int:
+        """How many there should be."""
+        return len(self._slots)
+
+    @property
     def alive(self) -> int:
         """How many serve: are ready, and send heartbeats."""
         return sum(slot.is_serving for slot in self._slots)
+
+    @property
+    def pids(self) -> list[int]:
+        """Of those that run, whether they serve already or not."""
+        return [slot.pid for slot in self._slots if slot.is_alive]
 
     @property
     def all_hang(self) -> bool:
@@ -102,6 +114,7 @@ class _Slot:
         self._configured = False  # the configuration was sent, which must be the first message
         self._ready = False  # it accepts connections
         self._silent_s = 0.0  # since its last heartbeat
+        self._killed = False  # because it hung
         self.waiting: list[Waiting] = []  # in its queues
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -109,6 +122,10 @@ class _Slot:
     @property
     def is_alive(self) -> bool:
         return self._process is not None and self._process.returncode is None
+
+    @property
+    def pid(self) -> int:
+        return 0 if self._process is None else self._process.pid
 
     @property
     def is_serving(self) -> bool:
@@ -131,7 +148,7 @@ class _Slot:
                 return
             exits = 1 if time.monotonic() - started > _STEADY_S else exits + 1
             shared_values.forget_gauges(self._workers.metrics_dir, self.name)
-            self._workers.on_restart()
+            self._workers.on_restart(HUNG if self._killed else EXITED)
             _log.error("a worker exited and is replaced", slot=self.name, exit_status=status)
             if exits > 1:
                 await asyncio.sleep(min(0.1 * 2**exits, _LONGEST_PAUSE_S))
@@ -154,7 +171,7 @@ class _Slot:
         finally:
             theirs.close()
         ours.setblocking(False)
-        self._configured = self._ready = False
+        self._configured = self._ready = self._killed = False
         channel = self._channel = await Channel.over(ours)
         tasks = asyncio.create_task(self._talk(channel)), asyncio.create_task(self._watch(process))
         status = await process.wait()
@@ -173,6 +190,7 @@ class _Slot:
             await asyncio.sleep(HEARTBEAT_S)
             self._silent_s += HEARTBEAT_S
         _log.error("a worker hangs and is killed", slot=self.name, silent_s=self._silent_s)
+        self._killed = True
         process.kill()
 
     async def _talk(self, channel: Channel) -> None:

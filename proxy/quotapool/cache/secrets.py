@@ -15,6 +15,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from quotapool.keys.framing import framed
 from quotapool.keys.seal import MasterKey
 
 NAME_BYTES: Final = 16
@@ -41,7 +42,7 @@ class CacheSecrets:
     def __init__(self, root: bytes, pool: str) -> None:
         if len(root) != _ROOT:
             raise ValueError(f"the root of the cache's keys has {_ROOT} bytes")
-        self._pool = _framed(_PURPOSE.encode(), pool.encode())
+        self._pool = framed(_PURPOSE.encode(), pool.encode())
         self._names = hmac.digest(root, b"names" + self._pool, "sha256")
         self._seals = hmac.digest(root, b"seals" + self._pool, "sha256")
         self._known: dict[bytes, AESGCM] = {}  # by salt
@@ -56,7 +57,7 @@ class CacheSecrets:
     def name(self, scope: str, endpoint: str, canonical: bytes) -> bytes:
         """The name of the answer to a request: NAME_BYTES. `scope`: who shares it, for example `client:app`;
         `canonical`: the text of what shapes it."""
-        text = _framed(scope.encode(), endpoint.encode()) + canonical
+        text = framed(scope.encode(), endpoint.encode()) + canonical
         return hmac.digest(self._names, text, "sha256")[:NAME_BYTES]
 
     def seal(self, name: bytes, raw: bytes) -> bytes:
@@ -110,8 +111,3 @@ def _is_compressible(raw: bytes) -> bool:
         return True
     middle = (len(raw) - _PROBE) // 2
     return len(zlib.compress(raw[middle : middle + _PROBE], 1)) < _PROBE * _WORTH
-
-
-def _framed(*words: bytes) -> bytes:
-    """Lengths first, so that no two lists of words are the same bytes."""
-    return b"".join([b"%d:%b" % (len(word), word) for word in words])

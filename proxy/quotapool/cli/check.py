@@ -21,6 +21,7 @@ from rich.text import Text
 from quotapool.cli import tables
 from quotapool.cli.access import run_with_keys
 from quotapool.cli.keys import state_word
+from quotapool.cli.progress import shown_progress
 from quotapool.domain.states import State
 from quotapool.keys.check import KeyCheck, KeyChecker, check_all
 from quotapool.openai_admin.collect import Collector, connector
@@ -60,7 +61,13 @@ def run(settings: Settings, *, as_json: bool, show_all: bool = False) -> int:
 
 async def _check_all(keys: KeyOperations) -> dict[str, KeyCheck]:
     async with aclosing(KeyChecker(keys.settings, keys.redactor, per_second=_PER_SECOND)) as checker:
-        return {key.id: check async for key, check in check_all(checker, keys.settings.keys, lambda key: key)}
+        found: dict[str, KeyCheck] = {}
+        wanted = keys.settings.keys
+        with shown_progress("asking OpenAI about keys", len(wanted)) as tell:
+            async for key, check in check_all(checker, wanted, lambda key: key):
+                found[key.id] = check
+                tell(len(found), len(wanted))
+        return found
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -195,7 +202,8 @@ async def _add_openai_columns(settings: Settings, store: Store, rows: list[dict[
                 asyncio.timeout(_OPENAI_TIMEOUT_S),
                 aiohttp.ClientSession(connector=connector(settings.ca_file)) as http,
             ):
-                answers = await Collector(http).collect(settings)
+                with shown_progress("reading limits and credit at OpenAI"):
+                    answers = await Collector(http).collect(settings)
         except TimeoutError:
             problems.append("OpenAI's admin API did not answer in time; what follows is its last answer")
         else:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial, wraps
+from inspect import Signature, signature
 from typing import Annotated, Any, Final
 
 import typer
 
 from quotapool.cli import tables
 from quotapool.cli.access import recorded, run_with_store
+from quotapool.cli.clients_bulk import Choice, ClientsArgument, MatchOption, TeamOption, YesOption, work
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.options import JsonOption, with_settings
+from quotapool.cli.progress import shown_progress
 from quotapool.cli.rule_options import cell, changed_words, with_client_rules
 from quotapool.cli.rule_tables import LEVEL, level_of, rules_table
 from quotapool.operators.clients import ClientConflict, ClientOperations, InvalidClient, UnknownClient
@@ -65,7 +68,7 @@ def _with_clients(run: Callable[..., Awaitable[int]], action: str) -> Callable[.
         try:
             return await (recorded(settings, store, action, f"c/{options['name']}", doing) if action else doing())
         except UnknownClient as error:
-            return fail(f"no client {str(error)!r} in the store; `quotapool clients list` shows them")
+            return fail(_unknown(error))
         except (InvalidClient, ClientConflict) as error:
             return fail(str(error))
 
@@ -215,7 +218,8 @@ async def one(settings: Settings, clients: ClientOperations, name: Id, *, json: 
 async def show(settings: Settings, clients: ClientOperations, *, json: JsonOption = False) -> int:
     """Show all clients, each with the limit or budget of which most is used."""
     del settings
-    rows = await clients.rows()
+    with shown_progress("reading clients"):
+        rows = await clients.rows()
     if json:
         tables.print_json({"clients": rows})
         return 0
@@ -249,41 +253,72 @@ async def rotate(
     return 0
 
 
-@app.command("suspend")
-@changing_client("suspend_client")
-async def suspend(
-    settings: Settings,
+def _for_many(action: str) -> Callable[[Callable[..., Awaitable[str]]], None]:
+    """The command of this name, for one client or for many. `act` does it to one, whose name it is given."""
+
+    def add_command(act: Callable[..., Awaitable[str]]) -> None:
+        def given(
+            settings: Settings,
+            names: ClientsArgument = None,
+            *,
+            team: TeamOption = None,
+            match: MatchOption = None,
+            yes: YesOption = False,
+            **options: object,
+        ) -> int:
+            choice = Choice(names or [], team, match)
+
+            async def checked(store: Store) -> int:
+                clients = ClientOperations(lambda: settings, store)
+                doing = partial(act, clients, **options)
+                try:
+                    return await work(settings, store, clients, action, choice, doing, yes=yes)
+                except UnknownClient as error:
+                    return fail(_unknown(error))
+                except ClientConflict as error:
+                    return fail(str(error))
+
+            return run_with_store(settings, checked)
+
+        own = [one for one in signature(act, eval_str=True).parameters.values() if one.kind is one.KEYWORD_ONLY]
+        shared = [one for one in signature(given, eval_str=True).parameters.values() if one.kind is not one.VAR_KEYWORD]
+        given.__signature__ = Signature([*shared, *own])  # type: ignore[attr-defined]  # with_settings reads it
+        given.__doc__ = act.__doc__
+        app.command(action)(with_settings(given))
+
+    return add_command
+
+
+@_for_many("suspend")
+async def _suspend(
     clients: ClientOperations,
-    name: Id,
+    name: str,
+    *,
     reason: Annotated[str, typer.Option(help="The reason, which the list shows.")] = "by the operator",
-) -> int:
-    """Refuse a client's requests until it is resumed; of the configuration's clients, too."""
-    del settings
+) -> str:
+    """Refuse clients' requests until they are resumed; of the configuration's clients, too."""
     if not await clients.suspend(name, reason):
-        return fail(f"client {name!r} is suspended already")
-    print(f"client {name} is suspended")
-    return 0
+        raise ClientConflict(f"client {name!r} is suspended already")
+    return "is suspended"
 
 
-@app.command("resume")
-@changing_client("resume_client")
-async def resume(settings: Settings, clients: ClientOperations, name: Id) -> int:
-    """Serve a client again that was suspended, by you or for policy refusals (safety.suspend_after)."""
-    del settings
+@_for_many("resume")
+async def _resume(clients: ClientOperations, name: str) -> str:
+    """Serve clients again that were suspended, by you or for policy refusals (safety.suspend_after)."""
     if not await clients.resume(name):
-        return fail(f"client {name!r} is not suspended")
-    print(f"client {name} is served again")
-    return 0
+        raise ClientConflict(f"client {name!r} is not suspended")
+    return "is served again"
 
 
-@app.command("revoke")
-@changing_client("revoke_client")
-async def revoke(settings: Settings, clients: ClientOperations, name: Id) -> int:
-    """Revoke a client's key; it stops working within a second."""
-    del settings
+@_for_many("revoke")
+async def _revoke(clients: ClientOperations, name: str) -> str:
+    """Revoke clients' keys; they stop working within a second."""
     await clients.revoke(name)
-    print(f"client {name} revoked")
-    return 0
+    return "revoked"
+
+
+def _unknown(error: UnknownClient) -> str:
+    return f"no client {str(error)!r} in the store; `quotapool clients list` shows them"
 
 
 def _says(row: dict[str, Any], column: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from quotapool import __version__, build
-from quotapool.cli.groups import FOR_PROGRAMS, KEYS_AND_CLIENTS, LOOK, START, UPSTREAM, LazyGroup, Root
+from quotapool.cli.groups import FOR_PROGRAMS, LOOK, POOL, START, LazyGroup, Root
 from quotapool.cli.look import app as look
 from quotapool.cli.options import (
     ConfigOption,
@@ -31,12 +31,12 @@ app = typer.Typer(
 for _name, _panel, _help in (
     ("migrate", START, "Move over from gpt-load, one-api, new-api or LiteLLM."),
     ("cache", LOOK, "Kept answers: what they saved, and deleting them."),
-    ("keys", KEYS_AND_CLIENTS, "Upstream keys: show, add, change and probe them."),
-    ("clients", KEYS_AND_CLIENTS, "Client keys: who may call the proxy, and what each may use."),
-    ("teams", KEYS_AND_CLIENTS, "Teams: limits and budgets that clients share."),
-    ("alerts", KEYS_AND_CLIENTS, "Try the webhooks, chats and e-mail that alerts go to."),
-    ("objects", UPSTREAM, "Stored objects: which account holds what."),
-    ("openai", UPSTREAM, "What OpenAI itself reports, with an admin key."),
+    ("keys", POOL, "Upstream keys: show, add, change and probe them."),
+    ("clients", POOL, "Client keys: who may call the proxy, and what each may use."),
+    ("teams", POOL, "Teams: limits and budgets that clients share."),
+    ("alerts", POOL, "Try the webhooks, chats and e-mail that alerts go to."),
+    ("objects", POOL, "Stored objects: which account holds what."),
+    ("openai", POOL, "What OpenAI itself reports, with an admin key."),
 ):
     app.add_typer(typer.Typer(help=_help, no_args_is_help=True, cls=LazyGroup), name=_name, rich_help_panel=_panel)
 app.add_typer(look)  # without a name: its commands are ours
@@ -155,6 +155,24 @@ def check(
     from quotapool.cli.check import run
 
     raise typer.Exit(run(settings_or_exit(config, env_file), as_json=json, show_all=everything))
+
+
+@app.command(rich_help_panel=START)
+def doctor(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Count warnings as problems, for a pipeline.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Look for what is wrong around the proxy, and say what to do.
+
+    The store and its rights, disks, limits, clocks, certificates, ports, the way to OpenAI. With or without a running
+    proxy; sends no key and changes nothing. Takes some 10 s at most. Exit code 0 if there is no problem, 1 if there is
+    one, 2 without a usable configuration.
+    """
+    from quotapool.cli.doctor import run
+
+    raise typer.Exit(run(config, env_file, strict=strict, as_json=json))
 
 
 @app.command("config", rich_help_panel=START)

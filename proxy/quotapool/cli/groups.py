@@ -13,10 +13,9 @@ from typer.core import TyperGroup, TyperOption
 # The panels of `quotapool --help`, from the top.
 START: Final = "Start"
 LOOK: Final = "Look"
-KEYS_AND_CLIENTS: Final = "Keys and clients"
-UPSTREAM: Final = "OpenAI"
+POOL: Final = "Keys, clients, accounts"
 FOR_PROGRAMS: Final = "For clients, containers and tests"
-_PANELS: Final = (START, LOOK, KEYS_AND_CLIENTS, UPSTREAM, FOR_PROGRAMS)
+_PANELS: Final = (START, LOOK, POOL, FOR_PROGRAMS)
 
 # What stands for the value of an option, by the option's name; else by its type.
 _VALUES: Final = {
@@ -74,6 +73,12 @@ def value_of(option: TyperOption) -> str:
 
 class Root(_Group):
     """The commands in the order of their panels."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params = super().get_params(ctx)
+        for param in params:
+            param.hidden = getattr(param, "hidden", False) or param.name == "show_completion"  # the list fits a screen
+        return params
 
     def list_commands(self, ctx: Any) -> list[str]:
         commands: MutableMapping[str, Any] = self.commands

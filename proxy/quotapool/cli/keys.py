@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from fnmatch import fnmatchcase
 from functools import partial
 from getpass import getpass
 from pathlib import Path
@@ -15,6 +16,7 @@ from quotapool.cli import keys_import, keys_users, tables, topup
 from quotapool.cli.access import record, recorded, run_with_keys, with_keys
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.keys_bulk import (
+    STATES,
     AccountOption,
     Choice,
     KeysArgument,
@@ -26,10 +28,11 @@ from quotapool.cli.keys_bulk import (
     work,
 )
 from quotapool.cli.options import JsonOption, NoCheckOption, ReplaceOption, with_settings
+from quotapool.cli.progress import shown_progress
 from quotapool.domain.states import State
 from quotapool.keys import master_keys
 from quotapool.keys.seal import MasterKey, new_master_key
-from quotapool.operators.keys import KeyEntry, KeyOperations, next_step
+from quotapool.operators.keys import COOLING, KeyEntry, KeyOperations, next_step
 from quotapool.settings import Settings
 from quotapool.shapes.work import KeyVerb
 
@@ -38,14 +41,31 @@ app = typer.Typer()
 
 def state_word(row: dict[str, Any]) -> str:
     """A key's state as people see it: an active one is cooling while every model group of its account has to wait."""
-    return "cooling" if row["state"] == State.ACTIVE and row.get("cooling_s") else str(row["state"])
+    return COOLING if row["state"] == State.ACTIVE and row.get("cooling_s") else str(row["state"])
 
 
 @app.command("list")
 @with_keys
-async def show(keys: KeyOperations, *, json: JsonOption = False) -> int:
+async def show(
+    keys: KeyOperations,
+    *,
+    account: AccountOption = None,
+    state: StateOption = None,
+    match: MatchOption = None,
+    json: JsonOption = False,
+) -> int:
     """Show each key's state and reason, without asking OpenAI."""
-    rows = await keys.rows()
+    if state not in {None, COOLING, *STATES}:
+        return fail(f"--state is {', '.join(STATES)} or {COOLING}")
+    with shown_progress("reading keys"):
+        everything = await keys.rows()
+    rows = [
+        row
+        for row in everything
+        if account in {None, row["account"]}
+        and state in {None, row["state"], state_word(row)}
+        and (match is None or fnmatchcase(row["id"], match))
+    ]
     if json:
         tables.print_json({"keys": rows})
         return 0
@@ -57,12 +77,15 @@ async def show(keys: KeyOperations, *, json: JsonOption = False) -> int:
             row["id"],
             *([row["account"]] if shared else []),
             state_word(row),
-            row.get("reason", ""),
+            row.get("reason") or ("used by others" if row.get("outside_use") else ""),
             tables.span(now - row["since"]) if row.get("since") else "",
             f"in {tables.span(row['next_try'] - now)}" if row.get("next_try") else "",
             "config" if row["source"] == "configuration" else row["source"],
         )
-    tables.console().print(table if rows else "the pool has no keys: `quotapool keys add`")
+    nothing = "the pool has no keys: `quotapool keys add`"
+    if any(one is not None for one in (account, state, match)):
+        nothing = "no key is like that"
+    tables.console().print(table if rows else nothing)
     return 0
 
 
@@ -77,8 +100,9 @@ def _for_many(action: KeyVerb, about: str) -> None:
         state: StateOption = None,
         match: MatchOption = None,
         yes: YesOption = False,
+        json: JsonOption = False,
     ) -> int:
-        return await work(keys, action, Choice(names or [], account, state, match), yes=yes)
+        return await work(keys, action, Choice(names or [], account, state, match), yes=yes, as_json=json)
 
     app.command(action, help=about)(with_keys(run))
 
@@ -102,10 +126,11 @@ async def remove(
     forget: Annotated[
         bool, typer.Option("--forget", help="Also delete their secrets, if they were added at run time.")
     ] = False,
+    json: JsonOption = False,
 ) -> int:
     """Take keys out for good: until they are enabled, or their secrets change."""
     action: KeyVerb = "forget" if forget else "remove"
-    return await work(keys, action, Choice(names or [], account, state, match), yes=yes)
+    return await work(keys, action, Choice(names or [], account, state, match), yes=yes, as_json=json)
 
 
 @app.command("probe")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +15,10 @@ from quotapool.app.probing import Probing
 from quotapool.cli import tables
 from quotapool.cli.access import record, recorded
 from quotapool.cli.errors import fail, warn
-from quotapool.operators.bulk import Progress, choosable, chosen, work_on_keys
-from quotapool.operators.keys import KeyOperations, ProbeNow
+from quotapool.cli.progress import shown_progress
+from quotapool.domain.states import State
+from quotapool.operators.bulk import Choosable, Progress, choosable, chosen, work_on_keys
+from quotapool.operators.keys import LOCKED, KeyOperations, ProbeNow
 from quotapool.shapes.work import KeyVerb
 
 KeysArgument = Annotated[list[str] | None, typer.Argument(help="Ids of keys.", show_default=False)]
@@ -27,7 +29,16 @@ StateOption = Annotated[
 MatchOption = Annotated[str | None, typer.Option(help="Only ids like 'trial-*'.", show_default=False)]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether that many are meant.")]
 
+STATES: Final = (*(state.value for state in State), LOCKED)
 _SHOWN: Final = 20
+_DOING: Final[dict[KeyVerb, str]] = {
+    "enable": "enabling keys",
+    "disable": "disabling keys",
+    "drain": "draining keys",
+    "remove": "removing keys",
+    "forget": "deleting keys",
+    "probe": "asking OpenAI about keys",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +75,21 @@ async def work(keys: KeyOperations, action: KeyVerb, choice: Choice, *, yes: boo
     KeyConflict, StoreError."""
     if not choice.names and not choice.has_conditions:
         return fail("name keys, or say which: --account, --state, --match")
+    if choice.state not in {None, *STATES}:
+        return fail(f"--state is {', '.join(STATES[:-1])} or {STATES[-1]}")
     if choice.is_one and action != "probe":
         (key,) = choice.names
-        return await one_recorded(keys, action, key, partial(_one, keys, action, key))
+        return await one_recorded(keys, action, key, partial(_one, keys, action, key, as_json=as_json))
     known = await choosable(keys)
     ids = chosen(known, choice.names, account=choice.account, state=choice.state, match=choice.match)
     if not ids:
         return fail("no key is like that; `quotapool keys list` shows them")
-    if not yes and not _confirmed(f"{action} {len(ids):,} of {len(known):,} keys"):
+    if not yes and not confirmed(f"{action} {len(ids):,} of {len(known):,} keys{_then(action, known, ids)}"):
         return fail("nothing was done")
-    progress = Progress()
-    async with probing(keys) as probe_now:
-        await work_on_keys(keys, action, ids, probe_now, progress)
+    with shown_progress(_DOING[action], len(ids)) as tell:
+        progress = Progress(on_count=lambda done: tell(done, len(ids)))
+        async with probing(keys) as probe_now:
+            await work_on_keys(keys, action, ids, probe_now, progress)
     await record(keys.settings, keys.overview.ledger.store, f"{action}_keys", "", progress.changes)
     _print(progress, as_json=as_json)
     return 1 if progress.not_done else 0
@@ -86,16 +100,29 @@ async def one_recorded(keys: KeyOperations, action: KeyVerb, key: str, run: Call
     return await recorded(keys.settings, keys.overview.ledger.store, f"{action}_key", f"k/{key}", run, keys=keys)
 
 
-async def _one(keys: KeyOperations, action: KeyVerb, key: str) -> int:
+async def _one(keys: KeyOperations, action: KeyVerb, key: str, *, as_json: bool) -> int:
     if action == "forget":
         await keys.forget(key)
-        print(f"key {key} and its secret are deleted")
+        state, said = "forgotten", f"key {key} and its secret are deleted"
     else:
-        print(f"key {key} is {await keys.act(action, key)}")
+        state = await keys.act(action, key)
+        said = f"key {key} is {state}"
+    if as_json:
+        tables.print_json({"id": key, "state": state})
+    else:
+        print(said)
     return 0
 
 
-def _confirmed(what: str) -> bool:
+def _then(action: KeyVerb, known: Sequence[Choosable], ids: Sequence[str]) -> str:
+    """What a person has to know before: that nobody would be served any more."""
+    if action in {"enable", "probe"}:
+        return ""
+    serving, out = {one.id for one in known if one.state == State.ACTIVE.value}, set(ids)
+    return ", after which no key serves" if serving and serving <= out else ""
+
+
+def confirmed(what: str) -> bool:
     """A script that does not say --yes is told what it would have done."""
     if not sys.stdin.isatty():
         warn(f"this would {what}; --yes does it")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from quotapool.cli import tables
 from quotapool.cli.access import record, run_with_keys
 from quotapool.cli.errors import fail
 from quotapool.cli.options import JsonOption, NoCheckOption, ReplaceOption
+from quotapool.cli.progress import shown_progress
 from quotapool.operators.importer import Importer, Report
 from quotapool.operators.key_file import BadFile, Line, read
 from quotapool.operators.keys import KeyOperations
@@ -51,10 +51,14 @@ def run(
         return fail(f"{file}: contains no key")
 
     async def command(keys: KeyOperations) -> int:
-        with progress_bar() as progress:
-            task = progress.add_task("importing" if no_check else "checking", total=total)
+        with shown_progress("importing keys" if no_check else "checking keys", total) as tell:
+            lines = itertools.count(1)
             importer = Importer(
-                keys, check=not no_check, dry_run=dry_run, replace=replace, on_progress=lambda: progress.advance(task)
+                keys,
+                check=not no_check,
+                dry_run=dry_run,
+                replace=replace,
+                on_progress=lambda: tell(next(lines), total),
             )
             done = await importer.run(_lines(file), at_once=at_once, per_second=per_second)
         if not dry_run:
@@ -74,13 +78,6 @@ def run(
 def _lines(file: Path) -> Iterator[Line]:
     with file.open(encoding="utf-8") as lines:
         yield from read(lines)
-
-
-def progress_bar() -> Progress:
-    """On standard error, and only on a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty())
 
 
 def _print(report: Report, report_file: Path | None) -> None:

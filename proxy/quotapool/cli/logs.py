@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from typing import Final
+
+from rich.cells import cell_len
 
 from quotapool.cli import tables
 from quotapool.cli.access import run_with_store
+from quotapool.cli.columns import GAP, Column, cell, printable, widths
 from quotapool.domain.wallet import PICO
 from quotapool.observe.kept_request import KeptRequest
 from quotapool.observe.request_store import RequestStore
@@ -16,8 +20,24 @@ from quotapool.settings import Settings
 from quotapool.shapes.requests import RequestQuery, row_of
 from quotapool.store.store import Store
 
-_TITLES = ("time", "client", "model", "status", "wait", "total", "tokens", "cost", "cache", "keys tried", "id")
-_NUMBERS = frozenset({"wait", "total", "tokens", "cost"})
+# At a terminal; in a pipe each is as wide as its content.
+_COLUMNS: Final = (
+    Column("time", 8, 14),
+    Column("client", 9, 24, rank=7),
+    Column("model", 10, 30),
+    Column("status", 19, 40),
+    Column("wait", 6, 7, rank=5, right=True),
+    Column("total", 6, 7, rank=6, right=True),
+    Column("tokens", 6, 13, rank=3, right=True),
+    Column("cost", 9, 12, rank=2, right=True),
+    Column("cache", 5, 30, rank=1),
+    Column("keys tried", 10, 40, rank=4),
+    Column("id", 16, 40),
+)
+_TITLES: Final = tuple(column.title for column in _COLUMNS)
+_NOTHING: Final = "-"
+_NARROW: Final = 110  # columns: below that, the day is left out
+_TIME: Final = len("15:04:05")
 _EVERY_S = 0.5
 
 
@@ -28,7 +48,7 @@ def run(settings: Settings, query: RequestQuery, *, as_json: bool, follow: bool)
         kept = RequestStore(store, settings.pool)
         _, place = await kept.since("") if follow else ([], "")
         last = await kept.latest(query.limit, query.matches)
-        printer = Printer(as_json=as_json)
+        printer = Printer(as_json=as_json, width=tables.terminal_width)
         printer.show(reversed(last))
         shown = {request.id for request in last}
         while follow:
@@ -44,11 +64,14 @@ def run(settings: Settings, query: RequestQuery, *, as_json: bool, follow: bool)
 
 
 class Printer:
-    """Lines below one heading; a column is as wide as what was shown in it so far."""
+    """Lines below one heading; a column is as wide as what was shown in it so far. `width`: of the terminal now, in
+    whose lines everything fits; 0: there is none, and nothing is cut."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, width: Callable[[], int] = lambda: 0) -> None:
         self._as_json = as_json
-        self._widths: list[int] = []
+        self._width = width
+        self._contents = [0] * len(_COLUMNS)
+        self._is_first = True
 
     def show(self, requests: Iterable[KeptRequest]) -> None:
         if self._as_json:
@@ -56,43 +79,55 @@ class Printer:
                 tables.print_json(row_of(request))
             return
         rows = [cells(request) for request in requests]
-        is_first = not self._widths
-        columns = zip(*([*rows, _TITLES] if is_first else rows), strict=True)
-        widest = [max(map(len, column)) for column in columns]
-        if widest:
-            self._widths = [max(pair) for pair in zip(widest, self._widths or widest, strict=True)]
-        for row in [_TITLES, *rows] if is_first else rows:
-            padded = (
-                text.rjust(width) if title in _NUMBERS else text.ljust(width)
-                for title, text, width in zip(_TITLES, row, self._widths, strict=True)
-            )
-            print("  ".join(padded).rstrip(), flush=True)
+        if 0 < self._width() < _NARROW:
+            rows = [(row[0][-_TIME:], *row[1:]) for row in rows]
+        for row in rows:
+            for n, text in enumerate(row):
+                self._contents[n] = max(self._contents[n], cell_len(text) if text != _NOTHING else 0)
+        wide = self._widths()
+        for row in [_TITLES, *rows] if self._is_first else rows:
+            print(_line(row, wide), flush=True)
+        self._is_first = False
+
+    def _widths(self) -> list[int]:
+        if width := self._width():
+            return widths(_COLUMNS, self._contents, width)
+        return [max(content, len(title)) for content, title in zip(self._contents, _TITLES, strict=True)]
+
+
+def _line(texts: Sequence[str], wide: Sequence[int]) -> str:
+    shown = (
+        cell(text, width, right=column.right)
+        for text, width, column in zip(texts, wide, _COLUMNS, strict=True)
+        if width
+    )
+    return (" " * GAP).join(shown).rstrip()
 
 
 def cells(request: KeptRequest) -> tuple[str, ...]:
     """One line: local time of arrival, and what the columns are called."""
-    status = f"{request.status or '-'}{f' {request.code}' if request.code else ''}{' cut' if request.cut else ''}"
+    status = f"{request.status or _NOTHING}{f' {request.code}' if request.code else ''}{' cut' if request.cut else ''}"
     used = request.prompt or request.completion
-    cost = "?" if request.pico is None else f"${request.pico / PICO:.6f}" if request.pico else "-"
+    cost = "?" if request.pico is None else f"${request.pico / PICO:.6f}" if request.pico else _NOTHING
     found = (
         f"{datetime.fromtimestamp(request.at).astimezone():%m-%d %H:%M:%S}",
-        request.client or "-",
-        request.model or request.endpoint or "-",
+        request.client or _NOTHING,
+        request.model or request.endpoint or _NOTHING,
         status,
-        span(request.queued_us) if request.queued_us else "-",
+        span(request.queued_us) if request.queued_us else _NOTHING,
         span(request.total_us),
-        f"{request.prompt}+{request.completion}" if used else "-",
+        f"{request.prompt}+{request.completion}" if used else _NOTHING,
         cost,
         _cache(request),
-        " ".join(f"{attempt.key}:{attempt.outcome}" for attempt in request.attempts) or "-",
+        " ".join(f"{attempt.key}:{attempt.outcome}" for attempt in request.attempts) or _NOTHING,
         request.id,
     )
     # A client's text must not control the terminal.
-    return tuple("".join(filter(str.isprintable, text)) for text in found)
+    return tuple(map(printable, found))
 
 
 def _cache(request: KeptRequest) -> str:
     """`hit $0.001915` with what it saved; `bypass: query` with the reason."""
     saved = request.saved.pico if request.saved is not None else 0
     dollars = f" ${saved / PICO:.6f}" if saved else ""
-    return f"{request.cache or '-'}{dollars}{f': {request.kept}' if request.kept else ''}"
+    return f"{request.cache or _NOTHING}{dollars}{f': {request.kept}' if request.kept else ''}"

@@ -24,6 +24,23 @@ def now(config: ConfigOption = None, env_file: EnvFileOption = None, json: JsonO
 
 
 @app.command(rich_help_panel=LOOK)
+def top(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    every: Annotated[str, typer.Option(help="How often the store is read: 1s to 1h.")] = "2s",
+    once: Annotated[bool, typer.Option("--once", help="Print one frame, as is done where no terminal is.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show the pool live on one screen: rates, room, keys, clients.
+
+    Headroom by model and what runs dry, keys that are out or fail, who uses most, the last errors. `?` shows the keys.
+    """
+    from quotapool.cli.top import run
+
+    raise typer.Exit(run(settings_or_exit(config, env_file), every, once=once, as_json=json))
+
+
+@app.command(rich_help_panel=LOOK)
 def room(
     model: Annotated[str, typer.Argument(help="A model, or the name of its group.")],
     config: ConfigOption = None,
@@ -94,6 +111,78 @@ def usage(
     settings = settings_or_exit(config, env_file)
     code = run(settings, by=by, since=since, until=until, every=every, only=only, top=top, as_csv=csv, as_json=json)
     raise typer.Exit(code)
+
+
+@app.command(rich_help_panel=LOOK)
+def plan(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    source: Annotated[
+        str, typer.Option("--from", metavar="SOURCE", help="'ring', 'usage', a log (-: standard input), a database.")
+    ] = "ring",
+    since: Annotated[str | None, typer.Option(help="As for usage.", show_default="all; of usage 24h")] = None,
+    until: Annotated[str | None, typer.Option(help="The same.", show_default="now")] = None,
+    add_accounts: Annotated[int, typer.Option(help="So many more accounts.", min=0, show_default=False)] = 0,
+    tier: Annotated[str | None, typer.Option(help="Their tier: yours, or OpenAI's.", show_default=False)] = None,
+    like: Annotated[
+        str | None, typer.Option(metavar="NAME", help="An account that they are like.", show_default=False)
+    ] = None,
+    limits: Annotated[
+        list[str] | None, typer.Option(metavar="LIMITS", help="Theirs: [MODEL:]rpm=5000,tpm=2M.", show_default=False)
+    ] = None,
+    traffic: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FACTOR", help="More or less of it: x2, client:NAME=x2.", show_default=False),
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Without this key or account.", show_default=False)
+    ] = None,
+    client_weight: Annotated[
+        list[str] | None, typer.Option(metavar="WEIGHT", help="A client's: NAME=2.", show_default=False)
+    ] = None,
+    client_priority: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WORD", help="A client's: NAME=high, normal or batch.", show_default=False),
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LIMIT", help="Another one: ACCOUNT.MODEL.tpm=2M, ACCOUNT.tpm=2M.", show_default=False),
+    ] = None,
+    outage: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OUTAGE", help="ACCOUNT, or ACCOUNT=14:00..15:30.", show_default=False),
+    ] = None,
+    max_wait: Annotated[str | None, typer.Option(help="How long requests wait.", show_default=False)] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="That a request uses, if the log has none.", min=0, show_default=False)
+    ] = None,
+    most: Annotated[int, typer.Option(help="Replay at most the last so many.", min=1, max=10_000_000)] = 500_000,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 1,
+    json: JsonOption = False,
+) -> None:
+    """Replay past traffic on a changed pool: waits, refusals, cost.
+
+    Beside what was recorded stands the same traffic on the pool as it is, so that the comparison is fair. Options of
+    changes may be repeated and combined.
+    """
+    from quotapool.cli.plan import Question, run
+    from quotapool.plan.changes import Changes
+
+    changes = Changes(
+        add_accounts,
+        tier,
+        like,
+        limits=tuple(limits or ()),
+        traffic=tuple(traffic or ()),
+        without=tuple(without or ()),
+        weights=tuple(client_weight or ()),
+        priorities=tuple(client_priority or ()),
+        limit=tuple(limit or ()),
+        outages=tuple(outage or ()),
+        max_wait=max_wait,
+    )
+    asked = Question(source, since, until, changes, tokens, most, seed)
+    raise typer.Exit(run(settings_or_exit(config, env_file), asked, as_json=json))
 
 
 @app.command(rich_help_panel=LOOK)
@@ -199,7 +288,7 @@ def events(
     kind: Annotated[
         str | None,
         typer.Option(
-            help="Only events of this kind: state, brake, egress, policy, outside_use, operator …", show_default="all"
+            help="Only events of this kind: state, brake, egress, outside_use, policy, operator …", show_default="all"
         ),
     ] = None,
     subject: Annotated[

@@ -16,8 +16,8 @@ from rich.console import Console
 from quotapool.cli import tables
 from quotapool.cli.access import record, run_with_keys
 from quotapool.cli.errors import fail, warn
-from quotapool.cli.keys_import import progress_bar
 from quotapool.cli.options import JsonOption, NoCheckOption, with_settings
+from quotapool.cli.progress import shown_progress
 from quotapool.migrate.apply import Migration, Moved
 from quotapool.migrate.database import Database, file_of, has_password, is_database_file, opened, resolved
 from quotapool.migrate.found import SourceError
@@ -187,14 +187,16 @@ def _run(
         return fail(f"{report}: there is no such directory")
 
     async def command(keys: KeyOperations) -> int:
-        with program() as of_other, progress_bar() as progress:
-            task = progress.add_task("taking over keys" if no_check else "checking keys", total=None)
+        with (
+            program() as of_other,
+            shown_progress("taking over keys" if no_check else "checking keys", total=0) as tell,
+        ):
             migration = Migration(
                 keys,
                 of_other,
                 check=not no_check,
                 dry_run=dry_run,
-                on_progress=lambda done, of: progress.update(task, completed=done, total=of),
+                on_progress=tell,
             )
             try:
                 await migration.run(at_once=at_once, per_second=per_second)

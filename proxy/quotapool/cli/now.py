@@ -14,6 +14,7 @@ from rich.table import Table
 from quotapool.cli import tables
 from quotapool.cli.access import run_with_keys
 from quotapool.cli.errors import fail
+from quotapool.cli.progress import shown_progress
 from quotapool.money.credit_control import CreditStatus
 from quotapool.observe.samples import SampleStore
 from quotapool.operators.keys import KeyOperations
@@ -52,7 +53,8 @@ def show_now(settings: Settings, *, as_json: bool) -> int:
     """Exit code 0; 2 if the store cannot be reached."""
 
     async def command(keys: KeyOperations) -> int:
-        now = await _reader(keys).read()
+        with shown_progress("reading the pool"):
+            now = await _reader(keys).read()
         if now.facts and now.facts[0].code == "store_away":
             return fail("the store does not answer")
         if as_json:
@@ -80,7 +82,8 @@ def _reader(keys: KeyOperations) -> NowReader:
 
 async def _room(model: str, keys: KeyOperations, *, show_all: bool, as_json: bool) -> int:
     overview = keys.overview
-    now = await _reader(keys).read()
+    with shown_progress("reading the pool"):
+        now = await _reader(keys).read()
     group = overview.roster.group_of(model)
     pool, at = overview.roster.pool, await overview.ledger.registry.time()
     accounts: list[AccountRoom] = []

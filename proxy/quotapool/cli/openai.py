@@ -16,6 +16,7 @@ from quotapool.cli import tables
 from quotapool.cli.access import run_with_keys
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.options import JsonOption, with_settings
+from quotapool.cli.progress import shown_progress
 from quotapool.domain.wallet import PICO
 from quotapool.money.question import since_day
 from quotapool.openai_admin.collect import Collected, Collector, connector
@@ -53,7 +54,8 @@ def limits(
     """Show the rate limits of each account's project, by model."""
 
     async def command(settings: Settings, collector: Collector, store: Store) -> int:
-        answers = await ask(settings, collector, store)
+        with shown_progress("reading limits at OpenAI"):
+            answers = await ask(settings, collector, store)
         if write:
             print(fragment(settings, answers.limits), end="")
         elif json:
@@ -88,7 +90,8 @@ def reconciliation(
         return fail("--since is later than --until")
 
     async def command(settings: Settings, collector: Collector, store: Store) -> int:
-        result, answers = await compared(settings, collector, store, first, last, today)
+        with shown_progress("reading costs at OpenAI"):
+            result, answers = await compared(settings, collector, store, first, last, today)
         if json:
             tables.print_json(_document(result, first, last, answers))
         elif as_csv:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from quotapool import __version__
 from quotapool.app import running_proxies
-from quotapool.app.command_socket import STATE_DIR, Answer, Head, NotAllowed, Silent, ask, given_in
+from quotapool.app.command_socket import PATIENCE_S, STATE_DIR, Answer, Head, NotAllowed, Silent, ask, given_in
 from quotapool.cli.errors import warn
 from quotapool.settings import ConfigError, Settings, from_wire, load, with_origin
 from quotapool.settings.model import Origin, default_state_dir, home_of
@@ -32,13 +32,18 @@ class NoSettings(Exception):
     """Why the command cannot know what it is about, in words for whoever calls it."""
 
 
-def settings_for(config: Path | None, env_file: Path | None, env: Mapping[str, str]) -> Settings:
+def settings_for(
+    config: Path | None, env_file: Path | None, env: Mapping[str, str], *, wait_s: float | None = None
+) -> Settings:
     """The configuration that is given, else that of the running proxy, else what is left without either: a store, and
-    no keys of a configuration. Says on standard error whatever is not as usual. Raises NoSettings."""
+    no keys of a configuration. Says on standard error whatever is not as usual. Raises NoSettings.
+
+    `wait_s`: for a proxy that starts or stops; None: as long as usual. With a given configuration it is not needed.
+    """
     named = next((f"--{name}" for name, at in (("config", config), ("env-file", env_file)) if at is not None), "")
     given = given_in(env)
     if not named:
-        answer = _find(env, is_needed=not given)
+        answer = _find(env, is_needed=not given, wait_s=wait_s)
         if answer is not None:
             named = next((name for name in given if answer.head.environment.get(name) != given[name]), "")
             if not named:
@@ -49,25 +54,29 @@ def settings_for(config: Path | None, env_file: Path | None, env: Mapping[str, s
         settings = load(config, env=env, env_file=env_file, overrides={"keys": []} if nothing else None)
     except ConfigError as error:
         raise NoSettings(f"{error}{_without(named, env)}") from None
-    _say_if_other(settings)
+    _say_if_other(settings, PATIENCE_S if wait_s is None else wait_s)
     return settings
 
 
-def look(state_dir: Path, *, with_settings: bool = False) -> Answer | None:
-    """What the proxy of this state_dir says once it has started; None: none runs, or the last one has just ended.
-    Raises NotAllowed and Silent."""
-    deadline = time.monotonic() + _WAIT_S
-    while (answer := ask(state_dir, with_settings=with_settings)) is not None and answer.head.phase:
+def look(state_dir: Path, *, with_settings: bool = False, wait_s: float | None = None) -> Answer | None:
+    """What the proxy of this state_dir says once it has started, for which it has `wait_s` (None: as long as usual);
+    None: none runs, or the last one has just ended. Raises NotAllowed, Silent, and NoSettings if that is not enough."""
+    deadline = time.monotonic() + (_WAIT_S if wait_s is None else wait_s)
+    patience_s = PATIENCE_S if wait_s is None else min(wait_s, PATIENCE_S)
+    while (
+        answer := ask(state_dir, with_settings=with_settings, patience_s=patience_s)
+    ) is not None and answer.head.phase:
         if time.monotonic() > deadline:
             raise NoSettings(f"{_proxy(state_dir, answer.pid)} is {answer.head.phase}; try again in a moment")
         time.sleep(_AGAIN_S)
     return answer
 
 
-def at_once(state_dir: Path) -> Answer | None:
-    """The same without waiting for a start or a stop, where it is not needed; None also if it cannot be asked."""
+def at_once(state_dir: Path, patience_s: float = PATIENCE_S) -> Answer | None:
+    """The same without waiting for a start or a stop, where it is not needed; None also if it cannot be asked, or does
+    not answer within `patience_s`."""
     try:
-        answer = ask(state_dir, with_settings=False)
+        answer = ask(state_dir, with_settings=False, patience_s=patience_s)
     except (NotAllowed, Silent):
         return None
     return None if answer is None or answer.head.phase else answer
@@ -98,15 +107,19 @@ def silent(state_dir: Path, pid: int) -> str:
     return f"{_proxy(state_dir, pid)} does not answer"
 
 
-def _find(env: Mapping[str, str], *, is_needed: bool) -> Answer | None:
+def _find(env: Mapping[str, str], *, is_needed: bool, wait_s: float | None) -> Answer | None:
     """Raises NoSettings, unless other settings are there."""
     own, services = _places(env)
     is_named = bool(env.get(STATE_DIR, "").strip())
     try:
-        if (answer := look(own, with_settings=True)) is not None:
+        if (answer := look(own, with_settings=True, wait_s=wait_s)) is not None:
             return answer
     except NotAllowed:
         problem = not_allowed(own)
+    except NoSettings as error:
+        if wait_s is None:
+            raise
+        problem = str(error)
     except Silent as error:
         problem = f"{silent(own, error.pid)}; --config gives this command a configuration of its own"
     else:
@@ -118,7 +131,7 @@ def _find(env: Mapping[str, str], *, is_needed: bool) -> Answer | None:
     hints = []
     for place in services:
         try:
-            if (answer := look(place, with_settings=True)) is not None:
+            if (answer := look(place, with_settings=True, wait_s=wait_s)) is not None:
                 return answer
         except NotAllowed:
             hints.append(not_allowed(place))
@@ -174,9 +187,9 @@ def _in_force(answer: Answer) -> Settings:
     return with_origin(settings, Origin(warnings=head.warnings, places=head.places, loaded_at=head.loaded_at))
 
 
-def _say_if_other(settings: Settings) -> None:
+def _say_if_other(settings: Settings, patience_s: float) -> None:
     """A given configuration may be about another pool than the proxy that runs on its state_dir."""
-    answer = at_once(settings.state_dir)
+    answer = at_once(settings.state_dir, patience_s)
     if answer is None or is_same_pool(answer.head, settings):
         return
     theirs = _pool_words(answer.head.pool, answer.head.store)

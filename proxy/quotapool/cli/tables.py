@@ -24,6 +24,12 @@ def console(at_least: int = 0) -> Console:
     return out
 
 
+def terminal_width() -> int:
+    """Columns of the terminal that standard output is, as it is now; 0: it is none."""
+    out = Console()
+    return out.width if out.is_terminal else 0
+
+
 def table(*titles: str, right: Iterable[str] = (), title: str | None = None) -> Table:
     """An empty table; the columns in `right` are numbers. Long cells are folded, so that nothing is lost."""
     made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify="left", pad_edge=False)

@@ -14,6 +14,7 @@ from typing import Final
 from quotapool.cli import tables
 from quotapool.cli.access import run_with_store
 from quotapool.cli.errors import fail
+from quotapool.cli.progress import shown_progress
 from quotapool.money.question import BadQuestionError, question, shown_zone
 from quotapool.money.rollups import DAY, OTHER
 from quotapool.money.spend_store import SpendStore
@@ -55,7 +56,8 @@ def run(
     now = datetime.now(UTC)
 
     async def command(store: Store) -> int:
-        found = await report(SpendStore(store, settings.pool), asked, now)
+        with shown_progress("adding up"):
+            found = await report(SpendStore(store, settings.pool), asked, now)
         if as_json:
             tables.print_json(document(found))
         elif as_csv:

@@ -24,10 +24,8 @@ class AlertKind(StrEnum):
     CLIENT_BUDGET = (
         "client_budget"  # a client or team has used a share of a budget that its warn_at names, or all of it
     )
-    OUTSIDE_USE = (
-        "outside_use"  # an account is used by others too, which none of our books explain; and when it is over
-    )
     POLICY = "policy"  # a client's requests are refused for their content, which can cost an account its access
+    OUTSIDE_USE = "outside_use"  # somebody uses an account without us; it ended; the account was drained for it
     TEST = "test"  # `quotapool alerts test`
 
 

@@ -197,16 +197,17 @@ class Bucket:
         """
         longest, which = max(0.0, self.cool_until - self.at), None
         for i, dimension in enumerate(DIMENSIONS):
-            amount, level = cost.of(dimension), self.level(i)
-            if amount <= 0 or level is None:
+            amount = cost.of(dimension)
+            if amount <= 0 or (level := self.level(i)) is None:
                 continue
-            if amount > self.limit(i, written):
+            limit = self.limit(i, written)
+            if amount > limit:
                 return NEVER, dimension
-            full = self.depth(i, written, burst_s)
-            is_guess = written.of(dimension) is None and self.learned[i] < 0
+            full = self._depth(i, limit, burst_s)
+            is_guess = self.learned[i] < 0 and written.of(dimension) is None
             need = min(amount + self.margin[i] + (0.0 if is_guess else leave * full), full)
-            if level < need and (need - level) / self.rate(i, written) > longest:
-                longest, which = (need - level) / self.rate(i, written), dimension
+            if level < need and (wait := (need - level) / self._rate(i, limit)) > longest:
+                longest, which = wait, dimension
         return longest, which
 
     def take(self, cost: Cost) -> None:

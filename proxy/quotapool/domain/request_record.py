@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from quotapool.domain.quantities import Usage
+from quotapool.domain.trace import Trace
 from quotapool.domain.waited_for import WaitedFor
 
 ANONYMOUS: Final = ""  # the client id if no client keys are in use
@@ -29,6 +30,9 @@ class AttemptRecord(msgspec.Struct, eq=False):
     usage: Usage | None = None
     tier: str = ""  # the service tier that answered, else the one asked for; "": the standard one
     prompt_estimate: int = 0  # tokens of the prompt, until upstream reports them
+    asked: float = 0.0  # when its account was asked for
+    began: float = 0.0  # when it went upstream
+    model: str = ""  # that answered, where a trace is to tell it
 
 
 class Saved(msgspec.Struct, frozen=True, gc=False):
@@ -40,13 +44,28 @@ class Saved(msgspec.Struct, frozen=True, gc=False):
     pico: int | None = 0
 
 
+class AskedFor(msgspec.Struct, frozen=True, array_like=True, gc=False):  # one for every request
+    """The room that a request asked the pool for, whether it got it or not: what `quotapool plan` asks again.
+
+    `group`: the model group whose limits it uses; "": the model's own name. `tokens`: the estimate that is reserved.
+    `max_wait_s`: how long it would wait. `only`: the account that has the stored objects it names; "": any will do.
+    """
+
+    group: str
+    tokens: int
+    images: int = 0
+    priority: int = 0
+    max_wait_s: float = 0.0
+    only: str = ""
+
+
 class RequestRecord(msgspec.Struct, eq=False):
     """One request of one client."""
 
     id: str
     started: float
     method: str = ""
-    path: str = ""
+    path: str = ""  # of its operation, such as `files/{id}/content`; "": unknown
     client: str = ""
     endpoint: str = ""
     model: str = ""
@@ -67,7 +86,10 @@ class RequestRecord(msgspec.Struct, eq=False):
     first_byte: float | None = None
     ended: float = 0.0
     pico: int | None = 0  # picodollars, as far as it was counted; None: a part of it has no known price
+    asked: float = 0.0  # when an account was asked for last
+    trace: Trace | None = None  # None: its spans are not kept
     attempts: list[AttemptRecord] = msgspec.field(default_factory=list)
+    asked_for: AskedFor | None = None  # None: it never came to that, or it needs none
 
     @property
     def total_s(self) -> float:

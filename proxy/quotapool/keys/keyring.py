@@ -51,6 +51,7 @@ def secrets_in(settings: Settings, redis: str) -> Iterator[str]:
         yield settings.dashboard.oidc.client_secret.get_secret_value()
     if settings.upstream_proxy is not None:
         yield from settings.upstream_proxy.secrets()
+    yield from (secret for secret in settings.traces.secrets() if len(secret) >= _SHORTEST_TOKEN)
     for target in settings.alerts.targets:
         yield from _parts_of(target.url.get_secret_value())
         if target.secret is not None:

@@ -26,7 +26,7 @@ from quotapool.ledger.items import ChargeItem, Item, ReserveItem, SettleItem
 from quotapool.ledger.local import LocalBudgets
 from quotapool.ledger.messages import MOST, bounded, evidence_of, is_sound, packed_array
 from quotapool.ledger.registry import Braked, Registry
-from quotapool.ledger.replicas import REPLICA_LIVES_S, count_recent
+from quotapool.ledger.replicas import REPLICA_LIVES_S, ReleaseNote, count_recent
 from quotapool.ledger.rules import Charge
 from quotapool.ledger.stored_buckets import StoredBuckets
 from quotapool.store.store import Script, Store, StoreError, StoreLost, StoreUnavailable, text_of
@@ -77,6 +77,7 @@ class Ledger:
         self._on_headroom = on_headroom
         self._rng = rng or random.Random()
         self._name = secrets.token_hex(6)
+        self._release = ReleaseNote(store, self.prefix, self._name)
         self._serial = 0
         self._clock_ahead = 0.0  # the store's clock less our monotonic one
         self._clock_shown = 0.0  # by the store with its last answer; 0: none yet
@@ -367,8 +368,8 @@ class Ledger:
             await self.store.guard(self.store.client.zadd(replicas, {self._name: now}))
             await self.store.guard(self.store.client.zremrangebyscore(replicas, 0, now - REPLICA_LIVES_S))
             counted = await count_recent(self.store, replicas, now)
-            # The first heartbeat after a long absence of the store finds no other replica yet.
-            self.replicas, self._counted = max(1, counted, self._counted), counted
+            self.replicas, self._counted = max(1, counted, self._counted), counted  # after an absence none is there yet
+            await self._release.write(self.registry.epoch)
 
     def _expected_clock(self) -> tuple[bytes, bytes]:
         return (b"%.6f" % self.now(), b"%.6f" % self._clock_shown) if self._clock_shown else (b"", b"")

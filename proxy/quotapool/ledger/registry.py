@@ -157,6 +157,11 @@ class Registry:
         await self._add_event(kind, subject, fields)
         return True
 
+    async def still(self, kind: str, subject: str, *, every_s: int) -> None:
+        """What was announced lasts: for so long it is not announced again, and its end can be."""
+        lock = f"{self.prefix}:told:{kind}:{subject}"
+        await self.retry(lambda: self.store.client.set(lock, b"1", ex=every_s))
+
     async def announce_end(self, kind: str, subject: str, fields: Mapping[str, str]) -> bool:
         """Put an event into the stream that what was announced is over, once; it may then be announced again at once.
         Whether this call put it."""
@@ -242,13 +247,16 @@ class Registry:
             for start in range(0, len(new), _AT_ONCE):
                 yield new[start : start + _AT_ONCE]
 
-    async def poll(self) -> float:
-        """Read version and epoch; returns the store's time. Unlike a heartbeat it counts nobody as a replica."""
+    async def look(self) -> None:
+        """Read version and epoch. Unlike a heartbeat it counts nobody as a replica."""
         keys = (f"{self.prefix}:version", f"{self.prefix}:epoch")
         version, epoch = await self.retry(lambda: self.store.client.mget(*keys))
-        now = await self.time()
         self.update_version(int(version or 0), text_of(epoch or b""))
-        return now
+
+    async def poll(self) -> float:
+        """The same; returns the store's time."""
+        await self.look()
+        return await self.time()
 
     async def time(self) -> float:
         """The store's time, Unix seconds."""

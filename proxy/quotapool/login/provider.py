@@ -7,6 +7,7 @@ is for people and repeats nothing that the provider sent.
 from __future__ import annotations
 
 import base64
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import aiohttp
 import msgspec
 
+from quotapool.settings import Settings
 from quotapool.settings.dashboard import Oidc
 from quotapool.settings.values import Address
 
@@ -67,6 +69,12 @@ class Provider:
         self._failure: tuple[float, str] | None = None
         self._keys: dict[str, Any] = {}
         self._keys_at = 0.0
+
+    @classmethod
+    def of(cls, settings: Settings, options: Oidc) -> Provider:
+        """By the way that is configured for calls. Raises OSError: `ca_file` cannot be used."""
+        tls = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
+        return cls(options, lambda: aiohttp.TCPConnector(limit=2, ssl=tls), settings.proxy_for(options.issuer))
 
     async def metadata(self) -> Metadata:
         """Its endpoints, read again every hour."""

@@ -46,14 +46,25 @@ class Database(Protocol):
         """Of this table; none if there is no such table. Raises SourceError."""
         ...
 
-    def page(self, table: str, columns: Sequence[str], key: str, after: Any) -> list[Row]:
-        """The next rows by `key`, from the first one if `after` is None. Raises SourceError."""
+    def page(
+        self, table: str, columns: Sequence[str], key: str, after: Any, at_least: tuple[str, Any] | None = None
+    ) -> list[Row]:
+        """The next rows by `key`, from the first one if `after` is None. `at_least`: a column and its lowest value;
+        rows below it may be left out. Raises SourceError."""
         ...
 
 
-def rows(database: Database, table: str, needed: Sequence[str], *, also: Sequence[str] = (), key: str) -> Iterator[Row]:
+def rows(
+    database: Database,
+    table: str,
+    needed: Sequence[str],
+    *,
+    also: Sequence[str] = (),
+    key: str,
+    at_least: tuple[str, Any] | None = None,
+) -> Iterator[Row]:
     """Every row of a table, in the order of `key`. Columns that are not there are None, if they are not `needed`.
-    Raises SourceError."""
+    `at_least`: a column and its lowest value; rows below it may be left out. Raises SourceError."""
     there = database.columns(table)
     if lacking := [name for name in (key, *needed) if name not in there]:
         raise SourceError(
@@ -63,7 +74,7 @@ def rows(database: Database, table: str, needed: Sequence[str], *, also: Sequenc
     columns = [name for name in dict.fromkeys((key, *needed, *also)) if name in there]
     absent = dict.fromkeys(name for name in also if name not in there)
     after = None
-    while page := database.page(table, columns, key, after):
+    while page := database.page(table, columns, key, after, at_least):
         for row in page:
             yield {**absent, **row} if absent else row
         if (after := page[-1][key]) is None:  # the next page would be the same again
@@ -134,9 +145,15 @@ class _File:
     def columns(self, table: str) -> frozenset[str]:
         return frozenset(row["name"] for row in self._ask("SELECT name FROM pragma_table_info(?)", (table,)))
 
-    def page(self, table: str, columns: Sequence[str], key: str, after: Any) -> list[Row]:
+    def page(
+        self, table: str, columns: Sequence[str], key: str, after: Any, at_least: tuple[str, Any] | None = None
+    ) -> list[Row]:
         names = ", ".join(f'"{name}"' for name in columns)  # of the code, never of the database
-        condition, values = ("", ()) if after is None else (f'WHERE "{key}" > ?', (after,))
+        bounds = [] if after is None else [(f'"{key}" > ?', after)]
+        if at_least is not None and isinstance(at_least[1], int | float):  # SQLite has times as texts of any form
+            bounds.append((f'"{at_least[0]}" >= ?', at_least[1]))
+        condition = f"WHERE {' AND '.join(bound for bound, _ in bounds)}" if bounds else ""
+        values = tuple(value for _, value in bounds)
         statement = f'SELECT {names} FROM "{table}" {condition} ORDER BY "{key}" LIMIT {_AT_ONCE}'  # noqa: S608 - see above
         return [dict(row) for row in self._ask(statement, values)]
 
@@ -279,7 +296,9 @@ class _Tables:
             raise _unusable(self.where, error) from None
         return frozenset(column["name"] for column in found)
 
-    def page(self, table: str, columns: Sequence[str], key: str, after: Any) -> list[Row]:
+    def page(
+        self, table: str, columns: Sequence[str], key: str, after: Any, at_least: tuple[str, Any] | None = None
+    ) -> list[Row]:
         import sqlalchemy
 
         clause = sqlalchemy.table(table, *map(sqlalchemy.column, columns))
@@ -287,6 +306,8 @@ class _Tables:
         statement = sqlalchemy.select(*clause.c).order_by(order).limit(_AT_ONCE)
         if after is not None:
             statement = statement.where(order > after)
+        if at_least is not None:
+            statement = statement.where(sqlalchemy.column(at_least[0]) >= at_least[1])
         try:
             with self._engine.connect() as connection:
                 return [dict(row) for row in connection.execute(statement).mappings()]

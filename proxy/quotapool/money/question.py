@@ -98,14 +98,14 @@ def question(
     if per_day and every not in {None, "1d"}:
         raise BadQuestionError("every", f"{every} contradicts a row for each day")
     step = EVERY["1d"] if per_day else EVERY[every] if every is not None else None
-    begin, is_day = _moment("since", since, local, now)
+    begin, is_day = moment("since", since, local, now)
     if begin > now:
         raise BadQuestionError("since", f"{_short(since)} is in the future (now is {_told(now, local)})")
     tomorrow = floor(now, DAY.size) + DAY.size
     earliest = tomorrow - DAY.size - DAY.kept
     begin = max(begin, earliest)
     if until is not None:
-        end, ends_with_day = _moment("until", until, local, now)
+        end, ends_with_day = moment("until", until, local, now)
         if end < earliest:
             raise BadQuestionError(
                 "until", f"{_short(until)} is older than the {DAY.kept.days} days that usage is kept"
@@ -151,8 +151,9 @@ def _names(by: str) -> tuple[tuple[Name, ...], bool]:
     return names, "day" in given
 
 
-def _moment(option: str, text: str, zone: tzinfo, now: datetime) -> tuple[datetime, bool]:
-    """In UTC, and whether it is a whole UTC day, which begins there."""
+def moment(option: str, text: str, zone: tzinfo, now: datetime) -> tuple[datetime, bool]:
+    """What a time of `option` means, in UTC, and whether it is a whole UTC day, which begins there. Raises
+    BadQuestionError."""
     if day := since_day(text, now.date()):
         return datetime.combine(day, time(), UTC), True
     if span := _SPAN.fullmatch(text):
@@ -164,8 +165,8 @@ def _moment(option: str, text: str, zone: tzinfo, now: datetime) -> tuple[dateti
         if _TIME.fullmatch(text):
             clock = time.fromisoformat(text.zfill(5))
             return _utc(option, datetime.combine(now.astimezone(zone).date(), clock), zone), False
-        moment = datetime.fromisoformat(text)
-        return (moment.astimezone(UTC) if moment.tzinfo else _utc(option, moment, zone)), False
+        found = datetime.fromisoformat(text)
+        return (found.astimezone(UTC) if found.tzinfo else _utc(option, found, zone)), False
     except BadQuestionError:
         raise
     except (ValueError, OverflowError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from quotapool.domain.request_record import AskedFor
 from quotapool.domain.waited_for import WaitedFor
 
 
@@ -39,7 +40,7 @@ class KeptRequest(msgspec.Struct, frozen=True, array_like=True):
     microseconds, and the first byte's is counted from the arrival. `code`: of the proxy's own error, if it answered
     with one. `pico`: picodollars; None: a part of it has no known price. `certainty`: of the tokens; "": none were
     used. `cache`: hit, miss, coalesced or bypass; "": there is none for it; `kept`: why the answer of a miss is not
-    kept, or a bypass was not looked up."""
+    kept, or a bypass was not looked up. `asked_for`: None: it never asked for room, or an older version kept it."""
 
     id: str
     at: float
@@ -66,6 +67,7 @@ class KeptRequest(msgspec.Struct, frozen=True, array_like=True):
     cache: str = ""
     kept: str = ""
     saved: KeptSaved | None = None
+    asked_for: AskedFor | None = None
 
     @property
     def ended(self) -> float:

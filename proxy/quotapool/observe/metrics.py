@@ -36,9 +36,14 @@ OUTCOMES: Final = (*(kind.value for kind in Kind), NETWORK, CANCELLED)
 
 # `*_local`: decided by this replica alone while the store is unavailable.
 RESERVATION_RESULTS: Final = ("granted", "refused", "granted_local", "refused_local")
-STORE_ERRORS: Final = ("timeout", "connection", "script", "other")
+STORE_ERRORS: Final = ("timeout", "connection", "full", "disk", "read_only", "cluster", "rights", "script", "other")
+EXITED: Final = "exited"  # a worker by itself, or by a signal that was not ours
+HUNG: Final = "hung"  # it sent no heartbeat, and was killed
+SUPERVISOR: Final = "supervisor"
+WORKER: Final = "worker"
 RELOAD_RESULTS: Final = ("ok", "refused")
 CACHE_RESULTS: Final = ("hit", "miss", "coalesced", "bypass")
+TRACE_RESULTS: Final = ("sent", "failed", "dropped")
 CACHE_FAILURES: Final = ("timeout", "connection", "script", "full", "dropped", "damaged", "other")
 
 
@@ -172,6 +177,12 @@ class Metrics:
         self.requests_dropped: Counts = new.plain_counter(
             "requests_dropped_total", "requests", "Requests that are not kept for `quotapool logs`: the store was away."
         )
+        self.traced: Family[str, Counts] = new.counter(
+            "traced_requests_total",
+            "result",
+            "requests",
+            "Requests whose spans were kept, by what became of them: sent to the collector, failed or dropped.",
+        )
         self.declared: tuple[Declaration, ...] = tuple(new.declared)
         self._start_at_zero()
         self.request_tallies = RequestTallies(self)
@@ -186,6 +197,7 @@ class Metrics:
             (self.retries, (Kind.WAIT, Kind.MONEY, Kind.DEAD, Kind.SERVICE, NETWORK)),
             (self.cache_requests, CACHE_RESULTS),
             (self.cache_failures, CACHE_FAILURES),
+            (self.traced, TRACE_RESULTS),
         ):
             for value in values:
                 family[value]
@@ -221,23 +233,20 @@ class PoolMetrics:
             "requests, tokens or images",
             "What upstream allows, if the configuration sets a lower limit.",
         )
-        self.outside_requests: GaugeRows[tuple[str, str]] = new.gauge_rows(
-            "outside_use_requests_per_minute",
-            "account model",
-            "requests per minute",
-            "What others make of an account's requests, where that is named.",
-        )
-        self.outside_tokens: GaugeRows[tuple[str, str]] = new.gauge_rows(
-            "outside_use_tokens_per_minute",
-            "account model",
-            "tokens per minute",
-            "What others use of an account's tokens, where that is named.",
-        )
         self.cooldown: GaugeRows[tuple[str, str]] = new.gauge_rows(
             "cooldown_seconds",
             "account model",
             "seconds",
             "How long an account still has to cool down for a model group.",
+        )
+        self.outside_requests: GaugeRows[tuple[str, str]] = new.gauge_rows(
+            "outside_use_requests_per_minute",
+            "account model",
+            "requests per minute",
+            "What others than this pool use of an account that is known to be used by them.",
+        )
+        self.outside_tokens: GaugeRows[tuple[str, str]] = new.gauge_rows(
+            "outside_use_tokens_per_minute", "account model", "tokens per minute", "The same in tokens."
         )
         self.removals_stopped: Counts = new.plain_counter(
             "removals_stopped_total", "keys", "Removals that the brake turned into a rest."
@@ -301,6 +310,12 @@ class PoolMetrics:
             "alert_messages_total", "target result", "messages", "Messages to alert targets: sent, failed or dropped."
         )
         self.store_up: Gauge = new.plain_gauge("store_up", "0 or 1", "1 while the store runs a script that writes.")
+        self.store_memory: Gauge = new.plain_gauge(
+            "store_memory_bytes", "bytes", "What the store uses, by its own count; in a cluster the fullest primary."
+        )
+        self.store_memory_limit: Gauge = new.plain_gauge(
+            "store_memory_limit_bytes", "bytes", "What it may use (maxmemory); 0: no limit, or it does not say."
+        )
         self.store_shared: Gauge = new.plain_gauge(
             "store_shared", "0 or 1", "1 if other replicas can share the store, 0 if it is embedded."
         )
@@ -308,9 +323,31 @@ class PoolMetrics:
             "locked_keys", "keys", "Keys that were added at run time and cannot be opened: another master key."
         )
         self.workers: Gauge = new.plain_gauge("workers", "processes", "Workers that are ready and send heartbeats.")
-        self.worker_restarts: Counts = new.plain_counter(
-            "worker_restarts_total", "processes", "Workers that exited and were replaced."
+        self.workers_configured: Gauge = new.plain_gauge(
+            "workers_configured", "processes", "Workers that there should be."
         )
+        self.worker_restarts: Family[str, Counts] = new.counter(
+            "worker_restarts_total",
+            "reason",
+            "processes",
+            "Workers that exited, or hung and were killed, and were replaced.",
+        )
+        self.cpu: Family[str, Counts] = new.counter(
+            "cpu_seconds_total", "process", "seconds", "Processor time of the supervisor and of all workers."
+        )
+        self.memory: GaugeRows[str] = new.gauge_rows(
+            "memory_bytes", "process", "bytes", "Resident memory of the supervisor and of all workers."
+        )
+        self.open_files: GaugeRows[str] = new.gauge_rows(
+            "open_files",
+            "process",
+            "descriptors",
+            "Open files and connections of the supervisor and of the worker with most.",
+        )
+        self.open_files_limit: Gauge = new.plain_gauge(
+            "open_files_limit", "descriptors", "How many each process may have open."
+        )
+        self.started: Gauge = new.plain_gauge("start_timestamp_seconds", "Unix seconds", "When the supervisor started.")
         self.config_reloads: Family[str, Counts] = new.counter(
             "config_reloads_total", "result", "reloads", "Attempts to load a changed configuration."
         )
@@ -325,6 +362,8 @@ class PoolMetrics:
         self._rows = tuple(new.rows)
         for result in RELOAD_RESULTS:
             self.config_reloads[result]
+        for reason in (EXITED, HUNG):
+            self.worker_restarts[reason]
 
     def text(self) -> Iterator[str]:
         """Piece by piece, in the text format."""

@@ -24,8 +24,8 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets: set[str] = set()
-        self._pattern: re.Pattern[str] | None = None
-        self._stale = False
+        self._added = 0  # how many of them
+        self._compiled: tuple[int, re.Pattern[str] | None] = (0, None)  # how many of them are in the pattern
         self.word = lru_cache(_WORDS)(self.clean)
         for secret in secrets:
             self.add(secret)
@@ -43,17 +43,20 @@ class Redactor:
             return False
         if not _is_recognised(secret):
             self._secrets.add(secret)
-            self._stale = True
+            self._added += 1
             self.word.cache_clear()
         return True
 
     def clean(self, text: str) -> str:
-        """`text` without secrets. Takes about 0.1 microseconds per character."""
-        if self._stale:
-            self._pattern = _compile(self._secrets)
-            self._stale = False
-        if self._pattern is not None:
-            text = self._pattern.sub(REDACTED, text)
+        """`text` without secrets. Takes about 0.1 microseconds per character. In any thread: none uses a pattern that
+        lacks a secret which was added before the call."""
+        added, pattern = self._compiled
+        if added != self._added:
+            added = self._added
+            pattern = _compile(tuple(self._secrets))
+            self._compiled = added, pattern
+        if pattern is not None:
+            text = pattern.sub(REDACTED, text)
         return mask(text)
 
     # `word(text)`, made in __init__, is `clean` for short words that recur (models, key ids): it caches its results,

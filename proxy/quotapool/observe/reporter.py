@@ -17,15 +17,25 @@ from quotapool.domain.subject import Subject
 from quotapool.domain.wallet import PICO
 from quotapool.observe.labels import OTHER, Labels
 from quotapool.observe.metrics import Metrics
-from quotapool.observe.request_line import AttemptLine, RequestLine, SavedLine
+from quotapool.observe.request_line import AskedForLine, AttemptLine, RequestLine, SavedLine
 from quotapool.observe.request_log import RequestLog, ms, tokens_line
 
 _log = structlog.get_logger()
 _MOST_CLIENT_RULES = 200
 _NOTHING = Saved()
-_STORE_KINDS = {"timeout": "timeout", "closed": "connection", "connect": "connection", "script": "script"}
+_CALL_KINDS = {"timeout": "timeout", "closed": "connection", "connect": "connection", "script": "script"}
+_STORE_KINDS = {
+    **_CALL_KINDS,
+    "out_of_memory": "full",
+    "disk": "disk",
+    "read_only": "read_only",
+    "cluster_down": "cluster",
+    "replicas": "cluster",
+    "login": "rights",
+    "permission": "rights",
+}
 _CACHE_KINDS = {
-    **_STORE_KINDS,
+    **_CALL_KINDS,
     "store": "connection",  # known to be away, so not asked
     **dict.fromkeys(("out_of_memory", "full", "no_room"), "full"),
     **dict.fromkeys(("busy", "late", "too_large"), "dropped"),
@@ -36,7 +46,8 @@ _CACHE_KINDS = {
 class Reporter(Observer):
     """The observer of one worker. `spend` prices an attempt, `refused` counts a refusal, `rescued` a request that
     took more than one attempt or waited, `cached` one that the cache is there for, `keep` keeps a request that ended
-    (its record, total and overhead in seconds); the worker sets them once it can."""
+    (its record, total and overhead in seconds), `traced` and `response_traced` make the spans of one that has a trace;
+    the worker sets them once it can."""
 
     def __init__(self, metrics: Metrics, labels: Labels, requests: RequestLog) -> None:
         self.spend: Callable[[AttemptRecord, RequestRecord], None] = lambda _attempt, _record: None
@@ -44,6 +55,8 @@ class Reporter(Observer):
         self.rescued: Callable[[RequestRecord], None] = lambda _record: None
         self.cached: Callable[[RequestRecord], None] = lambda _record: None
         self.keep: Callable[[RequestRecord, float, float], None] | None = None
+        self.traced: Callable[[RequestRecord], None] = lambda _record: None
+        self.response_traced: Callable[[RequestRecord], None] = lambda _record: None
         self._metrics = metrics
         self._labels = labels
         self._requests = requests
@@ -76,6 +89,8 @@ class Reporter(Observer):
             metrics.queue_wait.observe(record.queued_s)
         if record.queued_s or len(record.attempts) > 1:
             self.rescued(record)
+        if record.trace is not None:
+            self.traced(record)
         if self._requests.enabled:
             self._requests.write(_line(record, total_s, overhead_s))
         if self.keep is not None:
@@ -101,6 +116,8 @@ class Reporter(Observer):
         self.cached(record)
 
     def response_ended(self, record: RequestRecord) -> None:
+        if record.trace is not None:
+            self.response_traced(record)
         if self.keep is not None:
             self.keep(record, record.total_s, 0.0)
 
@@ -177,6 +194,10 @@ class Reporter(Observer):
 
     def requests_dropped(self, requests: int) -> None:
         self._metrics.requests_dropped.inc(requests)
+
+    def traces_counted(self, result: str, requests: int) -> None:
+        """`result`: sent, failed or dropped."""
+        self._metrics.traced[result].inc(requests)
 
     def store_away(self, *, away: bool, why: str = "") -> None:
         if away:
@@ -270,6 +291,16 @@ def _line(record: RequestRecord, total_s: float, overhead_s: float) -> RequestLi
         overhead_ms=ms(overhead_s),
         source="client" if record.cut and record.status == 499 else record.source,
     )
+    if record.trace is not None:
+        line.trace_id, line.span_id = f"{record.trace.trace_id:032x}", f"{record.trace.span_id:016x}"
+    asked = record.asked_for
+    if asked is not None:
+        line.asked_for = AskedForLine(
+            asked.tokens, asked.max_wait_s, asked.group, asked.images, asked.priority, asked.only
+        )
+        pico = record.pico
+        if pico != 0:
+            line.usd = None if pico is None else pico / PICO
     if record.waited_for is not None:
         line.waited_for = record.waited_for.words
     if record.cache:

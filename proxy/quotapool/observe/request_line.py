@@ -33,6 +33,18 @@ class SavedLine(msgspec.Struct, gc=False):
     usd: float | None
 
 
+class AskedForLine(msgspec.Struct, omit_defaults=True, gc=False):
+    """The room it asked the pool for. `tokens`: the estimate; `group`: whose limits it uses, where that is not the
+    model itself; `max_wait_s`: how long it would wait for it; `only`: the one account that could serve it."""
+
+    tokens: int
+    max_wait_s: float
+    group: str = ""
+    images: int = 0
+    priority: int = 0
+    only: str = ""
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -67,4 +79,8 @@ class RequestLine(msgspec.Struct, kw_only=True, gc=False):
     saved: SavedLine | msgspec.UnsetType = msgspec.UNSET
     rules: Sequence[str] | msgspec.UnsetType = msgspec.UNSET  # of its client's own rules: those that refused it
     beyond: Sequence[str] | msgspec.UnsetType = msgspec.UNSET  # and those without force that it went beyond
+    trace_id: str | msgspec.UnsetType = msgspec.UNSET  # of a request whose spans are kept
+    span_id: str | msgspec.UnsetType = msgspec.UNSET
+    asked_for: AskedForLine | msgspec.UnsetType = msgspec.UNSET
+    usd: float | msgspec.UnsetType | None = msgspec.UNSET  # what it cost; null: no price is known
     about: str | msgspec.UnsetType = msgspec.UNSET  # what that answer was about: kinds of ids and where they stood

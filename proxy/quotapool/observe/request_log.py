@@ -13,7 +13,7 @@ import msgspec
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.observe.log_writer import LogWriter
 from quotapool.observe.redaction import Redactor
-from quotapool.observe.request_line import RequestLine, TokensLine
+from quotapool.observe.request_line import AskedForLine, RequestLine, TokensLine
 
 
 def ms(seconds: float) -> float:
@@ -49,6 +49,9 @@ class RequestLog:
         line.model = self._word(line.model)
         if isinstance(line.waited_for, str):
             line.waited_for = self._word(line.waited_for)  # it may name the model
+        asked_for = line.asked_for
+        if isinstance(asked_for, AskedForLine) and asked_for.group:
+            asked_for.group = self._word(asked_for.group)
         if self._json:
             self._writer.write(_encode_lines([line]))
         else:

@@ -86,6 +86,9 @@ class RequestRing:
         waited_for = record.waited_for
         if waited_for is not None:  # a group is a model of a client's choice
             waited_for = msgspec.structs.replace(waited_for, group=self._word(waited_for.group)[:_LONGEST])
+        asked_for = record.asked_for
+        if asked_for is not None and asked_for.group:
+            asked_for = msgspec.structs.replace(asked_for, group=self._word(asked_for.group)[:_LONGEST])
         first_byte, saved = record.first_byte, record.saved
         _encode_into(
             (
@@ -114,6 +117,7 @@ class RequestRing:
                 record.cache,
                 record.kept,
                 None if saved is None else (saved.requests, saved.prompt, saved.completion, saved.pico),
+                asked_for,
             ),
             self._open,
             -1,

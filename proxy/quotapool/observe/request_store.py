@@ -42,7 +42,7 @@ class RequestStore:
     async def latest(self, limit: int, match: Match = lambda _: True) -> list[KeptRequest]:
         """The last ones that match, those first that ended last."""
         found: list[KeptRequest] = []
-        async for requests in self._newest_first():
+        async for requests in self.newest_first():
             found += filter(match, requests)
             if len(found) >= limit:
                 found.sort(key=_ended, reverse=True)
@@ -76,7 +76,12 @@ class RequestStore:
         found.sort(key=_ended)
         return found, place
 
-    async def _newest_first(self) -> AsyncIterator[list[KeptRequest]]:
+    async def count(self) -> int:
+        """How many requests were ever added; the place `<count>-0` of `since` is that behind the last of them."""
+        return int(await self._store.guard(self._store.client.get(f"{self.prefix}:count")) or 0)
+
+    async def newest_first(self) -> AsyncIterator[list[KeptRequest]]:
+        """All of them, a chunk at a time, the one that was added last first; within a chunk the oldest comes first."""
         async for raw in self._raw_newest_first():
             yield _decode(raw)
 

@@ -56,8 +56,8 @@ BY_REASON: Final[dict[str, str]] = {
     "session_key_expired": "renew the expired session key: log in to OpenAI's site and copy the new one",
     "session_key_required": "this is an API key: OpenAI shows credit only to a session key (sess-...)",
     # What we know ourselves.
+    "outside_use": "somebody else uses this account: find out who, give it a new key, then quotapool keys enable",
     "operator": "an operator took it out of service: quotapool keys enable",
-    "outside_use": "others use it too: find out who; replace it if nobody should, then quotapool keys enable",
     "master_key": "provide the master key it was added with (master_key, master_key_file)",
     "no answer": "check the network between here and OpenAI",
 }

@@ -12,13 +12,12 @@ from typing import Any, Final
 
 import msgspec
 
+from quotapool.openai.event_blocks import payload_of, split_events, take_complete
 from quotapool.openai.exact_json import decoded, encoded, indented
 from quotapool.openai.jsontext import BROKEN, set_member
 from quotapool.openai.shapes import ResponseEvent
-from quotapool.openai.sse import payload_of, split_events
 
 _ERROR_EVENT: Final = re.compile(rb"^event: ?error\r?$", re.MULTILINE)
-_BLANK_LINES: Final = (b"\n\n", b"\n\r\n", b"\r\r")
 _SET_ONCE: Final = frozenset({"role", "id", "type", "name", "index"})  # texts that a delta has whole
 _PADDING: Final = "obfuscation"  # only in streams, against guessing by length
 _FIRST_MEMBERS: Final = ("id", "object", "created", "model")  # then `choices`, `usage` and the others: the API's order
@@ -39,7 +38,7 @@ class Assembly:
         self._ended = False
 
     def feed(self, piece: bytes) -> None:
-        block = b"" if self._broken else self._complete(piece)
+        block = b"" if self._broken else take_complete(self._held, piece)
         if block:
             for event in split_events(block):
                 self._read(event)
@@ -55,20 +54,6 @@ class Assembly:
             return self._answer()
         except BROKEN:
             return None
-
-    def _complete(self, piece: bytes) -> bytes:
-        """All complete events; the unfinished rest is held."""
-        held = self._held
-        since = max(0, len(held) - 2)  # the blank line itself may have been split
-        held += piece
-        end = 0
-        for blank in _BLANK_LINES:
-            at = held.rfind(blank, since)
-            if at >= 0:
-                end = max(end, at + len(blank))
-        block = bytes(held[:end])
-        del held[:end]
-        return block
 
     def _read(self, event: bytes) -> None:
         text = payload_of(event).strip()

@@ -7,11 +7,11 @@ answer does not have is not added. `service_tier` stays: it says how the answer 
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 import msgspec
 
+from quotapool.openai.event_blocks import split_events, take_complete
 from quotapool.openai.jsontext import BROKEN
 
 OWN: Final[dict[str, bytes]] = {
@@ -24,8 +24,6 @@ OWN: Final[dict[str, bytes]] = {
 """Each with what a response says if its request has none."""
 
 _MOST_HELD: Final = 16 * 2**20  # bytes of an unfinished event, which then passes; what is kept has at most 8 MiB
-_BLANK_LINES: Final = (b"\n\n", b"\n\r\n", b"\r\r")
-_BOUNDARY: Final = re.compile(rb"\n\r?\n|\r\r")
 _RESPONSE: Final = b'"response"'
 
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -53,34 +51,22 @@ class OwnMembers:
             return b""
         if not held and piece.endswith(b"\n\n") and piece.find(_RESPONSE) < 0:
             return piece
-        since = max(0, len(held) - 2)  # the blank line itself may have been split
-        held += piece
-        end = len(held) if len(held) > _MOST_HELD else 0
-        for blank in _BLANK_LINES:
-            at = held.rfind(blank, since)
-            if at >= 0:
-                end = max(end, at + len(blank))
-        block = bytes(held[:end])
-        del held[:end]
-        return block if block.find(_RESPONSE) < 0 else self._events(block)
+        block = take_complete(held, piece)
+        if block.find(_RESPONSE) >= 0:
+            block = b"".join(map(self._event, split_events(block)))
+        return block + self._rest() if len(held) > _MOST_HELD else block
 
     def finish(self) -> bytes:
         """The rest: of a JSON answer, all of it."""
+        return self._rest()
+
+    def _rest(self) -> bytes:
         rest = bytes(self._held)
         self._held.clear()
-        return self._events(rest) if self._streamed else self._set(rest)
-
-    def _events(self, block: bytes) -> bytes:
-        pieces, start = [], 0
-        for boundary in _BOUNDARY.finditer(block):
-            pieces.append(self._event(block[start : boundary.start()]))
-            pieces.append(boundary[0])
-            start = boundary.end()
-        pieces.append(self._event(block[start:]))
-        return b"".join(pieces)
+        return self._event(rest) if self._streamed else self._set(rest)
 
     def _event(self, event: bytes) -> bytes:
-        """An event without its blank line. `response.created`, `response.completed` and the like hold the response."""
+        """`response.created`, `response.completed` and the like hold the response."""
         if event.find(_RESPONSE) < 0:
             return event
         lines = event.splitlines(keepends=True)

@@ -48,3 +48,7 @@ class Refusal(Exception):
         elif self._retry_after_s is not None and math.isfinite(self._retry_after_s):
             retry = replies.retry_headers(self._retry_after_s)
         return [(b"content-type", b"application/json"), (b"x-quotapool-source", b"proxy"), *retry, *self.also]
+
+
+class UnknownKey(Refusal):
+    """Of a key that no client has, as far as this process knows: it may have been made a moment ago."""

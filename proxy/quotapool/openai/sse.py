@@ -14,6 +14,7 @@ from typing import Final, Literal
 import msgspec
 
 from quotapool.domain.quantities import Certainty, Usage
+from quotapool.openai.event_blocks import BOUNDARY, is_one_line, payload_of, split_events, take_complete
 from quotapool.openai.jsontext import BROKEN, decode_leniently, is_object, locate, member_span
 from quotapool.openai.shapes import Event
 from quotapool.openai.skimmed import SkimmedJson
@@ -24,7 +25,6 @@ Dialect = Literal["chat", "responses"]
 _MOST_HELD: Final = 2**17  # bytes of an unfinished event; one that is longer passes as it is, not stripped
 _MOST_SKIMMED: Final = 2**20  # bytes of a longer event that are kept,
 _LONGEST_SKIMMED: Final = 2**15  # without longer strings
-_BLANK_LINES: Final = (b"\n\n", b"\n\r\n", b"\r\r")
 
 PREAMBLE: Final = frozenset({"response.created", "response.queued", "response.in_progress", "keepalive"})
 TERMINAL: Final = frozenset(
@@ -40,7 +40,6 @@ TERMINAL: Final = frozenset(
     }
 )
 
-_BOUNDARY: Final = re.compile(rb"\n\r?\n|\r\r")
 _NULL_USAGE: Final = re.compile(rb'"usage"\s*:\s*null')
 _ERROR_EVENT: Final = re.compile(rb"^event: ?error\r?$", re.MULTILINE)
 _EMPTY: Final[tuple[object, ...]] = (None, "", [], {})
@@ -62,6 +61,7 @@ class StreamRelay:
     error      the JSON of the first error event (`{"error":…}`, type `error`, `response.failed`), else None
     object_id  upstream's id of the object that this stream creates, "" until it is known
     last       the JSON of the terminal event, which may hold all of that object, else b""
+    reporting  the JSON of the event that reported the usage, else b""
     """
 
     __slots__ = (
@@ -79,6 +79,7 @@ class StreamRelay:
         "error",
         "last",
         "object_id",
+        "reporting",
     )
 
     def __init__(self, dialect: Dialect, strip_usage: bool = False) -> None:
@@ -87,6 +88,7 @@ class StreamRelay:
         self.error: bytes | None = None
         self.object_id = ""
         self.last = b""
+        self.reporting = b""
         self.dialect = dialect
         self._chat = dialect == "chat"
         self._strip = strip_usage and self._chat
@@ -123,7 +125,7 @@ class StreamRelay:
         """What the client gets now. Without stripping, `data` itself, at once."""
         if self._long is not None:
             return self._feed_long(self._long, data)
-        block = data if not self._held and data.endswith(b"\n\n") else self._assemble(data)
+        block = data if not self._held and data.endswith(b"\n\n") else take_complete(self._held, data)
         if block:
             block = self._read(block)
         if len(self._held) > _MOST_HELD:
@@ -143,7 +145,7 @@ class StreamRelay:
         """More of a long event, and what comes behind it."""
         before = len(self._held)
         seen = bytes(self._held) + data
-        found = _BOUNDARY.search(seen)
+        found = BOUNDARY.search(seen)
         if found is None:
             event.feed(data)
             self._held[:] = seen[-2:]
@@ -164,20 +166,6 @@ class StreamRelay:
             return b""
         return _without_null_usage(event)
 
-    def _assemble(self, data: bytes) -> bytes:
-        """All complete events in the held bytes and `data`; the unfinished rest is held."""
-        held = self._held
-        since = max(0, len(held) - 2)  # the blank line itself may have been split
-        held += data
-        end = 0
-        for blank in _BLANK_LINES:
-            at = held.rfind(blank, since)
-            if at >= 0:
-                end = max(end, at + len(blank))
-        block = bytes(held[:end])
-        del held[:end]
-        return block
-
     def _read(self, block: bytes) -> bytes:
         """Watch complete events; returns those for the client, if we strip."""
         if not self.committed or not (_is_quiet_chat(block) if self._chat else _is_quiet_typed(block)):
@@ -186,7 +174,7 @@ class StreamRelay:
         self._deltas += _chat_deltas(block) if self._chat else _typed_deltas(block)
         if not self._strip:
             return block
-        if _is_one_line(block):
+        if is_one_line(block):
             return _without_null_usage(block)
         return b"".join([_without_null_usage(event) for event in split_events(block)])
 
@@ -224,6 +212,7 @@ class StreamRelay:
                 self._running = usage
             else:
                 self._exact = usage
+                self.reporting = text
         deltas, is_preamble = _chat_event(decoded) if self._chat else _typed_event(decoded, kind)
         self._deltas += deltas
         if not is_preamble:
@@ -297,44 +286,12 @@ def _typed_deltas(block: bytes) -> int:
     return block.count(b'"delta": "') - block.count(b'"delta": ""')
 
 
-def split_events(block: bytes) -> list[bytes]:
-    """Complete events, each with its blank line; joined, they are the block."""
-    if block.find(b"\r") < 0:
-        if block.find(b"\n\n") == len(block) - 2:
-            return [block]
-        return [event + b"\n\n" for event in block[:-2].split(b"\n\n")]
-    events = []
-    start = 0
-    for blank in _BOUNDARY.finditer(block):
-        events.append(block[start : blank.end()])
-        start = blank.end()
-    if start < len(block):
-        events.append(block[start:])
-    return events
-
-
-def payload_of(event: bytes) -> bytes:
-    """The event's data with everything else as blanks: an offset here is the same offset in the event.
-
-    Line ends between data lines can only occur where JSON allows blanks, so the JSON keeps its meaning.
-    """
-    if _is_one_line(event):
-        return b"     " + event[5:]
-    lines = event.splitlines(keepends=True)
-    return b"".join([b"     " + line[5:] if line.startswith(b"data:") else b" " * len(line) for line in lines])
-
-
-def _is_one_line(event: bytes) -> bool:
-    """`data: ...` and a blank line, as OpenAI writes it."""
-    return event.startswith(b"data:") and event.find(b"\n") == len(event) - 2 and event.find(b"\r") < 0
-
-
 def _without_null_usage(event: bytes) -> bytes:
     """The event without the top-level `"usage":null`, which shows that usage was asked for."""
     at = event.rfind(b',"usage":null')
     if at < 0 and event.find(b'"usage"') < 0:
         return event
-    if at >= 0 and _is_one_line(event):
+    if at >= 0 and is_one_line(event):
         rest = event[at + 13 :]
         if rest == b"}\n\n" or is_object(b"{" + event[at + 1 :]):
             return event[:at] + rest

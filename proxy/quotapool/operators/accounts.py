@@ -15,7 +15,6 @@ from quotapool.money.credit_report import credit_row
 from quotapool.openai.advice import advice
 from quotapool.operators.big_answers import in_turns, ordered
 from quotapool.operators.keys import natural_order
-from quotapool.operators.outside_use import rows_of
 from quotapool.operators.overview import Overview
 from quotapool.settings.errors import nearest
 from quotapool.shapes.general import Grant
@@ -49,14 +48,11 @@ async def account_rows(overview: Overview, only: str | None = None) -> list[Acco
         raise UnknownAccount(unknown(overview, only))
     wallets = (await overview.credit.assess(datetime.now(UTC))).wallets
     recorded = await overview.credit.topups.all()
-    outside = rows_of(pool, await overview.outside.named())
     accounts = [pool.accounts[only]] if only is not None else list(pool.accounts.values())
     rows = []
     async for account in in_turns(accounts, _AT_ONCE):
         grants = [_shown(one.amount, one.granted_on, one.expires_on) for one in recorded.get(account.id, ())]
-        row = _row(overview, account, wallets.get(account.id), grants)
-        row.outside_use = outside.get(account.id, [])
-        rows.append(row)
+        rows.append(_row(overview, account, wallets.get(account.id), grants))
     return await ordered(rows, lambda row: natural_order(row.id))
 
 

@@ -30,9 +30,11 @@ _DONE: Final = {
 
 @dataclass(slots=True)
 class Progress:
-    """How far the work is. `counts`: by result; `not_done`: the first of those that were not done."""
+    """How far the work is. `counts`: by result; `not_done`: the first of those that were not done; `on_count` hears
+    `done` whenever it has changed."""
 
     set_total: Callable[[int], None] = lambda _: None
+    on_count: Callable[[int], None] = lambda _: None
     done: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     not_done: list[Unfinished] = field(default_factory=list)
@@ -46,11 +48,13 @@ class Progress:
 
     def one_more(self) -> None:
         self.done += 1
+        self.on_count(self.done)
 
     def count(self, result: str, number: int = 1) -> None:
         """So many have this result."""
         self.done += number
         self.counts[result] += number
+        self.on_count(self.done)
 
     def fail(self, name: str, result: str, why: str) -> None:
         """One key was not done."""

@@ -39,6 +39,7 @@ KEY_ACTIONS: Final = {
 }
 _NUMBER: Final = re.compile(r"([0-9]{1,18})")
 _ACTIONS_AT_ONCE: Final = 200  # keys in one turn of the loop and of the store
+COOLING: Final = "cooling"  # how an active key is shown while its account has to wait for every model
 LOCKED: Final = "locked"  # state of a stored key that cannot be opened
 
 
@@ -129,7 +130,14 @@ class KeyOperations:
             if only not in {None, name}:
                 continue
             row = {"id": name, "account": account, "organization": None, "state": LOCKED, "reason": "master_key"}
-            row |= {"cooling_s": 0.0, "credit": {}, "budgets": [], "source": "store", "next": advice("master_key")}
+            row |= {
+                "cooling_s": 0.0,
+                "credit": {},
+                "outside_use": [],
+                "budgets": [],
+                "source": "store",
+                "next": advice("master_key"),
+            }
             stored.append(_Packed(name, msgspec.Raw(msgspec.json.encode(row))))
         in_order = await ordered(stored, lambda one: natural_order(one.id))
         return configured + [one.row for one in in_order]

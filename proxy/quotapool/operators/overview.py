@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -27,14 +28,15 @@ from quotapool.money.credit_control import CreditControl
 from quotapool.money.credit_report import credit_row
 from quotapool.money.spend_store import SpendStore
 from quotapool.observe.metrics import PoolMetrics
+from quotapool.observe.outside_store import OutsideStore
 from quotapool.operators.big_answers import in_turns
 from quotapool.operators.bucket_levels import BucketLevels
 from quotapool.operators.client_rules import ClientRules, show
-from quotapool.operators.outside_use import rows_of
-from quotapool.outside.outside_store import OutsideStore
 from quotapool.pool.roster import Roster
 from quotapool.pool.sync import RosterSync
 from quotapool.settings import Settings
+from quotapool.shapes.general import OutsideUseRow
+from quotapool.store.memory import memory
 from quotapool.store.store import StoreError
 
 _log = structlog.get_logger()
@@ -55,15 +57,16 @@ class Overview:
         self.client_rules = ClientRules(lambda: self.settings, clients, StoredRules(ledger.store, settings.pool))
         spend = SpendStore(ledger.store, settings.pool)
         self.credit = CreditControl(settings, ledger, spend, self.roster.pool)
-        self.outside = OutsideStore(ledger.store, settings.pool)
         self._followed: tuple[int, str] | None = None  # version and epoch
         self._logged: set[tuple[str, str, str]] = set()
         self._removals_stopped = 0
+        self.outside = OutsideStore(ledger.store, settings.pool)
         self._contents = CacheContents(ledger.store, settings.pool)
         self._had_cache = False
         self._left = 0, 0  # entries that were evicted, that expired, at the last scrape
         self.metrics = PoolMetrics(CollectorRegistry())
         self.metrics.build_info.show({(__version__, platform.python_version(), str(int(build.COMPILED))): 1})
+        self.metrics.started.set(time.time())
         self.metrics.store_shared.set(0 if settings.redis is None else 1)
 
     async def reload(self, settings: Settings) -> None:
@@ -118,23 +121,26 @@ class Overview:
             await self.ledger.check()
             await self.sync.refresh()
             await self._show_buckets()
+            await self._show_outside_use()
             await self._show_cache()
-            await self._show_outside()
             show(await self.client_rules.levels(), self.client_rules.expiries(), time.time(), self.metrics)
             stopped = await self.ledger.registry.removals_stopped()
+            used, limit = await memory(self.ledger.store)
         except StoreError:
             self.metrics.store_up.set(0)
         else:
             self.metrics.removals_stopped.inc(max(0, stopped - self._removals_stopped))
             self._removals_stopped = stopped
+            self.metrics.store_memory.set(used)
+            self.metrics.store_memory_limit.set(limit)
             self.metrics.store_up.set(1)
         await self._show_keys()
 
-    async def _show_outside(self) -> None:
+    async def _show_outside_use(self) -> None:
         """Raises StoreLost."""
         named = await self.outside.named()
-        self.metrics.outside_requests.show({name: found.requests_per_minute for name, found in named.items()})
-        self.metrics.outside_tokens.show({name: found.tokens_per_minute for name, found in named.items()})
+        self.metrics.outside_requests.show({one.name: one.requests_per_minute for one in named})
+        self.metrics.outside_tokens.show({one.name: one.tokens_per_minute for one in named})
 
     async def _show_cache(self) -> None:
         """Raises StoreLost."""
@@ -207,8 +213,10 @@ class Overview:
             before = of_account.get(account)
             of_account[account] = (before + b"," if before else b"") + msgspec.json.encode(row)
         wallets = (await self.credit.assess(datetime.now(UTC))).wallets
+        outside: dict[str, list[OutsideUseRow]] = defaultdict(list)
+        for one in await self.outside.named():
+            outside[one.account].append(OutsideUseRow.of(one))
         pool = self.roster.pool
-        outside = rows_of(pool, await self.outside.named())
         async for key in in_turns(list(pool.keys.values())):
             if key.account not in pool.accounts:  # it has left meanwhile
                 continue
@@ -219,8 +227,8 @@ class Overview:
                 **_state_row(pool.record_of(key)),
                 "cooling_s": cooling.get(key.account, 0.0),
                 "credit": credit_row(wallets[key.account]) if key.account in wallets else {},
-                "budgets": msgspec.Raw(b"[" + of_account.get(key.account, b"") + b"]"),
                 "outside_use": outside.get(key.account, []),
+                "budgets": msgspec.Raw(b"[" + of_account.get(key.account, b"") + b"]"),
             }
 
     def _budget_row(self, account: str, group: str, bucket: Bucket, now: float) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import structlog
 
 from quotapool.domain.outside_use import SLICE_S
 from quotapool.ledger.budgets import Ledger
-from quotapool.outside.outside_store import OutsideStore
+from quotapool.outside.shared_tallies import SharedTallies
 from quotapool.outside.tallies import OutsideTallies
 from quotapool.store.store import StoreError
 
@@ -18,7 +18,7 @@ _log = structlog.get_logger()
 class OutsideSender:
     """`enabled` may be set at any time."""
 
-    def __init__(self, ledger: Ledger, store: OutsideStore, *, enabled: bool) -> None:
+    def __init__(self, ledger: Ledger, store: SharedTallies, *, enabled: bool) -> None:
         self._ledger = ledger
         self._store = store
         self._tallies = OutsideTallies()

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from quotapool.domain.outside_use import UNSEEN_S, Judgement, Slices, is_named
-from quotapool.outside.outside_store import Stored
+from quotapool.outside.shared_tallies import Stored
 from quotapool.outside.tallies import Name
 
 FEWER_S: Final = 900.0

@@ -20,6 +20,17 @@ import msgspec
 
 from quotapool.domain.fair_queue import FairQueue
 from quotapool.domain.observer import Observer
+from quotapool.domain.queueing import (
+    HEADS,
+    LONG_S,
+    LONGEST_NAP_S,
+    MOST_AT_ONCE,
+    SETTLES_AGAIN_S,
+    SHORTEST_NAP_S,
+    expected_wait_s,
+    has_place,
+    next_pace_s,
+)
 from quotapool.domain.return_times import ReturnTimes
 from quotapool.domain.waiting import Waiting, added_up
 from quotapool.ledger.budgets import Blocked, Granted, Ledger, Refused, StoreUnavailable
@@ -28,12 +39,6 @@ from quotapool.pool.reserve import Reserver
 from quotapool.pool.sync import RosterSync
 from quotapool.pool.want import Never, NoRoom, Want
 
-_LONGEST_NAP_S = 1.0  # a state change or another replica's settle may bring room earlier than was expected
-_SHORTEST_NAP_S = 0.002
-_HEADS = 4  # how many of the queue may ask while the first has long to wait
-_LONG_S = 0.25
-_SETTLES_AGAIN_S = 0.05  # while others hold what it needs
-_MOST_AT_ONCE = 32
 _MOST_GROUPS = 1_000  # model groups of which something is remembered
 
 
@@ -124,7 +129,7 @@ class Admission:
         else:
             want.waited_for = queue.short
         least_s = (refused.wait_s if blocked is None else blocked.wait_s) or 0.0
-        expected_s = max(least_s, queue.pace_s * (queue.waiting.ahead(want.client, want.priority) + 1))
+        expected_s = expected_wait_s(least_s, queue.pace_s, queue.waiting.ahead(want.client, want.priority))
         if expected_s > patience_s:
             return self._refuse(want, "rate_limit", expected_s, blocked, refused, queue)
         if not self._has_place(queue, want):
@@ -179,11 +184,8 @@ class Admission:
         return NoRoom(wait_s, reason, refused.dimension)
 
     def _has_place(self, queue: _Queue, want: Want) -> bool:
-        """A client may fill the queue up to four times what it leaves free, so that a flood cannot shut others out."""
         free = self._configuration.now.settings.queue.max_waiting - self._waiting
-        if not want.client:
-            return free > 0
-        return free > 0 and queue.waiting.waiting_of(want.client, want.priority) < max(1, 4 * free)
+        return has_place(free, queue.waiting.waiting_of(want.client, want.priority), want.client)
 
     async def _wait_in(
         self,
@@ -225,7 +227,7 @@ class Admission:
         queue.waiting.add(want.client, waiter, cost=want.share, weight=want.weight, priority=want.priority)
         if queue.serving is None:
             queue.serving = asyncio.get_running_loop().create_task(self._serve(name, queue))
-        elif len(queue.waiting) <= _HEADS or queue.waiting.peek() is waiter:
+        elif len(queue.waiting) <= HEADS or queue.waiting.peek() is waiter:
             queue.changed.set()  # the one whose room is awaited need not be the one to ask for now
 
     def _leave(self, queue: _Queue, waiter: _Waiter) -> None:
@@ -256,11 +258,11 @@ class Admission:
                 heads = queue.waiting.first(at_once)
                 waits = await asyncio.gather(*(self._ask_for(name, queue, waiter) for waiter in heads))
                 refused = [wait_s for wait_s in waits if wait_s is not None]
-                at_once = min(2 * (len(waits) - len(refused)), _MOST_AT_ONCE) or 1
+                at_once = min(2 * (len(waits) - len(refused)), MOST_AT_ONCE) or 1
                 if not refused:
                     continue
-                nap_s = min(_LONGEST_NAP_S, *refused)
-                behind = queue.waiting.first(_HEADS) if refused[0] >= _LONG_S else ()
+                nap_s = min(LONGEST_NAP_S, *refused)
+                behind = queue.waiting.first(HEADS) if refused[0] >= LONG_S else ()
                 for waiter in behind:
                     if waiter in heads:
                         continue
@@ -271,7 +273,7 @@ class Admission:
                     nap_s = min(nap_s, wait_s)
                 if nap_s > 0 and len(queue.waiting):
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(max(nap_s, _SHORTEST_NAP_S)):
+                        async with asyncio.timeout(max(nap_s, SHORTEST_NAP_S)):
                             await queue.changed.wait()
         finally:
             queue.serving = None
@@ -305,7 +307,7 @@ class Admission:
         if isinstance(answer, Refused):
             return wait_s
         if isinstance(answer, Blocked) and answer.wait_s is not None:
-            wait_s = max(answer.wait_s, _SETTLES_AGAIN_S)
+            wait_s = max(answer.wait_s, SETTLES_AGAIN_S)
             if time.monotonic() + wait_s <= waiter.deadline:
                 return self._block(name, queue, waiter, answer, wait_s)
         if isinstance(answer, Granted):
@@ -341,5 +343,5 @@ class Admission:
     def _note_pace(queue: _Queue) -> None:
         now = time.monotonic()
         if queue.last_grant:
-            queue.pace_s += 0.2 * (now - queue.last_grant - queue.pace_s)
+            queue.pace_s = next_pace_s(queue.pace_s, now - queue.last_grant)
         queue.last_grant = now

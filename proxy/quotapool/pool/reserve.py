@@ -14,16 +14,13 @@ from typing import Final
 from quotapool.domain.observer import Observer
 from quotapool.domain.pool import PAIR
 from quotapool.domain.quantities import Dimension
+from quotapool.domain.queueing import PRECEDENCE_S, ROUNDS, TIGHT_S, UNKNOWN_WAIT_S
 from quotapool.ledger.budgets import Ledger
 from quotapool.ledger.grants import Blocked, Granted, Refused
 from quotapool.pool.sync import RosterSync
 from quotapool.pool.want import Never, Want
 
-_ROUNDS: Final = 4  # how often the ledger is asked in one look
-_PRECEDENCE_S: Final = 86_400.0  # across replicas, a higher priority counts as having come a day earlier
 _MOST_GROUPS: Final = 1_000  # model groups of which something is remembered
-_TIGHT_S: Final = 5.0  # after a refusal, more accounts are named at once
-_UNKNOWN_WAIT_S: Final = 1.0  # if it is unknown when there will be room
 
 
 class Reserver:
@@ -48,7 +45,7 @@ class Reserver:
         """
         hints: tuple[str, ...] = ()
         result: Refused | None = None
-        for _ in range(_ROUNDS):
+        for _ in range(ROUNDS):
             few = not want.exclude and (not self._tight or self._tight.get(want.group, 0.0) < time.monotonic())
             seats = self._pick(want, hints, few=few)
             if not seats:
@@ -65,7 +62,7 @@ class Reserver:
                 forget=[name for name in hints if name not in asked] if hints else (),
                 leave=want.leave,
                 owner=owner,
-                arrived=(time.monotonic() if arrived is None else arrived) - want.priority * _PRECEDENCE_S,
+                arrived=(time.monotonic() if arrived is None else arrived) - want.priority * PRECEDENCE_S,
                 alone=want.only is not None,
                 charge=want.charge,
             )
@@ -94,7 +91,7 @@ class Reserver:
         if result is not None and result.wait_s is None and result.dimension is not None:
             return Never("too_large")  # neither for a handful of accounts nor for the largest one known
         if result is None or result.wait_s is None:
-            return Refused(_UNKNOWN_WAIT_S, None)
+            return Refused(UNKNOWN_WAIT_S, None)
         return result
 
     def _why_nobody(self, want: Want) -> str:
@@ -121,7 +118,7 @@ class Reserver:
     def _note_tight(self, group: str) -> None:
         if len(self._tight) > _MOST_GROUPS:
             self._tight.clear()
-        self._tight[group] = time.monotonic() + _TIGHT_S
+        self._tight[group] = time.monotonic() + TIGHT_S
 
     def _pick(self, want: Want, hints: tuple[str, ...], *, few: bool) -> list[int]:
         pool = self._roster.pool

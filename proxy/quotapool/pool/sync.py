@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
@@ -22,6 +24,8 @@ from quotapool.pool.roster import Roster
 from quotapool.store.store import StoreLost
 
 _TRY_AGAIN_S: Final = 0.5
+_LOOKS_APART_S: Final = 0.05
+_LONGEST_LOOK_S: Final = 1.0
 _STATES_AT_ONCE: Final = 500  # in one turn of the loop
 
 
@@ -37,6 +41,8 @@ class RosterSync:
         self._observer = observer
         self._clients = clients
         self._refreshing: asyncio.Task[None] | None = None
+        self._next_look: asyncio.Task[None] | None = None  # that has not begun to ask
+        self._looked_at = -math.inf
         self._known_epoch = ""
         self._unreported: dict[Subject, tuple[Record, float]] = {}  # seen while the store was away
         self._tasks: set[asyncio.Task[None]] = set()
@@ -59,6 +65,25 @@ class RosterSync:
                 continue
             if (version, epoch) == (registry.version, registry.epoch):
                 return
+
+    async def catch_up(self) -> None:
+        """Until what others changed before this call is known here, but not for long. However many call, and however
+        often: the store is asked every `_LOOKS_APART_S` at most, for two short values unless there is news."""
+        look = self._next_look
+        if look is None:
+            look = self._next_look = asyncio.get_running_loop().create_task(self._look())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_LOOK_S):
+                await asyncio.shield(look)
+                if self._refreshing is not None:
+                    await asyncio.shield(self._refreshing)
+
+    async def _look(self) -> None:
+        await asyncio.sleep(self._looked_at + _LOOKS_APART_S - time.monotonic())
+        self._looked_at = time.monotonic()
+        self._next_look = None  # who comes from now on needs another one
+        with contextlib.suppress(StoreUnavailable):
+            await self._registry.look()
 
     async def refresh(self) -> None:
         """Read all records; remind a store that forgot them. Raises StoreUnavailable."""

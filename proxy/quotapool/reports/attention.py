@@ -9,14 +9,12 @@ from typing import Final, Literal
 
 from quotapool.alerts import rules
 from quotapool.domain.alert import Alert, Severity
+from quotapool.domain.outside import KIND, OutsideUse
 from quotapool.domain.states import WALLET, Record, State
 from quotapool.domain.subject import Subject
 from quotapool.domain.wallet import MONTHLY_STOP, Wallet
 from quotapool.ledger.stored_rules import Level
 from quotapool.openai.advice import advice
-from quotapool.operators.outside_use import REMEDY, words
-from quotapool.outside.outside_store import Stored
-from quotapool.outside.tallies import Name
 from quotapool.reports.sentence import about, is_daily, is_empty, runs_dry_soon
 from quotapool.shapes.now import Action, Attention, RoomRow, WaitingRow
 
@@ -83,6 +81,8 @@ def of_record(subject: Subject, record: Record) -> Concern | None:
     if kind is None or known is None:
         return None
     severity, actions = known
+    if record.reason == KIND:
+        severity = "warning"  # not of an operator's own making
     if record.by == WALLET and record.reason == MONTHLY_STOP:
         actions = ()
     if kind.value == "organization":
@@ -129,6 +129,15 @@ def of_queues(rows: Sequence[WaitingRow]) -> Iterator[Concern]:
         yield Concern("warning", kind, "queue", row.client if row.rule else row.model, text, text, (action,))
 
 
+def of_outside_use(named: Iterable[OutsideUse]) -> Iterator[Concern]:
+    """Accounts that somebody uses without us."""
+    several = advice(KIND)
+    for one in named:
+        only = f"; its only key is {one.key}" if one.key else ""
+        text = f"somebody else uses account {one.account}: {one.words}{only}. See docs/outside-use.md"
+        yield Concern("warning", "account", KIND, one.account, text, several, ("show_account",), one.since)
+
+
 def of_wallets(
     wallets: Mapping[str, Wallet], *, below: int | None, within: timedelta, now: datetime
 ) -> Iterator[Concern]:
@@ -148,20 +157,6 @@ def of_wallets(
         if ends is not None and account not in low and wallet.remaining and ends - now <= _SOON_EMPTY:
             text = f"account {account}'s credit lasts until {ends:%Y-%m-%d %H:%M} UTC at this pace: {top_up}"
             yield Concern("warning", "account", "credit_low", account, text, top_up, ("topup", "show_account"))
-
-
-def of_outside_use(named: Mapping[Name, Stored]) -> Iterator[Concern]:
-    """Accounts that others use, each once for all its model groups."""
-    several = f"others use these accounts, too: {REMEDY}"
-    found: dict[str, tuple[list[str], float]] = {}
-    for (account, model), one in sorted(named.items()):
-        text = words(account, model, one.requests_per_minute, one.tokens_per_minute, one.usd_per_hour)
-        texts, since = found.setdefault(account, ([], one.since))
-        texts.append(text if not texts else text.partition(": ")[2])
-        found[account] = texts, min(since, one.since)
-    for account, (texts, since) in found.items():
-        text = f"{'; '.join(texts)}: {REMEDY}"
-        yield Concern("warning", "account", "outside_use", account, text, several, ("show_account",), since)
 
 
 def of_clients(

@@ -6,14 +6,24 @@ from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from quotapool.domain.outside import OutsideUse
 from quotapool.money.rollups import MINUTE
 from quotapool.money.spend_store import PROBES, SpendStore
+from quotapool.observe.events import Events
 from quotapool.observe.kept_request import KeptRequest
+from quotapool.observe.outside_events import is_end_of_outside_use, outside_use_of
+from quotapool.observe.outside_store import OutsideStore
 from quotapool.observe.request_store import RequestStore
 from quotapool.operators.clients import ClientOperations
-from quotapool.operators.outside_use import words
-from quotapool.outside.outside_store import OutsideStore
-from quotapool.reports.explanation import Explanation, User, Window, alike, explain, is_short_of_room
+from quotapool.reports.explanation import (
+    Explanation,
+    User,
+    Window,
+    alike,
+    explain,
+    is_short_of_room,
+    waited_for_room,
+)
 from quotapool.settings import Settings
 from quotapool.store.store import Store
 
@@ -34,7 +44,7 @@ def not_kept(settings: Settings) -> str:
 
 async def explanation_of(request: KeptRequest, settings: Settings, store: Store) -> Explanation:
     """With what was refused before it, and who used what at that time. Raises StoreLost."""
-    outside = await _outside(request, settings, store)
+    outside = await _outside_use(request, settings, store) if waited_for_room(request) else []
     if not request.code:
         return explain(request, outside=outside)
     earlier = await RequestStore(store, settings.pool).latest(
@@ -43,17 +53,13 @@ async def explanation_of(request: KeptRequest, settings: Settings, store: Store)
     return explain(request, earlier, await _window(request, settings, store), outside)
 
 
-async def _outside(request: KeptRequest, settings: Settings, store: Store) -> list[str]:
-    """Which accounts others used too, of the model group that it waited for, while it did."""
-    waited = request.waited_for
-    if waited is None or waited.rules:
-        return []
-    named = await OutsideStore(store, settings.pool).named()
-    return [
-        words(account, model, found.requests_per_minute, found.tokens_per_minute, found.usd_per_hour)
-        for (account, model), found in sorted(named.items())
-        if model == waited.group and found.since <= request.ended
-    ]
+async def _outside_use(request: KeptRequest, settings: Settings, store: Store) -> list[OutsideUse]:
+    """That of the time when the request waited: what is named now, and what has ended since."""
+    found = [one for one in await OutsideStore(store, settings.pool).named() if one.since <= request.ended]
+    ends = Events(store, settings.pool).since(str(int(request.ended * 1000)), is_end_of_outside_use)
+    async for some in ends:
+        found += (one for event in some if (one := outside_use_of(event.data)).since <= request.ended)
+    return list({one.name: one for one in found}.values())
 
 
 async def _window(request: KeptRequest, settings: Settings, store: Store) -> Window | None:

@@ -8,15 +8,16 @@ from typing import Final
 
 import msgspec
 
+from quotapool.domain.outside import OutsideUse
 from quotapool.domain.quantities import Dimension
 from quotapool.domain.rule_words import amount
 from quotapool.domain.rules import Measure
 from quotapool.domain.waited_for import RuleAtLimit, WaitedFor
 from quotapool.observe.kept_request import KeptRequest
 from quotapool.openai import replies
-from quotapool.operators.outside_use import REMEDY
 from quotapool.reports.cache_words import cache_words
 from quotapool.reports.timeline import Step, longest, span, timeline
+from quotapool.shapes.general import OutsideUseRow
 from quotapool.shapes.requests import iso
 
 _TOGETHER_S: Final = 60.0  # requests with the same cause that are no further apart are one trouble
@@ -34,7 +35,6 @@ _DAILY: Final = frozenset({"rpd", "tpd"})
 _REPLIES: Final = {reply.code: reply for reply in replies.ALL}
 _QUEUE: Final = frozenset({"rate_limit_exceeded", "queue_full", "queue_timeout"})
 _RULES: Final = frozenset({"client_rate_limited", "client_concurrency", "client_budget_exhausted"})
-_SHORT_OF_ROOM: Final = frozenset({"account_limit", "queue_full", "queue_timeout", "served_after_wait"})
 _CAUSES: Final = {  # of codes that have one cause each
     "pool_credit_exhausted": "no_credit",
     "pool_spend_limit_reached": "spend_limit",
@@ -92,7 +92,8 @@ class Explanation(msgspec.Struct):
     """`cause`: one word for it. `since`: when the first of a row of requests with this cause ended; `until`: when there
     was to be room again; null: unknown, or never by itself. `most_used_by`: in the minute of its end and the one
     before, of what it was short of. `remedy`: the cheapest; "": none needed. `longest`: what took most of the time.
-    `cache`: what the cache did for it, and why it did no more; "": there is none for such a request."""
+    `cache`: what the cache did for it, and why it did no more; "": there is none for such a request. `outside_use`: of
+    accounts whose room it waited for or was refused by, and that somebody else used then."""
 
     id: str
     cause: str
@@ -104,19 +105,21 @@ class Explanation(msgspec.Struct):
     timeline: list[Step]
     longest: str
     cache: str = ""
+    outside_use: list[OutsideUseRow] = []
 
 
 def explain(
     request: KeptRequest,
     earlier: Sequence[KeptRequest] = (),
     window: Window | None = None,
-    outside: Sequence[str] = (),
+    outside: Sequence[OutsideUse] = (),
 ) -> Explanation:
-    """`earlier`: kept requests that ended before it, of which those that are `alike` count. `outside`: a clause for
-    each account of what it waited for that others used, too."""
+    """`earlier`: kept requests that ended before it, of which those that are `alike` count. `outside`: outside use at
+    that time, of which that counts whose room it was short of."""
     cause, summary = _cause(request)
-    if outside and cause in _SHORT_OF_ROOM:
-        summary = f"{summary} Besides, {'; '.join(outside)}."
+    others = _others(request, outside)
+    if others:
+        summary += f" Somebody else used account {others[0].account} then: {others[0].words}."
     short = _refused_by(request)
     is_refused = bool(request.code)
     users = list(window.users) if window is not None and short is not None else []
@@ -128,10 +131,11 @@ def explain(
         since=iso(_since(request, earlier)) if is_refused else None,
         until=until,
         most_used_by=users,
-        remedy=_remedy(request, cause, users, outside) if is_refused or request.status >= 400 or request.cut else "",
+        remedy=_remedy(request, cause, users, others) if is_refused or request.status >= 400 or request.cut else "",
         timeline=timeline(request),
         longest=longest(request),
         cache=cache_words(request),
+        outside_use=[OutsideUseRow.of(one) for one in others],
     )
 
 
@@ -147,6 +151,21 @@ def alike(request: KeptRequest, other: KeptRequest) -> bool:
     if ours.wait_s is None:
         return theirs.wait_s is None and (ours.group, ours.reason) == (theirs.group, theirs.reason)
     return not theirs.rules and (ours.group, ours.dimension) == (theirs.group, theirs.dimension)
+
+
+def waited_for_room(request: KeptRequest) -> bool:
+    """Whether it waited for accounts to have room, or was refused for want of it."""
+    waited = request.waited_for
+    return waited is not None and not waited.rules and waited.wait_s is not None
+
+
+def _others(request: KeptRequest, outside: Sequence[OutsideUse]) -> list[OutsideUse]:
+    """Whoever else used that room: first of the account that was to have room first, then who used most."""
+    waited = request.waited_for
+    if waited is None or not waited_for_room(request):
+        return []
+    found = [one for one in outside if one.group == waited.group]
+    return sorted(found, key=lambda one: (one.account != waited.account, -one.tokens_per_minute, one.account))
 
 
 def is_short_of_room(request: KeptRequest) -> bool:
@@ -251,10 +270,8 @@ def _rule(rule: RuleAtLimit) -> str:
     return f"{_who(rule)} had used {used} of {amount(measure, rule.limit)} ({rule.rule}){more}"
 
 
-def _remedy(request: KeptRequest, cause: str, users: Sequence[User], outside: Sequence[str]) -> str:
+def _remedy(request: KeptRequest, cause: str, users: Sequence[User], others: Sequence[OutsideUse]) -> str:
     waited = request.waited_for
-    if outside and cause in _SHORT_OF_ROOM:
-        return f"Let others no longer use what the pool needs: {REMEDY}."
     if cause == "client_rule" and waited is not None:
         rule = max(waited.rules, key=lambda one: math.inf if one.wait_s is None else one.wait_s)
         group = "teams" if rule.subject.startswith("t/") else "clients"
@@ -262,6 +279,8 @@ def _remedy(request: KeptRequest, cause: str, users: Sequence[User], outside: Se
         name = rule.subject.partition("/")[2]
         return f"If it may use more: `quotapool {group} set {name} {option} ...`; else nothing."
     if cause in {"account_limit", "queue_full", "queue_timeout"} and waited is not None:
+        if others:
+            return f"Find out who else uses account {others[0].account}: docs/outside-use.md says how."
         return _more_room(request, waited, users)
     if cause == "client_left":
         return "Raise the client's own timeout, if it left for that."

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from quotapool import __version__
+from quotapool.domain.outside import KIND, OutsideUse
 from quotapool.domain.states import Record, State
 from quotapool.domain.subject import Subject, SubjectKind
 from quotapool.domain.waiting import Waiting
@@ -28,6 +29,7 @@ from quotapool.reports import attention, sentence
 from quotapool.reports.attention import Concern
 from quotapool.reports.forecasts import as_it_is_felt, room_row
 from quotapool.reports.room import RoomReader
+from quotapool.shapes.general import OutsideUseRow
 from quotapool.shapes.now import Attention, CreditRow, Now, RoomRow, WaitingRow
 from quotapool.store.store import StoreError
 
@@ -64,12 +66,12 @@ class NowReader:
         self._room: list[RoomRow] = []
         self._room_of: float | None = None  # the reading that `_room` was made of
         self._waiting: list[Waiting] = []
+        self._outside: list[OutsideUse] = []
         self._rates = 0.0, 0.0
         self._credit_status = CreditStatus(datetime.fromtimestamp(0, UTC))
         self._credit: list[CreditRow] = []
         self._credit_concerns: list[Concern] = []
         self._client_concerns: list[Concern] = []
-        self._outside_concerns: list[Concern] = []
         self._clients_at = 0.0
         self._counted_of: tuple[object, object, Mapping[str, str]] | None = None
         self._counts: dict[str, int] = {}
@@ -115,6 +117,7 @@ class NowReader:
             room=room,
             waiting=waiting,
             credit=self._credit,
+            outside_use=[OutsideUseRow.of(one) for one in self._outside],
             requests_per_minute=self._rates[0],
             errors_per_minute=self._rates[1],
             spent_today_usd=usd(self._credit_status.spent_today),
@@ -127,8 +130,8 @@ class NowReader:
         concerns += self._state_concerns
         concerns += attention.of_room(room)
         concerns += attention.of_queues(waiting)
+        concerns += attention.of_outside_use([one for one in self._outside if not self._is_out_for(one)])
         concerns += self._credit_concerns
-        concerns += self._outside_concerns
         concerns += self._client_concerns
         concerns += attention.of_daily_limit(status.spent_today, status.closed_until, now)
         return attention.grouped(concerns)
@@ -139,7 +142,7 @@ class NowReader:
         """Raises StoreError."""
         now = await self._overview.follow()
         self._waiting = await self._samples.waiting()
-        self._outside_concerns = list(attention.of_outside_use(await self._overview.outside.named()))
+        self._outside = await self._overview.outside.named()
         await self._read_room(now)
         await self._read_rates(datetime.fromtimestamp(now, UTC))
         status = await self._status()
@@ -269,6 +272,11 @@ class NowReader:
                 await asyncio.sleep(0)
         concerns += attention.of_locked(missing)
         self._counts, self._state_concerns, self._counted_of = counts, concerns, of
+
+    def _is_out_for(self, one: OutsideUse) -> bool:
+        """Whether its account is out of service for it: the state says so by itself."""
+        record = self._overview.roster.pool.records.get(Subject.of_account(one.account))
+        return record is not None and record.reason == KIND
 
     def _holds(self, subject: Subject, record: Record) -> bool:
         """Whether the record is about something that is in the pool, with the secret that it has today."""

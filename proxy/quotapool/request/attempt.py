@@ -177,12 +177,13 @@ class Attempt(ABC):
         self.echo = EchoFilter(self.secret)
         self.record = AttemptRecord(candidate.key, candidate.account, record.queued_s)
         self.record.prompt_estimate = request.prompt_tokens
+        self.record.asked = record.asked
 
     async def run(self) -> Outcome:
         """Raises CancelledError, and ConnectionError if the client has left."""
         record, request_record = self.record, self.request_record
         request_record.attempts.append(record)
-        started = time.monotonic()
+        record.began = started = time.monotonic()
         try:
             await self._exchange()
         except UpstreamFailure as failure:

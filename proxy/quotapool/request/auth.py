@@ -11,7 +11,7 @@ from quotapool.domain.request_record import ANONYMOUS
 from quotapool.ledger.clients import digest
 from quotapool.openai import replies
 from quotapool.openai.head import Head
-from quotapool.openai.refusal import Refusal
+from quotapool.openai.refusal import Refusal, UnknownKey
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 _OWN_SITE: Final = frozenset({"none", "same-origin"})  # typed into the browser, or from a page that we served
@@ -72,7 +72,7 @@ class ClientAuth:
         return bool(self._clients) or self._keys_required
 
     def enter(self, headers: Head) -> str:
-        """The client's id, ANONYMOUS where no keys are in use. Raises Refusal (401, 403)."""
+        """The client's id, ANONYMOUS where no keys are in use. Raises Refusal (401, 403), UnknownKey (401)."""
         if not self.closed:
             self._check_page(headers)
             return ANONYMOUS
@@ -81,7 +81,7 @@ class ClientAuth:
             raise Refusal(replies.MISSING_PROXY_KEY)
         client = self._holder_of(token)
         if client is None:
-            raise Refusal(replies.OPENAI_KEY_SENT if token.startswith("sk-") else replies.INVALID_PROXY_KEY)
+            raise UnknownKey(replies.OPENAI_KEY_SENT if token.startswith("sk-") else replies.INVALID_PROXY_KEY)
         if client in self._suspended:
             raise Refusal(replies.CLIENT_SUSPENDED)
         if self._expiry and self._expiry.get(client, math.inf) <= time.time():

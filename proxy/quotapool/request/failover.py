@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -229,6 +230,7 @@ class Failover:
         return verdict.shared_group
 
     async def _admit(self, want: Want, record: RequestRecord) -> Granted | NoRoom | Never | Blocked:
+        record.asked = time.monotonic()
         try:
             answer = await self._admission.admit(want)
         except StoreUnavailable as gone:

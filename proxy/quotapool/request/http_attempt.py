@@ -24,6 +24,7 @@ from quotapool.request.outcome import Passed
 from quotapool.request.passing_forms import watched
 from quotapool.request.read import LONGEST_MODEL, cost_of, facts_of_form
 from quotapool.request.relay import Downstream, pass_bytes, pass_json, pass_stream
+from quotapool.traces.joining import onward
 from quotapool.upstream.interface import Answer, UpstreamFailure, read_body
 
 _TOO_LONG: Final = "upstream took longer than timeouts.total"
@@ -86,6 +87,9 @@ class HttpAttempt(Attempt):
         to_send = request.to_send
         if request.boundary and request.stream is not None:
             to_send = watched(request.stream, request.boundary, self._name_model)
+        trace = self.request_record.trace
+        if trace is not None and trace.goes_on:
+            headers = onward(headers, trace, len(self.request_record.attempts) - 1)
         if request.length is not None:
             headers.append((b"Content-Length", request.length))
         route = now.credentials.route(self.record.key)
@@ -177,6 +181,9 @@ class HttpAttempt(Attempt):
         """However the answer ended."""
         record, outcome = self.request_record, self.outcome
         outcome.usage = passed.usage
+        if record.trace is not None:
+            said = passed.final if self._stream is None else self._stream.reporting
+            self.record.model = answering_model(said)[:LONGEST_MODEL]
         if self.request.leaves_the_model:
             record.model = answering_model(passed.final)[:LONGEST_MODEL] or record.model
         if passed.late_error is not None:  # scored even if the client leaves on seeing it

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from quotapool.domain.request_record import RequestRecord
+from quotapool.domain.request_record import AskedFor, RequestRecord
 from quotapool.ledger.grants import Granted
 from quotapool.ledger.rules import Charge
 from quotapool.objects.placement import ObjectRequest, Objects
 from quotapool.openai.endpoints import resolve
 from quotapool.openai.head import Head
 from quotapool.openai.reference_marks import involves_objects
+from quotapool.openai.refusal import UnknownKey
 from quotapool.openai.replies import ProxyError
 from quotapool.pool.configuration import Configuration
+from quotapool.pool.want import Want
 from quotapool.request.addresses import AllowedAddresses
 from quotapool.request.attempt import AttemptParts
 from quotapool.request.auth import ClientAuth
@@ -78,7 +80,11 @@ class RequestPath:
         now = self._configuration.now
 
         # Who asks, and for what?
-        record.client = self._auth.enter(down.headers)  # 401, 403
+        try:
+            record.client = self._auth.enter(down.headers)  # 401, 403
+        except UnknownKey:
+            await self._parts.sync.catch_up()
+            record.client = self._auth.enter(down.headers)
         self._addresses.check(record.client, down)  # 403
         if down.target.startswith(PREFIX):
             await self.me.serve(down, record)  # 200, 404, 405, 503
@@ -86,7 +92,7 @@ class RequestPath:
         endpoint = resolve(down.method, down.target)
         if isinstance(endpoint, ProxyError):
             raise not_served(endpoint, down.headers, tls=now.settings.tls is not None)  # 403, 404, 405
-        record.endpoint = endpoint.name
+        record.endpoint, record.path = endpoint.name, endpoint.path
         client = now.clients.get(record.client)
 
         # Can it be answered here?
@@ -133,6 +139,8 @@ class RequestPath:
             self._identify(down, request, record.client)
         want = want_of(request, down.headers, record.client, client, now)
         want.charge = charge
+        if request.cost.requests:
+            record.asked_for = _asked_for(request, want)
         if request.boundary:
             request.patience_s = want.max_wait_s
 
@@ -159,6 +167,19 @@ class RequestPath:
         """Name the client in the body as its safety identifier."""
         if request.body is not None and request.endpoint.estimate in {"chat", "responses"}:
             request.body = self._parts.policy.identified(request.body, client, down.headers)
+
+
+def _asked_for(request: ClientRequest, want: Want) -> AskedFor:
+    """What is recorded of a request, whatever comes of it."""
+    cost, only = request.cost, want.only
+    return AskedFor(
+        "" if request.group == request.model else request.group,
+        cost.tokens,
+        cost.images,
+        want.priority,
+        want.max_wait_s,
+        next(iter(only)) if only is not None and len(only) == 1 else "",
+    )
 
 
 async def _answer(down: Downstream, held: Held, record: RequestRecord) -> None:

@@ -13,6 +13,7 @@ from quotapool.pool.configuration import Snapshot
 from quotapool.request.attempt import Attempt, AttemptParts, observed_in
 from quotapool.request.client_request import ClientRequest
 from quotapool.session.client import SessionClient
+from quotapool.traces.joining import onward
 from quotapool.upstream.client import UpstreamClient
 from quotapool.websocket.socket import Handshake, open_websocket
 
@@ -41,10 +42,14 @@ class HandshakeAttempt(Attempt):
     async def _exchange(self) -> None:
         now, client, record, outcome = self.now, self._client, self.record, self.outcome
         route = now.credentials.route(record.key)
+        headers = headers_for_upstream(client.headers, now.credentials.header(record.key))
+        trace = self.request_record.trace
+        if trace is not None and trace.goes_on:
+            headers = onward(headers, trace, len(self.request_record.attempts) - 1)
         handshake = await open_websocket(
             cast("UpstreamClient", now.upstream_of(route)),  # a worker's upstream can do more than answer requests
             client.target if route is None else route.target(client.target),
-            headers_for_upstream(client.headers, now.credentials.header(record.key)),
+            headers,
             client.protocols,
             most=now.settings.max_ws_message,
         )

@@ -28,7 +28,7 @@ from quotapool.openai import replies
 from quotapool.openai.endpoints import resolve, session_query
 from quotapool.openai.head import Header
 from quotapool.openai.headers import headers_for_client
-from quotapool.openai.refusal import Refusal
+from quotapool.openai.refusal import Refusal, UnknownKey
 from quotapool.openai.replies import ProxyError
 from quotapool.pool.configuration import Configuration
 from quotapool.request.addresses import AllowedAddresses
@@ -109,14 +109,18 @@ class SessionPath:
         # Who asks, and for what?
         if token_of(client.headers).startswith(_EPHEMERAL):
             raise Refusal(replies.CLIENT_SECRET_SENT)  # 401: a pool key in its place would lose the session's settings
-        record.client = self._auth.enter(client.headers)  # 401, 403
+        try:
+            record.client = self._auth.enter(client.headers)  # 401, 403
+        except UnknownKey:
+            await self._parts.sync.catch_up()
+            record.client = self._auth.enter(client.headers)
         self._addresses.check(record.client, client)  # 403
         endpoint = resolve("GET", client.target)
         if isinstance(endpoint, ProxyError):
             raise not_served(endpoint, client.headers, tls=now.settings.tls is not None)  # 403, 404
         client.check()  # 400
         query = _query(client.target)  # 400
-        record.endpoint, record.streamed = endpoint.name, True
+        record.endpoint, record.path, record.streamed = endpoint.name, endpoint.path, True
         record.model = query.get("model", "")[:LONGEST_MODEL]
 
         # May this client use it, and which account must serve it?

@@ -21,7 +21,7 @@ import structlog
 from quotapool.domain.access import Use
 from quotapool.domain.cool_down import COOLING, cool_down_s
 from quotapool.domain.quantities import Certainty, Cost, Details, Dimension, Usage
-from quotapool.domain.request_record import AttemptRecord, RequestRecord
+from quotapool.domain.request_record import AskedFor, AttemptRecord, RequestRecord
 from quotapool.domain.states import State
 from quotapool.domain.verdict import OK, Kind, Verdict
 from quotapool.ledger.budgets import Candidate, Charge, Granted, Observed, StoreUnavailable
@@ -349,6 +349,8 @@ class SessionUsage:
         self._ended += 1
         record.id, record.status, record.source = f"{record.id}.{self._ended}", status, "upstream"
         record.started, record.ended = response.started, time.monotonic()
+        group = "" if granted.group == response.model else granted.group
+        record.asked_for = AskedFor(group, granted.cost.tokens, max_wait_s=self._terms.patience_s)
         self._parts.observer.response_ended(record)
 
     def _charge(

@@ -19,6 +19,7 @@ from quotapool.settings.model import (
     UpstreamKey,
     default_key_id,
 )
+from quotapool.settings.traces import Traces
 from quotapool.settings.transfer import (
     RESTART_ONLY,
     changed_sections,
@@ -47,6 +48,7 @@ __all__ = [
     "Retry",
     "Settings",
     "Timeouts",
+    "Traces",
     "UpstreamKey",
     "changed_sections",
     "default_key_id",

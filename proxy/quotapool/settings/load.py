@@ -28,6 +28,8 @@ from quotapool.settings.forward_proxy import from_environment
 from quotapool.settings.keys import gather_keys
 from quotapool.settings.model import Origin, Settings, UpstreamKey, default_state_dir, home_of
 from quotapool.settings.places import places_of
+from quotapool.settings.traces import NEEDS_PACKAGES, is_installed
+from quotapool.settings.traces import from_environment as traces_from_environment
 from quotapool.settings.unknown_names import names_in
 from quotapool.settings.values import Address, sha256_hex
 
@@ -85,6 +87,7 @@ def load(
         draft.files.append(Path(file))
     if draft.values.get("upstream_proxy") is None:
         _take_proxy_from_environment(draft, values)
+    _take_traces_from_environment(draft, values)
     gather_keys(draft, variables)
     return _checked(draft)
 
@@ -106,6 +109,19 @@ def _take_proxy_from_environment(draft: Draft, values: Mapping[str, str]) -> Non
         draft.put(("upstream_proxy",), option, Place(f"environment variable {name}"))
 
 
+def _take_traces_from_environment(draft: Draft, values: Mapping[str, str]) -> None:
+    written = draft.values.get("traces")
+    own = written if isinstance(written, dict) else {}
+    if written is None or own is written:  # else it is refused as it is
+        found, warnings = traces_from_environment(
+            lambda name: values.get(name, ""), has_endpoint=own.get("endpoint") is not None
+        )
+        draft.warnings += warnings
+        for name, (value, place) in found.items():
+            if own.get(name) is None:
+                draft.put(("traces", name), value, place)
+
+
 def _checked(draft: Draft) -> Settings:
     settings = None
     try:
@@ -124,6 +140,7 @@ def _checked(draft: Draft) -> Settings:
             draft.warnings.append(f"the upstream of {key.id}: http:// sends its secret over the network unencrypted")
     draft.warnings += warnings_of(settings.dashboard)
     draft.warnings += _cache_warnings(settings)
+    draft.warnings += settings.traces.warnings()
     if settings.tls is not None:
         draft.files += [settings.tls.cert_file, settings.tls.key_file]
     files, warnings = tuple(dict.fromkeys(draft.files)), tuple(draft.warnings)
@@ -138,6 +155,8 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Option, str, str | Non
         yield ("admin_listen",), "is the same address as listen; operators need a separate port", None
     if settings.dashboard.oidc is not None and find_spec("joserfc") is None:
         yield ("dashboard", "oidc"), "needs the package joserfc: pip install 'quotapool[oidc]'", None
+    if settings.traces.endpoint is not None and not is_installed():
+        yield ("traces", "endpoint"), NEEDS_PACKAGES, None
     if settings.tls is not None and (problem := settings.tls.problem()) is not None:
         yield ("tls", problem[0]), problem[1], None
     bases: list[tuple[Option, str]] = [(("upstream",), settings.upstream)]
@@ -232,7 +251,8 @@ def _refuse_written_master_key(draft: Draft) -> None:
 def _is_literal_secret(value: Any, option: Option) -> bool:
     if not isinstance(value, str) or len(value) < _LITERAL_FROM or "${" in value:
         return False
-    return option[-1] in _SECRETS and tree.at(Settings, option) is not None
+    is_secret = option[-1] in _SECRETS or option[:2] == ("traces", "headers")
+    return is_secret and tree.at(Settings, option) is not None
 
 
 def _anchor_paths(value: Any, base: Path, home: Path) -> None:

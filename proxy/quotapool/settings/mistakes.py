@@ -92,6 +92,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
             log__level="log_level loglevel verbosity debug",
             log__format="log_format",
             metrics="prometheus telemetry",
+            traces="tracing trace otel opentelemetry otlp",
             spend="budget budgets spending costs",
             spend__daily_limit_usd="max_budget daily_budget",
             spend__time_zone="timezone time_zone tz",
@@ -184,6 +185,12 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "AdminKey": _words(secret="api_key key token admin_key", organization="org organisation account name id"),
     "Tls": _words(
         cert_file="cert certificate certfile ssl_certfile crt cert_path", key_file="key keyfile ssl_keyfile key_path"
+    ),
+    "Traces": _words(
+        endpoint="url exporter collector otlp_endpoint otlp exporter_endpoint",
+        ratio="sample_rate sampling sampler sampling_ratio sample_ratio sampling_rate",
+        service="service_name name",
+        attributes="resource resource_attributes tags labels",
     ),
     "Spend": _words(daily_limit_usd="daily_limit daily_budget max_budget", time_zone="timezone tz"),
     "ModelPrices": _words(

@@ -21,10 +21,11 @@ from quotapool.settings.dashboard import Dashboard
 from quotapool.settings.forward_proxy import ForwardProxyOption
 from quotapool.settings.money import Funds, ModelPrices, Spend
 from quotapool.settings.organisation import AdminKey, ProjectId
-from quotapool.settings.outside_use import OutsideUse
+from quotapool.settings.outside_use import OutsideUseOptions
 from quotapool.settings.path_aliases import PathAliases
 from quotapool.settings.rules import RuleOptions
 from quotapool.settings.tls import Tls
+from quotapool.settings.traces import Traces
 from quotapool.settings.unknown_names import Named, unknown_names
 from quotapool.settings.upstreams import UpstreamOfKey
 from quotapool.settings.values import (
@@ -237,7 +238,6 @@ class Settings(Section):
     cache: Cache = Cache()
     objects: StoredObjects = StoredObjects()
     advice: Advice = Advice()
-    outside_use: OutsideUse = OutsideUse()
 
     queue: Queue = Queue()
     drain_timeout: Duration = 25.0
@@ -257,8 +257,10 @@ class Settings(Section):
     log: Log = Log()
     requests_kept: Whole = Field(default=10_000, ge=0, le=1_000_000)
     metrics: Metrics = Metrics()
+    traces: Traces = Traces()
     spend: Spend = Spend()
     alerts: Alerts = Alerts()
+    outside_use: OutsideUseOptions = OutsideUseOptions()
     prices: dict[ModelName, ModelPrices] = {}
 
     _origin: Origin = PrivateAttr(default=Origin())

@@ -1,16 +1,18 @@
-"""Whether use of accounts that the pool's books do not explain is looked for, and what is done about it."""
+"""Whether the pool looks for use of its accounts by others, and what it does about it (docs/outside-use.md)."""
 
 from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
 
 from quotapool.settings.values import Name, PositiveDuration, Section
 
 
-class OutsideUse(Section):
-    """`accounts_shared`: accounts that others are known to use, of which nothing is said. `drain`: the keys of an
-    account get no new requests once outside use of it has been named for `drain_after` (seconds), if another account
-    can serve; an operator makes them active again."""
+class OutsideUseOptions(Section):
+    """`accounts_shared`: accounts that others are known to use, of which nothing is said. `drain_after`: how long
+    (seconds) after it was told an account that others use is taken out of service; None: never."""
 
     enabled: bool = True
     accounts_shared: tuple[Name, ...] = ()
-    drain: bool = False
-    drain_after: PositiveDuration = 600.0
+    drain_after: Annotated[PositiveDuration, Field(ge=60)] | None = None

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from quotapool.domain.outside import OutsideUse
+
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Day = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 
@@ -69,23 +71,42 @@ class Evidence(msgspec.Struct):
     by: str
 
 
-class OutsideUse(msgspec.Struct):
-    """Use of an account that none of the pool's books explain, as one model group shows it. `key`: the account's, if it
-    has but one, else ""; `since`: Unix seconds; `usd_per_hour`: what it may cost; null: not known."""
+class OutsideUseRow(msgspec.Struct):
+    """Somebody uses an account for models of a group (`model`) without the pool. `since`: when the evidence began,
+    `named`: when that was told (Unix seconds). The rates are of the others alone, 0: not known; `usd_per_hour`: what
+    that costs at most, if it is like the pool's own use; null: no price is known. `key`: the account's only key, "": it
+    has several. `drained`: it was taken out of service for this."""
 
+    account: str
     model: str
-    key: str
     since: float
     requests_per_minute: float
     tokens_per_minute: float
+    key: str
     usd_per_hour: float | None
+    named: float
+    drained: bool
+
+    @classmethod
+    def of(cls, one: OutsideUse) -> OutsideUseRow:
+        return cls(
+            account=one.account,
+            model=one.group,
+            since=round(one.since, 3),
+            requests_per_minute=round(one.requests_per_minute, 1),
+            tokens_per_minute=round(one.tokens_per_minute),
+            key=one.key,
+            usd_per_hour=None if one.usd_per_hour is None else round(one.usd_per_hour, 2),
+            named=round(one.named, 3),
+            drained=one.drained,
+        )
 
 
 class KeyRow(msgspec.Struct):
     """One key. `state`: active, suspect, quarantined, draining, disabled, removed, or locked (its master key is
     missing). `since` and `next_try`: Unix seconds. `next`: what to do, "" if nothing. `credit`: its account's.
     `cooling_s`: seconds until the first model group of its account may be used again, 0 if one may be used now.
-    `outside_use`: of its account."""
+    `outside_use`: by model group, of its account."""
 
     id: str
     account: str
@@ -100,7 +121,7 @@ class KeyRow(msgspec.Struct):
     since: float | None = None
     next_try: float | None = None
     evidence: Evidence | None = None
-    outside_use: list[OutsideUse] = []
+    outside_use: list[OutsideUseRow] = []
 
 
 class Keys(msgspec.Struct):
@@ -163,7 +184,7 @@ class PoolRow(msgspec.Struct):
 
 class EventQuery(msgspec.Struct, forbid_unknown_fields=True):
     """The newest come first; `before`: the id of an event, to continue from there. `kind`: state, brake, egress,
-    policy, outside_use, operator…; `subject`: what it is about, as `data.field` has it: `k/alpha`, `a/acme`, `c/app`,
+    outside_use, policy, operator…; `subject`: what it is about, as `data.field` has it: `k/alpha`, `a/acme`, `c/app`,
     `t/search`."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100

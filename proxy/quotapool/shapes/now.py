@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from quotapool.shapes.cache import CacheSums
-from quotapool.shapes.general import Name
+from quotapool.shapes.general import Name, OutsideUseRow
 
 Action = Literal["probe", "enable", "replace", "topup", "show_client", "show_key", "show_account", "show_requests"]
 
@@ -98,7 +98,7 @@ class Fact(msgspec.Struct):
 class Now(msgspec.Struct):
     """`at`: Unix seconds; `sentence`: `facts` in English. `keys`: by state. `requests_per_minute`: that used something
     at OpenAI or were refused here, `errors_per_minute`: that were refused here; both over the last one or two minutes.
-    `attention` and `credit` have at most 50 rows."""
+    `attention` and `credit` have at most 50 rows, `outside_use` 100."""
 
     at: float
     pool: str
@@ -112,6 +112,7 @@ class Now(msgspec.Struct):
     room: list[RoomRow]
     waiting: list[WaitingRow]
     credit: list[CreditRow]
+    outside_use: list[OutsideUseRow]
     requests_per_minute: float
     errors_per_minute: float
     spent_today_usd: float

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from quotapool.shapes.general import Day, Grant, Name, OutsideUse
+from quotapool.shapes.general import Day, Grant, Name
 
 
 class KeyLine(msgspec.Struct):
@@ -107,7 +107,6 @@ class AccountRow(msgspec.Struct):
     next: str
     credit: dict[str, Any]
     grants: list[Grant]
-    outside_use: list[OutsideUse] = []
 
 
 class AccountRows(msgspec.Struct):

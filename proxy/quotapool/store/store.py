@@ -45,6 +45,7 @@ from quotapool.store.failures import (
 from quotapool.store.resp import ErrorReply, RespBroken, RespConnection
 
 MAX_CONNECTIONS: Final = 64
+CALL_S: Final = 0.25  # of a whole call, where a request waits for it
 
 Argument = bytes | str | int | float
 T = TypeVar("T")
@@ -243,7 +244,7 @@ async def _master(sentinel: Sentinel, name: str) -> tuple[str, int]:
     return str(host), int(port)
 
 
-def connect(url: str, *, timeout_s: float = 0.25, ca_file: str | None = None) -> Store:
+def connect(url: str, *, timeout_s: float = CALL_S, ca_file: str | None = None) -> Store:
     """The store that `url` names (kinds and options: `address.py`). Connects at the first command.
 
     `timeout_s` bounds a whole call in seconds. Raises ValueError for a URL that cannot be understood.

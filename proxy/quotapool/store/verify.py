@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,30 +28,45 @@ async def verify(store: Store) -> StoreFacts:
     """
     store.check_files()
     await store.check_sentinels()
-    facts = [_verified(info, store.describe()) for info in await _info_of_each_primary(store)]
-    return facts[0]
+    infos = await info_of_each_primary(store)
+    for where, info in infos:
+        for what, remedy in unfitness(info, where).values():
+            raise StoreUnfit(f"{what}. {remedy}.")
+    return facts_of(infos[0][1])
 
 
-async def _info_of_each_primary(store: Store) -> list[dict[str, Any]]:
+async def info_of_each_primary(store: Store) -> list[tuple[str, dict[str, Any]]]:
+    """(where, INFO) of the server, or of every primary of a cluster. Raises StoreLost."""
     client = store.client
     if not isinstance(client, RedisCluster):
-        return [await store.guard(client.info())]
+        return [(store.describe(), await store.guard(client.info()))]
     await store.guard(client.initialize())
-    return [await store.guard(client.info(target_nodes=node)) for node in client.get_primaries()]
+    return [(str(node.name), await store.guard(client.info(target_nodes=node))) for node in client.get_primaries()]
 
 
-def _verified(info: dict[str, Any], where: str) -> StoreFacts:
-    name = str(info.get("server_name") or ("valkey" if "valkey_version" in info else "redis"))
-    version = str(info.get("valkey_version") or info.get("redis_version") or "")
-    eviction = str(info.get("maxmemory_policy") or "")
-    if eviction not in {"", "noeviction"}:
-        raise StoreUnfit(
-            f"{where} may evict budgets when memory is short (maxmemory-policy is {eviction}). "
-            "Set maxmemory-policy to noeviction there, or use another server for the pool."
+def facts_of(info: Mapping[str, Any]) -> StoreFacts:
+    """What a server says of itself."""
+    return StoreFacts(
+        name=str(info.get("server_name") or ("valkey" if "valkey_version" in info else "redis")),
+        version=str(info.get("valkey_version") or info.get("redis_version") or ""),
+        eviction=str(info.get("maxmemory_policy") or ""),
+        max_memory_bytes=int(info.get("maxmemory") or 0),
+    )
+
+
+def unfitness(info: Mapping[str, Any], where: str) -> dict[str, tuple[str, str]]:
+    """Why this server must not be used, and what to do, by what that is about: eviction, role, version. Empty: it may
+    be."""
+    facts = facts_of(info)
+    found = {}
+    if facts.eviction not in {"", "noeviction"}:
+        found["eviction"] = (
+            f"{where} may evict budgets when memory is short (maxmemory-policy is {facts.eviction})",
+            "Set maxmemory-policy to noeviction there, or use another server for the pool",
         )
     if info.get("role") == "slave":
-        raise StoreUnfit(f"{where} is a replica and takes no writes. Name its primary, or use redis+sentinel://.")
+        found["role"] = f"{where} is a replica and takes no writes", "Name its primary, or use redis+sentinel://"
     # The scripts use SET ... GET and ZADD ... GT, which Redis has since 6.2.
     if [int(part) for part in str(info.get("redis_version") or "6.2").split(".")[:2]] < [6, 2]:
-        raise StoreUnfit(f"{where} runs Redis {version}. Use Redis 6.2 or later, or Valkey.")
-    return StoreFacts(name, version, eviction, int(info.get("maxmemory") or 0))
+        found["version"] = f"{where} runs Redis {facts.version}", "Use Redis 6.2 or later, or Valkey"
+    return found

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import structlog
@@ -13,7 +14,9 @@ import structlog
 from quotapool.domain.frames import release_frames
 from quotapool.domain.observer import Observer
 from quotapool.domain.request_record import RequestRecord
+from quotapool.domain.trace import Trace
 from quotapool.openai import replies
+from quotapool.openai.head import Head
 from quotapool.openai.refusal import Refusal
 from quotapool.openai.replies import ProxyError
 from quotapool.request.path import RequestPath
@@ -53,6 +56,7 @@ class ClientHandler:
         self._serial = 0
         self.cors = Cors()
         self.aliases: Aliases | None = None
+        self.trace: Callable[[Head], Trace | None] | None = None  # None: there are no traces
         self.draining = False
         self.places: Places[ClientSide] = Places(self._who)
         self.ended_at = 0.0  # when the last request ended, on the monotonic clock
@@ -87,6 +91,8 @@ class ClientHandler:
         self._serial += 1
         record = RequestRecord(f"{self._prefix}{self._serial:x}", time.monotonic(), down.method)
         down.id = record.id
+        if self.trace is not None:
+            record.trace = self.trace(down.headers)
         if self.draining:
             down.keep_alive = False
         self._observer.began()

@@ -35,24 +35,10 @@ _name_of: Final = msgspec.msgpack.Decoder(Name).decode
 
 
 class Stored(msgspec.Struct, array_like=True):
-    """Outside use that is named. `since`, `named`, `at`: Unix seconds, when it began, when it was named, and of these
-    numbers; `usd_per_hour`: what it may cost, if that is known; `drained`: whether keys were drained for it."""
+    """Outside use that is named: since when (Unix seconds), and how it was judged last."""
 
     since: float
-    named: float
-    at: float
-    requests_per_minute: float
-    tokens_per_minute: float
-    usd_per_hour: float | None
-    drained: bool
     judged: Judgement
-
-    @classmethod
-    def of(cls, judged: Judgement, now: float, cost: float | None) -> Stored:
-        """`cost`: USD that a request of ours costs on this account; None: not known."""
-        a_minute = judged.requests_per_minute
-        usd = None if cost is None or a_minute < 1 else round(60 * a_minute * cost, 2)
-        return cls(judged.since, now, now, round(a_minute, 1), round(judged.tokens_per_minute), usd, False, judged)
 
 
 _stored_of: Final = msgspec.msgpack.Decoder(Stored).decode
@@ -69,7 +55,7 @@ def _bytes(text: bytes | str) -> bytes:
     return text if isinstance(text, bytes) else text.encode()
 
 
-class OutsideStore:
+class SharedTallies:
     """Of one pool. `owner`: this process, for the lease. Every method raises StoreLost while the store is away."""
 
     def __init__(self, store: Store, pool: str, owner: str = "") -> None:

@@ -1,0 +1,181 @@
+"""What a source makes: demand in order of time, how good the record is, and what is said of it to people. Pure."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from operator import attrgetter
+from typing import Final
+
+from quotapool.observe.redaction import Redactor
+from quotapool.plan.demand import Demand
+
+MOST: Final = 500_000
+"""Requests that are kept, the last ones: some 300 bytes each, and a minute or two to replay."""
+_MOST_NAMES: Final = 10_000  # of clients and models; a file's are anybody's
+_LONGEST_NAME: Final = 128
+_OTHER: Final = "other"
+_FEW: Final = 500
+
+
+class SourceError(Exception):
+    """A source that cannot be read, in one line for people, without anything of its contents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the pool knows about names in a record. `group_of`: a model's group; `patience_of`: seconds that a client
+    waits if its request does not say less; `client_by_hash`: by the SHA-256 of its key.
+
+    `price`: picodollars of (model, prompt, cached part of it, completion) tokens; None: no price is known.
+    """
+
+    group_of: Callable[[str], str]
+    patience_of: Callable[[str], float]
+    client_by_hash: Mapping[str, str]
+    price: Callable[[str, int, int, int], int | None]
+
+
+@dataclass(slots=True)
+class Happened:
+    """What the record says came of it, to compare a replay with. `waits_s`: of those that were served, None: it does
+    not say; `refused`: requests by error code. `pico`: picodollars, as far as prices are known."""
+
+    waits_s: array[float] | None
+    refused: Counter[str] = field(default_factory=Counter)
+    pico: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """`about`: one sentence; `assumed`: what the record does not say and was taken for granted; `left_out`: how many
+    entries, by reason."""
+
+    demand: list[Demand]
+    about: str
+    assumed: tuple[str, ...]
+    left_out: Mapping[str, int]
+    happened: Happened
+
+    @property
+    def since(self) -> float:
+        """Unix seconds of the first arrival."""
+        return self.demand[0].at if self.demand else 0.0
+
+    @property
+    def until(self) -> float:
+        return self.demand[-1].at if self.demand else 0.0
+
+
+class Collector:
+    """Takes a source's requests in any order. Only those from `since` until `until` (Unix seconds; the latter
+    exclusive), and of these the last `most`. Memory is bounded by that, and by so many names."""
+
+    def __init__(
+        self, *, since: float = 0.0, until: float = float("inf"), most: int = MOST, waits_known: bool = True
+    ) -> None:
+        self.since = since
+        self.until = until
+        self._kept: deque[tuple[Demand, float, str]] = deque(maxlen=most)  # with its wait, and why it was refused
+        self._names: dict[str, str] = {}
+        self._clean = Redactor().clean
+        self._waits_known = waits_known
+        self._assumed: dict[str, None] = {}
+        self.left_out: Counter[str] = Counter()
+        self.taken = 0
+
+    def name(self, text: str) -> str:
+        """The same object for the same name, as it may be shown: without control characters, or what looks like a
+        secret."""
+        known = self._names.get(text)
+        if known is None:
+            if len(self._names) >= _MOST_NAMES:
+                return _OTHER
+            shown = "".join(filter(str.isprintable, self._clean(text[:_LONGEST_NAME])))
+            known = self._names[text] = shown
+        return known
+
+    def add(self, one: Demand, *, wait_s: float = 0.0, code: str = "") -> None:
+        """`code`: why it was refused; "": it was served, after `wait_s`."""
+        if not self.since <= one.at < self.until:
+            self.left_out["outside the span that was asked for"] += 1
+            return
+        self.taken += 1
+        self._kept.append((one, wait_s, code))
+
+    def leave_out(self, why: str, count: int = 1) -> None:
+        self.left_out[why] += count
+
+    def assume(self, what: str) -> None:
+        """Said once."""
+        self._assumed[what] = None
+
+    def no_waits(self) -> None:
+        """The record does not say how long requests waited."""
+        self._waits_known = False
+
+    def record(self, about: str) -> Record:
+        """`about`: what was read, such as `the ring`. Raises SourceError if nothing was."""
+        if not self._kept:
+            reasons = "; ".join(f"{count:,} {why}" for why, count in self.left_out.most_common(5))
+            raise SourceError(f"{about} has no request to replay{f' ({reasons})' if reasons else ''}")
+        demand, happened = [], Happened(array("d") if self._waits_known else None)
+        for one, wait_s, code in self._kept:
+            demand.append(one)
+            if code:
+                happened.refused[code] += 1
+            elif happened.waits_s is not None:
+                happened.waits_s.append(wait_s)
+            happened.pico += one.pico or 0
+        if self.taken > len(demand):
+            self.leave_out(f"before the last {len(demand):,} that are replayed", self.taken - len(demand))
+        demand.sort(key=attrgetter("at"))
+        words = f"{about} holds {len(demand):,} {'requests' if len(demand) != 1 else 'request'}"
+        words += f" of {long(demand[-1].at - demand[0].at)}, until {utc(demand[-1].at)} UTC"
+        if len(demand) < _FEW:
+            self.assume("of so few requests, the p99 of waits is that of one or two of them")
+        return Record(demand, words, tuple(self._assumed), dict(self.left_out), happened)
+
+
+def long(seconds: float) -> str:
+    """`41 minutes`, `23 hours`, `9 days`."""
+    for size, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}s"
+    return "one second" if round(seconds) == 1 else f"{seconds:.0f} seconds"
+
+
+def utc(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}"
+
+
+def moment_of(given: object) -> float | None:
+    """Unix seconds of a time as programs write it: seconds or milliseconds since 1970, a datetime, or ISO 8601; without
+    an offset it is UTC. None: it is none."""
+    if isinstance(given, str):
+        text = given.strip()
+        try:
+            given = float(text)
+        except ValueError:
+            try:
+                given = datetime.fromisoformat(text.replace(" UTC", "+00:00"))
+            except ValueError:
+                return None
+    if isinstance(given, datetime):
+        return (given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp()
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        seconds = given / 1000 if given > 1e11 else float(given)  # 1e11 s is the year 5138
+        return seconds if 0 < seconds < 1e11 else None
+    return None
+
+
+def count_of(given: object) -> int:
+    """A number of tokens or the like; 0 if it is none."""
+    try:
+        value = float(given)  # type: ignore[arg-type]  # whatever it is
+    except (TypeError, ValueError):
+        return 0
+    return int(value) if 0 < value < 1e12 else 0

@@ -1,0 +1,145 @@
+"""What is asked to be changed is read from options, and what is wrong with one is said of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from quotapool.domain.quantities import Limits
+from quotapool.openai import tiers
+from quotapool.plan.changes import BadChange, Changes, changed
+from quotapool.plan.scenario import OTHERS, Outage, PlanAccount, PlanClient, Scenario, Traffic
+from quotapool.settings.model import LimitSet, Settings
+
+GROUP = "gpt-5.6-sol"
+TODAY = Scenario(
+    (
+        PlanAccount("acme", {GROUP: Limits(rpm=500, tpm=100_000)}, ("key-1", "key-2")),
+        PlanAccount("acme.eu", {GROUP: Limits(rpm=900)}, ("key-3",)),
+    ),
+    clients={"app": PlanClient()},
+)
+USUAL = {GROUP: Limits(rpm=500, tpm=100_000)}
+NOON = datetime(2026, 11, 18, 12, 0, tzinfo=UTC).timestamp()
+
+
+def moment(text: str) -> float:
+    hour, _, minute = text.partition(":")
+    return NOON + 3600 * (int(hour) - 12) + 60 * int(minute)
+
+
+def applied(usual=USUAL, settings=None, **changes) -> tuple[Scenario, list[str]]:
+    return changed(
+        TODAY,
+        Changes(**changes),
+        settings=settings or Settings(),
+        usual=usual,
+        clients={"app", "batch-job"},
+        models={GROUP},
+        moment=moment,
+    )
+
+
+def test_without_changes_the_pool_stays_as_it_is():
+    assert applied() == (TODAY, [])
+
+
+def test_accounts_are_added_like_one_that_there_is_or_with_limits_that_are_written():
+    scenario, assumed = applied(add_accounts=2, like="acme")
+    assert [account.id for account in scenario.accounts] == ["acme", "acme.eu", "new-1", "new-2"]
+    assert scenario.accounts[2].limits == TODAY.accounts[0].limits
+    assert assumed == []
+    scenario, _ = applied(add_accounts=1, limits=("rpm=5k,tpm=2M", f"{GROUP}:tpm=3M"))
+    assert scenario.accounts[2].limits_of("any") == Limits(rpm=5_000, tpm=2_000_000)
+    assert scenario.accounts[2].limits_of(GROUP) == Limits(rpm=5_000, tpm=3_000_000)
+
+
+def test_a_tier_is_the_configurations_or_openais_and_what_it_does_not_name_is_said():
+    own = Settings(tiers={"big": LimitSet(tpm=9_000_000)})
+    scenario, assumed = applied(add_accounts=1, tier="big", settings=own)
+    assert scenario.accounts[2].limits_of(GROUP) == Limits(rpm=500, tpm=9_000_000)
+    assert assumed == [f"tier big does not name every limit of {GROUP}: the rest is what most accounts have"]
+    scenario, assumed = applied(add_accounts=1, tier="launch")
+    assert scenario.accounts[2].limits_of(GROUP) == Limits(rpm=10_000, tpm=4_000_000)
+    assert assumed == ["the limits of tier launch are those that OpenAI's guide named on 2026-11-22"]
+
+
+@pytest.mark.parametrize(
+    ("tier", "group", "limits"),
+    [
+        ("build", "gpt-6-astra", Limits(5_000, 1_000_000)),
+        ("build", "gpt-6-luna", Limits(5_000, 2_000_000)),
+        ("Grow", "gpt-5.6-luna", Limits(30_000, 180_000_000)),
+        ("grow", "gpt-6.1-terra", Limits(15_000, 40_000_000)),
+        ("tier3", "gpt-6-astra", None),
+        ("grow", "gpt-4o", None),
+        ("grow", "my-gpt-6-luna", None),
+    ],
+)
+def test_openais_tiers_are_those_of_its_rate_limit_guide(tier, group, limits):
+    assert tiers.limits_of(tier, group) == limits
+
+
+def test_keys_limits_clients_traffic_and_outages_are_changed():
+    scenario, _ = applied(without=("key-2", "acme.eu"), limit=(f"acme.{GROUP}.tpm=2M",))
+    assert [(account.id, account.keys) for account in scenario.accounts] == [("acme", ("key-1",))]
+    assert scenario.accounts[0].limits_of(GROUP) == Limits(rpm=500, tpm=2_000_000)
+    scenario, _ = applied(weights=("app=2",), priorities=("batch-job=batch",), max_wait="1m")
+    assert (scenario.client("app").weight, scenario.priorities) == (2.0, {"batch-job": -1})
+    assert (scenario.max_wait_s, scenario.max_wait_for_all) == (60.0, True)
+    scenario, _ = applied(traffic=("x2", "client:app=150%", f"model:{GROUP}=0.5"))
+    assert scenario.traffic == (Traffic(2.0), Traffic(1.5, client="app"), Traffic(0.5, model=GROUP))
+    scenario, _ = applied(outages=("acme.eu", "acme=14:00..15:30"))
+    assert scenario.outages[0].account == "acme.eu"
+    assert scenario.outages[1] == Outage("acme", NOON + 7200, NOON + 12_600)
+
+
+def test_a_change_may_name_an_account_that_another_adds():
+    scenario, _ = applied(add_accounts=1, like="acme", limit=("new-1.tpm=1",), without=("acme", "acme.eu"))
+    assert [account.id for account in scenario.accounts] == ["new-1"]
+    assert scenario.accounts[0].limits_of(GROUP).tpm == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"like": "acme"}, "--add-accounts: says how many"),
+        ({"add_accounts": 1}, "--add-accounts: needs one of --tier NAME, --like ACCOUNT and --limits"),
+        ({"add_accounts": 1, "like": "acme", "tier": "grow"}, "--add-accounts: needs one of"),
+        ({"add_accounts": 1, "like": "akme"}, "there is no account 'akme'; did you mean 'acme'?"),
+        ({"add_accounts": 20_000, "like": "acme"}, "must be between 1 and 10,000"),
+        ({"add_accounts": 1, "limits": ("xpm=5",)}, "--limits xpm=5: 'xpm' is none of rpm, tpm"),
+        ({"add_accounts": 1, "limits": ("rpm=many",)}, "must be a number, such as 1000, 500k or 2M"),
+        ({"add_accounts": 1, "limits": ("rpm=0",)}, "a limit is above 0"),
+        ({"add_accounts": 1, "tier": "tier3"}, "the limits in tier 'tier3' are not known here"),
+        ({"without": ("acme", "acme.eu")}, "--without: no account would be left"),
+        ({"limit": ("acme.tpm",)}, "--limit acme.tpm: is written NAME=VALUE"),
+        ({"limit": ("nobody.tpm=5",)}, "there is no account 'nobody'"),
+        ({"traffic": ("double",)}, "--traffic double: is written x2"),
+        ({"traffic": ("app=x2",)}, "--traffic app=x2: is written client:NAME=x2"),
+        ({"traffic": ("client:carl=x2",)}, "the record has no client 'carl'"),
+        ({"traffic": ("x9999",)}, "from 0 to 1000"),
+        ({"weights": ("carl=2",)}, "there is no client 'carl'"),
+        ({"weights": ("app=0",)}, "--client-weight app=0: a weight is above 0"),
+        ({"priorities": ("app=urgent",)}, "'urgent' is none of high, normal, batch"),
+        ({"outages": ("acme=14:00",)}, "is written ACCOUNT=14:00..15:30"),
+        ({"outages": ("acme=15:00..14:00",)}, "an outage ends after it began"),
+        ({"max_wait": "long"}, "--max-wait long: must be a duration"),
+    ],
+)
+def test_what_cannot_be_done_is_said_of_its_option(changes, why):
+    with pytest.raises(BadChange) as refused:
+        applied(**changes)
+    assert why in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_tier_of_openais_needs_every_model_of_the_record():
+    with pytest.raises(BadChange, match=r"the limits of gpt-4o in tier 'grow' are not known here .*write them"):
+        applied(usual={**USUAL, "gpt-4o": Limits()}, add_accounts=1, tier="grow")
+
+
+def test_changes_are_repeated_as_they_were_asked_for():
+    changes = Changes(2, "grow", None, traffic=("x2",), without=("key-7",), max_wait="5s")
+    assert changes.words == ["--add-accounts 2", "--tier grow", "--traffic x2", "--without key-7", "--max-wait 5s"]
+    assert OTHERS == ""
