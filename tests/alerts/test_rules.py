@@ -32,13 +32,6 @@ def event(field: str, was: str, to: str, **more: str) -> dict[str, str]:
         (event("k/a", "active", "suspect", kind="brake"), AlertKind.BRAKE, "pool", Severity.CRITICAL),
         (event("network", "well", "trouble", kind="egress"), AlertKind.EGRESS, "pool", Severity.CRITICAL),
         (event("network-well", "trouble", "well", kind="egress"), AlertKind.EGRESS, "pool", Severity.INFO),
-        (event("a/acme", "", "", kind="outside_use", key=""), AlertKind.OUTSIDE_USE, "account acme", Severity.WARNING),
-        (event("a/acme", "", "", kind="outside_use", key="k"), AlertKind.OUTSIDE_USE, "key k", Severity.WARNING),
-        (
-            event("a/acme", "", "", kind="outside_use", phase="over"),
-            *(AlertKind.OUTSIDE_USE, "account acme", Severity.INFO),
-        ),
-        (event("k/alpha", "active", "draining"), AlertKind.OUTSIDE_USE, "key alpha", Severity.WARNING),
         (event("web", "", "", kind="policy"), AlertKind.POLICY, "client web", Severity.WARNING),
     ],
 )
@@ -201,16 +194,3 @@ def test_a_clients_end_is_announced_two_weeks_before():
 def test_a_target_of_a_clients_own_gets_only_what_is_about_it(target, subject, wants):
     written = AlertTarget.model_validate({"url": "https://example.com/hook", **target})
     assert written.wants(Alert(AlertKind.CLIENT_BUDGET, subject, "", 0.0)) is wants
-
-
-def test_outside_use_is_told_with_its_numbers_and_what_to_do():
-    words = {"message": "account acme is used by others too: about 12 requests a minute of gpt-5"}
-    numbers = {"model": "gpt-5", "requests_per_minute": "12.0", "tokens_per_minute": "0", "usd_per_hour": ""}
-    alert = rules.of_event(event("a/acme", "", "", kind="outside_use", key="alpha", **words, **numbers))
-    assert alert.text == (
-        "Account acme is used by others too: about 12 requests a minute of gpt-5. Find out who has the key. "
-        "If nobody should, make a new one at OpenAI and revoke this one."
-    )
-    assert alert.details == {"model": "gpt-5", "requests_per_minute": "12.0", "tokens_per_minute": "0"}
-    over = rules.of_event(event("a/acme", "", "", kind="outside_use", key="alpha", phase="over"))
-    assert alert.identity != over.identity

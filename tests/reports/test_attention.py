@@ -14,7 +14,6 @@ from quotapool.domain.subject import Subject
 from quotapool.domain.wallet import MONTHLY_STOP, PICO, Balance, Grant, Wallet
 from quotapool.ledger.stored_rules import Level
 from quotapool.observe.samples import Chunk, History, Reading, Room
-from quotapool.outside.outside_store import Stored
 from quotapool.reports import attention
 from quotapool.reports.forecasts import as_it_is_felt, room_row, used_in_minute
 from quotapool.reports.sentence import facts_of, sentence
