@@ -88,6 +88,14 @@ def test_an_answer_that_used_more_than_was_reserved_is_noted_where_the_account_i
     assert tallies.taken()["acme", "gpt-5"].overruns == 1
 
 
+def test_of_many_answers_each_fourth_is_compared():
+    tallies, row = OutsideTallies(), evidence_of(grant(), [Observed(Dimension.RPM, 60.0, 58)])
+    for _ in range(64 + 400):
+        tallies.saw(grant(), row)
+    requests = tallies.taken()["acme", "gpt-5"].requests
+    assert (requests.answers, requests.more) == (164, 164)
+
+
 class TestAgainstAStore:
     """`drain` asks the ledger whether its buckets can be compared with upstream's at all."""
 

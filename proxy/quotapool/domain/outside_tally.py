@@ -78,9 +78,10 @@ class Counts:
 
 class Tally:
     """Of one (account, model group), in some seconds. Tokens are compared with both predictions, of which one is
-    upstream's way of charging; `overruns`: answers that used far more than was reserved for them."""
+    upstream's way of charging; `overruns`: answers that used far more than was reserved for them; `seen`: answers, also
+    those that were not compared."""
 
-    __slots__ = ("corrected", "day", "kept", "overruns", "requests")
+    __slots__ = ("corrected", "day", "kept", "overruns", "requests", "seen")
 
     def __init__(self) -> None:
         self.requests = Counts()
@@ -88,6 +89,7 @@ class Tally:
         self.corrected = Counts()
         self.day = Counts()
         self.overruns = 0
+        self.seen = 0
 
     def numbers(self) -> list[object]:
         """As `Slices` of `outside_use.py`."""

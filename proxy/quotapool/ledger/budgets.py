@@ -45,7 +45,7 @@ _log = structlog.get_logger()
 class Witness(Protocol):
     """Who looks at what upstream's answers show of the accounts, beside the ledger."""
 
-    def saw(self, granted: Granted, evidence: Sequence[Sequence[float]]) -> None:
+    def saw(self, granted: Granted, evidence: list[tuple[float, ...]]) -> None:
         """What upstream named for a reservation, as `evidence_of` makes it."""
 
     def overran(self, granted: Granted) -> None:

@@ -6,7 +6,6 @@ not reach the store is lost: evidence that is missing names nobody.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from quotapool.domain.bucket import BREATH_S, DIMENSIONS
@@ -18,6 +17,8 @@ _RPM, _TPM, _RPD = 1, 2, 3  # of evidence, as the ledger's script counts
 _DAY_S: Final = 86_400.0
 _MINUTE_S: Final = 60.0
 _WAS_UNBOUNDED: Final = -1e17
+MANY: Final = 64  # answers of one account and model group between two calls, of which each is compared
+ONE_OF: Final = 4  # of further ones
 _MOST: Final = 50_000  # (account, model group)s between two calls; 30 MB
 # Until then a store that lost its data, or was away from somebody, has buckets that are fuller than upstream's.
 UNSURE_S: Final = 120.0
@@ -35,7 +36,7 @@ class OutsideTallies:
         self._sure_from = 0.0  # the store's second
         self._epoch = ""
 
-    def saw(self, granted: Granted, evidence: Sequence[Sequence[float]]) -> None:
+    def saw(self, granted: Granted, evidence: list[tuple[float, ...]]) -> None:
         """What upstream named for a reservation: rows as `evidence_of` of the ledger makes them."""
         if granted.at < self._sure_from or not self.enabled:
             return
@@ -45,6 +46,9 @@ class OutsideTallies:
             tally = self._new(account, group)
             if tally is None:
                 return
+        tally.seen += 1
+        if tally.seen > MANY and tally.seen % ONE_OF:
+            return  # it is known well enough
         at, written, learned = granted.at, granted.candidate.written, granted.learned
         for row in evidence:
             index = int(row[0])
