@@ -54,7 +54,7 @@ def test_the_likelihood_ratio_by_hand():
 
 
 def test_five_slices_that_agree_are_needed_whatever_they_show():
-    assert NAMED / MOST_A_SLICE == 5
+    assert 4 < NAMED / MOST_A_SLICE <= 5
     four, five = judged(*of_requests(4, 20)), judged(*of_requests(5, 20))
     assert not is_named(four, before=False, now=T0 + 40)
     assert is_named(five, before=False, now=T0 + 50)
@@ -143,11 +143,11 @@ class TestTokens:
 class TestItsEnd:
     def test_it_is_over_when_the_evidence_is_gone_and_some_time_has_passed(self):
         named = [*of_requests(10, 20)]
-        # The evidence is 2 x 15 at most. 20 answers that show nothing take 20 ln(0.87 / 0.99) = 2.58 of it, nine times,
-        # until less is left than chance alone may have (6): at the tenth quiet slice.
+        # The evidence is 2 x 13 at most. 20 answers that show nothing take 20 ln(0.875 / 0.995) = 2.57 of it, seven times,
+        # until less is left than chance alone may have (6): at the eighth quiet slice.
         quiet = judged(*named, *of_requests(30, 0, start=10))
         assert quiet.strength == 0
-        last = T0 + 18 * SLICE_S
+        last = T0 + 16 * SLICE_S
         assert is_named(quiet, before=True, now=last + QUIET_S - 1)
         assert not is_named(quiet, before=True, now=last + QUIET_S)
 

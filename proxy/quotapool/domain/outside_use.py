@@ -26,10 +26,10 @@ from typing import Final
 import msgspec
 
 SLICE_S: Final = 10.0
-NAMED: Final = 15.0  # evidence: a log-likelihood ratio
+NAMED: Final = 13.0  # evidence: a log-likelihood ratio
 MOST_A_SLICE: Final = 3.0  # so at least five slices must agree
 SHARE: Final = 0.12
-LEAST_NOISE: Final = 0.01  # of the answers
+LEAST_NOISE: Final = 0.005  # of the answers
 NOISE_UPWARDS: Final = 1.3  # times that downwards, at most
 UNEVEN: Final = 0.5  # of the noise; it is not balanced in each slice
 NOISE_ANSWERS: Final = 500.0  # the noise is the average of about so many
