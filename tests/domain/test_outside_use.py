@@ -143,8 +143,8 @@ class TestTokens:
 class TestItsEnd:
     def test_it_is_over_when_the_evidence_is_gone_and_some_time_has_passed(self):
         named = [*of_requests(10, 20)]
-        # The evidence is 2 x 13 at most. 20 answers that show nothing take 20 ln(0.875 / 0.995) = 2.57 of it, seven times,
-        # until less is left than chance alone may have (6): at the eighth quiet slice.
+        # The evidence is 2 x 13 at most. 20 answers that show nothing take 20 ln(0.875 / 0.995) = 2.57 of it, seven
+        # times, until less is left than chance alone may have (6): at the eighth quiet slice.
         quiet = judged(*named, *of_requests(30, 0, start=10))
         assert quiet.strength == 0
         last = T0 + 16 * SLICE_S

@@ -62,13 +62,27 @@ class Compared:
         )
 
     def is_within(self, part: float, chance: float = 0.0) -> bool:
-        """Waits, refusals and dollars. `chance`: so many standard deviations of a small count are no difference."""
-        refused = self.measured.refused.total()
+        """Waits, refusals and dollars. `chance`: so many standard deviations of a small count are no difference, nor of
+        the rank that is the p99 of few waits."""
+        refused, p99_s, predicted_s = (
+            self.measured.refused.total(),
+            self.measured.waits.p99_s,
+            self.predicted.waits.p99_s,
+        )
+        lowest_s, highest_s = self._p99_by_chance(chance)
         return (
-            abs(self.predicted.waits.p99_s - self.measured.waits.p99_s) <= part * self.measured.waits.p99_s
+            (abs(predicted_s - p99_s) <= part * p99_s or lowest_s <= predicted_s <= highest_s)
             and abs(self.predicted.refusals - refused) <= max(part * refused, chance * math.sqrt(refused))
             and abs(self.predicted.pico - self.measured.pico) <= part * self.measured.pico
         )
+
+    def _p99_by_chance(self, chance: float) -> tuple[float, float]:
+        """Of n requests, so many wait less than the p99 that the number's variance is n * 0.99 * 0.01."""
+        ordered = sorted(self.measured.seconds)
+        rank, deviation = 0.99 * len(ordered), math.sqrt(0.99 * 0.01 * len(ordered))
+        ranks = (rank - chance * deviation, rank + chance * deviation)
+        low, high = (min(max(0, math.ceil(at) - 1), len(ordered) - 1) for at in ranks)
+        return ordered[low], ordered[high]
 
 
 async def compare(

@@ -11,8 +11,8 @@ import msgspec
 
 SAMPLED: Final = 1  # a flag: the caller keeps its spans
 RANDOM: Final = 2  # a flag: the trace's id is random
-_ID: Final = 2**64 - 1
-_STEP: Final = 0x9E3779B97F4A7C15  # odd, so that each number gives another id
+_IDS: Final = 2**64 - 1  # 0 is none
+_STEP: Final = 0x9E3779B97F4A7C15  # it has but the divisor 5 in common with these, so each number gives another id
 
 
 class Trace(msgspec.Struct, eq=False, gc=False):
@@ -32,7 +32,7 @@ class Trace(msgspec.Struct, eq=False, gc=False):
 
     def attempt_id(self, number: int) -> int:
         """The span of the attempt with this number (from 0): known before it is sent, and not kept anywhere."""
-        return (self.span_id ^ ((number + 1) * _STEP & _ID)) or _STEP
+        return (self.span_id - 1 + (number + 1) * _STEP) % _IDS + 1
 
     def parent_of(self, span_id: int) -> bytes:
         """`traceparent` for what this span calls."""
