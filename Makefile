@@ -67,16 +67,17 @@ both: ## What CI runs: `make check`, then the tests again in the compiled build,
 	@$(MAKE) --no-print-directory again SEED=$(SEED)
 
 # Not again: what takes minutes and meets no compiled module that others do not. (The image has a compiled build of its own.)
-ONCE = benchmarks cli config dashboard migrate settings setup simulator \
+ONCE = benchmarks cli config dashboard doctor migrate settings setup simulator \
        test_client_table.py test_docs.py test_manual.py test_release.py test_site.py test_translations.py test_wheels.py \
        $(addprefix end_to_end/test_,$(addsuffix .py,backup chart_in_pod client_programs container dashboard demo \
-         documented_clients in_front init log_with_jq manifests migrate operators_login operators_screens other_systems \
-         second_terminal uninstall))
+         doctor documented_clients grafana in_front init log_with_jq manifests migrate operators_login operators_screens \
+         other_systems plan second_terminal terminal uninstall))
+AGAIN = --hypothesis-seed $(SEED) $(addprefix --ignore tests/,$(ONCE))
 
 .PHONY: again
 again:
-	$(PARALLEL) --hypothesis-seed $(SEED) $(addprefix --ignore tests/,$(ONCE))
-	$(ALONE) --hypothesis-seed $(SEED)
+	$(PARALLEL) $(AGAIN)
+	$(ALONE) $(AGAIN)
 
 soak: $(VENV)/.dev $(IS_COMPILED) $(VENV)/.clients-if-possible $(VENV)/.fuzz-if-possible ## The long load tests, minutes each; SOAK_SECONDS=15 shortens some
 	$(BIN)/python -m pytest -rs tests/soak
