@@ -61,28 +61,15 @@ class Compared:
             f"for {refusals:>6,}, ${self.predicted.pico / 1e12:7.2f} for ${self.measured.pico / 1e12:7.2f}"
         )
 
-    def is_within(self, part: float, chance: float = 0.0) -> bool:
-        """Waits, refusals and dollars. `chance`: so many standard deviations of a small count are no difference, nor of
-        the rank that is the p99 of few waits."""
-        refused, p99_s, predicted_s = (
-            self.measured.refused.total(),
-            self.measured.waits.p99_s,
-            self.predicted.waits.p99_s,
-        )
-        lowest_s, highest_s = self._p99_by_chance(chance)
+    def is_within(self, part: float, *, chance: float = 0.0, of_waits: float | None = None) -> bool:
+        """Waits, refusals and dollars. `chance`: so many standard deviations of a small count are no difference;
+        `of_waits`: another part for waits, whose p99 is that of a few bursts where there are few requests."""
+        refused, waits = self.measured.refused.total(), self.measured.waits
         return (
-            (abs(predicted_s - p99_s) <= part * p99_s or lowest_s <= predicted_s <= highest_s)
+            abs(self.predicted.waits.p99_s - waits.p99_s) <= (of_waits or part) * waits.p99_s
             and abs(self.predicted.refusals - refused) <= max(part * refused, chance * math.sqrt(refused))
             and abs(self.predicted.pico - self.measured.pico) <= part * self.measured.pico
         )
-
-    def _p99_by_chance(self, chance: float) -> tuple[float, float]:
-        """Of n requests, so many wait less than the p99 that the number's variance is n * 0.99 * 0.01."""
-        ordered = sorted(self.measured.seconds)
-        rank, deviation = 0.99 * len(ordered), math.sqrt(0.99 * 0.01 * len(ordered))
-        ranks = (rank - chance * deviation, rank + chance * deviation)
-        low, high = (min(max(0, math.ceil(at) - 1), len(ordered) - 1) for at in ranks)
-        return ordered[low], ordered[high]
 
 
 async def compare(
