@@ -78,5 +78,5 @@ def test_a_large_body_takes_bounded_work_and_memory(name, atom):
     """48 MB, as in the field: 7 s and 1.5 GiB."""
     text = b'{"model":"m","type":"response.create","file_ids":[' + atom * (48_000_000 // len(atom)) + b"1]}"
     parser = PARSERS[name] if name != "event" else may_create
-    assert cost_s(parser, text, 1) < 0.5
+    assert cost_s(parser, text, 3) < 0.5  # a tenth of a second where this was measured
     assert peak_of(parser, text) < 64 * 2**20
