@@ -124,6 +124,17 @@ class TestTokens:
         # ... or none that found it full
         assert judged(*(both(n, tokens(n, 8, busy=20), tokens(n, 8, busy=20)) for n in range(50))).strength == 0
 
+    def test_the_prediction_that_is_never_full_does_not_hide_that_upstream_counts_as_we_do(self):
+        # Given an upstream that corrects, so that what keeps the estimate thinks it is always in use
+        for_months = [both(n, tokens(n, 0, 8, busy=20, exact=0), tokens(n)) for n in range(50)]
+        others = [both(n, tokens(n, 2, 6, busy=20, exact=0), tokens(n, 8)) for n in range(50, 60)]
+        assert is_named(judged(*for_months, *others), before=False, now=T0 + 600)
+
+    def test_that_others_use_it_all_the_time_does_not_hide_that_upstream_counts_as_we_do(self):
+        ours_alone = [both(n, tokens(n), tokens(n)) for n in range(20)]
+        others = [both(n, tokens(n, 15, exact=0), tokens(n, 15, exact=0), more=3) for n in range(20, 100)]
+        assert is_named(judged(*ours_alone, *others), before=False, now=T0 + 1_000)
+
     def test_they_do_not_count_where_more_was_used_than_estimated(self):
         # Given pictures, which no estimate foresees
         slices = [both(n, tokens(n, 8), tokens(n, 8), overruns=4) for n in range(50)]

@@ -113,7 +113,9 @@ class Known(msgspec.Struct, array_like=True):
     """What is remembered of one dimension.
 
     `answers`, `less`: decaying sums, the noise is their ratio; `wrong`: how badly this prediction fits upstream;
-    `limit`, `at`, `taught`: of the newest answer; `used`: what others used a second, on average of the last `used_s`.
+    `limit`, `at`, `taught`: of the newest answer; `used`: what others used a second, on average of the last `used_s`;
+    `alone`, `exact`: requests that found the bucket full, by our books, and those of which upstream counted the tokens
+    as we did, decaying sums.
     """
 
     answers: float = 0.0
@@ -124,6 +126,13 @@ class Known(msgspec.Struct, array_like=True):
     taught: float = 0.0
     used: float = 0.0
     used_s: float = 0.0
+    alone: float = 0.0
+    exact: float = 0.0
+
+    @property
+    def counts_alike(self) -> bool:
+        """Whether upstream is known to count tokens as this prediction does."""
+        return self.alone >= LEAST_ALONE and self.exact >= EXACT_SHARE * self.alone
 
     def follow(self, new: Slice, period_s: float) -> float:
         """How much the level was corrected downwards since the slice before, a second (negative: upwards)."""
@@ -146,6 +155,11 @@ class Known(msgspec.Struct, array_like=True):
             self.used += (shown - self.used) * passed_s / self.used_s
         return down_s
 
+    def learn_counting(self, new: Slice) -> None:
+        alone = new.answers - new.explained
+        left = max(0.0, 1 - alone / ALONE_ANSWERS)
+        self.alone, self.exact = self.alone * left + alone, self.exact * left + new.exact
+
     @property
     def noise(self) -> float:
         return LEAST_NOISE + UNEVEN * self.less / max(1.0, self.answers)
@@ -154,8 +168,7 @@ class Known(msgspec.Struct, array_like=True):
 class Judgement(msgspec.Struct, array_like=True):
     """One (account, model group): what is known, and how strong the evidence is.
 
-    `overruns`: the share of answers that used far more than was estimated; `alone`, `exact`: requests that found the
-    bucket full, by our books, and those of which upstream counted the tokens as we did, decaying sums;
+    `overruns`: the share of answers that used far more than was estimated;
     `by_requests`, `by_tokens`: evidence of outside use, from 0 to twice NAMED; `heard`, `heard_net`, `heard_all`: what
     requests have said since tokens speak of somebody; `since`: when the evidence began, `shown`: when it was last
     FADED or more, `seen`: when the newest answer was reserved (Unix seconds).
@@ -166,8 +179,6 @@ class Judgement(msgspec.Struct, array_like=True):
     corrected: Known = msgspec.field(default_factory=Known)
     day: Known = msgspec.field(default_factory=Known)
     overruns: float = 0.0
-    alone: float = 0.0
-    exact: float = 0.0
     by_requests: float = 0.0
     by_tokens: float = 0.0
     heard: float = 0.0
@@ -186,10 +197,6 @@ class Judgement(msgspec.Struct, array_like=True):
         self.seen = max(self.seen, *(part.at for part in parts))
         fade = max(0.0, 1 - answers / NOISE_ANSWERS)
         self.overruns = self.overruns * fade + (1 - fade) * new.overruns / answers
-        if new.kept is not None:
-            alone = new.kept.answers - new.kept.explained
-            left = max(0.0, 1 - alone / ALONE_ANSWERS)
-            self.alone, self.exact = self.alone * left + alone, self.exact * left + new.kept.exact
         requests, tokens = self._of_requests(new), self._of_tokens(new)
         if new.requests is not None and new.requests.binds:
             tokens = min(tokens, requests)
@@ -230,7 +237,7 @@ class Judgement(msgspec.Struct, array_like=True):
     @property
     def trusts_tokens(self) -> bool:
         """Whether upstream is known to count our requests' tokens as we do: else what it lacks more may be our own."""
-        return self.overruns <= OVERRUNS and self.alone >= LEAST_ALONE and self.exact >= EXACT_SHARE * self.alone
+        return self.overruns <= OVERRUNS and (self.kept.counts_alike or self.corrected.counts_alike)
 
     @property
     def contradicted(self) -> bool:
@@ -248,6 +255,9 @@ class Judgement(msgspec.Struct, array_like=True):
         if new.kept is None or new.corrected is None:
             return 0.0
         kept, corrected = _of_minute(self.kept, new.kept), _of_minute(self.corrected, new.corrected)
+        if self.by_tokens == 0:  # else what others use may be all that shows
+            self.kept.learn_counting(new.kept)
+            self.corrected.learn_counting(new.corrected)
         better = self.corrected.wrong - self.kept.wrong
         if abs(better) < CLEAR:
             return min(kept, corrected)
