@@ -25,12 +25,11 @@ from quotapool.plan.looks import Looks
 from quotapool.plan.outcome import Outcome, Tallies
 from quotapool.plan.queues import DAILY_LIMIT, Queues, binding
 from quotapool.plan.rules import Rules
-from quotapool.plan.scenario import Scenario
+from quotapool.plan.scenario import NO_MODEL, Scenario
 from quotapool.plan.traffic import filled, scaled
 
 _EVERY: Final = 1_000  # requests between two words about progress
 _WAY_S: Final = 0.005, 0.03  # to upstream: calls of one moment arrive there in any order
-_NO_MODEL: Final = "-"
 
 
 def replay(
@@ -134,7 +133,7 @@ class _World:
     def _want(self, one: Demand, process: Queues) -> Want:
         scenario = self._scenario
         client = scenario.client(one.client)
-        group = one.group or one.model or _NO_MODEL
+        group = one.group or one.model or NO_MODEL
         patience_s = one.patience_s
         if patience_s is None or scenario.max_wait_for_all:
             own = None if scenario.max_wait_for_all else client.max_wait_s
@@ -145,7 +144,7 @@ class _World:
         return Want(
             one,
             group,
-            Cost(0) if group == _NO_MODEL else Cost(1, one.reserved, one.images),
+            Cost(0) if group == NO_MODEL else Cost(1, one.reserved, one.images),
             patience_s,
             client.weight,
             scenario.batch_leaves if priority < 0 else 0.0,

@@ -21,6 +21,8 @@ from quotapool.domain.rules import Rule
 
 OTHERS: Final = ""
 """In `PlanAccount.limits`: of model groups that are not named."""
+NO_MODEL: Final = "-"
+"""The group of requests that name no model: they use no limits."""
 _FAR_LESS: Final = 0.5
 
 
