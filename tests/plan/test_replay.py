@@ -103,10 +103,20 @@ def test_a_client_of_twice_the_weight_gets_twice_as_much():
 
 
 def test_a_higher_priority_goes_first():
-    crowd = [ask(1 + n / 1000, 100, client, priority=prio) for n in range(40) for client, prio in (("x", 0), ("y", 1))]
-    shares = replay(emptied(*crowd), one_account()).by_client
+    both = (("x", 0), ("y", 1))
+    crowd = [ask(1.1 + n / 1000, 100, client, priority=prio) for n in range(40) for client, prio in both]
+    shares = replay(emptied(ask(0.9, 100, "x"), *crowd), one_account()).by_client
     assert shares["y"].waits.requests == 30  # one a second for as long as anybody waits
     assert shares["x"].waits.requests == 1  # it came first
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_a_large_request_in_a_burst_of_one_moment_is_not_overtaken_by_all_of_it(processes):
+    crowd = [ask(1, 100, "small") for _ in range(12)]
+    shares = replay(emptied(ask(1, 800, "large"), *crowd), one_account(processes=processes)).by_client
+    # 2,000 tokens come in 20 s: whoever were last would wait 19 s.
+    assert shares["large"].waits.longest_s < 18
+    assert shares["small"].waits.longest_s == pytest.approx(19, abs=0.1)
 
 
 def test_what_was_not_used_comes_back_only_where_upstream_corrects():

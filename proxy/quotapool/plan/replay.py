@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
@@ -30,6 +31,7 @@ from quotapool.plan.traffic import filled, scaled
 
 _EVERY: Final = 1_000  # requests between two words about progress
 _WAY_S: Final = 0.005, 0.03  # to upstream: calls of one moment arrive there in any order
+_ASKS_S: Final = 0.0001, 0.001  # until the store is asked: of a burst no two are first, so the later ones wait behind
 
 
 def replay(
@@ -73,22 +75,25 @@ class _World:
                     self.call_at(when, partial(self._change, outage.account, is_out=is_out))
 
     def run(self, arriving: list[Demand], progress: Callable[[int], None], imputed: int) -> Outcome:
-        events, done = self._events, 0
+        done = 0
         for one in arriving:
-            while events and events[0][0] <= one.at:
-                now, _, what = heapq.heappop(events)
-                what(now)
-            self._arrive(one)
+            self._go_on(one.at)
+            self.call_at(one.at + self._rng.uniform(*_ASKS_S), partial(self._arrive, one))
             done += 1
             if not done % _EVERY:
                 progress(done)
         until = arriving[-1].at if arriving else self._since
+        self._go_on(until + _ASKS_S[1])
         fills = self._fills(until)
-        while events and events[0][0] < float("inf"):
-            now, _, what = heapq.heappop(events)
-            what(now)
+        self._go_on(sys.float_info.max)
         progress(done)
         return self._tallies.outcome(self._since, until, fills, imputed)
+
+    def _go_on(self, until: float) -> None:
+        events = self._events
+        while events and events[0][0] <= until:
+            now, _, what = heapq.heappop(events)
+            what(now)
 
     # ---- as a judge
 
@@ -123,12 +128,12 @@ class _World:
             self._bound(want, refused=False)
         self.call_at(now + want.one.took_s, partial(self._settle, grant, by.looks))
 
-    def _arrive(self, one: Demand) -> None:
+    def _arrive(self, one: Demand, now: float) -> None:
         process = self._processes[self._rng.randrange(len(self._processes)) if len(self._processes) > 1 else 0]
-        if self._is_day_spent(one.at):
+        if self._is_day_spent(now):
             self._tallies.refused(one, DAILY_LIMIT.code)
             return
-        process.admit(self._want(one, process), one.at)
+        process.admit(self._want(one, process), now)
 
     def _want(self, one: Demand, process: Queues) -> Want:
         scenario = self._scenario
