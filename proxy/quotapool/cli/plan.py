@@ -25,6 +25,7 @@ from quotapool.observe.request_store import RequestStore
 from quotapool.operators.keys import KeyOperations
 from quotapool.operators.overview import Overview
 from quotapool.plan.changes import BadChange, Changes, changed
+from quotapool.plan.charging import MOST, charged_as_recorded
 from quotapool.plan.outcome import Outcome
 from quotapool.plan.read_pool import read_pool
 from quotapool.plan.replay import replay
@@ -67,10 +68,12 @@ def run(settings: Settings, asked: Question, *, as_json: bool) -> int:
         with shown_progress("reading the record") as said:
             record = await _read(overview, asked, known, said)
         pool = await read_pool(overview, record.demand, seed=asked.seed)
+        with shown_progress("finding out how upstream charges") as said:
+            charged, why = charged_as_recorded(record, pool.scenario, progress=lambda done: said(done, 2 * MOST))
         now = datetime.now(UTC)
         zone = _zone(settings)
         planned, assumed = changed(
-            pool.scenario,
+            charged,
             asked.changes,
             settings=overview.settings,
             usual=pool.usual,
@@ -78,9 +81,9 @@ def run(settings: Settings, asked: Question, *, as_json: bool) -> int:
             models={one.model for one in record.demand},
             moment=lambda text: moment("outage", text, zone, now)[0].timestamp(),
         )
-        today = _replayed("replaying it on today's pool", record, pool.scenario)
-        after = _replayed("and on the changed one", record, planned) if planned != pool.scenario else None
-        found = report(record, today, after, asked.changes.words, (*pool.assumed, *assumed))
+        today = _replayed("replaying it on today's pool", record, charged)
+        after = _replayed("and on the changed one", record, planned) if planned != charged else None
+        found = report(record, today, after, asked.changes.words, (*pool.assumed, *why, *assumed))
         if as_json:
             tables.print_json(found)
         else:

@@ -260,6 +260,8 @@ def code_of(answer: NoRoom | Never) -> str:
     return known
 
 
+NO_ROOM_CODES: Final = frozenset(code_of(answer) for answer in _NO_ROOM.values())
+"""Of requests that were refused since the pool had no room in time."""
 DAILY_LIMIT: Final[ProxyError] = replies.POOL_DAILY_LIMIT_REACHED
 
 

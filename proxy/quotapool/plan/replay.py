@@ -35,25 +35,30 @@ _ASKS_S: Final = 0.0001, 0.001  # until the store is asked: of a burst no two ar
 
 
 def replay(
-    demand: Iterable[Demand], scenario: Scenario, *, progress: Callable[[int], None] = lambda _: None
+    demand: Iterable[Demand],
+    scenario: Scenario,
+    *,
+    progress: Callable[[int], None] = lambda _: None,
+    counted_from: float = 0.0,
 ) -> Outcome:
-    """What the demand, in order of time, gets from this pool. `progress` hears how many requests have arrived."""
+    """What the demand, in order of time, gets from this pool. `progress` hears how many requests have arrived. Before
+    `counted_from` (Unix seconds) they only fill the pool."""
     recorded = list(demand)
     imputed = sum(not one.is_seen for one in recorded)
     arriving = scaled(filled(recorded, scenario.seed), scenario.traffic, scenario.seed)
     since = arriving[0].at if arriving else 0.0
-    return _World(scenario, since).run(arriving, progress, imputed)
+    return _World(scenario, since, counted_from).run(arriving, progress, imputed)
 
 
 class _World:
     """All events of one replay, in order of time. It is the `Judge` of the processes' queues."""
 
-    def __init__(self, scenario: Scenario, since: float) -> None:
+    def __init__(self, scenario: Scenario, since: float, counted_from: float = 0.0) -> None:
         self._scenario = scenario
         self._rng = random.Random(f"{scenario.seed} replay")
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = itertools.count()
-        self._tallies = Tallies()
+        self._tallies = Tallies(counted_from)
         self._short: dict[str, Dimension] = {}  # model group -> of what it was short of last
         self._rules = Rules(scenario)
         self._budgets = Budgets(scenario, since)
