@@ -187,6 +187,17 @@ def test_a_model_that_no_account_has_is_not_available():
     assert replay([ask(0, 1)], pool).refused == {"model_not_available": 1}
 
 
+def test_budgets_begin_with_what_was_used_before_and_the_next_day_is_unused():
+    rule = Rule("day", Kind.BUDGET, Measure.REQUESTS, 5, per=Per.DAY)
+    app = PlanClient(rules=(SubjectRules("c/app", (rule,), used={"day": 3.0}),))
+    midnight = AT // 86_400 * 86_400 + 86_400 - AT
+    calls = [ask(n, 1, "app") for n in range(4)] + [ask(midnight + n, 1, "app") for n in range(7)]
+    outcome = replay(calls, one_account(clients={"app": app}, max_wait_s=0))
+    assert outcome.refused == {"client_budget_exhausted": 2 + 2}
+    spent = [ask(n * 10, 1, pico=100) for n in range(4)] + [ask(midnight + n * 10, 1, pico=100) for n in range(4)]
+    assert replay(spent, one_account(daily_limit_pico=300, spent_pico=100)).refused == {"pool_daily_limit_reached": 3}
+
+
 def test_the_pools_daily_limit_refuses_what_comes_after_it():
     outcome = replay([ask(n * 10, 1, pico=100) for n in range(5)], one_account(daily_limit_pico=200))
     assert outcome.refused == {"pool_daily_limit_reached": 3}

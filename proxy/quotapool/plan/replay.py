@@ -4,7 +4,7 @@ The arithmetic is that of the product: buckets, fair queue, pick of accounts, cl
 and reservations follow `pool/admission.py`, `pool/reserve.py` and the store's script, without the network between them.
 
 What is assumed: upstream charges as it was learned of it and has no other users; a call lasts as long as it did; nobody
-comes back who was refused; budgets per day begin full, and nothing is used of clients' own budgets.
+comes back who was refused; accounts' limits per day begin full.
 """
 
 from __future__ import annotations
@@ -60,10 +60,11 @@ class _World:
         self._order = itertools.count()
         self._tallies = Tallies(counted_from)
         self._short: dict[str, Dimension] = {}  # model group -> of what it was short of last
-        self._rules = Rules(scenario)
+        self._rules = Rules(scenario, since)
         self._budgets = Budgets(scenario, since)
         self._since = since
-        self._spent, self._day_ends = 0, 0.0
+        self._spent = scenario.spent_pico
+        self._day_ends = ends(Per.DAY, scenario.zone, since)[0]
         self._processes = [
             Queues(
                 f"w{n}",
