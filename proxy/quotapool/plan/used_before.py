@@ -8,7 +8,7 @@ what they had then.
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -16,8 +16,8 @@ from msgspec.structs import replace
 
 from quotapool.domain.periods import Per, ends
 from quotapool.domain.quantities import PERIOD_S
-from quotapool.domain.rules import Kind, Measure, Rule
-from quotapool.ledger.stored_rules import StoredRules
+from quotapool.domain.rules import Kind, Measure
+from quotapool.ledger.stored_rules import Reading, StoredRules
 from quotapool.money.credit_control import day_around
 from quotapool.money.spend_store import SpendStore
 from quotapool.operators.overview import Overview
@@ -30,7 +30,7 @@ _KNOWN: Final = "budgets begin with what was used before: what the store has by 
 _ENDED: Final = "budgets whose period has ended since the record began are taken to have been unused then"
 _BY_DAY: Final = "accounts' limits by the day begin full: they refill all the time, so what they had then is not known"
 
-_Used = dict[tuple[str, str], Counter[Measure]]  # by client and model
+_Recorded = list[tuple[str, Counter[Measure]]]  # models, and what the record has of each
 
 
 async def with_used_before(
@@ -41,31 +41,16 @@ async def with_used_before(
     said: dict[str, None] = {}
     if _limits_by_day(record, scenario):
         said[_BY_DAY] = None
-    used = _of_record(record)
-    subjects = _budgeted({client for client, _ in used}, scenario)
-    if not subjects and scenario.daily_limit_pico is None:
+    budgeted = _budgeted(record, scenario)
+    if not budgeted and scenario.daily_limit_pico is None:
         return scenario, tuple(said)
     if not ends_now:
         return scenario, (*said, _NOT_NOW)
-    reading = await StoredRules(overview.ledger.store, overview.settings.pool).read(list(subjects))
-    begun: dict[str, SubjectRules] = {}
-    for name, of in subjects.items():
-        mine = [amounts for (client, _), amounts in used.items() if _is_of(scenario, client, name)]
-        models = [model for client, model in used if _is_of(scenario, client, name)]
-        before: dict[str, float] = {}
-        for level in reading.levels(name, of.rules, of.zone):
-            rule = level.rule
-            if rule.kind is not Kind.BUDGET:
-                continue
-            if ends(rule.per, of.zone, record.since)[0] != ends(rule.per, of.zone, reading.now)[0]:
-                said[_ENDED] = None
-                continue
-            said[_KNOWN] = None
-            recorded = sum(
-                amounts[rule.measure] for model, amounts in zip(models, mine, strict=True) if _is_about(rule, model)
-            )
-            before[rule.id] = max(0.0, level.used - recorded)
-        begun[name] = replace(of, used=before)
+    reading = await StoredRules(overview.ledger.store, overview.settings.pool).read(list(budgeted))
+    begun = {
+        name: replace(of, used=_used_before(of, reading, recorded, record.since, said))
+        for name, (of, recorded) in budgeted.items()
+    }
     spent = await _spent_before(overview, record, scenario, reading.now, said)
     clients = {
         name: replace(client, rules=tuple(begun.get(of.subject, of) for of in client.rules))
@@ -74,35 +59,45 @@ async def with_used_before(
     return replace(scenario, clients=clients, spent_pico=spent), tuple(said)
 
 
-def _of_record(record: Record) -> _Used:
-    found: _Used = {}
+def _budgeted(record: Record, scenario: Scenario) -> dict[str, tuple[SubjectRules, _Recorded]]:
+    """The record's clients and their teams, as far as they have budgets."""
+    used: dict[tuple[str, str], Counter[Measure]] = {}
     for one in record.demand:
+        amounts = used.setdefault((one.client, one.model), Counter())
         if one.is_seen:
-            amounts = found.setdefault((one.client, one.model), Counter())
             amounts[Measure.REQUESTS] += 1
             amounts[Measure.TOKENS] += one.tokens
             amounts[Measure.USD] += one.pico or 0
-        else:
-            found.setdefault((one.client, one.model), Counter())
+    found: dict[str, tuple[SubjectRules, _Recorded]] = {}
+    for (client, model), amounts in used.items():
+        for of in scenario.client(client).rules:
+            if any(rule.kind is Kind.BUDGET for rule in of.rules):
+                found.setdefault(of.subject, (of, []))[1].append((model, amounts))
     return found
 
 
-def _budgeted(clients: set[str], scenario: Scenario) -> dict[str, SubjectRules]:
-    """These clients and their teams, as far as they have budgets."""
-    return {
-        of.subject: of
-        for client in clients
-        for of in scenario.client(client).rules
-        if any(rule.kind is Kind.BUDGET for rule in of.rules)
-    }
+def _used_before(
+    of: SubjectRules, reading: Reading, recorded: _Recorded, since: float, said: dict[str, None]
+) -> dict[str, float]:
+    """By budget, of those whose period at `since` goes on."""
+    found: dict[str, float] = {}
+    for level in reading.levels(of.subject, of.rules, of.zone):
+        rule = level.rule
+        if rule.kind is not Kind.BUDGET:
+            continue
+        if not _is_same_period(rule.per, of.zone, since, reading.now):
+            said[_ENDED] = None
+            continue
+        said[_KNOWN] = None
+        in_record = sum(
+            amounts[rule.measure] for model, amounts in recorded if not rule.models or fnmatchcase(model, rule.models)
+        )
+        found[rule.id] = max(0.0, level.used - in_record)
+    return found
 
 
-def _is_of(scenario: Scenario, client: str, subject: str) -> bool:
-    return any(of.subject == subject for of in scenario.client(client).rules)
-
-
-def _is_about(rule: Rule, model: str) -> bool:
-    return not rule.models or fnmatchcase(model, rule.models)
+def _is_same_period(per: Per, zone: tzinfo, one: float, other: float) -> bool:
+    return ends(per, zone, one)[0] == ends(per, zone, other)[0]
 
 
 async def _spent_before(
@@ -111,7 +106,7 @@ async def _spent_before(
     """Picodollars of the pool's day."""
     if scenario.daily_limit_pico is None:
         return 0
-    if ends(Per.DAY, scenario.zone, record.since)[0] != ends(Per.DAY, scenario.zone, now)[0]:
+    if not _is_same_period(Per.DAY, scenario.zone, record.since, now):
         said[_ENDED] = None
         return 0
     said[_KNOWN] = None
