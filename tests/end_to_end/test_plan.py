@@ -71,6 +71,10 @@ def test_the_same_traffic_is_refused_on_the_pool_as_it_is_and_served_by_a_larger
     larger = plan(proxy, "--add-accounts", "2", "--like", "key-0")
     assert (larger["planned"]["refused"], larger["planned"]["served"]) == (0, ASKED)
     assert larger["changes"] == ["--add-accounts 2", "--like key-0"]
+    # Or with two of OpenAI's third tier; where its limits are from is said.
+    third = plan(proxy, "--add-accounts", "2", "--tier", "tier3")
+    assert third["planned"]["refused"] == 0
+    assert any(one.startswith("the limits of tier tier3 are those of OpenAI's model pages") for one in third["assumed"])
     # With one account less, fewer are served; with patience, nearly all.
     assert plan(proxy, "--without", "key-1")["planned"]["refused"] > same["today"]["refused"] + 20
     waiting = plan(proxy, "--max-wait", "5m")["planned"]
@@ -110,8 +114,8 @@ def test_a_question_without_an_answer_is_refused_in_one_line(recorded, tmp_path)
     for options, why in (
         (("--without", "key-7"), "--without: there is no key or account 'key-7'; did you mean 'key-"),
         (("--add-accounts", "2"), "--add-accounts: needs one of --tier NAME, --like ACCOUNT and --limits"),
-        (("--add-accounts", "2", "--tier", "tier3"), "the limits in tier 'tier3' are not known here"),
-        (("--add-accounts", "2", "--tier", "grow"), f"the limits of {MODEL} in tier 'grow' are not known here"),
+        (("--add-accounts", "2", "--tier", "tier7"), "--add-accounts: there is no tier 'tier7' here (tier1, "),
+        (("--add-accounts", "2", "--tier", "grow"), f"no limits of {MODEL} in tier 'grow': write them beside it"),
         (("--traffic", "twice"), "--traffic twice: is written x2"),
         (("--client-weight", "carl=2"), "there is no client 'carl'"),
         (("--limit", "key-0.tpd2=1"), "--limit key-0.tpd2=1: 'key-0.tpd2' is no limit"),

@@ -30,6 +30,8 @@ from quotapool.openai.head import Header
 from quotapool.plan.demand import UNSEEN, Demand
 from quotapool.plan.outcome import Waits
 from quotapool.plan.scenario import PlanAccount, PlanClient, Scenario, corrects
+from quotapool.plan.sources import ring as kept_requests
+from quotapool.plan.sources.record import Collector, Known, Record
 from quotapool.simulator.buckets import Budget, Gauge
 from quotapool.simulator.config import Limits as UpstreamLimits
 from quotapool.upstream.interface import Body
@@ -40,6 +42,7 @@ from tests.fakes.house import House
 
 PROMPT_PICO, COMPLETION_PICO = 2_500_000, 10_000_000  # a token: $2.50 and $10 a million
 _WAY_S = 0.003, 0.04  # from us to upstream
+_KNOWN = Known(lambda model: model, lambda _client: 30.0, {}, lambda *_: None)
 
 # ---- what clients ask for
 
@@ -172,9 +175,11 @@ def _rate_headers(gauges: Sequence[Gauge]) -> dict[str, str]:
 
 @dataclass
 class Lived:
-    """What was measured, and what was recorded. `scenario`: the pool as the store shows it in the end."""
+    """What was measured, and what was recorded: `record` is the ring as `plan` reads it. `scenario`: the pool as the
+    store shows it in the end."""
 
     demand: list[Demand] = field(default_factory=list)
+    record: Record | None = None
     seconds: list[float] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     pico: int = 0
@@ -223,6 +228,10 @@ async def live(
     kept = [one async for one in _all_of(store)]
     assert len(kept) == len(calls)
     lived.demand = sorted((demand_of(one) for one in kept), key=lambda one: one.at)
+    into = Collector()
+    for one in kept:
+        kept_requests.take(one, _KNOWN, into)
+    lived.record = into.record("The ring")
     lived.refused_upstream = sum(up.refused for up in ups)
     lived.scenario = await _scenario(houses[0], workers)
     assert wall <= lived.demand[0].at

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 
 import pytest
 from quotapool.domain.quantities import Limits
-from quotapool.openai import tiers
 from quotapool.plan.changes import BadChange, Changes, changed
 from quotapool.plan.scenario import OTHERS, Outage, PlanAccount, PlanClient, Scenario, Traffic
 from quotapool.settings.model import LimitSet, Settings
@@ -64,20 +63,22 @@ def test_a_tier_is_the_configurations_or_openais_and_what_it_does_not_name_is_sa
     assert assumed == ["the limits of tier launch are those that OpenAI's guide named on 2026-11-22"]
 
 
-@pytest.mark.parametrize(
-    ("tier", "group", "limits"),
-    [
-        ("build", "gpt-6-astra", Limits(5_000, 1_000_000)),
-        ("build", "gpt-6-luna", Limits(5_000, 2_000_000)),
-        ("Grow", "gpt-5.6-luna", Limits(30_000, 180_000_000)),
-        ("grow", "gpt-6.1-terra", Limits(15_000, 40_000_000)),
-        ("tier3", "gpt-6-astra", None),
-        ("grow", "gpt-4o", None),
-        ("grow", "my-gpt-6-luna", None),
-    ],
-)
-def test_openais_tiers_are_those_of_its_rate_limit_guide(tier, group, limits):
-    assert tiers.limits_of(tier, group) == limits
+@pytest.mark.parametrize("tier", ["tier3", "Tier 3", "TIER_3", "3"])
+def test_two_accounts_of_a_numbered_tier_are_added_and_where_its_limits_are_from_is_said(tier):
+    scenario, assumed = applied(add_accounts=2, tier=tier)
+    assert [account.limits_of(GROUP) for account in scenario.accounts[2:]] == [Limits(5_000, 2_000_000)] * 2
+    (said,) = assumed
+    assert said.startswith(f"the limits of tier {tier} are those of OpenAI's model pages from July to September 2026")
+
+
+def test_limits_that_are_written_beside_a_tier_count_instead_of_it():
+    usual = {**USUAL, "our-model": Limits()}
+    scenario, _ = applied(usual=usual, add_accounts=1, tier="3", limits=("our-model:tpm=2M", f"{GROUP}:rpm=7"))
+    assert scenario.accounts[2].limits_of("our-model") == Limits(tpm=2_000_000)
+    assert scenario.accounts[2].limits_of(GROUP) == Limits(7, 2_000_000)
+    scenario, _ = applied(usual=usual, add_accounts=1, tier="3", limits=("rpm=9",))
+    assert scenario.accounts[2].limits_of("our-model") == Limits(rpm=9)
+    assert scenario.accounts[2].limits_of(GROUP) == Limits(9, 2_000_000)
 
 
 def test_keys_limits_clients_traffic_and_outages_are_changed():
@@ -111,7 +112,8 @@ def test_a_change_may_name_an_account_that_another_adds():
         ({"add_accounts": 1, "limits": ("xpm=5",)}, "--limits xpm=5: 'xpm' is none of rpm, tpm"),
         ({"add_accounts": 1, "limits": ("rpm=many",)}, "must be a number, such as 1000, 500k or 2M"),
         ({"add_accounts": 1, "limits": ("rpm=0",)}, "a limit is above 0"),
-        ({"add_accounts": 1, "tier": "tier3"}, "the limits in tier 'tier3' are not known here"),
+        ({"add_accounts": 1, "tier": "tier6"}, "there is no tier 'tier6' here (tier1, tier2, tier3,"),
+        ({"add_accounts": 1, "tier": "free"}, "write limits instead, --limits rpm=5000,tpm=2M"),
         ({"without": ("acme", "acme.eu")}, "--without: no account would be left"),
         ({"limit": ("acme.tpm",)}, "--limit acme.tpm: is written NAME=VALUE"),
         ({"limit": ("nobody.tpm=5",)}, "there is no account 'nobody'"),
@@ -134,9 +136,13 @@ def test_what_cannot_be_done_is_said_of_its_option(changes, why):
     assert "\n" not in str(refused.value)
 
 
-def test_a_tier_of_openais_needs_every_model_of_the_record():
-    with pytest.raises(BadChange, match=r"the limits of gpt-4o in tier 'grow' are not known here .*write them"):
-        applied(usual={**USUAL, "gpt-4o": Limits()}, add_accounts=1, tier="grow")
+def test_a_tier_of_openais_needs_limits_of_every_model_of_the_record():
+    usual = {**USUAL, "gpt-4o": Limits(), "-": Limits()}
+    with pytest.raises(BadChange, match=r"no limits of gpt-4o in tier 'grow': .*--limits gpt-4o:rpm=5000,tpm=2M"):
+        applied(usual=usual, add_accounts=1, tier="grow")
+    many = {**USUAL, **{f"ours-{n}": Limits() for n in range(7)}}
+    with pytest.raises(BadChange, match=r"no limits of ours-0, ours-1, ours-2, ours-3, ours-4 and 2 more in tier '3'"):
+        applied(usual=many, add_accounts=1, tier="3")
 
 
 def test_changes_are_repeated_as_they_were_asked_for():

@@ -8,6 +8,8 @@ next, so refusals have three standard deviations, and waits a quarter.
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
+from quotapool.plan.charging import charged_as_recorded
 
 from tests.plan.days import Upstreams
 from tests.plan.prediction import CASES, LIMITS, compare
@@ -16,7 +18,13 @@ from tests.plan.prediction import CASES, LIMITS, compare
 @pytest.mark.parametrize("corrects", [False, True], ids=["keeps the estimate", "corrects"])
 async def test_waits_refusals_and_dollars_are_predicted(open_pool, corrects):
     upstreams = Upstreams.of(3, corrects=corrects, **(LIMITS | {"tpm": 5_000 if corrects else 9_000}))
-    for compared in await compare(open_pool, upstreams, (CASES[0], CASES[2]), hours=1.5, days=(1, 1), workers=2):
+    found = await compare(open_pool, upstreams, (CASES[0], CASES[2]), hours=1.5, days=(1, 1), workers=2)
+    for compared in found:
         assert compared.measured.refused.total() > 50
         assert compared.measured.waits.p99_s > 10
         assert compared.is_within(0.1, chance=3, of_waits=0.25), str(compared)
+    # And had no answer shown how upstream charges, the record would.
+    lived = found[0].measured
+    unknown = replace(lived.scenario, accounts=tuple(replace(one, corrects={}) for one in lived.scenario.accounts))
+    scenario, (why,) = charged_as_recorded(lived.record, unknown)
+    assert all(account.corrects == {"gpt-4o": corrects, "gpt-4o-mini": corrects} for account in scenario.accounts), why

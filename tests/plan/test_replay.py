@@ -103,10 +103,20 @@ def test_a_client_of_twice_the_weight_gets_twice_as_much():
 
 
 def test_a_higher_priority_goes_first():
-    crowd = [ask(1 + n / 1000, 100, client, priority=prio) for n in range(40) for client, prio in (("x", 0), ("y", 1))]
-    shares = replay(emptied(*crowd), one_account()).by_client
+    both = (("x", 0), ("y", 1))
+    crowd = [ask(1.1 + n / 1000, 100, client, priority=prio) for n in range(40) for client, prio in both]
+    shares = replay(emptied(ask(0.9, 100, "x"), *crowd), one_account()).by_client
     assert shares["y"].waits.requests == 30  # one a second for as long as anybody waits
     assert shares["x"].waits.requests == 1  # it came first
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_a_large_request_in_a_burst_of_one_moment_is_not_overtaken_by_all_of_it(processes):
+    crowd = [ask(1, 100, "small") for _ in range(12)]
+    shares = replay(emptied(ask(1, 800, "large"), *crowd), one_account(processes=processes)).by_client
+    # 2,000 tokens come in 20 s: whoever were last would wait 19 s.
+    assert shares["large"].waits.longest_s < 18
+    assert shares["small"].waits.longest_s == pytest.approx(19, abs=0.1)
 
 
 def test_what_was_not_used_comes_back_only_where_upstream_corrects():
@@ -175,6 +185,17 @@ def test_a_stored_object_waits_for_its_account_and_fails_without_it():
 def test_a_model_that_no_account_has_is_not_available():
     pool = Scenario((PlanAccount("a", {OTHERS: BIG}, closed_to=frozenset({"m"})),))
     assert replay([ask(0, 1)], pool).refused == {"model_not_available": 1}
+
+
+def test_budgets_begin_with_what_was_used_before_and_the_next_day_is_unused():
+    rule = Rule("day", Kind.BUDGET, Measure.REQUESTS, 5, per=Per.DAY)
+    app = PlanClient(rules=(SubjectRules("c/app", (rule,), used={"day": 3.0}),))
+    midnight = AT // 86_400 * 86_400 + 86_400 - AT
+    calls = [ask(n, 1, "app") for n in range(4)] + [ask(midnight + n, 1, "app") for n in range(7)]
+    outcome = replay(calls, one_account(clients={"app": app}, max_wait_s=0))
+    assert outcome.refused == {"client_budget_exhausted": 2 + 2}
+    spent = [ask(n * 10, 1, pico=100) for n in range(4)] + [ask(midnight + n * 10, 1, pico=100) for n in range(4)]
+    assert replay(spent, one_account(daily_limit_pico=300, spent_pico=100)).refused == {"pool_daily_limit_reached": 3}
 
 
 def test_the_pools_daily_limit_refuses_what_comes_after_it():

@@ -25,6 +25,7 @@ from quotapool.observe.request_store import RequestStore
 from quotapool.operators.keys import KeyOperations
 from quotapool.operators.overview import Overview
 from quotapool.plan.changes import BadChange, Changes, changed
+from quotapool.plan.charging import MOST, charged_as_recorded
 from quotapool.plan.outcome import Outcome
 from quotapool.plan.read_pool import read_pool
 from quotapool.plan.replay import replay
@@ -35,6 +36,7 @@ from quotapool.plan.sources.record import Collector, Known, Record, SourceError
 from quotapool.plan.sources.ring import read_ring
 from quotapool.plan.sources.rollups import read_usage, slots_of
 from quotapool.plan.sources.samples import Samples
+from quotapool.plan.used_before import with_used_before
 from quotapool.settings import Settings
 
 RING: Final = "ring"
@@ -67,10 +69,14 @@ def run(settings: Settings, asked: Question, *, as_json: bool) -> int:
         with shown_progress("reading the record") as said:
             record = await _read(overview, asked, known, said)
         pool = await read_pool(overview, record.demand, seed=asked.seed)
+        with shown_progress("finding out how upstream charges") as said:
+            charged, why = charged_as_recorded(record, pool.scenario, progress=lambda done: said(done, 2 * MOST))
+        ends_now = asked.source in {RING, USAGE} and asked.until is None
+        begun, of_budgets = await with_used_before(overview, record, charged, ends_now=ends_now)
         now = datetime.now(UTC)
         zone = _zone(settings)
         planned, assumed = changed(
-            pool.scenario,
+            begun,
             asked.changes,
             settings=overview.settings,
             usual=pool.usual,
@@ -78,9 +84,9 @@ def run(settings: Settings, asked: Question, *, as_json: bool) -> int:
             models={one.model for one in record.demand},
             moment=lambda text: moment("outage", text, zone, now)[0].timestamp(),
         )
-        today = _replayed("replaying it on today's pool", record, pool.scenario)
-        after = _replayed("and on the changed one", record, planned) if planned != pool.scenario else None
-        found = report(record, today, after, asked.changes.words, (*pool.assumed, *assumed))
+        today = _replayed("replaying it on today's pool", record, begun)
+        after = _replayed("and on the changed one", record, planned) if planned != begun else None
+        found = report(record, today, after, asked.changes.words, (*pool.assumed, *why, *of_budgets, *assumed))
         if as_json:
             tables.print_json(found)
         else:

@@ -10,7 +10,7 @@ from typing import Final
 from quotapool.domain.quantities import Dimension, Limits
 from quotapool.openai import tiers
 from quotapool.plan import scenario as plan
-from quotapool.plan.scenario import OTHERS, Scenario
+from quotapool.plan.scenario import NO_MODEL, OTHERS, Scenario
 from quotapool.settings import Settings
 from quotapool.settings.model import Account
 from quotapool.settings.transfer import with_more
@@ -19,6 +19,7 @@ from quotapool.settings.values import parse_count, parse_duration
 _PRIORITIES: Final = {"high": 1, "normal": 0, "batch": -1}
 _FACTOR: Final = re.compile(r"x?(\d+(?:\.\d+)?)(%?)")
 _MOST_ACCOUNTS: Final = 10_000
+_MOST_NAMED: Final = 5  # model groups in one sentence
 _NEW: Final = "new"
 
 
@@ -154,12 +155,13 @@ def _with_accounts(
     count = changes.add_accounts
     if not 0 < count <= _MOST_ACCOUNTS:
         raise ValueError(f"must be between 1 and {_MOST_ACCOUNTS:,}")
-    given = [bool(changes.tier), bool(changes.like), bool(changes.limits)]
-    if sum(given) != 1:
+    if bool(changes.like) == bool(changes.tier or changes.limits):
         raise ValueError("needs one of --tier NAME, --like ACCOUNT and --limits rpm=5000,tpm=2M")
     if changes.like:
         return plan.add_accounts(scenario, count, like=changes.like)
-    limits = _written(changes.limits) if changes.limits else _of_tier(changes.tier or "", settings, usual, assumed)
+    limits = _written(changes.limits)
+    if changes.tier:
+        limits = _of_tier(changes.tier, settings, usual, limits, assumed)
     return plan.add_accounts(scenario, count, limits=limits, name=_NEW)
 
 
@@ -181,8 +183,10 @@ def _written(texts: Iterable[str]) -> dict[str, Limits]:
     return {group: limits.over(others) for group, limits in found.items()}
 
 
-def _of_tier(name: str, settings: Settings, usual: Mapping[str, Limits], assumed: list[str]) -> dict[str, Limits]:
-    """By model group; `usual` names all that matter."""
+def _of_tier(
+    name: str, settings: Settings, usual: Mapping[str, Limits], written: Mapping[str, Limits], assumed: list[str]
+) -> dict[str, Limits]:
+    """By model group; `usual` names all that matter. What is `written` counts instead."""
     if name in settings.tiers:
         probe = with_more(settings, (), {_NEW: Account(tier=name)})
         found = {group: probe.limits_for(_NEW, group) for group in (*usual, OTHERS)}
@@ -190,17 +194,35 @@ def _of_tier(name: str, settings: Settings, usual: Mapping[str, Limits], assumed
             if found[group] != (more := found[group].over(limits)):
                 found[group] = more
                 assumed.append(f"tier {name} does not name every limit of {group}: the rest is what most accounts have")
-        return found
-    lacking = [group for group in usual if group != "-" and tiers.limits_of(name, group) is None]
-    if name.lower() not in tiers.NAMES or lacking:
-        known = [*settings.tiers, *tiers.NAMES]
-        what = f"of {', '.join(lacking[:5])} " if name.lower() in tiers.NAMES else ""
+    else:
+        found = _of_openais(name, usual, written, settings.tiers)
+        assumed.append(f"the limits of tier {name} are those {tiers.source_of(tiers.tier_named(name) or name)}")
+    others = written.get(OTHERS, Limits())
+    named = {group: written.get(group, others).over(limits) for group, limits in found.items()}
+    return {**written, **named}
+
+
+def _of_openais(
+    name: str, usual: Iterable[str], written: Mapping[str, Limits], own: Iterable[str]
+) -> dict[str, Limits]:
+    tier = tiers.tier_named(name)
+    if tier is None:
+        known = ", ".join([*own, *tiers.NUMBERED, *tiers.NAMED])
+        raise ValueError(f"there is no tier {name!r} here ({known}): write limits instead, --limits rpm=5000,tpm=2M")
+    found: dict[str, Limits] = {}
+    lacking: list[str] = []
+    for group in usual:
+        if (limits := tiers.limits_of(tier, group)) is not None:
+            found[group] = limits
+        elif group not in written and OTHERS not in written and group not in {OTHERS, NO_MODEL}:
+            lacking.append(group)
+    if lacking:
+        more = f" and {len(lacking) - _MOST_NAMED} more" if len(lacking) > _MOST_NAMED else ""
         raise ValueError(
-            f"the limits {what}in tier {name!r} are not known here (tiers: {', '.join(known)}; OpenAI's table of "
-            f"{tiers.AS_OF} has no others): write them, --limits rpm=5000,tpm=2M"
+            f"OpenAI's pages name no limits of {', '.join(lacking[:_MOST_NAMED])}{more} in tier {name!r}: "
+            f"write them beside it, --limits {lacking[0]}:rpm=5000,tpm=2M"
         )
-    assumed.append(f"the limits of tier {name} are those that OpenAI's guide named on {tiers.AS_OF}")
-    return {group: named for group in usual if (named := tiers.limits_of(name, group)) is not None}
+    return found
 
 
 # ---- traffic and outages

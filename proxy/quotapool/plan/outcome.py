@@ -128,9 +128,10 @@ class _Bound:
 
 
 class Tallies:
-    """Counts while a replay runs."""
+    """Counts while a replay runs. `counted_from`: only requests that arrive from then on (Unix seconds)."""
 
-    def __init__(self) -> None:
+    def __init__(self, counted_from: float = 0.0) -> None:
+        self._counted_from = counted_from
         self._clients: dict[str, _Tally] = {}
         self._models: dict[str, _Tally] = {}
         self._hours: dict[float, _Tally] = {}
@@ -140,6 +141,8 @@ class Tallies:
         self._pico = 0
 
     def served(self, one: Demand, account: str, waited_s: float) -> None:
+        if one.at < self._counted_from:
+            return
         for tally in self._tallies(one):
             tally.requests += 1
             tally.waits.append(waited_s)
@@ -149,12 +152,16 @@ class Tallies:
         self._accounts[account] += one.pico or 0
 
     def refused(self, one: Demand, code: str) -> None:
+        if one.at < self._counted_from:
+            return
         for tally in self._tallies(one):
             tally.requests += 1
             tally.refused[code] += 1
 
     def bound(self, one: Demand, group: str, dimension: Dimension | None, rule: str, *, refused: bool) -> None:
         """A limit made it wait, or refused it."""
+        if one.at < self._counted_from:
+            return
         name = ("", None, one.client, rule) if rule else (group, dimension, "", "")
         bound = self._bound.setdefault(name, _Bound())
         bound.refused += refused

@@ -33,6 +33,7 @@ from quotapool.pool.want import Never, NoRoom
 from quotapool.request.refusals import refusal_of
 
 _NOT_ANSWERED_S: Final = 0.001  # about the time in which the real store would answer
+_ASKS_AGAIN_S: Final = 0.0003  # from a refusal to the first question out of the queue, which claims the next room
 
 
 class Judge(Protocol):
@@ -138,7 +139,7 @@ class Queues:
         is_new = not len(queue.waiting)
         queue.waiting.add(want.one.client, waiter, cost=want.share, weight=want.weight, priority=want.priority)
         if is_new or len(queue.waiting) <= HEADS or queue.waiting.peek() is waiter:
-            self._wake(queue, now)
+            self._wake(queue, now + _ASKS_AGAIN_S)
 
     def _wake(self, queue: _Queue, when: float) -> None:
         """Look at it again then, or earlier if that was meant before."""
@@ -259,6 +260,8 @@ def code_of(answer: NoRoom | Never) -> str:
     return known
 
 
+NO_ROOM_CODES: Final = frozenset(code_of(answer) for answer in _NO_ROOM.values())
+"""Of requests that were refused since the pool had no room in time."""
 DAILY_LIMIT: Final[ProxyError] = replies.POOL_DAILY_LIMIT_REACHED
 
 

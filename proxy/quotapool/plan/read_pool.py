@@ -17,7 +17,7 @@ from quotapool.ledger.rules import CLIENT, TEAM
 from quotapool.ledger.stored_rules import zone_named
 from quotapool.operators.overview import Overview
 from quotapool.plan.demand import Demand
-from quotapool.plan.scenario import OTHERS, PlanAccount, PlanClient, Scenario, SubjectRules, corrects
+from quotapool.plan.scenario import NO_MODEL, OTHERS, PlanAccount, PlanClient, Scenario, SubjectRules, corrects
 from quotapool.settings import Client, Settings
 from quotapool.settings.rules import RuleOptions
 
@@ -177,7 +177,7 @@ def _assumed(accounts: list[PlanAccount], unseen: Mapping[str, int], out: list[s
             some = f"{count} accounts have" if count > 1 else "one account has"
             yield f"{some} not served {group} yet: what most others have is taken for the limits there"
     for group in accounts[0].limits if accounts else ():
-        if group not in {OTHERS, "-"} and not any(account.limits_of(group) != Limits() for account in accounts):
+        if group not in {OTHERS, NO_MODEL} and not any(account.limits_of(group) != Limits() for account in accounts):
             yield f"no limit of {group} is known, so nothing waits for it (--limit ACCOUNT.{group}.tpm=2M)"
 
 

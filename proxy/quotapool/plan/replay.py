@@ -4,7 +4,7 @@ The arithmetic is that of the product: buckets, fair queue, pick of accounts, cl
 and reservations follow `pool/admission.py`, `pool/reserve.py` and the store's script, without the network between them.
 
 What is assumed: upstream charges as it was learned of it and has no other users; a call lasts as long as it did; nobody
-comes back who was refused; budgets per day begin full, and nothing is used of clients' own budgets.
+comes back who was refused; accounts' limits per day begin full.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
@@ -25,39 +26,45 @@ from quotapool.plan.looks import Looks
 from quotapool.plan.outcome import Outcome, Tallies
 from quotapool.plan.queues import DAILY_LIMIT, Queues, binding
 from quotapool.plan.rules import Rules
-from quotapool.plan.scenario import Scenario
+from quotapool.plan.scenario import NO_MODEL, Scenario
 from quotapool.plan.traffic import filled, scaled
 
 _EVERY: Final = 1_000  # requests between two words about progress
 _WAY_S: Final = 0.005, 0.03  # to upstream: calls of one moment arrive there in any order
-_NO_MODEL: Final = "-"
+_ASKS_S: Final = 0.0001, 0.001  # until the store is asked: of a burst no two are first, so the later ones wait behind
 
 
 def replay(
-    demand: Iterable[Demand], scenario: Scenario, *, progress: Callable[[int], None] = lambda _: None
+    demand: Iterable[Demand],
+    scenario: Scenario,
+    *,
+    progress: Callable[[int], None] = lambda _: None,
+    counted_from: float = 0.0,
 ) -> Outcome:
-    """What the demand, in order of time, gets from this pool. `progress` hears how many requests have arrived."""
+    """What the demand, in order of time, gets from this pool. `progress` hears how many requests have arrived. Before
+    `counted_from` (Unix seconds) they only fill the pool."""
     recorded = list(demand)
     imputed = sum(not one.is_seen for one in recorded)
     arriving = scaled(filled(recorded, scenario.seed), scenario.traffic, scenario.seed)
     since = arriving[0].at if arriving else 0.0
-    return _World(scenario, since).run(arriving, progress, imputed)
+    return _World(scenario, since, counted_from).run(arriving, progress, imputed)
 
 
 class _World:
     """All events of one replay, in order of time. It is the `Judge` of the processes' queues."""
 
-    def __init__(self, scenario: Scenario, since: float) -> None:
+    def __init__(self, scenario: Scenario, since: float, counted_from: float = 0.0) -> None:
         self._scenario = scenario
         self._rng = random.Random(f"{scenario.seed} replay")
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = itertools.count()
-        self._tallies = Tallies()
+        self._tallies = Tallies(counted_from)
         self._short: dict[str, Dimension] = {}  # model group -> of what it was short of last
-        self._rules = Rules(scenario)
+        self._rules = Rules(scenario, since)
         self._budgets = Budgets(scenario, since)
         self._since = since
-        self._spent, self._day_ends = 0, 0.0
+        self._spent = scenario.spent_pico
+        self._day_ends = ends(Per.DAY, scenario.zone, since)[0]
         self._processes = [
             Queues(
                 f"w{n}",
@@ -74,22 +81,25 @@ class _World:
                     self.call_at(when, partial(self._change, outage.account, is_out=is_out))
 
     def run(self, arriving: list[Demand], progress: Callable[[int], None], imputed: int) -> Outcome:
-        events, done = self._events, 0
+        done = 0
         for one in arriving:
-            while events and events[0][0] <= one.at:
-                now, _, what = heapq.heappop(events)
-                what(now)
-            self._arrive(one)
+            self._go_on(one.at)
+            self.call_at(one.at + self._rng.uniform(*_ASKS_S), partial(self._arrive, one))
             done += 1
             if not done % _EVERY:
                 progress(done)
         until = arriving[-1].at if arriving else self._since
+        self._go_on(until + _ASKS_S[1])
         fills = self._fills(until)
-        while events and events[0][0] < float("inf"):
-            now, _, what = heapq.heappop(events)
-            what(now)
+        self._go_on(sys.float_info.max)
         progress(done)
         return self._tallies.outcome(self._since, until, fills, imputed)
+
+    def _go_on(self, until: float) -> None:
+        events = self._events
+        while events and events[0][0] <= until:
+            now, _, what = heapq.heappop(events)
+            what(now)
 
     # ---- as a judge
 
@@ -124,17 +134,17 @@ class _World:
             self._bound(want, refused=False)
         self.call_at(now + want.one.took_s, partial(self._settle, grant, by.looks))
 
-    def _arrive(self, one: Demand) -> None:
+    def _arrive(self, one: Demand, now: float) -> None:
         process = self._processes[self._rng.randrange(len(self._processes)) if len(self._processes) > 1 else 0]
-        if self._is_day_spent(one.at):
+        if self._is_day_spent(now):
             self._tallies.refused(one, DAILY_LIMIT.code)
             return
-        process.admit(self._want(one, process), one.at)
+        process.admit(self._want(one, process), now)
 
     def _want(self, one: Demand, process: Queues) -> Want:
         scenario = self._scenario
         client = scenario.client(one.client)
-        group = one.group or one.model or _NO_MODEL
+        group = one.group or one.model or NO_MODEL
         patience_s = one.patience_s
         if patience_s is None or scenario.max_wait_for_all:
             own = None if scenario.max_wait_for_all else client.max_wait_s
@@ -145,7 +155,7 @@ class _World:
         return Want(
             one,
             group,
-            Cost(0) if group == _NO_MODEL else Cost(1, one.reserved, one.images),
+            Cost(0) if group == NO_MODEL else Cost(1, one.reserved, one.images),
             patience_s,
             client.weight,
             scenario.batch_leaves if priority < 0 else 0.0,

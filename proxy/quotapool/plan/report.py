@@ -109,8 +109,8 @@ def _recorded(record: Record) -> Figures:
     served = len(record.demand) - refused
     refusals = dict(happened.refused.most_common())
     figures = Figures(len(record.demand), served, refused, usd(happened.pico), refusals)
-    if happened.waits_s is not None and served:
-        waits = sorted(happened.waits_s)
+    if served and (waits_s := happened.waits_s) is not None:
+        waits = sorted(waits_s)
         figures.waited = sum(wait > 0 for wait in waits)
         figures.wait_mean_s = sum(waits) / served
         figures.wait_p50_s, figures.wait_p99_s = (waits[max(0, math.ceil(q * served) - 1)] for q in (0.5, 0.99))

@@ -94,10 +94,11 @@ _Ends = Callable[[float], tuple[float, float]]
 
 
 class Rules:
-    """Of all clients, as of the replay's time; nothing is used of them when it begins."""
+    """Of all clients, as of the replay's time, which begins at `since`."""
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, since: float) -> None:
         self._scenario = scenario
+        self._since = since
         self._counters: dict[str, Counters] = {}
         self._about: dict[tuple[str, str], list[tuple[Counters, list[tuple[Rule, _Ends]]]]] = {}
 
@@ -118,7 +119,17 @@ class Rules:
         for of in subjects:
             rules = [(r, _ends_of(r, of)) for r in of.rules if not r.models or fnmatchcase(model, r.models)]
             if rules:
-                found.append((self._counters.setdefault(of.subject, Counters()), rules))
+                found.append((self._counters_of(of), rules))
+        return found
+
+    def _counters_of(self, of: SubjectRules) -> Counters:
+        found = self._counters.get(of.subject)
+        if found is None:
+            found = self._counters[of.subject] = Counters()
+            for rule in of.rules:
+                if rule.id in of.used:
+                    asked = Asked(rule, 0.0, ends(rule.per, of.zone, self._since))
+                    found.begin(self._since, asked, of.used[rule.id])
         return found
 
 

@@ -21,6 +21,8 @@ from quotapool.domain.rules import Rule
 
 OTHERS: Final = ""
 """In `PlanAccount.limits`: of model groups that are not named."""
+NO_MODEL: Final = "-"
+"""The group of requests that name no model: they use no limits."""
 _FAR_LESS: Final = 0.5
 
 
@@ -60,11 +62,13 @@ class PlanAccount(msgspec.Struct, frozen=True):
 
 class SubjectRules(msgspec.Struct, frozen=True):
     """Limits and budgets that a client has of its own (`c/<id>`), or shares with its team (`t/<id>`). `zone`: in which
-    the budgets' days turn."""
+    the budgets' days turn. `used`: of budgets, by id, before the first request of the replay, in the period it is in.
+    """
 
     subject: str
     rules: tuple[Rule, ...]
     zone: tzinfo = UTC
+    used: Mapping[str, float] = {}
 
 
 class PlanClient(msgspec.Struct, frozen=True):
@@ -87,7 +91,7 @@ class Scenario(msgspec.Struct, frozen=True):
     """A pool, its clients and how it queues. `priorities`: of clients for which another one than recorded is asked.
 
     `processes`: workers of all replicas, each with queues of its own. `daily_limit_pico`: what the pool may cost a day
-    of `zone`; None: no limit. `seed`: of every choice at random.
+    of `zone`; None: no limit; `spent_pico`: of it before the replay's first request. `seed`: of every choice at random.
     """
 
     accounts: tuple[PlanAccount, ...]
@@ -99,6 +103,7 @@ class Scenario(msgspec.Struct, frozen=True):
     batch_leaves: float = 0.1
     processes: int = 1
     daily_limit_pico: int | None = None
+    spent_pico: int = 0
     zone: tzinfo = UTC
     traffic: tuple[Traffic, ...] = ()
     outages: tuple[Outage, ...] = ()

@@ -7,11 +7,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from operator import attrgetter
 from typing import Final
 
 from quotapool.observe.redaction import Redactor
 from quotapool.plan.demand import Demand
+from quotapool.plan.queues import NO_ROOM_CODES
 
 MOST: Final = 500_000
 """Requests that are kept, the last ones: some 300 bytes each, and a minute or two to replay."""
@@ -19,6 +19,12 @@ _MOST_NAMES: Final = 10_000  # of clients and models; a file's are anybody's
 _LONGEST_NAME: Final = 128
 _OTHER: Final = "other"
 _FEW: Final = 500
+
+
+REFUSED: Final = -1.0
+"""Instead of a wait: the request was refused for want of room."""
+FAILED: Final = -2.0
+"""Instead of a wait: it was refused, or failed, for another reason."""
 
 
 class SourceError(Exception):
@@ -41,12 +47,18 @@ class Known:
 
 @dataclass(slots=True)
 class Happened:
-    """What the record says came of it, to compare a replay with. `waits_s`: of those that were served, None: it does
-    not say; `refused`: requests by error code. `pico`: picodollars, as far as prices are known."""
+    """What the record says came of it, to compare a replay with. `fared`: in the order of the demand, the seconds that
+    each request waited, REFUSED or FAILED; None: it does not say how long they waited. `refused`: requests by error
+    code. `pico`: picodollars, as far as prices are known."""
 
-    waits_s: array[float] | None
+    fared: array[float] | None
     refused: Counter[str] = field(default_factory=Counter)
     pico: int = 0
+
+    @property
+    def waits_s(self) -> list[float] | None:
+        """Of those that were served."""
+        return None if self.fared is None else [wait_s for wait_s in self.fared if wait_s >= 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +135,15 @@ class Collector:
             reasons = "; ".join(f"{count:,} {why}" for why, count in self.left_out.most_common(5))
             raise SourceError(f"{about} has no request to replay{f' ({reasons})' if reasons else ''}")
         demand, happened = [], Happened(array("d") if self._waits_known else None)
-        for one, wait_s, code in self._kept:
+        for one, wait_s, code in sorted(self._kept, key=lambda kept: kept[0].at):
             demand.append(one)
             if code:
                 happened.refused[code] += 1
-            elif happened.waits_s is not None:
-                happened.waits_s.append(wait_s)
+            if happened.fared is not None:
+                happened.fared.append(wait_s if not code else REFUSED if code in NO_ROOM_CODES else FAILED)
             happened.pico += one.pico or 0
         if self.taken > len(demand):
             self.leave_out(f"before the last {len(demand):,} that are replayed", self.taken - len(demand))
-        demand.sort(key=attrgetter("at"))
         words = f"{about} holds {len(demand):,} {'requests' if len(demand) != 1 else 'request'}"
         words += f" of {long(demand[-1].at - demand[0].at)}, until {utc(demand[-1].at)} UTC"
         if len(demand) < _FEW:
