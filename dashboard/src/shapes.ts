@@ -90,6 +90,12 @@ export type CacheCleared = {
   entries: number;
 };
 
+/** `result`: `hit`: its answer is kept, and upstream would not be asked; `miss`; `bypass`: it would not be looked up; `off`: there is no cache for it; `unknown`. `cause`: in plain words. */
+export type CacheOutlook = {
+  result: "bypass" | "hit" | "miss" | "off" | "unknown";
+  cause: string;
+};
+
 /** Only what is kept of this client, of this model; neither: all. */
 export type CacheQuery = {
   client?: string | null;
@@ -270,7 +276,7 @@ export type DryRun = {
   client?: string | null;
 };
 
-/** `verdict`: `served_now`, `waits`, `refused`; `cause`: in plain words; `reserve`: requests and tokens that it would reserve; the candidates in the order in which they would be tried, at most 50 of each kind. */
+/** `verdict`: `served_now`, `waits`, `refused`; `cause`: in plain words; `reserve`: requests and tokens that it would reserve; `cache`: null if it is refused before that is asked; the candidates in the order in which they would be tried, at most 50 of each kind, none if the cache has its answer. */
 export type DryRunAnswer = {
   verdict: "refused" | "served_now" | "waits";
   cause: string;
@@ -284,6 +290,7 @@ export type DryRunAnswer = {
   candidates: Candidate[];
   out: Candidate[];
   out_count: number;
+  cache?: CacheOutlook | null;
 };
 
 /** When a budget runs dry, if the pace of the last minutes stays: `minutes` from now, and the range in which that lies in four of five cases; `latest` null: the pace is so uneven that it may as well never be dry. A budget that is never dry at this pace has none. */
