@@ -39,6 +39,16 @@ export type AdviceRows = {
   rows: AdviceRow[];
 };
 
+/** The room it asked the pool for, granted or not. `group`: whose limits it uses; `tokens`: the estimate that is reserved; `priority`: 1 high, -1 batch; `max_wait_s`: how long it would wait; `only`: the one account that has its objects, "": any will do. */
+export type AskedForRow = {
+  group: string;
+  tokens: number;
+  images: number;
+  priority: number;
+  max_wait_s: number;
+  only: string;
+};
+
 /** One call upstream. `wait_ms`: in the queue, for this attempt; `status`: 0 if no answer came. */
 export type AttemptRow = {
   key: string;
@@ -290,7 +300,7 @@ export type DryRunAnswer = {
   candidates: Candidate[];
   out: Candidate[];
   out_count: number;
-  cache?: CacheOutlook | null;
+  cache: CacheOutlook | null;
 };
 
 /** When a budget runs dry, if the pace of the last minutes stays: `minutes` from now, and the range in which that lies in four of five cases; `latest` null: the pace is so uneven that it may as well never be dry. A budget that is never dry at this pace has none. */
@@ -691,7 +701,7 @@ export type RequestQuery = {
   cache?: "bypass" | "coalesced" | "hit" | "miss" | null;
 };
 
-/** One request. `time`: of its arrival, ISO 8601 in UTC; `queue_ms`, `ttfb_ms` (to the first byte), `total_ms` and `overhead_ms` are as in its log line. `usd`: null if its price is not known; `certainty`: of the tokens. `source`: whose answer it was: `upstream`, `proxy` or `cache`. `cache`: `hit`, `miss`, `coalesced` or `bypass`; "" if there is none for it; `kept`: why a miss was not kept, or a bypass not looked up. */
+/** One request. `time`: of its arrival, ISO 8601 in UTC; `queue_ms`, `ttfb_ms` (to the first byte), `total_ms` and `overhead_ms` are as in its log line. `usd`: null if its price is not known; `certainty`: of the tokens. `source`: whose answer it was: `upstream`, `proxy` or `cache`. `cache`: `hit`, `miss`, `coalesced` or `bypass`; "" if there is none for it; `kept`: why a miss was not kept, or a bypass not looked up. `asked_for`: null if it never asked for room, or an older version kept it. */
 export type RequestRow = {
   id: string;
   time: string;
@@ -718,6 +728,7 @@ export type RequestRow = {
   cache: string;
   kept: string;
   saved: SavedRow | null;
+  asked_for: AskedForRow | null;
 };
 
 /** The newest come first. */

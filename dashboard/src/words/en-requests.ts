@@ -25,6 +25,8 @@ export const en = {
   needed: "Needed",
   "used-by": "Who used most of it",
   share: "Share",
+  "asked-for": "Asked for",
+  "asked-for-of": "{tokens} tokens of {group}, waiting {wait} at most",
   timeline: "Timeline",
   attempts: "Attempts",
   "dry-run": "What would happen now?",

@@ -25,6 +25,8 @@ export const zh = {
   needed: "所需",
   "used-by": "用量最多者",
   share: "占比",
+  "asked-for": "请求额度",
+  "asked-for-of": "{group} 的 {tokens} 个 token，最多等待 {wait}",
   timeline: "时间线",
   attempts: "尝试",
   "dry-run": "现在发送会怎样？",

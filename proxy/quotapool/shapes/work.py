@@ -202,4 +202,4 @@ class DryRunAnswer(msgspec.Struct):
     candidates: list[Candidate]
     out: list[Candidate]
     out_count: int
-    cache: CacheOutlook | None = None
+    cache: CacheOutlook | None
