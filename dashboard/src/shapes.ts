@@ -354,7 +354,7 @@ export type Evidence = {
   by: string;
 };
 
-/** `cause`: one word for it. `since`: when the first of a row of requests with this cause ended; `until`: when there was to be room again; null: unknown, or never by itself. `most_used_by`: in the minute of its end and the one before, of what it was short of. `remedy`: the cheapest; "": none needed. `longest`: what took most of the time. `cache`: what the cache did for it, and why it did no more; "": there is none for such a request. `outside_use`: of accounts whose room it waited for or was refused by, and that somebody else used then. */
+/** `cause`: one word for it. `since`: when the first of a row of requests with this cause ended; `until`: when there was to be room again; null: unknown, or never by itself. `most_used_by`: in the minute of its end and the one before, of what it was short of. `remedy`: the cheapest; "": none needed. `longest`: what took most of the time. `cache`: what the cache did for it, and why it did no more; "": there is none for such a request. `outside_use`: of accounts whose room it waited for or was refused by, and that somebody else used then. `trace_id`: of the trace that its spans are in; "": they are not kept. */
 export type Explanation = {
   id: string;
   cause: string;
@@ -367,6 +367,7 @@ export type Explanation = {
   longest: string;
   cache?: string;
   outside_use?: OutsideUseRow[];
+  trace_id?: string;
 };
 
 /** A part of the sentence about the pool: `serving` (number, of: keys), `not_serving` (of), `dry` (name: the model, dimension, number: minutes), `dry_now` (name, dimension), `not_dry`, `credit` (name: the account, at), `queue` (number), `store_away`. */
@@ -701,7 +702,7 @@ export type RequestQuery = {
   cache?: "bypass" | "coalesced" | "hit" | "miss" | null;
 };
 
-/** One request. `time`: of its arrival, ISO 8601 in UTC; `queue_ms`, `ttfb_ms` (to the first byte), `total_ms` and `overhead_ms` are as in its log line. `usd`: null if its price is not known; `certainty`: of the tokens. `source`: whose answer it was: `upstream`, `proxy` or `cache`. `cache`: `hit`, `miss`, `coalesced` or `bypass`; "" if there is none for it; `kept`: why a miss was not kept, or a bypass not looked up. `asked_for`: null if it never asked for room, or an older version kept it. */
+/** One request. `time`: of its arrival, ISO 8601 in UTC; `queue_ms`, `ttfb_ms` (to the first byte), `total_ms` and `overhead_ms` are as in its log line. `usd`: null if its price is not known; `certainty`: of the tokens. `source`: whose answer it was: `upstream`, `proxy` or `cache`. `cache`: `hit`, `miss`, `coalesced` or `bypass`; "" if there is none for it; `kept`: why a miss was not kept, or a bypass not looked up. `asked_for`: null if it never asked for room, or an older version kept it. `trace_id`: of the trace that its spans are in; "": they are not kept. */
 export type RequestRow = {
   id: string;
   time: string;
@@ -729,6 +730,7 @@ export type RequestRow = {
   kept: string;
   saved: SavedRow | null;
   asked_for: AskedForRow | null;
+  trace_id: string;
 };
 
 /** The newest come first. */

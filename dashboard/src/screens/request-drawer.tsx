@@ -29,6 +29,7 @@ function Explained({ row, why }: { row: RequestRow; why: Explanation }) {
   const facts: [string, ComponentChildren][] = [
     ["ID", <Command text={row.id} />],
     [t("command"), <Command text={`quotapool explain ${row.id}`} />],
+    [t("trace"), row.trace_id && <Command text={row.trace_id} />],
     [t("client"), row.client ? to("clients", row.client) : t("anonymous")],
     [t("model"), <a href={link("requests", { model: row.model })}>{row.model}</a>],
     [t("endpoint"), row.endpoint + (row.streamed ? ", stream" : "")],

@@ -27,6 +27,7 @@ export const en = {
   share: "Share",
   "asked-for": "Asked for",
   "asked-for-of": "{tokens} tokens of {group}, waiting {wait} at most",
+  trace: "Trace",
   timeline: "Timeline",
   attempts: "Attempts",
   "dry-run": "What would happen now?",

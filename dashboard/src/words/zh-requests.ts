@@ -27,6 +27,7 @@ export const zh = {
   share: "占比",
   "asked-for": "请求额度",
   "asked-for-of": "{group} 的 {tokens} 个 token，最多等待 {wait}",
+  trace: "链路追踪",
   timeline: "时间线",
   attempts: "尝试",
   "dry-run": "现在发送会怎样？",

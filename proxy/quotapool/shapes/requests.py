@@ -111,8 +111,8 @@ class RequestRow(msgspec.Struct):
     """One request. `time`: of its arrival, ISO 8601 in UTC; `queue_ms`, `ttfb_ms` (to the first byte), `total_ms` and
     `overhead_ms` are as in its log line. `usd`: null if its price is not known; `certainty`: of the tokens. `source`:
     whose answer it was: `upstream`, `proxy` or `cache`. `cache`: `hit`, `miss`, `coalesced` or `bypass`; "" if there is
-    none for it; `kept`: why a miss was not kept, or a bypass not looked up. `asked_for`: null if it never asked for room,
-    or an older version kept it."""
+    none for it; `kept`: why a miss was not kept, or a bypass not looked up. `asked_for`: null if it never asked for
+    room, or an older version kept it. `trace_id`: of the trace that its spans are in; "": they are not kept."""
 
     id: str
     time: str
@@ -140,6 +140,7 @@ class RequestRow(msgspec.Struct):
     kept: str
     saved: SavedRow | None
     asked_for: AskedForRow | None
+    trace_id: str
 
 
 class RequestRows(msgspec.Struct):
@@ -219,6 +220,7 @@ def row_of(kept: KeptRequest) -> RequestRow:
         kept=kept.kept,
         saved=None if kept.saved is None else _saved_row(kept.saved),
         asked_for=None if kept.asked_for is None else _asked_for_row(kept.asked_for, kept.model),
+        trace_id=kept.trace_id,
     )
 
 
