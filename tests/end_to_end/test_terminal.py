@@ -191,6 +191,17 @@ def test_a_request_is_a_line_of_the_terminal(pool, columns):
     assert re.match(r"time +client +model +status", lines[0])
 
 
+@pytest.mark.parametrize("columns", [80, 120])
+def test_an_event_is_a_line_of_the_terminal(pool, columns):
+    with at_terminal(pool, "events", size=(columns, 40)) as terminal:
+        assert terminal.end() == 0
+        lines = terminal.shown.splitlines()
+    whole = pool.command("events").stdout.splitlines()
+    assert len(lines) == len(whole) > 0
+    assert all(len(line) <= columns for line in lines)
+    assert max(map(len, whole)) > columns  # upstream's words about the dead key
+
+
 def test_new_requests_follow_until_ctrl_c(pool):
     with at_terminal(pool, "logs", "--last", "1", "-f") as terminal:
         terminal.wait_for("id\r\n")
