@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from openai import APIStatusError, OpenAI
 
 from tests.fakes.processes import RunningProxy, Simulator, pool_config, wait_until
@@ -159,6 +160,17 @@ def test_what_happens_appears_and_while_it_pauses_does_not(pool):
         assert not line_of(lines, "a-model-that")
         terminal.type(" ")
         terminal.wait_until(lambda lines: line_of(lines, "a-model-that"))
+
+
+def test_top_follows_a_reload_of_the_configuration(simulator, tmp_path):
+    config = pool_config(simulator)
+    with (
+        running_proxy(tmp_path, {**config, "keys": config["keys"][:2]}) as proxy,
+        at_terminal(proxy, "top") as terminal,
+    ):
+        terminal.wait_until(lambda lines: line_of(lines, "key-1 ") and not line_of(lines, "key-2 "))
+        proxy.config_file.write_text(yaml.safe_dump({**proxy.config, "keys": config["keys"][1:]}))
+        terminal.wait_until(lambda lines: line_of(lines, "key-2 ") and not line_of(lines, "key-0 "))
 
 
 def test_where_there_is_no_terminal_it_is_one_frame_without_control_characters(pool):
