@@ -43,6 +43,12 @@ def test_what_upstream_said_cannot_control_the_terminal():
     assert shown == "nonsense  state     k/alpha: active → removed, x by observed: [2Jnomore"
 
 
+def test_a_change_of_state_names_the_operator_who_made_it():
+    data = {"kind": "state", "field": "k/alpha", "from": "active", "to": "disabled", "reason": "operator"}
+    event = StoredEvent("1-0", str(DAY), {**data, "by": "operator", "actor": "jane@example.com"})
+    assert line(event).endswith("k/alpha: active → disabled, operator by jane@example.com")
+
+
 @pytest.mark.parametrize(
     ("width", "time", "rest"),
     [

@@ -120,7 +120,7 @@ def line(event: StoredEvent, width: int = 0) -> str:
     else:
         said = f": {data['message']}" if data.get("message") else ""
         step = f"{data.get('from') or '-'} → {data.get('to') or '-'}"
-        text = f"{subject}: {step}, {data.get('reason', '')} by {data.get('by', '')}{said}"
+        text = f"{subject}: {step}, {data.get('reason', '')} by {data.get('actor') or data.get('by', '')}{said}"
     at = moment(event.at)
     if 0 < width < _NARROW and at.endswith("Z"):
         at = at[_YEAR:].replace("T", " ")
