@@ -39,6 +39,16 @@ export type AdviceRows = {
   rows: AdviceRow[];
 };
 
+/** The room it asked the pool for, granted or not. `group`: whose limits it uses; `tokens`: the estimate that is reserved; `priority`: 1 high, -1 batch; `max_wait_s`: how long it would wait; `only`: the one account that has its objects, "": any will do. */
+export type AskedForRow = {
+  group: string;
+  tokens: number;
+  images: number;
+  priority: number;
+  max_wait_s: number;
+  only: string;
+};
+
 /** One call upstream. `wait_ms`: in the queue, for this attempt; `status`: 0 if no answer came. */
 export type AttemptRow = {
   key: string;
@@ -88,6 +98,12 @@ export type BudgetRow = {
 /** How many entries were deleted. */
 export type CacheCleared = {
   entries: number;
+};
+
+/** `result`: `hit`: its answer is kept, and upstream would not be asked; `miss`; `bypass`: it would not be looked up; `off`: there is no cache for it; `unknown`. `cause`: in plain words. */
+export type CacheOutlook = {
+  result: "bypass" | "hit" | "miss" | "off" | "unknown";
+  cause: string;
 };
 
 /** Only what is kept of this client, of this model; neither: all. */
@@ -270,7 +286,7 @@ export type DryRun = {
   client?: string | null;
 };
 
-/** `verdict`: `served_now`, `waits`, `refused`; `cause`: in plain words; `reserve`: requests and tokens that it would reserve; the candidates in the order in which they would be tried, at most 50 of each kind. */
+/** `verdict`: `served_now`, `waits`, `refused`; `cause`: in plain words; `reserve`: requests and tokens that it would reserve; `cache`: null if it is refused before that is asked; the candidates in the order in which they would be tried, at most 50 of each kind, none if the cache has its answer. */
 export type DryRunAnswer = {
   verdict: "refused" | "served_now" | "waits";
   cause: string;
@@ -284,6 +300,7 @@ export type DryRunAnswer = {
   candidates: Candidate[];
   out: Candidate[];
   out_count: number;
+  cache: CacheOutlook | null;
 };
 
 /** When a budget runs dry, if the pace of the last minutes stays: `minutes` from now, and the range in which that lies in four of five cases; `latest` null: the pace is so uneven that it may as well never be dry. A budget that is never dry at this pace has none. */
@@ -337,7 +354,7 @@ export type Evidence = {
   by: string;
 };
 
-/** `cause`: one word for it. `since`: when the first of a row of requests with this cause ended; `until`: when there was to be room again; null: unknown, or never by itself. `most_used_by`: in the minute of its end and the one before, of what it was short of. `remedy`: the cheapest; "": none needed. `longest`: what took most of the time. `cache`: what the cache did for it, and why it did no more; "": there is none for such a request. `outside_use`: of accounts whose room it waited for or was refused by, and that somebody else used then. */
+/** `cause`: one word for it. `since`: when the first of a row of requests with this cause ended; `until`: when there was to be room again; null: unknown, or never by itself. `most_used_by`: in the minute of its end and the one before, of what it was short of. `remedy`: the cheapest; "": none needed. `longest`: what took most of the time. `cache`: what the cache did for it, and why it did no more; "": there is none for such a request. `outside_use`: of accounts whose room it waited for or was refused by, and that somebody else used then. `trace_id`: of the trace that its spans are in; "": they are not kept. */
 export type Explanation = {
   id: string;
   cause: string;
@@ -350,6 +367,7 @@ export type Explanation = {
   longest: string;
   cache?: string;
   outside_use?: OutsideUseRow[];
+  trace_id?: string;
 };
 
 /** A part of the sentence about the pool: `serving` (number, of: keys), `not_serving` (of), `dry` (name: the model, dimension, number: minutes), `dry_now` (name, dimension), `not_dry`, `credit` (name: the account, at), `queue` (number), `store_away`. */
@@ -684,7 +702,7 @@ export type RequestQuery = {
   cache?: "bypass" | "coalesced" | "hit" | "miss" | null;
 };
 
-/** One request. `time`: of its arrival, ISO 8601 in UTC; `queue_ms`, `ttfb_ms` (to the first byte), `total_ms` and `overhead_ms` are as in its log line. `usd`: null if its price is not known; `certainty`: of the tokens. `source`: whose answer it was: `upstream`, `proxy` or `cache`. `cache`: `hit`, `miss`, `coalesced` or `bypass`; "" if there is none for it; `kept`: why a miss was not kept, or a bypass not looked up. */
+/** One request. `time`: of its arrival, ISO 8601 in UTC; `queue_ms`, `ttfb_ms` (to the first byte), `total_ms` and `overhead_ms` are as in its log line. `usd`: null if its price is not known; `certainty`: of the tokens. `source`: whose answer it was: `upstream`, `proxy` or `cache`. `cache`: `hit`, `miss`, `coalesced` or `bypass`; "" if there is none for it; `kept`: why a miss was not kept, or a bypass not looked up. `asked_for`: null if it never asked for room, or an older version kept it. `trace_id`: of the trace that its spans are in; "": they are not kept. */
 export type RequestRow = {
   id: string;
   time: string;
@@ -711,6 +729,8 @@ export type RequestRow = {
   cache: string;
   kept: string;
   saved: SavedRow | null;
+  asked_for: AskedForRow | null;
+  trace_id: string;
 };
 
 /** The newest come first. */

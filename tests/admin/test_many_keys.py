@@ -28,7 +28,7 @@ from quotapool.operators.bulk import Progress, choosable, chosen, work_on_keys
 from quotapool.operators.keys import KeyOperations, UnknownKey
 from quotapool.operators.overview import Overview
 from quotapool.reports.key_lines import Emptiest, key_lines
-from quotapool.settings import Settings
+from quotapool.settings import Settings, UpstreamKey
 from quotapool.shapes.general import Empty
 from quotapool.shapes.work import KeyImport, KeyWork
 from quotapool.store.store import connect
@@ -98,6 +98,26 @@ async def test_many_are_changed_with_an_event_each_and_few_versions(operations):
     events = await store.client.xrange(f"{operations.overview.ledger.prefix}:events")
     told = [(fields[b"field"], fields[b"from"], fields[b"to"], fields[b"by"]) for _, fields in events]
     assert told == [(f"k/{n}".encode(), b"active", b"disabled", b"operator") for n in ("a1", "a2", "b1")]
+
+
+async def test_the_events_of_an_operators_changes_say_who_that_was(operations):
+    jobs = runner(operations)
+    await ended(jobs, await call(jobs, "start_key_job", KeyWork("disable", ["a1", "a2"])))
+    await operations.act("enable", "a1", "jane@example.com")
+    await operations.act("drain", "b1", "jane of sk-proj-0123456789abcdefghijklmnop")
+    await operations.act("enable", "b1")
+    new = UpstreamKey.model_validate({"id": "new", "secret": "sk-proj-new-000001-abcdefghijkl"})
+    await operations.disable_beforehand([new], "joe")
+    store = operations.overview.ledger.store
+    events = await store.client.xrange(f"{operations.overview.ledger.prefix}:events")
+    told = [(fields[b"field"].decode(), fields[b"by"], fields.get(b"actor")) for _, fields in events]
+    name = OPERATIVE.name.encode()
+    assert told[:3] == [
+        (f"k/{n}", b"operator", who) for n, who in (("a1", name), ("a2", name), ("a1", b"jane@example.com"))
+    ]
+    assert told[3][:2] == ("k/b1", b"operator")
+    assert b"0123456789abcdef" not in told[3][2]
+    assert told[4:] == [("k/b1", b"operator", None), ("k/new", b"operator", b"joe")]
 
 
 async def test_enabling_many_lifts_what_holds_for_their_accounts(operations):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from quotapool.cli.events import line, safe_cell, start_of
 from quotapool.observe.events import StoredEvent
+from rich.cells import cell_len
 
 DAY = 1_793_491_200.0  # 2026-11-01 00:00 UTC
 
@@ -40,6 +41,29 @@ def test_what_upstream_said_cannot_control_the_terminal():
     data = {"kind": "state", "field": "k/alpha", "from": "active", "to": "removed", "reason": "x", "by": "observed"}
     shown = line(StoredEvent("1-0", "nonsense", {**data, "message": "\x1b[2Jno\nmore"}))
     assert shown == "nonsense  state     k/alpha: active → removed, x by observed: [2Jnomore"
+
+
+def test_a_change_of_state_names_the_operator_who_made_it():
+    data = {"kind": "state", "field": "k/alpha", "from": "active", "to": "disabled", "reason": "operator"}
+    event = StoredEvent("1-0", str(DAY), {**data, "by": "operator", "actor": "jane@example.com"})
+    assert line(event).endswith("k/alpha: active → disabled, operator by jane@example.com")
+
+
+@pytest.mark.parametrize(
+    ("width", "time", "rest"),
+    [
+        (0, "2026-11-01T00:00:00Z", "observed: 余额不足" + 60 * "!"),
+        (200, "2026-11-01T00:00:00Z", "observed: 余额不足" + 60 * "!"),
+        (120, "2026-11-01T00:00:00Z", "observed: 余额不足" + 23 * "!" + "…"),  # 96 cells without any
+        (80, "11-01 00:00:00Z", "observ…"),
+    ],
+)
+def test_at_a_terminal_an_event_is_one_line_and_in_a_pipe_whole(width, time, rest):
+    data = {"kind": "state", "field": "k/alpha", "from": "active", "to": "removed"}
+    data |= {"reason": "invalid_api_key", "by": "observed", "message": "余额不足" + "!" * 60}
+    found = line(StoredEvent("1-0", str(DAY), data), width)
+    assert found == f"{time}  state     k/alpha: active → removed, invalid_api_key by {rest}"
+    assert not width or cell_len(found) <= width
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx"])

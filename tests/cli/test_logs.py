@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 from quotapool.cli.logs import Printer, cells
+from quotapool.domain.request_record import AskedFor
 from quotapool.domain.waited_for import RuleAtLimit, WaitedFor
 from quotapool.domain.wallet import PICO
 from quotapool.observe.kept_request import KeptAttempt, KeptRequest, KeptSaved
@@ -105,6 +106,17 @@ def test_a_request_that_was_served_at_once_by_one_key_neither_waited_nor_was_ret
     assert not RequestQuery(waited=True).matches(a_request(queued_us=0))
     assert RequestQuery(waited=True).matches(a_request(queued_us=1))
     assert not RequestQuery(retried=True).matches(a_request(attempts=()))
+
+
+def test_for_programs_the_room_that_was_asked_for_is_named_with_its_group():
+    def asked_for(asked: AskedFor | None):
+        return msgspec.to_builtins(row_of(a_request(model="gpt-4o", asked_for=asked)))["asked_for"]
+
+    whole = {"group": "gpt-4o", "tokens": 900, "images": 0, "priority": 0, "max_wait_s": 30.0, "only": ""}
+    assert asked_for(AskedFor("", 900, max_wait_s=30.0)) == whole
+    pinned = whole | {"group": "shared", "images": 3, "priority": -1, "only": "acme"}
+    assert asked_for(AskedFor("shared", 900, 3, -1, 30.0, "acme")) == pinned
+    assert asked_for(None) is None
 
 
 def test_for_programs_times_are_milliseconds_and_money_is_dollars():

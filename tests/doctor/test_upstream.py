@@ -134,7 +134,7 @@ async def test_its_certificate_is_looked_at(settings_of, serving, tmp_path, days
 async def test_an_unknown_authority_is_told_with_its_remedy(settings_of, serving, tmp_path):
     port = await serving(Upstream(), server_context(Authority.make(tmp_path), tmp_path))
     finding = named(await gathered(upstream.check(settings_of(upstream=f"https://127.0.0.1:{port}"))), "upstream")
-    assert "unable to get local issuer certificate" in finding.text
+    assert "from an authority that is not trusted here" in finding.text
     assert "ca_file" in finding.remedy
 
 

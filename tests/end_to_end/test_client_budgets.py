@@ -281,7 +281,7 @@ def test_each_command_tells_what_is_wrong_in_one_line(proxy):
 def test_a_client_that_asks_wrongly_is_told_so(proxy):
     key = add(proxy, "asker")
     for done, problem in (
-        (me_command(proxy, "qp-of-nobody-000000"), "This proxy key is unknown or was revoked."),
+        (me_command(proxy, "qp-of-nobody-000000"), "This client key is unknown or was revoked."),
         (me_command(proxy, ""), "set OPENAI_API_KEY"),
         (me_command(proxy, key, "--base-url", "localhost:8080"), "must be an http:// or https:// URL"),
         (me_command(proxy, key, url="http://127.0.0.1:9/v1"), "no answer from http://127.0.0.1:9/quotapool/me"),

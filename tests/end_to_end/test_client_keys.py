@@ -192,7 +192,7 @@ def test_each_kind_of_wrong_key_is_told_apart(simulator, tmp_path):
         with OpenAI(base_url=proxy.base_url, api_key="sk-proj-x", max_retries=0) as client:
             with pytest.raises(openai.AuthenticationError) as raised:
                 client.models.list()
-            assert "proxy key" in raised.value.message
+            assert "client key" in raised.value.message
 
 
 @pytest.mark.parametrize(("headers", "expected"), [

@@ -6,17 +6,24 @@ A page fails its test on any error in its console, which includes whatever its o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
+from quotapool.domain.outside import OutsideUse
+from quotapool.observe.outside_store import OutsideStore
 from quotapool.simulator import simulated_secret
+from quotapool.store.embedded import attach_url
+from quotapool.store.store import connect
 
-from tests.fakes.browser import chromium, opened, violations
+from tests.fakes.browser import PATIENCE_MS, chromium, opened, violations
 from tests.fakes.processes import RunningProxy, Simulator, fetch, wait_until
 from tests.scenarios.busy_pool import CLIENTS, Traffic, busy_pool, key_of, trouble
 
@@ -56,6 +63,34 @@ def page(browser, pool) -> Iterator[Page]:
     with opened(browser, one_time_link(proxy), locale="en-GB") as page:
         expect(page.get_by_role("navigation")).to_be_visible()
         yield page
+
+
+@contextlib.contextmanager
+def name_outside_use(proxy: RunningProxy) -> Iterator[None]:
+    """Of every account, as the replica does that judges."""
+    accounts = sorted({row["account"] for row in json.loads(proxy.command("keys", "list", "--json").stdout)["keys"]})
+    url = attach_url(proxy.state_dir)
+    assert url is not None
+
+    over = threading.Event()
+
+    async def put() -> None:
+        """Again and again, since that replica finds none, and says so."""
+        store = connect(url, timeout_s=2.0)
+        outside = OutsideStore(store, "default")
+        while not over.is_set():
+            await outside.put([OutsideUse(account, "gpt-4o", time.time(), 40.0, 12_000.0) for account in accounts])
+            await asyncio.sleep(0.1)
+        await outside.put([])
+        await store.close()
+
+    with ThreadPoolExecutor(1) as beside:
+        putting = beside.submit(asyncio.run, put())
+        try:
+            yield
+        finally:
+            over.set()
+            putting.result()
 
 
 def show(page: Page, screen: str, filters: str = "") -> None:
@@ -150,6 +185,26 @@ def test_every_screen_is_for_everybody(browser, pool, client_programs, locale, s
             expect(page.get_by_text("Loading …" if locale == "en-GB" else "加载中……")).to_have_count(0)
             assert violations(page, axe) == [], screen
             assert page.evaluate("document.documentElement.scrollWidth") <= width, screen
+
+
+@pytest.mark.parametrize("locale", ["en-GB", "zh-CN"])
+@pytest.mark.parametrize("width", [1280, 1000, 781, 780, 360])
+def test_the_mark_of_an_account_that_others_use_is_read_whole(browser, pool, locale, width):
+    proxy, _ = pool
+    with (
+        name_outside_use(proxy),
+        opened(browser, one_time_link(proxy), locale=locale, viewport={"width": width, "height": 800}) as page,
+    ):
+        expect(page.get_by_role("navigation")).to_be_visible()
+        show(page, "keys")
+        marks = page.locator(".table .badge", has_text=re.compile("^(Used by others|被他人使用)$"))
+        expect(marks).to_have_count(5, timeout=PATIENCE_MS)
+        cut = """all => all.flatMap(one => [one, one.parentElement])
+            .filter(one => one.scrollWidth > one.clientWidth)
+            .map(one => [one.textContent, one.scrollWidth, one.clientWidth])"""
+        assert marks.evaluate_all(cut) == []
+        show(page, "keys/key-3")
+        assert marks.evaluate_all(cut) == []
 
 
 def test_drawers_are_for_everybody_too(page, client_programs):

@@ -107,7 +107,7 @@ def test_an_unknown_client_key_is_401(pool):
 def test_an_openai_key_sent_to_the_proxy_is_401_and_says_what_is_wanted(pool):
     error = failure(lambda: chat(client_of(pool.guarded, api_key="sk-proj-real")), openai.AuthenticationError)
     assert error.code == "openai_key_sent"
-    assert "proxy key" in error.message
+    assert "client key" in error.message
     assert "sk-proj-real" not in error.message
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from openai import APIStatusError, OpenAI
 
 from tests.fakes.processes import RunningProxy, Simulator, pool_config, wait_until
@@ -161,6 +162,17 @@ def test_what_happens_appears_and_while_it_pauses_does_not(pool):
         terminal.wait_until(lambda lines: line_of(lines, "a-model-that"))
 
 
+def test_top_follows_a_reload_of_the_configuration(simulator, tmp_path):
+    config = pool_config(simulator)
+    with (
+        running_proxy(tmp_path, {**config, "keys": config["keys"][:2]}) as proxy,
+        at_terminal(proxy, "top") as terminal,
+    ):
+        terminal.wait_until(lambda lines: line_of(lines, "key-1 ") and not line_of(lines, "key-2 "))
+        proxy.config_file.write_text(yaml.safe_dump({**proxy.config, "keys": config["keys"][1:]}))
+        terminal.wait_until(lambda lines: line_of(lines, "key-2 ") and not line_of(lines, "key-0 "))
+
+
 def test_where_there_is_no_terminal_it_is_one_frame_without_control_characters(pool):
     done = pool.command("top")
     assert (done.returncode, done.stderr) == (0, "")
@@ -189,6 +201,17 @@ def test_a_request_is_a_line_of_the_terminal(pool, columns):
     ids = {line.split()[-1] for line in lines[1:]}
     assert ids == {line.split()[-1] for line in whole[1:]}  # for `explain`, whole
     assert re.match(r"time +client +model +status", lines[0])
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_an_event_is_a_line_of_the_terminal(pool, columns):
+    with at_terminal(pool, "events", size=(columns, 40)) as terminal:
+        assert terminal.end() == 0
+        lines = terminal.shown.splitlines()
+    whole = pool.command("events").stdout.splitlines()
+    assert len(lines) == len(whole) > 0
+    assert all(len(line) <= columns for line in lines)
+    assert max(map(len, whole)) > columns  # upstream's words about the dead key
 
 
 def test_new_requests_follow_until_ctrl_c(pool):

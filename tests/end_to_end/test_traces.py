@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -106,6 +107,10 @@ def test_the_trace_of_a_failed_over_queued_and_streamed_request(start_simulator,
 
     line = lines_of(proxy, 3)[-1]
     assert (line["trace_id"], line["span_id"]) == (server.trace, server.id)
+    wait_until(lambda: proxy.command("explain", line["request_id"]).returncode == 0, "it is kept")
+    assert f"Trace: {server.trace}" in proxy.command("explain", line["request_id"]).stdout.splitlines()
+    rows = [json.loads(row) for row in proxy.command("logs", "--json").stdout.splitlines()]
+    assert [row["trace_id"] for row in rows] == ["", "", server.trace]
     assert server.resource["service.name"] == "quotapool"
     assert server.resource["service.instance.id"].endswith("/0")
 

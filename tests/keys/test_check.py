@@ -24,6 +24,8 @@ async def upstream(aiohttp_server, monkeypatch):
         seen.append(request)
         queue = answers[request.path]
         status, document = queue.pop(0) if len(queue) > 1 else queue[0]
+        if isinstance(document, str):
+            return web.Response(text=document, content_type="text/html", status=status)
         return web.json_response(document, status=status)
 
     app = web.Application()
@@ -64,6 +66,42 @@ async def test_a_temporary_answer_is_tried_again_and_a_final_one_is_not(upstream
     upstream.answers["/v1/models"] = [(401, INVALID)]
     assert not (await checked(settings))["a"].ok
     assert len(upstream.seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "document"),
+    [
+        (200, "<html>Please log in</html>"),
+        (200, {}),
+        (200, {"object": "list", "data": [{"name": "gpt-4o"}]}),
+        (200, [{"id": "gpt-4o"}]),
+        (302, {"object": "list", "data": []}),
+        (204, None),
+    ],
+)
+async def test_what_is_no_list_of_models_proves_nothing_and_is_not_asked_again(upstream, status, document):
+    upstream.answers["/v1/models"] = [(status, document)]
+    settings = Settings.model_validate(
+        {"upstream": str(upstream.make_url("/")), "keys": [{"id": "a", "secret": "sk-secret-of-a"}]}
+    )
+    found = (await checked(settings))["a"]
+    assert (found.ok, found.answer) == (False, "cannot tell: this is not OpenAI's API")
+    assert (found.kind, found.reason) == ("egress", f"http_{status}")
+    assert len(upstream.seen) == 1
+
+
+async def test_a_list_of_models_is_valid_whatever_else_it_has(upstream):
+    listed = {
+        "object": "list",
+        "first_id": "x",
+        "data": [{"id": "gpt-4o", "object": "model", "created": 1, "more": {}}],
+    }
+    upstream.answers["/v1/models"] = [(200, listed)]
+    settings = Settings.model_validate(
+        {"upstream": str(upstream.make_url("/")), "keys": [{"id": "a", "secret": "sk-secret-of-a"}]}
+    )
+    found = (await checked(settings))["a"]
+    assert (found.ok, found.answer) == (True, "valid")
 
 
 async def test_without_an_answer_a_key_is_neither_valid_nor_dead(unused_tcp_port, monkeypatch):

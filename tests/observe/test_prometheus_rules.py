@@ -120,6 +120,7 @@ def test_the_runbook_has_a_section_for_an_alert(alert):
         "quotapool_store_memory_bytes",
         "absent_over_time(quotapool_build_info",
         "quotapool_open_files_limit",
+        'quotapool_traced_requests_total{result=~"failed|dropped"}',
         "quotapool_proxy_overhead_seconds_bucket",
         "quotapool_event_loop_lag_seconds",
     ],

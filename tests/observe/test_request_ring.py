@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.domain.request_record import AskedFor, AttemptRecord, RequestRecord, Saved
+from quotapool.domain.trace import Trace
 from quotapool.domain.waited_for import RuleAtLimit, WaitedFor
 from quotapool.observe.kept_request import KeptAttempt, KeptRequest, KeptSaved
 from quotapool.observe.redaction import Redactor
@@ -120,8 +121,20 @@ async def test_what_a_request_asked_for_is_kept_and_an_older_versions_request_ha
     assert kept["qp_1"].asked_for == AskedFor("gpt-4o", 900, 2, -1, 5.0, "acme")
     assert "0123456789abc" not in kept["qp_2"].asked_for.group
     assert kept["qp_3"].asked_for is None
-    older = msgspec.to_builtins(kept["qp_1"])[:-1]  # without the last field
+    older = msgspec.to_builtins(kept["qp_1"])[:-2]  # without the last fields
     assert msgspec.convert(older, KeptRequest).asked_for is None
+
+
+async def test_the_trace_of_a_request_is_kept_where_its_spans_are_and_else_takes_no_byte(workers):
+    ring = workers.ring()
+    keep(ring, "qp_1", trace=Trace(0x0AF7651916CD43DD8448EB211C80319C, 1, 0, 1, "", 0, goes_on=False))
+    keep(ring, "qp_2")
+    await ring.flush()
+    kept = {request.id: request.trace_id for request in await workers.store.latest(10)}
+    assert kept == {"qp_1": "0af7651916cd43dd8448eb211c80319c", "qp_2": ""}
+    ((_, fields),) = await workers.connection.client.xrange("qp:{test:requests}:ring")
+    traced, plain = msgspec.msgpack.decode(fields[b"r"])
+    assert len(traced) == len(plain) + 1
 
 
 async def test_the_last_ones_stay_and_less_than_a_chunk_besides(workers):

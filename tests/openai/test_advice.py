@@ -47,6 +47,8 @@ def test_each_answer_of_openai_leads_to_a_next_step(status, code, kind, message,
         ("session_key_expired", "renew the expired session key"),
         ("operator", "quotapool keys enable"),
         ("master_key", "master key"),
+        ("http_200", "check `upstream`"),
+        ("http_302", "check `upstream`"),
     ],
 )
 def test_what_we_know_ourselves_leads_to_a_next_step_too(reason, wanted):

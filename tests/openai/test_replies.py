@@ -101,7 +101,7 @@ def test_a_wrong_path_names_the_right_base_url():
 
 def test_an_openai_key_is_recognised_as_one():
     assert "OpenAI key" in replies.OPENAI_KEY_SENT.cause
-    assert "proxy key" in replies.OPENAI_KEY_SENT.cause
+    assert "client key" in replies.OPENAI_KEY_SENT.cause
 
 
 @given(st.text(st.characters(codec=None)))

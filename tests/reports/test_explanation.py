@@ -326,7 +326,7 @@ def test_it_is_said_what_the_cache_did_and_why_it_did_no_more(changed, words):
 @pytest.mark.parametrize(
     ("file", "decides", "words"),
     [
-        ("reuse.py", "_asked", bypass_words),
+        ("reuse.py", "asked_of", bypass_words),
         ("reusable.py", "serve", bypass_words),
         ("reusable.py", "_unkept", not_kept_words),
     ],

@@ -11,12 +11,14 @@ from quotapool.domain.states import Record, State
 from quotapool.domain.subject import Subject
 from quotapool.domain.waiting import Waiting
 from quotapool.keys.seal import MasterKey, new_master_key
-from quotapool.keys.vault import NewKey
+from quotapool.keys.vault import NewKey, Vault
 from quotapool.money.spend_store import SpendBatch
 from quotapool.observe.kept_request import KeptRequest
 from quotapool.observe.request_store import RequestStore
 from quotapool.reports.top import CLIENT_ORDERS, KEY_ORDERS, TopReader
+from quotapool.settings import Settings
 from quotapool.shapes.top import Top
+from quotapool.store.store import connect
 
 from tests.fakes.kept_requests import kept, tried
 from tests.fakes.supervised import Pool
@@ -149,9 +151,25 @@ async def test_keys_that_are_added_while_it_runs_are_there_and_locked_ones_are_n
     assert [row.id for row in (await reader.read()).keys] == ["key-0"]
     master = MasterKey(new_master_key())
     await pool.operations.sources.vault.put([NewKey("stored", "sk-proj-stored-secret", "f" * 16, {})], master)
-    reader._vault_at = 0.0
+    reader._configuration_at = 0.0
     found = {row.id: row.state for row in (await again(reader)).keys}
     assert found == {"key-0": "active", "stored": "locked"}
+
+
+async def test_a_reloaded_configuration_is_followed_also_if_the_store_was_away_then(open_pool_of, tmp_path):
+    pool = await open_pool_of(2)
+    new = [Settings.model_validate({"pool": "test", "keys": [{"id": "key-9", "secret": "sk-proj-secret-9"}]})]
+    reader = TopReader(pool.operations, lambda: new.pop() if new else None)
+    process, url = start_valkey(tmp_path)
+    elsewhere = connect(url, timeout_s=1.0)
+    stop_valkey(process)
+    pool.operations.sources.vault, vault = Vault(elsewhere, "test"), pool.operations.sources.vault
+    assert [row.id for row in (await reader.read()).keys] == ["key-0", "key-1"]
+    assert new == []
+    pool.operations.sources.vault = vault
+    reader._configuration_at = 0.0
+    assert [row.id for row in (await again(reader)).keys] == ["key-9"]
+    await elsewhere.close()
 
 
 async def test_a_store_that_is_away_leaves_what_was_known(open_pool_of, tmp_path):

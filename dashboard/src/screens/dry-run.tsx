@@ -59,6 +59,7 @@ function Answer({ of }: { of: DryRunAnswer }) {
         [t("reserves"), amounts(of.reserve)],
         [t("cost"), `≤ ${format.usd(of.usd_at_most)}`],
         [t("rules"), of.rules.join(", ") || "–"],
+        [t("cache"), of.cache ? coded(of.cache.cause) : "–"],
       ]} />
       <Candidates title={t("candidates")} of={of.candidates} />
       <Candidates title={t("out-n", { n: of.out_count })} of={of.out} />

@@ -3,6 +3,7 @@
 import { useMemo, useState } from "preact/hooks";
 import { mayChange, post } from "../api";
 import * as format from "../format";
+import { now } from "../live";
 import { useLoaded } from "../load";
 import { Bar, Button, StateBadge } from "../parts/bits";
 import { Question } from "../parts/dialog";
@@ -25,11 +26,13 @@ const stateOf = (key: KeyLine): string => (key.state === "active" && key.cooling
 /** `gpt-5 · tok/min` of `gpt-5 tpm`. */
 const emptiest = (key: KeyLine): string => key.emptiest.replace(/ (\w+)$/, (_, dimension: string) => ` · ${format.unit(dimension)}`);
 
-/** They are also what is told first about one key. */
-export const columns = (): Column<KeyLine>[] => [
+const NARROW = 780; // pixels, as in style.css: there a mark stands in the place of the state
+
+/** They are also what is told first about one key. `marked`: some have a mark beside their state. */
+export const columns = (marked = false): Column<KeyLine>[] => [
   { name: "id", title: t("key"), cell: (key) => <strong title={key.id}>{key.id}</strong>, order: (key) => key.id, width: "minmax(7rem, 1.2fr)" },
   { name: "account", title: t("account"), cell: (key) => <a href={link("money", {}, key.account)}>{key.account}</a>, order: (key) => key.account, kind: "wide" },
-  { name: "state", title: t("state"), cell: (key) => <><StateBadge state={stateOf(key)} /> <OutsideMark account={key.account} /></>, order: (key) => STATES.indexOf(stateOf(key)), width: "7.5rem" },
+  { name: "state", title: t("state"), cell: (key) => <><StateBadge state={stateOf(key)} /> <OutsideMark account={key.account} /></>, order: (key) => STATES.indexOf(stateOf(key)), width: !marked ? "7.5rem" : innerWidth > NARROW ? "15rem" : "8.5rem" },
   {
     name: "left", title: t("left"), order: (key) => key.left ?? 2, width: "minmax(6rem, 2.6fr)",
     cell: (key) =>
@@ -59,7 +62,8 @@ function List({ keys, again }: { keys: KeyLine[]; again: () => void }) {
   const running = useLoaded<Jobs>("/jobs").data?.jobs.find((job) => !job.finished);
   const [selected, setSelected] = useState<ReadonlySet<string>>(new Set());
   const [started, setStarted] = useState<Started | null | undefined>();
-  const shown = useMemo(columns, []);
+  const marked = (useValue(now)?.outside_use ?? []).length > 0;
+  const shown = useMemo(() => columns(marked), [marked]);
   const { q = "", state = "", reason = "", add } = filters;
   const { rows, counts, reasons } = useMemo(() => {
     const alike = keys.filter(

@@ -29,12 +29,14 @@ function Explained({ row, why }: { row: RequestRow; why: Explanation }) {
   const facts: [string, ComponentChildren][] = [
     ["ID", <Command text={row.id} />],
     [t("command"), <Command text={`quotapool explain ${row.id}`} />],
+    [t("trace"), row.trace_id && <Command text={row.trace_id} />],
     [t("client"), row.client ? to("clients", row.client) : t("anonymous")],
     [t("model"), <a href={link("requests", { model: row.model })}>{row.model}</a>],
     [t("endpoint"), row.endpoint + (row.streamed ? ", stream" : "")],
     [t("took"), t("took-of", { total: format.ms(row.total_ms), queue: format.ms(row.queue_ms), first: format.ms(row.ttfb_ms), own: format.ms(row.overhead_ms) })],
     ["", why.longest],
     [t("tokens"), [t("tokens-of", { n: format.whole(row.prompt_tokens), cached: format.whole(row.cached_tokens), out: format.whole(row.completion_tokens) }), row.certainty].filter(Boolean).join(" · ")],
+    [t("asked-for"), row.asked_for && t("asked-for-of", { tokens: format.whole(row.asked_for.tokens), group: row.asked_for.group, wait: format.seconds(row.asked_for.max_wait_s) })],
     [t("cost"), format.usd(row.usd)],
     [t("cache"), why.cache && <span lang="en">{why.cache}</span>],
   ];

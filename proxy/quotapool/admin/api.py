@@ -132,7 +132,7 @@ class AdminApi:
         return {"id": name, "result": result}
 
     async def _forget_key(self, call: Call) -> Any:
-        await self._keys.forget(call.id)
+        await self._keys.forget(call.id, call.actor.name)
         await self._on_change()
         return {"id": call.id, "gone": True}
 
@@ -144,7 +144,7 @@ class AdminApi:
 
     def _action(self, action: str) -> Handler:
         async def handle(call: Call) -> Any:
-            return {"id": call.id, "state": (await self._keys.act(action, call.id)).value}
+            return {"id": call.id, "state": (await self._keys.act(action, call.id, call.actor.name)).value}
 
         return handle
 

@@ -128,7 +128,7 @@ class JobRunner:
         names = list(dict.fromkeys(body.ids))
 
         async def run(progress: Progress) -> None:
-            await work_on_keys(self._keys, body.action, names, self._probe_now, progress)
+            await work_on_keys(self._keys, body.action, names, self._probe_now, progress, call.actor.name)
             if body.action == "forget":
                 await self._on_change()
 
@@ -138,7 +138,7 @@ class JobRunner:
         body: KeyImport = call.body
 
         async def run(progress: Progress) -> None:
-            await self._import(body, progress)
+            await self._import(body, progress, call.actor.name)
 
         return self._start("import", "dry run" if body.dry_run else "import", 0, call.actor, run).shown()
 
@@ -191,7 +191,7 @@ class JobRunner:
             if len(self._jobs) > _MOST_KEPT or now - (self._jobs[name].ended or now) > _KEPT_S:
                 del self._jobs[name]
 
-    async def _import(self, body: KeyImport, progress: Progress) -> None:
+    async def _import(self, body: KeyImport, progress: Progress, actor: str) -> None:
         texts, body.text = body.text.splitlines(), "-"  # what it came in need not be held until the end
         lines: list[Line] = []
         for line in read(texts):
@@ -208,6 +208,7 @@ class JobRunner:
             dry_run=body.dry_run,
             replace=body.replace,
             on_progress=progress.one_more,
+            actor=actor,
         )
         progress.counts = importer.report.counts
         try:

@@ -5,19 +5,19 @@ Needs no master key: none of this looks into an entry.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from heapq import nlargest
 from typing import Any, Final, cast
 
 import msgspec
 
-from quotapool.cache.calls import ASKED, MOST_IN_CALL, Calls, Drop, Reset
+from quotapool.cache.calls import ASKED, MOST_IN_CALL, Calls, Drop, Reset, key_of
 from quotapool.store.store import Store, text_of
 
 LARGEST: Final = 100
 """As many clients and models are named at most."""
 _AT_ONCE: Final = 500  # fields of one answer of the store
-_CLIENT, _MODEL = 5, 6
+_MADE, _ENDS, _EPOCH, _CLIENT, _MODEL = 0, 1, 2, 5, 6  # of `about` in lua/cache.lua
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -60,6 +60,20 @@ class CacheContents:
                 found[kind][name] = int(value)
         clients, models = _largest(found["bc"], found["nc"]), _largest(found["bm"], found["nm"])
         return CacheStats(entries, size, evicted, expired, clients, models)
+
+    async def ages(self, names: Sequence[bytes], now: float) -> list[float | None]:
+        """Of entries by name: seconds since each was made; None: a look-up at `now` (by the store's clock) would not
+        find it. Nothing is changed, not even when they were last used."""
+        client, found = self._store.client, list[float | None]()
+        epoch = int(await self._store.guard(client.get(f"{self._prefix}:epoch")) or 0)
+        for at in range(0, len(names), _AT_ONCE):
+            keys = [key_of(name) for name in names[at : at + _AT_ONCE]]
+            fields = await self._store.guard(client.hmget(f"{self._prefix}:about", keys))
+            for raw in cast("list[bytes | None]", fields):
+                about = None if raw is None else _about(raw)
+                serves = about is not None and about[_EPOCH] == epoch and now < about[_ENDS]
+                found.append(max(0.0, now - about[_MADE]) if about is not None and serves else None)
+        return found
 
     async def clear(self, *, client: str | None = None, model: str | None = None) -> int:
         """Remove all entries, or those that this client's requests made, or of this model, or both. How many there

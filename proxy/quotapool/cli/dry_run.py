@@ -54,6 +54,8 @@ def lines(found: DryRunAnswer) -> list[str]:
         amounts = ", ".join(f"{amount:,.0f} {name}" for name, amount in found.reserve.items() if amount)
         usd = "" if found.usd_at_most is None else f"; costs at most ${found.usd_at_most:,.6f}"
         told.append(f"It would reserve: {amounts or 'nothing'}{usd}")
+    if found.cache is not None and found.cache.cause != found.cause:
+        told.append(found.cache.cause)
     told += [f"Rule: {rule}" for rule in found.rules]
     if found.candidates:
         told.append("Accounts, in the order in which they would be asked:")

@@ -6,7 +6,7 @@ import asyncio
 import csv
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -14,6 +14,7 @@ import msgspec
 
 from quotapool.cli import tables
 from quotapool.cli.access import run_with_store
+from quotapool.cli.columns import cut, printable
 from quotapool.cli.errors import fail
 from quotapool.observe.events import Events, StoredEvent
 from quotapool.settings import Settings
@@ -23,6 +24,8 @@ from quotapool.store.store import Store
 
 Form = Literal["lines", "csv", "json"]
 _EVERY_S: Final = 0.5
+_NARROW: Final = 110  # columns: below that, the year is left out
+_YEAR: Final = len("2026-")
 _COLUMNS: Final = (
     *("at", "kind", "field", "from", "to", "reason", "by", "status", "message", "request_id"),
     *("actor", "role", "address", "action", "changes", "id"),
@@ -37,7 +40,7 @@ def run(settings: Settings, query: EventQuery, since: str, form: Form, *, follow
         return fail("--since must be a span (90m, 24h, 7d), a day (2026-11-01) or a time (2026-11-01T15:00)")
 
     async def command(store: Store) -> int:
-        events, printer = Events(store, settings.pool), Printer(form)
+        events, printer = Events(store, settings.pool), Printer(form, width=tables.terminal_width)
         place = str(int(start * 1000))
         while True:
             last = await events.last_id()
@@ -70,10 +73,12 @@ def start_of(since: str, now: float) -> float | None:
 
 
 class Printer:
-    """Events one by one, below a heading where there is one."""
+    """Events one by one, below a heading where there is one. `width`: of the terminal now, in whose lines everything
+    fits; 0: there is none, and nothing is cut."""
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: Form, *, width: Callable[[], int] = lambda: 0) -> None:
         self._form = form
+        self._width = width
         self._rows = csv.writer(sys.stdout)
         if form == "csv":
             self._rows.writerow(_COLUMNS)
@@ -86,7 +91,7 @@ class Printer:
                 cells = {**event.data, "at": moment(event.at), "id": event.id}
                 self._rows.writerow([safe_cell(cells.get(column, "")) for column in _COLUMNS])
             else:
-                print(line(event))
+                print(line(event, self._width()))
         sys.stdout.flush()
 
 
@@ -101,8 +106,8 @@ def document(event: StoredEvent) -> dict[str, Any]:
     return {"id": event.id, "at": event.at, **data}
 
 
-def line(event: StoredEvent) -> str:
-    """One event in a line for people."""
+def line(event: StoredEvent, width: int = 0) -> str:
+    """One event in a line for people, of at most `width` cells; 0: whole."""
     data = event.data
     subject = data.get("field") or "pool"
     if data.get("kind") == "operator":
@@ -115,9 +120,12 @@ def line(event: StoredEvent) -> str:
     else:
         said = f": {data['message']}" if data.get("message") else ""
         step = f"{data.get('from') or '-'} → {data.get('to') or '-'}"
-        text = f"{subject}: {step}, {data.get('reason', '')} by {data.get('by', '')}{said}"
-    found = f"{moment(event.at)}  {data.get('kind') or 'state':8}  {text}"
-    return "".join(filter(str.isprintable, found))  # what others wrote must not control the terminal
+        text = f"{subject}: {step}, {data.get('reason', '')} by {data.get('actor') or data.get('by', '')}{said}"
+    at = moment(event.at)
+    if 0 < width < _NARROW and at.endswith("Z"):
+        at = at[_YEAR:].replace("T", " ")
+    found = printable(f"{at}  {data.get('kind') or 'state':8}  {text}")  # others' text must not control the terminal
+    return cut(found, width) if width else found
 
 
 def moment(at: str) -> str:

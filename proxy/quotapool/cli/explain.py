@@ -46,4 +46,5 @@ def lines(found: Explanation) -> list[str]:
         told.append(f"Cheapest remedy: {found.remedy}")
     told += ["", "Timeline:"]
     told += [f"  {'' if step.at_ms is None else span(1000 * step.at_ms):>8}  {step.text}" for step in found.timeline]
-    return [*told, f"Most of the time: {found.longest}"]
+    told.append(f"Most of the time: {found.longest}")
+    return [*told, f"Trace: {found.trace_id}"] if found.trace_id else told

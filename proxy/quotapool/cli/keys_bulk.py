@@ -13,7 +13,7 @@ import typer
 
 from quotapool.app.probing import Probing
 from quotapool.cli import tables
-from quotapool.cli.access import record, recorded
+from quotapool.cli.access import command_actor, record, recorded
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.progress import shown_progress
 from quotapool.domain.states import State
@@ -89,7 +89,7 @@ async def work(keys: KeyOperations, action: KeyVerb, choice: Choice, *, yes: boo
     with shown_progress(_DOING[action], len(ids)) as tell:
         progress = Progress(on_count=lambda done: tell(done, len(ids)))
         async with probing(keys) as probe_now:
-            await work_on_keys(keys, action, ids, probe_now, progress)
+            await work_on_keys(keys, action, ids, probe_now, progress, command_actor().name)
     await record(keys.settings, keys.overview.ledger.store, f"{action}_keys", "", progress.changes)
     _print(progress, as_json=as_json)
     return 1 if progress.not_done else 0
@@ -102,10 +102,10 @@ async def one_recorded(keys: KeyOperations, action: KeyVerb, key: str, run: Call
 
 async def _one(keys: KeyOperations, action: KeyVerb, key: str, *, as_json: bool) -> int:
     if action == "forget":
-        await keys.forget(key)
+        await keys.forget(key, command_actor().name)
         state, said = "forgotten", f"key {key} and its secret are deleted"
     else:
-        state = await keys.act(action, key)
+        state = await keys.act(action, key, command_actor().name)
         said = f"key {key} is {state}"
     if as_json:
         tables.print_json({"id": key, "state": state})

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from quotapool.cli import tables
-from quotapool.cli.access import record, run_with_keys
+from quotapool.cli.access import command_actor, record, run_with_keys
 from quotapool.cli.errors import fail
 from quotapool.cli.options import JsonOption, NoCheckOption, ReplaceOption
 from quotapool.cli.progress import shown_progress
@@ -59,6 +59,7 @@ def run(
                 dry_run=dry_run,
                 replace=replace,
                 on_progress=lambda: tell(next(lines), total),
+                actor=command_actor().name,
             )
             done = await importer.run(_lines(file), at_once=at_once, per_second=per_second)
         if not dry_run:

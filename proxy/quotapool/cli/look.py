@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -35,9 +36,12 @@ def top(
 
     Headroom by model and what runs dry, keys that are out or fail, who uses most, the last errors. `?` shows the keys.
     """
+    from quotapool.cli.followed import Followed
     from quotapool.cli.top import run
 
-    raise typer.Exit(run(settings_or_exit(config, env_file), every, once=once, as_json=json))
+    settings = settings_or_exit(config, env_file)
+    followed = Followed(settings, config, env_file, os.environ)
+    raise typer.Exit(run(settings, every, followed.changed, once=once, as_json=json))
 
 
 @app.command(rich_help_panel=LOOK)

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from quotapool.cli import tables
-from quotapool.cli.access import record, run_with_keys
+from quotapool.cli.access import command_actor, record, run_with_keys
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.options import JsonOption, NoCheckOption, with_settings
 from quotapool.cli.progress import shown_progress
@@ -196,6 +196,7 @@ def _run(
                 of_other,
                 check=not no_check,
                 dry_run=dry_run,
+                actor=command_actor().name,
                 on_progress=tell,
             )
             try:

@@ -47,7 +47,7 @@ def settings_for(
         if answer is not None:
             named = next((name for name in given if answer.head.environment.get(name) != given[name]), "")
             if not named:
-                return _in_force(answer)
+                return in_force(answer)
     nothing = not named and not given
     try:
         # With nothing given the state_dir has a store all the same, and keys in it.
@@ -174,7 +174,8 @@ def _say_what_else(own: Path, hints: list[str], *, is_named: bool) -> None:
         warn(hint)
 
 
-def _in_force(answer: Answer) -> Settings:
+def in_force(answer: Answer) -> Settings:
+    """The settings that a proxy told. Raises NoSettings: it is of another version."""
     head, state_dir = answer.head, answer.state_dir
     try:
         settings = from_wire(answer.wire)

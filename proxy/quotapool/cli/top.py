@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -28,8 +29,9 @@ _MOST_S: Final = 3600.0
 _OUR_SHARE: Final = 3  # after a reading that took long, so many times as long nothing is read
 
 
-def run(settings: Settings, every: str, *, once: bool, as_json: bool) -> int:
-    """Exit code 0; 2 if an option is invalid or the store cannot be reached."""
+def run(settings: Settings, every: str, changed: Callable[[], Settings | None], *, once: bool, as_json: bool) -> int:
+    """Exit code 0; 2 if an option is invalid or the store cannot be reached. `changed`: other settings since its last
+    call; it may block."""
     try:
         every_s = parse_duration(every)
     except ValueError as error:
@@ -37,7 +39,7 @@ def run(settings: Settings, every: str, *, once: bool, as_json: bool) -> int:
     if not _LEAST_S <= every_s <= _MOST_S:
         return fail("--every is 1s to 1h")
     is_live = not once and not as_json and Screen.is_there()
-    command = partial(_live, every_s=every_s) if is_live else partial(_once, as_json=as_json)
+    command = partial(_live, every_s=every_s, changed=changed) if is_live else partial(_once, as_json=as_json)
     try:
         return run_with_keys(settings, command)
     except KeyboardInterrupt:  # before the first frame
@@ -61,8 +63,8 @@ async def _once(keys: KeyOperations, *, as_json: bool) -> int:
     return 0
 
 
-async def _live(keys: KeyOperations, *, every_s: float) -> int:
-    reader = TopReader(keys)
+async def _live(keys: KeyOperations, *, every_s: float, changed: Callable[[], Settings | None]) -> int:
+    reader = TopReader(keys, changed)
     with shown_progress("reading the pool"):
         first = await reader.read()
     if _is_away(first):

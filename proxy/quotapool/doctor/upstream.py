@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -20,7 +19,7 @@ from quotapool.domain.verdict import Kind
 from quotapool.openai.classify import classify
 from quotapool.settings import Settings
 from quotapool.upstream.client import UpstreamClient
-from quotapool.upstream.dialing import Dialer
+from quotapool.upstream.dialing import Dialer, why_unreachable
 from quotapool.upstream.interface import Answer, Timeouts, UpstreamFailure, read_body
 from quotapool.upstream.tls_sessions import client_context
 from quotapool.upstream.tunnel import ForwardProxy
@@ -76,7 +75,7 @@ async def _examined(settings: Settings, base: str) -> list[Finding]:
             findings.append(clock)
     except UpstreamFailure as failure:
         remedy = _REMEDIES.get(failure.reason, f"See {_EGRESS}")
-        return [problem("upstream", f"{base} is not reached: {_words(failure)}", remedy)]
+        return [problem("upstream", f"{base} is not reached: {failure}", remedy)]
     finally:
         await client.close()
     if base.startswith("https:") and (certificate := await _certificate(base, proxy, tls)) is not None:
@@ -91,7 +90,7 @@ async def _unknown_host(host: str) -> str | None:
     try:
         await asyncio.get_running_loop().getaddrinfo(host, None)
     except OSError as error:
-        return error.strerror or type(error).__name__
+        return why_unreachable(error)
     return None
 
 
@@ -106,16 +105,6 @@ async def _judged(base: str, answer: Answer, took: float, how: str) -> Finding:
     if answer.status >= 500:
         return warning("upstream", text, "It fails at this moment: docs/operations.md#upstream-is-failing")
     return ok("upstream", text)
-
-
-def _words(failure: UpstreamFailure) -> str:
-    """With what OpenSSL found about a certificate, or the system about a connection, in their own words."""
-    cause = failure.__cause__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"{failure} ({cause.verify_message})"
-    if failure.reason == "connect" and isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
-        return f"{str(failure).partition(':')[0]}: {os.strerror(cause.errno).lower()}"
-    return str(failure)
 
 
 def _clock(base: str, date: str, now: float) -> Finding | None:

@@ -24,7 +24,9 @@ from quotapool.upstream.routes import Route
 AT_ONCE: Final = 64
 PER_SECOND: Final = 200.0
 NO_ANSWER: Final = "no answer"
+NOT_THE_API: Final = "cannot tell: this is not OpenAI's API"
 _TIMEOUTS: Final = Timeouts(connect=5.0, first_byte=15.0, between_bytes=15.0)
+_LARGEST: Final = 2**22  # bytes of a list; what other servers offer may be a thousand models
 _TRIES: Final = 3
 _PAUSE_S: Final = 0.5
 _GIVE_UP_AFTER: Final = 200  # keys in a row without an answer: the fault is not the keys'
@@ -46,8 +48,8 @@ class _Listed(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class KeyCheck:
-    """What upstream answered. `answer` is a stable text ("valid", "no answer", "dead: invalid_api_key"), `reason` its
-    last part; `detail` is for people, without secrets."""
+    """What upstream answered. `answer` is a stable text ("valid", NO_ANSWER, NOT_THE_API, "dead: invalid_api_key"),
+    `reason` a word for it; `detail` is for people, without secrets."""
 
     ok: bool
     answer: str
@@ -105,17 +107,20 @@ class KeyChecker:
         await self._wait_for_turn()
         try:
             answer, body = await self._ask(key)
-            listed = msgspec.json.decode(body, type=_Listed) if answer.status == 200 else None
-        except (UpstreamFailure, msgspec.DecodeError):
+        except UpstreamFailure:
             return None
-        return [model.id for model in listed.data] if listed is not None else None
+        return _models_in(body) if answer.status == 200 else None
 
     async def _call(self, key: UpstreamKey) -> KeyCheck:
         try:
             answer, body = await self._ask(key)
         except UpstreamFailure as failure:
             return KeyCheck(False, NO_ANSWER, str(failure), reason=NO_ANSWER)
-        return KeyCheck.of(classify(answer.status, answer.headers, body))
+        verdict = classify(answer.status, answer.headers, body)
+        if verdict.kind is Kind.OK and (answer.status != 200 or _models_in(body) is None):  # a login page, say
+            detail = f"it answers {answer.status} without a list of models"
+            return KeyCheck(False, NOT_THE_API, detail, Kind.EGRESS, f"http_{answer.status}")
+        return KeyCheck.of(verdict)
 
     async def _ask(self, key: UpstreamKey) -> tuple[Answer, bytes]:
         """`GET /v1/models`: the closed answer, and its body without secrets. Raises UpstreamFailure."""
@@ -125,9 +130,18 @@ class KeyChecker:
         headers = [route.credential(secret), (b"Accept-Encoding", b"identity")]
         answer = await upstream.send("GET", route.target("/v1/models"), headers, None)
         try:
-            return answer, self._redactor.clean_bytes((await read_body(answer, 2**20)).replace(secret.encode(), b"..."))
+            body = await read_body(answer, _LARGEST)
+            return answer, self._redactor.clean_bytes(body.replace(secret.encode(), b"..."))
         finally:
             answer.close()
+
+
+def _models_in(body: bytes) -> list[str] | None:
+    """Their names in OpenAI's list (API reference, "List models"); None: it is none."""
+    try:
+        return [model.id for model in msgspec.json.decode(body, type=_Listed).data]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 async def check_all(

@@ -111,13 +111,14 @@ class Registry:
         self.update_version(int(version), self.epoch)
         return bool(changed), Braked(braked)
 
-    async def set_states(self, changes: Sequence[tuple[Subject, Record | None, str]]) -> int:
+    async def set_states(self, changes: Sequence[tuple[Subject, Record | None, str]], actor: str = "") -> int:
         """What an operator says of many: (subject, its record or None: active, its fingerprint). How many of them
-        changed something. Each has its event; the version is raised once for some hundred of them, or every process
-        would read all states again for each."""
+        changed something. Each has its event, with `actor`, the operator's name ("": not known); the version is raised
+        once for some hundred of them, or every process would read all states again for each."""
         changed = 0
         for start in range(0, len(changes), _CHANGES_AT_ONCE):
-            args = [
+            args: list[str | bytes] = [actor]
+            args += [
                 word
                 for subject, record, fingerprint in changes[start : start + _CHANGES_AT_ONCE]
                 for word in (str(subject), _body(record), fingerprint)

@@ -81,12 +81,14 @@ class Migration:
         *,
         check: bool,
         dry_run: bool,
+        actor: str = "",
         on_progress: Callable[[int, int], None] = lambda _done, _all: None,
     ) -> None:
         self._operations = keys
         self._program = program
         self._check = check
         self._dry_run = dry_run
+        self._actor = actor
         self._on_progress = on_progress
         self._base = keys.settings.upstream
         self._plain = True
@@ -224,6 +226,7 @@ class Migration:
             replace=False,
             on_progress=on_progress,
             upstreams={key.url for key in found},
+            actor=self._actor,
         )
         try:
             await importer.run(self._lines(found), at_once=at_once, per_second=per_second)

@@ -40,7 +40,8 @@ class KeptRequest(msgspec.Struct, frozen=True, array_like=True):
     microseconds, and the first byte's is counted from the arrival. `code`: of the proxy's own error, if it answered
     with one. `pico`: picodollars; None: a part of it has no known price. `certainty`: of the tokens; "": none were
     used. `cache`: hit, miss, coalesced or bypass; "": there is none for it; `kept`: why the answer of a miss is not
-    kept, or a bypass was not looked up. `asked_for`: None: it never asked for room, or an older version kept it."""
+    kept, or a bypass was not looked up. `asked_for`: None: it never asked for room, or an older version kept it.
+    `trace_id`: 32 hexadecimal digits; "": its spans are not kept."""
 
     id: str
     at: float
@@ -68,6 +69,7 @@ class KeptRequest(msgspec.Struct, frozen=True, array_like=True):
     kept: str = ""
     saved: KeptSaved | None = None
     asked_for: AskedFor | None = None
+    trace_id: str = ""
 
     @property
     def ended(self) -> float:

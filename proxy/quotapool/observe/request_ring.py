@@ -90,38 +90,37 @@ class RequestRing:
         if asked_for is not None and asked_for.group:
             asked_for = msgspec.structs.replace(asked_for, group=self._word(asked_for.group)[:_LONGEST])
         first_byte, saved = record.first_byte, record.saved
-        _encode_into(
-            (
-                record.id,
-                time.time() - total_s,
-                record.client or ("anonymous" if record.client == ANONYMOUS else ""),
-                record.endpoint,
-                self._word(record.model)[:_LONGEST],
-                record.status,
-                record.code,
-                record.rules,
-                record.streamed,
-                record.cut,
-                record.source,
-                attempts,
-                waited_for,
-                int(record.queued_s * 1e6),
-                None if first_byte is None else int((first_byte - record.started) * 1e6),
-                int(total_s * 1e6),
-                int(overhead_s * 1e6),
-                prompt,
-                cached,
-                completion,
-                certainty,
-                record.pico,
-                record.cache,
-                record.kept,
-                None if saved is None else (saved.requests, saved.prompt, saved.completion, saved.pico),
-                asked_for,
-            ),
-            self._open,
-            -1,
+        kept: tuple[object, ...] = (
+            record.id,
+            time.time() - total_s,
+            record.client or ("anonymous" if record.client == ANONYMOUS else ""),
+            record.endpoint,
+            self._word(record.model)[:_LONGEST],
+            record.status,
+            record.code,
+            record.rules,
+            record.streamed,
+            record.cut,
+            record.source,
+            attempts,
+            waited_for,
+            int(record.queued_s * 1e6),
+            None if first_byte is None else int((first_byte - record.started) * 1e6),
+            int(total_s * 1e6),
+            int(overhead_s * 1e6),
+            prompt,
+            cached,
+            completion,
+            certainty,
+            record.pico,
+            record.cache,
+            record.kept,
+            None if saved is None else (saved.requests, saved.prompt, saved.completion, saved.pico),
+            asked_for,
         )
+        if record.trace is not None:
+            kept = (*kept, f"{record.trace.trace_id:032x}")
+        _encode_into(kept, self._open, -1)
         self._in_open += 1
         if self._in_open >= MOST_IN_CHUNK or len(self._open) >= _CHUNK_BYTES:
             self._seal()

@@ -14,6 +14,7 @@ _PAY: Final = "top up: add credit at OpenAI (a spend limit of $30 is not credit 
 _REPLACE: Final = "replace: make a new key at OpenAI and change the secret under the same id"
 _APPEAL: Final = "appeal to OpenAI, or replace the key; first find out which traffic was the cause"
 _NETWORK: Final = "nothing is wrong with the key: "
+_NOT_THE_API: Final = f"{_NETWORK}a page answers, not OpenAI; check `upstream`, and any gateway in between"
 
 BY_REASON: Final[dict[str, str]] = {
     # Money. The key comes back by itself once credit is added or a new month begins.
@@ -48,6 +49,7 @@ BY_REASON: Final[dict[str, str]] = {
     "mismatched_organization": f"{_NETWORK}an organisation header does not match it; check any gateway in between",
     "mismatched_project": f"{_NETWORK}a project header does not match it; check any gateway in between",
     "no_such_organization": f"{_NETWORK}an organisation header is unknown to OpenAI; check any gateway in between",
+    **{f"http_{status}": _NOT_THE_API for status in (200, 301, 302, 303, 307, 308)},
     "organization_not_verified": "verify the organisation at OpenAI (it takes up to 15 minutes), or use other models",
     # Waiting.
     "rate_limit_exceeded": "wait: the key is at a rate limit and will serve again by itself",

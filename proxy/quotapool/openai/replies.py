@@ -71,18 +71,18 @@ _QUOTA: Final = "insufficient_quota"
 
 MISSING_PROXY_KEY: Final = ProxyError(
     "missing_proxy_key", 401, _CALLER, False,
-    "No proxy key was sent.",
-    "Send your proxy key as `Authorization: Bearer <proxy key>`.",
+    "No client key was sent.",
+    "Send your client key as `Authorization: Bearer <client key>`.",
 )  # fmt: skip
 INVALID_PROXY_KEY: Final = ProxyError(
     "invalid_proxy_key", 401, _CALLER, False,
-    "This proxy key is unknown or was revoked.",
+    "This client key is unknown or was revoked.",
     "Ask the proxy's operator for a valid key (`quotapool clients add`).",
 )  # fmt: skip
 OPENAI_KEY_SENT: Final = ProxyError(
     "openai_key_sent", 401, _CALLER, False,
-    "This looks like an OpenAI key, but this proxy expects a proxy key.",
-    "Use the proxy key you got from the proxy's operator; the proxy adds the OpenAI key itself.",
+    "This looks like an OpenAI key, but this proxy expects a client key.",
+    "Use the client key you got from the proxy's operator; the proxy adds the OpenAI key itself.",
 )  # fmt: skip
 HOST_NOT_ALLOWED: Final = ProxyError(
     "host_not_allowed", 403, _CALLER, False,
@@ -162,7 +162,7 @@ INVALID_WEBSOCKET: Final = ProxyError(
 CLIENT_SECRET_SENT: Final = ProxyError(
     "client_secret_sent", 401, _CALLER, False,
     "This is an OpenAI client secret (ek_...), which is valid for a session of one account only.",
-    "Connect to api.openai.com with it; to use this proxy, send your proxy key instead.",
+    "Connect to api.openai.com with it; to use this proxy, send your client key instead.",
 )  # fmt: skip
 BODY_TOO_LARGE: Final = ProxyError(
     "body_too_large", 413, _CALLER, False,
@@ -176,7 +176,7 @@ MODEL_NOT_AVAILABLE: Final = ProxyError(
 )  # fmt: skip
 MODEL_NOT_ALLOWED: Final = ProxyError(
     "model_not_allowed", 403, _CALLER, False,
-    "Your proxy key may not use this model.",
+    "Your client key may not use this model.",
     "Use a model that GET /v1/models lists, or ask the proxy's operator to allow this one.",
 )  # fmt: skip
 REQUEST_TOO_LARGE_FOR_POOL: Final = ProxyError(
@@ -186,7 +186,7 @@ REQUEST_TOO_LARGE_FOR_POOL: Final = ProxyError(
 )  # fmt: skip
 RATE_LIMIT_EXCEEDED: Final = ProxyError(
     "rate_limit_exceeded", 429, "requests", True,
-    "Every account in the pool that could serve this request, or your own proxy key, is at its rate limit.",
+    "Every account in the pool that could serve this request, or your own client key, is at its rate limit.",
     "Retry after the time in the retry-after header.",
 )  # fmt: skip
 CLIENT_RATE_LIMITED: Final = ProxyError(
@@ -217,7 +217,7 @@ CLIENT_COST_UNSEEN: Final = ProxyError(
 )  # fmt: skip
 CLIENT_IP_NOT_ALLOWED: Final = ProxyError(
     "client_ip_not_allowed", 403, _CALLER, False,
-    "This proxy key may not be used from this address.",
+    "This client key may not be used from this address.",
     "Call from an address that the proxy's operator allowed for it, or ask the operator to allow this one.",
 )  # fmt: skip
 PRICES_NOT_LOADED: Final = ProxyError(
@@ -293,12 +293,12 @@ STORE_UNAVAILABLE: Final = ProxyError(
 OBJECT_NOT_FOUND: Final = ProxyError(
     "object_not_found", 404, _CALLER, False,
     "No object with this id is visible to this client.",
-    "Check the id, and use the proxy key that created the object; the message in the body is OpenAI's own.",
+    "Check the id, and use the client key that created the object; the message in the body is OpenAI's own.",
 )  # fmt: skip
 OBJECTS_APART: Final = ProxyError(
     "objects_apart", 400, _CALLER, False,
     "The ids in this request belong to objects in different accounts of the pool, and no account can see them all.",
-    "Create these objects again with one proxy key, one after another, so that they end up in one account.",
+    "Create these objects again with one client key, one after another, so that they end up in one account.",
 )  # fmt: skip
 OBJECT_ELSEWHERE: Final = ProxyError(
     "object_elsewhere", 400, _CALLER, False,

@@ -64,15 +64,15 @@ class Progress:
 
 
 async def work_on_keys(
-    keys: KeyOperations, action: KeyVerb, names: Sequence[str], probe_now: ProbeNow, progress: Progress
+    keys: KeyOperations, action: KeyVerb, names: Sequence[str], probe_now: ProbeNow, progress: Progress, actor: str = ""
 ) -> None:
-    """Do it to each of these keys; doing it again changes nothing more. Those that are not in the pool are reported.
-    Raises StoreError; what was done until then stays done."""
+    """Do it to each of these keys, as `actor` says (an operator's name); doing it again changes nothing more. Those
+    that are not in the pool are reported. Raises StoreError; what was done until then stays done."""
     progress.first_ids = names[:_IDS_RECORDED]
     if action == "probe":
         await _probe_all(keys, names, probe_now, progress)
     elif action == "forget":
-        await _forget_all(keys, names, progress)
+        await _forget_all(keys, names, progress, actor)
     elif action in KEY_ACTIONS:
         known = keys.overview.roster.pool.keys
         there = []
@@ -81,10 +81,10 @@ async def work_on_keys(
                 there.append(name)
             else:
                 progress.fail(name, NOT_FOUND, "no such key in the pool")
-        await keys.act_on_all(action, there, lambda number: progress.count(_DONE[action], number))
+        await keys.act_on_all(action, there, lambda number: progress.count(_DONE[action], number), actor=actor)
 
 
-async def _forget_all(keys: KeyOperations, names: Sequence[str], progress: Progress) -> None:
+async def _forget_all(keys: KeyOperations, names: Sequence[str], progress: Progress, actor: str) -> None:
     there: list[str] = []
     async for name in in_turns(names):
         try:
@@ -98,7 +98,7 @@ async def _forget_all(keys: KeyOperations, names: Sequence[str], progress: Progr
     try:
         for start in range(0, len(there), _FORGOTTEN_AT_ONCE):
             some = there[start : start + _FORGOTTEN_AT_ONCE]
-            await keys.forget_stored(*some)
+            await keys.forget_stored(*some, actor=actor)
             progress.count(_DONE["forget"], len(some))
     finally:
         await keys.sources.read()

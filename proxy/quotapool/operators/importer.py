@@ -85,13 +85,15 @@ class Importer:
         replace: bool,
         on_progress: Callable[[], None],
         upstreams: Iterable[str] = (),
+        actor: str = "",
     ) -> None:
-        """`upstreams`: those that keys of this import have for themselves."""
+        """`upstreams`: those that keys of this import have for themselves. `actor`: the name of whoever imports."""
         self._keys = keys
         self._upstreams = tuple(upstreams)
         self._check = check
         self._dry_run = dry_run
         self._replace = replace
+        self._actor = actor
         self._on_progress = on_progress
         self.report = Report(dry_run=dry_run)
         self._seen: dict[str, int] = {}  # fingerprint -> line
@@ -192,7 +194,7 @@ class Importer:
                 settings["grants"] = _union(stored.get(name, {}).get("grants", []), grants)
         accounts = self._keys.account_settings(given)
         if disabled := [one.key for one in candidates if one.disabled]:
-            await self._keys.disable_beforehand(disabled)
+            await self._keys.disable_beforehand(disabled, self._actor)
         results = await self._keys.sources.vault.put(
             [vault_key(one.key) async for one in in_turns(candidates)], master, accounts=accounts, replace=self._replace
         )

@@ -161,16 +161,16 @@ class KeyOperations:
 
     # ---- changing
 
-    async def act(self, action: str, name: str) -> State:
-        """Carry out one of KEY_ACTIONS; the key's state afterwards. `enable` also lifts what holds for its account and
-        organisation. Raises UnknownKey, StoreUnavailable."""
-        states = await self.act_on_all(action, [name])
+    async def act(self, action: str, name: str, actor: str = "") -> State:
+        """Carry out one of KEY_ACTIONS, as `actor` says (an operator's name); the key's state afterwards. `enable` also
+        lifts what holds for its account and organisation. Raises UnknownKey, StoreUnavailable."""
+        states = await self.act_on_all(action, [name], actor=actor)
         if name not in states:
             raise UnknownKey(name)
         return states[name]
 
     async def act_on_all(
-        self, action: str, names: Sequence[str], on_progress: Callable[[int], None] = lambda _: None
+        self, action: str, names: Sequence[str], on_progress: Callable[[int], None] = lambda _: None, *, actor: str = ""
     ) -> dict[str, State]:
         """The same for many, in a few calls of the store: their states afterwards; those that are not in the pool are
         left out. `on_progress` hears how many more are done; what was done stays done if it is cancelled. Raises
@@ -180,7 +180,8 @@ class KeyOperations:
         try:
             for start in range(0, len(names), _ACTIONS_AT_ONCE):
                 some = [key for name in names[start : start + _ACTIONS_AT_ONCE] if (key := pool.keys.get(name))]
-                await registry.set_states([change for key in some for change in self._changes(action, key, lifted)])
+                changes = [change for key in some for change in self._changes(action, key, lifted)]
+                await registry.set_states(changes, self.redactor.clean(actor))
                 on_progress(len(some))
                 await asyncio.sleep(0)
         finally:
@@ -203,16 +204,16 @@ class KeyOperations:
                 yield subject, None, its_print
         yield Subject.of_key(key.id), None, key.fingerprint
 
-    async def forget(self, name: str) -> None:
+    async def forget(self, name: str, actor: str = "") -> None:
         """Delete a stored key with its secret and state. Raises UnknownKey, KeyConflict (configured), StoreLost."""
-        await self.forget_stored(name)
+        await self.forget_stored(name, actor=actor)
         await self.sources.read()
 
-    async def forget_stored(self, *names: str) -> None:
+    async def forget_stored(self, *names: str, actor: str = "") -> None:
         """The same for some, in the store alone: what this process knows of the vault has to be read again afterwards.
         Raises UnknownKey, KeyConflict for the first that is none of the store, and then forgets none."""
         changes = [self._forgotten(name) for name in names]
-        await self.overview.ledger.registry.set_states(changes)
+        await self.overview.ledger.registry.set_states(changes, self.redactor.clean(actor))
         await self.sources.vault.forget(*names)
 
     def _forgotten(self, name: str) -> tuple[Subject, None, str]:
@@ -241,12 +242,12 @@ class KeyOperations:
 
     # ---- adding
 
-    async def disable_beforehand(self, keys: Sequence[UpstreamKey]) -> None:
+    async def disable_beforehand(self, keys: Sequence[UpstreamKey], actor: str = "") -> None:
         """Disable keys that are about to be added, so that none of them serves in between. Those that are in the vault
         already keep the state that they have. Raises StoreUnavailable."""
         new = [key for key in keys if key.id not in self.sources.contents.records]
         changes = [_operators_state(key.id, fingerprint(key.secret.get_secret_value()), State.DISABLED) for key in new]
-        await self.overview.ledger.registry.set_states(changes)
+        await self.overview.ledger.registry.set_states(changes, self.redactor.clean(actor))
 
     async def add(self, entry: KeyEntry, *, check: bool = True, replace: bool = False) -> tuple[str, str]:
         """Put a key into the vault: (its id, one of Vault.put's results). Raises InvalidKey, KeyConflict, KeyRejected,

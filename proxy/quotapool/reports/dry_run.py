@@ -40,6 +40,7 @@ from quotapool.operators.big_answers import in_turns, ordered
 from quotapool.operators.overview import Overview
 from quotapool.pool.configuration import Snapshot
 from quotapool.pool.want import Never, NoRoom, Want
+from quotapool.reports.cache_outlook import CacheOutlooks
 from quotapool.reports.unsent import Nowhere, Unsent
 from quotapool.request.charging import Charging
 from quotapool.request.client_request import ClientRequest
@@ -51,7 +52,7 @@ from quotapool.request.rule_words import subject_words
 from quotapool.settings import Client, Settings
 from quotapool.settings.money import ModelPrices
 from quotapool.settings.rules import RuleOptions
-from quotapool.shapes.work import Candidate, DryRun, DryRunAnswer
+from quotapool.shapes.work import CacheOutlook, Candidate, DryRun, DryRunAnswer
 from quotapool.store.store import Store
 
 _MOST_SHOWN: Final = 50  # candidates of each kind
@@ -77,6 +78,7 @@ class _Seen:
     out: list[Candidate] = field(default_factory=list)
     out_count: int = 0
     wait_s: float | None = None
+    cache: CacheOutlook | None = None
     apart: str = ""  # what the verdict does not take into account
 
     def answer(self, verdict: Any, cause: str) -> DryRunAnswer:
@@ -97,6 +99,7 @@ class _Seen:
             candidates=self.candidates[:_MOST_SHOWN],
             out=self.out[:_MOST_SHOWN],
             out_count=self.out_count,
+            cache=self.cache,
         )
 
 
@@ -118,6 +121,7 @@ class DryRuns:
     def __init__(self, overview: Overview, store: Store) -> None:
         self._overview = overview
         self._stored_rules = StoredRules(store, overview.settings.pool)
+        self._outlooks = CacheOutlooks(store, overview.settings.pool, overview.client_rules.directory.made_at)
         self._prices: tuple[date, dict[str, ModelPrices], PriceList] | None = None
         self._snapshot: Snapshot | None = None
 
@@ -142,7 +146,6 @@ class DryRuns:
         if isinstance(endpoint, ProxyError):
             raise _Refused(f"{endpoint.cause} {endpoint.remedy}".strip())
         seen.endpoint = endpoint.path or endpoint.name
-        await self._check_day(down)
         prices = await self._price_list(settings)
         charging = Charging(lambda: prices)
         charging.configure([] if client is None else [client], teams, settings.spend.time_zone)
@@ -159,6 +162,14 @@ class DryRuns:
             seen.apart = (
                 "If it names stored objects, only the account that has them can serve it; that was not looked up."
             )
+        now = await overview.ledger.registry.time()
+        seen.cache = await self._outlooks.of(down, request, client, settings, now)
+        if seen.cache.result == "hit":
+            seen.wait_s = 0.0
+            if settings.cache.client_pays and charge is not None:
+                seen.apart += " Whether its client's budgets have room for cache.client_pays was not looked up."
+            return seen.answer("served_now", seen.cache.cause)
+        await self._check_day(down)
         want = want_of(request, down.headers, name, client, await self._configuration(settings))
         blocked = await self._blocked(charge, client, seen)
         ready = await self._candidates(want, seen)

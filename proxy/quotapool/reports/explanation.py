@@ -93,7 +93,8 @@ class Explanation(msgspec.Struct):
     was to be room again; null: unknown, or never by itself. `most_used_by`: in the minute of its end and the one
     before, of what it was short of. `remedy`: the cheapest; "": none needed. `longest`: what took most of the time.
     `cache`: what the cache did for it, and why it did no more; "": there is none for such a request. `outside_use`: of
-    accounts whose room it waited for or was refused by, and that somebody else used then."""
+    accounts whose room it waited for or was refused by, and that somebody else used then. `trace_id`: of the
+    trace that its spans are in; "": they are not kept."""
 
     id: str
     cause: str
@@ -106,6 +107,7 @@ class Explanation(msgspec.Struct):
     longest: str
     cache: str = ""
     outside_use: list[OutsideUseRow] = []
+    trace_id: str = ""
 
 
 def explain(
@@ -136,6 +138,7 @@ def explain(
         longest=longest(request),
         cache=cache_words(request),
         outside_use=[OutsideUseRow.of(one) for one in others],
+        trace_id=request.trace_id,
     )
 
 

@@ -26,6 +26,7 @@ from quotapool.operators.keys import COOLING, LOCKED, KeyOperations, natural_ord
 from quotapool.reports.key_lines import Emptiest
 from quotapool.reports.now import NowReader
 from quotapool.reports.recent import Recent
+from quotapool.settings import Settings
 from quotapool.shapes.now import Now
 from quotapool.shapes.top import ClientUse, KeyUse, Top, Traffic
 from quotapool.store.store import StoreError
@@ -39,7 +40,7 @@ _MOST_ROWS: Final = 200  # of each order
 _BUCKETS_S: Final = 10.0
 _PAUSE_FACTOR: Final = 20
 _CREDIT_S: Final = 15.0
-_VAULT_S: Final = 5.0
+_CONFIGURATION_S: Final = 5.0
 
 _RANK: Final = {
     State.REMOVED.value: 0,
@@ -81,10 +82,12 @@ CLIENT_ORDERS: Final[dict[str, Order]] = {
 
 
 class TopReader:
-    """Of one pool."""
+    """Of one pool. `changed`: its configuration if that is another since the last call; it may block."""
 
-    def __init__(self, keys: KeyOperations) -> None:
+    def __init__(self, keys: KeyOperations, changed: Callable[[], Settings | None] = lambda: None) -> None:
         self._keys = keys
+        self._changed = changed
+        self._in_force = keys.sources.configured
         self._overview = overview = keys.overview
         store, pool = overview.ledger.store, keys.settings.pool
         self._now = NowReader(keys, SampleStore(store, pool), self._credit_status)
@@ -92,7 +95,7 @@ class TopReader:
         self._recent: Recent | None = None
         self._place = 0  # how many requests had ever ended, at the last reading
         self._credit: CreditStatus | None = None
-        self._credit_at = self._vault_at = self._buckets_began = self._took_s = 0.0
+        self._credit_at = self._configuration_at = self._buckets_began = self._took_s = 0.0
         self._emptiest: dict[str, Emptiest] = {}
         self._least: list[str] = []  # accounts
         self._buckets_at = 0.0  # by the store's clock
@@ -105,7 +108,7 @@ class TopReader:
         before, and `now` says so."""
         now = await self._now.read()
         with contextlib.suppress(StoreError):  # `now` says so, or will
-            await self._follow_vault()
+            await self._follow_configuration()
             await self._read_requests()
             await self._follow_buckets()
         recent, at = self._recent or Recent(), time.time()
@@ -133,16 +136,20 @@ class TopReader:
             self._credit_at = time.monotonic()
         return self._credit
 
-    async def _follow_vault(self) -> None:
-        """Keys that were added or forgotten meanwhile. Raises StoreError."""
-        if time.monotonic() - self._vault_at < _VAULT_S:
+    async def _follow_configuration(self) -> None:
+        """A reload, and keys that were added or forgotten meanwhile. Raises StoreError."""
+        if time.monotonic() - self._configuration_at < _CONFIGURATION_S:
             return
-        self._vault_at = time.monotonic()
-        sources = self._keys.sources
-        if await sources.vault.version() != sources.contents.version:
+        self._configuration_at = time.monotonic()
+        sources, new = self._keys.sources, await asyncio.to_thread(self._changed)
+        if new is not None:
+            sources.configured = new
+        if sources.configured is not self._in_force or await sources.vault.version() != sources.contents.version:
+            configured = sources.configured
             await sources.read()
             await self._overview.reload(sources.merged())
             await self._overview.sync.refresh()
+            self._in_force = configured
 
     async def _read_requests(self) -> None:
         """Raises StoreLost."""

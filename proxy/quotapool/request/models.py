@@ -57,11 +57,11 @@ def refuse_model(client: Client | None, job: ClientRequest) -> None:
         return
     for model in (job.model, *job.models):
         if model and not may_use(client, model):
-            message = f"Your proxy key may not use the model `{model}`. {replies.MODEL_NOT_ALLOWED.remedy}"
+            message = f"Your client key may not use the model `{model}`. {replies.MODEL_NOT_ALLOWED.remedy}"
             raise Refusal(replies.MODEL_NOT_ALLOWED, message, param="model")
     unread = not job.endpoint.path and not job.endpoint.replayable  # a path of which nothing is known
     if unread or (not job.model and job.endpoint.names_model):
-        message = "Your proxy key may use some models only, so its requests must name theirs at the top of the body."
+        message = "Your client key may use some models only, so its requests must name theirs at the top of the body."
         raise Refusal(replies.MODEL_NOT_ALLOWED, message, param="model")
 
 

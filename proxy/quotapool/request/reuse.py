@@ -59,14 +59,11 @@ class Reuse:
         if not cache.serves(None if client is None else client.cache) or not self._keeps(cache, request):
             return None
         control = cache_control(down.headers)
-        asked = _asked(down, request, control, cache)
+        asked = asked_of(down, request, control, cache)
         if isinstance(asked, str):
             record.cache, record.kept = "bypass", asked
             return Bypass(down, request)
-        where = request.endpoint.path
-        if "openai-beta" in down.headers.first:  # it may shape the answer
-            where = "\n".join([where, *passed_on(down.headers, "openai-beta")])
-        named = partial(store.secrets.name, self._scope(cache, client), where)
+        named = partial(store.secrets.name, scope_of(cache, client, self._since), place_of(down, request))
         return Reusable(self, store, cache, named, control, asked, request, down, client, record)
 
     def _keeps(self, cache: Cache, request: ClientRequest) -> bool:
@@ -80,13 +77,23 @@ class Reuse:
             keeps = known[model] = cache.keeps(model)
         return keeps
 
-    def _scope(self, cache: Cache, client: Client | None) -> str:
-        if client is None:
-            return cache.scope_of(ANONYMOUS, None)
-        return cache.scope_of(client.id, client.team, self._since(client.id))
+
+def scope_of(cache: Cache, client: Client | None, since: Callable[[str], float]) -> str:
+    """Equal for those who are served each other's answers."""
+    if client is None:
+        return cache.scope_of(ANONYMOUS, None)
+    return cache.scope_of(client.id, client.team, since(client.id))
 
 
-def _asked(down: Downstream, request: ClientRequest, control: CacheControl, cache: Cache) -> Canonical | str:
+def place_of(down: Downstream, request: ClientRequest) -> str:
+    """What an answer depends on besides the body."""
+    where = request.endpoint.path
+    if "openai-beta" in down.headers.first:  # it may shape the answer
+        where = "\n".join([where, *passed_on(down.headers, "openai-beta")])
+    return where
+
+
+def asked_of(down: Downstream, request: ClientRequest, control: CacheControl, cache: Cache) -> Canonical | str:
     """What its answer depends on. A word: why it is not looked up."""
     if control.no_store:
         return "no_store"

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 
+from quotapool.domain.request_record import AskedFor
 from quotapool.domain.waited_for import RuleAtLimit
 from quotapool.domain.wallet import PICO
 from quotapool.observe.kept_request import KeptAttempt, KeptRequest, KeptSaved
@@ -93,11 +94,25 @@ class SavedRow(msgspec.Struct):
     usd: float | None
 
 
+class AskedForRow(msgspec.Struct):
+    """The room it asked the pool for, granted or not. `group`: whose limits it uses; `tokens`: the estimate that is
+    reserved; `priority`: 1 high, -1 batch; `max_wait_s`: how long it would wait; `only`: the one account that has its
+    objects, "": any will do."""
+
+    group: str
+    tokens: int
+    images: int
+    priority: int
+    max_wait_s: float
+    only: str
+
+
 class RequestRow(msgspec.Struct):
     """One request. `time`: of its arrival, ISO 8601 in UTC; `queue_ms`, `ttfb_ms` (to the first byte), `total_ms` and
     `overhead_ms` are as in its log line. `usd`: null if its price is not known; `certainty`: of the tokens. `source`:
     whose answer it was: `upstream`, `proxy` or `cache`. `cache`: `hit`, `miss`, `coalesced` or `bypass`; "" if there is
-    none for it; `kept`: why a miss was not kept, or a bypass not looked up."""
+    none for it; `kept`: why a miss was not kept, or a bypass not looked up. `asked_for`: null if it never asked for
+    room, or an older version kept it. `trace_id`: of the trace that its spans are in; "": they are not kept."""
 
     id: str
     time: str
@@ -124,6 +139,8 @@ class RequestRow(msgspec.Struct):
     cache: str
     kept: str
     saved: SavedRow | None
+    asked_for: AskedForRow | None
+    trace_id: str
 
 
 class RequestRows(msgspec.Struct):
@@ -202,6 +219,8 @@ def row_of(kept: KeptRequest) -> RequestRow:
         cache=kept.cache,
         kept=kept.kept,
         saved=None if kept.saved is None else _saved_row(kept.saved),
+        asked_for=None if kept.asked_for is None else _asked_for_row(kept.asked_for, kept.model),
+        trace_id=kept.trace_id,
     )
 
 
@@ -212,6 +231,11 @@ def usd_of(pico: int | None) -> float | None:
 
 def _saved_row(saved: KeptSaved) -> SavedRow:
     return SavedRow(saved.requests, saved.prompt, saved.completion, usd_of(saved.pico))
+
+
+def _asked_for_row(asked: AskedFor, model: str) -> AskedForRow:
+    group = asked.group or model
+    return AskedForRow(group, asked.tokens, asked.images, asked.priority, asked.max_wait_s, asked.only)
 
 
 def _rule_row(rule: RuleAtLimit) -> LimitingRule:

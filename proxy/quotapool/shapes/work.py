@@ -177,9 +177,18 @@ class Candidate(msgspec.Struct):
     wait_s: float | None
 
 
+class CacheOutlook(msgspec.Struct):
+    """`result`: `hit`: its answer is kept, and upstream would not be asked; `miss`; `bypass`: it would not be looked
+    up; `off`: there is no cache for it; `unknown`. `cause`: in plain words."""
+
+    result: Literal["hit", "miss", "bypass", "off", "unknown"]
+    cause: str
+
+
 class DryRunAnswer(msgspec.Struct):
     """`verdict`: `served_now`, `waits`, `refused`; `cause`: in plain words; `reserve`: requests and tokens that it
-    would reserve; the candidates in the order in which they would be tried, at most 50 of each kind."""
+    would reserve; `cache`: null if it is refused before that is asked; the candidates in the order in which they would
+    be tried, at most 50 of each kind, none if the cache has its answer."""
 
     verdict: Literal["served_now", "waits", "refused"]
     cause: str
@@ -193,3 +202,4 @@ class DryRunAnswer(msgspec.Struct):
     candidates: list[Candidate]
     out: list[Candidate]
     out_count: int
+    cache: CacheOutlook | None

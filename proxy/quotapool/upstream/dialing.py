@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -17,6 +18,34 @@ from quotapool.upstream.tunnel import ForwardProxy
 P = TypeVar("P")
 
 _EYEBALLS_S: Final = 0.25  # RFC 8305 §5: the wait before the next address is tried beside the first
+
+# OpenSSL's X509_V_ERR_… (x509_vfy.h) and reasons of its errors.
+_CERTIFICATES: Final = {
+    9: "its certificate is not valid yet",
+    10: "its certificate has expired",
+    18: "its certificate is signed by itself",
+    19: "its certificate is from an authority that is not trusted here",
+    20: "its certificate is from an authority that is not trusted here",
+    21: "its certificate is from an authority that is not trusted here",
+    62: "its certificate is for another name",
+    64: "its certificate is for another address",
+}
+_TLS: Final = {"WRONG_VERSION_NUMBER": "what answers there speaks no TLS"}
+
+
+def why_unreachable(error: OSError) -> str:
+    """In words that may reach clients: none of Python's or asyncio's, which name the addresses that were tried."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _CERTIFICATES.get(error.verify_code, f"its certificate is refused ({error.verify_message})")
+    if isinstance(error, ssl.SSLError):
+        reason = error.reason or type(error).__name__
+        return _TLS.get(reason, reason.replace("_", " ").lower())
+    if isinstance(error, socket.gaierror):
+        now = error.errno == socket.EAI_AGAIN
+        return "its name cannot be looked up at this moment" if now else "its name is not known here"
+    if error.errno is not None:
+        return os.strerror(error.errno).lower()
+    return "it closed the connection" if isinstance(error, ConnectionError) else "none of its addresses can be reached"
 
 
 class Dialer:
@@ -57,10 +86,9 @@ class Dialer:
         except ssl.SSLError as error:
             if self._resuming is not None:
                 self._resuming.forget(self._host)
-            detail = f"TLS with upstream failed: {error.reason or type(error).__name__}"
-            raise UpstreamFailure("tls", detail, sent=False) from error
+            raise UpstreamFailure("tls", f"TLS with upstream failed: {why_unreachable(error)}", sent=False) from error
         except OSError as error:
-            detail = f"cannot connect to {next_hop}: {error.strerror or type(error).__name__}"
+            detail = f"cannot connect to {next_hop}: {why_unreachable(error)}"
             raise UpstreamFailure("connect", detail, sent=False) from error
 
     def keep_session(self, transport: asyncio.BaseTransport) -> None:

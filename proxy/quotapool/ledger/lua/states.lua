@@ -1,18 +1,25 @@
--- states, version 1: an operator's word about many keys at once, by the rules of domain/states.py.
+-- states, version 2: an operator's word about many keys at once, by the rules of domain/states.py.
 --
 -- KEYS[1]  qp:{pool}:states   see state.lua
 -- KEYS[2]  qp:{pool}:version  see state.lua; raised once
 -- KEYS[3]  qp:{pool}:events   see state.lua
--- ARGV     three for each change: field, msgpack of the new record or '', current fingerprint (see state.lua)
+-- ARGV[1]  who: the operator's name, which the events have as `actor`; '' if it is not known
+-- ARGV[2..] three for each change: field, msgpack of the new record or '', current fingerprint (see state.lua)
 --
 -- Returns  {how many were changed, version}
 
 local states_key, version_key, events_key = KEYS[1], KEYS[2], KEYS[3]
 local time = redis.call('TIME')
 local clock = tonumber(time[1]) + tonumber(time[2]) / 1e6
-local changed = 0
+local who, changed = ARGV[1], 0
 
-for n = 1, #ARGV, 3 do
+local function tell(...)
+  local event = {...}
+  if who ~= '' then event[#event + 1], event[#event + 2] = 'actor', who end
+  redis.call('XADD', events_key, 'MAXLEN', '~', '10000', '*', unpack(event))
+end
+
+for n = 2, #ARGV, 3 do
   local field, new_raw, print = ARGV[n], ARGV[n + 1], ARGV[n + 2]
   local old_raw = redis.call('HGET', states_key, field)
   local old = old_raw and cmsgpack.unpack(old_raw) or nil
@@ -22,14 +29,12 @@ for n = 1, #ARGV, 3 do
     local new = cmsgpack.unpack(new_raw)
     new.since, new['until'] = clock, 0
     redis.call('HSET', states_key, field, cmsgpack.pack(new))
-    redis.call('XADD', events_key, 'MAXLEN', '~', '10000', '*',
-      'field', field, 'from', old and old.state or 'active', 'to', new.state, 'reason', new.reason, 'by', new.by,
+    tell('field', field, 'from', old and old.state or 'active', 'to', new.state, 'reason', new.reason, 'by', new.by,
       'status', new.status, 'message', new.message, 'request_id', new.request_id, 'at', tostring(clock), 'kind', 'state')
     changed = changed + 1
   elseif old_raw then
     redis.call('HDEL', states_key, field)
-    redis.call('XADD', events_key, 'MAXLEN', '~', '10000', '*',
-      'field', field, 'from', old and old.state or 'active', 'to', 'active', 'reason', old and old.reason or '',
+    tell('field', field, 'from', old and old.state or 'active', 'to', 'active', 'reason', old and old.reason or '',
       'by', 'operator', 'status', 0, 'message', '', 'request_id', '', 'at', tostring(clock), 'kind', 'state')
     changed = changed + 1
   end
