@@ -73,6 +73,7 @@ async def test_an_answer_is_missed_then_kept_then_served(valkey_url):
         said = await pool.would(CHAT)
         assert (said.cache.result, said.verdict, said.candidates) == ("hit", "served_now", [])
         assert said.cause.startswith("The cache has its answer, 0 s old")
+        assert (said.reserve, said.usd_at_most) == ({}, 0.0)
         assert (await pool.asks({**CHAT, "user": "another"})).header("x-quotapool-cache") == "hit"
         assert (await pool.would({**CHAT, "user": "another"})).cache.result == "hit"
         assert (await pool.would({**CHAT, "seed": 1})).cache.result == "miss"

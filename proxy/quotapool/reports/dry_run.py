@@ -165,7 +165,7 @@ class DryRuns:
         now = await overview.ledger.registry.time()
         seen.cache = await self._outlooks.of(down, request, client, settings, now)
         if seen.cache.result == "hit":
-            seen.wait_s = 0.0
+            seen.cost, seen.usd_at_most, seen.wait_s = None, 0.0, 0.0
             if settings.cache.client_pays and charge is not None:
                 seen.apart += " Whether its client's budgets have room for cache.client_pays was not looked up."
             return seen.answer("served_now", seen.cache.cause)
