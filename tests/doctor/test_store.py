@@ -201,6 +201,28 @@ async def test_a_store_that_hangs_is_told_from_one_that_is_gone(settings_of, fau
     assert "does not answer" in lost.remedy
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "cannot be used (protocol): what answers there speaks no RESP"),
+        (b"\x15\x03\x01\x00\x02\x02\x16", "cannot be used (protocol): what answers there speaks no RESP"),  # TLS
+        (b"-ERR this is another service\r\n" * 9, "refuses to answer: this is another service"),
+    ],
+)
+async def test_what_is_no_redis_is_a_problem(settings_of, answer, said):
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(answer)
+
+    port = free_port()
+    async with listening(asyncio.start_server(serve, "127.0.0.1", port)):
+        found = await examined(settings_of(redis=f"redis://127.0.0.1:{port}"))
+    lost = named(found, "store")
+    assert lost.status is PROBLEM
+    assert f"redis://127.0.0.1:{port}/0 {said}" in lost.text
+    assert named(found, "store.rest").status is SKIPPED
+
+
 @pytest.mark.parametrize(("delay_s", "possible"), [(0.07, {WARNING, PROBLEM}), (0.3, {PROBLEM})])
 async def test_a_slow_store_is_measured_and_not_given_up_on(settings_of, faulty: FaultyStore, delay_s, possible):
     faulty.slow(delay_s)

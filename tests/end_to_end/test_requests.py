@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 
 import redis
 
+from tests.fakes.faulty_store import faulty_store
 from tests.fakes.processes import fetch, pool_config, wait_until
 
 KEY = "a-client-key-of-our-own-0001"
@@ -111,3 +114,39 @@ def test_who_follows_sees_a_request_once_it_has_ended(start_simulator, start_pro
     assert json.loads(following.stdout.readline())["id"] == name
     following.send_signal(signal.SIGINT)
     assert following.wait(10) == 0
+
+
+@contextlib.contextmanager
+def following(proxy, *command: str) -> Iterator[subprocess.Popen[str]]:
+    words = [sys.executable, "-m", "quotapool", *command, "-f", "--json", "--config", str(proxy.config_file)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        yield process
+        process.terminate()
+
+
+def test_who_follows_waits_for_a_store_that_is_away(start_simulator, start_proxy, tmp_path):
+    with faulty_store(tmp_path) as store:
+        proxy = start_proxy(pool_config(start_simulator(1), redis=store.url, clients=[CLIENT]))
+        with following(proxy, "logs") as requests, following(proxy, "events") as events:
+            _, name = ask(proxy)
+            proxy.command("keys", "disable", "key-0")
+            assert json.loads(requests.stdout.readline())["id"] == name
+            assert {json.loads(events.stdout.readline())["kind"] for _ in range(2)} == {"state", "operator"}
+            store.go()
+            for process in requests, events:
+                assert "Waiting for it" in process.stderr.readline()
+            store.heal()
+            for process in requests, events:
+                assert process.stderr.readline() == "quotapool: the store is back\n"
+            proxy.command("keys", "enable", "key-0")
+            assert {json.loads(events.stdout.readline())["kind"] for _ in range(2)} == {"state", "operator"}
+            wait_until(lambda: ask(proxy)[0] == 200, "the proxy serves again", 20)
+            assert json.loads(requests.stdout.readline())["client"] == "team-a"
+
+
+def test_who_follows_ends_with_its_reader_and_says_nothing_of_it(start_simulator, start_proxy):
+    proxy = start_proxy(pool_config(start_simulator(1), redis=None, clients=[{**CLIENT, "limits": {}}]))
+    with following(proxy, "logs") as process:
+        process.stdout.close()
+        wait_until(lambda: ask(proxy)[0] == 200 and process.poll() is not None, "it has ended", 20)
+        assert (process.returncode, process.stderr.read()) == (1, "")

@@ -231,6 +231,12 @@ def test_many_keys_are_changed_after_a_question_that_names_their_number(pool):
         terminal.wait_for("disable 3 of 4 keys, after which no key serves? [y/N]: ")
         terminal.type("n\r")
         assert terminal.end() == 2
+    for key in "\x03", "\x04":  # Ctrl-C, Ctrl-D
+        with at_terminal(pool, "keys", "disable", "--match", "key-*") as terminal:
+            terminal.wait_for("[y/N]: ")
+            terminal.type(key)
+            terminal.wait_for("nothing was done")
+            assert terminal.end() == 2
     with at_terminal(pool, "keys", "disable", "key-1", "key-2") as terminal:
         terminal.wait_for("disable 2 of 4 keys? [y/N]: ")
         terminal.type("y\r")

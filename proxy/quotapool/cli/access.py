@@ -107,6 +107,8 @@ def run_with_store(settings: Settings, command: Callable[[Store], Awaitable[int]
         )
     except (NoSettings, StoreError, StoreUnavailable, EmbeddedFailed, RuntimeDirUnsafe) as error:
         return fail(str(error))
+    except BrokenPipeError:  # of whoever reads our output
+        raise
     except OSError as error:
         return fail(f"{settings.state_dir}: {error.strerror or error}")
 

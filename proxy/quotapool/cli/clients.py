@@ -16,6 +16,7 @@ from quotapool.cli.clients_bulk import Choice, ClientsArgument, MatchOption, Tea
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.options import JsonOption, with_settings
 from quotapool.cli.progress import shown_progress
+from quotapool.cli.questions import agreed
 from quotapool.cli.rule_options import cell, changed_words, with_client_rules
 from quotapool.cli.rule_tables import LEVEL, level_of, rules_table
 from quotapool.operators.clients import ClientConflict, ClientOperations, InvalidClient, UnknownClient
@@ -161,7 +162,7 @@ def _may_close(settings: Settings, *, yes: bool) -> bool:
     if not (settings.listen.is_loopback or settings.allow_anonymous):
         return True  # nobody was served
     warn("until now callers without a key were served; with the first client key they are refused")
-    return yes or not sys.stdin.isatty() or typer.confirm("Go on?")
+    return yes or not sys.stdin.isatty() or agreed("Go on?")
 
 
 @app.command("set")

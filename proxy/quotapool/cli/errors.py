@@ -6,8 +6,9 @@ import sys
 
 
 def warn(message: str) -> None:
-    """A line for people; standard output is for results."""
-    sys.stderr.write(f"quotapool: {message}\n")
+    """A line for people; standard output is for results. A server's words in it do not control the terminal."""
+    printable = "".join(one for one in message if one.isprintable() or one == "\n")
+    sys.stderr.write(f"quotapool: {printable}\n")
 
 
 def fail(message: str, code: int = 2) -> int:

@@ -16,6 +16,7 @@ from quotapool.cli import tables
 from quotapool.cli.access import run_with_store
 from quotapool.cli.columns import cut, printable
 from quotapool.cli.errors import fail
+from quotapool.cli.following import once_it_is_there
 from quotapool.observe.events import Events, StoredEvent
 from quotapool.settings import Settings
 from quotapool.settings.values import parse_duration
@@ -42,15 +43,21 @@ def run(settings: Settings, query: EventQuery, since: str, form: Form, *, follow
     async def command(store: Store) -> int:
         events, printer = Events(store, settings.pool), Printer(form, width=tables.terminal_width)
         place = str(int(start * 1000))
-        while True:
+
+        async def show_new() -> None:
+            nonlocal place
             last = await events.last_id()
             async for some in events.since(place, lambda _: True):
                 printer.show(event for event in some if query.matches(event.data))
                 last = some[-1].id
-            if not follow:
-                return 0
+                place = f"({last}"
             place = f"({last}"
+
+        await show_new()
+        while follow:
             await asyncio.sleep(_EVERY_S)
+            await once_it_is_there(show_new)
+        return 0
 
     try:
         return run_with_store(settings, command)

@@ -16,6 +16,7 @@ from quotapool.cli import tables
 from quotapool.cli.access import command_actor, record, recorded
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.progress import shown_progress
+from quotapool.cli.questions import agreed
 from quotapool.domain.states import State
 from quotapool.operators.bulk import Choosable, Progress, choosable, chosen, work_on_keys
 from quotapool.operators.keys import LOCKED, KeyOperations, ProbeNow
@@ -127,7 +128,7 @@ def confirmed(what: str) -> bool:
     if not sys.stdin.isatty():
         warn(f"this would {what}; --yes does it")
         return False
-    return typer.confirm(f"{what}?", err=True)
+    return agreed(f"{what}?")
 
 
 def _print(progress: Progress, *, as_json: bool) -> None:

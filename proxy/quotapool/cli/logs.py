@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from rich.cells import cell_len
@@ -12,6 +13,7 @@ from rich.cells import cell_len
 from quotapool.cli import tables
 from quotapool.cli.access import run_with_store
 from quotapool.cli.columns import GAP, Column, cell, printable, widths
+from quotapool.cli.following import once_it_is_there
 from quotapool.domain.wallet import PICO
 from quotapool.observe.kept_request import KeptRequest
 from quotapool.observe.request_store import RequestStore
@@ -42,7 +44,8 @@ _EVERY_S = 0.5
 
 
 def run(settings: Settings, query: RequestQuery, *, as_json: bool, follow: bool) -> int:
-    """Print those that match, the newest last. Exit code 0; 2 if the store cannot be reached."""
+    """Print those that match, the newest last. Exit code 0; 2 if the store cannot be reached. While it
+    follows, it waits for a store that is away."""
 
     async def command(store: Store) -> int:
         kept = RequestStore(store, settings.pool)
@@ -53,7 +56,7 @@ def run(settings: Settings, query: RequestQuery, *, as_json: bool, follow: bool)
         shown = {request.id for request in last}
         while follow:
             await asyncio.sleep(_EVERY_S)
-            new, place = await kept.since(place)
+            new, place = await once_it_is_there(partial(kept.since, place))
             printer.show(request for request in new if request.id not in shown and query.matches(request))
         return 0
 

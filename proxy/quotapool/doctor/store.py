@@ -89,6 +89,8 @@ async def _reached(store: Store) -> Finding:
         return problem("store", str(unfit), "Put the file there, or change the URL's options (docs/managed-redis.md)")
     except StoreLost as lost:
         return _lost(store, lost)
+    except StoreError as error:
+        return problem("store", f"{store.describe()} refuses to answer: {error}", _OTHER_SERVER)
     return ok("store", f"{store.describe()} answers, {_ms(time.monotonic() - began)} with connecting")
 
 

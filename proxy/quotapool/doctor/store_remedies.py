@@ -10,6 +10,7 @@ _REMEDIES: Final = {
     "connect": "Start it, or correct host and port in redis:; a firewall may be between",
     "host": "Correct the host in redis:, or this machine's name resolution",
     "tls": "Name the authority's file with ?ssl_ca_certs= or ca_file; see store.certificate for its dates",
+    "protocol": "Correct host and port in redis:; a server of TLS is named with rediss://",
     "login": "Correct user and password in redis:; @, / and : in them are written %40, %2F and %3A",
     "permission": "Grant it to the user in redis: docs/managed-redis.md#rights-in-the-store",
     "timeout": "It accepts and does not answer: see whether it hangs, swaps, or runs a slow command (SLOWLOG GET)",

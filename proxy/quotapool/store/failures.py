@@ -3,8 +3,9 @@
 Every failure is a StoreError. Which one is raised when:
 
 - StoreLost: one call failed, since the store cannot be reached, is not in time, or cannot serve now (it loads, is a
-  replica, is out of memory, has too many clients, ...). Calling again may help; `sent` tells whether the command may
-  have taken effect. The connections are dropped, so that the next call finds the server that has the name then.
+  replica, is out of memory, has too many clients, is no Redis, ...). Calling again may help;
+  `sent` tells whether the command may have taken effect. The connections are dropped, so that the next call finds the
+  server that has the name then.
 - StoreUnavailable: calls were repeated until the caller's patience ended, or the store was known to be away. The ledger
   raises it, not this module; a request that meets it is refused.
 - StoreRefused: the server rejected the command itself, as a wrong argument or an error in a script: a bug of ours.
@@ -80,7 +81,7 @@ _NOT_RUN: Final = {
 _QUOTED: Final = re.compile(r": -([A-Z]+) ")
 _NO_ADDRESS: Final[int] = getattr(socket, "EAI_NODATA", socket.EAI_NONAME)  # POSIX has only the latter
 _UNKNOWN_HOST: Final = re.compile(rf"Error ({socket.EAI_NONAME}|{_NO_ADDRESS}) connecting")
-_LASTING: Final = frozenset({"login", "permission", "tls", "host"})
+_LASTING: Final = frozenset({"login", "permission", "tls", "host", "protocol"})
 
 
 def translated(error: Exception, *, sent: bool, of_script: bool = False) -> Exception:
@@ -98,6 +99,8 @@ def translated(error: Exception, *, sent: bool, of_script: bool = False) -> Exce
     if code == "NOPERM" or isinstance(error, errors.NoPermissionError):
         # A script may have written before it came to the forbidden command.
         return StoreLost("permission", sent=sent, detail=detail)
+    if isinstance(error, errors.InvalidResponse):
+        return StoreLost("protocol", sent=sent, detail=f"what answers there speaks no RESP ({detail})")
     if isinstance(error, errors.MaxConnectionsError):
         return StoreLost("too_many_calls", sent=False, detail=detail)
     if "max number of clients" in detail:
