@@ -94,7 +94,7 @@ def run(settings: Settings, asked: Question, *, as_json: bool) -> int:
         return 0
 
     try:
-        _check(asked)
+        check(asked)
         return run_with_keys(settings, command)
     except (SourceError, DatabaseError, BadChange) as error:
         return fail(str(error))
@@ -102,7 +102,7 @@ def run(settings: Settings, asked: Question, *, as_json: bool) -> int:
         return fail(f"--{error.option}: {error}")
 
 
-def _check(asked: Question) -> None:
+def check(asked: Question) -> None:
     """Raises BadQuestionError."""
     if not asked.source.strip():
         raise BadQuestionError("from", f"{asked.source!r} is nothing to read: ring, usage, a file, - or a database")
@@ -141,17 +141,7 @@ async def _read(overview: Overview, asked: Question, known: Known, said: OnProgr
     """Raises SourceError, BadQuestionError, StoreLost."""
     now = datetime.now(UTC)
     zone = _zone(overview.settings)
-    since_text = asked.since or (_USAGE_SINCE if asked.source == USAGE else None)
-    since = _EVER if since_text is None else moment("since", since_text, zone, now)[0]
-    until = now if asked.until is None else moment("until", asked.until, zone, now)[0]
-    if since >= now:
-        raise BadQuestionError("since", f"{since_text!r} is in the future, of which there is no record")
-    if until <= since:
-        begins = f"--since {since_text}" if asked.since is not None else "the record begins"
-        begins = (
-            f"usage begins without --since: {since_text} ago" if begins and since_text and not asked.since else begins
-        )
-        raise BadQuestionError("until", f"{asked.until!r} is not after {begins}")
+    since, until = span(asked, zone, now)
     end = until.timestamp() if asked.until is not None else float("inf")
     into = Collector(since=since.timestamp(), until=end, most=asked.most, now=now.timestamp())
     requests = RequestStore(overview.ledger.store, overview.settings.pool)
@@ -176,6 +166,20 @@ async def _read(overview: Overview, asked: Question, known: Known, said: OnProgr
             lambda: plan_database.read(asked.source, known, into, tokens=asked.tokens, since=since, progress=said)
         )
     return await asyncio.to_thread(lambda: read_file(asked.source, known, into, tokens=asked.tokens, progress=said))
+
+
+def span(asked: Question, zone: ZoneInfo, now: datetime) -> tuple[datetime, datetime]:
+    """From when until when (exclusive) the record is asked for. Raises BadQuestionError."""
+    since_text = asked.since or (_USAGE_SINCE if asked.source == USAGE else None)
+    since = _EVER if since_text is None else moment("since", since_text, zone, now)[0]
+    until = now if asked.until is None else moment("until", asked.until, zone, now)[0]
+    if since >= now:
+        raise BadQuestionError("since", f"{since_text!r} is in the future, of which there is no record")
+    if until <= since:
+        begin = f"{since:%Y-%m-%d %H:%M} UTC, where the record begins without --since"
+        begin = begin if asked.since is None else f"--since {asked.since}"
+        raise BadQuestionError("until", f"{asked.until!r} is not after {begin}")
+    return since, until
 
 
 async def _samples(requests: RequestStore, known: Known, asked: Question, kept: int) -> Samples:

@@ -164,7 +164,7 @@ def _with_accounts(
     if changes.like is not None:
         with _Option("--like", changes.like):
             if len(kinds) > 1:
-                raise ValueError(f"says all of added accounts, so it goes without {' and '.join(_others(kinds))}")
+                raise ValueError("says all of added accounts, so it goes without --tier and --limits")
             return plan.add_accounts(scenario, count, like=changes.like)
     limits = _written(changes.limits)
     if changes.tier is not None:
@@ -175,14 +175,11 @@ def _with_accounts(
 
 def _kinds(changes: Changes) -> list[tuple[str, str]]:
     """What is said of added accounts: option and value."""
-    single = [
-        (name, value) for name, value in (("--like", changes.like), ("--tier", changes.tier)) if value is not None
+    single = ("--like", changes.like), ("--tier", changes.tier)
+    return [
+        *((option, value) for option, value in single if value is not None),
+        *(("--limits", text) for text in changes.limits),
     ]
-    return [*single, *(("--limits", text) for text in changes.limits)]
-
-
-def _others(kinds: Iterable[tuple[str, str]]) -> list[str]:
-    return [name for name in dict.fromkeys(name for name, _ in kinds) if name != "--like"]
 
 
 def _written(texts: Iterable[str]) -> dict[str, Limits]:

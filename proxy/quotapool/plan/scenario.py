@@ -94,8 +94,9 @@ class Traffic(msgspec.Struct, frozen=True):
 class Scenario(msgspec.Struct, frozen=True):
     """A pool, its clients and how it queues. `priorities`: of clients for which another one than recorded is asked.
 
-    `out`: names of keys and accounts that the pool has, and that cannot serve. `processes`: workers of all replicas, each with queues of its own. `daily_limit_pico`: what the pool may cost a day
-    of `zone`; None: no limit; `spent_pico`: of it before the replay's first request. `seed`: of every choice at random.
+    `out`: names of keys and accounts that the pool has, and that cannot serve. `processes`: workers of all replicas,
+    each with queues of its own. `daily_limit_pico`: what the pool may cost a day of `zone`; None: no limit;
+    `spent_pico`: of it before the replay's first request. `seed`: of every choice at random.
     """
 
     accounts: tuple[PlanAccount, ...]
@@ -263,7 +264,7 @@ def with_client(
 def with_max_wait(scenario: Scenario, seconds: float) -> Scenario:
     """Every request waits so long, whatever it or its client said. Raises ValueError."""
     if not 0 <= seconds <= _LONGEST_WAIT_S:
-        raise ValueError(f"a wait is at most {_LONGEST_WAIT_S / 86_400:.0f} days")
+        raise ValueError(f"a wait is from 0 to {_LONGEST_WAIT_S / 86_400:.0f} days")
     return replace(scenario, max_wait_s=seconds, max_wait_for_all=True)
 
 
