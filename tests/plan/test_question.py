@@ -17,6 +17,11 @@ def asked(source: str = "ring", since: str | None = None, until: str | None = No
     return Question(source, since, until, Changes(), tokens, 1000, 1)
 
 
+def read_span(question: Question) -> None:
+    check(question)
+    span(question, ZoneInfo("UTC"), NOW)
+
+
 @pytest.mark.parametrize(
     ("question", "option", "why"),
     [
@@ -31,8 +36,7 @@ def asked(source: str = "ring", since: str | None = None, until: str | None = No
 )
 def test_what_is_wrong_is_said_of_its_option(question, option, why):
     with pytest.raises(BadQuestionError) as refused:
-        check(question)
-        span(question, ZoneInfo("UTC"), NOW)
+        read_span(question)
     assert (refused.value.option, str(refused.value)[: len(why)]) == (option, why)
 
 
