@@ -220,6 +220,15 @@ def test_a_shortened_burst_doubles_again_in_ten_minutes():
     assert b.burst_s == close(60)
 
 
+@pytest.mark.parametrize("days", [8, 20, 20_000])
+def test_a_bucket_that_rested_for_days_has_grown_to_the_whole(days):
+    bucket = Bucket(0.0)
+    bucket.slow_down()
+    bucket.shorten_burst()
+    bucket.refill(86_400.0 * days, Limits(rpm=60))
+    assert (bucket.ramp, bucket.burst_s) == (1.0, 60.0)
+
+
 def test_slow_down_takes_three_tenths_of_the_rate_and_time_brings_it_back():
     b = bucket()
     b.slow_down()

@@ -17,7 +17,9 @@ TODAY = Scenario(
         PlanAccount("acme.eu", {GROUP: Limits(rpm=900)}, ("key-3",)),
     ),
     clients={"app": PlanClient()},
+    out=frozenset({"key-9", "rested"}),
 )
+HUGE = "9" * 400  # beyond a float
 USUAL = {GROUP: Limits(rpm=500, tpm=100_000)}
 NOON = datetime(2026, 11, 18, 12, 0, tzinfo=UTC).timestamp()
 
@@ -51,6 +53,11 @@ def test_accounts_are_added_like_one_that_there_is_or_with_limits_that_are_writt
     scenario, _ = applied(add_accounts=1, limits=("rpm=5k,tpm=2M", f"{GROUP}:tpm=3M"))
     assert scenario.accounts[2].limits_of("any") == Limits(rpm=5_000, tpm=2_000_000)
     assert scenario.accounts[2].limits_of(GROUP) == Limits(rpm=5_000, tpm=3_000_000)
+
+
+def test_limits_that_are_given_one_by_one_count_together():
+    scenario, _ = applied(add_accounts=1, limits=("rpm=5k", "tpm=2M"))
+    assert scenario.accounts[2].limits_of("any") == Limits(rpm=5_000, tpm=2_000_000)
 
 
 def test_a_tier_is_the_configurations_or_openais_and_what_it_does_not_name_is_said():
@@ -104,28 +111,46 @@ def test_a_change_may_name_an_account_that_another_adds():
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"like": "acme"}, "--add-accounts: says how many"),
-        ({"add_accounts": 1}, "--add-accounts: needs one of --tier NAME, --like ACCOUNT and --limits"),
-        ({"add_accounts": 1, "like": "acme", "tier": "grow"}, "--add-accounts: needs one of"),
+        ({"like": "acme"}, "--like acme: only says of what kind added accounts are; --add-accounts says how many"),
+        ({"add_accounts": 1}, "--add-accounts 1: needs one of --tier NAME, --like ACCOUNT and --limits"),
+        (
+            {"add_accounts": 1, "like": "acme", "tier": "grow"},
+            "--like acme: says all of added accounts, so it goes without",
+        ),
         ({"add_accounts": 1, "like": "akme"}, "there is no account 'akme'; did you mean 'acme'?"),
         ({"add_accounts": 20_000, "like": "acme"}, "must be between 1 and 10,000"),
         ({"add_accounts": 1, "limits": ("xpm=5",)}, "--limits xpm=5: 'xpm' is none of rpm, tpm"),
-        ({"add_accounts": 1, "limits": ("rpm=many",)}, "must be a number, such as 1000, 500k or 2M"),
+        ({"add_accounts": 1, "limits": ("rpm=many",)}, "--limits rpm=many: must be a number, such as 1000, 500k or 2M"),
+        ({"add_accounts": 1, "limits": ("rpm",)}, "--limits rpm: is written rpm=5000,tpm=2M"),
+        ({"add_accounts": 1, "limits": ("a:tpm=-2M",)}, "--limits a:tpm=-2M: must be a number"),
+        ({"add_accounts": 1, "limits": (":tpm=2",)}, "--limits :tpm=2: names no model before the colon"),
+        ({"add_accounts": 1, "limits": ("rpm=1", "rpm=2")}, "--limits rpm=2: rpm is given twice"),
+        ({"add_accounts": 1, "limits": (f"rpm={HUGE}",)}, "at most 1,000,000,000,000"),
         ({"add_accounts": 1, "limits": ("rpm=0",)}, "a limit is above 0"),
         ({"add_accounts": 1, "tier": "tier6"}, "there is no tier 'tier6' here (tier1, tier2, tier3,"),
         ({"add_accounts": 1, "tier": "free"}, "write limits instead, --limits rpm=5000,tpm=2M"),
-        ({"without": ("acme", "acme.eu")}, "--without: no account would be left"),
+        ({"without": ("acme", "acme.eu")}, "--without acme.eu: no account would be left"),
         ({"limit": ("acme.tpm",)}, "--limit acme.tpm: is written NAME=VALUE"),
+        ({"without": ("acme", "key-1")}, "--without key-1: 'key-1' cannot serve, so it is out already"),
+        ({"without": ("key-9",)}, "--without key-9: 'key-9' cannot serve, so it is out already"),
+        ({"outages": ("rested",)}, "--outage rested: 'rested' cannot serve, so it is out already"),
+        ({"without": ("",)}, "--without '': there is no key or account"),
+        ({"limit": (f"acme.tpm={HUGE}",)}, "a limit is a number from 0 to 1,000,000,000,000"),
         ({"limit": ("nobody.tpm=5",)}, "there is no account 'nobody'"),
         ({"traffic": ("double",)}, "--traffic double: is written x2"),
         ({"traffic": ("app=x2",)}, "--traffic app=x2: is written client:NAME=x2"),
+        ({"traffic": ("client:=x2",)}, "--traffic client:=x2: is written client:NAME=x2"),
+        ({"traffic": (f"x{HUGE}",)}, "from 0 to 1000"),
         ({"traffic": ("client:carl=x2",)}, "the record has no client 'carl'"),
         ({"traffic": ("x9999",)}, "from 0 to 1000"),
         ({"weights": ("carl=2",)}, "there is no client 'carl'"),
         ({"weights": ("app=0",)}, "--client-weight app=0: a weight is above 0"),
+        ({"weights": (f"app={HUGE}",)}, "a weight is above 0, from 1e-06 to 1,000,000"),
         ({"priorities": ("app=urgent",)}, "'urgent' is none of high, normal, batch"),
         ({"outages": ("acme=14:00",)}, "is written ACCOUNT=14:00..15:30"),
         ({"outages": ("acme=15:00..14:00",)}, "an outage ends after it began"),
+        ({"max_wait": f"{HUGE}s"}, "a wait is from 0 to 31 days"),
+        ({"max_wait": f"{'9' * 308}s{'9' * 308}s"}, "the number is too large"),
         ({"max_wait": "long"}, "--max-wait long: must be a duration"),
     ],
 )

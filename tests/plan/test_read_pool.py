@@ -113,6 +113,7 @@ async def test_keys_that_cannot_serve_are_left_out(overview):
     found = await read_pool(overview, DEMAND, seed=1)
     assert {account.id: account.keys for account in found.scenario.accounts} == {"acme": ("key-a",), "own": ("key-d",)}
     assert "beta cannot serve now, and stays out" in found.assumed
+    assert found.scenario.out == {"key-b", "key-c", "beta"}
 
 
 async def test_clients_have_their_own_rules_and_their_teams(overview):

@@ -52,6 +52,12 @@ def test_what_has_room_does_not_wait():
     assert outcome.waits == Waits(100, 0, 0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("days", [8, 20, 2000])
+def test_requests_may_be_years_apart(days):
+    outcome = replay(emptied(ask(86_400 * days, int(FULL))), one_account())
+    assert (outcome.served, outcome.waits.waited) == (2, 0)
+
+
 def test_what_has_no_room_waits_for_the_refill():
     outcome = replay(emptied(ask(1, 1_100)), one_account())
     assert outcome.waits.waited == 1

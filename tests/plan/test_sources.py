@@ -171,6 +171,92 @@ def test_gzip_standard_input_and_a_long_line_are_read(tmp_path, monkeypatch):
     assert (len(found.demand), found.left_out) == (2, {"longer than 8 MiB": 1})
 
 
+def test_a_damaged_archive_an_empty_file_and_a_directory_are_told_by_the_name_that_was_typed(tmp_path):
+    packed = gzip.compress(json.dumps(line()).encode() * 1000)
+    (tmp_path / "damaged.gz").write_bytes(packed[:20] + b"\xff" * 300)
+    (tmp_path / "empty").touch()
+    for name, why in (
+        ("damaged.gz", ": it is damaged, or not complete"),
+        ("empty", " is empty"),
+        ("", ": Is a directory"),
+        ("none", ": No such file or directory"),
+    ):
+        with pytest.raises(SourceError) as refused:
+            read(tmp_path / name)
+        assert str(refused.value) == f"{tmp_path / name}{why}"
+    with pytest.raises(SourceError, match="File name too long"):
+        plan_database.is_database("x" * 5000)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
+def test_logs_in_other_encodings_are_read(tmp_path, encoding):
+    ours = "\r\n".join(json.dumps(line(client=f"müller-{n}"), ensure_ascii=False) for n in range(500))
+    (tmp_path / "ours").write_bytes(ours.encode(encoding))
+    assert {one.client for one in read(tmp_path / "ours")} == {f"müller-{n}" for n in range(500)}
+    (tmp_path / "theirs").write_bytes(json.dumps(spend_log()).encode(encoding))
+    assert read(tmp_path / "theirs") == [FROM_LITELLM]
+    table = f"id,timestamp,model,status_code,duration_ms\n1,{AT + 1.5},gpt-4o,200,1500\n"
+    (tmp_path / "table").write_bytes(table.encode(encoding))
+    assert [one.at for one in read(tmp_path / "table", tokens=5)] == [AT]
+
+
+HUGE = 10**400  # beyond a float
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"ts": "1970-01-01T00:00:01Z"},
+        {"ts": "2099-01-01T00:00:01Z"},
+        {"ts": "9999-12-31T23:59:59Z"},
+        {"total_ms": 1e300},
+        {"queue_ms": -1000.0},
+        {"queue_ms": 1e300},
+        {"usd": 1e308},
+        {"usd": -1.0},
+        {"tokens": {"prompt": HUGE, "completion": 0, "certainty": "exact"}},
+        {"tokens": {"prompt": -1, "completion": 0, "certainty": "exact"}},
+        {"attempts": [{"ms": 1e300}]},
+        {"attempts": [{"ms": -5.0}]},
+        *({"asked_for": {"tokens": 1, "max_wait_s": 9.0} | more} for more in ({"tokens": HUGE}, {"images": HUGE})),
+        *({"asked_for": {"tokens": 1, "max_wait_s": 9.0} | more} for more in ({"priority": HUGE}, {"max_wait_s": -1})),
+    ],
+)
+def test_a_line_that_no_request_has_is_left_out_and_the_others_are_read(tmp_path, changed):
+    write_lines(tmp_path / "log", line(), line(**changed), line())
+    found = record(tmp_path / "log", now=AT)
+    assert [one.at for one in found.demand] == [AT, AT]
+    assert sum(found.left_out.values()) == 1
+
+
+def test_rows_of_other_programs_with_numbers_out_of_range_end_in_no_error(tmp_path):
+    odd = (HUGE, -HUGE, 1e300, -1e300, [[1]], {"a": 1}, True, "NaN", "9" * 400)
+    for make in (spend_log, logged_1, logged_2):
+        rows = [make(**{name: value}) for name in make() for value in odd]
+        write_lines(tmp_path / "log", make(), *rows)
+        found = record(tmp_path / "log", tokens=100, now=AT + 60)
+        assert len(found.demand) + sum(found.left_out.values()) == len(rows) + 1
+
+
+def test_json_that_is_nested_too_deeply_is_unreadable(tmp_path):
+    deep = "[" * 5000 + "]" * 5000
+    write_lines(tmp_path / "ours", line(), json.dumps(line())[:-1] + f',"x":{deep}}}')
+    assert record(tmp_path / "ours").left_out == {"unreadable": 1}
+    write_lines(
+        tmp_path / "theirs", spend_log(metadata=f'{{"x":{deep}}}'), json.dumps(spend_log())[:-1] + f',"x":{deep}}}'
+    )
+    found = record(tmp_path / "theirs")
+    assert (len(found.demand), found.left_out) == (1, {"unreadable": 1})
+    (tmp_path / "document").write_text(deep)
+    with pytest.raises(SourceError, match="is no valid JSON"):
+        read(tmp_path / "document")
+
+
+def test_codes_of_refusals_are_shown_without_control_characters(tmp_path):
+    write_lines(tmp_path / "log", line(status=503, source="proxy", tokens=None, code="\x1b[31mbad"))
+    assert record(tmp_path / "log").happened.refused == {"[31mbad": 1}
+
+
 def test_only_the_last_requests_of_a_span_are_kept_in_order_of_time(tmp_path):
     lines = [line(ts=f"2026-11-18T11:06:{second:02d}Z") for second in (42, 12, 52, 22, 32)]
     write_lines(tmp_path / "log", *lines)

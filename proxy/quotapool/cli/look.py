@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, TypeVar
 
 import typer
 
+from quotapool.cli.errors import fail
 from quotapool.cli.groups import LOOK
 from quotapool.cli.options import ConfigOption, EnvFileOption, JsonOption, settings_or_exit
 
 app = typer.Typer()
+T = TypeVar("T")
 
 
 @app.command(rich_help_panel=LOOK)
@@ -126,10 +129,13 @@ def plan(
     ] = "ring",
     since: Annotated[str | None, typer.Option(help="As for usage.", show_default="all; of usage 24h")] = None,
     until: Annotated[str | None, typer.Option(help="The same.", show_default="now")] = None,
-    add_accounts: Annotated[int, typer.Option(help="So many more accounts.", min=0, show_default=False)] = 0,
-    tier: Annotated[str | None, typer.Option(help="Their tier: yours, or OpenAI's.", show_default=False)] = None,
+    add_accounts: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", help="So many more accounts.", min=0, show_default=False),
+    ] = None,
+    tier: Annotated[list[str] | None, typer.Option(help="Their tier: yours, or OpenAI's.", show_default=False)] = None,
     like: Annotated[
-        str | None, typer.Option(metavar="NAME", help="An account that they are like.", show_default=False)
+        list[str] | None, typer.Option(metavar="NAME", help="An account that they are like.", show_default=False)
     ] = None,
     limits: Annotated[
         list[str] | None, typer.Option(metavar="LIMITS", help="Theirs: [MODEL:]rpm=5000,tpm=2M.", show_default=False)
@@ -156,7 +162,7 @@ def plan(
         list[str] | None,
         typer.Option(metavar="OUTAGE", help="ACCOUNT, or ACCOUNT=14:00..15:30.", show_default=False),
     ] = None,
-    max_wait: Annotated[str | None, typer.Option(help="How long requests wait.", show_default=False)] = None,
+    max_wait: Annotated[list[str] | None, typer.Option(help="How long requests wait.", show_default=False)] = None,
     tokens: Annotated[
         int | None, typer.Option(help="That a request uses, if the log has none.", min=0, show_default=False)
     ] = None,
@@ -167,15 +173,15 @@ def plan(
     """Replay past traffic on a changed pool: waits, refusals, cost.
 
     Beside what was recorded stands the same traffic on the pool as it is, so that the comparison is fair. Options of
-    changes may be repeated and combined.
+    changes may be combined, and those that name something repeated.
     """
     from quotapool.cli.plan import Question, run
     from quotapool.plan.changes import Changes
 
     changes = Changes(
-        add_accounts,
-        tier,
-        like,
+        _once("--add-accounts", add_accounts) or 0,
+        _once("--tier", tier),
+        _once("--like", like),
         limits=tuple(limits or ()),
         traffic=tuple(traffic or ()),
         without=tuple(without or ()),
@@ -183,10 +189,17 @@ def plan(
         priorities=tuple(client_priority or ()),
         limit=tuple(limit or ()),
         outages=tuple(outage or ()),
-        max_wait=max_wait,
+        max_wait=_once("--max-wait", max_wait),
     )
     asked = Question(source, since, until, changes, tokens, most, seed)
     raise typer.Exit(run(settings_or_exit(config, env_file), asked, as_json=json))
+
+
+def _once(option: str, given: Sequence[T] | None) -> T | None:
+    """The value of an option that would otherwise be the last one that was given."""
+    if given and len(given) > 1:
+        raise typer.Exit(fail(f"{option} {given[-1]}: was given before, as {given[0]}; it may be given once"))
+    return given[0] if given else None
 
 
 @app.command(rich_help_panel=LOOK)

@@ -32,7 +32,7 @@ from quotapool.plan.replay import replay
 from quotapool.plan.report import report
 from quotapool.plan.scenario import Scenario
 from quotapool.plan.sources.files import read_file
-from quotapool.plan.sources.record import Collector, Known, Record, SourceError
+from quotapool.plan.sources.record import MOST_COUNT, Collector, Known, Record, SourceError
 from quotapool.plan.sources.ring import read_ring
 from quotapool.plan.sources.rollups import read_usage, slots_of
 from quotapool.plan.sources.samples import Samples
@@ -94,11 +94,20 @@ def run(settings: Settings, asked: Question, *, as_json: bool) -> int:
         return 0
 
     try:
+        check(asked)
         return run_with_keys(settings, command)
     except (SourceError, DatabaseError, BadChange) as error:
         return fail(str(error))
     except BadQuestionError as error:
         return fail(f"--{error.option}: {error}")
+
+
+def check(asked: Question) -> None:
+    """Raises BadQuestionError."""
+    if not asked.source.strip():
+        raise BadQuestionError("from", f"{asked.source!r} is nothing to read: ring, usage, a file, - or a database")
+    if asked.tokens is not None and asked.tokens > MOST_COUNT:
+        raise BadQuestionError("tokens", f"{asked.tokens} is more than a request can use")
 
 
 def _zone(settings: Settings) -> ZoneInfo:
@@ -132,13 +141,9 @@ async def _read(overview: Overview, asked: Question, known: Known, said: OnProgr
     """Raises SourceError, BadQuestionError, StoreLost."""
     now = datetime.now(UTC)
     zone = _zone(overview.settings)
-    since_text = asked.since or (_USAGE_SINCE if asked.source == USAGE else None)
-    since = _EVER if since_text is None else moment("since", since_text, zone, now)[0]
-    until = now if asked.until is None else moment("until", asked.until, zone, now)[0]
-    if until <= since:
-        raise BadQuestionError("until", "is not after --since")
+    since, until = span(asked, zone, now)
     end = until.timestamp() if asked.until is not None else float("inf")
-    into = Collector(since=since.timestamp(), until=end, most=asked.most)
+    into = Collector(since=since.timestamp(), until=end, most=asked.most, now=now.timestamp())
     requests = RequestStore(overview.ledger.store, overview.settings.pool)
     if asked.source == RING:
         return await read_ring(requests, known, into, kept=overview.settings.requests_kept)
@@ -163,11 +168,27 @@ async def _read(overview: Overview, asked: Question, known: Known, said: OnProgr
     return await asyncio.to_thread(lambda: read_file(asked.source, known, into, tokens=asked.tokens, progress=said))
 
 
+def span(asked: Question, zone: ZoneInfo, now: datetime) -> tuple[datetime, datetime]:
+    """From when until when (exclusive) the record is asked for. Raises BadQuestionError."""
+    since_text = asked.since or (_USAGE_SINCE if asked.source == USAGE else None)
+    since = _EVER if since_text is None else moment("since", since_text, zone, now)[0]
+    until = now if asked.until is None else moment("until", asked.until, zone, now)[0]
+    if since >= now:
+        raise BadQuestionError("since", f"{since_text!r} is in the future, of which there is no record")
+    if until <= since:
+        begin = f"{since:%Y-%m-%d %H:%M} UTC, where the record begins without --since"
+        begin = begin if asked.since is None else f"--since {asked.since}"
+        raise BadQuestionError("until", f"{asked.until!r} is not after {begin}")
+    return since, until
+
+
 async def _samples(requests: RequestStore, known: Known, asked: Question, kept: int) -> Samples:
     """Of all that the ring holds."""
     rng = random.Random(f"{asked.seed} samples")
     try:
-        ring = await read_ring(requests, known, Collector(most=asked.most), kept=kept)
+        ring = await read_ring(
+            requests, known, Collector(most=asked.most, now=datetime.now(UTC).timestamp()), kept=kept
+        )
     except SourceError:
         return Samples((), rng)
     return Samples(ring.demand, rng)

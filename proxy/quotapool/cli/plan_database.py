@@ -12,12 +12,16 @@ from quotapool.plan.sources.gpt_load import GptLoadRows
 from quotapool.plan.sources.record import Collector, Known, Record, SourceError
 
 _EVERY = 1_000  # rows between two words about progress
+_LONGEST = 200  # of a path that an error repeats
 
 
 def is_database(source: str) -> bool:
-    """Whether this is `env:NAME`, the address of a database, or an SQLite file. Raises migrate's SourceError."""
-    if source == "-" or Path(source).is_file():
-        return source != "-" and is_database_file(Path(source))
+    """Whether this is `env:NAME`, the address of a database, or an SQLite file. Raises SourceError, and migrate's."""
+    try:
+        if source == "-" or Path(source).is_file():
+            return source != "-" and is_database_file(Path(source))
+    except OSError as error:  # a name too long, or a directory that is closed to us
+        raise SourceError(f"{source[:_LONGEST]}: {error.strerror}") from None
     return source.startswith(("env:", "sqlite:")) or file_of(source) is None
 
 

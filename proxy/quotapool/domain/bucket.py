@@ -52,6 +52,7 @@ BURST_GROWTH_S: Final = 600.0  # a learned burst depth doubles in this time, up 
 SLOWED: Final = 0.7  # each `slow_down` leaves this part of the rate
 SLOWEST: Final = 0.05
 RAMP_GROWTH: Final = 1.5 ** (1 / 900.0)  # per second; "at most 50 % per 15 minutes" (OpenAI's rate limit guide)
+_GROWN_S: Final = 86_400.0  # by then both have grown to the whole; powers of many days are beyond a float
 
 # A first guess for limits that are not configured, until upstream answers. It does not cap learned limits.
 GUESS: Final = (500.0, 200_000.0, math.inf, math.inf, math.inf, math.inf)
@@ -158,8 +159,9 @@ class Bucket:
             self.move(now - self.at)
         elapsed = now - self.at
         self.at = now
-        self.ramp = min(1.0, self.ramp * RAMP_GROWTH**elapsed)
-        self.burst_s = min(60.0, self.burst_s * 2 ** (elapsed / BURST_GROWTH_S))
+        growing_s = min(elapsed, _GROWN_S)
+        self.ramp = min(1.0, self.ramp * RAMP_GROWTH**growing_s)
+        self.burst_s = min(60.0, self.burst_s * 2 ** (growing_s / BURST_GROWTH_S))
         recent, margin = math.exp(-elapsed / REORDER_S), math.exp(-elapsed / MARGIN_DECAY_S)
         for i, dimension in enumerate(DIMENSIONS):
             self.recent[i] *= recent

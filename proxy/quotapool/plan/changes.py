@@ -82,20 +82,18 @@ def changed(
     assumed: list[str] = []
     seen, known_clients, known_models = set(clients), {*clients, *today.clients}, set(models)
     scenario = today
-    with _Option("--add-accounts"):
-        if changes.add_accounts:
-            scenario = _with_accounts(scenario, changes, settings, usual, assumed)
-        elif changes.tier or changes.like or changes.limits:
-            raise ValueError("says how many; --tier, --like and --limits only say of what kind")
+    if changes.add_accounts or _kinds(changes):
+        scenario = _with_accounts(scenario, changes, settings, usual, assumed)
     for text in changes.limit:
         with _Option("--limit", text):
             what, value = _pair(text)
             account, group, dimension = plan.parse_limit(what, scenario)
             scenario = plan.with_limit(scenario, account, group, dimension, parse_count(value))
-    with _Option("--without"):
-        scenario = plan.without(scenario, changes.without)
-        if not scenario.accounts:
-            raise ValueError("no account would be left")
+    for name in changes.without:
+        with _Option("--without", name):
+            scenario = plan.without(scenario, [name])
+            if not scenario.accounts:
+                raise ValueError("no account would be left")
     for text in changes.outages:
         with _Option("--outage", text):
             account, since, until = _outage(text, moment)
@@ -123,21 +121,23 @@ def changed(
 class _Option:
     """What is wrong within it is said of this option."""
 
-    def __init__(self, name: str, value: str = "") -> None:
-        self._name = f"{name} {value}".rstrip()
+    def __init__(self, name: str, value: str) -> None:
+        self._name = f"{name} {value if value.isprintable() and value.strip() else repr(value)}"
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if isinstance(error, OverflowError):
+            raise BadChange(f"{self._name}: the number is too large") from None
         if isinstance(error, ValueError) and not isinstance(error, BadChange):
             raise BadChange(f"{self._name}: {error}") from None
 
 
 def _pair(text: str) -> tuple[str, str]:
-    before, equals, after = text.rpartition("=")
-    if not equals or not before or not after:
+    before, _, after = (part.strip() for part in text.rpartition("="))
+    if not before or not after:
         raise ValueError("is written NAME=VALUE")
-    return before.strip(), after.strip()
+    return before, after
 
 
 def _client(name: str, known: Collection[str]) -> str:
@@ -152,33 +152,57 @@ def _client(name: str, known: Collection[str]) -> str:
 def _with_accounts(
     scenario: Scenario, changes: Changes, settings: Settings, usual: Mapping[str, Limits], assumed: list[str]
 ) -> Scenario:
-    count = changes.add_accounts
-    if not 0 < count <= _MOST_ACCOUNTS:
-        raise ValueError(f"must be between 1 and {_MOST_ACCOUNTS:,}")
-    if bool(changes.like) == bool(changes.tier or changes.limits):
-        raise ValueError("needs one of --tier NAME, --like ACCOUNT and --limits rpm=5000,tpm=2M")
-    if changes.like:
-        return plan.add_accounts(scenario, count, like=changes.like)
+    count, kinds = changes.add_accounts, _kinds(changes)
+    if not count:
+        with _Option(*kinds[0]):
+            raise ValueError("only says of what kind added accounts are; --add-accounts says how many")
+    with _Option("--add-accounts", str(count)):
+        if not 0 < count <= _MOST_ACCOUNTS:
+            raise ValueError(f"must be between 1 and {_MOST_ACCOUNTS:,}")
+        if not kinds:
+            raise ValueError("needs one of --tier NAME, --like ACCOUNT and --limits rpm=5000,tpm=2M")
+    if changes.like is not None:
+        with _Option("--like", changes.like):
+            if len(kinds) > 1:
+                raise ValueError("says all of added accounts, so it goes without --tier and --limits")
+            return plan.add_accounts(scenario, count, like=changes.like)
     limits = _written(changes.limits)
-    if changes.tier:
-        limits = _of_tier(changes.tier, settings, usual, limits, assumed)
+    if changes.tier is not None:
+        with _Option("--tier", changes.tier):
+            limits = _of_tier(changes.tier, settings, usual, limits, assumed)
     return plan.add_accounts(scenario, count, limits=limits, name=_NEW)
+
+
+def _kinds(changes: Changes) -> list[tuple[str, str]]:
+    """What is said of added accounts: option and value."""
+    single = ("--like", changes.like), ("--tier", changes.tier)
+    return [
+        *((option, value) for option, value in single if value is not None),
+        *(("--limits", text) for text in changes.limits),
+    ]
 
 
 def _written(texts: Iterable[str]) -> dict[str, Limits]:
     """`rpm=5000,tpm=2M` for every model, `gpt-4o:rpm=…` for one."""
-    found: dict[str, Limits] = {}
+    written: dict[str, dict[str, float]] = {}
     for text in texts:
-        group, colon, pairs = text.rpartition(":")
-        values: dict[str, float] = {}
-        for part in pairs.split(","):
-            name, value = _pair(part)
-            if name not in {d.value for d in Dimension}:
-                raise ValueError(f"--limits {text}: {name!r} is none of {', '.join(Dimension)}")
-            values[name] = parse_count(value)
-            if values[name] <= 0:
-                raise ValueError(f"--limits {text}: a limit is above 0")
-        found[group if colon else OTHERS] = Limits(**values)
+        with _Option("--limits", text):
+            group, colon, pairs = text.rpartition(":")
+            if colon and not group.strip():
+                raise ValueError("names no model before the colon")
+            values = written.setdefault(group.strip() if colon else OTHERS, {})
+            for part in pairs.split(","):
+                name, equals, value = (piece.strip() for piece in part.partition("="))
+                if not equals:
+                    raise ValueError("is written rpm=5000,tpm=2M, of one model MODEL:rpm=5000,tpm=2M")
+                if name not in set(Dimension):
+                    raise ValueError(f"{name!r} is none of {', '.join(Dimension)}")
+                if name in values:
+                    raise ValueError(f"{name} is given twice")
+                values[name] = parse_count(value)
+                if not 0 < values[name] <= plan.MOST_LIMIT:
+                    raise ValueError(f"a limit is above 0, and at most {plan.MOST_LIMIT:,.0f}")
+    found = {group: Limits(**values) for group, values in written.items()}
     others = found.get(OTHERS, Limits())
     return {group: limits.over(others) for group, limits in found.items()}
 
@@ -238,7 +262,7 @@ def _traffic(text: str, clients: Collection[str], models: Collection[str]) -> tu
     if not equals:
         return value, "", ""
     kind, colon, name = whose.partition(":")
-    if not colon or kind not in {"client", "model"}:
+    if not colon or not name or kind not in {"client", "model"}:
         raise ValueError("is written client:NAME=x2 or model:NAME=x2")
     if name not in (clients if kind == "client" else models):
         raise ValueError(f"the record has no {kind} {name!r}")

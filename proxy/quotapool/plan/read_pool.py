@@ -48,9 +48,12 @@ async def read_pool(overview: Overview, demand: Iterable[Demand], *, seed: int) 
     accounts: list[PlanAccount] = []
     unseen: Counter[str] = Counter()
     out: list[str] = []
+    out_names: set[str] = set()
     for account in roster.pool.accounts.values():
+        out_names |= {key.id for key in account.keys} - {key.id for key in account.usable}
         if not account.usable:
             out.append(account.id)
+            out_names.add(account.id)
             continue
         limits, charging = {OTHERS: settings.limits_for(account.id, OTHERS)}, dict(usually)
         for group in groups:
@@ -86,6 +89,7 @@ async def read_pool(overview: Overview, demand: Iterable[Demand], *, seed: int) 
         processes=await count_alive(overview.ledger.store, settings.pool) or settings.workers,
         daily_limit_pico=None if daily_usd is None else round(daily_usd * PICO),
         zone=zone_named(settings.spend.time_zone),
+        out=frozenset(out_names),
         seed=seed,
     )
     return PoolRead(scenario, usual, tuple(_assumed(accounts, unseen, out)))

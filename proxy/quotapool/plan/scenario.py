@@ -23,6 +23,10 @@ OTHERS: Final = ""
 """In `PlanAccount.limits`: of model groups that are not named."""
 NO_MODEL: Final = "-"
 """The group of requests that name no model: they use no limits."""
+MOST_LIMIT: Final = 1e12
+"""Of requests, tokens or images in a minute or a day: beyond what anybody has."""
+_MOST_WEIGHT: Final = 1e6
+_LONGEST_WAIT_S: Final = 31 * 86_400.0
 _FAR_LESS: Final = 0.5
 
 
@@ -90,8 +94,9 @@ class Traffic(msgspec.Struct, frozen=True):
 class Scenario(msgspec.Struct, frozen=True):
     """A pool, its clients and how it queues. `priorities`: of clients for which another one than recorded is asked.
 
-    `processes`: workers of all replicas, each with queues of its own. `daily_limit_pico`: what the pool may cost a day
-    of `zone`; None: no limit; `spent_pico`: of it before the replay's first request. `seed`: of every choice at random.
+    `out`: names of keys and accounts that the pool has, and that cannot serve. `processes`: workers of all replicas,
+    each with queues of its own. `daily_limit_pico`: what the pool may cost a day of `zone`; None: no limit;
+    `spent_pico`: of it before the replay's first request. `seed`: of every choice at random.
     """
 
     accounts: tuple[PlanAccount, ...]
@@ -107,6 +112,7 @@ class Scenario(msgspec.Struct, frozen=True):
     zone: tzinfo = UTC
     traffic: tuple[Traffic, ...] = ()
     outages: tuple[Outage, ...] = ()
+    out: frozenset[str] = frozenset()
     seed: int = 1
 
     def account(self, name: str) -> PlanAccount:
@@ -114,10 +120,15 @@ class Scenario(msgspec.Struct, frozen=True):
         for account in self.accounts:
             if account.id == name:
                 return account
-        raise ValueError(f"there is no account {name!r}{_did_you_mean(name, (a.id for a in self.accounts))}")
+        raise self.no_such("account", name, (account.id for account in self.accounts))
 
     def client(self, name: str) -> PlanClient:
         return self.clients.get(name, PlanClient())
+
+    def no_such(self, what: str, name: str, known: Iterable[str]) -> ValueError:
+        if name in self.out:
+            return ValueError(f"{name!r} cannot serve, so it is out already")
+        return ValueError(f"there is no {what} {name!r}{_did_you_mean(name, known)}")
 
 
 def corrects(bucket: Bucket) -> bool | None:
@@ -165,20 +176,23 @@ def add_accounts(
 def without(scenario: Scenario, names: Iterable[str]) -> Scenario:
     """Without these keys or accounts. An account with another key keeps its limits. Raises ValueError."""
     accounts = {account.id: account for account in scenario.accounts}
+    gone: set[str] = set()
     for name in names:
         if name in accounts:
-            del accounts[name]
+            gone |= {name, *accounts.pop(name).keys}
             continue
         owner = next((account for account in accounts.values() if name in account.keys), None)
         if owner is None:
             known = [*accounts, *(key for account in accounts.values() for key in account.keys)]
-            raise ValueError(f"there is no key or account {name!r}{_did_you_mean(name, known)}")
+            raise replace(scenario, out=scenario.out | gone).no_such("key or account", name, known)
+        gone.add(name)
         left = tuple(key for key in owner.keys if key != name)
         if left:
             accounts[owner.id] = replace(owner, keys=left)
         else:
+            gone.add(owner.id)
             del accounts[owner.id]
-    return replace(scenario, accounts=tuple(accounts.values()))
+    return replace(scenario, accounts=tuple(accounts.values()), out=scenario.out | gone)
 
 
 def with_outage(scenario: Scenario, account: str, since: float, until: float = math.inf) -> Scenario:
@@ -191,8 +205,8 @@ def with_outage(scenario: Scenario, account: str, since: float, until: float = m
 
 def with_limit(scenario: Scenario, account: str, group: str, dimension: Dimension, value: float) -> Scenario:
     """Another limit of an account for one model group; `OTHERS`: for each. Raises ValueError."""
-    if value < 0:
-        raise ValueError("a limit is a number from 0")
+    if not 0 <= value <= MOST_LIMIT:
+        raise ValueError(f"a limit is a number from 0 to {MOST_LIMIT:,.0f}")
     changed = scenario.account(account)
     limits = dict(changed.limits)
     named = [group] if group != OTHERS else [OTHERS, *limits]
@@ -211,7 +225,7 @@ def parse_limit(text: str, scenario: Scenario) -> tuple[str, str, Dimension]:
     fitting = [a.id for a in scenario.accounts if before == a.id or before.startswith(f"{a.id}.")]
     if not fitting:
         account = before.partition(".")[0]
-        raise ValueError(f"there is no account {account!r}{_did_you_mean(account, (a.id for a in scenario.accounts))}")
+        raise scenario.no_such("account", account, (a.id for a in scenario.accounts))
     account = max(fitting, key=len)
     return account, before[len(account) + 1 :], Dimension(last)
 
@@ -235,8 +249,8 @@ def with_client(
     max_wait_s: float | None = None,
 ) -> Scenario:
     """Another weight, priority (1 high, 0 normal, -1 batch) or patience of one client. Raises ValueError."""
-    if weight is not None and not 0 < weight < math.inf:
-        raise ValueError("a weight is above 0")
+    if weight is not None and not 1 / _MOST_WEIGHT <= weight <= _MOST_WEIGHT:
+        raise ValueError(f"a weight is above 0, from {1 / _MOST_WEIGHT:g} to {_MOST_WEIGHT:,.0f}")
     known = scenario.client(client)
     changed = replace(
         known,
@@ -249,8 +263,8 @@ def with_client(
 
 def with_max_wait(scenario: Scenario, seconds: float) -> Scenario:
     """Every request waits so long, whatever it or its client said. Raises ValueError."""
-    if not 0 <= seconds < math.inf:
-        raise ValueError("a wait has seconds from 0")
+    if not 0 <= seconds <= _LONGEST_WAIT_S:
+        raise ValueError(f"a wait is from 0 to {_LONGEST_WAIT_S / 86_400:.0f} days")
     return replace(scenario, max_wait_s=seconds, max_wait_for_all=True)
 
 

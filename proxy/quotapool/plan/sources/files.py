@@ -1,12 +1,14 @@
 """Demand from a file, whichever program's it is: our log, LiteLLM's or gpt-load's; JSON lines, JSON or CSV, also packed
-by gzip. Bounded in bytes, and in what is held at once."""
+by gzip, in UTF-8 or UTF-16. Bounded in bytes, and in what is held at once."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
+from quotapool.openai.jsontext import BROKEN
 from quotapool.plan.sources import gpt_load, litellm, log_lines
 from quotapool.plan.sources.gpt_load import GptLoadRows
 from quotapool.plan.sources.record import Collector, Known, Record, SourceError
@@ -37,7 +40,7 @@ def read_file(
 ) -> Record:
     """`path`: `-` is standard input. `tokens`: that a request uses where the log does not say it. `progress` hears of
     the bytes read, and of how many there are (0: not known). Raises SourceError."""
-    name = "standard input" if path == "-" else Path(path).name
+    name = "standard input" if path == "-" else path
     try:
         with ExitStack() as stack:
             raw: BinaryIO = sys.stdin.buffer if path == "-" else stack.enter_context(Path(path).open("rb"))
@@ -46,8 +49,10 @@ def read_file(
             plain: io.BufferedReader[Any] = io.BufferedReader(counted, _HEAD)
             if plain.peek(2)[:2] == _GZIP:
                 plain = io.BufferedReader(stack.enter_context(gzip.GzipFile(fileobj=plain)), _HEAD)
+            if encoding := _encoding_of(plain.peek(4)[:4]):
+                plain = io.BufferedReader(_AsUtf8(plain, encoding), _HEAD)
             _Reading(name, known, into, GptLoadRows(tokens)).read(plain)
-    except (OSError, EOFError, gzip.BadGzipFile) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{name}: {getattr(error, 'strerror', None) or 'it is damaged, or not complete'}") from None
     return into.record(name)
 
@@ -73,6 +78,32 @@ class _Counted(io.RawIOBase):
         return len(piece)
 
 
+def _encoding_of(first: bytes) -> str | None:
+    """Of a file that begins so; None: UTF-8, or a single byte for each character."""
+    if first[:2] in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}:
+        return "utf-16"
+    zeros = first[1::2] == b"\0\0", first[::2] == b"\0\0"
+    return {(True, False): "utf-16-le", (False, True): "utf-16-be"}.get(zeros)
+
+
+class _AsUtf8(io.RawIOBase):
+    """UTF-16 as UTF-8: PowerShell's `>` writes it."""
+
+    def __init__(self, raw: io.BufferedReader[Any], encoding: str) -> None:
+        super().__init__()
+        self._text = io.TextIOWrapper(raw, encoding, "replace", newline="")
+        self._left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._left or self._text.read(_HEAD).encode("utf-8", "replace")
+        count = min(len(buffer), len(piece))
+        buffer[:count], self._left = piece[:count], piece[count:]
+        return count
+
+
 class _Reading:
     def __init__(self, name: str, known: Known, into: Collector, gpt_load_rows: GptLoadRows) -> None:
         self._name = name
@@ -83,7 +114,10 @@ class _Reading:
         self._recognised = False
 
     def read(self, stream: io.BufferedReader[Any]) -> None:
-        head = stream.peek(_HEAD).lstrip(_BLANKS)
+        head = stream.peek(_HEAD)
+        if not head:
+            raise SourceError(f"{self._name} is empty")
+        head = head.lstrip(_BLANKS)
         first = head.partition(b"\n")[0]
         if _is_header(first):
             self._read_csv(stream)
@@ -114,13 +148,13 @@ class _Reading:
             if log_lines.is_line(line):
                 self._recognised = True
                 log_lines.take(line, self._known, self._into)
-            elif line.lstrip()[:1] == b"{":
-                self._take_json(line)
+            elif (text := line.lstrip(_BLANKS))[:1] == b"{":
+                self._take_json(text)
 
     def _take_json(self, text: bytes | msgspec.Raw) -> None:
         try:
             row = msgspec.json.decode(text, type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except BROKEN:
             self._into.leave_out("unreadable")
             return
         self._take(row)
@@ -134,17 +168,20 @@ class _Reading:
         try:
             for row in _rows_of(text.removeprefix(b"\xef\xbb\xbf")):
                 self._take_json(row)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except BROKEN:
             raise SourceError(f"{self._name} is no valid JSON") from None
 
     def _read_csv(self, stream: io.BufferedReader[Any]) -> None:
         csv.field_size_limit(_LONGEST_LINE)
         text = (line.decode("utf-8-sig", "replace").replace("\0", "") for line in self._lines(stream))
+        found = csv.DictReader(text)
         try:
-            for row in csv.DictReader(text):
+            for row in found:
                 self._take({name: value or None for name, value in row.items() if name is not None})
         except csv.Error:
-            raise SourceError(f"{self._name} {_WHAT}") from None
+            raise SourceError(
+                f"{self._name} is no valid CSV up to line {found.line_num:,}: is a quotation mark not closed?"
+            ) from None
 
     def _take(self, row: Mapping[str, Any]) -> None:
         if gpt_load.is_export(row):
@@ -169,12 +206,12 @@ def _is_document(first: bytes) -> bool:
     """Whether JSON that begins with this line is one document: it goes on in the next line, or has rows in it."""
     try:
         members = msgspec.json.decode(first, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except BROKEN:
         return True
     return any(bytes(members[name])[:1] in {b"[", b"{"} for name in _LISTS if name in members)
 
 
-def _rows_of(text: bytes) -> list[msgspec.Raw]:
+def _rows_of(text: bytes, levels: int = 2) -> list[msgspec.Raw]:
     """The rows of a list, or of an API's answer that has them in it."""
     if text.lstrip()[:1] == b"[":
         return msgspec.json.decode(text, type=list[msgspec.Raw])
@@ -183,6 +220,6 @@ def _rows_of(text: bytes) -> list[msgspec.Raw]:
         raw = bytes(members[name]).lstrip() if name in members else b""
         if raw[:1] == b"[":
             return msgspec.json.decode(raw, type=list[msgspec.Raw])
-        if raw[:1] == b"{":
-            return _rows_of(raw)
+        if raw[:1] == b"{" and levels:
+            return _rows_of(raw, levels - 1)
     return [msgspec.Raw(text)]

@@ -22,7 +22,7 @@ from quotapool.domain.wallet import PICO
 from quotapool.openai.endpoints import Endpoint, resolve
 from quotapool.openai.requests import InvalidRequest, read_request
 from quotapool.plan.demand import UNSEEN
-from quotapool.plan.sources.record import Collector, Known, SourceError, count_of, moment_of
+from quotapool.plan.sources.record import Collector, Known, SourceError, count_of, moment_of, text_of
 from quotapool.plan.sources.ring import demand
 
 TABLE: Final = "request_logs"
@@ -80,16 +80,16 @@ class GptLoadRows:
             self._take_1(row, known, into)
 
     def _take_1(self, row: Mapping[str, Any], known: Known, into: Collector) -> None:
-        if str(row.get("request_type") or "final") != "final":
+        if (text_of(row.get("request_type")) or "final") != "final":
             into.leave_out("attempts that another one followed, or tests of keys")
             return
         ended, took_s = moment_of(row.get("timestamp")), count_of(row.get("duration_ms")) / 1000
-        model = str(row.get("model") or "")
+        model = text_of(row.get("model"))
         if ended is None or not model:
             into.leave_out("without a time or a model")
             return
         status = count_of(row.get("status_code"))
-        success = str(row.get("is_success") if row.get("is_success") is not None else status < 400).lower()
+        success = text_of(row.get("is_success") if row.get("is_success") is not None else status < 400).lower()
         served, counts = _outcome(status, success not in _FALSE)
         reserved = _estimate(row)
         if self._tokens is None:
@@ -103,23 +103,23 @@ class GptLoadRows:
             tokens, how = self._tokens, f"each request is taken to use {self._tokens:,} (--tokens)"
         into.assume(_NO_TOKENS.format(how))
         reserved = tokens if reserved is None else reserved
-        client = str(row.get("parent_group_name") or row.get("group_name") or "")
+        client = text_of(row.get("parent_group_name")) or text_of(row.get("group_name"))
         pico = known.price(model, tokens, 0, 0) if tokens else 0
         asked, use = AskedFor("", reserved, max_wait_s=_ANY), _use(served, counts, tokens, pico)
         one = demand(asked, known, into, ended - took_s, client, model, use[0], took_s, use[1])
         into.add(one, code="" if served else _code(status))
 
     def _take_2(self, row: Mapping[str, Any], known: Known, into: Collector) -> None:
-        protocol = str(row.get("protocol") or "")
+        protocol = text_of(row.get("protocol"))
         if protocol and not protocol.startswith("openai"):
             into.leave_out("of vendors that this pool does not serve")
             return
         ended, took_s = moment_of(row.get(COMPLETED)), count_of(row.get("duration_ms")) / 1000
-        model = str(row.get("client_model") or "")
+        model = text_of(row.get("client_model"))
         if ended is None or not model:
             into.leave_out("without a time or a model")
             return
-        status, word = count_of(row.get("status_code")), str(row.get("status") or "")
+        status, word = count_of(row.get("status_code")), text_of(row.get("status"))
         served, counts = _outcome(status, word in {"success", "incomplete", "canceled"})
         cached = count_of(row.get("cache_read_tokens"))
         kinds = (
@@ -135,7 +135,7 @@ class GptLoadRows:
         pico: int | None = nano * (PICO // 10**9)
         if not nano and (prompt or completion):
             pico = known.price(model, prompt, cached, completion)
-        key = str(row.get("access_key_id") or "")
+        key = text_of(row.get("access_key_id"))
         client = self._names.get(key, f"gpt-load-{key}" if key else "")
         asked, use = AskedFor("", prompt, max_wait_s=_ANY), _use(served, counts, prompt + completion, pico)
         one = demand(asked, known, into, ended - took_s, client, model, use[0], took_s, use[1])
@@ -163,7 +163,7 @@ def _estimate(row: Mapping[str, Any]) -> int | None:
     body = row.get("request_body")
     if not isinstance(body, str) or not body.startswith("{"):
         return None
-    path = _PROXY.sub("", str(row.get("request_path") or "").partition("?")[0])
+    path = _PROXY.sub("", text_of(row.get("request_path")).partition("?")[0])
     endpoint = resolve("POST", path)
     if not isinstance(endpoint, Endpoint) or endpoint.estimate is None:
         return None

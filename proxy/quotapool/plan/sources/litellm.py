@@ -19,9 +19,9 @@ from typing import Any, Final
 import msgspec
 
 from quotapool.domain.request_record import AskedFor
-from quotapool.domain.wallet import PICO
+from quotapool.openai.jsontext import BROKEN
 from quotapool.plan.demand import UNSEEN
-from quotapool.plan.sources.record import Collector, Known, count_of, moment_of
+from quotapool.plan.sources.record import Collector, Known, count_of, moment_of, pico_of, text_of
 from quotapool.plan.sources.ring import demand
 
 TABLE: Final = "LiteLLM_SpendLogs"
@@ -54,14 +54,14 @@ def take(row: Mapping[str, Any], known: Known, into: Collector) -> None:
     inner = row.get(_PAYLOAD)
     row = inner if isinstance(inner, Mapping) else row
     began, ended = moment_of(row.get("startTime")), moment_of(row.get("endTime"))
-    model = str(row.get("model_group") or row.get("model") or "")
+    model = text_of(row.get("model_group")) or text_of(row.get("model"))
     if began is None or not model:
         into.leave_out("without a time or a model")
         return
-    if str(row.get("cache_hit")).lower() in {"true", "1"}:
+    if text_of(row.get("cache_hit")).lower() in {"true", "1"}:
         into.leave_out("answered by the cache")
         return
-    if str(row.get("custom_llm_provider") or "") not in _OPENAIS:
+    if text_of(row.get("custom_llm_provider")) not in _OPENAIS:
         into.leave_out("of vendors that this pool does not serve")
         return
     prompt, completion = count_of(row.get("prompt_tokens")), count_of(row.get("completion_tokens"))
@@ -74,7 +74,7 @@ def take(row: Mapping[str, Any], known: Known, into: Collector) -> None:
     most = _most_output(row)
     if not most:
         into.assume(_NO_ESTIMATE)
-    images = int("image" in str(row.get("call_type") or ""))
+    images = int("image" in text_of(row.get("call_type")))
     model = model.removeprefix("openai/").removeprefix("azure/")
     asked = AskedFor("", 0 if images else max(prompt, most), images, max_wait_s=float("inf"))
     into.add(
@@ -91,7 +91,7 @@ def take(row: Mapping[str, Any], known: Known, into: Collector) -> None:
 
 def _error_of(row: Mapping[str, Any]) -> int | None:
     """The status of a failed request; None: it was served."""
-    if str(row.get("status") or "success").lower() == "success":
+    if (text_of(row.get("status")) or "success").lower() == "success":
         return None
     told = row.get("error_information") or _mapping(row.get("metadata")).get("error_information")
     return count_of(_mapping(told).get("error_code")) or 500
@@ -108,8 +108,15 @@ def _most_output(row: Mapping[str, Any]) -> int:
 def _client(row: Mapping[str, Any], known: Known) -> str:
     """The client whose key this is here, if it has moved over; else the key's alias; else the beginning of its hash."""
     metadata = _mapping(row.get("metadata"))
-    key = str(row.get("api_key") or metadata.get("user_api_key_hash") or metadata.get("user_api_key") or "")
-    alias = str(metadata.get("user_api_key_alias") or "")
+    key = next(
+        (
+            key
+            for given in (row.get("api_key"), metadata.get("user_api_key_hash"), metadata.get("user_api_key"))
+            if (key := text_of(given))
+        ),
+        "",
+    )
+    alias = text_of(metadata.get("user_api_key_alias"))
     if not key:
         return alias
     if not _HASH.fullmatch(key):  # old versions stored some as they are
@@ -119,12 +126,8 @@ def _client(row: Mapping[str, Any], known: Known) -> str:
 
 def _pico(row: Mapping[str, Any], known: Known, model: str, prompt: int, completion: int) -> int | None:
     for name in ("spend", "response_cost"):
-        try:
-            usd = float(row.get(name) or 0.0)
-        except (TypeError, ValueError):
-            continue
-        if 0 < usd < 1e6:
-            return round(usd * PICO)
+        if (pico := pico_of(row.get(name))) is not None:
+            return pico
     return known.price(model, prompt, 0, completion) if prompt or completion else 0
 
 
@@ -133,6 +136,6 @@ def _mapping(given: object) -> Mapping[str, Any]:
     if isinstance(given, str | bytes) and given[:1] in {"{", b"{"}:
         try:
             given = msgspec.json.decode(given)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except BROKEN:
             return {}
     return given if isinstance(given, Mapping) else {}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 from quotapool.domain.request_record import AskedFor
-from quotapool.domain.wallet import PICO
-from quotapool.plan.sources.record import Collector, Known
+from quotapool.openai.jsontext import BROKEN
+from quotapool.plan.sources.record import MOST_COUNT, MOST_USD, Collector, Known, pico_of
 from quotapool.plan.sources.ring import OLD, demand, use
 
 _MARK: Final = b'"event":"request"'
+_Count = Annotated[int, msgspec.Meta(ge=0, le=MOST_COUNT)]
+_Usd = Annotated[float, msgspec.Meta(ge=0, le=MOST_USD)]
 
 
 class _Attempt(msgspec.Struct):
@@ -20,16 +22,16 @@ class _Attempt(msgspec.Struct):
 
 
 class _Tokens(msgspec.Struct):
-    prompt: int = 0
-    completion: int = 0
+    prompt: _Count = 0
+    completion: _Count = 0
     certainty: str = ""
 
 
 class _Asked(msgspec.Struct):
-    tokens: int = 0
+    tokens: _Count = 0
     max_wait_s: float = float("inf")
     group: str = ""
-    images: int = 0
+    images: _Count = 0
     priority: int = 0
     only: str = ""
 
@@ -46,7 +48,7 @@ class _Line(msgspec.Struct):
     queue_ms: float = 0.0
     total_ms: float = 0.0
     asked_for: _Asked | None = None
-    usd: float | msgspec.UnsetType | None = msgspec.UNSET
+    usd: _Usd | msgspec.UnsetType | None = msgspec.UNSET
 
 
 _decode: Final = msgspec.json.Decoder(_Line).decode
@@ -63,7 +65,7 @@ def take(line: bytes, known: Known, into: Collector) -> None:
         return  # another event
     try:
         found = _decode(line[line.find(b"{") :])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except BROKEN:
         into.leave_out("unreadable")
         return
     if found.source == "cache":
@@ -84,7 +86,7 @@ def take(line: bytes, known: Known, into: Collector) -> None:
     pico = None
     if served:
         if isinstance(found.usd, float):
-            pico = round(found.usd * PICO)
+            pico = pico_of(found.usd) or 0
         elif found.usd is not None:
             pico = known.price(found.model, used.prompt, 0, used.completion) if tokens else 0
     took_s = found.attempts[-1].ms / 1000 if found.attempts else 0.0

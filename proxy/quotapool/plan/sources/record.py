@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
+from quotapool.domain.wallet import PICO
 from quotapool.observe.redaction import Redactor
 from quotapool.plan.demand import Demand
 from quotapool.plan.queues import NO_ROOM_CODES
@@ -19,6 +21,15 @@ _MOST_NAMES: Final = 10_000  # of clients and models; a file's are anybody's
 _LONGEST_NAME: Final = 128
 _OTHER: Final = "other"
 _FEW: Final = 500
+MOST_COUNT: Final = 10**12
+"""Of one request: tokens, or images. What is more is no count."""
+MOST_USD: Final = 1e6
+"""Of one request."""
+_LAST: Final = 1e11  # Unix seconds of the year 5138: a larger number has milliseconds
+_LONGEST_S: Final = 31 * 86_400.0  # of one call, and of a wait
+_FIRST: Final = datetime(2020, 1, 1, tzinfo=UTC).timestamp()  # OpenAI has had an API since June 2020
+_NO_TIME: Final = "from before there was an API, or from the future: the clock that they were written by was wrong"
+_NO_NUMBER: Final = "with numbers that no request has"
 
 
 REFUSED: Final = -1.0
@@ -84,13 +95,21 @@ class Record:
 
 class Collector:
     """Takes a source's requests in any order. Only those from `since` until `until` (Unix seconds; the latter
-    exclusive), and of these the last `most`. Memory is bounded by that, and by so many names."""
+    exclusive), and of these the last `most`. Memory is bounded by that, and by so many names. `now`: when they were
+    read; what a day later is dated cannot have happened."""
 
     def __init__(
-        self, *, since: float = 0.0, until: float = float("inf"), most: int = MOST, waits_known: bool = True
+        self,
+        *,
+        since: float = 0.0,
+        until: float = math.inf,
+        most: int = MOST,
+        waits_known: bool = True,
+        now: float = _LAST,
     ) -> None:
         self.since = since
         self.until = until
+        self._latest = min(now, _LAST) + 86_400.0
         self._kept: deque[tuple[Demand, float, str]] = deque(maxlen=most)  # with its wait, and why it was refused
         self._names: dict[str, str] = {}
         self._clean = Redactor().clean
@@ -102,21 +121,28 @@ class Collector:
     def name(self, text: str) -> str:
         """The same object for the same name, as it may be shown: without control characters, or what looks like a
         secret."""
+        text = text[:_LONGEST_NAME]
         known = self._names.get(text)
         if known is None:
             if len(self._names) >= _MOST_NAMES:
                 return _OTHER
-            shown = "".join(filter(str.isprintable, self._clean(text[:_LONGEST_NAME])))
+            shown = "".join(filter(str.isprintable, self._clean(text)))
             known = self._names[text] = shown
         return known
 
     def add(self, one: Demand, *, wait_s: float = 0.0, code: str = "") -> None:
         """`code`: why it was refused; "": it was served, after `wait_s`."""
+        if not _FIRST <= one.at < self._latest:
+            self.left_out[_NO_TIME] += 1
+            return
+        if not _is_possible(one, wait_s):
+            self.left_out[_NO_NUMBER] += 1
+            return
         if not self.since <= one.at < self.until:
             self.left_out["outside the span that was asked for"] += 1
             return
         self.taken += 1
-        self._kept.append((one, wait_s, code))
+        self._kept.append((one, wait_s, code and (self.name(code) or _OTHER)))
 
     def leave_out(self, why: str, count: int = 1) -> None:
         self.left_out[why] += count
@@ -151,6 +177,18 @@ class Collector:
         return Record(demand, words, tuple(self._assumed), dict(self.left_out), happened)
 
 
+def _is_possible(one: Demand, wait_s: float) -> bool:
+    counts = one.reserved, one.images, max(0, one.tokens)  # UNSEEN is below 0
+    return (
+        all(0 <= count <= MOST_COUNT for count in counts)
+        and 0 <= (one.pico or 0) <= MOST_USD * PICO
+        and 0 <= one.took_s <= _LONGEST_S
+        and 0 <= wait_s <= _LONGEST_S
+        and -1 <= one.priority <= 1
+        and (one.patience_s is None or 0 <= one.patience_s <= _LONGEST_S)
+    )
+
+
 def long(seconds: float) -> str:
     """`41 minutes`, `23 hours`, `9 days`."""
     for size, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
@@ -176,17 +214,31 @@ def moment_of(given: object) -> float | None:
             except ValueError:
                 return None
     if isinstance(given, datetime):
-        return (given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp()
-    if isinstance(given, int | float) and not isinstance(given, bool):
-        seconds = given / 1000 if given > 1e11 else float(given)  # 1e11 s is the year 5138
-        return seconds if 0 < seconds < 1e11 else None
-    return None
+        seconds = (given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp()
+    elif isinstance(given, int | float) and not isinstance(given, bool) and 0 < given < 1000 * _LAST:
+        seconds = given / 1000 if given > _LAST else float(given)
+    else:
+        return None
+    return seconds if 0 < seconds < _LAST else None
 
 
 def count_of(given: object) -> int:
     """A number of tokens or the like; 0 if it is none."""
+    return int(value) if 0 < (value := _number(given)) <= MOST_COUNT else 0
+
+
+def pico_of(usd: object) -> int | None:
+    """Picodollars; None: that is no price of a request."""
+    return round(value * PICO) if 0 < (value := _number(usd)) <= MOST_USD else None
+
+
+def text_of(given: object) -> str:
+    """A name or another word; "" if it is none."""
+    return "" if given is None or isinstance(given, dict | list) else str(given)
+
+
+def _number(given: object) -> float:
     try:
-        value = float(given)  # type: ignore[arg-type]  # whatever it is
-    except (TypeError, ValueError):
-        return 0
-    return int(value) if 0 < value < 1e12 else 0
+        return float(given)  # type: ignore[arg-type]  # whatever it is
+    except (TypeError, ValueError, OverflowError):
+        return 0.0

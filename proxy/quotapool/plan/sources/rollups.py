@@ -47,7 +47,7 @@ def slots_of(since: datetime, until: datetime, now: datetime) -> list[Slot]:
         minutes = cover(max(floor(since, MINUTE.size), border), until, MINUTE.size, now)
     except NotKeptError as refused:
         raise SourceError(
-            f"usage by the hour is kept for 90 days, and {refused.at:%Y-%m-%d %H:%M} UTC is older"
+            f"--since: usage by the hour is kept for 90 days, and {refused.at:%Y-%m-%d %H:%M} UTC is older"
         ) from None
     return [*reversed(minutes), *reversed(hours)]
 
@@ -99,7 +99,7 @@ class _Making:
         begin, span_s = start.timestamp(), resolution.size.total_seconds()
         mix: dict[str, list[tuple[str, int]]] = {}  # by client, "": of all: models and how many requests
         for (client, named), spent in used.items():
-            if client == PROBES or not spent.requests:
+            if client == PROBES or spent.requests <= 0:
                 continue
             model = _TIER.sub("", named)
             if model != OTHER:
