@@ -112,7 +112,7 @@ def test_a_question_without_an_answer_is_refused_in_one_line(recorded, tmp_path)
     empty = tmp_path / "empty.log"
     empty.write_text("")
     for options, why in (
-        (("--without", "key-7"), "--without: there is no key or account 'key-7'; did you mean 'key-"),
+        (("--without", "key-7"), "--without key-7: there is no key or account 'key-7'; did you mean 'key-"),
         (("--add-accounts", "2"), "--add-accounts: needs one of --tier NAME, --like ACCOUNT and --limits"),
         (("--add-accounts", "2", "--tier", "tier7"), "--add-accounts: there is no tier 'tier7' here (tier1, "),
         (("--add-accounts", "2", "--tier", "grow"), f"no limits of {MODEL} in tier 'grow': write them beside it"),
