@@ -114,14 +114,14 @@ def test_a_question_without_an_answer_is_refused_in_one_line(recorded, tmp_path)
     for options, why in (
         (("--without", "key-7"), "--without key-7: there is no key or account 'key-7'; did you mean 'key-"),
         (("--add-accounts", "2"), "--add-accounts 2: needs one of --tier NAME, --like ACCOUNT and --limits"),
-        (("--add-accounts", "2", "--tier", "tier7"), "there is no tier 'tier7' here (tier1, "),
+        (("--add-accounts", "2", "--tier", "tier7"), "--tier tier7: there is no tier 'tier7' here (tier1, "),
         (("--add-accounts", "2", "--tier", "grow"), f"no limits of {MODEL} in tier 'grow': write them beside it"),
         (("--traffic", "twice"), "--traffic twice: is written x2"),
-        (("--client-weight", "carl=2"), "carl"),
+        (("--client-weight", "carl=2"), "--client-weight carl=2: there is no client 'carl'"),
         (("--limit", "key-0.tpd2=1"), "--limit key-0.tpd2=1: 'key-0.tpd2' is no limit"),
-        (("--from", str(empty)), "empty.log"),
+        (("--from", str(empty)), f"{empty} is empty"),
         (("--from", str(tmp_path / "none.log")), "none.log"),
-        (("--since", "yesterday"), "must be a day"),
+        (("--since", "yesterday"), "--since: 'yesterday' must be a day"),
     ):
         ran = proxy.command("plan", *options)
         assert ran.returncode == 2, (options, ran.stdout)
