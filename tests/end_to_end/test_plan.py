@@ -117,6 +117,10 @@ def test_a_question_without_an_answer_is_refused_in_one_line(recorded, tmp_path)
         (("--add-accounts", "2", "--tier", "tier7"), "--tier tier7: there is no tier 'tier7' here (tier1, "),
         (("--add-accounts", "2", "--tier", "grow"), f"no limits of {MODEL} in tier 'grow': write them beside it"),
         (("--traffic", "twice"), "--traffic twice: is written x2"),
+        (
+            ("--traffic", "x1000", "--traffic", "x1000"),
+            f"would be {ASKED * 10**6:,} requests, and at most 2,000,000 are",
+        ),
         (("--client-weight", "carl=2"), "--client-weight carl=2: there is no client 'carl'"),
         (("--limit", "key-0.tpd2=1"), "--limit key-0.tpd2=1: 'key-0.tpd2' is no limit"),
         (("--from", str(empty)), f"{empty} is empty"),

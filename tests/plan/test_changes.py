@@ -122,7 +122,15 @@ def test_a_change_may_name_an_account_that_another_adds():
         ({"add_accounts": 1, "limits": ("xpm=5",)}, "--limits xpm=5: 'xpm' is none of rpm, tpm"),
         ({"add_accounts": 1, "limits": ("rpm=many",)}, "--limits rpm=many: must be a number, such as 1000, 500k or 2M"),
         ({"add_accounts": 1, "limits": ("rpm",)}, "--limits rpm: is written rpm=5000,tpm=2M"),
-        ({"add_accounts": 1, "limits": ("a:tpm=-2M",)}, "--limits a:tpm=-2M: must be a number"),
+        ({"add_accounts": 1, "limits": (f"{GROUP}:tpm=-2M",)}, f"--limits {GROUP}:tpm=-2M: must be a number"),
+        (
+            {"add_accounts": 1, "limits": (f"{GROUP}x:tpm=2M",)},
+            f"the record has no requests that use limits of '{GROUP}x'; did you mean '{GROUP}'?",
+        ),
+        (
+            {"limit": (f"acme.{GROUP}x.tpm=2M",)},
+            f"--limit acme.{GROUP}x.tpm=2M: the record has no requests that use limits of '{GROUP}x'",
+        ),
         ({"add_accounts": 1, "limits": (":tpm=2",)}, "--limits :tpm=2: names no model before the colon"),
         ({"add_accounts": 1, "limits": ("rpm=1", "rpm=2")}, "--limits rpm=2: rpm is given twice"),
         ({"add_accounts": 1, "limits": (f"rpm={HUGE}",)}, "at most 1,000,000,000,000"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quotapool.plan.demand import UNSEEN, Demand
 from quotapool.plan.scenario import Traffic
-from quotapool.plan.traffic import filled, scaled
+from quotapool.plan.traffic import count_of, filled, scaled
 
 HOUR = [Demand(float(n), "a" if n % 2 else "b", "gpt-4o", tokens=100, pico=n) for n in range(3_600)]
 
@@ -28,7 +28,8 @@ def test_only_the_named_client_and_model_change():
 
 
 def test_factors_of_one_request_are_multiplied():
-    assert len(scaled(HOUR, [Traffic(2), Traffic(2, client="a")], seed=1)) == 1_800 * 2 + 1_800 * 4
+    both = [Traffic(2), Traffic(2, client="a")]
+    assert len(scaled(HOUR, both, seed=1)) == count_of(HOUR, both) == 1_800 * 2 + 1_800 * 4
 
 
 def test_bursts_stay_bursts():

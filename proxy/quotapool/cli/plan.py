@@ -36,6 +36,7 @@ from quotapool.plan.sources.record import MOST_COUNT, Collector, Known, Record, 
 from quotapool.plan.sources.ring import read_ring
 from quotapool.plan.sources.rollups import read_usage, slots_of
 from quotapool.plan.sources.samples import Samples
+from quotapool.plan.traffic import MOST_SCALED, count_of
 from quotapool.plan.used_before import with_used_before
 from quotapool.settings import Settings
 
@@ -84,6 +85,11 @@ def run(settings: Settings, asked: Question, *, as_json: bool) -> int:
             models={one.model for one in record.demand},
             moment=lambda text: moment("outage", text, zone, now)[0].timestamp(),
         )
+        if (count := count_of(record.demand, planned.traffic)) > MOST_SCALED:
+            raise BadChange(
+                f"--traffic {' and '.join(asked.changes.traffic)}: that would be {count:,.0f} requests, and at most "
+                f"{MOST_SCALED:,} are replayed; --most takes fewer of the record"
+            )
         today = _replayed("replaying it on today's pool", record, begun)
         after = _replayed("and on the changed one", record, planned) if planned != begun else None
         found = report(record, today, after, asked.changes.words, (*pool.assumed, *why, *of_budgets, *assumed))

@@ -88,6 +88,7 @@ def changed(
         with _Option("--limit", text):
             what, value = _pair(text)
             account, group, dimension = plan.parse_limit(what, scenario)
+            _check_group(group, usual)
             scenario = plan.with_limit(scenario, account, group, dimension, parse_count(value))
     for name in changes.without:
         with _Option("--without", name):
@@ -166,7 +167,7 @@ def _with_accounts(
             if len(kinds) > 1:
                 raise ValueError("says all of added accounts, so it goes without --tier and --limits")
             return plan.add_accounts(scenario, count, like=changes.like)
-    limits = _written(changes.limits)
+    limits = _written(changes.limits, usual)
     if changes.tier is not None:
         with _Option("--tier", changes.tier):
             limits = _of_tier(changes.tier, settings, usual, limits, assumed)
@@ -182,14 +183,20 @@ def _kinds(changes: Changes) -> list[tuple[str, str]]:
     ]
 
 
-def _written(texts: Iterable[str]) -> dict[str, Limits]:
-    """`rpm=5000,tpm=2M` for every model, `gpt-4o:rpm=…` for one."""
+def _check_group(group: str, known: Collection[str]) -> None:
+    if group != OTHERS and group not in known:
+        raise ValueError(f"the record has no requests that use limits of {group!r}{plan.did_you_mean(group, known)}")
+
+
+def _written(texts: Iterable[str], known: Collection[str]) -> dict[str, Limits]:
+    """`rpm=5000,tpm=2M` for every model, `gpt-4o:rpm=…` for one of the `known` groups."""
     written: dict[str, dict[str, float]] = {}
     for text in texts:
         with _Option("--limits", text):
             group, colon, pairs = text.rpartition(":")
             if colon and not group.strip():
                 raise ValueError("names no model before the colon")
+            _check_group(group.strip(), known)
             values = written.setdefault(group.strip() if colon else OTHERS, {})
             for part in pairs.split(","):
                 name, equals, value = (piece.strip() for piece in part.partition("="))

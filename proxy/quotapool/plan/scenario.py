@@ -128,7 +128,7 @@ class Scenario(msgspec.Struct, frozen=True):
     def no_such(self, what: str, name: str, known: Iterable[str]) -> ValueError:
         if name in self.out:
             return ValueError(f"{name!r} cannot serve, so it is out already")
-        return ValueError(f"there is no {what} {name!r}{_did_you_mean(name, known)}")
+        return ValueError(f"there is no {what} {name!r}{did_you_mean(name, known)}")
 
 
 def corrects(bucket: Bucket) -> bool | None:
@@ -294,7 +294,7 @@ def _new_names(name: str, count: int, taken: set[str]) -> list[str]:
     return names
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     import difflib
 
     close = difflib.get_close_matches(name, list(known), 1)

@@ -18,6 +18,8 @@ from msgspec.structs import replace
 from quotapool.plan.demand import Demand
 from quotapool.plan.scenario import Traffic
 
+MOST_SCALED: Final = 2_000_000
+"""Requests of one replay: some 300 bytes each, and some minutes."""
 _MOST_LIKE: Final = 2_000  # served requests of one kind that are remembered
 _NEAR: Final = 8  # of those whose estimate is nearest on either side, one is taken
 _SHORTEST_SHIFT_S: Final = 30.0
@@ -78,6 +80,20 @@ def filled(demand: Sequence[Demand], seed: int) -> list[Demand]:
     return found
 
 
+def _factor(one: Demand, changes: Iterable[Traffic]) -> float:
+    factor = 1.0
+    for change in changes:
+        if change.client in {"", one.client} and change.model in {"", one.model}:
+            factor *= change.factor
+    return factor
+
+
+def count_of(demand: Iterable[Demand], traffic: Iterable[Traffic]) -> float:
+    """About how many requests `scaled` makes of these."""
+    changes = tuple(traffic)
+    return sum(_factor(one, changes) for one in demand)
+
+
 def scaled(demand: Sequence[Demand], traffic: Iterable[Traffic], seed: int) -> list[Demand]:
     """In order of time, with the factors that concern each request multiplied.
 
@@ -93,10 +109,7 @@ def scaled(demand: Sequence[Demand], traffic: Iterable[Traffic], seed: int) -> l
     shifts: dict[tuple[str, int], float] = {}
     found: list[Demand] = []
     for one in demand:
-        factor = 1.0
-        for change in changes:
-            if change.client in {"", one.client} and change.model in {"", one.model}:
-                factor *= change.factor
+        factor = _factor(one, changes)
         whole = int(factor)
         for copy in range(whole + (rng.random() < factor - whole)):
             if copy == 0:
