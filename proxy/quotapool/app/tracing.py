@@ -58,7 +58,7 @@ class WorkerTraces:
                 _log.info("traces are sent", to=settings.traces.url, ratio=settings.traces.ratio)
         self._handler.trace = None if self._tracing is None else self._tracing.begin
         if before is not None:
-            ending = asyncio.get_running_loop().create_task(_end(before, settings.traces.timeout))
+            ending = asyncio.get_running_loop().create_task(before.close(settings.traces.timeout))
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
 
@@ -87,10 +87,9 @@ class WorkerTraces:
         return now.settings.upstream if route is None else route.base
 
     async def close(self) -> None:
-        """Send what waits, within a second."""
-        if self._tracing is not None:
-            await self._tracing.close(_LAST_S)
-
-
-async def _end(tracing: Tracing, seconds: float) -> None:
-    await tracing.close(seconds)
+        """Send what waits, also for a collector of before the last reload, within a second."""
+        async with asyncio.TaskGroup() as closing:
+            if self._tracing is not None:
+                closing.create_task(self._tracing.close(_LAST_S))
+            if self._ending:
+                closing.create_task(asyncio.wait(self._ending, timeout=_LAST_S))
