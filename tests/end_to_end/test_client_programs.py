@@ -98,7 +98,7 @@ class Pool:
 
     def lines(self, at_least: int) -> list[dict[str, Any]]:
         """The log lines of this test's requests, once there are so many."""
-        wait_until(lambda: len(self.proxy.request_lines()) - self._before >= at_least, "the log lines are written", 5)
+        wait_until(lambda: len(self.proxy.request_lines()) - self._before >= at_least, "the log lines are written", 15)
         return self.proxy.request_lines()[self._before :]
 
     def upstream_saw(self) -> set[tuple[str, str]]:

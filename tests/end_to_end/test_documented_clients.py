@@ -89,7 +89,7 @@ def test_an_example_that_needs_no_library_runs_as_it_is_printed(
         program("javac")  # which `java` needs for a program in one file
     (tmp_path / file).write_text(example(section, language))
     assert says in output_of([program(language), file], tmp_path, proxy)
-    wait_until(lambda: [line["status"] for line in proxy.request_lines()] == [200], "its one request is logged", 5)
+    wait_until(lambda: [line["status"] for line in proxy.request_lines()] == [200], "its one request is logged", 15)
 
 
 def test_what_is_left_is_shown_as_it_is_printed(start_simulator, start_proxy, tmp_path):

@@ -52,7 +52,7 @@ def clients_calling(proxy: RunningProxy, count: int = 6) -> Iterator[list[Any]]:
     finally:
         done.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(20)
     assert served[0] > count
 
 
@@ -80,8 +80,8 @@ def test_a_reload_changes_keys_and_limits_and_drops_no_request(how, simulator, t
         change(proxy, keys=[all_keys[1], all_keys[2]], limits={"default": {"rpm": 400}})
         if how == "SIGHUP":
             proxy.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: reloads(proxy, "ok") >= 1, "the new configuration is taken", 5)
-        wait_until(lambda: attempts(simulator)[2] > before + 3, "the new key is used", 5)
+        wait_until(lambda: reloads(proxy, "ok") >= 1, "the new configuration is taken", 15)
+        wait_until(lambda: attempts(simulator)[2] > before + 3, "the new key is used", 15)
         time.sleep(0.5)  # requests that had the old key are through
         first = attempts(simulator)[0]
         seen = attempts(simulator)[2]
@@ -96,7 +96,7 @@ def test_a_broken_new_configuration_is_refused_and_the_old_one_goes_on(simulator
     with running_proxy(tmp_path, pool_config(simulator)) as proxy:
         change(proxy, wrokers=3)
         proxy.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: reloads(proxy, "refused") >= 1, "the new configuration is refused", 5)
+        wait_until(lambda: reloads(proxy, "refused") >= 1, "the new configuration is refused", 15)
         assert "did you mean 'workers'" in proxy.log()
         assert post_json(proxy.base_url, "/v1/chat/completions", chat_body()).status == 200
 
@@ -133,17 +133,17 @@ def readiness(proxy: RunningProxy) -> int | None:
 
 
 def test_a_stop_finishes_open_streams_and_settles_them(simulator, tmp_path):
-    with running_proxy(tmp_path, pool_config(simulator, drain_timeout="10s", workers=2)) as proxy:
+    with running_proxy(tmp_path, pool_config(simulator, drain_timeout="60s", workers=2)) as proxy:
         simulator_before = sum(account["total_tokens"] for account in simulator.stats()["accounts"])
         wires = [open_stream(proxy) for _ in range(4)]
         assert readiness(proxy) == 200
         proxy.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: readiness(proxy) == 503, "readyz says that it drains", 2)
+        wait_until(lambda: readiness(proxy) == 503, "readyz says that it drains", 15)
         assert fetch(f"{proxy.admin_url}/healthz")[0] == 200
         # New connections are not taken, open streams go on to their end.
-        wait_until(lambda: not accepts(proxy), "the port is closed", 2)
+        wait_until(lambda: not accepts(proxy), "the port is closed", 15)
         assert all(rest_of(wire).endswith(b"data: [DONE]\n\n") for wire in wires)
-        assert proxy.process.wait(5) == 0
+        assert proxy.process.wait(20) == 0
         billed = sum(account["total_tokens"] for account in simulator.stats()["accounts"]) - simulator_before
         lines = proxy.request_lines()
         assert [line["status"] for line in lines] == [200] * 4
@@ -154,23 +154,23 @@ def test_a_stop_finishes_open_streams_and_settles_them(simulator, tmp_path):
 
 def test_a_stop_answers_the_requests_that_wait_in_the_queue(simulator, tmp_path):
     limits = {"default": {"rpm": 3}}  # then the next one waits for 20 s
-    config = pool_config(simulator, drain_timeout="5s", workers=1, limits=limits, queue={"max_wait": "60s"})
+    config = pool_config(simulator, drain_timeout="60s", workers=1, limits=limits, queue={"max_wait": "60s"})
     with running_proxy(tmp_path, config) as proxy:
         wires = [Wire(proxy.base_url) for _ in range(3 * len(config["keys"]) + 4)]
         body = json.dumps(chat_body()).encode()
         for wire in wires:
             wire.request("POST", "/v1/chat/completions", JSON, body)
-        wait_until(lambda: proxy.total("quotapool_queue_length") >= 4, "some wait", 5)
+        wait_until(lambda: proxy.total("quotapool_queue_length") >= 4, "some wait", 15)
         began = time.monotonic()
         proxy.process.send_signal(signal.SIGTERM)
         answers = [wire.answer() for wire in wires]
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 15  # there is no room for the first of them before 20 s
         refused = [answer for answer in answers if answer.status != 200]
         assert len(refused) >= 4
         for answer in refused:
             assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, "draining")
             assert (answer.header("retry-after"), answer.header("connection")) == ("1", "close")
-        assert proxy.process.wait(5) == 0
+        assert proxy.process.wait(20) == 0
         assert "requests cut" not in proxy.log()
         for wire in wires:
             wire.close()
@@ -183,8 +183,8 @@ def test_a_stream_longer_than_the_patience_is_cut_and_not_ended_cleanly(simulato
         proxy.process.send_signal(signal.SIGTERM)
         with pytest.raises((EOFError, ConnectionError)):
             rest_of(wire)
-        assert proxy.process.wait(5) == 0
-        assert time.monotonic() - began < 3
+        assert proxy.process.wait(20) == 0
+        assert time.monotonic() - began < 10
         assert proxy.request_lines()[0]["tokens"]["certainty"] == "at_least"
         wire.close()
 
@@ -205,7 +205,7 @@ def test_clients_that_keep_their_connections_see_no_error_when_it_stops(simulato
         except (OSError, EOFError) as error:
             failures.append(repr(error))
 
-    with running_proxy(tmp_path, pool_config(simulator, drain_timeout="5s")) as proxy:
+    with running_proxy(tmp_path, pool_config(simulator, drain_timeout="60s")) as proxy:
         wires = [Wire(proxy.base_url) for _ in range(8)]
         threads = [threading.Thread(target=call, args=(proxy, wire, lambda: True)) for wire in wires]
         for thread in threads:
@@ -213,15 +213,15 @@ def test_clients_that_keep_their_connections_see_no_error_when_it_stops(simulato
         wait_until(lambda: len(answers) > 50, "all are being served")
         proxy.process.send_signal(signal.SIGTERM)
         for thread in threads:
-            thread.join(10)
-        assert proxy.process.wait(8) == 0
+            thread.join(20)
+        assert proxy.process.wait(20) == 0
         assert failures == []
         assert set(answers) == {200}
 
 
 def test_the_official_sdk_reads_its_stream_to_the_end_while_the_proxy_stops(simulator, tmp_path):
     with (
-        running_proxy(tmp_path, pool_config(simulator, drain_timeout="10s")) as proxy,
+        running_proxy(tmp_path, pool_config(simulator, drain_timeout="60s")) as proxy,
         OpenAI(base_url=proxy.base_url, api_key="x", max_retries=0) as client,
     ):
         messages: Any = [{"role": "user", "content": "hello"}]
@@ -229,4 +229,4 @@ def test_the_official_sdk_reads_its_stream_to_the_end_while_the_proxy_stops(simu
         next(stream)
         proxy.process.send_signal(signal.SIGINT)  # Ctrl-C, for once
         assert list(stream)[-1].choices[0].finish_reason == "stop"
-        assert proxy.process.wait(5) == 0
+        assert proxy.process.wait(20) == 0

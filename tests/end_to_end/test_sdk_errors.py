@@ -235,7 +235,7 @@ def test_the_sdks_own_retry_comes_when_there_is_room(pool, tmp_path):
 def test_an_error_is_told_with_one_id_everywhere(pool):
     answer = post_json(pool.healthy.base_url, "/v1/chat/completions", chat_body(model="no-such-model"))
     ours = answer.header("x-quotapool-request-id")
-    wait_until(lambda: ours in pool.healthy.log(), "the request's line", 3)
+    wait_until(lambda: ours in pool.healthy.log(), "the request's line", 15)
     line = next(line for line in pool.healthy.request_lines() if line["request_id"] == ours)
     assert (line["status"], line["endpoint"]) == (404, "chat")
     assert json.loads(answer.body)["error"]["code"] == "model_not_found"

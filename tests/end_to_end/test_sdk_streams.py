@@ -78,7 +78,7 @@ def test_the_proxy_knows_the_usage_that_the_client_did_not_ask_for(case, proxy):
     body = {**(chat_body() if "chat" in path else {"model": "gpt-4o-mini"}), "stream": True, **more}
     before = proxy.total("quotapool_tokens_total", kind="completion")
     post_json(proxy.base_url, path, body)
-    wait_until(lambda: proxy.total("quotapool_tokens_total", kind="completion") == before + 32, "usage is counted", 2)
+    wait_until(lambda: proxy.total("quotapool_tokens_total", kind="completion") == before + 32, "usage is counted", 15)
 
 
 def test_events_reach_the_client_as_upstream_sends_them(proxy):

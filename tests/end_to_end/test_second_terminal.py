@@ -103,7 +103,7 @@ def test_what_they_change_is_changed_in_it(team):
         with OpenAI(base_url=team.base_url, api_key=key, max_retries=0) as client:
             return bool(client.models.list().data)
 
-    wait_until(is_served, "the new client is served", 5)
+    wait_until(is_served, "the new client is served", 15)
     assert beside(team, "keys", "disable", "key-1").returncode == 0
     states = {row["id"]: row["state"] for row in json.loads(team.command("keys", "list", "--json").stdout)["keys"]}
     assert states == {"key-0": "active", "key-1": "disabled", "key-2": "active"}
@@ -216,7 +216,7 @@ def test_a_killed_proxy_is_none_though_its_socket_and_its_store_are_there(simula
     proxy = start_proxy(pool_config(simulator))
     assert beside(proxy, "clients", "add", "ada").stderr.count(NOTICE) == 0
     proxy.process.send_signal(signal.SIGKILL)
-    proxy.process.wait(5)
+    proxy.process.wait(20)
     assert (proxy.state_dir / "command.sock").exists()
     done = beside(proxy, "clients", "list", "--json")
     assert done.returncode == 0
@@ -239,7 +239,7 @@ def test_while_it_drains_they_work_and_after_its_end_they_have_the_store(simulat
     proxy.process.send_signal(signal.SIGTERM)
     done = beside(proxy, "clients", "list", "--json")
     assert (done.returncode, json.loads(done.stdout)) == (0, {"clients": []})
-    assert proxy.process.wait(10) == 0
+    assert proxy.process.wait(20) == 0
     assert not (proxy.state_dir / "command.sock").exists()
 
 

@@ -83,7 +83,7 @@ def does_everything(simulator: Simulator, start_proxy: Callable[..., RunningProx
         done = proxy.command(*words)
         assert "NOPERM" not in done.stderr + done.stdout, (words, done.stderr)
         assert done.returncode in ({0, 1} if words == ("check",) else {0}), (words, done.stderr)
-    wait_until(lambda: proxy.total("quotapool_store_up") == 1, "the store is up", 5)
+    wait_until(lambda: proxy.total("quotapool_store_up") == 1, "the store is up", 15)
     proxy.stop()
     assert "NOPERM" not in proxy.log()
 

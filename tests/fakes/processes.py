@@ -80,7 +80,7 @@ class Simulator:
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(5)
+        self.process.wait(20)
 
 
 @dataclass

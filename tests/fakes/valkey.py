@@ -49,7 +49,7 @@ def start_valkey(tmp_path: Path, *arguments: str) -> tuple[subprocess.Popen[byte
 
 def stop_valkey(process: subprocess.Popen[bytes]) -> None:
     process.kill()
-    process.wait(5)
+    process.wait(20)
 
 
 @contextlib.contextmanager

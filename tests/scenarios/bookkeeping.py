@@ -40,7 +40,7 @@ def proxy_book(proxies: Iterable[RunningProxy]) -> Book:
 
 def expect_equal_books(simulator: Simulator, *proxies: RunningProxy) -> Book:
     """All that was begun is settled, and both sides say the same to the last token."""
-    wait_until(lambda: upstream_sum(simulator, "open_streams") == 0, "upstream's streams end", 5)
+    wait_until(lambda: upstream_sum(simulator, "open_streams") == 0, "upstream's streams end", 15)
     wait_until(
         lambda: proxy_book(proxies) == upstream_book(simulator),
         "the books are equal",

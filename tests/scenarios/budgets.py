@@ -69,9 +69,9 @@ def clients_that_leave(
     with Load(proxy.base_url, clients=16, seconds=seconds, leave=0.5) as load:
         pass
     assert set(load.ends) == {"ok", "left"}, load
-    wait_until(lambda: upstream_sum(simulator, "open_streams") == 0, "upstream's streams end", 5)
-    wait_until(lambda: proxy_book([proxy]).attempts == upstream_book(simulator).attempts, "equal attempts", 5)
-    wait_until(lambda: proxy.total("quotapool_requests_in_flight") == 0, "nothing is in flight", 5)
+    wait_until(lambda: upstream_sum(simulator, "open_streams") == 0, "upstream's streams end", 15)
+    wait_until(lambda: proxy_book([proxy]).attempts == upstream_book(simulator).attempts, "equal attempts", 15)
+    wait_until(lambda: proxy.total("quotapool_requests_in_flight") == 0, "nothing is in flight", 15)
     assert upstream_sum(simulator, "cut_streams") == load.ends["left"]
     unseen = upstream_book(simulator).tokens - proxy_book([proxy]).tokens
     of_cut_ones = upstream_sum(simulator, "cut_prompt_tokens") + upstream_sum(simulator, "cut_completion_tokens")

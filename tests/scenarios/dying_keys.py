@@ -109,7 +109,7 @@ def _expect_states(proxies: Sequence[RunningProxy]) -> None:
     for proxy in proxies:
         for index, (_, state) in DEATHS.items():
             key = f"key-{index}"
-            wait_until(lambda k=key, s=state, p=proxy: p.total("quotapool_key_state", key=k, state=s) == 1, key, 3)
+            wait_until(lambda k=key, s=state, p=proxy: p.total("quotapool_key_state", key=k, state=s) == 1, key, 15)
     with ThreadPoolExecutor() as threads:
         checks = list(threads.map(lambda proxy: proxy.command("check", "--json"), proxies))
     for checked in checks:

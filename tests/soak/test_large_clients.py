@@ -81,7 +81,7 @@ def from_pypi(tmp_path: Path) -> Callable[[str], Path]:
 
 def served(proxy: RunningProxy, count: int) -> set[str]:
     """The endpoints of so many requests, all of them answered."""
-    wait_until(lambda: len(proxy.request_lines()) >= count, "the log lines are written", 5)
+    wait_until(lambda: len(proxy.request_lines()) >= count, "the log lines are written", 15)
     lines = proxy.request_lines()
     assert [line["status"] for line in lines] == [200] * count
     return {line["endpoint"] for line in lines}
