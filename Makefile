@@ -12,11 +12,11 @@ LOCKED := install --require-hashes --only-binary :all:
 COMPILE := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
            --no-emit-index-url --custom-compile-command "make lock"
 
-# After `make compile`, that build is what is tested. A file's tests stay together; what measures time or load runs by
-# itself afterwards.
+# After `make compile`, that build is what is tested. A file's tests stay together, in the order of the folders: else the
+# files with the fewest and longest tests would come last. What measures time or load runs by itself afterwards.
 IS_COMPILED = $(wildcard $(VENV)/.compiled)
 PYTEST = $(BIN)/python -m pytest -rs $(if $(IS_COMPILED),-o pythonpath=.)
-PARALLEL = $(PYTEST) -n auto --dist loadfile -m "not alone"
+PARALLEL = $(PYTEST) -n auto --dist loadfile --no-loadscope-reorder -m "not alone"
 ALONE = $(PYTEST) -m alone
 SOURCES := $(shell find proxy -name '*.py' -o -name '*.lua') setup.py pyproject.toml
 SEED := $(shell date +%s)
