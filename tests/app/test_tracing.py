@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -53,13 +54,17 @@ class Worker:
 
     def configure(self, **options: object) -> None:
         traces = Traces.model_validate(options)
-        self.traces.configure(SimpleNamespace(traces=traces, pool="default", ca_file=None, upstream=""))
+        settings = SimpleNamespace(traces=traces, drain_timeout=30.0, pool="default", ca_file=None, upstream="")
+        self.traces.configure(settings)
 
-    def serve(self, method: str) -> None:
+    def begin(self, method: str) -> RequestRecord:
         record = RequestRecord("qp-1", 1.0, method, status=200, ended=1.1)
         begin: Callable[[Head], object] = self.handler.trace
         record.trace = begin(Head([]))
-        self.reporter.traced(record)
+        return record
+
+    def serve(self, method: str) -> None:
+        self.reporter.traced(self.begin(method))
 
 
 async def test_what_waits_for_a_collector_of_before_a_reload_is_sent_before_the_end(collectors):
@@ -76,3 +81,15 @@ async def test_what_waits_for_a_collector_of_before_a_reload_is_sent_before_the_
     threading.Timer(0.1, second.released.set).start()
     await worker.traces.close()
     assert [name.split()[0] for name in first.spans + second.spans] == ["GET", "PUT"]
+
+
+async def test_a_request_that_is_under_way_when_traces_are_turned_off_is_in_them(collectors):
+    worker = Worker()
+    worker.configure(endpoint="http://first.example", ratio=1)
+    collectors[0].released.set()
+    under_way = worker.begin("GET")
+    worker.configure()
+    await asyncio.sleep(0)
+    worker.reporter.traced(under_way)
+    await worker.traces.close()
+    assert [name.split()[0] for name in collectors[0].spans] == ["GET"]

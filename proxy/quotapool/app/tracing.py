@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import socket
 from collections.abc import Callable
@@ -42,6 +43,7 @@ class WorkerTraces:
         self._configuration = configuration
         self._tracing: Tracing | None = None
         self._ending: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
 
     async def prepare(self, settings: Settings) -> None:
         """Import what `configure` needs with these settings, without holding up the loop."""
@@ -49,7 +51,8 @@ class WorkerTraces:
             await asyncio.to_thread(importlib.import_module, "quotapool.traces.tracing")
 
     def configure(self, settings: Settings) -> None:
-        """From now on; what waits for another collector is still sent there."""
+        """From now on; what waits for another collector is still sent there. Of requests that are under way when traces
+        are turned off, the spans are sent for as long as a stop would wait for them."""
         before, self._tracing = self._tracing, None
         if settings.traces.endpoint is not None:
             tracing = self._tracing = self._opened(settings)
@@ -58,9 +61,16 @@ class WorkerTraces:
                 _log.info("traces are sent", to=settings.traces.url, ratio=settings.traces.ratio)
         self._handler.trace = None if self._tracing is None else self._tracing.begin
         if before is not None:
-            ending = asyncio.get_running_loop().create_task(before.close(settings.traces.timeout))
+            ending = asyncio.get_running_loop().create_task(self._end(before, settings))
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
+
+    async def _end(self, before: Tracing, settings: Settings) -> None:
+        if settings.traces.endpoint is None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(settings.drain_timeout):
+                    await self._closing.wait()
+        await before.close(settings.traces.timeout)
 
     def _opened(self, settings: Settings) -> Tracing:
         from quotapool.traces.tracing import open_tracing  # some 15 MiB, which others do without
@@ -88,6 +98,7 @@ class WorkerTraces:
 
     async def close(self) -> None:
         """Send what waits, also for a collector of before the last reload, within a second."""
+        self._closing.set()
         async with asyncio.TaskGroup() as closing:
             if self._tracing is not None:
                 closing.create_task(self._tracing.close(_LAST_S))
