@@ -14,7 +14,7 @@ import typer
 
 from quotapool.cli import keys_import, keys_users, tables, topup
 from quotapool.cli.access import record, recorded, run_with_keys, with_keys
-from quotapool.cli.errors import fail, warn
+from quotapool.cli.errors import fail, warn, why_no_name
 from quotapool.cli.keys_bulk import (
     STATES,
     AccountOption,
@@ -198,6 +198,9 @@ def add(
     replace: ReplaceOption = False,
 ) -> int:
     """Add a key while the proxy runs. Its secret is read from standard input, or asked for at a terminal."""
+    for option, given_name in (("id", name), ("account", account)):
+        if given_name and (why := why_no_name(given_name)):
+            return fail(f"{option}: {why}")
     given = getpass("OpenAI key (not shown): ") if sys.stdin.isatty() else sys.stdin.readline()
     if not given.strip():
         return fail("no secret on standard input")
