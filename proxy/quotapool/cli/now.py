@@ -139,9 +139,16 @@ def _print_now(now: Now) -> None:
 def attention_table(rows: Sequence[Attention]) -> Table:
     table = tables.table("look at", "what", "why")
     for row in rows:
-        more = f" and {row.count - _FEW_IDS:,} more" if row.count > _FEW_IDS else ""
-        table.add_row(row.severity, f"{row.kind} {', '.join(row.ids[:_FEW_IDS])}{more}", f"{row.code}: {row.next}")
+        table.add_row(row.severity, concerned(row, _FEW_IDS), f"{row.code}: {row.next}")
     return table
+
+
+def concerned(row: Attention, few: int) -> str:
+    """`key a, b and 3 more`; there is one pool, which needs no name."""
+    if row.kind == "pool":
+        return "the pool"
+    more = f" and {row.count - few:,} more" if row.count > few else ""
+    return f"{row.kind} {', '.join(row.ids[:few])}{more}"
 
 
 def room_table(rows: Sequence[RoomRow]) -> Table:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from quotapool.cli import tables
 from quotapool.cli.columns import GAP, Column, cell, cut, printable, widths
-from quotapool.cli.now import number
+from quotapool.cli.now import concerned, number
 from quotapool.cli.top_view import HELP, LISTS, ORDERS, ListName, View
 from quotapool.domain.states import State
 from quotapool.operators.keys import COOLING
@@ -86,8 +86,7 @@ def _head(top: Top, view: View, width: int, height: int) -> list[Text]:
     lines = [_title(top, view, width), Text(cut(printable(now.sentence), width), _BOLD), _rates(top, width)]
     concerns = min(_FEW_CONCERNS, max(0, height - 20) // 4 + 1) if height >= 16 else 0
     for row in now.attention[:concerns]:
-        more = f" and {row.count - 1:,} more" if row.count > 1 else ""
-        text = f"{row.severity}: {row.kind} {row.ids[0] if row.ids else ''}{more}: {row.next}"
+        text = f"{row.severity}: {concerned(row, 1)}: {row.next}"
         lines.append(Text(cut(printable(text), width), _SEVERITIES.get(row.severity, "")))
     return lines[: max(1, height - 2)]
 
