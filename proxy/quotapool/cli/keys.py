@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from quotapool.cli import keys_import, keys_users, tables, topup
-from quotapool.cli.access import record, recorded, run_with_keys, with_keys
+from quotapool.cli.access import command_actor, record, recorded, run_with_keys, with_keys
 from quotapool.cli.errors import fail, warn, why_no_name
 from quotapool.cli.keys_bulk import (
     STATES,
@@ -155,7 +155,7 @@ async def probe(
 
 async def _probe(keys: KeyOperations, key: str, *, as_json: bool) -> int:
     async with probing(keys) as probe_now:
-        check = await keys.probe(key, probe_now)
+        check = await keys.probe(key, probe_now, command_actor().name)
     row = await keys.row(key)
     next_ = next_step(row, check)
     if as_json:
