@@ -160,7 +160,7 @@ def room_table(rows: Sequence[RoomRow]) -> Table:
     for row in ordered:
         cells = map(number, (row.remaining, row.limit, row.used_per_minute, row.refill_per_minute))
         waits = f"; {row.cooling:,} cool down" if row.cooling else ""
-        table.add_row(row.model, row.dimension, *cells, _dry(row.dry) + waits)
+        table.add_row(row.model, row.dimension, *cells, dry_in(row.dry) + waits)
     return table
 
 
@@ -193,10 +193,10 @@ def number(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def _dry(dry: DryTime | None) -> str:
-    """`never`, `now`, `6 min (4 to 9 min)`."""
+def dry_in(dry: DryTime | None) -> str:
+    """`-` (not at this pace), `now`, `6 min (4 to 9 min)`."""
     if dry is None:
-        return "not at this pace"
+        return "-"
     if not dry.minutes:
         return "now"
     until = "never" if dry.latest is None else about(dry.latest)

@@ -47,7 +47,7 @@ def run(settings: Settings, *, as_json: bool) -> int:
 def _show(found: Savings) -> None:
     console = tables.console()
     rescued = sum(found.rescued.values())
-    console.print(f"since {found.since[:10]}: {rescued:,} requests were served after an attempt had failed")
+    console.print(f"since {found.since[:10]}: {_were_served(rescued)} after an attempt had failed")
     table = tables.table("requests", "what happened", right=("requests",))
     for why, requests in found.rescued.items():
         table.add_row(f"{requests:,}", _WORDS[why])
@@ -60,6 +60,10 @@ def _show(found: Savings) -> None:
     cache = found.pool_cache
     if cache.hit or cache.coalesced or cache.saved_requests:
         console.print(
-            f"{cache.hit + cache.coalesced:,} requests were served by the pool's own cache, which saved "
+            f"{_were_served(cache.hit + cache.coalesced)} by the pool's own cache, which saved "
             f"{cache.prompt_tokens + cache.completion_tokens:,} tokens and ${cache.usd:,.2f}"
         )
+
+
+def _were_served(requests: int) -> str:
+    return "1 request was served" if requests == 1 else f"{requests:,} requests were served"

@@ -12,14 +12,13 @@ from rich.text import Text
 
 from quotapool.cli import tables
 from quotapool.cli.columns import GAP, Column, cell, cut, printable, widths
-from quotapool.cli.now import concerned, number
+from quotapool.cli.now import concerned, dry_in, number
 from quotapool.cli.top_view import HELP, LISTS, ORDERS, ListName, View
 from quotapool.domain.states import State
 from quotapool.operators.keys import COOLING
 from quotapool.reports.forecasts import NOTHING_LEFT
-from quotapool.reports.sentence import about
 from quotapool.reports.timeline import span
-from quotapool.shapes.now import DryTime, RoomRow
+from quotapool.shapes.now import RoomRow
 from quotapool.shapes.top import ClientUse, KeyUse, Top, Trouble
 
 _BAR: Final = 10
@@ -214,7 +213,7 @@ def _room_cells(row: RoomRow, _: float) -> tuple[str, ...]:
         percent(share),
         _bar(share),
         number(row.used_per_minute),
-        _dry(row.dry),
+        dry_in(row.dry),
         waits,
     )
 
@@ -351,15 +350,6 @@ def percent(share: float) -> str:
 def _bar(share: float) -> str:
     full = round(_BAR * max(0.0, min(share, 1.0)))
     return _FULL * full + _EMPTY * (_BAR - full)
-
-
-def _dry(dry: DryTime | None) -> str:
-    if dry is None:
-        return "-"
-    if not dry.minutes:
-        return "now"
-    latest = "never" if dry.latest is None else about(dry.latest)
-    return f"{about(dry.minutes)} ({about(dry.earliest)} to {latest})"
 
 
 def _longest(seconds: float) -> str:
