@@ -29,6 +29,7 @@ from quotapool.cli.keys_bulk import (
 )
 from quotapool.cli.options import JsonOption, NoCheckOption, ReplaceOption, with_settings
 from quotapool.cli.progress import shown_progress
+from quotapool.domain.counted import counted
 from quotapool.domain.states import State
 from quotapool.keys import master_keys
 from quotapool.keys.seal import MasterKey, new_master_key
@@ -252,7 +253,7 @@ async def rotate_master_key(
         next_ = f"{own} has it"
     else:
         next_ = f"now give every replica the key in {new_file} instead of the old one"
-    print(f"{count} keys sealed with the new master key; {next_}")
+    print(f"{counted(count, 'key')} sealed with the new master key; {next_}")
     changes = {"master_key": ["…", "new key"], "keys": [None, count]}
     await record(settings, keys.overview.ledger.store, "rotate_master_key", "", changes)
     return 0

@@ -9,6 +9,7 @@ from typing import Final
 from quotapool.admin.now_handlers import savings_of
 from quotapool.cli import tables
 from quotapool.cli.access import run_with_store
+from quotapool.domain.counted import counted
 from quotapool.money.cache_savings import cache_savings
 from quotapool.money.price_list import PriceList
 from quotapool.money.prices import compile_cards
@@ -66,4 +67,4 @@ def _show(found: Savings) -> None:
 
 
 def _were_served(requests: int) -> str:
-    return "1 request was served" if requests == 1 else f"{requests:,} requests were served"
+    return f"{counted(requests, 'request')} {'was' if requests == 1 else 'were'} served"

@@ -14,6 +14,7 @@ from quotapool.cli import tables
 from quotapool.cli.columns import GAP, Column, cell, cut, printable, widths
 from quotapool.cli.now import concerned, dry_in, number
 from quotapool.cli.top_view import HELP, LISTS, ORDERS, ListName, View
+from quotapool.domain.counted import counted
 from quotapool.domain.states import State
 from quotapool.operators.keys import COOLING
 from quotapool.reports.forecasts import NOTHING_LEFT
@@ -93,7 +94,7 @@ def _head(top: Top, view: View, width: int, height: int) -> list[Text]:
 def _title(top: Top, view: View, width: int) -> Text:
     now = top.now
     limit = "" if now.daily_limit_usd is None else f" of ${now.daily_limit_usd:,.2f}"
-    left = f"quotapool top  {now.pool}  {now.usable_keys:,} of {sum(now.keys.values()):,} keys"
+    left = f"quotapool top  {now.pool}  {now.usable_keys:,} of {counted(sum(now.keys.values()), 'key')}"
     right = f"${now.spent_today_usd:,.2f}{limit} today  {datetime.fromtimestamp(now.at).astimezone():%H:%M:%S}"
     if view.is_paused:
         right = f"PAUSED  {right}"
