@@ -39,7 +39,7 @@ OPERATIVE = Actor("ann", "operator", "link", "127.0.0.1")
 NOW = datetime(2026, 11, 29, 14, 20, tzinfo=UTC)
 
 
-async def no_probe(key_id, *, refresh=True):
+async def no_probe(key_id, *, refresh=True, actor=""):
     raise AssertionError(f"{key_id} is not to be probed")
 
 
@@ -335,8 +335,8 @@ async def test_many_are_probed_with_one_look_at_the_states_before_and_one_after(
     registry.records = records
     await registry.set_states([(Subject.of_key("b1"), Record(State.REMOVED, "operator", 0.0, by=OPERATOR), "")])
 
-    async def probe_now(key_id, *, refresh=True):
-        assert not refresh
+    async def probe_now(key_id, *, refresh=True, actor=""):
+        assert (refresh, actor) == (False, "joe")
         assert pool.state_of(pool.keys["b1"]) is State.REMOVED  # which this process was not told
         if key_id != "a1":
             return OK
@@ -345,7 +345,7 @@ async def test_many_are_probed_with_one_look_at_the_states_before_and_one_after(
         return Verdict(Kind.MONEY, "insufficient_quota")
 
     progress = Progress()
-    await work_on_keys(operations, "probe", ["a1", "a2", "gone", "c1"], probe_now, progress)
+    await work_on_keys(operations, "probe", ["a1", "a2", "gone", "c1"], probe_now, progress, "joe")
     assert progress.counts == {"valid": 2, "not valid": 1, "not found": 1}
     assert (len(reads), pool.state_of(pool.keys["a1"])) == (2, State.QUARANTINED)
 

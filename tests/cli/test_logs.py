@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from itertools import count
+
 import msgspec
 import pytest
-from quotapool.cli.logs import Printer, cells
+from quotapool.cli.logs import Follower, Printer, cells
 from quotapool.domain.request_record import AskedFor
 from quotapool.domain.waited_for import RuleAtLimit, WaitedFor
 from quotapool.domain.wallet import PICO
 from quotapool.observe.kept_request import KeptAttempt, KeptRequest, KeptSaved
+from quotapool.observe.request_store import RequestStore
 from quotapool.shapes.requests import RequestQuery, row_of
+from quotapool.store.store import connect
 
 
 def a_request(**changed) -> KeptRequest:
@@ -53,6 +58,38 @@ def test_a_request_is_one_line(capsys):
     heading, first, second = capsys.readouterr().out.splitlines()
     assert heading.split()[:3] == ["time", "client", "model"]
     assert heading.index("client") == first.index("team-a") == second.index("team-a")
+
+
+async def test_who_follows_a_store_that_comes_back_empty_is_told_once_and_sees_what_is_new(valkey_url, capsys):
+    connection = connect(valkey_url, timeout_s=2.0)
+    kept = RequestStore(connection, "test")
+    sent = count(1)
+
+    async def add(*requests: KeptRequest) -> None:
+        chunk = msgspec.msgpack.encode(requests)
+        await kept.add(chunk, len(requests), sender="w", number=next(sent), most=100)
+
+    async def shown() -> list[str]:
+        await follower.go_on()
+        return [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()]
+
+    before = [a_request(id=f"qp_{n}", at=1_795_000_000.0 + n) for n in range(9)]
+    for request in before:
+        await add(request)
+    follower = Follower(kept, RequestQuery(limit=2), Printer(as_json=True))
+    await follower.begin(follow=True)
+    assert [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()] == ["qp_7", "qp_8"]
+    await connection.client.flushall()
+    await add(before[4])  # as after a failover to a server that had not everything yet
+    await add(a_request(id="qp_new", at=1_795_000_100.0))
+    await follower.go_on()
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["id"] for line in out.splitlines()] == ["qp_new"]
+    assert err == "quotapool: the store has lost the requests that it had. Going on with new ones\n"
+    await add(a_request(id="qp_next", at=1_795_000_101.0))
+    assert await shown() == ["qp_next"]
+    assert await shown() == []
+    await connection.close()
 
 
 def test_what_is_not_known_is_a_question_mark_and_what_is_not_there_a_dash():

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from quotapool.cli.now import attention_table
 from quotapool.cli.top_frame import frame, percent, rate, rows_of
 from quotapool.cli.top_view import HELP, LISTS, View, pressed
 from quotapool.shapes.now import Attention, DryTime, Fact, Now, RoomRow, WaitingRow
 from quotapool.shapes.top import ClientUse, KeyUse, Top, Traffic, Trouble
 from rich.cells import cell_len
+from rich.console import Console
 
 AT = 1_795_000_000.0
 AT_FIRST = View()
@@ -106,6 +109,16 @@ def test_a_screen_of_80_by_24_has_all_that_is_asked_first():
     assert "429 queue_full" in error
     assert error.endswith("qp-1")
     assert lines[-1].startswith("q quit")
+
+
+def test_what_concerns_the_whole_pool_is_said_of_the_pool_by_no_name():
+    top = a_top()
+    full = Attention("critical", "pool", "daily_limit", ["pool"], 1, 0.0, "the day is spent", [])
+    top.now.attention = [full]
+    assert shown(top)[3] == "critical: the pool: the day is spent"
+    console = Console(width=80, file=StringIO())
+    console.print(attention_table([full]))
+    assert "critical  the pool  daily_limit: the day is spent" in console.file.getvalue()
 
 
 @given(st.integers(-1, 200), st.integers(-1, 70), st.integers(0, 3), st.booleans(), st.booleans(), st.booleans())

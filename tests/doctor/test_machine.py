@@ -10,6 +10,7 @@ import pytest
 from quotapool.app.command_socket import Answer, Head
 from quotapool.doctor import machine
 from quotapool.doctor.finding import Status
+from quotapool.settings import load
 
 from tests.doctor.conftest import gathered, lasting, named
 
@@ -26,6 +27,14 @@ async def test_a_new_machine_has_nothing_to_be_done_and_stays_as_it_is(settings_
     assert set(lasting(found).values()) == {OK}
     assert f"is made with the first start: {tmp_path} can be written to" in named(found, "state_dir").text
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_place_beside_the_configurations_directory_is_told_without_dots(tmp_path):
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "quotapool.yaml").write_text("state_dir: ../state\nkeys: [{secret: sk-test}]\n")
+    settings = load(tmp_path / "conf" / ".." / "conf" / "quotapool.yaml", env={"HOME": str(tmp_path)})
+    finding = named(await gathered(machine.check(settings, None)), "state_dir")
+    assert finding.text.startswith(f"{tmp_path}/state, and is made with the first start: {tmp_path} can")
 
 
 async def test_a_state_dir_of_a_proxy_is_fine(settings_of):

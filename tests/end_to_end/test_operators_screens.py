@@ -43,7 +43,7 @@ def test_many_keys_are_changed_on_the_command_line_after_a_question(start_simula
     nothing = proxy.command("keys", "disable")
     assert (nothing.returncode, "--match" in nothing.stderr) == (2, True)
     probed = proxy.command("keys", "probe", "--account", "key-1", "--yes")
-    assert (probed.returncode, probed.stdout) == (0, "1 keys: 1 valid\n")
+    assert (probed.returncode, probed.stdout) == (0, "1 key: 1 valid\n")
 
 
 def test_a_dry_run_tells_on_the_command_line_what_the_proxy_then_does(start_simulator, start_proxy, tmp_path):

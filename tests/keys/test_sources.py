@@ -81,7 +81,7 @@ async def test_a_wrong_master_key_leaves_the_configured_keys_and_names_the_missi
     assert keys == {"alpha": "sk-alpha"}
     assert sources.missing == {"beta": "acme"}
     assert "sealed with the master key" in sources.problem
-    assert "Not served: 1 keys" in log.messages[0]
+    assert log.messages[0].endswith("Not served: 1 key")
     await sources.reload(configured(keys=[{"id": "alpha", "secret": "sk-alpha"}]))
     assert [k.id for k in sources.merged().keys] == ["alpha", "beta"]
     assert (sources.problem, sources.missing) == ("", {})

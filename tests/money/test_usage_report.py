@@ -13,7 +13,7 @@ from quotapool.cli.usage import _show, _write_csv
 from quotapool.domain.wallet import PICO
 from quotapool.money.question import BadQuestionError, question
 from quotapool.money.spend_store import PROBES, Entry, SpendBatch, SpendStore, new_batch_id
-from quotapool.money.usage_report import document, report
+from quotapool.money.usage_report import NOT_SEEN, document, report
 from quotapool.store.store import connect
 
 NOW = datetime(2026, 11, 22, 17, 23, 45, tzinfo=UTC)
@@ -258,6 +258,18 @@ async def test_the_table_for_spreadsheets_has_plain_numbers_and_harmless_names(s
         "2026-11-22T15:00:00+00:00,web,-,0,0,0,0,0,0,0,0,0,2,client_limit rpm: 2",
     ]
     assert len(list(csv.DictReader(io.StringIO(out.getvalue())))) == 3
+
+
+async def test_what_is_said_below_the_table_breaks_between_words_at_a_terminal(spend, capsys, monkeypatch):
+    for name, value in (("TTY_COMPATIBLE", "1"), ("TERM", "dumb"), ("COLUMNS", "80"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(name, value)
+    await use(spend, "22T14:01:00", "web", pico=PICO)
+    _show(await found(spend, "client", "2d"))
+    out = capsys.readouterr().out
+    notes = out[out.index("not seen here:") :].splitlines()
+    assert len(notes) > 1
+    assert max(map(len, notes)) <= 80
+    assert " ".join(" ".join(notes).split()) == f"not seen here: {'; '.join(NOT_SEEN)}"
 
 
 async def test_the_table_tells_its_zone_and_its_times_are_those_of_that_zone(spend, capsys):

@@ -14,7 +14,7 @@ from quotapool.domain.waited_for import RuleAtLimit, WaitedFor
 from quotapool.observe.kept_request import KeptAttempt, KeptRequest, KeptSaved
 from quotapool.observe.redaction import Redactor
 from quotapool.observe.request_ring import RequestRing
-from quotapool.observe.request_store import KEPT_S, MOST_IN_CHUNK, RequestStore
+from quotapool.observe.request_store import KEPT_S, MOST_IN_CHUNK, RequestStore, is_before
 from quotapool.store.store import connect
 
 from tests.fakes.valkey import start_valkey, stop_valkey
@@ -194,6 +194,24 @@ async def test_who_follows_sees_each_new_one_once(workers):
         seen, place = await workers.store.since(place)
         assert [request.id for request in seen] == [f"qp_{n}"]
     assert await workers.store.since(place) == ([], place)
+
+
+async def test_who_follows_goes_on_with_the_first_of_a_store_that_was_emptied(workers):
+    ring = workers.ring()
+    for n in range(3):
+        keep(ring, f"qp_{n}")
+        await ring.flush()
+    _, place = await workers.store.since("")
+    await workers.connection.client.flushall()
+    seen, begun = await workers.store.since(place)
+    assert (seen, is_before(begun, place)) == ([], True)
+    ring = workers.ring()
+    keep(ring, "qp_new")
+    await ring.flush()
+    for where in (place, begun):  # whether or not somebody looked in between
+        seen, after = await workers.store.since(where)
+        assert [request.id for request in seen] == ["qp_new"]
+        assert await workers.store.since(after) == ([], after)
 
 
 async def test_who_follows_an_empty_ring_sees_the_first(workers):

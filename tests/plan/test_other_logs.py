@@ -36,12 +36,22 @@ def test_a_spend_log_of_litellm_is_read_in_every_form(tmp_path, document):
     assert found.happened.waits_s is None
 
 
-def test_a_csv_of_the_table_is_read_too(tmp_path):
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_csv_of_the_table_is_read_too_whichever_way_its_columns_are_separated(tmp_path, separator):
     names = list(spend_log())
     cells = [value if isinstance(value, str) else json.dumps(value) for value in spend_log().values()]
-    quoted = ",".join('"' + cell.replace('"', '""') + '"' for cell in cells)
-    (tmp_path / "spend.csv").write_text(f"{','.join(names)}\n{quoted}\n")
+    quoted = separator.join('"' + cell.replace('"', '""') + '"' for cell in cells)
+    (tmp_path / "spend.csv").write_text(f"{separator.join(names)}\n{quoted}\n")
     assert read(tmp_path / "spend.csv") == [FROM_LITELLM]
+
+
+def test_a_csv_with_commas_in_its_numbers_has_the_same_numbers(tmp_path):
+    row = spend_log()
+    del row["metadata"]
+    row["spend"] = f"{row['spend']:.6f}".replace(".", ",")
+    (tmp_path / "spend.csv").write_text(";".join(row) + "\r\n" + ";".join(map(str, row.values())) + "\r\n")
+    (found,) = read(tmp_path / "spend.csv")
+    assert (found.pico, found.model) == (FROM_LITELLM.pico, FROM_LITELLM.model)
 
 
 def test_a_standard_logging_payload_has_times_in_seconds_and_the_largest_output(tmp_path):

@@ -294,6 +294,17 @@ async def test_an_operators_probe_needs_no_waiting_and_brings_a_paying_key_back(
     assert pool.targets == [MODELS, EMBEDDINGS]
 
 
+async def test_what_comes_back_by_an_operators_probe_has_the_event_of_whoever_asked_for_it(bench):
+    pool = await bench()
+    await pool.rests("a1", State.QUARANTINED, "credit_balance_exhausted", Scope.ACCOUNT)
+    pool.house.upstream.next(listing("gpt-4o"), EMBEDDED)
+    await pool.prober.probe_now("a1", actor="jane@example.com")
+    registry = pool.house.ledger.registry
+    events = await registry.store.client.xrevrange(f"{registry.prefix}:events", count=1)
+    told = {name: events[0][1].get(name) for name in (b"field", b"to", b"by", b"actor")}
+    assert told == {b"field": b"a/a", b"to": b"active", b"by": b"operator", b"actor": b"jane@example.com"}
+
+
 async def test_an_operators_probe_reports_its_result_and_acts_on_it(bench):
     pool = await bench({"a": 2})
     pool.house.upstream.next(listing("gpt-4o"), LIMIT)

@@ -103,6 +103,10 @@ def test_queues_are_news_when_they_are_long():
         ("model", "gpt-5", ("show_requests",)),
         ("client", "app", ("show_client",)),
     ]
+    assert [one.next for one in attention.of_queues(rows)] == [
+        "10 requests for gpt-5 wait for tpm, the first for 0 s",
+        "1 request for gpt-5 waits for its rule rpm, the first for 7 s",
+    ]
 
 
 def test_credit_that_ends_soon_is_low_whether_or_not_a_threshold_is_set():

@@ -462,6 +462,8 @@ ACCOUNT = "no key has this account (unless one is added later)"
         ),
         ("keys: [{secret: '${A}', account: acme}]\naccounts: {acem: {rpm: 5}}",
          f"2:12: accounts.acem: {ACCOUNT}; did you mean 'acme'?"),
+        ("keys: [{secret: '${A}', account: acme}]\noutside_use: {accounts_shared: [acem]}",
+         f"2:33: outside_use.accounts_shared[0]: {ACCOUNT}; did you mean 'acme'?"),
         (f"{A_CLIENT}}}\nalerts: {{targets: [{{url: 'https://h.example', clients: [ap]}}]}}",
          ("3:57: alerts.targets[0].clients[0]: no client under clients: has this id "
          "(unless `quotapool clients add` made it); did you mean 'app'?")),
@@ -486,6 +488,8 @@ def test_a_name_that_nobody_has_is_a_warning_with_the_nearest(load_yaml, tmp_pat
         "keys: [{secret: a, upstream: {url: 'https://x.example', models: {m: n}}}]\nlimits: {models: {m: {}}}",
         "keys: [{secret: a, upstream: 'https://x.example'}]\nlimits: {models: {llama: {}}}",
         "keys: []\naccounts: {acme: {}}",
+        "keys: []\noutside_use: {accounts_shared: [acme]}",
+        "keys: [{secret: a, account: acme}]\noutside_use: {accounts_shared: [acme]}",
         "cache: {models: ['*', 'gpt-5*', gpt-4o, 'text-embedding-*', 'omni-moderation-*', 'gpt-4o-2024-*', 'ft:gtp*']}",
         "upstream: https://x.example\ncache: {models: ['llama*']}",
         "metrics: {models: [gpt-99-large]}\ncache: {models: ['gpt-99*']}",

@@ -177,3 +177,14 @@ def test_paths_are_relative_to_the_directory_of_their_file(load_yaml, tmp_path):
     assert load_yaml("state_dir: ~/pool").state_dir == Path("/home/op/pool")
     env = {"OPENAI_API_KEYS": "sk-a", "QUOTAPOOL_STATE_DIR": "var"}
     assert load_yaml("state_dir: /elsewhere", env).state_dir == Path.cwd() / "var"
+
+
+def test_a_path_is_told_without_dots_and_keeps_the_links_behind_them(load_yaml, tmp_path):
+    (tmp_path / "real" / "conf").mkdir(parents=True)
+    (tmp_path / "conf").symlink_to(tmp_path / "real" / "conf")
+    (tmp_path / "real" / "var").symlink_to(tmp_path / "real" / "conf")
+    assert load_yaml("state_dir: conf/../var").state_dir == tmp_path / "real" / "var"
+    assert load_yaml("state_dir: ./conf/../../absent/../var").state_dir == tmp_path / "var"
+    assert load_yaml(f"state_dir: {tmp_path}/conf").state_dir == tmp_path / "conf"
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    assert load_yaml("state_dir: circle/../var").state_dir in {tmp_path / "circle" / ".." / "var", tmp_path / "var"}

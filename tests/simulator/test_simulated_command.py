@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import urllib.request
 
 import pytest
 from quotapool.simulator import simulated_secret
-from quotapool.simulator.command import configuration, main, parser
+from quotapool.simulator.command import announcement, configuration, main, parser
 
 TEN_SECONDS = 10
 
@@ -34,6 +35,32 @@ def test_it_announces_its_address_serves_and_ends_with_0_on_sigterm(tmp_path):
             assert process.wait(TEN_SECONDS) == 0
         finally:
             process.kill()
+
+
+def test_it_says_where_it_is_called_with_which_keys_and_how_in_80_columns():
+    said = announcement("http://127.0.0.1:8090", configuration(parser().parse_args([])))
+    assert "base URL   http://127.0.0.1:8090/v1\n" in said
+    assert all(f" {simulated_secret(n)}\n" in said for n in range(3))
+    assert max(map(len, said.splitlines())) <= 80
+    example = shlex.split(said[said.index("curl") :].partition("\n\n")[0])
+    assert example[:2] == ["curl", "http://127.0.0.1:8090/v1/chat/completions"]
+    assert f"Authorization: Bearer {simulated_secret(0)}" in example
+    assert json.loads(example[-1])["model"] == "gpt-4o"
+
+
+def test_of_many_keys_it_names_a_few_so_that_no_pipe_is_full_of_them():
+    said = announcement("http://127.0.0.1:8090", configuration(parser().parse_args(["--keys", "5000"])))
+    assert simulated_secret(4) in said
+    assert simulated_secret(5) not in said
+    assert "and 4,995 more like these" in said
+
+
+def test_secrets_of_a_file_which_may_be_real_ones_are_not_printed(tmp_path):
+    path = tmp_path / "simulator.yaml"
+    path.write_text(json.dumps({"accounts": [{"id": "acme", "keys": ["sk-proj-mine"]}]}))
+    said = announcement("http://127.0.0.1:8090", configuration(parser().parse_args(["--config", str(path)])))
+    assert "sk-proj-mine" not in said
+    assert "those in the file" in said
 
 
 @pytest.mark.parametrize("suffix", ["json", "yaml"])

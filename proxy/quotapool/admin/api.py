@@ -149,7 +149,7 @@ class AdminApi:
         return handle
 
     async def _probe_key(self, call: Call) -> Any:
-        check = await self._keys.probe(call.id, self._probe_now)
+        check = await self._keys.probe(call.id, self._probe_now, call.actor.name)
         row = await self._keys.row(call.id)
         result = {"id": call.id, "valid": check.ok, "answer": check.answer, "detail": check.detail}
         return {**result, "next": next_step(row, check)}

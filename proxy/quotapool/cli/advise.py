@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from quotapool.advice.note_store import NoteStore
 from quotapool.cli import tables
 from quotapool.cli.access import run_with_store
+from quotapool.domain.counted import counted
 from quotapool.domain.observer import Observer
 from quotapool.ledger.budgets import Ledger
 from quotapool.money.price_list import PriceList
@@ -42,7 +43,9 @@ def _show(found: AdviceRows) -> None:
     if not found.requests:
         console.print("no request was noted in the last seven days")
         return
-    console.print(f"from {found.requests:,} requests in {'one day' if found.days == 1 else f'{found.days:g} days'}")
+    console.print(
+        f"from {counted(found.requests, 'request')} in {'one day' if found.days == 1 else f'{found.days:g} days'}"
+    )
     if not found.rows:
         console.print("nothing to advise")
     for row in found.rows:

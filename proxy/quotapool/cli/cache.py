@@ -64,7 +64,7 @@ def _show(state: CacheState) -> None:
         f"{state.expired:,} left because their time was over, {state.evicted:,} to make room"
     )
     use = tables.table("", *_HEADS, right=_HEADS)
-    for name, sums in (("today", state.today), ("this month", state.month)):
+    for name, sums in (("today", state.today), ("month", state.month)):
         use.add_row(name, *_cells(sums))
     console.print(use)
     if state.saved:

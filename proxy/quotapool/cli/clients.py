@@ -13,7 +13,7 @@ import typer
 from quotapool.cli import tables
 from quotapool.cli.access import recorded, run_with_store
 from quotapool.cli.clients_bulk import Choice, ClientsArgument, MatchOption, TeamOption, YesOption, work
-from quotapool.cli.errors import fail, warn
+from quotapool.cli.errors import fail, warn, why_no_name
 from quotapool.cli.options import JsonOption, with_settings
 from quotapool.cli.progress import shown_progress
 from quotapool.cli.questions import agreed
@@ -76,6 +76,8 @@ def _with_clients(run: Callable[..., Awaitable[int]], action: str) -> Callable[.
     @with_settings
     @wraps(run)
     def command(settings: Settings, **options: object) -> int:
+        if action == "add_client" and (why := why_no_name(options["name"])):
+            return fail(f"id {why}")
         return run_with_store(settings, lambda store: checked(settings, store, **options))
 
     return command
@@ -149,10 +151,14 @@ async def add(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> int:
     """Create a client key and show it, once."""
+    options = _asked(title, models, weight, priority, max_wait, expires_on, labels, notes) | rules
+    given = _given(key)
+    await clients.check_new(name, options)
+    if given is not None:
+        await clients.check_key(given)
     if await clients.is_first() and not _may_close(settings, yes=yes):
         return 1
-    options = _asked(title, models, weight, priority, max_wait, expires_on, labels, notes) | rules
-    new = await clients.add(name, options, key=_given(key))
+    new = await clients.add(name, options, key=given)
     _show_pair(settings, name, new)
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from quotapool.cli import tables
 from quotapool.cli.access import run_with_store
 from quotapool.cli.errors import fail
+from quotapool.domain.counted import counted
 from quotapool.observe.request_store import RequestStore
 from quotapool.reports.evidence import explanation_of, not_kept
 from quotapool.reports.explanation import Explanation
@@ -41,7 +42,7 @@ def lines(found: Explanation) -> list[str]:
         told.append("Most used by, in the minute of its end and the one before:")
         for user in found.most_used_by:
             model = f" with {user.model}" if user.model else ""
-            told.append(f"  {user.client}{model}: {user.requests:,} requests, {user.tokens:,} tokens")
+            told.append(f"  {user.client}{model}: {counted(user.requests, 'request')}, {counted(user.tokens, 'token')}")
     if found.remedy:
         told.append(f"Cheapest remedy: {found.remedy}")
     told += ["", "Timeline:"]

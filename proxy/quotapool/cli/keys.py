@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from quotapool.cli import keys_import, keys_users, tables, topup
-from quotapool.cli.access import record, recorded, run_with_keys, with_keys
-from quotapool.cli.errors import fail, warn
+from quotapool.cli.access import command_actor, record, recorded, run_with_keys, with_keys
+from quotapool.cli.errors import fail, warn, why_no_name
 from quotapool.cli.keys_bulk import (
     STATES,
     AccountOption,
@@ -29,6 +29,7 @@ from quotapool.cli.keys_bulk import (
 )
 from quotapool.cli.options import JsonOption, NoCheckOption, ReplaceOption, with_settings
 from quotapool.cli.progress import shown_progress
+from quotapool.domain.counted import counted
 from quotapool.domain.states import State
 from quotapool.keys import master_keys
 from quotapool.keys.seal import MasterKey, new_master_key
@@ -155,7 +156,7 @@ async def probe(
 
 async def _probe(keys: KeyOperations, key: str, *, as_json: bool) -> int:
     async with probing(keys) as probe_now:
-        check = await keys.probe(key, probe_now)
+        check = await keys.probe(key, probe_now, command_actor().name)
     row = await keys.row(key)
     next_ = next_step(row, check)
     if as_json:
@@ -198,6 +199,9 @@ def add(
     replace: ReplaceOption = False,
 ) -> int:
     """Add a key while the proxy runs. Its secret is read from standard input, or asked for at a terminal."""
+    for option, given_name in (("id", name), ("account", account)):
+        if given_name and (why := why_no_name(given_name)):
+            return fail(f"{option}: {why}")
     given = getpass("OpenAI key (not shown): ") if sys.stdin.isatty() else sys.stdin.readline()
     if not given.strip():
         return fail("no secret on standard input")
@@ -249,7 +253,7 @@ async def rotate_master_key(
         next_ = f"{own} has it"
     else:
         next_ = f"now give every replica the key in {new_file} instead of the old one"
-    print(f"{count} keys sealed with the new master key; {next_}")
+    print(f"{counted(count, 'key')} sealed with the new master key; {next_}")
     changes = {"master_key": ["…", "new key"], "keys": [None, count]}
     await record(settings, keys.overview.ledger.store, "rotate_master_key", "", changes)
     return 0

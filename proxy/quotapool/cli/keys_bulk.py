@@ -17,6 +17,7 @@ from quotapool.cli.access import command_actor, record, recorded
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.progress import shown_progress
 from quotapool.cli.questions import agreed
+from quotapool.domain.counted import counted
 from quotapool.domain.states import State
 from quotapool.operators.bulk import Choosable, Progress, choosable, chosen, work_on_keys
 from quotapool.operators.keys import LOCKED, KeyOperations, ProbeNow
@@ -137,7 +138,7 @@ def _print(progress: Progress, *, as_json: bool) -> None:
         tables.print_json({"keys": progress.done, "counts": dict(progress.counts), "not_done": not_done})
         return
     counts = ", ".join(f"{count:,} {word}" for word, count in sorted(progress.counts.items()))
-    print(f"{progress.done:,} keys: {counts}")
+    print(f"{counted(progress.done, 'key')}: {counts}")
     for one in progress.not_done[:_SHOWN]:
         print(f"  {one.id}: {one.result}: {one.why}")
     if len(progress.not_done) > _SHOWN:

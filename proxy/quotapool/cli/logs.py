@@ -13,10 +13,11 @@ from rich.cells import cell_len
 from quotapool.cli import tables
 from quotapool.cli.access import run_with_store
 from quotapool.cli.columns import GAP, Column, cell, printable, widths
+from quotapool.cli.errors import warn
 from quotapool.cli.following import once_it_is_there
 from quotapool.domain.wallet import PICO
 from quotapool.observe.kept_request import KeptRequest
-from quotapool.observe.request_store import RequestStore
+from quotapool.observe.request_store import LATE_S, RequestStore, is_before
 from quotapool.reports.timeline import span
 from quotapool.settings import Settings
 from quotapool.shapes.requests import RequestQuery, row_of
@@ -48,22 +49,54 @@ def run(settings: Settings, query: RequestQuery, *, as_json: bool, follow: bool)
     follows, it waits for a store that is away."""
 
     async def command(store: Store) -> int:
-        kept = RequestStore(store, settings.pool)
-        _, place = await kept.since("") if follow else ([], "")
-        last = await kept.latest(query.limit, query.matches)
-        printer = Printer(as_json=as_json, width=tables.terminal_width)
-        printer.show(reversed(last))
-        shown = {request.id for request in last}
+        kept, printer = RequestStore(store, settings.pool), Printer(as_json=as_json, width=tables.terminal_width)
+        follower = Follower(kept, query, printer)
+        await follower.begin(follow=follow)
         while follow:
             await asyncio.sleep(_EVERY_S)
-            new, place = await once_it_is_there(partial(kept.since, place))
-            printer.show(request for request in new if request.id not in shown and query.matches(request))
+            await follower.go_on()
         return 0
 
     try:
         return run_with_store(settings, command)
     except KeyboardInterrupt:
         return 0
+
+
+class Follower:
+    """Shows the last requests that match, then new ones."""
+
+    def __init__(self, kept: RequestStore, query: RequestQuery, printer: Printer) -> None:
+        self._kept = kept
+        self._query = query
+        self._printer = printer
+        self._place = ""
+        self._shown: frozenset[str] = frozenset()  # of the last ones at the beginning, which may come again
+        self._newest = 0.0  # the end of the last request that was read
+        self._after = 0.0  # what ended before was shown
+
+    async def begin(self, *, follow: bool) -> None:
+        """Raises StoreLost."""
+        if follow:
+            _, self._place = await self._kept.since("")
+        last = await self._kept.latest(self._query.limit, self._query.matches)
+        self._printer.show(reversed(last))
+        self._shown = frozenset(request.id for request in last)
+        self._newest = max((request.ended for request in last), default=0.0)
+
+    async def go_on(self) -> None:
+        """Waits for a store that is away. Raises StoreLost if it is of no use to wait."""
+        new, place = await once_it_is_there(partial(self._kept.since, self._place))
+        if is_before(place, self._place):
+            warn("the store has lost the requests that it had. Going on with new ones")
+            self._after = self._newest - LATE_S  # after a failover it may have most of them
+        self._place = place
+        self._newest = max([self._newest, *(request.ended for request in new)])
+        self._printer.show(
+            request
+            for request in new
+            if request.id not in self._shown and request.ended > self._after and self._query.matches(request)
+        )
 
 
 class Printer:

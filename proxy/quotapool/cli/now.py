@@ -139,9 +139,16 @@ def _print_now(now: Now) -> None:
 def attention_table(rows: Sequence[Attention]) -> Table:
     table = tables.table("look at", "what", "why")
     for row in rows:
-        more = f" and {row.count - _FEW_IDS:,} more" if row.count > _FEW_IDS else ""
-        table.add_row(row.severity, f"{row.kind} {', '.join(row.ids[:_FEW_IDS])}{more}", f"{row.code}: {row.next}")
+        table.add_row(row.severity, concerned(row, _FEW_IDS), f"{row.code}: {row.next}")
     return table
+
+
+def concerned(row: Attention, few: int) -> str:
+    """`key a, b and 3 more`; there is one pool, which needs no name."""
+    if row.kind == "pool":
+        return "the pool"
+    more = f" and {row.count - few:,} more" if row.count > few else ""
+    return f"{row.kind} {', '.join(row.ids[:few])}{more}"
 
 
 def room_table(rows: Sequence[RoomRow]) -> Table:
@@ -153,7 +160,7 @@ def room_table(rows: Sequence[RoomRow]) -> Table:
     for row in ordered:
         cells = map(number, (row.remaining, row.limit, row.used_per_minute, row.refill_per_minute))
         waits = f"; {row.cooling:,} cool down" if row.cooling else ""
-        table.add_row(row.model, row.dimension, *cells, _dry(row.dry) + waits)
+        table.add_row(row.model, row.dimension, *cells, dry_in(row.dry) + waits)
     return table
 
 
@@ -186,10 +193,10 @@ def number(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def _dry(dry: DryTime | None) -> str:
-    """`never`, `now`, `6 min (4 to 9 min)`."""
+def dry_in(dry: DryTime | None) -> str:
+    """`-` (not at this pace), `now`, `6 min (4 to 9 min)`."""
     if dry is None:
-        return "not at this pace"
+        return "-"
     if not dry.minutes:
         return "now"
     until = "never" if dry.latest is None else about(dry.latest)

@@ -9,6 +9,7 @@ from typing import Final
 from quotapool.admin.now_handlers import savings_of
 from quotapool.cli import tables
 from quotapool.cli.access import run_with_store
+from quotapool.domain.counted import counted
 from quotapool.money.cache_savings import cache_savings
 from quotapool.money.price_list import PriceList
 from quotapool.money.prices import compile_cards
@@ -47,7 +48,7 @@ def run(settings: Settings, *, as_json: bool) -> int:
 def _show(found: Savings) -> None:
     console = tables.console()
     rescued = sum(found.rescued.values())
-    console.print(f"since {found.since[:10]}: {rescued:,} requests were served after an attempt had failed")
+    console.print(f"since {found.since[:10]}: {_were_served(rescued)} after an attempt had failed")
     table = tables.table("requests", "what happened", right=("requests",))
     for why, requests in found.rescued.items():
         table.add_row(f"{requests:,}", _WORDS[why])
@@ -60,6 +61,10 @@ def _show(found: Savings) -> None:
     cache = found.pool_cache
     if cache.hit or cache.coalesced or cache.saved_requests:
         console.print(
-            f"{cache.hit + cache.coalesced:,} requests were served by the pool's own cache, which saved "
+            f"{_were_served(cache.hit + cache.coalesced)} by the pool's own cache, which saved "
             f"{cache.prompt_tokens + cache.completion_tokens:,} tokens and ${cache.usd:,.2f}"
         )
+
+
+def _were_served(requests: int) -> str:
+    return f"{counted(requests, 'request')} {'was' if requests == 1 else 'were'} served"

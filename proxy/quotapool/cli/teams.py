@@ -10,7 +10,7 @@ import typer
 
 from quotapool.cli import tables
 from quotapool.cli.access import recorded, run_with_store
-from quotapool.cli.errors import fail
+from quotapool.cli.errors import fail, why_no_name
 from quotapool.cli.options import JsonOption, with_settings
 from quotapool.cli.rule_options import cell, changed_words, with_team_rules
 from quotapool.cli.rule_tables import LEVEL, level_of, rules_table
@@ -49,6 +49,8 @@ def _with_teams(run: Callable[..., Awaitable[int]], action: str) -> Callable[...
     @with_settings
     @wraps(run)
     def command(settings: Settings, **options: object) -> int:
+        if action == "add_team" and (why := why_no_name(options["name"])):
+            return fail(f"id {why}")
         return run_with_store(settings, lambda store: checked(settings, store, **options))
 
     return command

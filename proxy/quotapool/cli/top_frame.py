@@ -12,14 +12,14 @@ from rich.text import Text
 
 from quotapool.cli import tables
 from quotapool.cli.columns import GAP, Column, cell, cut, printable, widths
-from quotapool.cli.now import number
+from quotapool.cli.now import concerned, dry_in, number
 from quotapool.cli.top_view import HELP, LISTS, ORDERS, ListName, View
+from quotapool.domain.counted import counted
 from quotapool.domain.states import State
 from quotapool.operators.keys import COOLING
 from quotapool.reports.forecasts import NOTHING_LEFT
-from quotapool.reports.sentence import about
 from quotapool.reports.timeline import span
-from quotapool.shapes.now import DryTime, RoomRow
+from quotapool.shapes.now import RoomRow
 from quotapool.shapes.top import ClientUse, KeyUse, Top, Trouble
 
 _BAR: Final = 10
@@ -86,8 +86,7 @@ def _head(top: Top, view: View, width: int, height: int) -> list[Text]:
     lines = [_title(top, view, width), Text(cut(printable(now.sentence), width), _BOLD), _rates(top, width)]
     concerns = min(_FEW_CONCERNS, max(0, height - 20) // 4 + 1) if height >= 16 else 0
     for row in now.attention[:concerns]:
-        more = f" and {row.count - 1:,} more" if row.count > 1 else ""
-        text = f"{row.severity}: {row.kind} {row.ids[0] if row.ids else ''}{more}: {row.next}"
+        text = f"{row.severity}: {concerned(row, 1)}: {row.next}"
         lines.append(Text(cut(printable(text), width), _SEVERITIES.get(row.severity, "")))
     return lines[: max(1, height - 2)]
 
@@ -95,7 +94,7 @@ def _head(top: Top, view: View, width: int, height: int) -> list[Text]:
 def _title(top: Top, view: View, width: int) -> Text:
     now = top.now
     limit = "" if now.daily_limit_usd is None else f" of ${now.daily_limit_usd:,.2f}"
-    left = f"quotapool top  {now.pool}  {now.usable_keys:,} of {sum(now.keys.values()):,} keys"
+    left = f"quotapool top  {now.pool}  {now.usable_keys:,} of {counted(sum(now.keys.values()), 'key')}"
     right = f"${now.spent_today_usd:,.2f}{limit} today  {datetime.fromtimestamp(now.at).astimezone():%H:%M:%S}"
     if view.is_paused:
         right = f"PAUSED  {right}"
@@ -215,7 +214,7 @@ def _room_cells(row: RoomRow, _: float) -> tuple[str, ...]:
         percent(share),
         _bar(share),
         number(row.used_per_minute),
-        _dry(row.dry),
+        dry_in(row.dry),
         waits,
     )
 
@@ -352,15 +351,6 @@ def percent(share: float) -> str:
 def _bar(share: float) -> str:
     full = round(_BAR * max(0.0, min(share, 1.0)))
     return _FULL * full + _EMPTY * (_BAR - full)
-
-
-def _dry(dry: DryTime | None) -> str:
-    if dry is None:
-        return "-"
-    if not dry.minutes:
-        return "now"
-    latest = "never" if dry.latest is None else about(dry.latest)
-    return f"{about(dry.minutes)} ({about(dry.earliest)} to {latest})"
 
 
 def _longest(seconds: float) -> str:

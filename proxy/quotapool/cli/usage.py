@@ -103,7 +103,8 @@ def _show(found: Report) -> None:
         console.print(table)
     else:
         console.print(f"nothing was used since {_moment(found, found.question.since)}")
-    _print_notes(found, partial(console.print, soft_wrap=True))
+    narrow = tables.console()
+    _print_notes(found, partial(narrow.print, soft_wrap=not narrow.is_terminal))
 
 
 def _print_notes(found: Report, line: Callable[[str], None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from quotapool.doctor.finding import Finding, ok, problem, skipped, warning
+from quotapool.domain.counted import counted
 from quotapool.keys.master_keys import NoMasterKey, master_keys, own_file
 from quotapool.keys.sources import KeySources
 from quotapool.keys.vault import Vault
@@ -67,19 +68,18 @@ async def _in_store(settings: Settings, store: Store) -> AsyncIterator[Finding]:
     merged = sources.merged()
     stored = len(sources.contents.records)
     if sources.problem:
-        text = f"{sources.problem}. Not served: {len(sources.missing)} of {stored} keys"
+        text = f"{sources.problem}. Not served: {len(sources.missing)} of {counted(stored, 'key')}"
         yield problem("keys.vault", text, f"See {_MASTER_PAGE}")
     elif stored:
-        yield ok("keys.vault", f"opens: {stored} keys were added at run time")
+        yield ok("keys.vault", f"opens: {counted(stored, 'key')} {'was' if stored == 1 else 'were'} added at run time")
     else:
         yield ok("keys.vault", "is empty: no key was added at run time")
     if not merged.keys and not sources.missing:
         yield warning("keys", "the pool has no key, so it can serve nobody", "Add one: `quotapool keys add`, or keys:")
     if (refused := merged.bind_problem()) is not None:
         if clients := await ClientStore(store, settings.pool).all():
-            yield ok(
-                "clients", f"{settings.listen} can be reached from other machines; {len(clients)} clients have keys"
-            )
+            have = f"{counted(len(clients), 'client')} {'has a key' if len(clients) == 1 else 'have keys'}"
+            yield ok("clients", f"{settings.listen} can be reached from other machines; {have}")
         else:
             remedy = refused.partition("\n")[2]
             yield problem("clients", _first_line(refused), remedy)

@@ -24,6 +24,7 @@ from quotapool.app.command_socket import Answer
 from quotapool.doctor import certificates, keys, server_facts
 from quotapool.doctor.finding import Finding, Status, ok, problem, skipped, warning
 from quotapool.doctor.store_remedies import remedy_for
+from quotapool.domain.counted import counted
 from quotapool.domain.observer import Observer
 from quotapool.ledger import rights
 from quotapool.ledger.budgets import Ledger
@@ -312,7 +313,8 @@ def _replicas(releases: Counter[str], pool: str) -> Finding:
     if not releases:
         return ok("replicas", f"no proxy serves the pool {pool} now")
     shown = ", ".join(f"{count} of {version or 'an older version'}" for version, count in sorted(releases.items()))
-    text = f"{releases.total()} workers serve the pool {pool}: {shown}; this is {__version__}"
+    serve = f"{counted(releases.total(), 'worker')} serve{'s' * (releases.total() == 1)}"
+    text = f"{serve} the pool {pool}: {shown}; this is {__version__}"
     if set(releases) == {__version__}:
         return ok("replicas", text)
     return warning("replicas", text, "Bring all to one version, unless an upgrade is under way (docs/upgrading.md)")

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 from pydantic import ValidationError
 
+from quotapool.domain.counted import counted
 from quotapool.keys.master_keys import NoMasterKey, master_keys
 from quotapool.keys.seal import MasterKey
 from quotapool.keys.vault import Contents, Opened, Vault, VaultLocked
@@ -76,7 +77,7 @@ class KeySources:
             self._update(opened)
             self._changed |= before != (self._keys, self.contents.accounts)
             if self.problem:
-                self._log_once(f"{self.problem}. Not served: {len(self.missing)} keys", error=True)
+                self._log_once(f"{self.problem}. Not served: {counted(len(self.missing), 'key')}", error=True)
 
     def _not_yet_opened(self, contents: Contents) -> Contents:
         known = self._keys

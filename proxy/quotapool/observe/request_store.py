@@ -19,7 +19,8 @@ MOST_IN_CHUNK: Final = 500
 _AT_ONCE: Final = 8  # chunks in one answer of the store, a megabyte if they are full
 _MOST_AT_ONCE: Final = 256  # if they are small
 _SMALL: Final = 128 * 1024  # bytes in all
-_LATE_S: Final = 2.0  # chunks of several workers overlap by no more
+LATE_S: Final = 2.0  # chunks of several workers overlap by no more
+_BEGINNING: Final = "0-0"
 
 Match = Callable[[KeptRequest], bool]
 _decode: Final = msgspec.msgpack.Decoder(list[KeptRequest]).decode
@@ -47,7 +48,7 @@ class RequestStore:
             if len(found) >= limit:
                 found.sort(key=_ended, reverse=True)
                 del found[limit:]
-                if not found or max(map(_ended, requests)) + _LATE_S < found[-1].ended:
+                if not found or max(map(_ended, requests)) + LATE_S < found[-1].ended:
                     break
         found.sort(key=_ended, reverse=True)
         return found[:limit]
@@ -63,16 +64,21 @@ class RequestStore:
         return None
 
     async def since(self, place: str) -> tuple[list[KeptRequest], str]:
-        """Those that were added after this place, ordered by their ends, and the place after them. "": from now."""
+        """Those that were added after this place, ordered by their ends, and the place after them. "": from now.
+
+        A store that has counted less far than this place was emptied: then it is all that it has, and the place
+        `is_before` the old one."""
         client, ring = self._store.client, f"{self.prefix}:ring"
         if not place:
             last: Any = await self._store.guard(client.xrevrange(ring, count=1))
-            return [], text_of(last[0][0]) if last else "0-0"
+            return [], text_of(last[0][0]) if last else _BEGINNING
         found: list[KeptRequest] = []
         added: Any = await self._store.guard(client.xrange(ring, f"({place}", "+", count=_AT_ONCE))
         for name, fields in added or ():
             place = text_of(name)
             found += _decode(fields[b"r"])
+        if not added and place != _BEGINNING and _number(place) > await self.count():
+            return await self.since(_BEGINNING)
         found.sort(key=_ended)
         return found, place
 
@@ -98,6 +104,15 @@ class RequestStore:
             before = f"({text_of(page[-1][0])}"
             is_small = sum(len(fields[b"r"]) for _, fields in page) < _SMALL
             count = min(2 * count, _MOST_AT_ONCE) if is_small else _AT_ONCE
+
+
+def is_before(place: str, other: str) -> bool:
+    """Of two places of `since`."""
+    return _number(place) < _number(other)
+
+
+def _number(place: str) -> int:
+    return int(place.partition("-")[0])
 
 
 def _ended(request: KeptRequest) -> float:

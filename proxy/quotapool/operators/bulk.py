@@ -70,7 +70,7 @@ async def work_on_keys(
     that are not in the pool are reported. Raises StoreError; what was done until then stays done."""
     progress.first_ids = names[:_IDS_RECORDED]
     if action == "probe":
-        await _probe_all(keys, names, probe_now, progress)
+        await _probe_all(keys, names, probe_now, progress, actor)
     elif action == "forget":
         await _forget_all(keys, names, progress, actor)
     elif action in KEY_ACTIONS:
@@ -104,13 +104,15 @@ async def _forget_all(keys: KeyOperations, names: Sequence[str], progress: Progr
         await keys.sources.read()
 
 
-async def _probe_all(keys: KeyOperations, names: Sequence[str], probe_now: ProbeNow, progress: Progress) -> None:
+async def _probe_all(
+    keys: KeyOperations, names: Sequence[str], probe_now: ProbeNow, progress: Progress, actor: str
+) -> None:
     left = iter(names)
 
     async def probe_one_after_the_other() -> None:
         for name in left:
             try:
-                check = await keys.probe(name, probe_now, refresh=False)
+                check = await keys.probe(name, probe_now, actor, refresh=False)
             except UnknownKey:
                 progress.fail(name, NOT_FOUND, "no such key in the pool")
             except KeyConflict as error:

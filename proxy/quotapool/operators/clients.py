@@ -94,12 +94,8 @@ class ClientOperations:
         """Whether there is no client yet: until there is one, callers without a key may be served."""
         return not self._settings().clients and not await self._clients.all()
 
-    async def add(
-        self, name: str, options: dict[str, Any], *, key: str | None = None, key_hash: str | None = None
-    ) -> str | None:
-        """Add a client with a new key, or with one that it has. Returns a new key, which is never shown again.
-
-        Raises InvalidClient, ClientConflict."""
+    async def check_new(self, name: str, options: dict[str, Any]) -> ClientOptions:
+        """The options that a new client would have, without adding it. Raises InvalidClient, ClientConflict."""
         try:
             check_name(name)
         except ValueError as error:
@@ -108,6 +104,19 @@ class ClientOperations:
         if self._is_configured(name):
             raise ClientConflict(f"a client {name} is in the configuration")
         await self._check_team(checked.team)
+        return checked
+
+    async def check_key(self, key: str) -> None:
+        """Raises InvalidClient, ClientConflict if no new client could have this key."""
+        await self._key(key, None)
+
+    async def add(
+        self, name: str, options: dict[str, Any], *, key: str | None = None, key_hash: str | None = None
+    ) -> str | None:
+        """Add a client with a new key, or with one that it has. Returns a new key, which is never shown again.
+
+        Raises InvalidClient, ClientConflict."""
+        checked = await self.check_new(name, options)
         new, hashed = await self._key(key, key_hash)
         if not await self._clients.add(name, hashed, checked):
             raise ClientConflict(f"a client {name} exists already; revoke it first, or rotate its key")

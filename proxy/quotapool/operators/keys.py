@@ -46,7 +46,7 @@ LOCKED: Final = "locked"  # state of a stored key that cannot be opened
 class ProbeNow(Protocol):
     """`Prober.probe_now`."""
 
-    def __call__(self, key_id: str, *, refresh: bool = True) -> Awaitable[Verdict]: ...
+    def __call__(self, key_id: str, *, refresh: bool = True, actor: str = "") -> Awaitable[Verdict]: ...
 
 
 class UnknownKey(Exception):
@@ -229,13 +229,13 @@ class KeyOperations:
         """Raises UnknownKey, KeyConflict."""
         self._forgotten(name)
 
-    async def probe(self, name: str, probe_now: ProbeNow, *, refresh: bool = True) -> KeyCheck:
-        """Ask upstream about one key now, and act on the answer. `refresh`: see `Prober.probe_now`. Raises UnknownKey,
-        KeyConflict (it was removed)."""
+    async def probe(self, name: str, probe_now: ProbeNow, actor: str = "", *, refresh: bool = True) -> KeyCheck:
+        """Ask upstream about one key now, and act on the answer, as `actor` says (an operator's name). `refresh`: see
+        `Prober.probe_now`. Raises UnknownKey, KeyConflict (it was removed)."""
         if name not in self.overview.roster.pool.keys:
             raise UnknownKey(name)
         try:
-            verdict = await probe_now(name, refresh=refresh)
+            verdict = await probe_now(name, refresh=refresh, actor=self.redactor.clean(actor))
         except NotProbed as why:
             raise KeyConflict(str(why)) from why
         return replace(KeyCheck.of(verdict), ok=verdict.kind is Kind.OK)

@@ -222,10 +222,10 @@ class Prober:
 
     # ---- for operators
 
-    async def probe_now(self, key_id: str, *, refresh: bool = True) -> Verdict:
+    async def probe_now(self, key_id: str, *, refresh: bool = True, actor: str = "") -> Verdict:
         """Try this key with upstream at once, whatever its state, and act on the answer: success ends what was observed
-        of the key, its account and organisation. Unless `refresh`, the caller reads the states, before the first and
-        after the last of many keys. Raises NotProbed, StoreError."""
+        of the key, its account and organisation, as `actor` says (an operator's name). Unless `refresh`, the caller
+        reads the states, before the first and after the last of many keys. Raises NotProbed, StoreError."""
         if refresh:
             await self._sync.refresh()
         pool = self.roster.pool
@@ -242,7 +242,7 @@ class Prober:
             found, purpose = await self._credit(key), "credit"
             verdict = _verdict_of(found, "credit")
         if verdict.kind is Kind.OK:
-            await self._lift(key, of_money=purpose == "credit")
+            await self._lift(key, actor, of_money=purpose == "credit")
             if refresh:
                 await self._sync.refresh()
         else:
@@ -252,8 +252,9 @@ class Prober:
             )
         return verdict
 
-    async def _lift(self, key: Key, *, of_money: bool) -> None:
+    async def _lift(self, key: Key, actor: str, *, of_money: bool) -> None:
         account = self.roster.pool.accounts[key.account]
+        lifted: list[tuple[Subject, None, str]] = []
         for subject, fingerprint in (
             (Subject.of_key(key.id), key.fingerprint),
             (Subject.of_account(account.id), account.fingerprint),
@@ -262,7 +263,8 @@ class Prober:
             record = self.roster.pool.records.get(subject)
             if record is None or record.by != OBSERVED or (record.state is State.QUARANTINED and not of_money):
                 continue
-            await self._ledger.registry.change_state(subject, None, by=OPERATOR, fingerprint=fingerprint)
+            lifted.append((subject, None, fingerprint))
+        await self._ledger.registry.set_states(lifted, actor)
 
 
 def _verdict_of(found: ProbeAnswer, purpose: Purpose) -> Verdict:

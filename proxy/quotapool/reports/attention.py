@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from quotapool.alerts import rules
 from quotapool.domain.alert import Alert, Severity
+from quotapool.domain.counted import counted
 from quotapool.domain.outside import KIND, OutsideUse
 from quotapool.domain.states import WALLET, Record, State
 from quotapool.domain.subject import Subject
@@ -123,7 +124,10 @@ def of_queues(rows: Sequence[WaitingRow]) -> Iterator[Concern]:
         if row.waiting < _LONG_QUEUE and row.longest_s < _LONG_WAIT_S:
             continue
         what = f"its rule {row.rule}" if row.rule else (row.dimension or "room")
-        text = f"{row.waiting:,} requests for {row.model} wait for {what}, the first for {row.longest_s:.0f} s"
+        wait = f"wait{'s' * (row.waiting == 1)}"
+        text = (
+            f"{counted(row.waiting, 'request')} for {row.model} {wait} for {what}, the first for {row.longest_s:.0f} s"
+        )
         action: Action = "show_client" if row.rule else "show_requests"
         kind: _Kind = "client" if row.rule else "model"
         yield Concern("warning", kind, "queue", row.client if row.rule else row.model, text, text, (action,))

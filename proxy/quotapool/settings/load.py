@@ -261,9 +261,21 @@ def _anchor_paths(value: Any, base: Path, home: Path) -> None:
     for name, item in items:
         if name in _PATHS and isinstance(item, str) and item.strip():
             path = home / item.strip()[2:] if item.strip().startswith("~/") else Path(item.strip())
-            value[name] = str(base / path)
+            value[name] = str(_without_dots(base / path))
         else:
             _anchor_paths(item, base, home)
+
+
+def _without_dots(path: Path) -> Path:
+    """The same place without `..`. Only what is before the last of these is followed: links behind it stay as they were
+    written, since files that are replaced by another link have to be read through that."""
+    if ".." not in path.parts:
+        return path
+    last = len(path.parts) - path.parts[::-1].index("..")
+    try:
+        return Path(*path.parts[:last]).resolve().joinpath(*path.parts[last:])
+    except (OSError, RuntimeError):  # links in a circle
+        return path
 
 
 def _is_itself(upstream: str, listen: Address) -> bool:

@@ -58,6 +58,8 @@ def _written(settings: Settings) -> Iterator[tuple[_Kind, str, Option]]:
         yield "account", name, ("accounts", name)
         for model in account.models:
             yield "model", model, ("accounts", name, "models", model)
+    for index, name in enumerate(settings.outside_use.accounts_shared):
+        yield "account", name, ("outside_use", "accounts_shared", index)
     for model in settings.limits.models:
         yield "model", model, ("limits", "models", model)
     for group, models in settings.groups.items():

@@ -12,10 +12,14 @@ from typing import Any, Final
 
 import msgspec
 
-from quotapool.simulator.config import Limits, SimulatorConfig, generated_accounts, read_config
+from quotapool.simulator.config import FIXED_TAIL, Limits, SimulatorConfig, generated_accounts, read_config
 from quotapool.simulator.server import run
 
 WRONG_CONFIGURATION: Final = 2
+
+_FEW_SECRETS: Final = 5
+_NEXT_LINE: Final = "\n" + " " * 13
+_BODY: Final = '{"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}'
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,11 +63,35 @@ def configuration(arguments: argparse.Namespace) -> SimulatorConfig:
     return msgspec.structs.replace(config, accounts=generated_accounts(arguments.keys, limits))
 
 
-def announce(url: str) -> None:
-    print(f"simulator listening on {url}", flush=True)
+def announcement(url: str, config: SimulatorConfig) -> str:
+    """The line that programs read, which ends with the URL, and for people what to send there. Few secrets of many, so
+    that a program that reads the first line only does not fill the pipe; none that may be a real one."""
+    secrets = [secret for account in config.accounts for secret in account.keys if secret.endswith(FIXED_TAIL)]
+    shown = secrets[:_FEW_SECRETS]
+    if not shown:
+        keys = ["those in the file"]
+    elif len(shown) < len(secrets):
+        keys = [*shown, f"and {len(secrets) - len(shown):,} more like these"]
+    else:
+        keys = shown
+    key = shown[0] if shown else "<KEY>"
+    return f"""simulator listening on {url}
+
+  base URL   {url}/v1
+  keys       {_NEXT_LINE.join(keys)}
+
+  curl {url}/v1/chat/completions \\
+    -H 'Authorization: Bearer {key}' \\
+    -H 'Content-Type: application/json' \\
+    -d '{_BODY}'
+
+Serving until Ctrl-C."""
 
 
 async def serve_until_signalled(config: SimulatorConfig, host: str, port: int) -> None:
+    def announce(url: str) -> None:
+        print(announcement(url, config), flush=True)
+
     serving = asyncio.ensure_future(run(config, host, port, announce))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

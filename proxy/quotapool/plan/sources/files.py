@@ -7,6 +7,7 @@ import codecs
 import csv
 import gzip
 import io
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,8 @@ _HEAD: Final = 64 * 1024  # that tells what a file is
 _GZIP: Final = b"\x1f\x8b"
 _BLANKS: Final = b"\xef\xbb\xbf \t\r\n"
 _COLUMNS: Final = frozenset({b"startTime", b"duration_ms", b"status_code"})  # of which each CSV has one
+_SEPARATORS: Final = (",", ";", "\t")
+_WITH_A_COMMA: Final = re.compile(r"\d+,\d+(E-?\d+)?")
 _LISTS: Final = ("data", "items", "logs", "rows")
 _WHAT: Final = (
     "is no log that can be replayed: JSON lines of Quotapool, spend logs or payloads of LiteLLM, or request_logs of "
@@ -119,8 +122,8 @@ class _Reading:
             raise SourceError(f"{self._name} is empty")
         head = head.lstrip(_BLANKS)
         first = head.partition(b"\n")[0]
-        if _is_header(first):
-            self._read_csv(stream)
+        if separator := _separator_of(first):
+            self._read_csv(stream, separator)
         elif head[:1] == b"[" or (head[:1] == b"{" and not log_lines.is_line(head) and _is_document(first)):
             self._read_document(stream)
         else:
@@ -171,13 +174,14 @@ class _Reading:
         except BROKEN:
             raise SourceError(f"{self._name} is no valid JSON") from None
 
-    def _read_csv(self, stream: io.BufferedReader[Any]) -> None:
+    def _read_csv(self, stream: io.BufferedReader[Any], separator: str) -> None:
         csv.field_size_limit(_LONGEST_LINE)
         text = (line.decode("utf-8-sig", "replace").replace("\0", "") for line in self._lines(stream))
-        found = csv.DictReader(text)
+        found = csv.DictReader(text, delimiter=separator)
+        read = _with_a_point if separator == ";" else str
         try:
             for row in found:
-                self._take({name: value or None for name, value in row.items() if name is not None})
+                self._take({name: read(value) if value else None for name, value in row.items() if name is not None})
         except csv.Error:
             raise SourceError(
                 f"{self._name} is no valid CSV up to line {found.line_num:,}: is a quotation mark not closed?"
@@ -196,10 +200,18 @@ class _Reading:
             self._into.leave_out("of no kind that is known")
 
 
-def _is_header(line: bytes) -> bool:
-    """Whether it names columns."""
-    names = {name.strip(b'" \r') for name in line.split(b",")}
-    return len(names) > 2 and not names.isdisjoint(_COLUMNS)
+def _separator_of(line: bytes) -> str | None:
+    """Of the columns that this line names; None: it names none."""
+    for separator in _SEPARATORS:
+        names = {name.strip(b'" \r') for name in line.split(separator.encode())}
+        if len(names) > 2 and not names.isdisjoint(_COLUMNS):
+            return separator
+    return None
+
+
+def _with_a_point(cell: str) -> str:
+    """Where a comma is in numbers, columns are separated by semicolons."""
+    return cell.replace(",", ".") if _WITH_A_COMMA.fullmatch(cell) else cell
 
 
 def _is_document(first: bytes) -> bool:
