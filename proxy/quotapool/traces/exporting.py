@@ -84,7 +84,7 @@ class SpanSender:
         self._loop = asyncio.get_running_loop()
         self._wake = threading.Event()
         self._stopping = self._closed = False
-        self._in_flight = 0
+        self._open = 0  # requests that were taken and not counted yet; only the loop touches it
         self._finished = asyncio.Event()
         self._away = False
         # Daemon: a collector that does not answer cannot hold up the process's end.
@@ -95,6 +95,7 @@ class SpanSender:
         if self._stopping or len(self._waiting) >= self._most:
             self._counted("dropped", 1)
             return
+        self._open += 1
         self._waiting.append(spans)
         if len(self._waiting) == _MOST_AT_ONCE:
             self._wake.set()
@@ -107,11 +108,10 @@ class SpanSender:
             async with asyncio.timeout(seconds):
                 await self._finished.wait()
         self._closed = True
-        left = len(self._waiting) + self._in_flight
         self._waiting.clear()
         self._exporter.shutdown()  # ends a wait between two tries
-        if left:
-            self._counted("dropped", left)
+        if self._open:
+            self._counted("dropped", self._open)
 
     # ---- in the thread
 
@@ -129,7 +129,6 @@ class SpanSender:
             with contextlib.suppress(IndexError):  # `close` has given up
                 while len(batch) < _MOST_AT_ONCE:
                     batch.append(self._waiting.popleft())
-            self._in_flight = len(batch)
             self._on_loop(self._note, self._send(batch), len(batch))
 
     def _on_loop(self, call: Callable[..., None], *given: object) -> None:
@@ -151,7 +150,7 @@ class SpanSender:
     def _note(self, sent: bool, requests: int) -> None:
         if self._closed:
             return
-        self._in_flight = 0
+        self._open -= requests
         self._counted("sent" if sent else "failed", requests)
         if sent and self._away:
             _log.warning("the collector takes traces again")
