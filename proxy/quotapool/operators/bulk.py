@@ -106,17 +106,20 @@ async def _forget_all(keys: KeyOperations, names: Sequence[str], progress: Progr
 
 async def _probe_all(keys: KeyOperations, names: Sequence[str], probe_now: ProbeNow, progress: Progress) -> None:
     left = iter(names)
+    lost: list[StoreError] = []  # raised out of the group, it would arrive as a group
 
     async def probe_one_after_the_other() -> None:
         for name in left:
+            if lost:
+                return
             try:
                 check = await keys.probe(name, probe_now, refresh=False)
             except UnknownKey:
                 progress.fail(name, NOT_FOUND, "no such key in the pool")
             except KeyConflict as error:
                 progress.fail(name, "not probed", str(error))
-            except StoreError:
-                raise
+            except StoreError as error:
+                lost.append(error)
             else:
                 if check.ok:
                     progress.count("valid")
@@ -128,6 +131,8 @@ async def _probe_all(keys: KeyOperations, names: Sequence[str], probe_now: Probe
         async with asyncio.TaskGroup() as group:
             for _ in range(min(_PROBES_AT_ONCE, len(names))):
                 group.create_task(probe_one_after_the_other())
+        if lost:
+            raise lost[0]
     finally:
         await keys.overview.sync.refresh()
 
