@@ -61,7 +61,7 @@ export type AttemptRow = {
   upstream_request_id: string;
 };
 
-/** Something to look at. `code`: a key's, account's or organisation's reason, or `dry`, `credit_low`, `credit_expires`, `outside_use`, `client_budget`, `client_expires`, `queue`, `daily_limit`, `locked`, `store_away`. `ids`: the first 20 of `count` that are alike; `since`: Unix seconds, 0 if not known; `next`: what to do, or what is the case; `actions`: that help, the best first. */
+/** Something to look at. `code`: a key's, account's or organisation's reason, or `dry`, `credit_low`, `credit_expires`, `outside_use`, `client_budget`, `client_expires`, `queue`, `daily_limit`, `locked`, `store_away`, `no_keys`. `ids`: the first 20 of `count` that are alike; `since`: Unix seconds, 0 if not known; `next`: what to do, or what is the case; `actions`: that help, the best first. */
 export type Attention = {
   severity: "critical" | "info" | "warning";
   kind: "account" | "client" | "key" | "model" | "organization" | "pool";

@@ -31,7 +31,7 @@ from quotapool.reports.key_lines import Emptiest, key_lines
 from quotapool.settings import Settings, UpstreamKey
 from quotapool.shapes.general import Empty
 from quotapool.shapes.work import KeyImport, KeyWork
-from quotapool.store.store import connect
+from quotapool.store.store import StoreLost, connect
 
 from tests.fakes.store import ledger_on
 
@@ -348,6 +348,20 @@ async def test_many_are_probed_with_one_look_at_the_states_before_and_one_after(
     await work_on_keys(operations, "probe", ["a1", "a2", "gone", "c1"], probe_now, progress, "joe")
     assert progress.counts == {"valid": 2, "not valid": 1, "not found": 1}
     assert (len(reads), pool.state_of(pool.keys["a1"])) == (2, State.QUARANTINED)
+
+
+async def test_a_store_that_goes_away_ends_probes_of_many_with_its_own_error(operations):
+    """Several are asked at once, and each finds it out."""
+
+    async def probe(key_id, *, refresh=True):
+        await asyncio.sleep(0)
+        raise StoreLost("connect", sent=False)
+
+    with pytest.raises(StoreLost):
+        await work_on_keys(operations, "probe", ["a1", "a2", "b1"], probe, Progress())
+    jobs = JobRunner(operations, probe, operations.overview.sync.refresh)
+    job = await ended(jobs, await call(jobs, "start_key_job", KeyWork("probe", ["a1", "a2", "b1"])))
+    assert job.problem.startswith("The store does not answer: ")
 
 
 async def test_accounts_are_listed_with_what_they_have(operations):

@@ -24,7 +24,7 @@ from quotapool.store.embedded import attach_url
 from quotapool.store.store import connect
 
 from tests.fakes.browser import PATIENCE_MS, chromium, opened, violations
-from tests.fakes.processes import RunningProxy, Simulator, fetch, wait_until
+from tests.fakes.processes import RunningProxy, Simulator, fetch, pool_config, wait_until
 from tests.scenarios.busy_pool import CLIENTS, Traffic, busy_pool, key_of, trouble
 
 SCREENS = ("now", "requests", "usage", "keys", "clients", "money", "advice", "events", "configuration")
@@ -185,6 +185,29 @@ def test_every_screen_is_for_everybody(browser, pool, client_programs, locale, s
             expect(page.get_by_text("Loading …" if locale == "en-GB" else "加载中……")).to_have_count(0)
             assert violations(page, axe) == [], screen
             assert page.evaluate("document.documentElement.scrollWidth") <= width, screen
+
+
+def test_long_names_widen_no_screen_and_hide_no_column(browser, start_simulator, start_proxy):
+    """A client chooses its model's name."""
+    simulator, client = start_simulator(1), {"id": 64 * "c", "key": "a-client-key-of-some-length"}
+    proxy = start_proxy(pool_config(simulator, clients=[client]))
+    for model in ("gpt-4o-mini", 64 * "m"):
+        body = {"model": model, "messages": [{"role": "user", "content": "x"}]}
+        known = {"Authorization": f"Bearer {client['key']}"}
+        assert fetch(f"{proxy.base_url}/chat/completions", method="POST", body=body, headers=known)[0] in {200, 404}
+    with opened(browser, one_time_link(proxy), locale="en-GB") as page:
+        expect(page.get_by_role("combobox", name="Model")).to_be_visible()  # after the second sample
+        for width in (360, 768, 1600):
+            page.set_viewport_size({"width": width, "height": 800})
+            show(page, "usage")
+            expect(page.locator(".legend")).to_contain_text(client["id"])
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, width
+            show(page, "now")
+            room = page.get_by_role("group", name="Room by model")
+            expect(room).to_contain_text(64 * "m")
+            expect(page.get_by_role("combobox", name="Model")).to_be_visible()
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, width
+        assert room.evaluate("one => one.scrollWidth - one.clientWidth") <= 0
 
 
 @pytest.mark.parametrize("locale", ["en-GB", "zh-CN"])

@@ -46,7 +46,8 @@ class Span:
 
 
 class Receiver(ThreadingHTTPServer):
-    """Keeps the spans that it is sent, as protobuf or JSON. `status`: what it answers, once it is `released`."""
+    """Keeps the spans that it is sent, as protobuf or JSON. `status`, `answer`: what it answers, once it is
+    `released`."""
 
     daemon_threads = True
 
@@ -54,6 +55,7 @@ class Receiver(ThreadingHTTPServer):
         self.spans: list[Span] = []
         self.messages: list[tuple[dict[str, str], bytes]] = []  # headers and bodies, decompressed
         self.status = 200
+        self.answer = b""
         self.released = threading.Event()
         self.released.set()
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -94,8 +96,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.messages.append((dict(self.headers.items()), body))
             self.server.spans += spans_in(body, is_json=self.headers["Content-Type"] == "application/json")
         self.send_response(self.server.status)
-        self.send_header("Content-Length", "0")
+        if 300 <= self.server.status < 400:
+            self.send_header("Location", "/elsewhere")
+        self.send_header("Content-Length", str(len(self.server.answer)))
         self.end_headers()
+        self.wfile.write(self.server.answer)
 
     def log_message(self, *_: object) -> None: ...
 

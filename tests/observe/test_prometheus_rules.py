@@ -74,7 +74,7 @@ def test_a_rule_asks_only_for_what_is_exported(rule):
 
 @pytest.mark.parametrize("rule", [*ALERTS, *RECORDED], ids=lambda rule: rule.get("alert") or rule["record"])
 def test_a_rule_selects_only_by_labels_the_metric_has(rule):
-    labels = {**declared(), "up": ("job",)}
+    labels = {**declared(), "up": ("job",), "ALERTS": ("alertname", "alertstate")}
     for name, selector in re.findall(r"(\w[\w:]*)\{([^}]*)\}", rule["expr"]):
         assert set(re.findall(r"(\w+)\s*=", selector)) <= set(labels[name])
 

@@ -106,6 +106,11 @@ async def test_while_the_store_is_away_the_pool_stands_as_it_was_last_known(tmp_
     assert [row.code for row in now.attention] == ["store_away", "operator"]
 
 
+async def test_a_pool_without_keys_needs_one(open_pool_of):
+    now = await (await open_pool_of(0)).now.read()
+    assert [(row.severity, row.code) for row in now.attention] == [("critical", "no_keys")]
+
+
 async def test_it_answers_when_the_store_was_away_from_the_beginning(tmp_path):
     pool = Pool(f"unix://{tmp_path}/nobody.sock", 2)
     now = await pool.now.read()

@@ -100,7 +100,7 @@ def test_and_headers_and_what_describes_the_process():
     found = settings(
         **{BASE: "https://c"},
         OTEL_EXPORTER_OTLP_HEADERS="Authorization=Basic%20dXNlcjpwYXNzd29yZA==, x-tenant=acme",
-        OTEL_EXPORTER_OTLP_COMPRESSION="gzip",
+        OTEL_EXPORTER_OTLP_COMPRESSION="GZIP",
         OTEL_RESOURCE_ATTRIBUTES="service.name=other,deployment.environment.name=prod",
         OTEL_SERVICE_NAME="pool-a",
     ).traces
@@ -117,6 +117,38 @@ def test_the_configuration_comes_first_and_gets_no_headers_of_another_collector(
     found = written(tmp_path, "traces: {ratio: 0.5, service: mine}\n", **env).traces
     assert (found.url, found.ratio, found.service) == ("http://c/v1/traces", 0.5, "mine")
     assert list(found.headers) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        (BASE, "localhost:4318"),
+        (BASE, "http://user:a-secret@c:4318"),
+        ("OTEL_TRACES_SAMPLER_ARG", "a-secret"),
+        ("OTEL_TRACES_SAMPLER_ARG", "1.5"),
+        ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a-secret"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=a-secret%0Ain-two-lines"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "deflate"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "two words=x"),
+        ("OTEL_SERVICE_NAME", 300 * "x"),
+    ],
+)
+def test_what_a_variable_says_wrongly_is_ignored_with_a_warning_and_without_its_value(variable, value):
+    sampler = {"OTEL_TRACES_SAMPLER": "traceidratio"} if variable.endswith("_ARG") else {}
+    found = settings(**{BASE: "http://c:4318"} | sampler | {variable: value})
+    plain = settings(**{BASE: "" if variable == BASE else "http://c:4318"})
+    assert found.traces == plain.traces
+    (warning,) = found.warnings
+    assert f"environment variable {variable}: " in warning
+    assert "a-secret" not in warning
+
+
+def test_what_is_right_in_a_list_counts_beside_what_is_wrong_or_empty():
+    found = settings(OTEL_RESOURCE_ATTRIBUTES="team=,deployment.environment.name=prod")
+    assert (found.traces.attributes, found.warnings) == ({"deployment.environment.name": "prod"}, ())
+    found = settings(**{BASE: "https://c", "OTEL_EXPORTER_OTLP_HEADERS": "garbage,x-tenant=acme"})
+    assert list(found.traces.headers) == ["x-tenant"]
 
 
 def test_what_is_not_spoken_is_said_and_not_sent():

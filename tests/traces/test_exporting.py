@@ -24,20 +24,24 @@ FACTS = [
 
 
 class Exporter:
-    """Answers `result` once it is `released`."""
+    """Answers `result`: so many messages at once, the others once it is `released`."""
 
-    def __init__(self, result: SpanExportResult = SpanExportResult.SUCCESS, *, released: bool = True) -> None:
+    def __init__(
+        self, result: SpanExportResult = SpanExportResult.SUCCESS, *, released: bool = True, at_once: int = 0
+    ) -> None:
         self.result = result
         self.messages: list[int] = []
-        self.began = threading.Event()
+        self._at_once = at_once
+        self.began = threading.Event()  # a message that waits for the release
         self.released = threading.Event()
         self.ended = False
         if released:
             self.released.set()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        self.began.set()
-        self.released.wait(30)
+        if len(self.messages) >= self._at_once:
+            self.began.set()
+            self.released.wait(30)
         self.messages.append(len(spans))
         return self.result
 
@@ -107,6 +111,20 @@ async def test_closing_waits_only_so_long_and_each_request_is_counted_once(answe
         assert counted.of == {"sent": 500, "dropped": 1}
     else:
         assert counted.of == {"dropped": 501}
+    exporter.released.set()
+
+
+async def test_a_message_that_is_on_its_way_behind_another_is_counted_when_closing():
+    """The loop hears of the first message while the second is with the collector already."""
+    exporter, counted = Exporter(released=False, at_once=1), Counted()
+    sender = SpanSender(exporter, {}, counted)
+    for _ in range(200):
+        sender.add(spans())
+    assert exporter.began.wait(10)  # meanwhile the loop stands still
+    await asyncio.sleep(0)
+    assert counted.of == {"sent": 128}
+    await sender.close(0.05)
+    assert counted.of == {"sent": 128, "dropped": 72}
     exporter.released.set()
 
 

@@ -172,6 +172,7 @@ export const en = {
   "reason.queue": "Requests wait",
   "reason.locked": "Stored keys are locked",
   "reason.store_away": "The store does not answer",
+  "reason.no_keys": "No key",
 
   ...requests,
   ...keys,

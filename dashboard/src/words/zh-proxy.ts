@@ -60,6 +60,7 @@ export const proxy: Record<string, string> = {
   "next.master_key": "提供添加它们时所用的主密钥（master_key、master_key_file）",
   "next.outside_use": "有人在池外使用该账户：查明是谁，为账户更换密钥，然后重新启用",
   "next.dry": "让用量最大的客户端放慢，或添加其他组织的密钥",
+  "next.no_keys": "密钥池中还没有密钥：`quotapool keys add` 添加一个，`quotapool keys import` 导入一批",
 
   "cause.served": "正常完成。",
   "cause.served_from_cache": "由缓存直接完成。",

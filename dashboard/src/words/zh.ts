@@ -173,6 +173,7 @@ export const zh: Words = {
   "reason.queue": "请求排队",
   "reason.locked": "存储的密钥已锁定",
   "reason.store_away": "存储没有响应",
+  "reason.no_keys": "没有密钥",
 
   ...requests,
   ...keys,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from quotapool.domain.states import State
 from quotapool.operators.bulk import Choosable, Progress, choosable, chosen, work_on_keys
 from quotapool.operators.keys import LOCKED, KeyOperations, ProbeNow
 from quotapool.shapes.work import KeyVerb
+from quotapool.store.store import StoreError
 
 KeysArgument = Annotated[list[str] | None, typer.Argument(help="Ids of keys.", show_default=False)]
 AccountOption = Annotated[str | None, typer.Option(help="Only keys of this account.", show_default=False)]
@@ -88,13 +90,33 @@ async def work(keys: KeyOperations, action: KeyVerb, choice: Choice, *, yes: boo
         return fail("no key is like that; `quotapool keys list` shows them")
     if not yes and not confirmed(f"{action} {len(ids):,} of {len(known):,} keys{_then(action, known, ids)}"):
         return fail("nothing was done")
-    with shown_progress(_DOING[action], len(ids)) as tell:
-        progress = Progress(on_count=lambda done: tell(done, len(ids)))
-        async with probing(keys) as probe_now:
-            await work_on_keys(keys, action, ids, probe_now, progress, command_actor().name)
-    await record(keys.settings, keys.overview.ledger.store, f"{action}_keys", "", progress.changes)
+    progress = Progress()
+    async with kept_if_cut(keys, f"{action}_keys", len(ids), "keys", lambda: (progress.done, progress.changes)):
+        with shown_progress(_DOING[action], len(ids)) as tell:
+            progress.on_count = lambda done: tell(done, len(ids))
+            async with probing(keys) as probe_now:
+                await work_on_keys(keys, action, ids, probe_now, progress, command_actor().name)
     _print(progress, as_json=as_json)
     return 1 if progress.not_done else 0
+
+
+@asynccontextmanager
+async def kept_if_cut(
+    keys: KeyOperations, action: str, total: int, what: str, so_far: Callable[[], tuple[int, dict[str, list[Any]]]]
+) -> AsyncIterator[None]:
+    """Work on `total` keys or lines (`what`): recorded at its end, also if the store or Ctrl-C ends it; then it is said
+    how far it came. `so_far`: how many are done, and the changes for the record."""
+    try:
+        yield
+    except (StoreError, asyncio.CancelledError):
+        done, _ = so_far()
+        if done:  # a call whose answer was lost may have done more
+            warn(f"at least {done:,} of {total:,} {what} are done; the same command does the rest")
+        raise
+    finally:
+        done, changes = so_far()
+        if done:
+            await record(keys.settings, keys.overview.ledger.store, action, "", changes)
 
 
 async def one_recorded(keys: KeyOperations, action: KeyVerb, key: str, run: Callable[[], Awaitable[int]]) -> int:

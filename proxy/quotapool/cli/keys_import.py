@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +13,9 @@ import typer
 from rich.console import Console
 
 from quotapool.cli import tables
-from quotapool.cli.access import command_actor, record, run_with_keys
+from quotapool.cli.access import command_actor, run_with_keys
 from quotapool.cli.errors import fail
+from quotapool.cli.keys_bulk import kept_if_cut
 from quotapool.cli.options import JsonOption, NoCheckOption, ReplaceOption
 from quotapool.cli.progress import shown_progress
 from quotapool.operators.importer import Importer, Report
@@ -51,20 +53,25 @@ def run(
         return fail(f"{file}: contains no key")
 
     async def command(keys: KeyOperations) -> int:
-        with shown_progress("importing keys" if no_check else "checking keys", total) as tell:
-            lines = itertools.count(1)
-            importer = Importer(
-                keys,
-                check=not no_check,
-                dry_run=dry_run,
-                replace=replace,
-                on_progress=lambda: tell(next(lines), total),
-                actor=command_actor().name,
-            )
+        lines = itertools.count(1)
+        importer = Importer(
+            keys,
+            check=not no_check,
+            dry_run=dry_run,
+            replace=replace,
+            on_progress=lambda: tell(next(lines), total),
+            actor=command_actor().name,
+        )
+
+        def so_far() -> tuple[int, dict[str, list[Any]]]:
+            counts = importer.report.counts
+            return counts.total(), {word: [None, count] for word, count in sorted(counts.items())}
+
+        async with AsyncExitStack() as stack:
+            if not dry_run:
+                await stack.enter_async_context(kept_if_cut(keys, "import_keys", total, "lines", so_far))
+            tell = stack.enter_context(shown_progress("importing keys" if no_check else "checking keys", total))
             done = await importer.run(_lines(file), at_once=at_once, per_second=per_second)
-        if not dry_run:
-            changes: dict[str, list[Any]] = {word: [None, count] for word, count in sorted(done.counts.items())}
-            await record(keys.settings, keys.overview.ledger.store, "import_keys", "", changes)
         if report is not None:
             report.write_bytes(msgspec.json.format(msgspec.json.encode(done.as_json())) + b"\n")
         if json:

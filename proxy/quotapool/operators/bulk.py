@@ -108,17 +108,20 @@ async def _probe_all(
     keys: KeyOperations, names: Sequence[str], probe_now: ProbeNow, progress: Progress, actor: str
 ) -> None:
     left = iter(names)
+    lost: list[StoreError] = []  # raised out of the group, it would arrive as a group
 
     async def probe_one_after_the_other() -> None:
         for name in left:
+            if lost:
+                return
             try:
                 check = await keys.probe(name, probe_now, actor, refresh=False)
             except UnknownKey:
                 progress.fail(name, NOT_FOUND, "no such key in the pool")
             except KeyConflict as error:
                 progress.fail(name, "not probed", str(error))
-            except StoreError:
-                raise
+            except StoreError as error:
+                lost.append(error)
             else:
                 if check.ok:
                     progress.count("valid")
@@ -130,6 +133,8 @@ async def _probe_all(
         async with asyncio.TaskGroup() as group:
             for _ in range(min(_PROBES_AT_ONCE, len(names))):
                 group.create_task(probe_one_after_the_other())
+        if lost:
+            raise lost[0]
     finally:
         await keys.overview.sync.refresh()
 

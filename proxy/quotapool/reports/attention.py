@@ -189,5 +189,10 @@ def of_store_away() -> Concern:
     return Concern("critical", "pool", "store_away", "pool", text, text)
 
 
+def of_empty_pool() -> Concern:
+    text = "the pool has no key yet: `quotapool keys add` adds one, `quotapool keys import` a list"
+    return Concern("critical", "pool", "no_keys", "pool", text, text)
+
+
 def _severity(alert: Alert) -> _Severity:
     return {Severity.CRITICAL: "critical", Severity.WARNING: "warning", Severity.INFO: "info"}[alert.severity]  # type: ignore[return-value]

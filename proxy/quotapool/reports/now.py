@@ -127,6 +127,8 @@ class NowReader:
     def _attention(self, room: list[RoomRow], waiting: list[WaitingRow], at: float, *, away: bool) -> list[Attention]:
         now, status = datetime.fromtimestamp(at, UTC), self._credit_status
         concerns = [attention.of_store_away()] if away else []
+        if not away and not any(self._counts.values()):  # an absent store may hold keys
+            concerns.append(attention.of_empty_pool())
         concerns += self._state_concerns
         concerns += attention.of_room(room)
         concerns += attention.of_queues(waiting)

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 
 from quotapool.settings.errors import Place
 from quotapool.settings.values import PositiveDuration, Section, hidden
@@ -27,6 +27,16 @@ _VALUE: Final = re.compile(r"[!-~](?:[ -~]{0,4094}[!-~])?")
 _ATTRIBUTE: Final = re.compile(r"[A-Za-z0-9_./-]{1,128}")
 _RATIOS: Final = {"always_on": "1", "always_off": "0", "parentbased_always_on": "1", "parentbased_always_off": "0"}
 _WITH_RATIO: Final = frozenset({"traceidratio", "parentbased_traceidratio"})
+_MUST: Final = {
+    "endpoint": _FORM,
+    "ratio": "must be a number from 0 to 1",
+    "compression": "must be none or gzip",
+    "service": "must have 1 to 256 characters",
+}
+_PAIR: Final = {  # without their names: in a list without "=" a header's secret is one
+    "headers": "must be name=value,name=value: a header's name, and one line of ASCII",
+    "attributes": "must be name=value,name=value: letters, digits or _ . / -, and 1 to 256 characters",
+}
 
 
 def check_endpoint(value: Any) -> Any:
@@ -119,7 +129,31 @@ def from_environment(
     variable: Callable[[str], str], *, has_endpoint: bool
 ) -> tuple[dict[str, tuple[Any, Place]], list[str]]:
     """Options by name, with where they are from, and warnings. `has_endpoint`: the configuration names one itself; then
-    only what describes this process is taken, and no header of another collector's."""
+    only what describes this process is taken, and no header of another collector's.
+
+    What a variable says wrongly is left out with a warning, as the specification asks for: it may be for others."""
+    found, warnings = _written(variable, has_endpoint=has_endpoint)
+    for option, (value, place) in list(found.items()):
+        if option in _PAIR:
+            valid = {name: text for name, text in value.items() if _is_valid(option, {name: text})}
+            found[option] = valid, place
+            if any(text or option == "headers" for name, text in value.items() if name not in valid):
+                warnings.append(f"{place}: what is not valid in it is ignored; it {_PAIR[option]}")
+        elif not _is_valid(option, value):
+            del found[option]
+            warnings.append(f"{place}: it is ignored; it {_MUST[option]}")
+    return found, warnings
+
+
+def _is_valid(option: str, value: Any) -> bool:
+    try:
+        Traces.model_validate({option: value})
+    except ValidationError:
+        return False
+    return True
+
+
+def _written(variable: Callable[[str], str], *, has_endpoint: bool) -> tuple[dict[str, tuple[Any, Place]], list[str]]:
     found: dict[str, tuple[Any, Place]] = {}
 
     def take(option: str, *names: str, read: Callable[[str], Any] = str) -> None:
@@ -151,12 +185,15 @@ def from_environment(
         del found["endpoint"]
         return found, [f"{place}: no traces are sent: that {NEEDS_PACKAGES}"]
     take("headers", f"{_OTLP}_TRACES_HEADERS", f"{_OTLP}_HEADERS", read=_pairs)
-    take("compression", f"{_OTLP}_TRACES_COMPRESSION", f"{_OTLP}_COMPRESSION")
+    take("compression", f"{_OTLP}_TRACES_COMPRESSION", f"{_OTLP}_COMPRESSION", read=str.lower)
     sampler = variable("OTEL_TRACES_SAMPLER").strip().lower()
     if sampler in _WITH_RATIO:
         take("ratio", "OTEL_TRACES_SAMPLER_ARG")
     elif sampler in _RATIOS:
         found["ratio"] = _RATIOS[sampler], Place("environment variable OTEL_TRACES_SAMPLER")
+    elif sampler:
+        known = ", ".join(sorted({*_RATIOS, *_WITH_RATIO}))
+        return found, [f"environment variable OTEL_TRACES_SAMPLER: it is ignored; it must be one of {known}"]
     return found, []
 
 

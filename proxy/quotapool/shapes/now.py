@@ -68,9 +68,9 @@ class CreditRow(msgspec.Struct):
 
 class Attention(msgspec.Struct):
     """Something to look at. `code`: a key's, account's or organisation's reason, or `dry`, `credit_low`,
-    `credit_expires`, `outside_use`, `client_budget`, `client_expires`, `queue`, `daily_limit`, `locked`, `store_away`.
-    `ids`: the first 20 of `count` that are alike; `since`: Unix seconds, 0 if not known; `next`: what to do, or what is
-    the case; `actions`: that help, the best first."""
+    `credit_expires`, `outside_use`, `client_budget`, `client_expires`, `queue`, `daily_limit`, `locked`, `store_away`,
+    `no_keys`. `ids`: the first 20 of `count` that are alike; `since`: Unix seconds, 0 if not known; `next`: what to do,
+    or what is the case; `actions`: that help, the best first."""
 
     severity: Literal["critical", "warning", "info"]
     kind: Literal["key", "account", "organization", "model", "client", "pool"]

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
+import requests
 import structlog
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -26,6 +27,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from quotapool import __version__
 from quotapool.domain.trace import Trace
+from quotapool.traces.answers import Answers
 from quotapool.traces.spans import SpanFacts
 
 _log = structlog.get_logger()
@@ -49,10 +51,14 @@ class Exporter(Protocol):
 
 
 def otlp_exporter(
-    endpoint: str, headers: Mapping[str, str], *, ca_file: str | None, timeout_s: float, gzip: bool
+    endpoint: str, headers: Mapping[str, str], answers: Answers, *, ca_file: str | None, timeout_s: float, gzip: bool
 ) -> Exporter:
-    """OTLP over HTTP, protobuf. Certificates are checked against `ca_file`, else the system's, as those of upstream."""
+    """OTLP over HTTP, protobuf; `answers` hears what the collector answers. Certificates are checked against `ca_file`,
+    else the system's, as those of upstream."""
     _LastWords.listen()
+    session = requests.Session()
+    session.trust_env = False  # a ~/.netrc would replace the authorization of `headers`
+    session.hooks["response"].append(answers.hear)
     system = ssl.get_default_verify_paths()
     return OTLPSpanExporter(
         endpoint,
@@ -60,11 +66,13 @@ def otlp_exporter(
         headers=headers,
         timeout=timeout_s,
         compression=Compression.Gzip if gzip else Compression.NoCompression,
+        session=session,
     )
 
 
 class SpanSender:
     """`attributes`: of the process. `counted` hears of (sent, failed or dropped; how many requests), on the event loop.
+    `answers`: what the exporter hears from the collector.
 
     Built on the event loop; `add` there, too. `close` at the end."""
 
@@ -74,9 +82,11 @@ class SpanSender:
         attributes: Mapping[str, str],
         counted: Callable[[str, int], None],
         *,
+        answers: Answers | None = None,
         most: int = MOST_WAITING,
     ) -> None:
         self._exporter = exporter
+        self._answers = answers or Answers()
         self._resource = Resource.create(dict(attributes))
         self._counted = counted
         self._most = most
@@ -84,7 +94,7 @@ class SpanSender:
         self._loop = asyncio.get_running_loop()
         self._wake = threading.Event()
         self._stopping = self._closed = False
-        self._in_flight = 0
+        self._open = 0  # requests that were taken and not counted yet; only the loop touches it
         self._finished = asyncio.Event()
         self._away = False
         # Daemon: a collector that does not answer cannot hold up the process's end.
@@ -95,6 +105,7 @@ class SpanSender:
         if self._stopping or len(self._waiting) >= self._most:
             self._counted("dropped", 1)
             return
+        self._open += 1
         self._waiting.append(spans)
         if len(self._waiting) == _MOST_AT_ONCE:
             self._wake.set()
@@ -107,11 +118,10 @@ class SpanSender:
             async with asyncio.timeout(seconds):
                 await self._finished.wait()
         self._closed = True
-        left = len(self._waiting) + self._in_flight
         self._waiting.clear()
         self._exporter.shutdown()  # ends a wait between two tries
-        if left:
-            self._counted("dropped", left)
+        if self._open:
+            self._counted("dropped", self._open)
 
     # ---- in the thread
 
@@ -129,35 +139,39 @@ class SpanSender:
             with contextlib.suppress(IndexError):  # `close` has given up
                 while len(batch) < _MOST_AT_ONCE:
                     batch.append(self._waiting.popleft())
-            self._in_flight = len(batch)
-            self._on_loop(self._note, self._send(batch), len(batch))
+            self._on_loop(self._note, self._send(batch), len(batch), self._answers.why or _LastWords.text)
 
     def _on_loop(self, call: Callable[..., None], *given: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(call, *given)
 
-    def _send(self, batch: Sequence[Spans]) -> bool:
+    def _send(self, batch: Sequence[Spans]) -> int:
+        """How many of these requests failed."""
         spans: list[ReadableSpan] = []
+        self._answers.clear()
         try:
             for trace, make in batch:
                 spans += _readable(trace, make(), self._resource)
-            return self._exporter.export(spans) is SpanExportResult.SUCCESS
+            taken = self._exporter.export(spans) is SpanExportResult.SUCCESS
         except Exception:  # noqa: BLE001 - whatever it is, the next ones are to be sent
             _log.exception("spans cannot be sent")
-            return False
+            taken = False
+        return self._answers.lost(len(batch)) if taken else len(batch)
 
     # ---- on the loop again
 
-    def _note(self, sent: bool, requests: int) -> None:
+    def _note(self, failed: int, requests: int, why: str) -> None:
         if self._closed:
             return
-        self._in_flight = 0
-        self._counted("sent" if sent else "failed", requests)
-        if sent and self._away:
+        self._open -= requests
+        for result, number in (("sent", requests - failed), ("failed", failed)):
+            if number:
+                self._counted(result, number)
+        if self._away and not failed:
             _log.warning("the collector takes traces again")
-        elif not sent and not self._away:
-            _log.warning("the collector does not take traces", why=_LastWords.text, docs="docs/traces.md")
-        self._away = not sent
+        elif failed and not self._away:
+            _log.warning("the collector does not take traces", why=why, docs="docs/traces.md")
+        self._away = failed > 0
 
 
 def _readable(trace: Trace, facts: Sequence[SpanFacts], resource: Resource) -> list[ReadableSpan]:

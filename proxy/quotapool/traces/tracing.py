@@ -12,6 +12,7 @@ from quotapool.domain.request_record import RequestRecord
 from quotapool.domain.trace import Trace
 from quotapool.openai.head import Head
 from quotapool.settings import Traces
+from quotapool.traces.answers import Answers
 from quotapool.traces.exporting import SpanSender, otlp_exporter
 from quotapool.traces.joining import Joining
 from quotapool.traces.spans import SpanMaker
@@ -62,9 +63,11 @@ def open_tracing(
     `SpanMaker` and `SpanSender`. On a running event loop."""
     rng = random.SystemRandom()
     sys.setswitchinterval(_SWITCH_S)
+    answers = Answers()
     exporter = otlp_exporter(
         options.url,
         {name: value.get_secret_value() for name, value in options.headers.items()},
+        answers,
         ca_file=ca_file,
         timeout_s=options.timeout,
         gzip=options.compression == "gzip",
@@ -72,5 +75,7 @@ def open_tracing(
     return Tracing(
         Joining(options.ratio, goes_on=options.propagate),
         SpanMaker(word=word, upstream_of=upstream_of, new_id=lambda: rng.getrandbits(64) or 1),
-        SpanSender(exporter, {**attributes, **options.attributes, "service.name": options.service}, counted),
+        SpanSender(
+            exporter, {**attributes, **options.attributes, "service.name": options.service}, counted, answers=answers
+        ),
     )
