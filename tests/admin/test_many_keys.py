@@ -353,7 +353,7 @@ async def test_many_are_probed_with_one_look_at_the_states_before_and_one_after(
 async def test_a_store_that_goes_away_ends_probes_of_many_with_its_own_error(operations):
     """Several are asked at once, and each finds it out."""
 
-    async def probe(key_id, *, refresh=True):
+    async def probe(key_id, *, refresh=True, actor=""):
         await asyncio.sleep(0)
         raise StoreLost("connect", sent=False)
 
