@@ -31,7 +31,7 @@ MOST_A_SLICE: Final = 3.0  # so at least five slices must agree
 SHARE: Final = 0.12
 LEAST_NOISE: Final = 0.005  # of the answers
 NOISE_UPWARDS: Final = 1.3  # times that downwards, at most
-UNEVEN: Final = 0.5  # of the noise; it is not balanced in each slice
+UNEVEN: Final = 0.6  # of the noise; it is not balanced in each slice
 NOISE_ANSWERS: Final = 500.0  # the noise is the average of about so many
 OVERRUNS: Final = 0.05  # of the answers: if more used more than was estimated for them, tokens prove nothing
 LEAST_ALONE: Final = 5.0  # requests that found the bucket full, to know how upstream counts
@@ -74,6 +74,12 @@ class Slice(msgspec.Struct, array_like=True):
         less even, and what other limits show is no evidence; what this level is corrected by is."""
         return self.explained > BINDING * self.answers
 
+    @property
+    def shows_noise(self) -> bool:
+        """False: nothing differs while our requests wait for this limit, whatever the network does (`DELAY_S` of
+        `outside_tally.py`). It must not be taken for quiet as soon as they wait no longer."""
+        return self.less > 0 or not self.binds
+
     def add(self, other: Slice) -> None:
         self.answers += other.answers
         self.more += other.more
@@ -112,10 +118,10 @@ def _added(one: Slice | None, other: Slice | None) -> Slice | None:
 class Known(msgspec.Struct, array_like=True):
     """What is remembered of one dimension.
 
-    `answers`, `less`: decaying sums, the noise is their ratio; `wrong`: how badly this prediction fits upstream;
-    `limit`, `at`, `taught`: of the newest answer; `used`: what others used a second, on average of the last `used_s`;
-    `alone`, `exact`: requests that found the bucket full, by our books, and those of which upstream counted the tokens
-    as we did, decaying sums.
+    `answers`, `less`: decaying sums of the slices that show noise, which is their ratio; `wrong`: how badly this
+    prediction fits upstream; `limit`, `at`, `taught`: of the newest answer; `used`: what others used a second, on
+    average of the last `used_s`; `alone`, `exact`: requests that found the bucket full, by our books, and those of
+    which upstream counted the tokens as we did, decaying sums.
     """
 
     answers: float = 0.0
@@ -141,8 +147,9 @@ class Known(msgspec.Struct, array_like=True):
         self.limit, self.at, self.taught = new.limit, new.at, new.taught
         down_s = down / max(1.0, span) if is_known else 0.0
         fade = max(0.0, 1 - new.answers / NOISE_ANSWERS)
-        self.answers = self.answers * fade + new.answers
-        self.less = self.less * fade + new.less
+        if new.shows_noise:
+            self.answers = self.answers * fade + new.answers
+            self.less = self.less * fade + new.less
         refill_s = new.limit / period_s
         if new.answers > 0:
             # Others make upstream lack more. That it lacks less, or that our level is raised, refutes the prediction.
