@@ -283,7 +283,7 @@ QUIET = Case("keep", "mixed", 0.5)
 NETWORKS = {
     "an even load": {},
     "bursts of 30, idle spans, a fifth of the headers lost": {"burst": 30, "uneven": True, "lost": 0.2},
-    "the same, 4 replicas, delays up to 100 ms, pauses of up to 2 s": {
+    "the same in bursts of 10, 4 replicas, delays up to 100 ms, pauses of up to 2 s": {
         "burst": 10,
         "uneven": True,
         "lost": 0.2,

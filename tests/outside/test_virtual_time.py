@@ -58,7 +58,7 @@ def test_who_is_not_there_is_not_named_whatever_the_network_does(load, charging,
 
 def test_when_our_requests_wait_no_longer_what_the_network_does_then_is_nobody():
     # Given a quarter of an hour in which they wait for tokens, so that nothing differs, then a third of the load
-    network = NETWORKS["the same, 4 replicas, delays up to 100 ms, pauses of up to 2 s"]
+    network = NETWORKS["the same in bursts of 10, 4 replicas, delays up to 100 ms, pauses of up to 2 s"]
     outcome = World(Case("correct", "mixed", 1.3, seed=7, **network)).run()
     assert outcome.named_at is None
 
