@@ -71,7 +71,7 @@ async def test_the_same_secret_is_sealed_differently_each_time():
 async def test_a_wrong_master_key_is_refused_clearly_and_changes_nothing(vault, store):
     await vault.put([key()], MASTER)
     before = await raw(store)
-    with pytest.raises(VaultLocked, match=f"the 1 keys in the store were sealed with the master key {MASTER.id}"):
+    with pytest.raises(VaultLocked, match=f"the store has 1 key, sealed with the master key {MASTER.id}"):
         vault.open(await vault.read(), [OTHER])
     with pytest.raises(VaultLocked, match="given: none"):
         vault.open(await vault.read(), [])

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from quotapool.domain.counted import counted
 from quotapool.keys.seal import MasterKey, SealBroken
 from quotapool.store.store import Script, Store, text_of
 
@@ -122,9 +123,9 @@ class Vault:
                 return master
         have = ", ".join(master.id for master in masters) or "none"
         raise VaultLocked(
-            f"the {len(contents.records)} keys in the store were sealed with the master key {contents.master}, and the "
-            f"one given here is another (given: {have}). They are left as they are. Set master_key or master_key_file "
-            "to the right one"
+            f"the store has {counted(len(contents.records), 'key')}, sealed with the master key {contents.master}, and "
+            f"the one given here is another (given: {have}). Nothing is changed. Set master_key or master_key_file to "
+            "the right one"
         )
 
     def open(self, contents: Contents, masters: Iterable[MasterKey]) -> list[Opened]:
