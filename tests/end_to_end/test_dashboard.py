@@ -196,7 +196,7 @@ def test_long_names_widen_no_screen_and_hide_no_column(browser, start_simulator,
         known = {"Authorization": f"Bearer {client['key']}"}
         assert fetch(f"{proxy.base_url}/chat/completions", method="POST", body=body, headers=known)[0] in {200, 404}
     with opened(browser, one_time_link(proxy), locale="en-GB") as page:
-        expect(page.get_by_role("combobox", name="Model")).to_be_visible()  # after the second sample
+        expect(page.get_by_role("combobox", name="Model")).to_be_visible(timeout=60_000)  # from the second sample on
         for width in (360, 768, 1600):
             page.set_viewport_size({"width": width, "height": 800})
             show(page, "usage")
