@@ -23,7 +23,7 @@ from quotapool.simulator import simulated_secret
 from quotapool.store.embedded import attach_url
 from quotapool.store.store import connect
 
-from tests.fakes.browser import PATIENCE_MS, chromium, opened, violations
+from tests.fakes.browser import chromium, opened, violations
 from tests.fakes.processes import RunningProxy, Simulator, fetch, pool_config, wait_until
 from tests.scenarios.busy_pool import CLIENTS, Traffic, busy_pool, key_of, trouble
 
@@ -221,7 +221,7 @@ def test_the_mark_of_an_account_that_others_use_is_read_whole(browser, pool, loc
         expect(page.get_by_role("navigation")).to_be_visible()
         show(page, "keys")
         marks = page.locator(".table .badge", has_text=re.compile("^(Used by others|被他人使用)$"))
-        expect(marks).to_have_count(5, timeout=PATIENCE_MS)
+        expect(marks).to_have_count(5)
         cut = """all => all.flatMap(one => [one, one.parentElement])
             .filter(one => one.scrollWidth > one.clientWidth)
             .map(one => [one.textContent, one.scrollWidth, one.clientWidth])"""
@@ -468,7 +468,7 @@ def test_requests_come_by_themselves(page, pool):
     page.get_by_label("Model").focus()  # not over the rows, which stand still then
     before = page.get_by_role("grid").get_attribute("aria-rowcount")
     assert ask(proxy, key_of("evals")) == 200
-    expect(page.get_by_role("grid")).not_to_have_attribute("aria-rowcount", str(before), timeout=10_000)
+    expect(page.get_by_role("grid")).not_to_have_attribute("aria-rowcount", str(before))
 
 
 def test_what_would_happen_now_is_told_without_doing_it(page, pool):
