@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import nullcontext
 
 import pytest
+from quotapool.cli.cut_short import how_far_if_cut
 from quotapool.cli.keys_bulk import kept_if_cut
 from quotapool.keys.sources import KeySources
 from quotapool.keys.vault import Vault
@@ -54,3 +55,9 @@ async def test_work_that_is_cut_short_says_how_far_it_came_and_is_recorded(keys,
 async def test_otherwise_nothing_is_said_and_what_was_done_is_recorded(keys, error, done, capsys):
     assert await cut_by(keys, error, done) == ([{"done": [None, done]}] if done else [])
     assert capsys.readouterr().err == ""
+
+
+def test_what_names_keys_that_are_gone_is_not_said_to_do_the_rest(capsys):
+    with pytest.raises(StoreLost), how_far_if_cut(5, "keys", lambda: 2, again=False):
+        raise StoreLost("timeout", sent=True)
+    assert capsys.readouterr().err == "quotapool: at least 2 of 5 keys are done; the rest is as it was\n"

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from quotapool.cli.access import recorded
+from quotapool.cli.cut_short import how_far_if_cut
 from quotapool.cli.errors import fail
 from quotapool.cli.keys_bulk import confirmed
 from quotapool.cli.progress import shown_progress
@@ -80,7 +81,11 @@ async def work(
         return fail("nothing was done")
     results: Counter[str] = Counter()
     not_done: list[str] = []
-    with shown_progress("changing clients", len(names)) as tell:
+    again = action != "revoke" or not choice.names
+    with (
+        how_far_if_cut(len(names), "clients", results.total, again=again),
+        shown_progress("changing clients", len(names)) as tell,
+    ):
         for number, name in enumerate(names, 1):
 
             async def one_of_many(name: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ import typer
 from quotapool.app.probing import Probing
 from quotapool.cli import tables
 from quotapool.cli.access import command_actor, record, recorded
+from quotapool.cli.cut_short import how_far_if_cut
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.progress import shown_progress
 from quotapool.cli.questions import agreed
@@ -23,7 +23,6 @@ from quotapool.domain.states import State
 from quotapool.operators.bulk import Choosable, Progress, choosable, chosen, work_on_keys
 from quotapool.operators.keys import LOCKED, KeyOperations, ProbeNow
 from quotapool.shapes.work import KeyVerb
-from quotapool.store.store import StoreError
 
 KeysArgument = Annotated[list[str] | None, typer.Argument(help="Ids of keys.", show_default=False)]
 AccountOption = Annotated[str | None, typer.Option(help="Only keys of this account.", show_default=False)]
@@ -91,7 +90,10 @@ async def work(keys: KeyOperations, action: KeyVerb, choice: Choice, *, yes: boo
     if not yes and not confirmed(f"{action} {len(ids):,} of {len(known):,} keys{_then(action, known, ids)}"):
         return fail("nothing was done")
     progress = Progress()
-    async with kept_if_cut(keys, f"{action}_keys", len(ids), "keys", lambda: (progress.done, progress.changes)):
+    again = action != "forget" or not choice.names
+    async with kept_if_cut(
+        keys, f"{action}_keys", len(ids), "keys", lambda: (progress.done, progress.changes), again=again
+    ):
         with shown_progress(_DOING[action], len(ids)) as tell:
             progress.on_count = lambda done: tell(done, len(ids))
             async with probing(keys) as probe_now:
@@ -102,17 +104,19 @@ async def work(keys: KeyOperations, action: KeyVerb, choice: Choice, *, yes: boo
 
 @asynccontextmanager
 async def kept_if_cut(
-    keys: KeyOperations, action: str, total: int, what: str, so_far: Callable[[], tuple[int, dict[str, list[Any]]]]
+    keys: KeyOperations,
+    action: str,
+    total: int,
+    what: str,
+    so_far: Callable[[], tuple[int, dict[str, list[Any]]]],
+    *,
+    again: bool = True,
 ) -> AsyncIterator[None]:
     """Work on `total` keys or lines (`what`): recorded at its end, also if the store or Ctrl-C ends it; then it is said
-    how far it came. `so_far`: how many are done, and the changes for the record."""
+    how far it came. `so_far`: how many are done, and the changes for the record; `again`: see `how_far_if_cut`."""
     try:
-        yield
-    except (StoreError, asyncio.CancelledError):
-        done, _ = so_far()
-        if done:  # a call whose answer was lost may have done more
-            warn(f"at least {done:,} of {total:,} {what} are done; the same command does the rest")
-        raise
+        with how_far_if_cut(total, what, lambda: so_far()[0], again=again):
+            yield
     finally:
         done, changes = so_far()
         if done:
