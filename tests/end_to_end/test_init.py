@@ -112,6 +112,15 @@ def test_ctrl_c_in_the_middle_leaves_nothing_and_a_terminal_that_echoes(question
     assert names(tmp_path) == []
 
 
+def test_ctrl_d_at_a_question_leaves_nothing(at_terminal: Terminal, tmp_path: Path):
+    at_terminal.type(f"{ALPHA}\n\n")
+    at_terminal.wait_for("[y/N]: ")
+    at_terminal.type("\x04")
+    assert at_terminal.end() == 130
+    assert "nothing was written" in at_terminal.shown
+    assert names(tmp_path) == []
+
+
 def test_a_process_that_is_ended_while_it_asks_gives_the_terminal_back(tmp_path: Path):
     script = f'{" ".join(INIT)} & echo "pid $!"; fg; echo "code $?"; read line'
     with Terminal(["/bin/sh", "-mc", script], tmp_path, environment()) as terminal:
@@ -128,6 +137,10 @@ def test_a_process_that_is_ended_while_it_asks_gives_the_terminal_back(tmp_path:
 def test_keys_in_the_environment_may_stay_there(tmp_path: Path):
     with Terminal(INIT, tmp_path, environment(OPENAI_API_KEYS=f"{ALPHA},{BETA}")) as terminal:
         terminal.wait_for("OPENAI_API_KEYS is set")
+        terminal.wait_for("[Y/n]: ")
+        terminal.type("maybe\n")
+        terminal.wait_for("Please answer y or n.")
+        terminal.wait_for("[Y/n]: ")
         terminal.type("\n")
         terminal.wait_for("[y/N]")
         terminal.type("\n")

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import typer
 from pydantic import SecretStr
 
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.new_files import Draft, drafted
+from quotapool.cli.questions import answer_of
 from quotapool.cli.typed_secrets import ask_for_secrets
 from quotapool.keys.keyring import secrets_in
 from quotapool.ledger.clients import new_key
@@ -79,7 +79,7 @@ def run(options: Options) -> int:
             return _add_to(options.path, options)
         _refuse_taken(options)
         return _write_all(options, _answers(options))
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         warn("interrupted: nothing was written")
         return _INTERRUPTED
     except (_Refused, NotForAService) as error:
@@ -192,17 +192,15 @@ def _ask(answers: _Answers, options: Options) -> None:
         )
     names = ", ".join(_names(options))
     warn(f"this writes {names} into {options.path.absolute().parent}; Ctrl-C writes nothing")
-    if os.environ.get(_KEYS, "").strip() and typer.confirm(
-        f"{_KEYS} is set. Should the keys stay there, and be in no file?", default=True, err=True
+    if os.environ.get(_KEYS, "").strip() and answer_of(
+        f"{_KEYS} is set. Should the keys stay there, and be in no file?", default=True
     ):
         answers.from_env = True
     else:
         answers.keys = _asked_keys()
     if options.listen is None and not options.compose:
         here = answers.listen
-        if typer.confirm(
-            "May other machines call the proxy? They need a key, and one is made", default=False, err=True
-        ):
+        if answer_of("May other machines call the proxy? They need a key, and one is made", default=False):
             answers.listen = Address("0.0.0.0", here.port)
 
 

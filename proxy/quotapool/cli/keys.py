@@ -6,7 +6,6 @@ import sys
 import time
 from fnmatch import fnmatchcase
 from functools import partial
-from getpass import getpass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +28,7 @@ from quotapool.cli.keys_bulk import (
 )
 from quotapool.cli.options import JsonOption, NoCheckOption, ReplaceOption, with_settings
 from quotapool.cli.progress import shown_progress
+from quotapool.cli.typed_secrets import ask_for_secret
 from quotapool.domain.counted import counted
 from quotapool.domain.states import State
 from quotapool.keys import master_keys
@@ -202,7 +202,7 @@ def add(
     for option, given_name in (("id", name), ("account", account)):
         if given_name and (why := why_no_name(given_name)):
             return fail(f"{option}: {why}")
-    given = getpass("OpenAI key (not shown): ") if sys.stdin.isatty() else sys.stdin.readline()
+    given = ask_for_secret("OpenAI key (not shown): ") if sys.stdin.isatty() else sys.stdin.readline()
     if not given.strip():
         return fail("no secret on standard input")
     entry = KeyEntry(given.strip(), name, account, {"tier": tier} if tier else {})

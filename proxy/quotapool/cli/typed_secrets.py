@@ -1,4 +1,4 @@
-"""Asks for secrets at a terminal without echo: several, one or more a line, finished by an empty line."""
+"""Asks for secrets at a terminal without echo: one, or several, one or more a line, finished by an empty line."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from quotapool.cli.new_files import ended_by_signals
+from quotapool.cli.questions import typed_line
 from quotapool.settings.key_lines import secrets_in
 
 # A terminal cuts longer lines, and says nothing (N_TTY_BUF_SIZE, with the line's end).
@@ -22,9 +23,7 @@ def ask_for_secrets(prompt: str, take: Callable[[str], str]) -> None:
     """
     with _without_echo(sys.stdin.fileno()):
         while True:
-            _say(prompt, end="")
-            line = sys.stdin.readline()
-            _say("")
+            line = _unseen_line(prompt)
             if len(line) >= _LONGEST_LINE:
                 _say(
                     "  that line is too long for a terminal, which cuts it: give fewer keys a line, or use --keys FILE"
@@ -41,8 +40,21 @@ def ask_for_secrets(prompt: str, take: Callable[[str], str]) -> None:
                 _say(f"  {take(secret)}")
 
 
-def _say(text: str, end: str = "\n") -> None:
-    sys.stderr.write(text + end)
+def ask_for_secret(prompt: str) -> str:
+    """One line; "": Ctrl-D. Raises KeyboardInterrupt."""
+    with _without_echo(sys.stdin.fileno()):
+        return _unseen_line(prompt)
+
+
+def _unseen_line(prompt: str) -> str:
+    """As `typed_line`; the line's end was not shown either."""
+    if line := typed_line(prompt):
+        _say("")
+    return line
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
