@@ -42,7 +42,7 @@ def test_another_help_text_would_be_noticed():
 
 
 def test_the_man_page_has_no_fault(program: Callable[[str], str]):
-    found = subprocess.run([program("mandoc"), "-Tlint", str(manual.MAN)], capture_output=True, text=True, timeout=60)
+    found = subprocess.run([program("mandoc"), "-Tlint", str(manual.MAN)], capture_output=True, text=True, timeout=300)
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
 
 
@@ -51,7 +51,7 @@ def test_the_man_page_shows_every_command_and_option_as_it_is_typed(program: Cal
         [program("mandoc"), "-Tutf8", "-O", "width=400", str(manual.MAN)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         env={**os.environ, "LC_ALL": "C.UTF-8"},
     ).stdout
     text = re.sub(r".\x08", "", shown)  # bold is a letter over itself
@@ -69,7 +69,7 @@ def test_odd_characters_survive_in_both(text: str, program: Callable[[str], str]
     entry = manual.Entry(("quotapool", "odd"), "Start", (text,), "quotapool odd", (), (option,), False)
     root = ENTRIES[0]
     page = subprocess.run(
-        [program("mandoc"), "-Tascii"], input=manual.man([root, entry]), capture_output=True, text=True, timeout=60
+        [program("mandoc"), "-Tascii"], input=manual.man([root, entry]), capture_output=True, text=True, timeout=300
     ).stdout
     assert re.sub(r".\x08", "", page).count(text) == 2
     row = next(line for line in manual.markdown([root, entry]).splitlines() if line.startswith("| `--odd` |"))

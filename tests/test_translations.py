@@ -157,7 +157,7 @@ def test_the_command_that_shows_the_difference_shows_it(translation):
 
     def git(*words: str) -> None:
         name = ("-c", "user.name=a", "-c", "user.email=a@example.com")
-        subprocess.run(["git", *name, *words], cwd=folder, check=True, capture_output=True, timeout=30)
+        subprocess.run(["git", *name, *words], cwd=folder, check=True, capture_output=True, timeout=300)
 
     git("init")
     git("add", ".")
@@ -169,6 +169,6 @@ def test_the_command_that_shows_the_difference_shows_it(translation):
     git("commit", "-am", "a word of the translation")
     command = tool.difference(translation).replace(tool.shown(translation), "keys.zh.md")
     command = command.replace(tool.shown(source), "keys.md")
-    shown = subprocess.run(["sh", "-c", command], cwd=folder, check=True, capture_output=True, text=True, timeout=30)
+    shown = subprocess.run(["sh", "-c", command], cwd=folder, check=True, capture_output=True, text=True, timeout=300)
     assert "-There are five." in shown.stdout
     assert "+There are six." in shown.stdout

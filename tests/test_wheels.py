@@ -42,7 +42,7 @@ def built(tmp_path_factory) -> Path:
     for name in (f"build{EXTENSION_SUFFIXES[0]}", "compiled.json", "long_gone.py"):
         (left / name).touch()
     script = "import sys; from setuptools import build_meta as b; b.build_wheel('dist'); b.build_sdist('dist')"
-    subprocess.run([sys.executable, "-c", script], cwd=source, check=True, capture_output=True, timeout=120)
+    subprocess.run([sys.executable, "-c", script], cwd=source, check=True, capture_output=True, timeout=300)
     return source / "dist"
 
 

@@ -31,8 +31,9 @@ from quotapool.reports.key_lines import Emptiest, key_lines
 from quotapool.settings import Settings, UpstreamKey
 from quotapool.shapes.general import Empty
 from quotapool.shapes.work import KeyImport, KeyWork
-from quotapool.store.store import StoreLost, connect
+from quotapool.store.store import StoreLost
 
+from tests.fakes.connect import connect
 from tests.fakes.store import ledger_on
 
 OPERATIVE = Actor("ann", "operator", "link", "127.0.0.1")
@@ -46,7 +47,7 @@ async def no_probe(key_id, *, refresh=True, actor=""):
 @pytest.fixture
 async def operations(valkey_url):
     """A pool of keys a1, a2 (account a) and b1, c1 (accounts of their own)."""
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     accounts = {"a1": "a", "a2": "a", "b1": "b", "c1": "c"}
     keys = [{"id": n, "account": a, "secret": f"sk-proj-{n}-{'x' * 30}"} for n, a in accounts.items()]
     limits = {"default": {"rpm": 60, "tpm": 10_000}}
@@ -77,7 +78,7 @@ async def call(jobs: JobRunner, name: str, body: object = None, id_: str = ""):
 
 
 async def ended(jobs: JobRunner, job):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not job.finished:
             await asyncio.sleep(0)
             job = await call(jobs, "show_job", id_=job.id)
@@ -206,7 +207,7 @@ async def test_each_key_has_a_short_row(operations):
 
 
 async def test_when_a_key_was_last_used_is_found_in_hours_then_in_days(valkey_url):
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     spend = SpendStore(store, "default")
     for name, ago in (("now", 0), ("morning", 5 / 24), ("yesterday", 1), ("old", 89), ("too old", 91)):
         await spend.add([Entry("a", name, "gpt-4o", "x", "exact", 1)], at=NOW - timedelta(days=ago))

@@ -17,15 +17,15 @@ from quotapool.observe.shared_values import prepare
 from quotapool.operators import overview as overview_module
 from quotapool.operators.overview import Overview
 from quotapool.settings import Settings
-from quotapool.store.store import connect
 
 from tests.fakes.calls import calls_of
+from tests.fakes.connect import connect
 from tests.fakes.store import candidate, granted, ledger_on, pack
 
 
 @pytest.fixture
 async def ledger(valkey_url):
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     made = ledger_on(store)
     await made.registry.begin_epoch(reseeded=False)
     yield made

@@ -17,8 +17,8 @@ from quotapool.observe.redaction import Redactor
 from quotapool.operators.clients import ClientOperations
 from quotapool.operators.teams import TeamOperations
 from quotapool.shapes.general import EventQuery
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.operators_port import BEARER, operators_port
 
 JANE = Actor("jane@example.com", "operator", "oidc", "192.0.2.7")

@@ -28,9 +28,9 @@ from quotapool.reports.key_lines import key_lines
 from quotapool.settings import Settings
 from quotapool.shapes.general import Empty
 from quotapool.shapes.work import DryRun, KeyImport, KeyLines, KeyWork
-from quotapool.store.store import connect
 
 from tests.fakes.calls import calls_of
+from tests.fakes.connect import connect
 from tests.fakes.store import ledger_on
 
 KEYS = 5_000
@@ -41,7 +41,7 @@ MOST_CALLS_TO_READ = 50_000
 
 @pytest.fixture
 async def operations(valkey_url):
-    store = connect(valkey_url, timeout_s=10.0)
+    store = connect(valkey_url)
     keys = [
         {"id": f"key-{n}", "account": f"acc-{n}", "secret": f"sk-proj-{n:06d}-abcdefghijklmnop"} for n in range(KEYS)
     ]

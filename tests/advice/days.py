@@ -24,7 +24,8 @@ from quotapool.openai.endpoints import Endpoint, resolve
 from quotapool.openai.requests import read_request
 from quotapool.request.client_request import ClientRequest
 from quotapool.settings import Settings
-from quotapool.store.store import connect
+
+from tests.fakes.connect import connect
 
 KEY = b"k" * 32
 DAY_S = 86_400
@@ -90,7 +91,7 @@ def unique() -> str:
 def notes_on(url: str, **options: Any) -> Notes:
     """One worker's, on a connection of its own, which the test closes."""
     settings = Settings.model_validate({"advice": {"enabled": True}, **options})
-    return Notes(NoteStore(connect(url, timeout_s=2.0), settings.pool), settings, KEY)
+    return Notes(NoteStore(connect(url), settings.pool), settings, KEY)
 
 
 class Call:

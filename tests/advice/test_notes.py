@@ -13,10 +13,11 @@ from quotapool.advice.notes import BATCH, LARGEST, Notes
 from quotapool.advice.sums import Sums
 from quotapool.domain.quantities import Certainty, Usage
 from quotapool.settings import Settings
-from quotapool.store.store import Store, connect
+from quotapool.store.store import Store
 
 from tests.advice.days import CHAT, EMBEDDINGS, KEY, answered, chat, notes_on, request
 from tests.fakes.canaries import CLIENT
+from tests.fakes.connect import connect
 from tests.fakes.valkey import running_valkey
 
 CANARY = CLIENT["a prompt"]
@@ -25,7 +26,7 @@ DIGESTS = Digests(KEY, "default")
 
 @pytest.fixture
 async def store(valkey_url):
-    connection = connect(valkey_url, timeout_s=2.0)
+    connection = connect(valkey_url)
     yield connection
     await connection.close()
 
@@ -160,7 +161,7 @@ async def test_who_shares_an_answer_is_as_the_cache_says(valkey_url, scope, repe
 
 
 async def test_without_a_master_key_everything_else_is_noted(valkey_url):
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     notes = Notes(NoteStore(store, "default"), Settings.model_validate({"advice": {"enabled": True}}), b"")
     for _ in range(2):
         note(notes, chat("a"), answered("app", "model-a", 100, 20))

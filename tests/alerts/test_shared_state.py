@@ -10,8 +10,9 @@ import pytest
 from quotapool.alerts.shared_state import SharedAlertState
 from quotapool.domain.alert import Alert, AlertKind, Severity
 from quotapool.domain.states import Record, State
-from quotapool.store.store import Store, connect
+from quotapool.store.store import Store
 
+from tests.fakes.connect import connect
 from tests.fakes.store import ledger_on
 
 ALERT = Alert(AlertKind.CREDIT_LOW, "account acme", "little", 1.0)

@@ -15,8 +15,9 @@ from quotapool.domain.pool import Key, Pool
 from quotapool.domain.states import Record, State
 from quotapool.domain.wallet import PICO, Grant, wallet
 from quotapool.settings import Settings
-from quotapool.store.store import Store, connect
+from quotapool.store.store import Store
 
+from tests.fakes.connect import connect
 from tests.fakes.store import ledger_on
 
 NOW = datetime(2026, 11, 15, 12, tzinfo=UTC)

@@ -24,7 +24,7 @@ async def test_a_task_that_fails_is_restarted_and_the_others_go_on():
 
     tasks.start("fails", fails)
     tasks.start("goes on", goes_on)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         await third.wait()
         await other.wait()
     await tasks.stop()
@@ -63,6 +63,6 @@ async def test_a_task_whose_library_swallows_a_cancellation_is_stopped_anyway(mo
 
     tasks.start("stubborn", stubborn)
     await asyncio.sleep(0)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         await tasks.stop()
     assert swallowed == 3

@@ -299,7 +299,7 @@ def as_user(uid: int, state_dir: Path) -> str:
     """What a process of this user is told."""
     path = os.pathsep.join(sys.path)
     command = [sys.executable, "-c", ASK, str(state_dir), str(uid)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, timeout=300)
     return done.stdout.strip() or done.stderr
 
 
@@ -317,14 +317,14 @@ async def test_another_user_is_refused_by_the_modes_and_if_these_were_changed_by
 RAW = """
 import os, socket, sys
 os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
-sock = socket.socket(socket.AF_UNIX); sock.settimeout(5); sock.connect(sys.argv[1])
+sock = socket.socket(socket.AF_UNIX); sock.settimeout(30); sock.connect(sys.argv[1])
 print(sock.recv(1000))
 """
 
 
 def raw_as_user(uid: int, path: Path) -> str:
     """The first bytes that a process of this user gets, whatever it thinks of the other end."""
-    done = subprocess.run([sys.executable, "-c", RAW, path, str(uid)], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", RAW, path, str(uid)], capture_output=True, text=True, timeout=300)
     return done.stdout.strip() or done.stderr
 
 

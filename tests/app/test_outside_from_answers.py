@@ -20,8 +20,8 @@ from quotapool.outside.shared_tallies import SharedTallies
 from quotapool.settings import Settings
 from quotapool.simulator.buckets import Budget
 from quotapool.simulator.config import Limits as UpstreamLimits
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.store import ledger_on
 
 pytestmark = pytest.mark.usefixtures("virtual_time")
@@ -34,7 +34,7 @@ class World:
 
     def __init__(self, url: str, **options) -> None:
         self.rng = random.Random(4)
-        self.store = connect(url, timeout_s=2.0)
+        self.store = connect(url)
         self.ledger = ledger_on(self.store)
         self.outside = SharedTallies(self.store, "test")
         self.sender = OutsideSender(self.ledger, self.outside, enabled=True)

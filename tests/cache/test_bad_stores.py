@@ -9,10 +9,11 @@ import time
 import pytest
 from quotapool.cache.calls import key_of
 from quotapool.cache.entry import Entry, Form
-from quotapool.cache.store import LEAD, MISSING, Found
-from quotapool.store.store import StoreLost, StoreRefused, connect
+from quotapool.cache.store import LEAD, LOOK_UP_S, MISSING, Found
+from quotapool.store.store import StoreLost, StoreRefused
 
 from tests.fakes.caches import PREFIX, Process, entry, name, processes, served
+from tests.fakes.connect import connect
 from tests.fakes.store import pack, wire
 from tests.fakes.valkey import start_valkey, stop_valkey
 
@@ -45,7 +46,7 @@ async def test_a_store_that_hangs_costs_a_request_a_quarter_of_a_second_and_the_
     valkey_url, virtual_time
 ):
     store = connect(valkey_url, timeout_s=0.25)
-    one = Process(store)
+    one = Process(store, patience_s=LOOK_UP_S)
     await one.keep(ONE, entry(1))
     virtual_time.pause_store(10)
     started = virtual_time.monotonic()
@@ -68,8 +69,8 @@ async def test_a_store_that_hangs_costs_a_request_a_quarter_of_a_second_and_the_
 @pytest.mark.parametrize("turns", range(6))
 async def test_a_process_that_is_held_up_does_not_take_the_store_for_slow(valkey_url, virtual_time, turns):
     """At whichever turn of the loop: before the call went out, before the answer came, before it was read."""
-    store = connect(valkey_url, timeout_s=5.0)
-    one = Process(store)
+    store = connect(valkey_url)
+    one = Process(store, patience_s=LOOK_UP_S)
     await one.ask(OTHER, lead=False)
     asked = [asyncio.create_task(one.ask(ONE)), asyncio.create_task(one.ask(name(3), lead=False))]
     for _ in range(turns):
@@ -90,8 +91,8 @@ async def test_a_process_that_is_held_up_does_not_take_the_store_for_slow(valkey
 
 @pytest.mark.usefixtures("virtual_time")
 async def test_a_lease_that_was_given_too_late_is_given_back(valkey_url, virtual_time):
-    store = connect(valkey_url, timeout_s=5.0)  # the connection would wait for longer than a request does
-    one = Process(store)
+    store = connect(valkey_url)  # the connection would wait for longer than a request does
+    one = Process(store, patience_s=LOOK_UP_S)
     await one.ask(OTHER, lead=False)
     virtual_time.pause_store(1)
     started = virtual_time.monotonic()
@@ -106,8 +107,8 @@ async def test_a_lease_that_was_given_too_late_is_given_back(valkey_url, virtual
 
 async def test_a_store_that_is_killed_in_the_middle_and_comes_back_empty(tmp_path):
     process, url = start_valkey(tmp_path)
-    store = connect(url, timeout_s=5.0)
-    one = Process(store, patience_s=5.0)
+    store = connect(url)
+    one = Process(store)
     await one.keep(ONE, entry(1))
     asked = [asyncio.create_task(one.ask(name(n))) for n in range(300)]
     one.put(OTHER, Entry(Form.JSON, os.urandom(MB)), ttl_s=60, client="app")
@@ -133,8 +134,8 @@ async def test_a_store_that_is_killed_in_the_middle_and_comes_back_empty(tmp_pat
 
 async def test_an_answer_that_is_lost_is_a_miss(valkey_url, tmp_path):
     async with wire(valkey_url, tmp_path) as between:
-        store = connect(between.url, timeout_s=5.0)
-        one = Process(store, patience_s=5.0)
+        store = connect(between.url)
+        one = Process(store)
         await one.keep(ONE, entry(1))
         between.lose(1, only=lambda command: b"EVAL" in command)
         assert await one.ask(ONE) == MISSING
@@ -160,8 +161,8 @@ ANSWERS = [
 @pytest.mark.parametrize("answer", [*ANSWERS, b"$%d\r\n%b\r\n"], ids=repr)
 async def test_an_answer_that_is_none_of_the_scripts_is_a_miss(valkey_url, tmp_path, answer):
     async with wire(valkey_url, tmp_path) as between:
-        store = connect(between.url, timeout_s=5.0)
-        one = Process(store, patience_s=5.0)
+        store = connect(between.url)
+        one = Process(store)
         await one.keep(ONE, entry(1))
         if b"%d" in answer:  # of a call with two items
             head = pack([1.0, 0, [-1, -1], [], []])

@@ -11,9 +11,9 @@ import pytest
 import redis
 import structlog
 from quotapool.cache.entry import Cost, Entry, Form
-from quotapool.store.store import connect
 
 from tests.fakes.caches import PREFIX, Process
+from tests.fakes.connect import connect
 from tests.fakes.valkey import running_valkey
 
 PROMPT = "the canary's prompt: 7f3c29d1 sings at dawn"
@@ -35,7 +35,7 @@ async def test_nothing_is_in_plain(tmp_path, capfd):
     options = ("--appendonly", "yes", "--appendfsync", "always", "--rdbcompression", "no", "--loglevel", "debug")
     try:
         with running_valkey(tmp_path, *options) as url:
-            store = connect(url, timeout_s=5.0)
+            store = connect(url)
             one = Process(store)
             for n, kept in enumerate(entries()):
                 name = one.secrets.name(SCOPE, "/v1/chat/completions", b'{"n":%d,"prompt":"%b"}' % (n, PROMPT.encode()))
@@ -71,7 +71,7 @@ async def test_nothing_is_in_plain(tmp_path, capfd):
 async def test_nor_under_compression(tmp_path, kept):
     """I expect no stream of zlib at any place of what is stored."""
     with running_valkey(tmp_path) as url:
-        store = connect(url, timeout_s=5.0)
+        store = connect(url)
         one = Process(store)
         await one.keep(b"n" * 16, kept)
         (key,) = await store.client.keys(f"{PREFIX}:e:*")

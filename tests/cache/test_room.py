@@ -11,9 +11,9 @@ from quotapool.cache.calls import ASKED, ROOM, Drop, key_of
 from quotapool.cache.entry import Entry, Form
 from quotapool.cache.puts import charge_of
 from quotapool.cache.store import Found
-from quotapool.store.store import connect
 
 from tests.fakes.caches import PREFIX, Process, entry, name, processes, served
+from tests.fakes.connect import connect
 from tests.fakes.valkey import running_valkey
 
 MB = 2**20

@@ -9,8 +9,8 @@ import pytest
 from quotapool.cli.check_config import run
 from quotapool.ledger.clients import ClientStore
 from quotapool.settings import Settings, load
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.valkey import free_port
 
 

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 from quotapool.cli.clients_bulk import Choice, work
 from quotapool.settings import Settings
-from quotapool.store.store import StoreLost, connect
+from quotapool.store.store import StoreLost
+
+from tests.fakes.connect import connect
 
 
 @pytest.mark.parametrize(
@@ -28,7 +30,7 @@ async def test_work_that_the_store_ends_says_how_far_it_came(valkey_url, tmp_pat
         return "is done"
 
     choice = Choice(names, None, None if names else "*")
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     with pytest.raises(StoreLost):
         await work(Settings(state_dir=tmp_path), store, SimpleNamespace(rows=rows), action, choice, act, yes=True)
     await store.close()

@@ -35,7 +35,7 @@ def completed(program: Callable[[str], str], tmp_path: Path) -> Callable[..., li
             capture_output=True,
             text=True,
             env=env,
-            timeout=120,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.split()
@@ -66,7 +66,7 @@ def test_it_is_installed_for_the_next_shell(program: Callable[[str], str], tmp_p
         capture_output=True,
         text=True,
         env=env,
-        timeout=60,
+        timeout=300,
     )
     assert "bash completion installed" in done.stdout, done.stderr
     assert "quotapool" in (tmp_path / ".bashrc").read_text()

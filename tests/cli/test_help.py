@@ -59,7 +59,7 @@ def test_h_is_help_everywhere(words: tuple[str, ...]):
 
 def test_the_simulator_has_h_too():
     done = subprocess.run(
-        [sys.executable, "-m", "quotapool", "simulate", "-h"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "quotapool", "simulate", "-h"], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0
     assert "--port" in done.stdout
@@ -82,5 +82,5 @@ def test_everything_is_explained_in_sentences(words: tuple[str, ...], command: A
 def test_it_calls_itself_quotapool_however_it_was_started(name: str):
     code = "import sys; sys.argv = ['x', '--help']; from quotapool.__main__ import main; main()"
     command = ["-m", "quotapool", "--help"] if name.startswith("python") else ["-c", code]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300)
     assert "Usage: quotapool [OPTIONS] COMMAND" in done.stdout

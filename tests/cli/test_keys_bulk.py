@@ -16,14 +16,15 @@ from quotapool.observe.redaction import Redactor
 from quotapool.operators.keys import KeyConflict, KeyOperations
 from quotapool.operators.overview import Overview
 from quotapool.settings import Settings
-from quotapool.store.store import StoreLost, connect
+from quotapool.store.store import StoreLost
 
+from tests.fakes.connect import connect
 from tests.fakes.store import ledger_on
 
 
 @pytest.fixture
 async def keys(valkey_url, tmp_path) -> AsyncIterator[KeyOperations]:
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     settings = Settings(state_dir=tmp_path)
     yield KeyOperations(
         Overview(settings, ledger_on(store, "default")), KeySources(Vault(store, "default"), settings), Redactor()

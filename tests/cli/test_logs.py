@@ -14,7 +14,8 @@ from quotapool.domain.wallet import PICO
 from quotapool.observe.kept_request import KeptAttempt, KeptRequest, KeptSaved
 from quotapool.observe.request_store import RequestStore
 from quotapool.shapes.requests import RequestQuery, row_of
-from quotapool.store.store import connect
+
+from tests.fakes.connect import connect
 
 
 def a_request(**changed) -> KeptRequest:
@@ -61,7 +62,7 @@ def test_a_request_is_one_line(capsys):
 
 
 async def test_who_follows_a_store_that_comes_back_empty_is_told_once_and_sees_what_is_new(valkey_url, capsys):
-    connection = connect(valkey_url, timeout_s=2.0)
+    connection = connect(valkey_url)
     kept = RequestStore(connection, "test")
     sent = count(1)
 

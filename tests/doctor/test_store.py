@@ -19,10 +19,10 @@ from quotapool.keys.seal import MasterKey, new_master_key
 from quotapool.keys.vault import NewKey, Vault
 from quotapool.ledger import rights
 from quotapool.settings import Settings
-from quotapool.store.store import connect
 
 from tests.doctor.conftest import gathered, lasting, named, statuses
 from tests.fakes.certificates import Authority, server_context
+from tests.fakes.connect import connect
 from tests.fakes.faulty_store import FaultyStore, faulty_store
 from tests.fakes.listening import listening
 from tests.fakes.store import ledger_on

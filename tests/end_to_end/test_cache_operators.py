@@ -12,8 +12,8 @@ from quotapool.domain.request_record import RequestRecord, Saved
 from quotapool.domain.wallet import PICO
 from quotapool.money.spend_counter import SpendCounter
 from quotapool.money.spend_store import SpendStore
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.kept_answers import keep
 from tests.fakes.processes import fetch, pool_config, wait_until
 
@@ -24,7 +24,7 @@ def fill(url: str) -> None:
     """Three kept answers, and what a day's requests did: 2 hits, 1 miss, 1 that was not looked up."""
 
     async def main() -> None:
-        store = connect(url, timeout_s=5.0)
+        store = connect(url)
         await keep(store, "default", *KEPT)
         counter = SpendCounter(SpendStore(store, "default"), Observer())
         hit = Saved(1, 1_000, 200, PICO // 4)

@@ -21,9 +21,9 @@ from quotapool.domain.outside import OutsideUse
 from quotapool.observe.outside_store import OutsideStore
 from quotapool.simulator import simulated_secret
 from quotapool.store.embedded import attach_url
-from quotapool.store.store import connect
 
 from tests.fakes.browser import chromium, opened, violations
+from tests.fakes.connect import connect
 from tests.fakes.processes import RunningProxy, Simulator, fetch, pool_config, wait_until
 from tests.scenarios.busy_pool import CLIENTS, Traffic, busy_pool, key_of, trouble
 
@@ -76,7 +76,7 @@ def name_outside_use(proxy: RunningProxy) -> Iterator[None]:
 
     async def put() -> None:
         """Again and again, since that replica finds none, and says so."""
-        store = connect(url, timeout_s=2.0)
+        store = connect(url)
         outside = OutsideStore(store, "default")
         while not over.is_set():
             await outside.put([OutsideUse(account, "gpt-4o", time.time(), 40.0, 12_000.0) for account in accounts])

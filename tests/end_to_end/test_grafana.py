@@ -24,9 +24,9 @@ from typing import Any
 import pytest
 from quotapool.domain.outside import OutsideUse
 from quotapool.observe.outside_store import OutsideStore
-from quotapool.store.store import connect
 from websockets.sync.client import connect as open_websocket
 
+from tests.fakes.connect import connect
 from tests.fakes.grafana import DASHBOARDS, filled_in, queries
 from tests.fakes.processes import RunningProxy, Simulator, fetch, wait_until
 from tests.fakes.prometheus import Prometheus, running_prometheus
@@ -169,7 +169,7 @@ def name_outside_use(store_url: str) -> None:
     """As the replica does that judges."""
 
     async def run() -> None:
-        store = connect(store_url, timeout_s=2.0)
+        store = connect(store_url)
         await OutsideStore(store, "default").put([OutsideUse("account-0", "gpt-4o", time.time(), 40.0, 12_000.0)])
         await store.close()
 
@@ -180,7 +180,7 @@ def make_older(store_url: str, seconds: float) -> None:
     """Let `seconds` pass in the store."""
 
     async def run() -> None:
-        store = connect(store_url, timeout_s=2.0)
+        store = connect(store_url)
         await move_time(ledger_on(store, "default"), seconds)
         await store.close()
 

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import pytest
 from quotapool.ledger.budgets import Ledger
 from quotapool.ledger.clients import ClientStore
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.processes import RunningProxy, Simulator, fetch, pool_config, wait_until
 from tests.fakes.running import running_proxy, running_simulator
 from tests.fakes.store import ledger_on, move_time
@@ -77,7 +77,7 @@ def proxy(simulator, valkey, tmp_path_factory):
 
 def in_store(valkey: str, work: Callable[[Ledger], Awaitable[T]]) -> T:
     async def run() -> T:
-        store = connect(valkey, timeout_s=2.0)
+        store = connect(valkey)
         try:
             return await work(ledger_on(store, "default"))
         finally:

@@ -8,8 +8,10 @@ from typing import Any
 
 from quotapool.cache.entry import Cost, Entry, Form
 from quotapool.cache.secrets import CacheSecrets
-from quotapool.cache.store import LOOK_UP_S, CacheStore, Found
-from quotapool.store.store import Store, connect
+from quotapool.cache.store import CacheStore, Found
+from quotapool.store.store import Store
+
+from tests.fakes.connect import PATIENT_S, connect
 
 ROOT = bytes(range(32))
 POOL = "test"
@@ -27,7 +29,7 @@ class Process(CacheStore):
         *,
         root: bytes = ROOT,
         pool: str = POOL,
-        patience_s: float = LOOK_UP_S,
+        patience_s: float = PATIENT_S,
     ) -> None:
         self.store = store
         self.secrets = CacheSecrets(root, pool)
@@ -59,7 +61,7 @@ class Process(CacheStore):
 @contextlib.asynccontextmanager
 async def processes(url: str, number: int = 2, **options: Any) -> AsyncIterator[list[Process]]:
     """So many processes of one pool, which wait for the store even on a busy machine."""
-    made = [Process(connect(url, timeout_s=10.0), patience_s=10.0, **options) for _ in range(number)]
+    made = [Process(connect(url), **options) for _ in range(number)]
     try:
         yield made
     finally:

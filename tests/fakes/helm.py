@@ -77,7 +77,7 @@ class Helm:
         """Its standard output. Raises Refused."""
         env = {"PATH": os.environ["PATH"], "HOME": str(self.home)}
         ended = subprocess.run(
-            [self.program, *arguments], env=env, input=given, capture_output=True, text=True, timeout=60
+            [self.program, *arguments], env=env, input=given, capture_output=True, text=True, timeout=300
         )
         if ended.returncode:
             raise Refused(ended.stdout + ended.stderr)

@@ -36,9 +36,9 @@ from quotapool.pool.configuration import Snapshot
 from quotapool.pool.want import Want
 from quotapool.request.client_request import ClientRequest
 from quotapool.settings import Settings
-from quotapool.store.store import connect
 from quotapool.upstream.interface import Upstream
 
+from tests.fakes.connect import PATIENT_S, connect
 from tests.fakes.edge import Client, FakeUpstream, chat_body
 from tests.fakes.valkey import free_port
 
@@ -181,7 +181,9 @@ def snapshot_of(settings: Settings, upstream: Upstream, others: Mapping[str, Ups
 
 
 class House:
-    def __init__(self, url: str, accounts: Mapping[str, int], options: dict[str, Any]) -> None:
+    def __init__(
+        self, url: str, accounts: Mapping[str, int], options: dict[str, Any], call_s: float = PATIENT_S
+    ) -> None:
         keys = [
             {"id": f"{account}{n}", "account": account, "secret": f"sk-test-{account}{n}-{'x' * 32}"}
             for account, count in accounts.items()
@@ -189,7 +191,7 @@ class House:
         ]
         self.settings = Settings.model_validate({"limits": {"default": PLENTY}, "keys": keys, **options})
         self.recorder = Recorder()
-        self.store = connect(url)
+        self.store = connect(url, timeout_s=call_s)
         self.ledger = Ledger(
             self.store,
             self.settings.pool,
@@ -329,9 +331,11 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def open_house(url: str, accounts: Mapping[str, int], /, **options: Any) -> AsyncIterator[House]:
-    """`accounts`: how many keys each has. `options` as in the configuration file."""
-    house = House(url, accounts, options)
+async def open_house(
+    url: str, accounts: Mapping[str, int], /, *, call_s: float = PATIENT_S, **options: Any
+) -> AsyncIterator[House]:
+    """`accounts`: how many keys each has. `options` as in the configuration file. `call_s`: the store's, for a call."""
+    house = House(url, accounts, options, call_s)
     await house.ledger.registry.begin_epoch(reseeded=False)
     await house.sync.refresh()
     try:

@@ -88,7 +88,7 @@ async def exchange(port: int, request: bytes, *, headless: bool = False) -> Mess
     try:
         writer.write(request)
         await writer.drain()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return await read_message(reader, headless=headless)
     finally:
         writer.close()

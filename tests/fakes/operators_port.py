@@ -25,7 +25,9 @@ from quotapool.login.sessions import Sessions
 from quotapool.observe.redaction import Redactor
 from quotapool.operators.snapshots import Snapshots
 from quotapool.settings import Settings
-from quotapool.store.store import Store, connect
+from quotapool.store.store import Store
+
+from tests.fakes.connect import connect
 
 TOKEN = "0123456789abcdef"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

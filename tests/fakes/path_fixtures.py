@@ -7,6 +7,7 @@ import inspect
 from collections.abc import AsyncIterator
 
 import pytest
+from quotapool.store.store import CALL_S
 
 from tests.fakes.house import House, open_house
 from tests.fakes.sessions import Hall, open_sessions
@@ -21,11 +22,14 @@ def time_is_virtual(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 async def open_pool(valkey_url) -> AsyncIterator[object]:
-    """`await open_pool({"a": 1, "b": 2}, **options)`: a pool whose account a has one key and b has two."""
+    """`await open_pool({"a": 1, "b": 2}, **options)`: a pool whose account a has one key and b has two.
+
+    Its store has as long for a call as in earnest: in virtual time no machine stands still.
+    """
     async with contextlib.AsyncExitStack() as stack:
 
         async def opened(accounts, /, **options) -> House:
-            return await stack.enter_async_context(open_house(valkey_url, accounts, **options))
+            return await stack.enter_async_context(open_house(valkey_url, accounts, call_s=CALL_S, **options))
 
         yield opened
 

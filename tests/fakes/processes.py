@@ -143,7 +143,7 @@ class RunningProxy:
             capture_output=True,
             text=True,
             env=_environment(self.env),
-            timeout=30,
+            timeout=300,
         )
 
     def standing(self) -> str:

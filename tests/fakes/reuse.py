@@ -12,8 +12,8 @@ import pytest
 from quotapool.cache.secrets import CacheSecrets
 from quotapool.cache.store import CacheStore
 from quotapool.domain.request_record import RequestRecord
-from quotapool.store.store import connect
 
+from tests.fakes.connect import PATIENT_S, connect
 from tests.fakes.edge import DONE, Client, Reply, chat_body, delta, event, says, usage_chunk
 from tests.fakes.house import House
 
@@ -34,7 +34,8 @@ class Pool:
         self.house = house
         self.upstream = house.upstream
         self.store = connect(url)
-        self.cache = CacheStore(self.store, house.settings.pool, CacheSecrets(bytes(32), house.settings.pool), 2**20)
+        secrets = CacheSecrets(bytes(32), house.settings.pool)
+        self.cache = CacheStore(self.store, house.settings.pool, secrets, 2**20, patience_s=PATIENT_S)
         house.paths.reuse.store = self.cache
         self.running = asyncio.create_task(self.cache.run())
         self.records: list[RequestRecord] = []

@@ -18,7 +18,9 @@ from quotapool.ledger.budgets import Ledger
 from quotapool.ledger.grants import Candidate, Granted, candidate_of, written_limits
 from quotapool.ledger.messages import bucket_key
 from quotapool.store.address import parse
-from quotapool.store.store import Script, Store, connect
+from quotapool.store.store import Script, Store
+
+from tests.fakes.connect import connect
 
 unpack, pack = msgspec.msgpack.decode, msgspec.msgpack.encode
 

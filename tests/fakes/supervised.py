@@ -18,8 +18,8 @@ from quotapool.operators.keys import KeyOperations
 from quotapool.operators.overview import Overview
 from quotapool.reports.now import NowReader
 from quotapool.settings import Settings
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.store import candidate, granted, ledger_on
 
 
@@ -27,7 +27,7 @@ class Pool:
     """What a supervisor has, without its processes."""
 
     def __init__(self, url: str, keys: int, **options) -> None:
-        self.store = connect(url, timeout_s=1.0)
+        self.store = connect(url)
         self.ledger = ledger_on(self.store)
         named = [{"id": f"key-{n}", "account": f"a-{n:05}", "secret": f"sk-proj-secret-{n}"} for n in range(keys)]
         self.settings = Settings.model_validate({"pool": "test", "keys": named, **options})

@@ -65,7 +65,7 @@ def running_valkey(tmp_path: Path, *arguments: str) -> Iterator[str]:
 def forget_all(url: str) -> None:
     """Make a server as it was when it started: without data, scripts and connections."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(5)
+        connection.settimeout(30)
         connection.connect(url.removeprefix("unix://"))
         connection.sendall(b"CLIENT KILL TYPE NORMAL\r\nFLUSHALL\r\nSCRIPT FLUSH\r\n")  # kills all but this one
         with connection.makefile("rb") as lines:

@@ -10,8 +10,9 @@ from quotapool.keys.seal import MasterKey
 from quotapool.keys.sources import KeySources
 from quotapool.keys.vault import NewKey, Vault
 from quotapool.settings import Settings
-from quotapool.store.store import connect
 from quotapool.upstream.credentials import fingerprint
+
+from tests.fakes.connect import connect
 
 MASTER = "the-master-key-of-this-test-0001"
 
@@ -28,7 +29,7 @@ class RecordedLog:
 
 @pytest.fixture
 async def store(valkey_url):
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     yield store
     await store.close()
 

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from quotapool.keys.seal import MasterKey, SealBroken, new_master_key
 from quotapool.keys.vault import NewKey, Vault, VaultChanged, VaultLocked
-from quotapool.store.store import connect
+
+from tests.fakes.connect import connect
 
 SECRET = "sk-proj-thisIsTheSecretOfAlpha0001"
 MASTER = MasterKey("the-master-key-of-this-test-0001")
@@ -21,7 +22,7 @@ def key(name: str = "alpha", secret: str = SECRET, fingerprint: str = "", **attr
 
 @pytest.fixture
 async def store(valkey_url):
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     yield store
     await store.close()
 

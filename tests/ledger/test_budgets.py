@@ -13,8 +13,8 @@ from quotapool.domain.quantities import Cost, Dimension, Limits
 from quotapool.ledger.budgets import Ledger, StoreUnavailable
 from quotapool.ledger.grants import Event, Granted, Observed, Refused
 from quotapool.ledger.messages import bucket_key
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.store import StoreLog, candidate, granted, ledger_on, move_time, wire
 
 pytestmark = pytest.mark.usefixtures("virtual_time")
@@ -34,7 +34,7 @@ A = candidate("a", DAILY)
 @pytest.fixture
 async def ledger(valkey_url):
     """A ledger on a marked, empty store."""
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     made = ledger_on(store)
     await made.registry.begin_epoch(reseeded=False)
     yield made
@@ -108,7 +108,7 @@ async def test_a_refused_caller_who_comes_back_after_the_wait_is_granted(ledger)
 
 async def test_eight_replicas_racing_for_one_account_never_oversell_it(valkey_url):
     # Given 600 requests a minute, hence 588 at once and 10 a second, wanted 1,600 times by 8 replicas
-    stores = [connect(valkey_url, timeout_s=5.0) for _ in range(8)]
+    stores = [connect(valkey_url) for _ in range(8)]
     ledgers = [ledger_on(store, patience_s=20.0) for store in stores]
     await ledgers[0].registry.begin_epoch(reseeded=False)
     shared = candidate("a", Limits(rpm=600))
@@ -125,7 +125,7 @@ async def test_eight_replicas_racing_for_one_account_never_oversell_it(valkey_ur
 
 async def test_reserves_made_together_go_out_in_batches_of_64_in_order(valkey_url):
     log = StoreLog()
-    store = connect(valkey_url, timeout_s=5.0)
+    store = connect(valkey_url)
     ledger = ledger_on(store, observer=log)
     await ledger.registry.begin_epoch(reseeded=False)
     answers = await asyncio.gather(*(ledger.reserve(GROUP, Cost(1), [candidate("a", daily(101))]) for _ in range(200)))
@@ -192,7 +192,7 @@ async def test_a_settle_whose_answer_is_lost_is_done_once(valkey_url, tmp_path, 
 
 
 async def test_a_caller_that_leaves_before_the_batch_is_sent_has_no_effect(valkey_url):
-    log, store = StoreLog(), connect(valkey_url, timeout_s=2.0)
+    log, store = StoreLog(), connect(valkey_url)
     ledger = ledger_on(store, observer=log)
     leaving = asyncio.ensure_future(ledger.reserve(GROUP, Cost(1, 500), [A]))
     await asyncio.sleep(0)  # it has queued its reserve; the task has not started
@@ -212,7 +212,7 @@ async def test_the_reserve_of_a_caller_that_leaves_while_it_is_under_way_is_give
         leaving = asyncio.ensure_future(ledger.reserve(GROUP, Cost(1, 500), [A]))
         while not network.lost:
             await asyncio.sleep(0.000_02)
-        assert await charged(ledger_on(connect(valkey_url, timeout_s=2.0))) == (1, 500)
+        assert await charged(ledger_on(connect(valkey_url))) == (1, 500)
         leaving.cancel()
         await ledger.flush()
         assert await charged(ledger) == (0, 0)
@@ -221,7 +221,7 @@ async def test_the_reserve_of_a_caller_that_leaves_while_it_is_under_way_is_give
 
 async def test_a_caller_that_leaves_in_the_same_turn_as_the_grant_gives_it_back(valkey_url):
     # Given a caller who is cancelled after the grant was set and before it ran again
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
 
     def leave() -> None:  # called as the first answer brings the pool's version, right after the grant was set
         leaving.cancel()
@@ -242,7 +242,7 @@ async def test_a_caller_that_leaves_in_the_same_turn_as_the_grant_gives_it_back(
 
 async def test_patience_ends_in_store_unavailable_and_what_was_in_doubt_is_given_back(valkey_url, tmp_path):
     async with wire(valkey_url, tmp_path) as network:
-        log, store = StoreLog(), connect(network.url, timeout_s=0.1)
+        log, store = StoreLog(), connect(network.url)
         ledger = ledger_on(store, patience_s=0.2, observer=log)
         await ledger.registry.begin_epoch(reseeded=False)
         await granted(ledger, GROUP, Cost(1), [candidate("b", DAILY)])
@@ -251,7 +251,7 @@ async def test_patience_ends_in_store_unavailable_and_what_was_in_doubt_is_given
         with pytest.raises(StoreUnavailable):
             await ledger.reserve(GROUP, Cost(1, 500), [A])
         assert ledger.away
-        watching = ledger_on(connect(valkey_url, timeout_s=2.0))
+        watching = ledger_on(connect(valkey_url))
         assert await charged(watching) == (1, 500)
         # I expect it given back as soon as the store is back
         network.heal()
@@ -263,7 +263,7 @@ async def test_patience_ends_in_store_unavailable_and_what_was_in_doubt_is_given
 
 async def test_an_outage_keeps_settles_and_forgets_refused_reserves(valkey_url, tmp_path):
     async with wire(valkey_url, tmp_path) as network:
-        store = connect(network.url, timeout_s=0.1)
+        store = connect(network.url)
         ledger = ledger_on(store, patience_s=0.1)
         await ledger.registry.begin_epoch(reseeded=False)
         kept = await granted(ledger, GROUP, Cost(1, 500), [A])
@@ -283,7 +283,7 @@ async def test_an_outage_keeps_settles_and_forgets_refused_reserves(valkey_url, 
 
 async def test_a_replica_without_the_store_takes_its_share_and_pays_when_the_store_is_back(valkey_url, tmp_path):
     async with wire(valkey_url, tmp_path) as network:
-        store = connect(network.url, timeout_s=0.1)
+        store = connect(network.url)
         ledger = ledger_on(store, patience_s=0.1, serve_alone=True)
         await ledger.registry.begin_epoch(reseeded=False)
         ten = candidate("a", daily(21))

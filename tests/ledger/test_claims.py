@@ -11,8 +11,8 @@ import pytest
 from quotapool.domain.quantities import Cost, Dimension, Limits
 from quotapool.ledger.budgets import Ledger
 from quotapool.ledger.grants import Granted, Refused
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.store import candidate, granted, ledger_on, move_time
 
 GROUP = "gpt-4o"
@@ -24,7 +24,7 @@ FULL = 58_800
 @pytest.fixture
 async def ledgers(valkey_url):
     """Two replicas' ledgers on one marked store."""
-    stores = [connect(valkey_url, timeout_s=2.0) for _ in range(2)]
+    stores = [connect(valkey_url) for _ in range(2)]
     made = [ledger_on(store) for store in stores]
     await made[0].registry.begin_epoch(reseeded=False)
     for one in made:  # each knows the store's clock

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from quotapool.ledger.clients import ClientDirectory, ClientStore, new_key
 from quotapool.settings import ClientOptions
 from quotapool.store.address import parse
-from quotapool.store.store import Store, StoreLost, connect
+from quotapool.store.store import Store, StoreLost
 
+from tests.fakes.connect import connect
 from tests.fakes.store import ledger_on
 
 HASH, OTHER = "a" * 64, "b" * 64
@@ -26,7 +27,7 @@ async def store(request, valkey_url):
         yield fake
         await fake.close()
         return
-    real = connect(valkey_url, timeout_s=2.0)
+    real = connect(valkey_url)
     yield real
     await real.close()
 
@@ -95,7 +96,7 @@ async def test_nothing_but_the_hash_is_stored(store, clients):
 
 
 async def test_a_store_that_is_away_raises_store_lost(tmp_path):
-    nowhere = ClientStore(connect(f"unix://{tmp_path}/nobody.sock", timeout_s=0.1), "test")
+    nowhere = ClientStore(connect(f"unix://{tmp_path}/nobody.sock"), "test")
     for call in (nowhere.add("ci", HASH), nowhere.revoke("ci"), nowhere.all()):
         with pytest.raises(StoreLost):
             await call

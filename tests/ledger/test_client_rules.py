@@ -15,8 +15,8 @@ from quotapool.domain.quantities import Cost
 from quotapool.domain.rules import Kind, Measure, Mode, Rule
 from quotapool.ledger.grants import Blocked, Granted
 from quotapool.ledger.rules import Charge, RuleSet, Standing
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.store import candidate, ledger_on, wire
 
 pytestmark = pytest.mark.usefixtures("virtual_time")
@@ -39,7 +39,7 @@ def rate(limit: float) -> Standing:
 
 @pytest.fixture
 async def store(valkey_url):
-    connected = connect(valkey_url, timeout_s=2.0)
+    connected = connect(valkey_url)
     yield connected
     await connected.close()
 
@@ -241,7 +241,7 @@ async def test_a_clock_that_was_set_back_gives_nothing_back(ledger, virtual_time
 
 async def test_an_answer_that_is_lost_takes_nothing_twice(valkey_url, tmp_path):
     async with wire(valkey_url, tmp_path) as network:
-        store = connect(network.url, timeout_s=0.2)
+        store = connect(network.url)
         ledger = ledger_on(store, patience_s=2.0)
         of_100 = budget(100)
         network.lose(1, "close")
@@ -315,7 +315,7 @@ async def test_a_store_that_lost_its_data_is_told_what_was_used(ledger, store):
 async def away(valkey_url, tmp_path):
     """(ledger, network, the plain store): one of two replicas; it has used 40 of 100, and the store is gone."""
     async with wire(valkey_url, tmp_path) as network:
-        store, plain = connect(network.url, timeout_s=0.1), connect(valkey_url, timeout_s=2.0)
+        store, plain = connect(network.url), connect(valkey_url)
         ledger = ledger_on(store, patience_s=0.1, serve_alone=True)
         await ledger.registry.begin_epoch(reseeded=False)
         await ledger_on(plain).heartbeat()

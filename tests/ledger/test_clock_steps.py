@@ -14,8 +14,8 @@ from quotapool.domain.states import Record, State
 from quotapool.domain.subject import Subject
 from quotapool.ledger.batches import ledger_script
 from quotapool.ledger.grants import Event, Granted, Observed, Refused
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.store import ClockedStore, candidate, granted, ledger_on, pack, unpack, wire
 from tests.ledger.test_lua_follows_the_bucket import Both
 
@@ -30,7 +30,7 @@ STEPS = pytest.mark.parametrize("by", [3600.0, -3600.0, 60.0, -60.0, 10.0, -5.0]
 @pytest.fixture
 async def ledgers(valkey_url):
     """Two replicas' ledgers, which know the store's clock."""
-    stores = [connect(valkey_url, timeout_s=2.0) for _ in range(2)]
+    stores = [connect(valkey_url) for _ in range(2)]
     made = [ledger_on(store) for store in stores]
     await made[0].registry.begin_epoch(reseeded=False)
     for one in made:
@@ -193,7 +193,7 @@ async def test_what_is_owed_is_paid_though_the_clock_was_set_while_the_store_was
 ):
     for by in (3600, -3600):
         async with wire(valkey_url, tmp_path) as network:
-            store, plain = connect(network.url, timeout_s=0.1), connect(valkey_url, timeout_s=0.5)
+            store, plain = connect(network.url), connect(valkey_url)
             who = candidate(f"d{by}", Limits(rpm=10_000_000, rpd=86_400))
             ledger = ledger_on(store, patience_s=0.05, serve_alone=True)
             await ledger.registry.begin_epoch(reseeded=False)
@@ -216,7 +216,7 @@ async def test_what_is_owed_is_paid_though_the_clock_was_set_while_the_store_was
 
 @STEPS
 async def test_the_script_follows_the_specification_through_a_step(valkey_url, virtual_time, by):
-    store = ClockedStore.at(valkey_url, timeout_s=2.0)
+    store = ClockedStore.at(valkey_url)
     both = Both(store, "fresh")
     both.limits = Limits(rpm=600, tpm=60_000, rpd=10_000)
     await both.begin()

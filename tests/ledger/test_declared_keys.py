@@ -32,9 +32,10 @@ from quotapool.ledger.items import Item
 from quotapool.ledger.rules import Charge, RuleSet, Standing
 from quotapool.money.spend_store import SpendStore
 from quotapool.observe.request_store import RequestStore
-from quotapool.store.store import Script, StoreRefused, connect
+from quotapool.store.store import Script, StoreRefused
 from redis.crc import key_slot
 
+from tests.fakes.connect import connect
 from tests.fakes.store import candidate, granted, ledger_on, pack
 from tests.fakes.strict_store import StrictStore, strict_store
 
@@ -46,7 +47,7 @@ GROUPS = ["gpt-4o", "a model: of {nobody} ☂"]
 @pytest.fixture
 async def strict(valkey_url, tmp_path) -> AsyncIterator[tuple[Ledger, StrictStore]]:
     async with strict_store(valkey_url, tmp_path) as between:
-        store = connect(between.url, timeout_s=5.0)
+        store = connect(between.url)
         made = ledger_on(store)
         yield made, between
         await made.flush()
@@ -197,7 +198,7 @@ def test_all_keys_of_a_pool_are_in_one_slot(pool):
 
 
 async def test_elsewhere_a_batch_declares_one_key(valkey_url):
-    store = connect(valkey_url, timeout_s=5.0)
+    store = connect(valkey_url)
     ledger = ledger_on(store)
     await ledger.registry.begin_epoch(reseeded=False)
     with redis.Redis(unix_socket_path=valkey_url.removeprefix("unix://")).monitor() as monitor:

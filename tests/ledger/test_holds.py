@@ -11,8 +11,9 @@ from quotapool.domain.quantities import Cost
 from quotapool.domain.rules import Kind, Measure, Mode, Rule
 from quotapool.ledger.grants import Blocked, Granted, Hold
 from quotapool.ledger.rules import Charge, RuleSet, Standing
-from quotapool.store.store import StoreUnavailable, connect
+from quotapool.store.store import StoreUnavailable
 
+from tests.fakes.connect import connect
 from tests.fakes.store import StoreLog, candidate, ledger_on, unpack, wire
 
 pytestmark = pytest.mark.usefixtures("virtual_time")
@@ -42,7 +43,7 @@ async def stored(ledger, subject: str = "c/app") -> tuple[float, float]:
 
 @pytest.fixture
 async def ledger(valkey_url):
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     made = ledger_on(store)
     await made.registry.begin_epoch(reseeded=False)
     await made.heartbeat()
@@ -126,7 +127,7 @@ async def test_a_hold_whose_caller_leaves_while_it_is_under_way_is_let_go(valkey
 
 
 async def test_a_caller_that_leaves_in_the_same_turn_as_the_answer_lets_it_go(valkey_url):
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
 
     def leave() -> None:  # called as the first answer brings the pool's version, right after the answer was set
         leaving.cancel()
@@ -141,7 +142,7 @@ async def test_a_caller_that_leaves_in_the_same_turn_as_the_answer_lets_it_go(va
 
 
 async def test_a_caller_that_leaves_before_the_batch_is_sent_has_no_effect(valkey_url):
-    log, store = StoreLog(), connect(valkey_url, timeout_s=2.0)
+    log, store = StoreLog(), connect(valkey_url)
     ledger = ledger_on(store, observer=log)
     leaving = asyncio.ensure_future(ledger.holds.take(charge_of(60, tokens(100))))
     await asyncio.sleep(0)
@@ -156,7 +157,7 @@ async def test_a_caller_that_leaves_before_the_batch_is_sent_has_no_effect(valke
 
 async def test_without_a_share_nothing_is_held_while_the_store_is_away(valkey_url, tmp_path):
     async with wire(valkey_url, tmp_path) as network:
-        store = connect(network.url, timeout_s=0.1)
+        store = connect(network.url)
         ledger = ledger_on(store, patience_s=0.1)
         await ledger.registry.begin_epoch(reseeded=False)
         network.lose(0, "down")
@@ -170,7 +171,7 @@ async def test_without_a_share_nothing_is_held_while_the_store_is_away(valkey_ur
 
 async def test_the_share_is_held_while_the_store_is_away_and_is_paid_when_it_is_back(valkey_url, tmp_path):
     async with wire(valkey_url, tmp_path) as network:
-        store = connect(network.url, timeout_s=0.1)
+        store = connect(network.url)
         ledger = ledger_on(store, patience_s=0.1, serve_alone=True)
         await ledger.registry.begin_epoch(reseeded=False)
         await ledger.heartbeat()

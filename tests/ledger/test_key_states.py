@@ -10,8 +10,9 @@ from quotapool.domain.quantities import Cost, Limits
 from quotapool.domain.states import OPERATOR, Record, State, rest_s
 from quotapool.ledger.declared_keys import keys_of_state
 from quotapool.ledger.grants import Refused
-from quotapool.store.store import Script, connect
+from quotapool.store.store import Script
 
+from tests.fakes.connect import connect
 from tests.fakes.states import TRANSITIONS
 from tests.fakes.store import candidate, granted, ledger_on, move_time, pack
 
@@ -27,7 +28,7 @@ class NoJitter(random.Random):
 
 @pytest.fixture
 async def ledger(valkey_url):
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     made = ledger_on(store, rng=NoJitter())
     await made.registry.begin_epoch(reseeded=False)
     yield made
@@ -182,7 +183,7 @@ async def test_one_request_tries_a_resting_key_when_its_time_has_come_and_the_ne
 async def test_of_many_replicas_trying_at_once_one_gets_the_trial(valkey_url, ledger):
     await ledger.registry.change_state("k/a1", out(State.QUARANTINED), rest_s=60, fingerprint="fp-a1")
     await move_time(ledger, 61)
-    stores = [connect(valkey_url, timeout_s=2.0) for _ in range(5)]
+    stores = [connect(valkey_url) for _ in range(5)]
     answers = [await ledger_on(s).reserve(GROUP, Cost(1), [A], may_try_resting=True) for s in stores]
     assert [isinstance(answer, Refused) for answer in answers] == [False, True, True, True, True]
     for store in stores:
@@ -217,7 +218,7 @@ async def test_a_failed_trial_with_another_reason_does_not_shorten_the_rest_eith
 
 async def test_another_process_learns_of_a_change_with_its_next_request(valkey_url, ledger):
     versions: list[int] = []
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     other = ledger_on(store, on_version=lambda: versions.append(other.registry.version))
     await granted(other, GROUP, Cost(1), [B])
     await ledger.registry.change_state("k/a1", out(), fingerprint="fp-a1")
@@ -229,7 +230,7 @@ async def test_another_process_learns_of_a_change_with_its_next_request(valkey_u
 
 async def test_an_idle_process_learns_of_a_change_by_its_heartbeat(valkey_url, ledger):
     versions: list[int] = []
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     other = ledger_on(store, on_version=lambda: versions.append(other.registry.version))
     await other.heartbeat()
     await ledger.registry.change_state("k/a1", out(), fingerprint="fp-a1")
@@ -240,7 +241,7 @@ async def test_an_idle_process_learns_of_a_change_by_its_heartbeat(valkey_url, l
 
 
 async def test_processes_are_counted_as_replicas_until_they_send_no_heartbeat_for_ten_seconds(valkey_url, ledger):
-    stores = [connect(valkey_url, timeout_s=2.0) for _ in range(3)]
+    stores = [connect(valkey_url) for _ in range(3)]
     for store in stores:
         await ledger_on(store).heartbeat()
     await ledger.heartbeat()

@@ -13,8 +13,8 @@ from quotapool.domain.quantities import Cost, Dimension, Limits
 from quotapool.ledger.budgets import StoreUnavailable
 from quotapool.ledger.grants import Granted, Observed, Refused
 from quotapool.ledger.local import LocalBudgets
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.store import StoreLog, candidate, granted, ledger_on, wire
 
 pytestmark = pytest.mark.usefixtures("virtual_time")
@@ -208,7 +208,7 @@ def test_what_is_settled_in_the_next_absence_comes_off_that_ones_debt():
 async def lost(valkey_url, tmp_path):
     """(ledger, network, the plain store): one replica that has made a request; the store is gone."""
     async with wire(valkey_url, tmp_path) as network:
-        store, plain = connect(network.url, timeout_s=0.1), connect(valkey_url, timeout_s=2.0)
+        store, plain = connect(network.url), connect(valkey_url)
         ledger = ledger_on(store, patience_s=0.1, serve_alone=True)
         await ledger.registry.begin_epoch(reseeded=False)
         await granted(ledger, GROUP, Cost(1), [DAILY])
@@ -280,7 +280,7 @@ async def test_a_store_that_comes_back_empty_is_owed_nothing_for_it_starts_low(l
 
 async def test_a_replica_started_while_the_store_is_away_refuses(lost, tmp_path):
     _, network, _ = lost
-    store = connect(network.url, timeout_s=0.1)
+    store = connect(network.url)
     newcomer = ledger_on(store, patience_s=0.1, serve_alone=True)
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
@@ -294,7 +294,7 @@ async def test_a_replica_started_while_the_store_is_away_refuses(lost, tmp_path)
 
 async def test_configured_to_refuse_no_process_serves_from_its_share(valkey_url, tmp_path):
     async with wire(valkey_url, tmp_path) as network:
-        store = connect(network.url, timeout_s=0.1)
+        store = connect(network.url)
         ledger = ledger_on(store, patience_s=0.1)
         await ledger.registry.begin_epoch(reseeded=False)
         await granted(ledger, GROUP, Cost(1), [DAILY])
@@ -324,7 +324,7 @@ async def test_one_error_reply_is_logged_in_the_stores_words_and_over_with_the_n
 ):
     log = StoreLog()
     async with wire(valkey_url, tmp_path) as network:
-        store = connect(network.url, timeout_s=0.5)
+        store = connect(network.url)
         ledger = ledger_on(store, patience_s=0.0, serve_alone=True, observer=log)
         await ledger.registry.begin_epoch(reseeded=False)
         ledger.give_back(await granted(ledger, GROUP, Cost(1), [A]))

@@ -101,7 +101,7 @@ class Both:
         observed = [self.observed(granted, *what_of_one) for what_of_one in seen]
         # A limit of 0 is no evidence: upstreams that imitate OpenAI report it if they have none.
         evidence = [Evidence(o.dimension, o.limit, o.remaining, moments[o.dimension]) for o in observed if o.limit > 0]
-        if early:
+        if early and observed:  # of headers that say nothing nobody is told
             self.ledger.observe(granted, observed)
             await self.ledger.flush()
             self.spec = self.refilled(limits, burst_s)
@@ -238,8 +238,19 @@ LATER_CALLS_EXPLAIN_A_PART = [WRITTEN, CALL, ("wait", 0.4), CALL, CALL, ("wait",
 A_PART_LEFT_TO_OTHERS = [WRITTEN, CALL, ("reserve", Cost(1, 26_500), 0.1), ("reserve", Cost(1, 26_300), 0.1)]
 TWO_COOL_DOWNS = [WRITTEN, CALL, CALL, settled(0, [], cool_s=2.5), settled(0, [], cool_s=0.5), CALL]
 
+EARLY_WITHOUT_A_WORD = [
+    ("configure", Limits(ipm=5), 60.0),
+    ("reserve", Cost(1, 10)),
+    ("configure", Limits(), 60.0),
+    ("exchange", Cost(1, 10), 0.05, 0.0, False, 0.0, [], False, Event.NOTHING, False),
+    ("settle", 0, 0.0, False, 0.0, [], False, Event.NOTHING, True),
+    ("configure", Limits(ipm=5), 60.0),
+    ("reserve", Cost(1, 10, 1)),
+]
+
 
 @settings(max_examples=200, deadline=None)
+@example("reseeded", EARLY_WITHOUT_A_WORD)
 @example("fresh", IN_FLIGHT_TOGETHER)
 @example("fresh", IN_FLIGHT_TOGETHER_AND_RAISED)
 @example("fresh", LATER_CALLS_EXPLAIN_A_PART)
@@ -248,7 +259,7 @@ TWO_COOL_DOWNS = [WRITTEN, CALL, CALL, settled(0, [], cool_s=2.5), settled(0, []
 @given(st.sampled_from(["fresh", "fresh", "reseeded", "unmarked"]), steps)
 def test_every_trace_leaves_the_script_and_the_specification_with_the_same_bucket(server, start, steps):
     async def drive() -> None:
-        store = ClockedStore.at(server, timeout_s=2.0)
+        store = ClockedStore.at(server)
         both = Both(store, start)
         try:
             await both.begin()
@@ -271,7 +282,7 @@ def test_every_trace_leaves_the_script_and_the_specification_with_the_same_bucke
 
 
 async def test_a_reservation_reports_the_very_moments_the_specification_has(server):
-    store = ClockedStore.at(server, timeout_s=2.0)
+    store = ClockedStore.at(server)
     both = Both(store, "fresh")
     await both.begin()
     both.limits = Limits(rpm=60, tpm=30_000, rpd=200)

@@ -263,7 +263,7 @@ A_DEATH = [
 @given(steps)
 def test_every_trace_leaves_the_script_and_the_specification_with_the_same_counters(server, trace):
     async def drive() -> None:
-        store = ClockedStore.at(server, timeout_s=2.0)
+        store = ClockedStore.at(server)
         both = Both(store)
         try:
             await both.begin()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import quotapool
-from quotapool.store.store import StoreError, StoreLost, StoreRefused, connect
+from quotapool.store.store import StoreError, StoreLost, StoreRefused
 
+from tests.fakes.connect import connect
 from tests.fakes.store import ledger_on
 from tests.fakes.valkey import running_valkey
 

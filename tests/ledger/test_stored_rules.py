@@ -13,8 +13,8 @@ from quotapool.domain.rules import Kind, Measure, Mode, Rule
 from quotapool.ledger.grants import Granted
 from quotapool.ledger.rules import Charge, RuleSet, Standing
 from quotapool.ledger.stored_rules import StoredRules, zone_named
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.store import candidate, ledger_on
 
 GROUP = "gpt-4o"
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("virtual_time")
 
 @pytest.fixture
 async def store(valkey_url):
-    real = connect(valkey_url, timeout_s=2.0)
+    real = connect(valkey_url)
     yield real
     await real.close()
 

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from quotapool.ledger.clients import ClientDirectory, ClientStore
 from quotapool.settings import ClientOptions
 from quotapool.settings.rules import RuleOptions
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.store import ledger_on
 
 HASH = "a" * 64
@@ -21,7 +21,7 @@ RED = RuleOptions.model_validate(
 
 @pytest.fixture
 async def store(valkey_url):
-    real = connect(valkey_url, timeout_s=2.0)
+    real = connect(valkey_url)
     yield real
     await real.close()
 

@@ -23,7 +23,8 @@ from quotapool.login import provider as provider_module
 from quotapool.login.oidc import LoginFailed, OidcLogin, identity_of
 from quotapool.login.provider import Provider
 from quotapool.settings.dashboard import Oidc
-from quotapool.store.store import connect
+
+from tests.fakes.connect import connect
 
 REDIRECT = "http://127.0.0.1:9090/login/oidc/callback"
 KEY = RSAKey.generate_key(2048, {"kid": "one", "use": "sig"})

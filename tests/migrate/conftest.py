@@ -20,10 +20,11 @@ from quotapool.observe.redaction import Redactor
 from quotapool.operators.keys import KeyOperations
 from quotapool.operators.overview import Overview
 from quotapool.settings import Settings, UpstreamKey
-from quotapool.store.store import Store, connect
+from quotapool.store.store import Store
 
 from tests.conftest import missing
 from tests.fakes import databases, peers
+from tests.fakes.connect import connect
 from tests.fakes.store import ledger_on
 
 
@@ -119,7 +120,7 @@ class Pool:
 @pytest.fixture
 async def pool_at(valkey_url) -> AsyncIterator[Callable[[str], Pool]]:
     """`pool_at(upstream)`."""
-    store = connect(valkey_url, timeout_s=5.0)
+    store = connect(valkey_url)
 
     def made(upstream: str = "https://api.openai.com") -> Pool:
         async def operations() -> KeyOperations:

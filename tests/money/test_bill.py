@@ -20,7 +20,8 @@ from quotapool.money.spent import Spent
 from quotapool.money.usage_report import document, report
 from quotapool.openai.sse import StreamRelay
 from quotapool.openai.usage import read_usage
-from quotapool.store.store import connect
+
+from tests.fakes.connect import connect
 
 DAY = date(2026, 11, 22)
 NOW = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
@@ -98,7 +99,7 @@ def attempts(mix):
 
 @pytest.fixture
 async def spend(valkey_url):
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     yield SpendStore(store, "test")
     await store.close()
 

@@ -15,7 +15,8 @@ from quotapool.money.spend_counter import SpendCounter
 from quotapool.money.spend_store import SpendStore
 from quotapool.money.spent import Spent
 from quotapool.money.usage_report import report
-from quotapool.store.store import connect
+
+from tests.fakes.connect import connect
 
 NOW = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
 CENT = PICO // 100
@@ -23,7 +24,7 @@ CENT = PICO // 100
 
 @pytest.fixture
 async def store(valkey_url):
-    connection = connect(valkey_url, timeout_s=2.0)
+    connection = connect(valkey_url)
     yield SpendStore(connection, "test")
     await connection.close()
 

@@ -14,8 +14,9 @@ from quotapool.ledger.budgets import Ledger
 from quotapool.money.credit_control import CreditControl, day_around
 from quotapool.money.spend_store import Entry, SpendStore
 from quotapool.settings import Settings
-from quotapool.store.store import Store, connect
+from quotapool.store.store import Store
 
+from tests.fakes.connect import connect
 from tests.fakes.store import ledger_on
 
 NOW = datetime(2026, 11, 15, 12, tzinfo=UTC)

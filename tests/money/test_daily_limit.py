@@ -13,8 +13,8 @@ from quotapool.pool.roster import Roster
 from quotapool.request import daily_limit as module
 from quotapool.request.daily_limit import DailyLimit
 from quotapool.settings import Settings
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.heads import text
 
 NOW = 1_000_000.0

@@ -7,14 +7,15 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from quotapool.money.last_seen import DAYS_LOOKED_AT, last_seen
 from quotapool.money.spend_store import Entry, SpendStore
-from quotapool.store.store import connect
+
+from tests.fakes.connect import connect
 
 TODAY = date(2026, 11, 29)
 
 
 @pytest.fixture
 async def store(valkey_url):
-    real = connect(valkey_url, timeout_s=2.0)
+    real = connect(valkey_url)
     yield real
     await real.close()
 

@@ -15,7 +15,8 @@ from quotapool.money.savings import savings
 from quotapool.money.spend_counter import SpendCounter
 from quotapool.money.spend_store import Entry, SpendStore
 from quotapool.money.usage_report import report
-from quotapool.store.store import connect
+
+from tests.fakes.connect import connect
 
 NOW = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
 # 1.25 and 0.125 USD for a million tokens; fast: twice that
@@ -33,7 +34,7 @@ CARDS = CardSet(
 
 @pytest.fixture
 async def store(valkey_url):
-    connection = connect(valkey_url, timeout_s=2.0)
+    connection = connect(valkey_url)
     yield SpendStore(connection, "test")
     await connection.close()
 

@@ -16,8 +16,8 @@ from quotapool.money.rollups import MINUTE
 from quotapool.money.spend_counter import SpendCounter
 from quotapool.money.spend_store import SpendStore
 from quotapool.money.spent import Spent
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.store import wire
 from tests.fakes.valkey import start_valkey, stop_valkey
 
@@ -51,7 +51,7 @@ class Counted:
 
 @pytest.fixture
 async def spend(valkey_url):
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     yield SpendStore(store, "test")
     await store.close()
 
@@ -173,7 +173,7 @@ async def test_new_cards_price_what_ends_after_them(counter, spend):
 async def test_nothing_is_lost_or_counted_twice_while_the_store_is_away(tmp_path):
     keep = ("--appendonly", "yes", "--appendfsync", "always")
     process, url = start_valkey(tmp_path, *keep)
-    store = connect(url, timeout_s=0.5)
+    store = connect(url)
     spend = SpendStore(store, "test")
     counter = SpendCounter(spend, Counted(), now=lambda: NOW)
     counter.take_cards(CARDS)
@@ -192,7 +192,7 @@ async def test_nothing_is_lost_or_counted_twice_while_the_store_is_away(tmp_path
 
 async def test_a_batch_whose_answer_was_lost_is_sent_again_under_its_name(valkey_url, tmp_path):
     async with wire(valkey_url, tmp_path) as network:
-        store = connect(network.url, timeout_s=2.0)
+        store = connect(network.url)
         book = SpendStore(store, "test")
         meter = SpendCounter(book, Counted(), now=lambda: NOW)
         meter.take_cards(CARDS)
@@ -258,7 +258,7 @@ async def test_cards_that_come_during_folding_count_no_row_twice(counter, spend)
 async def test_memory_is_bounded_by_names_not_by_the_length_of_an_outage(tmp_path):
     process, url = start_valkey(tmp_path)
     stop_valkey(process)
-    store = connect(url, timeout_s=0.5)
+    store = connect(url)
     counter = SpendCounter(SpendStore(store, "test"), Counted(), now=lambda: NOW)
     counter.take_cards(CARDS)
     for _ in range(50):

@@ -9,8 +9,9 @@ import pytest
 from quotapool.domain.wallet import PICO
 from quotapool.money.spend_store import Entry, SpendBatch, SpendStore
 from quotapool.money.spent import Spent
-from quotapool.store.store import StoreLost, connect
+from quotapool.store.store import StoreLost
 
+from tests.fakes.connect import connect
 from tests.fakes.valkey import start_valkey, stop_valkey
 
 DAY = date(2026, 11, 22)
@@ -23,7 +24,7 @@ PROBE = Entry("lab", "k3", "gpt-5.5", "", "probe", 5, 1, 8, 0, 1)
 
 @pytest.fixture
 async def spend(valkey_url):
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     yield SpendStore(store, "test")
     await store.close()
 
@@ -72,7 +73,7 @@ async def test_a_sender_leaves_one_number_and_what_arrives_late_counts_for_nothi
 
 
 async def test_batches_sent_at_once_by_many_add_up(valkey_url):
-    stores = [connect(valkey_url, timeout_s=2.0) for _ in range(4)]
+    stores = [connect(valkey_url) for _ in range(4)]
     stores_of_spend = [SpendStore(store, "test") for store in stores]
     await asyncio.gather(*(spend.add([CALL, CUT], at=NOON) for spend in stores_of_spend for _ in range(25)))
     assert (await stores_of_spend[0].totals("pool", DAY, DAY))[DAY][""].requests == 300
@@ -118,12 +119,12 @@ async def test_pools_that_share_a_store_do_not_see_each_other(spend):
 async def test_spend_survives_a_restart_of_the_store_and_so_does_what_was_sent_before_it(tmp_path):
     keep = ("--appendonly", "yes", "--appendfsync", "always")
     process, url = start_valkey(tmp_path, *keep)
-    store = connect(url, timeout_s=2.0)
+    store = connect(url)
     await SpendStore(store, "test").add([CALL], batch_id="b1", at=NOON)
     await store.close()
     stop_valkey(process)
     process, url = start_valkey(tmp_path, *keep)
-    store = connect(url, timeout_s=2.0)
+    store = connect(url)
     spend = SpendStore(store, "test")
     assert not await spend.add([CALL], batch_id="b1", at=NOON)  # whose first answer was lost with the server
     assert (await spend.totals("pool", DAY, DAY))[DAY][""].requests == 1

@@ -14,14 +14,15 @@ from quotapool.domain.wallet import PICO
 from quotapool.money.question import BadQuestionError, question
 from quotapool.money.spend_store import PROBES, Entry, SpendBatch, SpendStore, new_batch_id
 from quotapool.money.usage_report import NOT_SEEN, document, report
-from quotapool.store.store import connect
+
+from tests.fakes.connect import connect
 
 NOW = datetime(2026, 11, 22, 17, 23, 45, tzinfo=UTC)
 
 
 @pytest.fixture
 async def spend(valkey_url):
-    store = connect(valkey_url, timeout_s=5.0)
+    store = connect(valkey_url)
     yield SpendStore(store, "test")
     await store.close()
 

@@ -13,7 +13,8 @@ from quotapool.money import rollups, spend_store
 from quotapool.money.rollups import ALL_OTHER, DAY, HOUR, MINUTE, RESOLUTIONS
 from quotapool.money.spend_store import PROBES, Entry, SpendBatch, SpendStore, new_batch_id
 from quotapool.money.spent import Spent
-from quotapool.store.store import connect
+
+from tests.fakes.connect import connect
 
 AT = datetime(2026, 11, 22, 15, 4, 30, tzinfo=UTC)
 CALL = Entry("acme", "k1", "gpt-5.5", "web", "exact", 11 * PICO // 1000, 1, 1000, 400, 200)
@@ -21,7 +22,7 @@ CALL = Entry("acme", "k1", "gpt-5.5", "web", "exact", 11 * PICO // 1000, 1, 1000
 
 @pytest.fixture
 async def spend(valkey_url):
-    store = connect(valkey_url, timeout_s=5.0)
+    store = connect(valkey_url)
     yield SpendStore(store, "test")
     await store.close()
 

@@ -11,8 +11,9 @@ import pytest
 from quotapool.objects.layout import OwnerLayout, owner_of
 from quotapool.objects.owners import ObjectOwners
 from quotapool.openai.ids import BATCH, CONVERSATION, FILE, ITEM, RESPONSE
-from quotapool.store.store import StoreLost, connect
+from quotapool.store.store import StoreLost
 
+from tests.fakes.connect import connect
 from tests.fakes.store import wire
 
 MONTH_S = 30 * 86_400.0

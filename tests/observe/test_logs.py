@@ -175,7 +175,7 @@ def test_a_crash_is_a_clean_line_too():
         asyncio.run(main())
         """
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 1
     line = json.loads(ended.stderr)
     assert line["level"] == "critical"
@@ -230,11 +230,11 @@ def test_on_a_terminal_auto_means_readable_and_in_a_pipe_json():
         structlog.get_logger().warning("hello", n=1)
         """
     )
-    piped = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    piped = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
     assert json.loads(piped.stderr)["event"] == "hello"
     controller, terminal = os.openpty()
     coloured = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
-    subprocess.run([sys.executable, "-c", program], stderr=terminal, timeout=30, check=True, env=coloured)
+    subprocess.run([sys.executable, "-c", program], stderr=terminal, timeout=300, check=True, env=coloured)
     os.close(terminal)
     assert b"\x1b[33mwarning\x1b[0m hello n=1" in os.read(controller, 4096)
     os.close(controller)

@@ -59,7 +59,7 @@ def slug(heading: str) -> str:
     ids=["config", "rules", "unit tests of the rules"],
 )
 def test_promtool_accepts(command):
-    ended = subprocess.run(["promtool", *command], cwd=CONFIG, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(["promtool", *command], cwd=CONFIG, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 

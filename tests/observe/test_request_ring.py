@@ -15,8 +15,8 @@ from quotapool.observe.kept_request import KeptAttempt, KeptRequest, KeptSaved
 from quotapool.observe.redaction import Redactor
 from quotapool.observe.request_ring import RequestRing
 from quotapool.observe.request_store import KEPT_S, MOST_IN_CHUNK, RequestStore, is_before
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.valkey import start_valkey, stop_valkey
 
 
@@ -24,7 +24,7 @@ class Workers:
     """Rings that share a store."""
 
     def __init__(self, url: str) -> None:
-        self.connection = connect(url, timeout_s=2.0)
+        self.connection = connect(url)
         self.store = RequestStore(self.connection, "test")
         self.lost = 0
 

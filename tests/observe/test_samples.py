@@ -8,14 +8,15 @@ import time
 import pytest
 from quotapool.domain.waiting import MOST, Waiting
 from quotapool.observe.samples import MOST_SERIES, Bounded, Chunk, History, Reading, Room, SampleStore
-from quotapool.store.store import connect
+
+from tests.fakes.connect import connect
 
 T0 = 1_700_000_040.0  # the beginning of a minute
 
 
 @pytest.fixture
 async def store(valkey_url):
-    made = connect(valkey_url, timeout_s=2.0)
+    made = connect(valkey_url)
     yield made
     await made.close()
 

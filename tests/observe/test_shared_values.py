@@ -186,7 +186,7 @@ def test_a_full_disk_stops_new_series_and_not_the_worker(directory):
         print("alive")
         """,
     )
-    assert worker.communicate(timeout=30)[0] == "alive\n"
+    assert worker.communicate(timeout=300)[0] == "alive\n"
     found = scrape(directory)
     assert found["done_total", "all"] == 2
     assert found["many_total", "0"] == 1

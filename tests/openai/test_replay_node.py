@@ -70,7 +70,7 @@ def read(program, client_programs, tmp_path_factory):
         ]
         (folder / "cases.json").write_text(json.dumps(cases))
         told = subprocess.run(
-            [program("node"), "reader.mjs", "cases.json"], cwd=folder, capture_output=True, text=True, timeout=120
+            [program("node"), "reader.mjs", "cases.json"], cwd=folder, capture_output=True, text=True, timeout=300
         )
         assert told.returncode == 0, told.stderr
         return json.loads(told.stdout)

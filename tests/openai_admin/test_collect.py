@@ -16,9 +16,9 @@ from quotapool.simulator import (
     simulated_secret,
     simulated_session_secret,
 )
-from quotapool.store.store import connect
 
 from tests.fakes.admin_api import ScriptedApi, refusal
+from tests.fakes.connect import connect
 
 
 def their_key(name, shown):
@@ -171,7 +171,7 @@ async def test_accounts_are_read_with_the_key_of_their_own_organisation(collecto
 
 @pytest.fixture
 async def store(valkey_url):
-    opened = connect(valkey_url, timeout_s=2.0)
+    opened = connect(valkey_url)
     yield opened
     await opened.close()
 

@@ -8,9 +8,9 @@ from quotapool.app.openai_sync import OpenAISync
 from quotapool.openai_admin.collect import Collector
 from quotapool.openai_admin.records import OpenAIRecords
 from quotapool.settings import Settings
-from quotapool.store.store import connect
 
 from tests.fakes.admin_api import refusal
+from tests.fakes.connect import connect
 
 KEY = {"id": "alpha", "secret": "sk-proj-alpha000000", "account": "acme"}
 ADMIN = [{"organization": "acme", "secret": "sk-admin-canary000000"}]
@@ -52,7 +52,7 @@ async def round_of(valkey_url, aiohttp_server):
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handle)
     server = await aiohttp_server(app)
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     async with aiohttp.ClientSession() as http:
 
         def begin(**options):

@@ -15,8 +15,9 @@ from quotapool.operators.cache import CacheOperations
 from quotapool.operators.overview import Overview
 from quotapool.settings import Settings
 from quotapool.shapes.cache import CacheSavingsRow, CacheSums
-from quotapool.store.store import StoreLost, connect
+from quotapool.store.store import StoreLost
 
+from tests.fakes.connect import connect
 from tests.fakes.kept_answers import keep
 from tests.fakes.store import ledger_on
 
@@ -25,7 +26,7 @@ NOW = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
 
 @pytest.fixture
 async def store(valkey_url):
-    connection = connect(valkey_url, timeout_s=5.0)
+    connection = connect(valkey_url)
     yield connection
     await connection.close()
 
@@ -118,7 +119,7 @@ async def test_a_scrape_of_a_pool_without_a_cache_asks_for_none(store, tmp_path)
 
 async def test_without_a_store_it_is_said_so(tmp_path):
     settings = Settings.model_validate({"pool": "test", "state_dir": tmp_path})
-    away = CacheOperations(lambda: settings, connect("redis://127.0.0.1:1/0", timeout_s=0.5))
+    away = CacheOperations(lambda: settings, connect("redis://127.0.0.1:1/0"))
     with pytest.raises(StoreLost):
         await away.state(NOW)
     with pytest.raises(StoreLost):

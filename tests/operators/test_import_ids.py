@@ -11,9 +11,9 @@ from quotapool.operators.key_file import Line
 from quotapool.operators.keys import KeyEntry, KeyOperations
 from quotapool.operators.overview import Overview
 from quotapool.settings import Settings
-from quotapool.store.store import connect
 
 from tests.fakes.calls import counted_calls
+from tests.fakes.connect import connect
 from tests.fakes.store import ledger_on
 
 # Both SHA-256 begin with 0c0fbc87; the first goes on with e5c516c5, the second with cfdf899f.
@@ -23,7 +23,7 @@ FIRST, SECOND = "sk-proj-collision-00082599", "sk-proj-collision-00084618"
 @pytest.fixture
 async def operations(valkey_url):
     """Makes the operations of a pool with these configured secrets, by id."""
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
 
     async def made(configured: dict[str, str] | None = None) -> KeyOperations:
         keys = [{"id": name, "secret": secret} for name, secret in (configured or {}).items()]

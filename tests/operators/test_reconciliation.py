@@ -12,7 +12,8 @@ from quotapool.openai_admin.reconcile import KeyDay, Reconciliation
 from quotapool.operators.reconciliation import NO_ADMIN_KEY, MonthlyReconciliation, by_organization
 from quotapool.settings import Settings
 from quotapool.shapes.work import ReconcileRow
-from quotapool.store.store import connect
+
+from tests.fakes.connect import connect
 
 ADMIN = "sk-admin-abcdefghijklmnop"
 
@@ -42,7 +43,7 @@ def test_sums_are_by_organisation_and_what_is_not_reported_is_said():
 
 
 async def test_without_an_admin_key_there_is_nothing_to_compare(valkey_url):
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     found = await MonthlyReconciliation(settings_with, store).now()
     assert (found.month, found.rows, found.problem) == (f"{datetime.now(UTC):%Y-%m}", [], NO_ADMIN_KEY)
     await store.close()
@@ -60,7 +61,7 @@ async def test_openai_is_asked_once_and_a_failure_is_told(valkey_url, aiohttp_se
     app.router.add_get("/{path:.*}", refuse)
     server = await aiohttp_server(app)
     settings = settings_with("acme", admin_upstream=str(server.make_url("")))
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     await SpendStore(store, settings.pool).add([Entry("a", "a", "gpt-4o", "x", "exact", 2 * PICO)])
     monthly = MonthlyReconciliation(lambda: settings, store)
     first = await monthly.now()

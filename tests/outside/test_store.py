@@ -6,14 +6,15 @@ import pytest
 from quotapool.domain.outside_tally import Tally
 from quotapool.domain.outside_use import Judgement
 from quotapool.outside.shared_tallies import SharedTallies, Stored
-from quotapool.store.store import connect
+
+from tests.fakes.connect import connect
 
 ACME, OTHER = ("acme", "gpt-5"), ("other", "gpt-5")
 
 
 @pytest.fixture
 async def store(valkey_url):
-    made = connect(valkey_url, timeout_s=2.0)
+    made = connect(valkey_url)
     yield made
     await made.close()
 

@@ -9,7 +9,8 @@ from quotapool.ledger.budgets import Ledger
 from quotapool.ledger.grants import Granted, Observed, candidate_of, written_limits
 from quotapool.ledger.messages import evidence_of
 from quotapool.outside.tallies import UNSURE_S, OutsideTallies
-from quotapool.store.store import connect
+
+from tests.fakes.connect import connect
 
 T0 = 1_700_000_000.0
 FULL = 58.8  # of 60 a minute, less 1.2 s of refill
@@ -100,7 +101,7 @@ class TestAgainstAStore:
     """`drain` asks the ledger whether its buckets can be compared with upstream's at all."""
 
     async def test_after_a_store_began_its_buckets_are_full_and_upstreams_are_not(self, valkey_url):
-        store = connect(valkey_url, timeout_s=2.0)
+        store = connect(valkey_url)
         ledger = Ledger(store, "test", patience_s=2.0, observer=Observer())
         began = float((await ledger.registry.begin_epoch(reseeded=False))[2:])
         tallies = OutsideTallies()

@@ -17,8 +17,8 @@ from quotapool.plan.demand import Demand
 from quotapool.plan.read_pool import read_pool
 from quotapool.plan.scenario import OTHERS
 from quotapool.settings import Settings
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.store import candidate, granted, ledger_on
 
 pytestmark = pytest.mark.usefixtures("virtual_time")
@@ -56,7 +56,7 @@ OPTIONS = {
 
 @pytest.fixture
 async def overview(valkey_url):
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     ledger = ledger_on(store)
     await ledger.registry.begin_epoch(reseeded=False)
     yield Overview(Settings.model_validate(OPTIONS), ledger)

@@ -14,8 +14,8 @@ from quotapool.plan.sources import ring
 from quotapool.plan.sources.record import Collector, SourceError
 from quotapool.plan.sources.rollups import read_usage, slots_of
 from quotapool.plan.sources.samples import Samples
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.plan.records import AT, KNOWN
 
 # ---- the ring
@@ -74,7 +74,7 @@ NO_SAMPLES = Samples((), random.Random(1))
 
 @pytest.fixture
 async def spend(valkey_url):
-    connection = connect(valkey_url, timeout_s=2.0)
+    connection = connect(valkey_url)
     yield SpendStore(connection, "test")
     await connection.close()
 

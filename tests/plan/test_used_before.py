@@ -19,8 +19,8 @@ from quotapool.plan.scenario import OTHERS, PlanAccount, PlanClient, Scenario, S
 from quotapool.plan.sources.record import Collector, Record
 from quotapool.plan.used_before import with_used_before
 from quotapool.settings import Settings
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.store import candidate, granted, ledger_on
 
 pytestmark = pytest.mark.usefixtures("virtual_time")
@@ -59,7 +59,7 @@ def record(since: float) -> Record:
 
 @pytest.fixture
 async def overview(valkey_url):
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     ledger = ledger_on(store)
     await ledger.registry.begin_epoch(reseeded=False)
     await ledger.heartbeat()

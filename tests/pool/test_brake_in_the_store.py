@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from quotapool.domain.states import OPERATOR, Record, State
 from quotapool.ledger.budgets import Braked
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.store import ledger_on
 
 MOST = 3
@@ -15,7 +15,7 @@ MOST = 3
 @pytest.fixture
 async def ledgers(valkey_url):
     """Two replicas' ledgers."""
-    stores = [connect(valkey_url, timeout_s=2.0) for _ in range(2)]
+    stores = [connect(valkey_url) for _ in range(2)]
     yield [ledger_on(store) for store in stores]
     for store in stores:
         await store.close()

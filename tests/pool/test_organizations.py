@@ -15,8 +15,8 @@ from quotapool.pool.key_health import KeyHealth
 from quotapool.pool.roster import Roster
 from quotapool.pool.sync import RosterSync
 from quotapool.settings import Settings
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.house import Recorder
 from tests.fakes.store import ledger_on, move_time
 
@@ -28,7 +28,7 @@ KEYS = [Key(f"{account}1", account, f"fp-{account}1") for account in "abc"]
 
 class Replica:
     def __init__(self, url: str, settings: dict) -> None:
-        self.store = connect(url, timeout_s=2.0)
+        self.store = connect(url)
         self.ledger = ledger_on(self.store)
         self.changes = Recorder()
         self.roster = Roster(Settings.model_validate(settings), KEYS)

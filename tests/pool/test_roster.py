@@ -18,8 +18,8 @@ from quotapool.pool.key_health import KeyHealth
 from quotapool.pool.roster import Roster
 from quotapool.pool.sync import RosterSync
 from quotapool.settings import Settings
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.store import ledger_on, move_time, wire
 
 GROUP = "gpt-4o"
@@ -45,7 +45,7 @@ class Process:
     """One process's roster and ledger."""
 
     def __init__(self, url: str, **options: Any) -> None:
-        self.store = connect(url, timeout_s=options.pop("timeout_s", 2.0))
+        self.store = connect(url)
         self.ledger = ledger_on(self.store, on_version=self.version_moved, **options)
         self.changes = Changes()
         self.roster = Roster(SETTINGS, KEYS)
@@ -317,7 +317,7 @@ async def test_a_trial_that_is_answered_brings_the_account_back(started):
 
 async def test_a_key_seen_dead_while_the_store_is_away_is_out_at_once_and_told_later(valkey_url, tmp_path):
     async with wire(valkey_url, tmp_path) as network:
-        one = Process(network.url, timeout_s=0.1, patience_s=0.1)
+        one = Process(network.url, patience_s=0.1)
         await one.ledger.registry.begin_epoch(reseeded=False)
         await one.sync.refresh()
         answer = await granted_to(one, "a1")

@@ -16,9 +16,9 @@ from quotapool.ledger.grants import Candidate
 from quotapool.money.spend_store import SpendStore
 from quotapool.probes.calls import Calls
 from quotapool.probes.prober import NotProbed, Prober
-from quotapool.store.store import connect
 from quotapool.upstream.credentials import Credentials
 
+from tests.fakes.connect import connect
 from tests.fakes.edge import Reply, error, fails, says
 from tests.fakes.house import House, Recorder, open_house
 from tests.fakes.store import move_time
@@ -364,7 +364,7 @@ async def test_a_store_that_is_away_stops_no_prober(bench, virtual_time):
     await pool.rests("a1", State.SUSPECT, "http_401")
     pool.house.upstream.otherwise = listing("gpt-4o")
     await move_time(pool.house.ledger, 45)
-    lost, losses = connect("unix:///nonexistent.sock", timeout_s=0.1), pool.house.recorder.store_losses
+    lost, losses = connect("unix:///nonexistent.sock"), pool.house.recorder.store_losses
     registry = pool.house.ledger.registry
     registry.store, real = lost, registry.store
     running = asyncio.create_task(pool.prober.run())

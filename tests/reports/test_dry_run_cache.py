@@ -20,8 +20,8 @@ from quotapool.money.spend_store import Entry, SpendStore
 from quotapool.operators.overview import Overview
 from quotapool.reports.dry_run import DryRuns
 from quotapool.shapes.work import DryRun
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.edge import Client, Reply, chat_answer
 from tests.fakes.house import House, open_house
 from tests.reports.test_dry_run import stored

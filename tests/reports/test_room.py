@@ -13,8 +13,8 @@ from quotapool.observe.samples import Reading, Room
 from quotapool.operators.overview import Overview
 from quotapool.reports.room import RoomReader
 from quotapool.settings import Settings
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.store import candidate, granted, ledger_on
 
 pytestmark = pytest.mark.usefixtures("virtual_time")
@@ -23,7 +23,7 @@ LIMITS = ((Dimension.RPM, 1_000.0), (Dimension.TPM, 60_000.0))  # 1,000 tokens a
 
 @pytest.fixture
 async def ledger(valkey_url):
-    store = connect(valkey_url, timeout_s=2.0)
+    store = connect(valkey_url)
     made = ledger_on(store)
     await made.registry.begin_epoch(reseeded=False)
     yield made

@@ -18,8 +18,8 @@ from quotapool.observe.request_store import RequestStore
 from quotapool.reports.top import CLIENT_ORDERS, KEY_ORDERS, TopReader
 from quotapool.settings import Settings
 from quotapool.shapes.top import Top
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.kept_requests import kept, tried
 from tests.fakes.supervised import Pool
 from tests.fakes.valkey import start_valkey, stop_valkey
@@ -161,7 +161,7 @@ async def test_a_reloaded_configuration_is_followed_also_if_the_store_was_away_t
     new = [Settings.model_validate({"pool": "test", "keys": [{"id": "key-9", "secret": "sk-proj-secret-9"}]})]
     reader = TopReader(pool.operations, lambda: new.pop() if new else None)
     process, url = start_valkey(tmp_path)
-    elsewhere = connect(url, timeout_s=1.0)
+    elsewhere = connect(url)
     stop_valkey(process)
     pool.operations.sources.vault, vault = Vault(elsewhere, "test"), pool.operations.sources.vault
     assert [row.id for row in (await reader.read()).keys] == ["key-0", "key-1"]

@@ -8,8 +8,8 @@ import json
 
 import pytest
 from quotapool.ledger.clients import ClientStore, digest
-from quotapool.store.store import connect
 
+from tests.fakes.connect import connect
 from tests.fakes.edge import (
     DONE,
     Client,

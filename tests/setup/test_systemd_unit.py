@@ -31,7 +31,7 @@ def unit_of(directory: Path, text: str = "keys_file: quotapool.keys\n", **env: s
 
 
 def analyzed(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, timeout=60)
+    return subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("more", ["", "listen: 0.0.0.0:80\nallow_anonymous: true\n", "redis: ${REDIS_URL}\n"])

@@ -23,7 +23,7 @@ class Talk:
     async def until(self, *last: str) -> list[dict[str, Any]]:
         events = []
         while True:
-            events.append(json.loads(await self.socket.receive_str(timeout=5)))
+            events.append(json.loads(await self.socket.receive_str(timeout=30)))
             if events[-1]["type"] in last:
                 return events
 
@@ -126,9 +126,9 @@ async def test_closes_and_disappearances_on_demand(simulation):
     talk = await talk_to(simulation)
     await talk.until("session.created")
     await talk.say("simulator.close", code=4001, reason="enough")
-    message = await talk.socket.receive(timeout=5)
+    message = await talk.socket.receive(timeout=30)
     assert (message.data, message.extra) == (4001, "enough")
     talk = await talk_to(simulation)
     await talk.until("session.created")
     await talk.say("simulator.vanish")
-    assert (await talk.socket.receive(timeout=5)).type in {aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR}
+    assert (await talk.socket.receive(timeout=30)).type in {aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR}

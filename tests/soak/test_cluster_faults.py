@@ -15,9 +15,10 @@ import pytest
 from quotapool.domain.quantities import Cost, Limits
 from quotapool.ledger.budgets import Ledger
 from quotapool.ledger.grants import Granted
-from quotapool.store.store import StoreError, connect
+from quotapool.store.store import StoreError
 
 from tests.fakes.cluster import SlotMove, cluster
+from tests.fakes.connect import connect
 from tests.fakes.store import StoreLog, candidate, granted, ledger_on
 
 LIMITS = Limits(rpm=60_000, tpm=1_000_000_000)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import redis
-from quotapool.store.store import Script, StoreLost, connect
+from quotapool.store.store import Script, StoreLost
 
 from tests.fakes.cluster import cluster
+from tests.fakes.connect import connect
 from tests.fakes.listening import listening
 from tests.fakes.valkey import running_valkey
 
@@ -144,7 +145,7 @@ async def counted(store, within_s: float) -> bytes:
 async def test_in_a_cluster_a_hung_masters_replica_is_found(tmp_path):
     async with cluster(tmp_path) as nodes:
         first = next(iter(nodes))
-        store = connect(f"redis+cluster://127.0.0.1:{first}")
+        store = connect(f"redis+cluster://127.0.0.1:{first}", timeout_s=0.5)
         assert await counted(store, 5) == b"1"
         holder = store.client.get_node_from_key("{pool}:n")
         nodes_replica_has_it = redis.Redis(port=holder.port).execute_command("WAIT", 1, 2000)

@@ -10,9 +10,10 @@ import hiredis
 import pytest
 from quotapool.domain.quantities import Cost, Limits
 from quotapool.ledger.grants import Granted
-from quotapool.store.store import Script, Store, StoreLost, connect
+from quotapool.store.store import Script, Store, StoreLost
 
 from tests.fakes.cluster import SlotMove, cluster
+from tests.fakes.connect import connect
 from tests.fakes.listening import listening
 from tests.fakes.store import StoreLog, candidate, granted, ledger_on
 
@@ -31,7 +32,7 @@ def nodes(tmp_path_factory) -> Iterator[list[int]]:
 
 @pytest.fixture
 async def store(nodes) -> AsyncIterator[Store]:
-    made = connect(f"redis+cluster://127.0.0.1:{nodes[0]}", timeout_s=2.0)
+    made = connect(f"redis+cluster://127.0.0.1:{nodes[0]}")
     yield made
     await made.close()
 
@@ -99,7 +100,7 @@ async def test_while_a_pools_slot_moves_its_batches_wait_and_no_budget_is_forgot
     move = SlotMove(nodes, ledger.prefix)
     move.begin()
     asking = [asyncio.create_task(ledger.reserve("gpt-4o", Cost(3), [account])) for _ in range(2)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while "cluster_down" not in log.failures:
             await asyncio.sleep(0)
     while move.move_keys(1):

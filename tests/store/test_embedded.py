@@ -20,9 +20,11 @@ import structlog
 from quotapool.store import runtime_dir
 from quotapool.store.embedded import EmbeddedFailed, EmbeddedValkey, StateDirBusy, attach_url, temporary
 from quotapool.store.runtime_dir import RuntimeDirUnsafe
-from quotapool.store.store import Store, StoreLost, connect
+from quotapool.store.store import Store, StoreLost
 from quotapool.store.valkey_process import is_alive
 from quotapool.store.verify import verify
+
+from tests.fakes.connect import connect
 
 LOG = structlog.get_logger()
 

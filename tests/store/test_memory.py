@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from quotapool.store.memory import memory
-from quotapool.store.store import Store, connect
+from quotapool.store.store import Store
 
 from tests.fakes.cluster import cluster
+from tests.fakes.connect import connect
 from tests.fakes.valkey import running_valkey
 
 MIB = 1024 * 1024
@@ -17,7 +18,7 @@ async def put(store: Store, key: str, mebibytes: int) -> None:
 
 async def test_what_a_server_uses_and_may_use(tmp_path):
     with running_valkey(tmp_path, "--maxmemory", "64mb") as url:
-        store = connect(url, timeout_s=2.0)
+        store = connect(url)
         before = await memory(store)
         await put(store, "{p}a", 8)
         after = await memory(store)
@@ -28,7 +29,7 @@ async def test_what_a_server_uses_and_may_use(tmp_path):
 
 async def test_a_server_without_a_limit_has_none(tmp_path):
     with running_valkey(tmp_path) as url:
-        store = connect(url, timeout_s=2.0)
+        store = connect(url)
         assert (await memory(store)).limit == 0
         await store.close()
 

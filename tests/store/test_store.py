@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from quotapool.store.store import Script, Store, StoreLost, StoreRefused, StoreUnfit, connect
+from quotapool.store.store import Script, Store, StoreLost, StoreRefused, StoreUnfit
 from quotapool.store.valkey_process import valkey_binary
 from quotapool.store.verify import verify
 
+from tests.fakes.connect import connect
 from tests.fakes.listening import listening
 from tests.fakes.valkey import free_port, running_valkey, start_valkey, stop_valkey
 
@@ -54,7 +55,7 @@ async def serving(command: list[str], port: int, log: Path):
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 assert process.poll() is None, log.read_text()
                 with contextlib.suppress(OSError):
