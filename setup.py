@@ -10,7 +10,9 @@ import os
 import re
 import shutil
 import tomllib
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from setuptools import setup
 from setuptools.command.build import build
@@ -57,6 +59,23 @@ class Build(build):
 
 class Compile(build_ext):
     """Also leaves what `quotapool.build` checks at start: the digest of each compiled source."""
+
+    def build_extensions(self) -> None:
+        """On all processors: setuptools compiles the files of a library one after the other."""
+        compiler = self.compiler
+        one, all_of_them = compiler._compile, compiler.compile  # noqa: SLF001 - it has no public way
+
+        def compile_together(*args: Any, **kwargs: Any) -> list[str]:
+            begun: list[Future[None]] = []
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                compiler._compile = lambda *file: begun.append(pool.submit(one, *file))  # noqa: SLF001
+                objects = all_of_them(*args, **kwargs)
+            for file in begun:
+                file.result()  # raises CompileError
+            return objects
+
+        compiler.compile = compile_together
+        super().build_extensions()
 
     def run(self) -> None:
         super().run()

@@ -58,6 +58,7 @@ def otlp_exporter(
     _LastWords.listen()
     session = requests.Session()
     session.trust_env = False  # a ~/.netrc would replace the authorization of `headers`
+    session.stream = True  # no more of an answer is read than `hear` reads
     session.hooks["response"].append(answers.hear)
     system = ssl.get_default_verify_paths()
     return OTLPSpanExporter(
