@@ -41,7 +41,7 @@ async def answering(state_dir: Path, settings: Settings | None = None):
 
 
 async def asked(state_dir: Path, **options):
-    return await asyncio.to_thread(ask, state_dir, **{"with_settings": True, "patience_s": 2.0, **options})
+    return await asyncio.to_thread(ask, state_dir, **{"with_settings": True, "patience_s": 30.0, **options})
 
 
 async def test_a_command_gets_the_settings_with_their_secrets_and_where_they_came_from(tmp_path):
@@ -163,7 +163,7 @@ async def test_a_thousand_callers_that_read_nothing_hold_nobody_up_for_long(tmp_
     keys = [{"id": f"key-{number:05}", "secret": f"sk-{number:05}-{'x' * 60}"} for number in range(5_000)]
     settings = settings_of(tmp_path, keys=keys)
     async with answering(tmp_path, settings):
-        size = len((await asked(tmp_path, patience_s=10.0)).wire)
+        size = len((await asked(tmp_path)).wire)
         assert size > 500_000
         silent = []
         for _ in range(1_000):
@@ -176,7 +176,7 @@ async def test_a_thousand_callers_that_read_nothing_hold_nobody_up_for_long(tmp_
             await asked(tmp_path, patience_s=0.5)
         for one in silent:
             one.close()
-        assert len((await asked(tmp_path, patience_s=10.0)).wire) == size
+        assert len((await asked(tmp_path)).wire) == size
 
 
 @pytest.mark.usefixtures("virtual_time")
@@ -232,7 +232,7 @@ async def test_a_caller_that_goes_away_half_way_is_forgotten(tmp_path):
         for _ in range(30):  # more than are answered at the same time
             _, writer = await asyncio.open_unix_connection(tmp_path / FILE)
             writer.transport.abort()
-        assert (await asked(tmp_path, patience_s=10.0)).head.pool == "team"
+        assert (await asked(tmp_path)).head.pool == "team"
 
 
 # ---- answers that are none
@@ -276,7 +276,7 @@ from quotapool.app.command_socket import NotAllowed, Silent, ask
 # From here on as somebody who can enter neither root's home directory nor what is imported from it.
 os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
 try:
-    answer = ask(Path(sys.argv[1]), with_settings=True, patience_s=1.0)
+    answer = ask(Path(sys.argv[1]), with_settings=True, patience_s=30.0)
     print("nobody" if answer is None else answer.head.pool)
 except (NotAllowed, Silent) as refused:
     print(type(refused).__name__)

@@ -114,8 +114,9 @@ async def test_a_body_that_breaks_off_fails_after_what_there_was(kind):
         assert cup.got == b"a"
 
 
+@pytest.mark.asyncio(loop_factories=["asyncio"])  # whose clock can be set
 @pytest.mark.parametrize("kind", CLIENTS)
-async def test_silence_between_pieces_ends_it(kind):
+async def test_silence_between_pieces_ends_it(kind, virtual_time):
     async def script(incoming) -> None:
         await incoming.request()
         await incoming.send(HEAD + chunk(b"a"))
@@ -125,6 +126,7 @@ async def test_silence_between_pieces_ends_it(kind):
         await incoming.gone()
 
     async with talk_to(kind, script, between_bytes=0.15) as (client, _):
+        virtual_time.waits_for_tcp()
         cup = Cup()
         answer = await client.send("GET", "/v1/models", [], None)
         with pytest.raises(UpstreamFailure) as caught:
