@@ -22,10 +22,11 @@ def config(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "refusal"),
     [
-        (("clients", "add", "bad name"), f"id {NO_NAME}"),
-        (("teams", "add", "bad name"), f"id {NO_NAME}"),
-        (("keys", "add", "--id", "bad name"), f"id: {NO_NAME}"),
-        (("keys", "add", "--account", "bad name"), f"account: {NO_NAME}"),
+        (("clients", "add", "bad name"), f"NAME {NO_NAME}"),
+        (("teams", "add", "bad name"), f"NAME {NO_NAME}"),
+        (("keys", "add", "--id", "bad name"), f"--id {NO_NAME}"),
+        (("keys", "add", "--account", "bad name"), f"--account {NO_NAME}"),
+        (("keys", "add", "--tier", "nope"), "--tier: there is no nope under tiers: in the configuration"),
     ],
 )
 def test_a_name_that_is_none_is_refused_before_a_secret_is_asked_for_or_the_store_is_told_about(config, words, refusal):

@@ -256,7 +256,7 @@ def test_each_command_tells_what_is_wrong_in_one_line(proxy):
         (("clients", "set", "here", "--budget", "usd=1/day", "--budget", "usd=2/day"), "there are two of usd/day"),
         (("clients", "show", "nobody"), "no client 'nobody'"),
         (("clients", "show", ""), "no client ''"),
-        (("teams", "add", "two words"), "id must be a name"),
+        (("teams", "add", "two words"), "NAME must be a name"),
         (("teams", "add", "fixed"), "is in the configuration"),
         (("teams", "add", "x", "--budget", "tokens=2X/day"), "tokens: must be a number"),
         (("teams", "set", "fixed", "--rpm", "5"), "is in the configuration"),

@@ -144,7 +144,7 @@ def test_what_a_client_may_do_is_changed_while_it_is_served(simulator, tmp_path)
             (("set", "search", "--expires-on", "tomorrow"), "expires_on: must be a day, such as 2026-12-31"),
             (("set", "search", "--max-wait", "soon"), "max_wait: must be a duration"),
             (("set", "nobody", "--weight", "2"), "no client 'nobody'"),
-            (("add", "two words"), "id "),
+            (("add", "two words"), "NAME must be a name"),
             (("rotate", "search", "--overlap", "soon"), "--overlap must be a duration"),
             (("suspend", "nobody"), "no client 'nobody'"),
             (("rotate", "search", "--key", last[0]), "a client has that key already"),

@@ -13,7 +13,7 @@ import typer
 from quotapool.cli import tables
 from quotapool.cli.access import recorded, run_with_store
 from quotapool.cli.clients_bulk import Choice, ClientsArgument, MatchOption, TeamOption, YesOption, work
-from quotapool.cli.errors import fail, warn, why_no_name
+from quotapool.cli.errors import fail, new_name, warn
 from quotapool.cli.options import JsonOption, with_settings
 from quotapool.cli.progress import shown_progress
 from quotapool.cli.questions import agreed
@@ -76,8 +76,6 @@ def _with_clients(run: Callable[..., Awaitable[int]], action: str) -> Callable[.
     @with_settings
     @wraps(run)
     def command(settings: Settings, **options: object) -> int:
-        if action == "add_client" and (why := why_no_name(options["name"])):
-            return fail(f"id {why}")
         return run_with_store(settings, lambda store: checked(settings, store, **options))
 
     return command
@@ -138,7 +136,7 @@ async def add(
     settings: Settings,
     clients: ClientOperations,
     rules: dict[str, Any],
-    name: Annotated[str, typer.Argument(help="Who it is for.")],
+    name: Annotated[str, typer.Argument(help="Who it is for.", metavar="NAME", callback=new_name)],
     key: Key = None,
     title: Title = None,
     models: Models = None,

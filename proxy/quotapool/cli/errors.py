@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import typer
+
 from quotapool.settings.values import check_name
 
 
@@ -19,10 +21,14 @@ def fail(message: str, code: int = 2) -> int:
     return code
 
 
-def why_no_name(name: object) -> str | None:
-    """Why something new cannot be called that; None: it can. To be asked before the store is, of which more is said."""
-    try:
-        check_name(str(name))
-    except ValueError as error:
-        return str(error)
-    return None
+def new_name(option: typer.CallbackParam, name: str | None) -> str | None:
+    """A callback of what names something new: ends the command if nothing can be called that, before it asks for
+    anything or the store is told."""
+    if name:
+        try:
+            check_name(name)
+        except ValueError as error:
+            named = option.opts[0] if option.param_type_name == "option" else option.metavar
+            warn(f"{named} {error}")
+            raise typer.Exit(2) from None
+    return name

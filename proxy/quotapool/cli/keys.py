@@ -13,7 +13,7 @@ import typer
 
 from quotapool.cli import keys_import, keys_users, tables, topup
 from quotapool.cli.access import command_actor, record, recorded, run_with_keys, with_keys
-from quotapool.cli.errors import fail, warn, why_no_name
+from quotapool.cli.errors import fail, new_name, warn
 from quotapool.cli.keys_bulk import (
     STATES,
     AccountOption,
@@ -186,10 +186,11 @@ def add(
     secret: Annotated[list[str] | None, typer.Argument(hidden=True, callback=_refuse_secret)] = None,  # noqa: ARG001 - refused before
     *,
     name: Annotated[
-        str | None, typer.Option("--id", help="The key's name.", show_default="key- and 8 hex digits")
+        str | None,
+        typer.Option("--id", help="The key's name.", show_default="key- and 8 hex digits", callback=new_name),
     ] = None,
     account: Annotated[
-        str | None, typer.Option(help="The account whose limits it shares.", show_default="its own")
+        str | None, typer.Option(help="The account whose limits it shares.", show_default="its own", callback=new_name)
     ] = None,
     tier: Annotated[
         str | None,
@@ -199,9 +200,8 @@ def add(
     replace: ReplaceOption = False,
 ) -> int:
     """Add a key while the proxy runs. Its secret is read from standard input, or asked for at a terminal."""
-    for option, given_name in (("id", name), ("account", account)):
-        if given_name and (why := why_no_name(given_name)):
-            return fail(f"{option}: {why}")
+    if tier is not None and tier not in settings.tiers:
+        return fail(f"--tier: there is no {tier} under tiers: in the configuration")
     given = ask_for_secret("OpenAI key (not shown): ") if sys.stdin.isatty() else sys.stdin.readline()
     if not given.strip():
         return fail("no secret on standard input")

@@ -10,7 +10,7 @@ import typer
 
 from quotapool.cli import tables
 from quotapool.cli.access import recorded, run_with_store
-from quotapool.cli.errors import fail, why_no_name
+from quotapool.cli.errors import fail, new_name
 from quotapool.cli.options import JsonOption, with_settings
 from quotapool.cli.rule_options import cell, changed_words, with_team_rules
 from quotapool.cli.rule_tables import LEVEL, level_of, rules_table
@@ -21,6 +21,7 @@ from quotapool.store.store import Store
 app = typer.Typer()
 
 Id = Annotated[str, typer.Argument(help="The team.", metavar="NAME")]
+NewId = Annotated[str, typer.Argument(help="The team.", metavar="NAME", callback=new_name)]
 Title = Annotated[str | None, typer.Option("--title", help="Who it is, for people; any script.", show_default=False)]
 Notes = Annotated[str | None, typer.Option(help="Notes for people.", show_default=False)]
 
@@ -49,8 +50,6 @@ def _with_teams(run: Callable[..., Awaitable[int]], action: str) -> Callable[...
     @with_settings
     @wraps(run)
     def command(settings: Settings, **options: object) -> int:
-        if action == "add_team" and (why := why_no_name(options["name"])):
-            return fail(f"id {why}")
         return run_with_store(settings, lambda store: checked(settings, store, **options))
 
     return command
@@ -64,7 +63,9 @@ def _asked(title: str | None, notes: str | None, rules: dict[str, Any]) -> dict[
 @app.command("add")
 @changing_team("add_team")
 @with_team_rules
-async def add(teams: TeamOperations, rules: dict[str, Any], name: Id, title: Title = None, notes: Notes = None) -> int:
+async def add(
+    teams: TeamOperations, rules: dict[str, Any], name: NewId, title: Title = None, notes: Notes = None
+) -> int:
     """Make a team. Its clients are those that are made or changed with --team NAME."""
     options = await teams.add(name, _asked(title, notes, rules))
     print(f"team {name} added: {changed_words(options)}")
