@@ -21,22 +21,27 @@ from tests.fakes.valkey import free_port, stop_valkey
 
 
 @contextlib.asynccontextmanager
-async def cluster(directory: Path) -> AsyncIterator[dict[int, subprocess.Popen[bytes]]]:
-    """Three masters and a replica of each, by port; masters first."""
+async def cluster(
+    directory: Path, *, node_timeout_s: float = 3.0
+) -> AsyncIterator[dict[int, subprocess.Popen[bytes]]]:
+    """Three masters and a replica of each, by port; masters first. `node_timeout_s`: one that is silent for so long is
+    replaced, as may be one that a busy machine held up."""
     nodes: dict[int, subprocess.Popen[bytes]] = {}
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while len(nodes) < 6:
                 port = free_port()
-                process = _node(directory / str(port), port)
+                process = _node(directory / str(port), port, node_timeout_s)
                 if await _answers(process, port):  # else another program has its port, or the one of its bus
                     nodes[port] = process
         clients = [redis.Redis(port=port) for port in nodes]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             for n, client in enumerate(clients[:3]):
                 client.execute_command("CLUSTER ADDSLOTSRANGE", n * 5461, 16383 if n == 2 else n * 5461 + 5460)
-            for port in list(nodes)[1:]:
-                clients[0].execute_command("CLUSTER MEET", "127.0.0.1", port)
+            while any(_known(client) < len(nodes) for client in clients):
+                for port in list(nodes)[1:]:  # again: who answers late is forgotten
+                    clients[0].execute_command("CLUSTER MEET", "127.0.0.1", port)
+                await asyncio.sleep(0.1)
             ids = [client.execute_command("CLUSTER MYID").decode() for client in clients]
             for client, master in zip(clients[3:], ids[:3], strict=True):
                 while True:
@@ -54,15 +59,26 @@ async def cluster(directory: Path) -> AsyncIterator[dict[int, subprocess.Popen[b
             stop_valkey(process)
 
 
-def _node(directory: Path, port: int) -> subprocess.Popen[bytes]:
+def _node(directory: Path, port: int, node_timeout_s: float) -> subprocess.Popen[bytes]:
     directory.mkdir()
     return subprocess.Popen(
         [
             *(str(valkey_binary()), "--port", str(port), "--bind", "127.0.0.1", "--save", ""),
-            *("--cluster-enabled", "yes", "--cluster-node-timeout", "500", "--dir", str(directory)),
+            *(
+                "--cluster-enabled",
+                "yes",
+                "--cluster-node-timeout",
+                str(round(1_000 * node_timeout_s)),
+                "--dir",
+                str(directory),
+            ),
         ],
         stdout=subprocess.DEVNULL,
     )
+
+
+def _known(node: redis.Redis) -> int:
+    return int(node.execute_command("CLUSTER INFO")["cluster_known_nodes"])
 
 
 async def _answers(process: subprocess.Popen[bytes], port: int) -> bool:

@@ -69,7 +69,7 @@ class Replicas:
 
 @pytest.fixture
 async def running(tmp_path) -> AsyncIterator[tuple[dict, Replicas]]:
-    async with cluster(tmp_path) as nodes:
+    async with cluster(tmp_path, node_timeout_s=0.5) as nodes:
         stores = [connect(f"redis+cluster://127.0.0.1:{port}") for port in list(nodes)[:2]]
         ledgers = [ledger_on(store, patience_s=1.0, serve_alone=True, observer=StoreLog()) for store in stores]
         await ledgers[0].registry.begin_epoch(reseeded=False)

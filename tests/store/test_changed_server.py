@@ -143,7 +143,7 @@ async def counted(store, within_s: float) -> bytes:
 
 
 async def test_in_a_cluster_a_hung_masters_replica_is_found(tmp_path):
-    async with cluster(tmp_path) as nodes:
+    async with cluster(tmp_path, node_timeout_s=0.5) as nodes:
         first = next(iter(nodes))
         store = connect(f"redis+cluster://127.0.0.1:{first}", timeout_s=0.5)
         assert await counted(store, 5) == b"1"
