@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -132,6 +133,36 @@ async def test_enabling_many_lifts_what_holds_for_their_accounts(operations):
     version = registry.version
     await operations.act_on_all("enable", ["a1", "a2", "b1"])
     assert registry.version == version
+
+
+async def test_a_state_that_an_operator_sets_again_is_no_change_and_no_event_and_another_one_is(operations):
+    registry, ledger = operations.overview.ledger.registry, operations.overview.ledger
+    both = [(Subject.of_key(name), Record(State.DISABLED, "operator", 0.0, by=OPERATOR), "") for name in ("a1", "a2")]
+    assert await registry.set_states(both[:1], "jane") == 1
+    (since,) = [record.since for record in (await registry.records()).values()]
+    assert await registry.set_states(both, "jane") == 1  # as is sent again when an answer was lost
+    assert (await registry.records())[Subject.of_key("a1")].since == since
+    version = registry.version
+    assert await registry.set_states(both, "joe") == 0
+    assert registry.version == version
+    subject, disabled, _ = both[0]
+    for other in (
+        replace(disabled, state=State.DRAINING),
+        replace(disabled, reason="x"),
+        replace(disabled, message="y"),
+    ):
+        assert await registry.set_states([(subject, other, "")]) == 1
+    assert await registry.set_states([(subject, replace(disabled, message="y", fingerprint="new"), "new")]) == 1
+    events = await ledger.store.client.xrange(f"{ledger.prefix}:events")
+    told = [(fields[b"field"].decode(), fields[b"from"].decode(), fields[b"to"].decode()) for _, fields in events]
+    assert told == [
+        ("k/a1", "active", "disabled"),
+        ("k/a2", "active", "disabled"),
+        ("k/a1", "disabled", "draining"),
+        ("k/a1", "draining", "disabled"),
+        ("k/a1", "disabled", "disabled"),
+        ("k/a1", "disabled", "disabled"),
+    ]
 
 
 async def test_a_record_seen_with_another_secret_counts_as_none_in_its_event(operations):
