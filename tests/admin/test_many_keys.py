@@ -261,7 +261,7 @@ async def test_when_a_key_was_last_used_is_found_in_hours_then_in_days(valkey_ur
 # ---- jobs
 
 
-async def test_a_job_changes_many_keys_and_is_recorded_once(operations):
+async def test_a_job_changes_many_keys_and_is_recorded_when_it_begins_and_at_its_end(operations):
     recorded: list[object] = []
     jobs = runner(operations, recorded)
     job = await call(jobs, "start_key_job", KeyWork("disable", ["a1", "b1", "b1", "gone"]))
@@ -269,9 +269,13 @@ async def test_a_job_changes_many_keys_and_is_recorded_once(operations):
     job = await ended(jobs, job)
     assert (job.done, job.counts, job.problem) == (3, {"disabled": 2, "not found": 1}, "")
     assert [(one.id, one.result) for one in job.not_done] == [("gone", "not found")]
-    ((actor, action, subject, changes),) = recorded
+    begun, (actor, action, subject, changes) = recorded
+    its_id = [None, job.id]
+    what = {"job": its_id, "action": [None, "disable"], "keys": [None, 3]}
+    assert begun == (OPERATIVE, "start_key_job", "", what)
     assert (actor, action, subject) == (OPERATIVE, "disable_keys", "")
     assert changes == {
+        "job": its_id,
         "done": [None, 3],
         "counts": [None, {"disabled": 2, "not found": 1}],
         "first_ids": [None, ["a1", "b1", "gone"]],
@@ -338,7 +342,8 @@ async def test_a_few_jobs_run_at_a_time_and_can_be_stopped(operations):
     assert (stopped.finished, stopped.problem) == (True, "stopped by an operator; what was done stays done")
     assert [job.id for job in (await call(jobs, "list_jobs")).jobs] == [job.id for job in reversed(started)]
     await jobs.close()
-    assert all(job.finished for job in (await call(jobs, "list_jobs")).jobs)
+    told = [(job.finished, job.problem) for job in (await call(jobs, "list_jobs")).jobs]
+    assert told == [*[(True, "the proxy was stopped; what was done stays done")] * 3, (True, stopped.problem)]
 
 
 async def test_twenty_jobs_are_remembered_for_an_hour(operations, monkeypatch):
