@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -134,6 +135,36 @@ async def test_enabling_many_lifts_what_holds_for_their_accounts(operations):
     assert registry.version == version
 
 
+async def test_a_state_that_an_operator_sets_again_is_no_change_and_no_event_and_another_one_is(operations):
+    registry, ledger = operations.overview.ledger.registry, operations.overview.ledger
+    both = [(Subject.of_key(name), Record(State.DISABLED, "operator", 0.0, by=OPERATOR), "") for name in ("a1", "a2")]
+    assert await registry.set_states(both[:1], "jane") == 1
+    (since,) = [record.since for record in (await registry.records()).values()]
+    assert await registry.set_states(both, "jane") == 1  # as is sent again when an answer was lost
+    assert (await registry.records())[Subject.of_key("a1")].since == since
+    version = registry.version
+    assert await registry.set_states(both, "joe") == 0
+    assert registry.version == version
+    subject, disabled, _ = both[0]
+    for other in (
+        replace(disabled, state=State.DRAINING),
+        replace(disabled, reason="x"),
+        replace(disabled, message="y"),
+    ):
+        assert await registry.set_states([(subject, other, "")]) == 1
+    assert await registry.set_states([(subject, replace(disabled, message="y", fingerprint="new"), "new")]) == 1
+    events = await ledger.store.client.xrange(f"{ledger.prefix}:events")
+    told = [(fields[b"field"].decode(), fields[b"from"].decode(), fields[b"to"].decode()) for _, fields in events]
+    assert told == [
+        ("k/a1", "active", "disabled"),
+        ("k/a2", "active", "disabled"),
+        ("k/a1", "disabled", "draining"),
+        ("k/a1", "draining", "disabled"),
+        ("k/a1", "disabled", "disabled"),
+        ("k/a1", "disabled", "disabled"),
+    ]
+
+
 async def test_a_record_seen_with_another_secret_counts_as_none_in_its_event(operations):
     registry = operations.overview.ledger.registry
     old = Record(State.REMOVED, "invalid_api_key", 0.0, fingerprint="another")
@@ -230,7 +261,7 @@ async def test_when_a_key_was_last_used_is_found_in_hours_then_in_days(valkey_ur
 # ---- jobs
 
 
-async def test_a_job_changes_many_keys_and_is_recorded_once(operations):
+async def test_a_job_changes_many_keys_and_is_recorded_when_it_begins_and_at_its_end(operations):
     recorded: list[object] = []
     jobs = runner(operations, recorded)
     job = await call(jobs, "start_key_job", KeyWork("disable", ["a1", "b1", "b1", "gone"]))
@@ -238,9 +269,13 @@ async def test_a_job_changes_many_keys_and_is_recorded_once(operations):
     job = await ended(jobs, job)
     assert (job.done, job.counts, job.problem) == (3, {"disabled": 2, "not found": 1}, "")
     assert [(one.id, one.result) for one in job.not_done] == [("gone", "not found")]
-    ((actor, action, subject, changes),) = recorded
+    begun, (actor, action, subject, changes) = recorded
+    its_id = [None, job.id]
+    what = {"job": its_id, "action": [None, "disable"], "keys": [None, 3]}
+    assert begun == (OPERATIVE, "start_key_job", "", what)
     assert (actor, action, subject) == (OPERATIVE, "disable_keys", "")
     assert changes == {
+        "job": its_id,
         "done": [None, 3],
         "counts": [None, {"disabled": 2, "not found": 1}],
         "first_ids": [None, ["a1", "b1", "gone"]],
@@ -307,7 +342,8 @@ async def test_a_few_jobs_run_at_a_time_and_can_be_stopped(operations):
     assert (stopped.finished, stopped.problem) == (True, "stopped by an operator; what was done stays done")
     assert [job.id for job in (await call(jobs, "list_jobs")).jobs] == [job.id for job in reversed(started)]
     await jobs.close()
-    assert all(job.finished for job in (await call(jobs, "list_jobs")).jobs)
+    told = [(job.finished, job.problem) for job in (await call(jobs, "list_jobs")).jobs]
+    assert told == [*[(True, "the proxy was stopped; what was done stays done")] * 3, (True, stopped.problem)]
 
 
 async def test_twenty_jobs_are_remembered_for_an_hour(operations, monkeypatch):

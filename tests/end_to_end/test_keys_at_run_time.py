@@ -203,6 +203,24 @@ def test_the_master_key_is_changed_while_both_replicas_serve(replicas, tmp_path)
     assert new.read_text().strip() not in one.log() + two.log() + rotated.stdout
 
 
+def test_an_import_takes_keys_from_a_pipe_and_says_when_its_report_cannot_be_written(
+    start_simulator, start_proxy, tmp_path
+):
+    simulator = start_simulator(2)
+    proxy = start_proxy({"upstream": simulator.url, "keys": []})
+    nowhere = tmp_path / "nowhere" / "report.json"
+    refused = quotapool(proxy, "keys", "import", "/dev/stdin", "--report", str(nowhere), stdin=simulator.secrets[0])
+    assert (refused.returncode, refused.stderr) == (2, f"quotapool: {nowhere}: there is no such directory\n")
+    assert states(proxy) == {}
+    piped = "".join(f"{secret}\n" for secret in simulator.secrets)
+    done = quotapool(proxy, "keys", "import", "/dev/stdin", "--report", str(tmp_path), stdin=piped)
+    assert done.stdout == "2 lines: 2 added\n"
+    assert (done.returncode, done.stderr) == (2, f"quotapool: {tmp_path}: Is a directory\n")
+    has_usable(proxy, 2)
+    again = quotapool(proxy, "keys", "import", "/dev/stdin", stdin=simulator.secrets[1])
+    assert (again.returncode, again.stdout) == (0, "1 line: 1 unchanged\n")
+
+
 def test_an_import_reports_its_bad_lines_and_may_be_repeated_and_states_outlive_a_restart(
     start_simulator, start_proxy, tmp_path
 ):

@@ -182,7 +182,10 @@ def test_models_of_another_upstream_are_asked_there_and_named(pool, start_simula
     assert "mine" in {model.id for model in client.models.list()}
 
 
-def test_a_migration_that_is_killed_in_the_middle_is_finished_by_the_next_one(start_proxy, valkey_url, tmp_path):
+@pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGINT])
+def test_a_migration_that_is_ended_in_the_middle_is_finished_by_the_next_one(
+    start_proxy, valkey_url, tmp_path, ended_by
+):
     count = 12_000
     (tmp_path / "master").write_text(MASTER)
     proxy = start_proxy({"keys": [], "redis": valkey_url, "master_key_file": str(tmp_path / "master")})
@@ -196,12 +199,16 @@ def test_a_migration_that_is_killed_in_the_middle_is_finished_by_the_next_one(st
     arguments = ["migrate", "gpt-load", str(file), "--no-check", "--json"]
     command = [sys.executable, "-m", "quotapool", *arguments, "--config", str(proxy.config_file)]
     store = redis.Redis(unix_socket_path=valkey_url.removeprefix("unix://"))
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    wait_until(lambda: store.hlen("qp:{default}:vault") >= 2_000, "some keys are stored", 60)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: store.hlen("qp:{default}:vault") >= 2_500, "some keys are stored", 60)
+    process.send_signal(ended_by)
+    _, said = process.communicate()
     half = states(proxy)
     assert 2_000 <= len(half) < count
+    if ended_by == signal.SIGINT:
+        told, _, done = said.rpartition(" ")
+        assert told == "quotapool: at least this is done; the same command does the rest. Keys added:"
+        assert 2_000 <= int(done.replace(",", "")) <= len(half)
     # None that was disabled there serves here, not even now.
     assert half.count("active") == sum(1 for number in range(len(half)) if number % 3 == 0)
     counts = json.loads(proxy.command(*arguments).stdout)["keys"]

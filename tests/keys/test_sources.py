@@ -133,6 +133,44 @@ async def test_a_watch_tells_of_changes_and_gives_a_store_without_memory_its_key
     assert list((await vault.read()).records) == ["beta"]
 
 
+async def test_a_key_that_is_added_to_an_emptied_store_before_anybody_noticed_costs_none_of_the_others(vault, store):
+    both = [key("alpha", "sk-alpha"), key("beta", "sk-beta")]
+    await vault.put(both, MasterKey(MASTER), accounts={"beta": {"weight": 2}})
+    log = RecordedLog()
+    _, sources = await merged(vault, configured(), log)
+    _, another = await merged(vault, configured())
+    for _ in range(2):  # also the second time, which is logged as well
+        await store.client.flushall()
+        await vault.put([key("gamma", "sk-gamma")], MasterKey(MASTER))
+        await sources.read()
+        await another.read()
+        version = (await vault.read()).version
+        for one in (sources, another):
+            await one.read()
+            assert {k.id: k.secret.get_secret_value() for k in one.merged().keys} == {
+                "alpha": "sk-alpha",
+                "beta": "sk-beta",
+                "gamma": "sk-gamma",
+            }
+            assert one.contents.accounts == {"beta": {"weight": 2}}
+        assert (await vault.read()).version == version  # they do not go on restoring
+    assert log.messages == ["the store had lost the keys that were added at run time; they are restored"] * 2
+
+
+async def test_keys_that_were_forgotten_or_sealed_anew_elsewhere_are_no_loss(vault):
+    await vault.put([key("alpha", "sk-alpha"), key("beta", "sk-beta")], MasterKey(MASTER))
+    log = RecordedLog()
+    _, sources = await merged(vault, configured(), log)
+    await vault.forget("alpha")
+    await sources.read()
+    await vault.rotate([MasterKey(MASTER)], MasterKey("the-new-master-key-of-this-test-02"))
+    await sources.read()
+    await vault.forget("beta")
+    await sources.read()
+    assert (sources.merged().keys, (await vault.read()).records) == ((), {})
+    assert not any("restored" in message for message in log.messages)
+
+
 # ---- which master key ----
 
 

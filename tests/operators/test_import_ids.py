@@ -59,6 +59,14 @@ async def test_an_import_that_may_replace_never_replaces_a_key_of_another_secret
     assert len(keys.sources.contents.records) == 2
 
 
+async def test_an_import_into_a_store_that_was_emptied_meanwhile_costs_none_of_the_keys_that_were_there(operations):
+    keys = await operations()
+    await imported(keys, FIRST)
+    await keys.overview.ledger.store.client.flushall()
+    assert await imported(keys, SECOND) == {"added": 1}
+    assert len((await keys.sources.vault.read()).records) == 2
+
+
 async def test_a_key_that_is_added_gives_way_to_one_of_the_configuration(operations):
     keys = await operations({"key-0c0fbc87": FIRST})
     assert await keys.add(KeyEntry(SECOND), check=False) == ("key-0c0fbc87cfdf899f", "added")

@@ -11,4 +11,4 @@ def test_keys_that_come_back_by_themselves_are_not_called_invalid():
     assert (resting.status, dead.status) == (503, 503)
     assert b"tried again by themselves" in resting.body()
     assert b"invalid" not in resting.body()
-    assert b"all are invalid, removed or disabled" in dead.body()
+    assert b"all are invalid, removed, disabled or locked" in dead.body()

@@ -51,7 +51,7 @@ def test_five_thousand_keys_are_imported_and_checked_in_a_minute_and_outlive_a_r
     file.write_text("".join(f"{secret}\n" for secret in simulator.secrets))
 
     code, output, seconds, memory = run(proxy, "keys", "import", str(file))
-    assert (code, output) == (0, f"{COUNT} lines: {COUNT} added\n")
+    assert (code, output) == (0, f"{COUNT:,} lines: {COUNT:,} added\n")
     assert seconds < MOST_S
     assert memory[-1] - memory[len(memory) // 4] < MOST_GROWTH_MB
     wait_until(lambda: len(states(proxy)) == COUNT, "the running proxy has them", 10)

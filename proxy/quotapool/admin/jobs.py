@@ -39,6 +39,7 @@ _CHECKS_AT_ONCE: Final = 64  # of an import, as `quotapool keys import` has them
 _CHECKS_PER_SECOND: Final = 200.0
 _LINES_AT_ONCE: Final = 100  # read in one turn of the loop
 _STOPPED: Final = "stopped by an operator; what was done stays done"
+_CLOSED: Final = "the proxy was stopped; what was done stays done"
 _EXPECTED: Final = (StoreError, NoMasterKey, VaultLocked, VaultChanged, BadFile)
 
 
@@ -72,8 +73,8 @@ class _Kept:
 
 
 class JobRunner:
-    """Those of one supervisor. `on_change` is called when the pool's keys have changed; `record` once for each job, at
-    its end."""
+    """Those of one supervisor. `on_change` is called when the pool's keys have changed; `record` for each job
+    when it begins, so that one that died with its supervisor is seen, and at its end."""
 
     def __init__(
         self,
@@ -87,6 +88,7 @@ class JobRunner:
         self._on_change = on_change
         self._record = record
         self._jobs: dict[str, _Kept] = {}
+        self._why_cut = _STOPPED
 
     def handlers(self) -> dict[str, Handler]:
         """By the names of their routes."""
@@ -100,6 +102,7 @@ class JobRunner:
 
     async def close(self) -> None:
         """Stop all that run. What was done stays done."""
+        self._why_cut = _CLOSED
         running = [kept.task for kept in self._jobs.values() if kept.task is not None and kept.ended is None]
         for task in running:
             task.cancel()
@@ -163,15 +166,18 @@ class JobRunner:
         job = Job(name, kind, action, total, 0, False, {}, [], "", time.time(), actor.name)
         kept = self._jobs[name] = _Kept(job, actor, Progress(_setter(job)))
         kept.task = asyncio.create_task(self._run(kept, run), name=name)
-        kept.task.add_done_callback(lambda _: _ended_unbegun(kept))
+        kept.task.add_done_callback(lambda _: self._ended_unbegun(kept))
         return kept
 
     async def _run(self, kept: _Kept, run: Callable[[Progress], Awaitable[None]]) -> None:
         job = kept.job
+        its_id = {"job": [None, job.id]}
         try:
+            begun = {**its_id, "action": [None, job.action], **({"keys": [None, job.total]} if job.total else {})}
+            await self._record(kept.actor, "start_import" if job.kind == "import" else "start_key_job", "", begun)
             await run(kept.progress)
         except asyncio.CancelledError:
-            job.problem = _STOPPED
+            job.problem = self._why_cut
         except _EXPECTED as error:
             job.problem = f"The store does not answer: {error}" if isinstance(error, StoreError) else str(error)
         except Exception:  # noqa: BLE001 - whatever it is, the job has to end
@@ -181,8 +187,13 @@ class JobRunner:
             job.finished, kept.ended = True, time.time()
         done = kept.progress
         _log.info("a job ended", job=job.id, kind=job.kind, action=job.action, by=job.by, done=done.done, of=job.total)
-        changes = {**done.changes, **({"problem": [None, job.problem]} if job.problem else {})}
+        changes = {**its_id, **done.changes, **({"problem": [None, job.problem]} if job.problem else {})}
         await self._record(kept.actor, f"{job.action}_keys".replace(" ", "_"), "", changes)
+
+    def _ended_unbegun(self, kept: _Kept) -> None:
+        """A task that is cancelled before its first turn does nothing at all."""
+        if kept.ended is None:
+            kept.job.problem, kept.job.finished, kept.ended = self._why_cut, True, time.time()
 
     def _forget_old(self) -> None:
         now = time.time()
@@ -219,12 +230,6 @@ class JobRunner:
             if not body.dry_run and importer.report.changed:
                 await self._keys.sources.read()
                 await self._on_change()
-
-
-def _ended_unbegun(kept: _Kept) -> None:
-    """A task that is cancelled before its first turn does nothing at all."""
-    if kept.ended is None:
-        kept.job.problem, kept.job.finished, kept.ended = _STOPPED, True, time.time()
 
 
 def _setter(job: Job) -> Callable[[int], None]:

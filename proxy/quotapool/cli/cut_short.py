@@ -14,10 +14,17 @@ from quotapool.store.store import StoreError
 def how_far_if_cut(total: int, what: str, done: Callable[[], int], *, again: bool = True) -> Iterator[None]:
     """Work on `total` keys, clients or lines (`what`). `done`: how many by now. `again`: the same command would do the
     rest; it would not if it names what is gone."""
+    rest = "the same command does the rest" if again else "the rest is as it was"
+    with said_if_cut(lambda: f"at least {count:,} of {total:,} {what} are done; {rest}" if (count := done()) else ""):
+        yield
+
+
+@contextmanager
+def said_if_cut(words: Callable[[], str]) -> Iterator[None]:
+    """`words` are said then; "": nothing. A call whose answer was lost may have done more than is known."""
     try:
         yield
     except (StoreError, asyncio.CancelledError):
-        if count := done():  # a call whose answer was lost may have done more
-            rest = "the same command does the rest" if again else "the rest is as it was"
-            warn(f"at least {count:,} of {total:,} {what} are done; {rest}")
+        if said := words():
+            warn(said)
         raise

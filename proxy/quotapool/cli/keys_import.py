@@ -18,6 +18,7 @@ from quotapool.cli.errors import fail
 from quotapool.cli.keys_bulk import kept_if_cut
 from quotapool.cli.options import JsonOption, NoCheckOption, ReplaceOption
 from quotapool.cli.progress import shown_progress
+from quotapool.domain.counted import counted
 from quotapool.operators.importer import Importer, Report
 from quotapool.operators.key_file import BadFile, Line, read
 from quotapool.operators.keys import KeyOperations
@@ -44,12 +45,14 @@ def run(
 
     Exit code 1 if a line's key is not in the pool afterwards.
     """
+    if report is not None and not report.parent.is_dir():
+        return fail(f"{report}: there is no such directory")
     try:
-        total = sum(1 for _ in _lines(file))
+        found = list(_lines(file))  # once: a pipe cannot be read again
     except (BadFile, UnicodeDecodeError, OSError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         return fail(f"{file}: {error if isinstance(error, BadFile) else why}")
-    if not total:
+    if not (total := len(found)):
         return fail(f"{file}: contains no key")
 
     async def command(keys: KeyOperations) -> int:
@@ -71,13 +74,16 @@ def run(
             if not dry_run:
                 await stack.enter_async_context(kept_if_cut(keys, "import_keys", total, "lines", so_far))
             tell = stack.enter_context(shown_progress("importing keys" if no_check else "checking keys", total))
-            done = await importer.run(_lines(file), at_once=at_once, per_second=per_second)
-        if report is not None:
-            report.write_bytes(msgspec.json.format(msgspec.json.encode(done.as_json())) + b"\n")
+            done = await importer.run(found, at_once=at_once, per_second=per_second)
         if json:
             tables.print_json(done.as_json())
         else:
             _print(done, report)
+        if report is not None:
+            try:
+                report.write_bytes(msgspec.json.format(msgspec.json.encode(done.as_json())) + b"\n")
+            except OSError as error:
+                return fail(f"{report}: {error.strerror or error}")
         return 1 if done.bad else 0
 
     return run_with_keys(settings, command)
@@ -91,11 +97,11 @@ def _lines(file: Path) -> Iterator[Line]:
 def _print(report: Report, report_file: Path | None) -> None:
     out = Console(highlight=False)
     head = "would be: " if report.dry_run else ""
-    counts = ", ".join(f"{count} {word}" for word, count in sorted(report.counts.items()))
-    out.print(f"{report.lines} lines: {head}{counts}", markup=False)
+    counts = ", ".join(f"{count:,} {word}" for word, count in sorted(report.counts.items()))
+    out.print(f"{counted(report.lines, 'line')}: {head}{counts}", markup=False)
     for bad in sorted(report.bad, key=lambda outcome: outcome.line)[:_SHOWN]:
         name = f" ({bad.id})" if bad.id else ""
         out.print(f"  line {bad.line}{name}: {bad.result}: {bad.why}", markup=False, soft_wrap=True)
     if len(report.bad) > _SHOWN:
         where = f"all are in {report_file}" if report_file else "--report FILE has all"
-        out.print(f"  ... and {len(report.bad) - _SHOWN} more; {where}", markup=False)
+        out.print(f"  ... and {len(report.bad) - _SHOWN:,} more; {where}", markup=False)

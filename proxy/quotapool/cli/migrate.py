@@ -15,6 +15,7 @@ from rich.console import Console
 
 from quotapool.cli import tables
 from quotapool.cli.access import command_actor, record, run_with_keys
+from quotapool.cli.cut_short import said_if_cut
 from quotapool.cli.errors import fail, warn
 from quotapool.cli.options import JsonOption, NoCheckOption, with_settings
 from quotapool.cli.progress import shown_progress
@@ -199,16 +200,13 @@ def _run(
                 actor=command_actor().name,
                 on_progress=tell,
             )
+            moved = migration.moved
             try:
-                await migration.run(at_once=at_once, per_second=per_second)
+                with said_if_cut(lambda: _so_far(moved)):
+                    await migration.run(at_once=at_once, per_second=per_second)
             finally:
-                moved = migration.moved
                 if moved.changed:
-                    changes = {
-                        f"{what} {word}": [None, count]
-                        for what, counts in (("keys", moved.keys), ("teams", moved.teams), ("clients", moved.clients))
-                        for word, count in sorted(counts.items())
-                    }
+                    changes = {what: [None, count] for what, count in _counts(moved).items()}
                     await record(keys.settings, keys.overview.ledger.store, f"migrate_{name}", "", changes)
         document = moved.as_json(keys.redactor.clean)
         if json:
@@ -226,6 +224,23 @@ def _run(
         return run_with_keys(settings, command)
     except SourceError as error:
         return fail(str(error))
+
+
+def _counts(moved: Moved) -> dict[str, int]:
+    """`keys added`: 400."""
+    return {
+        f"{what} {word}": count
+        for what, counts in (("keys", moved.keys), ("teams", moved.teams), ("clients", moved.clients))
+        for word, count in sorted(counts.items())
+    }
+
+
+def _so_far(moved: Moved) -> str:
+    """What is said of a migration that was cut short; "" if it has changed nothing."""
+    if not moved.changed:
+        return ""
+    done = ", ".join(f"{what}: {count:,}" for what, count in _counts(moved).items())
+    return f"at least this is done; the same command does the rest. {done[0].upper()}{done[1:]}"
 
 
 def _write(report: Path, document: dict[str, Any]) -> None:

@@ -58,12 +58,17 @@ class KeySources:
         self._changed = False  # since `watch` last reported a change
 
     async def read(self) -> None:
-        """Read the vault. Raises StoreLost; anything else that is wrong is logged, and `problem` has it.
+        """Read the vault; a store that lost its keys gets them back. Raises StoreLost; anything else that is wrong is
+        logged, and `problem` has it.
 
         Thousands of keys are opened in a thread; of two at the same time, the second waits."""
         async with self._reading:
             before = self._keys, self.contents.accounts
             contents = await self.vault.read()
+            if _lost(self.contents, contents):
+                await self.vault.restore(self.contents)
+                self._log.warning("the store had lost the keys that were added at run time; they are restored")
+                contents = await self.vault.read()
             opened: Mapping[str, tuple[Opened, UpstreamKey | None]] = {}
             try:
                 if contents.records:
@@ -156,17 +161,13 @@ class KeySources:
         return accounts
 
     async def watch(self, on_change: Callable[[], None]) -> None:
-        """Call `on_change` after each change of the vault; gives the keys back to a store that lost them."""
+        """Call `on_change` after each change of the vault."""
         tried = 0.0
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_CHECK_S)
             try:
                 version = await self.vault.version()
-                if version is None and self.contents.version is not None and self.contents.records:
-                    await self.vault.restore(self.contents)
-                    self._log_once("the store had lost the keys that were added at run time; they are restored")
-                    continue
                 again = bool(self.problem) and loop.time() > tried + _TRY_AGAIN_S
                 if version != self.contents.version or again:
                     tried = loop.time()
@@ -181,6 +182,12 @@ class KeySources:
         if text not in self._logged:
             self._logged.add(text)
             (self._log.error if error else self._log.warning)(text)
+
+
+def _lost(before: Contents, now: Contents) -> bool:
+    """Whether the store was emptied in between. The check of its master key tells, which is made anew for an empty
+    vault: a key may have been added since, and then the vault has a version again."""
+    return bool(before.records) and now.master in {"", before.master} and now.check != before.check
 
 
 def key_of(opened: Opened) -> UpstreamKey:

@@ -252,8 +252,8 @@ POOL_DAILY_LIMIT_REACHED: Final = ProxyError(
 )  # fmt: skip
 POOL_NO_USABLE_KEYS: Final = ProxyError(
     "pool_no_usable_keys", 503, _UNAVAILABLE, False,
-    "No key in the pool is usable: all are invalid, removed or disabled.",
-    "The operator can see the reasons with `quotapool check` and must add or replace keys.",
+    "No key in the pool is usable: all are invalid, removed, disabled or locked.",
+    "The operator can see the reasons with `quotapool check`, and what to do about each.",
 )  # fmt: skip
 UPSTREAM_KEY_REFUSED: Final = ProxyError(
     "upstream_key_refused", 503, _UNAVAILABLE, True,

@@ -200,7 +200,7 @@ class Importer:
         )
         async for one, result in in_turns(zip(candidates, results, strict=True)):
             self.report.add(_outcome(one, result))
-        self._keys.sources.contents = await self._keys.sources.vault.read()
+        await self._keys.sources.read()
 
 
 def _outcome(one: _Candidate, result: str) -> Outcome:

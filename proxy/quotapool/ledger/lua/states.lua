@@ -1,4 +1,4 @@
--- states, version 2: an operator's word about many keys at once, by the rules of domain/states.py.
+-- states, version 3: an operator's word about many keys at once, by the rules of domain/states.py.
 --
 -- KEYS[1]  qp:{pool}:states   see state.lua
 -- KEYS[2]  qp:{pool}:version  see state.lua; raised once
@@ -19,6 +19,12 @@ local function tell(...)
   redis.call('XADD', events_key, 'MAXLEN', '~', '10000', '*', unpack(event))
 end
 
+-- The same word again (its first answer was lost, or the operator repeats it) is no change.
+local function is_known(old, new)
+  return old and old.state == new.state and old.reason == new.reason and old.message == new.message
+    and old.by == new.by and old.fingerprint == new.fingerprint
+end
+
 for n = 2, #ARGV, 3 do
   local field, new_raw, print = ARGV[n], ARGV[n + 1], ARGV[n + 2]
   local old_raw = redis.call('HGET', states_key, field)
@@ -27,11 +33,14 @@ for n = 2, #ARGV, 3 do
   if old and old.fingerprint ~= '' and old.fingerprint ~= print and not of_organization then old = nil end
   if new_raw ~= '' then
     local new = cmsgpack.unpack(new_raw)
-    new.since, new['until'] = clock, 0
-    redis.call('HSET', states_key, field, cmsgpack.pack(new))
-    tell('field', field, 'from', old and old.state or 'active', 'to', new.state, 'reason', new.reason, 'by', new.by,
-      'status', new.status, 'message', new.message, 'request_id', new.request_id, 'at', tostring(clock), 'kind', 'state')
-    changed = changed + 1
+    if not is_known(old, new) then
+      new.since, new['until'] = clock, 0
+      redis.call('HSET', states_key, field, cmsgpack.pack(new))
+      tell('field', field, 'from', old and old.state or 'active', 'to', new.state, 'reason', new.reason, 'by', new.by,
+        'status', new.status, 'message', new.message, 'request_id', new.request_id, 'at', tostring(clock),
+        'kind', 'state')
+      changed = changed + 1
+    end
   elseif old_raw then
     redis.call('HDEL', states_key, field)
     tell('field', field, 'from', old and old.state or 'active', 'to', 'active', 'reason', old and old.reason or '',
