@@ -56,6 +56,9 @@ export function refine(changed: Record<string, string>): void {
 export const open = (id: string): void => look({}, id);
 export const close = (): void => look({}, "");
 
+/** Gives the focus to the screen: for when what had it is gone, and the keyboard would begin at the top of the page. */
+export const toMain = (options: FocusOptions = {}): void => document.getElementById("main")?.focus(options);
+
 export function start(): void {
   addEventListener("hashchange", () => place.set(read()));
 }

@@ -53,6 +53,7 @@ async def test_a_state_dir_that_cannot_be_written_to_is_a_problem(settings_of, p
     finding = named(await gathered(machine.check(settings_of(state_dir=place), None)), "state_dir")
     assert finding.status is PROBLEM
     assert "read-only" in finding.remedy
+    assert finding.text.startswith(f"{place} ")  # not a file that was only made to try
 
 
 async def test_a_file_in_the_place_of_the_state_dir_is_a_problem(settings_of, tmp_path):

@@ -201,6 +201,12 @@ async def test_a_store_that_hangs_is_told_from_one_that_is_gone(settings_of, fau
     assert "does not answer" in lost.remedy
 
 
+async def test_tls_to_a_server_without_it_is_one_of_the_reasons_that_are_named(settings_of, faulty: FaultyStore):
+    """Some wait for the rest of what they take for a command, others close the connection."""
+    found = await examined(settings_of(redis=faulty.url.replace("redis://", "rediss://")))
+    assert "for a server of TLS, redis:// for one without" in named(found, "store").remedy
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
@@ -254,6 +260,7 @@ async def test_a_wrong_password_is_told_without_the_password(settings_of, faulty
     found = await examined(settings_of(redis=faulty.url.replace("redis://", f"redis://nobody:{PASSWORD}@")))
     assert "(login)" in named(found, "store").text
     assert "user and password" in named(found, "store").remedy
+    assert not named(found, "store").text.endswith(".")  # the remedy follows as another sentence
 
 
 @pytest.mark.parametrize(("ahead_s", "status"), [(0.0, OK), (30.0, WARNING), (-30.0, WARNING)])
@@ -374,6 +381,12 @@ async def test_a_vault_needs_its_own_master_key(settings_of, valkey_url):
 async def test_a_master_key_that_cannot_be_read_is_a_problem(settings_of, valkey_url, tmp_path):
     found = await examined(settings_of(redis=valkey_url, master_key_file=tmp_path / "no-master-key"))
     assert named(found, "keys.master_key").status is PROBLEM
+
+
+async def test_a_state_directory_that_cannot_be_looked_into_is_told_and_the_rest_is_checked(settings_of):
+    found = await examined(settings_of(state_dir="/tmp/" + 300 * "x"))  # as if it were closed, also to root
+    assert "cannot be read" in named(found, "keys.master_key").text
+    assert named(found, "keys.vault").status is SKIPPED
 
 
 async def test_an_open_port_without_clients_is_a_problem_as_it_is_at_a_start(settings_of, valkey_url):

@@ -112,12 +112,14 @@ type ButtonProps = {
   change?: boolean;
 };
 
-/** While what it started is under way it cannot be pressed again; what fails is said beside it. */
+/** While what it started is under way it cannot be pressed again, but stays enabled: disabled it would lose the focus.
+ *  What fails is said beside it. */
 export function Button({ children, onClick, kind = "plain", disabled = false, change = false, title }: ButtonProps) {
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState<unknown>(null);
   if (change && !mayChange()) return null;
   const press = async () => {
+    if (busy) return;
     setBusy(true);
     setError(null);
     try {
@@ -130,7 +132,7 @@ export function Button({ children, onClick, kind = "plain", disabled = false, ch
   };
   return (
     <>
-      <button type="button" class={kind} disabled={disabled || busy} aria-busy={busy} title={title} onClick={press}>
+      <button type="button" class={kind} disabled={disabled} aria-busy={busy} title={title} onClick={press}>
         {children}
       </button>
       {error !== null && (

@@ -2,6 +2,7 @@
 
 import type { ComponentChildren } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
+import { toMain } from "../place";
 import { t } from "../words";
 import { Button } from "./bits";
 
@@ -17,6 +18,8 @@ export function Dialog({ title, onClose, children, kind }: {
     return () => {
       gone.current = true; // it was not the reader who closed it
       dialog.current?.close(); // gives the focus back, which taking it out of the page does not
+      const at = document.activeElement;
+      if (at === document.body || dialog.current?.contains(at)) toMain({ preventScroll: true }); // what opened it is gone
     };
   }, []);
   return (

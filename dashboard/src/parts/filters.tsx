@@ -1,7 +1,7 @@
 // Filters of lists. They are kept in the place, so that a link or a step back leads to the same rows.
 
 import { useEffect, useState } from "preact/hooks";
-import { go, look, place, refine } from "../place";
+import { go, look, place, refine, toMain } from "../place";
 import { useValue } from "../value";
 import { said, t, type Word } from "../words";
 import { Empty, Field } from "./bits";
@@ -35,7 +35,7 @@ export function NoRows({ filtered, none, next }: { filtered: boolean; none: Word
   return (
     <Empty title={t(filtered ? "none-match" : none)}>
       {filtered ? (
-        <button type="button" onClick={() => go(place.get().screen)}>
+        <button type="button" onClick={() => { toMain(); go(place.get().screen); }}>
           {t("show-everything")}
         </button>
       ) : (

@@ -4,7 +4,7 @@ import type { ComponentType } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { session, signOut } from "../api";
 import { connected, now } from "../live";
-import { link, place, SCREENS, type Screen } from "../place";
+import { link, place, SCREENS, toMain, type Screen } from "../place";
 import { Advice } from "../screens/advice";
 import { Clients } from "../screens/clients";
 import { Configuration } from "../screens/configuration";
@@ -35,7 +35,7 @@ export function App() {
   const shown = useRef(screen);
   useEffect(() => {
     // What had the focus may be gone with the screen before: a row whose drawer led here.
-    if (shown.current !== screen && document.activeElement === document.body) document.getElementById("main")?.focus();
+    if (shown.current !== screen && document.activeElement === document.body) toMain();
     shown.current = screen;
   }, [screen]);
   if (who === undefined) return <Loading />;
@@ -43,7 +43,7 @@ export function App() {
   const Shown = OF[screen];
   return (
     <>
-      <a class="skip" href="#main" onClick={(event) => { event.preventDefault(); document.getElementById("main")?.focus(); }}>
+      <a class="skip" href="#main" onClick={(event) => { event.preventDefault(); toMain(); }}>
         {t("skip")}
       </a>
       <Side screen={screen} actor={who.actor} role={who.role} pool={who.pool} version={who.version} />
@@ -78,7 +78,7 @@ function Side({ screen, actor, role, pool, version }: { screen: Screen; actor: s
         </button>
       </header>
       <nav aria-label={t("screens")}>
-        <ul ref={list}>
+        <ul ref={list} onFocusCapture={(event) => (event.target as Element).scrollIntoView({ block: "nearest", inline: "nearest" })}>
           {SCREENS.map((one) => (
             <li key={one}>
               <a href={link(one)} {...(one === screen ? { "aria-current": "page" as const } : {})}>

@@ -4,8 +4,10 @@ import type { ComponentChildren } from "preact";
 import { t } from "../words";
 
 /** The first cell of a row names it. Nothing without rows. */
-export function ShortTable({ title, heads, rows, numbers = 99, bare, orNone }: {
+export function ShortTable({ title, heads, rows, ids, numbers = 99, bare, orNone }: {
   title: string; heads: string[]; rows: ComponentChildren[][];
+  /** One for each row, where rows come, go or change places: what has the focus stays with its row. */
+  ids?: string[];
   /** The first column of numbers: those from there on are to the right. */
   numbers?: number;
   /** Its title is shown elsewhere, or would say nothing more. */
@@ -31,7 +33,7 @@ export function ShortTable({ title, heads, rows, numbers = 99, bare, orNone }: {
           </thead>
           <tbody>
             {rows.map(([name, ...cells], n) => (
-              <tr key={n}>
+              <tr key={ids?.[n] ?? n}>
                 <th scope="row">{name}</th>
                 {cells.map((cell, m) => (
                   <td key={m} class={kind(m + 1)}>

@@ -1,7 +1,7 @@
 // A table of any number of rows: only those that can be seen are in the page.
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { whole } from "../format";
 import { t } from "../words";
 
@@ -75,6 +75,10 @@ export function Table<Row>({ rows, columns: all, id, label, onOpen, selected, on
     watch.observe(element);
     return () => watch.disconnect();
   }, [shown.length === 0]);
+  // One step with Tab is the row, the next ones are its own links, and then the table is over, of however many rows.
+  useLayoutEffect(() => {
+    for (const one of box.current?.querySelectorAll<HTMLElement>(".rows :is(a, button)") ?? []) one.tabIndex = one.closest<HTMLElement>(".row")!.tabIndex;
+  });
   if (shown.length === 0) return <>{empty}</>;
 
   const first = Math.max(0, Math.floor(top / ROW) - MORE);

@@ -9,7 +9,7 @@ import { Dialog } from "../parts/dialog";
 import { Filter, NoRows } from "../parts/filters";
 import { Read } from "../parts/reading";
 import { Table, type Column } from "../parts/table";
-import { link, look, open, place, refine } from "../place";
+import { link, look, open, place, refine, toMain } from "../place";
 import type { ClientRow, ClientRows, RuleRow, TeamRow, TeamRows } from "../shapes";
 import { useValue } from "../value";
 import { said, t } from "../words";
@@ -68,7 +68,7 @@ export function Clients() {
         <h1>{t("screen.clients")}</h1>
         <Button change kind="primary" onClick={() => look({ add: "client" })}>{t("add-client")}</Button>
       </div>
-      {fresh && <NewKey id={fresh[0]} secret={fresh[1]} onClose={() => setFresh(null)} />}
+      {fresh && <NewKey id={fresh[0]} secret={fresh[1]} onClose={() => { toMain(); setFresh(null); }} />}
       <div class="filters"><Filter name="q" /></div>
       <Read of={clients}>
         {() => <Table rows={rows} columns={columns} id={(row) => row.id} label={t("screen.clients")} onOpen={(row) => open(row.id)} empty={<NoRows filtered={!!all?.length} none="no-client" />} />}

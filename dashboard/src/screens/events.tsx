@@ -129,7 +129,7 @@ function Sessions() {
       <Read of={read}>
         {({ logins }) => (
           <ShortTable bare title={t("signed-in")} heads={[t("who"), t("role"), t("address"), t("since"), t("expires"), t("state")]}
-            rows={logins.map((one) => [
+            ids={logins.map((one) => one.id)} rows={logins.map((one) => [
               one.actor, t(`role.${one.role}`), `${one.address} (${one.by})`, <Time at={one.started} />, <Time at={one.expires_at} />,
               one.current ? <Badge tone="info">{t("this-one")}</Badge> : <Button change onClick={() => remove(path("/logins", one.id)).then(read.again)}>{t("sign-out")}</Button>,
             ])}

@@ -11,7 +11,7 @@ import { choices, Filter, NoRows } from "../parts/filters";
 import { OutsideMark } from "../parts/outside";
 import { Read } from "../parts/reading";
 import { Table, type Column } from "../parts/table";
-import { link, look, open, place, refine } from "../place";
+import { link, look, open, place, refine, toMain } from "../place";
 import type { Job, Jobs, KeyLine, KeyLines } from "../shapes";
 import { useValue } from "../value";
 import { said, t, told } from "../words";
@@ -79,6 +79,7 @@ function List({ keys, again }: { keys: KeyLine[]; again: () => void }) {
 
   const change = mayChange();
   const chosen = rows.filter((key) => selected.has(key.id));
+  const isAll = chosen.length === rows.length;
   // A button of the first screen, or a link, asks for all that match.
   const about = chosen.length ? chosen : rows;
   const verb = change && about.length > 0 && VERBS.find((one) => one === filters["then"]);
@@ -93,7 +94,7 @@ function List({ keys, again }: { keys: KeyLine[]; again: () => void }) {
         <h1>{t("screen.keys")}</h1>
         <Button change kind="primary" onClick={() => look({ add: "true" })}>{t("add-keys")}</Button>
       </div>
-      {job && <Work key={job.id} of={job} onEnd={again} onClose={() => setStarted(null)} />}
+      {job && <Work key={job.id} of={job} onEnd={again} onClose={() => { toMain(); setStarted(null); }} />}
       <div class="buttons" role="group" aria-label={t("state")}>
         {STATES.filter((one) => counts[one] || one === state).map((one) => (
           <button key={one} type="button" class="chip" aria-pressed={one === state} onClick={() => look({ state: one === state ? "" : one })}>
@@ -110,9 +111,9 @@ function List({ keys, again }: { keys: KeyLine[]; again: () => void }) {
       {change && rows.length > 0 && (
         <div class="buttons">
           <span role="status">{t("chosen-n", { n: format.whole(chosen.length) })}</span>
-          {chosen.length < rows.length && (
-            <Button kind="link" onClick={() => setSelected(new Set(rows.map((key) => key.id)))}>{t("choose-matching", { n: format.whole(rows.length) })}</Button>
-          )}
+          <Button kind="link" onClick={() => setSelected(new Set(isAll ? [] : rows.map((key) => key.id)))}>
+            {isAll ? t("choose-none") : t("choose-matching", { n: format.whole(rows.length) })}
+          </Button>
           {chosen.length > 0 && VERBS.map((one) => <Button key={one} onClick={() => look({ then: one })}>{t(`action.${one}`)}</Button>)}
         </div>
       )}

@@ -172,7 +172,7 @@ function Room({ of }: { of: RoomRow[] }) {
           <p>{t("room-none-next")}</p>
         </Empty>
       ) : (
-        <ShortTable bare title={t("room")} numbers={3} heads={[t("model"), t("limit-of"), t("left"), t("left-of-limit"), t("pace"), t("dry-in")]} rows={shown.map(roomCells)} />
+        <ShortTable bare title={t("room")} numbers={3} heads={[t("model"), t("limit-of"), t("left"), t("left-of-limit"), t("pace"), t("dry-in")]} ids={shown.map((row) => `${row.model} ${row.dimension}`)} rows={shown.map(roomCells)} />
       )}
       {rows.length > MOST_ROWS && (
         <button type="button" class="link" onClick={() => setAll(!all)}>
@@ -306,7 +306,7 @@ function Waiting({ of }: { of: WaitingRow[] }) {
     <Panel title={t("queue")}>
       {of.length === 0 && <Empty title={t("queue-none")} />}
       <ShortTable bare title={t("queue")} numbers={2} heads={[t("client"), t("waits-for"), t("waiting"), t("longest")]}
-        rows={of.map((row) => [
+        ids={of.map((row) => `${row.client} ${row.rule} ${row.model} ${row.dimension}`)} rows={of.map((row) => [
           row.client ? to("clients", row.client) : t("anonymous"),
           row.rule ? t("own-rule", { rule: row.rule }) : `${row.model} · ${format.unit(row.dimension)}`,
           format.whole(row.waiting),
@@ -325,7 +325,7 @@ function Credit({ of }: { of: CreditRow[] }) {
         </Empty>
       ) : (
         <ShortTable bare title={t("credit")} numbers={1} heads={[t("account"), t("left"), t("per-day"), t("lasts-until")]}
-          rows={of.slice(0, MOST_ROWS).map((row) => [
+          ids={of.map((row) => row.account)} rows={of.slice(0, MOST_ROWS).map((row) => [
             to("money", row.account),
             format.usd(row.remaining_usd),
             format.usd(row.per_day_usd),

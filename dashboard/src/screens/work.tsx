@@ -51,7 +51,7 @@ function Report({ of: job, files, onClose }: { of: Job; files: Started["files"];
     <Panel title={title}
       aside={job.finished ? <Button onClick={onClose}>{t("close")}</Button> : <Button change onClick={() => remove(path("/jobs", job.id))}>{t("stop")}</Button>}>
       {!job.finished && <progress aria-label={title} max={job.total || 1} {...(job.total ? { value: job.done } : {})} />}
-      <p class="buttons" role="status">
+      <p class="buttons" role="status" aria-busy={!job.finished /* then it is said once */}>
         {t("done-of", { done: format.whole(job.done), n })}
         {Object.entries(job.counts).map(([result, number]) => <Badge key={result}>{said("result", result)} {format.whole(number)}</Badge>)}
       </p>

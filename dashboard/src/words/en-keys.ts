@@ -9,6 +9,7 @@ export const en = {
   "add-keys": "Add keys",
   "chosen-n": "{n} chosen",
   "choose-matching": "Choose all {n} that match",
+  "choose-none": "Choose none",
   "pool-empty": "The pool has no key yet: add one, or import a list.",
   "n-keys": "1 key|{n} keys",
   "action.disable": "Disable",

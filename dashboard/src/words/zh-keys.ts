@@ -9,6 +9,7 @@ export const zh = {
   "add-keys": "添加密钥",
   "chosen-n": "已选 {n} 个",
   "choose-matching": "选择全部 {n} 个匹配项",
+  "choose-none": "取消全选",
   "pool-empty": "密钥池中还没有密钥：请添加或导入。",
   "n-keys": "{n} 个密钥",
   "action.disable": "停用",

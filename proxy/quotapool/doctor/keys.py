@@ -36,6 +36,8 @@ def _master_key(settings: Settings) -> Finding:
         masters = master_keys(settings)
     except NoMasterKey as error:
         return problem("keys.master_key", str(error), f"Give the one that sealed the vault: {_MASTER_PAGE}")
+    except OSError as error:  # of state_dir: its own check says what to do
+        return skipped("keys.master_key", f"{own_file(settings)} cannot be read: {error.strerror}")
     if masters:
         places = [
             name

@@ -58,8 +58,8 @@ def _state_dir(settings: Settings, proxy: Answer | None) -> Iterator[Finding]:
             )
             return
         _write_into(there)
-    except PermissionError as error:
-        yield problem(check, f"{error.filename or place} is closed to this user", _WRITABLE)
+    except PermissionError:  # of a file that was made to try it, or of what is above
+        yield problem(check, f"{place} is closed to this user", _WRITABLE)
         return
     except OSError as error:
         yield problem(check, f"{place} cannot be written to: {(error.strerror or str(error)).lower()}", _WRITABLE)

@@ -214,7 +214,8 @@ def _is_near(host: str) -> bool:
 
 
 def _lost(store: Store, lost: StoreLost) -> Finding:
-    return problem("store", f"{store.describe()} cannot be used ({lost.reason}): {lost.detail}", remedy_for(lost))
+    why = lost.detail.removesuffix(".")  # the remedy follows as another sentence
+    return problem("store", f"{store.describe()} cannot be used ({lost.reason}): {why}", remedy_for(lost))
 
 
 # ---- what is tried
