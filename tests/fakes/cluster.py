@@ -21,9 +21,7 @@ from tests.fakes.valkey import free_port, stop_valkey
 
 
 @contextlib.asynccontextmanager
-async def cluster(
-    directory: Path, *, node_timeout_s: float = 3.0
-) -> AsyncIterator[dict[int, subprocess.Popen[bytes]]]:
+async def cluster(directory: Path, *, node_timeout_s: float = 3.0) -> AsyncIterator[dict[int, subprocess.Popen[bytes]]]:
     """Three masters and a replica of each, by port; masters first. `node_timeout_s`: one that is silent for so long is
     replaced, as may be one that a busy machine held up."""
     nodes: dict[int, subprocess.Popen[bytes]] = {}
