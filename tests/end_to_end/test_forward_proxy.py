@@ -78,4 +78,5 @@ def test_a_proxy_that_refuses_our_login_costs_no_key(start_simulator, start_prox
         url = f"{proxy.base_url}/chat/completions"
         wait_until(lambda: fetch(url, method="POST", body=CHAT)[0] == 200, "the new login is used")
     assert "407" in said.stdout + said.stderr
+    assert said.returncode == 2  # nothing is known about the keys
     assert "a-password-of-jane" not in text + proxy.log() + said.stdout + said.stderr
