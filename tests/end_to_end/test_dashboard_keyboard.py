@@ -167,6 +167,20 @@ def test_what_has_the_focus_stays_the_same_when_rows_change_places(page, proxy):
     assert page.evaluate(ROW).split()[:2] == before
 
 
+# ---- Enter
+
+
+def test_enter_in_a_field_of_a_question_is_its_yes(page):
+    show(page, "money/key-3")
+    press(page, "Top up")
+    amount = page.get_by_label("US dollars")
+    amount.focus()
+    page.keyboard.type("25")
+    page.keyboard.press("Enter")
+    expect(amount).to_have_count(0)
+    expect(page.get_by_role("dialog")).to_contain_text("$25.00")
+
+
 # ---- what is said
 
 

@@ -46,14 +46,19 @@ export function Dialog({ title, onClose, children, kind }: {
 export function Question({ title, children, verb, danger = false, disabled = false, onYes, onClose }: {
   title: string; children?: ComponentChildren; verb: string; danger?: boolean; disabled?: boolean; onYes: () => unknown; onClose: () => void;
 }) {
+  const verbs = useRef<HTMLDivElement>(null);
   const yes = async () => {
     await onYes();
     onClose();
   };
+  // As in a form, which could not say beside its button what failed. An Enter that ends the composing of a word is no yes.
+  const onKeyDown = (event: KeyboardEvent) => {
+    if (event.key === "Enter" && !event.isComposing && event.target instanceof HTMLInputElement) verbs.current?.querySelector("button")?.click();
+  };
   return (
     <Dialog kind="question" title={title} onClose={onClose}>
-      {children}
-      <div class="buttons">
+      <div class="content" onKeyDown={onKeyDown}>{children}</div>
+      <div class="buttons" ref={verbs}>
         <Button kind={danger ? "danger" : "primary"} disabled={disabled} onClick={yes}>
           {verb}
         </Button>
