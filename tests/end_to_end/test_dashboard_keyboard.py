@@ -126,7 +126,7 @@ def test_a_button_that_was_pressed_keeps_the_focus(page):
     show(page, "keys/key-2")
     for verb, state in (("Disable", "disabled"), ("Enable", "active")):
         press(page, verb)
-        expect(page.get_by_role("dialog").get_by_text(state).first).to_be_visible()
+        expect(page.get_by_role("dialog").get_by_text(state, exact=True).first).to_be_visible()
         expect(page.get_by_role("button", name=verb, exact=True)).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
