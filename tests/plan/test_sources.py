@@ -169,6 +169,12 @@ def test_a_line_that_no_request_has_is_left_out_and_the_others_are_read(tmp_path
     assert sum(found.left_out.values()) == 1
 
 
+def test_a_first_line_that_is_long_is_a_line_and_no_document(tmp_path):
+    rows = [spend_log(messages="x" * 1_000_000), spend_log(), spend_log()]
+    write_lines(tmp_path / "log", "", *map(json.dumps, rows))
+    assert len(record(tmp_path / "log").demand) == 3
+
+
 def test_json_that_is_nested_too_deeply_is_unreadable(tmp_path):
     deep = "[" * 100_000 + "]" * 100_000
     write_lines(tmp_path / "ours", line(), json.dumps(line())[:-1] + f',"x":{deep}}}')

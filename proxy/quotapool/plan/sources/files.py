@@ -25,7 +25,7 @@ from quotapool.plan.sources.record import Collector, Known, Record, SourceError
 MOST_BYTES: Final = 32 * 2**30  # unpacked
 _LONGEST_LINE: Final = 8 * 2**20  # payloads of callbacks may have prompts in them
 _MOST_DOCUMENT: Final = 256 * 2**20  # a JSON document is held as a whole
-_HEAD: Final = 64 * 1024  # that tells what a file is
+_BUFFER: Final = 64 * 1024
 _GZIP: Final = b"\x1f\x8b"
 _BLANKS: Final = b"\xef\xbb\xbf \t\r\n"
 _COLUMNS: Final = frozenset({b"startTime", b"duration_ms", b"status_code"})  # of which each CSV has one
@@ -49,11 +49,11 @@ def read_file(
             raw: BinaryIO = sys.stdin.buffer if path == "-" else stack.enter_context(Path(path).open("rb"))
             size = 0 if path == "-" else Path(path).stat().st_size
             counted = _Counted(raw, size, progress)
-            plain: io.BufferedReader[Any] = io.BufferedReader(counted, _HEAD)
+            plain: io.BufferedReader[Any] = io.BufferedReader(counted, _BUFFER)
             if plain.peek(2)[:2] == _GZIP:
-                plain = io.BufferedReader(stack.enter_context(gzip.GzipFile(fileobj=plain)), _HEAD)
+                plain = io.BufferedReader(stack.enter_context(gzip.GzipFile(fileobj=plain)), _BUFFER)
             if encoding := _encoding_of(plain.peek(4)[:4]):
-                plain = io.BufferedReader(_AsUtf8(plain, encoding), _HEAD)
+                plain = io.BufferedReader(_AsUtf8(plain, encoding), _BUFFER)
             _Reading(name, known, into, GptLoadRows(tokens)).read(plain)
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{name}: {getattr(error, 'strerror', None) or 'it is damaged, or not complete'}") from None
@@ -101,9 +101,28 @@ class _AsUtf8(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        piece = self._left or self._text.read(_HEAD).encode("utf-8", "replace")
+        piece = self._left or self._text.read(_BUFFER).encode("utf-8", "replace")
         count = min(len(buffer), len(piece))
         buffer[:count], self._left = piece[:count], piece[count:]
+        return count
+
+
+class _Again(io.RawIOBase):
+    """A stream of which the `first` line was looked at."""
+
+    def __init__(self, first: bytes, rest: io.BufferedReader[Any]) -> None:
+        super().__init__()
+        self._first = first
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._first:
+            return self._rest.readinto(buffer)
+        count = min(len(buffer), len(self._first))
+        buffer[:count], self._first = self._first[:count], self._first[count:]
         return count
 
 
@@ -117,14 +136,16 @@ class _Reading:
         self._recognised = False
 
     def read(self, stream: io.BufferedReader[Any]) -> None:
-        head = stream.peek(_HEAD)
-        if not head:
+        line = stream.readline(_LONGEST_LINE)
+        while line and not line.strip(_BLANKS):
+            line = stream.readline(_LONGEST_LINE)
+        if not line:
             raise SourceError(f"{self._name} is empty")
-        head = head.lstrip(_BLANKS)
-        first = head.partition(b"\n")[0]
+        stream = io.BufferedReader(_Again(line, stream), _BUFFER)
+        first = line.strip(_BLANKS)
         if separator := _separator_of(first):
             self._read_csv(stream, separator)
-        elif head[:1] == b"[" or (head[:1] == b"{" and not log_lines.is_line(head) and _is_document(first)):
+        elif first[:1] == b"[" or (first[:1] == b"{" and not log_lines.is_line(first) and _is_document(first)):
             self._read_document(stream)
         else:
             self._read_lines(stream)
