@@ -62,6 +62,7 @@ def page(browser, proxy) -> Iterator[Page]:
 def show(page: Page, place: str) -> None:
     page.evaluate("place => { location.hash = place; }", f"#/{place}")
     expect(page.locator("h1")).to_be_visible()
+    expect(page.get_by_role("dialog")).to_have_count(place.count("/"))  # of one thing among them
 
 
 def press(page: Page, button: str) -> None:
@@ -70,6 +71,13 @@ def press(page: Page, button: str) -> None:
     inside = dialogs.last if dialogs.count() else page.locator("main")
     inside.get_by_role("button", name=button, exact=True).focus()
     page.keyboard.press("Enter")
+
+
+def press_and_agree(page: Page, button: str) -> None:
+    """A button that asks, and the one of its question."""
+    press(page, button)
+    expect(page.get_by_role("dialog")).to_be_visible()
+    press(page, button)
 
 
 def choose_all(page: Page) -> None:
@@ -139,8 +147,7 @@ def test_a_button_that_was_pressed_keeps_the_focus(page):
 def test_when_what_had_the_focus_is_gone_the_keyboard_goes_on_in_the_screen(page):
     main = page.locator("main")
     choose_all(page)
-    press(page, "Enable")
-    press(page, "Enable")
+    press_and_agree(page, "Enable")
     expect(page.get_by_text("60 of 60 done")).to_be_visible()
     expect(main).to_be_focused()
     press(page, "Close")
@@ -193,8 +200,7 @@ def test_work_on_many_keys_is_announced_when_it_is_done(page):
         if (status) window.said.push(status.innerText);
       })).observe(document.body, {subtree: true, childList: true, characterData: true});
     }""")
-    press(page, "Probe")
-    press(page, "Probe")
+    press_and_agree(page, "Probe")
     expect(page.get_by_text("60 of 60 done")).to_be_visible()
     said = [text for text in page.evaluate("window.said") if " of 60 done" in text]
     assert [text for text in said if not text.startswith("60 of 60 done")] == []
