@@ -69,10 +69,10 @@ both: ## What CI runs: `make check`, then the tests again in the compiled build,
 # Not again: what takes minutes and meets no compiled module that others do not. (The image has a compiled build of its own.)
 ONCE = benchmarks cli config dashboard doctor migrate settings setup simulator \
        test_client_table.py test_docs.py test_manual.py test_release.py test_site.py test_translations.py test_wheels.py \
-       $(addprefix end_to_end/test_,$(addsuffix .py,advice alerts backup chart_in_pod client_programs container dashboard dashboard_keyboard \
-         demo doctor documented_clients grafana in_front init keys_at_run_time log_with_jq manifests migrate now openai_sync \
-         operators_login operators_screens operators_word other_systems outside_use plan prometheus second_terminal terminal \
-         uninstall))
+       $(addprefix end_to_end/test_,$(addsuffix .py,advice alerts backup chart_in_pod client_programs container dashboard \
+         dashboard_keyboard demo doctor documented_clients grafana in_front init keys_at_run_time log_with_jq manifests migrate now \
+         openai_sync operators_login operators_screens operators_word other_systems outside_use plan prometheus second_terminal \
+         terminal uninstall))
 AGAIN = --hypothesis-seed $(SEED) $(addprefix --ignore tests/,$(ONCE))
 
 .PHONY: again
