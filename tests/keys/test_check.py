@@ -90,6 +90,26 @@ async def test_what_is_no_list_of_models_proves_nothing_and_is_not_asked_again(u
     assert len(upstream.seen) == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "document", "is_known"),
+    [
+        (200, MODELS, True),
+        (401, INVALID, True),
+        (429, BUSY, True),
+        (503, {}, False),
+        (404, {"error": {"message": "no such path"}}, False),
+        (407, "a forward proxy wants a login", False),
+        (200, "<html>Please log in</html>", False),
+    ],
+)
+async def test_an_answer_that_is_not_about_the_key_says_nothing_of_it(upstream, status, document, is_known):
+    upstream.answers["/v1/models"] = [(status, document)]
+    settings = Settings.model_validate(
+        {"upstream": str(upstream.make_url("/")), "keys": [{"id": "a", "secret": "sk-secret-of-a"}]}
+    )
+    assert (await checked(settings))["a"].is_known is is_known
+
+
 async def test_a_list_of_models_is_valid_whatever_else_it_has(upstream):
     listed = {
         "object": "list",
@@ -111,3 +131,4 @@ async def test_without_an_answer_a_key_is_neither_valid_nor_dead(unused_tcp_port
     )
     found = (await checked(settings))["a"]
     assert (found.ok, found.answer, found.kind, found.reason) == (False, "no answer", "", "no answer")
+    assert not found.is_known

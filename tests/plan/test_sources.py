@@ -169,6 +169,13 @@ def test_a_line_that_no_request_has_is_left_out_and_the_others_are_read(tmp_path
     assert sum(found.left_out.values()) == 1
 
 
+def test_blank_lines_without_an_end_are_not_read_for_ever(monkeypatch, tmp_path):
+    monkeypatch.setattr("quotapool.plan.sources.files.MOST_BYTES", 1_000)
+    (tmp_path / "log").write_text("\n" * 1_001)
+    with pytest.raises(SourceError, match="is longer than"):
+        record(tmp_path / "log")
+
+
 def test_a_first_line_that_is_long_is_a_line_and_no_document(tmp_path):
     rows = [spend_log(messages="x" * 1_000_000), spend_log(), spend_log()]
     write_lines(tmp_path / "log", "", *map(json.dumps, rows))

@@ -23,7 +23,7 @@ from quotapool.cli.access import run_with_keys
 from quotapool.cli.keys import state_word
 from quotapool.cli.progress import shown_progress
 from quotapool.domain.states import State
-from quotapool.keys.check import NO_ANSWER, NOT_THE_API, KeyCheck, KeyChecker, check_all
+from quotapool.keys.check import KeyCheck, KeyChecker, check_all
 from quotapool.openai_admin.collect import Collector, connector
 from quotapool.openai_admin.records import AccountRecord, KeyRecord, OpenAIRecords
 from quotapool.operators.keys import LOCKED, KeyOperations, next_step
@@ -36,12 +36,11 @@ _DAY_S: Final = 86_400
 _FEW: Final = 30  # keys that are all shown
 _MOST_SHOWN: Final = 100  # unusable ones, without --all
 _DIMENSIONS: Final = ("rpm", "tpm", "rpd", "tpd", "ipm")
-_NO_WORD: Final = {NO_ANSWER, NOT_THE_API}  # of upstream about a key
 _NOT_CHECKED: Final = KeyCheck(False, "not asked", "its secret is locked")
 
 
 def run(settings: Settings, *, as_json: bool, show_all: bool = False) -> int:
-    """Ask upstream about every key, and print it beside what the store knows. The exit code is the module's."""
+    """Ask upstream about every key, and print it beside what the store knows; the exit code, as above."""
 
     async def command(keys: KeyOperations) -> int:
         rows, checks = await asyncio.gather(keys.rows(), _check_all(keys))
@@ -55,17 +54,19 @@ def run(settings: Settings, *, as_json: bool, show_all: bool = False) -> int:
             tables.print_json({"keys": rows, "summary": _summary(rows), "problems": problems})
         else:
             _print(rows, problems, show_all=show_all)
-        return _exit_code(rows)
+        return _exit_code(rows, checks)
 
     return run_with_keys(settings, command)
 
 
-def _exit_code(rows: list[dict[str, Any]]) -> int:
+def _exit_code(rows: list[dict[str, Any]], checks: dict[str, KeyCheck]) -> int:
     unusable = [row for row in rows if not row["usable"]]
     if rows and not unusable:
         return 0
-    is_known = any(row["answer"] not in _NO_WORD or row["state"] != State.ACTIVE.value for row in unusable)
-    return 1 if is_known or not rows else 2
+    known = [
+        row for row in unusable if row["state"] != State.ACTIVE.value or checks.get(row["id"], _NOT_CHECKED).is_known
+    ]
+    return 1 if known or not rows else 2
 
 
 async def _check_all(keys: KeyOperations) -> dict[str, KeyCheck]:

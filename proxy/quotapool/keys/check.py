@@ -33,6 +33,7 @@ _GIVE_UP_AFTER: Final = 200  # keys in a row without an answer: the fault is not
 
 # A key that gets one of these was recognised: a restricted one may list no models, a busy one may have to wait.
 _RECOGNISED: Final = frozenset({Kind.OK, Kind.MODEL, Kind.MONEY, Kind.WAIT, Kind.SLOW_DOWN})
+_SAYS_NOTHING: Final = frozenset({"", Kind.SERVICE, Kind.EGRESS, Kind.REQUEST})  # about the key; the last: a wrong path
 _TEMPORARY: Final = frozenset({Kind.WAIT, Kind.SLOW_DOWN, Kind.SERVICE})
 
 T = TypeVar("T")
@@ -56,6 +57,11 @@ class KeyCheck:
     detail: str = ""
     kind: str = ""
     reason: str = ""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it says anything about the key."""
+        return self.kind not in _SAYS_NOTHING
 
     @classmethod
     def of(cls, verdict: Verdict) -> KeyCheck:

@@ -55,7 +55,7 @@ def _beginning(answer: Any, seconds: float) -> bytes:
     """Of its body, within so many seconds and one more wait for a byte; mostly all of it. Raises HTTPError."""
     until, body = time.monotonic() + seconds, b""
     while len(body) < _MOST_READ and time.monotonic() < until:
-        piece = answer.raw.read1(_MOST_READ - len(body), decode_content=True)
+        piece = answer.raw.read1(_MOST_READ - len(body), decode_content=False)
         if not piece:
             return body  # the connection is used again
         body += piece

@@ -58,7 +58,8 @@ def otlp_exporter(
     _LastWords.listen()
     session = requests.Session()
     session.trust_env = False  # a ~/.netrc would replace the authorization of `headers`
-    session.stream = True  # no more of an answer is read than `hear` reads
+    session.stream = True  # no more of an answer is read than `hear` reads, and nothing of it is unpacked
+    session.headers["Accept-Encoding"] = "identity"
     session.hooks["response"].append(answers.hear)
     system = ssl.get_default_verify_paths()
     return OTLPSpanExporter(

@@ -138,6 +138,7 @@ class _Reading:
     def read(self, stream: io.BufferedReader[Any]) -> None:
         line = stream.readline(_LONGEST_LINE)
         while line and not line.strip(_BLANKS):
+            self._count(len(line))
             line = stream.readline(_LONGEST_LINE)
         if not line:
             raise SourceError(f"{self._name} is empty")
